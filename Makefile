@@ -1,0 +1,50 @@
+# Every command a newcomer or CI needs. `make demo` and `make test` need nothing but Python 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo up test lint unit format clean help system-packages
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "natterjack needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: $(BIN)/python pyproject.toml
+	@echo "installing natterjack and the embedded engine (about 80 MB, once) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	@echo "installing what the tests need ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.local ## everything from nothing: speech in, captions out
+	@$(BIN)/natterjack demo $(ARGS)
+
+up: $(VENV)/.local ## keep a whole stack running for development
+	@$(BIN)/natterjack up $(ARGS)
+
+system-packages: ## what the tests want from Debian (installs it if root, else says so)
+	@sh tests/system_packages.sh
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev system-packages ## the tests alone
+	$(BIN)/pytest $(ARGS)
+
+test: lint unit ## what CI runs
+
+format: $(VENV)/.dev ## rewrite the sources in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

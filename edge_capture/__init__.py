@@ -1,0 +1,1 @@
+"""The edge agent: captures sound and publishes it as the chunks of a session."""

@@ -1,0 +1,197 @@
+"""The connection to NATS: made with backoff, kept for good, and said in the log when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import SlowConsumerError
+
+from .errors import BrokerUnreachable, ServerTooOld, UsageError
+from .log import fields
+from .settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+OLDEST_SERVER = (2, 12, 0)
+"""Found by running this project's own tests on servers 2.10 to 2.15; see docs/architecture.md."""
+
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
+
+
+def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
+    if not (settings.ca or settings.cert):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
+        if settings.cert:
+            context.load_cert_chain(settings.cert, settings.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"NATS_CA, NATS_CERT or NATS_KEY cannot be used: {error}") from None
+    return context
+
+
+def _options(settings: BrokerSettings) -> dict[str, object]:
+    options: dict[str, object] = {"servers": settings.url.split(",")}
+    if (tls := _tls(settings)) is not None:
+        options["tls"] = tls
+    for name, path in (("NATS_CREDS", settings.creds), ("NATS_NKEY", settings.nkey)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{name}: there is no file {path}")
+    if settings.creds:
+        options["user_credentials"] = str(settings.creds)
+    if settings.nkey:
+        options["nkeys_seed"] = str(settings.nkey)
+    if settings.user:
+        options["user"] = settings.user
+        options["password"] = settings.password.get_secret_value() if settings.password else ""
+    return options
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+class Broker:
+    """One connection to NATS that outlives servers; `client` is nats-py's.
+
+    `on_reconnect` callbacks run after each reconnect, when subscriptions are in place again.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.on_reconnect: set[Callable[[], None]] = set()
+        self.slow_consumers = 0
+        self.reconnects = 0
+
+    @property
+    def connected(self) -> bool:
+        return bool(self.client.is_connected)
+
+    async def wait_connected(self) -> None:
+        """Return when the connection is up, after a breath at least. Cancel-safe."""
+        await asyncio.sleep(0.1)
+        while not self.connected:  # noqa: ASYNC110 - nats-py has no event for it
+            await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        """Flush what is pending, as far as that is quickly possible, and close. Idempotent."""
+        if self.client.is_closed:
+            return
+        if self.client.is_connected:
+            with contextlib.suppress(NatsError, TimeoutError, OSError):
+                await self.client.flush(timeout=2)
+        # A server that has gone makes close() wait on its socket.
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            await asyncio.wait_for(self.client.close(), 3)
+
+
+async def connect(
+    settings: BrokerSettings,
+    *,
+    name: str,
+    once: bool = False,
+    on_waiting: Callable[[str], Awaitable[None]] | None = None,
+) -> Broker:
+    """A connection to the broker at `settings.url`.
+
+    With `once`, raises BrokerUnreachable when the first attempt fails; else tries for good with
+    backoff and jitter, one log line an attempt. Either way a connection once made is kept up for
+    good. Raises UsageError for unusable settings and ServerTooOld. Cancel-safe.
+    """
+    delay = _FIRST_DELAY_S
+    while True:
+        broker = Broker(Client())
+        try:
+            await _connect_once(broker, settings, name)
+        except (NatsError, OSError, TimeoutError, ValueError) as error:
+            reason = f"no NATS at {settings.url}: {_reason(error)}"
+            await broker.close()
+            if once:
+                raise BrokerUnreachable(f"{reason} (NATS_URL says where it is)") from None
+            wait = delay * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            log.warning("%s; next attempt in %.1f s", reason, wait)
+            if on_waiting is not None:
+                await on_waiting(reason)
+            await asyncio.sleep(wait)
+            delay = min(delay * 2, _LONGEST_DELAY_S)
+        else:
+            return broker
+
+
+async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> None:
+    client = broker.client
+    first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    async def on_error(error: Exception) -> None:
+        if not first_error.done():
+            first_error.set_result(error)
+        if isinstance(error, SlowConsumerError):
+            broker.slow_consumers += 1  # its reader sees the hole and fills it from the stream
+        elif client.is_connected:
+            log.warning("NATS: %s", _reason(error))
+
+    async def on_disconnected() -> None:
+        if not client.is_closed:
+            log.warning("NATS connection lost, reconnecting", extra=fields(url=settings.url))
+
+    async def on_reconnected() -> None:
+        broker.reconnects += 1
+        log.info("NATS connection is back", extra=fields(url=settings.url))
+        for callback in list(broker.on_reconnect):
+            callback()
+
+    attempt: asyncio.Future[None] = asyncio.ensure_future(
+        client.connect(
+            **_options(settings),  # type: ignore[arg-type]
+            name=name,
+            connect_timeout=2,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]
+            ping_interval=5,
+            max_outstanding_pings=2,
+            error_cb=on_error,
+            disconnected_cb=on_disconnected,
+            reconnected_cb=on_reconnected,
+        )
+    )
+    try:
+        # nats-py repeats a failed first attempt silently; stop it at its first error.
+        await asyncio.wait(
+            [attempt, first_error],  # type: ignore[type-var]
+            timeout=5,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not attempt.done():
+            raise first_error.result() if first_error.done() else TimeoutError()
+        attempt.result()
+    finally:
+        attempt.cancel()
+        first_error.cancel()
+        with contextlib.suppress(asyncio.CancelledError, NatsError, OSError, TimeoutError):
+            await attempt
+    version = client.connected_server_version
+    if (version.major, version.minor, version.patch) < OLDEST_SERVER:
+        await broker.close()
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise ServerTooOld(f"the NATS server at {settings.url} is {version}; {oldest} is needed")
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    settings: BrokerSettings, *, name: str, once: bool = False
+) -> AsyncIterator[Broker]:
+    """`connect`, closed at the end of the block."""
+    broker = await connect(settings, name=name, once=once)
+    try:
+        yield broker
+    finally:
+        await broker.close()

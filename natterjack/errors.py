@@ -1,0 +1,57 @@
+"""What can go wrong in the parts that every program shares.
+
+NatterjackError
+├── UsageError            the user's mistake: a setting, an argument, a file; programs exit with 2
+│   └── InvalidKey        a tenant, conversation or speaker that cannot be a subject token
+├── BrokerError           NATS is not as we need it
+│   ├── BrokerUnreachable no server answers at the URL, or it refuses us
+│   ├── ServerTooOld      the server lacks what is used here
+│   └── StreamMismatch    a stream, consumer or bucket is missing or cannot serve its purpose
+├── BadChunk              an audio message whose headers or size are wrong
+└── BadEvent              a message on a transcript subject that is no event of ours
+"""
+
+from __future__ import annotations
+
+
+class NatterjackError(Exception):
+    """Base of every error that natterjack raises on purpose."""
+
+
+class UsageError(NatterjackError):
+    """The user's mistake; the message names the setting and the cure in one line."""
+
+
+class InvalidKey(UsageError):
+    """A tenant, conversation or speaker that cannot be a subject token."""
+
+
+class BrokerError(NatterjackError):
+    """NATS is not as we need it."""
+
+
+class BrokerUnreachable(BrokerError):
+    """No server answers at the URL, or it refuses our credentials."""
+
+
+class ServerTooOld(BrokerError):
+    """The server lacks a feature that is used here."""
+
+
+class StreamMismatch(BrokerError):
+    """A stream, consumer or bucket is missing, or is set up so that it cannot serve its purpose."""
+
+
+class BadChunk(NatterjackError):
+    """An audio message whose headers or size are wrong.
+
+    `cause` is one of a small fixed set of words, fit for a metric label and a session's account.
+    """
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+
+
+class BadEvent(NatterjackError):
+    """A message on a transcript subject that is no event of ours."""

@@ -1,0 +1,65 @@
+"""SessionSpec: what an edge asks for when it opens a session."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .audio import AudioFormat, Encoding
+from .subjects import TOKEN_PATTERN, SessionKey
+
+Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
+
+
+class SessionSpec(BaseModel):
+    """Payload of `stt.session.<key>`. Unknown fields are ignored, so that newer edges can talk."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")] = Field(
+        default_factory=lambda: str(uuid4()), description="UUID made by the edge"
+    )
+    tenant: Token
+    conversation: Token
+    speaker: Token
+    encoding: Encoding = "linear16"
+    sample_rate: Annotated[int, Field(ge=4000, le=384_000, description="hertz")] = 16_000
+    channels: Annotated[int, Field(ge=1, le=32)] = 1
+    language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
+    provider: Annotated[
+        str | list[str] | None,
+        Field(description="a provider or a list tried in order; absent: the worker's default"),
+    ] = None
+    model: Annotated[str | None, Field(max_length=128)] = None
+    keyterms: Annotated[list[str], Field(max_length=500)] = Field(default_factory=list)
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the provider after validation"
+    )
+    max_seconds: Annotated[float | None, Field(gt=0, description="of audio")] = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    opened_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @field_validator("provider")
+    @classmethod
+    def _some_provider(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is not None and (not value or not all(value)):
+            raise ValueError("name a provider, or leave the field out")
+        return value
+
+    @property
+    def key(self) -> SessionKey:
+        return SessionKey(self.tenant, self.conversation, self.speaker)
+
+    @property
+    def audio_format(self) -> AudioFormat:
+        return AudioFormat(self.encoding, self.sample_rate, self.channels)
+
+    @property
+    def providers(self) -> list[str]:
+        """Providers to try in order; empty means the worker's default."""
+        if self.provider is None:
+            return []
+        return [self.provider] if isinstance(self.provider, str) else list(self.provider)

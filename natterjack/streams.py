@@ -1,0 +1,212 @@
+"""The streams, the consumer and the bucket: their one definition, made or checked at start."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from .connection import Broker
+from .errors import BrokerUnreachable, StreamMismatch
+from .log import fields
+from .settings import StreamSettings
+from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
+
+log = logging.getLogger(__name__)
+
+SESSIONS = "STT_SESSIONS"
+AUDIO = "STT_AUDIO"
+TRANSCRIPTS = "STT_TRANSCRIPTS"
+BUCKET = "stt_sessions"
+CONSUMER = "workers"
+
+MAX_SPEC_BYTES = 64 * 1024
+DUPLICATE_WINDOW_S = 120
+_CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
+
+_NAME_IN_USE = 10058
+
+
+def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
+    """The streams as we make them, the bucket's own stream included."""
+    file, replicas = StorageType.FILE, settings.stream_replicas
+    return [
+        StreamConfig(
+            name=SESSIONS,
+            subjects=[f"{SESSION_PREFIX}.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=file,
+            num_replicas=replicas,
+            max_msg_size=MAX_SPEC_BYTES,
+            duplicate_window=DUPLICATE_WINDOW_S,
+        ),
+        StreamConfig(
+            name=AUDIO,
+            subjects=[f"{AUDIO_PREFIX}.>"],
+            storage=file if settings.audio_storage == "file" else StorageType.MEMORY,
+            num_replicas=replicas,
+            max_age=settings.audio_max_age_seconds,
+            max_bytes=settings.audio_max_bytes,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.audio_max_age_seconds),
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=TRANSCRIPTS,
+            subjects=[
+                f"{TRANSCRIPT_PREFIX}.*.*.*.{k}" for k in ("final", "turn", "status", "usage")
+            ],
+            storage=file,
+            num_replicas=replicas,
+            max_age=settings.transcripts_max_age_seconds,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.transcripts_max_age_seconds),
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=f"KV_{BUCKET}",
+            subjects=[f"$KV.{BUCKET}.>"],
+            storage=file,
+            num_replicas=replicas,
+            max_age=_CHECKPOINT_MAX_AGE_S,
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            allow_direct=True,
+            allow_rollup_hdrs=True,
+            deny_delete=True,
+        ),
+    ]
+
+
+def consumer_config(settings: StreamSettings) -> ConsumerConfig:
+    """The durable pull consumer that all workers share: their leases."""
+    return ConsumerConfig(
+        durable_name=CONSUMER,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=settings.lease_seconds,
+        deliver_policy=DeliverPolicy.ALL,
+        max_ack_pending=-1,
+        max_deliver=-1,
+    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    what: str
+    found: object
+    wanted: object
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.found}, wanted {self.wanted}"
+
+
+def _unusable(found: StreamConfig, wanted: StreamConfig) -> list[_Difference]:
+    """Differences that would lose or double something."""
+    differences = []
+    if not set(wanted.subjects or []) <= set(found.subjects or []):
+        differences.append(_Difference("subjects", found.subjects, wanted.subjects))
+    retention = wanted.retention or RetentionPolicy.LIMITS
+    if found.retention != retention:
+        differences.append(_Difference("retention", found.retention, retention.value))
+    if wanted.allow_direct and not found.allow_direct:
+        differences.append(_Difference("allow_direct", found.allow_direct, True))
+    if wanted.max_msgs_per_subject == 1 and found.max_msgs_per_subject != 1:
+        differences.append(_Difference("max_msgs_per_subject", found.max_msgs_per_subject, 1))
+    return differences
+
+
+def _other(found: StreamConfig, wanted: StreamConfig) -> list[_Difference]:
+    """Differences that an operator may have meant; they are said and left alone."""
+    names = ("storage", "num_replicas", "max_age", "max_bytes")
+    pairs = ((name, getattr(found, name), getattr(wanted, name)) for name in names)
+    return [_Difference(n, f, w) for n, f, w in pairs if w is not None and f != w]
+
+
+async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
+    """JetStream, with every stream, the consumer and the bucket there and fit for use.
+
+    Missing ones are made unless `settings.create_streams` is off. Existing ones are checked and,
+    but for the consumer's ack_wait, never changed. Several programs may do this at once.
+    Raises: StreamMismatch naming what is wrong and the cure; BrokerUnreachable.
+    """
+    js = broker.client.jetstream()
+    try:
+        for wanted in stream_configs(settings):
+            await _ensure_stream(js, wanted, settings.create_streams)
+        await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
+    except NoRespondersError:
+        raise StreamMismatch("the NATS server has no JetStream: start it with -js") from None
+    except APIError as error:
+        raise StreamMismatch(f"JetStream refused: {error.description}") from None
+    except (NatsError, TimeoutError) as error:
+        raise BrokerUnreachable(f"JetStream does not answer: {error!r}") from None
+    return js
+
+
+async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: bool) -> None:
+    name = wanted.name
+    assert name is not None
+    try:
+        info = await js.stream_info(name)
+    except NotFoundError:
+        if not create:
+            raise StreamMismatch(
+                f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "
+                "start a worker once with a user that may create streams"
+            ) from None
+        try:
+            info = await js.add_stream(wanted)
+            log.info("stream made", extra=fields(stream=name))
+        except APIError as error:
+            if error.err_code != _NAME_IN_USE:
+                raise
+            info = await js.stream_info(name)  # another program made it meanwhile
+    if wrong := _unusable(info.config, wanted):
+        raise StreamMismatch(
+            f"stream {name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
+            f"Correct it, or remove it so that it is made anew (nats stream rm {name})"
+        )
+    if other := _other(info.config, wanted):
+        log.info(
+            "stream differs from the settings and is left as it is: %s",
+            "; ".join(map(str, other)),
+            extra=fields(stream=name),
+        )
+
+
+async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create: bool) -> None:
+    try:
+        found = (await js.consumer_info(SESSIONS, CONSUMER)).config
+    except NotFoundError:
+        if not create:
+            raise StreamMismatch(
+                f"consumer {CONSUMER} of {SESSIONS} is missing and NATTERJACK_CREATE_STREAMS is off"
+            ) from None
+        await js.add_consumer(SESSIONS, wanted)
+        return
+    if found.ack_policy != AckPolicy.EXPLICIT or found.deliver_subject or found.max_deliver != -1:
+        raise StreamMismatch(
+            f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
+            f"acknowledgement and unlimited deliveries: remove it (nats consumer rm {SESSIONS} "
+            f"{CONSUMER})"
+        )
+    if found.ack_wait != wanted.ack_wait or found.max_ack_pending != -1:
+        if not create:
+            log.info(
+                "consumer's ack_wait differs from NATTERJACK_LEASE_SECONDS",
+                extra=fields(found=found.ack_wait, wanted=wanted.ack_wait),
+            )
+            return
+        await js.add_consumer(SESSIONS, wanted)  # an update, since the name exists
+        log.info("lease time set", extra=fields(seconds=wanted.ack_wait))

@@ -1,0 +1,41 @@
+"""Fixtures that everything shares: a real nats-server process, and connections to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from natterjack.connection import Broker, connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.streams import ensure
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A nats-server of this test's own, which it may kill and start again."""
+    server = EmbeddedServer(tmp_path / "nats")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker_settings(nats_server: EmbeddedServer) -> BrokerSettings:
+    return BrokerSettings(url=nats_server.url)
+
+
+@pytest.fixture
+async def broker(broker_settings: BrokerSettings) -> AsyncIterator[Broker]:
+    """A connection, with no streams made yet."""
+    async with connected(broker_settings, name="test", once=True) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def ready_broker(broker: Broker) -> Broker:
+    """A connection to a broker on which the streams are made."""
+    await ensure(broker, StreamSettings())
+    return broker

@@ -1,0 +1,1 @@
+"""The worker: claims sessions, feeds a speech provider, publishes what it hears."""
