@@ -141,6 +141,10 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
 
     async def on_disconnected() -> None:
         if not client.is_closed:
+            # What nats-py had not written yet it would write to the next connection before anyone
+            # can send again what went down with this one: newer messages ahead of older ones.
+            client._pending.clear()
+            client._pending_data_size = 0
             log.warning("NATS connection lost, reconnecting", extra=fields(url=settings.url))
 
     async def on_reconnected() -> None:

@@ -185,6 +185,11 @@ class Provider(ABC):
     """On the class: with default settings. On an object: with its own."""
 
     @abstractmethod
+    def __init__(self, settings: Any) -> None:
+        """From an object of `Settings`. Cheap. Raises a natterjack.errors.UsageError that names the
+        environment variable when a key is missing."""
+
+    @abstractmethod
     async def open(self, request: StreamRequest) -> ProviderStream:
         """A stream that is ready for audio. Bounded in time. Raises ProviderError."""
 

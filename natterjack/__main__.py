@@ -1,0 +1,123 @@
+"""The `natterjack` command: try it, run it for development, look at what it says."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Awaitable
+from importlib.metadata import version
+from pathlib import Path
+
+from . import log as logs
+from . import plugin_list
+from .captions import Captions
+from .connection import connected
+from .demo import demo
+from .errors import BrokerError, NatterjackError, UsageError
+from .listener import listen
+from .settings import BrokerSettings, LogSettings, add_flags, load
+from .up import up
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="natterjack",
+        description="Live sound into live transcripts over NATS. The programs that do the work "
+        "are natterjack-edge (captures) and natterjack-worker (transcribes).",
+        epilog="Exit status: 0 well, 1 it ran and failed, 2 wrong usage or no NATS.",
+    )
+    parser.add_argument("--version", action="version", version=version("natterjack"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "demo", help="everything from nothing: broker, worker, edge, captions"
+    )
+    command.add_argument("path", nargs="?", type=Path, help="a recording; else a bundled one")
+    command.add_argument("--mic", action="store_true", help="listen to the microphone")
+    command.add_argument("--device", help="microphone, by number or part of its name")
+    command.add_argument("--provider", help="instead of the embedded engine")
+    command.add_argument("--store", type=Path, help="directory for logs and the broker's store")
+
+    command = commands.add_parser("up", help="keep a broker and workers running, for development")
+    command.add_argument("--workers", type=int, default=1, help="how many (1)")
+    command.add_argument("--provider", help="instead of the embedded engine")
+    command.add_argument("--port", type=int, default=0, help="of NATS (4222 if free)")
+    command.add_argument("--store", type=Path, help="directory for logs and the broker's store")
+
+    command = commands.add_parser("tail", help="show transcripts as they come")
+    for name in ("tenant", "conversation", "speaker"):
+        command.add_argument(f"--{name}", help="only this one")
+    command.add_argument("--from-start", action="store_true", help="stored finals first")
+    command.add_argument("--json", action="store_true", help="every event, one JSON line each")
+    add_flags(command, BrokerSettings, "nats-")
+
+    command = commands.add_parser("plugins", help="installed providers and their settings")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    for command in commands.choices.values():
+        add_flags(command, LogSettings)
+    return parser
+
+
+async def _tail(flags: argparse.Namespace) -> int:
+    captions = Captions()
+    async with connected(load(BrokerSettings, flags), name="natterjack-tail", once=True) as broker:
+        source = listen(
+            flags.tenant,
+            flags.conversation,
+            flags.speaker,
+            from_start=flags.from_start,
+            broker=broker,
+        )
+        async with contextlib.aclosing(source):  # type: ignore[type-var]
+            async for event in source:
+                if flags.json:
+                    print(event.encode().decode(), flush=True)
+                else:
+                    captions.show(event)
+    return 0
+
+
+def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
+    if flags.command == "demo":
+        return demo(
+            flags.path,
+            microphone=flags.mic,
+            device=flags.device,
+            provider=flags.provider,
+            directory=flags.store,
+        )
+    if flags.command == "up":
+        return up(
+            workers=flags.workers,
+            provider=flags.provider,
+            directory=flags.store,
+            port=flags.port,
+        )
+    return _tail(flags)
+
+
+def main() -> None:
+    """Entry point of `natterjack`."""
+    flags = _parser().parse_args()
+    try:
+        logs.configure(load(LogSettings, flags))
+        if flags.command == "plugins":
+            sys.exit(plugin_list.show(as_json=flags.json))
+
+        async def run() -> int:
+            return await _chosen(flags)
+
+        sys.exit(asyncio.run(run()))
+    except NatterjackError as error:
+        print(f"natterjack {flags.command}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError | BrokerError) else 1)
+    except BrokenPipeError:
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

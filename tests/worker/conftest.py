@@ -1,0 +1,56 @@
+"""An edge in a few lines, as any NATS client could be one; and the worker's stores."""
+
+from __future__ import annotations
+
+import pytest
+from nats.js import JetStreamContext
+
+from natterjack import streams
+from natterjack.audio import ChunkHeader, encode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
+from worker.stored import StreamStore
+
+
+class PlainEdge:
+    """Publishes chunks of 100 frames at 8 kHz: chunk n is all bytes `n`."""
+
+    FRAMES = 100
+
+    def __init__(self, broker: Broker, spec: SessionSpec | None = None) -> None:
+        self.spec = spec or SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=8000)
+        self._js: JetStreamContext = broker.client.jetstream()
+        self._subject = audio_subject(self.spec.key)
+
+    async def publish(
+        self, *seqs: int, pos: int | None = None, end: bool = False, frames: int = FRAMES
+    ) -> None:
+        for seq in seqs:
+            header = ChunkHeader(
+                self.spec.session_id,
+                seq,
+                seq * self.FRAMES if pos is None else pos,
+                1_000_000_000 + seq * self.FRAMES * 125_000,
+                end,
+            )
+            await self._js.publish(
+                self._subject,
+                bytes([seq % 251]) * (2 * frames),
+                headers=encode_chunk_headers(header),
+            )
+
+    async def raw(self, headers: dict[str, str] | None, payload: bytes) -> None:
+        await self._js.publish(self._subject, payload, headers=headers)
+
+
+@pytest.fixture
+def edge(ready_broker: Broker) -> PlainEdge:
+    return PlainEdge(ready_broker)
+
+
+@pytest.fixture
+async def audio_store(ready_broker: Broker) -> StreamStore:
+    store = StreamStore(ready_broker, streams.AUDIO)
+    await store.start()
+    return store

@@ -1,0 +1,214 @@
+"""The feed against a real broker: live, stored, holes, doubles, forgeries, a killed server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from natterjack import streams
+from natterjack.connection import Broker, connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
+from worker.feed import Chunk, Feed, Gap, Mark
+from worker.stored import StreamStore
+
+from ..waiting import bound
+from .conftest import PlainEdge
+
+START = Mark()
+OpenFeed = Callable[..., AbstractAsyncContextManager[Feed]]
+
+
+@pytest.fixture
+def open_feed(ready_broker: Broker, audio_store: StreamStore, edge: PlainEdge) -> OpenFeed:
+    @asynccontextmanager
+    async def make(
+        mark: Mark = START,
+        position: int = 0,
+        hole_seconds: float = 0.6,
+    ) -> AsyncIterator[Feed]:
+        feed = Feed(ready_broker, audio_store, edge.spec, mark, position, hole_seconds)
+        await feed.open()
+        try:
+            yield feed
+        finally:
+            await feed.close()
+
+    return make
+
+
+async def take(feed: Feed, count: int) -> list[Chunk | Gap]:
+    items = []
+    for _ in range(count):
+        item = await feed.next(bound(10))
+        assert item is not None, f"nothing came after {items}"
+        items.append(item)
+    return items
+
+
+def seqs(items: list[Chunk | Gap]) -> list[int | str]:
+    return [item.seq if isinstance(item, Chunk) else item.cause for item in items]
+
+
+async def test_stored_audio_comes_first_and_live_audio_follows(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    await edge.publish(*range(200))
+    async with open_feed() as feed:
+        first = await take(feed, 200)
+        await edge.publish(*range(200, 210))
+        await edge.publish(210, end=True, frames=0)
+        items = first + await take(feed, 11)
+        assert seqs(items) == list(range(211))
+        assert feed.ended
+        assert [item.position for item in items] == [n * 100 for n in range(211)]
+        assert all(
+            isinstance(i, Chunk) and i.payload == bytes([i.seq % 251]) * 200 for i in items[:-1]
+        )
+        assert not feed.bad
+
+
+async def test_opened_in_the_middle_of_a_chunk(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    await edge.publish(*range(20))
+    async with open_feed(position=730) as feed:
+        chunk = (await take(feed, 1))[0]
+        assert isinstance(chunk, Chunk)
+        assert (chunk.seq, chunk.position, chunk.frames, len(chunk.payload)) == (7, 730, 70, 140)
+        assert seqs(await take(feed, 12)) == list(range(8, 20))
+
+
+async def test_doubles_and_wrong_order_are_put_right(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    async with open_feed() as feed:
+        await edge.publish(0, 0, 2, 1, 1, 2, 5, 4, 3, 6)
+        assert seqs(await take(feed, 7)) == list(range(7))
+
+
+async def test_a_hole_that_is_filled_late_is_no_gap(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    async with open_feed(hole_seconds=30) as feed:
+        await edge.publish(0, 1, 3, 4)
+        assert seqs(await take(feed, 2)) == [0, 1]
+        assert await feed.next(0.7) is None
+        await edge.publish(2)
+        assert seqs(await take(feed, 3)) == [2, 3, 4]
+
+
+async def test_a_hole_that_nobody_fills_becomes_a_gap(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    async with open_feed() as feed:
+        await edge.publish(0, 1, 5, 6)
+        items = await take(feed, 5)
+        assert seqs(items) == [0, 1, "missing", 5, 6]
+        assert items[2] == Gap(200, 300, "missing")
+
+
+async def test_what_the_edge_left_out_is_a_gap_at_once(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed(hole_seconds=60) as feed:
+        await edge.publish(0)
+        await edge.publish(1, pos=1000)
+        items = await take(feed, 3)
+        assert seqs(items) == [0, "edge", 1]
+        assert items[1] == Gap(100, 900, "edge")
+
+
+async def test_forged_positions_are_left_out_and_counted(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(0, 1)
+        await edge.publish(2, pos=50)
+        await edge.publish(3)
+        await edge.publish(4, pos=10**15)
+        await edge.publish(5)
+        items = await take(feed, 6)
+        assert seqs(items) == [0, 1, "bad_chunk", 3, "bad_chunk", 5]
+        assert [i.position for i in items] == [0, 100, 200, 300, 400, 500]
+        assert feed.bad == {"position": 2}
+
+
+async def test_bad_headers_and_sizes_are_counted_once_whether_live_or_stored(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async def nonsense() -> None:
+        await edge.raw(None, b"\1\0" * 10)
+        await edge.raw({"Session-Id": edge.spec.session_id, "Audio-Seq": "x"}, b"\2\0" * 10)
+        good = {"Session-Id": edge.spec.session_id, "Audio-Pos": "0", "Audio-Time": "1"}
+        await edge.raw({**good, "Audio-Seq": "-4"}, b"\3\0")
+        await edge.raw({**good, "Audio-Seq": "9"}, b"odd")
+        await edge.raw({**good, "Audio-Seq": "9"}, b"")
+
+    await edge.publish(0)
+    await nonsense()
+    async with open_feed() as feed:
+        await edge.publish(1)
+        assert seqs(await take(feed, 2)) == [0, 1]
+        assert feed.bad == {"headers": 3, "size": 2}
+        await edge.raw({"Session-Id": edge.spec.session_id}, b"\4\0")
+        await edge.publish(2)
+        await take(feed, 1)
+        assert feed.bad == {"headers": 4, "size": 2}
+
+
+async def test_other_sessions_on_the_key_are_not_ours(
+    edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
+) -> None:
+    key = edge.spec.key._asdict()
+    older = PlainEdge(ready_broker, SessionSpec(**key, sample_rate=8000))
+    newer = PlainEdge(ready_broker, SessionSpec(**key, sample_rate=8000))
+    await older.publish(*range(5))
+    await edge.publish(0, 1)
+    async with open_feed() as feed:
+        assert seqs(await take(feed, 2)) == [0, 1]
+        assert not feed.superseded
+        await newer.publish(0)
+        await edge.publish(2)
+        assert seqs(await take(feed, 1)) == [2]
+        assert feed.superseded
+        assert not feed.bad
+
+
+async def test_memory_is_bounded_when_nobody_reads(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    async with open_feed() as feed:
+        await edge.publish(*range(400))
+        await asyncio.sleep(0)  # let the subscription's task run
+        assert len(feed._ahead) <= 128
+        assert seqs(await take(feed, 400)) == list(range(400))
+
+
+async def test_a_mark_lets_it_start_near_the_position(
+    edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(*range(300))
+        await take(feed, 300)
+        mark = feed.mark_before(15_050)
+        assert mark.position <= 15_050
+        assert mark.seq > 50
+    await ready_broker.client.jetstream().purge_stream(
+        streams.AUDIO, seq=mark.stream_sequence, subject=audio_subject(edge.spec.key)
+    )
+    async with open_feed(mark=mark, position=15_050) as feed:
+        chunk = (await take(feed, 1))[0]
+        assert chunk.position == 15_050
+
+
+async def test_nothing_is_lost_when_the_server_is_killed(
+    nats_server: EmbeddedServer,
+    broker_settings: BrokerSettings,
+    edge: PlainEdge,
+    open_feed: OpenFeed,
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(*range(10))
+        assert seqs(await take(feed, 10)) == list(range(10))
+        nats_server.kill()
+        nats_server.start()
+        # Another client is back before the feed's connection is.
+        async with connected(broker_settings, name="edge", once=True) as own:
+            await PlainEdge(own, edge.spec).publish(*range(10, 30))
+        assert seqs(await take(feed, 20)) == list(range(10, 30))

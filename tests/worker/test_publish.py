@@ -1,0 +1,164 @@
+"""The fence, against a real broker: two publishers that both believe they hold the session."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from natterjack import streams
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
+from natterjack.subjects import SessionKey
+from worker.checkpoint import Checkpoint, CheckpointStore
+from worker.errors import LeaseLost
+from worker.publish import Publisher
+from worker.stored import StreamStore
+
+KEY = SessionKey("t", "c", "s")
+
+
+class Holder:
+    """A publisher with the events to give it."""
+
+    def __init__(self, broker: Broker, epoch: int, session_id: str = "session-1") -> None:
+        self.session_id, self.epoch = session_id, epoch
+        self.publisher = Publisher(broker, broker.client.jetstream(), KEY, session_id, epoch)
+
+    def status(self, sequence: int, state: StatusState = "assigned") -> StatusEvent:
+        return StatusEvent(
+            session_id=self.session_id, **KEY._asdict(), epoch=self.epoch, sequence=sequence,
+            state=state, worker=f"w{self.epoch}", published_at=datetime.now(UTC),
+        )  # fmt: skip
+
+    async def final(self, text: str) -> None:
+        await self.publisher.durable(
+            "final",
+            lambda n: FinalEvent(
+                session_id=self.session_id, **KEY._asdict(), epoch=self.epoch, sequence=n,
+                segment=0, text=text, start=0, end=1, published_at=datetime.now(UTC),
+            ),
+        )  # fmt: skip
+
+
+async def stored_events(broker: Broker) -> list[tuple[int, str]]:
+    store = StreamStore(broker, streams.TRANSCRIPTS)
+    await store.start()
+    messages, _ = await store.read(f"stt.transcript.{KEY}.>", 1, batch=100, max_bytes=10**6)
+    events = [parse_event(message.data) for message in messages]
+    return [
+        (e.sequence, e.text if isinstance(e, FinalEvent) else e.type)
+        for e in events
+        if e.type != "interim"
+    ]
+
+
+async def test_numbers_go_on_over_holders_and_start_anew_with_a_session(
+    ready_broker: Broker,
+) -> None:
+    first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
+    assert await first.publisher.establish(first.status) is None
+    await first.final("one")
+    before = await second.publisher.establish(second.status)
+    assert isinstance(before, FinalEvent)
+    await second.final("two")
+    other = Holder(ready_broker, 1, "session-2")
+    assert await other.publisher.establish(other.status) is None
+    assert await stored_events(ready_broker) == [
+        (0, "status"), (1, "one"), (2, "status"), (3, "two"), (0, "status"),
+    ]  # fmt: skip
+
+
+async def test_an_old_holder_is_refused_for_good(ready_broker: Broker) -> None:
+    old, new = Holder(ready_broker, 1), Holder(ready_broker, 2)
+    await old.publisher.establish(old.status)
+    await new.publisher.establish(new.status)
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            await old.final("ghost")
+    assert old.publisher.fenced
+    await new.final("real")
+    assert [text for _, text in await stored_events(ready_broker)] == ["status", "status", "real"]
+
+
+async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_broker: Broker) -> None:
+    old, new = Holder(ready_broker, 1), Holder(ready_broker, 2)
+    await old.publisher.establish(old.status)
+
+    async def chatter() -> None:
+        n = 0
+        while True:
+            await old.final(f"old {n}")
+            n += 1
+
+    chattering = asyncio.create_task(chatter())
+    await new.publisher.establish(new.status)
+    with pytest.raises(LeaseLost):
+        await chattering
+    await new.final("new")
+    events = await stored_events(ready_broker)
+    assert [n for n, _ in events] == list(range(len(events)))
+    assert events[-1][1] == "new"
+
+
+async def test_a_session_that_was_closed_is_not_opened_again(ready_broker: Broker) -> None:
+    first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
+    await first.publisher.establish(first.status)
+    await first.publisher.durable("status", lambda n: first.status(n, "closed"))
+    before = await second.publisher.establish(second.status)
+    assert isinstance(before, StatusEvent)
+    assert before.closing
+    assert len(await stored_events(ready_broker)) == 2
+
+
+async def test_an_older_epoch_does_not_take_over(ready_broker: Broker) -> None:
+    new, old = Holder(ready_broker, 5), Holder(ready_broker, 4)
+    await new.publisher.establish(new.status)
+    with pytest.raises(LeaseLost):
+        await old.publisher.establish(old.status)
+
+
+async def test_an_event_published_while_the_server_is_killed_is_stored_once(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    holder = Holder(ready_broker, 1)
+    await holder.publisher.establish(holder.status)
+
+    async def speak() -> None:
+        for n in range(300):
+            await holder.final(str(n))
+
+    speaking = asyncio.create_task(speak())
+    for _ in range(2):
+        await asyncio.sleep(0.05)  # somewhere in the middle, it does not matter where
+        nats_server.kill()
+        nats_server.start()
+    await asyncio.wait_for(speaking, 60)
+    events = await stored_events(ready_broker)
+    store = [text for _, text in events]
+    assert len(store) == 100  # one batch
+    assert [n for n, _ in events] == list(range(100))
+    assert store[1:] == [str(n) for n in range(99)]
+
+
+def _checkpoint(worker: str, epoch: int) -> Checkpoint:
+    return Checkpoint(
+        session_id="session-1", epoch=epoch, worker=worker, state="streaming",
+        opened_at=datetime.now(UTC),
+    )  # fmt: skip
+
+
+async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
+    bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
+    a, b = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(2))
+    assert await a.read() is None
+    await a.write(_checkpoint("a", 1))
+    await a.write(_checkpoint("a", 1))
+    stored = await b.read()
+    assert stored is not None
+    assert stored.worker == "a"
+    await b.write(_checkpoint("b", 2))
+    with pytest.raises(LeaseLost, match="b has the session"):
+        await a.write(_checkpoint("a", 1))

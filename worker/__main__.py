@@ -1,0 +1,159 @@
+"""natterjack-worker: takes sessions from the queue and transcribes them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from nats.errors import Error as NatsError
+
+from natterjack import log as logs
+from natterjack import streams
+from natterjack.connection import connect
+from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
+from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
+
+from .claim import Claimer
+from .health import Health
+from .metrics import Metrics
+from .plugins import Providers
+from .session import Services
+from .settings import WorkerSettings
+from .stored import StreamStore
+
+log = logging.getLogger("worker")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="natterjack-worker",
+        description="Takes sessions from the queue on NATS, holds one speech-provider stream for "
+        "each, and publishes what it hears. SIGTERM or Ctrl-C drains: sessions move to other "
+        "workers, no word is lost. Providers have settings of their own: see `natterjack plugins`.",
+        epilog="Exit status: 0 drained, 2 a setting is wrong, or NATS is not usable.",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="do not wait for NATS: exit with 2 if it is not there"
+    )
+    add_flags(parser, WorkerSettings)
+    add_flags(parser, BrokerSettings, "nats-")
+    add_flags(parser, StreamSettings)
+    add_flags(parser, LogSettings)
+    return parser
+
+
+async def _work(flags: argparse.Namespace) -> None:
+    settings = load(WorkerSettings, flags)
+    broker_settings, stream_settings = load(BrokerSettings, flags), load(StreamSettings, flags)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    providers = Providers()
+    for name in settings.providers:
+        providers.get(name)  # an unknown provider or a missing key is said now, not in a session
+    try:
+        starting = asyncio.ensure_future(
+            _start(settings, broker_settings, stream_settings, providers, once=flags.once)
+        )
+        stopped = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            stopped.cancel()
+            return
+        services = starting.result()
+        try:
+            await _run(services, stopping)
+        finally:
+            stopped.cancel()
+            await services.broker.close()
+    finally:
+        await providers.close()
+
+
+async def _start(
+    settings: WorkerSettings,
+    broker_settings: BrokerSettings,
+    stream_settings: StreamSettings,
+    providers: Providers,
+    *,
+    once: bool,
+) -> Services:
+    broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
+    try:
+        while True:
+            try:
+                js = await streams.ensure(broker, stream_settings)
+                bucket = await js.key_value(streams.BUCKET)
+                break
+            except (BrokerUnreachable, NatsError, TimeoutError) as error:
+                if once:
+                    raise
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(1)
+        store = StreamStore(broker, streams.AUDIO)
+        await store.start()
+    except BaseException:
+        await broker.close()
+        raise
+    return Services(broker, js, store, bucket, providers, settings, Metrics(settings.max_sessions))
+
+
+async def _run(services: Services, stopping: asyncio.Event) -> None:
+    settings = services.settings
+    claimer = Claimer(services)
+    health = Health(services, claimer)
+    await health.start()
+    log.info(
+        "worker ready",
+        extra=logs.fields(
+            worker=settings.name,
+            provider=settings.provider,
+            slots=settings.max_sessions,
+            http=f"http://{settings.http_host}:{health.port}",
+        ),
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            claiming = tasks.create_task(claimer.run(), name="claim")
+            stopped = tasks.create_task(stopping.wait(), name="stop")
+            await asyncio.wait({claiming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not claiming.done():
+                health.draining = True
+                services.metrics.draining.set(1)
+                log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
+                claimer.drain()
+                await _bounded(claiming, settings.drain_seconds)
+            stopped.cancel()
+    finally:
+        await health.stop()
+    log.info("worker ended")
+
+
+async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:
+    """Wait for the drain. Leases that could not be given back run out by themselves."""
+    await asyncio.wait({claiming}, timeout=drain_seconds + 10)
+    if not claiming.done():
+        log.warning("drain took too long; the remaining leases will run out")
+        claiming.cancel()
+
+
+def main() -> None:
+    """Entry point of `natterjack-worker`."""
+    flags = _parser().parse_args()
+    try:
+        logs.configure(load(LogSettings, flags))
+        asyncio.run(_work(flags))
+    except (UsageError, BrokerError) as error:
+        print(f"natterjack-worker: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

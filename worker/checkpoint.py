@@ -1,0 +1,93 @@
+"""A session's checkpoint: where to resume it, in the bucket `stt_sessions`, by compare-and-set."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from nats.errors import Error as NatsError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from natterjack.connection import Broker
+from natterjack.events import Account
+from natterjack.subjects import SessionKey
+
+from .errors import LeaseLost
+from .feed import Mark
+
+
+class Checkpoint(BaseModel):
+    """What a worker that takes over must know, beside the durable events.
+
+    `position` counts frames since the session's start: all before it is final. `mark_*` is a
+    place in STT_AUDIO from which reading finds all from `position` on.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    session_id: str
+    epoch: int
+    worker: str
+    state: str
+    closed: bool = False
+    provider: str | None = None
+    position: int = 0
+    mark_position: int = 0
+    mark_seq: int = 0
+    mark_stream_sequence: int = 1
+    crashes: int = Field(0, description="workers that failed on this session without progress")
+    account: Account = Field(default_factory=Account)
+    opened_at: datetime
+    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self.mark_position, self.mark_seq, self.mark_stream_sequence)
+
+
+class CheckpointStore:
+    """The checkpoint of one key, as one worker sees it. Every write is a compare-and-set."""
+
+    def __init__(self, broker: Broker, bucket: KeyValue, key: SessionKey) -> None:
+        self._broker = broker
+        self._bucket = bucket
+        self._key = str(key)
+        self._revision = 0
+
+    async def read(self) -> Checkpoint | None:
+        """What is stored; later writes succeed only if nobody wrote in between."""
+        while True:
+            try:
+                entry = await self._bucket.get(self._key)
+            except KeyNotFoundError as missing:
+                self._revision = (missing.entry.revision or 0) if missing.entry else 0
+                return None
+            except (NatsError, TimeoutError):
+                await self._broker.wait_connected()
+                continue
+            self._revision = entry.revision or 0
+            try:
+                return Checkpoint.model_validate_json(entry.value or b"")
+            except ValidationError:
+                return None  # not one of ours: write over it
+
+    async def write(self, checkpoint: Checkpoint) -> None:
+        """Raises LeaseLost when another worker wrote since. Tries on while the broker is away."""
+        payload = checkpoint.model_dump_json(exclude_none=True).encode()
+        while True:
+            try:
+                self._revision = await self._bucket.update(self._key, payload, self._revision)
+            except KeyWrongLastSequenceError:
+                # Perhaps our own write, whose acknowledgement was lost.
+                stored = await self.read()
+                if stored is None or stored.session_id != checkpoint.session_id:
+                    raise LeaseLost(f"the checkpoint of {self._key} was written over") from None
+                if (stored.epoch, stored.worker) != (checkpoint.epoch, checkpoint.worker):
+                    raise LeaseLost(
+                        f"{stored.worker} has the session, epoch {stored.epoch}"
+                    ) from None
+            except (NatsError, TimeoutError):
+                await self._broker.wait_connected()
+            else:
+                return

@@ -1,0 +1,222 @@
+"""Claiming sessions: leases on the work queue, taken with free slots only, kept by heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from pydantic import ValidationError
+
+from natterjack import streams
+from natterjack.errors import InvalidKey
+from natterjack.log import fields
+from natterjack.pull import ConsumerGone, Puller
+from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey, parse_key
+
+from .session import Busy, Services, Session, State
+
+log = logging.getLogger(__name__)
+
+_BATCH = 64
+_BUSY_RETRY_S = 0.5
+_CRASH_RETRY_S = 1.0
+_TICK_S = 0.25
+
+
+class BadRequest(Exception):
+    """A request to open a session that no session can be made of."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a message of the queue asks for. `problem`: why it can only fail, or None."""
+
+    spec: SessionSpec
+    problem: str | None
+
+
+def parse_request(subject: str, payload: bytes) -> Request:
+    """The request in a message of the queue.
+
+    Raises: BadRequest when it names no session at all, so that nobody can be told.
+    """
+    try:
+        key = parse_key(subject)
+    except InvalidKey as error:
+        raise BadRequest(str(error)) from None
+    try:
+        spec = SessionSpec.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"bad request: {where + ': ' if where else ''}{first['msg']}"
+        return Request(_stand_in(key, payload, problem), problem)
+    if spec.key != key:
+        problem = f"bad request: its key is {spec.key}, its subject says {key}"
+        return Request(_stand_in(key, payload, problem), problem)
+    return Request(spec, None)
+
+
+def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
+    """A spec under which to say that the real one is bad. Raises BadRequest without session id."""
+    try:
+        session_id = json.loads(payload)["session_id"]
+        return SessionSpec(
+            session_id=session_id,
+            tenant=key.tenant,
+            conversation=key.conversation,
+            speaker=key.speaker,
+        )
+    except (ValueError, TypeError, KeyError):
+        raise BadRequest(problem) from None
+
+
+class Claimer:
+    """Takes sessions from the queue and runs each as a task, until told to drain."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._slots = services.settings.max_sessions
+        self.sessions: dict[Session, Msg] = {}
+        self._freed = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._puller: Puller | None = None
+        self._taken = 0
+        """Slots in use: sessions, and requests on their way to being one."""
+
+    def drain(self) -> None:
+        """Take no more; every session is given back at its next final. Idempotent."""
+        if self._draining.is_set():
+            return
+        self._draining.set()
+        self._freed.set()
+        if self._puller is not None:
+            self._puller.poke()
+        for session in list(self.sessions):
+            session.drain()
+
+    async def run(self) -> None:
+        """Until `drain`, and then until the last session is over."""
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(self._keep(), name="leases")
+            running: set[asyncio.Task[None]] = set()
+            await self._claim(tasks, running)
+            for session in list(self.sessions):
+                session.drain()  # one that was claimed while drain was called
+            if running:
+                await asyncio.wait(running)
+            keeper.cancel()
+
+    async def _claim(self, tasks: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
+        puller = self._puller = Puller(self._services.broker, streams.SESSIONS, streams.CONSUMER)
+        await puller.start()
+        try:
+            while not self._draining.is_set():
+                free = self._slots - self._taken
+                if free <= 0:
+                    self._freed.clear()
+                    await self._freed.wait()
+                    continue
+                try:
+                    message = await puller.next(min(free, _BATCH), timeout=5)
+                except ConsumerGone:
+                    log.warning("the consumer %s is gone, waiting for it", streams.CONSUMER)
+                    await self._services.broker.wait_connected()
+                    continue
+                if message is None:
+                    continue
+                self._taken += 1
+                task = tasks.create_task(self._hold(message), name=message.subject)
+                running.add(task)
+                task.add_done_callback(running.discard)
+        finally:
+            for message in await puller.stop():
+                await message.nak()
+
+    async def _hold(self, message: Msg) -> None:
+        """One lease, from the message to its ack or nak."""
+        try:
+            await self._serve(message)
+        except NatsError as error:
+            # The lease runs out and another worker, or this one, takes the session again.
+            log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
+        finally:
+            self._taken -= 1
+            self._freed.set()
+
+    async def _serve(self, message: Msg) -> None:
+        metadata, metrics = message.metadata, self._services.metrics
+        try:
+            request = parse_request(message.subject, message.data)
+        except BadRequest as error:
+            log.error("%s", error, extra=fields(subject=message.subject))
+            metrics.sessions_ended.labels("rejected").inc()
+            await message.term()
+            return
+        session = Session(
+            self._services,
+            request.spec,
+            metadata.num_delivered,
+            metadata.sequence.stream,
+            problem=request.problem,
+        )
+        self.sessions[session] = message
+        metrics.sessions_claimed.inc()
+        metrics.sessions_active.inc()
+        if self._draining.is_set():
+            session.drain()
+        try:
+            outcome = await session.run()
+        except Busy:
+            metrics.sessions_ended.labels("busy").inc()
+            await message.nak(delay=_BUSY_RETRY_S)
+        except Exception:
+            # A fault of ours in one session must not end its neighbours: say it, give it back.
+            log.exception(
+                "session failed within the worker", extra=fields(session=str(session.key))
+            )
+            metrics.sessions_ended.labels("crashed").inc()
+            await session.note_crash()
+            await message.nak(delay=_CRASH_RETRY_S)
+        else:
+            metrics.sessions_ended.labels(outcome.name.lower()).inc()
+            if outcome in (State.CLOSED, State.FAILED):
+                await message.ack()
+            elif outcome is State.HANDED_OVER:
+                await message.nak()
+        finally:
+            del self.sessions[session]
+            metrics.sessions_active.dec()
+
+    async def _keep(self) -> None:
+        """Heartbeats of all leases and the watchdogs of all sessions: one timer for the process."""
+        broker, metrics = self._services.broker, self._services.metrics
+        info = await self._services.js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        lease = info.config.ack_wait or 3.0
+        beat = last = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            metrics.loop_delay.observe(max(0.0, now - last - _TICK_S))
+            last = now
+            metrics.nats_connected.set(broker.connected)
+            sessions = list(self.sessions.items())
+            for session, _ in sessions:
+                session.tick(now)
+            metrics.lag.set(max((s.lag_seconds for s, _ in sessions), default=0.0))
+            if now - beat >= lease / 3 and broker.connected:
+                if now - beat > lease:
+                    for session, _ in sessions:
+                        session.doubt()
+                beat = now
+                for _, message in sessions:
+                    try:
+                        await message.in_progress()
+                    except NatsError as error:
+                        log.debug("heartbeat not sent: %r", error)

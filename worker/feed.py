@@ -1,0 +1,342 @@
+"""The feed: a session's audio in order and without holes, from any position.
+
+Live chunks come by a core subscription. Whatever it missed (before it began, during a reconnect,
+when a queue was full) is read from the stream, and a hole that the stream cannot fill becomes a
+gap. The one question "is there more in the stream than I was given?" is asked at the start, on
+each hole, after each reconnect and whenever nothing comes for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from natterjack.audio import SESSION_ID, decode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.errors import BadChunk
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
+
+from .stored import StoreUnavailable, StreamStore
+
+_MAX_AHEAD = 128
+"""Chunks held that cannot be given out yet; further live ones are dropped and read again later."""
+_BATCH, _BATCH_BYTES = 64, 1024 * 1024
+_QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
+_RETRY_S = 0.25
+_LONGEST_GAP_S = 24 * 3600.0
+"""A position further ahead than this is a forgery or a fault of the edge, not a gap."""
+_MAX_BAD_SEEN = 1000
+_PENDING_MESSAGES, _PENDING_BYTES = 512, 4 * 1024 * 1024
+
+
+class Mark(NamedTuple):
+    """A place to read from: chunk `seq` begins at frame `position` and is stored at
+    `stream_sequence` or later. The whole of a session is read from Mark()."""
+
+    position: int = 0
+    seq: int = 0
+    stream_sequence: int = 1
+
+
+class Chunk(NamedTuple):
+    """A chunk, or the part of it from where the feed was opened."""
+
+    seq: int
+    position: int
+    frames: int
+    payload: bytes
+    time_ns: int
+    arrived: float
+    """time.monotonic() when it reached this process."""
+    end: bool
+    stream_sequence: int
+    """0 when it came live."""
+
+
+class Gap(NamedTuple):
+    """Audio that cannot be had. `cause`: `edge` (the edge left it out), `missing` (it never
+    reached the stream, or left it by age), `bad_chunk`."""
+
+    position: int
+    frames: int
+    cause: str
+
+
+class Feed:
+    """Audio of one session from `position` on. One task calls `next`; not restartable."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: StreamStore,
+        spec: SessionSpec,
+        mark: Mark,
+        position: int,
+        hole_seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._format = spec.audio_format
+        self._session_id = spec.session_id
+        self._subject = audio_subject(spec.key)
+        self._hole_seconds = hole_seconds
+        self._start = position
+        self._next_seq, self._position = mark.seq, mark.position
+        self._marks = [mark]
+        """Places to read from, oldest first; the first is always kept, so that audio stored out of
+        order is found too."""
+        self._ahead: dict[int, Chunk] = {}
+        self._subscription: Subscription | None = None
+        self._wake = asyncio.Event()
+        self._look = True
+        """Whether the stream may hold more than we were given."""
+        self._hole_since: float | None = None
+        self._after_bad_chunk = False
+        self._filled = 0.0
+        self._opened = False
+        self._bad_seen: set[int] = set()
+        self.bad: Counter[str] = Counter()
+        """Chunks left out, by cause."""
+        self.ended = False
+        """The last chunk has been given out."""
+        self.heard = time.monotonic()
+        """When the last chunk of this session came in."""
+        self.superseded = False
+        """A chunk of another session has come live on the same subject."""
+        self.head = position
+        """End of the newest audio known of."""
+
+    async def open(self) -> None:
+        """Subscribe live. What is stored is read by `next`."""
+        self._subscription = await self._broker.client.subscribe(
+            self._subject,
+            cb=self._received,
+            pending_msgs_limit=_PENDING_MESSAGES,
+            pending_bytes_limit=_PENDING_BYTES,
+        )
+        self._broker.on_reconnect.add(self._suspect)
+
+    async def close(self) -> None:
+        """Stop. Idempotent."""
+        self._broker.on_reconnect.discard(self._suspect)
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and not self._broker.client.is_closed:
+            await subscription.unsubscribe()
+
+    def _suspect(self) -> None:
+        self._look = True
+        self._wake.set()
+
+    async def _received(self, message: Msg) -> None:
+        self._take(message.headers, message.data, 0)
+        self._wake.set()
+
+    def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> None:
+        """Keep a chunk that is still to come; count it if it is bad."""
+        if headers is not None and headers.get(SESSION_ID, self._session_id) != self._session_id:
+            # Sessions may follow one another on a key; the stream holds the older ones' audio too.
+            self.superseded = self.superseded or stream_sequence == 0
+            return
+        try:
+            header = decode_chunk_headers(headers, len(data), self._format)
+        except BadChunk as error:
+            self._count_bad(error.cause, headers, data)
+            return
+        seq = header.seq
+        frames = len(data) // self._format.frame_bytes
+        now = time.monotonic()
+        if stream_sequence == 0:
+            self.heard = now
+            if header.pos - self._position < _LONGEST_GAP_S * self._format.sample_rate:
+                self.head = max(self.head, header.pos + frames)
+        if seq < self._next_seq or seq in self._ahead:
+            return
+        if len(self._ahead) >= _MAX_AHEAD and seq != self._next_seq:
+            self._look = True
+            return
+        self._ahead[seq] = Chunk(
+            seq, header.pos, frames, data, header.time_ns, now, header.end, stream_sequence
+        )
+
+    def _count_bad(self, cause: str, headers: dict[str, str] | None, data: bytes) -> None:
+        # The same message may come live and from the stream, which adds headers of its own.
+        own = sorted((k, v) for k, v in (headers or {}).items() if not k.startswith("Nats-"))
+        mark = hash((tuple(own), data))
+        if mark not in self._bad_seen:
+            self.bad[cause] += 1
+            if len(self._bad_seen) < _MAX_BAD_SEEN:
+                self._bad_seen.add(mark)
+
+    async def next(self, timeout: float) -> Chunk | Gap | None:
+        """What comes next, or None after `timeout` seconds without anything. Cancel-safe."""
+        deadline = time.monotonic() + timeout
+        quiet = _QUIET_FIRST_S
+        while True:
+            self._wake.clear()
+            while (chunk := self._ahead.get(self._next_seq)) is not None:
+                item = self._admit(chunk)
+                if item is not None:
+                    return item
+            now = time.monotonic()
+            if self._look or (self._ahead and now - self._filled >= _RETRY_S):
+                self._filled = now
+                gap = await self._fill()
+                if gap is not None:
+                    return gap
+                if self._next_seq in self._ahead:
+                    continue
+            if now >= deadline:
+                return None
+            waiting = _RETRY_S if self._look or self._ahead else quiet
+            try:
+                async with asyncio.timeout(min(waiting, deadline - now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                if waiting == quiet:
+                    quiet = min(quiet * 2, _QUIET_LONGEST_S)
+                    self._look = True
+
+    def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
+        """The chunk that is next, as it is to be given out; None if it is not."""
+        ahead = chunk.position - self._position
+        if ahead > 0 and chunk.position > self._start:
+            if ahead > _LONGEST_GAP_S * self._format.sample_rate:
+                self._reject(chunk)
+                return None
+            gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
+            self._after_bad_chunk = False
+            if gap is not None:
+                return gap
+        elif ahead < 0:
+            if not chunk.end:
+                self._reject(chunk)
+                return None
+            chunk = chunk._replace(position=self._position, frames=0, payload=b"")
+        del self._ahead[chunk.seq]
+        self._after_bad_chunk = False
+        self._hole_since = None
+        self._next_seq = chunk.seq + 1
+        self._position = end = chunk.position + chunk.frames
+        self.head = max(self.head, end)
+        if chunk.stream_sequence:
+            self.add_mark(Mark(chunk.position, chunk.seq, chunk.stream_sequence))
+        self.ended = chunk.end
+        if end > self._start or chunk.end:
+            skip = self._start - chunk.position
+            if skip > 0:
+                skip = min(skip, chunk.frames)
+                chunk = chunk._replace(
+                    position=chunk.position + skip,
+                    frames=chunk.frames - skip,
+                    payload=chunk.payload[skip * self._format.frame_bytes :],
+                )
+            return chunk
+        return None
+
+    def _reject(self, chunk: Chunk) -> None:
+        """Leave out a chunk whose position cannot be; the next one shows how long it was."""
+        self.bad["position"] += 1
+        del self._ahead[chunk.seq]
+        self._next_seq = chunk.seq + 1
+        self._after_bad_chunk = True
+
+    def _gap_to(self, position: int, cause: str) -> Gap | None:
+        """The gap up to `position`, as far as it lies behind where the feed was opened."""
+        start = max(self._position, self._start)
+        self._position = position
+        return Gap(start, position - start, cause) if position > start else None
+
+    def add_mark(self, mark: Mark) -> None:
+        """Remember a place to read from."""
+        newest = self._marks[-1]
+        if mark.seq <= newest.seq:
+            return
+        # Every chunk read from the stream passes here: keep some, well apart.
+        if len(self._marks) > 1 and newest.seq - self._marks[-2].seq < _BATCH:
+            self._marks[-1] = mark
+        else:
+            self._marks.append(mark)
+        if len(self._marks) > 64:
+            del self._marks[1:32]
+
+    def mark_before(self, position: int) -> Mark:
+        """The latest place known from which reading finds all from `position` on."""
+        found = self._marks[0]
+        for mark in self._marks:
+            if mark.position > position:
+                break
+            found = mark
+        return found
+
+    async def probe(self) -> None:
+        """Learn where the live head is in the stream, for `mark_before`. Quick; never raises."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._newest_seq()
+
+    async def _newest_seq(self) -> int | None:
+        """`Audio-Seq` of this session's newest stored chunk; None if it is another session's."""
+        stored = await self._store.last(self._subject)
+        if stored is None or stored.headers.get(SESSION_ID) != self._session_id:
+            return None
+        try:
+            header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
+        except BadChunk:
+            return None
+        if header.seq < self._next_seq:
+            self.add_mark(Mark(header.pos, header.seq, stored.sequence))
+        return header.seq
+
+    async def _fill(self) -> Gap | None:
+        """Read what is missing from the stream; the gap when it is not there and will not come."""
+        self._look = False
+        try:
+            if self._opened and not self._ahead:
+                newest = await self._newest_seq()
+                if newest is not None and newest < self._next_seq:
+                    return None
+            self._opened = True
+            marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
+            found = await self._read_from(marks[-1].stream_sequence)
+            if not found and self._ahead and len(marks) > 1:
+                found = await self._read_from(marks[0].stream_sequence)
+        except StoreUnavailable:
+            self._look = True
+            return None
+        if found or not self._ahead:
+            return None
+        return self._give_up_hole()
+
+    def _give_up_hole(self) -> Gap | None:
+        """Chunks are at hand, the one before them is not: after a while it counts as lost."""
+        now = time.monotonic()
+        self._hole_since = self._hole_since or now
+        first = self._ahead[min(self._ahead)]
+        if now - self._hole_since < self._hole_seconds and first.position > self._start:
+            return None
+        self._hole_since = None
+        self._next_seq = first.seq
+        if first.position <= self._position:
+            return None
+        return self._gap_to(first.position, "missing")
+
+    async def _read_from(self, sequence: int) -> bool:
+        """Take stored chunks from a stream sequence on, until the wanted one is there or all is
+        read; True if it is there. Whether more is stored behind it is noted in `_look`."""
+        while True:
+            messages, left = await self._store.read(
+                self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
+            )
+            for message in messages:
+                self._take(message.headers, message.data, message.sequence)
+            found = self._next_seq in self._ahead
+            if found or not messages or not left:
+                self._look = self._look or left > 0
+                return found
+            sequence = messages[-1].sequence + 1

@@ -1,0 +1,64 @@
+"""Provider plugins: found by entry point, loaded by name, one at a time."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from natterjack.errors import NatterjackError
+from natterjack.settings import load
+
+from .errors import PluginError
+from .provider import Provider
+
+GROUP = "natterjack.providers"
+
+
+def available() -> dict[str, EntryPoint]:
+    """Entry points of all installed providers by name; none is imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+
+
+def load_class(name: str) -> type[Provider]:
+    """The class of provider `name`. Raises PluginError with package, version and cause."""
+    points = available()
+    if name not in points:
+        raise PluginError(
+            f"unknown provider {name!r}: installed are {', '.join(points) or 'none'} "
+            "(WORKER_PROVIDER, or `provider` in the session's request)"
+        )
+    point = points[name]
+    try:
+        found = point.load()
+    except Exception as error:  # a stranger's package may fail in any way
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        raise PluginError(f"provider {name!r} of {package} cannot be loaded: {error!r}") from error
+    if not (isinstance(found, type) and issubclass(found, Provider)):
+        raise PluginError(f"provider {name!r}: {point.value} is not a worker.provider.Provider")
+    return found
+
+
+class Providers:
+    """The providers in use by this process: each made once, at its first session."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Provider] = {}
+
+    def get(self, name: str) -> Provider:
+        """Provider `name`, made now if need be. Raises PluginError (unknown, key missing, ...)."""
+        provider = self._made.get(name)
+        if provider is None:
+            found = load_class(name)
+            try:
+                provider = found(load(found.Settings))
+            except PluginError:
+                raise
+            except NatterjackError as error:
+                raise PluginError(f"provider {name!r}: {error}") from error
+            self._made[name] = provider
+        return provider
+
+    async def close(self) -> None:
+        """Close every provider made. Idempotent."""
+        while self._made:
+            _, provider = self._made.popitem()
+            await provider.close()

@@ -1,0 +1,182 @@
+"""Publishing a session's events: durable ones fenced, numbered without holes, and once each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from natterjack import streams
+from natterjack.connection import Broker
+from natterjack.errors import BadEvent
+from natterjack.events import (
+    DurableEvent,
+    FinalEvent,
+    InterimEvent,
+    StatusEvent,
+    TurnEvent,
+    parse_event,
+)
+from natterjack.log import fields
+from natterjack.subjects import TRANSCRIPT_PREFIX, EventKind, SessionKey, transcript_subject
+
+from .errors import LeaseLost
+
+log = logging.getLogger(__name__)
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+_MSG_ID = "Nats-Msg-Id"
+_WRONG_LAST_SEQUENCE = 10071
+_TIMEOUT_S = 3.0
+
+
+class _Last(NamedTuple):
+    stream_sequence: int
+    msg_id: str
+    event: DurableEvent | None
+
+
+class Publisher:
+    """Events of one session, published by the worker that holds its lease.
+
+    Every durable event names the last one of the session that its publisher knows, and the broker
+    refuses it when there is a later one: so of two workers that believe they hold the lease, one
+    gets through. Core subscribers see a refused event all the same; listen() reads the stream.
+    """
+
+    def __init__(
+        self, broker: Broker, js: JetStreamContext, key: SessionKey, session_id: str, epoch: int
+    ) -> None:
+        self._broker = broker
+        self._js = js
+        self._key = key
+        self._session_id = session_id
+        self._epoch = epoch
+        self._filter = f"{TRANSCRIPT_PREFIX}.{key}.>"
+        self._interim_subject = transcript_subject(key, "interim")
+        self._lock = asyncio.Lock()
+        self._last_stream_sequence = 0
+        self._next_sequence = 0
+        self.fenced = False
+        """A durable event of ours was refused: another worker publishes for this session."""
+
+    async def _last(self, subject: str) -> _Last | None:
+        """The newest stored event on `subject`, as the stream's leader knows it."""
+        while True:
+            try:
+                found = await self._js.get_last_msg(streams.TRANSCRIPTS, subject)
+            except NotFoundError:
+                return None
+            except (NatsError, TimeoutError):
+                await self._broker.wait_connected()
+                continue
+            try:
+                event = parse_event(found.data or b"")
+            except BadEvent:
+                event = None
+            if isinstance(event, InterimEvent):
+                event = None
+            return _Last(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
+
+    async def read_last(self) -> DurableEvent | None:
+        """Take up the numbering where it stands; the last durable event of *this* session."""
+        last = await self._last(self._filter)
+        self._last_stream_sequence = last.stream_sequence if last else 0
+        event = last.event if last else None
+        if event is None or event.session_id != self._session_id:
+            self._next_sequence = 0
+            return None
+        self._next_sequence = event.sequence + 1
+        return event
+
+    async def last_final(self) -> FinalEvent | None:
+        """The newest final of this session."""
+        last = await self._last(transcript_subject(self._key, "final"))
+        event = last.event if last else None
+        return event if isinstance(event, FinalEvent) and self._ours(event) else None
+
+    async def last_turn(self) -> TurnEvent | None:
+        """The newest turn event of this session."""
+        last = await self._last(transcript_subject(self._key, "turn"))
+        event = last.event if last else None
+        return event if isinstance(event, TurnEvent) and self._ours(event) else None
+
+    def _ours(self, event: DurableEvent) -> bool:
+        return event.session_id == self._session_id
+
+    async def establish(self, make: Callable[[int], StatusEvent]) -> DurableEvent | None:
+        """Publish the first event of our epoch, after which no older holder gets through.
+
+        An older holder may have published since we looked: then look again. Returns the last
+        durable event before ours; publishes nothing when that one closes the session.
+        """
+        while True:
+            before = await self.read_last()
+            if isinstance(before, StatusEvent) and before.closing:
+                return before
+            if before is not None and before.epoch > self._epoch:
+                raise LeaseLost(f"epoch {before.epoch} has published, ours is {self._epoch}")
+            try:
+                await self.durable("status", make)
+            except LeaseLost:
+                log.info("an older holder still publishes", extra=fields(session=str(self._key)))
+                self.fenced = False
+                continue
+            return before
+
+    async def durable(self, kind: EventKind, make: Callable[[int], DurableEvent]) -> None:
+        """Publish the event that `make` makes of its `sequence`, and return when it is stored.
+
+        Tries on while the broker is away. Raises LeaseLost when it is refused. If cancelled, the
+        event may or may not be stored: call `read_last` before publishing again.
+        """
+        async with self._lock:
+            if self.fenced:
+                raise LeaseLost("another worker publishes for this session")
+            sequence = self._next_sequence
+            payload = make(sequence).encode()
+            msg_id = f"{self._session_id}:{self._epoch}:{sequence}"
+            self._last_stream_sequence = await self._store(kind, payload, msg_id)
+            self._next_sequence = sequence + 1
+
+    async def _store(self, kind: EventKind, payload: bytes, msg_id: str) -> int:
+        """Stream sequence of the stored event."""
+        headers = {
+            _EXPECTED: str(self._last_stream_sequence),
+            _EXPECTED_SUBJECT: self._filter,
+            _MSG_ID: msg_id,
+        }
+        subject = transcript_subject(self._key, kind)
+        complained = False
+        while True:
+            try:
+                ack = await self._js.publish(subject, payload, timeout=_TIMEOUT_S, headers=headers)
+                return ack.seq
+            except APIError as error:
+                if error.err_code == _WRONG_LAST_SEQUENCE:
+                    # Perhaps by our own first try, whose acknowledgement was lost.
+                    last = await self._last(self._filter)
+                    if last is not None and last.msg_id == msg_id:
+                        return last.stream_sequence
+                    self.fenced = True
+                    raise LeaseLost("another worker has published for this session") from None
+                reason = error.description or repr(error)
+            except (NatsError, TimeoutError) as error:
+                reason = repr(error)
+            if not complained:
+                complained = True
+                log.warning(
+                    "event not stored yet: %s", reason, extra=fields(session=str(self._key))
+                )
+            await self._broker.wait_connected()
+
+    async def interim(self, event: InterimEvent) -> None:
+        """Publish an interim, or drop it while the broker is away: the next one restates it."""
+        if self._broker.connected and not self.fenced:
+            await self._broker.client.publish(self._interim_subject, event.encode())

@@ -1,0 +1,64 @@
+"""Settings of the worker; each provider has its own beside its plugin."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from natterjack.settings import described
+
+
+class WorkerSettings(BaseSettings):
+    """The worker."""
+
+    model_config = SettingsConfigDict(env_prefix="WORKER_", frozen=True, extra="ignore")
+
+    provider: str = described(
+        "sherpa", "provider of sessions that name none; several with commas are tried in order"
+    )
+    max_sessions: int = described(100, "sessions held at once", ge=1)
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="name in events and logs",
+    )
+    http_host: str = described("127.0.0.1", "address of the HTTP port")
+    http_port: int = described(
+        9464, "port of /healthz /readyz /metrics /sessions; 0: a free one", ge=0, le=65535
+    )
+    drain_seconds: float = described(
+        5, "at SIGTERM, how long a session may wait for its next final before it moves", ge=0
+    )
+    idle_seconds: float = described(
+        1800, "a session without audio for so long is closed; an edge may be offline as long", gt=0
+    )
+    park_seconds: float = described(
+        30, "a provider connection without audio for so long is closed until audio comes", gt=0
+    )
+    superseded_seconds: float = described(
+        2, "without audio for so long, a session ends if a newer one uses its key", gt=0
+    )
+    recovery_seconds: float = described(
+        600, "a session that no provider has served for so long fails", gt=0
+    )
+    backoff_seconds: float = described(0.25, "first wait before connecting again", gt=0)
+    max_backoff_seconds: float = described(10, "longest wait before connecting again", gt=0)
+    send_blocked_seconds: float = described(5, "a send that takes so long is a fault", gt=0)
+    mute_seconds: float = described(
+        6, "a provider that is sent audio and says nothing for so long is a fault", gt=0
+    )
+    finish_seconds: float = described(
+        10, "after the end of audio, how long the provider may say nothing", gt=0
+    )
+    hole_seconds: float = described(
+        5, "how long missing audio is looked for before silence stands in for it", ge=0
+    )
+    max_gap_seconds: float = described(
+        10, "silence sent for a gap, at most; the clock jumps over the rest", ge=0
+    )
+
+    @property
+    def providers(self) -> list[str]:
+        return [name.strip() for name in self.provider.split(",") if name.strip()]

@@ -1,0 +1,109 @@
+"""Reading a stream's stored messages by direct get: stateless, so nothing to lose or clean up.
+
+Batched direct get answers with the messages themselves and ends with a status message; no
+consumer is made on the server. (NATS ADR-31: direct get, `next_by_subj`, `batch`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NamedTuple
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from natterjack.connection import Broker
+from natterjack.errors import BrokerError
+
+_TIMEOUT_S = 3.0
+
+
+class StoreUnavailable(BrokerError):
+    """The stream did not answer; ask again later."""
+
+
+class Stored(NamedTuple):
+    """A message as the stream holds it."""
+
+    sequence: int
+    headers: dict[str, str]
+    data: bytes
+
+
+class _Collected:
+    __slots__ = ("done", "messages")
+
+    def __init__(self) -> None:
+        self.messages: list[Stored] = []
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+
+class StreamStore:
+    """Direct reads of one stream, over one inbox for the whole process."""
+
+    def __init__(self, broker: Broker, stream: str) -> None:
+        self._client = broker.client
+        self._subject = f"$JS.API.DIRECT.GET.{stream}"
+        self._inbox = self._client.new_inbox()
+        self._waiting: dict[str, _Collected] = {}
+        self._token = 0
+
+    async def start(self) -> None:
+        await self._client.subscribe(
+            f"{self._inbox}.*", cb=self._received, pending_bytes_limit=-1, pending_msgs_limit=-1
+        )
+
+    async def _received(self, message: Msg) -> None:
+        collected = self._waiting.get(message.subject.rpartition(".")[2])
+        if collected is None or collected.done.done():
+            return
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is None:
+            collected.messages.append(Stored(int(headers["Nats-Sequence"]), headers, message.data))
+            # A single get has no closing status; a batch says in each message what is left.
+            if "Nats-Num-Pending" not in headers:
+                collected.done.set_result(0)
+        elif status == "204":
+            collected.done.set_result(int(headers.get("Nats-Num-Pending", 0)))
+        elif status == "404":
+            collected.done.set_result(0)
+        else:
+            detail = f"{status} {headers.get('Description', '')}".strip()
+            collected.done.set_exception(StoreUnavailable(f"{self._subject}: {detail}"))
+
+    async def _get(self, request: dict[str, Any]) -> tuple[list[Stored], int]:
+        self._token += 1
+        token = str(self._token)
+        collected = self._waiting[token] = _Collected()
+        try:
+            await self._client.publish(
+                self._subject, json.dumps(request).encode(), reply=f"{self._inbox}.{token}"
+            )
+            async with asyncio.timeout(_TIMEOUT_S):
+                left = await collected.done
+        except (NatsError, TimeoutError) as error:
+            raise StoreUnavailable(f"{self._subject}: {error!r}") from None
+        finally:
+            del self._waiting[token]
+        return collected.messages, left
+
+    async def last(self, subject: str) -> Stored | None:
+        """The newest message on `subject`. Raises StoreUnavailable."""
+        messages, _ = await self._get({"last_by_subj": subject})
+        return messages[0] if messages else None
+
+    async def read(
+        self, subject: str, from_sequence: int, *, batch: int, max_bytes: int
+    ) -> tuple[list[Stored], int]:
+        """Up to `batch` messages on `subject` from a stream sequence on, oldest first, and how many
+        more there are. Raises StoreUnavailable."""
+        return await self._get(
+            {
+                "seq": max(1, from_sequence),
+                "next_by_subj": subject,
+                "batch": batch,
+                "max_bytes": max_bytes,
+            }
+        )

@@ -1,0 +1,99 @@
+"""The session's clock: times of one provider stream to positions of the session, and back.
+
+A provider's clock starts at zero with each stream and counts the audio it was sent. Positions
+count frames since the session's start. The two run side by side except where a long gap was
+shortened, so the map is a short list of pieces.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import NamedTuple
+
+
+class _Piece(NamedTuple):
+    sent: int
+    """Frames sent on this stream before the piece."""
+    position: int
+
+
+class _Arrival(NamedTuple):
+    position: int
+    end: int
+    arrived: float
+    """time.monotonic() when the chunk came in."""
+    time_ns: int
+    """Wall clock at capture of its first frame."""
+
+
+_MAX_ARRIVALS = 20_000
+"""Chunks that were sent and are not final: about half an hour of them; older ones are forgotten."""
+
+
+class Timeline:
+    """One provider stream's place on the session's clock."""
+
+    def __init__(self, sample_rate: int, start: int) -> None:
+        self._rate = sample_rate
+        self._pieces = [_Piece(0, start)]
+        self._sent = 0
+        self._position = start
+        self._arrivals: deque[_Arrival] = deque(maxlen=_MAX_ARRIVALS)
+
+    @property
+    def position(self) -> int:
+        """End of what was sent: the position of the next frame."""
+        return self._position
+
+    @property
+    def sent_seconds(self) -> float:
+        """Audio sent on this stream."""
+        return self._sent / self._rate
+
+    def advance(self, frames: int, arrived: float, time_ns: int) -> None:
+        """`frames` frames of captured audio were sent next."""
+        position = self._position
+        self._sent += frames
+        self._position = end = position + frames
+        self._arrivals.append(_Arrival(position, end, arrived, time_ns))
+
+    def advance_gap(self, frames: int, silence: int) -> None:
+        """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
+        self._sent += silence
+        self._position += frames
+        if silence < frames:
+            self._pieces.append(_Piece(self._sent, self._position))
+
+    def to_position(self, stream_seconds: float) -> int:
+        """Position of a time on the stream's clock, held within what was sent."""
+        sent = min(max(round(stream_seconds * self._rate), 0), self._sent)
+        piece = self._pieces[bisect_right(self._pieces, sent, key=lambda p: p.sent) - 1]
+        return min(piece.position + sent - piece.sent, self._position)
+
+    def to_seconds(self, stream_seconds: float) -> float:
+        """The session's time of a time on the stream's clock."""
+        return round(self.to_position(stream_seconds) / self._rate, 6)
+
+    def arrived(self, position: int) -> float | None:
+        """When the last frame before `position` came in, or None if that is not known."""
+        # Nearly always one of the newest: look from the right.
+        arrived = None
+        for arrival in reversed(self._arrivals):
+            if arrival.end < position:
+                break
+            arrived = arrival.arrived
+        return arrived
+
+    def wall_clock_ns(self, position: int) -> int | None:
+        """Wall clock at capture of the frame at `position`, or None if that is not known."""
+        for arrival in self._arrivals:
+            if arrival.position <= position < arrival.end:
+                offset = position - arrival.position
+                return arrival.time_ns + offset * 1_000_000_000 // self._rate
+        return None
+
+    def forget(self, position: int) -> None:
+        """Nothing before `position` will be asked for again."""
+        while self._arrivals and self._arrivals[0].end <= position:
+            self._arrivals.popleft()
