@@ -19,8 +19,9 @@ from .settings import BrokerSettings
 
 log = logging.getLogger(__name__)
 
-OLDEST_SERVER = (2, 12, 0)
-"""Found by running this project's own tests on servers 2.10 to 2.15; see docs/architecture.md."""
+OLDEST_SERVER = (2, 11, 0)
+"""The first with batched direct get. Found by running the tests: 2.11.0, 2.11.11, 2.12.0 and 2.15.1
+pass them, 2.10.26 does not."""
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 

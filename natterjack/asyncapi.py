@@ -1,0 +1,137 @@
+"""The AsyncAPI document of everything on the wire, made from the models.
+
+`python -m natterjack.asyncapi > docs/asyncapi.json` writes it; a test compares.
+(AsyncAPI 3.0.0, https://www.asyncapi.com/docs/reference/specification/v3.0.0)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from . import audio
+from .events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, UsageEvent
+from .spec import SessionSpec
+from .subjects import (
+    AUDIO_PREFIX,
+    DURABLE_KINDS,
+    SESSION_PREFIX,
+    TOKEN_PATTERN,
+    TRANSCRIPT_PREFIX,
+)
+
+_EVENTS: dict[str, type[BaseModel]] = {
+    "interim": InterimEvent,
+    "final": FinalEvent,
+    "turn": TurnEvent,
+    "status": StatusEvent,
+    "usage": UsageEvent,
+}
+_KEY = "{tenant}.{conversation}.{speaker}"
+_PARAMETERS = {
+    name: {"description": f"the session's {name}; matches {TOKEN_PATTERN}"}
+    for name in ("tenant", "conversation", "speaker")
+}
+_SCHEMAS = "#/components/schemas/"
+
+
+def _text(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").splitlines()[0]
+
+
+def _chunk_headers() -> dict[str, Any]:
+    whole = {"type": "string", "pattern": "^[0-9]+$"}
+    return {
+        "type": "object",
+        "required": [audio.SESSION_ID, audio.AUDIO_SEQ, audio.AUDIO_POS, audio.AUDIO_TIME],
+        "properties": {
+            audio.SESSION_ID: {"type": "string"},
+            audio.AUDIO_SEQ: {**whole, "description": "0, 1, 2 ... without holes"},
+            audio.AUDIO_POS: {**whole, "description": "index of the chunk's first frame"},
+            audio.AUDIO_TIME: {**whole, "description": "capture of that frame, ns since epoch"},
+            audio.AUDIO_END: {"const": "1", "description": "on the last chunk only"},
+            audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
+        },
+    }
+
+
+def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
+    return {
+        "address": address,
+        "summary": summary,
+        "parameters": _PARAMETERS,
+        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+    }
+
+
+def document() -> dict[str, Any]:
+    """The AsyncAPI document as JSON values."""
+    models = [(model, "serialization") for model in (SessionSpec, *_EVENTS.values())]
+    _, schemas = models_json_schema(models, ref_template=_SCHEMAS + "{model}")  # type: ignore[arg-type]
+    channels: dict[str, Any] = {
+        "session": _channel(
+            f"{SESSION_PREFIX}.{_KEY}",
+            "An edge asks for a session; Nats-Msg-Id is the session_id. Kept in STT_SESSIONS.",
+            "session",
+        ),
+        "audio": _channel(
+            f"{AUDIO_PREFIX}.{_KEY}",
+            "An edge publishes the session's chunks. Kept in STT_AUDIO.",
+            "chunk",
+        ),
+    }
+    messages: dict[str, Any] = {
+        "session": {
+            "summary": _text(SessionSpec),
+            "contentType": "application/json",
+            "payload": {"$ref": f"{_SCHEMAS}{SessionSpec.__name__}"},
+        },
+        "chunk": {
+            "summary": "Raw PCM in the format that the session's request names.",
+            "contentType": "application/octet-stream",
+            "headers": _chunk_headers(),
+            "payload": {"type": "string", "format": "binary", "maxLength": audio.MAX_CHUNK_BYTES},
+        },
+    }
+    operations: dict[str, Any] = {
+        "openSession": {"action": "send", "channel": {"$ref": "#/channels/session"}},
+        "publishAudio": {"action": "send", "channel": {"$ref": "#/channels/audio"}},
+    }
+    for kind, model in _EVENTS.items():
+        kept = "Kept in STT_TRANSCRIPTS." if kind in DURABLE_KINDS else "Kept nowhere."
+        channels[kind] = _channel(
+            f"{TRANSCRIPT_PREFIX}.{_KEY}.{kind}", f"{_text(model)} {kept}", kind
+        )
+        messages[kind] = {
+            "summary": _text(model),
+            "contentType": "application/json",
+            "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
+        }
+        operations[f"receive{kind.capitalize()}"] = {
+            "action": "receive",
+            "channel": {"$ref": f"#/channels/{kind}"},
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "natterjack",
+            "version": version("natterjack"),
+            "description": "Live sound into live transcripts over NATS. Written for a service "
+            "that opens sessions, publishes audio and receives transcripts.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages, "schemas": schemas["$defs"]},
+    }
+
+
+if __name__ == "__main__":
+    json.dump(document(), sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from natterjack.errors import BadEvent
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word, parse_event
+from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey
+
+COMMON = {
+    "session_id": "session-1", "tenant": "t", "conversation": "c", "speaker": "s",
+    "epoch": 2, "published_at": datetime(2026, 11, 20, tzinfo=UTC),
+}  # fmt: skip
+
+
+def test_events_survive_the_way_and_leave_out_what_is_absent() -> None:
+    event = FinalEvent(
+        **COMMON, sequence=4, segment=1, text="hi", start=0.5, end=1.25, words=[Word(text="hi")]
+    )
+    assert parse_event(event.encode()) == event
+    assert event.key == SessionKey("t", "c", "s")
+    assert b"confidence" not in event.encode()
+    assert b'"type":"final"' in event.encode()
+
+
+def test_a_subscriber_outlives_newer_workers() -> None:
+    wire = InterimEvent(**COMMON, segment=0, text="x", start=0, end=1).encode()
+    newer = wire[:-1] + b',"mood":"cheerful"}'
+    assert isinstance(parse_event(newer), InterimEvent)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{]", b"[]", b"7", b"{}", b'{"type":"song"}', b'{"type":"final","text":"x"}', b"\xff"],
+)
+def test_nonsense_is_one_clear_error(payload: bytes) -> None:
+    with pytest.raises(BadEvent, match="not an event") as caught:
+        parse_event(payload)
+    assert "\n" not in str(caught.value)
+
+
+def test_which_status_ends_a_session() -> None:
+    def status(state: str) -> StatusEvent:
+        return StatusEvent.model_validate({**COMMON, "sequence": 0, "state": state, "worker": "w"})
+
+    assert [s for s in ("assigned", "closed", "handed_over", "failed") if status(s).closing] == [
+        "closed",
+        "failed",
+    ]
+
+
+def test_spec_defaults_and_bounds() -> None:
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s")
+    assert spec.audio_format == ("linear16", 16_000, 1)
+    assert spec.providers == []
+    assert len(spec.session_id) == 36
+    chain = spec.model_copy(update={"provider": ["a", "b"]})
+    assert chain.providers == ["a", "b"]
+    for wrong in (
+        {"tenant": "a.b"}, {"encoding": "mp3"}, {"sample_rate": 0}, {"channels": 0},
+        {"provider": []}, {"provider": ""}, {"session_id": "../x"}, {"max_seconds": 0},
+    ):  # fmt: skip
+        with pytest.raises(ValidationError):
+            SessionSpec.model_validate({**spec.model_dump(), **wrong})

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from natterjack.errors import UsageError
+from natterjack.settings import BrokerSettings, StreamSettings, add_flags, load
+
+
+def _flags(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, BrokerSettings, "nats-")
+    add_flags(parser, StreamSettings)
+    return parser.parse_args(arguments)
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://environment:1")
+    monkeypatch.setenv("NATTERJACK_LEASE_SECONDS", "9")
+    assert load(BrokerSettings, _flags()).url == "nats://environment:1"
+    assert load(BrokerSettings, _flags("--nats-url", "nats://flag:1")).url == "nats://flag:1"
+    settings = load(StreamSettings, _flags("--no-create-streams", "--stream-replicas", "3"))
+    assert (settings.create_streams, settings.stream_replicas) == (False, 3)
+    assert settings.lease_seconds == 9
+
+
+def test_bad_values_are_named_by_their_variable() -> None:
+    with pytest.raises(UsageError, match=r"^NATTERJACK_STREAM_REPLICAS: .*; NATTERJACK_LEASE_SEC"):
+        load(StreamSettings, _flags("--stream-replicas", "nine", "--lease-seconds", "0"))
+
+
+def test_secrets_are_no_flags_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, BrokerSettings, "nats-")
+    assert "password" not in parser.format_help()
+    monkeypatch.setenv("NATS_PASSWORD", "hunter2")
+    settings = load(BrokerSettings)
+    assert "hunter2" not in repr(settings)
+    assert settings.password is not None
+    assert settings.password.get_secret_value() == "hunter2"
