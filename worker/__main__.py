@@ -89,6 +89,7 @@ async def _start(
             try:
                 js = await streams.ensure(broker, stream_settings)
                 bucket = await js.key_value(streams.BUCKET)
+                consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
                 break
             except (BrokerUnreachable, NatsError, TimeoutError) as error:
                 if once:
@@ -100,7 +101,9 @@ async def _start(
     except BaseException:
         await broker.close()
         raise
-    return Services(broker, js, store, bucket, providers, settings, Metrics(settings.max_sessions))
+    metrics = Metrics(settings.max_sessions)
+    lease_seconds = consumer.config.ack_wait or stream_settings.lease_seconds
+    return Services(broker, js, store, bucket, providers, settings, metrics, lease_seconds)
 
 
 async def _run(services: Services, stopping: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -146,6 +147,12 @@ class Claimer:
         except NatsError as error:
             # The lease runs out and another worker, or this one, takes the session again.
             log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
+        except Exception:
+            # A fault of ours in one session must not end its neighbours.
+            log.exception("session ended by an error", extra=fields(subject=message.subject))
+            self._services.metrics.sessions_ended.labels("crashed").inc()
+            with contextlib.suppress(NatsError):
+                await message.nak(delay=_CRASH_RETRY_S)
         finally:
             self._taken -= 1
             self._freed.set()
@@ -176,14 +183,6 @@ class Claimer:
         except Busy:
             metrics.sessions_ended.labels("busy").inc()
             await message.nak(delay=_BUSY_RETRY_S)
-        except Exception:
-            # A fault of ours in one session must not end its neighbours: say it, give it back.
-            log.exception(
-                "session failed within the worker", extra=fields(session=str(session.key))
-            )
-            metrics.sessions_ended.labels("crashed").inc()
-            await session.note_crash()
-            await message.nak(delay=_CRASH_RETRY_S)
         else:
             metrics.sessions_ended.labels(outcome.name.lower()).inc()
             if outcome in (State.CLOSED, State.FAILED):
@@ -197,8 +196,7 @@ class Claimer:
     async def _keep(self) -> None:
         """Heartbeats of all leases and the watchdogs of all sessions: one timer for the process."""
         broker, metrics = self._services.broker, self._services.metrics
-        info = await self._services.js.consumer_info(streams.SESSIONS, streams.CONSUMER)
-        lease = info.config.ack_wait or 3.0
+        lease = self._services.lease_seconds
         beat = last = time.monotonic()
         while True:
             await asyncio.sleep(_TICK_S)

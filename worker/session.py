@@ -75,7 +75,8 @@ _BURST_SECONDS = 0.5
 """Audio that may go out at once before the catch-up rate holds."""
 _MUTE_AUDIO_SECONDS = 3.0
 """A provider is mute only if it owes an answer to at least so much audio."""
-_MAX_CRASHES = 5
+_MAX_CRASHES = 10
+"""So many workers that held a session, died, and had brought it no further, are its own fault."""
 
 
 class State(enum.Enum):
@@ -129,6 +130,8 @@ class Services:
     providers: Providers
     settings: WorkerSettings
     metrics: Metrics
+    lease_seconds: float
+    """After so long without a heartbeat the queue gives a session to another worker."""
 
 
 class _Run:
@@ -246,7 +249,7 @@ class Session:
             except _HandOver:
                 await self._resume()
                 await self._status("handed_over", "drain")
-                await self._write_checkpoint()
+                await self._write_checkpoint(state=State.HANDED_OVER)
                 self._go(State.HANDED_OVER)
         except _Finished:
             self._go(State.CLOSED, reason="closed before")
@@ -295,10 +298,11 @@ class Session:
 
     def _adopt(self, stored: Checkpoint) -> None:
         """Go on from what another worker, or an earlier try, has left."""
-        if stored.crashes >= _MAX_CRASHES:
-            self._problem = f"{stored.crashes} workers failed on it without progress"
+        crashes = 0 if stored.state == State.HANDED_OVER.value else stored.crashes + 1
+        if crashes > _MAX_CRASHES:
+            self._problem = f"{crashes} workers in a row died with it before its next final"
         self._checkpoint = stored.model_copy(
-            update={"epoch": self.epoch, "worker": self._settings.name}
+            update={"epoch": self.epoch, "worker": self._settings.name, "crashes": crashes}
         )
         self.position = self._checkpointed = stored.position
         account = stored.account
@@ -704,7 +708,7 @@ class Session:
 
     # ---- checkpoint and account -------------------------------------------------------------
 
-    async def _write_checkpoint(self, *, closed: bool = False) -> None:
+    async def _write_checkpoint(self, *, closed: bool = False, state: State | None = None) -> None:
         feed = self._feed
         now = time.monotonic()
         if feed is not None and now - self._marked_at > _MARK_SECONDS:
@@ -717,7 +721,7 @@ class Session:
             mark = feed.mark_before(self.position)
         self._checkpoint = self._checkpoint.model_copy(
             update={
-                "state": self.state.value,
+                "state": (state or self.state).value,
                 "closed": closed,
                 "position": self.position,
                 "mark_position": mark.position,
@@ -728,11 +732,6 @@ class Session:
                 "updated_at": datetime.now(UTC),
             }
         )
-        await self._checkpoints.write(self._checkpoint)
-
-    async def note_crash(self) -> None:
-        """An error of our own ended the run: so many of them without progress fail the session."""
-        self._checkpoint.crashes += 1
         await self._checkpoints.write(self._checkpoint)
 
     def _account(self) -> Account:

@@ -76,7 +76,7 @@ def test_g711_codes(encoding: str, code: int, value: int) -> None:
 
 def test_silence_is_silent_in_every_encoding() -> None:
     for encoding in ("linear16", "mulaw", "alaw"):
-        source = AudioFormat(encoding, 8000, 2)  # type: ignore[arg-type]
+        source = AudioFormat(encoding, 8000, 2)
         data = silence(source, 10)
         assert len(data) == 10 * source.frame_bytes
         out = b"".join(_run(Converter(source, AudioFormat("linear16", 8000, 1)), data, 4))

@@ -43,7 +43,7 @@ def open_feed(ready_broker: Broker, audio_store: StreamStore, edge: PlainEdge) -
 
 
 async def take(feed: Feed, count: int) -> list[Chunk | Gap]:
-    items = []
+    items: list[Chunk | Gap] = []
     for _ in range(count):
         item = await feed.next(bound(10))
         assert item is not None, f"nothing came after {items}"

@@ -1,0 +1,287 @@
+"""Real worker processes, an edge that speaks tone words, and an auditor that reads the streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+
+from natterjack import streams
+from natterjack.audio import ChunkHeader, encode_chunk_headers
+from natterjack.connection import Broker, connect
+from natterjack.events import (
+    DurableEvent,
+    Event,
+    FinalEvent,
+    InterimEvent,
+    StatusEvent,
+    TurnEvent,
+    parse_event,
+)
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+from worker.stored import StreamStore
+
+from ..emulators import tones
+from ..waiting import bound, until
+
+RATE = 16_000
+
+
+class WorkerProcess:
+    """`python -m worker`, with a log that is read all the time."""
+
+    def __init__(self, nats_url: str, provider_url: str, **settings: str) -> None:
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "DEEPGRAM_"))},
+            "NATS_URL": nats_url,
+            "NATTERJACK_LOG_FORMAT": "json",
+            "WORKER_HTTP_PORT": "0",
+            "WORKER_PROVIDER": "deepgram",
+            "DEEPGRAM_API_KEY": "a-test-key",
+            "DEEPGRAM_URL": provider_url,
+            "DEEPGRAM_CATCH_UP_RATE": "8",
+            **settings,
+        }
+        self.log: list[dict[str, Any]] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start, and return when it is ready."""
+        await self.launch()
+        await until(lambda: self.find("worker ready") or not self.running, "worker ready", 20)
+        assert self.running, f"the worker ended: {self.log}"
+
+    async def launch(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "worker", env=self._environment, stderr=asyncio.subprocess.PIPE
+        )
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.log.append({"message": line.decode().strip()})
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def find(self, message: str) -> dict[str, Any] | None:
+        return next((entry for entry in self.log if message in entry["message"]), None)
+
+    @property
+    def stray_lines(self) -> list[str]:
+        """Lines that are no log lines of ours."""
+        stray = [entry["message"] for entry in self.log if "level" not in entry]
+        return stray + [entry["exception"] for entry in self.log if "exception" in entry]
+
+    @property
+    def http(self) -> str:
+        ready = self.find("worker ready")
+        assert ready is not None
+        return str(ready["http"])
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def wait(self, timeout: float = 20) -> int:
+        """Exit status."""
+        assert self._process is not None
+        assert self._reading is not None
+        status = await asyncio.wait_for(self._process.wait(), bound(timeout))
+        await self._reading
+        return status
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        if self._process is not None and self.running:
+            self._process.kill()
+            await self.wait()
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as http, http.get(self.http + path) as answer:
+            return answer.status, await answer.text()
+
+
+class Speaker:
+    """An edge on a connection of its own that speaks tone words, at `speed` times real time.
+
+    Everything unacknowledged is published again after an error, as an edge must.
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, words: int, *, speed: float = 4, **spec: Any
+    ) -> None:
+        self.words = tones.sequence(words)
+        how: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
+        self.pcm = tones.encode(self.words, RATE, tail_seconds=0.5, **how)
+        self.places = tones.places(self.words, **how)
+        self.spec = SessionSpec(
+            **{"tenant": "t", "conversation": "c", "speaker": "s", "sample_rate": RATE, **spec}
+        )
+        self.said_seconds = 0.0
+        self._settings = settings
+        self._speed = speed
+        self._broker: Broker | None = None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.pcm) / 2 / RATE
+
+    async def speak(
+        self, *, end: bool = True, before_chunk: Callable[[int], Any] | None = None
+    ) -> None:
+        """Open the session and publish all of it. `before_chunk` is called with each number."""
+        self._broker = await connect(self._settings, name="speaker")
+        try:
+            await self._publish(
+                session_subject(self.spec.key),
+                self.spec.model_dump_json().encode(),
+                {"Nats-Msg-Id": self.spec.session_id},
+            )
+            size = 2 * RATE * 80 // 1000
+            chunks = [self.pcm[i : i + size] for i in range(0, len(self.pcm), size)]
+            started = time.monotonic()
+            for seq, chunk in enumerate(chunks):
+                if before_chunk is not None:
+                    before_chunk(seq)
+                await asyncio.sleep(started + seq * 0.08 / self._speed - time.monotonic())
+                last = end and seq == len(chunks) - 1
+                header = ChunkHeader(
+                    self.spec.session_id, seq, seq * size // 2, time.time_ns(), last
+                )
+                await self._publish(
+                    audio_subject(self.spec.key), chunk, encode_chunk_headers(header)
+                )
+                self.said_seconds = (seq + 1) * 0.08
+        finally:
+            await self._broker.close()
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        assert self._broker is not None
+        js = self._broker.client.jetstream()
+        while True:
+            try:
+                await js.publish(subject, payload, timeout=1, headers=headers)
+            except Exception:  # noqa: BLE001 - whatever it was, the chunk is published again
+                await self._broker.wait_connected()
+            else:
+                return
+
+
+class Transcript:
+    """What the stream holds of a session."""
+
+    def __init__(self, events: list[DurableEvent]) -> None:
+        self.events = events
+        self.finals = [event for event in events if isinstance(event, FinalEvent)]
+        self.turns = [event for event in events if isinstance(event, TurnEvent)]
+        self.states = [event.state for event in events if isinstance(event, StatusEvent)]
+        self.closing = [e for e in events if isinstance(e, StatusEvent) and e.closing]
+
+    def audit(self, speaker: Speaker) -> None:
+        """Every word once, in order, at its time; numbers without holes; one closing event."""
+        words = [word for final in self.finals for word in final.words]
+        heard = [word.text for word in words]
+        assert tones.compare(speaker.words, heard) == tones.Counts(), self.told()
+        for word, place in zip(words, speaker.places, strict=True):
+            assert word.start is not None
+            assert abs(word.start - place.start) < 0.02, (word, place)
+        assert [event.sequence for event in self.events] == list(range(len(self.events)))
+        assert [final.segment for final in self.finals] == list(range(len(self.finals)))
+        assert len(self.closing) == 1, self.states
+        assert self.events[-1] is self.closing[0]
+        for before, after in zip(self.finals, self.finals[1:], strict=False):
+            assert before.end <= after.start
+        self._audit_turns()
+
+    def _audit_turns(self) -> None:
+        kinds = [(turn.turn, turn.event) for turn in self.turns]
+        expected = [
+            (n, kind) for n in range((len(kinds) + 1) // 2) for kind in ("started", "ended")
+        ]
+        assert kinds == expected[: len(kinds)]
+        assert len(kinds) % 2 == 0, "the last turn was not ended"
+
+    def told(self) -> str:
+        """For a failing test: what happened, in order."""
+        lines = []
+        for event in self.events:
+            if isinstance(event, FinalEvent):
+                what = f"{event.start:.2f}-{event.end:.2f} {event.text}"
+            elif isinstance(event, StatusEvent):
+                what = f"{event.state} {event.reason or ''}"
+            else:
+                what = str(getattr(event, "event", ""))
+            lines.append(f"{event.sequence} e{event.epoch} {event.type} {what}")
+        return "\n".join(lines)
+
+
+async def stored(broker: Broker, spec: SessionSpec) -> Transcript:
+    """Read the session's durable events from the stream."""
+    store = StreamStore(broker, streams.TRANSCRIPTS)
+    await store.start()
+    events: list[DurableEvent] = []
+    sequence, left = 1, 1
+    while left:
+        messages, left = await store.read(
+            f"stt.transcript.{spec.key}.>", sequence, batch=500, max_bytes=10**7
+        )
+        for message in messages:
+            sequence = message.sequence + 1
+            event = parse_event(message.data)
+            if event.session_id == spec.session_id and not isinstance(event, InterimEvent):
+                events.append(event)
+    return Transcript(events)
+
+
+async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Transcript:
+    """The session's transcript, once its closing event is there."""
+
+    async def look() -> Transcript | None:
+        transcript = await stored(broker, spec)
+        return transcript if transcript.closing else None
+
+    try:
+        found = await until(look, f"session {spec.key} closed", timeout)
+    except AssertionError as error:
+        told = (await stored(broker, spec)).told()
+        raise AssertionError(f"{error}\n{told}") from None
+    assert isinstance(found, Transcript)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[Event]]:
+    """A growing list of what a plain core subscriber sees of the session."""
+    events: list[Event] = []
+
+    async def take(message: Any) -> None:
+        events.append(parse_event(message.data))
+
+    subscription = await broker.client.subscribe(f"stt.transcript.{spec.key}.>", cb=take)
+    try:
+        yield events
+    finally:
+        await subscription.unsubscribe()

@@ -1,0 +1,518 @@
+"""The worker as a process: whole sessions through a real broker and a provider emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from natterjack import streams
+from natterjack.audio import AUDIO_SEQ
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.events import InterimEvent, StatusEvent
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import bound, until
+from .programs import Speaker, WorkerProcess, closed, live_events, stored
+
+StartWorker = Callable[..., Awaitable[WorkerProcess]]
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramEmulator]:
+    async with DeepgramEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def start_worker(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> AsyncIterator[StartWorker]:
+    workers: list[WorkerProcess] = []
+
+    async def start(**settings: str) -> WorkerProcess:
+        worker = WorkerProcess(nats_server.url, emulator.url, **settings)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.stop()
+    for worker in workers:
+        assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"
+
+
+async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
+    """The worker that has a session in its hands."""
+
+    async def look() -> WorkerProcess | None:
+        for worker in workers:
+            if worker.running and (await worker.get("/sessions"))[1] != "[]":
+                return worker
+        return None
+
+    found = await until(look, "a worker has the session")
+    assert isinstance(found, WorkerProcess)
+    return found
+
+
+async def spoken(speaker: Speaker, seconds: float) -> None:
+    await until(lambda: speaker.said_seconds >= seconds, f"{seconds} s spoken", 60)
+
+
+# ---- the straight way -----------------------------------------------------------------------
+
+
+async def test_a_session_from_request_to_closing_event(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    worker = await start_worker()
+    speaker = Speaker(broker_settings, 40, language="en-US")
+    async with live_events(broker, speaker.spec) as live:
+        await speaker.speak()
+        transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.captured_seconds == pytest.approx(speaker.seconds, abs=0.01)
+    assert account.received_seconds == account.captured_seconds
+    assert account.transcribed_seconds == account.captured_seconds
+    assert account.sent_seconds == account.captured_seconds
+    assert account.gaps == []
+    assert account.bad_chunks == {}
+    interims = [event for event in live if isinstance(event, InterimEvent)]
+    assert interims
+    assert all(
+        final.latency is not None and final.latency < bound(5) for final in transcript.finals
+    )
+    assert all(final.started_at is not None for final in transcript.finals)
+    info = await broker.client.jetstream().stream_info(streams.SESSIONS)
+    assert info.state.messages == 0, "the request was not acknowledged"
+    status, metrics = await worker.get("/metrics")
+    assert status == 200
+    assert 'natterjack_sessions_ended_total{outcome="closed"} 1.0' in metrics
+
+
+async def test_sessions_do_not_mix(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speakers = [Speaker(broker_settings, 10 + n, conversation=f"c{n}", speed=6) for n in range(8)]
+    await asyncio.gather(*(speaker.speak() for speaker in speakers))
+    for speaker in speakers:
+        (await closed(broker, speaker.spec)).audit(speaker)
+
+
+async def test_audio_that_came_before_any_worker_is_transcribed(
+    start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    speaker = Speaker(broker_settings, 20, speed=50)
+    await speaker.speak()
+    await start_worker()
+    (await closed(ready_broker, speaker.spec)).audit(speaker)
+
+
+async def test_no_more_sessions_than_slots(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    first = await start_worker(WORKER_MAX_SESSIONS="2")
+    speakers = [Speaker(broker_settings, 12, conversation=f"c{n}", speed=6) for n in range(5)]
+    speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
+    for speaker in speakers:
+        (await closed(broker, speaker.spec)).audit(speaker)
+        assert len([e for e in first.log if "streaming" in e["message"]]) <= 5
+    await speaking
+    _, metrics = await first.get("/metrics")
+    assert "natterjack_session_slots 2.0" in metrics
+    # At no time did more than two stream at once.
+    held = most = 0
+    for entry in first.log:
+        held += (entry["message"] == "session waiting") - (entry["message"] == "session closed")
+        most = max(most, held)
+    assert most == 2
+
+
+# ---- whatever dies --------------------------------------------------------------------------
+
+
+async def test_sigkill_of_a_worker_in_mid_speech(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 60, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 7.0)
+    (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert transcript.states.count("assigned") == 2
+    assert {event.epoch for event in transcript.events} == {1, 2}
+
+
+async def test_sigkill_and_restart_of_the_broker(
+    nats_server: EmbeddedServer,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 60, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    for seconds in (6.0, 12.0):
+        await spoken(speaker, seconds)
+        nats_server.kill()
+        nats_server.start()
+    await speaking
+    (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def test_sigterm_hands_the_session_over(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 50, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 5.0)
+    old = await holder(workers)
+    old.signal(signal.SIGTERM)
+    assert await old.wait() == 0
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert "handed_over" in transcript.states
+    assert transcript.states.count("assigned") == 2
+    # The queue gave it to the next worker at once, not when the lease had run out.
+    at = {
+        event.epoch: event.published_at
+        for event in reversed(transcript.events)
+        if isinstance(event, StatusEvent) and event.state in ("handed_over", "assigned")
+    }
+    left = next(
+        e.published_at
+        for e in transcript.events
+        if isinstance(e, StatusEvent) and e.state == "handed_over"
+    )
+    assert (at[2] - left).total_seconds() < bound(2)
+
+
+async def test_a_frozen_worker_is_fenced_when_it_wakes(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 70, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 5.0)
+    zombie = await holder(workers)
+    zombie.signal(signal.SIGSTOP)
+    other = next(worker for worker in workers if worker is not zombie)
+    await until(lambda: other.find("session streaming"), "the other worker has it", 20)
+    zombie.signal(signal.SIGCONT)
+    await until(lambda: zombie.find("session lost"), "the zombie noticed", 20)
+    await speaking
+    (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+# ---- what providers do ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        ({"drop_mid_word": 5, "connections": 2}, "dropped"),
+        ({"close_after_seconds": 4.0, "close_code": 1011, "connections": 1}, "dropped"),
+        ({"mute_after_seconds": 4.0, "connections": 1}, "mute"),
+        ({"handshake_status": 503, "handshakes": 3}, "server_error"),
+        ({"handshake_status": 429, "handshakes": 2}, "rate_limit"),
+        ({"handshake_drop": True, "handshakes": 2}, "connect"),
+        ({"drop_before_summary": True, "connections": 1}, "dropped"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_provider_faults_cost_no_word(
+    faults: dict[str, float],
+    cause: str,
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_MUTE_SECONDS="2")
+    await emulator.set(**faults)
+    speaker = Speaker(broker_settings, 30, speed=3)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.recoveries.get(cause, 0) >= 1, account
+    assert transcript.states.count("recovering") == sum(account.recoveries.values())
+
+
+async def test_a_provider_that_takes_no_more_audio(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_SEND_BLOCKED_SECONDS="1", DEEPGRAM_CATCH_UP_RATE="1000")
+    await emulator.set(stop_reading_after_seconds=3.0, connections=1)
+    speaker = Speaker(broker_settings, 400, speed=1000)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert set(account.recoveries) & {"send_blocked", "mute"}
+
+
+async def test_nonsense_from_the_provider_is_counted_and_skipped(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    worker = await start_worker()
+    await emulator.set(garbage=("all",))
+    speaker = Speaker(broker_settings, 40)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    _, metrics = await worker.get("/metrics")
+    assert 'natterjack_provider_notices_total{code="malformed",provider="deepgram"}' in metrics
+
+
+@pytest.mark.parametrize(("status", "word"), [(401, "credentials"), (402, "credits")])
+async def test_a_permanent_refusal_fails_the_session_with_its_reason(
+    status: int,
+    word: str,
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    await emulator.set(handshake_status=status)
+    speaker = Speaker(broker_settings, 3, speed=20)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    assert transcript.states == ["assigned", "failed"]
+    assert str(status) in (transcript.closing[0].reason or "")
+    assert len(emulator.log) == 1, "it was asked again"
+
+
+async def test_an_unknown_provider_gives_way_to_the_next_in_the_list(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 10, provider=["no-such", "deepgram"])
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    alone = Speaker(broker_settings, 3, conversation="d", provider="no-such", speed=20)
+    await alone.speak()
+    transcript = await closed(broker, alone.spec)
+    assert transcript.states == ["assigned", "failed"]
+    assert "unknown provider 'no-such'" in (transcript.closing[0].reason or "")
+    assert "deepgram" in (transcript.closing[0].reason or "")
+
+
+# ---- what edges do --------------------------------------------------------------------------
+
+
+async def test_chunks_with_bad_headers_are_on_the_account(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 12)
+    subject = audio_subject(speaker.spec.key)
+
+    def forge(seq: int) -> None:
+        if seq in (10, 20, 30):
+            headers = {"Session-Id": speaker.spec.session_id, AUDIO_SEQ: "nonsense"}
+            forging.append(
+                asyncio.create_task(
+                    broker.client.publish(subject, bytes([seq, 0]), headers=headers)
+                )
+            )
+
+    forging: list[asyncio.Task[None]] = []
+    await speaker.speak(before_chunk=forge)
+    await asyncio.gather(*forging)
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.bad_chunks == {"headers": 3}
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ('{"session_id":"12345678","tenant":"t","conversation":"c","speaker":"s",'
+         '"encoding":"mp3"}', "encoding"),
+        ('{"session_id":"12345678","tenant":"x","conversation":"c","speaker":"s"}', "its subject"),
+    ],
+)  # fmt: skip
+async def test_a_bad_request_fails_in_order(
+    payload: str, says: str, start_worker: StartWorker, broker: Broker
+) -> None:
+    await start_worker()
+    spec = SessionSpec(session_id="12345678", tenant="t", conversation="c", speaker="s")
+    await broker.client.jetstream().publish(session_subject(spec.key), payload.encode())
+    transcript = await closed(broker, spec)
+    assert transcript.states == ["assigned", "failed"]
+    assert says in (transcript.closing[0].reason or "")
+
+
+async def test_a_request_that_names_no_session_is_dropped_and_said(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    worker = await start_worker()
+    js = broker.client.jetstream()
+    await js.publish("stt.session.t.c.s", b"}{")
+    await js.publish("stt.session.t.c", b"{}")
+    await until(
+        lambda: [e["level"] for e in worker.log].count("error") == 2, "both said in the log"
+    )
+    assert (await js.stream_info(streams.SESSIONS)).state.messages == 0
+    speaker = Speaker(broker_settings, 5, speed=10)
+    await speaker.speak()
+    (await closed(broker, speaker.spec)).audit(speaker)
+
+
+async def test_audio_that_stops_without_an_end(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker(WORKER_IDLE_SECONDS="1.5", WORKER_PARK_SECONDS="0.5")
+    speaker = Speaker(broker_settings, 8)
+    await speaker.speak(end=False)
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    assert "idle" in (transcript.closing[0].reason or "")
+
+
+async def test_a_parked_session_wakes_up(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_PARK_SECONDS="0.6")
+    speaker = Speaker(broker_settings, 16)
+    paused = asyncio.Event()
+
+    class Pause(Exception):
+        pass
+
+    def pause(seq: int) -> None:
+        if seq == 40:
+            raise Pause
+
+    with pytest.raises(Pause):
+        await speaker.speak(before_chunk=pause)
+    await until(lambda: emulator.log and emulator.open_connections == 0, "parked")
+    paused.set()
+    await speaker.speak()  # chunks that were published before are doubles
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    assert len(emulator.log) == 2
+
+
+async def test_a_newer_session_supersedes_an_abandoned_one(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker(WORKER_SUPERSEDED_SECONDS="1")
+    abandoned = Speaker(broker_settings, 8)
+    await abandoned.speak(end=False)
+    newer = Speaker(broker_settings, 12)
+    await newer.speak()
+    first = await closed(broker, abandoned.spec)
+    first.audit(abandoned)
+    assert "superseded" in (first.closing[0].reason or "")
+    (await closed(broker, newer.spec)).audit(newer)
+
+
+async def test_max_seconds_ends_a_session(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 30, max_seconds=3)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    assert "max_seconds" in (transcript.closing[0].reason or "")
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.sent_seconds == pytest.approx(3, abs=0.1)
+
+
+# ---- the program ----------------------------------------------------------------------------
+
+
+async def test_http(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    assert await worker.get("/healthz") == (200, "ok\n")
+    assert await worker.get("/readyz") == (200, "ok\n")
+    assert await worker.get("/sessions") == (200, "[]")
+    nats_server.kill()
+
+    async def unready() -> bool:
+        return (await worker.get("/readyz"))[0] == 503
+
+    await until(unready, "not ready without NATS", 30)
+    assert await worker.get("/healthz") == (200, "ok\n")
+
+
+async def test_it_waits_for_a_broker_and_says_so(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> None:
+    nats_server.kill()
+    worker = WorkerProcess(nats_server.url, emulator.url)
+    await worker.launch()
+    try:
+        await until(lambda: worker.find("no NATS at"), "it says so")
+        nats_server.start()
+        await until(lambda: worker.find("worker ready"), "it is ready", 20)
+        worker.signal(signal.SIGTERM)
+        assert await worker.wait() == 0
+    finally:
+        await worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"WORKER_PROVIDER": "nosuch"}, "unknown provider 'nosuch': installed are"),
+        ({"DEEPGRAM_API_KEY": ""}, "DEEPGRAM_API_KEY"),
+        ({"WORKER_MAX_SESSIONS": "many"}, "WORKER_MAX_SESSIONS: "),
+        ({"NATS_CREDS": "/no/such/file"}, "NATS_CREDS: there is no file /no/such/file"),
+    ],
+)
+async def test_wrong_settings_are_one_line_and_status_2(
+    settings: dict[str, str], says: str, nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> None:
+    worker = WorkerProcess(nats_server.url, emulator.url, **settings)
+    await worker.launch()
+    assert await worker.wait() == 2
+    assert [line for line in worker.stray_lines if says in line] == worker.stray_lines
+    assert len(worker.stray_lines) == 1
+
+
+async def test_two_sessions_of_one_key_are_stored_apart(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    for words in (5, 7):
+        speaker = Speaker(broker_settings, words, speed=10)
+        await speaker.speak()
+        await closed(broker, speaker.spec)
+        (await stored(broker, speaker.spec)).audit(speaker)
