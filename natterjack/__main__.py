@@ -18,6 +18,7 @@ from .demo import demo
 from .errors import BrokerError, NatterjackError, UsageError
 from .listener import listen
 from .settings import BrokerSettings, LogSettings, add_flags, load
+from .subjects import transcript_filter
 from .up import up
 
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _tail(flags: argparse.Namespace) -> int:
     captions = Captions()
+    transcript_filter(flags.tenant, flags.conversation, flags.speaker)  # a bad one is said first
     async with connected(load(BrokerSettings, flags), name="natterjack-tail", once=True) as broker:
         source = listen(
             flags.tenant,

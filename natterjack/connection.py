@@ -58,6 +58,8 @@ def _options(settings: BrokerSettings) -> dict[str, object]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
     return str(error) or type(error).__name__
 
 

@@ -33,6 +33,7 @@ class Heard:
 
     finals: list[FinalEvent] = field(default_factory=list)
     closing: StatusEvent | None = None
+    interrupted: bool = False
 
     def take(self, event: Event) -> None:
         if isinstance(event, FinalEvent):
@@ -86,7 +87,8 @@ async def demo(
     conversation = f"demo-{secrets.token_hex(3)}"
     print(f"natterjack demo: starting a broker and a worker (logs in {directory}) ...", flush=True)
     async with Stack(directory, provider=provider) as stack:
-        print("ready; listening to", "the microphone, Ctrl-C ends" if microphone else source[0])
+        what = f"playing {path}" if path else "playing the bundled recording, a person reading"
+        print("ready;", "listening to the microphone" if microphone else what, "(Ctrl-C ends it)\n")
         arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
         arguments += ["--conversation", conversation, "--speaker", "speaker"]
         if device is not None:
@@ -120,6 +122,7 @@ async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> 
 
     def interrupt() -> None:
         captions.line("ending the session ...")
+        heard.interrupted = True
         edge.signal(signal.SIGINT)
 
     loop = asyncio.get_running_loop()
@@ -129,9 +132,8 @@ async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> 
     try:
         await asyncio.wait({showing, edge_ended}, return_when=asyncio.FIRST_COMPLETED)
         if edge_ended.done() and edge_ended.result() != 0:
-            raise PartFailed(
-                f"the edge ended with status {edge_ended.result()}: {edge.last_words()}"
-            )
+            wrong_use = edge_ended.result() == 2
+            raise (UsageError if wrong_use else PartFailed)(edge.last_words())
         # All audio is with the broker: the worker ends the session within its own bounds.
         await asyncio.wait({showing}, timeout=60)
         if showing.done():
@@ -173,7 +175,7 @@ def _summary(heard: Heard, cpu: float | None, *, bundled: bool) -> int:
         print(f"worker CPU   {cpu:.1f} s, {cpu / seconds:.2f} s a second of sound, start included")
     if closing.state != "closed":
         return 1
-    if bundled:
+    if bundled and not heard.interrupted:
         rate = word_error_rate(bundled_text(), heard.text)
         print(f"word errors  {rate:.1%} against the text that was read")
         if rate >= MAX_WORD_ERROR_RATE:

@@ -56,6 +56,7 @@ class EmbeddedServer:
                 "-l", self.log_path, "--ports_file_dir", self.store, *self._extra,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C on the terminal is for its owner, who stops it last
         )  # fmt: skip
         deadline = time.monotonic() + timeout
         while not self._ready():

@@ -61,9 +61,9 @@ def _print(about: dict[str, Any]) -> None:
     if "error" in about:
         print(f"  cannot be loaded: {about['error']}\n")
         return
-    shown = {k: _words(v) for k, v in about["capabilities"].items()}
-    for name, value in shown.items():
-        print(f"  {name.replace('_', ' '):16} {value}")
+    for name, value in about["capabilities"].items():
+        shown = "nothing" if name == "configurable" and not value else _words(value)
+        print(f"  {name.replace('_', ' '):16} {shown}")
     for setting in about["settings"]:
         default = "required" if setting["required"] else f"default {setting['default']}"
         print(f"  {setting['name']:32} {setting['help']} [{default}]")

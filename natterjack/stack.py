@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 
 from .embedded import EmbeddedServer
-from .errors import NatterjackError
+from .errors import NatterjackError, UsageError
 
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 20
@@ -38,10 +38,6 @@ class Part:
         self._last_words: deque[str] = deque(maxlen=5)
         self._seen: dict[str, dict[str, object]] = {}
         self._changed = asyncio.Event()
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
 
     @property
     def pid(self) -> int:
@@ -77,16 +73,19 @@ class Part:
         self._changed.set()
 
     async def said(self, message: str) -> dict[str, object]:
-        """The log line with this message, once it has been written. Raises PartFailed."""
+        """The log line with this message, once it has been written.
+
+        Raises: PartFailed, or UsageError if the program says that it was used wrongly.
+        """
+        assert self._reading is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_TIMEOUT_S):
-                while message not in self._seen and self.running:
+                while message not in self._seen and not self._reading.done():
                     self._changed.clear()
                     await self._changed.wait()
         if message not in self._seen:
-            if self._reading is not None and not self.running:
-                await self._reading
-            raise PartFailed(f"{self.name}: {' | '.join(self._last_words) or 'said nothing'}")
+            wrong_use = self._reading.done() and await self.wait() == 2
+            raise (UsageError if wrong_use else PartFailed)(self.last_words())
         return self._seen[message]
 
     async def wait(self) -> int:
@@ -95,7 +94,8 @@ class Part:
         return await self._process.wait()
 
     def last_words(self) -> str:
-        return " | ".join(self._last_words)
+        """The end of its log."""
+        return " | ".join(self._last_words) or f"{self.name} said nothing"
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""

@@ -59,9 +59,10 @@ def test_spec_defaults_and_bounds() -> None:
     assert len(spec.session_id) == 36
     chain = spec.model_copy(update={"provider": ["a", "b"]})
     assert chain.providers == ["a", "b"]
-    for wrong in (
+    wrongs: tuple[dict[str, object], ...] = (
         {"tenant": "a.b"}, {"encoding": "mp3"}, {"sample_rate": 0}, {"channels": 0},
         {"provider": []}, {"provider": ""}, {"session_id": "../x"}, {"max_seconds": 0},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(ValidationError):
             SessionSpec.model_validate({**spec.model_dump(), **wrong})
