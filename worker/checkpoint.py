@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 from nats.errors import Error as NatsError
@@ -54,6 +55,7 @@ class CheckpointStore:
         self._bucket = bucket
         self._key = str(key)
         self._revision = 0
+        self._lock = asyncio.Lock()
 
     async def read(self) -> Checkpoint | None:
         """What is stored; later writes succeed only if nobody wrote in between."""
@@ -74,6 +76,10 @@ class CheckpointStore:
 
     async def write(self, checkpoint: Checkpoint) -> None:
         """Raises LeaseLost when another worker wrote since. Tries on while the broker is away."""
+        async with self._lock:
+            await self._write(checkpoint)
+
+    async def _write(self, checkpoint: Checkpoint) -> None:
         payload = checkpoint.model_dump_json(exclude_none=True).encode()
         while True:
             try:
@@ -83,10 +89,12 @@ class CheckpointStore:
                 stored = await self.read()
                 if stored is None or stored.session_id != checkpoint.session_id:
                     raise LeaseLost(f"the checkpoint of {self._key} was written over") from None
-                if (stored.epoch, stored.worker) != (checkpoint.epoch, checkpoint.worker):
+                ours = (checkpoint.epoch, checkpoint.worker)
+                if stored.epoch >= checkpoint.epoch and (stored.epoch, stored.worker) != ours:
                     raise LeaseLost(
                         f"{stored.worker} has the session, epoch {stored.epoch}"
                     ) from None
+                # Else a last write of an older holder came between: write over it.
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
             else:

@@ -147,7 +147,10 @@ class _Run:
         self.answered_audio = 0.0
         """Seconds sent when the provider last said something."""
         self.finish_heard: float | None = None
-        self.trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.handling = False
+        """An event of the provider is being published: its silence meanwhile is ours."""
+        self.trouble: Exception | None = None
+        self.alarm = asyncio.Event()
         self.sent_counted = 0.0
 
     def heard(self) -> None:
@@ -159,8 +162,8 @@ class _Run:
 
     def fail(self, error: Exception) -> None:
         """End this stream with `error`."""
-        if not self.trouble.done():
-            self.trouble.set_exception(error)
+        self.trouble = self.trouble or error
+        self.alarm.set()
 
 
 class Session:
@@ -487,8 +490,6 @@ class Session:
         except BaseExceptionGroup as group:
             raise _most_telling(group) from group
         finally:
-            if not run.trouble.cancel() and not run.trouble.cancelled():
-                run.trouble.exception()  # seen, in whatever group it ended
             self._count_sent(run)
             self._sent_before += timeline.sent_seconds
             self._connected_before += time.monotonic() - run.opened
@@ -498,7 +499,13 @@ class Session:
         return ended
 
     async def _guard(self, run: _Run) -> None:
-        await run.trouble
+        """Do what the watchdog asks for: end the stream, or make sure of the lease."""
+        while True:
+            await run.alarm.wait()
+            run.alarm.clear()
+            if run.trouble is not None:
+                raise run.trouble
+            await self._make_sure()
 
     # ---- audio out --------------------------------------------------------------------------
 
@@ -573,9 +580,8 @@ class Session:
         interim_latency = self._metrics.latency.labels("interim", name)
         final_latency = self._metrics.latency.labels("final", name)
         async for event in run.stream:
-            run.heard()
-            if self._unsure:
-                await self._make_sure()
+            run.handling = True
+            await self._make_sure()
             if isinstance(event, Interim):
                 latency = await self._publish_interim(run, event)
                 if latency is not None:
@@ -588,6 +594,8 @@ class Session:
                     raise _HandOver
             else:
                 await self._take_other(run, event)
+            run.handling = False
+            run.heard()
 
     async def _take_other(self, run: _Run, event: ProviderEvent) -> None:
         if isinstance(event, Turn):
@@ -797,10 +805,14 @@ class Session:
         """The lease may have run out while this process or its connection stood still: publish
         nothing more before the checkpoint shows that it is still ours."""
         self._unsure = True
+        if self._run is not None:
+            self._run.alarm.set()
 
     async def _make_sure(self) -> None:
-        await self._write_checkpoint()  # raises LeaseLost
-        self._unsure = False
+        """Raises LeaseLost if the session is no longer ours."""
+        if self._unsure:
+            await self._write_checkpoint()
+            self._unsure = False
 
     @property
     def lag_seconds(self) -> float:
@@ -820,14 +832,18 @@ class Session:
             run.fail(_HandOver())
         if run.send_started is not None and now - run.send_started > settings.send_blocked_seconds:
             run.fail(Stalled(name, "send_blocked", "it takes no more audio"))
+        if run.handling or not self._services.broker.connected:
+            run.heard()  # it may have spoken, and we could not listen
+            return
+        owed = run.timeline.sent_seconds - run.answered_audio
         if (
             run.provider.capabilities.answers_silence
             and run.finish_heard is None
             and run.unanswered_since is not None
             and now - run.unanswered_since > settings.mute_seconds
-            and run.timeline.sent_seconds - run.answered_audio > _MUTE_AUDIO_SECONDS
+            and owed > _MUTE_AUDIO_SECONDS
         ):
-            run.fail(Stalled(name, "mute", "it is sent audio and says nothing"))
+            run.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
         if run.finish_heard is not None and now - run.finish_heard > settings.finish_seconds:
             run.fail(Stalled(name, "finish", "it does not end the stream"))
 

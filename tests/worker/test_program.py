@@ -7,19 +7,23 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import soundfile
+import soxr
 
 from natterjack import streams
 from natterjack.audio import AUDIO_SEQ
 from natterjack.connection import Broker
+from natterjack.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import InterimEvent, StatusEvent
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
+from natterjack.wer import word_error_rate
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
-from .programs import Speaker, WorkerProcess, closed, live_events, stored
+from .programs import RATE, Speaker, WorkerProcess, closed, live_events, stored
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
 
@@ -219,6 +223,26 @@ async def test_a_frozen_worker_is_fenced_when_it_wakes(
     await until(lambda: zombie.find("session lost"), "the zombie noticed", 20)
     await speaking
     (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def test_real_speech_survives_a_killed_worker(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """The embedded engine on the bundled recording: no passage is missing or said twice."""
+    workers = [await start_worker(WORKER_PROVIDER="sherpa") for _ in range(2)]
+    speaker = Speaker(broker_settings, 1, speed=3)
+    samples, rate = soundfile.read(bundled_recording(), dtype="int16")
+    speaker.pcm = soxr.resample(samples, rate, RATE).tobytes()
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 16.0)
+    (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    text = " ".join(final.text for final in transcript.finals)
+    assert word_error_rate(bundled_text(), text) < MAX_WORD_ERROR_RATE, text
+    assert transcript.states.count("assigned") == 2
+    assert all(final.times_estimated for final in transcript.finals)
+    assert all(word.confidence is None for final in transcript.finals for word in final.words)
 
 
 # ---- what providers do ----------------------------------------------------------------------
