@@ -1,0 +1,154 @@
+"""The embedded provider: what it can do, what it refuses, and the engine that streams share."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from worker.errors import PluginError, RequestRefused, Unavailable
+from worker.provider import Capabilities, Notice, Provider, ProviderStream, StreamRequest
+
+from . import models
+from .settings import PER_STREAM, SherpaSettings
+
+if TYPE_CHECKING:  # the engine and numpy are loaded with the first stream
+    from .engine import Engine
+    from .transcriber import Transcriber
+
+
+class SherpaProvider(Provider):
+    """sherpa-onnx in this process: offline, without a key, at no price."""
+
+    name = "sherpa"
+    Settings = SherpaSettings
+    capabilities: Capabilities = Capabilities(
+        encodings=("linear16",),
+        sample_rates=(16_000,),
+        max_channels=1,
+        words="estimated",
+        confidences=False,
+        turns=True,
+        finalize=True,
+        answers_silence=True,
+        catch_up_rate=4,
+        price_per_hour=0.0,
+        billing="none",
+    )
+    _LANGUAGE_HINT: ClassVar[str] = (
+        "the bundled model speaks English only; SHERPA_MODEL_DIR names a directory with another"
+    )
+
+    def __init__(self, settings: SherpaSettings) -> None:
+        """Raises: PluginError if the model's files are missing, or its kind cannot be told."""
+        self.settings = settings
+        if settings.model_dir is None:
+            if settings.language is not None and _primary(settings.language) != "en":
+                raise PluginError(f"SHERPA_LANGUAGE={settings.language}: {self._LANGUAGE_HINT}")
+            self.files = models.bundled()
+        else:
+            self.files = models.in_directory(
+                settings.model_dir, settings.model_type, settings.language
+            )
+        models.silero()
+        self.capabilities = dataclasses.replace(
+            type(self).capabilities,
+            interims=settings.interim_seconds > 0,
+            words="timed" if self.files.timed else "estimated",
+            # Without interims nothing is said during a long stretch of speech.
+            answers_silence=settings.interim_seconds > 0,
+            catch_up_rate=settings.catch_up_rate,
+        )
+        self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="sherpa")
+        self._engine: Future[Engine] | None = None
+        self._closed = False
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        settings = self._validated(request)
+        if self._closed:
+            raise Unavailable(self.name, "connect", "the provider is closed")
+        if self._engine is None or _failed(self._engine):
+            self._engine = self._executor.submit(_load, self.files)
+        loading = asyncio.wrap_future(self._engine)
+        await asyncio.wait({loading})  # not awaited itself: others may wait for the same engine
+        try:
+            engine = loading.result()
+            loop = asyncio.get_running_loop()
+            transcriber = await loop.run_in_executor(self._executor, _transcriber, engine, settings)
+        except PluginError as error:
+            raise RequestRefused(self.name, "request", str(error)) from error
+        except RuntimeError as error:  # no memory, or the provider was closed meanwhile
+            raise Unavailable(self.name, "server_error", f"no stream: {error}") from error
+        from .stream import SherpaStream
+
+        return SherpaStream(self.name, transcriber, self._executor, _notices(request))
+
+    async def close(self) -> None:
+        """What decodes ends in its threads; nothing new is begun."""
+        self._closed = True
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._engine is not None and self._engine.done() and not _failed(self._engine):
+            self._engine.result().close()
+
+    def _validated(self, request: StreamRequest) -> SherpaSettings:
+        """Settings of this stream. Raises RequestRefused."""
+        if tuple(request.format) != ("linear16", 16_000, 1):
+            raise self._refusal(f"audio must be 16 kHz mono linear16, not {request.format}")
+        spoken = self.files.language
+        if request.language and spoken and _primary(request.language) != _primary(spoken):
+            bundled = self.settings.model_dir is None
+            hint = self._LANGUAGE_HINT if bundled else f"SHERPA_LANGUAGE says {spoken}"
+            raise self._refusal(f"language {request.language!r}: {hint}")
+        if request.model not in (None, self.files.name):
+            raise self._refusal(f"model {request.model!r}: only {self.files.name!r} is loaded")
+        unknown = sorted(set(request.options) - PER_STREAM)
+        if unknown:
+            raise self._refusal(
+                f"unknown option {', '.join(map(repr, unknown))}: there are "
+                f"{', '.join(sorted(PER_STREAM))}"
+            )
+        try:
+            # All fields are given, so the environment is not looked at again.
+            return SherpaSettings(**{**self.settings.model_dump(), **request.options})
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise self._refusal(f"option {problem['loc'][0]}: {problem['msg']}") from None
+
+    def _refusal(self, message: str) -> RequestRefused:
+        return RequestRefused(self.name, "request", message)
+
+
+def _failed(engine: Future[Engine]) -> bool:
+    return engine.done() and (engine.cancelled() or engine.exception() is not None)
+
+
+def _load(files: models.ModelFiles) -> Engine:
+    """In a thread. Raises PluginError."""
+    try:
+        from .engine import Engine
+    except ImportError as error:
+        raise PluginError(
+            f"sherpa: the engine cannot be imported: {error}; {models.INSTALL}"
+        ) from (error)
+    return Engine(files)
+
+
+def _transcriber(engine: Engine, settings: SherpaSettings) -> Transcriber:
+    """In a thread: voice activity takes 50 ms to load."""
+    from .transcriber import Transcriber
+
+    return Transcriber(engine, settings)
+
+
+def _primary(language: str) -> str:
+    """`en` of `en-US` (BCP 47)."""
+    return language.replace("_", "-").partition("-")[0].lower()
+
+
+def _notices(request: StreamRequest) -> list[Any]:
+    if not request.keyterms:
+        return []
+    return [Notice("ignored", "keyterms: this engine takes none")]
