@@ -26,7 +26,7 @@ import itertools
 import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -83,6 +83,14 @@ def text_of(events: Iterable[ProviderEvent]) -> list[str]:
     return [word for final in finals(events) for word in plain_words(final.text)]
 
 
+def _missing(self: ProviderContract) -> Any:
+    raise NotImplementedError("override the fixtures `provider` and `speech`")
+
+
+def _nothing(self: ProviderContract) -> None:
+    return None
+
+
 class ProviderContract:
     """Subclass it, and override `provider` and `speech` at least."""
 
@@ -97,27 +105,16 @@ class ProviderContract:
     tolerance_seconds: ClassVar[float] = 0.05
     """By how much a time may lie outside where it belongs."""
 
-    # ---- what the author gives --------------------------------------------------------------
+    # ---- what the author gives: fixtures, overridden (`Any`: they may be async) ---------------
 
-    @pytest.fixture
-    def provider(self) -> Provider:
-        """A provider that is ready; the fixture closes it afterwards."""
-        raise NotImplementedError("override the fixture `provider`")
-
-    @pytest.fixture
-    def speech(self) -> Speech:
-        """What streams are to hear."""
-        raise NotImplementedError("override the fixture `speech`")
-
-    @pytest.fixture
-    def other_speech(self) -> Speech | None:
-        """Something else, of the same format, for the test of two streams at once; optional."""
-        return None
-
-    @pytest.fixture
-    def break_connection(self) -> Callable[[], Awaitable[object]] | None:
-        """Cuts all connections of open streams; optional."""
-        return None
+    provider: Any = pytest.fixture(_missing)
+    """A Provider that is ready; the fixture closes it afterwards."""
+    speech: Any = pytest.fixture(_missing)
+    """The Speech that streams are to hear."""
+    other_speech: Any = pytest.fixture(_nothing)
+    """Something else, of the same format, for the test of two streams at once; optional."""
+    break_connection: Any = pytest.fixture(_nothing)
+    """An async function that cuts the connections of open streams; optional."""
 
     # ---- tools ------------------------------------------------------------------------------
 

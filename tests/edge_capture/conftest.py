@@ -1,0 +1,133 @@
+"""Fixtures of the edge's tests: the program on the test's own broker, and a microphone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from ctypes.util import find_library
+from pathlib import Path
+
+import pytest
+
+from natterjack.embedded import EmbeddedServer
+from tests.edge_capture.program import Edge
+from tests.waiting import until
+
+StartEdge = Callable[..., Edge]
+
+
+@pytest.fixture
+def start_edge(tmp_path: Path, nats_server: EmbeddedServer) -> Iterator[StartEdge]:
+    """Starts the program: `start_edge("file", path, environment={...}, stdin=...)`."""
+    started: list[Edge] = []
+    counter = itertools.count()
+
+    def start(
+        *arguments: object, environment: dict[str, str] | None = None, stdin: object = None
+    ) -> Edge:
+        edge = Edge(
+            tmp_path / f"edge{next(counter)}",
+            tuple(map(str, arguments)),
+            {"NATS_URL": nats_server.url, **(environment or {})},
+            subprocess.DEVNULL if stdin is None else stdin,  # type: ignore[arg-type]
+        )
+        started.append(edge)
+        return edge
+
+    yield start
+    for edge in started:
+        edge.end()
+
+
+_ALSA = """
+pcm_type.pulse { lib "libasound_module_pcm_pulse.so" }
+ctl_type.pulse { lib "libasound_module_ctl_pulse.so" }
+pcm.pulse { type pulse hint { show on description "PulseAudio" } }
+ctl.pulse { type pulse }
+pcm.!default { type pulse hint { show on description "Default" } }
+ctl.!default { type pulse }
+"""
+
+
+class SoundServer:
+    """A PulseAudio of a test's own: what is played into it is what its microphone hears."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "asound.conf").write_text(_ALSA)
+        self.environment = {
+            "XDG_RUNTIME_DIR": str(directory),
+            "PULSE_RUNTIME_PATH": str(directory / "pulse"),
+            "HOME": str(directory),
+            "ALSA_CONFIG_PATH": str(directory / "asound.conf"),
+        }
+        self._everything = os.environ | self.environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._players: list[subprocess.Popen[bytes]] = []
+
+    async def start(self) -> None:
+        with (self._directory / "pulseaudio.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    "pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1",
+                    "-L", "module-native-protocol-unix",
+                    "-L", "module-null-sink sink_name=virt rate=48000",
+                    "-L", "module-remap-source master=virt.monitor source_name=mic",
+                ],
+                env=self._everything, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        await until(
+            lambda: self._control("set-default-source", "mic"), "pulseaudio has a microphone", 20
+        )
+
+    def _control(self, *arguments: str) -> bool:
+        ended = subprocess.run(
+            ["pactl", *arguments], env=self._everything, capture_output=True, check=False
+        )
+        return ended.returncode == 0
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def play(self, path: Path) -> None:
+        """Play a sound file; returns at once."""
+        self._players.append(
+            subprocess.Popen(["paplay", "-d", "virt", str(path)], env=self._everything)
+        )
+
+    def kill(self) -> None:
+        """The microphone is pulled out. Idempotent."""
+        for process in [*self._players, *filter(None, [self._process])]:
+            process.kill()
+            process.wait()
+
+
+def _missing_packages() -> str | None:
+    missing = [name for name in ("pulseaudio", "pactl", "paplay") if shutil.which(name) is None]
+    missing += [name for name in ("portaudio",) if find_library(name) is None]
+    if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
+        missing.append("libasound2-plugins")
+    return f"{', '.join(missing)} missing; `make system-packages` helps" if missing else None
+
+
+@pytest.fixture
+async def sound_server() -> AsyncIterator[SoundServer]:
+    """A running SoundServer. Without its packages tests are skipped here, and fail in CI."""
+    if (missing := _missing_packages()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    # Not under tmp_path: a socket's path has room for 107 characters.
+    with tempfile.TemporaryDirectory(prefix="pulse") as directory:
+        server = SoundServer(Path(directory))
+        try:
+            await server.start()
+            yield server
+        finally:
+            server.kill()

@@ -1,0 +1,169 @@
+"""The edge program as a process of its own, and what it has published."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from natterjack.audio import ChunkHeader, decode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.spec import SessionSpec
+from natterjack.streams import AUDIO, SESSIONS
+from tests.waiting import until
+
+
+class Edge:
+    """`python -m edge_capture` with its output in files."""
+
+    def __init__(
+        self,
+        directory: Path,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    ) -> None:
+        directory.mkdir()
+        self._out, self._err = directory / "out", directory / "err"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("EDGE_", "NATS_"))}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edge_capture", *arguments],
+                env=clean | environment,
+                stdin=stdin,
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    async def says(self, words: str, timeout: float = 20) -> None:
+        """Wait until standard error holds `words`."""
+        try:
+            await until(lambda: words in self.stderr, f"stderr says {words!r}", timeout)
+        except AssertionError:
+            raise AssertionError(f"no {words!r} in: {self.stderr}") from None
+
+    async def exit_code(self, timeout: float = 30) -> int:
+        await until(lambda: self.process.poll() is not None, "the edge has ended", timeout)
+        return self.process.returncode
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """Kill what is left of it. Idempotent."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+class Recording(NamedTuple):
+    """A session as the streams have it."""
+
+    spec: SessionSpec
+    headers: list[ChunkHeader]
+    payloads: list[bytes]
+
+    @property
+    def payload(self) -> bytes:
+        return b"".join(self.payloads)
+
+    @property
+    def samples(self) -> npt.NDArray[np.int16]:
+        """Shape (frames,) of a mono linear16 session."""
+        return np.frombuffer(self.payload, "<i2")
+
+    @property
+    def seconds(self) -> float:
+        audio_format = self.spec.audio_format
+        return audio_format.seconds(audio_format.frames(len(self.payload)))
+
+    def check_whole(self) -> None:
+        """Assert that sequence numbers, positions and times run on, to one end marker."""
+        audio_format, pos = self.spec.audio_format, 0
+        first = self.headers[0].time_ns
+        assert [header.seq for header in self.headers] == list(range(len(self.headers)))
+        for header, payload in zip(self.headers, self.payloads, strict=True):
+            assert header.session_id == self.spec.session_id
+            assert header.pos == pos
+            assert abs(header.time_ns - first - audio_format.seconds(pos) * 1e9) < 1e6
+            pos += audio_format.frames(len(payload))
+        assert [header.end for header in self.headers] == [False] * (len(self.headers) - 1) + [True]
+
+
+async def stored(broker: Broker, stream: str) -> list[Msg]:
+    """Every message in a stream, in its order."""
+    js = broker.client.jetstream()
+    count = (await js.stream_info(stream)).state.messages
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, mem_storage=True
+    )
+    subscription = await js.pull_subscribe("", stream=stream, config=config)
+    messages: list[Msg] = []
+    while len(messages) < count:
+        messages += await subscription.fetch(min(500, count - len(messages)), timeout=5)
+    await subscription.unsubscribe()
+    return messages
+
+
+async def requests(broker: Broker) -> list[SessionSpec]:
+    """The session requests in the queue, none of them taken."""
+    js = broker.client.jetstream()
+    state = (await js.stream_info(SESSIONS)).state
+    messages = [
+        await js.get_msg(SESSIONS, seq)
+        for seq in range(state.first_seq, state.last_seq + 1)
+        if state.messages
+    ]
+    return [SessionSpec.model_validate_json(message.data or b"") for message in messages]
+
+
+async def recordings(broker: Broker) -> dict[str, Recording]:
+    """Every session by its speaker."""
+    found = {spec.speaker: Recording(spec, [], []) for spec in await requests(broker)}
+    for message in await stored(broker, AUDIO):
+        recording = found[message.subject.rpartition(".")[2]]
+        recording.headers.append(
+            decode_chunk_headers(message.headers, len(message.data), recording.spec.audio_format)
+        )
+        recording.payloads.append(message.data)
+    return found
+
+
+async def only_recording(broker: Broker) -> Recording:
+    """The one session there is."""
+    (recording,) = (await recordings(broker)).values()
+    return recording
+
+
+async def nothing_published(broker: Broker) -> bool:
+    js = broker.client.jetstream()
+    return not any([(await js.stream_info(name)).state.last_seq for name in (SESSIONS, AUDIO)])
+
+
+def tone(hertz: float, seconds: float, rate: int, amplitude: float = 0.5) -> npt.NDArray[Any]:
+    """A sine as float64, shape (frames,)."""
+    return amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def loudest_hertz(samples: npt.NDArray[np.int16], rate: int) -> float:
+    """The frequency that most of the sound lies at."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum)) * rate / len(samples)

@@ -1,0 +1,264 @@
+"""What becomes of sound when the broker, the stream or the user interfere."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from nats.js.api import DiscardPolicy, StreamConfig
+
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.events import StatusEvent, StatusState
+from natterjack.settings import StreamSettings
+from natterjack.spec import SessionSpec
+from natterjack.streams import AUDIO, ensure
+from natterjack.subjects import transcript_subject
+from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.program import only_recording, recordings, requests, tone
+from tests.waiting import until
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """10 s of noise that has no two chunks alike."""
+    path = tmp_path / "speech.wav"
+    noise = np.random.default_rng(1).integers(-9000, 9000, 160_000, np.int16)
+    soundfile.write(path, noise, 16000)
+    return path
+
+
+async def chunks(broker: Broker) -> int:
+    return (await broker.client.jetstream().stream_info(AUDIO)).state.messages
+
+
+async def some_chunks(broker: Broker) -> None:
+    async def some() -> bool:
+        return await chunks(broker) > 5
+
+    await until(some, "some chunks are stored")
+
+
+async def test_a_killed_broker_loses_and_doubles_nothing(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "5")
+    await some_chunks(ready_broker)
+    nats_server.kill()
+    await edge.says("NATS connection lost")
+    nats_server.start()
+    await edge.says("NATS connection is back")
+    assert await edge.exit_code() == 0, edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()
+
+
+async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    """Chunks that had not left the process must not overtake those that were lost on the way."""
+    noise = np.random.default_rng(1).integers(-9000, 9000, (48_000 * 120, 2), np.int16)
+    soundfile.write(tmp_path / "long.wav", noise, 48000)
+    edge = start_edge(
+        "file", tmp_path / "long.wav", "--split-channels", "a,b", "--speed", "100",
+        "--publish-sample-rate", "48000", "--window-chunks", "10000",
+    )  # fmt: skip
+    await some_chunks(ready_broker)
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    await edge.says("no acknowledgement for 5 s")
+    nats_server.kill()
+    nats_server.start()
+    assert await edge.exit_code() == 0, edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    for speaker, recording in (await recordings(ready_broker)).items():
+        recording.check_whole()
+        assert (recording.samples == noise[:, "ab".index(speaker)]).all()
+
+
+async def test_a_broker_that_comes_late(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    nats_server.kill()
+    edge = start_edge("file", speech, "--speed", "max", "--window-chunks", "20")
+    await edge.says("no NATS at nats://")
+    assert "Traceback" not in edge.stderr
+    nats_server.start()
+    assert await edge.exit_code() == 0, edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    (await only_recording(ready_broker)).check_whole()
+
+
+async def test_no_broker_once(
+    nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    nats_server.kill()
+    edge = start_edge("file", speech, "--once")
+    assert await edge.exit_code() == 2
+    assert edge.stderr.startswith("natterjack-edge: no NATS at nats://")
+    assert edge.stderr.count("\n") == 1
+
+
+async def test_streams_that_a_worker_makes_later(
+    broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "max")
+    await edge.says("waiting for a worker to make the streams")
+    await ensure(broker, StreamSettings())
+    assert await edge.exit_code() == 0, edge.stderr
+    assert edge.stderr.count("waiting for a worker to make the streams") == 1
+    (await only_recording(broker)).check_whole()
+
+
+async def test_a_full_stream_is_said_once_and_waited_for(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.delete_stream(AUDIO)
+    full = StreamConfig(
+        name=AUDIO, subjects=["stt.audio.>"], max_msgs=10, discard=DiscardPolicy.NEW
+    )
+    await js.add_stream(full)
+    edge = start_edge("file", speech, "--speed", "max", "--window-chunks", "16")
+    await edge.says("maximum messages exceeded")
+    full.max_msgs = -1
+    await js.update_stream(full)
+    assert await edge.exit_code() == 0, edge.stderr
+    assert edge.stderr.count("maximum messages exceeded") == 1
+    assert edge.stderr.count("the broker takes it now") == 1
+    assert '"chunks": 126' in edge.stderr
+    (await only_recording(ready_broker)).check_whole()
+
+
+async def test_chunks_beyond_the_servers_limit(
+    tmp_path: Path, start_edge: StartEdge, speech: Path
+) -> None:
+    (tmp_path / "nats.conf").write_text("max_payload: 2048\n")
+    server = EmbeddedServer(tmp_path / "small", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server.start()
+    try:
+        edge = start_edge(
+            "file", speech, "--speed", "100", "--finish-seconds", "0.2", "--nats-url", server.url
+        )
+        await edge.says("a chunk of 2560 bytes is more than the server's max_payload of 2048")
+        edge.interrupt()
+        assert await edge.exit_code() == 1
+        assert " chunks are unacknowledged" in edge.stderr
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_the_session_cleanly(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, number: signal.Signals
+) -> None:
+    edge = start_edge("file", speech)
+    await some_chunks(ready_broker)
+    edge.process.send_signal(number)
+    assert await edge.exit_code() == 0
+    assert "all is published and acknowledged" in edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert 0.4 < recording.seconds < 5
+
+
+async def test_a_second_signal_aborts(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech)
+    await some_chunks(ready_broker)
+    nats_server.kill()
+    await edge.says("NATS connection lost")
+    edge.interrupt()
+    await edge.says("stopping; once more to abort")
+    edge.interrupt()
+    assert await edge.exit_code(3) == 130
+
+
+async def test_what_could_not_be_stored_is_counted(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--finish-seconds", "0.3", "--speed", "100")
+    await some_chunks(ready_broker)
+    nats_server.kill()
+    await edge.says("NATS connection lost")
+    edge.interrupt()
+    assert await edge.exit_code() == 1
+    assert " chunks are unacknowledged" in edge.stderr
+    assert "Traceback" not in edge.stderr
+
+
+async def test_never_connected_and_stopped(
+    nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+) -> None:
+    nats_server.kill()
+    edge = start_edge("file", speech, "--finish-seconds", "0.3", "--window-chunks", "4")
+    await edge.says("no NATS at")
+    edge.interrupt()
+    assert await edge.exit_code() == 1
+    assert "and so is the session request" in edge.stderr
+
+
+def status_event(spec: SessionSpec, sequence: int, state: StatusState) -> StatusEvent:
+    return StatusEvent(
+        session_id=spec.session_id, tenant=spec.tenant, conversation=spec.conversation,
+        speaker=spec.speaker, epoch=1, published_at=datetime.now(UTC), sequence=sequence,
+        state=state, worker="worker-1", reason="no credit" if state == "failed" else None,
+    )  # fmt: skip
+
+
+async def say(broker: Broker, event: StatusEvent) -> None:
+    await broker.client.jetstream().publish(transcript_subject(event.key, "status"), event.encode())
+
+
+@pytest.mark.parametrize(("state", "code"), [("closed", 0), ("failed", 1)])
+async def test_waits_for_the_sessions_end(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, state: StatusState, code: int
+) -> None:
+    edge = start_edge("file", speech, "--speed", "max", "--wait")
+
+    async def all_stored() -> bool:
+        return await chunks(ready_broker) == 126
+
+    await until(all_stored, "all is stored")
+    (spec,) = await requests(ready_broker)
+    stranger = spec.model_copy(update={"session_id": "another-session"})
+    await say(ready_broker, status_event(stranger, 0, "closed"))
+    await say(ready_broker, status_event(spec, 0, "streaming"))
+    await edge.says("session streaming")
+    assert edge.process.poll() is None
+    await say(ready_broker, status_event(spec, 1, state))
+    assert await edge.exit_code() == code
+    assert f"session {state}" in edge.stderr
+    assert ("no credit" in edge.stderr) == (state == "failed")
+
+
+async def test_waiting_is_ended_by_a_signal(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "max", "--wait", "--quiet")
+
+    async def all_stored() -> bool:
+        return await chunks(ready_broker) == 126
+
+    await until(all_stored, "all is stored")
+    edge.interrupt()
+    assert await edge.exit_code() == 1
+    assert edge.stderr == ""
+
+
+async def test_progress_is_logged_away_from_a_terminal(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 60, 8000), 8000)
+    edge = start_edge("file", tmp_path / "a.wav")
+    await edge.says('"state": "waiting for a worker"')
+    edge.interrupt()
+    assert await edge.exit_code() == 0
+    assert '"level_dbfs": -9' in edge.stderr

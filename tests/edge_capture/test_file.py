@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from natterjack.connection import Broker
+from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.program import (
+    loudest_hertz,
+    nothing_published,
+    only_recording,
+    recordings,
+    requests,
+    tone,
+)
+
+
+def write(
+    path: Path, channels: int, rate: int, seconds: float = 2.0, subtype: str | None = None
+) -> None:
+    """A file with 440 Hz on its first channel and silence on the others."""
+    samples = np.zeros((round(seconds * rate), channels))
+    samples[:, 0] = tone(440, seconds, rate)
+    soundfile.write(path, samples, rate, subtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "subtype"),
+    [
+        ("a.wav", 44100, 1, "PCM_16"),
+        ("a.wav", 48000, 6, "PCM_24"),
+        ("a.wav", 8000, 2, "ULAW"),
+        ("a.wav", 11025, 3, "FLOAT"),
+        ("a.flac", 96000, 2, None),
+        ("a.ogg", 22050, 2, None),
+        ("a.mp3", 44100, 2, None),
+    ],
+)
+async def test_every_format_arrives_whole(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+    name: str,
+    rate: int,
+    channels: int,
+    subtype: str | None,
+) -> None:
+    write(tmp_path / name, channels, rate, subtype=subtype)
+    edge = start_edge("file", tmp_path / name, "--speed", "max")
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.spec.audio_format == ("linear16", 16000, 1)
+    assert recording.seconds == pytest.approx(2.0, abs=0.001)
+    samples = recording.samples
+    assert loudest_hertz(samples, 16000) == pytest.approx(440, abs=1)
+    mix = soundfile.read(tmp_path / name, always_2d=True)[0].mean(axis=1)
+    assert samples.std() / 32768 == pytest.approx(mix.std(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.flac"])
+async def test_reading_in_blocks_changes_nothing(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, name: str
+) -> None:
+    rng = np.random.default_rng(1)
+    sound = tone(440, 4, 16000, 0.3) + rng.normal(0, 0.05, 64000)
+    soundfile.write(tmp_path / name, sound, 16000)
+    # Paced, so that blocks are no longer than a chunk.
+    edge = start_edge("file", tmp_path / name, "--speed", "1000", "--publish-chunk-ms", "10")
+    assert await edge.exit_code() == 0, edge.stderr
+    samples = (await only_recording(ready_broker)).samples
+    whole = soundfile.read(tmp_path / name)[0]
+    assert len(samples) == len(whole)
+    assert np.abs(samples / 32768 - whole).max() < 0.001
+
+
+async def test_sixteen_bits_at_the_published_rate_are_left_alone(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    samples = np.random.default_rng(1).integers(-32768, 32767, 20_001, np.int16, endpoint=True)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, "PCM_16")
+    assert await start_edge("file", tmp_path / "a.wav", "--speed", "0").exit_code() == 0
+    recording = await only_recording(ready_broker)
+    assert (recording.samples == samples).all()
+    assert [len(payload) for payload in recording.payloads] == [2560] * 15 + [1602]
+
+
+async def test_the_rate_of_the_source_can_be_kept(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.flac", 1, 44100)
+    edge = start_edge(
+        "file", tmp_path / "a.flac", "--speed", "max", "--publish-chunk-ms", "20",
+        environment={"EDGE_SAMPLE_RATE": "0"},
+    )  # fmt: skip
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.spec.sample_rate == 44100
+    assert len(recording.samples) == 88200
+    assert len(recording.payloads[0]) == 2 * 882
+
+
+async def test_channels_become_sessions(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    both = np.stack([tone(440, 1.5, 48000), tone(1000, 1.5, 48000)], axis=1)
+    soundfile.write(tmp_path / "call.wav", both, 48000)
+    edge = start_edge(
+        "file", tmp_path / "call.wav", "--split-channels", "agent,caller", "--speed", "max",
+        "--tenant", "acme", "--conversation", "call-7",
+    )  # fmt: skip
+    assert await edge.exit_code() == 0, edge.stderr
+    found = await recordings(ready_broker)
+    assert sorted(found) == ["agent", "caller"]
+    for speaker, hertz in (("agent", 440), ("caller", 1000)):
+        recording = found[speaker]
+        recording.check_whole()
+        assert recording.seconds == pytest.approx(1.5)
+        assert loudest_hertz(recording.samples, 16000) == pytest.approx(hertz, abs=1)
+    ids = {recording.spec.session_id for recording in found.values()}
+    assert len(ids) == 2
+    assert all(session_id in edge.stdout for session_id in ids)
+    assert "acme.call-7.agent" in edge.stdout
+
+
+async def test_the_request_says_all_that_was_asked(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 1, 16000, 0.2)
+    edge = start_edge(
+        "file", tmp_path / "a.wav", "--speed", "max", "--language", "en-GB",
+        "--provider", "deepgram, sherpa", "--keyterm", "natterjack", "--keyterm", "toad, the",
+        "--option", "numerals=true", "--option", "tier=gold", "--label", "room=7",
+        "--max-seconds", "60",
+        environment={
+            "EDGE_TENANT": "acme", "EDGE_SPEAKER": "ann", "EDGE_MODEL": "nova-3",
+            "EDGE_OPTIONS": json.dumps({"lost": "to the flags"}),
+        },
+    )  # fmt: skip
+    assert await edge.exit_code() == 0, edge.stderr
+    (spec,) = await requests(ready_broker)
+    assert (spec.tenant, spec.speaker) == ("acme", "ann")
+    assert (spec.language, spec.model, spec.max_seconds) == ("en-GB", "nova-3", 60)
+    assert spec.providers == ["deepgram", "sherpa"]
+    assert spec.keyterms == ["natterjack", "toad, the"]
+    assert spec.options == {"numerals": True, "tier": "gold"}
+    assert spec.labels == {"room": "7"}
+    assert spec.conversation in edge.stdout
+
+
+async def test_lists_come_from_the_environment_too(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 1, 16000, 0.2)
+    environment = {
+        "EDGE_KEYTERMS": "heron, natterjack toad",
+        "EDGE_OPTIONS": '{"tier": 2}',
+        "EDGE_LABELS": '{"room": "7"}',
+        "EDGE_PROVIDER": "deepgram",
+    }
+    edge = start_edge("file", tmp_path / "a.wav", environment=environment)
+    assert await edge.exit_code() == 0, edge.stderr
+    (spec,) = await requests(ready_broker)
+    assert spec.keyterms == ["heron", "natterjack toad"]
+    assert (spec.options, spec.labels, spec.provider) == ({"tier": 2}, {"room": "7"}, "deepgram")
+
+
+async def test_plays_at_the_speed_asked_for(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.wav", 1, 16000, 4.0)
+    assert await start_edge("file", tmp_path / "a.wav", "--speed", "4").exit_code() == 0
+    js = ready_broker.client.jetstream()
+    first = await js.get_msg("STT_AUDIO", 1)
+    last = await js.get_msg("STT_AUDIO", 51)
+    assert first.time is not None
+    assert last.time is not None
+    # 4 s of sound in one second; the first chunk comes when a microphone would have filled it.
+    assert (last.time - first.time).total_seconds() == pytest.approx(0.98, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.wav", None, "No such file or directory"),
+        ("empty.wav", b"", "is empty"),
+        ("text.wav", b"no sound at all, only words", "is not a sound file"),
+        ("a.raw", b"\0" * 1000, "is raw: use natterjack-edge stdin"),
+        ("", None, "is a directory"),
+    ],
+)
+async def test_wrong_files_are_named_and_publish_nothing(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+    name: str,
+    content: bytes | None,
+    words: str,
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    edge = start_edge("file", tmp_path / name)
+    assert await edge.exit_code() == 2
+    assert edge.stderr.startswith("natterjack-edge: ")
+    assert edge.stderr.count("\n") == 1
+    assert words in edge.stderr
+    assert await nothing_published(ready_broker)
+
+
+async def test_a_file_without_samples_publishes_nothing(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((0, 1)), 16000)
+    edge = start_edge("file", tmp_path / "a.wav")
+    assert await edge.exit_code() == 2
+    assert edge.stderr == f"natterjack-edge: {tmp_path / 'a.wav'} has no samples\n"
+    assert await nothing_published(ready_broker)
+
+
+async def test_a_file_that_breaks_off_ends_its_session(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, 16000 * 4)
+    soundfile.write(tmp_path / "a.flac", noise, 16000)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
+    edge = start_edge("file", tmp_path / "a.flac", "--speed", "max")
+    code = await edge.exit_code()
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert 1 < recording.seconds < 2.2
+    assert code == 1
+    assert "cannot be read on" in edge.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tenant", "a.b"], "tenant 'a.b' is not valid: use 1 to 64 of the characters"),
+        (["--split-channels", "a,b c"], "speaker 'b c' is not valid"),
+        (["--split-channels", "a,a"], "each channel needs a speaker of its own"),
+        (["--split-channels", "a,b,c"], "names 3 speakers, the sound has 2 channels"),
+        (["--split-channels", "a"], "names 1 speakers, the sound has 2 channels"),
+        (["--publish-chunk-ms", "5"], "EDGE_CHUNK_MS: Input should be greater than or equal to 10"),
+        (["--publish-sample-rate", "1000"], "sample_rate: Input should be greater than or equal"),
+        (
+            ["--publish-sample-rate", "384000", "--publish-chunk-ms", "1000"],
+            "lower it, or EDGE_SAM",
+        ),
+        (["--language", "x" * 99], "language: String should have at most 35"),
+        (["--keyterm", "x" * 70_000], "fewer keyterms"),
+        (["--nats-creds", "/nowhere"], "NATS_CREDS: there is no file /nowhere"),
+    ],
+)
+async def test_mistakes_are_told_in_one_line(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    write(tmp_path / "a.wav", 2, 16000, 0.2)
+    edge = start_edge("file", tmp_path / "a.wav", *arguments)
+    assert await edge.exit_code() == 2
+    assert words in edge.stderr
+    assert edge.stderr.startswith("natterjack-edge: ")
+    assert edge.stderr.count("\n") == 1
+    assert await nothing_published(ready_broker)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--speed", "-1"], ["--speed", "fast"], ["--option", "x"], ["--label", "=1"], ["--no-such"]],
+)
+async def test_wrong_flags_are_refused(
+    start_edge: StartEdge, tmp_path: Path, arguments: list[str]
+) -> None:
+    edge = start_edge("file", tmp_path / "a.wav", *arguments)
+    assert await edge.exit_code() == 2
+    assert "error: " in edge.stderr
+
+
+async def test_wrong_json_in_the_environment(start_edge: StartEdge, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 1, 16000, 0.2)
+    edge = start_edge("file", tmp_path / "a.wav", environment={"EDGE_OPTIONS": "tier=2"})
+    assert await edge.exit_code() == 2
+    assert edge.stderr == "natterjack-edge: EDGE_OPTIONS: Value error, not a JSON object\n"

@@ -1,0 +1,277 @@
+"""The microphone by a real sound server and PortAudio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from natterjack.audio import decode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.streams import AUDIO
+from tests.edge_capture.conftest import SoundServer, StartEdge
+from tests.edge_capture.program import (
+    Edge,
+    Recording,
+    loudest_hertz,
+    nothing_published,
+    only_recording,
+    recordings,
+    requests,
+    stored,
+    tone,
+)
+from tests.waiting import bound, until
+
+pytestmark = pytest.mark.sound
+
+
+@pytest.fixture
+def melody(tmp_path: Path) -> Path:
+    """440 Hz on the left for 2 s, 1000 Hz on the right."""
+    both = np.stack([tone(440, 2, 48000), tone(1000, 2, 48000)], axis=1)
+    soundfile.write(tmp_path / "melody.wav", both, 48000)
+    return tmp_path / "melody.wav"
+
+
+async def so_far(broker: Broker) -> Recording | None:
+    """What the stream has of the one session that is running."""
+    specs = await requests(broker)
+    if not specs:
+        return None
+    recording = Recording(specs[0], [], [])
+    for message in await stored(broker, AUDIO):
+        recording.headers.append(
+            decode_chunk_headers(message.headers, len(message.data), specs[0].audio_format)
+        )
+        recording.payloads.append(message.data)
+    return recording
+
+
+async def hears(broker: Broker, seconds: float) -> None:
+    """Wait until so much loud sound is stored."""
+
+    async def enough() -> bool:
+        recording = await so_far(broker)
+        if recording is None:
+            return False
+        loud = np.abs(recording.samples.astype(np.int32)) > 1000
+        return bool(loud.sum() > seconds * 16000 * 0.9)  # a sine is low at times
+
+    await until(enough, "the tone is heard", 20)
+
+
+def loud_part(recording: Recording) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+    loud = np.flatnonzero(np.abs(recording.samples.astype(np.int32)) > 1000)
+    return recording.samples[loud[0] : loud[-1]]
+
+
+async def test_what_is_played_is_published(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await until(lambda: requests(ready_broker), "the session is open", 20)
+    sound_server.play(melody)
+    await hears(ready_broker, 1.9)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    assert [header.seq for header in recording.headers] == list(range(len(recording.headers)))
+    assert recording.headers[-1].end
+    tune = loud_part(recording)
+    assert loudest_hertz(tune, 16000) in (pytest.approx(440, abs=2), pytest.approx(1000, abs=2))
+    assert len(tune) / 16000 == pytest.approx(2, abs=0.1)
+    # Positions run on, and capture times follow them: within what a callback may come late.
+    first = recording.headers[0]
+    for header, payload, following in zip(
+        recording.headers, recording.payloads, recording.headers[1:], strict=False
+    ):
+        assert following.pos == header.pos + len(payload) // 2
+        seconds = (header.time_ns - first.time_ns) / 1e9
+        assert seconds == pytest.approx(header.pos / 16000, abs=0.5)
+
+
+async def test_channels_of_a_microphone(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
+) -> None:
+    edge = start_edge(
+        "mic", "--split-channels", "left,right", "--device", "puls", "--device-rate", "48000",
+        environment=sound_server.environment,
+    )  # fmt: skip
+
+    async def both() -> bool:
+        return len(await requests(ready_broker)) == 2
+
+    await until(both, "the sessions are open", 20)
+    sound_server.play(melody)
+
+    async def heard() -> bool:
+        samples = (await recordings(ready_broker))["left"].samples.astype(np.int32)
+        return bool((np.abs(samples) > 1000).sum() > 8000)
+
+    await until(heard, "the tones are heard", 20)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    found = await recordings(ready_broker)
+    assert loudest_hertz(loud_part(found["left"]), 16000) == pytest.approx(440, abs=2)
+    assert loudest_hertz(loud_part(found["right"]), 16000) == pytest.approx(1000, abs=2)
+
+
+async def test_recording_runs_before_the_broker_is_there(
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    start_edge: StartEdge,
+    sound_server: SoundServer,
+    melody: Path,
+) -> None:
+    nats_server.kill()
+    edge = start_edge("mic", "--log-level", "info", environment=sound_server.environment)
+    await edge.says("no NATS at")
+    sound_server.play(melody)
+    await until(lambda: _captured_seconds(edge) > 2.5, "it has recorded the tune", 20)
+    nats_server.start()
+    await until(lambda: ready_broker.connected, "the test is connected")
+    await hears(ready_broker, 1.9)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    assert recording.headers[0].pos == 0
+    assert len(loud_part(recording)) / 16000 == pytest.approx(2, abs=0.1)
+
+
+def _captured_seconds(edge: Edge) -> float:
+    """From the last line of progress."""
+    _, found, rest = edge.stderr.rpartition('"position": "0:')
+    return float(rest.partition('"')[0]) if found else 0.0
+
+
+async def test_a_microphone_that_vanishes_ends_its_session(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await until(lambda: requests(ready_broker), "the session is open", 20)
+    sound_server.play(melody)
+    await hears(ready_broker, 0.5)
+    os.kill(sound_server.pid, signal.SIGKILL)
+    assert await edge.exit_code() == 1
+    assert "microphone 'default' is gone; the session ends here" in edge.stderr
+    assert "all is published and acknowledged" in edge.stderr
+    # One line each, and nothing from the libraries beneath.
+    assert all(line.startswith("{") for line in edge.stderr.splitlines())
+    assert (await only_recording(ready_broker)).headers[-1].end
+
+
+async def test_a_microphone_that_falls_silent_ends_its_session(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await until(lambda: requests(ready_broker), "the session is open", 20)
+    os.kill(sound_server.pid, signal.SIGSTOP)
+    assert await edge.exit_code() == 1
+    assert "microphone 'default' has given nothing for 5 s" in edge.stderr
+    assert (await only_recording(ready_broker)).headers[-1].end
+
+
+async def test_devices_lists_it(start_edge: StartEdge, sound_server: SoundServer) -> None:
+    edge = start_edge("devices", environment=sound_server.environment)
+    assert await edge.exit_code() == 0, edge.stderr
+    (default,) = [line for line in edge.stdout.splitlines() if line.startswith("*")]
+    assert "default  (ALSA, 32 channels, 44100 Hz)" in default
+    assert any("pulse  (ALSA" in line for line in edge.stdout.splitlines())
+    assert edge.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "webcam"], "no microphone is called 'webcam'; there are: 0 pulse"),
+        (["--device", "99"], "no microphone is called '99'"),
+        (["--device", "ul"], "several microphones are called 'ul', use an index: 0 pulse"),
+        (["--device-rate", "1"], "microphone 'default' does not record: "),
+        (["--split-channels", ",".join(map(str, range(40)))], "names 40 speakers, microphone"),
+    ],
+)
+async def test_unusable_devices_are_told_in_one_line(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    sound_server: SoundServer,
+    arguments: list[str],
+    words: str,
+) -> None:
+    edge = start_edge("mic", *arguments, environment=sound_server.environment)
+    assert await edge.exit_code() == 2
+    assert edge.stderr.startswith("natterjack-edge: ")
+    assert words in edge.stderr
+    assert edge.stderr.count("\n") == 1
+    assert await nothing_published(ready_broker)
+
+
+@pytest.mark.parametrize("command", ["mic", "devices"])
+async def test_no_sound_device_at_all(
+    start_edge: StartEdge, sound_server: SoundServer, command: str
+) -> None:
+    sound_server.kill()
+    edge = start_edge(command, environment=sound_server.environment)
+    assert await edge.exit_code() == 2
+    assert edge.stderr.startswith("natterjack-edge: no microphone is here")
+    assert "libasound2-plugins" in edge.stderr
+    assert edge.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["mic", "devices"])
+async def test_no_portaudio(start_edge: StartEdge, tmp_path: Path, command: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes.util\nctypes.util.find_library = lambda name: None\n"
+    )
+    edge = start_edge(command, environment={"PYTHONPATH": str(tmp_path)})
+    assert await edge.exit_code() == 2
+    assert edge.stderr.startswith("natterjack-edge: the PortAudio library is not here: apt-get")
+    assert edge.stderr.count("\n") == 1
+
+
+_STALLED = """
+import asyncio, time
+from edge_capture.settings import MicrophoneSettings
+from edge_capture.sources import microphone
+
+microphone._QUEUE_S = 0.2
+
+async def main():
+    source = microphone.MicrophoneSource(MicrophoneSettings(), None)
+    blocks, frames, lost = source.blocks(), 0, 0
+    await anext(blocks)
+    started = time.monotonic()
+    time.sleep(1)
+    while time.monotonic() - started < 1.5:
+        block = await anext(blocks)
+        frames += len(block.samples)
+        lost += block.lost_frames
+    await blocks.aclose()
+    source.close()
+    rate = source.format.sample_rate
+    print(source.overflows > 10, 0.5 < lost / rate < 1, 1.2 < (frames + lost) / rate < 1.8)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_stalled_program_knows_what_it_lost(sound_server: SoundServer) -> None:
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", _STALLED],
+        env=os.environ | sound_server.environment,
+        capture_output=True,
+        text=True,
+        timeout=bound(30),
+        check=False,
+    )
+    assert ended.stdout == "True True True\n", ended.stderr
+    assert "sound was lost before it could be taken" in ended.stderr

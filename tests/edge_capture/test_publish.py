@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from edge_capture.chunks import Chunk
+from edge_capture.publish import Publisher
+from edge_capture.status import SessionStatus
+from natterjack.connection import Broker, connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
+from tests.edge_capture.program import only_recording
+from tests.edge_capture.test_faults import say, status_event
+from tests.waiting import until
+
+SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
+FRAMES = 1600
+
+
+def chunk(index: int, *, end: bool = False) -> Chunk:
+    """The `index`th 100 ms of a session; no two are alike."""
+    return Chunk(index * FRAMES, index * 100_000_000, index.to_bytes(2, "little") * FRAMES, end)
+
+
+async def test_the_window_is_kept_while_the_broker_is_down(
+    ready_broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    publisher = Publisher(SPEC, window_chunks=8, buffer_seconds=None)
+    running = asyncio.create_task(publisher.run(ready_broker))
+    for index in range(5):
+        publisher.offer(chunk(index))
+    await until(lambda: publisher.acknowledged == 5, "five are stored")
+    nats_server.kill()
+    await until(lambda: not ready_broker.connected, "the connection is lost")
+    offered = 5
+    while True:  # until the publisher has no room left
+        try:
+            await asyncio.wait_for(publisher.room(), 1)
+        except TimeoutError:
+            break
+        publisher.offer(chunk(offered))
+        offered += 1
+        assert publisher.in_flight <= 8
+    assert publisher.unacknowledged <= 8 + 16
+    nats_server.start()
+    publisher.offer(chunk(offered, end=True))
+    await asyncio.wait_for(running, 20)
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert len(recording.headers) == offered + 1
+    assert publisher.acknowledged == publisher.published == offered + 1
+
+
+async def test_beyond_the_buffer_the_oldest_sound_goes(
+    ready_broker: Broker, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    nats_server.kill()
+    await until(lambda: not ready_broker.connected, "the connection is lost")
+    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=2)
+    running = asyncio.create_task(publisher.run(ready_broker))
+    for index in range(60):
+        publisher.offer(chunk(index))
+        await asyncio.sleep(0)
+    assert publisher.unacknowledged == 20
+    assert publisher.lost_frames == 40 * FRAMES
+    publisher.offer(Chunk(60 * FRAMES, 0, b"", True))
+    nats_server.start()
+    await asyncio.wait_for(running, 20)
+    recording = await only_recording(ready_broker)
+    assert [header.seq for header in recording.headers] == list(range(21))
+    assert [header.pos for header in recording.headers] == [i * FRAMES for i in range(40, 61)]
+    assert recording.headers[-1].end
+    assert sum("oldest sound is dropped" in record.message for record in caplog.records) == 1
+    assert any("4.0 s of sound were dropped" in record.message for record in caplog.records)
+
+
+async def test_a_mute_subscriber_in_the_streams_place_is_noticed(broker: Broker) -> None:
+    """No stream, and a listener on the subject: the server does not say that nobody answers."""
+    heard: list[bytes] = []
+
+    async def listen(message: object) -> None:
+        heard.append(b"")
+
+    await broker.client.subscribe(audio_subject(SPEC.key), cb=listen)
+    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=None)
+    running = asyncio.create_task(publisher.run(broker))
+    for index in range(4):
+        publisher.offer(chunk(index))
+    await until(lambda: publisher.trouble is not None, "it is noticed")
+    await until(lambda: publisher.resent >= 2, "the oldest is tried again", 20)
+    assert len(heard) == 4 + publisher.resent
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_connection_that_is_closed_for_good_is_replaced(
+    ready_broker: Broker, broker_settings: BrokerSettings, nats_server: EmbeddedServer
+) -> None:
+    """nats-py closes it at some errors, as when credentials expire."""
+    publisher = Publisher(SPEC, window_chunks=8, buffer_seconds=None)
+    async with connected(broker_settings, name="first", once=True) as first:
+        running = asyncio.create_task(publisher.run(first))
+        publisher.offer(chunk(0))
+        await until(lambda: publisher.acknowledged == 1, "the first is stored")
+        os.kill(nats_server.pid, signal.SIGSTOP)
+        for index in range(1, 7):
+            publisher.offer(chunk(index))
+        await until(lambda: publisher.in_flight == 6, "six are on their way")
+        await first.client.close()
+        await asyncio.wait_for(running, 5)
+    os.kill(nats_server.pid, signal.SIGCONT)
+    async with connected(broker_settings, name="second", once=True) as second:
+        publisher.offer(chunk(7, end=True))
+        await asyncio.wait_for(publisher.run(second), 20)
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert len(recording.headers) == 8
+
+
+async def test_cancelled_while_it_waits(ready_broker: Broker) -> None:
+    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=None)
+    running = asyncio.create_task(publisher.run(ready_broker))
+    await until(lambda: publisher.opened, "the request is stored")
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert not ready_broker.on_reconnect
+
+
+async def test_a_missed_closing_event_is_found_in_the_stream(ready_broker: Broker) -> None:
+    await say(ready_broker, status_event(SPEC, 3, "closed"))
+    status = SessionStatus(SPEC)
+    await status.subscribe(ready_broker)
+    await asyncio.wait_for(status.wait_closing(), 20)
+    assert (status.state, status.worker) == ("closed", "worker-1")
+
+
+async def test_a_worker_that_lost_the_session_is_not_listened_to(ready_broker: Broker) -> None:
+    status = SessionStatus(SPEC)
+    await status.subscribe(ready_broker)
+    newer = status_event(SPEC, 5, "streaming").model_copy(update={"epoch": 2, "worker": "new"})
+    await say(ready_broker, newer)
+    await until(lambda: status.worker == "new", "the newer worker is heard")
+    await say(ready_broker, status_event(SPEC, 6, "closed"))
+    await say(ready_broker, newer.model_copy(update={"sequence": 6, "state": "recovering"}))
+    await until(lambda: status.state == "recovering", "the newer worker is heard")
+    assert not status.closing.is_set()

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.streams import AUDIO
+from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.program import (
+    loudest_hertz,
+    nothing_published,
+    only_recording,
+    recordings,
+    tone,
+)
+from tests.waiting import until
+
+
+async def test_a_pipe_is_mixed_and_resampled(ready_broker: Broker, start_edge: StartEdge) -> None:
+    left, right = tone(440, 3, 48000, 0.4), np.zeros(3 * 48000)
+    pcm = (np.stack([left, right], axis=1) * 32767).astype("<i2").tobytes()
+    edge = start_edge("stdin", "--sample-rate", "48000", "--channels", "2", stdin=subprocess.PIPE)
+    edge.process.communicate(pcm)
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.seconds == pytest.approx(3)
+    assert loudest_hertz(recording.samples, 16000) == pytest.approx(440, abs=1)
+
+
+async def test_chunks_go_out_as_they_come(ready_broker: Broker, start_edge: StartEdge) -> None:
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    pipe = edge.process.stdin
+    assert pipe is not None
+    js = ready_broker.client.jetstream()
+
+    async def stored() -> int:
+        return (await js.stream_info(AUDIO)).state.messages
+
+    for count in (1, 2, 3):
+        pipe.write(b"\1\0" * 1280)
+        pipe.flush()
+        await until(lambda count=count: _equals(stored, count), f"{count} chunks are stored")
+    pipe.close()
+    assert await edge.exit_code() == 0
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.payload == b"\1\0" * 3840
+
+
+async def _equals(count: object, wanted: int) -> bool:
+    return bool(await count() == wanted)  # type: ignore[operator]
+
+
+async def test_a_cut_frame_at_the_end_is_left_out_and_said(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    sound = np.random.default_rng(1).bytes(40_003)
+    (tmp_path / "raw").write_bytes(sound)
+    with (tmp_path / "raw").open("rb") as file:
+        edge = start_edge("stdin", stdin=file)
+    assert await edge.exit_code() == 0
+    assert "the last 1 bytes of standard input are not a whole frame of 2" in edge.stderr
+    assert (await only_recording(ready_broker)).payload == sound[:-1]
+
+
+async def test_frames_may_come_in_odd_pieces(ready_broker: Broker, start_edge: StartEdge) -> None:
+    sound = np.random.default_rng(1).bytes(4 * 5000)
+    edge = start_edge("stdin", "--channels", "2", "--split-channels", "a,b", stdin=subprocess.PIPE)
+    pipe = edge.process.stdin
+    assert pipe is not None
+    for start in range(0, len(sound), 997):
+        pipe.write(sound[start : start + 997])
+        pipe.flush()
+    pipe.close()
+    assert await edge.exit_code() == 0, edge.stderr
+    found = await recordings(ready_broker)
+    frames = np.frombuffer(sound, "<i2").reshape(-1, 2)
+    assert (found["a"].samples == frames[:, 0]).all()
+    assert (found["b"].samples == frames[:, 1]).all()
+
+
+@pytest.mark.parametrize("encoding", ["mulaw", "alaw"])
+async def test_coded_telephone_sound_is_passed_through(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, encoding: str
+) -> None:
+    sound = np.random.default_rng(1).bytes(8001)
+    (tmp_path / "raw").write_bytes(sound)
+    with (tmp_path / "raw").open("rb") as file:
+        edge = start_edge("stdin", "--encoding", encoding, "--sample-rate", "8000", stdin=file)
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.spec.audio_format == (encoding, 8000, 1)
+    assert recording.payload == sound
+    assert len(recording.payloads[0]) == 640
+
+
+async def test_coded_channels_stay_together_or_are_split(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    sound = np.random.default_rng(1).bytes(4000)
+    (tmp_path / "raw").write_bytes(sound)
+    for extra in (["--speaker", "both"], ["--split-channels", "a,b"]):
+        with (tmp_path / "raw").open("rb") as file:
+            edge = start_edge(
+                "stdin", "--encoding", "mulaw", "--sample-rate", "8000", "--channels", "2",
+                *extra, stdin=file,
+            )  # fmt: skip
+        assert await edge.exit_code() == 0, edge.stderr
+    found = await recordings(ready_broker)
+    assert found["both"].spec.channels == 2
+    assert found["both"].payload == sound
+    found["both"].check_whole()
+    assert found["b"].spec.channels == 1
+    assert found["b"].payload == sound[1::2]
+    found["b"].check_whole()
+
+
+@pytest.mark.parametrize(
+    ("sound", "words"),
+    [(b"", "standard input is empty"), (b"x", "empty: 1 bytes are not a whole frame")],
+)
+async def test_without_sound_nothing_is_published(
+    ready_broker: Broker, start_edge: StartEdge, sound: bytes, words: str
+) -> None:
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    edge.process.communicate(sound)
+    assert await edge.exit_code() == 2
+    assert words in edge.stderr
+    assert edge.stderr.count("\n") == 1
+    assert await nothing_published(ready_broker)
+
+
+async def test_stopped_before_any_sound(ready_broker: Broker, start_edge: StartEdge) -> None:
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    await until(lambda: _catches_interrupts(edge.process.pid), "the edge has its handlers")
+    edge.interrupt()
+    assert await edge.exit_code() == 0
+    assert "nothing is published" in edge.stderr
+    assert await nothing_published(ready_broker)
+
+
+def _catches_interrupts(pid: int) -> bool:
+    """Whether SIGTERM has a handler, which Python's own start does not give it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> 14 & 1)

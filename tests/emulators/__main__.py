@@ -1,0 +1,55 @@
+"""Run an emulator: `python -m tests.emulators deepgram --port 0`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+from typing import Any
+
+from .deepgram import DeepgramEmulator
+from .server import Emulator
+
+EMULATORS: dict[str, type[Emulator]] = {DeepgramEmulator.name: DeepgramEmulator}
+
+
+async def serve(emulator: Emulator) -> None:
+    """Serve until told to stop; the first lines of output say where."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with emulator:
+        print(f"listening on {emulator.url}", flush=True)
+        print(f"control on {emulator.control_url}", flush=True)
+        await stop.wait()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
+    parser.add_argument("provider", choices=sorted(EMULATORS))
+    parser.add_argument("--port", type=int, default=0, help="0: a free one (default)")
+    parser.add_argument("--control-port", type=int, default=0, help="0: a free one (default)")
+    parser.add_argument("--api-key", help="the only key to accept; default: any")
+    parser.add_argument("--latency-seconds", type=float, default=0.0, help="delay of answers")
+    parser.add_argument("--pace", type=float, help="hear at most so many times real time")
+    parser.add_argument("--receive-timeout-seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--faults", type=json.loads, default={}, help="switches at the start, as a JSON object"
+    )
+    arguments = parser.parse_args(argv)
+    faults: dict[str, Any] = {"latency_seconds": arguments.latency_seconds, **arguments.faults}
+    if arguments.pace is not None:
+        faults["pace"] = arguments.pace
+    emulator = EMULATORS[arguments.provider](
+        port=arguments.port,
+        control_port=arguments.control_port,
+        api_key=arguments.api_key,
+        receive_timeout_seconds=arguments.receive_timeout_seconds,
+        **faults,
+    )
+    asyncio.run(serve(emulator))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""How Deepgram's listen v1 turns one channel of audio into results and events."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from natterjack.audio import Encoding
+
+from .deepgram_query import Listen
+from .tones import Decoder, HeardWord
+
+_INTERIM_SECONDS: Final = 1.0
+_LONGEST_SECONDS: Final = 4.3
+"""A final comes at the latest after so much audio ..."""
+_KEPT_SECONDS: Final = 3.3
+"""... and covers at most so much of it: the tail appears again in the next interim."""
+_VOICE_ENDS_SECONDS: Final = 0.3
+"""Voice activity ceases after so much silence; a matter apart from endpointing (our choice)."""
+_SPEECH_SECONDS: Final = 0.05
+"""A word so long spoken, and no longer than it takes to end, can be cut in the middle."""
+
+
+class Channel:
+    """Results of one channel. Times are seconds of audio since the connection's first byte."""
+
+    def __init__(self, index: int, count: int, query: Listen, encoding: Encoding) -> None:
+        self.index = index
+        self.decoder = Decoder(query.sample_rate, encoding)
+        self._count = count
+        self._query = query
+        self._words: list[HeardWord] = []
+        """Heard, and not in a final yet."""
+        self._frontier = 0.0
+        """Where the last final ended."""
+        self._next_interim = _INTERIM_SECONDS
+        self._in_speech = False
+        """Since the first sound after an endpoint, up to the next endpoint."""
+        self._voice = False
+        """Whether voice activity was reported and has not ceased."""
+        self._sentence_open = False
+        self._last_word_end: float | None = None
+        """Of the last word heard; None once UtteranceEnd has been sent for it."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is audio that no final covers."""
+        return self.decoder.seconds > self._frontier
+
+    @property
+    def mid_word(self) -> bool:
+        onset = self.decoder.onset
+        return onset is not None and _SPEECH_SECONDS < self.decoder.seconds - onset < 0.2
+
+    def hear(self, audio: bytes, log: list[HeardWord]) -> list[dict[str, Any]]:
+        """What to say to a short piece of audio."""
+        messages: list[dict[str, Any]] = []
+        heard = self.decoder.feed(audio)
+        self._take(heard, log)
+        onset, now = self.decoder.onset, self.decoder.seconds
+        if onset is not None:
+            if self._query.vad_events and not self._voice:
+                messages.append(self._speech_started(max(onset, self._frontier)))
+            self._in_speech = self._voice = True
+        else:
+            messages += self._silence(now)
+        if now - self._frontier >= _LONGEST_SECONDS:
+            messages += self._cut(now)
+        if self._query.interim_results and now >= self._next_interim:
+            self._next_interim = _INTERIM_SECONDS * (math.floor(now / _INTERIM_SECONDS) + 1)
+            if now > self._frontier:
+                messages.append(self._results(now, self._words, final=False))
+        return messages
+
+    def flush(self, log: list[HeardWord], *, from_finalize: bool) -> list[dict[str, Any]]:
+        """Make final all that was received. A word that is being spoken is cut by it."""
+        self._take(self.decoder.cut(), log)
+        return [self._final(self.decoder.seconds, from_finalize=from_finalize)]
+
+    def end(self, log: list[HeardWord]) -> list[dict[str, Any]]:
+        """Make final all that was received; nothing follows."""
+        self._take(self.decoder.flush(), log)
+        return [self._final(self.decoder.seconds)] if self.pending else []
+
+    def _take(self, heard: list[HeardWord], log: list[HeardWord]) -> None:
+        for word in heard:
+            self._words.append(word)
+            log.append(word)
+            self._last_word_end = word.end
+
+    def _silence(self, now: float) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        quiet = now - self.decoder.quiet_since
+        self._voice = self._voice and quiet < _VOICE_ENDS_SECONDS
+        endpointing = self._query.endpointing_ms
+        if self._in_speech and endpointing is not None and quiet >= endpointing / 1000:
+            self._in_speech = False
+            messages.append(self._final(now, speech_final=True))
+        gap = self._query.utterance_end_ms
+        last = self._last_word_end
+        if gap is not None and last is not None and now - last >= gap / 1000:
+            if self._words:
+                messages.append(self._final(now))
+            messages.append(self._utterance_end(last))
+            self._last_word_end = None
+        return messages
+
+    def _cut(self, now: float) -> list[dict[str, Any]]:
+        """A final of a long stretch, which ends between two words."""
+        onset = self.decoder.onset
+        limit = self._frontier + _KEPT_SECONDS
+        if not self._words:
+            end = now if onset is None else max(self._frontier, onset - 0.01)
+            return [self._final(end)] if end > self._frontier else []
+        starts = [word.start for word in self._words[1:]]
+        starts.append(now if onset is None else onset)
+        boundaries = [
+            min(word.end + 0.04, (word.end + start) / 2)
+            for word, start in zip(self._words, starts, strict=True)
+        ]
+        return [self._final(max([at for at in boundaries if at <= limit] or boundaries[:1]))]
+
+    def _final(
+        self, end: float, *, speech_final: bool = False, from_finalize: bool = False
+    ) -> dict[str, Any]:
+        words = [word for word in self._words if word.end <= end]
+        message = self._results(end, words, final=True, speech_final=speech_final)
+        message["from_finalize"] = from_finalize
+        self._words = self._words[len(words) :]
+        self._sentence_open = (self._sentence_open or bool(words)) and not speech_final
+        self._frontier = end
+        return message
+
+    def _results(
+        self, end: float, words: list[HeardWord], *, final: bool, speech_final: bool = False
+    ) -> dict[str, Any]:
+        items: list[dict[str, Any]] = []
+        for position, heard in enumerate(words):
+            item: dict[str, Any] = {
+                "word": heard.word,
+                "start": round(heard.start, 4),
+                "end": round(heard.end, 4),
+                "confidence": 0.99,
+            }
+            if self._query.punctuated:
+                first = position == 0 and not self._sentence_open
+                shown = heard.word.capitalize() if first else heard.word
+                stop = speech_final and position == len(words) - 1
+                item["punctuated_word"] = shown + "." if stop else shown
+            if self._query.diarize:
+                item["speaker"] = 0
+            items.append(item)
+        shown_words = [item.get("punctuated_word", item["word"]) for item in items]
+        return {
+            "type": "Results",
+            "channel_index": [self.index, self._count],
+            "duration": round(end, 6) - round(self._frontier, 6),
+            "start": round(self._frontier, 6),
+            "is_final": final,
+            "speech_final": speech_final,
+            "channel": {
+                "alternatives": [
+                    {
+                        "transcript": " ".join(shown_words),
+                        "confidence": 0.99 if items else 0.0,
+                        "words": items,
+                    }
+                ]
+            },
+            "from_finalize": False,
+        }
+
+    def _speech_started(self, at: float) -> dict[str, Any]:
+        return {
+            "type": "SpeechStarted",
+            "channel": [self.index, self._count],
+            "timestamp": round(at, 3),
+        }
+
+    def _utterance_end(self, last_word_end: float) -> dict[str, Any]:
+        return {
+            "type": "UtteranceEnd",
+            "channel": [self.index, self._count],
+            "last_word_end": round(last_word_end, 4),
+        }

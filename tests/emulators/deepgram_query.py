@@ -1,0 +1,203 @@
+"""What Deepgram's listen v1 accepts and refuses at the handshake.
+
+Error codes and texts are those of the vendor's documentation ("Errors", "Live audio").
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from aiohttp import web
+
+from .session import Refusal
+
+ENCODINGS: Final = (
+    "linear16",
+    "linear32",
+    "flac",
+    "alaw",
+    "mulaw",
+    "amr-nb",
+    "amr-wb",
+    "opus",
+    "ogg-opus",
+    "speex",
+    "g729",
+)
+_NOVA_2: Final = (
+    "general meeting finance conversationalai voicemail video medical drivethru automotive"
+)
+MODELS: Final = frozenset(
+    [
+        *("nova-3", "nova-3-general", "nova-3-medical", "nova-2"),
+        *(f"nova-2-{name}" for name in _NOVA_2.split()),
+        *("nova", "nova-general", "nova-phonecall", "nova-medical", "enhanced"),
+        *(f"enhanced-{name}" for name in ("general", "meeting", "phonecall", "finance")),
+        *("base", "meeting", "phonecall", "finance", "conversationalai", "voicemail", "video"),
+        "custom",
+    ]
+)
+_BOOLEANS: Final = (
+    *("multichannel", "interim_results", "vad_events", "smart_format", "punctuate", "numerals"),
+    *("profanity_filter", "dictation", "diarize", "detect_entities", "mip_opt_out"),
+    *("filler_words", "no_delay"),
+)
+_REDACT: Final = ("true", "false", "pci", "numbers", "aggressive_numbers", "ssn")
+KEYTERM_TOKENS: Final = 500
+
+
+@dataclass(frozen=True)
+class Listen:
+    """A valid query."""
+
+    encoding: str | None
+    sample_rate: int
+    channels: int
+    multichannel: bool
+    model: str
+    interim_results: bool
+    endpointing_ms: int | None
+    utterance_end_ms: int | None
+    vad_events: bool
+    punctuated: bool
+    diarize: bool
+    extra: dict[str, str]
+    keyterms: tuple[str, ...]
+
+
+def refuse(status: int, code: str, message: str) -> Refusal:
+    """An HTTP error as Deepgram words it: the text also in the `dg-error` header."""
+    request_id = str(uuid.uuid4())
+    body = {"err_code": code, "err_msg": message, "request_id": request_id}
+    return Refusal(status, body, {"dg-request-id": request_id, "dg-error": message})
+
+
+def check_auth(request: web.Request, api_key: str | None) -> str | None:
+    """The WebSocket subprotocol to answer with, if the key came that way. Raises Refusal.
+
+    An API key goes with the scheme `Token`, a short-lived JWT with `Bearer`, never crosswise.
+    """
+    subprotocol = None
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    offered = [
+        part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    ]
+    if not scheme and len(offered) == 2:
+        scheme, secret = offered
+        subprotocol = scheme
+    is_jwt = secret.count(".") == 2
+    right_shape = {"token": not is_jwt, "bearer": is_jwt}.get(scheme.lower(), False)
+    if not secret or not right_shape or (api_key is not None and not is_jwt and secret != api_key):
+        raise refuse(401, "INVALID_AUTH", "Invalid credentials.")
+    return subprotocol
+
+
+def parse(query: Mapping[str, Sequence[str]]) -> Listen:
+    """The query, by parameter name. Raises Refusal."""
+    flags = {name: _boolean(query, name) for name in _BOOLEANS}
+    encoding = _one(query, "encoding")
+    sample_rate = _integer(query, "sample_rate")
+    channels = _integer(query, "channels") or 1
+    if encoding is not None and encoding not in ENCODINGS:
+        _malformed(f"unknown variant `{encoding}`, expected one of {', '.join(ENCODINGS)}")
+    if encoding in ("linear16", "linear32", "mulaw", "alaw") and sample_rate is None:
+        _bad("`sample_rate` is required when `encoding` is given.")
+    if channels < 1 or (flags["multichannel"] and channels > 20):
+        _bad("at most 20 channels are supported.")
+    model = _one(query, "model") or "base"
+    _check_model(model, query)
+    for value in query.get("redact", ()):
+        if value not in _REDACT:
+            _malformed(f"redact: unknown variant `{value}`")
+    if "summarize" in query:
+        _bad("Summarization is not available for streaming.")
+    if "topics" in query or "intents" in query:
+        raise refuse(403, "UNAUTHORIZED_FEATURES_REQUESTED", "Features are not allowed.")
+    utterance_end = _integer(query, "utterance_end_ms")
+    if utterance_end is not None:
+        if not 1000 <= utterance_end <= 5000:
+            _malformed("utterance_end_ms: expected a value between 1000 and 5000")
+        if not flags["interim_results"]:
+            _bad("`utterance_end_ms` needs `interim_results=true`.")
+    return Listen(
+        encoding=encoding,
+        sample_rate=sample_rate or 0,
+        channels=channels,
+        multichannel=flags["multichannel"],
+        model=model,
+        interim_results=flags["interim_results"],
+        endpointing_ms=_endpointing(query),
+        utterance_end_ms=utterance_end,
+        vad_events=flags["vad_events"],
+        punctuated=flags["punctuate"] or flags["smart_format"],
+        diarize=flags["diarize"] or "diarize_model" in query,
+        extra=dict(pair.split(":", 1) for pair in query.get("extra", ()) if ":" in pair),
+        keyterms=tuple(query.get("keyterm", ())),
+    )
+
+
+def count_tokens(keyterms: Sequence[str]) -> int:
+    """Tokens that keyterms count for; here: their words."""
+    return sum(len(term.split()) for term in keyterms)
+
+
+def _check_model(model: str, query: Mapping[str, Sequence[str]]) -> None:
+    if model.startswith("flux"):
+        _bad("Flux models are served on /v2/listen.")
+    if model not in MODELS and not re.fullmatch(r"[0-9a-f-]{36}", model):
+        # A misspelled name is answered like a model that the project may not use.
+        message = "Project does not have access to the requested model."
+        raise refuse(403, "INSUFFICIENT_PERMISSIONS", message)
+    nova_3 = model.startswith("nova-3")
+    if _one(query, "language") == "multi" and not model.startswith(("nova-2", "nova-3")):
+        _bad("No such model/language/tier combination found.")
+    if query.get("keyterm") and not nova_3:
+        _bad("Keyterms are only supported for Nova-3 and Flux.")
+    if query.get("keywords") and nova_3:
+        _bad("Keywords are not supported for Nova-3, use keyterm.")
+    if count_tokens(query.get("keyterm", ())) > KEYTERM_TOKENS:
+        _bad(f"Keyterm limit exceeded. The maximum number of tokens is {KEYTERM_TOKENS}.")
+    diarizer = _one(query, "diarize_model")
+    if diarizer is not None and "diarize" in query:
+        _bad("diarize_model cannot be used together with diarize or diarize_version.")
+    if diarizer not in (None, "latest", "v1"):
+        _bad(f"diarize_model: `{diarizer}` is not supported for streaming.")
+
+
+def _malformed(detail: str) -> NoReturn:
+    message = f"Failed to deserialize query parameters: {detail}"
+    raise refuse(400, "INVALID_QUERY_PARAMETER", message)
+
+
+def _bad(detail: str) -> NoReturn:
+    raise refuse(400, "Bad Request", f"Bad Request: {detail}")
+
+
+def _one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
+    return query[name][0] if query.get(name) else None
+
+
+def _boolean(query: Mapping[str, Sequence[str]], name: str) -> bool:
+    value = _one(query, name)
+    if value not in (None, "true", "false"):
+        _malformed(f"{name}: provided string was not `true` or `false`")
+    return value == "true"
+
+
+def _integer(query: Mapping[str, Sequence[str]], name: str) -> int | None:
+    value = _one(query, name)
+    if value is not None and not value.isdecimal():
+        _malformed(f"{name}: invalid digit found in string")
+    return None if value is None else int(value)
+
+
+def _endpointing(query: Mapping[str, Sequence[str]]) -> int | None:
+    """Milliseconds; None: off. The default is 10."""
+    if _one(query, "endpointing") == "false":
+        return None
+    value = _integer(query, "endpointing")
+    return 10 if value is None else value

@@ -1,0 +1,83 @@
+"""Raw audio in bytes: encodings and channels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from natterjack.audio import BYTES_PER_SAMPLE, Encoding
+
+Floats = npt.NDArray[np.float32]
+
+
+# G.711, from the expansion tables; compression looks for the nearest value.
+
+
+def _mulaw_table() -> npt.NDArray[np.int16]:
+    code = ~np.arange(256, dtype=np.uint8)
+    magnitude = (((code & 0x0F).astype(int) << 3) + 0x84) << ((code & 0x70) >> 4)
+    return np.where(code & 0x80, 0x84 - magnitude, magnitude - 0x84).astype(np.int16)
+
+
+def _alaw_table() -> npt.NDArray[np.int16]:
+    code = np.arange(256, dtype=np.uint8) ^ 0x55
+    mantissa, segment = (code & 0x0F).astype(int) << 4, ((code & 0x70) >> 4).astype(int)
+    magnitude = np.where(segment == 0, mantissa + 8, (mantissa + 0x108) << np.maximum(segment, 1))
+    magnitude = np.where(segment == 0, magnitude, magnitude >> 1)
+    return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+
+
+_TABLES: Final = {"mulaw": _mulaw_table(), "alaw": _alaw_table()}
+
+
+def from_linear16(pcm: bytes, encoding: Encoding) -> bytes:
+    """16-bit PCM in another encoding."""
+    if encoding == "linear16":
+        return pcm
+    table = _TABLES[encoding].astype(np.int32)
+    order = np.argsort(table, kind="stable")
+    middles = (table[order][1:] + table[order][:-1]) / 2
+    coded = order[np.searchsorted(middles, np.frombuffer(pcm, "<i2"))]
+    return coded.astype(np.uint8).tobytes()
+
+
+def to_linear16(samples: npt.NDArray[np.floating]) -> bytes:
+    """Samples between -1 and 1 as 16-bit PCM."""
+    scaled: Floats = (np.clip(samples, -1, 1) * 32767).round()
+    return scaled.astype("<i2").tobytes()
+
+
+def to_samples(audio: bytes, encoding: Encoding) -> Floats:
+    """Samples between -1 and 1 of whole samples of `audio`."""
+    coded = (
+        np.frombuffer(audio, "<i2")
+        if encoding == "linear16"
+        else _TABLES[encoding][np.frombuffer(audio, np.uint8)]
+    )
+    return coded.astype(np.float32) / np.float32(32768)
+
+
+def interleave(*tracks: bytes, encoding: Encoding = "linear16") -> bytes:
+    """Mono tracks as the channels of one; the shorter ones end in silence."""
+    width = BYTES_PER_SAMPLE[encoding]
+    quiet = from_linear16(bytes(2), encoding)
+    samples = max(len(track) for track in tracks) // width
+    columns = [
+        np.frombuffer(track + quiet * (samples - len(track) // width), f"V{width}")
+        for track in tracks
+    ]
+    return bytes(np.column_stack(columns).tobytes())
+
+
+def split(audio: bytes, channels: int, encoding: Encoding = "linear16") -> list[bytes]:
+    """The channels of interleaved audio (whole frames), each as a mono track."""
+    frames = np.frombuffer(audio, f"V{BYTES_PER_SAMPLE[encoding]}").reshape(-1, channels)
+    return [np.ascontiguousarray(frames[:, index]).tobytes() for index in range(channels)]
+
+
+def mix(audio: bytes, channels: int, encoding: Encoding = "linear16") -> bytes:
+    """The mean of the channels of interleaved audio (whole frames), as linear16."""
+    samples = to_samples(audio, encoding).reshape(-1, channels)
+    return to_linear16(samples.mean(axis=1))

@@ -1,0 +1,63 @@
+"""An emulator as a process of its own, for tests of whole programs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from tests.waiting import bound
+
+
+class RemoteEmulator:
+    """The control endpoint of an emulator: the methods of Emulator, over HTTP."""
+
+    def __init__(self, url: str, control_url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.control_url = control_url
+        self._session = session
+
+    async def set(self, **changes: Any) -> None:
+        """Throw switches. Raises: aiohttp.ClientResponseError for one that does not exist."""
+        await self._call("POST", "faults", changes)
+
+    async def clear(self) -> None:
+        await self._call("DELETE", "faults")
+
+    async def drop(self) -> int:
+        """Abort every connection that stands; how many there were."""
+        return int((await self._call("POST", "drop"))["dropped"])
+
+    async def log(self) -> list[dict[str, Any]]:
+        """As ConnectionLog.as_json, oldest first."""
+        return list((await self._call("GET", "log"))["connections"])
+
+    async def _call(self, method: str, what: str, content: Any = None) -> Any:
+        url = f"{self.control_url}/_emulator/{what}"
+        async with self._session.request(method, url, json=content) as response:
+            response.raise_for_status()
+            return await response.json()
+
+
+@asynccontextmanager
+async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[RemoteEmulator]:
+    """`python -m tests.emulators <provider> <arguments>`, running."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.emulators", provider, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(bound(20)):
+            url = (await process.stdout.readline()).decode().split()[-1]
+            control_url = (await process.stdout.readline()).decode().split()[-1]
+        async with aiohttp.ClientSession() as session:
+            yield RemoteEmulator(url, control_url, session)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()

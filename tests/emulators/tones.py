@@ -1,0 +1,351 @@
+"""Words coded as tones, so that a test can count words lost, doubled and out of order.
+
+A word is a burst of four symbols of 60 ms; a symbol is a chord of one low and one high tone in
+the telephone band. All tones are multiples of 200 Hz, so over a block of 5 ms they are orthogonal
+and a block needs one small matrix product. The four symbols are a codeword of a [4, 2] code over
+the integers mod 17 in which any two symbols determine the other two: the head of one word joined
+to the tail of another is no word, and a burst that is cut, short or long is no word either.
+Words need 15 ms of silence between them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from natterjack.audio import Encoding
+
+from .pcm import Floats, from_linear16, to_linear16, to_samples
+from .vocabulary import VOCABULARY
+
+SYMBOL_SECONDS: Final = 0.060
+WORD_SECONDS: Final = 4 * SYMBOL_SECONDS
+GAP_SECONDS: Final = 0.080
+"""Silence between two words, unless `encode` is told otherwise."""
+
+_LOW: Final = (600, 800, 1000, 1200, 1400)
+_HIGH: Final = (1800, 2200, 2600, 3000)
+_TONES: Final = _LOW + _HIGH
+_PRIME: Final = 17
+"""Size of the symbol alphabet: prime, so that the code can divide; 5 x 4 chords hold it."""
+_AMPLITUDE: Final = 0.25
+"""Of each tone, where full scale is 1."""
+_RAMP_SECONDS: Final = 0.003
+_BLOCK_SECONDS: Final = 0.005
+_HANGOVER_BLOCKS: Final = 3
+"""A burst is over after so many blocks without a chord; a change of symbol blurs one or two."""
+_LENGTH_TOLERANCE_SECONDS: Final = 0.006
+_TONAL: Final = 0.5
+"""Least share of a block's power in its two strongest tones for it to be part of a word."""
+_FAINTEST: Final = 2.5e-5
+"""Mean square under which a block is silence whatever its shape (-46 dB of full scale)."""
+
+
+class HeardWord(NamedTuple):
+    """A word and where it was, in seconds of the audio fed."""
+
+    word: str
+    start: float
+    end: float
+
+
+def _symbols(index: int) -> tuple[int, int, int, int]:
+    a, b = divmod(index, _PRIME)
+    return a, b, (a + b) % _PRIME, (a + 2 * b) % _PRIME
+
+
+_INDEX: Final = {word: index for index, word in enumerate(VOCABULARY)}
+_WORD_OF: Final = {_symbols(index): word for index, word in enumerate(VOCABULARY)}
+
+
+@cache
+def _burst(index: int, sample_rate: int) -> Floats:
+    """The samples of one word."""
+    time = np.arange(round(WORD_SECONDS * sample_rate)) / sample_rate
+    burst = np.zeros(len(time))
+    symbol_of = np.minimum((time / SYMBOL_SECONDS).astype(int), 3)
+    for position, symbol in enumerate(_symbols(index)):
+        low, high = divmod(symbol, len(_HIGH))
+        here = symbol_of == position
+        for tone in (_LOW[low], _HIGH[high]):
+            burst[here] += np.sin(2 * np.pi * tone * time[here])
+    ramp = np.clip(np.minimum(time, WORD_SECONDS - time) / _RAMP_SECONDS, 0, 1)
+    return (_AMPLITUDE * burst * (0.5 - 0.5 * np.cos(np.pi * ramp))).astype(np.float32)
+
+
+def encode(
+    words: Iterable[str],
+    sample_rate: int = 16000,
+    *,
+    gap_seconds: float = GAP_SECONDS,
+    phrase_words: int = 0,
+    pause_seconds: float = 0.8,
+    lead_seconds: float = 0.0,
+    tail_seconds: float = GAP_SECONDS,
+    encoding: Encoding = "linear16",
+) -> bytes:
+    """Mono PCM that says `words`.
+
+    After each `phrase_words` words (0: never) the silence is `pause_seconds` instead of
+    `gap_seconds`. Raises: KeyError for a word that is not in VOCABULARY.
+    """
+    parts = [silence(lead_seconds, sample_rate)]
+    for count, word in enumerate(words, 1):
+        pause = phrase_words and count % phrase_words == 0
+        parts.append(to_linear16(_burst(_INDEX[word], sample_rate)))
+        parts.append(silence(pause_seconds if pause else gap_seconds, sample_rate))
+    if len(parts) > 1:
+        parts[-1] = silence(tail_seconds, sample_rate)
+    return from_linear16(b"".join(parts), encoding)
+
+
+def silence(seconds: float, sample_rate: int = 16000, encoding: Encoding = "linear16") -> bytes:
+    """Mono PCM that says nothing."""
+    return from_linear16(bytes(2 * round(seconds * sample_rate)), encoding)
+
+
+def places(
+    words: Sequence[str],
+    *,
+    gap_seconds: float = GAP_SECONDS,
+    phrase_words: int = 0,
+    pause_seconds: float = 0.8,
+    lead_seconds: float = 0.0,
+) -> list[HeardWord]:
+    """Where `encode` puts each word."""
+    found, at = [], lead_seconds
+    for count, word in enumerate(words, 1):
+        found.append(HeardWord(word, at, at + WORD_SECONDS))
+        pause = phrase_words and count % phrase_words == 0
+        at += WORD_SECONDS + (pause_seconds if pause else gap_seconds)
+    return found
+
+
+def sequence(n: int) -> list[str]:
+    """`n` words in which every loss, double and swap shows, up to some 79,000 of them.
+
+    Block b of the sequence goes through the vocabulary (its size is prime) in strides of b + 1:
+    a word occurs once a block, and two neighbours tell the block.
+    """
+    size = len(VOCABULARY)
+    if n > size * (size - 1):
+        raise ValueError(f"at most {size * (size - 1)} words")
+    return [VOCABULARY[(i % size) * (i // size + 1) % size] for i in range(n)]
+
+
+class Counts(NamedTuple):
+    """What became of words that were sent. All zero exactly when heard is sent."""
+
+    lost: int = 0
+    doubled: int = 0
+    out_of_order: int = 0
+    invented: int = 0
+    """Heard, but never sent."""
+
+
+def compare(sent: Sequence[str], heard: Iterable[str]) -> Counts:
+    """Audit `heard` (words as a transcript shows them: capitals and punctuation do not count)."""
+    got = [plain(word) for word in heard]
+    matcher = difflib.SequenceMatcher(None, list(sent), got, autojunk=False)
+    missing: list[str] = []
+    extra: list[str] = []
+    for _, i1, i2, j1, j2 in (op for op in matcher.get_opcodes() if op[0] != "equal"):
+        missing += sent[i1:i2]
+        extra += got[j1:j2]
+    known = set(sent)
+    moved = doubled = invented = 0
+    for word in extra:
+        if word in missing:
+            missing.remove(word)
+            moved += 1
+        elif word in known:
+            doubled += 1
+        else:
+            invented += 1
+    return Counts(len(missing), doubled, moved, invented)
+
+
+def plain(word: str) -> str:
+    """A word of a transcript as the vocabulary has it."""
+    return word.strip(".,;:?! ").lower()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a transcript as the vocabulary has them."""
+    return [plain(word) for word in text.split()]
+
+
+class Decoder:
+    """Hears words in mono audio that comes in pieces of any size."""
+
+    def __init__(self, sample_rate: int, encoding: Encoding = "linear16") -> None:
+        self._rate = sample_rate
+        self._encoding: Encoding = encoding
+        self._block = round(_BLOCK_SECONDS * sample_rate)
+        phase = 2j * np.pi * np.outer(np.arange(self._block), _TONES) / sample_rate
+        wave = np.exp(-phase) * np.sqrt(2) / self._block
+        # Real and imaginary parts side by side: one real product is faster than a complex one.
+        self._waves: Floats = np.hstack([wave.real, wave.imag]).astype(np.float32)
+        self._odd = b""
+        self._rest: Floats = np.empty(0, np.float32)
+        self._fed = 0
+        self._blocks = 0
+        self._burst: list[Floats] = []
+        self._burst_at = 0
+        """Index of the first block in `_burst`: up to two blocks before the first with a chord."""
+        self._idle = 0
+        """Blocks without a chord since the last one with."""
+        self._before: list[Floats] = []
+        self._active_before = 0
+        self._sounded = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio fed."""
+        return self._fed / self._rate
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the audio fed so far ends within a word."""
+        return bool(self._burst)
+
+    @property
+    def onset(self) -> float | None:
+        """Where the word that is being spoken began (to 5 ms); None in silence."""
+        if not self._burst:
+            return None
+        return (self._burst_at + self._active_before) * self._block / self._rate
+
+    @property
+    def quiet_since(self) -> float:
+        """Where the last sound of a word ended (to 5 ms), be the word heard or cut."""
+        return self._sounded * self._block / self._rate
+
+    def feed(self, audio: bytes) -> list[HeardWord]:
+        """The words that end in `audio`; a word is reported 15 to 20 ms after its end."""
+        if self._encoding == "linear16":
+            audio = self._odd + audio
+            whole = len(audio) & ~1
+            audio, self._odd = audio[:whole], audio[whole:]
+        return self.feed_samples(to_samples(audio, self._encoding))
+
+    def feed_samples(self, samples: Floats) -> list[HeardWord]:
+        """As `feed`, for samples between -1 and 1."""
+        self._fed += len(samples)
+        samples = np.concatenate([self._rest, samples])
+        count = len(samples) // self._block
+        self._rest = samples[count * self._block :]
+        if not count:
+            return []
+        blocks = samples[: count * self._block].reshape(count, self._block)
+        parts = blocks @ self._waves
+        power = parts[:, : len(_TONES)] ** 2 + parts[:, len(_TONES) :] ** 2
+        total = np.einsum("ij,ij->i", blocks, blocks) / self._block
+        low, high = power[:, : len(_LOW)].max(axis=1), power[:, len(_LOW) :].max(axis=1)
+        active = (
+            (total > _FAINTEST)
+            & (low + high > _TONAL * total)
+            & (np.minimum(low, high) > 0.1 * total)
+        )
+        if not self._burst and not active.any():
+            self._blocks += count
+            self._before = [*self._before, *power[-2:]][-2:]
+            return []
+        heard: list[HeardWord] = []
+        for row, sounding in zip(power, active.tolist(), strict=True):
+            self._step(row, sounding, heard)
+        return heard
+
+    def flush(self) -> list[HeardWord]:
+        """The word that ends where the audio ends, if there is one. No audio may follow."""
+        heard: list[HeardWord] = []
+        if len(self._rest):
+            fed = self._fed
+            heard += self.feed_samples(np.zeros(self._block - len(self._rest), np.float32))
+            self._fed = fed
+        return heard + self.cut()
+
+    def cut(self) -> list[HeardWord]:
+        """As if a word that is being spoken ended here: it is heard only if it is complete."""
+        heard: list[HeardWord] = []
+        if self._burst:
+            self._end_burst(heard)
+        self._before = []
+        return heard
+
+    def _step(self, row: Floats, active: bool, heard: list[HeardWord]) -> None:
+        self._blocks += 1
+        if active:
+            self._sounded = self._blocks
+        if self._burst:
+            # Past the length of a word nothing more is kept: it only has to end.
+            if len(self._burst) * _BLOCK_SECONDS < 2 * WORD_SECONDS:
+                self._burst.append(row)
+            self._idle = 0 if active else self._idle + 1
+            if self._idle == _HANGOVER_BLOCKS:
+                self._end_burst(heard)
+        elif active:
+            self._active_before = len(self._before)
+            self._burst = [*self._before, row]
+            self._burst_at = self._blocks - 1 - len(self._before)
+            self._idle = 0
+        if not self._burst:
+            self._before = [*self._before, row][-2:]
+
+    def _end_burst(self, heard: list[HeardWord]) -> None:
+        word = self._recognise(np.array(self._burst))
+        if word is not None:
+            heard.append(word)
+        self._before = self._burst[-2:-1]
+        self._burst = []
+        self._idle = 0
+
+    def _recognise(self, rows: Floats) -> HeardWord | None:
+        """The word that a burst is, if it is one as a whole."""
+        low = rows[:, : len(_LOW)].argmax(axis=1)
+        high = rows[:, len(_LOW) :].argmax(axis=1)
+        chords = low * len(_HIGH) + high
+        first, last = self._active_before, len(rows) - self._idle - 1
+        per_symbol = SYMBOL_SECONDS / _BLOCK_SECONDS
+        if abs(last + 1 - first - 4 * per_symbol) > 4:
+            return None
+        # An edge lies within a block as far as the block's amplitude says.
+        start = (
+            first + 3 - self._covered(rows, chords, first + 3, range(max(0, first - 2), first + 3))
+        )
+        end = (
+            last
+            - 2
+            + self._covered(rows, chords, last - 3, range(last - 2, min(len(rows), last + 3)))
+        )
+        half_ramp = _RAMP_SECONDS / 2 / _BLOCK_SECONDS
+        start, end = max(start - half_ramp, 0), end + half_ramp
+        seconds_per_block = self._block / self._rate
+        if abs((end - start) * seconds_per_block - WORD_SECONDS) > _LENGTH_TOLERANCE_SECONDS:
+            return None
+        symbols = []
+        for position in range(4):
+            begin = int(np.ceil(start + position * per_symbol + 0.5))
+            inner = chords[begin : int(start + (position + 1) * per_symbol - 0.5)]
+            symbol = int(np.bincount(inner).argmax())
+            if np.count_nonzero(inner == symbol) < 0.8 * len(inner):
+                return None
+            symbols.append(symbol)
+        word = _WORD_OF.get((symbols[0], symbols[1], symbols[2], symbols[3]))
+        if word is None:
+            return None
+        at = self._burst_at * seconds_per_block
+        return HeardWord(word, at + start * seconds_per_block, at + end * seconds_per_block)
+
+    @staticmethod
+    def _covered(rows: Floats, chords: npt.NDArray[np.intp], inside: int, edge: range) -> float:
+        """How many blocks' worth of `edge` the chord of the block `inside` covers."""
+        low, high = divmod(int(chords[inside]), len(_HIGH))
+        amplitude = np.sqrt(rows[:, low] + rows[:, len(_LOW) + high])
+        full = float(amplitude[inside])
+        return float(np.clip(amplitude[list(edge)] / full, 0, 1).sum())

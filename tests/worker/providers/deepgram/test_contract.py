@@ -1,0 +1,40 @@
+"""The provider keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.emulators import tones
+from tests.emulators.deepgram import DeepgramEmulator
+from worker.contract import ProviderContract, Speech
+from worker.providers.deepgram import DeepgramProvider
+
+from .conftest import LINEAR_16K
+
+
+def speech_of(words: list[str]) -> Speech:
+    audio = tones.encode(words, phrase_words=4, lead_seconds=0.3, tail_seconds=0.5)
+    return Speech(audio, LINEAR_16K, words=tuple(words))
+
+
+class TestDeepgram(ProviderContract):
+    @pytest.fixture
+    def provider(self, make: Callable[..., DeepgramProvider]) -> DeepgramProvider:
+        return make()
+
+    @pytest.fixture
+    def speech(self) -> Speech:
+        return speech_of(tones.sequence(10))
+
+    @pytest.fixture
+    def other_speech(self) -> Speech:
+        return speech_of(tones.sequence(20)[10:])
+
+    @pytest.fixture
+    def break_connection(self, emulator: DeepgramEmulator) -> Callable[[], Awaitable[object]]:
+        async def drop() -> int:
+            return emulator.drop()
+
+        return drop

@@ -1,0 +1,292 @@
+"""Finals that partition the audio, and turns, from messages of the protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn, Usage
+from worker.providers.deepgram.protocol import (
+    Message,
+    Results,
+    SpeechStarted,
+    Summary,
+    UtteranceEnd,
+)
+from worker.providers.deepgram.transcript import Transcript
+
+
+def results(
+    start: float, end: float, *words: tuple[str, float, float], channel: int = 0, **flags: bool
+) -> Results:
+    return Results(
+        channel=channel,
+        start=start,
+        end=end,
+        is_final=flags.get("final", False) or flags.get("speech_final", False),
+        speech_final=flags.get("speech_final", False),
+        text=" ".join(word[0] for word in words),
+        words=tuple(ProviderWord(*word) for word in words),
+        confidence=0.9 if words else None,
+        language=None,
+    )
+
+
+def run(transcript: Transcript, *messages: Message) -> list[ProviderEvent]:
+    return [event for message in messages for event in transcript.receive(message)]
+
+
+def short(events: list[ProviderEvent]) -> list[Any]:
+    """Events as a reader takes them in."""
+    shown: list[Any] = []
+    for event in events:
+        match event:
+            case Interim() | Final():
+                kind = "final" if isinstance(event, Final) else "interim"
+                shown.append((kind, event.text, event.start, event.end))
+            case Turn():
+                shown.append((event.event, event.at))
+            case _:
+                shown.append(event)
+    return shown
+
+
+YEAH, SO = ("yeah", 0.2, 0.5), ("so", 0.6, 0.9)
+MY, CARD = ("my", 1.2, 1.4), ("card", 1.5, 1.9)
+
+
+def test_the_worked_order_of_the_documentation() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 1.1, YEAH, SO),
+        results(0, 2.2, YEAH, SO, MY, CARD),
+        results(0, 1.0, YEAH, SO, final=True),
+        results(1.0, 2.1, MY),
+        results(1.0, 2.5, MY, CARD, speech_final=True),
+    )
+    assert short(events) == [
+        ("started", 0.2),
+        ("interim", "yeah so", 0, 1.1),
+        ("interim", "yeah so my card", 0, 2.2),
+        ("final", "yeah so", 0, 1.0),
+        ("interim", "my", 1.0, 2.1),
+        ("final", "my card", 1.0, 2.5),
+        ("ended", 1.9),
+    ]
+
+
+def test_finals_of_silence_move_the_frontier() -> None:
+    transcript = Transcript(interims=True)
+    events = run(transcript, results(0, 4.3), results(0, 4.3, final=True), results(4.3, 5.0))
+    assert short(events) == [
+        ("interim", "", 0, 4.3),
+        ("final", "", 0, 4.3),
+        ("interim", "", 4.3, 5.0),
+    ]
+    assert transcript.frontier == 4.3
+
+
+def test_rounding_leaves_no_hole_and_no_overlap() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 3.26, final=True),
+        results(3.2600001, 5.5, final=True),
+        results(5.4999, 6.0, final=True),
+    )
+    finals = [event for event in events if isinstance(event, Final)]
+    assert [(f.start, f.end) for f in finals] == [(0, 3.26), (3.26, 5.5), (5.5, 6.0)]
+
+
+def test_nothing_new_is_no_final_and_late_interims_are_dropped() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 2, YEAH, final=True),
+        results(0, 2, YEAH, final=True),
+        results(2, 2, final=True),
+        results(0, 1.9, YEAH),
+        results(0, 2.4, YEAH),
+        results(2, 2.5),
+    )
+    assert short(events) == [
+        ("started", 0.2),
+        ("final", "yeah", 0, 2),
+        ("interim", "", 2, 2.5),
+    ]
+
+
+def test_without_interims_every_result_is_final() -> None:
+    events = run(Transcript(interims=False), results(0, 2, YEAH))
+    assert short(events) == [("started", 0.2), ("final", "yeah", 0, 2)]
+
+
+def test_account_and_notices_pass() -> None:
+    usage, notice = Usage(audio_seconds=3), Notice("unknown")
+    assert run(Transcript(interims=True), Summary(usage), notice) == [usage, notice]
+
+
+# ---- turns ----------------------------------------------------------------------------------
+
+
+def test_voice_starts_a_turn_once() -> None:
+    events = run(
+        Transcript(interims=True),
+        SpeechStarted(0, 0.1),
+        SpeechStarted(0, 0.1),
+        results(0, 1, YEAH),
+        SpeechStarted(0, 0.6),
+        results(0, 1, YEAH, SO, speech_final=True),
+        UtteranceEnd(0, 0.9),
+        SpeechStarted(0, 1.1),
+        results(1, 2, MY, speech_final=True),
+    )
+    assert [e for e in short(events) if e[0] in ("started", "ended")] == [
+        ("started", 0.1),
+        ("ended", 0.9),
+        ("started", 1.1),
+        ("ended", 1.4),
+    ]
+
+
+def test_the_gap_between_words_ends_a_turn_if_no_endpoint_does() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 2, YEAH, SO, final=True),
+        UtteranceEnd(0, 0.9),
+        results(2, 4, speech_final=True),
+    )
+    assert short(events) == [
+        ("started", 0.2),
+        ("final", "yeah so", 0, 2),
+        ("ended", 0.9),
+        ("final", "", 2, 4),
+    ]
+
+
+def test_the_end_of_a_turn_waits_for_its_finals() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 2, YEAH, SO),
+        UtteranceEnd(0, 0.9),
+        results(0, 2.5, YEAH, SO, final=True),
+    )
+    assert short(events) == [
+        ("started", 0.2),
+        ("interim", "yeah so", 0, 2),
+        ("final", "yeah so", 0, 2.5),
+        ("ended", 0.9),
+    ]
+
+
+def test_a_new_turn_waits_for_the_end_of_the_one_before() -> None:
+    later = ("my", 2.2, 2.4)
+    events = run(
+        Transcript(interims=True),
+        results(0, 2, YEAH),
+        UtteranceEnd(0, 0.5),
+        SpeechStarted(0, 2.1),
+        results(0, 2.0, YEAH, final=True),
+        results(2.0, 3.0, later, speech_final=True),
+    )
+    assert [e for e in short(events) if e[0] != "interim"] == [
+        ("started", 0.2),
+        ("final", "yeah", 0, 2.0),
+        ("ended", 0.5),
+        ("started", 2.1),
+        ("final", "my", 2.0, 3.0),
+        ("ended", 2.4),
+    ]
+
+
+def test_an_utterance_end_of_the_turn_before_does_not_end_this_one() -> None:
+    transcript = Transcript(interims=True)
+    run(transcript, results(0, 1, YEAH, speech_final=True), SpeechStarted(0, 2.0))
+    assert run(transcript, UtteranceEnd(0, 0.5), UtteranceEnd(0, None)) == []
+    assert short(transcript.end()) == [("ended", 2.0)]
+
+
+def test_a_noise_ends_where_the_endpoint_is() -> None:
+    events = run(
+        Transcript(interims=True), SpeechStarted(0, 0.5), results(0, 1.2, speech_final=True)
+    )
+    assert short(events) == [("started", 0.5), ("final", "", 0, 1.2), ("ended", 1.2)]
+
+
+def test_an_endpoint_may_come_without_words_of_its_own() -> None:
+    events = run(
+        Transcript(interims=True),
+        results(0, 1, YEAH, SO, final=True),
+        results(1, 1.3, speech_final=True),
+    )
+    assert short(events)[-1] == ("ended", 0.9)
+
+
+def test_the_end_of_audio_ends_the_turn() -> None:
+    transcript = Transcript(interims=True)
+    run(transcript, results(0, 1, YEAH, final=True))
+    assert short(transcript.end()) == [("ended", 1)]
+    assert transcript.end() == []
+
+
+# ---- several channels -----------------------------------------------------------------------
+
+
+def test_finals_of_channels_are_merged_where_no_word_is_cut() -> None:
+    transcript = Transcript(interims=True, channels=2)
+    events = run(
+        transcript,
+        results(0, 1.0, YEAH, SO, channel=0, final=True),
+        results(0, 1.3, ("hm", 0.8, 1.1), channel=1, final=True),
+    )
+    # Channel 0 is final up to 1.0, which is inside "hm"; its start is inside "so".
+    assert [e for e in short(events) if e[0] == "final"] == [("final", "yeah", 0, 0.6)]
+    events = run(transcript, results(1.0, 2.0, MY, channel=0, final=True))
+    (final,) = [event for event in events if isinstance(event, Final)]
+    assert (final.text, final.start, final.end) == ("so hm", 0.6, 1.2)
+    assert [(word.text, word.speaker) for word in final.words] == [("so", "0"), ("hm", "1")]
+    events = run(transcript, results(1.3, 2.0, channel=1, final=True))
+    assert [e for e in short(events) if e[0] == "final"] == [("final", "my", 1.2, 2.0)]
+
+
+def test_interims_of_channels_are_merged() -> None:
+    events = run(
+        Transcript(interims=True, channels=2),
+        results(0, 1.0, YEAH, channel=0),
+        results(0, 1.0, ("hm", 0.3, 0.4), channel=1),
+        results(0, 1.0, channel=0, final=True),
+        results(0, 1.2, ("hm", 0.3, 0.4), ("ah", 1.0, 1.1), channel=1),
+    )
+    texts = [event.text for event in events if isinstance(event, Interim)]
+    assert texts == ["yeah", "yeah hm", "hm ah"]
+
+
+def test_a_turn_is_open_while_any_channel_speaks() -> None:
+    events = run(
+        Transcript(interims=True, channels=2),
+        SpeechStarted(0, 0.1),
+        SpeechStarted(1, 0.2),
+        results(0, 1.0, YEAH, channel=0, speech_final=True),
+        results(0, 1.5, ("hm", 0.3, 0.4), channel=1, speech_final=True),
+        results(1.0, 1.5, channel=0, final=True),
+    )
+    assert [e for e in short(events) if e[0] in ("started", "ended")] == [
+        ("started", 0.1),
+        ("ended", 0.4),
+    ]
+
+
+def test_a_channel_that_is_none_is_malformed() -> None:
+    (notice,) = run(Transcript(interims=True), results(0, 1, channel=1))
+    assert isinstance(notice, Notice)
+    assert notice.code == "malformed"
+
+
+@pytest.mark.parametrize("speaker", [None, "3"])
+def test_a_diarizers_label_follows_the_channel(speaker: str | None) -> None:
+    word = ProviderWord("a", 0.1, 0.2, speaker=speaker)
+    transcript = Transcript(interims=True, channels=2)
+    (_, interim) = transcript.receive(
+        Results(1, 0, 1, False, False, "a", (word,), confidence=None, language=None)
+    )
+    assert isinstance(interim, Interim)
+    assert interim.words[0].speaker == ("1" if speaker is None else "1.3")

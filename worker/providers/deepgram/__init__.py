@@ -1,0 +1,77 @@
+"""Provider `deepgram`: Deepgram's streaming speech-to-text, listen v1 (Nova models)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from pydantic_settings import BaseSettings
+
+from ...errors import PluginError
+from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
+from ..websocket import Connector
+from . import options, protocol
+from .connection import DeepgramStream
+from .settings import DeepgramSettings
+from .transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+
+def _capabilities(settings: DeepgramSettings) -> Capabilities:
+    return Capabilities(
+        # Deepgram docs, "Encoding", "Sample Rate": raw audio goes as it is, at any rate.
+        encodings=("linear16", "mulaw", "alaw"),
+        max_channels=options.MAX_CHANNELS if settings.multichannel else 1,
+        interims=settings.interim_results,
+        words="timed",
+        confidences=True,
+        turns=True,
+        finalize=True,
+        configurable=protocol.CONFIGURABLE,
+        # Deepgram docs, "Interim Results": silence gives results with an empty transcript.
+        answers_silence=True,
+        catch_up_rate=settings.catch_up_rate,
+        price_per_hour=settings.price_per_hour,
+        currency="USD",
+        billing="audio",
+    )
+
+
+class DeepgramProvider(Provider):
+    """Streams over one shared aiohttp session.
+
+    `open` connects at once, so that a refusal is known before audio is taken. Deepgram closes a
+    connection that gets no audio within ten seconds of its opening, keepalives or not (its docs,
+    page on troubleshooting), and silence sent in its stead would shift all times: open a stream
+    when the first audio is at hand.
+    """
+
+    name: ClassVar[str] = options.NAME
+    Settings: ClassVar[type[BaseSettings]] = DeepgramSettings
+    capabilities = _capabilities(DeepgramSettings.model_construct())
+
+    def __init__(self, settings: Any) -> None:
+        assert isinstance(settings, DeepgramSettings)
+        if settings.api_key is None or not settings.api_key.get_secret_value().strip():
+            raise PluginError("DEEPGRAM_API_KEY is not set: it takes a Deepgram API key")
+        if settings.url.startswith("ws://"):
+            log.warning("Deepgram is reached without encryption, at %s", settings.url)
+        self._settings = settings
+        self._api_key = settings.api_key
+        self.capabilities = _capabilities(settings)
+        self._connector = Connector(
+            self.name,
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+            ping_seconds=settings.ping_seconds,
+        )
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        listen = options.listen(self._settings, request)
+        connect = protocol.connect_request(self._settings.url, self._api_key, listen)
+        socket = await self._connector.connect(connect, protocol.handshake_error)
+        transcript = Transcript(interims=listen.interim_results, channels=listen.channels)
+        return DeepgramStream(socket, transcript, self._settings.keepalive_seconds)
+
+    async def close(self) -> None:
+        await self._connector.close()

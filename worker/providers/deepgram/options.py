@@ -1,0 +1,185 @@
+"""The options that a session may give to the `deepgram` provider, and the query made of them.
+
+Names and rules are those of the vendor's query parameters (Deepgram docs, "Live audio", query
+parameters). An option beats the session's own fields, which beat the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...errors import RequestRefused
+from ...provider import StreamRequest
+from .settings import DeepgramSettings, listed
+
+NAME: Final = "deepgram"
+MAX_CHANNELS: Final = 20
+"""Deepgram docs, "Multichannel"."""
+
+_Redact = Literal["pci", "numbers", "aggressive_numbers", "ssn"]
+_Tag = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Options(BaseModel):
+    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str | None = None
+    language: str | None = None
+    detect_language: bool = False
+    """On a stream this is `language=multi`: `detect_language` itself is for recordings only."""
+    interim_results: bool | None = None
+    smart_format: bool | None = None
+    punctuate: bool | None = None
+    endpointing: Annotated[int, Field(ge=0)] | Literal[False] | None = None
+    utterance_end_ms: Annotated[int, Field(ge=1000, le=5000)] | Literal[False] | None = None
+    vad_events: bool | None = None
+    keyterm: str | list[str] = []
+    keywords: str | list[str] = []
+    diarize: bool | None = None
+    diarize_model: Literal["latest", "v1"] | None = None
+    filler_words: bool | None = None
+    numerals: bool | None = None
+    profanity_filter: bool = False
+    redact: bool | _Redact | list[_Redact] | None = None
+    tag: _Tag | list[_Tag] | None = None
+    mip_opt_out: bool | None = None
+    channels: int | None = None
+    multichannel: bool | None = None
+
+
+def parse_options(options: Mapping[str, Any]) -> Options:
+    """`options`, checked. Raises: RequestRefused naming the option."""
+    try:
+        return Options.model_validate(dict(options))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name = problem["loc"][0] if problem["loc"] else "?"
+        if problem["type"] == "extra_forbidden":
+            raise refused(f"unknown option {name!r}") from None
+        raise refused(f"option {name!r}: {problem['msg']}") from None
+
+
+def refused(message: str) -> RequestRefused:
+    """The request cannot be served."""
+    return RequestRefused(NAME, "request", message)
+
+
+class Listen(BaseModel):
+    """What a stream is opened with, all sources put together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: tuple[tuple[str, str], ...]
+    interim_results: bool
+    channels: int
+    """Transcribed apart."""
+
+
+def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
+    """The query of a stream. Raises: RequestRefused."""
+    options = parse_options(request.options)
+    encoding, sample_rate, channels = request.format
+    if options.channels not in (None, channels):
+        raise refused(f"option 'channels': the audio has {channels}")
+    multichannel = _either(options.multichannel, settings.multichannel) and channels > 1
+    model = options.model or request.model or settings.model
+    interims = _either(options.interim_results, settings.interim_results)
+    query: list[tuple[str, str]] = [
+        ("model", model),
+        ("encoding", encoding),
+        ("sample_rate", str(sample_rate)),
+        ("channels", str(channels)),
+    ]
+    language = _language(options, settings, request)
+    if language is not None:
+        query.append(("language", language))
+    flags = {
+        "multichannel": multichannel,
+        "interim_results": interims,
+        "smart_format": _either(options.smart_format, settings.smart_format),
+        "punctuate": _either(options.punctuate, settings.punctuate),
+        "vad_events": _either(options.vad_events, settings.vad_events),
+        "filler_words": _either(options.filler_words, settings.filler_words),
+        "numerals": _either(options.numerals, settings.numerals),
+        "profanity_filter": options.profanity_filter,
+        "mip_opt_out": _either(options.mip_opt_out, settings.mip_opt_out),
+    }
+    # All are off by default. Deepgram docs: booleans are `true` and `false` in lower case.
+    query += [(name, "true") for name, on in flags.items() if on]
+    query.append(("endpointing", _endpointing(options, settings)))
+    query += _utterance_end(options, settings, interims)
+    query += _diarize(options, settings)
+    query += _terms(options, request, model)
+    redact = listed(settings.redact) if options.redact is None else options.redact
+    query += [("redact", kind) for kind in _many(redact)]
+    tags = listed(settings.tag) if options.tag is None else options.tag
+    query += [("tag", tag) for tag in _many(tags)]
+    return Listen(
+        query=tuple(query), interim_results=interims, channels=channels if multichannel else 1
+    )
+
+
+def _either(option: bool | None, setting: bool) -> bool:
+    return setting if option is None else option
+
+
+def _many(value: bool | str | list[Any]) -> list[str]:
+    """Deepgram docs: a list is given by repeating the parameter."""
+    if isinstance(value, bool):
+        return ["true"] if value else []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def _language(options: Options, settings: DeepgramSettings, request: StreamRequest) -> str | None:
+    language = options.language or request.language
+    if options.detect_language:
+        if language not in (None, "multi"):
+            raise refused(f"option 'detect_language': the language is given as {language!r}")
+        return "multi"
+    return language or settings.language
+
+
+def _endpointing(options: Options, settings: DeepgramSettings) -> str:
+    silence = settings.endpointing_ms or False
+    if options.endpointing is not None:
+        silence = options.endpointing
+    # `is False`: an explicit option of 0 ms is a length, and 0 == False.
+    return "false" if silence is False else str(silence)
+
+
+def _utterance_end(
+    options: Options, settings: DeepgramSettings, interims: bool
+) -> list[tuple[str, str]]:
+    """Deepgram docs, "Utterance End": needs interim results."""
+    gap = settings.utterance_end_ms if interims else 0
+    if options.utterance_end_ms is not None:
+        gap = options.utterance_end_ms
+        if gap and not interims:
+            raise refused("option 'utterance_end_ms': needs 'interim_results'")
+    return [("utterance_end_ms", str(gap))] if gap else []
+
+
+def _diarize(options: Options, settings: DeepgramSettings) -> list[tuple[str, str]]:
+    """Deepgram docs, "Diarization": `diarize_model` turns it on, and excludes `diarize`."""
+    if options.diarize_model is not None:
+        if options.diarize is not None:
+            raise refused("option 'diarize_model': not together with 'diarize'")
+        return [("diarize_model", options.diarize_model)]
+    return [("diarize", "true")] if _either(options.diarize, settings.diarize) else []
+
+
+def _terms(options: Options, request: StreamRequest, model: str) -> list[tuple[str, str]]:
+    """Deepgram docs, "Keyterm Prompting", "Keywords": Nova-3 takes the one, older models the
+    other. The session's own keyterms go as whichever the model takes."""
+    nova_3 = model.startswith("nova-3")
+    if options.keywords and nova_3:
+        raise refused(f"option 'keywords': {model} takes 'keyterm'")
+    if options.keyterm and not nova_3:
+        raise refused(f"option 'keyterm': {model} takes 'keywords'")
+    terms = [*request.keyterms, *_many(options.keyterm), *_many(options.keywords)]
+    return [("keyterm" if nova_3 else "keywords", term) for term in dict.fromkeys(terms)]

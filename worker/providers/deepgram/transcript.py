@@ -1,0 +1,210 @@
+"""From the messages of one stream to provider events: finals that partition the audio, and turns.
+
+Pure: no sockets, clocks or environment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
+from .protocol import Message, Results, SpeechStarted, Summary, UtteranceEnd
+
+
+class Turns:
+    """Boundaries of turns, each once and in order. A turn is open while any channel speaks.
+
+    Deepgram docs, "Utterance End": an utterance ends with the first of speech_final and
+    UtteranceEnd; SpeechStarted may come without words, and words without SpeechStarted.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+        """Channels that are speaking, and since when."""
+        self._ended: dict[int, float] = {}
+        """Where each channel's last utterance ended: older words start no new one."""
+        self._queue: deque[Turn] = deque()
+
+    def speech(self, channel: int, at: float) -> None:
+        """A channel speaks, at `at` or since."""
+        if channel in self._since or at < self._ended.get(channel, 0.0):
+            return
+        if not self._since:
+            self._queue.append(Turn("started", at))
+        self._since[channel] = at
+
+    def since(self, channel: int) -> float | None:
+        """Since when a channel speaks; None: it is silent."""
+        return self._since.get(channel)
+
+    def silence(self, channel: int, at: float) -> None:
+        """A channel's utterance ended at `at`. One that began later is not meant."""
+        self._ended[channel] = max(at, self._ended.get(channel, 0.0))
+        if channel in self._since and at >= self._since[channel]:
+            del self._since[channel]
+            if not self._since:
+                self._queue.append(Turn("ended", at))
+
+    def due(self, frontier: float) -> list[Turn]:
+        """Boundaries to tell of, when finals reach up to `frontier`: an end waits for them."""
+        due: list[Turn] = []
+        while self._queue and (self._queue[0].event == "started" or self._queue[0].at <= frontier):
+            due.append(self._queue.popleft())
+        return due
+
+    def end(self, at: float) -> list[Turn]:
+        """Those still to tell of when the audio has ended at `at`."""
+        for channel in list(self._since):
+            self.silence(channel, max(at, self._since[channel]))
+        due, self._queue = list(self._queue), deque()
+        return due
+
+
+@dataclass
+class _Channel:
+    cursor: float = 0.0
+    """End of its last final."""
+    held: list[ProviderWord] = field(default_factory=list)
+    """Final, but another channel is not so far yet."""
+    interim: tuple[ProviderWord, ...] = ()
+    last_word_end: float = 0.0
+    """Of the words in its finals."""
+
+
+class Transcript:
+    """Interims, finals and turns of one stream.
+
+    Deepgram docs, "Interim Results": finals of a channel follow one another without holes, and an
+    interim restates all since the last final. With several channels their finals are merged: what
+    goes out is final on all of them, and ends inside no word of any.
+    """
+
+    def __init__(self, *, interims: bool, channels: int = 1) -> None:
+        """`interims` off: every result is final, whatever it says (Deepgram docs, same page)."""
+        self._interims = interims
+        self._channels = [_Channel() for _ in range(channels)]
+        self._turns = Turns()
+        self.frontier = 0.0
+        """End of the last Final given, in seconds of this stream's audio."""
+
+    def receive(self, message: Message) -> list[ProviderEvent]:
+        """Provider events that follow from a message."""
+        match message:
+            case Results():
+                return self._results(message)
+            case SpeechStarted():
+                self._turns.speech(message.channel, message.at)
+            case UtteranceEnd():
+                if message.last_word_end is not None:
+                    self._turns.silence(message.channel, message.last_word_end)
+            case Summary():
+                return [message.usage]
+            case Notice():
+                return [message]
+        return list(self._turns.due(self.frontier))
+
+    def end(self) -> list[ProviderEvent]:
+        """What is left to say when all is final."""
+        return list(self._turns.end(self.frontier))
+
+    def _results(self, results: Results) -> list[ProviderEvent]:
+        if results.channel >= len(self._channels):
+            return [Notice("malformed", f"results of channel {results.channel}")]
+        for word in results.words:
+            if word.start is not None:
+                self._turns.speech(results.channel, word.start)
+        events: list[ProviderEvent] = list(self._turns.due(self.frontier))
+        is_final = results.is_final or not self._interims
+        many = len(self._channels) > 1
+        if not is_final:
+            # Of a span that is final by now: such an interim came too late.
+            late = results.end <= self.frontier or results.start < self.frontier - 0.01
+            if many:
+                events.append(self._merged_interim(results))
+            elif not late:
+                events.append(self._interim(results))
+            return events
+        events += self._merged_final(results) if many else self._final(results)
+        channel = self._channels[results.channel]
+        channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
+        if results.speech_final:
+            at, since = channel.last_word_end, self._turns.since(results.channel)
+            # Without a word since the turn began, what has ended was a noise.
+            self._turns.silence(results.channel, at if since is None or at > since else results.end)
+        return events + list(self._turns.due(self.frontier))
+
+    def _interim(self, results: Results) -> Interim:
+        return Interim(
+            text=results.text,
+            start=max(results.start, self.frontier),
+            end=results.end,
+            words=results.words,
+            confidence=results.confidence,
+            language=results.language,
+        )
+
+    def _final(self, results: Results) -> list[ProviderEvent]:
+        # An answer to Finalize may cover nothing new.
+        if results.end <= self.frontier:
+            return []
+        start, self.frontier = self.frontier, results.end
+        return [
+            Final(
+                text=results.text,
+                start=start,
+                end=results.end,
+                words=results.words,
+                confidence=results.confidence,
+                language=results.language,
+            )
+        ]
+
+    def _merged_interim(self, results: Results) -> Interim:
+        self._channels[results.channel].interim = _spoken_by(results)
+        words = [word for one in self._channels for word in (*one.held, *one.interim)]
+        words.sort(key=_start)
+        return Interim(
+            text=" ".join(word.text for word in words),
+            start=self.frontier,
+            end=max(results.end, self.frontier),
+            words=tuple(words),
+            language=results.language,
+        )
+
+    def _merged_final(self, results: Results) -> list[ProviderEvent]:
+        channel = self._channels[results.channel]
+        channel.cursor = max(channel.cursor, results.end)
+        channel.held += _spoken_by(results)
+        channel.interim = ()
+        end = min(one.cursor for one in self._channels)
+        held = sorted((word for one in self._channels for word in one.held), key=_start)
+        # From the last to the first: a step back to a word's start may land inside an earlier one.
+        for word in reversed(held):
+            if _start(word) < end < _end(word):
+                end = _start(word)
+        if end <= self.frontier:
+            return []
+        words = tuple(word for word in held if _end(word) <= end)
+        for one in self._channels:
+            one.held = [word for word in one.held if _end(word) > end]
+        start, self.frontier = self.frontier, end
+        text = " ".join(word.text for word in words)
+        return [Final(text, start, end, words, language=results.language)]
+
+
+def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
+    """Words with their channel as the speaker, and behind it the diarizer's label if any."""
+    channel = str(results.channel)
+    return tuple(
+        replace(word, speaker=channel if word.speaker is None else f"{channel}.{word.speaker}")
+        for word in results.words
+    )
+
+
+def _start(word: ProviderWord) -> float:
+    return word.start or 0.0
+
+
+def _end(word: ProviderWord) -> float:
+    return word.end or 0.0
