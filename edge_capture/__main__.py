@@ -1,0 +1,215 @@
+"""The `natterjack-edge` command.
+
+Exit codes: 0 all is published and acknowledged; 1 it is not, or the sound broke off, or with
+`--wait` the session did not end as closed; 2 a mistake in the call, the source or (with `--once`)
+the broker; 130 a second Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from natterjack import log as logs
+from natterjack.errors import NatterjackError
+from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
+
+from .agent import Agent, RunOptions, stopped_by_signals
+from .display import restore_terminal
+from .errors import SourceError
+from .session import EdgeSession, make_keys, make_sessions
+from .settings import (
+    EdgeSettings,
+    MicrophoneSettings,
+    PublishSettings,
+    RequestSettings,
+    StdinSettings,
+    add_session_flags,
+)
+from .sources import Source
+
+log = logging.getLogger("edge_capture")
+
+_EXAMPLES = """\
+examples:
+  natterjack-edge file meeting.flac --tenant acme --language en
+  natterjack-edge file call.wav --split-channels agent,caller --speed max --wait
+  ffmpeg -i rtsp://camera/1 -f s16le - | natterjack-edge stdin --sample-rate 48000 --channels 2
+  natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
+  natterjack-edge devices
+
+Every flag has an environment variable, named in brackets beside it; the flag wins.
+Ctrl-C ends the session cleanly, a second one aborts.
+exit codes: 0 published and acknowledged, 1 not wholly, 2 a mistake in the call, 130 aborted
+"""
+
+
+def _speed(text: str) -> float | None:
+    if text in ("0", "max"):
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, 0 or max")
+    return speed
+
+
+def _parser() -> argparse.ArgumentParser:
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    parser = argparse.ArgumentParser(
+        prog="natterjack-edge",
+        description="Capture sound and publish it to NATS, where workers transcribe it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    speed = "times real time; 0 or max: as fast as the broker acknowledges"
+
+    file = command("file", "publish a sound file: WAV, FLAC, OGG, MP3, any rate and channels")
+    file.add_argument("path", type=Path, metavar="PATH")
+    file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
+    stdin = command("stdin", "publish raw sound from standard input")
+    stdin.add_argument("--speed", type=_speed, default=None, help=f"{speed} [default: as it comes]")
+    add_flags(stdin, StdinSettings)
+    mic = command("mic", "publish a microphone")
+    add_flags(mic, MicrophoneSettings)
+    for each in (file, stdin, mic):
+        each.add_argument("--once", action="store_true", help="exit if NATS is not there at first")
+        each.add_argument(
+            "--wait", action="store_true", help="stay until a worker has ended the session"
+        )
+        each.add_argument("--quiet", action="store_true", help="say nothing but warnings")
+        add_session_flags(each)
+        add_flags(each, BrokerSettings, "nats-")
+    for each in (file, stdin, mic, command("devices", "list the microphones")):
+        add_flags(each, LogSettings)
+    return parser
+
+
+async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
+    """The source that the command names; nothing is published before it has sound to give."""
+    if flags.command == "file":
+        from .sources.file import FileSource
+
+        return FileSource(flags.path, flags.speed, block_ms)
+    if flags.command == "stdin":
+        from .sources.stdin import StdinSource
+
+        if sys.stdin is None:
+            raise SourceError("standard input is closed")
+        settings = load(StdinSettings, flags)
+        source = StdinSource(sys.stdin.fileno(), settings, flags.speed, block_ms)
+        await source.open()
+        return source
+    from .sources.microphone import MicrophoneSource
+
+    return MicrophoneSource(load(MicrophoneSettings, flags), channels)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Source]) -> Source | None:
+    """The source that `work` opens, or None when `stop` is set first."""
+    opening = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if opening.done():
+        return opening.result()
+    opening.cancel()
+    return None
+
+
+def _announce(sessions: list[EdgeSession]) -> None:
+    """Print each session's key and id, for people and for scripts."""
+    with contextlib.suppress(OSError):  # nobody reads it
+        for session in sessions:
+            print(session.spec.key, session.spec.session_id, flush=True)
+
+
+async def _capture(flags: argparse.Namespace) -> int:
+    edge = load(EdgeSettings, flags)
+    publish, request = load(PublishSettings, flags), load(RequestSettings, flags)
+    broker = load(BrokerSettings, flags)
+    keys = make_keys(edge)
+    with stopped_by_signals(restore_terminal) as stop:
+        channels = len(keys) if edge.split_channels is not None else None
+        source = await _unless(stop, _open_source(flags, channels, publish.chunk_ms))
+        if source is None:
+            log.info("stopped before there was any sound; nothing is published")
+            return 0
+        try:
+            sessions = make_sessions(keys, source.format, source.waits, edge, publish, request)
+            _announce(sessions)
+            options = RunOptions(flags.once, flags.wait, flags.quiet, edge.finish_seconds)
+            return await Agent(source, sessions, broker, options).run(stop)
+        finally:
+            source.close()
+
+
+def _list_devices() -> int:
+    from .sources.microphone import list_devices
+
+    for device in list_devices():
+        mark = "*" if device.default else " "
+        print(
+            f"{mark} {device.index:>3}  {device.name}  ({device.host}, "
+            f"{device.channels} channels, {device.sample_rate} Hz)"
+        )
+    return 0
+
+
+def _configure_log(flags: argparse.Namespace) -> None:
+    settings = load(LogSettings, flags)
+    if flags.command in ("mic", "devices") and settings.log_level != "debug":
+        from .sources.microphone import mute_libraries
+
+        mute_libraries()
+    if getattr(flags, "quiet", False) and settings.log_level in ("debug", "info"):
+        settings = settings.model_copy(update={"log_level": "warning"})
+    logs.configure(settings)
+
+
+def _run(flags: argparse.Namespace) -> int:
+    """Do what the command says; the exit code."""
+    try:
+        _configure_log(flags)
+        if flags.command == "devices":
+            return _list_devices()
+        return asyncio.run(_capture(flags))
+    except* NatterjackError as group:
+        # A task group wraps even one; whichever came first is what went wrong.
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        print(f"natterjack-edge: {error}", file=sys.stderr)
+    return 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    flags = _parser().parse_args(arguments)
+    try:
+        return _run(flags)
+    except KeyboardInterrupt:  # before the session's own handlers are in place
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""Publishing one session: its request and its chunks, each until the broker has stored it.
+
+Chunks wait in memory without a number; entering the window they get the next `Audio-Seq` and are
+published, and they leave it when their acknowledgement comes. Acknowledgements come to one inbox,
+whose last subject token is the number, so that a chunk costs no task, future or timer. Whatever is
+in the window is published again, in order, after a reconnect; the stream's duplicate window drops
+what it has. While the broker refuses chunks or is mute, nothing but the oldest is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import deque
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.log import fields
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+
+from .chunks import Chunk
+
+log = logging.getLogger(__name__)
+
+_OVERDUE_S = 5.0
+_TICK_S = 0.1
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
+_CALM_S = 10.0
+"""Trouble that comes back sooner is the same trouble: its backoff goes on."""
+_MAX_UNSENT_BYTES = 256 * 1024
+"""In nats-py's own buffer; it grows when the connection is up but takes nothing."""
+_HEADER_BYTES = 512  # more than a chunk's headers ever have
+_AHEAD_CHUNKS = 16
+"""Chunks that a source which waits may be ahead of the window."""
+_OPEN = "open"  # the acknowledgement token of the session request
+
+NO_STREAM = "waiting for a worker to make the streams"
+
+
+class Backoff:
+    """Delays that double, with jitter, until all has been well for a while."""
+
+    def __init__(self) -> None:
+        self._delay = _FIRST_DELAY_S
+        self._last = 0.0
+        self.due = 0.0
+        """When to try again, on the monotonic clock; 0: at once."""
+
+    def failed(self, now: float) -> None:
+        """Move `due` on."""
+        if now - self._last > _CALM_S:
+            self._delay = _FIRST_DELAY_S
+        self._last = now
+        self.due = now + self._delay * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        self._delay = min(self._delay * 2, _LONGEST_DELAY_S)
+
+
+class Publisher:
+    """One session's way to the broker. `offer` it chunks from the start; `run` sends them."""
+
+    def __init__(
+        self, spec: SessionSpec, *, window_chunks: int, buffer_seconds: float | None
+    ) -> None:
+        """`buffer_seconds` bounds the sound that waits; None for sources that wait instead."""
+        self.spec = spec
+        self._request = spec.model_dump_json(exclude_none=True).encode()
+        self._audio_subject = audio_subject(spec.key)
+        self._window_chunks = window_chunks
+        self._format = spec.audio_format
+        self._most_waiting_bytes = (
+            None
+            if buffer_seconds is None
+            else int(buffer_seconds * self._format.sample_rate) * self._format.frame_bytes
+        )
+        self._waiting: deque[Chunk] = deque()
+        self._waiting_bytes = 0
+        self._window: dict[int, tuple[Chunk, float]] = {}
+        """Sequence number: chunk, and when it was last sent (monotonic). In order."""
+        self._again: deque[int] = deque()
+        """Numbers in the window that are to be sent again before anything new."""
+        self._next_seq = 0
+        self._opened = False
+        self._open_backoff = Backoff()
+        self._ended = False
+        self._backoff = Backoff()
+        self._troubles: dict[str, str] = {}
+        self._overflowing = False
+        self._broker: Broker | None = None
+        self._reconnects = 0
+        self._inbox = ""
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.finished = asyncio.Event()
+        """Set when the request and every chunk up to the end are stored."""
+        self.acknowledged = 0
+        self.resent = 0
+        self.refused = 0
+        self.lost_frames = 0
+
+    @property
+    def published(self) -> int:
+        """Chunks sent at least once."""
+        return self._next_seq
+
+    @property
+    def unacknowledged(self) -> int:
+        """Chunks that are not known to be stored, those that were never sent included."""
+        return len(self._window) + len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks in the window."""
+        return len(self._window)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the session request is stored."""
+        return self._opened
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the broker takes nothing, or None."""
+        return next(iter(self._troubles.values()), None)
+
+    def offer(self, chunk: Chunk) -> None:
+        """Take a chunk to be published; none may follow one with `end`."""
+        self._waiting.append(chunk)
+        self._waiting_bytes += len(chunk.payload)
+        self._ended = chunk.end
+        if self._most_waiting_bytes is not None:
+            self._drop_oldest(self._most_waiting_bytes)
+        elif len(self._waiting) >= _AHEAD_CHUNKS:
+            self._room.clear()
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Return when a source that can wait should go on. Cancel-safe."""
+        await self._room.wait()
+
+    def _drop_oldest(self, most_bytes: int) -> None:
+        if self._waiting_bytes <= most_bytes:
+            return
+        if not self._overflowing:
+            self._overflowing = True
+            log.warning(
+                "the buffer is full: the oldest sound is dropped until the broker takes chunks",
+                extra=fields(session=str(self.spec.key)),
+            )
+        while self._waiting_bytes > most_bytes and len(self._waiting) > 1:
+            dropped = self._waiting.popleft()
+            self._waiting_bytes -= len(dropped.payload)
+            self.lost_frames += self._format.frames(len(dropped.payload))
+
+    async def run(self, broker: Broker) -> None:
+        """Send what is offered, until all is stored or the connection is closed for good.
+
+        May be called again with another connection. Cancel-safe.
+        """
+        self._broker = broker
+        self._inbox = broker.client.new_inbox()
+        self._reconnected()
+        broker.on_reconnect.add(self._reconnected)
+        try:
+            await broker.client.subscribe(f"{self._inbox}.*", cb=self._answered)
+            async with asyncio.TaskGroup() as tasks:
+                ticks = tasks.create_task(self._tick(), name=f"tick {self.spec.key}")
+                while not (self.finished.is_set() or broker.client.is_closed):
+                    self._wake.clear()
+                    await self._send_due(broker)
+                    await self._wake.wait()
+                ticks.cancel()
+        finally:
+            broker.on_reconnect.discard(self._reconnected)
+
+    async def _tick(self) -> None:
+        """Wake `run` when time alone makes something due; one timer for all chunks."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._window or self._waiting or not self._opened:
+                self._wake.set()
+
+    def _linked(self, broker: Broker) -> bool:
+        """Whether the connection is up, and what went down with the last one is queued again.
+
+        nats-py says `connected` a little before it runs the reconnect callbacks; a new chunk sent
+        in between would be stored ahead of older ones that have to be sent again.
+        """
+        return broker.connected and broker.client.stats["reconnects"] == self._reconnects
+
+    def _flows(self, broker: Broker) -> bool:
+        """Whether the connection takes what is published now."""
+        return self._linked(broker) and broker.client.pending_data_size < _MAX_UNSENT_BYTES
+
+    def _reconnected(self) -> None:
+        assert self._broker is not None
+        self._reconnects = self._broker.client.stats["reconnects"]
+        self._again = deque(self._window)
+        self._backoff.due = self._open_backoff.due = 0
+        self._wake.set()
+
+    async def _send_due(self, broker: Broker) -> None:
+        now = time.monotonic()
+        if not self._linked(broker):
+            return
+        self._check_overdue(now)
+        if not self._flows(broker):
+            return
+        if not self._opened and now >= self._open_backoff.due:
+            self._open_backoff.failed(now)  # as long as no acknowledgement says otherwise
+            await self._send_request(broker)
+        if "audio" in self._troubles and now >= self._backoff.due and self._window:
+            self._backoff.failed(now)
+            await self._send_again(broker, next(iter(self._window)), now)
+        while self._flows(broker) and "audio" not in self._troubles:
+            if self._again:
+                await self._send_again(broker, self._again.popleft(), now)
+            elif self._waiting and len(self._window) < self._window_chunks:
+                await self._send_next(broker, now)
+            else:
+                break
+
+    def _check_overdue(self, now: float) -> None:
+        if not self._window or self._again or "audio" in self._troubles:
+            return
+        _, sent = next(iter(self._window.values()))
+        if now - sent > _OVERDUE_S:
+            self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
+
+    async def _send_request(self, broker: Broker) -> None:
+        await broker.client.publish(
+            session_subject(self.spec.key),
+            self._request,
+            reply=f"{self._inbox}.{_OPEN}",
+            headers={MSG_ID: self.spec.session_id},
+        )
+
+    async def _send_next(self, broker: Broker, now: float) -> None:
+        chunk = self._waiting.popleft()
+        self._waiting_bytes -= len(chunk.payload)
+        if len(self._waiting) < _AHEAD_CHUNKS:
+            self._room.set()
+        if self._overflowing and not self._waiting:
+            self._overflowing = False
+            log.warning(
+                "the buffer is empty again; %.1f s of sound were dropped in all",
+                self._format.seconds(self.lost_frames),
+                extra=fields(session=str(self.spec.key)),
+            )
+        seq, self._next_seq = self._next_seq, self._next_seq + 1
+        self._window[seq] = (chunk, now)
+        await self._send(broker, seq, chunk)
+
+    async def _send_again(self, broker: Broker, seq: int, now: float) -> None:
+        entry = self._window.get(seq)
+        if entry is None:
+            return  # acknowledged meanwhile
+        self._window[seq] = (entry[0], now)
+        self.resent += 1
+        await self._send(broker, seq, entry[0])
+
+    async def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
+        most = broker.client.max_payload
+        if len(chunk.payload) + _HEADER_BYTES > most:
+            # The server would close the connection.
+            self._failed(
+                "audio",
+                f"a chunk of {len(chunk.payload)} bytes is more than the server's max_payload "
+                f"of {most} allows; lower EDGE_CHUNK_MS or raise max_payload",
+            )
+            return
+        header = ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
+        try:
+            await broker.client.publish(
+                self._audio_subject,
+                chunk.payload,
+                reply=f"{self._inbox}.{seq}",
+                headers=encode_chunk_headers(header),
+            )
+        except NatsError as error:
+            self._failed("audio", str(error))
+
+    async def _answered(self, message: Msg) -> None:
+        token = message.subject[len(self._inbox) + 1 :]
+        reason = _refusal(message)
+        if reason is None:
+            self._stored(token)
+        elif token == _OPEN:
+            self._failed("request", reason)
+        elif int(token) in self._window:
+            self._failed("audio", reason)
+
+    def _stored(self, token: str) -> None:
+        if token == _OPEN:
+            self._opened = True
+            self._recovered("request")
+        else:
+            seq = int(token)
+            oldest = next(iter(self._window), None)
+            if self._window.pop(seq, None) is not None:
+                self.acknowledged += 1
+            if seq == oldest:
+                self._recovered("audio")
+        if self._waiting or self._again:
+            self._wake.set()
+        elif self._ended and self._opened and not self._window:
+            self.finished.set()
+            self._wake.set()
+
+    def _failed(self, what: str, reason: str, now: float | None = None) -> None:
+        """The broker refuses the request or a chunk: say so once, and try again by and by."""
+        self.refused += 1
+        known = reason in self._troubles.values()
+        if what not in self._troubles and what == "audio":
+            self._backoff.failed(now or time.monotonic())
+        self._troubles[what] = reason
+        if not known:
+            log.warning("%s", reason, extra=fields(session=str(self.spec.key), refused=what))
+
+    def _recovered(self, what: str) -> None:
+        if self._troubles.pop(what, None) is None:
+            return
+        if what == "audio":
+            self._again = deque(self._window)  # perhaps sent while it refused them
+        if not self._troubles:
+            log.info("the broker takes it now", extra=fields(session=str(self.spec.key)))
+
+
+def _refusal(message: Msg) -> str | None:
+    """Why JetStream has not stored what this answers, or None if it has."""
+    if not message.data:
+        status = (message.headers or {}).get("Status")
+        return NO_STREAM if status == "503" else f"unexpected answer {status}"
+    if b'"error"' not in message.data:
+        return None
+    try:
+        error = json.loads(message.data)["error"]
+        return f"the broker refuses it: {error['description']} ({error['err_code']})"
+    except (ValueError, KeyError, TypeError):
+        return f"unexpected answer {message.data[:100]!r}"

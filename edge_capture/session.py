@@ -1,0 +1,152 @@
+"""One session at the edge: its request, its cutter, its publisher, and what its worker says."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from natterjack.audio import MAX_CHUNK_BYTES, AudioFormat
+from natterjack.errors import UsageError
+from natterjack.spec import SessionSpec
+from natterjack.streams import MAX_SPEC_BYTES
+from natterjack.subjects import SessionKey
+
+from .chunks import Cutter, level_dbfs
+from .publish import Publisher
+from .settings import EdgeSettings, PublishSettings, RequestSettings
+from .sources import Block
+from .status import SessionStatus
+
+_SPEC_HEADROOM_BYTES = 4 * 1024  # the stream's limit counts headers too
+
+
+class EdgeSession:
+    """From the source's blocks to the broker."""
+
+    def __init__(self, spec: SessionSpec, cutter: Cutter, publisher: Publisher) -> None:
+        self.spec = spec
+        self.publisher = publisher
+        self.status = SessionStatus(spec)
+        self._cutter = cutter
+        self._last_payload = b""
+
+    @property
+    def seconds(self) -> float:
+        """Captured so far, in whole chunks."""
+        return self.published_seconds(self._cutter.position)
+
+    def published_seconds(self, frames: int) -> float:
+        """Duration of `frames` frames at the published rate."""
+        return self.spec.audio_format.seconds(frames)
+
+    def level_dbfs(self) -> float:
+        """Of the last chunk."""
+        return level_dbfs(self._last_payload, self.spec.encoding)
+
+    def feed(self, block: Block) -> None:
+        """Offer the chunks that `block` completes."""
+        if block.lost_frames:
+            for chunk in self._cutter.skip(block.lost_frames):
+                self.publisher.offer(chunk)
+        for chunk in self._cutter.feed(block.samples, block.time_ns):
+            self.publisher.offer(chunk)
+            self._last_payload = chunk.payload
+
+    def finish(self) -> None:
+        """Offer the last chunk. To be called once."""
+        self.publisher.offer(self._cutter.finish())
+
+
+def readable_token() -> str:
+    """A conversation's name that is unique and says when it began, in local time."""
+    return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def published_format(source: AudioFormat, settings: PublishSettings, split: bool) -> AudioFormat:
+    """How a source is published. Raises: UsageError when its chunks would be too large."""
+    if source.encoding == "linear16":
+        published = AudioFormat("linear16", settings.sample_rate or source.sample_rate, 1)
+    else:
+        published = source._replace(channels=1 if split else source.channels)
+    chunk_bytes = published.sample_rate * settings.chunk_ms // 1000 * published.frame_bytes
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        raise UsageError(
+            f"EDGE_CHUNK_MS: chunks of {settings.chunk_ms} ms would have {chunk_bytes} bytes, "
+            f"and {MAX_CHUNK_BYTES} are allowed; lower it, or EDGE_SAMPLE_RATE"
+        )
+    return published
+
+
+def split_speakers(text: str | None) -> list[str] | None:
+    """The names in EDGE_SPLIT_CHANNELS. Raises: UsageError when one comes twice."""
+    if text is None:
+        return None
+    speakers = [speaker.strip() for speaker in text.split(",")]
+    if len(set(speakers)) < len(speakers):
+        raise UsageError(f"--split-channels {text}: each channel needs a speaker of its own")
+    return speakers
+
+
+def make_keys(settings: EdgeSettings) -> list[SessionKey]:
+    """The key of each session, to be made once, before anything is opened. Raises: UsageError."""
+    conversation = settings.conversation or readable_token()
+    speakers = split_speakers(settings.split_channels) or [settings.speaker]
+    return [SessionKey.checked(settings.tenant, conversation, speaker) for speaker in speakers]
+
+
+def make_sessions(
+    keys: list[SessionKey],
+    source: AudioFormat,
+    waits: bool,
+    edge: EdgeSettings,
+    publish: PublishSettings,
+    request: RequestSettings,
+) -> list[EdgeSession]:
+    """One session for all channels, or one for each if so wanted.
+
+    Raises: UsageError: as many speakers as channels are needed; or the request is not valid.
+    """
+    split = edge.split_channels is not None
+    if split and len(keys) != source.channels:
+        raise UsageError(
+            f"--split-channels names {len(keys)} speakers, the sound has {source.channels} channels"
+        )
+    published = published_format(source, publish, split)
+    sessions = []
+    for index, key in enumerate(keys):
+        cutter = Cutter(source, published, index if split else None, publish.chunk_ms)
+        publisher = Publisher(
+            _spec(key, published, edge, request),
+            window_chunks=edge.window_chunks,
+            buffer_seconds=None if waits else edge.buffer_seconds,
+        )
+        sessions.append(EdgeSession(publisher.spec, cutter, publisher))
+    return sessions
+
+
+def _spec(
+    key: SessionKey, published: AudioFormat, edge: EdgeSettings, request: RequestSettings
+) -> SessionSpec:
+    providers = [name.strip() for name in (edge.provider or "").split(",") if name.strip()]
+    try:
+        spec = SessionSpec(
+            **key._asdict(),
+            **published._asdict(),
+            language=edge.language,
+            provider=providers[0] if len(providers) == 1 else (providers or None),
+            model=edge.model,
+            keyterms=request.keyterms,
+            options=request.options,
+            max_seconds=edge.max_seconds,
+            labels=request.labels,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = " ".join(str(part) for part in first["loc"])
+        raise UsageError(f"the session cannot be asked for: {field}: {first['msg']}") from None
+    size = len(spec.model_dump_json())
+    if size > MAX_SPEC_BYTES - _SPEC_HEADROOM_BYTES:
+        raise UsageError(f"the session request has {size} bytes: fewer keyterms, options or labels")
+    return spec

@@ -1,0 +1,71 @@
+"""Where sound comes from: files, standard input, microphones. Each opens before any session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import NamedTuple, Protocol
+
+from natterjack.audio import AudioFormat
+
+from ..chunks import Samples
+
+_LEAST_SLEEP_S = 0.001
+
+
+class Block(NamedTuple):
+    """Some sound as it was captured."""
+
+    samples: Samples
+    time_ns: int
+    """Wall clock of the first frame, nanoseconds since the epoch."""
+    lost_frames: int = 0
+    """Frames that were captured just before and could not be taken."""
+
+
+class Source(Protocol):
+    """Sound that is open and ready to be read."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def format(self) -> AudioFormat:
+        """Encoding, rate and channels of its blocks."""
+
+    @property
+    def waits(self) -> bool:
+        """True if it can be read later (a file), False if sound is lost then (a microphone)."""
+
+    def blocks(self) -> AsyncGenerator[Block, None]:
+        """The sound in order, until it ends. Cancel-safe. Raises: SourceLost."""
+
+    def close(self) -> None:
+        """Give the file or the device back. Idempotent."""
+
+
+class Pace:
+    """Plays stored sound at `speed` times real time; None is as fast as it is taken.
+
+    Behind its schedule, after a wait for the broker, it goes on at full speed until it is level.
+    """
+
+    def __init__(self, sample_rate: int, speed: float | None) -> None:
+        self._frames_per_second = None if speed is None else sample_rate * speed
+        self._sample_rate = sample_rate
+        self._started = time.monotonic()
+        self._started_ns = time.time_ns()
+
+    def time_ns(self, pos: int) -> int:
+        """Wall clock of frame `pos`: that of the start, and the position."""
+        return self._started_ns + pos * 1_000_000_000 // self._sample_rate
+
+    async def captured(self, pos: int) -> None:
+        """Return when a microphone would have captured all before frame `pos`. Cancel-safe."""
+        if self._frames_per_second is None:
+            return
+        due = self._started + pos / self._frames_per_second - time.monotonic()
+        if due > _LEAST_SLEEP_S:
+            await asyncio.sleep(due)

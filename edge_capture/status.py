@@ -1,0 +1,103 @@
+"""What the worker says about a session, for people to see and for `--wait`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from natterjack.connection import Broker
+from natterjack.errors import BadEvent
+from natterjack.events import StatusEvent, parse_event
+from natterjack.log import fields
+from natterjack.spec import SessionSpec
+from natterjack.streams import TRANSCRIPTS
+from natterjack.subjects import transcript_subject
+
+log = logging.getLogger(__name__)
+
+WAITING = "waiting for a worker"
+_LOOK_S = 5.0
+
+
+class SessionStatus:
+    """The session's state as its workers report it."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self._spec = spec
+        self._subject = transcript_subject(spec.key, "status")
+        self._last: StatusEvent | None = None
+        self._broker: Broker | None = None
+        self.closing = asyncio.Event()
+        """Set when the session has ended at the worker."""
+
+    @property
+    def state(self) -> str:
+        """A StatusState, or WAITING."""
+        return self._last.state if self._last else WAITING
+
+    @property
+    def worker(self) -> str | None:
+        return self._last.worker if self._last else None
+
+    @property
+    def reason(self) -> str | None:
+        return self._last.reason if self._last else None
+
+    async def subscribe(self, broker: Broker) -> None:
+        """Follow the live events. They may be missed while the connection is down."""
+        self._broker = broker
+        await broker.client.subscribe(self._subject, cb=self._received)
+
+    async def wait_closing(self) -> None:
+        """Return when the session has ended, also if the event for it was missed. Cancel-safe."""
+        while not self.closing.is_set():
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self.closing.wait()
+            except TimeoutError:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Read the last stored event. A user who may not read the stream has the live ones."""
+        if self._broker is None:
+            return
+        try:
+            message = await self._broker.client.jetstream().get_last_msg(
+                TRANSCRIPTS, self._subject, direct=True
+            )
+        except (NatsError, TimeoutError):
+            return
+        self._take(message.data or b"")
+
+    async def _received(self, message: Msg) -> None:
+        self._take(message.data)
+
+    def _take(self, payload: bytes) -> None:
+        try:
+            event = parse_event(payload)
+        except BadEvent as error:
+            log.warning("%s: %s", self._subject, error)
+            return
+        if not isinstance(event, StatusEvent) or event.session_id != self._spec.session_id:
+            return
+        # A worker that lost the session without knowing may still speak; and after a look at the
+        # stream the same event may come live.
+        last = self._last
+        if last and (event.epoch < last.epoch or event.sequence <= last.sequence):
+            return
+        self._last = event
+        if event.closing:
+            self.closing.set()
+        log.log(
+            logging.WARNING if event.state in ("recovering", "failed") else logging.INFO,
+            "session %s",
+            event.state,
+            extra=fields(
+                session=str(self._spec.key),
+                worker=event.worker,
+                **({"reason": event.reason} if event.reason else {}),
+            ),
+        )

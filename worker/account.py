@@ -1,0 +1,102 @@
+"""A session's books: what became of its audio, over all its provider streams and workers."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from natterjack.events import Account
+from natterjack.events import Gap as GapRecord
+from natterjack.log import fields
+from natterjack.subjects import SessionKey
+
+from .feed import Feed, Gap
+from .metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Books:
+    """Keeps what the closing event's account says. Positions are frames of the session."""
+
+    def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics) -> None:
+        self._key = key
+        self._rate = sample_rate
+        self._metrics = metrics
+        self._gaps: list[GapRecord] = []
+        self._bad: Counter[str] = Counter()
+        self._recoveries: Counter[str] = Counter()
+        self._sent = 0.0
+        self._connected = 0.0
+        self._captured = 0
+
+    def adopt(self, account: Account) -> None:
+        """Go on from what another worker has left."""
+        self._gaps = list(account.gaps)
+        self._bad = Counter(account.bad_chunks)
+        self._recoveries = Counter(account.recoveries)
+        self._sent = account.sent_seconds
+        self._connected = account.connected_seconds
+        self._captured = round(account.captured_seconds * self._rate)
+
+    def recovery(self, cause: str) -> None:
+        """A provider stream is opened again."""
+        self._recoveries[cause] += 1
+        self._metrics.recoveries.labels(cause).inc()
+
+    def stream_ended(self, sent_seconds: float, connected_seconds: float) -> None:
+        """A provider stream is over."""
+        self._sent += sent_seconds
+        self._connected += connected_seconds
+
+    def feed_ended(self, feed: Feed) -> None:
+        """A feed is over; take over its counts."""
+        self._bad += feed.bad
+        for cause, count in feed.bad.items():
+            self._metrics.bad_chunks.labels(cause).inc(count)
+        feed.bad.clear()
+        self._captured = max(self._captured, feed.head)
+
+    def gap(self, gap: Gap) -> None:
+        """Audio that could not be had."""
+        record = GapRecord(
+            start=round(gap.position / self._rate, 6),
+            end=round((gap.position + gap.frames) / self._rate, 6),
+            cause=gap.cause,
+        )
+        # Audio that is read again meets its gaps again.
+        if any(record.start < known.end and known.start < record.end for known in self._gaps):
+            return
+        self._gaps.append(record)
+        seconds = record.end - record.start
+        self._metrics.audio_gaps.labels(gap.cause).inc(seconds)
+        log.warning(
+            "gap in the audio",
+            extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
+        )
+
+    def account(
+        self,
+        *,
+        final: int,
+        reached: int,
+        feed: Feed | None = None,
+        sent_seconds: float = 0.0,
+        connected_seconds: float = 0.0,
+    ) -> Account:
+        """The account as it stands: all before `final` is final, all before `reached` was received;
+        `feed` and the seconds are those of the stream that is open."""
+        captured, bad = max(self._captured, reached), self._bad
+        if feed is not None:
+            captured, bad = max(captured, feed.head), bad + feed.bad
+        gaps = sum(gap.end - gap.start for gap in self._gaps)
+        return Account(
+            captured_seconds=round(captured / self._rate, 6),
+            received_seconds=round(max(0.0, reached / self._rate - gaps), 6),
+            sent_seconds=round(self._sent + sent_seconds, 6),
+            transcribed_seconds=round(max(0.0, final / self._rate - gaps), 6),
+            connected_seconds=round(self._connected + connected_seconds, 3),
+            gaps=self._gaps,
+            bad_chunks=dict(bad),
+            recoveries=dict(self._recoveries),
+        )

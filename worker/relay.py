@@ -1,0 +1,185 @@
+"""Audio of a session out to one provider stream: paced, converted, and watched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from natterjack.spec import SessionSpec
+
+from . import convert
+from .account import Books
+from .errors import Stalled
+from .feed import Chunk, Feed, Gap
+from .metrics import Metrics
+from .provider import Provider, ProviderStream
+from .settings import WorkerSettings
+from .timeline import Timeline
+
+_BURST_SECONDS = 0.5
+"""Audio that may go out at once before the catch-up rate holds."""
+_MUTE_AUDIO_SECONDS = 3.0
+"""A provider is mute only if it owes an answer to at least so much audio."""
+
+
+class Relay:
+    """One provider stream of a session, its place on the clock, and its watchdog."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        stream: ProviderStream,
+        converter: convert.Converter,
+        spec: SessionSpec,
+        position: int,
+        settings: WorkerSettings,
+        metrics: Metrics,
+    ) -> None:
+        """`position`: of the first frame that will be sent."""
+        self.provider = provider
+        self.stream = stream
+        self.timeline = Timeline(spec.sample_rate, position)
+        self.finishing = False
+        """The provider has been told that no audio follows."""
+        self._converter = converter
+        self._format = spec.audio_format
+        self._rate = spec.sample_rate
+        self._settings = settings
+        self._opened = time.monotonic()
+        self._go_at = 0.0
+        self._send_started: float | None = None
+        self._unanswered_since: float | None = None
+        self._answered_audio = 0.0
+        self._heard_at = self._opened
+        self.handling = False
+        """An event of the provider is being published: its silence meanwhile is ours."""
+        self._trouble: Exception | None = None
+        self._alarm = asyncio.Event()
+        self._sent_metric = metrics.audio_sent.labels(provider.name)
+        self._received_metric = metrics.audio_received
+        self._sent_counted = 0.0
+
+    @property
+    def connected_seconds(self) -> float:
+        return time.monotonic() - self._opened
+
+    # ---- audio out --------------------------------------------------------------------------
+
+    async def send(
+        self,
+        feed: Feed,
+        item: Chunk | Gap | None,
+        books: Books,
+        limit: int | None,
+        over: Callable[[Feed], bool],
+    ) -> bool:
+        """Send `item` and what the feed gives after it, then tell the provider that no more comes.
+
+        True when the session's audio is at its end, has reached position `limit`, or `over` says
+        that none will come; False when it has only paused for `park_seconds`.
+        """
+        while True:
+            if isinstance(item, Gap):
+                books.gap(item)
+                await self._send_gap(item)
+            elif item is not None:
+                if item.frames:
+                    await self._send_chunk(item)
+                if item.end or (limit is not None and self.timeline.position >= limit):
+                    ended = True
+                    break
+            elif over(feed):
+                ended = True
+                break
+            elif time.monotonic() - feed.heard > self._settings.park_seconds:
+                ended = False
+                break
+            item = await feed.next(1.0)
+        for audio in self._converter.flush():
+            await self._send_audio(audio)
+        self._heard_at = time.monotonic()
+        self.finishing = True
+        await self.stream.finish()
+        return ended
+
+    async def _pace(self, frames: int) -> None:
+        """Wait until `frames` more frames are within the provider's catch-up rate."""
+        rate, now = self.provider.capabilities.catch_up_rate, time.monotonic()
+        self._go_at = max(self._go_at, now - _BURST_SECONDS / rate)
+        if self._go_at > now:
+            await asyncio.sleep(self._go_at - now)
+        self._go_at += frames / (self._rate * rate)
+
+    async def _send_chunk(self, chunk: Chunk) -> None:
+        await self._pace(chunk.frames)
+        self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
+        for audio in self._converter.convert(chunk.payload):
+            await self._send_audio(audio)
+
+    async def _send_gap(self, gap: Gap) -> None:
+        """Silence of the gap's length, or of a bounded length: then the clock jumps."""
+        frames = min(gap.frames, round(self._settings.max_gap_seconds * self._rate))
+        self.timeline.advance_gap(gap.frames, frames)
+        piece = max(1, self._rate // 10)
+        for start in range(0, frames, piece):
+            size = min(piece, frames - start)
+            await self._pace(size)
+            for audio in self._converter.convert(convert.silence(self._format, size)):
+                await self._send_audio(audio)
+
+    async def _send_audio(self, audio: bytes) -> None:
+        self._send_started = now = time.monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        await self.stream.send(audio)
+        self._send_started = None
+
+    # ---- watchdog ---------------------------------------------------------------------------
+
+    def heard(self) -> None:
+        """The provider said something, or could not be heard for reasons of ours."""
+        self._unanswered_since = None
+        self._answered_audio = self.timeline.sent_seconds
+        self._heard_at = time.monotonic()
+
+    def fail(self, error: Exception) -> None:
+        """End this stream with `error`."""
+        self._trouble = self._trouble or error
+        self._alarm.set()
+
+    def alarm(self) -> None:
+        """Wake whoever awaits `alarmed`."""
+        self._alarm.set()
+
+    async def alarmed(self) -> None:
+        """Return after each `alarm`; raise what `fail` was given."""
+        await self._alarm.wait()
+        self._alarm.clear()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def count_sent(self) -> None:
+        """Bring the metrics up to date."""
+        sent = self.timeline.sent_seconds
+        self._sent_metric.inc(sent - self._sent_counted)
+        self._received_metric.inc(sent - self._sent_counted)
+        self._sent_counted = sent
+
+    def watch(self, now: float, *, listening: bool) -> None:
+        """Called a few times a second. `listening`: the broker takes what the provider says."""
+        self.count_sent()
+        settings, name = self._settings, self.provider.name
+        blocked = 0.0 if self._send_started is None else now - self._send_started
+        if blocked > settings.send_blocked_seconds:
+            self.fail(Stalled(name, "send_blocked", "it takes no more audio"))
+        if self.handling or not listening:
+            self.heard()  # it may have spoken, and we could not listen
+        elif self.finishing:
+            if now - self._heard_at > settings.finish_seconds:
+                self.fail(Stalled(name, "finish", "it does not end the stream"))
+        elif self.provider.capabilities.answers_silence and self._unanswered_since is not None:
+            owed = self.timeline.sent_seconds - self._answered_audio
+            waited = now - self._unanswered_since
+            if waited > settings.mute_seconds and owed > _MUTE_AUDIO_SECONDS:
+                self.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
