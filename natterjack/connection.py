@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.client import Client
@@ -23,6 +24,7 @@ OLDEST_SERVER = (2, 11, 0)
 """The first with batched direct get. Found by running the tests: 2.11.0, 2.11.11, 2.12.0 and 2.15.1
 pass them, 2.10.26 does not."""
 
+_REPEAT_S = 30.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 
 
@@ -132,6 +134,7 @@ async def connect(
 
 async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> None:
     client = broker.client
+    complaints: dict[str, float] = {}
     first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
@@ -139,7 +142,10 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
             first_error.set_result(error)
         if isinstance(error, SlowConsumerError):
             broker.slow_consumers += 1  # its reader sees the hole and fills it from the stream
-        elif client.is_connected:
+        elif client.is_connected and complaints.get(str(error), 0.0) < time.monotonic():
+            # A permission that is missing is complained of with each message: say it now and then.
+            complaints.clear()
+            complaints[str(error)] = time.monotonic() + _REPEAT_S
             log.warning("NATS: %s", _reason(error))
 
     async def on_disconnected() -> None:
