@@ -66,12 +66,15 @@ class Agent:
                 tasks.create_task(self._show(), name="display"),
             ]
             await self._until(self._capture(), stop)
+            cut_short = stop.is_set()
             self._source.close()
             for session in self.sessions:
                 session.finish()
             await self._until(self._all_stored(), stop, self._options.finish_seconds)
             if self._options.wait and self._stored:
-                await self._closed(stop)
+                # A signal that ended the capture has done its work; a later one ends the wait.
+                later = asyncio.Event() if cut_short else stop
+                await self._until(self._all_closed(), later)
             for task in side:
                 task.cancel()
         return self._outcome()
@@ -127,13 +130,6 @@ class Agent:
     async def _all_stored(self) -> None:
         for session in self.sessions:
             await session.publisher.finished.wait()
-
-    async def _closed(self, stop: asyncio.Event) -> None:
-        """Wait for the sessions' end; `stop` ends that too, unless it has ended the capture."""
-        if stop.is_set():
-            await self._all_closed()
-        else:
-            await self._until(self._all_closed(), stop)
 
     async def _all_closed(self) -> None:
         for session in self.sessions:

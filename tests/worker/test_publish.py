@@ -46,7 +46,7 @@ class Holder:
 async def stored_events(broker: Broker) -> list[tuple[int, str]]:
     store = StreamStore(broker, streams.TRANSCRIPTS)
     await store.start()
-    messages, _ = await store.read(f"stt.transcript.{KEY}.>", 1, batch=1000, max_bytes=10**7)
+    messages, _ = await store.read(f"stt.transcript.{KEY}.>", 1, batch=1024, max_bytes=10**7)
     events = [parse_event(message.data) for message in messages]
     return [
         (e.sequence, e.text if isinstance(e, FinalEvent) else e.type)
@@ -92,6 +92,7 @@ async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_brok
         while True:
             await old.final(f"old {n}")
             n += 1
+            await asyncio.sleep(0.002)  # many times as fast as anybody speaks
 
     chattering = asyncio.create_task(chatter())
     await new.publisher.establish(new.status)
