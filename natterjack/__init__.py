@@ -8,6 +8,7 @@ What downstream services use::
 """
 
 from .connection import Broker, connect, connected
+from .control import ControlReply, ControlRequest, control_session
 from .errors import (
     BadEvent,
     BrokerError,
@@ -40,6 +41,8 @@ __all__ = [
     "BrokerError",
     "BrokerSettings",
     "BrokerUnreachable",
+    "ControlReply",
+    "ControlRequest",
     "Event",
     "FinalEvent",
     "Gap",
@@ -55,6 +58,7 @@ __all__ = [
     "Word",
     "connect",
     "connected",
+    "control_session",
     "listen",
     "parse_event",
 ]

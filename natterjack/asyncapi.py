@@ -15,10 +15,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from . import audio
+from .control import ControlReply, ControlRequest
 from .events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, UsageEvent
 from .spec import SessionSpec
 from .subjects import (
     AUDIO_PREFIX,
+    CONTROL_PREFIX,
     DURABLE_KINDS,
     SESSION_PREFIX,
     TOKEN_PATTERN,
@@ -71,7 +73,8 @@ def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
 
 def document() -> dict[str, Any]:
     """The AsyncAPI document as JSON values."""
-    models = [(model, "serialization") for model in (SessionSpec, *_EVENTS.values())]
+    wire = (SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply)
+    models = [(model, "serialization") for model in wire]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS + "{model}")  # type: ignore[arg-type]
     channels: dict[str, Any] = {
         "session": _channel(
@@ -116,6 +119,27 @@ def document() -> dict[str, Any]:
             "action": "receive",
             "channel": {"$ref": f"#/channels/{kind}"},
         }
+    channels["control"] = _channel(
+        f"{CONTROL_PREFIX}.{_KEY}",
+        "Requests to the worker that holds the session; it answers to the reply subject.",
+        "request",
+    )
+    # Of an unknown address: each request names its own.
+    channels["controlReply"] = {
+        "address": None,
+        "messages": {"reply": {"$ref": "#/components/messages/reply"}},
+    }
+    for name, model in (("request", ControlRequest), ("reply", ControlReply)):
+        messages[name] = {
+            "summary": _text(model),
+            "contentType": "application/json",
+            "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
+        }
+    operations["control"] = {
+        "action": "send",
+        "channel": {"$ref": "#/channels/control"},
+        "reply": {"channel": {"$ref": "#/channels/controlReply"}},
+    }
     return {
         "asyncapi": "3.0.0",
         "info": {

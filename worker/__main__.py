@@ -52,7 +52,7 @@ async def _work(flags: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    providers = Providers()
+    providers = Providers(settings)
     for name in settings.providers:
         providers.get(name)  # an unknown provider or a missing key is said now, not in a session
     try:

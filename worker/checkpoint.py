@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
@@ -38,6 +39,11 @@ class Checkpoint(BaseModel):
     mark_seq: int = 0
     mark_stream_sequence: int = 1
     crashes: int = Field(0, description="workers that failed on this session without progress")
+    limit: int | None = Field(None, description="position at which the session ends")
+    limit_reason: str | None = None
+    configured: dict[str, Any] = Field(
+        default_factory=dict, description="settings changed in mid-stream"
+    )
     account: Account = Field(default_factory=Account)
     opened_at: datetime
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))

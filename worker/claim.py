@@ -20,6 +20,7 @@ from natterjack.pull import ConsumerGone, Puller
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, parse_key
 
+from .breaker import BreakerState
 from .session import Busy, Services, Session, State
 
 log = logging.getLogger(__name__)
@@ -204,6 +205,8 @@ class Claimer:
             metrics.loop_delay.observe(max(0.0, now - last - _TICK_S))
             last = now
             metrics.nats_connected.set(broker.connected)
+            for name, breaker in self._services.providers.breakers.items():
+                metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
             for session, _ in sessions:
                 session.tick(now)

@@ -91,6 +91,12 @@ class Metrics:
             ["provider", "cause"],
             registry=registry,
         )
+        self.breaker_open = Gauge(
+            "natterjack_provider_breaker_open",
+            "1 while a provider is left alone after failures in a row",
+            ["provider"],
+            registry=registry,
+        )
         self.provider_notices = Counter(
             "natterjack_provider_notices_total",
             "What providers said beside transcripts, by code; `malformed` could not be decoded",

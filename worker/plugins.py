@@ -7,8 +7,10 @@ from importlib.metadata import EntryPoint, entry_points
 from natterjack.errors import NatterjackError
 from natterjack.settings import load
 
+from .breaker import Breaker
 from .errors import PluginError
 from .provider import Provider
+from .settings import WorkerSettings
 
 GROUP = "natterjack.providers"
 
@@ -38,10 +40,25 @@ def load_class(name: str) -> type[Provider]:
 
 
 class Providers:
-    """The providers in use by this process: each made once, at its first session."""
+    """The providers in use by this process, each made once, at its first session; and the breaker
+    of each, which all sessions share."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
         self._made: dict[str, Provider] = {}
+        self.breakers: dict[str, Breaker] = {}
+
+    def breaker(self, name: str) -> Breaker:
+        """The breaker of provider `name`."""
+        breaker = self.breakers.get(name)
+        if breaker is None:
+            settings = self._settings
+            breaker = self.breakers[name] = Breaker(
+                settings.breaker_failures,
+                settings.breaker_seconds,
+                settings.breaker_max_seconds,
+            )
+        return breaker
 
     def get(self, name: str) -> Provider:
         """Provider `name`, made now if need be. Raises PluginError (unknown, key missing, ...)."""

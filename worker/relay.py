@@ -71,7 +71,7 @@ class Relay:
         feed: Feed,
         item: Chunk | Gap | None,
         books: Books,
-        limit: int | None,
+        limit: Callable[[], int | None],
         over: Callable[[Feed], bool],
     ) -> bool:
         """Send `item` and what the feed gives after it, then tell the provider that no more comes.
@@ -86,7 +86,7 @@ class Relay:
             elif item is not None:
                 if item.frames:
                     await self._send_chunk(item)
-                if item.end or (limit is not None and self.timeline.position >= limit):
+                if item.end:
                     ended = True
                     break
             elif over(feed):
@@ -94,6 +94,9 @@ class Relay:
                 break
             elif time.monotonic() - feed.heard > self._settings.park_seconds:
                 ended = False
+                break
+            if (end_at := limit()) is not None and self.timeline.position >= end_at:
+                ended = True
                 break
             item = await feed.next(1.0)
         for audio in self._converter.flush():

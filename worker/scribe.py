@@ -7,16 +7,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from natterjack.events import (
+    Account,
     FinalEvent,
     InterimEvent,
     StatusEvent,
     StatusState,
     TurnEvent,
+    UsageEvent,
     Word,
 )
 from natterjack.spec import SessionSpec
 
-from .provider import Final, Interim, ProviderWord, Turn
+from .provider import Final, Interim, ProviderWord, Turn, Usage
 from .publish import Publisher
 from .timeline import Timeline
 from .turns import Turns
@@ -126,6 +128,18 @@ class Scribe:
         """End a turn that is open, where finals end: nobody else will."""
         if self._turns.open:
             await self.turn(Turn("ended", 0.0), round(self.position / self._rate, 6))
+
+    async def usage(self, account: Account, usage: Usage) -> None:
+        """Publish what the provider says of money, beside the session's own seconds."""
+        audio = usage.audio_seconds
+        made: dict[str, Any] = {
+            **self._common(),
+            "audio_seconds": account.sent_seconds if audio is None else round(audio, 3),
+            "connected_seconds": account.connected_seconds,
+            "credits_remaining_seconds": usage.credits_remaining_seconds,
+            "low": usage.low,
+        }
+        await self._publisher.durable("usage", lambda n: UsageEvent(**made, sequence=n))
 
     def status_event(
         self, sequence: int, state: StatusState, reason: str | None = None, **extra: Any

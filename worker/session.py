@@ -34,12 +34,23 @@ from natterjack.subjects import session_subject
 
 from . import convert
 from .account import Books
+from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
+from .control import controlled
 from .errors import Dropped, LeaseLost, PluginError, ProviderError, RequestRefused
 from .feed import Chunk, Feed, Gap
 from .metrics import Metrics
 from .plugins import Providers
-from .provider import Final, Interim, Notice, Provider, ProviderEvent, ProviderStream, StreamRequest
+from .provider import (
+    Capabilities,
+    Final,
+    Interim,
+    Notice,
+    Provider,
+    ProviderEvent,
+    ProviderStream,
+    Usage,
+)
 from .provider import Turn as ProviderTurn
 from .publish import Publisher
 from .relay import Relay
@@ -150,9 +161,19 @@ class Session:
         )
         self._feed: Feed | None = None
         self._relay: Relay | None = None
-        self._provider_index = 0
+        names = spec.providers or settings.providers
+        self._chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self._answered = False
+        """The provider has said something on the stream that is open, or was last."""
         self._failing_since: float | None = None
         self._end_reason: str | None = None
+        self._limit: int | None = None
+        """Position at which the session ends, whatever audio follows."""
+        self._limit_reason: str | None = None
+        if spec.max_seconds is not None:
+            self._limit = round(spec.max_seconds * spec.sample_rate)
+            self._limit_reason = f"max_seconds: {spec.max_seconds:g} s of audio"
+        self._configured: dict[str, Any] = {}
         self._marked_at = 0.0
         self._unsure = False
         self._drain_deadline: float | None = None
@@ -176,7 +197,8 @@ class Session:
         try:
             try:
                 await self._take_over()
-                await self._serve()
+                async with controlled(self._services.broker, self):
+                    await self._serve()
                 await self._end("closed", self._end_reason or "end of audio")
                 self._go(State.CLOSED, reason=self._end_reason)
             except _Failed as failure:
@@ -250,6 +272,9 @@ class Session:
         )
         self._scribe.position = stored.position
         self._scribe.provider = stored.provider
+        self._configured = dict(stored.configured)
+        if stored.limit is not None:
+            self._limit, self._limit_reason = stored.limit, stored.limit_reason
         self._books.adopt(stored.account)
 
     # ---- serving ----------------------------------------------------------------------------
@@ -266,28 +291,33 @@ class Session:
             except ProviderError as error:
                 fault = error
             except PluginError as error:
-                fault = RequestRefused(self._provider_name, "request", str(error))
+                fault = RequestRefused(self._chain.name, "request", str(error))
             await self._scribe.resume()
-            if self.position > before:
+            progress = self.position > before
+            if progress:
                 delay, self._failing_since = self._settings.backoff_seconds, None
-            await self._recover(fault, delay)
+            await self._recover(fault, delay, progress=progress)
             delay = min(delay * 2, self._settings.max_backoff_seconds)
 
-    async def _recover(self, fault: ProviderError, delay: float) -> None:
+    async def _recover(self, fault: ProviderError, delay: float, *, progress: bool) -> None:
         """Decide on another try after a fault, and wait for it. Raises _Failed."""
         self._metrics.provider_errors.labels(fault.provider, fault.cause).inc()
         now = time.monotonic()
         self._failing_since = self._failing_since or now
-        if not fault.retryable:
-            self._provider_index += 1
-            if self._provider_index >= len(self._provider_names):
-                raise _Failed(str(fault))
-            delay = 0.0
-        elif now - self._failing_since > self._settings.recovery_seconds:
+        if now - self._failing_since > self._settings.recovery_seconds:
             raise _Failed(f"no provider for {self._settings.recovery_seconds:g} s: {fault}")
+        failed = self._chain.name
+        try:
+            self._chain.fails(fault, now, answered=self._answered, progress=progress)
+        except Exhausted as exhausted:
+            raise _Failed(str(exhausted)) from None
+        reason = f"{fault.cause}: {fault}"
+        if self._chain.name != failed:
+            reason += f"; {self._chain.name} takes over"
+            delay = 0.0
         self._books.recovery(fault.cause)
-        self._go(State.RECOVERING, cause=fault.cause, reason=str(fault))
-        await self._scribe.status("recovering", f"{fault.cause}: {fault}")
+        self._go(State.RECOVERING, cause=fault.cause, reason=reason)
+        await self._scribe.status("recovering", reason)
         await self._pause(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
     async def _pause(self, seconds: float) -> None:
@@ -297,14 +327,6 @@ class Session:
                 await self._drain.wait()
         if self._drain.is_set():
             raise _HandOver
-
-    @property
-    def _provider_names(self) -> list[str]:
-        return self.spec.providers or self._settings.providers
-
-    @property
-    def _provider_name(self) -> str:
-        return self._provider_names[self._provider_index]
 
     async def _stream_once(self) -> bool:
         """Audio from `position` through one provider stream. True at the end of the session's
@@ -337,6 +359,8 @@ class Session:
         """The first audio. Providers are dialled only then: most drop a connection that gets none.
         None when the session is to end without more audio."""
         while True:
+            if self._limit is not None and self.position >= self._limit:
+                return None
             item = await feed.next(0.25)
             if self._drain.is_set():
                 raise _HandOver
@@ -359,7 +383,8 @@ class Session:
 
     async def _connect(self) -> tuple[Provider, ProviderStream, convert.Converter]:
         """Open a stream at the provider whose turn it is."""
-        name = self._provider_name
+        self._answered = False
+        name = await self._dialable()
         self._go(State.CONNECTING, provider=name)
         provider = self._services.providers.get(name)
         source = self.spec.audio_format
@@ -368,14 +393,10 @@ class Session:
             converter = convert.Converter(source, target, provider.capabilities.frame_ms)
         except ValueError as error:
             raise RequestRefused(name, "request", str(error)) from None
-        request = StreamRequest(
-            session_id=self.id,
-            format=target,
-            language=self.spec.language,
-            model=self.spec.model,
-            keyterms=tuple(self.spec.keyterms),
-            options=self.spec.options,
-        )
+        configured = {
+            k: v for k, v in self._configured.items() if k in provider.capabilities.configurable
+        }
+        request = self._chain.request(self.spec, target, configured)
         started = time.monotonic()
         opening = asyncio.ensure_future(provider.open(request))
         draining = asyncio.ensure_future(self._drain.wait())
@@ -389,6 +410,21 @@ class Session:
             opening.cancel()
         self._metrics.connect.labels(name).observe(time.monotonic() - started)
         return provider, stream, converter
+
+    async def _dialable(self) -> str:
+        """The provider to dial, once its breaker allows it."""
+        while True:
+            now = time.monotonic()
+            try:
+                wait = self._chain.choose(now)
+            except Exhausted as exhausted:
+                raise _Failed(str(exhausted)) from None
+            if wait == 0:
+                return self._chain.name
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > self._settings.recovery_seconds:
+                raise _Failed(f"no provider for {self._settings.recovery_seconds:g} s")
+            await self._pause(wait)
 
     async def _stream(
         self,
@@ -425,11 +461,9 @@ class Session:
         return ended
 
     async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
-        seconds = self.spec.max_seconds
-        limit = None if seconds is None else round(seconds * self.spec.sample_rate)
-        ended = await relay.send(feed, first, self._books, limit, self._over)
-        if limit is not None and relay.timeline.position >= limit and not feed.ended:
-            self._end_reason = f"max_seconds: {seconds:g} s of audio"
+        ended = await relay.send(feed, first, self._books, lambda: self._limit, self._over)
+        if self._limit is not None and relay.timeline.position >= self._limit and not feed.ended:
+            self._end_reason = self._limit_reason
         return ended
 
     async def _guard(self, relay: Relay) -> None:
@@ -445,6 +479,9 @@ class Session:
         final_latency = self._metrics.latency.labels("final", name)
         async for event in relay.stream:
             relay.handling = True
+            if not self._answered:
+                self._answered = True
+                self._chain.works()
             await self._make_sure()
             if isinstance(event, Interim):
                 latency = await self._scribe.interim(relay.timeline, event)
@@ -465,6 +502,8 @@ class Session:
     async def _other(self, relay: Relay, event: ProviderEvent) -> None:
         if isinstance(event, ProviderTurn):
             await self._scribe.turn(event, relay.timeline.to_seconds(event.at))
+        elif isinstance(event, Usage):
+            await self._scribe.usage(self._account(), event)
         elif isinstance(event, Notice):
             self._metrics.provider_notices.labels(relay.provider.name, event.code).inc()
             log.debug(
@@ -500,6 +539,9 @@ class Session:
                 "mark_seq": mark.seq,
                 "mark_stream_sequence": mark.stream_sequence,
                 "crashes": 0 if progress else self._checkpoint.crashes,
+                "limit": self._limit,
+                "limit_reason": self._limit_reason,
+                "configured": self._configured,
                 "account": self._account(),
                 "updated_at": datetime.now(UTC),
             }
@@ -517,6 +559,46 @@ class Session:
             sent_seconds=relay.timeline.sent_seconds,
             connected_seconds=relay.connected_seconds,
         )
+
+    # ---- control ----------------------------------------------------------------------------
+
+    @property
+    def provider_name(self) -> str:
+        """The provider whose turn it is."""
+        return self._chain.name
+
+    @property
+    def able(self) -> Capabilities:
+        """What that provider can do. Raises PluginError."""
+        return self._services.providers.get(self._chain.name).capabilities
+
+    @property
+    def sent_seconds(self) -> float:
+        """Position of the next frame that goes to the provider."""
+        relay = self._relay
+        reached = self.position if relay is None else relay.timeline.position
+        return round(reached / self.spec.sample_rate, 6)
+
+    async def finalize(self) -> None:
+        """Ask the provider to make final what it has. Raises ProviderError."""
+        if self._relay is not None and not self._relay.finishing:
+            await self._relay.stream.finalize()
+
+    async def configure(self, settings: dict[str, Any]) -> None:
+        """Change settings now, and for every stream to come. Raises ProviderError, LeaseLost."""
+        if self._relay is not None and not self._relay.finishing:
+            await self._relay.stream.configure(settings)
+        self._configured |= settings
+        await self._write_checkpoint()
+
+    async def stop(self, reason: str) -> float:
+        """End the session where its audio is now; that position in seconds. Raises LeaseLost."""
+        reached = self.position if self._relay is None else self._relay.timeline.position
+        head = reached if self._feed is None else max(reached, self._feed.head)
+        self._limit = head if self._limit is None else min(self._limit, head)
+        self._limit_reason = f"stopped: {reason}"
+        await self._write_checkpoint()
+        return round(self._limit / self.spec.sample_rate, 6)
 
     # ---- what the worker tells and asks -----------------------------------------------------
 

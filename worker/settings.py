@@ -43,6 +43,16 @@ class WorkerSettings(BaseSettings):
     recovery_seconds: float = described(
         600, "a session that no provider has served for so long fails", gt=0
     )
+    failover_after: int = described(
+        3, "failures in a row after which the next provider of a list takes over", ge=1
+    )
+    breaker_failures: int = described(
+        5, "failures in a row, over all sessions, after which a provider is left alone", ge=1
+    )
+    breaker_seconds: float = described(
+        5, "how long it is left alone at first; then one session tries", gt=0
+    )
+    breaker_max_seconds: float = described(60, "how long it is left alone at most", gt=0)
     backoff_seconds: float = described(0.25, "first wait before connecting again", gt=0)
     max_backoff_seconds: float = described(10, "longest wait before connecting again", gt=0)
     send_blocked_seconds: float = described(5, "a send that takes so long is a fault", gt=0)

@@ -200,11 +200,15 @@ class Transcript:
         self.states = [event.state for event in events if isinstance(event, StatusEvent)]
         self.closing = [e for e in events if isinstance(e, StatusEvent) and e.closing]
 
+    @property
+    def heard(self) -> list[str]:
+        """The words of the finals, as the vocabulary has them."""
+        return [tones.plain(word.text) for final in self.finals for word in final.words]
+
     def audit(self, speaker: Speaker) -> None:
         """Every word once, in order, at its time; numbers without holes; one closing event."""
         words = [word for final in self.finals for word in final.words]
-        heard = [word.text for word in words]
-        assert tones.compare(speaker.words, heard) == tones.Counts(), self.told()
+        assert tones.compare(speaker.words, self.heard) == tones.Counts(), self.told()
         for word, place in zip(words, speaker.places, strict=True):
             assert word.start is not None
             assert abs(word.start - place.start) < 0.02, (word, place)

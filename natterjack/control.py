@@ -1,0 +1,65 @@
+"""Requests to a running session on `stt.control.<key>`, and what its worker answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .connection import Broker
+from .errors import BrokerError
+from .subjects import SessionKey, control_subject
+
+Command = Literal["finalize", "configure", "stop"]
+
+
+class ControlRequest(BaseModel):
+    """What is asked of a session: make pending audio final, change settings, or end it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    command: Command
+    settings: Annotated[
+        dict[str, Any], Field(description="for `configure`: names and their new values")
+    ] = Field(default_factory=dict)
+    reason: Annotated[str | None, Field(max_length=200, description="for `stop`")] = None
+
+
+class Supports(BaseModel):
+    """What the session's provider can do in mid-stream."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    finalize: bool = False
+    configure: list[str] = Field(default_factory=list)
+
+
+class ControlReply(BaseModel):
+    """What became of a request. `position` (seconds on the session's clock): for `configure`, from
+    where it holds; for `finalize` and `stop`, up to where audio is made final."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    ok: bool
+    session_id: str
+    provider: str | None = None
+    supports: Supports = Field(default_factory=Supports)
+    position: float | None = None
+    error: str | None = None
+
+
+async def control_session(
+    broker: Broker, key: SessionKey, request: ControlRequest, *, timeout: float = 10
+) -> ControlReply:
+    """Ask the session's worker. Raises BrokerError when no worker holds the session or answers."""
+    try:
+        answer = await broker.client.request(
+            control_subject(key), request.model_dump_json().encode(), timeout=timeout
+        )
+        return ControlReply.model_validate_json(answer.data)
+    except NoRespondersError:
+        raise BrokerError(f"no worker holds a session {key}") from None
+    except (NatsError, TimeoutError, ValidationError) as error:
+        raise BrokerError(f"session {key} gave no answer: {error!r}") from None

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from worker.breaker import Breaker, BreakerState
+from worker.errors import RequestRefused, Unavailable
+
+FAULT = Unavailable("p", "connect", "refused")
+
+
+def _open() -> Breaker:
+    breaker = Breaker(3, 10, 60)
+    for _ in range(3):
+        assert breaker.ask(0) == 0
+        breaker.fails(FAULT, 0)
+    return breaker
+
+
+def test_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker(3, 10, 60)
+    for _ in range(5):
+        breaker.fails(FAULT, 0)
+        breaker.fails(FAULT, 0)
+        breaker.works()
+    assert breaker.state is BreakerState.CLOSED
+    assert _open().state is BreakerState.OPEN
+
+
+def test_open_says_how_long_to_wait() -> None:
+    breaker = _open()
+    assert breaker.ask(4) == 6
+    assert breaker.fault is FAULT
+
+
+def test_one_probe_and_the_others_wait_for_it() -> None:
+    breaker = _open()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(10) > 0
+    breaker.works()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(10) == 0
+
+
+def test_a_failed_probe_waits_twice_as_long_up_to_a_bound() -> None:
+    breaker, now = _open(), 10.0
+    waits = []
+    for _ in range(5):
+        assert breaker.ask(now) == 0
+        breaker.fails(FAULT, now)
+        waits.append(breaker.ask(now))
+        now += waits[-1]
+    assert waits == [20, 40, 60, 60, 60]
+
+
+def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
+    breaker = _open()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(19) > 0
+    assert breaker.ask(20) == 0
+
+
+def test_a_bad_request_is_the_sessions_own() -> None:
+    breaker = Breaker(1, 10, 60)
+    breaker.fails(RequestRefused("p", "request", "no such language"), 0)
+    assert breaker.ask(0) == 0
+    breaker.fails(RequestRefused("p", "auth", "wrong key"), 0)
+    assert breaker.state is BreakerState.OPEN

@@ -1,0 +1,146 @@
+"""Control of running sessions: finalize, configure, stop, over reconnects and handovers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.control import ControlReply, ControlRequest, control_session
+from natterjack.errors import BrokerError
+from natterjack.settings import BrokerSettings
+from natterjack.subjects import control_subject
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from .programs import Speaker, closed, stored
+from .test_program import StartWorker, emulator, spoken, start_worker  # noqa: F401
+
+
+async def ask(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
+    return await control_session(broker, speaker.spec.key, ControlRequest.model_validate(request))
+
+
+async def test_stop_ends_the_session_and_loses_nothing_before_it(
+    start_worker: StartWorker,  # noqa: F811
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 60)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 6.0)
+    reply = await ask(broker, speaker, command="stop", reason="enough")
+    assert reply.ok
+    assert reply.position is not None
+    transcript = await closed(broker, speaker.spec)
+    await speaking
+    assert transcript.closing[0].reason == "stopped: enough"
+    said = [p.word for p in speaker.places if p.end < reply.position - 0.1]
+    assert transcript.heard[: len(said)] == said
+    assert len(transcript.heard) <= len(said) + 2
+    with pytest.raises(BrokerError, match="no worker holds"):
+        await ask(broker, speaker, command="stop")
+
+
+async def test_configure_holds_over_reconnect_and_handover(
+    emulator: DeepgramEmulator,  # noqa: F811
+    start_worker: StartWorker,  # noqa: F811
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 70, speed=3)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 3.0)
+    reply = await ask(broker, speaker, command="configure", settings={"keyterms": ["zebra"]})
+    assert reply.ok, reply
+    assert reply.provider == "deepgram"
+    assert "keyterms" in reply.supports.configure
+    assert reply.position is not None
+    assert reply.position > 0
+    emulator.drop()
+    await until(lambda: len(emulator.log) == 2, "connected again")
+    assert emulator.log[1].query["keyterm"] == ["zebra"]
+    for worker in workers:
+        if worker.find("session streaming"):
+            worker.signal(signal.SIGTERM)
+    await until(lambda: len(emulator.log) == 3, "handed over", 20)
+    assert emulator.log[2].query["keyterm"] == ["zebra"]
+    await speaking
+    (await closed(broker, speaker.spec)).audit(speaker)
+
+
+async def test_stop_survives_a_killed_worker(
+    start_worker: StartWorker,  # noqa: F811
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    worker = await start_worker()
+    speaker = Speaker(broker_settings, 40, speed=3)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 4.0)
+    assert (await ask(broker, speaker, command="stop")).ok
+    worker.signal(signal.SIGKILL)
+    await speaking
+    await start_worker()
+    transcript = await closed(broker, speaker.spec)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.transcribed_seconds < speaker.seconds - 3
+
+
+async def test_finalize_makes_pending_audio_final(
+    emulator: DeepgramEmulator,  # noqa: F811
+    start_worker: StartWorker,  # noqa: F811
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    # With endpointing far away, only finalize makes a final of a few words.
+    await start_worker(DEEPGRAM_ENDPOINTING_MS="3000", WORKER_PARK_SECONDS="20")
+    speaker = Speaker(broker_settings, 4)
+    await speaker.speak(end=False)
+    await until(lambda: emulator.log[0].audio_seconds > speaker.seconds - 0.01, "all is heard")
+    assert (await stored(broker, speaker.spec)).finals == []
+    reply = await ask(broker, speaker, command="finalize")
+    assert reply.ok
+    assert reply.position == pytest.approx(speaker.seconds, abs=0.01)
+
+    async def final() -> bool:
+        return (await stored(broker, speaker.spec)).heard == speaker.words
+
+    await until(final, "a final without an end of audio")
+    assert (await ask(broker, speaker, command="stop")).ok
+    await closed(broker, speaker.spec)
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"{]", "bad request"),
+        (b'{"command": "dance"}', "bad request: command"),
+        (b'{"command": "configure", "settings": {"volume": 11}}', "no setting volume to change"),
+        (b'{"command": "configure"}', "no settings were given"),
+    ],
+)
+async def test_what_cannot_be_done_is_answered_with_what_can(
+    payload: bytes,
+    says: str,
+    start_worker: StartWorker,  # noqa: F811
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 12)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 1.0)
+    message = await broker.client.request(control_subject(speaker.spec.key), payload, timeout=5)
+    reply = ControlReply.model_validate_json(message.data)
+    assert not reply.ok
+    assert says in (reply.error or "")
+    assert reply.supports.finalize
+    assert "keyterms" in reply.supports.configure
+    await speaking
+    (await closed(broker, speaker.spec)).audit(speaker)

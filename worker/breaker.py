@@ -1,0 +1,70 @@
+"""A breaker for each provider: one that is dead is not dialled for every session.
+
+CLOSED --failures in a row--> OPEN --after a while--> HALF_OPEN --the probe works--> CLOSED
+                               ^------------------------'  the probe fails: wait twice as long
+"""
+
+from __future__ import annotations
+
+import enum
+
+from .errors import ProviderError, RequestRefused
+
+
+class BreakerState(enum.Enum):
+    CLOSED = "closed"  # dial at will
+    OPEN = "open"  # do not dial
+    HALF_OPEN = "half open"  # one session dials; the others wait for what becomes of it
+
+
+def _blames_provider(fault: ProviderError) -> bool:
+    """Whether a fault says something of other sessions too. A bad request is its session's own."""
+    return not (isinstance(fault, RequestRefused) and fault.cause == "request")
+
+
+class Breaker:
+    """State of one provider in one worker. Takes `now` (monotonic seconds), keeps no clock."""
+
+    def __init__(self, failures: int, cooldown_seconds: float, max_cooldown_seconds: float) -> None:
+        self._limit = failures
+        self._first_cooldown = self._cooldown = cooldown_seconds
+        self._max_cooldown = max_cooldown_seconds
+        self._failures = 0
+        self._open_until = 0.0
+        self._probe_ends = 0.0
+        self.state = BreakerState.CLOSED
+        self.fault: ProviderError | None = None
+        """What was wrong last."""
+
+    def ask(self, now: float) -> float:
+        """0 if the asker may dial (and, when half open, is the probe), else seconds to wait."""
+        if self.state is BreakerState.CLOSED:
+            return 0.0
+        if self.state is BreakerState.OPEN and now >= self._open_until:
+            self.state = BreakerState.HALF_OPEN
+            self._probe_ends = 0.0
+        if self.state is BreakerState.HALF_OPEN and now >= self._probe_ends:
+            # A probe that never says what became of it (its session ended) is not waited for.
+            self._probe_ends = now + self._first_cooldown
+            return 0.0
+        until = self._open_until if self.state is BreakerState.OPEN else self._probe_ends
+        return max(0.01, until - now)
+
+    def works(self) -> None:
+        """The provider answered."""
+        self.state = BreakerState.CLOSED
+        self._failures = 0
+        self._cooldown = self._first_cooldown
+
+    def fails(self, fault: ProviderError, now: float) -> None:
+        """A stream failed before the provider said anything on it."""
+        if not _blames_provider(fault):
+            return
+        self.fault = fault
+        self._failures += 1
+        if self.state is BreakerState.HALF_OPEN:
+            self._cooldown = min(self._cooldown * 2, self._max_cooldown)
+        elif self._failures < self._limit:
+            return
+        self.state = BreakerState.OPEN
+        self._open_until = now + self._cooldown

@@ -1,0 +1,108 @@
+"""Requests to a session on its control subject, while a worker holds it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from natterjack.connection import Broker
+from natterjack.control import ControlReply, ControlRequest, Supports
+from natterjack.subjects import SessionKey, control_subject
+
+from .errors import LeaseLost, PluginError, ProviderError
+from .provider import Capabilities
+
+
+class Controllable(Protocol):
+    """What of a session is needed here; see worker.session.Session."""
+
+    id: str
+    key: SessionKey
+
+    @property
+    def provider_name(self) -> str: ...
+    @property
+    def able(self) -> Capabilities: ...
+    @property
+    def sent_seconds(self) -> float: ...
+    async def finalize(self) -> None: ...
+    async def configure(self, settings: dict[str, Any]) -> None: ...
+    async def stop(self, reason: str) -> float: ...
+    def doubt(self) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[None]:
+    """Answer the session's control requests during the block."""
+
+    async def requested(message: Msg) -> None:
+        try:
+            reply = await _answer(session, message.data)
+        except LeaseLost:
+            session.doubt()  # the new holder answers, if it is asked again
+            return
+        if message.reply:
+            await message.respond(reply.model_dump_json(exclude_none=True).encode())
+
+    subscription = await broker.client.subscribe(control_subject(session.key), cb=requested)
+    try:
+        yield
+    finally:
+        if not broker.client.is_closed:
+            await subscription.unsubscribe()
+
+
+async def _answer(session: Controllable, payload: bytes) -> ControlReply:
+    try:
+        request = ControlRequest.model_validate_json(payload)
+        return _reply(session, position=await _do(session, request))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        return _reply(session, error=f"bad request: {where}: {first['msg']}")
+    except (_Cannot, ProviderError, PluginError) as error:
+        return _reply(session, error=str(error))
+
+
+class _Cannot(Exception):
+    """The provider has no such ability."""
+
+
+async def _do(session: Controllable, request: ControlRequest) -> float:
+    """Do what is asked; the position for the reply. Raises _Cannot and what the session raises."""
+    position = session.sent_seconds
+    if request.command == "stop":
+        return await session.stop(request.reason or "by request")
+    if request.command == "finalize":
+        if not session.able.finalize:
+            raise _Cannot(f"{session.provider_name} cannot finalize in mid-stream")
+        await session.finalize()
+        return position
+    if not request.settings:
+        raise _Cannot("no settings were given")
+    if unknown := sorted(set(request.settings) - session.able.configurable):
+        names = ", ".join(unknown)
+        raise _Cannot(f"{session.provider_name}: no setting {names} to change in mid-stream")
+    await session.configure(request.settings)
+    return position
+
+
+def _reply(
+    session: Controllable, *, position: float | None = None, error: str | None = None
+) -> ControlReply:
+    supports = Supports()
+    with contextlib.suppress(PluginError):
+        able = session.able
+        supports = Supports(finalize=able.finalize, configure=sorted(able.configurable))
+    return ControlReply(
+        ok=error is None,
+        session_id=session.id,
+        provider=session.provider_name,
+        supports=supports,
+        position=position,
+        error=error,
+    )
