@@ -54,7 +54,7 @@ class ChunkHeader(NamedTuple):
     pos: int
     """Index of the chunk's first frame."""
     time_ns: int
-    """Wall clock of that frame at capture, nanoseconds since the epoch."""
+    """Wall clock of that frame at capture, nanoseconds since the epoch; 0: not known."""
     end: bool
     """True on the last chunk of the session, whose payload may be empty."""
 
@@ -73,6 +73,12 @@ def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
     return headers
 
 
+def _time_ns(text: str) -> int:
+    # A clock may be wrong by any amount: the sound counts all the same.
+    value = int(text)
+    return value if 0 <= value <= _MAX_INT else 0
+
+
 def decode_chunk_headers(
     headers: Mapping[str, str] | None, size_bytes: int, audio_format: AudioFormat
 ) -> ChunkHeader:
@@ -89,7 +95,7 @@ def decode_chunk_headers(
             headers[SESSION_ID],
             seq,
             pos,
-            int(headers[AUDIO_TIME]),
+            _time_ns(headers[AUDIO_TIME]),
             headers.get(AUDIO_END) == "1",
         )
     except KeyError as error:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +25,7 @@ OLDEST_SERVER = (2, 11, 0)
 """The first with batched direct get. Found by running the tests: 2.11.0, 2.11.11, 2.12.0 and 2.15.1
 pass them, 2.10.26 does not."""
 
-_REPEAT_S = 30.0
+_REPEAT_S, _MAX_COMPLAINTS = 30.0, 20
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 
 
@@ -57,6 +58,11 @@ def _options(settings: BrokerSettings) -> dict[str, object]:
     return options
 
 
+def shown(urls: str) -> str:
+    """Server URLs without the user and password that they may carry."""
+    return re.sub(r"(^|//|,)[^/@,]*@", r"\1", urls)
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
@@ -82,10 +88,22 @@ class Broker:
         return bool(self.client.is_connected)
 
     async def wait_connected(self) -> None:
-        """Return when the connection is up, after a breath at least. Cancel-safe."""
+        """Return when the connection is up, after a breath at least. Cancel-safe.
+
+        Raises: BrokerUnreachable when it is closed for good.
+        """
         await asyncio.sleep(0.1)
-        while not self.connected:  # noqa: ASYNC110 - nats-py has no event for it
+        while not self.connected:
+            if self.client.is_closed:
+                raise BrokerUnreachable("the connection to NATS is closed for good")
             await asyncio.sleep(0.1)
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is closed for good: by `close`, or because the server will
+        not have us any more (credentials expired or revoked). Cancel-safe."""
+        # nats-py calls no callback when that happens while it reconnects.
+        while not self.client.is_closed:  # noqa: ASYNC110
+            await asyncio.sleep(1)
 
     async def close(self) -> None:
         """Flush what is pending, as far as that is quickly possible, and close. Idempotent."""
@@ -118,7 +136,7 @@ async def connect(
         try:
             await _connect_once(broker, settings, name)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
-            reason = f"no NATS at {settings.url}: {_reason(error)}"
+            reason = f"no NATS at {shown(settings.url)}: {_reason(error)}"
             await broker.close()
             if once:
                 raise BrokerUnreachable(f"{reason} (NATS_URL says where it is)") from None
@@ -135,6 +153,7 @@ async def connect(
 async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> None:
     client = broker.client
     complaints: dict[str, float] = {}
+    made = False
     first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
@@ -142,10 +161,11 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
             first_error.set_result(error)
         if isinstance(error, SlowConsumerError):
             broker.slow_consumers += 1  # its reader sees the hole and fills it from the stream
-        elif client.is_connected and complaints.get(str(error), 0.0) < time.monotonic():
-            # A permission that is missing is complained of with each message: say it now and then.
-            complaints.clear()
-            complaints[str(error)] = time.monotonic() + _REPEAT_S
+        elif made and complaints.get(_reason(error), 0.0) < time.monotonic():
+            # A missing permission, or a server that is away, is complained of again and again.
+            if len(complaints) > _MAX_COMPLAINTS:
+                complaints.clear()
+            complaints[_reason(error)] = time.monotonic() + _REPEAT_S
             log.warning("NATS: %s", _reason(error))
 
     async def on_disconnected() -> None:
@@ -154,11 +174,11 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
             # can send again what went down with this one: newer messages ahead of older ones.
             client._pending.clear()
             client._pending_data_size = 0
-            log.warning("NATS connection lost, reconnecting", extra=fields(url=settings.url))
+            log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:
         broker.reconnects += 1
-        log.info("NATS connection is back", extra=fields(url=settings.url))
+        log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
         for callback in list(broker.on_reconnect):
             callback()
 
@@ -186,6 +206,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         if not attempt.done():
             raise first_error.result() if first_error.done() else TimeoutError()
         attempt.result()
+        made = True
     finally:
         attempt.cancel()
         first_error.cancel()
@@ -195,7 +216,9 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
     if (version.major, version.minor, version.patch) < OLDEST_SERVER:
         await broker.close()
         oldest = ".".join(map(str, OLDEST_SERVER))
-        raise ServerTooOld(f"the NATS server at {settings.url} is {version}; {oldest} is needed")
+        raise ServerTooOld(
+            f"the NATS server at {shown(settings.url)} is {version}; {oldest} is needed"
+        )
 
 
 @contextlib.asynccontextmanager

@@ -118,7 +118,10 @@ class Account(_Model):
     sent_seconds: Annotated[Seconds, Field(description="to providers, replays included")] = 0
     transcribed_seconds: Annotated[Seconds, Field(description="covered by finals")] = 0
     connected_seconds: Annotated[Seconds, Field(description="of provider connections")] = 0
-    gaps: list[Gap] = Field(default_factory=list)
+    gaps: Annotated[list[Gap], Field(description="the first 100")] = Field(default_factory=list)
+    gap_seconds: Annotated[dict[str, float], Field(description="of all gaps, by cause")] = Field(
+        default_factory=dict
+    )
     bad_chunks: Annotated[
         dict[str, int], Field(description="chunks left out, by what was wrong with them")
     ] = Field(default_factory=dict)

@@ -51,6 +51,7 @@ class _Listener:
         self._puller: Puller | None = None
         self._last = 0
         """Stream sequence of the last durable event given out."""
+        self._started = False
         self._consumer_next = 1
         self._fresh = False
         self._interims: deque[Msg] = deque(maxlen=_MAX_INTERIMS)
@@ -70,7 +71,7 @@ class _Listener:
         """A new ephemeral consumer that goes on after the last event given out."""
         if self._puller is not None:
             await self._puller.stop()
-        if self._last:
+        if self._started:
             policy, start = DeliverPolicy.BY_START_SEQUENCE, self._last + 1
         else:
             policy, start = (DeliverPolicy.ALL if self._from_start else DeliverPolicy.NEW), None
@@ -93,6 +94,7 @@ class _Listener:
             ) from None
         if policy is DeliverPolicy.NEW and info.delivered is not None:
             self._last = info.delivered.stream_seq or 0
+        self._started = True
         self._consumer_next = 1
         self._puller = Puller(self._broker, streams.TRANSCRIPTS, config.name)
         await self._puller.start()

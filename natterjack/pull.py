@@ -63,7 +63,9 @@ class Puller:
 
     async def _received(self, message: Msg) -> None:
         self._heard = time.monotonic()
-        status = (message.headers or {}).get("Status") if not message.data else None
+        # What was stored has an address for its acknowledgement, whatever its own headers say.
+        stored = message.reply.startswith("$JS.ACK.")
+        status = None if stored else (message.headers or {}).get("Status")
         if status is None:
             self._open = max(0, self._open - 1)
             self._messages.append(message)

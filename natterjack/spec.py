@@ -13,6 +13,8 @@ from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
+ProviderName = Annotated[str, Field(max_length=64)]
+
 
 class SessionSpec(BaseModel):
     """Payload of `stt.session.<key>`. Unknown fields are ignored, so that newer edges can talk."""
@@ -30,7 +32,7 @@ class SessionSpec(BaseModel):
     channels: Annotated[int, Field(ge=1, le=32)] = 1
     language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
     provider: Annotated[
-        str | list[str] | None,
+        ProviderName | Annotated[list[ProviderName], Field(max_length=8)] | None,
         Field(description="a provider or a list tried in order; absent: the worker's default"),
     ] = None
     model: Annotated[str | None, Field(max_length=128)] = None

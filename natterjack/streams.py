@@ -17,7 +17,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .connection import Broker
 from .errors import BrokerUnreachable, StreamMismatch
@@ -145,8 +145,10 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
         for wanted in stream_configs(settings):
             await _ensure_stream(js, wanted, settings.create_streams)
         await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
-    except NoRespondersError:
-        raise StreamMismatch("the NATS server has no JetStream: start it with -js") from None
+    except (NoRespondersError, ServiceUnavailableError):
+        raise BrokerUnreachable(
+            "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
+        ) from None
     except APIError as error:
         raise StreamMismatch(f"JetStream refused: {error.description}") from None
     except (NatsError, TimeoutError) as error:

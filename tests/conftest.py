@@ -12,6 +12,8 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.streams import ensure
 
+collect_ignore = ["sample_plugin"]  # a package of its own, which test_plugins.py installs
+
 
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[EmbeddedServer]:

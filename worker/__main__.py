@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 
 from natterjack import log as logs
 from natterjack import streams
-from natterjack.connection import connect
+from natterjack.connection import Broker, connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 
@@ -67,7 +67,7 @@ async def _work(flags: argparse.Namespace) -> None:
             return
         services = starting.result()
         try:
-            await _run(services, stopping)
+            await _run(services, stream_settings, stopping)
         finally:
             stopped.cancel()
             await services.broker.close()
@@ -106,7 +106,9 @@ async def _start(
     return Services(broker, js, store, bucket, providers, settings, metrics, lease_seconds)
 
 
-async def _run(services: Services, stopping: asyncio.Event) -> None:
+async def _run(
+    services: Services, stream_settings: StreamSettings, stopping: asyncio.Event
+) -> None:
     settings = services.settings
     claimer = Claimer(services)
     health = Health(services, claimer)
@@ -124,17 +126,43 @@ async def _run(services: Services, stopping: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
-            await asyncio.wait({claiming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            closed = tasks.create_task(services.broker.wait_closed(), name="closed")
+            restoring = tasks.create_task(_restore(services.broker, stream_settings))
+            await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if closed.done():
+                claiming.cancel()  # its leases run out
+                raise BrokerUnreachable("the connection to NATS was closed for good")
             if not claiming.done():
                 health.draining = True
                 services.metrics.draining.set(1)
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
-            stopped.cancel()
+            for task in (stopped, closed, restoring):
+                task.cancel()
+    except BaseExceptionGroup as group:
+        closed_for_good = group.subgroup(BrokerUnreachable)
+        if closed_for_good is None:
+            raise
+        raise BrokerUnreachable(str(closed_for_good.exceptions[0])) from None
     finally:
         await health.stop()
     log.info("worker ended")
+
+
+async def _restore(broker: Broker, settings: StreamSettings) -> None:
+    """After each reconnect, make again what the server has lost: streams in memory, for one."""
+    reconnected = asyncio.Event()
+    broker.on_reconnect.add(reconnected.set)
+    while True:
+        await reconnected.wait()
+        reconnected.clear()
+        try:
+            await streams.ensure(broker, settings)
+        except (BrokerError, NatsError, TimeoutError) as error:
+            log.warning("streams cannot be checked yet: %s", error)
+            await broker.wait_connected()
+            reconnected.set()
 
 
 async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:

@@ -15,6 +15,9 @@ from .metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+_MAX_GAPS = 100
+"""Gaps that are told one by one; of the others, the seconds. The account must fit a message."""
+
 
 class Books:
     """Keeps what the closing event's account says. Positions are frames of the session."""
@@ -24,15 +27,20 @@ class Books:
         self._rate = sample_rate
         self._metrics = metrics
         self._gaps: list[GapRecord] = []
+        self._gap_seconds: dict[str, float] = {}
+        self.gaps_until = 0.0
+        """Gaps before this second are in the books."""
         self._bad: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
         self._sent = 0.0
         self._connected = 0.0
         self._captured = 0
 
-    def adopt(self, account: Account) -> None:
+    def adopt(self, account: Account, gaps_until: float) -> None:
         """Go on from what another worker has left."""
         self._gaps = list(account.gaps)
+        self._gap_seconds = dict(account.gap_seconds)
+        self.gaps_until = gaps_until
         self._bad = Counter(account.bad_chunks)
         self._recoveries = Counter(account.recoveries)
         self._sent = account.sent_seconds
@@ -59,21 +67,21 @@ class Books:
 
     def gap(self, gap: Gap) -> None:
         """Audio that could not be had."""
-        record = GapRecord(
-            start=round(gap.position / self._rate, 6),
-            end=round((gap.position + gap.frames) / self._rate, 6),
-            cause=gap.cause,
-        )
+        end = round((gap.position + gap.frames) / self._rate, 6)
         # Audio that is read again meets its gaps again.
-        if any(record.start < known.end and known.start < record.end for known in self._gaps):
+        start = max(round(gap.position / self._rate, 6), self.gaps_until)
+        if end <= start:
             return
-        self._gaps.append(record)
-        seconds = record.end - record.start
+        self.gaps_until = end
+        seconds = end - start
+        self._gap_seconds[gap.cause] = round(self._gap_seconds.get(gap.cause, 0.0) + seconds, 6)
         self._metrics.audio_gaps.labels(gap.cause).inc(seconds)
-        log.warning(
-            "gap in the audio",
-            extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
-        )
+        if len(self._gaps) < _MAX_GAPS:
+            self._gaps.append(GapRecord(start=start, end=end, cause=gap.cause))
+            log.warning(
+                "gap in the audio",
+                extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
+            )
 
     def account(
         self,
@@ -89,7 +97,7 @@ class Books:
         captured, bad = max(self._captured, reached), self._bad
         if feed is not None:
             captured, bad = max(captured, feed.head), bad + feed.bad
-        gaps = sum(gap.end - gap.start for gap in self._gaps)
+        gaps = sum(self._gap_seconds.values())
         return Account(
             captured_seconds=round(captured / self._rate, 6),
             received_seconds=round(max(0.0, reached / self._rate - gaps), 6),
@@ -97,6 +105,7 @@ class Books:
             transcribed_seconds=round(max(0.0, final / self._rate - gaps), 6),
             connected_seconds=round(self._connected + connected_seconds, 3),
             gaps=self._gaps,
+            gap_seconds=self._gap_seconds,
             bad_chunks=dict(bad),
             recoveries=dict(self._recoveries),
         )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +40,8 @@ class Checkpoint(BaseModel):
     mark_seq: int = 0
     mark_stream_sequence: int = 1
     crashes: int = Field(0, description="workers that failed on this session without progress")
+    request_sequence: int = Field(0, description="of the session's request in STT_SESSIONS")
+    gaps_until: float = Field(0, description="gaps before this second are in the account")
     limit: int | None = Field(None, description="position at which the session ends")
     limit_reason: str | None = None
     configured: dict[str, Any] = Field(
@@ -101,6 +104,8 @@ class CheckpointStore:
                         f"{stored.worker} has the session, epoch {stored.epoch}"
                     ) from None
                 # Else a last write of an older holder came between: write over it.
+            except MaxPayloadError:
+                raise
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
             else:

@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from natterjack import streams
-from natterjack.errors import InvalidKey
+from natterjack.errors import BrokerError, InvalidKey
 from natterjack.log import fields
 from natterjack.pull import ConsumerGone, Puller
 from natterjack.spec import SessionSpec
@@ -75,7 +75,7 @@ def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
             conversation=key.conversation,
             speaker=key.speaker,
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise BadRequest(problem) from None
 
 
@@ -138,14 +138,16 @@ class Claimer:
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
-            for message in await puller.stop():
-                await message.nak()
+            # What is not given back here comes back to the queue when its lease runs out.
+            with contextlib.suppress(NatsError, TimeoutError):
+                for message in await puller.stop():
+                    await message.nak()
 
     async def _hold(self, message: Msg) -> None:
         """One lease, from the message to its ack or nak."""
         try:
             await self._serve(message)
-        except NatsError as error:
+        except (NatsError, BrokerError) as error:
             # The lease runs out and another worker, or this one, takes the session again.
             log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
         except Exception:
@@ -162,7 +164,7 @@ class Claimer:
         metadata, metrics = message.metadata, self._services.metrics
         try:
             request = parse_request(message.subject, message.data)
-        except BadRequest as error:
+        except (BadRequest, RecursionError) as error:
             log.error("%s", error, extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()

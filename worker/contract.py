@@ -23,7 +23,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import string
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -51,6 +53,8 @@ from .provider import (
 
 _T = TypeVar("_T")
 
+_MOST_HELD_BYTES = 16 * 1024 * 1024
+"""Kernel buffers included."""
 _SECRET_NAMES = ("key", "token", "password", "secret")
 
 
@@ -115,6 +119,10 @@ class ProviderContract:
     """Something else, of the same format, for the test of two streams at once; optional."""
     break_connection: Any = pytest.fixture(_nothing)
     """An async function that cuts the connections of open streams; optional."""
+    block_reading: Any = pytest.fixture(_nothing)
+    """An async function after which the provider's side takes no more audio; optional."""
+    secrets: Any = pytest.fixture(_nothing)
+    """The secrets that `provider` was made with: texts that may be told nowhere; optional."""
 
     # ---- tools ------------------------------------------------------------------------------
 
@@ -364,6 +372,76 @@ class ProviderContract:
             finally:
                 await stream.close()
         self.hears(events, speech)
+
+    async def test_what_follows_a_final_can_be_heard_alone(
+        self, provider: Provider, speech: Speech
+    ) -> None:
+        """Where a final ends a new stream may begin, as after a crash, and no word is amiss."""
+        if speech.words is None:
+            pytest.skip("what is spoken is not known for certain")
+        spoken = [final for final in finals(await self.transcribe(provider, speech)) if final.text]
+        if len(spoken) < 2:
+            pytest.skip("the speech makes one final only: pauses in it would make more")
+        middle = (len(spoken) - 1) // 2
+        frames = round(spoken[middle].end * speech.format.sample_rate)
+        rest = Speech(speech.audio[frames * speech.format.frame_bytes :], speech.format)
+        assert text_of(await self.transcribe(provider, rest)) == text_of(spoken[middle + 1 :])
+
+    # ---- what it keeps to itself, and what it does not keep -----------------------------------
+
+    async def test_secrets_are_told_nowhere(
+        self,
+        provider: Provider,
+        speech: Speech,
+        secrets: Sequence[str] | None,
+        break_connection: Callable[[], Awaitable[object]] | None,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Not in logs at any level, events, errors with their tracebacks, or representations."""
+        if not secrets:
+            pytest.skip("no secrets were given")
+        caplog.set_level(logging.DEBUG)
+        told = [repr(provider), repr(vars(provider)), repr(await self.transcribe(provider, speech))]
+        try:
+            await provider.open(self.request_for(speech, options={"no_such_option": 1}))
+        except ProviderError as error:
+            told += traceback.format_exception(error)
+        if break_connection is not None:
+            stream = await provider.open(self.request_for(speech))
+            told.append(repr(vars(stream)))
+            await stream.send(speech.audio[: self.frame_bytes(provider, speech.format)])
+            await break_connection()
+            try:
+                await self._drained(stream)
+            except ProviderError as error:
+                told += traceback.format_exception(error)
+            await self.closes(stream)
+        everything = "\n".join([*told, caplog.text])
+        assert not [secret for secret in secrets if secret in everything]
+
+    async def test_back_pressure(
+        self,
+        provider: Provider,
+        speech: Speech,
+        block_reading: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        """A provider that takes no more makes `send` wait, before much is held in memory."""
+        if block_reading is None:
+            pytest.skip("no way to stop the provider's reading was given")
+        stream = await provider.open(self.request_for(speech))
+        frame = speech.audio[: self.frame_bytes(provider, speech.format)]
+        sent = 0
+        try:
+            await stream.send(frame)
+            await block_reading()
+            with contextlib.suppress(TimeoutError):
+                while sent < _MOST_HELD_BYTES:
+                    async with asyncio.timeout(1):
+                        await stream.send(frame)
+                    sent += len(frame)
+            assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
+        finally:
+            await self.closes(stream)
 
     # ---- how it ends ------------------------------------------------------------------------
 

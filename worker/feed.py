@@ -25,13 +25,15 @@ from natterjack.subjects import audio_subject
 
 from .stored import StoreUnavailable, StreamStore
 
-_MAX_AHEAD = 128
+_MAX_AHEAD, _MAX_AHEAD_BYTES = 128, 4 * 1024 * 1024
 """Chunks held that cannot be given out yet; further live ones are dropped and read again later."""
 _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
 _LONGEST_GAP_S = 24 * 3600.0
 """A position further ahead than this is a forgery or a fault of the edge, not a gap."""
+_LONGEST_LONE_GAP_S = 60.0
+"""The same for a chunk that no other follows."""
 _MAX_BAD_SEEN = 1000
 _PENDING_MESSAGES, _PENDING_BYTES = 512, 4 * 1024 * 1024
 
@@ -87,31 +89,42 @@ class Feed:
         self._session_id = spec.session_id
         self._subject = audio_subject(spec.key)
         self._hole_seconds = hole_seconds
+        self._longest = _LONGEST_GAP_S * spec.sample_rate
         self._start = position
         self._next_seq, self._position = mark.seq, mark.position
         self._marks = [mark]
         """Places to read from, oldest first; the first is always kept, so that audio stored out of
         order is found too."""
         self._ahead: dict[int, Chunk] = {}
+        self._ahead_bytes = 0
         self._subscription: Subscription | None = None
         self._wake = asyncio.Event()
         self._look = True
         """Whether the stream may hold more than we were given."""
+        self._look_at = 0.0
+        """When to look in the stream, if there is reason to or nothing comes."""
+        self._quiet = _QUIET_FIRST_S
+        self._scanned = 0
+        """Stream sequence up to which every message has been taken."""
+        self._deep_scan_for = -1
         self._hole_since: float | None = None
         self._after_bad_chunk = False
-        self._filled = 0.0
-        self._opened = False
         self._bad_seen: set[int] = set()
         self.bad: Counter[str] = Counter()
         """Chunks left out, by cause."""
         self.ended = False
         """The last chunk has been given out."""
         self.heard = time.monotonic()
-        """When the last chunk of this session came in."""
+        """When the last chunk of this session came in, or the connection came back."""
         self.superseded = False
         """A chunk of another session has come live on the same subject."""
         self.head = position
         """End of the newest audio known of."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether nothing more is known to be, or may be, in the stream."""
+        return not self._look and not self._ahead and self._broker.connected
 
     async def open(self) -> None:
         """Subscribe live. What is stored is read by `next`."""
@@ -131,39 +144,58 @@ class Feed:
             await subscription.unsubscribe()
 
     def _suspect(self) -> None:
-        self._look = True
+        """The connection is back: chunks may have been missed, and the edge needs time too."""
+        self.heard = time.monotonic()
+        self._look, self._look_at = True, 0.0
         self._wake.set()
 
     async def _received(self, message: Msg) -> None:
         self._take(message.headers, message.data, 0)
         self._wake.set()
 
-    def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> None:
-        """Keep a chunk that is still to come; count it if it is bad."""
+    def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> bool:
+        """Keep a chunk that is still to come; count it if it is bad. False: there is no room."""
         if headers is not None and headers.get(SESSION_ID, self._session_id) != self._session_id:
             # Sessions may follow one another on a key; the stream holds the older ones' audio too.
             self.superseded = self.superseded or stream_sequence == 0
-            return
+            return True
         try:
             header = decode_chunk_headers(headers, len(data), self._format)
         except BadChunk as error:
             self._count_bad(error.cause, headers, data)
-            return
+            return True
         seq = header.seq
         frames = len(data) // self._format.frame_bytes
+        ahead = header.pos - self._position
+        if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
+            # Forged: every chunk in between has a frame at least, and a day's gap is none.
+            self._count_bad("position", headers, data)
+            return True
         now = time.monotonic()
         if stream_sequence == 0:
             self.heard = now
-            if header.pos - self._position < _LONGEST_GAP_S * self._format.sample_rate:
+            self._quiet = _QUIET_FIRST_S
+            if not (self._look or self._ahead):
+                self._look_at = now + _QUIET_FIRST_S
+            if ahead <= self._longest:
                 self.head = max(self.head, header.pos + frames)
         if seq < self._next_seq or seq in self._ahead:
-            return
-        if len(self._ahead) >= _MAX_AHEAD and seq != self._next_seq:
+            return True
+        full = len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes >= _MAX_AHEAD_BYTES
+        if full and seq != self._next_seq:
             self._look = True
-            return
+            if self._next_seq in self._ahead:
+                self._look_at = 0.0  # as soon as there is room
+            return False
+        self._ahead_bytes += len(data)
         self._ahead[seq] = Chunk(
             seq, header.pos, frames, data, header.time_ns, now, header.end, stream_sequence
         )
+        return True
+
+    def _drop(self, seq: int) -> None:
+        """The chunk is given out, or left out."""
+        self._ahead_bytes -= len(self._ahead.pop(seq).payload)
 
     def _count_bad(self, cause: str, headers: dict[str, str] | None, data: bytes) -> None:
         # The same message may come live and from the stream, which adds headers of its own.
@@ -177,7 +209,6 @@ class Feed:
     async def next(self, timeout: float) -> Chunk | Gap | None:
         """What comes next, or None after `timeout` seconds without anything. Cancel-safe."""
         deadline = time.monotonic() + timeout
-        quiet = _QUIET_FIRST_S
         while True:
             self._wake.clear()
             while (chunk := self._ahead.get(self._next_seq)) is not None:
@@ -185,29 +216,26 @@ class Feed:
                 if item is not None:
                     return item
             now = time.monotonic()
-            if self._look or (self._ahead and now - self._filled >= _RETRY_S):
-                self._filled = now
+            if self._ahead and self._hole_since is None:
+                self._hole_since, self._look_at = now, 0.0
+            if now >= self._look_at:
                 gap = await self._fill()
                 if gap is not None:
                     return gap
                 if self._next_seq in self._ahead:
                     continue
+            now = time.monotonic()
             if now >= deadline:
                 return None
-            waiting = _RETRY_S if self._look or self._ahead else quiet
-            try:
-                async with asyncio.timeout(min(waiting, deadline - now)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(self._look_at, deadline) - now)):
                     await self._wake.wait()
-            except TimeoutError:
-                if waiting == quiet:
-                    quiet = min(quiet * 2, _QUIET_LONGEST_S)
-                    self._look = True
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
         """The chunk that is next, as it is to be given out; None if it is not."""
         ahead = chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
-            if ahead > _LONGEST_GAP_S * self._format.sample_rate:
+            if ahead > self._longest:
                 self._reject(chunk)
                 return None
             gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
@@ -219,7 +247,7 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        del self._ahead[chunk.seq]
+        self._drop(chunk.seq)
         self._after_bad_chunk = False
         self._hole_since = None
         self._next_seq = chunk.seq + 1
@@ -243,7 +271,7 @@ class Feed:
     def _reject(self, chunk: Chunk) -> None:
         """Leave out a chunk whose position cannot be; the next one shows how long it was."""
         self.bad["position"] += 1
-        del self._ahead[chunk.seq]
+        self._drop(chunk.seq)
         self._next_seq = chunk.seq + 1
         self._after_bad_chunk = True
 
@@ -283,6 +311,10 @@ class Feed:
     async def _newest_seq(self) -> int | None:
         """`Audio-Seq` of this session's newest stored chunk; None if it is another session's."""
         stored = await self._store.last(self._subject)
+        if stored is not None and stored.sequence < self._scanned:
+            # The stream was made anew, as one in memory is when its server restarts.
+            self._scanned = 0
+            self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]
         if stored is None or stored.headers.get(SESSION_ID) != self._session_id:
             return None
         try:
@@ -295,46 +327,65 @@ class Feed:
 
     async def _fill(self) -> Gap | None:
         """Read what is missing from the stream; the gap when it is not there and will not come."""
+        quiet = not self._look and not self._ahead
         self._look = False
+        found = False
         try:
-            if self._opened and not self._ahead:
-                newest = await self._newest_seq()
-                if newest is not None and newest < self._next_seq:
-                    return None
-            self._opened = True
-            marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
-            found = await self._read_from(marks[-1].stream_sequence)
-            if not found and self._ahead and len(marks) > 1:
-                found = await self._read_from(marks[0].stream_sequence)
+            newest = await self._newest_seq() if self._scanned and not self._ahead else None
+            if newest is None or newest >= self._next_seq:
+                found = await self._read_on()
         except StoreUnavailable:
             self._look = True
-            return None
-        if found or not self._ahead:
-            return None
-        return self._give_up_hole()
-
-    def _give_up_hole(self) -> Gap | None:
-        """Chunks are at hand, the one before them is not: after a while it counts as lost."""
         now = time.monotonic()
-        self._hole_since = self._hole_since or now
-        first = self._ahead[min(self._ahead)]
-        if now - self._hole_since < self._hole_seconds and first.position > self._start:
+        if quiet:
+            self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
+        self._look_at = now + (_RETRY_S if self._look or self._ahead else self._quiet)
+        if found or self._look or not self._ahead:
             return None
+        return self._give_up_hole(now)
+
+    def _give_up_hole(self, now: float) -> Gap | None:
+        """Chunks are at hand, the one before them is not: after a while it counts as lost."""
+        waited = now - (self._hole_since or now)
+        first = self._ahead[min(self._ahead)]
+        if first.position > self._start:
+            if waited < self._hole_seconds:
+                return None
+            # A real chunk is followed by others; one that was forged far ahead is not.
+            lone = first.seq + 1 not in self._ahead and not first.end
+            if lone and waited < 4 * self._hole_seconds:
+                return None
+            longest = _LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
+            if first.position - self._position > longest:
+                self.bad["position"] += 1
+                self._drop(first.seq)
+                return None
         self._hole_since = None
         self._next_seq = first.seq
         if first.position <= self._position:
             return None
         return self._gap_to(first.position, "missing")
 
+    async def _read_on(self) -> bool:
+        """Take stored chunks from where the last reading ended, until the wanted one is there or
+        all is read; True if it is there. Whether more is stored is noted in `_look`."""
+        marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
+        found = await self._read_from(max(marks[-1].stream_sequence, self._scanned + 1))
+        if not found and not self._look and self._ahead and self._deep_scan_for != self._next_seq:
+            # Stored out of order, before the place where reading began? Look once.
+            self._deep_scan_for = self._next_seq
+            found = await self._read_from(marks[0].stream_sequence)
+        return found
+
     async def _read_from(self, sequence: int) -> bool:
-        """Take stored chunks from a stream sequence on, until the wanted one is there or all is
-        read; True if it is there. Whether more is stored behind it is noted in `_look`."""
         while True:
             messages, left = await self._store.read(
                 self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
             )
             for message in messages:
-                self._take(message.headers, message.data, message.sequence)
+                if not self._take(message.headers, message.data, message.sequence):
+                    return False  # no room: `_look` is set, and this one is read again
+                self._scanned = max(self._scanned, message.sequence)
             found = self._next_seq in self._ahead
             if found or not messages or not left:
                 self._look = self._look or left > 0

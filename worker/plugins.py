@@ -53,11 +53,13 @@ class Providers:
         breaker = self.breakers.get(name)
         if breaker is None:
             settings = self._settings
-            breaker = self.breakers[name] = Breaker(
+            breaker = Breaker(
                 settings.breaker_failures,
                 settings.breaker_seconds,
                 settings.breaker_max_seconds,
             )
+            if name in available():  # requests may name anything
+                self.breakers[name] = breaker
         return breaker
 
     def get(self, name: str) -> Provider:

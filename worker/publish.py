@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
@@ -86,6 +87,10 @@ class Publisher:
 
     async def read_last(self) -> DurableEvent | None:
         """Take up the numbering where it stands; the last durable event of *this* session."""
+        async with self._lock:
+            return await self._read_last()
+
+    async def _read_last(self) -> DurableEvent | None:
         last = await self._last(self._filter)
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
@@ -133,15 +138,22 @@ class Publisher:
     async def durable(self, kind: EventKind, make: Callable[[int], DurableEvent]) -> None:
         """Publish the event that `make` makes of its `sequence`, and return when it is stored.
 
-        Tries on while the broker is away. Raises LeaseLost when it is refused. If cancelled, the
-        event may or may not be stored: call `read_last` before publishing again.
+        Tries on while the broker is away. Raises LeaseLost when it is refused. A publish that has
+        begun goes on when its caller is cancelled, and `read_last` waits for it: else an event that
+        is on its way would be missed, and its words would be said again.
         """
+        task = asyncio.create_task(self._durable(kind, make), name=f"publish {self._key}")
+        task.add_done_callback(_note)
+        await asyncio.shield(task)
+
+    async def _durable(self, kind: EventKind, make: Callable[[int], DurableEvent]) -> None:
         async with self._lock:
             if self.fenced:
                 raise LeaseLost("another worker publishes for this session")
             sequence = self._next_sequence
             payload = make(sequence).encode()
-            msg_id = f"{self._session_id}:{self._epoch}:{sequence}"
+            # With its kind: the server must not take one event for another's double.
+            msg_id = f"{self._session_id}:{self._epoch}:{sequence}:{kind}"
             self._last_stream_sequence = await self._store(kind, payload, msg_id)
             self._next_sequence = sequence + 1
 
@@ -167,6 +179,8 @@ class Publisher:
                     self.fenced = True
                     raise LeaseLost("another worker has published for this session") from None
                 reason = error.description or repr(error)
+            except MaxPayloadError:
+                raise
             except (NatsError, TimeoutError) as error:
                 reason = repr(error)
             if not complained:
@@ -180,3 +194,9 @@ class Publisher:
         """Publish an interim, or drop it while the broker is away: the next one restates it."""
         if self._broker.connected and not self.fenced:
             await self._broker.client.publish(self._interim_subject, event.encode())
+
+
+def _note(task: asyncio.Task[None]) -> None:
+    """See a task's error, whether or not its caller still waits for it."""
+    if not task.cancelled():
+        task.exception()

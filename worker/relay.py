@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from natterjack.spec import SessionSpec
 
@@ -72,9 +72,9 @@ class Relay:
         item: Chunk | Gap | None,
         books: Books,
         limit: Callable[[], int | None],
-        over: Callable[[Feed], bool],
+        over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
-        """Send `item` and what the feed gives after it, then tell the provider that no more comes.
+        """Send `item` and what the feed gives after it.
 
         True when the session's audio is at its end, has reached position `limit`, or `over` says
         that none will come; False when it has only paused for `park_seconds`.
@@ -89,10 +89,10 @@ class Relay:
                 if item.end:
                     ended = True
                     break
-            elif over(feed):
+            elif await over(feed):
                 ended = True
                 break
-            elif time.monotonic() - feed.heard > self._settings.park_seconds:
+            elif feed.caught_up and time.monotonic() - feed.heard > self._settings.park_seconds:
                 ended = False
                 break
             if (end_at := limit()) is not None and self.timeline.position >= end_at:
@@ -101,10 +101,13 @@ class Relay:
             item = await feed.next(1.0)
         for audio in self._converter.flush():
             await self._send_audio(audio)
+        return ended
+
+    async def finish(self) -> None:
+        """Tell the provider that no audio follows."""
         self._heard_at = time.monotonic()
         self.finishing = True
         await self.stream.finish()
-        return ended
 
     async def _pace(self, frames: int) -> None:
         """Wait until `frames` more frames are within the provider's catch-up rate."""

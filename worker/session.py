@@ -23,6 +23,7 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
 from natterjack import streams
@@ -40,7 +41,7 @@ from .control import controlled
 from .errors import Dropped, LeaseLost, PluginError, ProviderError, RequestRefused
 from .feed import Chunk, Feed, Gap
 from .metrics import Metrics
-from .plugins import Providers
+from .plugins import Providers, available
 from .provider import (
     Capabilities,
     Final,
@@ -64,6 +65,8 @@ _CHECKPOINT_SECONDS = 5.0
 """A checkpoint is written at each final, and after so much finalised silence."""
 _MARK_SECONDS = 10.0
 """How often the live head's place in the stream is learnt: bounds what is read again."""
+_TURN_END_SECONDS = 0.1
+_PROBE_SECONDS = 0.25
 _MAX_CRASHES = 10
 """So many workers that held a session, died, and had brought it no further, are its own fault."""
 
@@ -157,6 +160,7 @@ class Session:
             epoch=epoch,
             worker=settings.name,
             state=self.state.value,
+            request_sequence=request_sequence,
             opened_at=spec.opened_at,
         )
         self._feed: Feed | None = None
@@ -230,16 +234,20 @@ class Session:
     async def _take_over(self) -> None:
         """Become the session's one holder, then learn where to resume."""
         stored = await self._checkpoints.read()
-        if stored is not None:
-            if stored.session_id != self.id:
-                if not stored.closed:
-                    await self._wait_for_key()
-            elif stored.closed:
-                raise _Finished
-            elif stored.epoch >= self.epoch:
-                raise LeaseLost(f"{stored.worker} has epoch {stored.epoch}")
-            else:
-                self._adopt(stored)
+        if stored is None or stored.session_id != self.id:
+            # Sessions of one key come one after another, in the order of their requests.
+            if await self._queued(1) != self._request_sequence:
+                raise Busy
+        elif stored.closed:
+            raise _Finished
+        elif stored.request_sequence not in (0, self._request_sequence) and (
+            await self._queued(stored.request_sequence) == stored.request_sequence
+        ):
+            raise _Finished  # a second request for a session that is under way
+        elif stored.epoch >= self.epoch:
+            raise LeaseLost(f"{stored.worker} has epoch {stored.epoch}")
+        else:
+            self._adopt(stored)
         await self._write_checkpoint()
         before = await self._publisher.establish(lambda n: self._scribe.status_event(n, "assigned"))
         if isinstance(before, StatusEvent) and before.closing:
@@ -250,17 +258,18 @@ class Session:
         if before is not None:
             await self._scribe.resume()
 
-    async def _wait_for_key(self) -> None:
-        """Raise Busy unless the session that has the key is dead: its request has left the queue,
-        so that ours is now the oldest for the key."""
+    async def _queued(self, sequence: int) -> int | None:
+        """Sequence of the first request for this key in the queue, from `sequence` on. Raises Busy
+        when the broker does not say."""
         try:
-            oldest = await self._services.js.get_msg(
-                streams.SESSIONS, seq=1, subject=session_subject(self.key), next=True
+            found = await self._services.js.get_msg(
+                streams.SESSIONS, seq=sequence, subject=session_subject(self.key), next=True
             )
+        except NotFoundError:
+            return None
         except (NatsError, TimeoutError):
             raise Busy from None
-        if oldest.seq != self._request_sequence:
-            raise Busy
+        return found.seq
 
     def _adopt(self, stored: Checkpoint) -> None:
         """Go on from what another worker, or an earlier try, has left."""
@@ -268,14 +277,19 @@ class Session:
         if crashes > _MAX_CRASHES:
             self._problem = f"{crashes} workers in a row died with it before its next final"
         self._checkpoint = stored.model_copy(
-            update={"epoch": self.epoch, "worker": self._settings.name, "crashes": crashes}
+            update={
+                "epoch": self.epoch,
+                "worker": self._settings.name,
+                "request_sequence": self._request_sequence,
+                "crashes": crashes,
+            }
         )
         self._scribe.position = stored.position
         self._scribe.provider = stored.provider
         self._configured = dict(stored.configured)
         if stored.limit is not None:
             self._limit, self._limit_reason = stored.limit, stored.limit_reason
-        self._books.adopt(stored.account)
+        self._books.adopt(stored.account, stored.gaps_until)
 
     # ---- serving ----------------------------------------------------------------------------
 
@@ -301,7 +315,8 @@ class Session:
 
     async def _recover(self, fault: ProviderError, delay: float, *, progress: bool) -> None:
         """Decide on another try after a fault, and wait for it. Raises _Failed."""
-        self._metrics.provider_errors.labels(fault.provider, fault.cause).inc()
+        known = fault.provider if fault.provider in available() else "unknown"
+        self._metrics.provider_errors.labels(known, fault.cause).inc()
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         if now - self._failing_since > self._settings.recovery_seconds:
@@ -332,6 +347,7 @@ class Session:
         """Audio from `position` through one provider stream. True at the end of the session's
         audio; False when the stream was closed because no audio came for long."""
         self._go(State.WAITING)
+        self._end_reason = None
         feed = self._feed = Feed(
             self._services.broker,
             self._services.store,
@@ -360,25 +376,33 @@ class Session:
         None when the session is to end without more audio."""
         while True:
             if self._limit is not None and self.position >= self._limit:
+                self._end_reason = self._limit_reason
                 return None
+            await self._make_sure()
             item = await feed.next(0.25)
             if self._drain.is_set():
                 raise _HandOver
             if item is None:
-                if self._over(feed):
+                if await self._over(feed):
                     return None
             elif isinstance(item, Gap) or item.frames:
                 return item
             elif item.end:
                 return None
 
-    def _over(self, feed: Feed) -> bool:
+    async def _over(self, feed: Feed) -> bool:
         """Whether audio has stopped without an end for so long that none will come."""
         quiet = time.monotonic() - feed.heard
+        if not feed.caught_up:
+            return False
         if quiet > self._settings.idle_seconds:
             self._end_reason = f"idle: no audio for {self._settings.idle_seconds:g} s"
         elif feed.superseded and quiet > self._settings.superseded_seconds:
-            self._end_reason = "superseded: a newer session uses the key"
+            # Late chunks of an older session on the key look the same: ask the queue.
+            with contextlib.suppress(Busy):
+                feed.superseded = await self._queued(self._request_sequence + 1) is not None
+                if feed.superseded:
+                    self._end_reason = "superseded: a newer session uses the key"
         return self._end_reason is not None
 
     async def _connect(self) -> tuple[Provider, ProviderStream, convert.Converter]:
@@ -462,6 +486,8 @@ class Session:
 
     async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
         ended = await relay.send(feed, first, self._books, lambda: self._limit, self._over)
+        self._go(State.FINISHING)
+        await relay.finish()
         if self._limit is not None and relay.timeline.position >= self._limit and not feed.ended:
             self._end_reason = self._limit_reason
         return ended
@@ -493,7 +519,9 @@ class Session:
                     final_latency.observe(latency)
                 await self._checkpoint_if_due(event)
                 if self._drain.is_set() and not relay.finishing:
-                    raise _HandOver
+                    # A moment later: the end of the turn may come with its last final.
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(_TURN_END_SECONDS, relay.fail, _HandOver())
             else:
                 await self._other(relay, event)
             relay.handling = False
@@ -527,7 +555,8 @@ class Session:
             now = time.monotonic()
             if now - self._marked_at > _MARK_SECONDS:
                 self._marked_at = now
-                await feed.probe()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(feed.probe(), _PROBE_SECONDS)
             mark = feed.mark_before(self.position)
         progress = self.position > self._checkpoint.position
         self._checkpoint = self._checkpoint.model_copy(
@@ -539,6 +568,7 @@ class Session:
                 "mark_seq": mark.seq,
                 "mark_stream_sequence": mark.stream_sequence,
                 "crashes": 0 if progress else self._checkpoint.crashes,
+                "gaps_until": self._books.gaps_until,
                 "limit": self._limit,
                 "limit_reason": self._limit_reason,
                 "configured": self._configured,

@@ -63,7 +63,7 @@ class WorkerSettings(BaseSettings):
         10, "after the end of audio, how long the provider may say nothing", gt=0
     )
     hole_seconds: float = described(
-        5, "how long missing audio is looked for before silence stands in for it", ge=0
+        10, "how long missing audio is looked for before silence stands in for it", ge=0
     )
     max_gap_seconds: float = described(
         10, "silence sent for a gap, at most; the clock jumps over the rest", ge=0

@@ -59,8 +59,9 @@ class StreamStore:
         if collected is None or collected.done.done():
             return
         headers = message.headers or {}
+        # What was stored has its sequence added, whatever headers of its own it has.
         status = headers.get("Status")
-        if status is None:
+        if "Nats-Sequence" in headers:
             collected.messages.append(Stored(int(headers["Nats-Sequence"]), headers, message.data))
             # A single get has no closing status; a batch says in each message what is left.
             if "Nats-Num-Pending" not in headers:

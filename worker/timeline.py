@@ -88,7 +88,7 @@ class Timeline:
     def wall_clock_ns(self, position: int) -> int | None:
         """Wall clock at capture of the frame at `position`, or None if that is not known."""
         for arrival in self._arrivals:
-            if arrival.position <= position < arrival.end:
+            if arrival.position <= position < arrival.end and arrival.time_ns:
                 offset = position - arrival.position
                 return arrival.time_ns + offset * 1_000_000_000 // self._rate
         return None

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from nats.js import JetStreamContext
 
 from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 from worker.stored import StreamStore
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..emulators.server import Emulator
+from .programs import StartWorker, WorkerProcess
 
 
 class PlainEdge:
@@ -54,3 +61,35 @@ async def audio_store(ready_broker: Broker) -> StreamStore:
     store = StreamStore(ready_broker, streams.AUDIO)
     await store.start()
     return store
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramEmulator]:
+    async with DeepgramEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings() -> dict[str, str]:
+    """What a worker's environment has for the emulator's provider; Deepgram's are there already."""
+    return {}
+
+
+@pytest.fixture
+async def start_worker(
+    nats_server: EmbeddedServer, emulator: Emulator, provider_settings: dict[str, str]
+) -> AsyncIterator[StartWorker]:
+    """Starts workers that use `emulator`, and sees at the end that none wrote a stack trace."""
+    workers: list[WorkerProcess] = []
+
+    async def start(**settings: str) -> WorkerProcess:
+        worker = WorkerProcess(nats_server.url, emulator.url, **{**provider_settings, **settings})
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.stop()
+    for worker in workers:
+        assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"

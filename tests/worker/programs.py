@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -31,10 +31,11 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 from worker.stored import StreamStore
 
-from ..emulators import tones
+from ..emulators import pcm, tones
 from ..waiting import bound, until
 
 RATE = 16_000
+StartWorker = Callable[..., Awaitable["WorkerProcess"]]
 
 
 class WorkerProcess:
@@ -131,23 +132,38 @@ class Speaker:
     """
 
     def __init__(
-        self, settings: BrokerSettings, words: int, *, speed: float = 4, **spec: Any
+        self,
+        settings: BrokerSettings,
+        words: int,
+        *,
+        speed: float = 4,
+        phrase_words: int = 8,
+        sample_rate: int = RATE,
+        channels: int = 1,
+        clock: Callable[[], int] = time.time_ns,
+        **spec: Any,
     ) -> None:
+        """With several channels, all say the same."""
         self.words = tones.sequence(words)
-        how: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
-        self.pcm = tones.encode(self.words, RATE, tail_seconds=0.5, **how)
+        how: dict[str, Any] = {
+            "phrase_words": phrase_words, "pause_seconds": 0.8, "lead_seconds": 0.3
+        }  # fmt: skip
+        mono = tones.encode(self.words, sample_rate, tail_seconds=0.5, **how)
+        self.pcm = pcm.interleave(*[mono] * channels)
         self.places = tones.places(self.words, **how)
-        self.spec = SessionSpec(
-            **{"tenant": "t", "conversation": "c", "speaker": "s", "sample_rate": RATE, **spec}
-        )
+        key = {"tenant": "t", "conversation": "c", "speaker": "s"}
+        self.spec = SessionSpec(**{**key, "sample_rate": sample_rate, "channels": channels, **spec})
         self.said_seconds = 0.0
+        self.left_out: set[int] = set()
+        """Numbers of chunks that are never published: holes."""
         self._settings = settings
         self._speed = speed
+        self._clock = clock
         self._broker: Broker | None = None
 
     @property
     def seconds(self) -> float:
-        return len(self.pcm) / 2 / RATE
+        return self.spec.audio_format.frames(len(self.pcm)) / self.spec.sample_rate
 
     async def speak(
         self, *, end: bool = True, before_chunk: Callable[[int], Any] | None = None
@@ -160,17 +176,18 @@ class Speaker:
                 self.spec.model_dump_json().encode(),
                 {"Nats-Msg-Id": self.spec.session_id},
             )
-            size = 2 * RATE * 80 // 1000
+            frames = self.spec.sample_rate * 80 // 1000
+            size = frames * self.spec.audio_format.frame_bytes
             chunks = [self.pcm[i : i + size] for i in range(0, len(self.pcm), size)]
             started = time.monotonic()
             for seq, chunk in enumerate(chunks):
                 if before_chunk is not None:
                     before_chunk(seq)
                 await asyncio.sleep(started + seq * 0.08 / self._speed - time.monotonic())
+                if seq in self.left_out:
+                    continue
                 last = end and seq == len(chunks) - 1
-                header = ChunkHeader(
-                    self.spec.session_id, seq, seq * size // 2, time.time_ns(), last
-                )
+                header = ChunkHeader(self.spec.session_id, seq, seq * frames, self._clock(), last)
                 await self._publish(
                     audio_subject(self.spec.key), chunk, encode_chunk_headers(header)
                 )
@@ -205,6 +222,11 @@ class Transcript:
         """The words of the finals, as the vocabulary has them."""
         return [tones.plain(word.text) for final in self.finals for word in final.words]
 
+    @property
+    def word_starts(self) -> list[float | None]:
+        """Where each of them begins, in seconds; None where the provider does not say."""
+        return [word.start for final in self.finals for word in final.words]
+
     def audit(self, speaker: Speaker) -> None:
         """Every word once, in order, at its time; numbers without holes; one closing event."""
         words = [word for final in self.finals for word in final.words]
@@ -225,6 +247,7 @@ class Transcript:
         expected = [
             (n, kind) for n in range((len(kinds) + 1) // 2) for kind in ("started", "ended")
         ]
+        assert kinds
         assert kinds == expected[: len(kinds)]
         assert len(kinds) % 2 == 0, "the last turn was not ended"
 
@@ -289,3 +312,22 @@ async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[E
         yield events
     finally:
         await subscription.unsubscribe()
+
+
+async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
+    """The worker that has a session in its hands."""
+
+    async def look() -> WorkerProcess | None:
+        for worker in workers:
+            if worker.running and (await worker.get("/sessions"))[1] != "[]":
+                return worker
+        return None
+
+    found = await until(look, "a worker has the session")
+    assert isinstance(found, WorkerProcess)
+    return found
+
+
+async def spoken(speaker: Speaker, seconds: float) -> None:
+    """Return when the speaker has come so far."""
+    await until(lambda: speaker.said_seconds >= seconds, f"{seconds} s spoken", 60)

@@ -131,6 +131,59 @@ async def test_forged_positions_are_left_out_and_counted(
         assert feed.bad == {"position": 2}
 
 
+async def test_a_chunk_forged_far_ahead_costs_nothing(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    async with open_feed(hole_seconds=0.2) as feed:
+        await edge.publish(0, 1)
+        await edge.publish(10**6, pos=10**15)
+        await edge.publish(50, pos=10**15)
+        assert seqs(await take(feed, 2)) == [0, 1]
+        assert await feed.next(1.5) is None  # longer than any hole is waited for
+        await edge.publish(2, 3)
+        await edge.publish(4, end=True, frames=0)
+        assert seqs(await take(feed, 3)) == [2, 3, 4]
+        assert feed.bad == {"position": 2}
+
+
+async def test_a_chunk_that_looks_like_an_answer_of_the_server(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    await edge.publish(0)
+    headers = {"Session-Id": edge.spec.session_id, "Status": "404", "Nats-Sequence": "7"}
+    await edge.raw(headers, b"")
+    await edge.publish(*range(1, 100))
+    async with open_feed() as feed:
+        assert seqs(await take(feed, 100)) == list(range(100))
+
+
+async def test_waiting_reads_little(
+    edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
+) -> None:
+    key = edge.spec.key._asdict()
+    await PlainEdge(ready_broker, SessionSpec(**key, sample_rate=8000)).publish(*range(500))
+    async with open_feed() as feed:
+        assert await feed.next(0.5) is None  # all of it is another session's, and was read
+        before = ready_broker.client.stats["in_msgs"]
+        for _ in range(12):
+            assert await feed.next(0.25) is None
+        assert ready_broker.client.stats["in_msgs"] - before < 20
+        assert feed.caught_up
+
+
+async def test_a_hole_does_not_read_the_stream_again_and_again(
+    edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
+) -> None:
+    await edge.publish(*range(300))
+    async with open_feed(hole_seconds=2) as feed:
+        await take(feed, 300)
+        before = ready_broker.client.stats["in_msgs"]
+        await edge.publish(*range(301, 320))
+        assert not feed.caught_up or await feed.next(0.01) is None
+        items = await take(feed, 20)
+        assert seqs(items) == ["missing", *range(301, 320)]
+        # Once from the start, in case it was stored out of order; then only what is new.
+        assert ready_broker.client.stats["in_msgs"] - before < 300 + 4 * 19 + 50
+
+
 async def test_bad_headers_and_sizes_are_counted_once_whether_live_or_stored(
     edge: PlainEdge, open_feed: OpenFeed
 ) -> None:

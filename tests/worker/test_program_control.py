@@ -15,8 +15,7 @@ from natterjack.subjects import control_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from .programs import Speaker, closed, stored
-from .test_program import StartWorker, emulator, spoken, start_worker  # noqa: F401
+from .programs import Speaker, StartWorker, closed, spoken, stored
 
 
 async def ask(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
@@ -24,7 +23,7 @@ async def ask(broker: Broker, speaker: Speaker, **request: object) -> ControlRep
 
 
 async def test_stop_ends_the_session_and_loses_nothing_before_it(
-    start_worker: StartWorker,  # noqa: F811
+    start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
@@ -46,8 +45,8 @@ async def test_stop_ends_the_session_and_loses_nothing_before_it(
 
 
 async def test_configure_holds_over_reconnect_and_handover(
-    emulator: DeepgramEmulator,  # noqa: F811
-    start_worker: StartWorker,  # noqa: F811
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
@@ -74,7 +73,7 @@ async def test_configure_holds_over_reconnect_and_handover(
 
 
 async def test_stop_survives_a_killed_worker(
-    start_worker: StartWorker,  # noqa: F811
+    start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
@@ -93,8 +92,8 @@ async def test_stop_survives_a_killed_worker(
 
 
 async def test_finalize_makes_pending_audio_final(
-    emulator: DeepgramEmulator,  # noqa: F811
-    start_worker: StartWorker,  # noqa: F811
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
@@ -128,7 +127,7 @@ async def test_finalize_makes_pending_audio_final(
 async def test_what_cannot_be_done_is_answered_with_what_can(
     payload: bytes,
     says: str,
-    start_worker: StartWorker,  # noqa: F811
+    start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:

@@ -142,6 +142,29 @@ async def test_an_event_published_while_the_server_is_killed_is_stored_once(
     assert [text for _, text in events] == ["status", *map(str, range(300))]
 
 
+async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: Broker) -> None:
+    holder = Holder(ready_broker, 1)
+    await holder.publisher.establish(holder.status)
+    stored = 1
+    for n in range(150):
+        publishing = asyncio.create_task(holder.final(str(n)))
+        for _ in range(n % 7):
+            await asyncio.sleep(0)
+        publishing.cancel()
+        await asyncio.wait({publishing})
+        last = await holder.publisher.read_last()
+        assert last is not None
+        stored += isinstance(last, FinalEvent) and last.text == str(n)
+        assert last.sequence == stored - 1
+        await holder.publisher.durable("status", lambda n: holder.status(n, "recovering"))
+        stored += 1
+    events = await stored_events(ready_broker)
+    assert [n for n, _ in events] == list(range(stored))
+    finals = [text for _, text in events if text != "status"]
+    assert len(finals) > 50, "hardly any was published at all"
+    assert finals == sorted(set(finals), key=int)
+
+
 def _checkpoint(worker: str, epoch: int) -> Checkpoint:
     return Checkpoint(
         session_id="session-1", epoch=epoch, worker=worker, state="streaming",

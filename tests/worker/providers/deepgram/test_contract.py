@@ -11,7 +11,7 @@ from tests.emulators.deepgram import DeepgramEmulator
 from worker.contract import ProviderContract, Speech
 from worker.providers.deepgram import DeepgramProvider
 
-from .conftest import LINEAR_16K
+from .conftest import LINEAR_16K, SECRET
 
 
 def speech_of(words: list[str]) -> Speech:
@@ -38,3 +38,14 @@ class TestDeepgram(ProviderContract):
             return emulator.drop()
 
         return drop
+
+    @pytest.fixture
+    def block_reading(self, emulator: DeepgramEmulator) -> Callable[[], Awaitable[object]]:
+        async def block() -> None:
+            await emulator.set(stop_reading_after_seconds=0)
+
+        return block
+
+    @pytest.fixture
+    def secrets(self) -> tuple[str, ...]:
+        return (SECRET,)

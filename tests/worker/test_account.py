@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from natterjack.events import Account
+from natterjack.subjects import SessionKey
+from worker.account import Books
+from worker.feed import Gap
+from worker.metrics import Metrics
+
+KEY = SessionKey("t", "c", "s")
+
+
+def _books() -> Books:
+    return Books(KEY, 1000, Metrics(1))
+
+
+def test_gaps_are_told_once_however_often_audio_is_read() -> None:
+    books = _books()
+    for _ in range(2):
+        books.gap(Gap(1000, 500, "missing"))
+        books.gap(Gap(3000, 1000, "edge"))
+    account = books.account(final=10_000, reached=10_000)
+    assert [(gap.start, gap.end, gap.cause) for gap in account.gaps] == [
+        (1.0, 1.5, "missing"),
+        (3.0, 4.0, "edge"),
+    ]
+    assert account.gap_seconds == {"missing": 0.5, "edge": 1.0}
+    assert account.received_seconds == account.transcribed_seconds == 8.5
+
+
+def test_many_gaps_make_no_long_account() -> None:
+    books = _books()
+    for n in range(20_000):
+        books.gap(Gap(n * 80, 10, "edge"))
+    account = books.account(final=1_600_000, reached=1_600_000)
+    assert len(account.gaps) == 100
+    assert account.gap_seconds == {"edge": 200.0}
+    assert len(account.model_dump_json()) < 10_000
+
+
+def test_the_books_go_on_in_the_next_worker() -> None:
+    first, second = _books(), _books()
+    first.gap(Gap(1000, 500, "missing"))
+    first.recovery("dropped")
+    first.stream_ended(5.0, 6.0)
+    second.adopt(first.account(final=2000, reached=5000), first.gaps_until)
+    second.gap(Gap(1000, 500, "missing"))
+    second.recovery("dropped")
+    second.stream_ended(4.0, 4.5)
+    account = second.account(final=8000, reached=8000)
+    assert account == Account(
+        captured_seconds=8, received_seconds=7.5, sent_seconds=9, transcribed_seconds=7.5,
+        connected_seconds=10.5, gaps=account.gaps, gap_seconds={"missing": 0.5},
+        recoveries={"dropped": 2},
+    )  # fmt: skip
+    assert len(account.gaps) == 1
