@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from worker.contract import ProviderContract, Speech
@@ -27,3 +29,10 @@ class TestSherpa(ProviderContract):
     def other_speech(self, speech: Speech) -> Speech:
         audio = speech.audio[: len(speech.audio) // 2 // 2 * 2]
         return Speech(audio, FORMAT, words=("it", "was", "the", "best", "of", "times"))
+
+    @pytest.fixture
+    def block_reading(self) -> Callable[[], Awaitable[object]]:
+        async def block() -> None:
+            """There is no far side: audio is heard only as events are taken."""
+
+        return block
