@@ -58,7 +58,7 @@ def test_every_setting_is_on_the_settings_page() -> None:
 
 @pytest.mark.parametrize("name", sorted(available()))
 def test_every_provider_says_how_it_is_set(name: str) -> None:
-    readme = (ROOT / "worker" / "providers" / name / "README.md").read_text()
+    readme = (ROOT / "worker" / "providers" / name.replace("-", "_") / "README.md").read_text()
     settings = load_class(name).Settings
     prefix = str(settings.model_config.get("env_prefix", ""))
     for field in settings.model_fields:

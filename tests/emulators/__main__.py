@@ -9,9 +9,20 @@ import signal
 from typing import Any
 
 from .deepgram import DeepgramEmulator
+from .deepgram_flux import DeepgramFluxEmulator
+from .deepgram_rest import DeepgramRestEmulator
+from .managed import ManagedEmulator
 from .server import Emulator
+from .speechmatics import SpeechmaticsEmulator
 
-EMULATORS: dict[str, type[Emulator]] = {DeepgramEmulator.name: DeepgramEmulator}
+_ALL: list[type[Emulator]] = [
+    DeepgramEmulator,
+    DeepgramFluxEmulator,
+    DeepgramRestEmulator,
+    ManagedEmulator,
+    SpeechmaticsEmulator,
+]
+EMULATORS = {emulator.name: emulator for emulator in _ALL}
 
 
 async def serve(emulator: Emulator) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
-from .faults import ConnectionLog
-from .session import Close, Outgoing, Session
+from .faults import ConnectionLog, Faults
+from .session import Close, Elapsed, Outgoing, Session
 
 if TYPE_CHECKING:
     from .server import Emulator
@@ -40,6 +41,8 @@ class Connection:
         self._garbage_sent: set[str] = set()
         self._muted = False
         self._loop = asyncio.get_running_loop()
+        self._opened = self._audio_at = self._life_at = self._loop.time()
+        session.hits = lambda: emulator.hits(self)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -47,6 +50,8 @@ class Connection:
                 tasks.create_task(self._hear(), name=f"hear {self._entry.id}"),
                 tasks.create_task(self._send(), name=f"send {self._entry.id}"),
             ]
+            if self.session.tick_seconds is not None:
+                side.append(tasks.create_task(self._tick(), name=f"tick {self._entry.id}"))
             await self._receive()
             for task in side:
                 task.cancel()
@@ -57,6 +62,10 @@ class Connection:
         self._entry.end("dropped")
         if self._request.transport is not None:
             self._request.transport.abort()
+
+    def switch(self, faults: Faults) -> None:
+        """The switches have changed."""
+        self.session.faults = faults
 
     async def _receive(self) -> None:
         last_life = self._loop.time()
@@ -72,7 +81,13 @@ class Connection:
                 self._inbox.put_nowait(None)
                 message = await self._socket.receive()
             now = self._loop.time()
-            if message.type is WSMsgType.BINARY:
+            if message.type is WSMsgType.PING:
+                self._life_at = now
+                await self._pong(message.data)
+            elif message.type is WSMsgType.PONG:
+                self._life_at = now
+            elif message.type is WSMsgType.BINARY:
+                self._audio_at = self._life_at = now
                 self._entry.audio_frames += 1
                 if message.data:
                     audio_seen, last_life = True, now
@@ -89,6 +104,28 @@ class Connection:
                 return
             if self._due("stop_reading_after_seconds"):
                 await self._stop_reading()
+            await self._room()
+
+    async def _pong(self, payload: bytes) -> None:
+        # The connection may have ended since; the next `receive` says so.
+        with contextlib.suppress(ConnectionError):
+            await self._socket.pong(payload)
+
+    async def _room(self) -> None:
+        """Read no more while as much waits to be heard as the session allows."""
+        limit, transport = self.session.read_ahead_frames, self._request.transport
+        while limit is not None and self._inbox.qsize() >= limit:
+            if transport is None or transport.is_closing() or self._entry.closed is not None:
+                return
+            await asyncio.sleep(0.005)
+
+    async def _tick(self) -> None:
+        assert self.session.tick_seconds is not None
+        while True:
+            await asyncio.sleep(self.session.tick_seconds)
+            now = self._loop.time()
+            elapsed = Elapsed(now - self._opened, now - self._audio_at, now - self._life_at)
+            self._queue(self.session.tick(elapsed))
 
     async def _hear(self) -> None:
         self._queue(self.session.greeting())
@@ -98,7 +135,7 @@ class Connection:
             if frame is None:
                 self._queue(self.session.timed_out())
             elif isinstance(frame, str):
-                kind = _type_of(frame)
+                kind = _type_of(frame, self.session.type_field)
                 self._entry.texts[kind] = self._entry.texts.get(kind, 0) + 1
                 self._queue(self.session.text(frame))
             else:
@@ -166,12 +203,11 @@ class Connection:
             if (wait := due - self._loop.time()) > 0:
                 await asyncio.sleep(wait)
             if isinstance(message, Close):
-                self._entry.end(f"server {message.code}")
-                await self._socket.close(code=message.code, message=message.reason.encode())
+                await self._close(message)
                 return
             try:
                 if isinstance(message, dict):
-                    kind = str(message.get("type"))
+                    kind = str(message.get(self.session.type_field))
                     faults = self._emulator.faults
                     summary = kind == self.session.summary_type
                     if summary and faults.drop_before_summary and self._emulator.hits(self):
@@ -188,6 +224,19 @@ class Connection:
             except ConnectionError:
                 return  # the receiving side says how it ended
 
+    async def _close(self, close: Close) -> None:
+        faults = self._emulator.faults
+        last = not self.session.summary_type  # it alone says that the stream is done
+        if last and faults.drop_before_summary and self._emulator.hits(self):
+            self.drop("drop_before_summary")
+            return
+        self._entry.end(f"server {close.code or 1005}")
+        if close.code is not None:
+            await self._socket.close(code=close.code, message=close.reason.encode())
+            return
+        with contextlib.suppress(ConnectionError):
+            await self._socket.send_frame(b"", WSMsgType.CLOSE)
+
     async def _stop_reading(self) -> None:
         transport = self._request.transport
         if transport is None:
@@ -201,8 +250,8 @@ class Connection:
         transport.resume_reading()
 
 
-def _type_of(message: str) -> str:
+def _type_of(message: str, field: str) -> str:
     try:
-        return str(json.loads(message)["type"])
+        return str(json.loads(message)[field])
     except (ValueError, TypeError, KeyError):
         return "?"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal, cast
 
@@ -21,7 +20,7 @@ from natterjack.audio import BYTES_PER_SAMPLE, Encoding
 
 from . import pcm
 from .deepgram_channel import Channel
-from .deepgram_query import KEYTERM_TOKENS, Listen, check_auth, count_tokens, parse, refuse
+from .deepgram_query import ERRORS, KEYTERM_TOKENS, Listen, check_auth, count_tokens, parse, refuse
 from .faults import GARBAGE, Faults
 from .server import Emulator
 from .session import Close, Outgoing, Refusal, Session
@@ -288,26 +287,11 @@ class DeepgramEmulator(Emulator):
     path: ClassVar[str] = "/v1/listen"
     faults_model: ClassVar[type[Faults]] = DeepgramFaults
 
-    _ERRORS: ClassVar[dict[int, Sequence[str]]] = {
-        401: ("INVALID_AUTH", "Invalid credentials."),
-        402: (
-            "ASR_PAYMENT_REQUIRED",
-            "Project does not have enough credits for an ASR request and does not have an "
-            "overage agreement.",
-        ),
-        403: (
-            "INSUFFICIENT_PERMISSIONS",
-            "Project does not have access to the requested model.",
-        ),
-        429: ("TOO_MANY_REQUESTS", "Too many requests. Please try again later"),
-        503: ("Service Unavailable", "Please try again later"),
-    }
-
     def admit(self, request: web.Request) -> Session:
         subprotocol = check_auth(request, self.api_key)
         query = {name: request.query.getall(name) for name in request.query}
         return ListenSession(parse(query), self.faults, subprotocol)
 
     def refusal(self, status: int) -> Refusal:
-        code, message = self._ERRORS.get(status, ("Error", f"HTTP {status}"))
+        code, message = ERRORS.get(status, ("Error", f"HTTP {status}"))
         return refuse(status, code, message)

@@ -48,6 +48,21 @@ _BOOLEANS: Final = (
 )
 _REDACT: Final = ("true", "false", "pci", "numbers", "aggressive_numbers", "ssn")
 KEYTERM_TOKENS: Final = 500
+ERRORS: Final[Mapping[int, tuple[str, str]]] = {
+    401: ("INVALID_AUTH", "Invalid credentials."),
+    402: (
+        "ASR_PAYMENT_REQUIRED",
+        "Project does not have enough credits for an ASR request and does not have an "
+        "overage agreement.",
+    ),
+    403: (
+        "INSUFFICIENT_PERMISSIONS",
+        "Project does not have access to the requested model.",
+    ),
+    429: ("TOO_MANY_REQUESTS", "Too many requests. Please try again later"),
+    503: ("Service Unavailable", "Please try again later"),
+}
+"""Code and text of HTTP errors."""
 
 
 @dataclass(frozen=True)
@@ -98,31 +113,31 @@ def check_auth(request: web.Request, api_key: str | None) -> str | None:
 
 def parse(query: Mapping[str, Sequence[str]]) -> Listen:
     """The query, by parameter name. Raises Refusal."""
-    flags = {name: _boolean(query, name) for name in _BOOLEANS}
-    encoding = _one(query, "encoding")
+    flags = {name: boolean(query, name) for name in _BOOLEANS}
+    encoding = one(query, "encoding")
     sample_rate = _integer(query, "sample_rate")
     channels = _integer(query, "channels") or 1
     if encoding is not None and encoding not in ENCODINGS:
-        _malformed(f"unknown variant `{encoding}`, expected one of {', '.join(ENCODINGS)}")
+        malformed(f"unknown variant `{encoding}`, expected one of {', '.join(ENCODINGS)}")
     if encoding in ("linear16", "linear32", "mulaw", "alaw") and sample_rate is None:
-        _bad("`sample_rate` is required when `encoding` is given.")
+        bad("`sample_rate` is required when `encoding` is given.")
     if channels < 1 or (flags["multichannel"] and channels > 20):
-        _bad("at most 20 channels are supported.")
-    model = _one(query, "model") or "base"
+        bad("at most 20 channels are supported.")
+    model = one(query, "model") or "base"
     _check_model(model, query)
     for value in query.get("redact", ()):
         if value not in _REDACT:
-            _malformed(f"redact: unknown variant `{value}`")
+            malformed(f"redact: unknown variant `{value}`")
     if "summarize" in query:
-        _bad("Summarization is not available for streaming.")
+        bad("Summarization is not available for streaming.")
     if "topics" in query or "intents" in query:
         raise refuse(403, "UNAUTHORIZED_FEATURES_REQUESTED", "Features are not allowed.")
     utterance_end = _integer(query, "utterance_end_ms")
     if utterance_end is not None:
         if not 1000 <= utterance_end <= 5000:
-            _malformed("utterance_end_ms: expected a value between 1000 and 5000")
+            malformed("utterance_end_ms: expected a value between 1000 and 5000")
         if not flags["interim_results"]:
-            _bad("`utterance_end_ms` needs `interim_results=true`.")
+            bad("`utterance_end_ms` needs `interim_results=true`.")
     return Listen(
         encoding=encoding,
         sample_rate=sample_rate or 0,
@@ -147,57 +162,61 @@ def count_tokens(keyterms: Sequence[str]) -> int:
 
 def _check_model(model: str, query: Mapping[str, Sequence[str]]) -> None:
     if model.startswith("flux"):
-        _bad("Flux models are served on /v2/listen.")
+        bad("Flux models are served on /v2/listen.")
     if model not in MODELS and not re.fullmatch(r"[0-9a-f-]{36}", model):
         # A misspelled name is answered like a model that the project may not use.
         message = "Project does not have access to the requested model."
         raise refuse(403, "INSUFFICIENT_PERMISSIONS", message)
     nova_3 = model.startswith("nova-3")
-    if _one(query, "language") == "multi" and not model.startswith(("nova-2", "nova-3")):
-        _bad("No such model/language/tier combination found.")
+    if one(query, "language") == "multi" and not model.startswith(("nova-2", "nova-3")):
+        bad("No such model/language/tier combination found.")
     if query.get("keyterm") and not nova_3:
-        _bad("Keyterms are only supported for Nova-3 and Flux.")
+        bad("Keyterms are only supported for Nova-3 and Flux.")
     if query.get("keywords") and nova_3:
-        _bad("Keywords are not supported for Nova-3, use keyterm.")
+        bad("Keywords are not supported for Nova-3, use keyterm.")
     if count_tokens(query.get("keyterm", ())) > KEYTERM_TOKENS:
-        _bad(f"Keyterm limit exceeded. The maximum number of tokens is {KEYTERM_TOKENS}.")
-    diarizer = _one(query, "diarize_model")
+        bad(f"Keyterm limit exceeded. The maximum number of tokens is {KEYTERM_TOKENS}.")
+    diarizer = one(query, "diarize_model")
     if diarizer is not None and "diarize" in query:
-        _bad("diarize_model cannot be used together with diarize or diarize_version.")
+        bad("diarize_model cannot be used together with diarize or diarize_version.")
     if diarizer not in (None, "latest", "v1"):
-        _bad(f"diarize_model: `{diarizer}` is not supported for streaming.")
+        bad(f"diarize_model: `{diarizer}` is not supported for streaming.")
 
 
-def _malformed(detail: str) -> NoReturn:
+def malformed(detail: str) -> NoReturn:
+    """A parameter has a value of a wrong type. Raises Refusal."""
     message = f"Failed to deserialize query parameters: {detail}"
     raise refuse(400, "INVALID_QUERY_PARAMETER", message)
 
 
-def _bad(detail: str) -> NoReturn:
+def bad(detail: str) -> NoReturn:
+    """The request is understood, and not served. Raises Refusal."""
     raise refuse(400, "Bad Request", f"Bad Request: {detail}")
 
 
-def _one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
+def one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
+    """The first value of a parameter."""
     return query[name][0] if query.get(name) else None
 
 
-def _boolean(query: Mapping[str, Sequence[str]], name: str) -> bool:
-    value = _one(query, name)
+def boolean(query: Mapping[str, Sequence[str]], name: str) -> bool:
+    """A flag, off unless it is given. Raises Refusal."""
+    value = one(query, name)
     if value not in (None, "true", "false"):
-        _malformed(f"{name}: provided string was not `true` or `false`")
+        malformed(f"{name}: provided string was not `true` or `false`")
     return value == "true"
 
 
 def _integer(query: Mapping[str, Sequence[str]], name: str) -> int | None:
-    value = _one(query, name)
+    value = one(query, name)
     if value is not None and not value.isdecimal():
-        _malformed(f"{name}: invalid digit found in string")
+        malformed(f"{name}: invalid digit found in string")
     return None if value is None else int(value)
 
 
 def _endpointing(query: Mapping[str, Sequence[str]]) -> int | None:
     """Milliseconds; None: off. The default is 10."""
-    if _one(query, "endpointing") == "false":
+    if one(query, "endpointing") == "false":
         return None
     value = _integer(query, "endpointing")
     return 10 if value is None else value

@@ -49,7 +49,9 @@ class Faults(BaseModel):
         None, description="abort the TCP connection within the word after so many words"
     )
     drop_before_summary: bool = Field(
-        False, description="abort the TCP connection after the last results, before the summary"
+        False,
+        description="abort the TCP connection after the last results, before the summary; where "
+        "there is none, before the close",
     )
     close_after_seconds: float | None = Field(None, description="close with `close_code` then")
     close_code: int = 1011

@@ -19,7 +19,7 @@ import asyncio
 import socket
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -31,6 +31,19 @@ from .session import Refusal, Session
 HOST = "127.0.0.1"
 _RECEIVE_BUFFER_BYTES = 16 * 1024
 """Small, so that a client soon feels that nobody reads."""
+
+
+class Live(Protocol):
+    """A connection, or a request that is being answered."""
+
+    ticket: bool
+    """Whether it is one of those that `Faults.connections` counts."""
+
+    def drop(self, fault: str) -> None:
+        """Abort the TCP connection."""
+
+    def switch(self, faults: Faults) -> None:
+        """The switches have changed."""
 
 
 class Emulator(ABC):
@@ -59,7 +72,7 @@ class Emulator(ABC):
         self.faults = self._initial
         self._handshakes = self.faults.handshakes
         self._tickets = self.faults.connections
-        self._live: set[Connection] = set()
+        self._live: set[Live] = set()
         self._runner: web.AppRunner | None = None
         self._servers: dict[str, asyncio.Server] = {}
         self._reserved: socket.socket | None = None
@@ -82,9 +95,13 @@ class Emulator(ABC):
         """How the provider words an HTTP error that a fault demands."""
         return Refusal(status, f"HTTP {status}")
 
+    def route(self, router: web.UrlDispatcher) -> None:
+        """Enter what the provider serves."""
+        router.add_get(self.path, self._serve)
+
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_get(self.path, self._serve)
+        self.route(app.router)
         app.router.add_get("/_emulator/log", self._get_log)
         app.router.add_get("/_emulator/faults", self._get_faults)
         app.router.add_post("/_emulator/faults", self._post_faults)
@@ -150,7 +167,7 @@ class Emulator(ABC):
         """All words heard on all connections, in the order of connections."""
         return [heard.word for entry in self.log for heard in entry.words]
 
-    def hits(self, connection: Connection) -> bool:
+    def hits(self, connection: Live) -> bool:
         """Whether faults of running connections apply to this one; asks only when one is due."""
         if connection.ticket:
             return True
@@ -164,7 +181,7 @@ class Emulator(ABC):
     async def _apply(self, faults: Faults) -> None:
         refused, self.faults = self.faults.refuse, faults
         for connection in self._live:
-            connection.session.faults = faults
+            connection.switch(faults)
         if refused != faults.refuse and self._runner is not None:
             await self._refuse(faults.refuse)
 
@@ -200,7 +217,9 @@ class Emulator(ABC):
             return refusal.response()
         entry.request_id, entry.words = session.request_id, session.words
         protocols = (session.subprotocol,) if session.subprotocol else ()
-        socket = web.WebSocketResponse(timeout=1, compress=False, protocols=protocols)
+        socket = web.WebSocketResponse(
+            timeout=1, compress=False, protocols=protocols, autoping=False
+        )
         socket.headers.update(session.headers)
         await socket.prepare(request)
         connection = Connection(self, session, socket, request, entry)

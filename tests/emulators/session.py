@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from aiohttp import web
@@ -15,11 +15,23 @@ from .tones import HeardWord
 class Close(NamedTuple):
     """Instruction of a session to close the WebSocket."""
 
-    code: int = 1000
+    code: int | None = 1000
+    """None: without a status, which the client sees as 1005."""
     reason: str = ""
 
 
 Outgoing = dict[str, Any] | Close
+
+
+class Elapsed(NamedTuple):
+    """Seconds of waiting on a connection."""
+
+    open: float
+    """Since it stood."""
+    without_audio: float
+    """Since the last audio, or since it stood."""
+    without_life: float
+    """Since the last audio or WebSocket ping or pong, or since it stood."""
 
 
 class Refusal(Exception):
@@ -42,6 +54,12 @@ class Session(ABC):
 
     summary_type: ClassVar[str] = ""
     """Type of the message that ends a stream."""
+    type_field: ClassVar[str] = "type"
+    """Field of a message, of either side, that names its type."""
+    tick_seconds: ClassVar[float | None] = None
+    """How often `tick` is called; None: never."""
+    read_ahead_frames: ClassVar[int | None] = None
+    """Frames taken from the socket and not heard yet, before it is read no more; None: any."""
     subprotocol: str | None = None
 
     def __init__(self, faults: Faults) -> None:
@@ -50,6 +68,8 @@ class Session(ABC):
         self.request_id = ""
         self.headers: dict[str, str] = {}
         self.words: list[HeardWord] = []
+        self.hits: Callable[[], bool] = lambda: True
+        """Whether faults apply to this connection (Faults.connections); ask when one is due."""
 
     @property
     @abstractmethod
@@ -83,6 +103,10 @@ class Session(ABC):
 
     def timed_out(self) -> Sequence[Outgoing]:
         """What happens when the client was silent for too long."""
+        return ()
+
+    def tick(self, elapsed: Elapsed) -> Sequence[Outgoing]:
+        """What the passing of time brings."""
         return ()
 
     def said(self, message: dict[str, Any]) -> str:

@@ -91,5 +91,9 @@ async def start_worker(
     yield start
     for worker in workers:
         await worker.stop()
+    secrets = {
+        value for name, value in provider_settings.items() if name.endswith(("_KEY", "_TOKEN"))
+    }
     for worker in workers:
         assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"
+        assert not [line for line in worker.log for secret in secrets if secret in str(line)]

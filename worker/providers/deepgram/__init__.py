@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from ...errors import PluginError
 from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
 from ..websocket import Connector
 from . import options, protocol
 from .connection import DeepgramStream
 from .settings import DeepgramSettings
 from .transcript import Transcript
-
-log = logging.getLogger(__name__)
 
 
 def _capabilities(settings: DeepgramSettings) -> Capabilities:
@@ -53,12 +49,8 @@ class DeepgramProvider(Provider):
 
     def __init__(self, settings: Any) -> None:
         assert isinstance(settings, DeepgramSettings)
-        if settings.api_key is None or not settings.api_key.get_secret_value().strip():
-            raise PluginError("DEEPGRAM_API_KEY is not set: it takes a Deepgram API key")
-        if settings.url.startswith("ws://"):
-            log.warning("Deepgram is reached without encryption, at %s", settings.url)
         self._settings = settings
-        self._api_key = settings.api_key
+        self._api_key = settings.checked_key()
         self.capabilities = _capabilities(settings)
         self._connector = Connector(
             self.name,

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import RequestRefused
 from ...provider import StreamRequest
+from . import vendor
 from .settings import DeepgramSettings, listed
+from .vendor import MAX_CHANNELS, either, many
 
 NAME: Final = "deepgram"
-MAX_CHANNELS: Final = 20
-"""Deepgram docs, "Multichannel"."""
+
+__all__ = ["MAX_CHANNELS", "NAME", "Listen", "Options", "listen", "parse_options", "refused"]
 
 _Redact = Literal["pci", "numbers", "aggressive_numbers", "ssn"]
 _Tag = Annotated[str, Field(min_length=1, max_length=128)]
@@ -54,19 +56,12 @@ class Options(BaseModel):
 
 def parse_options(options: Mapping[str, Any]) -> Options:
     """`options`, checked. Raises: RequestRefused naming the option."""
-    try:
-        return Options.model_validate(dict(options))
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        name = problem["loc"][0] if problem["loc"] else "?"
-        if problem["type"] == "extra_forbidden":
-            raise refused(f"unknown option {name!r}") from None
-        raise refused(f"option {name!r}: {problem['msg']}") from None
+    return vendor.parse_options(NAME, Options, options)
 
 
 def refused(message: str) -> RequestRefused:
     """The request cannot be served."""
-    return RequestRefused(NAME, "request", message)
+    return vendor.refused(NAME, message)
 
 
 class Listen(BaseModel):
@@ -86,9 +81,9 @@ def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
     encoding, sample_rate, channels = request.format
     if options.channels not in (None, channels):
         raise refused(f"option 'channels': the audio has {channels}")
-    multichannel = _either(options.multichannel, settings.multichannel) and channels > 1
+    multichannel = either(options.multichannel, settings.multichannel) and channels > 1
     model = options.model or request.model or settings.model
-    interims = _either(options.interim_results, settings.interim_results)
+    interims = either(options.interim_results, settings.interim_results)
     query: list[tuple[str, str]] = [
         ("model", model),
         ("encoding", encoding),
@@ -101,38 +96,27 @@ def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
     flags = {
         "multichannel": multichannel,
         "interim_results": interims,
-        "smart_format": _either(options.smart_format, settings.smart_format),
-        "punctuate": _either(options.punctuate, settings.punctuate),
-        "vad_events": _either(options.vad_events, settings.vad_events),
-        "filler_words": _either(options.filler_words, settings.filler_words),
-        "numerals": _either(options.numerals, settings.numerals),
+        "smart_format": either(options.smart_format, settings.smart_format),
+        "punctuate": either(options.punctuate, settings.punctuate),
+        "vad_events": either(options.vad_events, settings.vad_events),
+        "filler_words": either(options.filler_words, settings.filler_words),
+        "numerals": either(options.numerals, settings.numerals),
         "profanity_filter": options.profanity_filter,
-        "mip_opt_out": _either(options.mip_opt_out, settings.mip_opt_out),
+        "mip_opt_out": either(options.mip_opt_out, settings.mip_opt_out),
     }
     # All are off by default. Deepgram docs: booleans are `true` and `false` in lower case.
     query += [(name, "true") for name, on in flags.items() if on]
     query.append(("endpointing", _endpointing(options, settings)))
     query += _utterance_end(options, settings, interims)
-    query += _diarize(options, settings)
-    query += _terms(options, request, model)
+    query += vendor.diarize(NAME, options.diarize_model, options.diarize, settings.diarize)
+    query += vendor.terms(NAME, model, request.keyterms, options.keyterm, options.keywords)
     redact = listed(settings.redact) if options.redact is None else options.redact
-    query += [("redact", kind) for kind in _many(redact)]
+    query += [("redact", kind) for kind in many(redact)]
     tags = listed(settings.tag) if options.tag is None else options.tag
-    query += [("tag", tag) for tag in _many(tags)]
+    query += [("tag", tag) for tag in many(tags)]
     return Listen(
         query=tuple(query), interim_results=interims, channels=channels if multichannel else 1
     )
-
-
-def _either(option: bool | None, setting: bool) -> bool:
-    return setting if option is None else option
-
-
-def _many(value: bool | str | list[Any]) -> list[str]:
-    """Deepgram docs: a list is given by repeating the parameter."""
-    if isinstance(value, bool):
-        return ["true"] if value else []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
 
 
 def _language(options: Options, settings: DeepgramSettings, request: StreamRequest) -> str | None:
@@ -162,24 +146,3 @@ def _utterance_end(
         if gap and not interims:
             raise refused("option 'utterance_end_ms': needs 'interim_results'")
     return [("utterance_end_ms", str(gap))] if gap else []
-
-
-def _diarize(options: Options, settings: DeepgramSettings) -> list[tuple[str, str]]:
-    """Deepgram docs, "Diarization": `diarize_model` turns it on, and excludes `diarize`."""
-    if options.diarize_model is not None:
-        if options.diarize is not None:
-            raise refused("option 'diarize_model': not together with 'diarize'")
-        return [("diarize_model", options.diarize_model)]
-    return [("diarize", "true")] if _either(options.diarize, settings.diarize) else []
-
-
-def _terms(options: Options, request: StreamRequest, model: str) -> list[tuple[str, str]]:
-    """Deepgram docs, "Keyterm Prompting", "Keywords": Nova-3 takes the one, older models the
-    other. The session's own keyterms go as whichever the model takes."""
-    nova_3 = model.startswith("nova-3")
-    if options.keywords and nova_3:
-        raise refused(f"option 'keywords': {model} takes 'keyterm'")
-    if options.keyterm and not nova_3:
-        raise refused(f"option 'keyterm': {model} takes 'keywords'")
-    terms = [*request.keyterms, *_many(options.keyterm), *_many(options.keywords)]
-    return [("keyterm" if nova_3 else "keywords", term) for term in dict.fromkeys(terms)]

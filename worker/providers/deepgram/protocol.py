@@ -6,7 +6,6 @@ Sections named in comments are pages of the vendor's documentation ("Deepgram do
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -14,16 +13,15 @@ from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
+from ...errors import ProviderError
 from ...provider import Notice, ProviderWord, Usage
 from ..websocket import Closed, ConnectRequest
+from . import vendor
 from .options import MAX_CHANNELS, NAME, Listen, refused
+from .vendor import MAX_QUOTE
 
 CONFIGURABLE: Final = frozenset({"keyterms", "numerals"})
 """Names that a stream's `configure` takes."""
-
-_MAX_QUOTE: Final = 200
-"""Characters of the provider's own words that go into an error or a notice."""
 
 
 # ---- out ------------------------------------------------------------------------------------
@@ -31,9 +29,9 @@ _MAX_QUOTE: Final = 200
 
 def connect_request(url: str, api_key: SecretStr, stream: Listen) -> ConnectRequest:
     """The upgrade request of a stream."""
-    # "Authentication": `Token` goes with an API key; `Bearer` is for short-lived tokens only.
-    headers = {"Authorization": f"Token {api_key.get_secret_value()}"}
-    return ConnectRequest(f"{url}/v1/listen?{urlencode(stream.query)}", headers)
+    return ConnectRequest(
+        f"{url}/v1/listen?{urlencode(stream.query)}", vendor.authorization(api_key)
+    )
 
 
 def encode_keepalive() -> str:
@@ -123,14 +121,7 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
 
     Raises: RemoteProtocolError for anything else.
     """
-    if isinstance(message, bytes):
-        _wrong("a binary frame")
-    try:
-        content = json.loads(message, parse_constant=_wrong)
-    except (ValueError, RecursionError):
-        _wrong(f"not JSON: {message[:_MAX_QUOTE]!r}")
-    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
-        _wrong(f"no object with a type: {message[:_MAX_QUOTE]!r}")
+    content = vendor.parse_message(NAME, message)
     kind: str = content["type"]
     match kind:
         case "Results":
@@ -147,27 +138,17 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
             return (Notice("configured"),)
         case "ConfigureFailure":
             said = f"{content.get('code')}: {content.get('description')}"
-            return (Notice("configure_failed", said[:_MAX_QUOTE]),)
+            return (Notice("configure_failed", said[:MAX_QUOTE]),)
         case "Error":
             # "Errors": about a text message of ours; the stream goes on.
             said = f"{content.get('variant')}: {content.get('description')}"
-            return (Notice("provider_error", said[:_MAX_QUOTE]),)
-    return (Notice("unknown", f"message of type {kind[:_MAX_QUOTE]!r}"),)
+            return (Notice("provider_error", said[:MAX_QUOTE]),)
+    return (Notice("unknown", f"message of type {kind[:MAX_QUOTE]!r}"),)
 
 
 def _results(content: dict[str, Any]) -> Results:
     start, duration = _seconds(content, "start"), _seconds(content, "duration")
-    channel = content.get("channel")
-    alternatives = channel.get("alternatives") if isinstance(channel, dict) else None
-    if not isinstance(alternatives, list):
-        _wrong("Results without alternatives")
-    # In odd cases there is none: then nothing was said.
-    best = alternatives[0] if alternatives else {"transcript": "", "words": []}
-    if not isinstance(best, dict) or not isinstance(best.get("transcript"), str):
-        _wrong("Results without a transcript")
-    words = best.get("words", [])
-    if not isinstance(words, list):
-        _wrong("Results whose words are no list")
+    best = vendor.best_alternative(NAME, content.get("channel"))
     text: str = best["transcript"]
     languages = best.get("languages")
     language = languages[0] if isinstance(languages, list) and languages else None
@@ -178,24 +159,9 @@ def _results(content: dict[str, Any]) -> Results:
         is_final=content.get("is_final") is True,
         speech_final=content.get("speech_final") is True,
         text=text,
-        words=tuple(_word(word) for word in words),
-        confidence=_confidence(best) if text else None,
+        words=tuple(vendor.parse_word(NAME, word) for word in best["words"]),
+        confidence=vendor.confidence(NAME, best) if text else None,
         language=language if isinstance(language, str) else None,
-    )
-
-
-def _word(word: Any) -> ProviderWord:
-    if not isinstance(word, dict) or not isinstance(word.get("word"), str):
-        _wrong("a word without text")
-    # "Punctuation": the word as it is to be shown; `word` is bare and in lower case.
-    shown = word.get("punctuated_word")
-    speaker = word.get("speaker")
-    return ProviderWord(
-        text=shown if isinstance(shown, str) else word["word"],
-        start=_seconds(word, "start"),
-        end=_seconds(word, "end"),
-        confidence=_confidence(word),
-        speaker=None if speaker is None else str(speaker),
     )
 
 
@@ -212,65 +178,34 @@ def _channel(content: dict[str, Any], name: str) -> int:
     pair = content.get(name)
     index = pair[0] if isinstance(pair, list) and pair else None
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_CHANNELS:
-        _wrong(f"{name} is {pair!r:.{_MAX_QUOTE}}")
+        _wrong(f"{name} is {pair!r:.{MAX_QUOTE}}")
     return index
 
 
 def _number(content: dict[str, Any], name: str) -> float:
-    value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        _wrong(f"{name} is {value!r:.{_MAX_QUOTE}}")
-    return float(value)
+    return vendor.number(NAME, content, name)
 
 
 def _seconds(content: dict[str, Any], name: str) -> float:
-    value = _number(content, name)
-    if value < 0:
-        _wrong(f"{name} is {value}")
-    return value
-
-
-def _confidence(content: dict[str, Any]) -> float | None:
-    return None if content.get("confidence") is None else _number(content, "confidence")
+    return vendor.seconds(NAME, content, name)
 
 
 def _wrong(what: str) -> NoReturn:
-    raise RemoteProtocolError(NAME, what)
+    vendor.wrong(NAME, what)
 
 
 # ---- errors ---------------------------------------------------------------------------------
 
 
 def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
-    """What a refused handshake means. "Errors": `dg-error` has the text, `dg-request-id` the name
-    under which support finds it."""
-    code = str(status)
-    said = headers.get("dg-error", "")[:_MAX_QUOTE] or "the handshake was refused"
-    if request_id := headers.get("dg-request-id"):
-        said += f", request {request_id}"
-    if status in (401, 403):
-        return RequestRefused(NAME, "auth", said, code)
-    if status == 402:
-        return RequestRefused(NAME, "credit", said, code)
-    if status == 429:
-        return Unavailable(NAME, "rate_limit", said, code)
-    if status in (408, 499) or status >= 500:
-        return Unavailable(NAME, "server_error", said, code)
-    return RequestRefused(NAME, "request", said, code)
+    """What a refused handshake means."""
+    return vendor.http_error(NAME, status, headers, "the handshake was refused")
 
 
 def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
     """What the end of a connection means; None: it is as it should be. `finishing`: after
     CloseStream, so that 1000 says that all was transcribed."""
-    code, reason = closed.code, closed.reason[:_MAX_QUOTE]
-    if code == 1000 and finishing:
-        return None
-    shown = None if code is None else str(code)
-    # "Errors", close codes: the audio cannot be decoded (1008; 1002 in older texts), or the
-    # protocol was misused: the same request will fare the same.
-    if code in (1002, 1003, 1007, 1008, 1009) or "DATA-0000" in reason:
-        return RequestRefused(NAME, "request", reason or "the stream was refused", shown)
-    return Dropped(NAME, reason or "the connection ended before the stream was done", shown)
+    return vendor.close_error(NAME, closed, in_order=(1000,) if finishing else ())
 
 
 # ---- state ----------------------------------------------------------------------------------

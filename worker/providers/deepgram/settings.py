@@ -1,22 +1,50 @@
-"""Settings of the `deepgram` provider."""
+"""Settings of the `deepgram` provider, and those it shares with `deepgram-flux`."""
 
 from __future__ import annotations
+
+import logging
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.settings import described
 
+from ...errors import PluginError
 
-class DeepgramSettings(BaseSettings):
-    """Deepgram's streaming speech-to-text (listen v1, Nova models)."""
+log = logging.getLogger(__name__)
+
+
+class DeepgramAccount(BaseSettings):
+    """Where Deepgram is, and who asks."""
 
     model_config = SettingsConfigDict(env_prefix="DEEPGRAM_", frozen=True, extra="ignore")
 
     api_key: SecretStr | None = described(None, "API key; there is no default")
     url: str = described(
-        "wss://api.deepgram.com", "base address (wss:// or ws://); /v1/listen is appended"
+        "wss://api.deepgram.com",
+        "base address (wss:// or ws://); /v1/listen or /v2/listen is appended",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _websocket_address(cls, url: str) -> str:
+        if not url.startswith(("ws://", "wss://")):
+            raise ValueError("must start with wss:// (or ws:// for an emulator or a proxy)")
+        return url.rstrip("/")
+
+    def checked_key(self) -> SecretStr:
+        """The key. Raises PluginError when there is none; says in the log when it will travel
+        without encryption."""
+        if self.api_key is None or not self.api_key.get_secret_value().strip():
+            raise PluginError("DEEPGRAM_API_KEY is not set: it takes a Deepgram API key")
+        if self.url.startswith("ws://"):
+            log.warning("Deepgram is reached without encryption, at %s", self.url)
+        return self.api_key
+
+
+class DeepgramSettings(DeepgramAccount):
+    """Deepgram's streaming speech-to-text (listen v1, Nova models)."""
+
     model: str = described("nova-3", "model, unless the session names one")
     language: str | None = described(
         None, "language (BCP 47, or `multi`), unless the session names one; none: Deepgram's (en)"
@@ -66,13 +94,6 @@ class DeepgramSettings(BaseSettings):
         "price lists of November 2026)",
         ge=0,
     )
-
-    @field_validator("url")
-    @classmethod
-    def _websocket_address(cls, url: str) -> str:
-        if not url.startswith(("ws://", "wss://")):
-            raise ValueError("must start with wss:// (or ws:// for an emulator or a proxy)")
-        return url.rstrip("/")
 
     @field_validator("utterance_end_ms")
     @classmethod

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from worker.provider import Final, Interim, ProviderEvent, ProviderWord, Turn
 
+from ..estimate import Span, estimated_words, spoken_text, timed_words
 from .engine import Engine, Hypothesis
 from .segmenter import (
     SAMPLE_RATE,
@@ -22,7 +23,6 @@ from .segmenter import (
     windows,
 )
 from .settings import SherpaSettings
-from .words import Span, estimated_words, spoken_text, timed_words
 
 SAMPLE_BYTES = 2
 _BEHIND_INTERIM_SECONDS = 2.0

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from worker.provider import ProviderWord
-from worker.providers.sherpa.words import estimated_words, spoken_text, timed_words
+from worker.providers.estimate import estimated_words, spoken_text, timed_words
 
 
 def test_estimates_follow_the_voiced_spans() -> None:

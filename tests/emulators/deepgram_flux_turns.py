@@ -1,0 +1,192 @@
+"""How Deepgram's listen v2 (Flux) turns audio into turns.
+
+After the vendor's page "Flux state machine": about one message each 0.25 s of transcribed audio,
+an Update unless a change of state takes its place. What is left open there is our choice.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any, Final
+
+from natterjack.audio import Encoding
+
+from .deepgram_flux_query import Config
+from .tones import Decoder, HeardWord
+
+_STEP_SECONDS: Final = 0.25
+_SENTENCE_ENDS_SECONDS: Final = 0.25
+"""After so much silence the last word gets a full stop, which goes when the turn goes on."""
+_TOLERANCE_SECONDS: Final = 1e-9
+
+
+class State(enum.Enum):
+    READY = "ready"  # no turn is open
+    SPEAKING = "speaking"
+    PENDING = "pending"  # EagerEndOfTurn was sent
+
+
+def confidence(quiet_seconds: float) -> float:
+    """That the turn has ended, after so much silence: 0.7 after half a second; never 1."""
+    return round(min(0.1 + 1.2 * quiet_seconds, 0.99), 4)
+
+
+class Turns:
+    """The turns of one stream. Times are seconds of audio since its first byte."""
+
+    def __init__(self, sample_rate: int, encoding: Encoding) -> None:
+        self.decoder = Decoder(sample_rate, encoding)
+        self.state = State.READY
+        self.index = 0
+        self.window_end = 0.0
+        """How far audio has been transcribed."""
+        self._window_start = 0.0
+        self._steps = 0
+        self._ahead: list[HeardWord] = []
+        """Heard, and not transcribed yet."""
+        self._words: list[HeardWord] = []
+        """Of this turn."""
+        self._last_word_end = 0.0
+        self._full_stop = False
+
+    @property
+    def mid_word(self) -> bool:
+        onset = self.decoder.onset
+        return onset is not None and 0.05 < self.decoder.seconds - onset < 0.2
+
+    @property
+    def words(self) -> int:
+        """Of the turn that is open."""
+        return len(self._words) if self.state is not State.READY else 0
+
+    def hear(self, audio: bytes, lag: float, config: Config, log: list[HeardWord]) -> list[Any]:
+        """What to say to a short piece of audio; what came in the last `lag` seconds is received,
+        but not decoded yet."""
+        self._take(self.decoder.feed(audio), log)
+        messages = []
+        limit = self.decoder.seconds - lag + _TOLERANCE_SECONDS
+        while (at := (self._steps + 1) * _STEP_SECONDS) <= limit:
+            self._steps += 1
+            messages.append(self._step(at, config))
+        return messages
+
+    def force_end(self, lag: float) -> dict[str, Any] | None:
+        """End the turn now, with the text decoded so far; None: none is open."""
+        self._transcribe(max(self.window_end, self.decoder.seconds - lag))
+        if self.state is State.READY:
+            return None
+        if self.state is State.SPEAKING:
+            self._full_stop = True
+        return self._end("manual")
+
+    def close(self, log: list[HeardWord]) -> list[dict[str, Any]]:
+        """Decode the rest; nothing follows. Updates only: no turn ends by it."""
+        self._take(self.decoder.flush(), log)
+        messages = []
+        while self.window_end < self.decoder.seconds - _TOLERANCE_SECONDS:
+            self._steps += 1
+            at = min(self._steps * _STEP_SECONDS, self.decoder.seconds)
+            if at > self.window_end:
+                self._transcribe(at, last=at >= self.decoder.seconds)
+                messages.append(self._message("Update"))
+        return messages
+
+    def end_open(self) -> dict[str, Any] | None:
+        """The end of the turn that is open, as older servers sent it after CloseStream."""
+        return self._end("model") if self._words else None
+
+    def _take(self, heard: list[HeardWord], log: list[HeardWord]) -> None:
+        self._ahead += heard
+        log += heard
+
+    def _transcribe(self, at: float, *, last: bool = False) -> None:
+        """`last`: the audio ends here, and a word that ends with it was rounded."""
+        self.window_end = at
+        while self._ahead and (last or self._ahead[0].end <= at + _TOLERANCE_SECONDS):
+            self._words.append(self._ahead.pop(0))
+            self._last_word_end = self._words[-1].end
+
+    @property
+    def _quiet(self) -> float:
+        """Seconds of silence before the end of the window."""
+        onset = self.decoder.onset
+        speaking = (self._ahead and self._ahead[0].start < self.window_end) or (
+            onset is not None and onset < self.window_end
+        )
+        return 0.0 if speaking else max(0.0, self.window_end - self._last_word_end)
+
+    def _step(self, at: float, config: Config) -> dict[str, Any]:
+        known = len(self._words)
+        self._transcribe(at)
+        grown = len(self._words) > known
+        quiet = self._quiet
+        sure = confidence(quiet)
+        if self.state is not State.PENDING or grown or not quiet:
+            self._full_stop = quiet >= _SENTENCE_ENDS_SECONDS
+        match self.state:
+            case State.READY:
+                if not self._words:
+                    return self._message("Update")
+                self.state = State.SPEAKING
+                return self._message("StartOfTurn")
+            case State.SPEAKING:
+                if quiet * 1000 >= config.eot_timeout_ms:
+                    return self._end("timeout")
+                eager = config.eager_eot_threshold
+                if eager is not None:
+                    if sure < eager:
+                        return self._message("Update")
+                    self.state = State.PENDING
+                    return self._message("EagerEndOfTurn")
+                if sure >= config.eot_threshold:
+                    return self._end("model")
+            case State.PENDING:
+                # The text of the end is that of the eager end; else the turn was resumed before.
+                if grown or not quiet:
+                    self.state = State.SPEAKING
+                    return self._message("TurnResumed")
+                if sure >= config.eot_threshold:
+                    return self._end("model")
+                if quiet * 1000 >= config.eot_timeout_ms:
+                    return self._end("timeout")
+        return self._message("Update")
+
+    def resume(self) -> dict[str, Any]:
+        """TurnResumed although nothing was said."""
+        self.state = State.SPEAKING
+        return self._message("TurnResumed")
+
+    def _end(self, trigger: str) -> dict[str, Any]:
+        message = {**self._message("EndOfTurn"), "trigger": trigger}
+        self.state = State.READY
+        self.index += 1
+        self._words = []
+        self._full_stop = False
+        self._window_start = self.window_end
+        self._steps = math.floor(self.window_end / _STEP_SECONDS + _TOLERANCE_SECONDS)
+        return message
+
+    def _message(self, event: str) -> dict[str, Any]:
+        words: list[dict[str, Any]] = []
+        for position, heard in enumerate(self._words):
+            shown = heard.word.capitalize() if position == 0 else heard.word
+            last = position == len(self._words) - 1
+            words.append(
+                {
+                    "word": shown + "." if last and self._full_stop else shown,
+                    "confidence": 0.99,
+                    "start": round(heard.start, 2),
+                    "end": round(heard.end, 2),
+                }
+            )
+        return {
+            "type": "TurnInfo",
+            "event": event,
+            "turn_index": self.index,
+            "audio_window_start": round(self._window_start, 2),
+            "audio_window_end": round(self.window_end, 6),
+            "transcript": " ".join(word["word"] for word in words),
+            "words": words,
+            "end_of_turn_confidence": confidence(self._quiet) if words else 0.1,
+        }

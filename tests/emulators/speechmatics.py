@@ -1,0 +1,433 @@
+"""Emulator of Speechmatics' realtime WebSocket (version 2) that hears tone words.
+
+Follows the vendor's specification (specs/speechmatics-realtime.yaml) and documentation ("Error
+handling", "Limits", "Turn detection", "Authentication"). What they leave open is marked "our
+choice".
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Literal, cast
+
+import numpy as np
+from aiohttp import web
+
+from natterjack.audio import Encoding
+
+from . import speechmatics_spec as spec
+from .faults import GARBAGE, Faults
+from .server import Emulator
+from .session import Close, Elapsed, Outgoing, Refusal, Session
+from .speechmatics_engine import Engine
+from .speechmatics_faults import (
+    CLOSE_CODES,
+    IDLE_SECONDS,
+    IDLE_WARNINGS,
+    LIFELESS_SECONDS,
+    SESSION_SECONDS,
+    SESSION_WARNINGS,
+    SpeechmaticsFaults,
+)
+from .speechmatics_start import judge
+
+_STEP_SECONDS: Final = 0.02
+"""Audio is heard in steps so short, so that nothing depends on the size of frames."""
+_ENCODINGS: Final[dict[str, tuple[int, Encoding]]] = {
+    "pcm_s16le": (2, "linear16"),
+    "mulaw": (1, "mulaw"),
+    "pcm_f32le": (4, "linear16"),
+}
+"""Bytes of a sample, and how it is decoded."""
+
+
+class RecognitionSession(Session):
+    """One realtime session."""
+
+    summary_type: ClassVar[str] = "EndOfTranscript"
+    type_field: ClassVar[str] = "message"
+    tick_seconds: ClassVar[float | None] = 0.02
+    # "AudioAdded": a server that is behind does not read.
+    read_ahead_frames: ClassVar[int | None] = 64
+
+    def __init__(
+        self, faults: Faults, usage: int = 1, refusal: Literal["", "not_authorised"] = ""
+    ) -> None:
+        super().__init__(faults)
+        self.request_id = str(uuid.uuid4())
+        self.received: list[dict[str, Any]] = []
+        """JSON messages of the client."""
+        self.frames = 0
+        self.last_seq_no: int | None = None
+        """As EndOfStream has it."""
+        self._usage = usage
+        self._refusal = refusal
+        self._started = False
+        self._asked = False
+        self._over = False
+        self._ended = False
+        self._limited = False
+        self._garbled = False
+        self._warned: set[str] = set()
+        self._pending_start: dict[str, Any] | None = None
+        self._start_at: float | None = None
+        self._engine: Engine | None = None
+        self._encoding = ""
+        self._rate = 16000
+        self._rest = b""
+
+    @property
+    def _switches(self) -> SpeechmaticsFaults:
+        return cast(SpeechmaticsFaults, self.faults)
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self._engine is None else self._engine.seconds
+
+    @property
+    def mid_word(self) -> bool:
+        return self._engine is not None and self._engine.mid_word
+
+    def seconds_in(self, audio: bytes) -> float:
+        width = _ENCODINGS[self._encoding][0] if self._encoding else 2
+        return len(audio) / width / self._rate
+
+    def said(self, message: dict[str, Any]) -> str:
+        if message["message"] != "AddTranscript" or "metadata" not in message:
+            return ""
+        return str(message["metadata"]["transcript"]).strip()
+
+    # ---- before audio -----------------------------------------------------------------------
+
+    def greeting(self) -> list[Outgoing]:
+        if self._refusal:
+            return self._fail(self._refusal, "Not Authorised")
+        quota = self._switches.quota
+        messages: list[Outgoing] = [
+            {
+                "message": "Info",
+                "type": "recognition_quality",
+                "reason": "Running recognition using a broadcast model quality.",
+                "quality": "broadcast",
+            },
+            {
+                "message": "Info",
+                "type": "concurrent_session_usage",
+                "reason": f"{self._usage} concurrent sessions active out of quota {quota or 50}",
+                "usage": self._usage,
+                "quota": quota or 50,
+                "last_updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "region": "eu",
+            },
+        ]
+        if quota is not None and self._usage > quota:
+            # "Limits": the quota is known only after the handshake.
+            messages += self._fail("quota_exceeded", "Concurrent Quota Exceeded")
+        return messages
+
+    def text(self, message: str) -> list[Outgoing]:
+        if self._over:
+            return []
+        try:
+            content = json.loads(message)
+        except ValueError:
+            return self._fail("invalid_message", "The message is not JSON")
+        kind = content.get("message") if isinstance(content, dict) else None
+        if kind not in spec.messages("publish") - {"AddAudio"}:
+            return self._fail("invalid_message", f"Unknown message {kind!r}")
+        self.received.append(content)
+        if kind == "StartRecognition":
+            return self._start(content)
+        if not self._started:
+            return self._fail("protocol_error", f"{kind} before RecognitionStarted")
+        problems = spec.problems(content)
+        if problems:
+            (path, why) = problems[0]
+            wrong = "invalid_config" if kind == "SetRecognitionConfig" else "invalid_message"
+            return self._fail(wrong, f"{'.'.join(map(str, path))}: {why}")
+        return self._control(kind, content)
+
+    def _start(self, content: dict[str, Any]) -> list[Outgoing]:
+        if self._asked:
+            return self._fail("protocol_error", "StartRecognition a second time")
+        self._asked = True
+        wrong = judge(content)
+        if wrong is not None:
+            return self._fail(*wrong)
+        faults = self._switches
+        if faults.error_type is not None and faults.error_after_seconds is None and self.hits():
+            return self._fail(faults.error_type, "at the start")
+        if faults.no_recognition_started and self.hits():
+            return []
+        audio, config = content["audio_format"], content["transcription_config"]
+        self._encoding, self._rate = audio["encoding"], audio["sample_rate"]
+        encoding = _ENCODINGS[self._encoding][1]
+        self._engine = Engine(config, self._rate, encoding, faults.word_delimiter, self.words)
+        started = {
+            "message": "RecognitionStarted",
+            "id": self.request_id,
+            "orchestrator_version": "2025.11.07+cd4ff775c0+14.7.0",
+            "language_pack_info": {
+                "adapted": False,
+                "itn": True,
+                "language_description": "English",
+                "word_delimiter": faults.word_delimiter,
+                "writing_direction": "left-to-right",
+            },
+        }
+        if faults.start_delay_seconds:
+            self._pending_start = started
+            return []
+        self._started = True
+        return self._dress([started])
+
+    # ---- audio ------------------------------------------------------------------------------
+
+    def audio(self, audio: bytes) -> list[Outgoing]:
+        if self._over:
+            return []
+        if not self._started or self._engine is None:
+            return self._fail("protocol_error", "AddAudio before RecognitionStarted")
+        if self._ended:
+            return self._warn("add_audio_after_eos", "Audio after EndOfStream is ignored")
+        self.frames += 1
+        faults = self._switches
+        added = {"message": "AudioAdded", "seq_no": self.frames}
+        answers = [] if self._past(faults.withhold_acks_after_seconds) else self._dress([added])
+        if self._limited:
+            return answers
+        for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
+            setattr(self._engine, switch, getattr(faults, switch))
+        for said in self._hear(audio):
+            if self._past(faults.no_transcripts_after_seconds):
+                continue
+            final = said["message"] == "AddTranscript"
+            if final and not self._garbled and self._past(faults.unreadable_final_after_seconds):
+                self._garbled = True
+                del said["metadata"]
+            answers += self._dress([said])
+        return answers + self._due()
+
+    def _hear(self, audio: bytes) -> list[dict[str, Any]]:
+        assert self._engine is not None
+        width = _ENCODINGS[self._encoding][0]
+        audio = self._rest + audio
+        step = int(_STEP_SECONDS * self._rate) * width
+        whole = len(audio) - len(audio) % width
+        self._rest = audio[whole:]
+        messages: list[dict[str, Any]] = []
+        for at in range(0, whole, step):
+            piece = audio[at : min(at + step, whole)]
+            if self._encoding == "pcm_f32le":
+                heard = self._engine.decoder.feed_samples(np.frombuffer(piece, "<f4"))
+            else:
+                heard = self._engine.decoder.feed(piece)
+            messages += self._engine.hear(heard)
+        return messages
+
+    def _past(self, mark: float | None) -> bool:
+        return mark is not None and self.seconds >= mark and self.hits()
+
+    def _due(self) -> list[Outgoing]:
+        """What switches demand at this time of the audio."""
+        faults = self._switches
+        if faults.error_type is not None and self._past(faults.error_after_seconds):
+            return self._fail(faults.error_type, "in the middle")
+        if faults.warning_type is not None and self._past(faults.warning_after_seconds):
+            return self._warn(faults.warning_type, "A warning")
+        if self._past(faults.duration_limit_seconds):
+            self._limited = True
+            warning = {
+                "message": "Warning",
+                "type": "duration_limit_exceeded",
+                "reason": "The duration limit has been exceeded",
+                "duration_limit": faults.duration_limit_seconds,
+            }
+            return [*self._dress([warning]), *self._transcript_ends()]
+        return []
+
+    # ---- control ----------------------------------------------------------------------------
+
+    def _control(self, kind: str, content: dict[str, Any]) -> list[Outgoing]:
+        assert self._engine is not None
+        match kind:
+            case "EndOfStream":
+                self._ended = True
+                self.last_seq_no = content["last_seq_no"]
+                return [] if self._limited else self._transcript_ends()
+            case "ForceEndOfUtterance":
+                return self._dress(self._engine.force(content.get("timestamp")))
+            case "SetRecognitionConfig":
+                return self._configure(content["transcription_config"])
+            case "GetSpeakers":
+                return self._dress([{"message": "SpeakersResult", "speakers": []}])
+        return self._fail("protocol_error", f"{kind}: this emulator takes one channel only")
+
+    def _configure(self, changes: dict[str, Any]) -> list[Outgoing]:
+        assert self._engine is not None
+        language = self._engine.config["language"]
+        if changes.get("language", language) != language:
+            return self._fail("invalid_config", "The language cannot be changed")
+        self._engine.config = {**self._engine.config, **changes}
+        return []  # no answer is documented
+
+    def _transcript_ends(self) -> list[Outgoing]:
+        assert self._engine is not None
+        faults = self._switches
+        answers: list[Outgoing] = []
+        if not self._past(faults.no_transcripts_after_seconds):
+            answers = self._dress(self._engine.end())
+        if faults.end_of_transcript != "normal" and self.hits():
+            return [*answers, Close(1000)] if faults.end_of_transcript == "close" else answers
+        return [*answers, *self._dress([{"message": "EndOfTranscript"}]), Close(1000)]
+
+    def tick(self, elapsed: Elapsed) -> list[Outgoing]:
+        if self._over:
+            return []
+        if self._pending_start is not None and not self._started:
+            if self._start_at is None:
+                self._start_at = elapsed.open + self._switches.start_delay_seconds
+            if elapsed.open < self._start_at:
+                return []
+            self._started = True
+            return self._dress([self._pending_start])
+        rate = self._switches.clock_rate
+        if elapsed.without_life * rate >= LIFELESS_SECONDS:
+            self._over = True
+            return [Close(1011, "keepalive ping timeout")]  # code and reason are our choice
+        return self._runs_out(
+            "idle_timeout", elapsed.without_audio * rate, IDLE_SECONDS, IDLE_WARNINGS
+        ) or self._runs_out(
+            "session_timeout", elapsed.open * rate, SESSION_SECONDS, SESSION_WARNINGS
+        )
+
+    def _runs_out(
+        self, kind: str, passed: float, limit: float, warnings: Sequence[int]
+    ) -> list[Outgoing]:
+        if passed >= limit:
+            return self._fail(kind, "Session has timed out")
+        for minutes in warnings:
+            if passed >= limit - 60 * minutes and f"{kind} {minutes}" not in self._warned:
+                self._warned.add(f"{kind} {minutes}")
+                return self._warn(kind, f"Session will timeout in {minutes}m", again=True)
+        return []
+
+    # ---- shapes -----------------------------------------------------------------------------
+
+    def _warn(self, kind: str, reason: str, *, again: bool = False) -> list[Outgoing]:
+        """A Warning, once a connection unless `again`."""
+        if kind in self._warned and not again:
+            return []
+        self._warned.add(kind)
+        return self._dress([{"message": "Warning", "type": kind, "reason": reason}])
+
+    def _fail(self, kind: str, reason: str) -> list[Outgoing]:
+        """An Error, after which the server closes; the closing frame repeats its type."""
+        self._over = True
+        code = CLOSE_CODES.get(kind, 1011)
+        error = {"message": "Error", "type": kind, "reason": reason, "code": code}
+        said = self._dress([error]) if self._switches.error_in_band else []
+        return [*said, Close(code, kind)]
+
+    def _dress(self, messages: Sequence[dict[str, Any]]) -> list[Outgoing]:
+        """Messages as they go out, distorted as switches say."""
+        dressed: list[Outgoing] = []
+        faults = self._switches
+        for message in messages:
+            if faults.language_info and message["message"] == "AddTranscript":
+                dressed.append(
+                    {
+                        "message": "LanguageInfo",
+                        "language": "en",
+                        "word_delimiter": faults.word_delimiter,
+                        "writing_direction": "left-to-right",
+                        "partial": False,
+                    }
+                )
+            if faults.extra_fields:
+                message = {**message, "x_extra": {"deep": [1, None, {"er": True}]}}
+            dressed.append(message)
+        return dressed
+
+    def garbage(self) -> dict[str, str | bytes]:
+        partial = {"message": "AddPartialTranscript", "results": []}
+        backwards = {"start_time": 2, "end_time": 1, "transcript": ""}
+        return {
+            **{
+                name: said.replace('"type"', '"message"') if isinstance(said, str) else said
+                for name, said in GARBAGE.items()
+            },
+            "unsent_frame": '{"message": "AudioAdded", "seq_no": 1000000}',
+            "ack_of_nothing": '{"message": "AudioAdded"}',
+            "no_metadata": json.dumps(partial),
+            "backwards": json.dumps({**partial, "metadata": backwards}),
+            "not_a_number": '{"message": "EndOfUtterance", "metadata": {"end_time": NaN}}',
+            "translation": json.dumps(
+                {"message": "AddTranslation", "language": "es", "results": []}
+            ),
+        }
+
+
+class SpeechmaticsEmulator(Emulator):
+    """`ws://127.0.0.1:<port>/v2`, and `http://127.0.0.1:<port>/v1/api_keys` for temporary keys."""
+
+    name: ClassVar[str] = "speechmatics"
+    # A trailing slash or not, and the older form with the language behind it.
+    path: ClassVar[str] = "/v2{rest:(/[^/]*)?}"
+    faults_model: ClassVar[type[Faults]] = SpeechmaticsFaults
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.sessions: list[RecognitionSession] = []
+        """Of all connections that stood, oldest first."""
+        self.temporary_keys: list[str] = []
+        """Given so far; those dropped from here are not valid any more."""
+        self.requests: list[dict[str, str]] = []
+        """Headers (in lower case) and query of each handshake that was admitted."""
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        super().route(router)
+        router.add_post("/v1/api_keys", self._give_key)
+
+    def admit(self, request: web.Request) -> Session:
+        key = request.query.get("jwt") or _bearer(request)
+        known = self._known(key, temporary_only="jwt" in request.query)
+        faults = cast(SpeechmaticsFaults, self.faults)
+        if not known and not faults.auth_in_band:
+            raise Refusal(401, "Unauthorized")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append({**headers, **request.query})
+        usage = self.open_connections + 1
+        session = RecognitionSession(self.faults, usage, "" if known else "not_authorised")
+        self.sessions.append(session)
+        return session
+
+    def _known(self, key: str, *, temporary_only: bool) -> bool:
+        if key in self.temporary_keys:
+            return True
+        return bool(key) and not temporary_only and self.api_key in (None, key)
+
+    async def _give_key(self, request: web.Request) -> web.Response:
+        """ "Authentication": 201 with a temporary key, or an error in JSON."""
+        status = cast(SpeechmaticsFaults, self.faults).management_status
+        if status is None and not self._known(_bearer(request), temporary_only=False):
+            status = 403
+        if status is not None:
+            error = {"code": status, "error": "Error", "detail": "No temporary key"}
+            return web.json_response(error, status=status)
+        ttl = (await request.json()).get("ttl")
+        if request.query.get("type") != "rt" or not isinstance(ttl, int) or not 60 <= ttl <= 86_400:
+            error = {"code": 400, "error": "Bad Request", "detail": "type or ttl"}
+            return web.json_response(error, status=400)
+        self.temporary_keys.append(f"eyJ{secrets.token_urlsafe(24)}")
+        given = {"apikey_id": None, "key_value": self.temporary_keys[-1]}
+        return web.json_response(given, status=201)
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key if scheme == "Bearer" else ""

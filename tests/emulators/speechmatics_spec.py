@@ -1,0 +1,74 @@
+"""Speechmatics' own specification, as the judge of messages of either side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import yaml
+
+SPECIFICATION: Final = Path(__file__).parent / "specs" / "speechmatics-realtime.yaml"
+
+Where = tuple[str | int, ...]
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The AsyncAPI document."""
+    loaded: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())
+    return loaded
+
+
+@cache
+def validator(message: str) -> jsonschema.Draft202012Validator:
+    """Judge of messages of one type. Raises: KeyError for a type that there is not."""
+    components = document()["components"]
+    payload = components["messages"][message]["payload"]
+    return jsonschema.Draft202012Validator({**payload, "components": components})
+
+
+def messages(channel: str) -> set[str]:
+    """Types of the messages that clients `publish`, or `subscribe` to."""
+    return set(document()["channels"][channel]["messages"])
+
+
+def problems(message: dict[str, Any]) -> list[tuple[Where, str]]:
+    """What is wrong with a message: where, and why. Fields that its schema does not know are wrong
+    too: the vendor calls them `invalid_config`."""
+    kind = str(message.get("message"))
+    found = [
+        (tuple(error.absolute_path), error.message)
+        for error in validator(kind).iter_errors(message)
+    ]
+    schema = document()["components"]["messages"][kind]["payload"]
+    found += [(path, "unknown field") for path in _unknown(message, schema, ())]
+    return found
+
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        node: Any = document()
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            node = node[part]
+        schema = node
+    return schema
+
+
+def _unknown(value: Any, schema: dict[str, Any], path: Where) -> Iterator[Where]:
+    schema = _resolved(schema)
+    branches = [schema, *map(_resolved, schema.get("oneOf", []))]
+    if isinstance(value, dict):
+        known: dict[str, Any] = {}
+        for branch in branches:
+            known |= branch.get("properties", {})
+        for name, inner in value.items():
+            if name not in known:
+                yield (*path, name)
+            else:
+                yield from _unknown(inner, known[name], (*path, name))
+    elif isinstance(value, list) and "items" in schema:
+        for index, inner in enumerate(value):
+            yield from _unknown(inner, schema["items"], (*path, index))

@@ -1,0 +1,37 @@
+"""What Speechmatics accepts as StartRecognition."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from . import speechmatics_spec as spec
+
+LANGUAGES: Final = frozenset(
+    ("ar", "cmn", "cmn_en", "de", "en", "es", "fr", "it", "ja", "multi", "nl", "pl", "pt", "yue")
+)
+"""A selection (our choice)."""
+_INVALID: Final = {
+    "language": "invalid_language",
+    "model": "invalid_model",
+    "operating_point": "invalid_model",
+}
+
+
+def judge(content: dict[str, Any]) -> tuple[str, str] | None:
+    """Type and reason of the Error that a StartRecognition gets; None: it is accepted."""
+    for path, why in spec.problems(content):
+        names = [str(part) for part in path]
+        kind = "invalid_config"
+        if "audio_format" in names[:1]:
+            kind = "invalid_audio_type"
+        elif len(names) > 1:
+            kind = _INVALID.get(names[1], kind)
+        return kind, f"{'.'.join(names)}: {why}"
+    audio, config = content["audio_format"], content["transcription_config"]
+    if config["language"] not in LANGUAGES:
+        return "invalid_language", f"language {config['language']}"
+    if audio["type"] != "raw":
+        return "invalid_audio_type", "This emulator takes raw audio only"
+    if config.get("diarization", "none").startswith("channel"):
+        return "invalid_config", "This emulator takes one channel only"
+    return None

@@ -1,0 +1,251 @@
+"""The codec, for both sides, held to the tables and examples of the fact sheet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from worker.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
+from worker.providers.managed import protocol
+from worker.providers.managed.protocol import (
+    Auth,
+    ClientMessage,
+    Config,
+    CreditsLow,
+    End,
+    Error,
+    Finalize,
+    Ready,
+    ServerMessage,
+    SessionEnd,
+    Transcript,
+    Unknown,
+)
+from worker.providers.websocket import Closed
+
+# ---- examples of the fact sheet, letter by letter -------------------------------------------
+
+AUTH = """{
+  "type": "auth",
+  "token": "user-session-token",
+  "config": {
+    "model": "nova-2",
+    "language": "en-US",
+    "sample_rate": 16000,
+    "channels": 1,
+    "encoding": "linear16",
+    "interim_results": true
+  }
+}"""
+
+SERVER_EXAMPLES: list[tuple[str, ServerMessage]] = [
+    ('{"type": "ready"}', Ready()),
+    (
+        '{"type": "transcript", "text": "hello world", "is_final": true}',
+        Transcript("hello world", True),
+    ),
+    ('{"type": "credits_low", "seconds_remaining": 120}', CreditsLow(120)),
+    (
+        '{"type": "error", "code": "auth_failed", "message": "Token is invalid or expired"}',
+        Error("Token is invalid or expired", "auth_failed"),
+    ),
+    ('{"type": "session_end", "seconds_used": 754}', SessionEnd(754)),
+]
+
+CLIENT_EXAMPLES: list[tuple[str, ClientMessage]] = [
+    (AUTH, Auth(SecretStr("user-session-token"))),
+    ('{"type":"finalize"}', Finalize()),
+    ('{"type":"end"}', End()),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), SERVER_EXAMPLES)
+def test_server_examples(text: str, message: ServerMessage) -> None:
+    assert protocol.decode_server(text) == message
+    assert json.loads(protocol.encode_server(message)) == json.loads(text)
+
+
+@pytest.mark.parametrize(("text", "message"), CLIENT_EXAMPLES)
+def test_client_examples(text: str, message: ClientMessage) -> None:
+    assert protocol.decode_client(text) == message
+    assert json.loads(protocol.encode_client(message)) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ready("s-1"),
+        Transcript("", False),
+        Transcript("grüß dich \u2028", True, 1.25, 2.5, 7, "s-1"),
+        Transcript("zero", True, 0.0, 0.0, 0),
+        CreditsLow(0.5),
+        Error("no code"),
+        Error("", "internal"),
+        SessionEnd(0),
+        Unknown("weather"),
+    ],
+)
+def test_server_messages_survive_the_way(message: ServerMessage) -> None:
+    assert protocol.decode_server(protocol.encode_server(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Auth(SecretStr("t"), Config("nova-3", "multi", 8000, 2, "mulaw", False)),
+        Unknown("weather"),
+    ],
+)
+def test_client_messages_survive_the_way(message: ClientMessage) -> None:
+    assert protocol.decode_client(protocol.encode_client(message)) == message
+
+
+def test_what_is_missing_or_unknown() -> None:
+    """4: `text` is "" and `is_final` false by default, further members are ignored; 3.1 [P]: so
+    are those of config, and missing ones have the values of the table."""
+    assert protocol.decode_server('{"type": "transcript"}') == Transcript("")
+    assert protocol.decode_server('{"type": "transcript", "x": [1]}') == Transcript("")
+    assert protocol.decode_server('{"type": "error", "code": null}') == Error()
+    assert protocol.decode_server('{"type": "new"}') == Unknown("new")
+    said = '{"type": "auth", "token": "t", "config": {"language": "de", "x": 1}}'
+    assert protocol.decode_client(said) == Auth(SecretStr("t"), Config(language="de"))
+    assert protocol.decode_client('{"type": "auth", "token": "t"}') == Auth(SecretStr("t"))
+
+
+def test_the_token_is_not_shown() -> None:
+    auth = protocol.decode_client(AUTH)
+    assert "user-session-token" not in repr(auth)
+    assert "user-session-token" in protocol.encode_client(auth)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x00",
+        "}{",
+        "[]",
+        "42",
+        "{}",
+        '{"type": 7}',
+        '{"type": "transcript", "text": 7}',
+        '{"type": "transcript", "text": "a", "start": -1}',
+        '{"type": "transcript", "text": "a", "start": "now"}',
+        '{"type": "transcript", "text": "a", "start": 2, "end": 1}',
+        '{"type": "credits_low"}',
+        '{"type": "credits_low", "seconds_remaining": true}',
+        '{"type": "session_end", "seconds_used": NaN}',
+        "[" * 100_000,
+    ],
+)
+def test_nonsense_of_a_server(message: str | bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        protocol.decode_server(message)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "}{",
+        "[]",
+        '{"type": "auth"}',
+        '{"type": "auth", "token": ""}',
+        '{"type": "auth", "token": 7}',
+        '{"type": "auth", "token": "t", "config": []}',
+        '{"type": "auth", "token": "t", "config": {"sample_rate": "16000"}}',
+        '{"type": "auth", "token": "t", "config": {"sample_rate": true}}',
+        '{"type": "auth", "token": "t", "config": {"interim_results": 1}}',
+    ],
+)
+def test_nonsense_of_a_client(message: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        protocol.decode_client(message)
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+TABLE: list[tuple[str, int, type[ProviderError], str]] = [
+    ("bad_request", 1008, RequestRefused, "request"),
+    ("auth_failed", 4401, RequestRefused, "auth"),
+    ("credits_exhausted", 4402, RequestRefused, "credit"),
+    ("too_many_sessions", 4429, Unavailable, "rate_limit"),
+    ("upstream_unavailable", 1013, Unavailable, "server_error"),
+    ("internal", 1011, Unavailable, "server_error"),
+    ("audio_too_large", 1009, RequestRefused, "request"),
+    ("session_limit", 4408, Dropped, "dropped"),
+]
+MAY_RETRY = {
+    "bad_request": False,
+    "auth_failed": False,
+    "credits_exhausted": False,
+    "too_many_sessions": True,
+    "upstream_unavailable": True,
+    "internal": True,
+    "audio_too_large": False,
+    "session_limit": True,
+}
+"""The last column of the sheet's table."""
+
+
+@pytest.mark.parametrize(("code", "close", "kind", "cause"), TABLE)
+def test_the_table_of_errors(code: str, close: int, kind: type[ProviderError], cause: str) -> None:
+    assert protocol.CLOSE_CODES[code] == close
+    error = Error("in words", code)
+    assert protocol.is_fatal(error)
+    for found in (
+        protocol.session_error(error, None),
+        protocol.session_error(error, Closed(1000)),
+        protocol.session_error(None, Closed(close, "in words")),
+    ):
+        assert type(found) is kind
+        assert (found.cause, found.code, found.retryable) == (cause, code, MAY_RETRY[code])
+        assert "in words" in str(found)
+
+
+def test_the_table_is_whole() -> None:
+    assert {row[0] for row in TABLE} == set(protocol.CLOSE_CODES) == set(MAY_RETRY)
+
+
+@pytest.mark.parametrize("closed", [None, Closed(None), Closed(1000), Closed(1001), Closed(4999)])
+def test_other_ends(closed: Closed | None) -> None:
+    assert isinstance(protocol.session_error(None, closed), Dropped)
+    unknown = Error("in words", "some_new_code")
+    assert not protocol.is_fatal(unknown)
+    found = protocol.session_error(unknown, closed)
+    assert isinstance(found, Dropped)
+    assert (found.code, "in words" in str(found)) == ("some_new_code", True)
+
+
+def test_before_ready_an_error_without_a_known_code_goes_by_the_close() -> None:
+    unknown = Error("in words")
+    assert isinstance(protocol.ready_error(unknown, Closed(4401)), RequestRefused)
+    assert isinstance(protocol.ready_error(unknown, Closed(1000)), Unavailable)
+    assert isinstance(protocol.ready_error(unknown, None), Unavailable)
+    assert isinstance(protocol.ready_error(None, Closed(1006)), Dropped)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "cause"),
+    [
+        (401, RequestRefused, "auth"),
+        (403, RequestRefused, "auth"),
+        (402, RequestRefused, "credit"),
+        (404, RequestRefused, "request"),
+        (408, Unavailable, "server_error"),
+        (429, Unavailable, "rate_limit"),
+        (502, Unavailable, "server_error"),
+    ],
+)
+def test_refused_handshakes(status: int, kind: Any, cause: str) -> None:
+    error = protocol.handshake_error(status, {})
+    assert type(error) is kind
+    assert (error.cause, error.code) == (cause, str(status))

@@ -1,0 +1,163 @@
+"""The key of a connection: given, or obtained."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from tests.emulators.speechmatics import SpeechmaticsEmulator
+from tests.waiting import bound
+from worker.errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
+from worker.providers.speechmatics import SpeechmaticsProvider
+
+from .conftest import SECRET, opened, request
+
+Make = Callable[..., SpeechmaticsProvider]
+
+
+def shown(emulator: SpeechmaticsEmulator) -> list[str]:
+    return [request["authorization"] for request in emulator.requests]
+
+
+async def test_the_api_key_goes_in_the_header(make: Make, emulator: SpeechmaticsEmulator) -> None:
+    async with opened(make(app="captions")):
+        pass
+    assert shown(emulator) == [f"Bearer {SECRET}"]
+    assert emulator.requests[0]["sm-app"] == "captions"
+    assert emulator.requests[0]["x-request-id"]
+    assert "jwt" not in emulator.requests[0]
+
+
+async def test_a_temporary_key_that_is_given(make: Make, emulator: SpeechmaticsEmulator) -> None:
+    emulator.temporary_keys.append("eyJ-given")
+    async with opened(make(api_key=None, temporary_key=SecretStr("eyJ-given"))):
+        pass
+    assert shown(emulator) == ["Bearer eyJ-given"]
+
+
+async def test_temporary_keys_are_obtained_and_used_again(
+    make: Make, emulator: SpeechmaticsEmulator
+) -> None:
+    provider = make(temporary_keys=True)
+    streams = await asyncio.gather(*(provider.open(request()) for _ in range(3)))
+    for stream in streams:
+        await stream.close()
+    (key,) = emulator.temporary_keys
+    assert shown(emulator) == [f"Bearer {key}"] * 3
+
+
+@pytest.mark.parametrize("in_band", [False, True])
+async def test_a_temporary_key_that_is_refused_is_not_used_again(
+    make: Make, emulator: SpeechmaticsEmulator, in_band: bool
+) -> None:
+    provider = make(temporary_keys=True)
+    async with opened(provider):
+        pass
+    emulator.temporary_keys.clear()
+    await emulator.set(auth_in_band=in_band)
+    with pytest.raises(RequestRefused) as caught:
+        await provider.open(request())
+    assert caught.value.cause == "auth"
+    async with opened(provider):
+        pass
+    assert len(emulator.temporary_keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "cause"),
+    [
+        (403, RequestRefused, "auth"),
+        (404, RequestRefused, "auth"),
+        (410, RequestRefused, "auth"),
+        (500, Unavailable, "server_error"),
+        (302, RemoteProtocolError, "protocol"),
+    ],
+)
+async def test_no_key_is_given(
+    make: Make,
+    emulator: SpeechmaticsEmulator,
+    status: int,
+    kind: type[ProviderError],
+    cause: str,
+) -> None:
+    await emulator.set(management_status=status)
+    provider = make(temporary_keys=True)
+    with pytest.raises(kind) as caught:
+        await provider.open(request())
+    assert (caught.value.cause, caught.value.code) == (cause, str(status))
+    assert emulator.log == [], "no connection was tried"
+    await emulator.clear()
+    async with opened(provider):
+        pass
+
+
+async def test_the_wrong_api_key_shows_nowhere(
+    make: Make, emulator: SpeechmaticsEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    emulator.api_key = "another"
+    with pytest.raises(RequestRefused) as caught:
+        await make(temporary_keys=True).open(request())
+    told = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert SECRET not in told + caplog.text
+
+
+@asynccontextmanager
+async def office(answer: Callable[[], Any]) -> AsyncIterator[str]:
+    """A management endpoint that answers in its own way."""
+
+    async def serve(_: web.Request) -> Any:
+        return answer()
+
+    app = web.Application()
+    app.router.add_post("/v1/api_keys", serve)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("body", ["no JSON", "[]", "{}", '{"key_value": ""}', '{"key_value": 7}'])
+async def test_answers_that_are_none(make: Make, body: str) -> None:
+    async with office(lambda: web.Response(status=201, text=body)) as url:
+        with pytest.raises(RemoteProtocolError):
+            await make(temporary_keys=True, management_url=url).open(request())
+
+
+async def test_nobody_answers(make: Make) -> None:
+    async with office(lambda: web.Response()) as url:
+        pass
+    with pytest.raises(Unavailable) as caught:
+        await make(temporary_keys=True, management_url=url).open(request())
+    assert caught.value.cause == "connect"
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_the_wait_for_a_key_is_bounded(make: Make) -> None:
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=0.2)
+        async with asyncio.timeout(bound(5)):
+            with pytest.raises(Unavailable, match=r"within 0\.2 s"):
+                await provider.open(request())
+        assert asked.is_set()
+        await provider.close()

@@ -1,0 +1,341 @@
+"""Messages on the wire: recorded ones in, events out; no loop, no clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.emulators import speechmatics_spec as spec
+from worker.errors import RemoteProtocolError, RequestRefused
+from worker.provider import Notice
+from worker.providers.speechmatics import protocol
+from worker.providers.speechmatics.messages import (
+    AudioAdded,
+    DurationLimit,
+    EndOfTranscript,
+    EndOfUtterance,
+    Error,
+    LanguageInfo,
+    RecognitionStarted,
+    Result,
+    Transcript,
+)
+from worker.providers.speechmatics.options import recognition
+from worker.providers.speechmatics.protocol import BadFinal, decode
+from worker.providers.speechmatics.settings import SpeechmaticsSettings
+
+from .conftest import SECRET, request
+
+STARTED: dict[str, Any] = {
+    "message": "RecognitionStarted",
+    "id": "807670e9-14af-4fa2-9e8f-5d525c22156e",
+    "orchestrator_version": "2025.11.07+cd4ff775c0+14.7.0",
+    "language_pack_info": {
+        "adapted": False,
+        "itn": True,
+        "language_description": "English",
+        "word_delimiter": " ",
+        "writing_direction": "left-to-right",
+    },
+}
+WORD: dict[str, Any] = {
+    "type": "word",
+    "start_time": 0.36,
+    "end_time": 0.75,
+    "volume": 12.5,
+    "alternatives": [
+        {
+            "content": "Hello",
+            "confidence": 0.99,
+            "language": "en",
+            "speaker": "S1",
+            "display": {"direction": "ltr"},
+        },
+        {"content": "Yellow", "confidence": 0.2},
+    ],
+}
+COMMA: dict[str, Any] = {
+    "type": "punctuation",
+    "start_time": 0.75,
+    "end_time": 0.75,
+    "attaches_to": "previous",
+    "is_eos": False,
+    "alternatives": [{"content": ",", "confidence": 1.0, "language": "en", "speaker": "S1"}],
+}
+METADATA: dict[str, Any] = {"start_time": 0.36, "end_time": 1.62, "transcript": "Hello, world. "}
+TRANSCRIPT: dict[str, Any] = {
+    "message": "AddTranscript",
+    "format": "2.9",
+    "metadata": METADATA,
+    "results": [
+        WORD,
+        COMMA,
+        {
+            "type": "word",
+            "start_time": 1.05,
+            "end_time": 1.62,
+            "alternatives": [{"content": "world", "confidence": 0.98, "speaker": "UU"}],
+        },
+    ],
+}
+
+
+def changed(**changes: Any) -> str:
+    return json.dumps({**TRANSCRIPT, **changes})
+
+
+# ---- out ------------------------------------------------------------------------------------
+
+
+def test_the_upgrade_request() -> None:
+    made = protocol.connect_request("wss://eu/v2", SecretStr(SECRET), "", "an-id")
+    assert made.url == "wss://eu/v2"
+    assert made.headers == {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "an-id"}
+    assert SECRET not in repr(made)
+    assert protocol.connect_request("wss://eu/v2", SecretStr("k"), "a&b", "i").url == (
+        "wss://eu/v2?sm-app=a%26b"
+    )
+    assert protocol.connect_request("wss://eu/v2?x=1", SecretStr("k"), "a", "i").url == (
+        "wss://eu/v2?x=1&sm-app=a"
+    )
+
+
+def test_control_messages_fit_the_specification() -> None:
+    made = recognition(SpeechmaticsSettings(), request())
+    _, later = protocol.encode_changes(made.transcription_config, {"max_delay": 0.7})
+    messages = [
+        protocol.encode_start(made),
+        protocol.encode_end_of_stream(1234),
+        protocol.encode_force_end_of_utterance(63.50049),
+        protocol.encode_changes(
+            later, {"audio_filtering_config": {"volume_threshold": 2.0}, "enable_partials": False}
+        )[0],
+    ]
+    decoded = [json.loads(message) for message in messages]
+    for message in decoded:
+        assert spec.problems(message) == []
+    assert decoded[1] == {"message": "EndOfStream", "last_seq_no": 1234}
+    assert decoded[2] == {"message": "ForceEndOfUtterance", "timestamp": 63.5}
+    assert decoded[3] == {
+        "message": "SetRecognitionConfig",
+        "transcription_config": {
+            "language": "en",
+            "max_delay": 0.7,
+            "max_delay_mode": "flexible",
+            "enable_partials": False,
+            "audio_filtering_config": {"volume_threshold": 2.0},
+            "conversation_config": {"end_of_utterance_silence_trigger": 0.6},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"language": "de"},
+        {"diarization": "speaker"},
+        {"max_delay": 9},
+        {"enable_partials": "true"},
+        {"conversation_config": {"end_of_utterance_silence_trigger": 3}},
+        {"conversation_config": {"trigger": 1}},
+    ],
+)
+def test_a_bad_change_is_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(RequestRefused, match=next(iter(changes))):
+        protocol.encode_changes({"language": "en"}, changes)
+
+
+# ---- in -------------------------------------------------------------------------------------
+
+
+def test_a_final() -> None:
+    assert spec.problems(TRANSCRIPT) == []
+    assert decode(json.dumps(TRANSCRIPT)) == Transcript(
+        final=True,
+        start=0.36,
+        end=1.62,
+        results=(
+            Result(False, "Hello", 0.36, 0.75, 0.99, "en", "S1"),
+            Result(True, ",", 0.75, 0.75, 1.0, "en", "S1", "previous"),
+            Result(False, "world", 1.05, 1.62, 0.98),
+        ),
+    )
+
+
+def test_confidences_of_partials_mean_nothing() -> None:
+    partial = decode(changed(message="AddPartialTranscript", results=[WORD]))
+    assert isinstance(partial, Transcript)
+    assert not partial.final
+    assert partial.results[0].confidence is None
+
+
+def test_an_entity_is_one_word() -> None:
+    entity = {
+        **WORD,
+        "type": "entity",
+        "entity_class": "date",
+        "spoken_form": [],
+        "written_form": [],
+        "alternatives": [{"content": "17th of January 2022", "confidence": 0.9}],
+    }
+    found = decode(changed(results=[entity]))
+    assert isinstance(found, Transcript)
+    assert [(r.text, r.punctuation) for r in found.results] == [("17th of January 2022", False)]
+
+
+def test_results_of_no_use_are_passed_over() -> None:
+    results = [
+        {"type": "word", "start_time": 1, "end_time": 2},
+        {"type": "word", "start_time": 1, "end_time": 2, "alternatives": []},
+        {"type": "speaker_change", "start_time": 1, "end_time": 2},
+        {**WORD, "alternatives": [{"content": " ", "confidence": 1}]},
+    ]
+    found = decode(changed(results=results, forced=True, channel="x"))
+    assert isinstance(found, Transcript)
+    assert found.results == ()
+
+
+def test_optional_fields_of_results() -> None:
+    bare = {
+        "type": "punctuation",
+        "start_time": 2,
+        "end_time": 1,
+        "alternatives": [{"content": "?"}],
+    }
+    found = decode(changed(results=[bare, {**bare, "attaches_to": "sideways"}]))
+    assert isinstance(found, Transcript)
+    assert found.results == (Result(True, "?", 2, 2, attaches="previous"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (STARTED, RecognitionStarted("807670e9-14af-4fa2-9e8f-5d525c22156e", " ")),
+        ({"message": "RecognitionStarted"}, RecognitionStarted(None, " ")),
+        (
+            {**STARTED, "id": "j", "language_pack_info": {"word_delimiter": ""}},
+            RecognitionStarted("j", ""),
+        ),
+        ({"message": "AudioAdded", "seq_no": 7}, AudioAdded(7)),
+        (
+            {"message": "EndOfUtterance", "metadata": {"start_time": 2.26, "end_time": 2.26}},
+            EndOfUtterance(2.26),
+        ),
+        ({"message": "EndOfTranscript"}, EndOfTranscript()),
+        (
+            {"message": "Error", "type": "job_error", "reason": "why", "code": 4013},
+            Error("job_error", "why"),
+        ),
+        ({"message": "Error"}, Error("", "")),
+        (
+            {
+                "message": "Warning",
+                "type": "duration_limit_exceeded",
+                "reason": "why",
+                "duration_limit": 7200,
+            },
+            DurationLimit("why"),
+        ),
+        (
+            {"message": "Warning", "type": "idle_timeout", "reason": "in 15m"},
+            Notice("idle_timeout", "in 15m"),
+        ),
+        ({"message": "Warning", "type": "weather", "reason": "w"}, Notice("warning", "w")),
+        (
+            {"message": "Info", "type": "recognition_quality", "reason": "r", "quality": "x"},
+            Notice("recognition_quality", "r"),
+        ),
+        (
+            {
+                "message": "Info",
+                "type": "concurrent_session_usage",
+                "reason": "r",
+                "usage": 1,
+                "quota": 2,
+            },
+            Notice("concurrent_session_usage", "1 of 2"),
+        ),
+        ({"message": "Info"}, Notice("info")),
+        (
+            {"message": "LanguageInfo", "language": "ar", "word_delimiter": " ", "partial": True},
+            LanguageInfo("ar", " "),
+        ),
+        (
+            {"message": "SpeakersResult", "speakers": []},
+            Notice("not_asked_for", "SpeakersResult"),
+        ),
+        ({"message": "Weather"}, Notice("unknown", "message 'Weather'")),
+    ],
+)
+def test_the_other_messages(message: dict[str, Any], expected: Any) -> None:
+    assert decode(json.dumps(message)) == expected
+
+
+def test_every_message_of_the_specification_is_known() -> None:
+    for kind in spec.messages("subscribe"):
+        try:
+            decoded = decode(json.dumps({"message": kind}))
+        except RemoteProtocolError:
+            continue
+        assert decoded != Notice("unknown", f"message {kind!r}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"binary",
+        "",
+        "no JSON",
+        "[]",
+        "7",
+        "null",
+        "{}",
+        '{"type": "AudioAdded"}',
+        '{"message": 1}',
+        "[" * 100_000,
+        '{"message": "AudioAdded"}',
+        '{"message": "AudioAdded", "seq_no": -1}',
+        '{"message": "AudioAdded", "seq_no": true}',
+        '{"message": "AudioAdded", "seq_no": 1.5}',
+        '{"message": "EndOfUtterance"}',
+        '{"message": "EndOfUtterance", "metadata": {"end_time": "now"}}',
+        '{"message": "EndOfUtterance", "metadata": {"end_time": NaN}}',
+        '{"message": "LanguageInfo", "language": "ar"}',
+    ],
+)
+def test_nonsense_is_an_error(message: str | bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as error:
+        decode(message)
+    assert not isinstance(error.value, BadFinal)
+    assert len(str(error.value)) < 400
+    assert error.value.provider == "speechmatics"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metadata": None},
+        {"metadata": {**METADATA, "start_time": "0"}},
+        {"metadata": {**METADATA, "end_time": None}},
+        {"metadata": {**METADATA, "end_time": -1}},
+        {"metadata": {**METADATA, "end_time": float("inf")}},
+        {"metadata": {**METADATA, "end_time": 0.1}},
+        {"results": None},
+        {"results": ["Hello"]},
+        {"results": [{**WORD, "start_time": True}]},
+        {"results": [{**WORD, "alternatives": "Hello"}]},
+        {"results": [{**WORD, "alternatives": [{"content": 7}]}]},
+        {"results": [{**WORD, "alternatives": [{"content": "a", "confidence": "1"}]}]},
+    ],
+)
+def test_a_final_that_cannot_be_read_is_told_apart(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadFinal, match="a final that cannot be read"):
+        decode(changed(**changes))
+    if "confidence" in json.dumps(changes.get("results")):
+        return  # it is not looked at in partials
+    with pytest.raises(RemoteProtocolError) as error:
+        decode(changed(message="AddPartialTranscript", **changes))
+    assert not isinstance(error.value, BadFinal)

@@ -1,0 +1,201 @@
+"""What was sent, what was said, and what is owed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from worker.errors import Dropped, RequestRefused, Stalled, Unavailable
+from worker.provider import Notice, Turn, Usage
+from worker.providers.speechmatics.messages import (
+    AudioAdded,
+    DurationLimit,
+    EndOfTranscript,
+    EndOfUtterance,
+    Error,
+    LanguageInfo,
+    RecognitionStarted,
+    Result,
+    Transcript,
+)
+from worker.providers.speechmatics.options import recognition
+from worker.providers.speechmatics.protocol import BadFinal
+from worker.providers.speechmatics.settings import SpeechmaticsSettings
+from worker.providers.speechmatics.state import Limits, StreamState
+from worker.providers.speechmatics.window import Patience, Window
+from worker.providers.websocket import Closed
+
+from .conftest import request
+
+SECOND = 32_000
+"""Bytes of a second of audio."""
+WORD = Result(False, "yeah", 0.2, 0.5, 0.9)
+
+
+def state(**limits: Any) -> StreamState:
+    defaults: dict[str, Any] = {
+        "max_unacknowledged_seconds": 3.0,
+        "max_unacknowledged_frames": 100,
+        "final_timeout_seconds": 10.0,
+        "silence_margin_seconds": 0.0,
+    }
+    made = recognition(SpeechmaticsSettings(), request())
+    return StreamState(made, " ", Limits(**{**defaults, **limits}))
+
+
+# ---- the window -----------------------------------------------------------------------------
+
+
+def test_the_window_is_bounded_in_seconds_and_in_frames() -> None:
+    window = Window(max_seconds=1.0, max_frames=3)
+    window.sent(0.5)
+    assert window.open
+    window.sent(0.5)
+    assert not window.open
+    assert window.added(1)
+    assert window.open
+    window.sent(0.1)
+    window.sent(0.1)
+    assert not window.open, "three frames are on their way"
+    assert window.added(4)
+    assert (window.frames, window.acknowledged) == (4, window.seconds)
+
+
+def test_an_acknowledgement_stands_for_all_before_it() -> None:
+    window = Window(max_seconds=10, max_frames=10)
+    for _ in range(5):
+        window.sent(0.5)
+    assert window.added(3)
+    assert window.acknowledged == 1.5
+    assert window.added(2), "an older one says nothing new"
+    assert window.acknowledged == 1.5
+    assert not window.added(6)
+    assert not Window(1, 1).added(1)
+
+
+def test_a_session_waits_after_what_passes_by_itself() -> None:
+    patience = Patience(5)
+    assert patience.wait("a", 100) == 0
+    patience.failed("a", Unavailable("p", "rate_limit", "full"), 100)
+    assert (patience.wait("a", 101), patience.wait("b", 101), patience.wait("a", 106)) == (4, 0, 0)
+    patience.failed("b", Unavailable("p", "server_error", "down"), 110)
+    assert patience.wait("b", 110) == 5
+    patience.failed("c", Unavailable("p", "connect", "gone"), 110)
+    patience.failed("c", Dropped("p", "gone"), 110)
+    assert patience.wait("c", 110) == 0
+
+
+# ---- out ------------------------------------------------------------------------------------
+
+
+def test_sending_waits_for_acknowledgements() -> None:
+    stream = state()
+    for _ in range(3):
+        assert stream.ready
+        stream.sent(SECOND)
+    assert not stream.ready
+    assert stream.receive(AudioAdded(1)) == [Notice("audio_added", "1.00 s")]
+    assert stream.ready
+    assert stream.receive(AudioAdded(1)) == []
+    (notice,) = stream.receive(AudioAdded(9))
+    assert isinstance(notice, Notice)
+    assert notice.code == "malformed"
+
+
+def test_frames_are_counted_from_one_and_audio_in_seconds() -> None:
+    stream = state()
+    for _ in range(7):
+        stream.sent(2560)
+    assert json.loads(stream.finalize()) == {"message": "ForceEndOfUtterance", "timestamp": 0.56}
+    assert json.loads(stream.finish()) == {"message": "EndOfStream", "last_seq_no": 7}
+    assert json.loads(state().finish())["last_seq_no"] == 0, "each connection counts anew"
+
+
+def test_changes_add_up() -> None:
+    stream = state()
+    stream.configure({"max_delay": 1.0})
+    said = json.loads(stream.configure({"enable_partials": False}))["transcription_config"]
+    assert (said["max_delay"], said["enable_partials"]) == (1.0, False)
+    with pytest.raises(RequestRefused):
+        stream.configure({"language": "de"})
+
+
+# ---- in -------------------------------------------------------------------------------------
+
+
+def test_the_right_end() -> None:
+    stream = state()
+    stream.sent(SECOND)
+    stream.receive(AudioAdded(1))
+    stream.receive(Transcript(True, 0.2, 0.5, (WORD,)))
+    stream.finish()
+    assert stream.receive(EndOfTranscript()) == [Turn("ended", 0.5), Usage(audio_seconds=1.0)]
+    assert stream.over
+
+
+def test_an_end_before_the_audio_is_a_loss() -> None:
+    with pytest.raises(Dropped):
+        state().receive(EndOfTranscript())
+
+
+def test_the_duration_limit_is_an_end_that_needs_another_stream() -> None:
+    stream = state()
+    stream.sent(SECOND)
+    assert stream.receive(DurationLimit("enough")) == [Notice("duration_limit_exceeded", "enough")]
+    assert not stream.ready, "it would be ignored"
+    assert stream.receive(Transcript(True, 0.2, 0.5, (WORD,)))
+    stream.finish()
+    with pytest.raises(Dropped, match="enough"):
+        stream.receive(EndOfTranscript())
+    assert not stream.over
+
+
+def test_a_word_that_never_becomes_final() -> None:
+    stream = state(max_unacknowledged_seconds=1e6)
+    for _ in range(40):
+        stream.sent(SECOND)
+    numbers = itertools.count(1)
+    for _ in range(15):
+        stream.receive(AudioAdded(next(numbers)))  # silence may last
+    stream.receive(Transcript(False, 0.2, 15, (WORD,)))
+    for _ in range(10):
+        stream.receive(AudioAdded(next(numbers)))
+        stream.receive(Transcript(False, 0.2, 15, (WORD,)))
+    with pytest.raises(Stalled) as caught:
+        stream.receive(AudioAdded(next(numbers)))
+    assert caught.value.cause == "mute"
+
+
+def test_finals_keep_a_long_speech_going() -> None:
+    stream = state(max_unacknowledged_seconds=1e6)
+    for second in range(1, 40):
+        stream.sent(SECOND)
+        stream.receive(AudioAdded(second))
+        spoken = Result(False, "on", second - 0.5, second + 0.0)
+        stream.receive(Transcript(False, second - 0.5, second, (spoken,)))
+        if second % 5 == 0:
+            stream.receive(Transcript(True, second - 5, second - 2, (spoken,)))
+
+
+def test_errors_and_oddities() -> None:
+    stream = state()
+    with pytest.raises(Unavailable):
+        stream.receive(Error("job_error", "why"))
+    assert isinstance(stream.closed(Closed(1006)), Dropped)
+    assert stream.receive(Notice("unknown")) == [Notice("unknown")]
+    assert stream.receive(LanguageInfo("ja", "")) == []
+    assert stream.receive(EndOfUtterance(1)) == []
+    (notice,) = stream.receive(RecognitionStarted("again", " "))
+    assert isinstance(notice, Notice)
+    assert notice.code == "malformed"
+
+
+def test_a_final_that_cannot_be_read_ends_the_stream() -> None:
+    """Skipped, it would be lost; heard again, it is not."""
+    error = BadFinal("speechmatics", "no metadata")
+    assert error.retryable
+    with pytest.raises(BadFinal):
+        state().malformed(error)

@@ -1,0 +1,189 @@
+"""Finals that never overlap, interims and turns, from messages of the protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.provider import Final, Interim, ProviderEvent, Turn
+from worker.providers.speechmatics.messages import (
+    EndOfUtterance,
+    LanguageInfo,
+    Result,
+    Transcript,
+)
+from worker.providers.speechmatics.transcript import Transcripts
+
+Spoken = tuple[str, float, float]
+YEAH, SO = ("yeah", 0.2, 0.5), ("so", 0.6, 0.9)
+MY, CARD = ("my", 1.2, 1.4), ("card", 1.5, 1.9)
+
+
+def message(final: bool, start: float, end: float, *words: Spoken) -> Transcript:
+    results = tuple(Result(word[0] in ".?", *word, confidence=0.9) for word in words)
+    results = tuple(
+        Result(True, r.text, r.start, r.end, attaches="previous") if r.punctuation else r
+        for r in results
+    )
+    return Transcript(final, start, end, results)
+
+
+def final(start: float, end: float, *words: Spoken) -> Transcript:
+    return message(True, start, end, *words)
+
+
+def partial(start: float, end: float, *words: Spoken) -> Transcript:
+    return message(False, start, end, *words)
+
+
+def transcripts(margin: float = 0.0) -> Transcripts:
+    return Transcripts(" ", margin)
+
+
+def run(state: Transcripts, *messages: Transcript | EndOfUtterance) -> list[Any]:
+    """Events as a reader takes them in."""
+    events: list[ProviderEvent] = []
+    for one in messages:
+        if isinstance(one, Transcript):
+            events += state.transcript(one)
+        else:
+            events += state.end_of_utterance(one)
+    return short(events)
+
+
+def short(events: list[ProviderEvent]) -> list[Any]:
+    shown: list[Any] = []
+    for event in events:
+        match event:
+            case Final():
+                shown.append(("final", event.text, event.start, event.end))
+            case Interim():
+                shown.append(("interim", event.text, event.start, event.end))
+            case Turn():
+                shown.append((event.event, event.at))
+    return shown
+
+
+def test_the_order_of_the_documentation() -> None:
+    events = run(
+        transcripts(),
+        partial(0.2, 0.7, YEAH),
+        partial(0.2, 1.3, YEAH, SO),
+        final(0.2, 0.9, YEAH, SO),
+        partial(1.2, 1.6, MY),
+        final(1.2, 1.9, MY, CARD, (".", 1.9, 1.9)),
+        EndOfUtterance(2.5),
+        partial(1.9, 2.8),
+    )
+    assert events == [
+        ("started", 0.2),
+        ("interim", "yeah", 0.2, 0.7),
+        ("interim", "yeah so", 0.2, 1.3),
+        ("final", "yeah so", 0.2, 0.9),
+        ("interim", "my", 1.2, 1.6),
+        ("final", "my card.", 1.2, 1.9),
+        ("ended", 1.9),
+        ("interim", "", 1.9, 2.8),
+    ]
+
+
+def test_empty_finals_move_the_frontier() -> None:
+    state = transcripts()
+    assert run(state, final(0, 3), final(3, 3), final(2, 2.5), final(3, 5)) == [
+        ("final", "", 0, 3),
+        ("final", "", 3, 5),
+    ]
+    assert state.frontier == 5
+
+
+def test_a_final_begins_at_its_first_word_and_ends_with_its_last() -> None:
+    """Silence before it is not its own; what it covers beyond may be the next word's beginning."""
+    assert run(transcripts(), final(0.2, 1.3, YEAH, SO), final(1.2, 2, MY)) == [
+        ("started", 0.2),
+        ("final", "yeah so", 0.2, 0.9),
+        ("final", "my", 1.2, 1.4),
+    ]
+
+
+def test_an_empty_final_does_not_end_in_a_word_that_was_shown() -> None:
+    state = transcripts()
+    events = run(state, partial(0, 1.9, MY, CARD), final(0, 1.3), final(1.3, 1.7))
+    finals = [event for event in events if event[0] == "final"]
+    # The second says that "my" was none; "card" may be one yet.
+    assert finals == [("final", "", 0, 1.2), ("final", "", 1.2, 1.5)]
+    assert run(state, final(1.5, 1.9, CARD))[-1] == ("final", "card", 1.5, 1.9)
+
+
+def test_rounding_makes_no_overlap() -> None:
+    late = ("so", 0.49, 0.9)
+    events = run(transcripts(), final(0.2, 0.5, YEAH), final(0.49, 0.9, late))
+    assert events[1:] == [("final", "yeah", 0.2, 0.5), ("final", "so", 0.5, 0.9)]
+
+
+def test_interims_of_what_is_final_are_left_out() -> None:
+    state = transcripts()
+    events = run(
+        state,
+        final(0.2, 0.9, YEAH, SO),
+        partial(0.2, 0.9, YEAH, SO),
+        partial(0.2, 1.5, YEAH, SO, MY),
+    )
+    assert events[2:] == [("interim", "my", 0.9, 1.5)]
+    assert [word.text for word in state.pending] == ["my"]
+    run(state, final(1.2, 1.4, MY))
+    assert state.pending == ()
+
+
+def test_a_mark_of_its_own_makes_no_text_and_loses_no_word() -> None:
+    state = transcripts()
+    events = run(
+        state,
+        final(0.2, 0.9, YEAH, SO),
+        final(0.9, 0.9, (".", 0.9, 0.9)),
+        final(1.2, 1.4, MY),
+    )
+    assert [event[1] for event in events if event[0] == "final"] == ["yeah so", "my"]
+
+
+def test_silence_known_from_interims_moves_the_frontier_behind_a_margin() -> None:
+    state = transcripts(margin=5)
+    assert run(state, partial(0, 5.5))[1:] == []
+    assert run(state, partial(0, 6.5))[1:] == [("final", "", 0, 1.5)]
+    assert run(state, partial(0, 7.0))[1:] == []
+    assert run(state, partial(0, 8.0, ("hm", 7.6, 7.9))) == [
+        ("started", 7.6),
+        ("interim", "hm", 1.5, 8.0),
+    ]
+    # It comes after all, and far too late: nothing of it is dropped.
+    assert run(state, final(1.0, 1.4, MY))[-1] == ("final", "my", 1.5, 1.5)
+
+
+def test_silence_is_not_guessed_without_a_margin() -> None:
+    assert run(transcripts(), partial(0, 60)) == [("interim", "", 0, 60)]
+
+
+# ---- turns ----------------------------------------------------------------------------------
+
+
+def test_a_turn_starts_once_and_with_a_word() -> None:
+    state = transcripts()
+    events = run(state, partial(0, 0.1), final(0.2, 0.5, YEAH), partial(0.6, 1, SO))
+    assert [event for event in events if event[0] == "started"] == [("started", 0.2)]
+    assert run(state, EndOfUtterance(1.5), EndOfUtterance(1.6)) == [("ended", 0.5)]
+    assert run(state, partial(1.2, 2, MY))[0] == ("started", 1.2)
+
+
+def test_the_end_of_the_transcript_ends_the_turn() -> None:
+    state = transcripts()
+    run(state, final(0.2, 0.5, YEAH))
+    assert short(state.end()) == [("ended", 0.5)]
+    assert state.end() == []
+
+
+def test_a_language_is_joined_its_own_way() -> None:
+    state = transcripts()
+    state.language(LanguageInfo("ja", ""))
+    results = tuple(Result(False, text, 1, 2, language="ja") for text in "今日")
+    (_, event) = state.transcript(Transcript(True, 1, 2, results))
+    assert isinstance(event, Final)
+    assert event.text == "今日"
+    assert event.language == "ja"

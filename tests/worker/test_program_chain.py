@@ -1,0 +1,120 @@
+"""Chains of providers, end to end: the next one takes over on the same clock, without a loss."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.events import StatusEvent
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..emulators.speechmatics import SpeechmaticsEmulator
+from .programs import Speaker, StartWorker, closed
+
+CHAIN = ["deepgram", "speechmatics"]
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[SpeechmaticsEmulator]:
+    async with SpeechmaticsEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings(second: SpeechmaticsEmulator) -> dict[str, str]:
+    return {
+        "SPEECHMATICS_URL": f"{second.url}/v2",
+        "SPEECHMATICS_API_KEY": "a-key",
+        "SPEECHMATICS_CATCH_UP_RATE": "8",
+        "WORKER_MUTE_SECONDS": "2",
+    }
+
+
+def texts(emulator: DeepgramEmulator | SpeechmaticsEmulator) -> int:
+    """Connections on which something was heard."""
+    return sum(1 for entry in emulator.log if entry.words)
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause", "both_speak"),
+    [
+        ({"handshake_status": 401}, "auth", False),
+        ({"handshake_status": 402}, "credit", False),
+        ({"handshake_status": 503}, "server_error", False),
+        ({"refuse": True}, "connect", False),
+        ({"mute_after_seconds": 5.0}, "mute", True),
+        ({"drop_after_seconds": 4.0}, "dropped", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_the_next_one_takes_over(
+    faults: dict[str, Any],
+    cause: str,
+    both_speak: bool,
+    emulator: DeepgramEmulator,
+    second: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    # Every connection is dropped within a phrase, so that finals do not move on in between.
+    phrase = 40 if cause == "dropped" else 8
+    await start_worker(DEEPGRAM_ENDPOINTING_MS="0" if cause == "dropped" else "300")
+    if cause == "dropped":
+        faults = {"drop_after_seconds": 0.7}
+        both_speak = False
+    await emulator.set(**faults)
+    speaker = Speaker(broker_settings, 40, speed=3, phrase_words=phrase, provider=CHAIN)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    statuses = [event for event in transcript.events if isinstance(event, StatusEvent)]
+    reasons = [event.reason or "" for event in statuses if event.state == "recovering"]
+    assert any(reason.startswith(cause) for reason in reasons)
+    assert any("speechmatics takes over" in reason for reason in reasons)
+    providers = list(dict.fromkeys(final.provider for final in transcript.finals))
+    assert providers == (CHAIN if both_speak else ["speechmatics"])
+    assert texts(second) == 1
+
+
+async def test_a_dead_provider_is_not_dialled_for_every_session(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    worker = await start_worker(WORKER_BREAKER_FAILURES="4", WORKER_BREAKER_SECONDS="60")
+    await emulator.set(handshake_status=503)
+    speakers = [
+        Speaker(broker_settings, 6, speed=20, conversation=f"c{n}", provider=CHAIN)
+        for n in range(12)
+    ]
+    for speaker in speakers:
+        await speaker.speak()
+        (await closed(broker, speaker.spec)).audit(speaker)
+    assert len(emulator.log) == 4
+    _, metrics = await worker.get("/metrics")
+    assert 'natterjack_provider_breaker_open{provider="deepgram"} 1.0' in metrics
+
+
+async def test_a_provider_that_works_again_is_found_by_one_probe(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_BREAKER_FAILURES="2", WORKER_BREAKER_SECONDS="1")
+    await emulator.set(handshake_status=503)
+    alone = [Speaker(broker_settings, 10, conversation=f"c{n}") for n in range(6)]
+    speaking = asyncio.gather(*(speaker.speak() for speaker in alone))
+    await speaking
+    dialled = len(emulator.log)
+    assert dialled < 12, "six sessions went on dialling"
+    await emulator.set(handshake_status=None)
+    for speaker in alone:
+        (await closed(broker, speaker.spec, 60)).audit(speaker)

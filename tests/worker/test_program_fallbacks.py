@@ -1,0 +1,210 @@
+"""The worker with the fallbacks: recordings instead of a stream, and a managed proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.events import InterimEvent
+from natterjack.settings import BrokerSettings
+
+from ..emulators import tones
+from ..emulators.deepgram import DeepgramEmulator
+from ..emulators.deepgram_rest import DeepgramRestEmulator
+from ..emulators.managed import ManagedEmulator
+from ..emulators.server import Emulator
+from ..waiting import bound, until
+from .programs import Speaker, StartWorker, Transcript, closed, holder, live_events, spoken
+
+REST = "deepgram-rest"
+PLAIN = "managed"
+EXTENDED = "managed-extended"
+ALL = (REST, PLAIN, EXTENDED)
+_ESTIMATE_SECONDS = 0.3
+"""By how much estimated times may be off: words are as long as they are written."""
+
+
+@pytest.fixture
+async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
+    made: Emulator = (
+        DeepgramRestEmulator()
+        if request.param == REST
+        else ManagedEmulator(extended=request.param == EXTENDED)
+    )
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def provider_settings(emulator: Emulator) -> dict[str, str]:
+    # DEEPGRAM_API_KEY and DEEPGRAM_URL are there already, and serve for recordings as well.
+    return {
+        "WORKER_PROVIDER": emulator.name,
+        "DEEPGRAM_REST_CATCH_UP_RATE": "8",
+        "MANAGED_URL": emulator.url,
+        "MANAGED_TOKEN": "a-token",
+        "MANAGED_CATCH_UP_RATE": "8",
+    }
+
+
+def audit(transcript: Transcript, speaker: Speaker) -> None:
+    """As Transcript.audit, but times are what the provider allows."""
+    if transcript.closing[0].provider == REST:
+        transcript.audit(speaker)
+        return
+    assert tones.compare(speaker.words, transcript.heard) == tones.Counts(), transcript.told()
+    for start, place in zip(transcript.word_starts, speaker.places, strict=True):
+        assert start is not None
+        assert abs(start - place.start) < _ESTIMATE_SECONDS, (start, place)
+    assert [event.sequence for event in transcript.events] == list(range(len(transcript.events)))
+    assert [final.segment for final in transcript.finals] == list(range(len(transcript.finals)))
+    for before, after in zip(transcript.finals, transcript.finals[1:], strict=False):
+        assert before.end <= after.start
+    assert all(final.times_estimated for final in transcript.finals)
+    assert len(transcript.closing) == 1
+    assert transcript.turns == []
+
+
+@pytest.mark.parametrize("emulator", ALL, indirect=True)
+async def test_a_session_from_request_to_closing_event(
+    emulator: Emulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 40)
+    async with live_events(broker, speaker.spec) as live:
+        await speaker.speak()
+        transcript = await closed(broker, speaker.spec)
+    audit(transcript, speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.transcribed_seconds == account.captured_seconds
+    interims = [event for event in live if isinstance(event, InterimEvent)]
+    assert bool(interims) == (emulator.name != REST)
+
+
+@pytest.mark.parametrize(
+    ("emulator", "fault", "cause"),
+    [
+        (REST, {"error_status": 503, "connections": 1}, "server_error"),
+        (REST, {"handshake_status": 429, "handshakes": 2}, "rate_limit"),
+        (REST, {"drop_mid_response": True, "connections": 1}, "dropped"),
+        (REST, {"handshake_drop": True, "handshakes": 1}, "dropped"),
+        (REST, {"never_answers": True, "connections": 1}, "mute"),
+        (REST, {"garbage": ("truncated",), "connections": 1}, "protocol"),
+        (PLAIN, {"drop_mid_word": 12, "connections": 1}, "dropped"),
+        (PLAIN, {"drop_after_seconds": 9, "connections": 1}, "dropped"),
+        (PLAIN, {"handshake_status": 503, "handshakes": 2}, "server_error"),
+        (EXTENDED, {"drop_mid_word": 12, "connections": 1}, "dropped"),
+        (EXTENDED, {"drop_before_summary": True, "connections": 1}, "dropped"),
+        (EXTENDED, {"close_after_seconds": 6, "close_code": 1013, "connections": 1}, None),
+    ],
+    indirect=["emulator"],
+    ids=str,
+)
+async def test_faults_cost_no_word(
+    emulator: Emulator,
+    fault: dict[str, Any],
+    cause: str | None,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(DEEPGRAM_REST_ANSWER_TIMEOUT_SECONDS="1.5")
+    await emulator.set(**fault)
+    speaker = Speaker(broker_settings, 30, speed=3)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    audit(transcript, speaker)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.recoveries.get(cause or "server_error", 0) >= 1, account
+
+
+@pytest.mark.parametrize("emulator", ALL, indirect=True)
+async def test_sigkill_of_a_worker_in_mid_speech(
+    emulator: Emulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 40, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 7.0)
+    (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    audit(transcript, speaker)
+    assert transcript.states.count("assigned") == 2
+
+
+@pytest.mark.parametrize("emulator", [REST], indirect=True)
+@pytest.mark.parametrize(("status", "word"), [(401, "credentials"), (402, "credits")])
+async def test_a_permanent_refusal_fails_the_session(
+    emulator: Emulator,
+    status: int,
+    word: str,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    await emulator.set(handshake_status=status)
+    speaker = Speaker(broker_settings, 8, speed=20)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    assert transcript.states[-1] == "failed"
+    assert word in (transcript.closing[0].reason or "")
+
+
+@pytest.mark.parametrize("emulator", [PLAIN], indirect=True)
+async def test_a_refused_token_gives_way_to_the_next_in_the_list(
+    emulator: Emulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await emulator.set(auth_error="credits_exhausted")
+    async with DeepgramRestEmulator() as rest:
+        await start_worker(WORKER_PROVIDER="managed,deepgram-rest", DEEPGRAM_REST_URL=rest.url)
+        speaker = Speaker(broker_settings, 16)
+        await speaker.speak()
+        transcript = await closed(broker, speaker.spec)
+    audit(transcript, speaker)
+    assert transcript.closing[0].provider == REST
+
+
+@pytest.mark.parametrize("emulator", [REST], indirect=True)
+async def test_recordings_when_the_stream_is_refused(
+    emulator: Emulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """Amid the session, with the options of the streaming provider."""
+    async with DeepgramEmulator() as streaming:
+        await start_worker(
+            WORKER_PROVIDER="deepgram,deepgram-rest",
+            DEEPGRAM_URL=streaming.url,
+            DEEPGRAM_REST_URL=emulator.url,
+        )
+        speaker = Speaker(
+            broker_settings, 40, speed=3, options={"endpointing": 300, "punctuate": True}
+        )
+        speaking = asyncio.create_task(speaker.speak())
+        await until(lambda: streaming.log and streaming.log[0].said, "the first words", 30)
+        await streaming.set(handshake_status=402)
+        streaming.drop()
+        await speaking
+        transcript = await closed(broker, speaker.spec, bound(60))
+    transcript.audit(speaker)
+    assert {final.provider for final in transcript.finals} == {"deepgram", REST}

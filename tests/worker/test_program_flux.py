@@ -1,0 +1,229 @@
+"""The worker with Flux, end to end: turns, and long ones above all, whatever dies in them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.events import InterimEvent
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram_flux import DeepgramFluxEmulator
+from ..waiting import until
+from .programs import (
+    Speaker,
+    StartWorker,
+    Transcript,
+    closed,
+    holder,
+    live_events,
+    spoken,
+    stored,
+)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramFluxEmulator]:
+    async with DeepgramFluxEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings() -> dict[str, str]:
+    return {"WORKER_PROVIDER": "deepgram-flux", "DEEPGRAM_FLUX_CATCH_UP_RATE": "8"}
+
+
+def turn_kinds(transcript: Transcript) -> list[str]:
+    return [turn.event for turn in transcript.turns]
+
+
+async def test_turns_from_request_to_closing_event(
+    emulator: DeepgramFluxEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 40, language="en-US")
+    async with live_events(broker, speaker.spec) as live:
+        await speaker.speak()
+        transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    assert turn_kinds(transcript) == ["started", "ended"] * 5
+    assert len(transcript.finals) == 5
+    for turn, final in zip(transcript.turns[1::2], transcript.finals, strict=True):
+        assert turn.text == final.text
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.captured_seconds == pytest.approx(speaker.seconds, abs=0.01)
+    assert account.transcribed_seconds == account.captured_seconds
+    assert account.sent_seconds == account.captured_seconds
+    assert [event for event in live if isinstance(event, InterimEvent)]
+    assert emulator.log[0].closed == "server 1005"
+    assert emulator.log[0].query["model"] == ["flux-general-en"]
+
+
+async def test_eager_ends_reach_the_listener(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    options = {"eager_eot_threshold": 0.4, "eot_threshold": 0.9}
+    speaker = Speaker(broker_settings, 16, options=options)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    assert transcript.heard == speaker.words
+    kinds = turn_kinds(transcript)
+    assert kinds[:2] == ["started", "eager_end"]
+    assert kinds[-1] == "ended"
+
+
+FAULTS: list[tuple[dict[str, object], str]] = [
+    ({"drop_mid_word": 5, "connections": 2}, "dropped"),
+    ({"drop_mid_word": 30, "connections": 1}, "dropped"),
+    ({"mute_after_seconds": 6.0, "connections": 1}, "mute"),
+    ({"error_after_seconds": 6.0, "connections": 1}, "server_error"),
+    ({"error_after_seconds": 6.0, "error_code": "INACTIVE_CLIENT", "connections": 1}, "dropped"),
+    ({"handshake_status": 429, "handshakes": 2}, "rate_limit"),
+    ({"drop_before_summary": True, "connections": 1}, "dropped"),
+    ({"close_after_seconds": 9.0, "close_code": 1011, "connections": 1}, "dropped"),
+]
+MUTE_IN_A_LONG_TURN: list[tuple[dict[str, object], str]] = [
+    ({"mute_in_turn_words": 15, "connections": 1}, "mute"),
+    ({"mute_in_turn_words": 36, "connections": 1}, "mute"),
+]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "faults", "cause"),
+    [(8, *fault) for fault in FAULTS] + [(0, *fault) for fault in FAULTS + MUTE_IN_A_LONG_TURN],
+    ids=str,
+)
+async def test_provider_faults_in_a_turn_cost_no_word(
+    phrase: int,
+    faults: dict[str, object],
+    cause: str,
+    emulator: DeepgramFluxEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_MUTE_SECONDS="2")
+    await emulator.set(**faults)
+    # A provider is mute once it owes some seconds of answers.
+    speed = 2 if cause == "mute" else 4
+    speaker = Speaker(broker_settings, 40, speed=speed, phrase_words=phrase)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.recoveries.get(cause, 0) >= 1, account
+    assert transcript.states.count("recovering") == sum(account.recoveries.values())
+
+
+async def test_sigkill_of_a_worker_in_a_long_turn(
+    emulator: DeepgramFluxEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """The next one goes on at the end of what was made final within the turn, not at the turn's
+    beginning."""
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 60, speed=2, phrase_words=0)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 14.0)
+    before = await stored(broker, speaker.spec)
+    assert before.finals, "nothing of the turn was final"
+    assert turn_kinds(before) == ["started"]
+    (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert transcript.states.count("assigned") == 2
+    assert {final.epoch for final in transcript.finals} == {1, 2}
+    assert turn_kinds(transcript) == ["started", "ended"], "one turn, over both workers"
+    # The second connection heard what was not final, and what came later.
+    last_of_first = max(final.end for final in transcript.finals if final.epoch == 1)
+    assert last_of_first > 14 - 9 - 1
+    assert emulator.log[1].audio_seconds < speaker.seconds - last_of_first + 6
+
+
+async def test_sigkill_between_words_that_come_fast(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """Heads are made final as soon as can be, and the worker dies at any of them."""
+    early = {
+        "DEEPGRAM_FLUX_COMMIT_SECONDS": "0.5",
+        "DEEPGRAM_FLUX_COMMIT_UPDATES": "2",
+        "DEEPGRAM_FLUX_COMMIT_LENGTH_SECONDS": "0.3",
+    }
+    workers = [await start_worker(**early) for _ in range(3)]
+    speaker = Speaker(broker_settings, 60, speed=2, phrase_words=0)
+    speaking = asyncio.create_task(speaker.speak())
+    for seconds in (4.0, 13.0):
+        await spoken(speaker, seconds)
+        (await holder(workers)).signal(signal.SIGKILL)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert transcript.states.count("assigned") == 3
+    assert len(transcript.finals) > 15
+
+
+async def test_sigterm_in_a_long_turn_hands_the_session_over(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    workers = [await start_worker(), await start_worker()]
+    speaker = Speaker(broker_settings, 50, speed=2, phrase_words=0)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 8.0)
+    old = await holder(workers)
+    old.signal(signal.SIGTERM)
+    assert await old.wait() == 0
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert "handed_over" in transcript.states
+
+
+async def test_sigkill_and_restart_of_the_broker_in_a_long_turn(
+    nats_server: EmbeddedServer,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """Audio stops for a moment in the middle of a word: no silence may be put into it."""
+    await start_worker()
+    speaker = Speaker(broker_settings, 60, speed=2, phrase_words=0)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 9.0)
+    nats_server.kill()
+    nats_server.start()
+    await speaking
+    (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def test_audio_that_stops_in_a_turn(
+    emulator: DeepgramFluxEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """The turn ends by the silence that the plugin sends, long before the session does."""
+    await start_worker(WORKER_IDLE_SECONDS="20")
+    speaker = Speaker(broker_settings, 8, phrase_words=0)
+    await speaker.speak(end=False)
+
+    async def ended() -> bool:
+        return turn_kinds(await stored(broker, speaker.spec)) == ["started", "ended"]
+
+    await until(ended, "the turn has ended")
+    assert emulator.open_connections == 1
+    assert (await stored(broker, speaker.spec)).heard == speaker.words

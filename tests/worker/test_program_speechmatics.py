@@ -1,0 +1,179 @@
+"""The worker as a process with provider `speechmatics`: whole sessions through a real broker and
+the provider's emulator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.events import InterimEvent
+from natterjack.settings import BrokerSettings
+
+from ..emulators.speechmatics import SpeechmaticsEmulator
+from .programs import RATE, Speaker, StartWorker, Transcript, closed, live_events
+
+KEY = "s3cret-0f-a-worker"
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[SpeechmaticsEmulator]:
+    async with SpeechmaticsEmulator(api_key=KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings(emulator: SpeechmaticsEmulator) -> dict[str, str]:
+    return {
+        "WORKER_PROVIDER": "speechmatics",
+        "SPEECHMATICS_API_KEY": KEY,
+        "SPEECHMATICS_URL": f"{emulator.url}/v2",
+        "SPEECHMATICS_CATCH_UP_RATE": "8",
+        "SPEECHMATICS_RETRY_SECONDS": "0.5",
+    }
+
+
+async def transcript_of(broker: Broker, speaker: Speaker) -> Transcript:
+    """What a session came to, every word of it once and at its time."""
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    return transcript
+
+
+async def test_a_session_from_request_to_closing_event(
+    start_worker: StartWorker,
+    emulator: SpeechmaticsEmulator,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 40, language="en-US", keyterms=["natterjack"])
+    async with live_events(broker, speaker.spec) as live:
+        transcript = await transcript_of(broker, speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.transcribed_seconds == account.captured_seconds
+    assert [event for event in live if isinstance(event, InterimEvent)]
+    assert len(transcript.turns) == 10
+    config = emulator.sessions[0].received[0]["transcription_config"]
+    assert (config["language"], config["output_locale"]) == ("en", "en-US")
+    assert config["additional_vocab"] == ["natterjack"]
+    for word, place in zip(
+        [word for final in transcript.finals for word in final.words], speaker.places, strict=True
+    ):
+        assert word.start == pytest.approx(place.start, abs=0.006)
+        assert word.end == pytest.approx(place.end, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        ({"drop_mid_word": 5, "connections": 2}, "dropped"),
+        ({"drop_mid_word": 5, "overreaching_finals": True, "connections": 1}, "dropped"),
+        ({"close_after_seconds": 4.0, "close_code": 1011, "connections": 1}, "server_error"),
+        ({"mute_after_seconds": 4.0, "connections": 1}, "mute"),
+        ({"withhold_acks_after_seconds": 4.0, "connections": 1}, "send_blocked"),
+        ({"handshake_status": 503, "handshakes": 2}, "server_error"),
+        ({"error_type": "quota_exceeded", "connections": 1}, "rate_limit"),
+        ({"error_type": "job_error", "error_after_seconds": 4.0, "connections": 1}, "server_error"),
+        ({"error_type": "session_timeout", "error_after_seconds": 4, "connections": 2}, "dropped"),
+        ({"no_recognition_started": True, "connections": 1}, "server_error"),
+        ({"duration_limit_seconds": 5.0, "connections": 1}, "dropped"),
+        ({"drop_before_summary": True, "connections": 1}, "dropped"),
+        ({"end_of_transcript": "close", "connections": 1}, "dropped"),
+        ({"end_of_transcript": "missing", "connections": 1}, "finish"),
+        ({"unreadable_final_after_seconds": 4.0, "connections": 1}, "protocol"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+async def test_provider_faults_cost_no_word(
+    faults: dict[str, Any],
+    cause: str,
+    emulator: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(
+        WORKER_MUTE_SECONDS="2",
+        WORKER_SEND_BLOCKED_SECONDS="1.5",
+        WORKER_FINISH_SECONDS="2",
+        SPEECHMATICS_START_TIMEOUT_SECONDS="1",
+        # The mute case is to be found as such, not by the window that fills meanwhile.
+        SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS="3" if "withhold" in str(faults) else "60",
+    )
+    await emulator.set(**faults)
+    transcript = await transcript_of(broker, Speaker(broker_settings, 30, speed=3))
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.recoveries.get(cause, 0) >= 1, account
+    for session in emulator.sessions:
+        if session.last_seq_no is not None:
+            assert session.last_seq_no == session.frames
+
+
+async def test_drops_between_the_hundredths_that_the_provider_rounds_to(
+    emulator: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """A final may end up to 5 ms before its last word does; its rest is no word again."""
+    await start_worker()
+    await emulator.set(drop_mid_word=3, connections=6)
+    speaker = Speaker(broker_settings, 60, speed=3)
+    lead = 71  # frames: 4.4 ms
+    speaker.pcm = bytes(2 * lead) + speaker.pcm
+    speaker.places = [
+        place._replace(start=place.start + lead / RATE, end=place.end + lead / RATE)
+        for place in speaker.places
+    ]
+    transcript = await transcript_of(broker, speaker)
+    errors = [
+        abs(start - place.start)
+        for start, place in zip(transcript.word_starts, speaker.places, strict=True)
+        if start is not None
+    ]
+    assert len(errors) == 60
+    assert max(errors) < 0.0101, f"{1000 * max(errors):.1f} ms"
+    assert transcript.states.count("recovering") == 6
+
+
+@pytest.mark.parametrize(("kind", "code"), [("not_authorised", 4001), ("timelimit_exceeded", 4006)])
+async def test_a_permanent_refusal_fails_the_session_with_its_reason(
+    kind: str,
+    code: int,
+    emulator: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker()
+    await emulator.set(error_type=kind)
+    speaker = Speaker(broker_settings, 3, speed=20)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    assert transcript.states == ["assigned", "failed"]
+    assert kind in (transcript.closing[0].reason or "")
+    assert len(emulator.log) == 1, "it was asked again"
+    assert emulator.log[0].closed == f"server {code}"
+
+
+async def test_long_silence_is_no_fault_and_moves_on(
+    emulator: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """A server that says nothing about silence but that it was read is not taken for dead."""
+    await emulator.set(quiet_in_silence=True)
+    await start_worker(WORKER_MUTE_SECONDS="1")
+    speaker = Speaker(broker_settings, 8, speed=6)
+    speaker.pcm += bytes(2 * 16000 * 25)
+    transcript = await transcript_of(broker, speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]
+    assert len(emulator.log) == 1

@@ -1,0 +1,205 @@
+"""What all of Deepgram's interfaces share: the error table, fields of messages, rules of queries.
+
+Each function is given the name of the provider in whose name it raises. Sections named in comments
+are pages of the vendor's documentation ("Deepgram docs").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
+from ...provider import ProviderWord
+from ..websocket import Closed
+
+MAX_QUOTE: Final = 200
+"""Characters of the provider's own words that go into an error or a notice."""
+MAX_CHANNELS: Final = 20
+"""Deepgram docs, "Multichannel"."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+
+def http_error(
+    provider: str, status: int, headers: Mapping[str, str], message: str
+) -> ProviderError:
+    """What an HTTP error means. "Errors": `dg-error` has the text where it is an upgrade that
+    failed (else `message` says it), `dg-request-id` the name under which support finds it."""
+    code = str(status)
+    said = headers.get("dg-error", "")[:MAX_QUOTE] or message[:MAX_QUOTE]
+    if request_id := headers.get("dg-request-id"):
+        said += f", request {request_id}"
+    if status in (401, 403):
+        return RequestRefused(provider, "auth", said, code)
+    if status == 402:
+        return RequestRefused(provider, "credit", said, code)
+    if status == 429:
+        return Unavailable(provider, "rate_limit", said, code)
+    if status in (408, 499) or status >= 500:
+        return Unavailable(provider, "server_error", said, code)
+    return RequestRefused(provider, "request", said, code)
+
+
+def close_error(provider: str, closed: Closed, in_order: Collection[int]) -> ProviderError | None:
+    """What the end of a WebSocket means; None: its code is one of those that are `in_order` now.
+    The code is None where the connection ended without a closing frame."""
+    code, reason = closed.code, closed.reason[:MAX_QUOTE]
+    if code is not None and code in in_order:
+        return None
+    shown = None if code is None else str(code)
+    # "Errors", close codes: the audio cannot be decoded (1008; 1002 in older texts), or the
+    # protocol was misused: the same request will fare the same.
+    if code in (1002, 1003, 1007, 1008, 1009) or "DATA-0000" in reason:
+        return RequestRefused(provider, "request", reason or "the stream was refused", shown)
+    return Dropped(provider, reason or "the connection ended before the stream was done", shown)
+
+
+def wrong(provider: str, what: str) -> NoReturn:
+    """The provider said something that its protocol does not allow."""
+    raise RemoteProtocolError(provider, what)
+
+
+# ---- fields of messages ---------------------------------------------------------------------
+
+
+def parse_message(provider: str, message: str | bytes) -> dict[str, Any]:
+    """A message of a stream: a JSON object with a `type`. Raises: RemoteProtocolError."""
+    if isinstance(message, bytes):
+        wrong(provider, "a binary frame")
+    try:
+        content = json.loads(message, parse_constant=lambda said: wrong(provider, said))
+    except (ValueError, RecursionError):
+        wrong(provider, f"not JSON: {message[:MAX_QUOTE]!r}")
+    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
+        wrong(provider, f"no object with a type: {message[:MAX_QUOTE]!r}")
+    return content
+
+
+def number(provider: str, content: Mapping[str, Any], name: str) -> float:
+    """A finite number. Raises: RemoteProtocolError."""
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        wrong(provider, f"{name} is {value!r:.{MAX_QUOTE}}")
+    return float(value)
+
+
+def seconds(provider: str, content: Mapping[str, Any], name: str) -> float:
+    """A length or place in time. Raises: RemoteProtocolError."""
+    value = number(provider, content, name)
+    if value < 0:
+        wrong(provider, f"{name} is {value}")
+    return value
+
+
+def confidence(provider: str, content: Mapping[str, Any]) -> float | None:
+    """A confidence, where there is one. Raises: RemoteProtocolError."""
+    return None if content.get("confidence") is None else number(provider, content, "confidence")
+
+
+def parse_word(provider: str, word: Any) -> ProviderWord:
+    """One of an alternative's words. Raises: RemoteProtocolError."""
+    if not isinstance(word, dict) or not isinstance(word.get("word"), str):
+        wrong(provider, "a word without text")
+    # "Punctuation": the word as it is to be shown; `word` is bare and in lower case.
+    shown = word.get("punctuated_word")
+    speaker = word.get("speaker")
+    return ProviderWord(
+        text=shown if isinstance(shown, str) else word["word"],
+        start=seconds(provider, word, "start"),
+        end=seconds(provider, word, "end"),
+        confidence=confidence(provider, word),
+        speaker=None if speaker is None else str(speaker),
+    )
+
+
+def best_alternative(provider: str, channel: Any) -> dict[str, Any]:
+    """The first alternative of a channel's results, checked to have a transcript and a list of
+    words. In odd cases there is none: then nothing was said. Raises: RemoteProtocolError."""
+    alternatives = channel.get("alternatives") if isinstance(channel, dict) else None
+    if not isinstance(alternatives, list):
+        wrong(provider, "Results without alternatives")
+    best = alternatives[0] if alternatives else {"transcript": ""}
+    if not isinstance(best, dict) or not isinstance(best.get("transcript"), str):
+        wrong(provider, "Results without a transcript")
+    if not isinstance(best.get("words", []), list):
+        wrong(provider, "Results whose words are no list")
+    return {"words": [], **best}
+
+
+# ---- requests -------------------------------------------------------------------------------
+
+
+def authorization(api_key: SecretStr) -> dict[str, str]:
+    """ "Authentication": `Token` goes with an API key; `Bearer` is for short-lived tokens only."""
+    return {"Authorization": f"Token {api_key.get_secret_value()}"}
+
+
+def refused(provider: str, message: str) -> RequestRefused:
+    """The request cannot be served."""
+    return RequestRefused(provider, "request", message)
+
+
+def parse_options(
+    provider: str, model: type[ModelT], options: Mapping[str, Any], what: str = "option"
+) -> ModelT:
+    """`options`, checked. Raises: RequestRefused naming the option, and saying `what` it is."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name = problem["loc"][0] if problem["loc"] else "?"
+        if problem["type"] == "extra_forbidden":
+            raise refused(provider, f"unknown {what} {name!r}") from None
+        raise refused(provider, f"{what} {name!r}: {problem['msg']}") from None
+
+
+def either(option: bool | None, setting: bool) -> bool:
+    """An option beats the setting."""
+    return setting if option is None else option
+
+
+def many(value: bool | str | Sequence[Any]) -> list[str]:
+    """Deepgram docs: a list is given by repeating the parameter."""
+    if isinstance(value, bool):
+        return ["true"] if value else []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def diarize(
+    provider: str, model: str | None, option: bool | None, setting: bool
+) -> list[tuple[str, str]]:
+    """Deepgram docs, "Diarization": `diarize_model` turns it on, and excludes `diarize`.
+
+    Raises: RequestRefused.
+    """
+    if model is not None:
+        if option is not None:
+            raise refused(provider, "option 'diarize_model': not together with 'diarize'")
+        return [("diarize_model", model)]
+    return [("diarize", "true")] if either(option, setting) else []
+
+
+def terms(
+    provider: str,
+    model: str,
+    keyterms: Sequence[str],
+    keyterm: str | list[str],
+    keywords: str | list[str],
+) -> list[tuple[str, str]]:
+    """Deepgram docs, "Keyterm Prompting", "Keywords": Nova-3 takes the one, older models the
+    other. The session's own `keyterms` go as whichever the model takes. Raises: RequestRefused."""
+    nova_3 = model.startswith("nova-3")
+    if keywords and nova_3:
+        raise refused(provider, f"option 'keywords': {model} takes 'keyterm'")
+    if keyterm and not nova_3:
+        raise refused(provider, f"option 'keyterm': {model} takes 'keywords'")
+    found = [*keyterms, *many(keyterm), *many(keywords)]
+    return [("keyterm" if nova_3 else "keywords", term) for term in dict.fromkeys(found)]

@@ -1,0 +1,200 @@
+"""One stream to Flux: reads, decodes, hands over, writes. No policy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from natterjack.audio import AudioFormat
+
+from ...convert import silence
+from ...errors import Dropped, ProviderError, RemoteProtocolError, Stalled
+from ...provider import Final, Notice, ProviderEvent, ProviderStream
+from ..websocket import Closed, Socket
+from . import protocol
+from .clock import Clock
+from .configure import Configuring
+from .options import NAME, parse_changes, refused
+from .transcript import Transcript
+from .upkeep import FRAME_SECONDS, Act, Phase, Upkeep
+
+FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
+"""From an Error, and whether the stream had made anything final, to the error to raise."""
+
+
+class DeepgramFluxStream(ProviderStream):
+    """A listen v2 connection whose provider has said Connected."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        model: str,
+        audio_format: AudioFormat,
+        clock: Clock,
+        transcript: Transcript,
+        upkeep: Upkeep,
+        configuring: Configuring,
+        fatal: FatalErrors,
+    ) -> None:
+        self.reference = socket.headers.get("dg-request-id")
+        self.sequence = protocol.Sequence()
+        self._socket = socket
+        self._model = model
+        self._silence = silence(audio_format, round(audio_format.sample_rate * FRAME_SECONDS))
+        self._clock = clock
+        self._transcript = transcript
+        self._upkeep = upkeep
+        self._configuring = configuring
+        self._fatal = fatal
+        self._loop = asyncio.get_running_loop()
+        self._finishing = False
+        self._productive = False
+        """Whether words were made final."""
+        self._failure: ProviderError | None = None
+        self._wake = asyncio.Event()
+        self._asleep_until = 0.0
+        # Lives from here to `close` or the end; what it fails with, the iterator raises.
+        self._keeper = asyncio.create_task(self._keep_up(), name=f"upkeep {self.reference}")
+
+    async def send(self, audio: bytes) -> None:
+        # An empty frame is not documented: none is sent.
+        if not audio:
+            return
+        if self._finishing:
+            raise RuntimeError("send after finish")
+        # The clock and the wire must agree, so nothing may be awaited between the two.
+        self._upkeep.sent(self._loop.time(), audio, self._clock.audio(len(audio)))
+        if self._upkeep.deadline < self._asleep_until:
+            self._wake.set()
+        await self._socket.send_bytes(audio)
+
+    async def finish(self) -> None:
+        """What is to be sent for it goes out as the provider's answers come."""
+        if self._finishing:
+            return
+        self._finishing = True
+        self._upkeep.finish(self._loop.time())
+        self._wake.set()
+
+    async def finalize(self) -> None:
+        """Ends the open turn, with what is decoded so far: the rest begins the next turn."""
+        if not self._finishing:
+            await self._socket.send_text(protocol.encode_force_end_turn())
+
+    async def configure(self, changes: Mapping[str, Any]) -> None:
+        """Returns when the provider has taken the changes. Those asked for meanwhile go out
+        together, behind it. Raises: RequestRefused with the provider's reason (the stream goes
+        on as it was); Stalled when it does not answer in time."""
+        checked = parse_changes(changes, self._model)
+        if self._finishing:
+            raise refused("configure: the stream is being finished")
+        if self._failure is not None:
+            raise self._failure
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._configuring.ask(checked, answer)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._configuring.bound_seconds):
+                await answer
+        except TimeoutError:
+            raise Stalled(NAME, "mute", "Configure could not be sent") from None
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        try:
+            while not isinstance(message := await self._socket.receive(), Closed):
+                try:
+                    decoded = protocol.decode(message)
+                except RemoteProtocolError as error:
+                    yield Notice("malformed", str(error))
+                    continue
+                if gap := self.sequence.check(decoded.sequence):
+                    yield gap
+                for event in self._receive(decoded.message):
+                    self._productive |= isinstance(event, Final) and bool(event.text)
+                    yield event
+            # A close that nobody asked for is none in order, even if `finish` was on its way.
+            closing = self._upkeep.phase is Phase.CLOSING
+            failure = self._failure or protocol.close_error(message, finishing=closing)
+            if failure is None and (missing := self._upkeep.missing):
+                # Silence was sent behind the audio, so that all of it must have been told of.
+                failure = Stalled(NAME, "mute", f"it never told of the last {missing:.1f} s")
+            if failure is not None:
+                raise failure
+        except ProviderError as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._configuring.fail(self._failure or Dropped(NAME, "the stream has ended"))
+            self._keeper.cancel()
+        for event in self._transcript.end():
+            yield event
+
+    def _receive(self, message: protocol.Message) -> list[ProviderEvent]:
+        match message:
+            case protocol.TurnInfo():
+                events = self._transcript.receive(message)
+                self._upkeep.heard(
+                    self._loop.time(), message.window_end, turn_open=self._transcript.turn_open
+                )
+                if min(self._upkeep.deadline, self._configuring.deadline) < self._asleep_until:
+                    self._wake.set()
+                return events
+            case protocol.Configured() | protocol.ConfigureFailed():
+                self._configuring.answered(message)
+                self._wake.set()
+                taken = isinstance(message, protocol.Configured)
+                return [Notice("configured" if taken else "configure_failed")]
+            case protocol.Warned():
+                if message.code == "FORCE_END_TURN_NO_ACTIVE_TURN":
+                    self._upkeep.no_turn()
+                    self._wake.set()
+                return [Notice("warning", f"{message.code}: {message.description}")]
+            case protocol.FatalError():
+                raise self._fatal(message, self._productive)
+            case Notice():
+                return [message]
+        return [Notice("malformed", "Connected, a second time")]
+
+    async def close(self) -> None:
+        if self._failure is None:
+            self._failure = Dropped(NAME, "the stream was closed here")
+        self._configuring.fail(self._failure)
+        self._keeper.cancel()
+        await self._socket.close()
+        await asyncio.wait([self._keeper])
+
+    async def _keep_up(self) -> None:
+        """Send what is due: silence, the end of the stream, changes of settings."""
+        try:
+            while True:
+                for act in self._upkeep.due(self._loop.time()):
+                    await self._do(act)
+                if self._upkeep.phase is Phase.CLOSING:
+                    return
+                if message := self._configuring.due(self._loop.time()):
+                    await self._socket.send_text(message)
+                self._asleep_until = min(self._upkeep.deadline, self._configuring.deadline)
+                until = None if self._asleep_until == math.inf else self._asleep_until
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await self._wake.wait()
+                self._wake.clear()
+                self._asleep_until = 0.0
+        except ProviderError as error:
+            self._failure = self._failure or error
+            self._socket.abort()
+
+    async def _do(self, act: Act) -> None:
+        match act:
+            case Act.SILENCE:
+                self._clock.silence(len(self._silence))
+                await self._socket.send_bytes(self._silence)
+            case Act.FORCE_END_TURN:
+                await self._socket.send_text(protocol.encode_force_end_turn())
+            case Act.CLOSE_STREAM:
+                # After it nothing may be sent, and the answers to changes may not come any more.
+                self._configuring.fail(Stalled(NAME, "finish", "the stream is ended"))
+                await self._socket.send_text(protocol.encode_close_stream())

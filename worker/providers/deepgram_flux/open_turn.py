@@ -1,0 +1,158 @@
+"""A turn that is open: what was last said of it, and which head of it can be made final. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from .words import Word, plain, split_text
+
+_SAME_GAP_SECONDS: Final = 0.02
+"""Gaps between words that differ by less are alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """When the head of an open turn is made final."""
+
+    updates: int = 3
+    """So many messages in a row must say the same words; 0: never."""
+    seconds: float = 3.0
+    """For so many seconds of audio."""
+    length_seconds: float = 5.0
+    """The head must be at least so long."""
+
+
+class Head(NamedTuple):
+    """Words of an open turn that are final from now on."""
+
+    words: list[Word]
+    text: str
+    boundary: float
+    """In the gap behind the last of them."""
+
+
+class _Seen(NamedTuple):
+    text: str
+    messages: int
+    """That said it in a row."""
+    since: float
+    """How far the first of them had transcribed."""
+
+
+class OpenTurn:
+    """The state of a turn. Its committed head stands, whatever later messages say of it."""
+
+    def __init__(self) -> None:
+        self.words: list[Word] = []
+        """As the last message has them, the committed ones included."""
+        self.rest: list[Word] = []
+        self.rest_text = ""
+        """What is not committed."""
+        self.eager_end: float | None = None
+        """Where EagerEndOfTurn, if it was the last word on it, saw the turn's end."""
+        self.language: str | None = None
+        self._heads: list[str] = []
+        self._committed: list[str] = []
+        """Plain words of the heads."""
+        self._boundary = 0.0
+        self._next = ""
+        """The plain word behind the boundary, as of the last message."""
+        self._seen: list[_Seen] = []
+
+    @property
+    def last_word_end(self) -> float:
+        ends = [self._boundary, *(word.end for word in self.rest)]
+        return max(ends)
+
+    @property
+    def text(self) -> str:
+        """Of the whole turn, as its finals and the last interim have it."""
+        return self.text_with(self.rest_text)
+
+    def text_with(self, rest: str) -> str:
+        """The text of the turn if `rest` follows its heads."""
+        return " ".join(text for text in (*self._heads, rest) if text)
+
+    def update(self, words: Sequence[Word], text: str, window_end: float) -> None:
+        """A message restates the turn. `window_end` is of the provider's clock."""
+        self.words = list(words)
+        at = self._after_committed(words)
+        self.rest = self.words[at:]
+        _, self.rest_text = split_text(text, words, at) if at else ("", text)
+        self._next = plain(self.rest[0].text) if self.rest else ""
+        seen: list[_Seen] = []
+        unchanged = True
+        for index, word in enumerate(self.rest):
+            before = self._seen[index] if index < len(self._seen) else None
+            unchanged = unchanged and before is not None and before.text == word.text
+            if unchanged and before is not None:
+                seen.append(before._replace(messages=before.messages + 1))
+            else:
+                seen.append(_Seen(word.text, 1, window_end))
+        self._seen = seen
+
+    def commit(self, rules: Commit, window_end: float) -> Head | None:
+        """The head that is final from now on, if there is one.
+
+        The last word stays: who resumes at the boundary hears something of the turn, and its end.
+        """
+        stable = self._stable(rules, window_end)
+        cuts: list[tuple[int, int]] = []
+        for count in range(1, min(stable, len(self.rest) - 1) + 1):
+            last, following = self.rest[count - 1], self.rest[count]
+            gap = following.start - last.end
+            # Words overlap: a cut between them would be inside one.
+            if gap >= 0 and last.end - self.rest[0].start >= rules.length_seconds:
+                cuts.append((round(gap / _SAME_GAP_SECONDS), count))
+        if not cuts:
+            return None
+        # The widest gap: a word that is cut in the ear of the recogniser may be lost.
+        _, count = max(cuts)
+        boundary = (self.rest[count - 1].end + self.rest[count].start) / 2
+        text, rest_text = split_text(self.rest_text, self.rest, count)
+        head = Head(self.rest[:count], text, boundary)
+        self._heads.append(text)
+        self._committed += [plain(word.text) for word in head.words]
+        self._boundary = boundary
+        self.rest, self.rest_text = self.rest[count:], rest_text
+        self._next = plain(self.rest[0].text)
+        self._seen = self._seen[count:]
+        return head
+
+    def _stable(self, rules: Commit, window_end: float) -> int:
+        """How many words of the rest have stayed as they are for long enough."""
+        count = 0
+        for word, seen in zip(self.rest, self._seen, strict=True):
+            long_enough = window_end - seen.since >= rules.seconds
+            if not rules.updates or seen.messages < rules.updates or not long_enough:
+                break
+            # A boundary among times of our own making could be anywhere in a word.
+            if word.estimated:
+                break
+            count += 1
+        if 0 < count < len(self.rest) and self.rest[count].estimated:
+            count -= 1
+        return count
+
+    def _after_committed(self, words: Sequence[Word]) -> int:
+        """Index of the first word that is not committed.
+
+        Where the message has the committed words as they are, by their count. Where it contradicts
+        them, by time: what is in the main behind the boundary; a word that stood on either side of
+        it, and is still there, settles which of the places next to it is meant.
+        """
+        count = len(self._committed)
+        if [plain(word.text) for word in words[:count]] == self._committed:
+            return count
+        behind = [word.middle >= self._boundary for word in words]
+        by_time = behind.index(True) if True in behind else len(words)
+
+        def fits(at: int) -> int:
+            before = at > 0 and plain(words[at - 1].text) == self._committed[-1]
+            after = at < len(words) and plain(words[at].text) == self._next
+            return before + after
+
+        places = [at for at in (by_time, by_time - 1, by_time + 1) if 0 <= at <= len(words)]
+        return max(places, key=fits)

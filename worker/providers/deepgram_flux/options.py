@@ -1,0 +1,224 @@
+"""The options that a session may give to the `deepgram-flux` provider, and the query made of them.
+
+Names and rules are those of the vendor's query parameters (Deepgram docs, "Flux configuration",
+"Keyterm Prompting", "Language Prompting"). An option beats the session's own fields, which beat the
+settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ...errors import RequestRefused
+from ...provider import StreamRequest
+from ..deepgram import vendor
+from ..deepgram.settings import listed
+from ..deepgram.vendor import either, many
+from .settings import DeepgramFluxSettings
+
+NAME: Final = "deepgram-flux"
+SAMPLE_RATES: Final = (8000, 16000, 24000, 44100, 48000)
+"""Deepgram docs, "Flux configuration"."""
+
+_MULTILINGUAL: Final = "flux-general-multi"
+_MODELS: Final = ("flux-general-en", _MULTILINGUAL)
+_REDACT: Final = ("numbers", "aggressive_numbers")
+_LANGUAGES: Final = ("de", "en", "es", "fr", "hi", "it", "ja", "nl", "pt", "ru")
+_MAX_KEYTERMS: Final = 100
+_MAX_TOKENS: Final = 500
+
+ValueT = TypeVar("ValueT")
+
+
+def _plain_term(term: str) -> str:
+    """ "Keyterm Prompting": plain terms, without weights; a list is made by repeating."""
+    if not term.strip():
+        raise ValueError("a keyterm is empty")
+    if any(mark in term for mark in ",;\r\n"):
+        raise ValueError(f"{term!r} holds a comma, a semicolon or a line break: one term each")
+    weight = term.rpartition(":")[2]
+    if ":" in term and weight.strip().replace(".", "", 1).lstrip("+-").isdigit():
+        raise ValueError(f"{term!r} has a weight, which Flux does not take")
+    return term
+
+
+def _not_too_many(terms: list[str]) -> list[str]:
+    """A word is at least one token, so that more than 500 words are too many for certain."""
+    if len(terms) > _MAX_KEYTERMS:
+        raise ValueError(f"at most {_MAX_KEYTERMS} keyterms")
+    if sum(len(term.split()) for term in terms) > _MAX_TOKENS:
+        raise ValueError(f"at most {_MAX_TOKENS} tokens")
+    return terms
+
+
+_Term = Annotated[str, AfterValidator(_plain_term)]
+_Terms = Annotated[list[_Term], AfterValidator(_not_too_many)]
+_Language = Literal["de", "en", "es", "fr", "hi", "it", "ja", "nl", "pt", "ru"]
+_Eot = Annotated[float, Field(ge=0.5, le=1.0)]
+_Eager = Annotated[float, Field(ge=0.3, le=0.9)]
+_TimeoutMs = Annotated[int, Field(ge=500, le=60_000)]
+_Tag = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Options(BaseModel):
+    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean.
+
+    `keyterms` and `language_hints` are the names that `configure` has: they replace what the
+    session and the settings say. `keyterm` adds to it.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: Literal["flux-general-en", "flux-general-multi"] | None = None
+    eot_threshold: _Eot | None = None
+    eager_eot_threshold: _Eager | Literal[False] | None = None
+    """False: off, whatever the settings say."""
+    eot_timeout_ms: _TimeoutMs | None = None
+    keyterm: _Term | list[_Term] = []
+    keyterms: _Terms | None = None
+    language_hint: _Language | list[_Language] | None = None
+    language_hints: list[_Language] | None = None
+    numerals: bool | None = None
+    profanity_filter: bool | None = None
+    redact: Literal["numbers", "aggressive_numbers"] | Literal[False] | None = None
+    tag: _Tag | list[_Tag] | None = None
+    mip_opt_out: bool | None = None
+
+
+class Changes(BaseModel):
+    """What `configure` takes (Deepgram docs, "Configure")."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    eot_threshold: _Eot = 0.7
+    eager_eot_threshold: _Eager = 0.5
+    eot_timeout_ms: _TimeoutMs = 5000
+    keyterms: _Terms = []
+    """Replaces all before; empty: none."""
+    language_hints: list[_Language] = []
+    """Replaces all before; empty: the model finds out."""
+    numerals: bool = False
+
+
+CONFIGURABLE: Final = frozenset(Changes.model_fields)
+"""Names that a stream's `configure` takes."""
+
+
+def refused(message: str) -> RequestRefused:
+    """The request cannot be served."""
+    return vendor.refused(NAME, message)
+
+
+def parse_changes(changes: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """`changes` for `configure`, checked. Raises: RequestRefused naming the one that is wrong."""
+    listed_changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    parsed = vendor.parse_options(NAME, Changes, listed_changes, what="configure")
+    found = parsed.model_dump(include=set(changes))
+    if "language_hints" in found and model != _MULTILINGUAL:
+        raise refused(f"configure 'language_hints': only with {_MULTILINGUAL}")
+    return found
+
+
+class Listen(BaseModel):
+    """What a stream is opened with, all sources put together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: tuple[tuple[str, str], ...]
+    model: str
+
+
+def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
+    """The query of a stream. Raises: RequestRefused."""
+    options = vendor.parse_options(NAME, Options, request.options)
+    encoding, sample_rate, channels = request.format
+    if channels != 1 or sample_rate not in SAMPLE_RATES:
+        # "Flux configuration": mono only, and interleaved channels are not noticed.
+        raise refused(f"no audio of {channels} channels at {sample_rate} Hz")
+    model = options.model or request.model or settings.flux_model
+    if model not in _MODELS:
+        raise refused(f"model {model!r}: there are {', '.join(_MODELS)}")
+    query: list[tuple[str, str]] = [
+        ("model", model),
+        ("encoding", encoding),
+        ("sample_rate", str(sample_rate)),
+    ]
+    query += _thresholds(options, settings)
+    query += [("keyterm", term) for term in _terms(options, request)]
+    query += [("language_hint", hint) for hint in _hints(options, settings, request, model)]
+    flags = {
+        "numerals": either(options.numerals, settings.flux_numerals),
+        "profanity_filter": either(options.profanity_filter, settings.flux_profanity_filter),
+        "mip_opt_out": either(options.mip_opt_out, settings.flux_mip_opt_out),
+    }
+    # All are off by default. Deepgram docs: booleans are `true` and `false` in lower case.
+    query += [(name, "true") for name, on in flags.items() if on]
+    redact = settings.flux_redact if options.redact is None else options.redact
+    if redact and redact not in _REDACT:
+        raise refused(f"DEEPGRAM_FLUX_REDACT: {redact!r} is none of {', '.join(_REDACT)}")
+    if redact:
+        query.append(("redact", redact))
+    tags = listed(settings.flux_tag) if options.tag is None else options.tag
+    query += [("tag", tag) for tag in many(tags)]
+    return Listen(query=tuple(query), model=model)
+
+
+def _or(option: ValueT | None, setting: ValueT) -> ValueT:
+    return setting if option is None else option
+
+
+def _thresholds(options: Options, settings: DeepgramFluxSettings) -> list[tuple[str, str]]:
+    """ "Flux configuration": an eager threshold turns eager ends on; it must not be above."""
+    threshold = _or(options.eot_threshold, settings.flux_eot_threshold)
+    timeout = _or(options.eot_timeout_ms, settings.flux_eot_timeout_ms)
+    eager = settings.flux_eager_eot_threshold
+    if options.eager_eot_threshold is not None:
+        eager = options.eager_eot_threshold or None
+    query = [("eot_threshold", f"{threshold:g}"), ("eot_timeout_ms", str(timeout))]
+    if eager is not None:
+        if eager > threshold:
+            raise refused(
+                f"option 'eager_eot_threshold': {eager:g} is above eot_threshold, {threshold:g}"
+            )
+        query.append(("eager_eot_threshold", f"{eager:g}"))
+    return query
+
+
+def _terms(options: Options, request: StreamRequest) -> Sequence[str]:
+    terms = list(request.keyterms) if options.keyterms is None else options.keyterms
+    found = list(dict.fromkeys([*terms, *many(options.keyterm)]))
+    try:
+        return _not_too_many([_plain_term(term) for term in found])
+    except ValueError as error:
+        raise refused(f"keyterms: {error}") from None
+
+
+def _hints(
+    options: Options, settings: DeepgramFluxSettings, request: StreamRequest, model: str
+) -> list[str]:
+    """ "Language Prompting": hints are for the multilingual model; the other one knows English
+    alone. The session's language is a hint where nothing names others."""
+    language = (request.language or "").partition("-")[0].lower()
+    given = options.language_hints
+    if given is None and options.language_hint is not None:
+        given = [hint for hint in _LANGUAGES if hint in many(options.language_hint)]
+    if model != _MULTILINGUAL:
+        if given:
+            raise refused(f"option 'language_hints': only with {_MULTILINGUAL}")
+        if language not in ("", "en"):
+            raise refused(f"language {request.language!r}: {model} knows English alone")
+        return []
+    if given is not None:
+        return list(given)
+    if language and language != "multi":
+        if language not in _LANGUAGES:
+            raise refused(f"language {request.language!r}: there are {', '.join(_LANGUAGES)}")
+        return [language]
+    hints = listed(settings.flux_language_hints)
+    for hint in hints:
+        if hint not in _LANGUAGES:
+            raise refused(f"DEEPGRAM_FLUX_LANGUAGE_HINTS: no language {hint!r}")
+    return hints

@@ -1,0 +1,246 @@
+"""Deepgram's listen v2 (Flux) as it is on the wire: no sockets, time, environment or broker.
+
+Sections named in comments are pages of the vendor's documentation ("Deepgram docs"); where a page
+differs from the machine-readable specification, the official SDK (7.16) decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+from pydantic import SecretStr
+
+from ...errors import Dropped, ProviderError, RequestRefused, Unavailable
+from ...provider import Notice, ProviderWord
+from ..deepgram import vendor
+from ..websocket import Closed, ConnectRequest
+from .options import NAME, Listen
+
+# ---- out ------------------------------------------------------------------------------------
+
+
+def connect_request(url: str, api_key: SecretStr, stream: Listen) -> ConnectRequest:
+    """The upgrade request of a stream."""
+    return ConnectRequest(
+        f"{url}/v2/listen?{urlencode(stream.query)}", vendor.authorization(api_key)
+    )
+
+
+def encode_force_end_turn() -> str:
+    """Ends the open turn with the text decoded so far ("Force End Turn"); audio that is not decoded
+    yet belongs to the next turn. The answer is EndOfTurn, or a Warning when no turn is open."""
+    return '{"type": "ForceEndTurn"}'
+
+
+def encode_close_stream() -> str:
+    """Says that no audio follows ("Close Stream"): Updates of what is not decoded yet come then,
+    no EndOfTurn, and a close without a status."""
+    return '{"type": "CloseStream"}'
+
+
+def encode_configure(changes: Mapping[str, Any]) -> str:
+    """New settings from here on ("Configure"), of names in options.Changes and checked."""
+    message: dict[str, Any] = {"type": "Configure"}
+    for name, value in changes.items():
+        if name.startswith(("eot_", "eager_")):
+            message.setdefault("thresholds", {})[name] = value
+        else:
+            message[name] = value
+    return json.dumps(message)
+
+
+# ---- in -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The stream is ready: the first message of all."""
+
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnInfo:
+    """All that is known of a turn ("Flux state machine"). Times are of the provider's clock."""
+
+    event: str
+    """Update, StartOfTurn, EagerEndOfTurn, TurnResumed or EndOfTurn; any other is an Update."""
+    index: int
+    window_end: float
+    """How far audio has been transcribed."""
+    text: str
+    words: tuple[ProviderWord, ...]
+    """`start` and `end` may be missing."""
+    confidence: float | None
+    """That the turn has ended."""
+    trigger: str | None = None
+    """Why it has: model, timeout, manual, or something new."""
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A Configure was taken; `values` are those now in force."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureFailed:
+    """A Configure was not taken: nothing has changed, and the stream goes on."""
+
+    code: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something was ignored, and the stream goes on."""
+
+    code: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class FatalError:
+    """The stream is over; the connection will be closed."""
+
+    code: str
+    description: str
+
+
+Message = Connected | TurnInfo | Configured | ConfigureFailed | Warned | FatalError | Notice
+
+
+class Decoded(NamedTuple):
+    """A message and its `sequence_id`; some samples of the documentation have none."""
+
+    sequence: int | None
+    message: Message
+
+
+def decode(message: str | bytes) -> Decoded:
+    """What the server said. A well-formed message of a type that is unknown is a Notice.
+
+    Raises: RemoteProtocolError for anything else.
+    """
+    content = vendor.parse_message(NAME, message)
+    sequence = content.get("sequence_id")
+    if sequence is not None:
+        sequence = _index(content, "sequence_id")
+    return Decoded(sequence, _message(content))
+
+
+def _message(content: dict[str, Any]) -> Message:
+    code, description = (
+        str(content.get(name) or "")[: vendor.MAX_QUOTE] for name in ("code", "description")
+    )
+    match content["type"]:
+        case "TurnInfo":
+            return _turn_info(content)
+        case "Connected":
+            request_id = content.get("request_id")
+            return Connected(request_id if isinstance(request_id, str) else None)
+        case "ConfigureSuccess":
+            thresholds = content.get("thresholds")
+            nested = thresholds if isinstance(thresholds, dict) else {}
+            return Configured({**content, **nested})
+        case "ConfigureFailure":
+            return ConfigureFailed(code, description)
+        case "Warning":
+            return Warned(code, description)
+        case "Error":
+            return FatalError(code, description)
+    return Notice("unknown", f"message of type {content['type'][: vendor.MAX_QUOTE]!r}")
+
+
+def _turn_info(content: dict[str, Any]) -> TurnInfo:
+    event, text, words = content.get("event"), content.get("transcript"), content.get("words")
+    if not isinstance(event, str) or not isinstance(text, str) or not isinstance(words, list):
+        vendor.wrong(NAME, "TurnInfo without event, transcript or words")
+    trigger, languages = content.get("trigger"), content.get("languages")
+    language = languages[0] if isinstance(languages, list) and languages else None
+    said = tuple(_word(word) for word in words)
+    if text and not said:
+        said = tuple(ProviderWord(word) for word in text.split())
+    return TurnInfo(
+        event=event,
+        index=_index(content, "turn_index"),
+        window_end=vendor.seconds(NAME, content, "audio_window_end"),
+        text=text,
+        words=said if text else (),
+        confidence=_optional(content, "end_of_turn_confidence"),
+        trigger=trigger if isinstance(trigger, str) else None,
+        language=language if isinstance(language, str) else None,
+    )
+
+
+def _word(word: Any) -> ProviderWord:
+    if not isinstance(word, dict) or not isinstance(word.get("word"), str) or not word["word"]:
+        vendor.wrong(NAME, "a word without text")
+    start, end = (
+        None if word.get(name) is None else vendor.seconds(NAME, word, name)
+        for name in ("start", "end")
+    )
+    return ProviderWord(word["word"], start, end, vendor.confidence(NAME, word))
+
+
+def _index(content: dict[str, Any], name: str) -> int:
+    value = content.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        vendor.wrong(NAME, f"{name} is {value!r:.{vendor.MAX_QUOTE}}")
+    return value
+
+
+def _optional(content: dict[str, Any], name: str) -> float | None:
+    return None if content.get(name) is None else vendor.number(NAME, content, name)
+
+
+class Sequence:
+    """Watches `sequence_id`: 0 on Connected, and one more on each message of any type."""
+
+    def __init__(self) -> None:
+        self._expected: int | None = None
+
+    def check(self, sequence: int | None) -> Notice | None:
+        """A Notice when messages are missing or doubled."""
+        expected, self._expected = self._expected, None if sequence is None else sequence + 1
+        if expected is None or sequence is None or sequence == expected:
+            return None
+        return Notice("sequence_gap", f"sequence_id {sequence}, expected was {expected}")
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+KNOWN_ERRORS: Final = ("INTERNAL_SERVER_ERROR", "INACTIVE_CLIENT", "UNPARSABLE_CLIENT_MESSAGE")
+
+
+def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
+    """What a refused handshake means."""
+    return vendor.http_error(NAME, status, headers, "the handshake was refused")
+
+
+def fatal_error(error: FatalError, *, again: bool) -> ProviderError:
+    """What an Error means. `again`: the session has met an unknown one before, on its last try."""
+    said = error.description or "the stream was ended with an error"
+    match error.code:
+        case "UNPARSABLE_CLIENT_MESSAGE":
+            # A message of ours is at fault: the next stream would send it again.
+            return RequestRefused(NAME, "request", said, error.code)
+        case "INACTIVE_CLIENT":
+            return Dropped(NAME, said, error.code)
+        case "INTERNAL_SERVER_ERROR":
+            return Unavailable(NAME, "server_error", said, error.code)
+    if again:
+        return RequestRefused(NAME, "request", said, error.code)
+    return Unavailable(NAME, "server_error", said, error.code)
+
+
+def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
+    """What the end of a connection means; None: it is as it should be. "Close Stream": after
+    CloseStream comes a close without a status, which RFC 6455 calls 1005."""
+    return vendor.close_error(NAME, closed, in_order=(1000, 1005) if finishing else ())

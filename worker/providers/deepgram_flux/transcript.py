@@ -1,0 +1,163 @@
+"""From the messages of one stream to provider events: finals that partition the audio, and turns.
+
+Pure: no sockets, time or environment. Sections cited are pages of the vendor's documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final as Constant
+
+from ...provider import Final, Interim, Notice, ProviderEvent, Turn
+from .clock import Clock
+from .open_turn import Commit, OpenTurn
+from .protocol import TurnInfo
+from .words import Word, timed
+
+_UNHEARD_SECONDS: Constant = 2.0
+"""In silence the position stays so far behind: a turn is told of only when its first words are
+understood ("Flux state machine": StartOfTurn has a transcript)."""
+_SILENCE_STEP_SECONDS: Constant = 1.0
+_WORD_ENDS_SECONDS: Constant = 0.04
+"""A word sounds a little longer than its end says."""
+
+
+class Transcript:
+    """Interims, finals and turns of one stream.
+
+    Each message of a turn restates the whole of it, and nothing in it is final before EndOfTurn
+    ("Flux state machine"). The head of a long turn is made final before, as `commit` says.
+    """
+
+    def __init__(self, clock: Clock, commit: Commit) -> None:
+        self._clock = clock
+        self._commit = commit
+        self._index = 0
+        self._turn: OpenTurn | None = None
+        self.frontier = 0.0
+        """End of the last Final given, in seconds of the audio given."""
+
+    @property
+    def turn_open(self) -> bool:
+        return self._turn is not None
+
+    def receive(self, info: TurnInfo) -> list[ProviderEvent]:
+        """Provider events that follow from a message."""
+        if info.index < self._index:
+            # Nothing changes a turn after its end ("Flux state machine").
+            return [Notice("stale", f"{info.event} of turn {info.index}, which is over")]
+        events: list[ProviderEvent] = []
+        if info.index > self._index:
+            events += self._end_turn()  # its EndOfTurn was lost
+            self._index = info.index
+        window = max(self._clock.to_given(info.window_end), self.frontier)
+        if self._turn is None and info.text:
+            events.append(self._start_turn(info, window))
+        if self._turn is None:
+            events += self._silence(window)
+        else:
+            events += self._speech(self._turn, info, window)
+        if info.event == "EndOfTurn":
+            self._index = info.index + 1
+        return events
+
+    def end(self) -> list[ProviderEvent]:
+        """What is left to say when all audio is transcribed and nothing follows.
+
+        "Close Stream": the last Update is then all there is of a turn that is open.
+        """
+        events = self._end_turn()
+        if self._clock.given > self.frontier:
+            events.append(Final("", self.frontier, self._clock.given))
+            self.frontier = self._clock.given
+        return events
+
+    # ---- turns ------------------------------------------------------------------------------
+
+    def _words(self, info: TurnInfo, known: Sequence[Word], window: float) -> list[Word]:
+        return timed(info.words, known, self._clock.to_given, self.frontier, window)
+
+    def _start_turn(self, info: TurnInfo, window: float) -> Turn:
+        self._turn = OpenTurn()
+        words = self._words(info, (), window)
+        return Turn("started", words[0].start if words else window, confidence=info.confidence)
+
+    def _speech(self, turn: OpenTurn, info: TurnInfo, window: float) -> list[ProviderEvent]:
+        turn.update(self._words(info, turn.words, window), info.text, info.window_end)
+        turn.language = info.language or turn.language
+        if info.event == "EndOfTurn":
+            # A turn that was cut by hand may end where the next word begins.
+            quiet = info.trigger in ("model", "timeout", None)
+            return self._end_turn(window, info.confidence, quiet=quiet)
+        events: list[ProviderEvent] = []
+        if info.event == "TurnResumed" and turn.eager_end is not None:
+            behind = [word.start for word in turn.rest if word.start >= turn.eager_end]
+            events.append(Turn("resumed", behind[0] if behind else window))
+            turn.eager_end = None
+        head = turn.commit(self._commit, info.window_end)
+        if head is not None:
+            events.append(self._final(turn, head.text, head.words, head.boundary))
+        events.append(
+            Interim(
+                text=turn.rest_text,
+                start=self._start_of(turn.rest),
+                end=window,
+                words=tuple(word.as_provider_word() for word in turn.rest),
+                confidence=_confidence(turn.rest),
+                language=turn.language,
+                times_estimated=any(word.estimated for word in turn.rest),
+            )
+        )
+        if info.event == "EagerEndOfTurn":
+            turn.eager_end = max(turn.last_word_end, self.frontier)
+            events.append(Turn("eager_end", turn.eager_end, turn.text, info.confidence))
+        return events
+
+    def _end_turn(
+        self, window: float = 0.0, confidence: float | None = None, *, quiet: bool = False
+    ) -> list[ProviderEvent]:
+        """End the open turn, if there is one, with what was last said of it. `quiet`: silence has
+        followed it, up to `window`."""
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return []
+        last = max(turn.last_word_end, self.frontier)
+        # The audio behind the last word may hold the beginning of the next one: half of it is left.
+        tail = max(window - last, 0.0) / 2 if quiet else _WORD_ENDS_SECONDS
+        end = min(last + tail, max(self._clock.given, last))
+        events: list[ProviderEvent] = []
+        if turn.rest_text or end > self.frontier:
+            events.append(self._final(turn, turn.rest_text, turn.rest, end))
+        events.append(Turn("ended", last, turn.text_with(turn.rest_text), confidence))
+        return events
+
+    def _final(self, turn: OpenTurn, text: str, words: Sequence[Word], end: float) -> Final:
+        final = Final(
+            text=text,
+            start=self._start_of(words),
+            end=end,
+            words=tuple(word.as_provider_word() for word in words),
+            confidence=_confidence(words),
+            language=turn.language,
+            times_estimated=any(word.estimated for word in words),
+        )
+        self.frontier = end
+        return final
+
+    def _silence(self, window: float) -> list[ProviderEvent]:
+        """No turn is open. The empty interim says that the provider is alive."""
+        events: list[ProviderEvent] = []
+        end = window - _UNHEARD_SECONDS
+        if end - self.frontier >= _SILENCE_STEP_SECONDS:
+            events.append(Final("", self.frontier, end))
+            self.frontier = end
+        return [*events, Interim("", self.frontier, window)]
+
+    def _start_of(self, words: Sequence[Word]) -> float:
+        return max(self.frontier, words[0].start) if words else self.frontier
+
+
+def _confidence(words: Sequence[Word]) -> float | None:
+    """The mean of the words'; Flux has none of its own for a text."""
+    known = [word.confidence for word in words if word.confidence is not None]
+    return round(sum(known) / len(known), 4) if known else None

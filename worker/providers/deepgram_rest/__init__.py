@@ -1,0 +1,85 @@
+"""Provider `deepgram-rest`: Deepgram's speech-to-text of recordings, as a fallback for streams.
+
+For when the streaming interface fails or cannot be reached: no interims, and a text comes about a
+second after each pause.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from pydantic_settings import BaseSettings
+
+from ...errors import PluginError
+from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
+from . import options, protocol
+from .client import Client
+from .segmenter import Segmenter
+from .settings import DeepgramRestSettings
+from .stream import DeepgramRestStream
+
+log = logging.getLogger(__name__)
+
+
+def _capabilities(settings: DeepgramRestSettings) -> Capabilities:
+    return Capabilities(
+        encodings=("linear16",),  # what the silence is looked for in
+        max_channels=options.MAX_CHANNELS if settings.multichannel else 1,
+        interims=False,
+        words="timed",
+        confidences=True,
+        turns=True,
+        # While someone speaks nothing is said: only the bound of a request tells that it is mute.
+        answers_silence=False,
+        catch_up_rate=settings.catch_up_rate,
+        price_per_hour=settings.price_per_hour,
+        currency="USD",
+        billing="audio",
+    )
+
+
+class DeepgramRestProvider(Provider):
+    """Streams over one shared aiohttp session.
+
+    `open` sends nothing: a refusal shows with the first stretch of speech.
+    """
+
+    name: ClassVar[str] = options.NAME
+    Settings: ClassVar[type[BaseSettings]] = DeepgramRestSettings
+    capabilities = _capabilities(DeepgramRestSettings.model_construct())
+
+    def __init__(self, settings: Any) -> None:
+        assert isinstance(settings, DeepgramRestSettings)
+        if settings.api_key is None or not settings.api_key.get_secret_value().strip():
+            raise PluginError(
+                "DEEPGRAM_API_KEY (or DEEPGRAM_REST_API_KEY) is not set: it takes a Deepgram API "
+                "key"
+            )
+        if settings.url.startswith("http://"):
+            log.warning("Deepgram is reached without encryption, at %s", settings.url)
+        self._settings = settings
+        self._api_key = settings.api_key
+        self.capabilities = _capabilities(settings)
+        self._client = Client(
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+            answer_timeout_seconds=settings.answer_timeout_seconds,
+        )
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        settings = self._settings
+        plan = options.plan(settings, request)
+        return DeepgramRestStream(
+            self._client,
+            protocol.post(settings.url, self._api_key, plan),
+            request.format,
+            Segmenter(
+                pause_seconds=settings.pause_seconds,
+                max_segment_seconds=settings.max_segment_seconds,
+            ),
+            billed_channels=plan.channels,
+            max_requests=settings.max_requests,
+        )
+
+    async def close(self) -> None:
+        await self._client.close()

@@ -1,0 +1,125 @@
+"""The options that a session may give to the `deepgram-rest` provider, and the query made of them.
+
+Names and rules are those of the vendor's query parameters (Deepgram docs, "Pre-recorded audio").
+An option beats the session's own fields, which beat the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...provider import StreamRequest
+from ..deepgram.settings import listed
+from ..deepgram.vendor import MAX_CHANNELS, diarize, either, many, parse_options, refused, terms
+from .settings import DeepgramRestSettings
+
+NAME: Final = "deepgram-rest"
+
+__all__ = ["MAX_CHANNELS", "NAME", "Options", "Plan", "plan"]
+
+_Redact = Literal["pci", "pii", "numbers"]
+_Tag = Annotated[str, Field(min_length=1, max_length=128)]
+_Pair = Annotated[str, Field(pattern=r"^[^:]+:", max_length=2048)]
+
+
+class Options(BaseModel):
+    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str | None = None
+    version: str | None = None
+    language: str | None = None
+    detect_language: bool | list[str] | None = None
+    """A list holds the languages that come into question."""
+    smart_format: bool | None = None
+    punctuate: bool | None = None
+    keyterm: str | list[str] = []
+    keywords: str | list[str] = []
+    replace: str | list[str] = []
+    diarize: bool | None = None
+    diarize_model: Literal["latest", "v1", "v2"] | None = None
+    filler_words: bool | None = None
+    numerals: bool | None = None
+    measurements: bool = False
+    dictation: bool = False
+    profanity_filter: bool = False
+    redact: bool | _Redact | list[_Redact] | None = None
+    tag: _Tag | list[_Tag] | None = None
+    extra: _Pair | list[_Pair] = []
+    mip_opt_out: bool | None = None
+    channels: int | None = None
+    multichannel: bool | None = None
+
+
+class Plan(BaseModel):
+    """What each request of a stream asks for, all sources put together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: tuple[tuple[str, str], ...]
+    channels: int
+    """Transcribed apart."""
+
+
+def plan(settings: DeepgramRestSettings, request: StreamRequest) -> Plan:
+    """The query of a stream's requests. Raises: RequestRefused."""
+    options = parse_options(NAME, Options, _plain(request.options))
+    channels = request.format.channels
+    if options.channels not in (None, channels):
+        raise refused(NAME, f"option 'channels': the audio has {channels}")
+    multichannel = either(options.multichannel, settings.multichannel) and channels > 1
+    model = options.model or request.model or settings.model
+    query: list[tuple[str, str]] = [("model", model)]
+    if options.version is not None:
+        query.append(("version", options.version))
+    query += _language(options, settings, request)
+    flags = {
+        "multichannel": multichannel,
+        "smart_format": either(options.smart_format, settings.smart_format),
+        "punctuate": either(options.punctuate, settings.punctuate),
+        "filler_words": either(options.filler_words, settings.filler_words),
+        "numerals": either(options.numerals, settings.numerals),
+        "measurements": options.measurements,
+        "dictation": options.dictation,
+        "profanity_filter": options.profanity_filter,
+        "mip_opt_out": either(options.mip_opt_out, settings.mip_opt_out),
+    }
+    query += [(name, "true") for name, on in flags.items() if on]
+    query += diarize(NAME, options.diarize_model, options.diarize, settings.diarize)
+    query += terms(NAME, model, request.keyterms, options.keyterm, options.keywords)
+    redact = listed(settings.redact) if options.redact is None else options.redact
+    tags = listed(settings.tag) if options.tag is None else options.tag
+    repeated = {"redact": redact, "tag": tags, "replace": options.replace, "extra": options.extra}
+    query += [(name, value) for name, values in repeated.items() for value in many(values)]
+    return Plan(query=tuple(query), channels=channels if multichannel else 1)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the streaming provider that say nothing about recordings are left out, so that a
+    session may name both providers."""
+    return {name: value for name, value in options.items() if name not in _STREAMING}
+
+
+_STREAMING: Final = frozenset(
+    {"interim_results", "endpointing", "utterance_end_ms", "vad_events", "no_delay"}
+)
+
+
+def _language(
+    options: Options, settings: DeepgramRestSettings, request: StreamRequest
+) -> list[tuple[str, str]]:
+    """Deepgram docs, "Language Detection": in the place of a language."""
+    language = options.language or request.language
+    detect: bool | list[str] | None = options.detect_language
+    if detect and language not in (None, "multi"):
+        raise refused(NAME, f"option 'detect_language': the language is given as {language!r}")
+    if detect is None:
+        detect = settings.detect_language and language is None
+    if detect:
+        return [("detect_language", value) for value in many(detect)]
+    language = language or settings.language
+    return [] if language is None else [("language", language)]

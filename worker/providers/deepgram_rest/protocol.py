@@ -1,0 +1,141 @@
+"""Deepgram's `POST /v1/listen` as it is on the wire: no sockets, clocks, environment or broker.
+
+Sections named in comments are pages of the vendor's documentation ("Deepgram docs").
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from pydantic import SecretStr
+
+from natterjack.audio import AudioFormat
+
+from ...errors import ProviderError, RemoteProtocolError
+from ...provider import ProviderWord
+from ..deepgram import vendor
+from .options import NAME, Plan
+
+_HEADER_BYTES = 44
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a recording goes, and how to say who asks. The headers hold a secret: not shown."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a recording says; times are seconds from its start."""
+
+    text: str
+    words: tuple[ProviderWord, ...]
+    confidence: float | None
+    language: str | None
+    request_id: str | None
+
+
+def post(url: str, api_key: SecretStr, plan: Plan) -> Post:
+    """Address and headers of a stream's requests."""
+    return Post(
+        f"{url}/v1/listen?{urlencode(plan.query)}",
+        {
+            # "Authentication": `Token` goes with an API key.
+            "Authorization": f"Token {api_key.get_secret_value()}",
+            # "Pre-recorded audio": without it the body would be taken for JSON or a form.
+            "Content-Type": "audio/wav",
+        },
+    )
+
+
+def encode_wav(audio: bytes, audio_format: AudioFormat) -> bytes:
+    """linear16 as a WAV file. It says its own rate: the parameter for that is not in the vendor's
+    specification of this interface."""
+    _, rate, channels = audio_format
+    frame_bytes = audio_format.frame_bytes
+    return (
+        struct.pack(
+            "<4sI4s4sIHHIIHH4sI",
+            *(b"RIFF", _HEADER_BYTES - 8 + len(audio), b"WAVE"),
+            *(b"fmt ", 16, 1, channels, rate, rate * frame_bytes, frame_bytes, 16),
+            *(b"data", len(audio)),
+        )
+        + audio
+    )
+
+
+def decode(body: bytes) -> Result:
+    """What an answer of status 200 says. Raises: RemoteProtocolError."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        vendor.wrong(NAME, f"not JSON: {body[: vendor.MAX_QUOTE]!r}")
+    results = content.get("results") if isinstance(content, dict) else None
+    channels = results.get("channels") if isinstance(results, dict) else None
+    if not isinstance(channels, list) or not channels:
+        vendor.wrong(NAME, "an answer without results")
+    best = [vendor.best_alternative(NAME, channel) for channel in channels]
+    many = len(channels) > 1
+    words = [
+        _of_channel(vendor.parse_word(NAME, word), index if many else None)
+        for index, alternative in enumerate(best)
+        for word in alternative["words"]
+    ]
+    words.sort(key=lambda word: word.start or 0.0)
+    text: str = " ".join(word.text for word in words) if many else best[0]["transcript"]
+    metadata = content.get("metadata")
+    request_id = metadata.get("request_id") if isinstance(metadata, dict) else None
+    return Result(
+        text=text.strip(),
+        words=tuple(words),
+        confidence=vendor.confidence(NAME, best[0]) if text and not many else None,
+        language=_language(channels[0], best[0]),
+        request_id=request_id if isinstance(request_id, str) else None,
+    )
+
+
+def _of_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
+    """ "Multichannel": the channel is the speaker, and behind it the diarizer's label if any."""
+    if channel is None:
+        return word
+    label = str(channel) if word.speaker is None else f"{channel}.{word.speaker}"
+    return replace(word, speaker=label)
+
+
+def _language(channel: Mapping[str, Any], alternative: Mapping[str, Any]) -> str | None:
+    """ "Language Detection", and the languages of a multilingual model."""
+    found = channel.get("detected_language")
+    languages = alternative.get("languages")
+    if found is None and isinstance(languages, list) and languages:
+        found = languages[0]
+    return found if isinstance(found, str) else None
+
+
+def status_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """What an answer of another status than 200 means."""
+    if status < 400:
+        return RemoteProtocolError(NAME, "an answer that is none", str(status))
+    return vendor.http_error(NAME, status, headers, _said(body))
+
+
+def _said(body: bytes) -> str:
+    """ "Errors": plain text, or one of two shapes of JSON."""
+    text = body.decode(errors="replace").strip()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        said = content.get("err_msg") or content.get("message")
+        details = content.get("details")
+        if isinstance(said, str):
+            return f"{said} {details}" if isinstance(details, str) else said
+    return text or "the request was refused"

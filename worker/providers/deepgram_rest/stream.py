@@ -1,0 +1,153 @@
+"""One stream: cuts audio into recordings, posts each, and gives what they say in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple
+
+from natterjack.audio import AudioFormat
+
+from ...errors import Dropped, ProviderError
+from ...provider import ProviderEvent, ProviderStream, Usage
+from ..voice import Voice
+from .client import Client
+from .options import NAME
+from .protocol import Post, Result, encode_wav
+from .segmenter import Segment, Segmenter
+from .transcript import Transcript
+
+
+class _Piece(NamedTuple):
+    """A segment, on its way to be transcribed."""
+
+    end: float
+    """Seconds of the stream's audio."""
+    paused: bool
+    answer: asyncio.Task[Result] | None
+    """None: silence, which is not posted."""
+
+
+class DeepgramRestStream(ProviderStream):
+    """Whoever iterates gets answers in the order of the audio, whatever order they come in.
+
+    Cancelling a send loses nothing but its own audio.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        post: Post,
+        audio_format: AudioFormat,
+        segmenter: Segmenter,
+        *,
+        billed_channels: int,
+        max_requests: int,
+    ) -> None:
+        self._client = client
+        self._post = post
+        self._format = audio_format
+        self._voice = Voice(audio_format.sample_rate, audio_format.channels)
+        self._segmenter = segmenter
+        self._transcript = Transcript()
+        self._billed_channels = billed_channels
+        self._max_requests = max_requests
+        self._audio = bytearray()
+        """Not cut off yet; begins where the last segment ends."""
+        self._cut_frames = 0
+        self._pieces: deque[_Piece] = deque()
+        self._asking = 0
+        """Pieces in `_pieces` that were posted."""
+        self._posted_seconds = 0.0
+        self._finished = False
+        self._closed = False
+        self._change = asyncio.Event()
+        """A piece has come, or the stream is finished or closed."""
+        self._room = asyncio.Event()
+
+    async def send(self, audio: bytes) -> None:
+        while not self._closed and self._asking >= self._max_requests:
+            self._room.clear()
+            await self._room.wait()
+        self._check_open()
+        if self._finished:
+            raise RuntimeError("send after finish")
+        self._audio += audio
+        for block in self._voice.feed(audio):
+            self._take(self._segmenter.add(block))
+
+    async def finish(self) -> None:
+        self._check_open()
+        if self._finished:
+            return
+        self._finished = True
+        for block in self._voice.flush():
+            self._take(self._segmenter.add(block))
+        self._take(self._segmenter.finish())
+        self._change.set()
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        while True:
+            self._check_open()
+            if not self._pieces:
+                if self._finished:
+                    break
+                self._change.clear()
+                await self._change.wait()
+                continue
+            piece = self._pieces[0]
+            if piece.answer is None:
+                events = self._transcript.silence(piece.end, paused=piece.paused)
+            else:
+                # Not awaited itself: an answer must outlive whoever waits for it.
+                await asyncio.wait({piece.answer})
+                self._check_open()
+                result = piece.answer.result()  # raises what the request has failed with
+                self.reference = result.request_id or self.reference
+                events = self._transcript.speech(result, piece.end, paused=piece.paused)
+                self._asking -= 1
+                self._room.set()
+            self._pieces.popleft()
+            for event in events:
+                yield event
+        yield Usage(audio_seconds=round(self._posted_seconds * self._billed_channels, 6))
+
+    async def close(self) -> None:
+        self._closed = True
+        self._change.set()
+        self._room.set()
+        answers = [piece.answer for piece in self._pieces if piece.answer is not None]
+        for answer in answers:
+            answer.cancel()
+        if answers:
+            await asyncio.wait(answers)
+            for answer in answers:
+                if not answer.cancelled():
+                    answer.exception()  # nobody waits for it: it is not to be warned of
+        self._audio.clear()
+
+    def _take(self, segments: Iterable[Segment]) -> None:
+        """Cut `segments` off the audio, and post those with speech."""
+        frames_before = self._format.frames(len(self._audio)) + self._cut_frames
+        for segment in segments:
+            end = min(segment.end * self._voice.block_frames, frames_before)
+            size = (end - self._cut_frames) * self._format.frame_bytes
+            audio = bytes(self._audio[:size])
+            del self._audio[:size]
+            self._cut_frames = end
+            answer = None
+            if segment.speech:
+                self._asking += 1
+                self._posted_seconds += self._format.seconds(self._format.frames(size))
+                recording = encode_wav(audio, self._format)
+                answer = asyncio.create_task(
+                    self._client.post(self._post, recording), name=f"post {segment.start}"
+                )
+            self._pieces.append(_Piece(self._format.seconds(end), segment.paused, answer))
+            self._change.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            error: ProviderError = Dropped(NAME, "the stream was closed here")
+            raise error

@@ -1,0 +1,338 @@
+"""The protocol of `/ws/transcribe`, as it is on the wire, for either side of it.
+
+No sockets, clocks, environment or broker. Numbers in comments are sections of the fact sheet on the
+managed proxy; what it marks [P] is its proposal, which a proxy need not follow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from pydantic import SecretStr
+
+from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
+from ..websocket import Closed
+
+NAME: Final = "managed"
+PATH: Final = "/ws/transcribe"
+SAMPLE_RATE: Final = 16_000
+BYTES_PER_SECOND: Final = 2 * SAMPLE_RATE
+"""5: what a position is counted by, and what is metered."""
+FRAME_MS: Final = 64
+"""3.2: blocks of 1024 frames."""
+
+_MAX_QUOTE: Final = 200
+"""Characters of the other side's own words that go into an error or a notice."""
+
+
+# ---- what the client says -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """3.1: the audio, and what is wanted of it. Defaults are those of the table."""
+
+    model: str = "nova-2"
+    language: str = "en-US"
+    sample_rate: int = SAMPLE_RATE
+    channels: int = 1
+    encoding: str = "linear16"
+    interim_results: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """3.1: the first frame."""
+
+    token: SecretStr
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """6 [P]: make final what was sent; the stream goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """6 [P]: no audio follows; last transcripts, session_end and close 1000 come then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Of a type that is not known: either side ignores it (4)."""
+
+    type: str
+
+
+ClientMessage = Auth | Finalize | End | Unknown
+"""In text frames. A binary frame is audio: 16-bit little-endian PCM, 16 kHz, mono (3.2)."""
+
+
+# ---- what the server says -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """4: audio may come. Later ones tell that the upstream is back."""
+
+    session_id: str | None = None
+    """6 [P]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """4: a final adds to the text, an interim replaces the one before."""
+
+    text: str
+    is_final: bool = False
+    start: float | None = None
+    """6 [P], as is what follows: seconds of the audio of this connection."""
+    end: float | None = None
+    seq: int | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditsLow:
+    seconds_remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """4. Fatal if a close follows (5)."""
+
+    message: str = ""
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    seconds_used: float
+
+
+ServerMessage = Ready | Transcript | CreditsLow | Error | SessionEnd | Unknown
+
+
+# ---- encoding -------------------------------------------------------------------------------
+
+
+def encode_client(message: ClientMessage) -> str:
+    """A text frame of the client."""
+    match message:
+        case Auth(token, config):
+            return _json("auth", token=token.get_secret_value(), config=_members(config))
+        case Finalize():
+            return _json("finalize")
+        case End():
+            return _json("end")
+        case Unknown(kind):
+            return _json(kind)
+
+
+def encode_server(message: ServerMessage) -> str:
+    """A text frame of the server; what is None is left out."""
+    match message:
+        case Unknown(kind):
+            return _json(kind)
+        case Ready():
+            kind = "ready"
+        case Transcript():
+            kind = "transcript"
+        case CreditsLow():
+            kind = "credits_low"
+        case Error():
+            kind = "error"
+        case SessionEnd():
+            kind = "session_end"
+    return _json(kind, **_members(message))
+
+
+def _members(message: Any) -> dict[str, Any]:
+    values = {name: getattr(message, name) for name in message.__slots__}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _json(kind: str, **members: Any) -> str:
+    return json.dumps({"type": kind, **members}, ensure_ascii=False)
+
+
+# ---- decoding -------------------------------------------------------------------------------
+
+
+def decode_client(message: str) -> ClientMessage:
+    """What a client said in a text frame. Raises: RemoteProtocolError."""
+    content = _object(message)
+    match content["type"]:
+        case "auth":
+            return _auth(content)
+        case "finalize":
+            return Finalize()
+        case "end":
+            return End()
+    return Unknown(content["type"][:_MAX_QUOTE])
+
+
+def decode_server(message: str | bytes) -> ServerMessage:
+    """What a server said. Raises: RemoteProtocolError."""
+    if isinstance(message, bytes):
+        _wrong("a binary frame")
+    content = _object(message)
+    match content["type"]:
+        case "ready":
+            return Ready(_text_or_none(content, "session_id"))
+        case "transcript":
+            return _transcript(content)
+        case "credits_low":
+            return CreditsLow(_number(content, "seconds_remaining"))
+        case "error":
+            # "code optional": and whoever omits it may send null.
+            return Error(str(content.get("message") or ""), _text_or_none(content, "code"))
+        case "session_end":
+            return SessionEnd(_number(content, "seconds_used"))
+    return Unknown(content["type"][:_MAX_QUOTE])
+
+
+def _auth(content: Mapping[str, Any]) -> Auth:
+    token, config = content.get("token"), content.get("config", {})
+    if not isinstance(token, str) or not token:
+        _wrong("auth without a token")
+    if not isinstance(config, dict):
+        _wrong("auth whose config is no object")
+    # 3.1 [P]: unknown members are ignored, missing ones have the values of the table.
+    given: dict[str, Any] = {}
+    for name, default in _members(Config()).items():
+        value = config.get(name, default)
+        if type(value) is not type(default):
+            _wrong(f"config.{name} is {value!r:.{_MAX_QUOTE}}")
+        given[name] = value
+    return Auth(SecretStr(token), Config(**given))
+
+
+def _transcript(content: Mapping[str, Any]) -> Transcript:
+    text = content.get("text", "")
+    if not isinstance(text, str):
+        _wrong(f"text is {text!r:.{_MAX_QUOTE}}")
+    start, end = _seconds_or_none(content, "start"), _seconds_or_none(content, "end")
+    if start is not None and end is not None and end < start:
+        _wrong(f"a transcript from {start} to {end}")
+    seq = content.get("seq")
+    return Transcript(
+        text=text,
+        is_final=content.get("is_final") is True,
+        start=start,
+        end=end,
+        seq=seq if isinstance(seq, int) and not isinstance(seq, bool) else None,
+        session_id=_text_or_none(content, "session_id"),
+    )
+
+
+def _object(message: str) -> dict[str, Any]:
+    try:
+        content = json.loads(message, parse_constant=_wrong)
+    except (ValueError, RecursionError):
+        _wrong(f"not JSON: {message[:_MAX_QUOTE]!r}")
+    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
+        _wrong(f"no object with a type: {message[:_MAX_QUOTE]!r}")
+    return content
+
+
+def _text_or_none(content: Mapping[str, Any], name: str) -> str | None:
+    value = content.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _number(content: Mapping[str, Any], name: str) -> float:
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        _wrong(f"{name} is {value!r:.{_MAX_QUOTE}}")
+    return float(value)
+
+
+def _seconds_or_none(content: Mapping[str, Any], name: str) -> float | None:
+    if content.get(name) is None:
+        return None
+    value = _number(content, name)
+    if value < 0:
+        _wrong(f"{name} is {value}")
+    return value
+
+
+def _wrong(what: str) -> NoReturn:
+    raise RemoteProtocolError(NAME, what)
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+CLOSE_CODES: Final[Mapping[str, int]] = {
+    "bad_request": 1008,
+    "auth_failed": 4401,
+    "credits_exhausted": 4402,
+    "too_many_sessions": 4429,
+    "upstream_unavailable": 1013,
+    "internal": 1011,
+    "audio_too_large": 1009,
+    "session_limit": 4408,
+}
+"""6 [P]: the code of an error that ends a session, and the code of the close that follows it."""
+
+_CODES: Final = {close: code for code, close in CLOSE_CODES.items()} | {
+    # RFC 6455, 7.4.1: the frames are not what was expected, and will not be the next time.
+    **dict.fromkeys((1002, 1003, 1007), "bad_request")
+}
+
+
+def is_fatal(error: Error) -> bool:
+    """Whether an error is known to end the session; others only if a close follows."""
+    return error.code in CLOSE_CODES
+
+
+def session_error(error: Error | None, closed: Closed | None) -> ProviderError:
+    """What it means that the session ended: by what was said last, else by the close code."""
+    code = error.code if error is not None else None
+    if code not in CLOSE_CODES:
+        code = None if closed is None or closed.code is None else _CODES.get(closed.code)
+    said = (error.message if error is not None else "") or (closed.reason if closed else "")
+    said = said[:_MAX_QUOTE] or "the proxy ended the session"
+    shown = (error.code if error is not None else None) or code
+    if shown is None and closed is not None and closed.code is not None:
+        shown = str(closed.code)
+    match code:
+        case "auth_failed":
+            return RequestRefused(NAME, "auth", said, shown)
+        case "credits_exhausted":
+            return RequestRefused(NAME, "credit", said, shown)
+        case "bad_request" | "audio_too_large":
+            return RequestRefused(NAME, "request", said, shown)
+        case "too_many_sessions":
+            return Unavailable(NAME, "rate_limit", said, shown)
+        case "upstream_unavailable" | "internal":
+            return Unavailable(NAME, "server_error", said, shown)
+    return Dropped(NAME, said, shown)
+
+
+def ready_error(error: Error | None, closed: Closed | None) -> ProviderError:
+    """What it means that the session ended before it was ready. Without a code that is known it may
+    be of either kind: it is worth another try, which the worker bounds."""
+    found = session_error(error, closed)
+    if isinstance(found, Dropped) and error is not None:
+        return Unavailable(NAME, "server_error", error.message[:_MAX_QUOTE], found.code)
+    return found
+
+
+def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
+    """What a refused handshake means; the protocol says nothing of it, HTTP does."""
+    said, code = "the handshake was refused", str(status)
+    if status in (401, 403):
+        return RequestRefused(NAME, "auth", said, code)
+    if status == 402:
+        return RequestRefused(NAME, "credit", said, code)
+    if status == 429:
+        return Unavailable(NAME, "rate_limit", said, code)
+    if status == 408 or status >= 500:
+        return Unavailable(NAME, "server_error", said, code)
+    return RequestRefused(NAME, "request", said, code)

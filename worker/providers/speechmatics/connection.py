@@ -1,0 +1,175 @@
+"""One stream to Speechmatics: reads, decodes, hands over, writes. No policy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from ...errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
+from ...provider import Notice, ProviderEvent, ProviderStream
+from ..websocket import Closed, Socket
+from . import failures, messages, protocol
+from .options import NAME, Recognition
+from .state import Limits, StreamState
+
+_MAX_EVENTS = 1000
+"""Events that wait for the iterator; then no more are read from the socket."""
+_MAX_EARLY = 100
+"""Messages before RecognitionStarted."""
+_LAST_WORDS_SECONDS = 0.5
+"""When sending fails: how long the reason, which may have been sent before, is looked for."""
+
+
+async def start(
+    socket: Socket, recognition: Recognition, limits: Limits, timeout_seconds: float
+) -> SpeechmaticsStream:
+    """Begin the recognition. Speechmatics docs, "StartRecognition": audio before
+    RecognitionStarted is an error, so this waits for it.
+
+    Raises: ProviderError; the socket is the caller's to close then.
+    """
+    early: list[ProviderEvent] = []
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            # "Error handling": it may have refused already; what it says is read in any case.
+            with contextlib.suppress(Dropped):
+                await socket.send_text(protocol.encode_start(recognition))
+            while len(early) < _MAX_EARLY:
+                received = await socket.receive()
+                if isinstance(received, Closed):
+                    raise failures.close_error(received)
+                try:
+                    message = protocol.decode(received)
+                except RemoteProtocolError as error:
+                    early.append(Notice("malformed", str(error)))
+                    continue
+                if isinstance(message, messages.RecognitionStarted):
+                    state = StreamState(recognition, message.delimiter, limits)
+                    return SpeechmaticsStream(socket, state, message.id, early)
+                if isinstance(message, messages.Error):
+                    raise failures.error_of(message)
+                if isinstance(message, Notice):
+                    early.append(message)
+                else:
+                    early.append(Notice("malformed", f"{message!r:.100} before its time"))
+    except TimeoutError:
+        said = f"no RecognitionStarted within {timeout_seconds:g} s"
+        raise Unavailable(NAME, "server_error", said) from None
+    raise RemoteProtocolError(NAME, f"no RecognitionStarted in {_MAX_EARLY} messages")
+
+
+class SpeechmaticsStream(ProviderStream):
+    """A recognition that has started.
+
+    A task reads: acknowledgements must be known of while nobody asks for events.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        state: StreamState,
+        reference: str | None,
+        early: list[ProviderEvent],
+    ) -> None:
+        self.reference = reference
+        self.on_failure: Callable[[ProviderError], None] = lambda error: None
+        """Told how the stream failed, unless it was closed here."""
+        self._socket = socket
+        self._state = state
+        self._finishing = False
+        self._failure: ProviderError | None = None
+        self._moved = asyncio.Event()
+        """Something came in since it was cleared, or the stream is over."""
+        self._taken = asyncio.Event()
+        """The iterator took an event since it was cleared."""
+        self._events: asyncio.Queue[ProviderEvent | None] = asyncio.Queue()
+        """Bounded by `_read`. None: no more will come."""
+        for event in early:
+            self._events.put_nowait(event)
+        self._reader = asyncio.create_task(self._read(), name=f"read {reference}")
+        self._reader.add_done_callback(lambda _: self._end())
+
+    async def send(self, audio: bytes) -> None:
+        if not audio:
+            return
+        if self._finishing:
+            raise RuntimeError("send after finish")
+        while not self._state.ready and not self._reader.done():
+            self._moved.clear()
+            await self._moved.wait()
+        self._check()
+        # Counted first: the acknowledgement may be here before `send_bytes` returns.
+        self._state.sent(len(audio))
+        await self._write(self._socket.send_bytes(audio))
+
+    async def finish(self) -> None:
+        if self._finishing:
+            return
+        self._finishing = True
+        await self._write(self._socket.send_text(self._state.finish()))
+
+    async def finalize(self) -> None:
+        """Ends the turn as well."""
+        await self._write(self._socket.send_text(self._state.finalize()))
+
+    async def configure(self, changes: Mapping[str, Any]) -> None:
+        """No answer is documented; a refusal would end the stream."""
+        await self._write(self._socket.send_text(self._state.configure(changes)))
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        while (event := await self._events.get()) is not None:
+            self._taken.set()
+            yield event
+        self._check()
+
+    async def close(self) -> None:
+        if self._failure is None:
+            self._failure = Dropped(NAME, "the stream was closed here")
+        self._reader.cancel()
+        await self._socket.close()
+        await asyncio.wait([self._reader])
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._reader.done():
+            self._reader.result()
+
+    async def _write(self, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+        except Dropped as error:
+            await asyncio.wait([self._reader], timeout=_LAST_WORDS_SECONDS)
+            raise (self._failure or error) from None
+
+    async def _read(self) -> None:
+        """Take in what the server says, until it has said all or the connection is over."""
+        try:
+            while not self._state.over:
+                received = await self._socket.receive()
+                for event in self._received(received):
+                    while self._events.qsize() >= _MAX_EVENTS:
+                        self._taken.clear()
+                        await self._taken.wait()
+                    self._events.put_nowait(event)
+                self._moved.set()
+        except ProviderError as error:
+            if self._failure is None:
+                self._failure = error
+                self.on_failure(error)
+
+    def _received(self, received: str | bytes | Closed) -> list[ProviderEvent]:
+        if isinstance(received, Closed):
+            raise self._state.closed(received)
+        try:
+            message = protocol.decode(received)
+        except RemoteProtocolError as error:
+            return self._state.malformed(error)
+        return self._state.receive(message)
+
+    def _end(self) -> None:
+        """Wake whoever waits: nothing more will come."""
+        self._moved.set()
+        self._events.put_nowait(None)

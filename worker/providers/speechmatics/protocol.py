@@ -1,0 +1,283 @@
+"""Speechmatics' realtime protocol as it is on the wire: no sockets, clocks, environment or broker.
+
+"Specification" is the vendor's AsyncAPI document of the realtime interface; names in comments are
+its schemas, or pages of the vendor's documentation ("Speechmatics docs").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import quote
+
+from pydantic import SecretStr
+
+from ...errors import RemoteProtocolError
+from ...provider import Notice
+from ..websocket import ConnectRequest
+from .messages import (
+    Attaches,
+    AudioAdded,
+    DurationLimit,
+    EndOfTranscript,
+    EndOfUtterance,
+    Error,
+    LanguageInfo,
+    Message,
+    RecognitionStarted,
+    Result,
+    Transcript,
+)
+from .options import NAME, Recognition, parse_changes
+
+MAX_QUOTE: Final = 200
+"""Characters of the provider's own words that go into an error or a notice."""
+
+_MID_STREAM: Final = (
+    "language",
+    "max_delay",
+    "max_delay_mode",
+    "enable_partials",
+    "audio_filtering_config",
+    "conversation_config",
+)
+"""All that SetRecognitionConfig may hold (specification, MidSessionTranscriptionConfig)."""
+_SAID: Final = frozenset(
+    {
+        # Warning (specification, WarningTypeEnum), but for duration_limit_exceeded
+        "unsupported_translation_pair",
+        "idle_timeout",
+        "session_timeout",
+        "empty_translation_target_list",
+        "add_audio_after_eos",
+        "speaker_id",
+        # Info (InfoTypeEnum)
+        "recognition_quality",
+        "concurrent_session_usage",
+    }
+)
+"""Types of Warning and Info that are fit for a metric label."""
+_NEITHER: Final = frozenset(
+    {
+        "ChannelAudioAdded",
+        "AddPartialTranslation",
+        "AddTranslation",
+        "AudioEventStarted",
+        "AudioEventEnded",
+        "SpeakersResult",
+    }
+)
+"""Answers to what is never asked for here."""
+
+
+_ATTACHES: Final[dict[str, Attaches]] = {
+    "next": "next",
+    "previous": "previous",
+    "none": "none",
+    "both": "both",
+}
+
+
+# ---- out ------------------------------------------------------------------------------------
+
+
+def connect_request(url: str, key: SecretStr, app: str, request_id: str) -> ConnectRequest:
+    """The upgrade request of a stream. `key` is an API key or a temporary one: on servers both go
+    in the header (Speechmatics docs, "Authentication"). `request_id` is for tracing."""
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}", "X-Request-Id": request_id}
+    if app:
+        url += f"{'&' if '?' in url else '?'}sm-app={quote(app, safe='')}"
+    return ConnectRequest(url, headers)
+
+
+def encode_start(recognition: Recognition) -> str:
+    """Opens the session ("StartRecognition"): the first message, once a connection."""
+    return json.dumps(
+        {
+            "message": "StartRecognition",
+            "audio_format": recognition.audio_format,
+            "transcription_config": recognition.transcription_config,
+        }
+    )
+
+
+def encode_end_of_stream(last_seq_no: int) -> str:
+    """Says that no audio follows ("EndOfStream"): transcripts due and EndOfTranscript come then.
+    `last_seq_no`: frames sent on this connection, for frames are numbered from 1."""
+    return json.dumps({"message": "EndOfStream", "last_seq_no": last_seq_no})
+
+
+def encode_force_end_of_utterance(seconds: float) -> str:
+    """Asks for a final of the audio up to `seconds` ("ForceEndOfUtterance")."""
+    return json.dumps({"message": "ForceEndOfUtterance", "timestamp": round(seconds, 3)})
+
+
+def encode_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[str, Any]:
+    """SetRecognitionConfig, and the stream's new configuration.
+
+    The message restates all that may change in mid-stream: whether what it leaves out keeps its
+    value or falls back to the default is not documented. Raises: RequestRefused.
+    """
+    new = {**config, **parse_changes(changes)}
+    said = {name: new[name] for name in _MID_STREAM if name in new}
+    return json.dumps({"message": "SetRecognitionConfig", "transcription_config": said}), new
+
+
+# ---- in -------------------------------------------------------------------------------------
+
+
+class BadFinal(RemoteProtocolError):
+    """An AddTranscript that cannot be read. It may hold words, which no later message repeats: to
+    skip it would be to lose them."""
+
+
+def decode(message: str | bytes) -> Message:
+    """What the server said. A well-formed message of a type that is unknown is a Notice.
+
+    Raises: BadFinal for a final that cannot be read, RemoteProtocolError for anything else.
+    """
+    if isinstance(message, bytes):
+        _wrong("a binary frame")
+    try:
+        content = json.loads(message)
+    except (ValueError, RecursionError):
+        _wrong(f"not JSON: {message[:MAX_QUOTE]!r}")
+    # The discriminator is `message`; a `type` is part of some messages.
+    if not isinstance(content, dict) or not isinstance(content.get("message"), str):
+        _wrong(f"no object with a message: {message[:MAX_QUOTE]!r}")
+    kind: str = content["message"]
+    match kind:
+        case "AudioAdded":
+            return AudioAdded(_count(content, "seq_no"))
+        case "AddTranscript" | "AddPartialTranscript":
+            try:
+                return _transcript(content, final=kind == "AddTranscript")
+            except RemoteProtocolError as error:
+                if kind == "AddTranscript":
+                    said = str(error).removeprefix(f"{NAME}: ")
+                    raise BadFinal(NAME, f"a final that cannot be read: {said}") from None
+                raise
+        case "EndOfUtterance":
+            return EndOfUtterance(_seconds(_object(content, "metadata"), "end_time"))
+        case "RecognitionStarted":
+            return _started(content)
+        case "EndOfTranscript":
+            return EndOfTranscript()
+        case "Error":
+            # Fatal whatever its shape: nothing in it is insisted on.
+            return Error(_quoted(content, "type"), _quoted(content, "reason"))
+        case "Warning" | "Info":
+            return _said(content, kind)
+        case "LanguageInfo":
+            language, delimiter = content.get("language"), content.get("word_delimiter")
+            if isinstance(language, str) and isinstance(delimiter, str):
+                return LanguageInfo(language, delimiter)
+            _wrong("LanguageInfo without a language")
+    if kind in _NEITHER:
+        return Notice("not_asked_for", kind)
+    return Notice("unknown", f"message {kind[:MAX_QUOTE]!r}")
+
+
+def _started(content: dict[str, Any]) -> RecognitionStarted:
+    pack = content.get("language_pack_info")
+    delimiter = pack.get("word_delimiter") if isinstance(pack, dict) else None
+    name = content.get("id")
+    return RecognitionStarted(
+        id=name if isinstance(name, str) else None,
+        delimiter=delimiter if isinstance(delimiter, str) else " ",
+    )
+
+
+def _transcript(content: dict[str, Any], *, final: bool) -> Transcript:
+    metadata = _object(content, "metadata")
+    start, end = _seconds(metadata, "start_time"), _seconds(metadata, "end_time")
+    results = content.get("results")
+    if not isinstance(results, list):
+        _wrong("a transcript without results")
+    if end < start:
+        _wrong(f"a transcript from {start} to {end}")
+    made = (_result(result, final=final) for result in results)
+    return Transcript(final, start, end, tuple(result for result in made if result is not None))
+
+
+def _result(result: Any, *, final: bool) -> Result | None:
+    """None: of no use here (without alternatives, or of a type that is yet to be invented)."""
+    if not isinstance(result, dict):
+        _wrong("a result that is no object")
+    kind, alternatives = result.get("type"), result.get("alternatives")
+    if kind not in ("word", "entity", "punctuation") or not alternatives:
+        return None
+    best = alternatives[0] if isinstance(alternatives, list) else None
+    text = best.get("content") if isinstance(best, dict) else None
+    if not isinstance(best, dict) or not isinstance(text, str):
+        _wrong("a result without content")
+    if not text.strip():
+        return None
+    start, end = _seconds(result, "start_time"), _seconds(result, "end_time")
+    speaker, language = best.get("speaker"), best.get("language")
+    return Result(
+        punctuation=kind == "punctuation",
+        text=text.strip(),
+        start=start,
+        end=max(start, end),
+        # "AddPartialTranscript": there the confidence has no meaning.
+        confidence=_confidence(best) if final else None,
+        language=language if isinstance(language, str) else None,
+        # Speechmatics docs, "Diarization": UU is a voice that could not be told.
+        speaker=speaker if isinstance(speaker, str) and speaker != "UU" else None,
+        attaches=_ATTACHES.get(
+            str(result.get("attaches_to")), "previous" if kind == "punctuation" else "none"
+        ),
+    )
+
+
+def _said(content: dict[str, Any], kind: str) -> DurationLimit | Notice:
+    said, reason = _quoted(content, "type"), _quoted(content, "reason")
+    if said == "duration_limit_exceeded":
+        return DurationLimit(reason)
+    if said == "concurrent_session_usage":
+        reason = f"{content.get('usage')} of {content.get('quota')}"[:MAX_QUOTE]
+    return Notice(said if said in _SAID else kind.lower(), reason)
+
+
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = content.get(name)
+    if not isinstance(value, dict):
+        _wrong(f"{content.get('message')} without {name}")
+    return value
+
+
+def _quoted(content: dict[str, Any], name: str) -> str:
+    value = content.get(name)
+    return value[:MAX_QUOTE] if isinstance(value, str) else ""
+
+
+def _count(content: dict[str, Any], name: str) -> int:
+    value = content.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+    return value
+
+
+def _number(content: dict[str, Any], name: str) -> float:
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+    return float(value)
+
+
+def _seconds(content: dict[str, Any], name: str) -> float:
+    value = _number(content, name)
+    if value < 0:
+        _wrong(f"{name} is {value}")
+    return value
+
+
+def _confidence(best: dict[str, Any]) -> float | None:
+    return None if best.get("confidence") is None else _number(best, "confidence")
+
+
+def _wrong(what: str) -> NoReturn:
+    raise RemoteProtocolError(NAME, what)
