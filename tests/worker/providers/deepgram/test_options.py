@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from pydantic import SecretStr
 
 import worker.providers.deepgram as package
@@ -13,15 +16,29 @@ from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
 from natterjack.settings import load
 from tests.emulators.deepgram_query import parse
+from tests.emulators.test_deepgram_sdk import SPECIFICATION
 from worker.errors import PluginError, RequestRefused
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram.options import Options, listen
+from worker.providers.deepgram.protocol import (
+    encode_close_stream,
+    encode_finalize,
+    encode_keepalive,
+)
 from worker.providers.deepgram.settings import DeepgramSettings
 
 from .conftest import SECRET, request
 
 README = (Path(package.__file__).parent / "README.md").read_text()
+YOUNGER = {"filler_words"}
+"""Parameters that the copy of the specification lacks."""
 STEREO = AudioFormat("linear16", 16000, 2)
+
+
+def specification() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The channel of listen v1, and the document."""
+    document = yaml.safe_load(SPECIFICATION.read_text())
+    return document["channels"]["/v1/listen"], document
 
 
 def query(
@@ -36,7 +53,49 @@ def query(
     for name, value in pairs:
         found.setdefault(name, []).append(value)
     parse(found)
+    fits_the_specification(found)
     return found
+
+
+def fits_the_specification(query: dict[str, list[str]]) -> None:
+    """Every parameter is one of listen v1's, and has a value that it allows."""
+    channel, document = specification()
+    properties = channel["bindings"]["ws"]["query"]["properties"]
+    for name in set(query) - YOUNGER:
+        schema = {**properties[name], "components": document["components"]}
+        values = query[name]
+        for value in [values, *values]:
+            if jsonschema.Draft202012Validator(schema).is_valid(value):
+                break
+        else:
+            # Numbers and booleans are strings in a URL.
+            jsonschema.Draft202012Validator(schema).validate(json.loads(values[0]))
+
+
+def test_client_messages_fit_the_specification() -> None:
+    channel, document = specification()
+    messages = (encode_keepalive(), encode_finalize(), encode_close_stream())
+    sent = {
+        kind: json.loads(message) for message in messages for kind in [json.loads(message)["type"]]
+    }
+    known = set()
+    for ref in channel["subscribe"]["message"]["oneOf"]:
+        name = ref["$ref"].removeprefix("#/components/messages/")
+        payload = document["components"]["messages"][name]["payload"]
+        schema = {**payload, "components": document["components"]}
+        for kind, message in sent.items():
+            if name.endswith(kind):
+                jsonschema.Draft202012Validator(schema).validate(message)
+                known.add(kind)
+    assert known == set(sent)
+
+
+def test_the_readme_accounts_for_the_whole_specification() -> None:
+    channel, _ = specification()
+    offered = set(Options.model_fields) | {"encoding", "sample_rate"}
+    unsupported = README.partition("## Not supported")[2]
+    for name in channel["bindings"]["ws"]["query"]["properties"]:
+        assert name in offered or f"`{name}`" in unsupported, name
 
 
 def test_defaults() -> None:
