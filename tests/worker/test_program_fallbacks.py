@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from natterjack.connection import Broker
-from natterjack.events import InterimEvent
+from natterjack.events import InterimEvent, UsageEvent
 from natterjack.settings import BrokerSettings
 
 from ..emulators import tones
@@ -181,6 +181,26 @@ async def test_a_refused_token_gives_way_to_the_next_in_the_list(
         transcript = await closed(broker, speaker.spec)
     audit(transcript, speaker)
     assert transcript.closing[0].provider == REST
+
+
+@pytest.mark.parametrize("emulator", [EXTENDED], indirect=True)
+async def test_credit_that_runs_low_is_an_event(
+    emulator: Emulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await emulator.set(credits_seconds=63.0)
+    await start_worker()
+    speaker = Speaker(broker_settings, 24)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    audit(transcript, speaker)
+    usage = [event for event in transcript.events if isinstance(event, UsageEvent)]
+    low = [event for event in usage if event.low]
+    # The proxy warns at five minutes and at one.
+    assert [round(event.credits_remaining_seconds or 0) for event in low] == [63, 60]
+    assert usage[-1].audio_seconds == pytest.approx(speaker.seconds, abs=3), "of session_end"
 
 
 @pytest.mark.parametrize("emulator", [REST], indirect=True)
