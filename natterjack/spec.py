@@ -13,6 +13,8 @@ from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
+MAX_SECONDS = 30 * 24 * 3600
+"""Longest session that can be asked for."""
 ProviderName = Annotated[str, Field(max_length=64)]
 
 
@@ -40,7 +42,9 @@ class SessionSpec(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="passed to the provider after validation"
     )
-    max_seconds: Annotated[float | None, Field(gt=0, description="of audio")] = None
+    max_seconds: Annotated[
+        float | None, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="of audio")
+    ] = None
     labels: dict[str, str] = Field(default_factory=dict)
     opened_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

@@ -12,7 +12,7 @@ from nats.errors import Error as NatsError
 
 from natterjack import log as logs
 from natterjack import streams
-from natterjack.connection import Broker, connect
+from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 
@@ -103,7 +103,9 @@ async def _start(
         raise
     metrics = Metrics(settings.max_sessions)
     lease_seconds = consumer.config.ack_wait or stream_settings.lease_seconds
-    return Services(broker, js, store, bucket, providers, settings, metrics, lease_seconds)
+    return Services(
+        broker, js, store, bucket, providers, settings, metrics, asyncio.Event(), lease_seconds
+    )
 
 
 async def _run(
@@ -127,7 +129,7 @@ async def _run(
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
             closed = tasks.create_task(services.broker.wait_closed(), name="closed")
-            restoring = tasks.create_task(_restore(services.broker, stream_settings))
+            restoring = tasks.create_task(_restore(services, stream_settings))
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
             if closed.done():
                 claiming.cancel()  # its leases run out
@@ -150,19 +152,19 @@ async def _run(
     log.info("worker ended")
 
 
-async def _restore(broker: Broker, settings: StreamSettings) -> None:
-    """After each reconnect, make again what the server has lost: streams in memory, for one."""
-    reconnected = asyncio.Event()
-    broker.on_reconnect.add(reconnected.set)
+async def _restore(services: Services, settings: StreamSettings) -> None:
+    """After each reconnect, and when asked: make again what the server has lost."""
+    broker = services.broker
+    broker.on_reconnect.add(services.restore.set)
     while True:
-        await reconnected.wait()
-        reconnected.clear()
+        await services.restore.wait()
+        services.restore.clear()
         try:
             await streams.ensure(broker, settings)
         except (BrokerError, NatsError, TimeoutError) as error:
             log.warning("streams cannot be checked yet: %s", error)
             await broker.wait_connected()
-            reconnected.set()
+            services.restore.set()
 
 
 async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:

@@ -34,7 +34,8 @@ class Books:
         self._recoveries: Counter[str] = Counter()
         self._sent = 0.0
         self._connected = 0.0
-        self._captured = 0
+        self.captured = 0
+        """End of the newest audio that was known of."""
 
     def adopt(self, account: Account, gaps_until: float) -> None:
         """Go on from what another worker has left."""
@@ -45,7 +46,7 @@ class Books:
         self._recoveries = Counter(account.recoveries)
         self._sent = account.sent_seconds
         self._connected = account.connected_seconds
-        self._captured = round(account.captured_seconds * self._rate)
+        self.captured = round(account.captured_seconds * self._rate)
 
     def recovery(self, cause: str) -> None:
         """A provider stream is opened again."""
@@ -63,7 +64,7 @@ class Books:
         for cause, count in feed.bad.items():
             self._metrics.bad_chunks.labels(cause).inc(count)
         feed.bad.clear()
-        self._captured = max(self._captured, feed.head)
+        self.captured = max(self.captured, feed.head)
 
     def gap(self, gap: Gap) -> None:
         """Audio that could not be had."""
@@ -94,7 +95,7 @@ class Books:
     ) -> Account:
         """The account as it stands: all before `final` is final, all before `reached` was received;
         `feed` and the seconds are those of the stream that is open."""
-        captured, bad = max(self._captured, reached), self._bad
+        captured, bad = max(self.captured, reached), self._bad
         if feed is not None:
             captured, bad = max(captured, feed.head), bad + feed.bad
         gaps = sum(self._gap_seconds.values())

@@ -35,6 +35,8 @@ class Breaker:
         self.state = BreakerState.CLOSED
         self.fault: ProviderError | None = None
         """What was wrong last."""
+        self._permanent = False
+        """All failures of the run were refusals for good."""
 
     def ask(self, now: float) -> float:
         """0 if the asker may dial (and, when half open, is the probe), else seconds to wait."""
@@ -50,6 +52,11 @@ class Breaker:
         until = self._open_until if self.state is BreakerState.OPEN else self._probe_ends
         return max(0.01, until - now)
 
+    @property
+    def refuses(self) -> ProviderError | None:
+        """The refusal, when it is open because it refuses for good (a wrong key, no credit)."""
+        return self.fault if self.state is BreakerState.OPEN and self._permanent else None
+
     def works(self) -> None:
         """The provider answered."""
         self.state = BreakerState.CLOSED
@@ -60,6 +67,7 @@ class Breaker:
         """A stream failed before the provider said anything on it."""
         if not _blames_provider(fault):
             return
+        self._permanent = not fault.retryable and (self._permanent or self._failures == 0)
         self.fault = fault
         self._failures += 1
         if self.state is BreakerState.HALF_OPEN:

@@ -9,7 +9,7 @@ from natterjack.audio import AudioFormat
 from natterjack.spec import SessionSpec
 
 from .breaker import Breaker
-from .errors import ProviderError, Stalled
+from .errors import ProviderError, RequestRefused, Stalled
 from .provider import StreamRequest
 
 
@@ -32,6 +32,7 @@ class Chain:
         self._failover_after = failover_after
         self._index = 0
         self._failures = 0
+        self._tried: set[str] = set()
         self._refusals: dict[str, ProviderError] = {}
 
     @property
@@ -42,7 +43,7 @@ class Chain:
     def choose(self, now: float) -> float:
         """0 if the provider whose turn it is may be dialled; perhaps the turn has moved on past
         ones whose breaker is open. Else the seconds to wait. Raises Exhausted."""
-        waits = []
+        waits, refusals = [], [str(fault) for fault in self._refusals.values()]
         for offset in range(len(self.names)):
             index = (self._index + offset) % len(self.names)
             name = self.names[index]
@@ -53,12 +54,12 @@ class Chain:
             if wait == 0:
                 self._move(index)
                 return 0.0
-            if breaker.fault is not None and not breaker.fault.retryable:
-                self._refusals[name] = breaker.fault
+            if (refusal := breaker.refuses) is not None:
+                refusals.append(str(refusal))
             else:
                 waits.append(wait)
         if not waits:
-            self._exhausted()
+            raise Exhausted("; ".join(refusals))
         return min(waits)
 
     def works(self) -> None:
@@ -70,7 +71,10 @@ class Chain:
         on (`progress`), or not. Raises Exhausted."""
         if not answered:
             self._breaker(self.name).fails(fault, now)
-        self._failures = 1 if progress else self._failures + 1
+        if progress:
+            self.progress()
+        self._failures += 1
+        self._tried.add(self.name)
         if not fault.retryable:
             self._refusals[self.name] = fault
             if len(self._refusals) == len(self.names):
@@ -82,6 +86,16 @@ class Chain:
             if self.names[index] not in self._refusals:
                 self._move(index)
                 return
+
+    def progress(self) -> None:
+        """Finals have moved on, or a stream has lasted: what failed before counts no more."""
+        self._failures = 0
+        self._tried.clear()
+
+    @property
+    def untried(self) -> bool:
+        """Whether the provider whose turn it is has not failed since there was progress."""
+        return self.name not in self._tried
 
     def _move(self, index: int) -> None:
         if index != self._index:
@@ -111,6 +125,8 @@ class Chain:
         model = options.pop("model", spec.model if first else None)
         options |= configured
         keyterms = options.pop("keyterms", spec.keyterms)
+        if not isinstance(keyterms, list) or not all(isinstance(term, str) for term in keyterms):
+            raise RequestRefused(self.name, "request", "keyterms must be a list of texts")
         return StreamRequest(
             session_id=spec.session_id,
             format=audio_format,

@@ -41,6 +41,9 @@ class Checkpoint(BaseModel):
     mark_stream_sequence: int = 1
     crashes: int = Field(0, description="workers that failed on this session without progress")
     request_sequence: int = Field(0, description="of the session's request in STT_SESSIONS")
+    closed_before: list[str] = Field(
+        default_factory=list, description="the last sessions of this key that were closed"
+    )
     gaps_until: float = Field(0, description="gaps before this second are in the account")
     limit: int | None = Field(None, description="position at which the session ends")
     limit_reason: str | None = None

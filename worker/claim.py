@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _BATCH = 64
 _BUSY_RETRY_S = 0.5
 _CRASH_RETRY_S = 1.0
+_CONSUMER_RETRY_S = 1.0
 _TICK_S = 0.25
 
 
@@ -129,7 +130,8 @@ class Claimer:
                     message = await puller.next(min(free, _BATCH), timeout=5)
                 except ConsumerGone:
                     log.warning("the consumer %s is gone, waiting for it", streams.CONSUMER)
-                    await self._services.broker.wait_connected()
+                    self._services.restore.set()
+                    await asyncio.sleep(_CONSUMER_RETRY_S)
                     continue
                 if message is None:
                     continue
@@ -169,13 +171,20 @@ class Claimer:
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()
             return
-        session = Session(
-            self._services,
-            request.spec,
-            metadata.num_delivered,
-            metadata.sequence.stream,
-            problem=request.problem,
-        )
+        try:
+            session = Session(
+                self._services,
+                request.spec,
+                metadata.num_delivered,
+                metadata.sequence.stream,
+                problem=request.problem,
+            )
+        except Exception:
+            # No request may come back for good and block those behind it.
+            log.exception("no session can be made of it", extra=fields(subject=message.subject))
+            metrics.sessions_ended.labels("rejected").inc()
+            await message.term()
+            return
         self.sessions[session] = message
         metrics.sessions_claimed.inc()
         metrics.sessions_active.inc()

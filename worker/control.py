@@ -64,12 +64,19 @@ async def _answer(session: Controllable, payload: bytes) -> ControlReply:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         return _reply(session, error=f"bad request: {where}: {first['msg']}")
-    except (_Cannot, ProviderError, PluginError) as error:
+    except (_Cannot, NoStream, ProviderError, PluginError) as error:
         return _reply(session, error=str(error))
 
 
 class _Cannot(Exception):
     """The provider has no such ability."""
+
+
+class NoStream(Exception):
+    """No provider stream is open: before the first audio, in a long pause, while recovering."""
+
+    def __str__(self) -> str:
+        return "no provider stream is open now; ask again when the session is streaming"
 
 
 async def _do(session: Controllable, request: ControlRequest) -> float:

@@ -39,6 +39,15 @@ def silence(audio_format: AudioFormat, frames: int) -> bytes:
     return _SILENCE[audio_format.encoding] * (frames * audio_format.frame_bytes)
 
 
+def loud_end(audio_format: AudioFormat, payload: bytes) -> bool:
+    """Whether the last 40 ms of `payload` are more than the quiet between words (-44 dBFS RMS)."""
+    size = audio_format.sample_rate * 40 // 1000 * audio_format.frame_bytes
+    table = _G711.get(audio_format.encoding)
+    end = payload[-size:]
+    samples = np.frombuffer(end, "<i2") if table is None else table[np.frombuffer(end, np.uint8)]
+    return bool(len(samples)) and float(np.mean(np.square(samples.astype(np.float32)))) > 200**2
+
+
 def wire_format(source: AudioFormat, capabilities: Capabilities) -> AudioFormat:
     """The format in which audio of format `source` goes to a provider: unchanged if it takes it."""
     rates = capabilities.sample_rates

@@ -101,12 +101,14 @@ class Feed:
         self._wake = asyncio.Event()
         self._look = True
         """Whether the stream may hold more than we were given."""
+        self._unread = False
+        """It does: there was no room, or more than one reading takes."""
         self._look_at = 0.0
         """When to look in the stream, if there is reason to or nothing comes."""
         self._quiet = _QUIET_FIRST_S
         self._scanned = 0
         """Stream sequence up to which every message has been taken."""
-        self._deep_scan_for = -1
+        self._deep_scans = 0
         self._hole_since: float | None = None
         self._after_bad_chunk = False
         self._bad_seen: set[int] = set()
@@ -183,7 +185,7 @@ class Feed:
             return True
         full = len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes >= _MAX_AHEAD_BYTES
         if full and seq != self._next_seq:
-            self._look = True
+            self._look = self._unread = True
             if self._next_seq in self._ahead:
                 self._look_at = 0.0  # as soon as there is room
             return False
@@ -249,11 +251,12 @@ class Feed:
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
         self._drop(chunk.seq)
         self._after_bad_chunk = False
-        self._hole_since = None
+        late = self._deep_scans > 0  # stored out of order: those behind it may be stored before it
+        self._hole_since, self._deep_scans = None, 0
         self._next_seq = chunk.seq + 1
         self._position = end = chunk.position + chunk.frames
         self.head = max(self.head, end)
-        if chunk.stream_sequence:
+        if chunk.stream_sequence and not late:
             self.add_mark(Mark(chunk.position, chunk.seq, chunk.stream_sequence))
         self.ended = chunk.end
         if end > self._start or chunk.end:
@@ -315,7 +318,10 @@ class Feed:
             # The stream was made anew, as one in memory is when its server restarts.
             self._scanned = 0
             self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]
-        if stored is None or stored.headers.get(SESSION_ID) != self._session_id:
+        if stored is None:
+            return None
+        if stored.headers.get(SESSION_ID) != self._session_id:
+            self.superseded = True  # or an older edge's late chunk: whoever asks the queue knows
             return None
         try:
             header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
@@ -328,19 +334,22 @@ class Feed:
     async def _fill(self) -> Gap | None:
         """Read what is missing from the stream; the gap when it is not there and will not come."""
         quiet = not self._look and not self._ahead
-        self._look = False
-        found = False
+        known, self._unread = self._unread, False
+        self._look = found = unread = False
         try:
-            newest = await self._newest_seq() if self._scanned and not self._ahead else None
+            newest = None
+            if self._scanned and not self._ahead and not known:
+                newest = await self._newest_seq()
             if newest is None or newest >= self._next_seq:
                 found = await self._read_on()
         except StoreUnavailable:
-            self._look = True
+            self._look = unread = True
+            self._unread = known
         now = time.monotonic()
         if quiet:
             self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
         self._look_at = now + (_RETRY_S if self._look or self._ahead else self._quiet)
-        if found or self._look or not self._ahead:
+        if found or unread or not self._ahead:
             return None
         return self._give_up_hole(now)
 
@@ -371,23 +380,30 @@ class Feed:
         all is read; True if it is there. Whether more is stored is noted in `_look`."""
         marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
         found = await self._read_from(max(marks[-1].stream_sequence, self._scanned + 1))
-        if not found and not self._look and self._ahead and self._deep_scan_for != self._next_seq:
-            # Stored out of order, before the place where reading began? Look once.
-            self._deep_scan_for = self._next_seq
-            found = await self._read_from(marks[0].stream_sequence)
+        waited = time.monotonic() - (self._hole_since or time.monotonic())
+        if not found and self._ahead and self._deep_scans <= (waited >= self._hole_seconds):
+            # Stored out of order, before the place where reading began or far behind? Look at the
+            # start of a hole, and before it is given up.
+            found = await self._read_from(1, past_room=True)
+            self._deep_scans += 1
         return found
 
-    async def _read_from(self, sequence: int) -> bool:
+    async def _read_from(self, sequence: int, *, past_room: bool = False) -> bool:
+        """As `_read_on`. `past_room`: to the end for the wanted chunk, room for others or not."""
+        room = True
         while True:
             messages, left = await self._store.read(
                 self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
             )
             for message in messages:
-                if not self._take(message.headers, message.data, message.sequence):
-                    return False  # no room: `_look` is set, and this one is read again
-                self._scanned = max(self._scanned, message.sequence)
+                room = self._take(message.headers, message.data, message.sequence) and room
+                if room:
+                    self._scanned = max(self._scanned, message.sequence)
+                elif not past_room:
+                    return False  # `_look` is set, and this one is read again
             found = self._next_seq in self._ahead
             if found or not messages or not left:
-                self._look = self._look or left > 0
+                if left > 0:
+                    self._look = self._unread = True
                 return found
             sequence = messages[-1].sequence + 1

@@ -48,6 +48,7 @@ class Relay:
         self._settings = settings
         self._opened = time.monotonic()
         self._go_at = 0.0
+        self._last_payload = b""
         self._send_started: float | None = None
         self._unanswered_since: float | None = None
         self._answered_audio = 0.0
@@ -103,6 +104,11 @@ class Relay:
             await self._send_audio(audio)
         return ended
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether what was sent ends amid a sound: perhaps in a word that goes on later."""
+        return convert.loud_end(self._format, self._last_payload)
+
     async def finish(self) -> None:
         """Tell the provider that no audio follows."""
         self._heard_at = time.monotonic()
@@ -120,6 +126,7 @@ class Relay:
     async def _send_chunk(self, chunk: Chunk) -> None:
         await self._pace(chunk.frames)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
+        self._last_payload = chunk.payload
         for audio in self._converter.convert(chunk.payload):
             await self._send_audio(audio)
 

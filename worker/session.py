@@ -27,17 +27,19 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
 from natterjack import streams
+from natterjack.audio import SESSION_ID, decode_chunk_headers
 from natterjack.connection import Broker
+from natterjack.errors import BadChunk
 from natterjack.events import Account, StatusEvent, StatusState
 from natterjack.log import fields
 from natterjack.spec import SessionSpec
-from natterjack.subjects import session_subject
+from natterjack.subjects import audio_subject, session_subject
 
 from . import convert
 from .account import Books
 from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
-from .control import controlled
+from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, PluginError, ProviderError, RequestRefused
 from .feed import Chunk, Feed, Gap
 from .metrics import Metrics
@@ -57,7 +59,7 @@ from .publish import Publisher
 from .relay import Relay
 from .scribe import Scribe
 from .settings import WorkerSettings
-from .stored import StreamStore
+from .stored import StoreUnavailable, StreamStore
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ _MARK_SECONDS = 10.0
 """How often the live head's place in the stream is learnt: bounds what is read again."""
 _TURN_END_SECONDS = 0.1
 _PROBE_SECONDS = 0.25
+_LOOK_SECONDS = 2.0
+_MAX_CLOSED_BEFORE = 50
 _MAX_CRASHES = 10
 """So many workers that held a session, died, and had brought it no further, are its own fault."""
 
@@ -99,6 +103,10 @@ class Busy(Exception):
     """An earlier session still has the key; try again later."""
 
 
+class _Parked(Exception):
+    """Audio has stopped amid a sound: nothing is to be made final that may go on."""
+
+
 class _Finished(Exception):
     """The session has been closed before: nothing is left but to ack."""
 
@@ -122,6 +130,8 @@ class Services:
     providers: Providers
     settings: WorkerSettings
     metrics: Metrics
+    restore: asyncio.Event
+    """Set to have the streams and the consumer looked after."""
     lease_seconds: float
     """After so long without a heartbeat the queue gives a session to another worker."""
 
@@ -167,6 +177,8 @@ class Session:
         self._relay: Relay | None = None
         names = spec.providers or settings.providers
         self._chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self._lasted = 0.0
+        """Seconds that the last stream was open."""
         self._answered = False
         """The provider has said something on the stream that is open, or was last."""
         self._failing_since: float | None = None
@@ -180,6 +192,8 @@ class Session:
         self._configured: dict[str, Any] = {}
         self._marked_at = 0.0
         self._unsure = False
+        self._parked_head: int | None = None
+        """Audio up to here has been heard in part; more is needed to go on."""
         self._drain_deadline: float | None = None
         self._drain = asyncio.Event()
 
@@ -234,10 +248,15 @@ class Session:
     async def _take_over(self) -> None:
         """Become the session's one holder, then learn where to resume."""
         stored = await self._checkpoints.read()
+        if stored is not None and self.id in stored.closed_before:
+            raise _Finished  # its request came again, after others had used the key
         if stored is None or stored.session_id != self.id:
             # Sessions of one key come one after another, in the order of their requests.
             if await self._queued(1) != self._request_sequence:
                 raise Busy
+            if stored is not None:
+                closed = [*stored.closed_before, stored.session_id][-_MAX_CLOSED_BEFORE:]
+                self._checkpoint.closed_before = closed
         elif stored.closed:
             raise _Finished
         elif stored.request_sequence not in (0, self._request_sequence) and (
@@ -273,7 +292,9 @@ class Session:
 
     def _adopt(self, stored: Checkpoint) -> None:
         """Go on from what another worker, or an earlier try, has left."""
-        crashes = 0 if stored.state == State.HANDED_OVER.value else stored.crashes + 1
+        # A worker that held it without a stream, or gave it back in order, did not die of it.
+        dangerous = {State.CONNECTING.value, State.STREAMING.value, State.FINISHING.value}
+        crashes = stored.crashes + 1 if stored.state in dangerous else 0
         if crashes > _MAX_CRASHES:
             self._problem = f"{crashes} workers in a row died with it before its next final"
         self._checkpoint = stored.model_copy(
@@ -301,13 +322,29 @@ class Session:
             try:
                 if await self._stream_once():
                     return
-                continue  # parked: audio may come later
+                # Parked: audio may come later.
+                delay, self._failing_since = self._settings.backoff_seconds, None
+                self._chain.progress()
+                continue
+            except _Parked:
+                await self._scribe.resume()
+                delay, self._failing_since = self._settings.backoff_seconds, None
+                self._chain.progress()
+                continue
             except ProviderError as error:
                 fault = error
             except PluginError as error:
                 fault = RequestRefused(self._chain.name, "request", str(error))
             await self._scribe.resume()
-            progress = self.position > before
+            if self._configured and isinstance(fault, RequestRefused) and fault.cause == "request":
+                # Most likely a change that was asked for in mid-stream: the words matter more.
+                self._configured = {}
+                await self._scribe.status("recovering", f"changed settings are dropped: {fault}")
+                await self._write_checkpoint()
+                self._go(State.RECOVERING, cause=fault.cause, reason=str(fault))
+                continue
+            lasted = self._answered and self._lasted > self._settings.max_backoff_seconds
+            progress = self.position > before or lasted
             if progress:
                 delay, self._failing_since = self._settings.backoff_seconds, None
             await self._recover(fault, delay, progress=progress)
@@ -329,7 +366,7 @@ class Session:
         reason = f"{fault.cause}: {fault}"
         if self._chain.name != failed:
             reason += f"; {self._chain.name} takes over"
-            delay = 0.0
+            delay = 0.0 if self._chain.untried else delay
         self._books.recovery(fault.cause)
         self._go(State.RECOVERING, cause=fault.cause, reason=reason)
         await self._scribe.status("recovering", reason)
@@ -386,9 +423,34 @@ class Session:
                 if await self._over(feed):
                     return None
             elif isinstance(item, Gap) or item.frames:
+                await self._unparked(feed)
                 return item
             elif item.end:
                 return None
+
+    async def _unparked(self, feed: Feed) -> None:
+        """After a pause amid a sound: return when there is more audio, or none will come."""
+        head, self._parked_head = self._parked_head, None
+        if head is None:
+            return
+        look_at = 0.0
+        while max(feed.head, self.position) <= head and self._end_reason is None:
+            now = time.monotonic()
+            if self._drain.is_set():
+                self._parked_head = head
+                raise _HandOver
+            if self._limit is not None or now - feed.heard > self._settings.idle_seconds:
+                return  # what there is, is all
+            if now >= look_at:
+                look_at = now + _LOOK_SECONDS
+                if await self._stored_head() > head:
+                    return
+                with contextlib.suppress(Busy):
+                    later = await self._queued(self._request_sequence + 1)
+                    if feed.superseded and later is not None:
+                        return
+            await self._make_sure()
+            await asyncio.sleep(0.25)
 
     async def _over(self, feed: Feed) -> bool:
         """Whether audio has stopped without an end for so long that none will come."""
@@ -478,6 +540,7 @@ class Session:
             raise _most_telling(group) from group
         finally:
             relay.count_sent()
+            self._lasted = relay.connected_seconds
             self._books.stream_ended(relay.timeline.sent_seconds, relay.connected_seconds)
             self._relay = None
         # The provider has said all that was due: what no final covers was silence.
@@ -486,6 +549,9 @@ class Session:
 
     async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
         ended = await relay.send(feed, first, self._books, lambda: self._limit, self._over)
+        if not ended and relay.cut_short:
+            self._parked_head = feed.head
+            raise _Parked
         self._go(State.FINISHING)
         await relay.finish()
         if self._limit is not None and relay.timeline.position >= self._limit and not feed.ended:
@@ -505,7 +571,7 @@ class Session:
         final_latency = self._metrics.latency.labels("final", name)
         async for event in relay.stream:
             relay.handling = True
-            if not self._answered:
+            if not self._answered or isinstance(event, Final):
                 self._answered = True
                 self._chain.works()
             await self._make_sure()
@@ -609,22 +675,42 @@ class Session:
         reached = self.position if relay is None else relay.timeline.position
         return round(reached / self.spec.sample_rate, 6)
 
+    @property
+    def _open_stream(self) -> ProviderStream:
+        """Raises NoStream when none is open, or it is at its end."""
+        if self._relay is None or self._relay.finishing:
+            raise NoStream
+        return self._relay.stream
+
     async def finalize(self) -> None:
-        """Ask the provider to make final what it has. Raises ProviderError."""
-        if self._relay is not None and not self._relay.finishing:
-            await self._relay.stream.finalize()
+        """Ask the provider to make final what it has. Raises ProviderError, NoStream."""
+        await self._open_stream.finalize()
 
     async def configure(self, settings: dict[str, Any]) -> None:
-        """Change settings now, and for every stream to come. Raises ProviderError, LeaseLost."""
-        if self._relay is not None and not self._relay.finishing:
-            await self._relay.stream.configure(settings)
+        """Change settings now, and for every stream to come. Raises ProviderError, NoStream,
+        LeaseLost."""
+        await self._open_stream.configure(settings)
         self._configured |= settings
         await self._write_checkpoint()
+
+    async def _stored_head(self) -> int:
+        """End of this session's newest stored chunk, as far as that is known."""
+        try:
+            stored = await self._services.store.last(audio_subject(self.key))
+            if stored is None or stored.headers.get(SESSION_ID) != self.id:
+                return 0
+            size = len(stored.data)
+            header = decode_chunk_headers(stored.headers, size, self.spec.audio_format)
+        except (StoreUnavailable, BadChunk):
+            return 0
+        return header.pos + self.spec.audio_format.frames(size)
 
     async def stop(self, reason: str) -> float:
         """End the session where its audio is now; that position in seconds. Raises LeaseLost."""
         reached = self.position if self._relay is None else self._relay.timeline.position
-        head = reached if self._feed is None else max(reached, self._feed.head)
+        head = max(reached, self._books.captured, await self._stored_head())
+        if self._feed is not None:
+            head = max(head, self._feed.head)
         self._limit = head if self._limit is None else min(self._limit, head)
         self._limit_reason = f"stopped: {reason}"
         await self._write_checkpoint()
@@ -683,7 +769,7 @@ def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
             stack.extend(error.exceptions)
         else:
             causes.append(error)
-    for kind in (LeaseLost, _HandOver, RequestRefused, ProviderError):
+    for kind in (LeaseLost, _HandOver, RequestRefused, ProviderError, _Parked):
         for cause in causes:
             if isinstance(cause, kind):
                 return cause

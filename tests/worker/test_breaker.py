@@ -57,6 +57,20 @@ def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
     assert breaker.ask(20) == 0
 
 
+def test_it_refuses_only_if_every_failure_was_for_good() -> None:
+    breaker = Breaker(2, 10, 60)
+    breaker.fails(FAULT, 0)
+    breaker.fails(RequestRefused("p", "credit", "no money"), 0)
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.refuses is None
+    breaker = Breaker(2, 10, 60)
+    for _ in range(2):
+        breaker.fails(RequestRefused("p", "credit", "no money"), 0)
+    assert breaker.refuses is not None
+    assert breaker.ask(10) == 0
+    assert breaker.refuses is None, "while a probe is under way, the others wait for it"
+
+
 def test_a_bad_request_is_the_sessions_own() -> None:
     breaker = Breaker(1, 10, 60)
     breaker.fails(RequestRefused("p", "request", "no such language"), 0)

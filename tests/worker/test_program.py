@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -372,8 +373,14 @@ async def test_a_request_that_names_no_session_is_dropped_and_said(
     await js.publish("stt.session.t.c", b"{}")
     await js.publish("stt.session.t.c.s", b"[" * 60_000)
     await js.publish("stt.session.t.c.s", b"", headers={"Status": "503"})
+    forever = b'{"session_id":"12345678","tenant":"t","conversation":"c","speaker":"s",'
+    await js.publish("stt.session.t.c.s", forever + b'"max_seconds":Infinity}')
     await until(lambda: [e["level"] for e in worker.log].count("error") == 4, "all said in the log")
-    assert (await js.stream_info(streams.SESSIONS)).state.messages == 0
+
+    async def settled() -> bool:
+        return (await js.stream_info(streams.SESSIONS)).state.messages == 0
+
+    await until(settled, "none of them comes back")
     speaker = Speaker(broker_settings, 5, speed=10)
     await speaker.speak()
     (await closed(broker, speaker.spec)).audit(speaker)
@@ -515,6 +522,64 @@ async def test_a_second_request_for_a_session_changes_nothing(
         return (await js.stream_info(streams.SESSIONS)).state.messages == 0
 
     await until(empty, "both requests are settled")
+
+
+async def test_a_request_that_comes_again_after_others_used_the_key(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speakers = [Speaker(broker_settings, 6 + n, speed=20) for n in range(3)]
+    for speaker in speakers:
+        await speaker.speak()
+        await closed(broker, speaker.spec)
+    js = broker.client.jetstream()
+    again = speakers[0].spec
+    await js.publish(session_subject(again.key), again.model_dump_json().encode())
+
+    async def settled() -> bool:
+        return (await js.stream_info(streams.SESSIONS)).state.messages == 0
+
+    await until(settled, "the request is settled")
+    (await stored(broker, again)).audit(speakers[0])
+
+
+async def test_an_abandoned_session_does_not_keep_a_finished_one_waiting(
+    start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    abandoned, newer = (Speaker(broker_settings, words, speed=40) for words in (8, 12))
+    await abandoned.speak(end=False)
+    await newer.speak()
+    await start_worker(WORKER_SUPERSEDED_SECONDS="1")
+    (await closed(ready_broker, abandoned.spec)).audit(abandoned)
+    (await closed(ready_broker, newer.spec)).audit(newer)
+
+
+async def test_faults_that_were_cured_long_ago_do_not_add_up(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_PARK_SECONDS="0.6", WORKER_RECOVERY_SECONDS="2")
+    speaker = Speaker(broker_settings, 30, phrase_words=6)
+
+    class Pause(Exception):
+        pass
+
+    def pause(seq: int) -> None:
+        if seq == 50:
+            raise Pause
+
+    await emulator.set(handshake_status=503, handshakes=1)
+    with pytest.raises(Pause):
+        await speaker.speak(before_chunk=pause)
+    await until(lambda: emulator.log[-1].words and emulator.open_connections == 0, "parked")
+    assert (await stored(broker, speaker.spec)).heard  # all but the word that the pause cuts
+    parked = time.monotonic()
+    await until(lambda: time.monotonic() - parked > 2.5, "longer than recovery may take")
+    await emulator.set(handshake_status=503, handshakes=1)
+    await speaker.speak()
+    (await closed(broker, speaker.spec)).audit(speaker)
 
 
 async def test_an_impossible_clock_of_the_edge_costs_no_word(

@@ -11,7 +11,7 @@ from natterjack.connection import Broker
 from natterjack.control import ControlReply, ControlRequest, control_session
 from natterjack.errors import BrokerError
 from natterjack.settings import BrokerSettings
-from natterjack.subjects import control_subject
+from natterjack.subjects import control_subject, session_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
@@ -113,6 +113,51 @@ async def test_finalize_makes_pending_audio_final(
     await until(final, "a final without an end of audio")
     assert (await ask(broker, speaker, command="stop")).ok
     await closed(broker, speaker.spec)
+
+
+async def test_nothing_is_changed_that_no_provider_has_agreed_to(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker()
+    speaker = Speaker(broker_settings, 12)
+    await broker.client.jetstream().publish(
+        session_subject(speaker.spec.key), speaker.spec.model_dump_json().encode(),
+        headers={"Nats-Msg-Id": speaker.spec.session_id},
+    )  # fmt: skip
+
+    async def held() -> bool:
+        return (await stored(broker, speaker.spec)).states == ["assigned"]
+
+    await until(held, "a worker holds it")
+    for settings in ({"keyterms": 5}, {"numerals": "perhaps"}):
+        reply = await ask(broker, speaker, command="configure", settings=settings)
+        assert not reply.ok
+        assert "no provider stream is open" in (reply.error or "")
+    await speaker.speak()
+    (await closed(broker, speaker.spec)).audit(speaker)
+
+
+async def test_stop_while_the_provider_is_away_keeps_what_was_said(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_BACKOFF_SECONDS="3")
+    speaker = Speaker(broker_settings, 40, speed=3)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 5.0)
+    await emulator.set(handshake_status=503)
+    emulator.drop()
+    await spoken(speaker, 11.0)
+    reply = await ask(broker, speaker, command="stop")
+    assert reply.position is not None
+    assert reply.position >= 10.9
+    await emulator.set(handshake_status=None)
+    transcript = await closed(broker, speaker.spec)
+    await speaking
+    said = [place.word for place in speaker.places if place.end < 10.8]
+    assert transcript.heard[: len(said)] == said
 
 
 @pytest.mark.parametrize(

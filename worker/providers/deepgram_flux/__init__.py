@@ -92,7 +92,7 @@ class DeepgramFluxProvider(Provider):
             listen.model,
             request.format,
             clock,
-            Transcript(clock, self._commit),
+            Transcript(clock, self._commit, rewrites_numbers=listen.rewrites_numbers),
             Upkeep(self._waits, clock, request.format.encoding, now),
             Configuring(self._settings.flux_configure_timeout_seconds),
             lambda error, productive: self._fatal(request.session_id, error, productive=productive),

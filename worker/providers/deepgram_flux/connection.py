@@ -93,6 +93,8 @@ class DeepgramFluxStream(ProviderStream):
             raise refused("configure: the stream is being finished")
         if self._failure is not None:
             raise self._failure
+        if checked.get("numerals"):
+            self._transcript.rewrites_numbers = True  # for good: answers may come late, or never
         answer: asyncio.Future[None] = self._loop.create_future()
         self._configuring.ask(checked, answer)
         self._wake.set()
@@ -107,6 +109,8 @@ class DeepgramFluxStream(ProviderStream):
             while not isinstance(message := await self._socket.receive(), Closed):
                 try:
                     decoded = protocol.decode(message)
+                except protocol.UnreadableEnd:
+                    raise  # the words since the last final are heard again on the next stream
                 except RemoteProtocolError as error:
                     yield Notice("malformed", str(error))
                     continue

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from .numbers import is_number
 from .words import Word, plain, split_text
 
 _SAME_GAP_SECONDS: Final = 0.02
 """Gaps between words that differ by less are alike."""
+_NEAR: Final = 2
+"""Words so many places from the boundary are looked at where a message contradicts a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class OpenTurn:
         self._heads: list[str] = []
         self._committed: list[str] = []
         """Plain words of the heads."""
+        self._said: list[str] = []
+        self._said_text = ""
+        """What the last message had of the committed words; empty: it contradicted them."""
+        self._last: Word | None = None
+        """The last committed word."""
         self._boundary = 0.0
         self._next = ""
         """The plain word behind the boundary, as of the last message."""
@@ -75,12 +83,25 @@ class OpenTurn:
         """The text of the turn if `rest` follows its heads."""
         return " ".join(text for text in (*self._heads, rest) if text)
 
-    def update(self, words: Sequence[Word], text: str, window_end: float) -> None:
-        """A message restates the turn. `window_end` is of the provider's clock."""
-        self.words = list(words)
-        at = self._after_committed(words)
-        self.rest = self.words[at:]
-        _, self.rest_text = split_text(text, words, at) if at else ("", text)
+    def unchanged(self, texts: Sequence[str], text: str) -> int:
+        """How many words a message begins with that are committed, and as the message before had
+        them: all or none. They need no work."""
+        count = len(self._said)
+        if count != len(self._committed) or count >= len(texts) or texts[:count] != self._said:
+            return 0
+        return count if text.startswith(self._said_text) else 0
+
+    def update(
+        self, words: Sequence[Word], text: str, window_end: float, unchanged: int = 0
+    ) -> None:
+        """A message restates the turn. `words` are without those that are `unchanged`, `text` is
+        all of it. `window_end` is of the provider's clock."""
+        if unchanged:
+            self.words[unchanged:] = words
+            self.rest = list(words)
+            _, self.rest_text = split_text(text[len(self._said_text) :], words, 0)
+        else:
+            self._restate(words, text)
         self._next = plain(self.rest[0].text) if self.rest else ""
         seen: list[_Seen] = []
         unchanged = True
@@ -93,15 +114,35 @@ class OpenTurn:
                 seen.append(_Seen(word.text, 1, window_end))
         self._seen = seen
 
-    def commit(self, rules: Commit, window_end: float) -> Head | None:
+    def _restate(self, words: Sequence[Word], text: str) -> None:
+        self.words = list(words)
+        kept, at = self._behind_committed(words)
+        self.rest = [*kept, *self.words[at:]]
+        _, self.rest_text = split_text(text, words, at) if at else ("", text)
+        agreed = at == len(self._committed) and not kept
+        if at and agreed and self.rest_text and text.endswith(self.rest_text):
+            self._said = [word.text for word in words[:at]]
+            self._said_text = text[: -len(self.rest_text)]
+        else:
+            self._said, self._said_text = [], ""
+        if kept:
+            self.rest_text = " ".join([*(word.text for word in kept), self.rest_text]).strip()
+
+    def commit(
+        self, rules: Commit, window_end: float, *, next_to_numbers: bool = True
+    ) -> Head | None:
         """The head that is final from now on, if there is one.
 
         The last word stays: who resumes at the boundary hears something of the turn, and its end.
+        The word behind the boundary must be as stable as those before it, lest the two become one.
+        For the same reason no number is next to it, unless `next_to_numbers`.
         """
         stable = self._stable(rules, window_end)
         cuts: list[tuple[int, int]] = []
-        for count in range(1, min(stable, len(self.rest) - 1) + 1):
+        for count in range(1, stable):
             last, following = self.rest[count - 1], self.rest[count]
+            if not next_to_numbers and (is_number(last.text) or is_number(following.text)):
+                continue
             gap = following.start - last.end
             # Words overlap: a cut between them would be inside one.
             if gap >= 0 and last.end - self.rest[0].start >= rules.length_seconds:
@@ -115,6 +156,7 @@ class OpenTurn:
         head = Head(self.rest[:count], text, boundary)
         self._heads.append(text)
         self._committed += [plain(word.text) for word in head.words]
+        self._last = head.words[-1]
         self._boundary = boundary
         self.rest, self.rest_text = self.rest[count:], rest_text
         self._next = plain(self.rest[0].text)
@@ -132,12 +174,11 @@ class OpenTurn:
             if word.estimated:
                 break
             count += 1
-        if 0 < count < len(self.rest) and self.rest[count].estimated:
-            count -= 1
         return count
 
-    def _after_committed(self, words: Sequence[Word]) -> int:
-        """Index of the first word that is not committed.
+    def _behind_committed(self, words: Sequence[Word]) -> tuple[list[Word], int]:
+        """What is not committed: words of the message before that are kept, and the index of the
+        first word of this one.
 
         Where the message has the committed words as they are, by their count. Where it contradicts
         them, by time: what is in the main behind the boundary; a word that stood on either side of
@@ -145,7 +186,7 @@ class OpenTurn:
         """
         count = len(self._committed)
         if [plain(word.text) for word in words[:count]] == self._committed:
-            return count
+            return [], count
         behind = [word.middle >= self._boundary for word in words]
         by_time = behind.index(True) if True in behind else len(words)
 
@@ -155,4 +196,25 @@ class OpenTurn:
             return before + after
 
         places = [at for at in (by_time, by_time - 1, by_time + 1) if 0 <= at <= len(words)]
-        return max(places, key=fits)
+        at = max(places, key=fits)
+        return ([], at) if fits(at) else self._merged(words, at)
+
+    def _merged(self, words: Sequence[Word], by_time: int) -> tuple[list[Word], int]:
+        """The same where no word next to the boundary is left: two of them may have become one
+        ("twenty", "five": "25"). One that has the place of the last committed word is not said
+        again; what was behind the boundary, and is on neither side of it now, is kept."""
+        last = self._last
+        assert last is not None
+        covering = [i for i, word in enumerate(words) if word.start <= last.middle < word.end]
+        if not self.rest or not covering:
+            return [], by_time
+        merged = words[covering[-1]]
+        at = covering[-1] + 1 if merged.end > self._boundary else by_time
+        near = {plain(word.text) for word in words[max(0, at - _NEAR) : at + _NEAR]}
+        kept: list[Word] = []
+        for word in self.rest:
+            replaced = at < len(words) and words[at].start <= word.middle
+            if replaced or plain(word.text) in near or (kept and word.start >= merged.end):
+                break
+            kept.append(word)
+        return kept, at

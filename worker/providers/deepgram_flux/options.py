@@ -129,6 +129,8 @@ class Listen(BaseModel):
 
     query: tuple[tuple[str, str], ...]
     model: str
+    rewrites_numbers: bool = False
+    """Whether words that make up a number may become one."""
 
 
 def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
@@ -163,7 +165,8 @@ def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
         query.append(("redact", redact))
     tags = listed(settings.flux_tag) if options.tag is None else options.tag
     query += [("tag", tag) for tag in many(tags)]
-    return Listen(query=tuple(query), model=model)
+    rewrites_numbers = flags["numerals"] or bool(redact)
+    return Listen(query=tuple(query), model=model, rewrites_numbers=rewrites_numbers)
 
 
 def _or(option: ValueT | None, setting: ValueT) -> ValueT:

@@ -7,14 +7,22 @@ differs from the machine-readable specification, the official SDK (7.16) decides
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from ...errors import Dropped, ProviderError, RequestRefused, Unavailable
+from ...errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
 from ...provider import Notice, ProviderWord
 from ..deepgram import vendor
 from ..websocket import Closed, ConnectRequest
@@ -116,6 +124,15 @@ class FatalError:
 Message = Connected | TurnInfo | Configured | ConfigureFailed | Warned | FatalError | Notice
 
 
+class UnreadableEnd(RemoteProtocolError):
+    """An EndOfTurn that cannot be read. Nothing later has its words ("Flux state machine"): the
+    stream cannot go on without losing them."""
+
+
+_END_OF_TURN: Final = re.compile(r'"event"\s*:\s*"EndOfTurn"')
+"""In a message that may not even be JSON. Within a text of JSON the quotes would be escaped."""
+
+
 class Decoded(NamedTuple):
     """A message and its `sequence_id`; some samples of the documentation have none."""
 
@@ -126,13 +143,19 @@ class Decoded(NamedTuple):
 def decode(message: str | bytes) -> Decoded:
     """What the server said. A well-formed message of a type that is unknown is a Notice.
 
-    Raises: RemoteProtocolError for anything else.
+    Raises: UnreadableEnd for an EndOfTurn; RemoteProtocolError for anything else, without which
+    the stream can go on: each message of a turn restates the whole of it.
     """
-    content = vendor.parse_message(NAME, message)
+    try:
+        content = vendor.parse_message(NAME, message)
+        decoded = _message(content)
+    except RemoteProtocolError as error:
+        if isinstance(message, str) and _END_OF_TURN.search(message):
+            what = str(error).removeprefix(f"{NAME}: ")
+            raise UnreadableEnd(NAME, f"an EndOfTurn that cannot be read: {what}") from None
+        raise
     sequence = content.get("sequence_id")
-    if sequence is not None:
-        sequence = _index(content, "sequence_id")
-    return Decoded(sequence, _message(content))
+    return Decoded(sequence if _is_index(sequence) else None, decoded)
 
 
 def _message(content: dict[str, Any]) -> Message:
@@ -173,7 +196,7 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
         window_end=vendor.seconds(NAME, content, "audio_window_end"),
         text=text,
         words=said if text else (),
-        confidence=_optional(content, "end_of_turn_confidence"),
+        confidence=_confidence(content, "end_of_turn_confidence"),
         trigger=trigger if isinstance(trigger, str) else None,
         language=language if isinstance(language, str) else None,
     )
@@ -186,18 +209,26 @@ def _word(word: Any) -> ProviderWord:
         None if word.get(name) is None else vendor.seconds(NAME, word, name)
         for name in ("start", "end")
     )
-    return ProviderWord(word["word"], start, end, vendor.confidence(NAME, word))
+    return ProviderWord(word["word"], start, end, _confidence(word, "confidence"))
 
 
 def _index(content: dict[str, Any], name: str) -> int:
     value = content.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not _is_index(value):
         vendor.wrong(NAME, f"{name} is {value!r:.{vendor.MAX_QUOTE}}")
     return value
 
 
-def _optional(content: dict[str, Any], name: str) -> float | None:
-    return None if content.get(name) is None else vendor.number(NAME, content, name)
+def _is_index(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _confidence(content: dict[str, Any], name: str) -> float | None:
+    """Nothing hangs on a confidence: one that is no number is none."""
+    value = content.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 class Sequence:

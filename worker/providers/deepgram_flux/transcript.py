@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final as Constant
 
-from ...provider import Final, Interim, Notice, ProviderEvent, Turn
+from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
 from .clock import Clock
 from .open_turn import Commit, OpenTurn
 from .protocol import TurnInfo
@@ -29,7 +29,9 @@ class Transcript:
     ("Flux state machine"). The head of a long turn is made final before, as `commit` says.
     """
 
-    def __init__(self, clock: Clock, commit: Commit) -> None:
+    def __init__(self, clock: Clock, commit: Commit, *, rewrites_numbers: bool = False) -> None:
+        self.rewrites_numbers = rewrites_numbers
+        """Whether number words may be put together later on: no head ends next to one then."""
         self._clock = clock
         self._commit = commit
         self._index = 0
@@ -74,16 +76,20 @@ class Transcript:
 
     # ---- turns ------------------------------------------------------------------------------
 
-    def _words(self, info: TurnInfo, known: Sequence[Word], window: float) -> list[Word]:
-        return timed(info.words, known, self._clock.to_given, self.frontier, window)
+    def _words(
+        self, said: Sequence[ProviderWord], known: Sequence[Word], window: float
+    ) -> list[Word]:
+        return timed(said, known, self._clock.to_given, self.frontier, window)
 
     def _start_turn(self, info: TurnInfo, window: float) -> Turn:
         self._turn = OpenTurn()
-        words = self._words(info, (), window)
+        words = self._words(info.words, (), window)
         return Turn("started", words[0].start if words else window, confidence=info.confidence)
 
     def _speech(self, turn: OpenTurn, info: TurnInfo, window: float) -> list[ProviderEvent]:
-        turn.update(self._words(info, turn.words, window), info.text, info.window_end)
+        same = turn.unchanged([word.text for word in info.words], info.text)
+        words = self._words(info.words[same:], turn.words[same:], window)
+        turn.update(words, info.text, info.window_end, same)
         turn.language = info.language or turn.language
         if info.event == "EndOfTurn":
             # A turn that was cut by hand may end where the next word begins.
@@ -94,7 +100,7 @@ class Transcript:
             behind = [word.start for word in turn.rest if word.start >= turn.eager_end]
             events.append(Turn("resumed", behind[0] if behind else window))
             turn.eager_end = None
-        head = turn.commit(self._commit, info.window_end)
+        head = turn.commit(self._commit, info.window_end, next_to_numbers=not self.rewrites_numbers)
         if head is not None:
             events.append(self._final(turn, head.text, head.words, head.boundary))
         events.append(

@@ -33,6 +33,15 @@ def management_error(status: int) -> ProviderError:
     return RequestRefused(NAME, "request" if status == 400 else "auth", said, code)
 
 
+def _closed() -> Unavailable:
+    return Unavailable(NAME, "connect", "the provider was closed here")
+
+
+def _seen(attempt: asyncio.Task[SecretStr]) -> None:
+    if not attempt.cancelled():
+        attempt.exception()
+
+
 class Keys:
     """Gives the key for the next connection, and remembers temporary ones."""
 
@@ -42,23 +51,40 @@ class Keys:
         self._session: aiohttp.ClientSession | None = None
         self._temporary: SecretStr | None = None
         self._good_until = 0.0
-        self._lock = asyncio.Lock()
+        self._closed = False
+        self._attempt: asyncio.Task[SecretStr] | None = None
+        """To obtain a temporary key, for all who wait for one. Lives until it has one or has
+        failed, no longer than the connect timeout, or until `close`."""
 
     async def get(self) -> SecretStr:
         """The key. Bounded by the connect timeout. Raises: ProviderError."""
         if self._settings.temporary_key is not None or not self._settings.temporary_keys:
             return self._settings.temporary_key or self._api_key
-        now = asyncio.get_running_loop().time
-        async with self._lock:
-            if self._temporary is None or now() >= self._good_until:
-                asked = now()
-                self._temporary = await self._obtain()
-                self._good_until = asked + _RENEWED * self._settings.temporary_key_ttl_seconds
+        if self._temporary is not None and asyncio.get_running_loop().time() < self._good_until:
             return self._temporary
+        if self._closed:
+            raise _closed()
+        if self._attempt is None or self._attempt.done():
+            self._attempt = asyncio.create_task(self._renew(), name="speechmatics key")
+            # Whoever waited may be gone by then: a failure that nobody sees is none.
+            self._attempt.add_done_callback(_seen)
+        attempt = self._attempt
+        # A waiter that is cancelled takes nothing from the others.
+        await asyncio.wait([attempt])
+        if attempt.cancelled():
+            raise _closed()
+        return attempt.result()
 
     def forget(self) -> None:
         """The key was refused: obtain another the next time."""
         self._temporary = None
+
+    async def _renew(self) -> SecretStr:
+        asked = asyncio.get_running_loop().time()
+        key = await self._obtain()
+        self._temporary = key
+        self._good_until = asked + _RENEWED * self._settings.temporary_key_ttl_seconds
+        return key
 
     async def _obtain(self) -> SecretStr:
         if self._session is None:
@@ -93,7 +119,13 @@ class Keys:
         return SecretStr(key)
 
     async def close(self) -> None:
-        """Let go of the HTTP session. Idempotent."""
+        """Let go of the HTTP session and of an attempt on its way; no key is obtained any more.
+        Idempotent."""
+        self._closed = True
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and not attempt.done():
+            attempt.cancel()
+            await asyncio.wait([attempt])
         session, self._session = self._session, None
         if session is not None:
             await session.close()

@@ -15,9 +15,10 @@ from worker.errors import (
     Dropped,
     RequestRefused,
     Stalled,
+    Unavailable,
 )
 from worker.provider import Interim, ProviderEvent, Turn
-from worker.providers.deepgram_flux import DeepgramFluxProvider
+from worker.providers.deepgram_flux import DeepgramFluxProvider, open_turn
 
 from .conftest import (
     AUDIO,
@@ -30,6 +31,7 @@ from .conftest import (
     finals,
     hear,
     opened,
+    request,
     said,
     send,
     transcribed,
@@ -220,13 +222,13 @@ async def test_nothing_empty_and_nothing_late_is_sent(
     assert emulator.log[0].texts == {"CloseStream": 1}
 
 
-async def test_a_provider_that_was_closed_can_open_again(provider: DeepgramFluxProvider) -> None:
+async def test_a_provider_that_was_closed_opens_no_more(provider: DeepgramFluxProvider) -> None:
     async with opened(provider):
         pass
     await provider.close()
     await provider.close()
-    async with opened(provider) as stream:
-        assert said(await transcribed(stream, AUDIO)) == WORDS
+    with pytest.raises(Unavailable):
+        await provider.open(request())
 
 
 # ---- changes in mid-stream ------------------------------------------------------------------
@@ -318,3 +320,23 @@ async def test_a_configure_whose_stream_breaks(
                 await asyncio.wait_for(task, bound(5))
         with pytest.raises(Dropped):
             await stream.configure({"numerals": True})
+
+
+@pytest.mark.parametrize("how", ["no", "options", "configure"])
+async def test_no_head_of_a_turn_ends_next_to_a_number(
+    make: Make, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here each word is taken for one: then nothing is final before the end of the turn."""
+    monkeypatch.setattr(open_turn, "is_number", lambda _: True)
+    options = {"numerals": True} if how == "options" else {}
+    async with opened(make(**EARLY), options=options) as stream:
+        events: list[ProviderEvent] = []
+        hearing = asyncio.create_task(hear(stream, events))
+        if how == "configure":
+            await asyncio.wait_for(stream.configure({"numerals": True}), bound(5))
+        await send(stream, MONOLOGUE)
+        await stream.finish()
+        await asyncio.wait_for(hearing, bound(15))
+    assert said(events) == LONG
+    spoken = [final for final in finals(events) if final.text]
+    assert (len(spoken) == 1) is (how != "no")

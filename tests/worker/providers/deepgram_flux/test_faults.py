@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
 import pytest
 
 from tests.emulators import tones
-from tests.emulators.deepgram_flux import DeepgramFluxEmulator
+from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
 from tests.emulators.faults import GARBAGE
 from tests.waiting import bound, until
 from worker.errors import (
     Dropped,
     ProviderError,
+    RemoteProtocolError,
     RequestRefused,
     Stalled,
     Unavailable,
 )
-from worker.provider import ProviderEvent
+from worker.provider import ProviderEvent, ProviderStream
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from .conftest import (
@@ -224,6 +226,45 @@ async def test_garbage_is_counted_and_skipped(
     # An unknown type is well-formed. Six more kinds are this protocol's own.
     assert codes(events).count("unknown") == 1
     assert codes(events).count("malformed") == len(GARBAGE) + 6 - 1
+
+
+@pytest.mark.parametrize("field", ["audio_window_end", "words", "turn_index"])
+async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
+    provider: DeepgramFluxProvider,
+    emulator: DeepgramFluxEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+) -> None:
+    """Else the next final would stand behind its words, which come in no other message."""
+    dress = FluxSession._dress
+
+    def distorted(self: FluxSession, messages: list[dict[str, Any]]) -> list[Any]:
+        return dress(self, [m | {field: "?"} if second(m) else m for m in messages])
+
+    def second(message: dict[str, Any]) -> bool:
+        return message.get("event") == "EndOfTurn" and message["turn_index"] == 1
+
+    monkeypatch.setattr(FluxSession, "_dress", distorted)
+    events: list[ProviderEvent] = []
+    async with opened(provider) as stream:
+        with pytest.raises(RemoteProtocolError, match=field) as caught:
+            await first_error(stream, AUDIO, events)
+    assert caught.value.retryable
+    assert said(events) == WORDS[:4]
+    # Who goes on from the last final misses nothing.
+    monkeypatch.undo()
+    async with opened(provider) as stream:
+        rest = await transcribed(stream, AUDIO[2 * round(16000 * finals(events)[-1].end) :])
+    assert said(rest) == WORDS[4:]
+
+
+async def first_error(stream: ProviderStream, audio: bytes, events: list[ProviderEvent]) -> None:
+    """What the iterator ends with, and the events up to there."""
+    async with asyncio.timeout(bound(15)):
+        iterating = asyncio.create_task(hear(stream, events))
+        with contextlib.suppress(ProviderError):
+            await send(stream, audio)
+        await iterating
 
 
 @pytest.mark.parametrize(

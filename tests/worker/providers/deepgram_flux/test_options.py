@@ -315,3 +315,23 @@ def test_the_readme_accounts_for_the_whole_specification() -> None:
     names += ["ForceEndTurn", "Warning"]  # younger than the copy of the specification
     for name in names:
         assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "rewritten"),
+    [
+        ({}, {}, False),
+        ({"numerals": True}, {}, True),
+        ({"numerals": True}, {"numerals": False}, False),
+        ({}, {"numerals": True}, True),
+        ({"redact": "numbers"}, {}, True),
+        ({"redact": "numbers"}, {"redact": False}, False),
+        ({}, {"redact": "aggressive_numbers"}, True),
+    ],
+)
+def test_whether_numbers_may_be_rewritten(
+    settings: dict[str, Any], options: dict[str, Any], rewritten: bool
+) -> None:
+    flux = {f"flux_{name}": value for name, value in settings.items()}
+    found = listen(DeepgramFluxSettings(**flux), request(options=options))
+    assert found.rewrites_numbers is rewritten

@@ -18,6 +18,7 @@ from worker.providers.deepgram_flux.protocol import (
     FatalError,
     Sequence,
     TurnInfo,
+    UnreadableEnd,
     Warned,
     close_error,
     decode,
@@ -165,17 +166,52 @@ def test_configure_success_shows_what_is_in_force() -> None:
         changed(turn_index="first"),
         changed(turn_index=True),
         changed(turn_index=-1),
-        changed(sequence_id="x"),
         changed(audio_window_end=-1),
         changed(audio_window_end=...),
         changed(audio_window_end=float("nan")),
         changed(audio_window_end=float("inf")),
-        changed(end_of_turn_confidence="high"),
     ],
 )
 def test_nonsense(message: str | bytes) -> None:
-    with pytest.raises(RemoteProtocolError):
+    with pytest.raises(RemoteProtocolError) as caught:
         decode(message)
+    assert caught.value.retryable
+    # The words of an EndOfTurn come in no other message; without any other the stream goes on.
+    ended = isinstance(message, str) and '"EndOfTurn"' in message
+    assert isinstance(caught.value, UnreadableEnd) is ended
+    if ended:
+        assert isinstance(message, str)
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode(message.replace("EndOfTurn", "Update"))
+        assert not isinstance(caught.value, UnreadableEnd)
+
+
+def test_half_an_end_of_turn() -> None:
+    with pytest.raises(UnreadableEnd):
+        decode(json.dumps(TURN_INFO)[:-1])
+    # Words about it are none.
+    talk = json.dumps({"type": "TurnInfo", "transcript": '"event": "EndOfTurn"'})
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(talk)
+    assert not isinstance(caught.value, UnreadableEnd)
+
+
+@pytest.mark.parametrize("odd", ["0.7", "high", True, [], {}, None])
+def test_fields_on_which_nothing_hangs(odd: Any) -> None:
+    sequence, info = decode(
+        changed(
+            end_of_turn_confidence=odd,
+            sequence_id="x",
+            words=[{"word": "Hi", "confidence": odd, "start": 0.42, "end": 0.56}],
+            transcript="Hi",
+            trigger=7,
+            languages="en",
+        )
+    )
+    assert sequence is None
+    assert isinstance(info, TurnInfo)
+    assert info.confidence is None
+    assert info.words == (ProviderWord("Hi", 0.42, 0.56, None),)
 
 
 def test_the_sequence() -> None:

@@ -269,7 +269,40 @@ def test_words_that_change_wait() -> None:
     for n in range(1, 20):
         text = "a b c d e" if n % 2 else "a b C d e"
         events += transcript.receive(info("Update", 2 + n, text))
-    assert said(events) == ["a", "b"]
+    # The word behind a boundary must be as stable as those before it.
+    assert said(events) == ["a"]
+
+
+def test_a_word_that_grows_into_the_next_waits() -> None:
+    """The widest gap is behind "twenty", but "five" has only just come."""
+    transcript = Transcript(spoken(60), Commit(updates=3, seconds=3, length_seconds=1))
+    head = words("a b c twenty")
+    both = (*head, ProviderWord("five", 2.5, 2.9, 0.9))
+    events: list[ProviderEvent] = []
+    for quarter in range(6, 30):
+        now = head if quarter < 13 else both
+        text = " ".join(word.text for word in now)
+        events += transcript.receive(info("Update", quarter / 4, text, words=now))
+        assert transcript.frontier == 0.0 or quarter >= 18
+    assert "twenty" not in said(events)
+    merged = (*words("a b c"), ProviderWord("25", 1.2, 2.9, 0.9))
+    events += transcript.receive(info("EndOfTurn", 7.5, "a b c 25", words=merged, trigger="model"))
+    assert said(events) == ["a", "b", "c", "25"]
+    partition(events)
+
+
+@pytest.mark.parametrize("last", ["5", "five", "Fünf,", "twenty-five", "[NUMBER_1]", "****", "三"])
+@pytest.mark.parametrize("rewrites", [False, True])
+def test_no_head_ends_next_to_what_may_be_a_number(last: str, rewrites: bool) -> None:
+    transcript = Transcript(spoken(60), EAGER, rewrites_numbers=rewrites)
+    text = f"a b {last} c"
+    events: list[ProviderEvent] = []
+    spread = (*words(f"a b {last}"), *words("c", 2.5))
+    for n in range(4, 8):
+        events += transcript.receive(info("Update", n, text, words=spread))
+    assert finals(events)[0].text == ("a" if rewrites else f"a b {last}")
+    events += transcript.end()
+    assert " ".join(final.text for final in finals(events) if final.text) == text
 
 
 def test_the_widest_gap_is_cut() -> None:
@@ -348,6 +381,60 @@ def test_a_committed_head_stands(later: str, shift: float, rest: str) -> None:
     assert ended.text == f"one two three {rest}"
 
 
+BASE = tuple(ProviderWord(f"w{n}", n * 0.5, n * 0.5 + 0.45, 0.9) for n in range(10))
+TWENTY = ProviderWord("twenty", 5.0, 5.4, 0.9)
+FIVE = ProviderWord("five", 6.6, 7.0, 0.9)
+
+
+def word(text: str, start: float, end: float) -> ProviderWord:
+    return ProviderWord(text, start, end, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("later", "rest"),
+    [
+        # Two words on either side of the boundary have become one, wherever it is put.
+        ([*BASE, word("25", 5.0, 7.0)], "five"),
+        ([*BASE, word("25", 5.0, 6.6)], "five"),
+        ([*BASE, word("25", 5.0, 5.9)], "five"),
+        ([*BASE, word("25", 5.0, 7.0), word("people", 7.2, 7.5)], "five people"),
+        ([*BASE, word("25", 5.0, 6.6), word("people", 7.2, 7.5)], "five people"),
+        ([*BASE, word("25", 5.0, 6.6), word("persons", 7.2, 7.5)], "five persons"),
+        ([*BASE, word("25", 5.0, 7.0), *words("people came", 7.2)], "five people came"),
+        ([*BASE[:-1], word("925", 4.5, 7.0), word("people", 7.2, 7.5)], "five people"),
+        # Three.
+        ([*BASE, word("25people", 5.0, 7.5), word("came", 7.6, 7.9)], "five people came"),
+        # The word behind it has another one in its place.
+        ([*BASE, word("plenty", 5.0, 6.2), *words("fife people", 6.6)], "fife people"),
+        # It has moved before the boundary.
+        (
+            [*BASE[:-1], word("W9b", 4.5, 4.95), TWENTY, word("five", 5.3, 5.9), *words("men", 7)],
+            "five men",
+        ),
+    ],
+)
+def test_words_that_become_one_across_a_boundary(later: list[ProviderWord], rest: str) -> None:
+    transcript = Transcript(spoken(60), Commit())
+    said_before = (*BASE, TWENTY, FIVE, word("people", 7.2, 7.5))
+    events: list[ProviderEvent] = []
+    for quarter in range(31, 48):
+        text = " ".join(word.text for word in said_before)
+        events += transcript.receive(info("Update", quarter / 4, text, words=said_before))
+    heads = [*(f"w{n}" for n in range(10)), "twenty"]
+    assert finals(events)[0].text.split() == heads
+    assert finals(events)[0].end == pytest.approx(6.0)
+    # Again and again: what was kept stays.
+    text = " ".join(word.text for word in later)
+    for event in ("Update", "Update", "EndOfTurn"):
+        events += transcript.receive(info(event, 12, text, words=tuple(later), trigger="model"))
+    texts = [final.text for final in finals(events) if final.text]
+    assert texts == [" ".join(heads), rest]
+    ended = events[-1]
+    assert isinstance(ended, Turn)
+    assert ended.text == " ".join([*heads, rest])
+    partition(events)
+
+
 def test_a_head_that_is_all_that_is_left() -> None:
     transcript, events = committed()
     events += transcript.receive(info("EndOfTurn", 7, "one two three", trigger="model"))
@@ -376,6 +463,37 @@ def test_whatever_is_said_later_nothing_is_lost_or_doubled(seed: int) -> None:
     assert [word.strip("xyz") for word in said(events)] == [f"w{n}" for n in range(120)]
     assert len(finals(events)) > 10
     partition(events)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_committed_words_that_stay_are_not_worked_on_again(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes nothing of what comes out."""
+    rng = random.Random(seed)
+    messages: list[TurnInfo] = []
+    for message in monologue(80):
+        texts = [word.text + ("x" if rng.random() < 0.005 else "") for word in message.words]
+        revised = tuple(
+            replace(word, text=text) for word, text in zip(message.words, texts, strict=True)
+        )
+        messages.append(replace(message, text=" ".join(texts), words=revised))
+    skipped: list[int] = []
+    unchanged = OpenTurn.unchanged
+
+    def counted(turn: OpenTurn, texts: list[str], text: str) -> int:
+        skipped.append(unchanged(turn, texts, text))
+        return skipped[-1]
+
+    def events() -> list[ProviderEvent]:
+        transcript = Transcript(spoken(200), Commit(updates=2, seconds=1, length_seconds=1))
+        return [event for message in messages for event in transcript.receive(message)]
+
+    monkeypatch.setattr(OpenTurn, "unchanged", counted)
+    found = events()
+    assert max(skipped) > 60
+    monkeypatch.setattr(OpenTurn, "unchanged", lambda *_: 0)
+    assert events() == found
 
 
 # ---- words without times --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from tests.emulators.speechmatics import SpeechmaticsEmulator
-from tests.waiting import bound
+from tests.waiting import bound, until
 from worker.errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
 from worker.providers.speechmatics import SpeechmaticsProvider
 
@@ -110,11 +110,11 @@ async def test_the_wrong_api_key_shows_nowhere(
 
 
 @asynccontextmanager
-async def office(answer: Callable[[], Any]) -> AsyncIterator[str]:
+async def office(answer: Callable[..., Any]) -> AsyncIterator[str]:
     """A management endpoint that answers in its own way."""
 
-    async def serve(_: web.Request) -> Any:
-        return answer()
+    async def serve(request: web.Request) -> Any:
+        return await answer(request) if asyncio.iscoroutinefunction(answer) else answer()
 
     app = web.Application()
     app.router.add_post("/v1/api_keys", serve)
@@ -161,3 +161,76 @@ async def test_the_wait_for_a_key_is_bounded(make: Make) -> None:
                 await provider.open(request())
         assert asked.is_set()
         await provider.close()
+
+
+@asynccontextmanager
+async def mute() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A management endpoint that answers nothing, and what it is asked."""
+    asked: list[bytes] = []
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+async def test_those_who_wait_share_a_failure(make: Make) -> None:
+    """Each of them within one timeout, not one behind the other."""
+    async with mute() as (url, asked):
+        provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=0.5)
+        began = asyncio.get_running_loop().time()
+        opening = [asyncio.create_task(provider.open(request())) for _ in range(20)]
+        errors = await asyncio.gather(*opening, return_exceptions=True)
+        took = asyncio.get_running_loop().time() - began
+        assert {type(error) for error in errors} == {Unavailable}
+        assert took < bound(5)
+        assert len(asked) == 1
+        with pytest.raises(Unavailable):
+            await provider.open(request())
+        assert len(asked) == 2, "a failure is not remembered"
+        await provider.close()
+
+
+async def test_one_that_gives_up_takes_nothing_from_the_others(
+    make: Make, emulator: SpeechmaticsEmulator
+) -> None:
+    go = asyncio.Event()
+    asked = 0
+
+    async def serve(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+        return web.json_response({"key_value": "eyJ-late"}, status=201)
+
+    emulator.temporary_keys.append("eyJ-late")
+    async with office(serve) as url:
+        provider = make(temporary_keys=True, management_url=url)
+        first, second = (asyncio.create_task(provider.open(request())) for _ in range(2))
+        await until(lambda: asked, "the key is asked for")
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go.set()
+        await (await second).close()
+        assert asked == 1
+    assert shown(emulator) == ["Bearer eyJ-late"]
+
+
+async def test_closing_ends_the_wait_for_a_key(make: Make) -> None:
+    async with mute() as (url, asked):
+        provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=60)
+        opening = asyncio.create_task(provider.open(request()))
+        await until(lambda: asked, "the key is asked for")
+        async with asyncio.timeout(bound(5)):
+            await provider.close()
+            with pytest.raises(Unavailable, match="closed"):
+                await opening
+            await provider.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await provider.open(request())
+        assert len(asked) == 1
