@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -55,6 +56,29 @@ class _WebSocket(aiohttp.ClientWebSocketResponse):
         transport = None if connection is None else connection.transport
         return transport if isinstance(transport, asyncio.Transport) else None
 
+    @property
+    def unread(self) -> Iterable[Any]:
+        """Messages that are here, and were not received yet."""
+        # A deque of messages; before aiohttp 3.11 of pairs of a message and its size.
+        return tuple(getattr(self._reader, "_buffer", ()))
+
+
+async def _refuse_redirect(
+    _session: aiohttp.ClientSession,
+    _context: SimpleNamespace,
+    redirect: aiohttp.TraceRequestRedirectParams,
+) -> None:
+    """aiohttp would follow, with the headers or at least the audio, wherever it is told to."""
+    response = redirect.response
+    response.close()
+    raise aiohttp.WSServerHandshakeError(
+        response.request_info,
+        response.history,
+        message="it redirects to another address, which is not followed",
+        status=response.status,
+        headers=response.headers,
+    )
+
 
 class Socket:
     """A WebSocket to a provider. One task receives; several may send."""
@@ -66,6 +90,8 @@ class Socket:
         self._connection = connection
         self._transport = connection.transport
         self._closed = False
+        self._over = False
+        """The peer's closing frame was given."""
         if self._transport is not None:
             self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
             raw = self._transport.get_extra_info("socket")
@@ -95,11 +121,20 @@ class Socket:
             return data
         if message.type is aiohttp.WSMsgType.CLOSE:
             # aiohttp says 0 where the frame had no status, which is 1005 (RFC 6455, 7.4.1).
+            self._over = True
             return Closed(message.data or 1005, message.extra or "")
         # Not `close_code`: aiohttp calls the end of TCP without a closing frame 1000.
         error = message.data if message.type is aiohttp.WSMsgType.ERROR else None
         error = error or self._connection.exception()
         return Closed(None, "" if error is None else str(error))
+
+    @property
+    def close_received(self) -> bool:
+        """Whether the peer's closing frame is here, even if `receive` has not given it yet."""
+        if self._over or self._connection.closed:
+            return True
+        messages = (item if hasattr(item, "type") else item[0] for item in self._connection.unread)
+        return any(message.type is aiohttp.WSMsgType.CLOSE for message in messages)
 
     def abort(self) -> None:
         """Cut the connection; `receive` then says so."""
@@ -131,13 +166,17 @@ class Connector:
         self._timeout = connect_timeout_seconds
         self._ping = ping_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def connect(self, request: ConnectRequest, refused: RefusedHandshake) -> Socket:
         """A connection that stands. Bounded by the connect timeout.
 
         Raises: what `refused` makes of an HTTP error; RemoteProtocolError for an upgrade that is
-        none; Unavailable (connect) for everything else.
+        none (a redirect is not followed); Unavailable (connect) for everything else, and after
+        `close`.
         """
+        if self._closed:
+            raise Unavailable(self._provider, "connect", "the provider was closed here")
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await self._dial(request)
@@ -157,11 +196,14 @@ class Connector:
 
     async def _dial(self, request: ConnectRequest) -> _WebSocket:
         if self._session is None:
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_redirect.append(_refuse_redirect)
             self._session = aiohttp.ClientSession(
                 # A connection a stream: aiohttp's default limit of 100 would block the 101st.
                 connector=aiohttp.TCPConnector(limit=0),
                 ws_response_class=_WebSocket,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[tracing],
             )
         connection: Any = await self._session.ws_connect(
             request.url,
@@ -175,7 +217,8 @@ class Connector:
         return connection
 
     async def close(self) -> None:
-        """Let go of the shared session. Idempotent."""
+        """Let go of the shared session, for good. Idempotent."""
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()

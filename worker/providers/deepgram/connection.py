@@ -10,6 +10,7 @@ from ...errors import Dropped, ProviderError, RemoteProtocolError
 from ...provider import Notice, ProviderEvent, ProviderStream
 from ..websocket import Closed, Socket
 from . import protocol
+from .configure import ANSWER_SECONDS, Configuring
 from .options import NAME
 from .transcript import Transcript
 
@@ -23,7 +24,10 @@ class DeepgramStream(ProviderStream):
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
         self._keepalive = protocol.Keepalive(keepalive_seconds, self._loop.time())
+        self._configuring = Configuring(socket.send_text, ANSWER_SECONDS)
         self._finishing = False
+        self._closing = False
+        """CloseStream is on the wire, and the server had not closed before."""
         self._failure: ProviderError | None = None
         # Lives from here to `close` or `finish`; what it fails with, the iterator raises.
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"keepalive {self.reference}")
@@ -43,40 +47,68 @@ class DeepgramStream(ProviderStream):
         self._finishing = True
         # Deepgram docs, "Close Stream": nothing may follow it.
         self._keeper.cancel()
+        self._configuring.finish()
         await self._socket.send_text(protocol.encode_close_stream())
+        # A close that is here by now nobody asked for: it says nothing of what was transcribed.
+        self._closing = not self._socket.close_received
 
     async def finalize(self) -> None:
         """A word that is being spoken is cut by it: this is for the end of a turn."""
         await self._socket.send_text(protocol.encode_finalize())
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        """The answer is a Notice: `configured` or `configure_failed`."""
-        await self._socket.send_text(protocol.encode_configure(changes))
+        """Returns when the provider has taken the changes; those asked for meanwhile go out
+        together, behind it. An answer that never comes is a success (older servers), and a Notice
+        `configure_unanswered`. Raises: RequestRefused with the provider's reason (the stream goes
+        on as it was)."""
+        await self._configuring.ask(changes)
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
-        while True:
-            message = await self._socket.receive()
-            if isinstance(message, Closed):
-                error = self._failure or protocol.close_error(message, finishing=self._finishing)
-                if error is not None:
-                    raise error
-                break
-            try:
-                decoded = protocol.decode(message)
-            except RemoteProtocolError as error:
-                yield Notice("malformed", str(error))
-                continue
-            for item in decoded:
-                for event in self._transcript.receive(item):
+        summary: list[ProviderEvent] = []
+        try:
+            while not summary:
+                message = await self._socket.receive()
+                if isinstance(message, Closed):
+                    error = self._failure or protocol.close_error(message, finishing=self._closing)
+                    if error is not None:
+                        raise error
+                    break
+                for item in self._decode(message):
+                    if isinstance(item, protocol.ConfigureAnswer):
+                        self._configuring.answered(item)
+                    events = self._transcript.receive(item)
+                    if self._closing and isinstance(item, protocol.Summary):
+                        summary = events
+                        continue
+                    for event in events:
+                        yield event
+                for event in self._configuring.notices():
                     yield event
-            if self._finishing and any(isinstance(item, protocol.Summary) for item in decoded):
-                break
-        for event in self._transcript.end():
+            if (until := self._transcript.unsaid_until) is not None:
+                for event in summary:
+                    yield event
+                raise Dropped(NAME, f"what it showed up to {until:.1f} s never became final")
+        except ProviderError as error:
+            self._configuring.fail(error)
+            raise
+        self._configuring.end()
+        for event in (*self._transcript.end(), *self._configuring.notices(), *summary):
             yield event
+
+    def _decode(self, message: str | bytes) -> tuple[protocol.Message, ...]:
+        """What the server said. Raises: RemoteProtocolError for a final that cannot be read: those
+        after it would go over its audio, which has to be sent again instead."""
+        try:
+            return protocol.decode(message)
+        except RemoteProtocolError as error:
+            if protocol.is_lost_final(message, interims=self._transcript.interims):
+                raise
+            return (Notice("malformed", str(error)),)
 
     async def close(self) -> None:
         if self._failure is None:
             self._failure = Dropped(NAME, "the stream was closed here")
+        self._configuring.fail(self._failure)
         self._keeper.cancel()
         await self._socket.close()
         await asyncio.wait([self._keeper])

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from ...errors import ProviderError
+from ...errors import ProviderError, RemoteProtocolError
 from ...provider import Notice, ProviderWord, Usage
 from ..websocket import Closed, ConnectRequest
 from . import vendor
@@ -113,7 +113,17 @@ class Summary:
     usage: Usage
 
 
-Message = Results | SpeechStarted | UtteranceEnd | Summary | Notice
+@dataclass(frozen=True, slots=True)
+class ConfigureAnswer:
+    """What became of a change of settings ("Configure")."""
+
+    refusal: str | None = None
+    """None: it is in force."""
+    keyterms: list[Any] | None = None
+    """Now in force, where the change replaced them."""
+
+
+Message = Results | SpeechStarted | UtteranceEnd | Summary | ConfigureAnswer | Notice
 
 
 def decode(message: str | bytes) -> tuple[Message, ...]:
@@ -135,18 +145,43 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
         case "Metadata":
             return (_summary(content),)
         case "ConfigureSuccess":
-            return (Notice("configured"),)
+            keyterms = content.get("keyterms")
+            answer = ConfigureAnswer(keyterms=keyterms if isinstance(keyterms, list) else None)
+            return (answer, Notice("configured"))
         case "ConfigureFailure":
-            said = f"{content.get('code')}: {content.get('description')}"
-            return (Notice("configure_failed", said[:MAX_QUOTE]),)
+            said = f"{content.get('code')}: {content.get('description')}"[:MAX_QUOTE]
+            return (ConfigureAnswer(refusal=said), Notice("configure_failed", said))
         case "Error":
             # "Errors": about a text message of ours; the stream goes on.
-            said = f"{content.get('variant')}: {content.get('description')}"
-            return (Notice("provider_error", said[:MAX_QUOTE]),)
+            said = f"{content.get('variant')}: {content.get('description')}"[:MAX_QUOTE]
+            notice = Notice("provider_error", said)
+            # It quotes the message where it could not be read. Nothing else of ours that may be
+            # unanswered can be wrong.
+            about = content.get("message")
+            if isinstance(about, str) and about and '"Configure"' not in about:
+                return (notice,)
+            return (ConfigureAnswer(refusal=said), notice)
     return (Notice("unknown", f"message of type {kind[:MAX_QUOTE]!r}"),)
 
 
+def is_lost_final(message: str | bytes, *, interims: bool) -> bool:
+    """Whether a message that `decode` raised an error for was to make audio final: the finals
+    after it would go over what it said. `interims` off: every result is final."""
+    try:
+        content = vendor.parse_message(NAME, message)
+    except RemoteProtocolError:
+        return False
+    if content["type"] != "Results":
+        return False
+    return not interims or any(
+        content.get(name) not in (None, False) for name in ("is_final", "speech_final")
+    )
+
+
 def _results(content: dict[str, Any]) -> Results:
+    for name in ("is_final", "speech_final"):
+        if not isinstance(content.get(name), bool | None):
+            _wrong(f"{name} is {content[name]!r:.{MAX_QUOTE}}")
     start, duration = _seconds(content, "start"), _seconds(content, "duration")
     best = vendor.best_alternative(NAME, content.get("channel"))
     text: str = best["transcript"]
@@ -203,8 +238,8 @@ def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
 
 
 def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
-    """What the end of a connection means; None: it is as it should be. `finishing`: after
-    CloseStream, so that 1000 says that all was transcribed."""
+    """What the end of a connection means; None: it is as it should be. `finishing`: CloseStream
+    is on the wire, so that 1000 says that all was transcribed."""
     return vendor.close_error(NAME, closed, in_order=(1000,) if finishing else ())
 
 

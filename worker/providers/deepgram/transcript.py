@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Final as Constant
 
+from ...errors import RemoteProtocolError
 from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
-from .protocol import Message, Results, SpeechStarted, Summary, UtteranceEnd
+from .options import NAME
+from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
+
+_TOLERANCE_SECONDS: Constant = 0.0015
+"""Two times so near are the same: they are rounded to milliseconds, and their sums to binary."""
 
 
 class Turns:
@@ -68,6 +74,8 @@ class _Channel:
     held: list[ProviderWord] = field(default_factory=list)
     """Final, but another channel is not so far yet."""
     interim: tuple[ProviderWord, ...] = ()
+    shown: Results | None = None
+    """The last interim, if it has text: a final is to come."""
     last_word_end: float = 0.0
     """Of the words in its finals."""
 
@@ -82,7 +90,7 @@ class Transcript:
 
     def __init__(self, *, interims: bool, channels: int = 1) -> None:
         """`interims` off: every result is final, whatever it says (Deepgram docs, same page)."""
-        self._interims = interims
+        self.interims = interims
         self._channels = [_Channel() for _ in range(channels)]
         self._turns = Turns()
         self.frontier = 0.0
@@ -102,31 +110,45 @@ class Transcript:
                 return [message.usage]
             case Notice():
                 return [message]
+            case ConfigureAnswer():
+                return []
         return list(self._turns.due(self.frontier))
 
     def end(self) -> list[ProviderEvent]:
         """What is left to say when all is final."""
-        return list(self._turns.end(self.frontier))
+        return [*self._rest(), *self._turns.end(self.frontier)]
+
+    @property
+    def unsaid_until(self) -> float | None:
+        """End of what was shown and never made final; None: all was."""
+        ends = [one.shown.end for one in self._channels if one.shown and _beyond(one)]
+        return max(ends, default=None)
 
     def _results(self, results: Results) -> list[ProviderEvent]:
         if results.channel >= len(self._channels):
-            return [Notice("malformed", f"results of channel {results.channel}")]
+            what = f"results of channel {results.channel}"
+            if results.text and (results.is_final or not self.interims):
+                raise RemoteProtocolError(NAME, what)
+            return [Notice("malformed", what)]
         for word in results.words:
             if word.start is not None:
                 self._turns.speech(results.channel, word.start)
         events: list[ProviderEvent] = list(self._turns.due(self.frontier))
-        is_final = results.is_final or not self._interims
+        is_final = results.is_final or not self.interims
+        channel = self._channels[results.channel]
         many = len(self._channels) > 1
         if not is_final:
             # Of a span that is final by now: such an interim came too late.
-            late = results.end <= self.frontier or results.start < self.frontier - 0.01
+            late = results.end <= channel.cursor or results.start < channel.cursor - 0.01
+            if not late:
+                channel.shown = results if results.text else None
             if many:
                 events.append(self._merged_interim(results))
             elif not late:
                 events.append(self._interim(results))
             return events
+        channel.cursor = max(channel.cursor, results.end)
         events += self._merged_final(results) if many else self._final(results)
-        channel = self._channels[results.channel]
         channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
         if results.speech_final:
             at, since = channel.last_word_end, self._turns.since(results.channel)
@@ -174,23 +196,34 @@ class Transcript:
 
     def _merged_final(self, results: Results) -> list[ProviderEvent]:
         channel = self._channels[results.channel]
-        channel.cursor = max(channel.cursor, results.end)
         channel.held += _spoken_by(results)
         channel.interim = ()
         end = min(one.cursor for one in self._channels)
         held = sorted((word for one in self._channels for word in one.held), key=_start)
         # From the last to the first: a step back to a word's start may land inside an earlier one.
         for word in reversed(held):
-            if _start(word) < end < _end(word):
+            if _start(word) < end < _end(word) - _TOLERANCE_SECONDS:
                 end = _start(word)
         if end <= self.frontier:
             return []
-        words = tuple(word for word in held if _end(word) <= end)
+        return [self._merge(end, results.language)]
+
+    def _rest(self) -> list[Final]:
+        """The words that no other channel's final has reached."""
+        ends = [_end(word) for one in self._channels for word in one.held]
+        if not ends:
+            return []
+        return [self._merge(max(self.frontier, *ends, *(one.cursor for one in self._channels)))]
+
+    def _merge(self, end: float, language: str | None = None) -> Final:
+        """All words up to `end`, which is inside none."""
+        latest = end + _TOLERANCE_SECONDS
+        held = sorted((word for one in self._channels for word in one.held), key=_start)
+        words = tuple(word for word in held if _end(word) <= latest)
         for one in self._channels:
-            one.held = [word for word in one.held if _end(word) > end]
+            one.held = [word for word in one.held if _end(word) > latest]
         start, self.frontier = self.frontier, end
-        text = " ".join(word.text for word in words)
-        return [Final(text, start, end, words, language=results.language)]
+        return Final(" ".join(word.text for word in words), start, end, words, language=language)
 
 
 def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
@@ -200,6 +233,16 @@ def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
         replace(word, speaker=channel if word.speaker is None else f"{channel}.{word.speaker}")
         for word in results.words
     )
+
+
+def _beyond(channel: _Channel) -> bool:
+    """Whether the last interim has a word, or text without words, beyond the finals."""
+    if channel.shown is None:
+        return False
+    words = channel.shown.words
+    # A word counts where its middle is: finals revise the times of words a little.
+    places = [(_start(word) + _end(word)) / 2 for word in words] or [channel.shown.end]
+    return max(places) > channel.cursor + _TOLERANCE_SECONDS
 
 
 def _start(word: ProviderWord) -> float:

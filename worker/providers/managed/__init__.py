@@ -13,7 +13,8 @@ from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
 from ..deepgram.vendor import parse_options
 from ..websocket import Connector, ConnectRequest
 from . import protocol
-from .connection import Ending, ManagedStream, wait_ready
+from .connection import Ending, ManagedStream, Muteness, wait_ready
+from .memory import MuteMemory
 from .settings import ManagedSettings
 from .transcript import Texts
 
@@ -83,6 +84,7 @@ class ManagedProvider(Provider):
         self._settings = settings
         self._token = settings.token
         self.capabilities = _capabilities(settings)
+        self._memory = MuteMemory()
         self._connector = Connector(
             self.name,
             connect_timeout_seconds=settings.connect_timeout_seconds,
@@ -109,7 +111,8 @@ class ManagedProvider(Provider):
             wait=settings.end_wait_seconds,
         )
         texts = Texts(hold_seconds=settings.hold_seconds, quiet_seconds=settings.quiet_seconds)
-        return ManagedStream(socket, texts, ending, ready.session_id)
+        muteness = Muteness(request.session_id, self._memory, settings.quiet_seconds)
+        return ManagedStream(socket, texts, ending, muteness, ready.session_id)
 
     async def close(self) -> None:
         await self._connector.close()

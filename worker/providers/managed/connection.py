@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from ...errors import Dropped, RemoteProtocolError, Stalled
-from ...provider import Notice, ProviderEvent, ProviderStream
+from ...provider import Final as FinalEvent
+from ...provider import Interim, Notice, ProviderEvent, ProviderStream
 from ..websocket import Closed, Socket
 from . import protocol
+from .memory import MuteMemory
 from .protocol import BYTES_PER_SECOND, FRAME_MS, NAME
 from .transcript import Texts
 
@@ -19,6 +21,12 @@ _LOOK_SECONDS: Final = 0.5
 """How often the audio is looked at for what it makes certain ..."""
 _HOLDING_SECONDS: Final = 0.1
 """... and while a text waits for it."""
+_OWED_SECONDS: Final = 1.5
+"""Of speech without a text, from which on a stream that is over is sent once more."""
+_LATE_PART: Final = 1 / 3
+"""Of the seconds after which the proxy is mute: what was sent in them may yet be answered."""
+_ALIKE_SECONDS: Final = 0.5
+"""By so much may the lengths of the same audio differ, sent twice."""
 _FRAME_BYTES: Final = BYTES_PER_SECOND * FRAME_MS // 1000
 
 
@@ -32,6 +40,15 @@ class Ending(NamedTuple):
     silence: float
     settle: float
     wait: float
+
+
+class Muteness(NamedTuple):
+    """When the proxy is mute, and what another stream of the session has found out of that."""
+
+    session_id: str
+    memory: MuteMemory
+    quiet: float
+    """Seconds, of audio and of time, that speech may be without an answer."""
 
 
 async def wait_ready(socket: Socket, auth: protocol.Auth, timeout_seconds: float) -> protocol.Ready:
@@ -71,16 +88,32 @@ class ManagedStream(ProviderStream):
     """A session of the proxy that is ready."""
 
     def __init__(
-        self, socket: Socket, texts: Texts, ending: Ending, session_id: str | None
+        self,
+        socket: Socket,
+        texts: Texts,
+        ending: Ending,
+        muteness: Muteness,
+        reference: str | None,
     ) -> None:
-        self.reference = session_id
+        self.reference = reference
+        self._muteness = muteness
         self._socket = socket
         self._texts = texts
         self._ending = ending
         self._loop = asyncio.get_running_loop()
         self._finished_at: float | None = None
-        self._heard_at = 0.0
+        self._heard_at = self._loop.time()
         """When the proxy last said something."""
+        self._passable = muteness.memory.take(muteness.session_id, self._heard_at)
+        """So far the stream before was mute on this audio: if this one is too, it is no speech."""
+        self._final = 0.0
+        """End of the last final given."""
+        self._productive = False
+        """Whether one with a text was."""
+        self._kept: list[FinalEvent] = []
+        """Finals since the end of audio."""
+        self._owed_at: float | None = None
+        """Since when there is speech without an answer."""
         self._error: protocol.Error | None = None
         self._error_at = 0.0
         self._closed = False
@@ -130,14 +163,43 @@ class ManagedStream(ProviderStream):
                     raise protocol.session_error(self._error, message)
                 break
             if message is not None:
-                for event in self._take(message):
+                for event in self._give(self._take(message)):
                     yield event
-            for event in self._texts.due():
+            for event in self._give(self._texts.due()):
                 yield event
+            if message is None:  # else more may wait to be read
+                for event in self._give(self._mute()):
+                    yield event
             if self._over():
                 break
-        for event in self._texts.end():
+        for event in [*self._kept, *self._texts.end()]:
             yield event
+
+    def _give(self, events: list[ProviderEvent]) -> list[ProviderEvent]:
+        """Of a proxy that does not say when it is done, finals after the end of audio are interims
+        until it seems to be: if it is not, the worker sends all of that once more."""
+        given: list[ProviderEvent] = []
+        for event in events:
+            if isinstance(event, FinalEvent):
+                if self._finished_at is None or self._ending.extended:
+                    self._final = event.end
+                    self._productive |= bool(event.text)
+                    given.append(event)
+                    continue
+                self._kept.append(event)
+                if event.text:
+                    given.append(self._shown("", event.end))
+            elif isinstance(event, Interim) and self._kept:
+                given.append(self._shown(event.text, event.end))
+            else:
+                given.append(event)
+        return given
+
+    def _shown(self, text: str, end: float) -> Interim:
+        """All since the last final that was given."""
+        parts = [kept.text for kept in self._kept] + [text]
+        start = self._kept[0].start
+        return Interim(" ".join(filter(None, parts)), start, end, times_estimated=True)
 
     def _take(self, message: str | bytes) -> list[ProviderEvent]:
         try:
@@ -156,6 +218,32 @@ class ManagedStream(ProviderStream):
             return False
         return closed.code == 1000 and self._finished_at is not None and self._ending.extended
 
+    def _mute(self) -> list[ProviderEvent]:
+        """What to give if speech has had no answer for long. Raises: Stalled, if the worker is to
+        send it once more."""
+        quiet, now = self._muteness.quiet, self._loop.time()
+        if self._closed or self._finished_at is not None:
+            return []
+        owed = self._texts.owed
+        if owed <= 0:
+            self._owed_at = None
+            return []
+        # Not by the audio alone: that may be sent faster than the proxy is wont to answer.
+        self._owed_at = self._owed_at or now
+        if owed < quiet or now - max(self._owed_at, self._heard_at) < quiet:
+            return []
+        late = quiet * _LATE_PART
+        end = min(self._passable, self._texts.sent - late)
+        if not self._productive and end > self._final:
+            self._passable = 0.0
+            return self._texts.pass_over(end)
+        self._note(self._texts.sent - self._final - late)
+        raise Stalled(NAME, "mute", f"no answer to {owed:.0f} s of audio")
+
+    def _note(self, seconds: float) -> None:
+        muteness = self._muteness
+        muteness.memory.note(muteness.session_id, seconds, self._loop.time())
+
     def _over(self) -> bool:
         """Whether to wait no longer. Raises what a fatal error means that no close followed."""
         now = self._loop.time()
@@ -169,8 +257,15 @@ class ManagedStream(ProviderStream):
         if self._finished_at is None or self._ending.extended:
             return False
         quiet = now - self._heard_at
-        settled = quiet >= self._ending.settle and self._texts.answered
-        return settled or now - self._finished_at >= self._ending.wait
+        if quiet < self._ending.wait:
+            return quiet >= self._ending.settle and self._texts.settled
+        if self._texts.unanswered < _OWED_SECONDS:
+            return True  # no more than a place that was guessed too early may leave
+        sent = self._texts.sent
+        if not self._productive and self._passable >= sent - _ALIKE_SECONDS:
+            return True  # the stream before had the same audio, and no answer to it either
+        self._note(sent - self._final)
+        raise Stalled(NAME, "finish", f"no answer to some of the last {sent - self._final:.1f} s")
 
     async def close(self) -> None:
         self._closed = True

@@ -180,13 +180,13 @@ class Places:
         to where it should."""
         at = max(self.start, told - _AMID_SECONDS)
         if self._pace.known:
-            at = min(at, self._spoken(self._pace.seconds(text)))
+            at = min(at, self.spoken(self._pace.seconds(text)))
         gaps = [(start + end) / 2 for voiced, (start, end) in self._runs(math.inf) if not voiced]
         nearest = min(gaps, key=lambda gap: abs(gap - at), default=at)
         end = nearest if abs(nearest - at) <= _SNAP_SECONDS else at
         return Found(end, self.speech(end), False)
 
-    def _spoken(self, seconds: float) -> float:
+    def spoken(self, seconds: float) -> float:
         """Where so much speech since `start` is over."""
         at = self.start
         for start, end in self.spans():

@@ -217,9 +217,10 @@ def _transcript(content: Mapping[str, Any]) -> Transcript:
     text = content.get("text", "")
     if not isinstance(text, str):
         _wrong(f"text is {text!r:.{_MAX_QUOTE}}")
+    # 4: no client needs them, so that bad ones are worth less than the text: as if not given.
     start, end = _seconds_or_none(content, "start"), _seconds_or_none(content, "end")
     if start is not None and end is not None and end < start:
-        _wrong(f"a transcript from {start} to {end}")
+        start = end = None
     seq = content.get("seq")
     return Transcript(
         text=text,
@@ -248,18 +249,22 @@ def _text_or_none(content: Mapping[str, Any], name: str) -> str | None:
 
 def _number(content: Mapping[str, Any], name: str) -> float:
     value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        _wrong(f"{name} is {value!r:.{_MAX_QUOTE}}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except OverflowError:
+        pass
+    _wrong(f"{name} is {value!r:.{_MAX_QUOTE}}")
 
 
 def _seconds_or_none(content: Mapping[str, Any], name: str) -> float | None:
-    if content.get(name) is None:
+    try:
+        value = _number(content, name)
+    except RemoteProtocolError:
         return None
-    value = _number(content, name)
-    if value < 0:
-        _wrong(f"{name} is {value}")
-    return value
+    return value if value >= 0 else None
 
 
 def _wrong(what: str) -> NoReturn:

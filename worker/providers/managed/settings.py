@@ -48,7 +48,10 @@ class ManagedSettings(BaseSettings):
         ge=0,
     )
     quiet_seconds: float = described(
-        30, "sound that nothing was said about for so many seconds of audio is no speech", ge=5
+        30,
+        "speech, or sound like it, that has had no answer for so many seconds (of audio and of "
+        "time) means that the proxy is mute",
+        ge=1,
     )
     end_silence_seconds: float = described(
         2,

@@ -60,10 +60,36 @@ class Texts:
         self._finished = False
 
     @property
-    def answered(self) -> bool:
+    def settled(self) -> bool:
         """Whether there are final texts for all speech, as far as the audio shows."""
-        silent = self._places.speech() < _SPEECH_SECONDS
-        return not self._interim and (bool(self._held) or silent)
+        return not self._interim and self.answered
+
+    @property
+    def answered(self) -> bool:
+        """Whether there are texts for all speech, as far as the audio shows."""
+        return self.unanswered < _SPEECH_SECONDS
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds of speech behind the guessed place of the last text, held or interim."""
+        places, text = self._places, self._shown().text
+        speech = places.speech()
+        if text:
+            found = places.pause_after(text, self._said) or places.guess_after(text, self._said)
+            speech -= places.speech(found.end)
+        return speech
+
+    @property
+    def owed(self) -> float:
+        """Audio since the last text, or since the speech after it began that has none."""
+        if self._held or self._places.speech() < _SPEECH_SECONDS:
+            return 0.0
+        return self._places.sent - max(self._said, self._places.spoken(_SPEECH_SECONDS))
+
+    @property
+    def sent(self) -> float:
+        """Audio sent."""
+        return self._places.sent
 
     @property
     def holding(self) -> bool:
@@ -102,6 +128,12 @@ class Texts:
         if self._held:
             return self._settle()
         return self._silence()
+
+    def pass_over(self, end: float) -> list[ProviderEvent]:
+        """Nothing will be said about the audio up to about `end`, voice or not."""
+        quiet = self._places.quiet_before(end)
+        self._interim = ""
+        return self._final("", quiet if quiet > self.frontier else end, [])
 
     def end(self) -> list[ProviderEvent]:
         """What is left when nothing more will be said: an interim, too, is better than nothing."""
@@ -186,12 +218,13 @@ class Texts:
         return self._final(text, found.end, self._places.spans(found.end))
 
     def _silence(self) -> list[ProviderEvent]:
-        """Move on over what nothing was said about."""
+        """Move on over silence; never over speech that has had no answer."""
         places = self._places
         end = self.frontier
         if not self._interim:
             end = min(places.quiet_from_start(), places.sent - _ANSWER_SECONDS)
-        if places.sent - max(self._said, self.frontier) >= self._quiet + _SILENCE_SECONDS:
+        quiet = places.sent - max(self._said, self.frontier) >= self._quiet + _SILENCE_SECONDS
+        if quiet and places.speech() < _SPEECH_SECONDS:
             self._interim = ""
             end = max(end, places.quiet_before(places.sent - self._quiet))
         if end - self.frontier < _SILENCE_SECONDS:

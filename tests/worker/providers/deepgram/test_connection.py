@@ -134,18 +134,16 @@ async def test_finalize_and_configure(
     provider: DeepgramProvider, emulator: DeepgramEmulator
 ) -> None:
     async with opened(provider, options={"endpointing": False}) as stream:
+        found: list[ProviderEvent] = []
+        collecting = asyncio.create_task(collect(stream, found))
         await send(stream, tones.encode(WORDS[:2]))
         await stream.configure({"keyterms": ["natterjack"], "numerals": True})
         await stream.finalize()
-        events = aiter(stream)
-        found: list[ProviderEvent] = []
-        async with asyncio.timeout(bound(5)):
-            while not said(found):
-                found.append(await anext(events))
-        assert said(found) == WORDS[:2]
+        await until(lambda: said(found) == WORDS[:2], "the words are final")
         assert Notice("configured") in found
         with pytest.raises(RequestRefused, match="punctuate"):
             await stream.configure({"punctuate": True})
+        collecting.cancel()
     assert emulator.log[0].texts == {"Configure": 1, "Finalize": 1}
 
 
@@ -173,13 +171,18 @@ async def test_more_streams_than_a_pool_would_hold(
     await until(lambda: not emulator.open_connections, "all connections are gone")
 
 
-async def test_a_provider_that_was_closed_can_open_again(provider: DeepgramProvider) -> None:
+async def test_a_provider_that_was_closed_opens_no_more(
+    provider: DeepgramProvider, emulator: DeepgramEmulator
+) -> None:
+    """It would make a session that nobody closes."""
     async with opened(provider):
         pass
     await provider.close()
     await provider.close()
-    async with opened(provider) as stream:
-        assert said(await transcribed(stream)) == WORDS
+    with pytest.raises(Unavailable, match="closed") as caught:
+        await provider.open(request())
+    assert caught.value.cause == "connect"
+    assert len(emulator.log) == 1
 
 
 # ---- no connection --------------------------------------------------------------------------

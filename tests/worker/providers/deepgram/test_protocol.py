@@ -15,6 +15,7 @@ from worker.provider import Notice, ProviderWord, Usage
 from worker.providers.deepgram import protocol
 from worker.providers.deepgram.options import listen
 from worker.providers.deepgram.protocol import (
+    ConfigureAnswer,
     Keepalive,
     Results,
     SpeechStarted,
@@ -181,6 +182,7 @@ def test_the_summary_is_the_providers_own_account() -> None:
     ("message", "notice"),
     [
         ({"type": "ConfigureSuccess", "request_id": "r"}, Notice("configured")),
+        ({"type": "ConfigureSuccess", "keyterms": ["a"]}, Notice("configured")),
         (
             {"type": "ConfigureFailure", "code": "CONFIGURE_X", "description": "why"},
             Notice("configure_failed", "CONFIGURE_X: why"),
@@ -193,7 +195,46 @@ def test_the_summary_is_the_providers_own_account() -> None:
     ],
 )
 def test_the_rest_are_notices(message: dict[str, Any], notice: Notice) -> None:
-    assert decode(json.dumps(message)) == (notice,)
+    assert decode(json.dumps(message))[-1] == notice
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ({"type": "ConfigureSuccess"}, ConfigureAnswer()),
+        ({"type": "ConfigureSuccess", "keyterms": []}, ConfigureAnswer(keyterms=[])),
+        ({"type": "ConfigureSuccess", "keyterms": 7}, ConfigureAnswer()),
+        (
+            {"type": "ConfigureFailure", "code": "C", "description": "why"},
+            ConfigureAnswer(refusal="C: why"),
+        ),
+        (
+            {"type": "Error", "variant": "V", "description": "why"},
+            ConfigureAnswer(refusal="V: why"),
+        ),
+        (
+            {
+                "type": "Error",
+                "variant": "V",
+                "description": "why",
+                "message": '{"type": "Configure"}',
+            },
+            ConfigureAnswer(refusal="V: why"),
+        ),
+        (
+            {
+                "type": "Error",
+                "variant": "V",
+                "description": "why",
+                "message": '{"type": "Finalize"}',
+            },
+            None,
+        ),
+    ],
+)
+def test_answers_to_configure(message: dict[str, Any], answer: ConfigureAnswer | None) -> None:
+    found = [item for item in decode(json.dumps(message)) if isinstance(item, ConfigureAnswer)]
+    assert found == ([] if answer is None else [answer])
 
 
 WORD = {"word": "a", "start": 1, "end": 2, "confidence": 1}
@@ -211,6 +252,8 @@ WORD = {"word": "a", "start": 1, "end": 2, "confidence": 1}
         "{}",
         '{"type": 1}',
         "[" * 100_000,
+        changed(is_final="true"),
+        changed(speech_final=1),
         changed(start="now"),
         changed(start=True),
         changed(start=-1),
@@ -244,6 +287,26 @@ def test_nonsense_is_an_error(message: str | bytes) -> None:
         decode(message)
     assert len(str(error.value)) < 400
     assert error.value.provider == "deepgram"
+
+
+@pytest.mark.parametrize(
+    ("message", "interims", "lost"),
+    [
+        (changed(start="now"), True, True),
+        (changed(start="now", speech_final=False), True, True),
+        (changed(start="now", is_final="true", speech_final=None), True, True),
+        (changed(start="now", is_final=False, speech_final=False), True, False),
+        (changed(start="now", is_final=None, speech_final=None), True, False),
+        (changed(start="now", is_final=False, speech_final=False), False, True),
+        ('{"type": "UtteranceEnd", "is_final": true}', True, False),
+        ("} no JSON", False, False),
+        (b"binary", False, False),
+    ],
+)
+def test_finals_that_are_lost(message: str | bytes, interims: bool, lost: bool) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(message)
+    assert protocol.is_lost_final(message, interims=interims) is lost
 
 
 # ---- errors ---------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import pytest
 
+from worker.errors import RemoteProtocolError
 from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn, Usage
 from worker.providers.deepgram.protocol import (
     Message,
@@ -279,6 +282,118 @@ def test_a_channel_that_is_none_is_malformed() -> None:
     (notice,) = run(Transcript(interims=True), results(0, 1, channel=1))
     assert isinstance(notice, Notice)
     assert notice.code == "malformed"
+
+
+@pytest.mark.parametrize("interims", [True, False])
+def test_a_final_of_a_channel_that_is_none_is_not_passed_over(interims: bool) -> None:
+    with pytest.raises(RemoteProtocolError, match="channel 1"):
+        run(Transcript(interims=interims), results(0, 1, YEAH, channel=1, speech_final=interims))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        # 0.7 + 0.1 is less than 0.8 in binary.
+        [
+            results(0, 0.7, YEAH, channel=0, final=True),
+            results(0, 0.7, channel=1, final=True),
+            results(0.7, 0.7 + 0.1, ("bye", 0.7, 0.8), channel=0, final=True),
+            results(0.7, 0.7 + 0.1, channel=1, final=True),
+        ],
+        # A word whose end is rounded up.
+        [
+            results(0, 3.26, YEAH, ("bye", 2.9, 3.261), channel=0, final=True),
+            results(0, 3.26, channel=1, final=True),
+        ],
+    ],
+)
+def test_rounding_holds_no_word_back(messages: list[Message]) -> None:
+    transcript = Transcript(interims=True, channels=2)
+    events = run(transcript, *messages)
+    texts = [event.text for event in events if isinstance(event, Final)]
+    assert " ".join(texts) == "yeah bye"
+    assert [event for event in transcript.end() if isinstance(event, Final)] == []
+
+
+def test_what_is_held_at_the_end_is_said_before_the_turn_ends() -> None:
+    """The last final of the other channel is a little shorter."""
+    transcript = Transcript(interims=True, channels=2)
+    events = run(
+        transcript,
+        results(0, 3.24, ("hm", 1.0, 1.3), channel=1, final=True),
+        results(0, 3.26, ("bye", 2.9, 3.25), ("now", 3.25, 3.262), channel=0, final=True),
+    )
+    assert short(events)[-1] == ("final", "hm", 0, 2.9)
+    end = transcript.end()
+    assert short(end) == [("final", "bye now", 2.9, 3.262), ("ended", 3.262)]
+    (final, _) = end
+    assert isinstance(final, Final)
+    assert [word.speaker for word in final.words] == ["0", "0"]
+    assert transcript.end() == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(200):
+        transcript = Transcript(interims=True, channels=2)
+        messages: list[tuple[float, Results]] = []
+        expected: list[tuple[str, str]] = []
+        for channel in range(2):
+            cuts = sorted({chance.randrange(100, 9000) for _ in range(5)})
+            for start, end in itertools.pairwise([0, *cuts, 9000 + chance.randrange(30)]):
+                words = []
+                if end - start > 90:
+                    name = f"{channel}-{start}"
+                    words = [(name, (end - 80) / 1000, (end + chance.randrange(2)) / 1000)]
+                    expected.append((name, str(channel)))
+                span = start / 1000, start / 1000 + (end - start) / 1000
+                messages.append((end, results(*span, *words, channel=channel, final=True)))
+        messages.sort(key=lambda one: one[0])
+        events = run(transcript, *(message for _, message in messages)) + transcript.end()
+        finals = [event for event in events if isinstance(event, Final)]
+        found = [(word.text, word.speaker) for final in finals for word in final.words]
+        assert sorted(found) == sorted(expected)
+        assert all(a.end == b.start and a.end < b.end for a, b in itertools.pairwise(finals))
+
+
+# ---- the end --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "until"),
+    [
+        ([], None),
+        ([results(0, 2, YEAH)], 2),
+        ([results(0, 2, YEAH, final=True), results(2, 3, ("bye", 2.1, 2.9))], 3),
+        ([results(0, 2, YEAH, final=True), results(2, 3)], None),
+        ([results(0, 2, YEAH), results(0, 2)], None),
+        # The final ends before the interim that was shown; nothing restates what is behind.
+        ([results(0, 2, YEAH, MY), results(0, 1.0, YEAH, final=True)], 2),
+        ([results(0, 2, YEAH, MY), results(0, 1.5, YEAH, MY, final=True)], None),
+        # It revises the times a little.
+        ([results(0, 2, MY), results(0, 1.35, MY, final=True)], None),
+        # Too late to count.
+        ([results(0, 2, YEAH, final=True), results(0, 1.9, YEAH)], None),
+        ([results(0, 2, YEAH, final=True), results(0, 2.4, ("bye", 2.1, 2.3))], None),
+    ],
+)
+def test_what_was_shown_and_never_made_final(messages: list[Message], until: float | None) -> None:
+    transcript = Transcript(interims=True)
+    run(transcript, *messages)
+    assert transcript.unsaid_until == until
+
+
+def test_what_one_of_several_channels_showed_and_never_made_final() -> None:
+    transcript = Transcript(interims=True, channels=2)
+    run(
+        transcript,
+        results(0, 2, YEAH, channel=0, final=True),
+        results(0, 2, MY, channel=1),
+    )
+    assert transcript.unsaid_until == 2
+    run(transcript, results(0, 2, MY, channel=1, final=True))
+    assert transcript.unsaid_until is None
 
 
 @pytest.mark.parametrize("speaker", [None, "3"])

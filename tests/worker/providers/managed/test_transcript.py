@@ -176,12 +176,70 @@ def test_silence_moves_on_once_nothing_can_come() -> None:
     assert finals(proxy.finish())[-1].end == 30
 
 
-def test_sound_that_nothing_is_said_about_is_passed_over() -> None:
-    """Music on hold: otherwise all of it would be sent again after a fault."""
-    music = pcm.to_linear16(np.random.default_rng(5).normal(0, 0.1, 16000 * 90))
-    proxy = Proxy(texts(quiet=20), 0.2)
-    proxy.play(music)
-    assert 55 < finals(proxy.events)[-1].end <= 70.1
+def noise(seconds: float) -> bytes:
+    return pcm.to_linear16(np.random.default_rng(5).normal(0, 0.1, round(16000 * seconds)))
+
+
+def test_sound_that_nothing_is_said_about_is_not_passed_over() -> None:
+    """It may be speech whose answer is late: only the stream knows whether it was asked twice."""
+    listener = texts(quiet=20)
+    proxy = Proxy(listener, 0.2)
+    proxy.play(tones.silence(10) + noise(90))
+    assert finals(proxy.events)[-1].end <= 10
+    assert listener.owed == pytest.approx(90, abs=0.3)
+    (event,) = finals(listener.pass_over(60))
+    assert (event.text, event.end) == ("", 60)
+    assert listener.owed == pytest.approx(40, abs=0.3)
+
+
+def test_speech_after_the_last_text_is_owed_an_answer() -> None:
+    """The upstream is gone: what is said now is the proxy's to say later, or lost if it dies."""
+    words = tones.sequence(8)
+    listener = texts()
+    listener.hear(tones.encode(words, tail_seconds=1))
+    (event,) = finals(listener.receive(final(" ".join(words))))
+    listener.hear(tones.silence(60))
+    assert listener.owed == 0
+    frontier = finals(listener.due())[-1].end
+    assert frontier > event.end
+    listener.hear(tones.encode(tones.sequence(120), phrase_words=6))
+    assert finals(listener.due())[-1].end <= listener.sent
+    start = listener.frontier
+    for _ in range(10):
+        listener.hear(tones.silence(10))
+        assert listener.due() == []
+    assert listener.frontier == start
+    assert listener.owed > 100
+
+
+def test_a_click_is_no_speech() -> None:
+    listener = texts(quiet=10)
+    listener.hear(tones.silence(3) + noise(0.03) + tones.silence(30))
+    assert listener.owed == 0
+    assert finals(listener.due())[-1].end > 20
+
+
+def test_speech_behind_a_held_text_is_not_answered() -> None:
+    words = tones.sequence(16)
+    listener = texts()
+    listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
+    listener.finish()
+    listener.receive(final(" ".join(words[:8])))
+    assert not listener.settled
+    listener.receive(final(" ".join(words[8:])))
+    assert listener.settled
+
+
+def test_what_comes_first_of_a_long_text_leaves_the_rest_unanswered() -> None:
+    words = tones.sequence(16)
+    listener = texts()
+    listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
+    listener.finish()
+    listener.receive(Transcript(" ".join(words[:8])))
+    assert not listener.answered
+    listener.receive(Transcript(" ".join(words)))
+    assert listener.answered
+    assert not listener.settled, "it may yet change"
 
 
 def test_an_interim_that_never_becomes_final() -> None:

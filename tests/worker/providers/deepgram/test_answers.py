@@ -1,0 +1,463 @@
+"""What a server may answer that the emulator never does: a server that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.emulators.deepgram import DeepgramEmulator
+from tests.waiting import bound, until
+from worker.errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Stalled
+from worker.provider import Final, Notice, ProviderEvent, ProviderStream, Turn, Usage
+from worker.providers.deepgram import DeepgramProvider, connection
+from worker.providers.deepgram.configure import Configuring
+from worker.providers.deepgram.protocol import ConfigureAnswer
+
+from .conftest import SECRET, hear, opened, request
+
+Make = Callable[..., DeepgramProvider]
+Script = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
+"""What the server does about a text message; a first one of type `Opened` is made up."""
+UNANSWERED = "configure_unanswered"
+SUMMARY = {"type": "Metadata", "duration": 3.0, "channels": 1}
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def scripted(make: Make, script: Script, **settings: Any) -> AsyncIterator[ProviderStream]:
+    """A stream to a server that follows the script."""
+
+    async def handler(asked: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(asked)
+        await script(socket, {"type": "Opened"})
+        async for message in socket:
+            if message.type is web.WSMsgType.TEXT:
+                await script(socket, json.loads(message.data))
+        return socket
+
+    async with serving(handler) as url, opened(make(url=url, **settings)) as stream:
+        yield stream
+
+
+def results(
+    start: float, end: float, *words: str, final: bool = True, **more: Any
+) -> dict[str, Any]:
+    step = (end - start) / (len(words) or 1)
+    timed = [
+        {"word": word, "start": start + i * step, "end": start + (i + 1) * step, "confidence": 1}
+        for i, word in enumerate(words)
+    ]
+    best = {"transcript": " ".join(words), "confidence": 1, "words": timed}
+    return {
+        "type": "Results",
+        "channel_index": [0, 1],
+        "start": start,
+        "duration": end - start,
+        "is_final": final,
+        "channel": {"alternatives": [best]},
+        **more,
+    }
+
+
+def says(*messages: dict[str, Any]) -> Script:
+    """Says all at once, and ends in order when asked to."""
+
+    async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        if message["type"] == "Opened":
+            for said in messages:
+                await socket.send_json(said)
+        if message["type"] == "CloseStream":
+            await socket.send_json(SUMMARY)
+            await socket.close(code=1000)
+
+    return script
+
+
+async def ends(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderError | None]:
+    """What the stream says to its end, and the error it ends with."""
+    events: list[ProviderEvent] = []
+    try:
+        async with asyncio.timeout(bound(5)):
+            async for event in stream:
+                events.append(event)
+    except ProviderError as error:
+        return events, error
+    return events, None
+
+
+def texts(events: list[ProviderEvent]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Final)]
+
+
+def codes(events: list[ProviderEvent]) -> list[str]:
+    return [event.code for event in events if isinstance(event, Notice)]
+
+
+# ---- finals that cannot be read -------------------------------------------------------------
+
+
+def unreadable(final: bool) -> dict[str, Any]:
+    message = results(1, 2, "two", final=final)
+    del message["channel"]["alternatives"][0]["words"][0]["end"]
+    return message
+
+
+async def test_a_final_that_cannot_be_read_ends_the_stream(make: Make) -> None:
+    """The next one would go over its words; the worker sends the audio again from the last."""
+    script = says(results(0, 1, "one"), unreadable(True), results(2, 3, "three"))
+    async with scripted(make, script) as stream:
+        await stream.finish()
+        events, error = await ends(stream)
+    assert texts(events) == ["one"]
+    assert isinstance(error, RemoteProtocolError)
+    assert error.retryable
+
+
+async def test_without_interims_every_result_is_a_final(make: Make) -> None:
+    script = says(results(0, 1, "one", final=False), unreadable(False), results(2, 3, "three"))
+    async with scripted(make, script, interim_results=False) as stream:
+        await stream.finish()
+        events, error = await ends(stream)
+    assert texts(events) == ["one"]
+    assert isinstance(error, RemoteProtocolError)
+
+
+async def test_an_interim_that_cannot_be_read_is_counted_and_skipped(make: Make) -> None:
+    script = says(results(0, 1, "one"), unreadable(False), results(1, 3, "two", "three"))
+    async with scripted(make, script) as stream:
+        await stream.finish()
+        events, error = await ends(stream)
+    assert (texts(events), codes(events), error) == (["one", "two three"], ["malformed"], None)
+
+
+# ---- the end --------------------------------------------------------------------------------
+
+
+async def test_words_that_were_shown_must_become_final(make: Make) -> None:
+    script = says(results(0, 2, "hello"), results(2, 3, "goodbye", final=False))
+    async with scripted(make, script) as stream:
+        await stream.finish()
+        events, error = await ends(stream)
+    assert texts(events) == ["hello"]
+    assert not [event for event in events if isinstance(event, Turn) and event.event == "ended"]
+    assert Usage(audio_seconds=3) in events
+    assert isinstance(error, Dropped)
+    assert "3.0 s" in str(error)
+
+
+async def test_held_words_come_before_the_account(make: Make) -> None:
+    script = says(
+        results(0, 3.26, "bye", channel_index=[0, 2]), results(0, 3.24, channel_index=[1, 2])
+    )
+    async with scripted(make, script, multichannel=True) as stream:
+        stream._transcript = connection.Transcript(interims=True, channels=2)  # type: ignore[attr-defined]
+        await stream.finish()
+        events, error = await ends(stream)
+    assert error is None
+    assert texts(events)[-1] == "bye"
+    assert isinstance(events[-1], Usage)
+
+
+async def closes_unasked(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+    if message["type"] == "Opened":
+        await socket.send_json(results(0, 1, "one"))
+        await socket.send_json(SUMMARY)
+        # Only the frame: whoever closes goes on reading until the other side has closed too.
+        await socket._writer.close(1000, b"bye")  # type: ignore[union-attr]
+
+
+async def test_a_close_that_nobody_asked_for_is_none_in_order(make: Make) -> None:
+    """Not even when it is read after `finish` was called: it came before."""
+    async with scripted(make, closes_unasked) as stream:
+        await until(lambda: stream._socket.close_received, "it is here")  # type: ignore[attr-defined]
+        await stream.finish()
+        events, error = await ends(stream)
+    assert texts(events) == ["one"]
+    assert isinstance(error, Dropped)
+    assert error.code == "1000"
+
+
+async def test_a_close_while_finish_is_on_its_way_is_none_in_order(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+    async with scripted(make, closes_unasked) as stream:
+
+        async def blocked(data: str) -> None:
+            await release.wait()
+
+        monkeypatch.setattr(stream._socket, "send_text", blocked)  # type: ignore[attr-defined]
+        finishing = asyncio.create_task(stream.finish())
+        await asyncio.sleep(0)
+        _, error = await ends(stream)
+        assert isinstance(error, Dropped)
+        release.set()
+        await finishing
+
+
+async def test_a_close_in_order_needs_no_account(make: Make) -> None:
+    async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        if message["type"] == "CloseStream":
+            await socket.send_json(results(0, 1, "one"))
+            await socket.close(code=1000)
+
+    async with scripted(make, script) as stream:
+        await stream.finish()
+        assert texts(await hear(stream)) == ["one"]
+
+
+# ---- redirects ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(make: Make, status: int) -> None:
+    """Nothing, neither key nor audio, reaches whom it points to."""
+    reached: list[str] = []
+
+    async def other(asked: web.Request) -> web.StreamResponse:
+        reached.append(asked.path)
+        socket = web.WebSocketResponse()
+        await socket.prepare(asked)
+        async for message in socket:
+            reached.append(str(message.data))
+        return socket
+
+    async with serving(other) as elsewhere:
+
+        async def redirect(asked: web.Request) -> web.StreamResponse:
+            assert asked.headers["Authorization"] == f"Token {SECRET}"
+            location = f"{elsewhere.replace('ws', 'http', 1)}{asked.path_qs}"
+            return web.Response(status=status, headers={"Location": location})
+
+        async with serving(redirect) as url:
+            for _ in range(2):
+                with pytest.raises(RemoteProtocolError, match="redirect") as caught:
+                    await make(url=url).open(request())
+                assert caught.value.code == str(status)
+                assert SECRET not in repr(caught.value) + str(caught.value)
+    assert reached == []
+
+
+# ---- configure ------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def heard(stream: ProviderStream) -> AsyncIterator[list[ProviderEvent]]:
+    """What the stream says meanwhile."""
+    events: list[ProviderEvent] = []
+
+    async def listen() -> None:
+        async for event in stream:
+            events.append(event)
+
+    task = asyncio.create_task(listen())
+    try:
+        yield events
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def answering(*answers: dict[str, Any] | None, into: list[dict[str, Any]]) -> Script:
+    """Answers one Configure after the other; None: not at all."""
+    left = list(answers)
+
+    async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        if message["type"] == "Configure":
+            into.append(message)
+            if (answer := left.pop(0)) is not None:
+                await socket.send_json(answer)
+        elif message["type"] == "CloseStream":
+            await socket.send_json(SUMMARY)
+            await socket.close(code=1000)
+
+    return script
+
+
+async def test_a_refused_change_says_why(
+    provider: DeepgramProvider, emulator: DeepgramEmulator
+) -> None:
+    async with opened(provider) as stream, heard(stream) as events:
+        terms = [f"term number {i}" for i in range(300)]
+        with pytest.raises(RequestRefused, match="CONFIGURE_KEYTERM_LIMIT_EXCEEDED"):
+            await stream.configure({"keyterms": terms})
+        assert codes(events) == ["configure_failed"]
+        await stream.configure({"keyterms": ["toad"]})
+        await stream.send(bytes(3200))
+        await stream.finish()
+        await until(lambda: Usage(audio_seconds=0.1) in events, "the stream went on")
+    assert codes(events) == ["configure_failed", "configured"]
+    assert emulator.log[0].texts == {"Configure": 2, "CloseStream": 1}
+
+
+async def test_an_error_is_a_refusal(make: Make) -> None:
+    """Servers from before ConfigureFailure."""
+    sent: list[dict[str, Any]] = []
+    about_another = {"variant": "SchemaError", "description": "x", "message": '{"type": "Fly"}'}
+    error = {"variant": "InvalidConfigureMessage", "description": "not this model"}
+    script = answering({"type": "Error", **error}, into=sent)
+
+    async def both(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        if message["type"] == "Configure":
+            await socket.send_json({"type": "Error", **about_another})
+        await script(socket, message)
+
+    async with scripted(make, both) as stream, heard(stream) as events:
+        with pytest.raises(RequestRefused, match="not this model"):
+            await stream.configure({"numerals": True})
+    assert codes(events) == ["provider_error"] * 2
+
+
+async def test_silence_is_a_success_that_is_told_of(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
+    sent: list[dict[str, Any]] = []
+    async with (
+        scripted(make, answering(None, None, into=sent)) as stream,
+        heard(stream) as events,
+    ):
+        async with asyncio.timeout(bound(3)):
+            await stream.configure({"numerals": True})
+        monkeypatch.setattr(stream._configuring, "_timeout", 60)  # type: ignore[attr-defined]
+        asking = asyncio.create_task(stream.configure({"numerals": False}))
+        await until(lambda: len(sent) == 2, "it is sent")
+        await stream.finish()
+        # The server handles messages in order, so that none will come any more.
+        await asyncio.wait_for(asking, bound(3))
+        await until(lambda: Usage(audio_seconds=3) in events, "it has ended")
+        with pytest.raises(ProviderError):
+            await stream.configure({"numerals": True})
+    assert codes(events) == [UNANSWERED] * 2
+    assert [message["features"]["numerals"] for message in sent] == [True, False]
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None:
+    sent: list[dict[str, Any]] = []
+    async with scripted(make, answering(None, into=sent)) as stream, heard(stream):
+        asking = asyncio.create_task(stream.configure({"numerals": True}))
+        await until(lambda: len(sent) == 1, "it is sent")
+        if how == "close":
+            await stream.close()
+        else:
+            stream._socket.abort()  # type: ignore[attr-defined]
+        with pytest.raises(Dropped):
+            await asyncio.wait_for(asking, bound(1))
+        with pytest.raises(Dropped):
+            await stream.configure({"numerals": True})
+
+
+class Wire:
+    """What a Configuring sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def send(self, message: str) -> None:
+        await self.open.wait()
+        self.sent.append(json.loads(message))
+
+
+async def test_one_is_on_its_way_and_later_ones_are_merged() -> None:
+    wire = Wire()
+    configuring = Configuring(wire.send, 60)
+    first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
+    await until(lambda: len(wire.sent) == 1, "the first is sent")
+    later = [
+        asyncio.create_task(configuring.ask(changes))
+        for changes in ({"keyterms": ["b"]}, {"numerals": True}, {"keyterms": ["c"]})
+    ]
+    with pytest.raises(RequestRefused):
+        await configuring.ask({"nonsense": 1})
+    await asyncio.sleep(0.01)
+    assert len(wire.sent) == 1
+    configuring.answered(ConfigureAnswer(keyterms=["a"]))
+    await first
+    await until(lambda: len(wire.sent) == 2, "the rest is sent")
+    configuring.answered(ConfigureAnswer(refusal="why"))
+    for one in later:
+        with pytest.raises(RequestRefused, match="why"):
+            await one
+    assert wire.sent[1] == {"type": "Configure", "keyterms": ["c"], "features": {"numerals": True}}
+    assert configuring.notices() == []
+
+
+async def test_a_late_answer_is_not_taken_for_that_of_the_next() -> None:
+    wire = Wire()
+    configuring = Configuring(wire.send, 0.02)
+    await configuring.ask({"keyterms": ["a"]})
+    (notice,) = configuring.notices()
+    assert notice.code == UNANSWERED
+    configuring._timeout = 60
+    asking = asyncio.create_task(configuring.ask({"keyterms": ["b"]}))
+    await until(lambda: len(wire.sent) == 2, "the second is sent")
+    configuring.answered(ConfigureAnswer(keyterms=["a"]))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    configuring.answered(ConfigureAnswer(refusal="why"))
+    with pytest.raises(RequestRefused):
+        await asking
+    configuring.answered(ConfigureAnswer())  # nobody asked
+
+
+async def test_whoever_waits_can_be_cancelled() -> None:
+    wire = Wire()
+    configuring = Configuring(wire.send, 60)
+    first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
+    await until(lambda: len(wire.sent) == 1, "the first is sent")
+    first.cancel()
+    second = asyncio.create_task(configuring.ask({"keyterms": ["b"]}))
+    await until(lambda: len(wire.sent) == 2, "the second is sent")
+    configuring.answered(ConfigureAnswer(keyterms=["a"]))
+    configuring.answered(ConfigureAnswer(keyterms=["b"]))
+    await asyncio.wait_for(second, bound(1))
+    assert first.cancelled()
+
+
+async def test_a_change_that_cannot_be_sent_is_no_success() -> None:
+    wire = Wire()
+    wire.open.clear()
+    configuring = Configuring(wire.send, 0.02)
+    with pytest.raises(Stalled):
+        await configuring.ask({"numerals": True})
+    assert configuring.notices() == []
+
+
+async def test_nothing_is_sent_once_the_stream_is_being_finished() -> None:
+    wire = Wire()
+    configuring = Configuring(wire.send, 60)
+    first = asyncio.create_task(configuring.ask({"numerals": True}))
+    await until(lambda: len(wire.sent) == 1, "the first is sent")
+    second = asyncio.create_task(configuring.ask({"numerals": False}))
+    await asyncio.sleep(0.01)
+    configuring.finish()
+    configuring.answered(ConfigureAnswer())
+    await first
+    with pytest.raises(RequestRefused, match="finished"):
+        await second
+    assert len(wire.sent) == 1
