@@ -29,7 +29,7 @@ from natterjack.events import (
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
-from worker.stored import StreamStore
+from worker.stored import StoreUnavailable, StreamStore
 
 from ..emulators import pcm, tones
 from ..waiting import bound, until
@@ -272,9 +272,13 @@ async def stored(broker: Broker, spec: SessionSpec) -> Transcript:
     events: list[DurableEvent] = []
     sequence, left = 1, 1
     while left:
-        messages, left = await store.read(
-            f"stt.transcript.{spec.key}.>", sequence, batch=500, max_bytes=10**7
-        )
+        try:
+            messages, left = await store.read(
+                f"stt.transcript.{spec.key}.>", sequence, batch=500, max_bytes=10**7
+            )
+        except StoreUnavailable:  # a test may kill the broker at any time
+            await broker.wait_connected()
+            continue
         for message in messages:
             sequence = message.sequence + 1
             event = parse_event(message.data)
