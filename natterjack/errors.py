@@ -13,6 +13,15 @@ NatterjackError
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with data that came from elsewhere: where, and what."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
 
 class NatterjackError(Exception):
     """Base of every error that natterjack raises on purpose."""

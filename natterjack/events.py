@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from .errors import BadEvent
+from .errors import BadEvent, first_problem
 from .subjects import SessionKey
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -170,6 +170,4 @@ def parse_event(payload: bytes | str) -> Event:
     try:
         return _ADAPTER.validate_json(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadEvent(f"not an event: {where}: {first['msg']}") from None
+        raise BadEvent(f"not an event: {first_problem(error)}") from None

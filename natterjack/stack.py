@@ -146,7 +146,7 @@ class Stack:
                 await part.start({**self.environment, **self._provider, "WORKER_HTTP_PORT": "0"})
             for part in self.workers:
                 self.http_urls.append(str((await part.said("worker ready"))["http"]))
-        except BaseException:
+        except BaseException:  # cancelled too: no process may be left behind
             await self.__aexit__()
             raise
         return self

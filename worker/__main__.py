@@ -98,7 +98,7 @@ async def _start(
                 await asyncio.sleep(1)
         store = StreamStore(broker, streams.AUDIO)
         await store.start()
-    except BaseException:
+    except BaseException:  # cancelled too
         await broker.close()
         raise
     metrics = Metrics(settings.max_sessions)

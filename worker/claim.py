@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from natterjack import streams
-from natterjack.errors import BrokerError, InvalidKey
+from natterjack.errors import BrokerError, InvalidKey, first_problem
 from natterjack.log import fields
 from natterjack.pull import ConsumerGone, Puller
 from natterjack.spec import SessionSpec
@@ -56,9 +56,7 @@ def parse_request(subject: str, payload: bytes) -> Request:
     try:
         spec = SessionSpec.model_validate_json(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        problem = f"bad request: {where + ': ' if where else ''}{first['msg']}"
+        problem = f"bad request: {first_problem(error)}"
         return Request(_stand_in(key, payload, problem), problem)
     if spec.key != key:
         problem = f"bad request: its key is {spec.key}, its subject says {key}"
@@ -152,7 +150,7 @@ class Claimer:
         except (NatsError, BrokerError) as error:
             # The lease runs out and another worker, or this one, takes the session again.
             log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
-        except Exception:
+        except Exception:  # a task boundary
             # A fault of ours in one session must not end its neighbours.
             log.exception("session ended by an error", extra=fields(subject=message.subject))
             self._services.metrics.sessions_ended.labels("crashed").inc()
@@ -179,7 +177,7 @@ class Claimer:
                 metadata.sequence.stream,
                 problem=request.problem,
             )
-        except Exception:
+        except Exception:  # whatever a request may hold
             # No request may come back for good and block those behind it.
             log.exception("no session can be made of it", extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from natterjack.connection import Broker
 from natterjack.control import ControlReply, ControlRequest, Supports
+from natterjack.errors import first_problem
 from natterjack.subjects import SessionKey, control_subject
 
 from .errors import LeaseLost, PluginError, ProviderError
@@ -61,9 +62,7 @@ async def _answer(session: Controllable, payload: bytes) -> ControlReply:
         request = ControlRequest.model_validate_json(payload)
         return _reply(session, position=await _do(session, request))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        return _reply(session, error=f"bad request: {where}: {first['msg']}")
+        return _reply(session, error=f"bad request: {first_problem(error)}")
     except (_Cannot, NoStream, ProviderError, PluginError) as error:
         return _reply(session, error=str(error))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from natterjack.errors import NatterjackError
+from natterjack.plugin_list import GROUP
 from natterjack.settings import load
 
 from .breaker import Breaker
@@ -12,11 +14,11 @@ from .errors import PluginError
 from .provider import Provider
 from .settings import WorkerSettings
 
-GROUP = "natterjack.providers"
 
-
+@cache
 def available() -> dict[str, EntryPoint]:
-    """Entry points of all installed providers by name; none is imported."""
+    """Entry points of all installed providers by name; none is imported. Looked up
+    once a process: it reads the metadata of every installed package."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
 
 

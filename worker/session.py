@@ -320,13 +320,10 @@ class Session:
         while True:
             before = self.position
             try:
-                if await self._stream_once():
-                    return
-                # Parked: audio may come later.
-                delay, self._failing_since = self._settings.backoff_seconds, None
-                self._chain.progress()
-                continue
-            except _Parked:
+                with contextlib.suppress(_Parked):
+                    if await self._stream_once():
+                        return
+                # Parked: audio may come later, and what was not made final comes again.
                 await self._scribe.resume()
                 delay, self._failing_since = self._settings.backoff_seconds, None
                 self._chain.progress()

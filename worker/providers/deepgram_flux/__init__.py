@@ -82,7 +82,7 @@ class DeepgramFluxProvider(Provider):
         socket = await self._connector.connect(connect, protocol.handshake_error)
         try:
             greeting = await self._greeting(socket, request.session_id)
-        except BaseException:
+        except BaseException:  # cancelled too: no socket may be left open
             await socket.close()
             raise
         clock = Clock(request.format)
