@@ -32,6 +32,7 @@ from natterjack.subjects import audio_subject, session_subject
 from worker.stored import StoreUnavailable, StreamStore
 
 from ..emulators import pcm, tones
+from ..faults.audit import audit
 from ..waiting import bound, until
 
 RATE = 16_000
@@ -229,27 +230,9 @@ class Transcript:
 
     def audit(self, speaker: Speaker) -> None:
         """Every word once, in order, at its time; numbers without holes; one closing event."""
-        words = [word for final in self.finals for word in final.words]
-        assert tones.compare(speaker.words, self.heard) == tones.Counts(), self.told()
-        for word, place in zip(words, speaker.places, strict=True):
-            assert word.start is not None
-            assert abs(word.start - place.start) < 0.02, (word, place)
-        assert [event.sequence for event in self.events] == list(range(len(self.events)))
-        assert [final.segment for final in self.finals] == list(range(len(self.finals)))
-        assert len(self.closing) == 1, self.states
-        assert self.events[-1] is self.closing[0]
-        for before, after in zip(self.finals, self.finals[1:], strict=False):
-            assert before.end <= after.start
-        self._audit_turns()
-
-    def _audit_turns(self) -> None:
-        kinds = [(turn.turn, turn.event) for turn in self.turns]
-        expected = [
-            (n, kind) for n in range((len(kinds) + 1) // 2) for kind in ("started", "ended")
-        ]
-        assert kinds
-        assert kinds == expected[: len(kinds)]
-        assert len(kinds) % 2 == 0, "the last turn was not ended"
+        found = audit(self.events, speaker.words, speaker.places)
+        assert found.clean, f"{found}\n{self.told()}"
+        assert self.turns
 
     def told(self) -> str:
         """For a failing test: what happened, in order."""
@@ -301,6 +284,16 @@ async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Tran
         raise AssertionError(f"{error}\n{told}") from None
     assert isinstance(found, Transcript)
     return found
+
+
+async def queue_empty(broker: Broker) -> None:
+    """Return when every session request has been acknowledged."""
+
+    async def look() -> bool:
+        info = await broker.client.jetstream().stream_info(streams.SESSIONS)
+        return info.state.messages == 0
+
+    await until(look, "every request is acknowledged")
 
 
 @contextlib.asynccontextmanager

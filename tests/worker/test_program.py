@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import soxr
 
-from natterjack import streams
 from natterjack.audio import AUDIO_SEQ
 from natterjack.connection import Broker
 from natterjack.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
@@ -34,6 +33,7 @@ from .programs import (
     closed,
     holder,
     live_events,
+    queue_empty,
     spoken,
     stored,
 )
@@ -65,11 +65,14 @@ async def test_a_session_from_request_to_closing_event(
         final.latency is not None and final.latency < bound(5) for final in transcript.finals
     )
     assert all(final.started_at is not None for final in transcript.finals)
-    info = await broker.client.jetstream().stream_info(streams.SESSIONS)
-    assert info.state.messages == 0, "the request was not acknowledged"
-    status, metrics = await worker.get("/metrics")
-    assert status == 200
-    assert 'natterjack_sessions_ended_total{outcome="closed"} 1.0' in metrics
+    await queue_empty(broker)
+
+    async def counted() -> bool:
+        status, metrics = await worker.get("/metrics")
+        assert status == 200
+        return 'natterjack_sessions_ended_total{outcome="closed"} 1.0' in metrics
+
+    await until(counted, "the session's end is counted")
 
 
 async def test_sessions_do_not_mix(
@@ -377,10 +380,7 @@ async def test_a_request_that_names_no_session_is_dropped_and_said(
     await js.publish("stt.session.t.c.s", forever + b'"max_seconds":Infinity}')
     await until(lambda: [e["level"] for e in worker.log].count("error") == 4, "all said in the log")
 
-    async def settled() -> bool:
-        return (await js.stream_info(streams.SESSIONS)).state.messages == 0
-
-    await until(settled, "none of them comes back")
+    await queue_empty(broker)
     speaker = Speaker(broker_settings, 5, speed=10)
     await speaker.speak()
     (await closed(broker, speaker.spec)).audit(speaker)
@@ -518,10 +518,7 @@ async def test_a_second_request_for_a_session_changes_nothing(
     assert transcript.states.count("assigned") == 1
     assert not any(worker.find("session lost") for worker in workers)
 
-    async def empty() -> bool:
-        return (await js.stream_info(streams.SESSIONS)).state.messages == 0
-
-    await until(empty, "both requests are settled")
+    await queue_empty(broker)
 
 
 async def test_a_request_that_comes_again_after_others_used_the_key(
@@ -536,10 +533,7 @@ async def test_a_request_that_comes_again_after_others_used_the_key(
     again = speakers[0].spec
     await js.publish(session_subject(again.key), again.model_dump_json().encode())
 
-    async def settled() -> bool:
-        return (await js.stream_info(streams.SESSIONS)).state.messages == 0
-
-    await until(settled, "the request is settled")
+    await queue_empty(broker)
     (await stored(broker, again)).audit(speakers[0])
 
 

@@ -1,0 +1,128 @@
+"""The auditor: what became of a session's words, told by the streams alone.
+
+It knows what was spoken and when, and reads STT_TRANSCRIPTS; it asks no worker, edge or provider.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, TurnEvent
+
+from ..emulators import tones
+
+WORST_TIME_SECONDS: Final = 0.02
+"""Most that a word's time may be off."""
+_CLOSE: Final = 0.001
+"""Seconds within which sums of an account are the same."""
+
+
+@dataclass
+class Audit:
+    """What was found in one session, or in many, summed up."""
+
+    sessions: int = 0
+    words: int = 0
+    """Spoken."""
+    lost: int = 0
+    doubled: int = 0
+    out_of_order: int = 0
+    worst_time_seconds: float = 0.0
+    """Largest distance of a word's start from where it was spoken."""
+    problems: list[str] = field(default_factory=list)
+    """Everything else that must not be, in words."""
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.doubled or self.out_of_order or self.problems)
+
+    def add(self, other: Audit) -> None:
+        """Count another one's sessions in."""
+        self.sessions += other.sessions
+        self.words += other.words
+        self.lost += other.lost
+        self.doubled += other.doubled
+        self.out_of_order += other.out_of_order
+        self.worst_time_seconds = max(self.worst_time_seconds, other.worst_time_seconds)
+        self.problems += other.problems
+
+
+def audit(
+    events: Sequence[DurableEvent],
+    words: Sequence[str],
+    places: Sequence[tones.HeardWord],
+    *,
+    captured_seconds: float | None = None,
+) -> Audit:
+    """Audit the durable events of one session in which `words` were spoken at `places`.
+
+    `captured_seconds`: length of the session's audio, if it was published to its end.
+    """
+    finals = [event for event in events if isinstance(event, FinalEvent)]
+    heard = [word for final in finals for word in final.words]
+    counts = tones.compare(words, [word.text for word in heard])
+    found = Audit(1, len(words), counts.lost, counts.doubled, counts.out_of_order)
+    if counts.invented:
+        found.problems.append(f"{counts.invented} words were never spoken")
+    if counts == tones.Counts():
+        starts = zip(heard, places, strict=True)
+        off = [abs(w.start - place.start) for w, place in starts if w.start is not None]
+        found.worst_time_seconds = max(off, default=0.0)
+        if len(off) < len(heard):
+            found.problems.append("words without a time")
+        if found.worst_time_seconds > WORST_TIME_SECONDS:
+            found.problems.append(f"a word is off by {found.worst_time_seconds:.3f} s")
+    found.problems += _numbering(events, finals)
+    found.problems += _turns([event for event in events if isinstance(event, TurnEvent)])
+    closing = [event for event in events if isinstance(event, StatusEvent) and event.closing]
+    if [event.state for event in closing] != ["closed"]:
+        found.problems.append(f"closing events: {[(e.state, e.reason) for e in closing]}")
+    elif events[-1] is not closing[0]:
+        found.problems.append("an event follows the closing one")
+    elif (account := closing[0].account) is None:
+        found.problems.append("the closing event has no account")
+    else:
+        found.problems += _account(account, captured_seconds)
+    return found
+
+
+def _numbering(events: Sequence[DurableEvent], finals: Sequence[FinalEvent]) -> list[str]:
+    problems = []
+    if [event.sequence for event in events] != list(range(len(events))):
+        problems.append(f"sequence: {[event.sequence for event in events]}")
+    if [final.segment for final in finals] != list(range(len(finals))):
+        problems.append(f"segments: {[final.segment for final in finals]}")
+    if any(a.end > b.start for a, b in itertools.pairwise(finals)):
+        problems.append("finals overlap")
+    if any(a.epoch > b.epoch for a, b in itertools.pairwise(events)):
+        problems.append("epochs run backwards")
+    return problems
+
+
+def _turns(turns: Sequence[TurnEvent]) -> list[str]:
+    kinds = [(turn.turn, turn.event) for turn in turns if turn.event in ("started", "ended")]
+    ideal = [(n, kind) for n in range((len(kinds) + 1) // 2) for kind in ("started", "ended")]
+    return [] if kinds == ideal else [f"turns: {kinds}"]
+
+
+def _account(account: Account, captured_seconds: float | None) -> list[str]:
+    """What does not add up in a session's account."""
+    problems = []
+    gaps = sum(account.gap_seconds.values())
+    if captured_seconds is not None and abs(account.captured_seconds - captured_seconds) > _CLOSE:
+        problems.append(f"{account.captured_seconds} s captured, not {captured_seconds}")
+    if abs(account.received_seconds + gaps - account.captured_seconds) > _CLOSE:
+        problems.append(f"{account.received_seconds} s received and {gaps} of gaps are not "
+                        f"{account.captured_seconds} captured")  # fmt: skip
+    if abs(account.transcribed_seconds - account.received_seconds) > _CLOSE:
+        problems.append(f"{account.transcribed_seconds} s transcribed, "
+                        f"{account.received_seconds} received")  # fmt: skip
+    told: dict[str, float] = {}
+    for gap in account.gaps:
+        told[gap.cause] = told.get(gap.cause, 0.0) + gap.end - gap.start
+    if any(abs(told.get(cause, 0.0) - s) > _CLOSE for cause, s in account.gap_seconds.items()):
+        problems.append(f"gaps {told} are not those by cause {account.gap_seconds}")
+    return problems
