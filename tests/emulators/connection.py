@@ -173,8 +173,6 @@ class Connection:
             return True
         if not self._muted and self._due("mute_after_seconds"):
             self._muted = True
-        elif self._muted and faults.mute_after_seconds is None:
-            self._muted = False
         return False
 
     def _queue(self, messages: Sequence[Outgoing]) -> None:

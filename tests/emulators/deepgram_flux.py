@@ -263,8 +263,6 @@ class FluxSession(Session):
         marks = faults.mute_in_turn_words
         if not self._muted and marks is not None and self._turns.words >= marks:
             self._muted = self.hits()
-        if self._muted and marks is None:
-            self._muted = False
         dressed: list[Outgoing] = []
         for message in messages:
             if message["type"] == "TurnInfo":

@@ -60,7 +60,9 @@ class Faults(BaseModel):
         None, description="read no more from the socket, until the switch is off again"
     )
     mute_after_seconds: float | None = Field(
-        None, description="take audio, answer pings, and say nothing more, not even a close"
+        None,
+        description="take audio, answer pings, and say nothing more, not even a close; a connection "
+        "that is mute stays so",
     )
     garbage: tuple[str, ...] = Field(
         (), description="kinds of nonsense, each sent once a connection before a message; `all`"
