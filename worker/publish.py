@@ -85,12 +85,22 @@ class Publisher:
                 event = None
             return _Last(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
 
-    async def read_last(self) -> DurableEvent | None:
-        """Take up the numbering where it stands; the last durable event of *this* session."""
+    async def resume(self) -> None:
+        """Take up the numbering where it stands. To be called after `establish`.
+
+        Raises LeaseLost when somebody else has published since: to number our events behind theirs
+        would be to climb over the fence.
+        """
         async with self._lock:
-            return await self._read_last()
+            known = self._last_stream_sequence
+            event = await self._read_last()
+            ours = event is not None and event.epoch == self._epoch
+            if self._last_stream_sequence != known and not ours:
+                self.fenced = True
+                raise LeaseLost("another worker has published for this session")
 
     async def _read_last(self) -> DurableEvent | None:
+        """The last durable event of *this* session."""
         last = await self._last(self._filter)
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
@@ -122,7 +132,8 @@ class Publisher:
         durable event before ours; publishes nothing when that one closes the session.
         """
         while True:
-            before = await self.read_last()
+            async with self._lock:
+                before = await self._read_last()
             if isinstance(before, StatusEvent) and before.closing:
                 return before
             if before is not None and before.epoch > self._epoch:
@@ -139,7 +150,7 @@ class Publisher:
         """Publish the event that `make` makes of its `sequence`, and return when it is stored.
 
         Tries on while the broker is away. Raises LeaseLost when it is refused. A publish that has
-        begun goes on when its caller is cancelled, and `read_last` waits for it: else an event that
+        begun goes on when its caller is cancelled, and `resume` waits for it: else an event that
         is on its way would be missed, and its words would be said again.
         """
         task = asyncio.create_task(self._durable(kind, make), name=f"publish {self._key}")

@@ -44,8 +44,8 @@ class Scribe:
 
     async def resume(self) -> None:
         """Learn from the broker where finals end. An event that was being published when its task
-        was cancelled may be stored or not: the broker knows."""
-        await self._publisher.read_last()
+        was cancelled may be stored or not: the broker knows. Raises LeaseLost."""
+        await self._publisher.resume()
         final = await self._publisher.last_final()
         if final is not None:
             self._segment = final.segment + 1

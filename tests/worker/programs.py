@@ -61,7 +61,10 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start, and return when it is ready."""
         await self.launch()
-        await until(lambda: self.find("worker ready") or not self.running, "worker ready", 20)
+        try:
+            await until(lambda: self.find("worker ready") or not self.running, "worker ready", 60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.log}") from None
         assert self.running, f"the worker ended: {self.log}"
 
     async def launch(self) -> None:

@@ -63,7 +63,6 @@ class DeepgramFluxProvider(Provider):
         )
         self._waits = Waits(
             settings.flux_silence_seconds,
-            settings.flux_cut_word_seconds,
             settings.flux_keepalive_seconds,
             settings.flux_finish_silence_seconds,
         )

@@ -51,10 +51,9 @@ class DeepgramFluxSettings(DeepgramAccount):
         5, "the head of a turn is made final in pieces of at least so many seconds", ge=0
     )
     flux_silence_seconds: float = described(
-        0.5, "when audio stops in a turn, silence is sent after so many seconds", gt=0
-    )
-    flux_cut_word_seconds: float = described(
-        3, "the same where the audio stops in the middle of a sound", gt=0
+        0.5,
+        "when audio stops in a turn, between sounds, silence is sent after so many seconds",
+        gt=0,
     )
     flux_keepalive_seconds: float = described(
         5, "a frame of silence is sent after so many seconds without audio", gt=0, lt=60

@@ -58,7 +58,6 @@ class Waits:
     """Settings of an Upkeep, in seconds."""
 
     silence: float = 0.5
-    cut_word: float = 3.0
     keepalive: float = 5.0
     finish_silence: float = 0.8
 
@@ -80,8 +79,8 @@ class Upkeep:
 
     All timers of Flux run on audio ("End of Turn Detection"; even `eot_timeout_ms`): a turn in
     which audio stops never ends. So silence goes out until it has ended, as long as it takes, at
-    the pace of audio. An idle stream gets a frame of silence now and then. In the middle of a word
-    silence waits longer: if audio goes on after all, the word would be torn.
+    the pace of audio. An idle stream gets a frame of silence now and then. In the middle of a sound
+    none is sent: when audio goes on, a word would have been torn.
     """
 
     def __init__(self, waits: Waits, clock: Clock, encoding: Encoding, now: float) -> None:
@@ -159,9 +158,10 @@ class Upkeep:
             case Phase.FLOWING:
                 if self._settled:
                     return max(self._sent_at, self._playing_until) + self._waits.keepalive
-                torn = self._pause is False
-                wait = self._waits.cut_word if torn else self._waits.silence
-                return max(self._playing_until + wait, self._sent_at + FRAME_SECONDS)
+                if self._pause is False:
+                    return math.inf
+                wait = self._playing_until + self._waits.silence
+                return max(wait, self._sent_at + FRAME_SECONDS)
             case Phase.FLUSHING:
                 return self._progress_at + _NO_PROGRESS_SECONDS
             case Phase.ENDING:

@@ -160,7 +160,7 @@ async def test_audio_that_stops_in_a_turn_is_followed_by_silence(
     make: Make, emulator: DeepgramFluxEmulator
 ) -> None:
     """The turn ends, and what comes later is where it was given."""
-    provider = make(silence_seconds=0.1, cut_word_seconds=0.1)
+    provider = make(silence_seconds=0.1)
     audio = tones.encode(WORDS[:4], lead_seconds=0.3, tail_seconds=0.02)
     async with opened(provider) as stream:
         events: list[ProviderEvent] = []
