@@ -112,6 +112,8 @@ class HttpEmulator(Emulator):
         except Refusal as refusal:
             entry.end(f"refused {refusal.status}")
             return refusal.response()
+        except ConnectionResetError:
+            return web.Response(status=400)  # nobody is there to see it
         finally:
             self._live.discard(exchange)
             entry.end("lost")

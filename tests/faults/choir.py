@@ -1,0 +1,137 @@
+"""Many sessions from one process and one connection, in real time, and all that is said of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from natterjack import streams
+from natterjack.audio import ChunkHeader, encode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.events import Event, InterimEvent, parse_event
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+
+from ..emulators import tones
+from ..worker.programs import Transcript
+from .audit import Audit, audit
+
+_RATE = 16_000
+_FRAMES = 1280
+_STAGGER_TICKS = 50
+"""Chunks that the last voice is behind the first."""
+_PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
+
+
+@dataclass
+class Voice:
+    """One session, and what came of it."""
+
+    spec: SessionSpec
+    heard: list[tuple[float, Event]] = field(default_factory=list)
+    """time.monotonic() when each event came, in order."""
+
+
+class Choir:
+    """`voices` sessions that say the same words, each a little later than the last: over 4 s, as
+    long as a phrase, so that finals are spread as those of strangers are.
+
+    Chunks are published without waiting for the broker, which must not fail meanwhile.
+    """
+
+    def __init__(self, broker: Broker, name: str, voices: int, seconds: float, **spec: Any) -> None:
+        self.words = tones.sequence(round(seconds / 0.41))
+        self.places = tones.places(self.words, **_PHRASE)
+        self.voices = [
+            Voice(SessionSpec(tenant=name, conversation=f"c{n}", speaker="s", **spec))
+            for n in range(voices)
+        ]
+        audio = tones.encode(self.words, _RATE, tail_seconds=0.5, **_PHRASE)
+        self.seconds = len(audio) / 2 / _RATE
+        self._chunks = [audio[i : i + 2 * _FRAMES] for i in range(0, len(audio), 2 * _FRAMES)]
+        self._broker = broker
+        self._name = name
+        self._by_key = {str(voice.spec.key): voice for voice in self.voices}
+        self._singing: asyncio.Task[None] | None = None
+        self._subscription: Any = None
+
+    async def __aenter__(self) -> Choir:
+        self._subscription = await self._broker.client.subscribe(
+            f"stt.transcript.{self._name}.>", cb=self._heard
+        )
+        js = self._broker.client.jetstream()
+        for voice in self.voices:
+            await js.publish(
+                session_subject(voice.spec.key),
+                voice.spec.model_dump_json(exclude_none=True).encode(),
+                headers={"Nats-Msg-Id": voice.spec.session_id},
+            )
+        self._singing = asyncio.create_task(self._sing())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._singing is not None
+        self._singing.cancel()
+        await asyncio.gather(self._singing, return_exceptions=True)
+        await self._subscription.unsubscribe()
+
+    async def _heard(self, message: Any) -> None:
+        event = parse_event(message.data)
+        voice = self._by_key[f"{event.tenant}.{event.conversation}.{event.speaker}"]
+        voice.heard.append((time.monotonic(), event))
+
+    async def _sing(self) -> None:
+        started, publish = time.monotonic(), self._broker.client.publish
+        singers = [
+            (number * _STAGGER_TICKS / len(self.voices), audio_subject(voice.spec.key), voice)
+            for number, voice in enumerate(self.voices)
+        ]
+        for tick in range(len(self._chunks) + _STAGGER_TICKS):
+            for late, subject, voice in singers:
+                seq = tick - int(late)
+                if not 0 <= seq < len(self._chunks):
+                    continue
+                due = started + (tick + late % 1) * _FRAMES / _RATE
+                if (wait := due - time.monotonic()) > 0.001:
+                    await asyncio.sleep(wait)
+                end = seq == len(self._chunks) - 1
+                now, pos = time.time_ns(), seq * _FRAMES
+                header = ChunkHeader(voice.spec.session_id, seq, pos, now, end)
+                await publish(subject, self._chunks[seq], headers=encode_chunk_headers(header))
+
+    async def sung(self) -> None:
+        """Return when all is published."""
+        assert self._singing is not None
+        await self._singing
+
+    def audit(self) -> Audit:
+        """Of all sessions, by what came live: the broker has not failed."""
+        total = Audit()
+        for voice in self.voices:
+            events = [event for _, event in voice.heard if not isinstance(event, InterimEvent)]
+            events.sort(key=lambda event: event.sequence)
+            total.add(audit(events, self.words, self.places, captured_seconds=self.seconds))
+        return total
+
+    def told(self) -> str:
+        """For a failure: the first session that is not right."""
+        for voice in self.voices:
+            events = [event for _, event in voice.heard if not isinstance(event, InterimEvent)]
+            found = audit(events, self.words, self.places, captured_seconds=self.seconds)
+            if not found.clean:
+                return f"{found}\n{Transcript(events).told()}"
+        return ""
+
+
+async def waiting_requests(broker: Broker) -> int:
+    """Requests that no worker has ended."""
+    info = await broker.client.jetstream().stream_info(streams.SESSIONS)
+    return int(info.state.messages)

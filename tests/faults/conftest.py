@@ -1,0 +1,8 @@
+"""Fixtures of the fault tests: the worker's, a broker and a provider emulator beside it."""
+
+from __future__ import annotations
+
+from ..edge_capture.conftest import start_edge
+from ..worker.conftest import emulator, provider_settings, start_worker
+
+__all__ = ["emulator", "provider_settings", "start_edge", "start_worker"]

@@ -1,0 +1,241 @@
+"""A whole installation on loopback, of real processes, every part of which can be made to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import soundfile
+
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey
+
+from ..emulators import pcm, tones
+from ..emulators.process import RemoteEmulator, emulator_process
+from ..worker.programs import WorkerProcess
+from .cluster import Cluster
+from .proxy import NatsProxy
+
+RATE = 16_000
+PHRASE = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
+TAIL_SECONDS = 0.5
+
+
+class Line:
+    """One program's way to every node of the broker, which can be cut or stalled."""
+
+    def __init__(self, nodes: Sequence[EmbeddedServer]) -> None:
+        self._proxies = [NatsProxy(node.port) for node in nodes]
+
+    async def __aenter__(self) -> Line:
+        for proxy in self._proxies:
+            await proxy.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for proxy in self._proxies:
+            await proxy.__aexit__(None, None, None)
+
+    @property
+    def url(self) -> str:
+        return ",".join(proxy.url for proxy in self._proxies)
+
+    def cut(self) -> None:
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def stall(self) -> None:
+        for proxy in self._proxies:
+            proxy.stall()
+
+    def heal(self) -> None:
+        for proxy in self._proxies:
+            proxy.heal()
+
+
+class Seat:
+    """A place for a worker: when one has ended, the next takes it."""
+
+    def __init__(self, line: Line, environment: dict[str, str]) -> None:
+        self.line = line
+        self._environment = environment
+        self.worker = self._new()
+        self.stray: list[str] = []
+        """Log lines of earlier workers that are no log lines of ours."""
+        self.busy = asyncio.Lock()
+        """Held by whoever does something to the worker."""
+
+    def _new(self) -> WorkerProcess:
+        return WorkerProcess(self.line.url, "", **self._environment)
+
+    async def replace(self) -> None:
+        """Start a new worker where one has ended."""
+        self.stray += self.worker.stray_lines
+        self.worker = self._new()
+        await self.worker.start()
+
+    async def kill(self) -> None:
+        """SIGKILL, and a new one."""
+        await self.worker.stop()
+        await self.replace()
+
+    async def drain(self) -> None:
+        """SIGTERM, and a new one once it has ended."""
+        self.worker.signal(signal.SIGTERM)
+        if await self.worker.wait(60) != 0:
+            self.stray.append("a drained worker ended with an error")
+        await self.replace()
+
+    async def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        self.worker.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.worker.signal(signal.SIGCONT)
+
+
+class Talk:
+    """A session: `natterjack-edge file` with words that the auditor knows.
+
+    The process is started again with `--resume` whenever it was killed.
+    """
+
+    def __init__(self, directory: Path, line: Line, name: str, words: int, speed: float) -> None:
+        self.words = tones.sequence(words)
+        self.places = tones.places(self.words, **PHRASE)  # type: ignore[arg-type]
+        audio = tones.encode(self.words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)  # type: ignore[arg-type]
+        self.seconds = len(audio) / 2 / RATE
+        self.line = line
+        self.spec: SessionSpec | None = None
+        """As the edge's process has announced it; only the key and the id are true."""
+        self.kills = 0
+        self.errors = directory / f"{name}.log"
+        self._name = name
+        self._directory = directory
+        self._speed = speed
+        self._wav = directory / f"{name}.wav"
+        soundfile.write(self._wav, pcm.to_samples(audio, "linear16"), RATE)
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self, *arguments: str) -> int:
+        """Speak to the end, whatever is done to the process; its last exit status."""
+        while True:
+            with self.errors.open("ab") as errors:
+                process = self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "edge_capture", "file", str(self._wav),
+                    "--conversation", self._name, "--speed", str(self._speed),
+                    "--spool", str(self._directory / f"{self._name}.spool"), "--resume",
+                    "--nats-url", self.line.url, *arguments,
+                    env={k: v for k, v in os.environ.items() if not k.startswith("EDGE_")},
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                )  # fmt: skip
+            assert process.stdout is not None
+            if announced := (await process.stdout.readline()).split():
+                key, session_id = (word.decode() for word in announced)
+                assert self.spec is None or self.spec.session_id == session_id, "a new session"
+                self.spec = SessionSpec(
+                    session_id=session_id, **SessionKey(*key.split("."))._asdict()
+                )
+            status = await process.wait()
+            self._process = None
+            if status != -signal.SIGKILL:
+                return status
+
+    def kill(self) -> bool:
+        """SIGKILL the edge, if it runs and has announced its session."""
+        if self._process is None or self.spec is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self.kills += 1
+        return True
+
+    def clear(self) -> None:
+        """Remove what is not needed once the session is audited."""
+        self._wav.unlink()
+        self.errors.unlink()
+
+
+class Fleet:
+    """A broker cluster, workers, and an emulator process for each provider."""
+
+    def __init__(
+        self, cluster: Cluster, seats: list[Seat], emulators: dict[str, RemoteEmulator]
+    ) -> None:
+        self.cluster = cluster
+        self.seats = seats
+        self.emulators = emulators
+
+    @property
+    def broker_settings(self) -> BrokerSettings:
+        return BrokerSettings(url=self.cluster.url)
+
+
+def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
+    """Settings under which a worker uses the emulators and feeds them fast. `deepgram` and
+    `deepgram-flux` have one address, so only one of the two can be there."""
+    environment = dict.fromkeys(
+        ("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key"
+    )
+    addresses = {
+        "deepgram": ("DEEPGRAM_URL", ""),
+        "deepgram-flux": ("DEEPGRAM_URL", ""),
+        "deepgram-rest": ("DEEPGRAM_REST_URL", ""),
+        "speechmatics": ("SPEECHMATICS_URL", "/v2"),
+        "managed": ("MANAGED_URL", ""),
+    }
+    for name, emulator in emulators.items():
+        variable, path = addresses[name]
+        environment[variable] = emulator.url.replace("ws:", "http:") if "REST" in variable else (
+            emulator.url + path
+        )  # fmt: skip
+        environment[f"{name.upper().replace('-', '_')}_CATCH_UP_RATE"] = "8"
+    return environment
+
+
+@contextlib.asynccontextmanager
+async def fleet(
+    directory: Path, workers: int, providers: Sequence[str], **settings: str
+) -> AsyncIterator[Fleet]:
+    """A running installation; `settings` are of the workers' environment."""
+    cluster = Cluster(directory / "nats")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(cluster.stop)
+        cluster.start()
+        emulators = {
+            name: await stack.enter_async_context(emulator_process(name)) for name in providers
+        }
+        environment = {
+            **worker_environment(emulators), "WORKER_PROVIDER": providers[0],
+            "NATTERJACK_STREAM_REPLICAS": "3", **settings,
+        }  # fmt: skip
+        seats: list[Seat] = []
+        for _ in range(workers):
+            line = await stack.enter_async_context(Line(cluster.nodes))
+            seats.append(Seat(line, environment))
+            stack.push_async_callback(_stop, seats[-1])
+        await asyncio.gather(*(seat.worker.start() for seat in seats))
+        yield Fleet(cluster, seats, emulators)
+
+
+async def _stop(seat: Seat) -> None:
+    await seat.worker.stop()
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has in use."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,0 +1,311 @@
+"""A TCP proxy between NATS clients and a server that knows where messages begin and end, so that a
+test can kill, cut or stall exactly at the n-th message of a subject."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, NamedTuple
+
+_READ_BYTES = 256 * 1024
+_WITH_PAYLOAD = {b"PUB", b"HPUB", b"MSG", b"HMSG"}
+
+Receiver = Literal["server", "client"]
+
+
+class Message(NamedTuple):
+    """A message on its way. `headers` as they are on the wire, empty without any."""
+
+    subject: str
+    reply: str
+    headers: bytes
+    payload: bytes
+
+
+Action = Callable[[], Awaitable[object] | object]
+
+
+@dataclass
+class Trigger:
+    """What is to happen at the n-th message that fits."""
+
+    subject: re.Pattern[str]
+    action: Action | None
+    n: int
+    to: Receiver
+    after: bool
+    where: Callable[[Message], bool] | None
+    seen: int = 0
+    """Messages that fitted so far."""
+    message: Message | None = None
+    """The one that it was."""
+    fired: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the action is done."""
+
+    def hit(self, message: Message, to: Receiver) -> bool:
+        """Whether it is this message."""
+        if to != self.to or self.seen >= self.n or not self.subject.fullmatch(message.subject):
+            return False
+        if self.where is not None and not self.where(message):
+            return False
+        self.seen += 1
+        if self.seen == self.n:
+            self.message = message
+        return self.seen == self.n
+
+
+@dataclass(eq=False)
+class _Link:
+    """A client's connection and ours to the server."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    answers: dict[str, Trigger] = field(default_factory=dict)
+    """Reply subjects whose message will fire a trigger: the server has done what was asked."""
+
+    def abort(self) -> None:
+        self.client.transport.abort()
+        self.server.close()  # what was forwarded does arrive
+
+
+class NatsProxy:
+    """Listens on a free loopback port for as long as its `async with` lasts.
+
+    An action runs before its message is forwarded (`before`), or when the server's answer to it has
+    come and is not forwarded (`after`; at once if it asks for no answer). Then the connection is
+    aborted, for a TCP connection that has lost a message is none; but if the action has stalled
+    the proxy, the message waits like everything else.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._listener: socket.socket | None = None
+        self.port = 0
+        self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._triggers: list[Trigger] = []
+        self._errors: list[Exception] = []
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.accepted = 0
+        """Connections that were let through."""
+
+    async def __aenter__(self) -> NatsProxy:
+        self._listen()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if error is None and self._errors:
+            raise self._errors[0]
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    # ---- what a test does -------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Abort every connection and refuse new ones, until `heal`."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for link in list(self._links):
+            link.abort()
+
+    def stall(self) -> None:
+        """Forward nothing until `heal`; connections stay open and new ones get no answer."""
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        """End `cut` and `stall`. What was held back is forwarded."""
+        if self._listener is None:
+            self._listen()
+        self._flowing.set()
+
+    def before(
+        self,
+        subject: str,
+        action: Action | None = None,
+        *,
+        n: int = 1,
+        to: Receiver = "server",
+        where: Callable[[Message], bool] | None = None,
+    ) -> Trigger:
+        """At the n-th message on `subject` (wildcards allowed) act, and never deliver it."""
+        return self._trigger(Trigger(_pattern(subject), action, n, to, False, where))
+
+    def after(
+        self,
+        subject: str,
+        action: Action | None = None,
+        *,
+        n: int = 1,
+        to: Receiver = "server",
+        where: Callable[[Message], bool] | None = None,
+    ) -> Trigger:
+        """As `before`, but once the message has arrived: only its answer is not delivered."""
+        return self._trigger(Trigger(_pattern(subject), action, n, to, True, where))
+
+    def _trigger(self, trigger: Trigger) -> Trigger:
+        self._triggers.append(trigger)
+        return trigger
+
+    # ---- forwarding -------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # it has gone again
+        task = asyncio.create_task(self._forward(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            with contextlib.suppress(OSError):  # the server may be down, or go down
+                await self._serve(reader, writer)
+        except Exception as error:  # noqa: BLE001 - an action's, for the test to see
+            self._errors.append(error)
+        finally:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._flowing.wait()
+        if self._listener is None:
+            return
+        from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        link = _Link(writer, server)
+        self._links.add(link)
+        self.accepted += 1
+        pumps = [
+            asyncio.ensure_future(self._pump(link, reader, server, "server")),
+            asyncio.ensure_future(self._pump(link, from_server, writer, "client")),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            link.abort()
+            await asyncio.gather(*pumps)
+        finally:
+            self._links.discard(link)
+            link.abort()
+            for pump in pumps:
+                pump.cancel()
+
+    async def _pump(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Receiver
+    ) -> None:
+        held = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(_READ_BYTES):
+                held += data
+                out = bytearray()
+                for frame in _frames(held):
+                    acted = self._acting(link, frame, to)
+                    if acted is not None:
+                        trigger, arrives = acted
+                        await self._write(writer, out + (frame if arrives else b""))
+                        out.clear()
+                        if arrives and to == "server" and (reply := _message(frame).reply):
+                            link.answers[reply] = trigger
+                            continue
+                        await self._fire(link, trigger)
+                        if arrives:
+                            continue
+                    out += _without_addresses(frame) if frame[:5] == b"INFO " else frame
+                await self._write(writer, out)
+
+    def _acting(self, link: _Link, frame: bytes, to: Receiver) -> tuple[Trigger, bool] | None:
+        """The trigger that this frame sets off, and whether the frame is to arrive first."""
+        if not (self._triggers or link.answers) or not _has_payload(frame):
+            return None
+        message = _message(frame)
+        if to == "client" and (answered := link.answers.pop(message.subject, None)) is not None:
+            return answered, False
+        hits = [trigger for trigger in self._triggers if trigger.hit(message, to)]
+        return (hits[0], hits[0].after) if hits else None
+
+    async def _fire(self, link: _Link, trigger: Trigger) -> None:
+        """Raises ConnectionError unless the proxy is stalled: the connection is no more."""
+        done = trigger.action() if trigger.action is not None else None
+        if isinstance(done, Awaitable):
+            await done
+        if self._flowing.is_set():
+            link.abort()
+        trigger.fired.set()
+        if link.server.is_closing():
+            raise ConnectionAbortedError
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes | bytearray) -> None:
+        await self._flowing.wait()
+        if data:
+            writer.write(bytes(data))
+            await writer.drain()
+
+
+def _pattern(subject: str) -> re.Pattern[str]:
+    """A subject with NATS wildcards as an expression."""
+    tokens = {"*": "[^.]+", ">": ".+"}
+    return re.compile(r"\.".join(tokens.get(t) or re.escape(t) for t in subject.split(".")))
+
+
+def _frames(held: bytearray) -> Iterator[bytes]:
+    """Take whole protocol messages, payload and line ends included, from the front of `held`."""
+    start = 0
+    try:
+        while (end := held.find(b"\r\n", start) + 2) > 1:
+            words = held[start:end].split()
+            if words and bytes(words[0]).upper() in _WITH_PAYLOAD:
+                end += int(words[-1]) + 2
+                if end > len(held):
+                    return
+            yield bytes(held[start:end])
+            start = end
+    finally:
+        del held[:start]
+
+
+def _has_payload(frame: bytes) -> bool:
+    return frame[:4].rstrip().upper() in _WITH_PAYLOAD
+
+
+def _message(frame: bytes) -> Message:
+    line, _, rest = frame.partition(b"\r\n")
+    operation, subject, *words = line.decode().split()
+    sizes = 2 if operation.upper().startswith("H") else 1
+    more = words[:-sizes]  # MSG: sid [reply]; PUB: [reply]
+    if operation.upper().endswith("MSG"):
+        more = more[1:]
+    split = int(words[-2]) if sizes == 2 else 0
+    return Message(subject, more[0] if more else "", rest[:split], rest[split:-2])
+
+
+def _without_addresses(info: bytes) -> bytes:
+    """The server's INFO without the addresses of its cluster: clients are to come here."""
+    said = json.loads(info[5:])
+    if said.pop("connect_urls", None) is None:
+        return info
+    return b"INFO " + json.dumps(said).encode() + b"\r\n"

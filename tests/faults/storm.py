@@ -1,0 +1,364 @@
+"""Random faults, alone and at the same time, on a whole installation that is transcribing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from natterjack import streams
+from natterjack.connection import connected
+from natterjack.embedded import EmbeddedServer
+
+from ..emulators.process import RemoteEmulator
+from ..worker.programs import closed
+from .audit import Audit, audit
+from .fleet import Fleet, Line, Seat, Talk, open_files, resident_bytes
+
+CLOSED_SECONDS = 300.0
+"""A session that has not ended so long after its edge is lost."""
+_OFF: dict[str, Any] = {
+    "drop_after_seconds": None, "close_after_seconds": None, "mute_after_seconds": None,
+    "stop_reading_after_seconds": None, "garbage": [],
+}  # fmt: skip
+"""An emulator's switches of running connections."""
+
+
+@dataclass
+class Settings:
+    """What a storm is like."""
+
+    faults: int
+    seed: int
+    talks: int = 6
+    """Sessions at a time."""
+    words: int = 60
+    speed: float = 2
+    hands: int = 2
+    """Faults that may be under way at a time."""
+    most_pause_seconds: float = 1.5
+    """Between two of them."""
+    long_cuts: bool = False
+    """Some edges are cut off for minutes."""
+
+
+@dataclass
+class Outcome:
+    """What came of a storm."""
+
+    audit: Audit = field(default_factory=Audit)
+    faults: Counter[str] = field(default_factory=Counter)
+    edge_kills: int = 0
+    worker_memory: list[tuple[float, int, int]] = field(default_factory=list)
+    """Of the worker that was never killed: seconds, resident bytes, open files."""
+    failures: list[str] = field(default_factory=list)
+    """Sessions that were not right, told at length."""
+
+
+class Storm:
+    """Talks, faults and the audit. The worker in the first seat is never ended, only hindered."""
+
+    def __init__(self, fleet: Fleet, directory: Path, settings: Settings) -> None:
+        self._fleet = fleet
+        self._directory = directory
+        self._settings = settings
+        self._random = random.Random(settings.seed)
+        self._talks: set[Talk] = set()
+        self._nodes_busy = asyncio.Lock()
+        self._over = asyncio.Event()
+        self._started = time.monotonic()
+        self.outcome = Outcome()
+        self.faults: dict[str, tuple[float, Callable[[], Awaitable[bool]]]] = {
+            "worker SIGKILL": (3, self._worker_killed),
+            "worker SIGTERM": (2, self._worker_drained),
+            "worker frozen, lease kept": (1, lambda: self._worker_frozen(0.3, 1.5)),
+            "worker frozen, lease lost": (2, lambda: self._worker_frozen(3.5, 7)),
+            "all workers restarted in turn": (0.3, self._rolling_restart),
+            "worker cut off, lease kept": (1, lambda: self._worker_cut(0.1, 1.5)),
+            "worker cut off, lease lost": (1.5, lambda: self._worker_cut(3.5, 8)),
+            "worker's packets lost for a while": (1.5, self._worker_stalled),
+            "provider drops connections": (4, self._provider_drops),
+            "provider refuses TCP": (1, self._provider_refuses),
+            "provider answers 429 or 503": (2, self._provider_status),
+            "provider answers 401 or 402": (1, self._provider_forbids),
+            "provider's handshake is slow or cut": (1, self._provider_handshake),
+            "provider stops reading": (1, lambda: self._provider("stop_reading_after_seconds", 0)),
+            "provider goes mute": (2, lambda: self._provider("mute_after_seconds", 0)),
+            "provider closes with 1011": (1, lambda: self._provider("close_after_seconds", 0)),
+            "provider closes at once, again and again": (1, self._provider_closes_again),
+            "provider answers late": (1, self._provider_late),
+            "provider talks nonsense": (1, lambda: self._provider("garbage", ["all"])),
+            "broker node SIGKILL": (1.5, self._node_killed),
+            "leader of a stream SIGKILL": (1, self._leader_killed),
+            "broker node frozen": (1, self._node_frozen),
+            "whole broker SIGKILL": (0.3, self._broker_killed),
+            "edge SIGKILL, --resume": (3, self._edge_killed),
+            "edge cut off": (2, lambda: self._edge_cut(0.2, 6)),
+            "edge's packets lost for a while": (1, self._edge_stalled),
+            "two at once": (2, self._two),
+        }
+        if settings.long_cuts:
+            self.faults["edge cut off for minutes"] = (0.15, lambda: self._edge_cut(125, 180))
+
+    # ---- the run ----------------------------------------------------------------------------
+
+    async def run(self, progress: Callable[[str], None]) -> Outcome:
+        """Until so many faults were committed and every session is audited."""
+        async with asyncio.TaskGroup() as tasks:
+            meter = tasks.create_task(self._measure(progress))
+            talks = [
+                tasks.create_task(self._talk_on(number)) for number in range(self._settings.talks)
+            ]
+            hands = [tasks.create_task(self._break()) for _ in range(self._settings.hands)]
+            await asyncio.wait(hands)
+            self._over.set()
+            await asyncio.wait(talks)
+            meter.cancel()
+        for seat in self._fleet.seats:
+            stray = seat.stray + seat.worker.stray_lines
+            if stray:
+                self.outcome.failures.append(f"a worker wrote: {stray[:3]}")
+        return self.outcome
+
+    async def _measure(self, progress: Callable[[str], None]) -> None:
+        witness = self._fleet.seats[0].worker.pid
+        while True:
+            at = time.monotonic() - self._started
+            found = self.outcome
+            found.worker_memory.append((at, resident_bytes(witness), open_files(witness)))
+            a = found.audit
+            progress(
+                f"{at:6.0f} s  {found.faults.total():5} faults  {a.sessions:4} sessions  "
+                f"{a.words} words: {a.lost} lost, {a.doubled} doubled, {a.out_of_order} out of "
+                f"order, worst time {a.worst_time_seconds * 1000:.1f} ms; "
+                f"worker {found.worker_memory[-1][1] / 1e6:.1f} MB"
+            )
+            await asyncio.sleep(10)
+
+    async def _talk_on(self, number: int) -> None:
+        count = 0
+        while not self._over.is_set():
+            await self._talk(f"talk-{number}-{count}")
+            count += 1
+
+    async def _talk(self, name: str) -> None:
+        providers = list(self._fleet.emulators)
+        others = self._random.sample(providers[1:], self._random.randint(1, len(providers) - 1))
+        chain = self._random.sample([providers[0], *others], 1 + len(others))
+        settings, fleet = self._settings, self._fleet
+        async with Line(fleet.cluster.nodes) as line:
+            talk = Talk(self._directory, line, name, settings.words, settings.speed)
+            self._talks.add(talk)
+            try:
+                status = await talk.run("--provider", ",".join(chain))
+            finally:
+                self._talks.discard(talk)
+            self.outcome.edge_kills += talk.kills
+        if talk.spec is None:
+            raise RuntimeError(f"the edge ended with {status}: {talk.errors.read_text()}")
+        async with connected(fleet.broker_settings, name="auditor") as broker:
+            try:
+                transcript = await closed(broker, talk.spec, CLOSED_SECONDS)
+            except AssertionError as error:
+                found, told = Audit(1, len(talk.words), problems=["it never ended"]), str(error)
+            else:
+                found = audit(
+                    transcript.events, talk.words, talk.places, captured_seconds=talk.seconds
+                )
+                told = transcript.told()
+        if status != 0:
+            found.problems.append(f"the edge ended with {status}")
+        if not found.clean:
+            said = talk.errors.read_text()[-3000:]
+            self.outcome.failures.append(f"{name} {chain} {found}\n{told}\n{said}")
+        self.outcome.audit.add(found)
+        talk.clear()
+
+    async def _break(self) -> None:
+        names = list(self.faults)
+        weights = [self.faults[name][0] for name in names]
+        while self.outcome.faults.total() < self._settings.faults:
+            await asyncio.sleep(self._random.uniform(0, self._settings.most_pause_seconds))
+            (name,) = self._random.choices(names, weights)
+            if await self.faults[name][1]():
+                self.outcome.faults[name] += 1
+
+    # ---- faults: each says whether it was committed -----------------------------------------
+
+    def _between(self, least: float, most: float) -> float:
+        return self._random.uniform(least, most)
+
+    def _seat(self, *, mortal: bool) -> Seat | None:
+        seats = self._fleet.seats[1:] if mortal else self._fleet.seats
+        free = [seat for seat in seats if not seat.busy.locked()]
+        return self._random.choice(free) if free else None
+
+    async def _worker_killed(self) -> bool:
+        if (seat := self._seat(mortal=True)) is None:
+            return False
+        async with seat.busy:
+            await seat.kill()
+        return True
+
+    async def _worker_drained(self) -> bool:
+        if (seat := self._seat(mortal=True)) is None:
+            return False
+        async with seat.busy:
+            await seat.drain()
+        return True
+
+    async def _worker_frozen(self, least: float, most: float) -> bool:
+        if (seat := self._seat(mortal=False)) is None:
+            return False
+        async with seat.busy:
+            await seat.freeze(self._between(least, most))
+        return True
+
+    async def _rolling_restart(self) -> bool:
+        for seat in self._fleet.seats[1:]:
+            async with seat.busy:
+                await seat.drain()
+        return True
+
+    async def _worker_cut(self, least: float, most: float) -> bool:
+        if (seat := self._seat(mortal=False)) is None:
+            return False
+        async with seat.busy:
+            seat.line.cut()
+            await asyncio.sleep(self._between(least, most))
+            seat.line.heal()
+        return True
+
+    async def _worker_stalled(self) -> bool:
+        if (seat := self._seat(mortal=False)) is None:
+            return False
+        async with seat.busy:
+            seat.line.stall()
+            await asyncio.sleep(self._between(0.5, 8))
+            seat.line.heal()
+        return True
+
+    def _emulator(self) -> RemoteEmulator:
+        return self._random.choice(list(self._fleet.emulators.values()))
+
+    async def _provider(self, switch: str, value: Any) -> bool:
+        """Throw a switch of running connections, for the next one or two."""
+        count = self._random.randint(1, 2)
+        await self._emulator().set(**{**_OFF, switch: value, "connections": count})
+        return True
+
+    async def _provider_drops(self) -> bool:
+        return await self._emulator().drop() > 0
+
+    async def _provider_refuses(self) -> bool:
+        emulator = self._emulator()
+        await emulator.set(refuse=True)
+        await emulator.drop()
+        await asyncio.sleep(self._between(0.2, 3))
+        await emulator.set(refuse=False)
+        return True
+
+    async def _provider_status(self) -> bool:
+        emulator, status = self._emulator(), self._random.choice([429, 503])
+        await emulator.set(handshake_status=status, handshakes=self._random.randint(1, 3))
+        return await emulator.drop() > 0
+
+    async def _provider_forbids(self) -> bool:
+        """Only ever the first: one that refuses for good is not asked again in a session, so of
+        every chain one must never do it."""
+        emulator = next(iter(self._fleet.emulators.values()))
+        await emulator.set(handshake_status=self._random.choice([401, 402]), handshakes=1)
+        return await emulator.drop() > 0
+
+    async def _provider_handshake(self) -> bool:
+        emulator, slow = self._emulator(), self._random.random() < 0.5
+        await emulator.set(
+            handshake_status=None, handshake_drop=not slow,
+            handshake_delay_seconds=2.0 if slow else 0.0, handshakes=self._random.randint(1, 3),
+        )  # fmt: skip
+        return await emulator.drop() > 0
+
+    async def _provider_closes_again(self) -> bool:
+        emulator = self._emulator()
+        await emulator.set(**{**_OFF, "close_after_seconds": 0, "connections": 4})
+        return True
+
+    async def _provider_late(self) -> bool:
+        emulator = self._emulator()
+        await emulator.set(latency_seconds=self._between(0.3, 2))
+        await asyncio.sleep(self._between(1, 5))
+        await emulator.set(latency_seconds=0)
+        return True
+
+    async def _restart(self, nodes: list[EmbeddedServer], seconds: float) -> bool:
+        if self._nodes_busy.locked():
+            return False
+        async with self._nodes_busy:
+            for node in nodes:
+                node.kill()
+            await asyncio.sleep(seconds)
+            for node in nodes:
+                await asyncio.to_thread(node.start)
+        return True
+
+    async def _node_killed(self) -> bool:
+        node = self._random.choice(self._fleet.cluster.nodes)
+        return await self._restart([node], self._between(0, 4))
+
+    async def _leader_killed(self) -> bool:
+        name = self._random.choice([streams.AUDIO, streams.SESSIONS, streams.TRANSCRIPTS])
+        async with connected(self._fleet.broker_settings, name="leader") as broker:
+            leader = await self._fleet.cluster.leader(broker, name)
+        return leader is not None and await self._restart([leader], self._between(0, 4))
+
+    async def _broker_killed(self) -> bool:
+        return await self._restart(self._fleet.cluster.nodes, self._between(0, 1))
+
+    async def _node_frozen(self) -> bool:
+        if self._nodes_busy.locked():
+            return False
+        async with self._nodes_busy:
+            node = self._random.choice(self._fleet.cluster.nodes)
+            os.kill(node.pid, signal.SIGSTOP)
+            await asyncio.sleep(self._between(0.3, 4))
+            os.kill(node.pid, signal.SIGCONT)
+        return True
+
+    def _any_talk(self) -> Talk | None:
+        return self._random.choice(sorted(self._talks, key=id)) if self._talks else None
+
+    async def _edge_killed(self) -> bool:
+        talk = self._any_talk()
+        return talk is not None and talk.kill()
+
+    async def _edge_cut(self, least: float, most: float) -> bool:
+        if (talk := self._any_talk()) is None:
+            return False
+        talk.line.cut()
+        await asyncio.sleep(self._between(least, most))
+        if talk in self._talks:
+            talk.line.heal()
+        return True
+
+    async def _edge_stalled(self) -> bool:
+        if (talk := self._any_talk()) is None:
+            return False
+        talk.line.stall()
+        await asyncio.sleep(self._between(0.5, 8))
+        if talk in self._talks:
+            talk.line.heal()
+        return True
+
+    async def _two(self) -> bool:
+        """Two others at the same moment; they count as themselves."""
+        names = self._random.sample([name for name in self.faults if name != "two at once"], 2)
+        done = await asyncio.gather(*(self.faults[name][1]() for name in names))
+        self.outcome.faults.update(name for name, did in zip(names, done, strict=True) if did)
+        return False

@@ -1,0 +1,146 @@
+"""A cluster of three brokers that lose their leaders, and edges that are long without any."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+from nats.js.api import StreamConfig
+
+from natterjack import streams
+from natterjack.connection import Broker, connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.spec import SessionSpec
+from natterjack.streams import ensure
+from natterjack.subjects import SessionKey
+
+from ..edge_capture.conftest import StartEdge
+from ..emulators import pcm, tones
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, spoken
+from .audit import audit
+from .cluster import Cluster
+from .proxy import NatsProxy
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "cluster")
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+async def cluster_worker(
+    cluster: Cluster, emulator: DeepgramEmulator
+) -> AsyncIterator[WorkerProcess]:
+    worker = WorkerProcess(cluster.url, emulator.url, NATTERJACK_STREAM_REPLICAS="3")
+    await worker.start()
+    yield worker
+    await worker.stop()
+    assert not worker.stray_lines
+
+
+@pytest.mark.parametrize("stream", [streams.AUDIO, streams.TRANSCRIPTS, streams.SESSIONS])
+async def test_the_leader_of_a_stream_dies(
+    stream: str, cluster: Cluster, cluster_worker: WorkerProcess
+) -> None:
+    settings = BrokerSettings(url=cluster.url)
+    async with connected(settings, name="test") as broker:
+        speaker = Speaker(settings, 60, speed=2)
+        speaking = asyncio.create_task(speaker.speak())
+        await spoken(speaker, 5)
+        leader = await until(lambda: cluster.leader(broker, stream), "there is a leader")
+        leader.kill()
+        await spoken(speaker, 12)
+        leader.start()
+        await speaking
+        (await closed(broker, speaker.spec, 60)).audit(speaker)
+        await queue_empty(broker)
+
+
+async def test_the_whole_cluster_dies_and_comes_back(
+    cluster: Cluster, cluster_worker: WorkerProcess
+) -> None:
+    settings = BrokerSettings(url=cluster.url)
+    speaker = Speaker(settings, 60, speed=2)
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 5)
+    for node in cluster.nodes:
+        node.kill()
+    for node in cluster.nodes:
+        node.start()
+    await speaking
+    async with connected(settings, name="test") as broker:
+        (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def test_a_frozen_node(cluster: Cluster, cluster_worker: WorkerProcess) -> None:
+    settings = BrokerSettings(url=cluster.url)
+    async with connected(settings, name="test") as broker:
+        speaker = Speaker(settings, 60, speed=2)
+        speaking = asyncio.create_task(speaker.speak())
+        await spoken(speaker, 5)
+        leader = await until(lambda: cluster.leader(broker, streams.TRANSCRIPTS), "a leader")
+        os.kill(leader.pid, signal.SIGSTOP)
+
+        async def another() -> bool:
+            async with connected(settings, name="look") as elsewhere:
+                now = await cluster.leader(elsewhere, streams.TRANSCRIPTS)
+            return now is not None and now is not leader
+
+        try:
+            await until(another, "another node leads", 30)
+        finally:
+            os.kill(leader.pid, signal.SIGCONT)
+        await speaking
+        (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
+    broker: Broker,
+    nats_server: EmbeddedServer,
+    start_worker: StartWorker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+) -> None:
+    """The edge sends again what it has no acknowledgement of; by then the stream has forgotten that
+    it has it, and stores it twice. The time that the stream remembers is cut down here."""
+    await ensure(broker, StreamSettings())
+    js = broker.client.jetstream()
+    config: StreamConfig = (await js.stream_info(streams.AUDIO)).config
+    config.duplicate_window = 0.2
+    await js.update_stream(config)
+    await start_worker()
+    words = tones.sequence(60)
+    how = {"phrase_words": 8, "pause_seconds": 0.8}
+    audio = tones.encode(words, 16_000, tail_seconds=0.5, **how)  # type: ignore[arg-type]
+    soundfile.write(tmp_path / "words.wav", pcm.to_samples(audio, "linear16"), 16_000)
+    async with NatsProxy(nats_server.port) as line:
+        # The acknowledgements of some chunks are what is lost.
+        lost = line.after("stt.audio.>", line.cut, n=100)
+        edge = start_edge("file", tmp_path / "words.wav", "--speed", "2", "--nats-url", line.url)
+        await asyncio.wait_for(lost.fired.wait(), 30)
+        before = (await js.stream_info(streams.AUDIO)).state.messages
+        await asyncio.sleep(0.5)  # longer than the stream remembers
+        line.heal()
+        assert await edge.exit_code(60) == 0, edge.stderr
+    stored = (await js.stream_info(streams.AUDIO)).state.messages
+    key, session_id = edge.stdout.split()
+    spec = SessionSpec(session_id=session_id, **SessionKey(*key.split("."))._asdict())
+    transcript = await closed(broker, spec, 60)
+    found = audit(
+        transcript.events, words, tones.places(words, **how),  # type: ignore[arg-type]
+        captured_seconds=len(audio) / 32_000,
+    )  # fmt: skip
+    assert found.clean, f"{found}\n{transcript.told()}"
+    assert before >= 100
+    assert stored > -(-len(audio) // 2560), "nothing was stored twice"
