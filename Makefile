@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up test lint unit format clean help system-packages
+.PHONY: demo up test soak lint unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 4 $(ARGS)
 
 test: lint unit ## what CI runs
+
+soak: $(VENV)/.dev ## an hour and a half of faults, with a table at the end (ARGS=--help)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff format .

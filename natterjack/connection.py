@@ -87,6 +87,22 @@ class Broker:
     def connected(self) -> bool:
         return bool(self.client.is_connected)
 
+    @contextlib.asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Raises TimeoutError in the block once the connection has been made anew: the answer to
+        what was asked on the old one will not come, whatever became of the question."""
+        async with asyncio.timeout(None) as answer:
+
+            def lost() -> None:
+                if not answer.expired():
+                    answer.reschedule(asyncio.get_running_loop().time())
+
+            self.on_reconnect.add(lost)
+            try:
+                yield
+            finally:
+                self.on_reconnect.discard(lost)
+
     async def wait_connected(self) -> None:
         """Return when the connection is up, after a breath at least. Cancel-safe.
 
@@ -112,9 +128,13 @@ class Broker:
         if self.client.is_connected:
             with contextlib.suppress(NatsError, TimeoutError, OSError):
                 await self.client.flush(timeout=2)
-        # A server that has gone makes close() wait on its socket.
-        with contextlib.suppress(NatsError, TimeoutError, OSError):
-            await asyncio.wait_for(self.client.close(), 3)
+        # A server that has gone makes close() wait on its socket; and a connection that is just
+        # being lost makes it end cancelled, though nobody cancelled us.
+        closing = asyncio.ensure_future(self.client.close())
+        await asyncio.wait({closing}, timeout=3)
+        if not closing.cancel() and not closing.cancelled():
+            with contextlib.suppress(NatsError, OSError):
+                closing.result()
 
 
 async def connect(

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -29,8 +30,17 @@ class ConsumerGone(Exception):
 class Puller:
     """Messages of one pull consumer. Not for use by two tasks at once."""
 
-    def __init__(self, broker: Broker, stream: str, consumer: str) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        stream: str,
+        consumer: str,
+        surplus: Callable[[Msg], Awaitable[None]] | None = None,
+    ) -> None:
+        """`surplus` is given messages that were not asked for, or not any more: a request from
+        before a reconnect is still in force at the server, and so is the one that followed."""
         self._client = broker.client
+        self._surplus = surplus
         self._broker = broker
         self._request_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = self._client.new_inbox()
@@ -67,6 +77,9 @@ class Puller:
         stored = message.reply.startswith("$JS.ACK.")
         status = None if stored else (message.headers or {}).get("Status")
         if status is None:
+            if not self._open and self._surplus is not None:
+                await self._surplus(message)
+                return
             self._open = max(0, self._open - 1)
             self._messages.append(message)
         elif status == "100":

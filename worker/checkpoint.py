@@ -73,7 +73,8 @@ class CheckpointStore:
         """What is stored; later writes succeed only if nobody wrote in between."""
         while True:
             try:
-                entry = await self._bucket.get(self._key)
+                async with self._broker.asking():
+                    entry = await self._bucket.get(self._key)
             except KeyNotFoundError as missing:
                 self._revision = (missing.entry.revision or 0) if missing.entry else 0
                 return None
@@ -95,7 +96,8 @@ class CheckpointStore:
         payload = checkpoint.model_dump_json(exclude_none=True).encode()
         while True:
             try:
-                self._revision = await self._bucket.update(self._key, payload, self._revision)
+                async with self._broker.asking():
+                    self._revision = await self._bucket.update(self._key, payload, self._revision)
             except KeyWrongLastSequenceError:
                 # Perhaps our own write, whose acknowledgement was lost.
                 stored = await self.read()

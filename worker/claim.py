@@ -115,7 +115,9 @@ class Claimer:
             keeper.cancel()
 
     async def _claim(self, tasks: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
-        puller = self._puller = Puller(self._services.broker, streams.SESSIONS, streams.CONSUMER)
+        puller = self._puller = Puller(
+            self._services.broker, streams.SESSIONS, streams.CONSUMER, surplus=Msg.nak
+        )
         await puller.start()
         try:
             while not self._draining.is_set():

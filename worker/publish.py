@@ -71,7 +71,8 @@ class Publisher:
         """The newest stored event on `subject`, as the stream's leader knows it."""
         while True:
             try:
-                found = await self._js.get_last_msg(streams.TRANSCRIPTS, subject)
+                async with self._broker.asking():
+                    found = await self._js.get_last_msg(streams.TRANSCRIPTS, subject)
             except NotFoundError:
                 return None
             except (NatsError, TimeoutError):
@@ -179,7 +180,10 @@ class Publisher:
         complained = False
         while True:
             try:
-                ack = await self._js.publish(subject, payload, timeout=_TIMEOUT_S, headers=headers)
+                async with self._broker.asking():
+                    ack = await self._js.publish(
+                        subject, payload, timeout=_TIMEOUT_S, headers=headers
+                    )
                 return ack.seq
             except APIError as error:
                 if error.err_code == _WRONG_LAST_SEQUENCE:

@@ -32,7 +32,7 @@ class WorkerSettings(BaseSettings):
         5, "at SIGTERM, how long a session may wait for its next final before it moves", ge=0
     )
     idle_seconds: float = described(
-        1800, "a session without audio for so long is closed; an edge may be offline as long", gt=0
+        3600, "a session without audio for so long is closed; an edge may be offline as long", gt=0
     )
     park_seconds: float = described(
         30, "a provider connection without audio for so long is closed until audio comes", gt=0

@@ -15,6 +15,8 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings
 
+from ..faults.proxy import NatsProxy
+
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> tuple[Path, str]:
@@ -125,3 +127,32 @@ async def test_survives_a_killed_server(nats_server: EmbeddedServer, ready_broke
     nats_server.start()
     await asyncio.wait_for(back.wait(), 20)
     assert await ready_broker.client.jetstream().account_info()
+
+
+async def test_closing_a_connection_that_is_just_being_lost(nats_server: EmbeddedServer) -> None:
+    async with NatsProxy(nats_server.port) as proxy:
+        broker = await connect(BrokerSettings(url=proxy.url), name="test", once=True)
+        proxy.cut()
+        while not broker.client.is_reconnecting:
+            await asyncio.sleep(0)
+        await broker.close()
+        assert broker.client.is_closed
+
+
+async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    async with (
+        NatsProxy(nats_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
+    ):
+        lost = proxy.after("stt.transcript.>")
+        js = near.client.jetstream()
+        with pytest.raises(TimeoutError):
+            async with near.asking():
+                await js.publish("stt.transcript.t.c.s.final", b"", timeout=100)
+        assert lost.fired.is_set()
+        assert near.connected
+        async with near.asking():
+            await js.publish("stt.transcript.t.c.s.final", b"")
+        assert not near.on_reconnect

@@ -8,14 +8,17 @@ from datetime import UTC, datetime
 import pytest
 
 from natterjack import streams
-from natterjack.connection import Broker
+from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
+from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from worker.checkpoint import Checkpoint, CheckpointStore
 from worker.errors import LeaseLost
 from worker.publish import Publisher
 from worker.stored import StreamStore
+
+from ..faults.proxy import NatsProxy
 
 KEY = SessionKey("t", "c", "s")
 
@@ -140,6 +143,27 @@ async def test_an_event_published_while_the_server_is_killed_is_stored_once(
     events = await stored_events(ready_broker)
     assert [n for n, _ in events] == list(range(301))
     assert [text for _, text in events] == ["status", *map(str, range(300))]
+
+
+async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    async with (
+        NatsProxy(nats_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
+    ):
+        proxy.after(f"stt.transcript.{KEY}.final")
+        proxy.after(f"$KV.{streams.BUCKET}.{KEY}")
+        holder = Holder(near, 1)
+        await holder.publisher.establish(holder.status)
+        for text in ("one", "two"):
+            await holder.final(text)
+        bucket = await near.client.jetstream().key_value(streams.BUCKET)
+        checkpoints = CheckpointStore(near, bucket, KEY)
+        for _ in range(2):
+            await checkpoints.write(_checkpoint("a", 1))
+        assert near.reconnects == 2
+    assert await stored_events(ready_broker) == [(0, "status"), (1, "one"), (2, "two")]
 
 
 async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: Broker) -> None:

@@ -1,0 +1,314 @@
+"""A worker that is killed, or loses its connection, exactly at each point of its order of
+operations. `docs/guarantees.md` says what each point leads to, and names these tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from nats.js import JetStreamContext
+
+from natterjack import streams
+from natterjack.connection import Broker, connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from worker.checkpoint import Checkpoint, CheckpointStore
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from ..worker.programs import RATE, Speaker, Transcript, WorkerProcess, closed, stored
+from .audit import audit
+from .proxy import Message, NatsProxy, Receiver, Trigger
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Mode = Literal["kill", "blip", "cut", "stall"]
+Says = Callable[[dict[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A message of the order of operations: the n-th on `subject` of which `says` holds."""
+
+    name: str
+    subject: str
+    says: Says = lambda fields: True
+    n: int = 1
+    to: Receiver = "server"
+    drain: bool = False
+    """The worker gets SIGTERM as soon as it has the session."""
+    provider_drops: bool = False
+
+    def fits(self, message: Message) -> bool:
+        if message.payload[:1] == b"{":
+            return self.says(json.loads(message.payload))
+        return self.says({"ack": message.payload.decode()})
+
+
+def _event(name: str, kind: str, says: Says = lambda fields: True, **more: Any) -> Point:
+    return Point(name, f"stt.transcript.{{key}}.{kind}", says, **more)
+
+
+def _status(state: str, **more: Any) -> Point:
+    return _event(state, "status", lambda fields: fields["state"] == state, **more)
+
+
+def _checkpoint(name: str, says: Says, **more: Any) -> Point:
+    return Point(name, "$KV.stt_sessions.{key}", says, **more)
+
+
+def _answer(name: str, payload: str, **more: Any) -> Point:
+    return Point(name, "$JS.ACK.STT_SESSIONS.>", lambda fields: fields["ack"] == payload, **more)
+
+
+POINTS = [
+    Point("claim", "stt.session.{key}", to="client"),
+    _checkpoint("take-over", lambda fields: True),
+    _status("assigned"),
+    _status("streaming"),
+    _answer("heartbeat", "+WPI"),
+    _event("turn-started", "turn", lambda fields: fields["event"] == "started"),
+    _event("final", "final"),
+    _event("third-final", "final", n=3),
+    _checkpoint("checkpoint", lambda fields: fields["position"] > 0),
+    _checkpoint("third-checkpoint", lambda fields: fields["position"] > 0, n=3),
+    _event("turn-ended", "turn", lambda fields: fields["event"] == "ended", n=2),
+    _status("recovering", provider_drops=True),
+    _status("handed_over", drain=True),
+    _checkpoint("handed-over-checkpoint", lambda f: f["state"] == "handed over", drain=True),
+    _answer("nak", "-NAK", drain=True),
+    _status("closed"),
+    _checkpoint("closed-checkpoint", lambda fields: fields["closed"]),
+    _answer("ack", ""),
+]
+
+
+class Seat:
+    """A worker behind a proxy of its own."""
+
+    def __init__(self, proxy: NatsProxy, worker: WorkerProcess) -> None:
+        self.proxy = proxy
+        self.worker = worker
+        self.starting = asyncio.create_task(worker.start())
+
+
+class Stage:
+    """A broker, a provider and two workers. The victim gets each session; the rescuer, who is cut
+    off until then, or whoever is there, finishes it."""
+
+    def __init__(self, server: EmbeddedServer, emulator: DeepgramEmulator, broker: Broker) -> None:
+        self.broker = broker
+        self.emulator = emulator
+        self.settings = BrokerSettings(url=server.url)
+        self.js: JetStreamContext = broker.client.jetstream()
+        self._server = server
+        self._seats: list[Seat] = []
+        self._proxies = contextlib.AsyncExitStack()
+        self._keys = itertools.count()
+        self.dirty = False
+
+    @property
+    def victim(self) -> Seat:
+        return self._seats[0]
+
+    @property
+    def rescuer(self) -> Seat:
+        return self._seats[1]
+
+    async def set(self) -> Speaker:
+        """Have both workers there and the rescuer cut off; the one who speaks."""
+        if self.dirty:
+            await self._clear()
+        while len(self._seats) < 2:
+            await self._seat()
+        await self.emulator.clear()
+        self.dirty = True
+        for seat in self._seats:
+            await seat.starting
+        self.rescuer.proxy.cut()
+        await until(
+            lambda: _ready(self.rescuer.worker, 503), "the rescuer knows that it is cut off"
+        )
+        await until(lambda: _ready(self.victim.worker, 200), "the victim is connected")
+        key = f"c{next(self._keys)}"
+        return Speaker(self.settings, 12, speed=5, phrase_words=4, conversation=key)
+
+    async def _clear(self) -> None:
+        """After a failed test: nothing of it is left."""
+        await self.stop()
+        await self.js.purge_stream(streams.SESSIONS)
+
+    async def _seat(self) -> None:
+        proxy = await self._proxies.enter_async_context(NatsProxy(self._server.port))
+        worker = WorkerProcess(
+            proxy.url, self.emulator.url, NATTERJACK_LEASE_SECONDS="1", WORKER_BACKOFF_SECONDS="0.1"
+        )
+        self._seats.append(Seat(proxy, worker))
+
+    async def replace_victim(self) -> None:
+        """The rescuer is the next victim; another worker begins to start."""
+        worker = self._seats.pop(0).worker
+        assert not worker.stray_lines, "\n".join(worker.stray_lines)
+        await self._seat()
+
+    async def requests(self) -> int:
+        """Requests in the queue."""
+        return (await self.js.stream_info(streams.SESSIONS)).state.messages
+
+    async def settled(self) -> bool:
+        """Whether the queue is empty and no worker holds anything."""
+        workers = [seat.worker for seat in self._seats if seat.starting.done()]
+        try:
+            held = [(await w.get("/sessions"))[1] for w in workers if w.running]
+        except aiohttp.ClientError:
+            return False  # it is about to end
+        return all(sessions == "[]" for sessions in held) and await self.requests() == 0
+
+    async def checkpoint(self, spec: SessionSpec) -> Checkpoint | None:
+        bucket = await self.js.key_value(streams.BUCKET)
+        return await CheckpointStore(self.broker, bucket, spec.key).read()
+
+    async def stop(self) -> None:
+        for seat in self._seats:
+            seat.starting.cancel()
+            await seat.worker.stop()
+        stray = [line for seat in self._seats for line in seat.worker.stray_lines]
+        self._seats.clear()
+        await self._proxies.aclose()
+        assert not stray, "\n".join(stray)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    server = EmbeddedServer(Path(tmp_path_factory.mktemp("nats")))
+    server.start()
+    try:
+        async with (
+            DeepgramEmulator() as emulator,
+            connected(BrokerSettings(url=server.url), name="test", once=True) as broker,
+        ):
+            stage = Stage(server, emulator, broker)
+            yield stage
+            await stage.stop()
+    finally:
+        server.stop()
+
+
+MODES: tuple[Mode, ...] = ("kill", "blip", "stall", "cut")
+CUT = ("take-over", "final", "checkpoint", "handed_over", "closed")
+"""Where an acknowledgement is awaited; elsewhere `stall` says as much."""
+CASES = [
+    pytest.param(point, after, mode, id=f"{point.name}-{'after' if after else 'before'}-{mode}")
+    for point, after, mode in itertools.product(POINTS, (False, True), MODES)
+    if mode != "cut" or point.name in CUT
+]
+
+
+@pytest.mark.parametrize(("point", "after", "mode"), CASES)
+async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) -> None:
+    """`before`: the message never reaches the broker, or arrives when the session is another's.
+    `after`: it has, and the worker does not learn it.
+
+    kill: SIGKILL. blip: the connection is lost and can be made again at once. cut: it cannot, for
+    longer than the lease. stall: nothing passes for as long, and then everything does.
+    """
+    speaker = await stage.set()
+    if point.provider_drops:
+        await stage.emulator.set(drop_mid_word=6, connections=1)
+    victim, key = stage.victim, speaker.spec.key
+    act = {
+        "kill": lambda: victim.worker.signal(signal.SIGKILL),
+        "blip": victim.proxy.cut,
+        "cut": victim.proxy.cut,
+        "stall": victim.proxy.stall,
+    }[mode]
+    arm = victim.proxy.after if after else victim.proxy.before
+    trigger = arm(point.subject.format(key=key), act, n=point.n, to=point.to, where=point.fits)
+    speaking = asyncio.create_task(speaker.speak())
+    if point.drain:
+        await until(lambda: _has(victim.worker, speaker.spec), "the victim has it")
+        victim.worker.signal(signal.SIGTERM)
+    await until(trigger.fired.is_set, f"the worker comes to {point.name}", 20)
+    epoch = await _audit_point(stage, speaker.spec, trigger)
+    stage.rescuer.proxy.heal()
+    if mode == "kill":
+        await victim.worker.wait()
+        await stage.replace_victim()
+    elif mode != "blip":
+        await until(lambda: _moved(stage, speaker.spec, epoch), "the lease has run out", 20)
+    victim.proxy.heal()
+    await speaking
+    await _audit_end(stage, speaker)
+    if point.drain and mode != "kill":
+        assert await victim.worker.wait() == 0, "\n".join(victim.worker.stray_lines)
+        await stage.replace_victim()
+    stage.dirty = False
+
+
+def _has(worker: WorkerProcess, spec: SessionSpec) -> bool:
+    return any(
+        entry["message"] == "session streaming" and entry.get("session") == str(spec.key)
+        for entry in worker.log
+    )
+
+
+async def _ready(worker: WorkerProcess, status: int) -> bool:
+    return (await worker.get("/readyz"))[0] == status
+
+
+async def _moved(stage: Stage, spec: SessionSpec, epoch: int) -> bool:
+    """Whether another worker has taken the session since `epoch`, or settled it."""
+    checkpoint = await stage.checkpoint(spec)
+    return (checkpoint is not None and checkpoint.epoch > epoch) or await stage.requests() == 0
+
+
+async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int:
+    """It struck exactly there, and no more than one final is ahead of the checkpoint. Returns the
+    epoch of the checkpoint."""
+    assert trigger.message is not None
+    subject, payload = trigger.message.subject, trigger.message.payload
+    transcript, checkpoint = await stored(stage.broker, spec), await stage.checkpoint(spec)
+    if subject.startswith("stt.transcript."):
+        number = json.loads(payload)["sequence"]
+        assert len(transcript.events) == number + trigger.after, transcript.told()
+    elif subject.startswith("$KV."):
+        same = checkpoint == Checkpoint.model_validate_json(payload)
+        assert same == trigger.after
+    elif payload == b"" and trigger.after:
+
+        async def gone() -> bool:
+            return await stage.requests() == 0
+
+        await until(gone, "the request has left the queue")
+    else:
+        assert await stage.requests() == 1
+    position = 0 if checkpoint is None else checkpoint.position
+    ahead = [final for final in transcript.finals if round(final.end * RATE) > position]
+    assert len(ahead) <= 1, transcript.told()
+    return 0 if checkpoint is None else checkpoint.epoch
+
+
+async def _audit_end(stage: Stage, speaker: Speaker) -> Transcript:
+    """The session is over, for everybody, and nothing of it is lost, doubled or wrong."""
+    await closed(stage.broker, speaker.spec, 40)
+    await until(stage.settled, "the queue is empty and nobody holds anything", 20)
+    transcript = await stored(stage.broker, speaker.spec)
+    found = audit(
+        transcript.events, speaker.words, speaker.places, captured_seconds=speaker.seconds
+    )
+    assert found.clean, f"{found}\n{transcript.told()}"
+    checkpoint = await stage.checkpoint(speaker.spec)
+    assert checkpoint is not None
+    assert checkpoint.closed
+    return transcript

@@ -1,0 +1,22 @@
+"""A small storm: what `make soak` does for an hour, for as long as a test may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .fleet import fleet
+from .soak import CHAINS
+from .storm import Settings, Storm
+
+
+@pytest.mark.parametrize("providers", CHAINS, ids=lambda chain: chain[0])
+async def test_random_faults_cost_no_word(tmp_path: Path, providers: tuple[str, ...]) -> None:
+    settings = Settings(faults=12, seed=20, talks=3, words=40)
+    async with fleet(tmp_path, 3, providers) as running:
+        outcome = await Storm(running, tmp_path, settings).run(lambda line: None)
+    assert not outcome.failures, "\n".join(outcome.failures)
+    assert outcome.audit.clean, outcome.audit
+    assert outcome.audit.sessions >= 3
+    assert outcome.faults.total() >= 12
