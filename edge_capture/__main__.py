@@ -18,22 +18,34 @@ from pathlib import Path
 from typing import Any
 
 from natterjack import log as logs
-from natterjack.errors import NatterjackError
+from natterjack.errors import NatterjackError, UsageError
+from natterjack.log import fields
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
+from natterjack.subjects import SessionKey
 
 from .agent import Agent, RunOptions, stopped_by_signals
-from .display import restore_terminal
+from .display import clock_text, restore_terminal
 from .errors import SourceError
-from .session import EdgeSession, make_keys, make_sessions
+from .publish import Publisher
+from .session import (
+    EdgeSession,
+    file_start,
+    make_keys,
+    make_sessions,
+    published_format,
+    resume_sessions,
+)
 from .settings import (
     EdgeSettings,
     MicrophoneSettings,
     PublishSettings,
     RequestSettings,
+    SpoolSettings,
     StdinSettings,
     add_session_flags,
 )
 from .sources import Source
+from .spool import Origin, Spool, SpooledBacklog, resumable
 
 log = logging.getLogger("edge_capture")
 
@@ -43,6 +55,8 @@ examples:
   natterjack-edge file call.wav --split-channels agent,caller --speed max --wait
   ffmpeg -i rtsp://camera/1 -f s16le - | natterjack-edge stdin --sample-rate 48000 --channels 2
   natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
+  natterjack-edge mic --spool /var/lib/natterjack --resume
+  natterjack-edge send --spool /var/lib/natterjack
   natterjack-edge devices
 
 Every flag has an environment variable, named in brackets beside it; the flag wins.
@@ -91,15 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(stdin, StdinSettings)
     mic = command("mic", "publish a microphone")
     add_flags(mic, MicrophoneSettings)
-    for each in (file, stdin, mic):
+    send = command("send", "send what earlier sessions have left in the spool, and exit")
+    for each in (file, stdin, mic, send):
         each.add_argument("--once", action="store_true", help="exit if NATS is not there at first")
+        each.add_argument("--quiet", action="store_true", help="say nothing but warnings")
+        add_flags(each, SpoolSettings)
+        add_flags(each, BrokerSettings, "nats-")
+    for each in (file, stdin, mic):
+        each.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on with the session that the spool has of this source, if there is one",
+        )
         each.add_argument(
             "--wait", action="store_true", help="stay until a worker has ended the session"
         )
-        each.add_argument("--quiet", action="store_true", help="say nothing but warnings")
         add_session_flags(each)
-        add_flags(each, BrokerSettings, "nats-")
-    for each in (file, stdin, mic, command("devices", "list the microphones")):
+    for each in (file, stdin, mic, send, command("devices", "list the microphones")):
         add_flags(each, LogSettings)
     return parser
 
@@ -148,19 +170,113 @@ async def _capture(flags: argparse.Namespace) -> int:
     publish, request = load(PublishSettings, flags), load(RequestSettings, flags)
     broker = load(BrokerSettings, flags)
     keys = make_keys(edge)
+    spool = _open_spool(flags)
+    if flags.resume and spool is None:
+        raise UsageError("--resume needs a spool: --spool DIR")
     with stopped_by_signals(restore_terminal) as stop:
+        found = await asyncio.to_thread(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
         source = await _unless(stop, _open_source(flags, channels, publish.chunk_ms))
         if source is None:
             log.info("stopped before there was any sound; nothing is published")
             return 0
         try:
-            sessions = make_sessions(keys, source.format, source.waits, edge, publish, request)
+            origin = _origin(flags, source, keys, publish)
+            resumed = _resumable(found, origin, edge, publish) if flags.resume else []
+            if resumed:
+                frame = await _brought_to(source, resumed)
+                sessions = resume_sessions(
+                    resumed, source.format, source.waits, edge, publish, frame
+                )
+            else:
+                sessions = make_sessions(
+                    keys, source.format, source.waits, edge, publish, request, spool, origin
+                )
             _announce(sessions)
             options = RunOptions(flags.once, flags.wait, flags.quiet, edge.finish_seconds)
-            return await Agent(source, sessions, broker, options).run(stop)
+            leftovers = _leftovers([each for each in found if each not in resumed], edge)
+            return await Agent(source, sessions, broker, options, spool, leftovers).run(stop)
         finally:
             source.close()
+            if spool:
+                await spool.close()
+
+
+async def _send(flags: argparse.Namespace) -> int:
+    edge, broker = load(EdgeSettings, flags), load(BrokerSettings, flags)
+    spool = _open_spool(flags)
+    if spool is None:
+        raise UsageError("send needs a spool: --spool DIR")
+    with stopped_by_signals(restore_terminal) as stop:
+        leftovers = _leftovers(await asyncio.to_thread(spool.adopt), edge)
+        if not leftovers:
+            log.info("nothing in the spool is to be sent")
+            return 0
+        try:
+            options = RunOptions(flags.once, False, flags.quiet, edge.finish_seconds)
+            return await Agent(None, [], broker, options, spool, leftovers).run(stop)
+        finally:
+            await spool.close()
+
+
+def _open_spool(flags: argparse.Namespace) -> Spool | None:
+    settings = load(SpoolSettings, flags)
+    return Spool(settings) if settings.spool else None
+
+
+def _origin(
+    flags: argparse.Namespace, source: Source, keys: list[SessionKey], publish: PublishSettings
+) -> Origin:
+    path = flags.path.resolve() if flags.command == "file" else None
+    return Origin(
+        command=flags.command,
+        path=path and str(path).encode(errors="backslashreplace").decode(),
+        size_bytes=path and path.stat().st_size,
+        format=source.format,
+        speakers=tuple(key.speaker for key in keys),
+        chunk_ms=publish.chunk_ms,
+    )
+
+
+def _resumable(
+    found: list[SpooledBacklog], origin: Origin, edge: EdgeSettings, publish: PublishSettings
+) -> list[SpooledBacklog]:
+    """What to go on with among `found`, and a line that says so. Raises: UsageError."""
+    published = published_format(origin.format, publish, edge.split_channels is not None)
+    resumed = resumable(found, origin, published, edge.tenant, edge.conversation)
+    for backlog in resumed:
+        log.info(
+            "the session had ended; what is left of it is sent"
+            if backlog.ended
+            else "the session goes on where it stopped",
+            extra=fields(
+                session=str(backlog.spec.key),
+                position=clock_text(published.seconds(backlog.head.pos)),
+                chunks_left=len(backlog),
+            ),
+        )
+    if not resumed:
+        log.info("the spool has no session to go on with: a new one begins")
+    return resumed
+
+
+async def _brought_to(source: Source, resumed: list[SpooledBacklog]) -> int | None:
+    """The frame of a file where all of `resumed` go on, to which it is brought; else None."""
+    if resumed[0].origin.live:
+        return None
+    from .sources.file import FileSource
+
+    assert isinstance(source, FileSource)
+    frame, time_ns = file_start(resumed, source.format.sample_rate)
+    await asyncio.to_thread(source.start_at, frame, time_ns)
+    return frame
+
+
+def _leftovers(found: list[SpooledBacklog], edge: EdgeSettings) -> list[Publisher]:
+    """Publishers of sessions that get no more sound but an end mark if they have none."""
+    for backlog in found:
+        backlog.end()
+    return [Publisher(backlog, window_chunks=edge.window_chunks) for backlog in found]
 
 
 def _list_devices() -> int:
@@ -192,7 +308,7 @@ def _run(flags: argparse.Namespace) -> int:
         _configure_log(flags)
         if flags.command == "devices":
             return _list_devices()
-        return asyncio.run(_capture(flags))
+        return asyncio.run(_send(flags) if flags.command == "send" else _capture(flags))
     except* NatterjackError as group:
         # A task group wraps even one; whichever came first is what went wrong.
         error: BaseException = group

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from natterjack.settings import BrokerSettings
 
 from .display import log_progress, show_live
 from .errors import SourceLost
+from .publish import Publisher
 from .session import EdgeSession
 from .sources import Source
+from .spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +42,24 @@ class RunOptions:
 
 
 class Agent:
-    """Captures one source into its sessions."""
+    """Captures one source into its sessions, and sends what earlier ones have left."""
 
     def __init__(
-        self, source: Source, sessions: list[EdgeSession], broker: BrokerSettings, run: RunOptions
+        self,
+        source: Source | None,
+        sessions: list[EdgeSession],
+        broker: BrokerSettings,
+        run: RunOptions,
+        spool: Spool | None = None,
+        leftovers: Sequence[Publisher] = (),
     ) -> None:
-        self.title = f"{source.name}: {source.format.sample_rate} Hz, {_channels(source)}"
+        """`leftovers`: sessions in `spool` that get no more sound, to be sent in this order."""
+        self.title = _title(source)
         self.sessions = sessions
+        self.leftovers = leftovers
         self.broker: Broker | None = None
         self._source = source
+        self._spool = spool
         self._broker_settings = broker
         self._options = run
         self._lost: SourceLost | None = None
@@ -65,9 +77,12 @@ class Agent:
                 tasks.create_task(self._publish(), name="publish"),
                 tasks.create_task(self._show(), name="display"),
             ]
-            await self._until(self._capture(), stop)
+            if self._spool is not None:
+                side.append(tasks.create_task(self._spool.keep(), name="spool"))
+            if self._source is not None:
+                await self._until(self._capture(self._source), stop)
+                self._source.close()
             cut_short = stop.is_set()
-            self._source.close()
             for session in self.sessions:
                 session.finish()
             await self._until(self._all_stored(), stop, self._options.finish_seconds)
@@ -102,21 +117,46 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 for session in self.sessions:
                     tasks.create_task(
-                        session.publisher.run(broker), name=f"publish {session.spec.key}"
+                        self._publish_session(session, broker), name=f"publish {session.spec.key}"
                     )
+                keys = [session.spec.key for session in self.sessions]
+                others = [each for each in self.leftovers if each.spec.key not in keys]
+                tasks.create_task(self._publish_leftovers(others, broker), name="publish leftovers")
             while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
                 await asyncio.sleep(_CLOSED_CHECK_S)
         finally:
             await broker.close()
+
+    async def _publish_session(self, session: EdgeSession, broker: Broker) -> None:
+        """After the leftovers with its key: its worker must not have two at a time."""
+        same = [each for each in self.leftovers if each.spec.key == session.spec.key]
+        if await self._publish_leftovers(same, broker):
+            await session.publisher.run(broker)
+
+    async def _publish_leftovers(self, leftovers: Sequence[Publisher], broker: Broker) -> bool:
+        """One after the other; False if the connection is closed for good before all are stored."""
+        for publisher in leftovers:
+            if publisher.finished.is_set():
+                continue
+            about = {"session": str(publisher.spec.key), "session_id": publisher.spec.session_id}
+            log.info("sending what the spool has of an earlier session", extra=fields(**about))
+            await publisher.run(broker)
+            if not publisher.finished.is_set():
+                return False
+            log.info(
+                "an earlier session in the spool is published and acknowledged",
+                extra=fields(**about, chunks=publisher.published),
+            )
+        return True
 
     async def _show(self) -> None:
         if self._options.quiet:
             return
         await (show_live(self) if sys.stderr.isatty() else log_progress(self))
 
-    async def _capture(self) -> None:
+    async def _capture(self, source: Source) -> None:
         try:
-            async with contextlib.aclosing(self._source.blocks()) as blocks:
+            async with contextlib.aclosing(source.blocks()) as blocks:
                 async for block in blocks:
                     for session in self.sessions:
                         session.feed(block)
@@ -130,6 +170,8 @@ class Agent:
     async def _all_stored(self) -> None:
         for session in self.sessions:
             await session.publisher.finished.wait()
+        for publisher in self.leftovers:
+            await publisher.finished.wait()
 
     async def _all_closed(self) -> None:
         for session in self.sessions:
@@ -164,21 +206,42 @@ class Agent:
             if not publisher.finished.is_set():
                 code = 1
                 log.error(
-                    "%d chunks are unacknowledged%s",
+                    "%d chunks are unacknowledged%s%s",
                     publisher.unacknowledged,
                     "" if publisher.opened else ", and so is the session request",
+                    self._kept(publisher),
                     extra=summary,
                 )
             else:
                 log.info("all is published and acknowledged", extra=summary)
             if self._options.wait and session.status.state != "closed":
                 code = 1
+        for publisher in self.leftovers:
+            if not publisher.finished.is_set():
+                code = 1
+                log.error(
+                    "%d chunks of an earlier session are unacknowledged%s",
+                    publisher.unacknowledged,
+                    self._kept(publisher),
+                    extra=fields(session=str(publisher.spec.key)),
+                )
         return code
 
+    def _kept(self, publisher: Publisher) -> str:
+        """What becomes of unacknowledged chunks, for the end of a line about them."""
+        if self._spool is None or not publisher.backlog.safe:
+            return ""
+        directory = shlex.quote(str(self._spool.directory))
+        return f"; the spool keeps them, this sends them: natterjack-edge send --spool {directory}"
 
-def _channels(source: Source) -> str:
+
+def _title(source: Source | None) -> str:
+    """What is captured, in a line."""
+    if source is None:
+        return "what earlier sessions have left"
     count = source.format.channels
-    return "mono" if count == 1 else f"{count} channels"
+    channels = "mono" if count == 1 else f"{count} channels"
+    return f"{source.name}: {source.format.sample_rate} Hz, {channels}"
 
 
 @contextlib.contextmanager

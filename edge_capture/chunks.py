@@ -18,6 +18,7 @@ SILENCE_DBFS = -96.0
 """Least level said; the step of a 16-bit sample lies about there."""
 
 _FULL_SCALE = 32768.0
+_WARM_UP_S = 0.5
 _NS = 1_000_000_000
 
 
@@ -30,6 +31,15 @@ class Chunk(NamedTuple):
     """Wall clock of that frame at capture, nanoseconds since the epoch."""
     payload: bytes
     end: bool
+
+
+def resume_frame(pos: int, source_rate: int, rate: int) -> int:
+    """The source's frame to begin at so that frame `pos` of what is published is as if it had been
+    read from the start: early enough for the resampler, and where both rates meet."""
+    if source_rate == rate:
+        return pos
+    step = source_rate // math.gcd(source_rate, rate)
+    return max(0, pos * source_rate // rate - int(_WARM_UP_S * source_rate)) // step * step
 
 
 class Cutter:
@@ -53,6 +63,8 @@ class Cutter:
         self._frames_in = 0
         """Frames taken since the session's start, lost ones included."""
         self._pos = 0
+        self._discard_frames = 0
+        """Converted frames to be left out, since a former run has published them."""
         self._anchor = (0, 0)
         """A frame of the source, and its wall clock."""
 
@@ -60,6 +72,16 @@ class Cutter:
     def position(self) -> int:
         """Frames cut into chunks so far, at the published rate."""
         return self._pos
+
+    def resume(self, pos: int, source_frame: int | None = None) -> None:
+        """Go on at frame `pos`, before anything is fed. What is fed begins there, or at the
+        source's frame `source_frame`, which `pos` must not be before."""
+        self._pos = pos
+        if source_frame is None:
+            self._frames_in = -(-pos * self._source_rate // self._rate)
+        else:
+            self._frames_in = source_frame
+            self._discard_frames = pos - source_frame * self._rate // self._source_rate
 
     def feed(self, samples: Samples, time_ns: int) -> list[Chunk]:
         """The chunks that `samples` complete; `time_ns` is the wall clock of their first frame."""
@@ -84,6 +106,10 @@ class Cutter:
         self._frames_in += lost_frames
         self._pos = max(self._pos, self._frames_in * self._rate // self._source_rate)
         return chunks
+
+    def skip_time(self, seconds: float) -> None:
+        """Note that time has passed before anything is fed: positions jump."""
+        self.skip(int(seconds * self._source_rate))
 
     def finish(self) -> Chunk:
         """The last chunk: what is held, maybe nothing. To be called once."""
@@ -114,6 +140,10 @@ class Cutter:
         return _to_pcm(samples)
 
     def _hold(self, frames: Samples) -> None:
+        if self._discard_frames:
+            discarded = min(self._discard_frames, len(frames))
+            self._discard_frames -= discarded
+            frames = frames[discarded:]
         if len(frames):
             self._held.append(frames)
             self._held_frames += len(frames)

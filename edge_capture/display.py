@@ -18,6 +18,7 @@ from natterjack.connection import Broker
 from natterjack.log import fields
 
 from .chunks import SILENCE_DBFS
+from .publish import Publisher
 from .session import EdgeSession
 from .status import WAITING
 
@@ -40,6 +41,10 @@ class Agent(Protocol):
     @property
     def sessions(self) -> Sequence[EdgeSession]:
         """The sessions, which stay the same."""
+
+    @property
+    def leftovers(self) -> Sequence[Publisher]:
+        """Earlier sessions that are sent meanwhile."""
 
     @property
     def broker(self) -> Broker | None:
@@ -74,6 +79,13 @@ def clock_text(seconds: float) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest:04.1f}"
 
 
+def leftovers_text(leftovers: Sequence[Publisher]) -> str:
+    """How much of earlier sessions is still to be sent; nothing if there is nothing."""
+    left = [publisher for publisher in leftovers if not publisher.finished.is_set()]
+    chunks = sum(publisher.unacknowledged for publisher in left)
+    return f"the spool has {chunks} chunks of {len(left)} earlier sessions to send" if left else ""
+
+
 async def log_progress(agent: Agent) -> None:
     """A line every 5 s for each session. Runs until cancelled."""
     while True:
@@ -90,6 +102,8 @@ async def log_progress(agent: Agent) -> None:
                     state=state_text(session, agent.broker),
                 ),
             )
+        if left := leftovers_text(agent.leftovers):
+            log.info(left)
 
 
 def restore_terminal() -> None:
@@ -124,7 +138,9 @@ def _logging_above() -> Iterator[None]:
 
 
 def _table(agent: Agent) -> Table:
-    table = Table(title=agent.title, title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=agent.title, title_justify="left", caption_justify="left", box=None, pad_edge=False
+    )
     for name, justify in (
         ("speaker", "left"), ("level", "left"), ("dBFS", "right"), ("position", "right"),
         ("published", "right"), ("unacknowledged", "right"), ("state", "left"),
@@ -143,6 +159,7 @@ def _table(agent: Agent) -> Table:
             str(session.publisher.unacknowledged),
             Text(state + (f"; {session.published_seconds(lost):.1f} s dropped" if lost else "")),
         )
+    table.caption = leftovers_text(agent.leftovers) or None
     return table
 
 

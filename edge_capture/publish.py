@@ -1,10 +1,10 @@
 """Publishing one session: its request and its chunks, each until the broker has stored it.
 
-Chunks wait in memory without a number; entering the window they get the next `Audio-Seq` and are
-published, and they leave it when their acknowledgement comes. Acknowledgements come to one inbox,
-whose last subject token is the number, so that a chunk costs no task, future or timer. Whatever is
-in the window is published again, in order, after a reconnect; the stream's duplicate window drops
-what it has. While the broker refuses chunks or is mute, nothing but the oldest is tried again.
+Chunks wait in the backlog; entering the window they get their `Audio-Seq` and are published, and
+they leave it when their acknowledgement comes. Acknowledgements come to one inbox, whose last
+subject token is the number, so that a chunk costs no task, future or timer. Whatever is in the
+window is published again, in order, after a reconnect; the stream's duplicate window drops what it
+has. While the broker refuses chunks or is mute, nothing but the oldest is tried again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from nats.errors import Error as NatsError
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
 from natterjack.connection import Broker
 from natterjack.log import fields
-from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 
+from .backlog import Backlog
 from .chunks import Chunk
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ _CALM_S = 10.0
 _MAX_UNSENT_BYTES = 256 * 1024
 """In nats-py's own buffer; it grows when the connection is up but takes nothing."""
 _HEADER_BYTES = 512  # more than a chunk's headers ever have
-_AHEAD_CHUNKS = 16
-"""Chunks that a source which waits may be ahead of the window."""
 _OPEN = "open"  # the acknowledgement token of the session request
 
 NO_STREAM = "waiting for a worker to make the streams"
@@ -65,33 +63,22 @@ class Backoff:
 class Publisher:
     """One session's way to the broker. `offer` it chunks from the start; `run` sends them."""
 
-    def __init__(
-        self, spec: SessionSpec, *, window_chunks: int, buffer_seconds: float | None
-    ) -> None:
-        """`buffer_seconds` bounds the sound that waits; None for sources that wait instead."""
-        self.spec = spec
+    def __init__(self, backlog: Backlog, *, window_chunks: int) -> None:
+        self.backlog = backlog
+        self.spec = spec = backlog.spec
         self._request = spec.model_dump_json(exclude_none=True).encode()
         self._audio_subject = audio_subject(spec.key)
         self._window_chunks = window_chunks
-        self._format = spec.audio_format
-        self._most_waiting_bytes = (
-            None
-            if buffer_seconds is None
-            else int(buffer_seconds * self._format.sample_rate) * self._format.frame_bytes
-        )
-        self._waiting: deque[Chunk] = deque()
-        self._waiting_bytes = 0
         self._window: dict[int, tuple[Chunk, float]] = {}
         """Sequence number: chunk, and when it was last sent (monotonic). In order."""
         self._again: deque[int] = deque()
         """Numbers in the window that are to be sent again before anything new."""
-        self._next_seq = 0
+        self._after_last = 0
+        """The number after the last that was sent."""
         self._opened = False
         self._open_backoff = Backoff()
-        self._ended = False
         self._backoff = Backoff()
         self._troubles: dict[str, str] = {}
-        self._overflowing = False
         self._broker: Broker | None = None
         self._reconnects = 0
         self._inbox = ""
@@ -100,20 +87,21 @@ class Publisher:
         self._room.set()
         self.finished = asyncio.Event()
         """Set when the request and every chunk up to the end are stored."""
+        self.published = 0
+        """Chunks sent at least once."""
         self.acknowledged = 0
         self.resent = 0
         self.refused = 0
-        self.lost_frames = 0
 
     @property
-    def published(self) -> int:
-        """Chunks sent at least once."""
-        return self._next_seq
+    def lost_frames(self) -> int:
+        """Frames that were dropped because too much sound waited."""
+        return self.backlog.lost_frames
 
     @property
     def unacknowledged(self) -> int:
         """Chunks that are not known to be stored, those that were never sent included."""
-        return len(self._window) + len(self._waiting)
+        return len(self._window) + len(self.backlog)
 
     @property
     def in_flight(self) -> int:
@@ -132,32 +120,14 @@ class Publisher:
 
     def offer(self, chunk: Chunk) -> None:
         """Take a chunk to be published; none may follow one with `end`."""
-        self._waiting.append(chunk)
-        self._waiting_bytes += len(chunk.payload)
-        self._ended = chunk.end
-        if self._most_waiting_bytes is not None:
-            self._drop_oldest(self._most_waiting_bytes)
-        elif len(self._waiting) >= _AHEAD_CHUNKS:
+        self.backlog.put(chunk)
+        if self.backlog.full:
             self._room.clear()
         self._wake.set()
 
     async def room(self) -> None:
         """Return when a source that can wait should go on. Cancel-safe."""
         await self._room.wait()
-
-    def _drop_oldest(self, most_bytes: int) -> None:
-        if self._waiting_bytes <= most_bytes:
-            return
-        if not self._overflowing:
-            self._overflowing = True
-            log.warning(
-                "the buffer is full: the oldest sound is dropped until the broker takes chunks",
-                extra=fields(session=str(self.spec.key)),
-            )
-        while self._waiting_bytes > most_bytes and len(self._waiting) > 1:
-            dropped = self._waiting.popleft()
-            self._waiting_bytes -= len(dropped.payload)
-            self.lost_frames += self._format.frames(len(dropped.payload))
 
     async def run(self, broker: Broker) -> None:
         """Send what is offered, until all is stored or the connection is closed for good.
@@ -175,6 +145,7 @@ class Publisher:
                 while not (self.finished.is_set() or broker.client.is_closed):
                     self._wake.clear()
                     await self._send_due(broker)
+                    self._check_finished()  # what cannot be read is not sent, and not acknowledged
                     await self._wake.wait()
                 ticks.cancel()
         finally:
@@ -184,7 +155,7 @@ class Publisher:
         """Wake `run` when time alone makes something due; one timer for all chunks."""
         while True:
             await asyncio.sleep(_TICK_S)
-            if self._window or self._waiting or not self._opened:
+            if self._window or self.backlog or not self._opened:
                 self._wake.set()
 
     def _linked(self, broker: Broker) -> bool:
@@ -222,8 +193,8 @@ class Publisher:
         while self._flows(broker) and "audio" not in self._troubles:
             if self._again:
                 await self._send_again(broker, self._again.popleft(), now)
-            elif self._waiting and len(self._window) < self._window_chunks:
-                await self._send_next(broker, now)
+            elif len(self._window) < self._window_chunks and (taken := self.backlog.take()):
+                await self._send_next(broker, *taken, now)
             else:
                 break
 
@@ -242,19 +213,11 @@ class Publisher:
             headers={MSG_ID: self.spec.session_id},
         )
 
-    async def _send_next(self, broker: Broker, now: float) -> None:
-        chunk = self._waiting.popleft()
-        self._waiting_bytes -= len(chunk.payload)
-        if len(self._waiting) < _AHEAD_CHUNKS:
+    async def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
+        if not self.backlog.full:
             self._room.set()
-        if self._overflowing and not self._waiting:
-            self._overflowing = False
-            log.warning(
-                "the buffer is empty again; %.1f s of sound were dropped in all",
-                self._format.seconds(self.lost_frames),
-                extra=fields(session=str(self.spec.key)),
-            )
-        seq, self._next_seq = self._next_seq, self._next_seq + 1
+        self._after_last = seq + 1
+        self.published += 1
         self._window[seq] = (chunk, now)
         await self._send(broker, seq, chunk)
 
@@ -307,10 +270,15 @@ class Publisher:
             if self._window.pop(seq, None) is not None:
                 self.acknowledged += 1
             if seq == oldest:
+                self.backlog.settled(next(iter(self._window), self._after_last))
                 self._recovered("audio")
-        if self._waiting or self._again:
+        if self.backlog or self._again:
             self._wake.set()
-        elif self._ended and self._opened and not self._window:
+        self._check_finished()
+
+    def _check_finished(self) -> None:
+        if self.backlog.ended and self._opened and not (self._window or self.backlog):
+            self.backlog.discard()
             self.finished.set()
             self._wake.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -13,12 +14,15 @@ from natterjack.spec import SessionSpec
 from natterjack.streams import MAX_SPEC_BYTES
 from natterjack.subjects import SessionKey
 
-from .chunks import Cutter, level_dbfs
+from .backlog import AHEAD_CHUNKS, Backlog
+from .chunks import Cutter, level_dbfs, resume_frame
 from .publish import Publisher
 from .settings import EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
+from .spool import UNSURE_S, Origin, Spool, SpooledBacklog
 from .status import SessionStatus
 
+_NS = 1_000_000_000
 _SPEC_HEADROOM_BYTES = 4 * 1024  # the stream's limit counts headers too
 
 
@@ -31,6 +35,9 @@ class EdgeSession:
         self.status = SessionStatus(spec)
         self._cutter = cutter
         self._last_payload = b""
+        self._resumed_ns: int | None = None
+        """Wall clock at which a former run of a live source ended, until its first sound comes."""
+        self._least_jump_s = 0.0
 
     @property
     def seconds(self) -> float:
@@ -47,6 +54,10 @@ class EdgeSession:
 
     def feed(self, block: Block) -> None:
         """Offer the chunks that `block` completes."""
+        if self.publisher.backlog.ended:
+            return  # a former run gave it all
+        if self._resumed_ns is not None:
+            self._jump_to(block.time_ns)
         if block.lost_frames:
             for chunk in self._cutter.skip(block.lost_frames):
                 self.publisher.offer(chunk)
@@ -56,7 +67,26 @@ class EdgeSession:
 
     def finish(self) -> None:
         """Offer the last chunk. To be called once."""
-        self.publisher.offer(self._cutter.finish())
+        if not self.publisher.backlog.ended:
+            self.publisher.offer(self._cutter.finish())
+
+    def resume(self, backlog: SpooledBacklog, source_frame: int | None) -> None:
+        """Go on where `backlog` ends, before anything is fed: with `source_frame` for a file, or
+        with the time that has passed until sound comes. Raises: SpoolError."""
+        self._cutter.resume(backlog.head.pos, source_frame)
+        if backlog.ended:
+            return
+        if source_frame is None:
+            self._resumed_ns = backlog.heard_ns
+            self._least_jump_s = UNSURE_S if backlog.unsure else 0.0
+        backlog.go_on()
+
+    def _jump_to(self, time_ns: int) -> None:
+        """Leave out the time since a former run; none if the clock was set back."""
+        assert self._resumed_ns is not None
+        seconds = max((time_ns - self._resumed_ns) / 1e9, self._least_jump_s)
+        self._resumed_ns = None
+        self._cutter.skip_time(seconds)
 
 
 def readable_token() -> str:
@@ -103,10 +133,13 @@ def make_sessions(
     edge: EdgeSettings,
     publish: PublishSettings,
     request: RequestSettings,
+    spool: Spool | None = None,
+    origin: Origin | None = None,
 ) -> list[EdgeSession]:
-    """One session for all channels, or one for each if so wanted.
+    """One session for all channels, or one for each if so wanted; in `spool`, with its `origin`.
 
     Raises: UsageError: as many speakers as channels are needed; or the request is not valid.
+    SpoolError.
     """
     split = edge.split_channels is not None
     if split and len(keys) != source.channels:
@@ -114,15 +147,61 @@ def make_sessions(
             f"--split-channels names {len(keys)} speakers, the sound has {source.channels} channels"
         )
     published = published_format(source, publish, split)
+    specs = [_spec(key, published, edge, request) for key in keys]
+    ahead_chunks = AHEAD_CHUNKS if waits else None
+    backlogs = [
+        Backlog(spec, most_seconds=edge.buffer_seconds, ahead_chunks=ahead_chunks)
+        if spool is None or origin is None
+        else spool.create(spec, origin, run=specs[0].session_id)
+        for spec in specs
+    ]
+    return _sessions(backlogs, source, waits, edge, publish)
+
+
+def resume_sessions(
+    backlogs: list[SpooledBacklog],
+    source: AudioFormat,
+    waits: bool,
+    edge: EdgeSettings,
+    publish: PublishSettings,
+    source_frame: int | None,
+) -> list[EdgeSession]:
+    """Sessions that go on where `backlogs` end; `source_frame` is where a file begins to be read.
+
+    Raises: SpoolError.
+    """
+    sessions = _sessions(backlogs, source, waits, edge, publish)
+    for session, backlog in zip(sessions, backlogs, strict=True):
+        session.resume(backlog, source_frame)
+    return sessions
+
+
+def file_start(backlogs: list[SpooledBacklog], source_rate: int) -> tuple[int, int | None]:
+    """The frame of a file at `source_rate` at which reading goes on for all of `backlogs`, and its
+    wall clock if there is one: a file's time runs on as if nothing had happened."""
+    first = min(backlogs, key=lambda backlog: backlog.head.pos)
+    rate, head = first.spec.sample_rate, first.head
+    frame = resume_frame(head.pos, source_rate, rate)
+    if head.time_ns is None:
+        return frame, None
+    return frame, head.time_ns - head.pos * _NS // rate + frame * _NS // source_rate
+
+
+def _sessions(
+    backlogs: Sequence[Backlog],
+    source: AudioFormat,
+    waits: bool,
+    edge: EdgeSettings,
+    publish: PublishSettings,
+) -> list[EdgeSession]:
     sessions = []
-    for index, key in enumerate(keys):
-        cutter = Cutter(source, published, index if split else None, publish.chunk_ms)
-        publisher = Publisher(
-            _spec(key, published, edge, request),
-            window_chunks=edge.window_chunks,
-            buffer_seconds=None if waits else edge.buffer_seconds,
-        )
-        sessions.append(EdgeSession(publisher.spec, cutter, publisher))
+    for index, backlog in enumerate(backlogs):
+        channel = None if edge.split_channels is None else index
+        cutter = Cutter(source, backlog.spec.audio_format, channel, publish.chunk_ms)
+        if isinstance(backlog, SpooledBacklog):
+            backlog.bound(edge.buffer_seconds, waits=waits)
+        publisher = Publisher(backlog, window_chunks=edge.window_chunks)
+        sessions.append(EdgeSession(backlog.spec, cutter, publisher))
     return sessions
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import field_validator
@@ -42,10 +43,26 @@ class EdgeSettings(BaseSettings):
         256, "chunks published and not yet acknowledged at most", ge=1, le=10_000
     )
     buffer_seconds: float = described(
-        120, "microphone sound kept while the broker takes none; beyond it the oldest goes", gt=0
+        2700,
+        "live sound kept in memory while the broker takes none; beyond it the oldest goes",
+        gt=0,
     )
     finish_seconds: float = described(
         10, "how long acknowledgements are awaited after Ctrl-C or SIGTERM", ge=0
+    )
+
+
+class SpoolSettings(BaseSettings):
+    """Where sound that the broker does not have yet is kept on disk, and how much of it."""
+
+    model_config = SettingsConfigDict(**_CONFIG, env_ignore_empty=True)
+
+    spool: Path | None = described(None, "directory for it; absent: it is kept in memory alone")
+    spool_seconds: float = described(
+        2700, "sound of a session kept there; beyond it the oldest goes", ge=10
+    )
+    spool_bytes: int = described(
+        512 * 1024 * 1024, "bytes of all that is kept there; beyond it the oldest goes", ge=65_536
     )
 
 
@@ -99,6 +116,9 @@ class StdinSettings(BaseSettings):
     encoding: Encoding = described("linear16", "linear16 (little-endian), mulaw or alaw")
     sample_rate: int = described(16_000, "hertz", ge=1)
     channels: int = described(1, "interleaved channels", ge=1, le=32)
+    live: bool = described(
+        False, "never make the writer wait: if too much sound waits for NATS, the oldest goes"
+    )
 
 
 class MicrophoneSettings(BaseSettings):
@@ -108,6 +128,9 @@ class MicrophoneSettings(BaseSettings):
 
     device: str | None = described(None, "part of its name, or its index; absent: the default")
     device_rate: int | None = described(None, "hertz; absent: the device's own", ge=1)
+    device_wait_seconds: float = described(
+        300, "how long a microphone that vanished is awaited; 0: the session ends at once", ge=0
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from edge_capture.settings import EdgeSettings
+from edge_capture.settings import EdgeSettings, SpoolSettings
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings
 from worker.plugins import available, load_class
 from worker.settings import WorkerSettings
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS: list[type[BaseSettings]] = [
     WorkerSettings,
     EdgeSettings,
+    SpoolSettings,
     BrokerSettings,
     StreamSettings,
     LogSettings,

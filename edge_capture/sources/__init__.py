@@ -52,20 +52,24 @@ class Pace:
     Behind its schedule, after a wait for the broker, it goes on at full speed until it is level.
     """
 
-    def __init__(self, sample_rate: int, speed: float | None) -> None:
+    def __init__(
+        self, sample_rate: int, speed: float | None, first: int = 0, first_ns: int | None = None
+    ) -> None:
+        """Frame `first` is the first to come; `first_ns` is its wall clock, if not now."""
         self._frames_per_second = None if speed is None else sample_rate * speed
         self._sample_rate = sample_rate
+        self._first = first
         self._started = time.monotonic()
-        self._started_ns = time.time_ns()
+        self._first_ns = time.time_ns() if first_ns is None else first_ns
 
     def time_ns(self, pos: int) -> int:
-        """Wall clock of frame `pos`: that of the start, and the position."""
-        return self._started_ns + pos * 1_000_000_000 // self._sample_rate
+        """Wall clock of frame `pos`: that of the first, and the position."""
+        return self._first_ns + (pos - self._first) * 1_000_000_000 // self._sample_rate
 
     async def captured(self, pos: int) -> None:
         """Return when a microphone would have captured all before frame `pos`. Cancel-safe."""
         if self._frames_per_second is None:
             return
-        due = self._started + pos / self._frames_per_second - time.monotonic()
+        due = self._started + (pos - self._first) / self._frames_per_second - time.monotonic()
         if due > _LEAST_SLEEP_S:
             await asyncio.sleep(due)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..errors import SourceError, SourceLost
 from . import Block, Pace
 
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+_EXACT_SEEKS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF")
+_SKIP_FRAMES = 1 << 20
 _FAST_BLOCK_MS = 500  # unpaced, longer blocks cost less
 
 
@@ -51,6 +54,28 @@ class FileSource:
             raise SourceError(str(error)) from None
         if not len(self._first):
             raise SourceError(f"{path} has no samples")
+        self._start = 0
+        self._start_ns: int | None = None
+
+    def start_at(self, frame: int, time_ns: int | None) -> None:
+        """Have `blocks` begin at `frame` (the end at most), with this wall clock; None: now.
+
+        Blocks for as long as the sound before it takes to be decoded, where seeking is not exact.
+        Raises: SourceError.
+        """
+        self._start, self._start_ns = frame, time_ns
+        self._file.close()
+        self._file = _opened(Path(self.name))
+        try:
+            if self._file.format in _EXACT_SEEKS:
+                self._file.seek(min(frame, self._file.frames))
+            else:
+                left = frame
+                while left and (read := len(self._file.read(min(left, _SKIP_FRAMES), "float32"))):
+                    left -= read
+            self._first = self._read()
+        except (SourceLost, soundfile.LibsndfileError, OSError) as error:
+            raise SourceError(f"{self.name}: no sound from frame {frame} on: {error}") from None
 
     def _read(self) -> Samples:
         try:
@@ -63,8 +88,8 @@ class FileSource:
         return samples
 
     async def blocks(self) -> AsyncGenerator[Block, None]:
-        pace = Pace(self.format.sample_rate, self._speed)
-        pos, samples = 0, self._first
+        pace = Pace(self.format.sample_rate, self._speed, self._start, self._start_ns)
+        pos, samples = self._start, self._first
         while len(samples):
             await pace.captured(pos + len(samples))
             yield Block(samples, pace.time_ns(pos))
@@ -88,7 +113,7 @@ def _opened(path: Path) -> soundfile.SoundFile:
     if empty:
         raise SourceError(f"{path} is empty")
     try:
-        return _Sequential(path)
+        return _Sequential(os.fsencode(path))  # a name need not be text
     except (soundfile.LibsndfileError, OSError) as error:
         raise SourceError(f"{path} is not a sound file that can be read: {_text(error)}") from None
     except TypeError:  # the name ends in .raw: no header says what is in it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ _QUEUE_S = 10.0
 _MUTE_S = 5.0  # a device gives blocks even in silence; without any for so long it is gone
 _LONGEST_LATENCY_S = 5.0
 _CLOSE_S = 2.0
+_RETRY_S = 1.0
 _SAY_S = 5.0  # between two lines about lost sound
 _MOST_CHANNELS = 32
 
@@ -127,31 +129,35 @@ def find_device(wanted: str | None) -> Device:
     return found[0]
 
 
-class MicrophoneSource:
-    """A microphone, recording from the moment it is made."""
+class _Recording:
+    """One stream of PortAudio, recording from the moment it is made, and what has come from it."""
 
-    waits = False
+    def __init__(
+        self,
+        device: Device,
+        audio_format: AudioFormat,
+        loop: asyncio.AbstractEventLoop,
+        since: float | None = None,
+    ) -> None:
+        """`since`: where on time.monotonic() the sound before it ended; what lies between is lost.
 
-    def __init__(self, settings: MicrophoneSettings, channels: int | None) -> None:
-        """Record `channels` channels; None: one, or a mix of all where the device has no mono.
-
-        To be called in the event loop. Raises: SourceError.
+        Raises: SourceError.
         """
-        self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
-        self._blocks: deque[Block] = deque()
-        self._poked = False
-        self._gone = False
-        self._closed = False
-        self._lost_frames = 0
+        self.blocks: deque[Block] = deque()
+        self.ended = time.monotonic() if since is None else since
+        """End of the last sound captured, on time.monotonic()."""
         self.overflows = 0
         """Times that sound was lost before it came here: in the driver, or for a stalled loop."""
         self._said_overflows = 0
         self._said_at = 0.0
-        device = find_device(settings.device)
-        self.name = device.name
-        rate = settings.device_rate or device.sample_rate
-        self.format = AudioFormat("linear16", rate, _channels(device, channels, rate))
+        self._name = device.name
+        self._format = audio_format
+        self._loop = loop
+        self._since = since
+        self._ready = asyncio.Event()
+        self._poked = False
+        self._gone = False
+        self._lost_frames = 0
         self._most_blocks = int(_QUEUE_S / _BLOCK_S)
         self._stream = self._start(device)
 
@@ -159,10 +165,10 @@ class MicrophoneSource:
         library = _library()
         try:
             stream = library.RawInputStream(
-                samplerate=self.format.sample_rate,
-                blocksize=max(1, round(self.format.sample_rate * _BLOCK_S)),
+                samplerate=self._format.sample_rate,
+                blocksize=max(1, round(self._format.sample_rate * _BLOCK_S)),
                 device=device.index,
-                channels=self.format.channels,
+                channels=self._format.channels,
                 dtype="int16",
                 callback=self._captured,
                 finished_callback=self._finished,
@@ -177,19 +183,24 @@ class MicrophoneSource:
     # The next two run in PortAudio's thread: they must not wait for anything.
 
     def _captured(self, data: Any, frames: int, times: Any, status: Any) -> None:
-        now_ns = time.time_ns()
+        now, now_ns = time.monotonic(), time.time_ns()
+        seconds = frames / self._format.sample_rate
         if status.input_overflow:
             self.overflows += 1
-        if len(self._blocks) >= self._most_blocks:
+        if len(self.blocks) >= self._most_blocks:
             self.overflows += 1
             self._lost_frames += frames
             return
         latency = times.currentTime - times.inputBufferAdcTime
         if not (times.inputBufferAdcTime > 0 and 0 <= latency <= _LONGEST_LATENCY_S):
-            latency = frames / self.format.sample_rate  # not every host API knows
-        samples = np.frombuffer(bytes(data), np.int16).reshape(-1, self.format.channels)
+            latency = seconds  # not every host API knows
         lost, self._lost_frames = self._lost_frames, 0
-        self._blocks.append(Block(samples, now_ns - int(latency * 1e9), lost))
+        if self._since is not None:
+            lost = max(0, round((now - latency - self._since) * self._format.sample_rate))
+            self._since = None
+        self.ended = now - latency + seconds
+        samples = np.frombuffer(bytes(data), np.int16).reshape(-1, self._format.channels)
+        self.blocks.append(Block(samples, now_ns - int(latency * 1e9), lost))
         self._poke()
 
     def _finished(self) -> None:
@@ -206,22 +217,23 @@ class MicrophoneSource:
         except RuntimeError:
             return  # the loop has ended before the device
 
-    async def blocks(self) -> AsyncGenerator[Block, None]:
+    async def wait(self) -> None:
+        """Return when `blocks` has some. Cancel-safe. Raises: SourceLost."""
         while True:
             self._say_overflows()
             self._ready.clear()
             self._poked = False
             gone = self._gone  # before the blocks: the last of them comes before it
-            while self._blocks:
-                yield self._blocks.popleft()
+            if self.blocks:
+                return
             if gone:
-                raise SourceLost(f"microphone {self.name!r} is gone")
+                raise SourceLost(f"microphone {self._name!r} is gone")
             try:
                 async with asyncio.timeout(_MUTE_S):
                     await self._ready.wait()
             except TimeoutError:
                 raise SourceLost(
-                    f"microphone {self.name!r} has given nothing for {_MUTE_S:.0f} s"
+                    f"microphone {self._name!r} has given nothing for {_MUTE_S:.0f} s"
                 ) from None
 
     def _say_overflows(self) -> None:
@@ -230,24 +242,148 @@ class MicrophoneSource:
             self._said_overflows, self._said_at = self.overflows, now
             log.warning(
                 "sound was lost before it could be taken; this machine is too busy",
-                extra=fields(microphone=self.name, times=self.overflows),
+                extra=fields(microphone=self._name, times=self.overflows),
             )
+
+    def close(self) -> None:
+        """Stop recording. With a dead device this may not return. Idempotent."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.abort()
+            stream.close()
+
+
+class MicrophoneSource:
+    """A microphone, recording from the moment it is made. When it vanishes it is opened again."""
+
+    waits = False
+
+    def __init__(self, settings: MicrophoneSettings, channels: int | None) -> None:
+        """Record `channels` channels; None: one, or a mix of all where the device has no mono.
+
+        To be called in the event loop. Raises: SourceError.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._closed = False
+        self._opening: threading.Thread | None = None
+        """The thread that last opened the device again."""
+        self._opening_since = 0.0
+        self._device = device = find_device(settings.device)
+        rate = settings.device_rate or device.sample_rate
+        self.format = AudioFormat("linear16", rate, _channels(device, channels, rate))
+        self._recording = _Recording(device, self.format, self._loop)
+
+    @property
+    def name(self) -> str:
+        return self._device.name
+
+    @property
+    def overflows(self) -> int:
+        """Times that sound was lost on its way here, since the device was last opened."""
+        return self._recording.overflows
+
+    async def blocks(self) -> AsyncGenerator[Block, None]:
+        while True:
+            try:
+                await self._recording.wait()
+            except SourceLost as lost:
+                await self._come_back(lost)
+            while self._recording.blocks:
+                yield self._recording.blocks.popleft()
+
+    async def _come_back(self, lost: SourceLost) -> None:
+        """Open the microphone again; return when it gives sound, whose first block says how much is
+        missing. Cancel-safe. Raises: `lost` when it is away for longer than the setting."""
+        longest, since = self._settings.device_wait_seconds, self._recording.ended
+        if not longest:
+            raise lost
+        log.warning("%s; the session waits for it", lost, extra=fields(at_most_seconds=longest))
+        said = str(lost)
+        try:
+            async with asyncio.timeout(longest):
+                while True:
+                    try:
+                        if await self._open_in_thread(since):
+                            await self._recording.wait()
+                            break
+                    except (SourceError, SourceLost) as error:
+                        if str(error) != said:
+                            said = str(error)
+                            log.warning("%s; trying on", error)
+                    await asyncio.sleep(_RETRY_S)
+        except TimeoutError:
+            raise lost from None
+        missing = self._recording.blocks[0].lost_frames / self.format.sample_rate
+        log.warning(
+            "the microphone is back",
+            extra=fields(microphone=self.name, missing_seconds=round(missing, 2)),
+        )
+
+    async def _open_in_thread(self, since: float) -> bool:
+        """`_open_again`, without stalling the loop. When cancelled, the thread is left to itself:
+        PortAudio may hang in it, and asyncio's own threads would be awaited at exit."""
+        result: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        result.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                result.set_result(self._open_again(since))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it goes to who awaits it
+                result.set_exception(error)
+
+        self._opening = threading.Thread(target=work, name="open microphone", daemon=True)
+        self._opening_since = time.monotonic()
+        self._opening.start()
+        return await asyncio.wrap_future(result)
+
+    def _open_again(self, since: float) -> bool:
+        """Close the device and record from it anew; False if it is not here.
+
+        PortAudio is ended and started anew: it knows the devices of its start and no others.
+        Raises: SourceError: it is here, and does not record.
+        """
+        library = _library()
+        self._recording.close()
+        try:
+            if library._initialized:
+                library._terminate()
+            library._initialize()
+            self._device = self._find_again()
+        except (library.PortAudioError, SourceError):
+            return False
+        self._recording = _Recording(self._device, self.format, self._loop, since)
+        return True
+
+    def _find_again(self) -> Device:
+        """The device of the same name; else what the setting names. Raises: SourceError."""
+        for device in list_devices():
+            if (device.name, device.host) == (self._device.name, self._device.host):
+                return device
+        wanted = self._settings.device
+        if wanted is not None and wanted.isdecimal():
+            raise SourceError(f"microphone {self.name!r} is gone")  # the index is another's by now
+        return find_device(wanted)
 
     def close(self) -> None:
         """Stop recording; a dead device that does not let go is left after 2 s."""
         if self._closed:
             return
         self._closed = True
+        patience = _CLOSE_S
+        if self._opening is not None and self._opening.is_alive():
+            patience = max(0.0, self._opening_since + _CLOSE_S - time.monotonic())
         closing = threading.Thread(target=self._close, name="close microphone", daemon=True)
         closing.start()
-        closing.join(_CLOSE_S)
+        closing.join(patience)
         if closing.is_alive():
             # At exit sounddevice would wait for the device once more, and for good.
             atexit.unregister(_library()._exit_handler)
 
     def _close(self) -> None:
-        self._stream.abort()
-        self._stream.close()
+        if self._opening is not None:
+            self._opening.join()  # PortAudio is for one thread at a time
+        self._recording.close()
 
 
 def _channels(device: Device, wanted: int | None, rate: int) -> int:

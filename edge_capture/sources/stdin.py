@@ -25,7 +25,6 @@ _READ_BYTES = 64 * 1024
 class StdinSource:
     """Raw PCM, mulaw or alaw from a file descriptor that stays the caller's."""
 
-    waits = True
     name = "standard input"
 
     def __init__(
@@ -41,6 +40,7 @@ class StdinSource:
                 "ffmpeg -i URL -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
             )
         self.format = AudioFormat(settings.encoding, settings.sample_rate, settings.channels)
+        self.waits = not settings.live
         self._descriptor = descriptor
         self._speed = speed
         self._read_bytes = _READ_BYTES

@@ -70,12 +70,13 @@ class SoundServer:
         self._players: list[subprocess.Popen[bytes]] = []
 
     async def start(self) -> None:
-        with (self._directory / "pulseaudio.log").open("wb") as log:
+        """Also after `kill`: the microphone is plugged in again."""
+        with (self._directory / "pulseaudio.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     "pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1",
                     "-L", "module-native-protocol-unix",
-                    "-L", "module-null-sink sink_name=virt rate=48000",
+                    "-L", "module-null-sink sink_name=virt rate=48000 norewinds=1",
                     "-L", "module-remap-source master=virt.monitor source_name=mic",
                 ],
                 env=self._everything, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -65,6 +65,11 @@ class Edge:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is dead."""
+        self.process.kill()
+        self.process.wait()
+
     def end(self) -> None:
         """Kill what is left of it. Idempotent."""
         if self.process.poll() is None:
@@ -94,6 +99,17 @@ class Recording(NamedTuple):
     def seconds(self) -> float:
         audio_format = self.spec.audio_format
         return audio_format.seconds(audio_format.frames(len(self.payload)))
+
+    def once_each(self) -> Recording:
+        """As a reader takes it that drops what it has: each number once, in order.
+
+        Asserts that what was stored twice is the same.
+        """
+        found: dict[int, tuple[ChunkHeader, bytes]] = {}
+        for header, payload in zip(self.headers, self.payloads, strict=True):
+            assert found.setdefault(header.seq, (header, payload)) == (header, payload)
+        chunks = [found[seq] for seq in sorted(found)]
+        return Recording(self.spec, [h for h, _ in chunks], [p for _, p in chunks])
 
     def check_whole(self) -> None:
         """Assert that sequence numbers, positions and times run on, to one end marker."""

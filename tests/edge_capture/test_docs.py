@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "edge.md").read_text()
     "model",
     [
         settings.EdgeSettings,
+        settings.SpoolSettings,
         settings.PublishSettings,
         settings.RequestSettings,
         settings.StdinSettings,
@@ -32,7 +33,7 @@ def test_every_variable_is_on_the_page(model: type[settings.EdgeSettings]) -> No
         assert f"`{prefix}{name}`".upper() in PAGE.upper(), name
 
 
-@pytest.mark.parametrize("command", ["file", "stdin", "mic", "devices"])
+@pytest.mark.parametrize("command", ["file", "stdin", "mic", "send", "devices"])
 def test_every_flag_is_on_the_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -46,5 +47,5 @@ def test_every_command_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    for command in ("file", "stdin", "mic", "devices"):
+    for command in ("file", "stdin", "mic", "send", "devices"):
         assert f"natterjack-edge {command}" in text

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,19 @@ async def hears(broker: Broker, seconds: float) -> None:
 def loud_part(recording: Recording) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     loud = np.flatnonzero(np.abs(recording.samples.astype(np.int32)) > 1000)
     return recording.samples[loud[0] : loud[-1]]
+
+
+async def run_script(script: str, sound_server: SoundServer) -> subprocess.CompletedProcess[str]:
+    """Run Python code of its own process on the sound server."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script],
+        env=os.environ | sound_server.environment,
+        capture_output=True,
+        text=True,
+        timeout=bound(30),
+        check=False,
+    )
 
 
 async def test_what_is_played_is_published(
@@ -157,7 +171,7 @@ def _captured_seconds(edge: Edge) -> float:
 async def test_a_microphone_that_vanishes_ends_its_session(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
 ) -> None:
-    edge = start_edge("mic", environment=sound_server.environment)
+    edge = start_edge("mic", "--device-wait-seconds", 0, environment=sound_server.environment)
     await until(lambda: requests(ready_broker), "the session is open", 20)
     sound_server.play(melody)
     await hears(ready_broker, 0.5)
@@ -173,12 +187,181 @@ async def test_a_microphone_that_vanishes_ends_its_session(
 async def test_a_microphone_that_falls_silent_ends_its_session(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer
 ) -> None:
-    edge = start_edge("mic", environment=sound_server.environment)
+    edge = start_edge("mic", "--device-wait-seconds", 0, environment=sound_server.environment)
     await until(lambda: requests(ready_broker), "the session is open", 20)
     os.kill(sound_server.pid, signal.SIGSTOP)
     assert await edge.exit_code() == 1
     assert "microphone 'default' has given nothing for 5 s" in edge.stderr
     assert (await only_recording(ready_broker)).headers[-1].end
+
+
+async def sounds(broker: Broker) -> None:
+    """Wait until the session has some sound, if only silence."""
+
+    async def some() -> bool:
+        recording = await so_far(broker)
+        return recording is not None and len(recording.payloads) > 5
+
+    await until(some, "some sound is stored", 20)
+
+
+def check_jump(recording: Recording, away: float, played_at: float) -> None:
+    """Assert that positions jump once, by `away` seconds or more, and are true after it: that of
+    each chunk, and that of the tone that was played at `played_at` (time.time())."""
+    headers, starts = recording.headers, []
+    assert [header.seq for header in headers] == list(range(len(headers)))
+    assert headers[-1].end
+    jumps = []
+    pos = 0
+    for header, payload in zip(headers, recording.payloads, strict=True):
+        if header.pos != pos:
+            jumps.append((header.pos - pos) / 16000)
+        seconds = (header.time_ns - headers[0].time_ns) / 1e9
+        assert seconds == pytest.approx(header.pos / 16000, abs=bound(0.5))
+        samples = np.frombuffer(payload, "<i2").astype(np.int32)
+        starts += [header.pos + int(at) for at in np.flatnonzero(np.abs(samples) > 1000)[:1]]
+        pos = header.pos + len(samples)
+    (jump,) = jumps
+    assert jump > away
+    began = headers[0].time_ns / 1e9 + starts[0] / 16000
+    assert -bound(0.5) < began - played_at < bound(5)  # the player takes a while to start
+
+
+async def test_a_microphone_that_comes_back_goes_on_in_its_session(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await sounds(ready_broker)
+    sound_server.kill()
+    killed = time.monotonic()
+    await edge.says("microphone 'default' is gone; the session waits for it")
+    await until(lambda: time.monotonic() - killed > 3, "it is away for a while")
+    away = time.monotonic() - killed
+    await sound_server.start()
+    await edge.says("the microphone is back")
+    played_at = time.time()
+    sound_server.play(melody)
+    await hears(ready_broker, 1.9)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    assert (edge.stderr.count("is gone"), edge.stderr.count("is back")) == (1, 1)
+    recording = await only_recording(ready_broker)
+    check_jump(recording, away - 0.5, played_at)
+    assert loudest_hertz(loud_part(recording), 16000) == pytest.approx(440, abs=2)
+
+
+async def test_a_microphone_that_comes_back_twice(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer
+) -> None:
+    edge = start_edge("mic", "--publish-sample-rate", 0, environment=sound_server.environment)
+    await sounds(ready_broker)
+    for times in (1, 2):
+        sound_server.kill()
+        await until(lambda times=times: edge.stderr.count("is gone") == times, "it is gone", 20)
+        await sound_server.start()
+        await until(lambda times=times: edge.stderr.count("is back") == times, "it is back", 20)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    rate = recording.spec.sample_rate
+    first = recording.headers[0]
+    for header in recording.headers:
+        seconds = (header.time_ns - first.time_ns) / 1e9
+        assert seconds == pytest.approx(header.pos / rate, abs=bound(0.5))
+
+
+async def test_a_microphone_that_is_mute_for_long_and_wakes(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await sounds(ready_broker)
+    os.kill(sound_server.pid, signal.SIGSTOP)
+    try:
+        await edge.says("microphone 'default' has given nothing for 5 s; the session waits for it")
+    finally:
+        os.kill(sound_server.pid, signal.SIGCONT)
+    await edge.says("the microphone is back")
+    played_at = time.time()
+    sound_server.play(melody)
+    await hears(ready_broker, 1.9)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    check_jump(await only_recording(ready_broker), 4.5, played_at)
+
+
+async def test_a_microphone_that_stays_away_ends_its_session(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer
+) -> None:
+    edge = start_edge("mic", "--device-wait-seconds", 1.5, environment=sound_server.environment)
+    await sounds(ready_broker)
+    sound_server.kill()
+    assert await edge.exit_code() == 1
+    assert "microphone 'default' is gone; the session waits for it" in edge.stderr
+    assert "microphone 'default' is gone; the session ends here" in edge.stderr
+    assert (await only_recording(ready_broker)).headers[-1].end
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_the_microphone_is_away(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    sound_server: SoundServer,
+    fault: signal.Signals,
+    number: signal.Signals,
+) -> None:
+    edge = start_edge("mic", environment=sound_server.environment)
+    await sounds(ready_broker)
+    os.kill(sound_server.pid, fault)
+    await edge.says("the session waits for it")
+    edge.process.send_signal(number)
+    assert await edge.exit_code(10) == 0
+    assert "all is published and acknowledged" in edge.stderr
+    assert all(line.startswith("{") for line in edge.stderr.splitlines())
+    assert (await only_recording(ready_broker)).headers[-1].end
+
+
+_REFUSED = """
+import asyncio, logging, time
+import sounddevice
+from edge_capture.settings import MicrophoneSettings
+from edge_capture.sources import microphone
+
+logging.basicConfig()
+real, refused = sounddevice.RawInputStream, 0
+
+def refuse(**how):
+    global refused
+    refused += 1
+    if refused < 3:
+        raise sounddevice.PortAudioError("Invalid sample rate", -9997)
+    return real(**how)
+
+async def main():
+    source = microphone.MicrophoneSource(MicrophoneSettings(), None)
+    blocks = source.blocks()
+    first = await anext(blocks)
+    sounddevice.RawInputStream = refuse
+    started = time.monotonic()
+    source._recording.close()  # as if it were gone, which is noticed in no time
+    source._recording._finished()
+    while not (block := await anext(blocks)).lost_frames:
+        pass
+    away = block.lost_frames / source.format.sample_rate
+    print(refused, abs(time.monotonic() - started - away) < 0.5)
+    await blocks.aclose()
+    source.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_device_that_refuses_its_old_rate_is_tried_on(sound_server: SoundServer) -> None:
+    ended = await run_script(_REFUSED, sound_server)
+    assert ended.stdout == "3 True\n", ended.stderr
+    refusal = "microphone 'default' does not record: Invalid sample rate; trying on"
+    assert ended.stderr.count(refusal) == 1
+    assert ended.stderr.count("the microphone is back") == 1
 
 
 async def test_devices_lists_it(start_edge: StartEdge, sound_server: SoundServer) -> None:
@@ -265,14 +448,6 @@ asyncio.run(main())
 
 
 async def test_a_stalled_program_knows_what_it_lost(sound_server: SoundServer) -> None:
-    ended = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", _STALLED],
-        env=os.environ | sound_server.environment,
-        capture_output=True,
-        text=True,
-        timeout=bound(30),
-        check=False,
-    )
+    ended = await run_script(_STALLED, sound_server)
     assert ended.stdout == "True True True\n", ended.stderr
     assert "sound was lost before it could be taken" in ended.stderr

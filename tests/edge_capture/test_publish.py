@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from edge_capture.backlog import AHEAD_CHUNKS, Backlog
 from edge_capture.chunks import Chunk
 from edge_capture.publish import Publisher
 from edge_capture.status import SessionStatus
@@ -27,10 +28,16 @@ def chunk(index: int, *, end: bool = False) -> Chunk:
     return Chunk(index * FRAMES, index * 100_000_000, index.to_bytes(2, "little") * FRAMES, end)
 
 
+def publisher_with(window_chunks: int) -> Publisher:
+    """For a source that waits."""
+    backlog = Backlog(SPEC, most_seconds=1, ahead_chunks=AHEAD_CHUNKS)
+    return Publisher(backlog, window_chunks=window_chunks)
+
+
 async def test_the_window_is_kept_while_the_broker_is_down(
     ready_broker: Broker, nats_server: EmbeddedServer
 ) -> None:
-    publisher = Publisher(SPEC, window_chunks=8, buffer_seconds=None)
+    publisher = publisher_with(8)
     running = asyncio.create_task(publisher.run(ready_broker))
     for index in range(5):
         publisher.offer(chunk(index))
@@ -61,7 +68,7 @@ async def test_beyond_the_buffer_the_oldest_sound_goes(
 ) -> None:
     nats_server.kill()
     await until(lambda: not ready_broker.connected, "the connection is lost")
-    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=2)
+    publisher = Publisher(Backlog(SPEC, most_seconds=2), window_chunks=4)
     running = asyncio.create_task(publisher.run(ready_broker))
     for index in range(60):
         publisher.offer(chunk(index))
@@ -87,7 +94,7 @@ async def test_a_mute_subscriber_in_the_streams_place_is_noticed(broker: Broker)
         heard.append(b"")
 
     await broker.client.subscribe(audio_subject(SPEC.key), cb=listen)
-    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=None)
+    publisher = publisher_with(4)
     running = asyncio.create_task(publisher.run(broker))
     for index in range(4):
         publisher.offer(chunk(index))
@@ -102,7 +109,7 @@ async def test_a_connection_that_is_closed_for_good_is_replaced(
     ready_broker: Broker, broker_settings: BrokerSettings, nats_server: EmbeddedServer
 ) -> None:
     """nats-py closes it at some errors, as when credentials expire."""
-    publisher = Publisher(SPEC, window_chunks=8, buffer_seconds=None)
+    publisher = publisher_with(8)
     async with connected(broker_settings, name="first", once=True) as first:
         running = asyncio.create_task(publisher.run(first))
         publisher.offer(chunk(0))
@@ -123,7 +130,7 @@ async def test_a_connection_that_is_closed_for_good_is_replaced(
 
 
 async def test_cancelled_while_it_waits(ready_broker: Broker) -> None:
-    publisher = Publisher(SPEC, window_chunks=4, buffer_seconds=None)
+    publisher = publisher_with(4)
     running = asyncio.create_task(publisher.run(ready_broker))
     await until(lambda: publisher.opened, "the request is stored")
     running.cancel()

@@ -61,8 +61,8 @@ class Faults(BaseModel):
     )
     mute_after_seconds: float | None = Field(
         None,
-        description="take audio, answer pings, and say nothing more, not even a close; a connection "
-        "that is mute stays so",
+        description="take audio, answer pings, and say nothing more, not even a close, for as long "
+        "as the connection stands",
     )
     garbage: tuple[str, ...] = Field(
         (), description="kinds of nonsense, each sent once a connection before a message; `all`"

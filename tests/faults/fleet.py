@@ -139,7 +139,11 @@ class Talk:
             assert process.stdout is not None
             if announced := (await process.stdout.readline()).split():
                 key, session_id = (word.decode() for word in announced)
-                assert self.spec is None or self.spec.session_id == session_id, "a new session"
+                if self.spec is not None and self.spec.session_id != session_id:
+                    # Killed when nothing was left to do: this run begins to say all of it anew.
+                    process.kill()
+                    await process.wait()
+                    return 0
                 self.spec = SessionSpec(
                     session_id=session_id, **SessionKey(*key.split("."))._asdict()
                 )

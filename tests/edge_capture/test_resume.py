@@ -1,0 +1,355 @@
+"""An agent that is killed, and goes on from its spool."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from edge_capture.spool.disk import read_records
+from natterjack.audio import AUDIO_END, SESSION_ID
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.streams import AUDIO
+from tests.edge_capture.conftest import SoundServer, StartEdge
+from tests.edge_capture.program import Edge, only_recording, recordings, requests, stored
+from tests.edge_capture.test_faults import chunks, some_chunks
+from tests.waiting import bound, until
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """30 s of noise that has no two chunks alike."""
+    noise = np.random.default_rng(1).integers(-9000, 9000, 480_000, np.int16)
+    soundfile.write(tmp_path / "speech.wav", noise, 16000)
+    return tmp_path / "speech.wav"
+
+
+def spooled(spool: Path) -> int:
+    """Records in the directory, as far as they are whole."""
+    count = 0
+    for path in spool.glob("*/*.se*"):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(8)
+            count += sum(1 for _ in read_records(file, int(path.stem)))
+    return count
+
+
+async def spooled_more(spool: Path, than: int) -> None:
+    await until(lambda: spooled(spool) > than, f"more than {than} chunks are in the spool", 20)
+
+
+def gone(spool: Path) -> bool:
+    """Whether no session is left in the spool."""
+    return not any(path.is_dir() for path in spool.iterdir())
+
+
+async def test_killed_several_times_with_the_broker_up(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
+) -> None:
+    dice = random.Random(7)
+    for kill in range(5):
+        before = await chunks(ready_broker)
+        edge = start_edge("file", speech, "--speed", "5", "--spool", spool, "--resume")
+        more = before + dice.randrange(1, 60)
+
+        async def far_enough(more: int = more) -> bool:
+            return await chunks(ready_broker) >= more
+
+        await until(far_enough, f"{more} chunks are stored", 20)
+        edge.kill()
+        assert ("the session goes on where it stopped" in edge.stderr) == (kill > 0)
+    edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    recording.check_whole()
+    assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()
+    assert gone(spool)
+
+
+async def test_killed_several_times_with_the_broker_down(
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    start_edge: StartEdge,
+    speech: Path,
+    spool: Path,
+) -> None:
+    arguments = ("file", speech, "--speed", "10", "--spool", spool, "--resume")
+    edge = start_edge(*arguments)
+    await some_chunks(ready_broker)
+    nats_server.kill()
+    edge.kill()
+    for _ in range(3):
+        before = spooled(spool)
+        edge = start_edge(*arguments, "--window-chunks", "10")
+        if before < 25:  # a file is not read further ahead than the window and some chunks
+            await spooled_more(spool, before)
+        else:
+            await edge.says("the session goes on where it stopped")
+        edge.kill()
+    nats_server.start()
+    edge = start_edge(*arguments)
+    assert await edge.exit_code() == 0, edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    recording = (await only_recording(ready_broker)).once_each()
+    recording.check_whole()
+    assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()
+    assert gone(spool)
+
+
+async def test_killed_when_all_is_captured_and_not_all_is_stored(
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    start_edge: StartEdge,
+    speech: Path,
+    spool: Path,
+) -> None:
+    nats_server.kill()
+    edge = start_edge("file", speech, "--speed", "max", "--spool", spool)
+    await edge.says("no NATS at")
+    await spooled_more(spool, 10)
+    edge.interrupt()  # the end mark is put
+    await edge.says("stopping; once more to abort")
+    edge.interrupt()
+    assert await edge.exit_code() == 130
+    held = spooled(spool)
+    nats_server.start()
+    edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
+    assert await edge.exit_code() == 0, edge.stderr
+    assert "the session had ended" in edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert len(recording.headers) == held
+    assert gone(spool)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("a.flac", 44100), ("a.mp3", 48000), ("a.wav", 8000)])
+async def test_resampled_channels_go_on_at_the_sample(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+    spool: Path,
+    name: str,
+    rate: int,
+) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, (20 * rate, 2))
+    soundfile.write(tmp_path / name, noise, rate)
+    arguments = ("file", tmp_path / name, "--split-channels", "a,b", "--spool", spool, "--resume")
+    edge = start_edge(*arguments, "--speed", "8")
+    await some_chunks(ready_broker)
+    edge.kill()
+    edge = start_edge(*arguments, "--speed", "max")
+    assert await edge.exit_code() == 0, edge.stderr
+    found = await recordings(ready_broker)
+    whole = start_edge("file", tmp_path / name, "--split-channels", "c,d", "--speed", "max")
+    assert await whole.exit_code() == 0
+    reference = await recordings(ready_broker)
+    for speaker, uncut in (("a", "c"), ("b", "d")):
+        recording = found[speaker].once_each()
+        recording.check_whole()
+        expected = reference[uncut].samples.astype(int)
+        assert len(recording.samples) == len(expected)
+        assert np.abs(recording.samples - expected).max() <= 1
+    assert gone(spool)
+
+
+async def feed(edge: Edge, value: int, count: int) -> None:
+    """So many chunks of a sample value into its standard input."""
+    assert edge.process.stdin is not None
+    edge.process.stdin.write(value.to_bytes(2, "little") * 1280 * count)
+    edge.process.stdin.flush()
+
+
+async def test_what_comes_on_standard_input_goes_on_after_a_gap(
+    ready_broker: Broker, start_edge: StartEdge, spool: Path
+) -> None:
+    edge = start_edge("stdin", "--live", "--spool", spool, stdin=subprocess.PIPE)
+    await feed(edge, 1, 2)  # shorter than it takes to start again
+
+    async def stored(count: int) -> bool:
+        return await chunks(ready_broker) >= count
+
+    await until(lambda: stored(2), "all is stored", 20)
+    edge.kill()
+    killed_ns = time.time_ns()
+    edge = start_edge("stdin", "--live", "--spool", spool, "--resume", stdin=subprocess.PIPE)
+    await feed(edge, 2, 10)
+    await until(lambda: stored(12), "the rest is stored", 20)
+    fed_ns = time.time_ns()
+    edge.process.stdin.close()  # type: ignore[union-attr]
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    assert [header.seq for header in recording.headers] == list(range(13))
+    assert recording.payload == b"\1\0" * 2560 + b"\2\0" * 12800
+    positions = [header.pos for header in recording.headers]
+    assert positions[:2] == [0, 1280]
+    assert positions[2:] == [positions[2] + 1280 * index for index in range(11)]
+    last, first = recording.headers[1], recording.headers[2]
+    assert first.pos > 2560
+    jump_ns = (first.pos - last.pos) * 1e9 / 16000
+    assert jump_ns == pytest.approx(first.time_ns - last.time_ns, abs=1e6)
+    assert killed_ns - 2e9 < first.time_ns < fed_ns
+
+
+async def test_a_clock_that_was_set_back_gives_no_gap(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, spool: Path
+) -> None:
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "sitecustomize.py").write_text(
+        "import time\nnow = time.time_ns\ntime.time_ns = lambda: now() + 600_000_000_000\n"
+    )
+    edge = start_edge(
+        "stdin", "--spool", spool, stdin=subprocess.PIPE,
+        environment={"PYTHONPATH": str(tmp_path / "ahead")},
+    )  # fmt: skip
+    await feed(edge, 1, 6)
+    await some_chunks(ready_broker)
+    edge.kill()
+    edge = start_edge("stdin", "--spool", spool, "--resume", stdin=subprocess.PIPE)
+    await feed(edge, 2, 2)
+    edge.process.stdin.close()  # type: ignore[union-attr]
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    assert [header.pos for header in recording.headers] == [1280 * index for index in range(9)]
+
+
+async def test_another_boot_of_the_machine_gives_no_number_twice(
+    ready_broker: Broker, start_edge: StartEdge, spool: Path
+) -> None:
+    """A power cut may take chunks from the disk that were sent: their numbers are left out."""
+    edge = start_edge("stdin", "--spool", spool, stdin=subprocess.PIPE)
+    await feed(edge, 1, 10)
+
+    async def stored() -> bool:
+        return await chunks(ready_broker) == 10
+
+    await until(stored, "all is stored", 20)
+    edge.kill()
+    (description,) = spool.glob("*/session.json")
+    (segment,) = spool.glob("*/*.sent")
+    with segment.open("r+b") as file:
+        file.truncate(segment.stat().st_size - 3000)
+    text = json.loads(description.read_text())
+    description.write_text(json.dumps(text | {"boot": "another"}))
+    for value in (2, 3):  # killed once more: the numbers left out stay so, and no more are
+        edge = start_edge("stdin", "--spool", spool, "--resume", stdin=subprocess.PIPE)
+        before = await chunks(ready_broker)
+        await feed(edge, value, 1)
+
+        async def more(before: int = before) -> bool:
+            return await chunks(ready_broker) > before
+
+        await until(more, "one more is stored", 20)
+        edge.kill()
+    recording = (await only_recording(ready_broker)).once_each()
+    seqs = [header.seq for header in recording.headers]
+    assert seqs == [*range(10), 8 + 62, 8 + 63]
+    assert recording.headers[10].pos - 8 * 1280 >= 5 * 16000
+
+
+async def test_nothing_to_go_on_with(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
+    assert await edge.exit_code() == 0, edge.stderr
+    assert "no session to go on with: a new one begins" in edge.stderr
+    (await only_recording(ready_broker)).check_whole()
+    edge = start_edge("file", speech, "--resume")
+    assert await edge.exit_code() == 2
+    assert edge.stderr == "natterjack-edge: --resume needs a spool: --spool DIR\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["--tenant", "other"],
+        ["--speaker", "other"],
+        ["--conversation", "other"],
+        ["--publish-sample-rate", "8000"],
+        ["--publish-chunk-ms", "40"],
+        ["--spool-seconds", "10"],
+    ],
+)
+async def test_what_does_not_fit_is_ended_beside_a_new_session(
+    ready_broker: Broker,
+    start_edge: StartEdge,
+    tmp_path: Path,
+    spool: Path,
+    other: list[str],
+) -> None:
+    arguments = ("stdin", "--spool", spool)
+    edge = start_edge(*arguments, stdin=subprocess.PIPE)
+    await feed(edge, 1, 8)
+    await some_chunks(ready_broker)
+    edge.kill()
+    environment = {}
+    if other[0] == "--spool-seconds":  # too old
+        (tmp_path / "sitecustomize.py").write_text(
+            "import time\nnow = time.time_ns\ntime.time_ns = lambda: now() + 60_000_000_000\n"
+        )
+        environment["PYTHONPATH"] = str(tmp_path)
+    edge = start_edge(
+        *arguments, "--resume", *other, stdin=subprocess.PIPE, environment=environment
+    )
+    await feed(edge, 2, 8)
+    edge.process.stdin.close()  # type: ignore[union-attr]
+    assert await edge.exit_code() == 0, edge.stderr
+    assert "a new one begins" in edge.stderr
+    ids = [spec.session_id for spec in await requests(ready_broker)]
+    assert len(set(ids)) == 2
+    last = {headers[SESSION_ID]: headers async for headers in stored_headers(ready_broker)}
+    assert [last[session_id].get(AUDIO_END) for session_id in ids] == ["1", "1"]
+    assert gone(spool)
+
+
+async def stored_headers(broker: Broker) -> AsyncIterator[dict[str, str]]:
+    """Of every chunk, in the order of the stream."""
+    for message in await stored(broker, AUDIO):
+        assert message.headers is not None
+        yield message.headers
+
+
+@pytest.mark.sound
+async def test_a_microphone_goes_on_after_a_gap_of_true_length(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, spool: Path
+) -> None:
+    arguments = ("mic", "--spool", spool, "--resume")
+    edge = start_edge(*arguments, environment=sound_server.environment)
+    await some_chunks(ready_broker)
+    edge.kill()
+    before = await chunks(ready_broker)
+    edge = start_edge(*arguments, environment=sound_server.environment)
+
+    async def more() -> bool:
+        return await chunks(ready_broker) > before + 5
+
+    await until(more, "more is stored", 20)
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    assert [header.seq for header in recording.headers] == list(range(len(recording.headers)))
+    jumps = [
+        (following, following.pos - header.pos - len(payload) // 2)
+        for header, payload, following in zip(
+            recording.headers, recording.payloads, recording.headers[1:], strict=False
+        )
+    ]
+    header, frames = max(jumps, key=lambda jump: jump[1])
+    assert frames > 1600
+    first = recording.headers[0]
+    passed_s = (header.time_ns - first.time_ns) / 1e9
+    assert (header.pos - first.pos) / 16000 == pytest.approx(passed_s, abs=bound(0.5))
