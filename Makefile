@@ -42,7 +42,7 @@ unit: $(VENV)/.dev system-packages ## the tests alone
 
 test: lint unit ## what CI runs
 
-soak: $(VENV)/.dev ## an hour and a half of faults, with a table at the end (ARGS=--help)
+soak: $(VENV)/.dev ## an hour and a half of random faults, with a table at the end
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 format: $(VENV)/.dev ## rewrite the sources in the project's style
@@ -50,4 +50,4 @@ format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

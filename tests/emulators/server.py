@@ -221,7 +221,11 @@ class Emulator(ABC):
             timeout=1, compress=False, protocols=protocols, autoping=False
         )
         socket.headers.update(session.headers)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionResetError:
+            entry.end("lost")
+            return web.Response(status=400)  # nobody is there to see it
         connection = Connection(self, session, socket, request, entry)
         self._live.add(connection)
         try:

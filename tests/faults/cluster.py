@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from pathlib import Path
 
@@ -14,21 +15,21 @@ _NODES = 3
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Below those that outgoing connections take: a node that is down finds its own still free."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
+                ports.append(port)
+    return ports
 
 
 class Cluster:
     """Nodes `n0` to `n2`, each with a store of its own. Streams in it want 3 replicas."""
 
     def __init__(self, store: Path) -> None:
-        ports = _free_ports(_NODES)
+        ports, own = _free_ports(_NODES), _free_ports(_NODES)
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
         self.nodes = [
             EmbeddedServer(
@@ -40,6 +41,8 @@ class Cluster:
             )
             for number, port in enumerate(ports)
         ]  # fmt: skip
+        for node, port in zip(self.nodes, own, strict=True):
+            node.port = port
 
     @property
     def url(self) -> str:

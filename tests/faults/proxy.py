@@ -86,6 +86,8 @@ class NatsProxy:
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._listener: socket.socket | None = None
+        self._bound: socket.socket | None = None
+        """Keeps the port while nothing listens on it."""
         self.port = 0
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,6 +109,8 @@ class NatsProxy:
         trace: TracebackType | None,
     ) -> None:
         self.cut()
+        if self._bound is not None:
+            self._bound.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,6 +129,7 @@ class NatsProxy:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+            self._bound = self._bind()
         for link in list(self._links):
             link.abort()
 
@@ -168,9 +173,16 @@ class NatsProxy:
 
     # ---- forwarding -------------------------------------------------------------------------
 
+    def _bind(self) -> socket.socket:
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
+        bound.bind(("127.0.0.1", self.port))
+        return bound
+
     def _listen(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener.setblocking(False)
+        self._listener, self._bound = self._bound or self._bind(), None
+        self._listener.listen(100)
         self.port = self._listener.getsockname()[1]
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
