@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import NamedTuple
 
 from nats.aio.msg import Msg
@@ -35,12 +35,18 @@ _LONGEST_GAP_S = 24 * 3600.0
 _LONGEST_LONE_GAP_S = 60.0
 """The same for a chunk that no other follows."""
 _MAX_BAD_SEEN = 1000
+_DOUBT_S, _ALL_DOUBT_S = 3.0, 30.0
+"""How long another chunk of the same number is awaited when one is not where the last one ended and
+the chunk behind it does not bear it out; and how long in all."""
+_MAX_RIVALS = 3
+_WITNESSES = 8
+_TAILS = 16
 _PENDING_MESSAGES, _PENDING_BYTES = 512, 4 * 1024 * 1024
 
 
 class Mark(NamedTuple):
-    """A place to read from: chunk `seq` begins at frame `position` and is stored at
-    `stream_sequence` or later. The whole of a session is read from Mark()."""
+    """A place to read from: audio up to frame `position` is in chunks before `seq`, and chunk `seq`
+    and all behind it are stored at `stream_sequence` or later. Mark() is before everything."""
 
     position: int = 0
     seq: int = 0
@@ -59,7 +65,7 @@ class Chunk(NamedTuple):
     """time.monotonic() when it reached this process."""
     end: bool
     stream_sequence: int
-    """0 when it came live."""
+    """0 when it came live and has not been seen in the stream."""
 
 
 class Gap(NamedTuple):
@@ -96,20 +102,26 @@ class Feed:
         """Places to read from, oldest first; the first is always kept, so that audio stored out of
         order is found too."""
         self._ahead: dict[int, Chunk] = {}
+        self._rivals: dict[int, list[Chunk]] = {}
+        """Others of the same number at other positions: at most one of them all is true."""
         self._ahead_bytes = 0
         self._subscription: Subscription | None = None
         self._wake = asyncio.Event()
         self._look = True
         """Whether the stream may hold more than we were given."""
-        self._unread = False
-        """It does: there was no room, or more than one reading takes."""
         self._look_at = 0.0
         """When to look in the stream, if there is reason to or nothing comes."""
         self._quiet = _QUIET_FIRST_S
         self._scanned = 0
         """Stream sequence up to which every message has been taken."""
+        self._reading = False
+        """What was stored is perhaps on its way to us."""
         self._deep_scans = 0
+        self._newest: tuple[int, float] | None = None
+        """The newest stream sequence when it was last asked for, and when that was."""
         self._hole_since: float | None = None
+        self._doubt_since: float | None = None
+        self._doubt_left = _ALL_DOUBT_S
         self._after_bad_chunk = False
         self._bad_seen: set[int] = set()
         self.bad: Counter[str] = Counter()
@@ -122,6 +134,8 @@ class Feed:
         """A chunk of another session has come live on the same subject."""
         self.head = position
         """End of the newest audio known of."""
+        self._tails: deque[tuple[int, int]] = deque(maxlen=_TAILS)
+        """Number and position of what would follow the newest live chunks."""
 
     @property
     def caught_up(self) -> bool:
@@ -179,25 +193,110 @@ class Feed:
             self._quiet = _QUIET_FIRST_S
             if not (self._look or self._ahead):
                 self._look_at = now + _QUIET_FIRST_S
-            if ahead <= self._longest:
+            if (seq, header.pos) in self._tails:  # what follows nothing may be forged
                 self.head = max(self.head, header.pos + frames)
-        if seq < self._next_seq or seq in self._ahead:
+            self._tails.append((seq + 1, header.pos + frames))
+        if seq < self._next_seq:
             return True
-        full = len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes >= _MAX_AHEAD_BYTES
-        if full and seq != self._next_seq:
-            self._look = self._unread = True
-            if self._next_seq in self._ahead:
-                self._look_at = 0.0  # as soon as there is room
-            return False
-        self._ahead_bytes += len(data)
-        self._ahead[seq] = Chunk(
+        chunk = Chunk(
             seq, header.pos, frames, data, header.time_ns, now, header.end, stream_sequence
         )
-        return True
+        if (held := self._ahead.get(seq)) is not None:
+            if held.position != chunk.position:
+                self._add_rival(chunk)
+            elif not held.stream_sequence:
+                self._ahead[seq] = held._replace(stream_sequence=stream_sequence)
+            return True
+        room = self._make_room(seq)
+        if room is None:
+            return False
+        self._ahead_bytes += len(data)
+        self._ahead[seq] = chunk
+        return room
+
+    def _make_room(self, seq: int) -> bool | None:
+        """Whether there is room for a chunk; None if it is not to be kept. Nearer ones come first,
+        or a hole would be given up together with what is stored behind it."""
+        room = True
+        while len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes >= _MAX_AHEAD_BYTES:
+            if seq == self._next_seq:
+                break
+            self._look, room = True, False
+            if self._next_seq in self._ahead:
+                self._look_at = 0.0  # as soon as there is room
+            farthest = max(self._ahead)
+            if seq > farthest:
+                return None
+            for version in self._versions(farthest):
+                if version.stream_sequence:
+                    self._scanned = min(self._scanned, version.stream_sequence - 1)
+            self._drop(farthest)
+        return room
+
+    def _add_rival(self, chunk: Chunk) -> None:
+        """Keep another chunk of a number that is at hand."""
+        rivals = self._rivals.setdefault(chunk.seq, [])
+        known = any(rival.position == chunk.position for rival in rivals)
+        if not known and len(rivals) < _MAX_RIVALS and self._ahead_bytes < _MAX_AHEAD_BYTES:
+            rivals.append(chunk)
+            self._ahead_bytes += len(chunk.payload)
+
+    def _versions(self, seq: int) -> list[Chunk]:
+        """All chunks at hand of this number."""
+        held = self._ahead.get(seq)
+        return [] if held is None else [held, *self._rivals.get(seq, ())]
 
     def _drop(self, seq: int) -> None:
-        """The chunk is given out, or left out."""
-        self._ahead_bytes -= len(self._ahead.pop(seq).payload)
+        """Let go of all chunks of this number."""
+        self._ahead_bytes -= sum(len(chunk.payload) for chunk in self._versions(seq))
+        self._rivals.pop(seq, None)
+        del self._ahead[seq]
+
+    def _decide(self, seq: int, bad: int) -> None:
+        """The chunk is given out, or left out: so many of its number were bad."""
+        if bad:
+            self.bad["position"] += bad
+        if self._doubt_since is not None:
+            self._doubt_left -= time.monotonic() - self._doubt_since
+            self._doubt_since = None
+        self._drop(seq)
+        self._next_seq = seq + 1
+
+    def _borne_out(self, chunk: Chunk) -> bool:
+        """Whether the chunk behind one that is too far ahead begins where it ends, or later."""
+        end = chunk.position + chunk.frames
+        behind = [version.position >= end for version in self._versions(chunk.seq + 1)]
+        return chunk.position > self._position and any(behind)
+
+    def _contradicted(self, chunk: Chunk) -> bool:
+        """Whether chunks behind one that is too far ahead agree that it is not there."""
+        end, against, last = chunk.position + chunk.frames, 0, self._position
+        for seq in range(chunk.seq + 1, chunk.seq + _WITNESSES + 1):
+            positions = [version.position for version in self._versions(seq)]
+            if any(position >= end for position in positions):
+                return False
+            if any(position > last for position in positions):
+                against, last = against + 1, max(positions)
+        return against >= 2
+
+    def _chosen(self) -> Chunk | None:
+        """The chunk that is next; None if it is not there, or in doubt."""
+        versions = self._versions(self._next_seq)
+        for chunk in versions:
+            if chunk.position == self._position:
+                return chunk
+        likely = [chunk for chunk in versions if self._borne_out(chunk)]
+        if likely or not versions or self._doubt_since is None:
+            return min(likely, default=None, key=_position)
+        # Nothing better has come: what may be a gap is one, unless it is absurd.
+        later = (chunk for chunk in versions if chunk.position > self._position)
+        able = (chunk for chunk in later if not self._contradicted(chunk))
+        chunk = min(able, default=versions[0], key=_position)
+        longest = _LONGEST_LONE_GAP_S * self._format.sample_rate
+        lone = self._next_seq + 1 not in self._ahead
+        absurd = lone and chunk.position - self._position > longest
+        wait = min(self._hole_seconds, self._doubt_left, 4 * _DOUBT_S if absurd else _DOUBT_S)
+        return chunk if time.monotonic() - self._doubt_since >= wait else None
 
     def _count_bad(self, cause: str, headers: dict[str, str] | None, data: bytes) -> None:
         # The same message may come live and from the stream, which adds headers of its own.
@@ -213,18 +312,22 @@ class Feed:
         deadline = time.monotonic() + timeout
         while True:
             self._wake.clear()
-            while (chunk := self._ahead.get(self._next_seq)) is not None:
+            while (chunk := self._chosen()) is not None:
                 item = self._admit(chunk)
                 if item is not None:
                     return item
             now = time.monotonic()
-            if self._ahead and self._hole_since is None:
+            if self._next_seq in self._ahead:
+                if self._doubt_since is None:
+                    self._doubt_since = now
+                    self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
+            elif self._ahead and self._hole_since is None:
                 self._hole_since, self._look_at = now, 0.0
             if now >= self._look_at:
                 gap = await self._fill()
                 if gap is not None:
                     return gap
-                if self._next_seq in self._ahead:
+                if self._chosen() is not None:
                     continue
             now = time.monotonic()
             if now >= deadline:
@@ -237,7 +340,7 @@ class Feed:
         """The chunk that is next, as it is to be given out; None if it is not."""
         ahead = chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
-            if ahead > self._longest:
+            if ahead > self._longest or self._contradicted(chunk):
                 self._reject(chunk)
                 return None
             gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
@@ -249,33 +352,34 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        self._drop(chunk.seq)
+        self._decide(chunk.seq, len(self._versions(chunk.seq)) - 1)
         self._after_bad_chunk = False
-        late = self._deep_scans > 0  # stored out of order: those behind it may be stored before it
         self._hole_since, self._deep_scans = None, 0
-        self._next_seq = chunk.seq + 1
         self._position = end = chunk.position + chunk.frames
         self.head = max(self.head, end)
-        if chunk.stream_sequence and not late:
-            self.add_mark(Mark(chunk.position, chunk.seq, chunk.stream_sequence))
+        if chunk.stream_sequence:
+            # Those behind it may be stored before it: they are at hand then, or not taken yet.
+            behind = (c.stream_sequence for c in self._ahead.values() if c.stream_sequence)
+            first = min(chunk.stream_sequence, self._scanned + 1, *behind)
+            self.add_mark(Mark(chunk.position, chunk.seq, first))
         self.ended = chunk.end
         if end > self._start or chunk.end:
             skip = self._start - chunk.position
             if skip > 0:
                 skip = min(skip, chunk.frames)
+                passed = skip * 1_000_000_000 // self._format.sample_rate
                 chunk = chunk._replace(
                     position=chunk.position + skip,
                     frames=chunk.frames - skip,
                     payload=chunk.payload[skip * self._format.frame_bytes :],
+                    time_ns=chunk.time_ns and chunk.time_ns + passed,
                 )
             return chunk
         return None
 
     def _reject(self, chunk: Chunk) -> None:
         """Leave out a chunk whose position cannot be; the next one shows how long it was."""
-        self.bad["position"] += 1
-        self._drop(chunk.seq)
-        self._next_seq = chunk.seq + 1
+        self._decide(chunk.seq, len(self._versions(chunk.seq)))
         self._after_bad_chunk = True
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
@@ -309,55 +413,74 @@ class Feed:
     async def probe(self) -> None:
         """Learn where the live head is in the stream, for `mark_before`. Quick; never raises."""
         with contextlib.suppress(StoreUnavailable):
-            await self._newest_seq()
+            await self._more_stored()
 
-    async def _newest_seq(self) -> int | None:
-        """`Audio-Seq` of this session's newest stored chunk; None if it is another session's."""
+    async def _more_stored(self) -> bool:
+        """Whether the newest message in the stream says that there may be more to read."""
         stored = await self._store.last(self._subject)
-        if stored is not None and stored.sequence < self._scanned:
+        sequence = 0 if stored is None else stored.sequence
+        if sequence < self._scanned:
             # The stream was made anew, as one in memory is when its server restarts.
-            self._scanned = 0
+            self._scanned, self._newest = 0, None
             self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]
+        self._mark_next()
+        self._newest = sequence, time.monotonic()
         if stored is None:
-            return None
+            return False
         if stored.headers.get(SESSION_ID) != self._session_id:
             self.superseded = True  # or an older edge's late chunk: whoever asks the queue knows
-            return None
+            return True
         try:
             header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
         except BadChunk:
-            return None
-        if header.seq < self._next_seq:
-            self.add_mark(Mark(header.pos, header.seq, stored.sequence))
-        return header.seq
+            return True
+        if header.seq == self._next_seq - 1:
+            # Unless it is a double, that is all. After a long while it is made sure.
+            return sequence > self._scanned and self._quiet >= _QUIET_LONGEST_S
+        return header.seq >= self._next_seq or sequence > self._scanned
+
+    def _mark_next(self) -> None:
+        """Whatever was stored when the newest sequence was last asked for has long come in. If all
+        of that is given out, the chunk that is next, and all behind it, are stored later."""
+        if self._newest is None or self._look or self._reading or self.ended:
+            return
+        sequence, asked = self._newest
+        if all(chunk.arrived > asked for chunk in self._ahead.values()):
+            self.add_mark(Mark(self._position, self._next_seq, max(1, sequence)))
 
     async def _fill(self) -> Gap | None:
         """Read what is missing from the stream; the gap when it is not there and will not come."""
+        started = time.monotonic()
         quiet = not self._look and not self._ahead
-        known, self._unread = self._unread, False
         self._look = found = unread = False
         try:
-            newest = None
-            if self._scanned and not self._ahead and not known:
-                newest = await self._newest_seq()
-            if newest is None or newest >= self._next_seq:
+            if not quiet or not self._scanned or await self._more_stored():
+                self._reading = True
                 found = await self._read_on()
         except StoreUnavailable:
             self._look = unread = True
-            self._unread = known
+        except asyncio.CancelledError:
+            self._look = True
+            raise
+        finally:
+            self._reading = False
         now = time.monotonic()
         if quiet:
             self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
         self._look_at = now + (_RETRY_S if self._look or self._ahead else self._quiet)
-        if found or unread or not self._ahead:
+        if found or unread or not self._ahead or self._next_seq in self._ahead:
             return None
-        return self._give_up_hole(now)
+        return self._give_up_hole(started)
 
     def _give_up_hole(self, now: float) -> Gap | None:
         """Chunks are at hand, the one before them is not: after a while it counts as lost."""
         waited = now - (self._hole_since or now)
-        first = self._ahead[min(self._ahead)]
-        if first.position > self._start:
+        versions = self._versions(min(self._ahead))
+        first = next(filter(self._borne_out, versions), versions[0])
+        # Nobody wants what lies before the start. But each chunk has a frame at least: a position
+        # that cannot be says nothing.
+        least = self._position + first.seq - self._next_seq
+        if first.position > self._start or first.position < least:
             if waited < self._hole_seconds:
                 return None
             # A real chunk is followed by others; one that was forged far ahead is not.
@@ -380,8 +503,13 @@ class Feed:
         all is read; True if it is there. Whether more is stored is noted in `_look`."""
         marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
         found = await self._read_from(max(marks[-1].stream_sequence, self._scanned + 1))
-        waited = time.monotonic() - (self._hole_since or time.monotonic())
-        if not found and self._ahead and self._deep_scans <= (waited >= self._hole_seconds):
+        now = time.monotonic()
+        waited = now - (self._hole_since or now)
+        if self._next_seq in self._ahead:  # and in doubt
+            again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
+        else:
+            again = bool(self._ahead) and self._deep_scans <= (waited >= self._hole_seconds)
+        if not found and again:
             # Stored out of order, before the place where reading began or far behind? Look at the
             # start of a hole, and before it is given up.
             found = await self._read_from(1, past_room=True)
@@ -401,9 +529,13 @@ class Feed:
                     self._scanned = max(self._scanned, message.sequence)
                 elif not past_room:
                     return False  # `_look` is set, and this one is read again
-            found = self._next_seq in self._ahead
+            found = self._chosen() is not None
             if found or not messages or not left:
                 if left > 0:
-                    self._look = self._unread = True
+                    self._look = True
                 return found
             sequence = messages[-1].sequence + 1
+
+
+def _position(chunk: Chunk) -> int:
+    return chunk.position

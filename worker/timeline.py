@@ -38,7 +38,7 @@ class Timeline:
         self._rate = sample_rate
         self._pieces = [_Piece(0, start)]
         self._sent = 0
-        self._position = start
+        self._position = self._known_from = start
         self._arrivals: deque[_Arrival] = deque(maxlen=_MAX_ARRIVALS)
 
     @property
@@ -67,7 +67,8 @@ class Timeline:
 
     def to_position(self, stream_seconds: float) -> int:
         """Position of a time on the stream's clock, held within what was sent."""
-        sent = min(max(round(stream_seconds * self._rate), 0), self._sent)
+        seconds = min(max(0.0, stream_seconds), self.sent_seconds)  # in this order NaN is 0
+        sent = max(round(seconds * self._rate), self._pieces[0].sent)
         piece = self._pieces[bisect_right(self._pieces, sent, key=lambda p: p.sent) - 1]
         return min(piece.position + sent - piece.sent, self._position)
 
@@ -76,24 +77,30 @@ class Timeline:
         return round(self.to_position(stream_seconds) / self._rate, 6)
 
     def arrived(self, position: int) -> float | None:
-        """When the last frame before `position` came in, or None if that is not known."""
+        """When the last captured frame before `position` came in, or None if that is not known."""
+        if position > self._position:
+            return None
         # Nearly always one of the newest: look from the right.
-        arrived = None
         for arrival in reversed(self._arrivals):
-            if arrival.end < position:
-                break
-            arrived = arrival.arrived
-        return arrived
+            if arrival.position < position:
+                return arrival.arrived
+        return None
 
     def wall_clock_ns(self, position: int) -> int | None:
-        """Wall clock at capture of the frame at `position`, or None if that is not known."""
+        """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
+        frame in a gap is told by the chunk behind the gap."""
         for arrival in self._arrivals:
-            if arrival.position <= position < arrival.end and arrival.time_ns:
+            if position < arrival.end:
+                if position < self._known_from or not arrival.time_ns:
+                    return None
                 offset = position - arrival.position
                 return arrival.time_ns + offset * 1_000_000_000 // self._rate
         return None
 
     def forget(self, position: int) -> None:
         """Nothing before `position` will be asked for again."""
+        self._known_from = max(self._known_from, position)
         while self._arrivals and self._arrivals[0].end <= position:
             self._arrivals.popleft()
+        while len(self._pieces) > 1 and self._pieces[1].position <= position:
+            del self._pieces[0]

@@ -29,7 +29,8 @@ class Cluster:
     """Nodes `n0` to `n2`, each with a store of its own. Streams in it want 3 replicas."""
 
     def __init__(self, store: Path) -> None:
-        ports, own = _free_ports(_NODES), _free_ports(_NODES)
+        free = _free_ports(2 * _NODES)
+        ports, own = free[:_NODES], free[_NODES:]
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
         self.nodes = [
             EmbeddedServer(

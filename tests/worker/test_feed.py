@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from natterjack import streams
+from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
@@ -79,6 +80,7 @@ async def test_opened_in_the_middle_of_a_chunk(edge: PlainEdge, open_feed: OpenF
         chunk = (await take(feed, 1))[0]
         assert isinstance(chunk, Chunk)
         assert (chunk.seq, chunk.position, chunk.frames, len(chunk.payload)) == (7, 730, 70, 140)
+        assert chunk.time_ns == 1_000_000_000 + 730 * 125_000
         assert seqs(await take(feed, 12)) == list(range(8, 20))
 
 
@@ -287,6 +289,93 @@ async def test_a_mark_lets_it_start_near_the_position(
     async with open_feed(mark=mark, position=15_050) as feed:
         chunk = (await take(feed, 1))[0]
         assert chunk.position == 15_050
+
+
+async def test_the_end_that_was_stored_before_its_neighbour_is_found_from_any_mark(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(0, 1, 2)
+        await edge.publish(4, end=True)
+        await edge.publish(3)
+        await take(feed, 5)
+        await feed.probe()
+        await feed.probe()
+        mark = feed.mark_before(350)
+    async with open_feed(mark=mark, position=350) as feed:
+        assert seqs(await take(feed, 2)) == [3, 4]
+        assert feed.ended
+
+
+async def test_the_end_is_found_from_where_the_audio_ends(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(*range(5))
+        await edge.publish(5, end=True, frames=0)
+        await take(feed, 6)
+        await feed.probe()
+        await feed.probe()
+        mark = feed.mark_before(500)
+    async with open_feed(mark=mark, position=500) as feed:
+        assert seqs(await take(feed, 1)) == [5]
+
+
+async def test_a_forged_double_of_an_old_chunk_is_no_place_to_read_from(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(*range(10))
+        await take(feed, 10)
+        forged = ChunkHeader(edge.spec.session_id, 8, 1, 1, False)
+        await edge.raw({**encode_chunk_headers(forged), "Nats-Msg-Id": "forged"}, b"\7\7")
+        await feed.probe()
+        await feed.probe()
+        mark = feed.mark_before(250)
+    async with open_feed(mark=mark, position=250) as feed:
+        items = await take(feed, 8)
+        assert seqs(items) == list(range(2, 10))
+        assert items[0].position == 250
+
+
+async def test_distant_chunks_make_room_for_those_behind_a_hole(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed() as feed:
+        await edge.publish(0)
+        await take(feed, 1)
+        await edge.publish(*range(10, 150))  # more than there is room for, out of order
+        await edge.publish(*range(2, 10))
+        assert seqs(await take(feed, 149)) == ["missing", *range(2, 150)]
+
+
+async def test_a_bad_position_does_not_give_up_the_hole_before_it(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    async with open_feed(hole_seconds=30) as feed:
+        await edge.publish(0, 1)
+        await edge.publish(3, pos=0)
+        assert seqs(await take(feed, 2)) == [0, 1]
+        assert await feed.next(0.3) is None
+        await edge.publish(2, 4)
+        assert seqs(await take(feed, 3)) == [2, "bad_chunk", 4]
+
+
+async def test_a_cancelled_look_is_looked_again(edge: PlainEdge, open_feed: OpenFeed) -> None:
+    await edge.publish(*range(5))
+    async with open_feed() as feed:
+        for ticks in range(20):
+            task = asyncio.create_task(feed.next(bound(10)))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            if not task.done():
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert not feed.caught_up
+                continue
+            assert seqs([item for item in [await task] if item is not None]) == [0]
+            break
 
 
 async def test_nothing_is_lost_when_the_server_is_killed(

@@ -48,3 +48,20 @@ def test_wall_clock_at_a_position_and_forgetting() -> None:
     timeline.forget(100)
     assert timeline.wall_clock_ns(50) is None
     assert timeline.wall_clock_ns(199) == 9_099_000_000
+
+
+def test_clocks_amid_a_gap() -> None:
+    """What ends in a gap is as late as the sound before it; what begins there is told by the sound
+    behind it."""
+    timeline = Timeline(1000, 0)
+    timeline.advance(100, 10.0, 5_000_000_000)
+    timeline.advance_gap(400, 50)
+    assert timeline.arrived(300) == 10.0
+    assert timeline.wall_clock_ns(300) is None
+    timeline.advance(100, 11.0, 5_500_000_000)
+    assert timeline.arrived(300) == 10.0
+    assert timeline.arrived(501) == 11.0
+    assert timeline.wall_clock_ns(300) == 5_300_000_000
+    timeline.forget(200)
+    assert timeline.wall_clock_ns(199) is None
+    assert timeline.wall_clock_ns(200) == 5_200_000_000
