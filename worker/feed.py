@@ -248,9 +248,9 @@ class Feed:
 
     def _drop(self, seq: int) -> None:
         """Let go of all chunks of this number."""
-        self._ahead_bytes -= sum(len(chunk.payload) for chunk in self._versions(seq))
-        self._rivals.pop(seq, None)
-        del self._ahead[seq]
+        self._ahead_bytes -= len(self._ahead.pop(seq).payload)
+        for rival in self._rivals.pop(seq, ()):
+            self._ahead_bytes -= len(rival.payload)
 
     def _decide(self, seq: int, bad: int) -> None:
         """The chunk is given out, or left out: so many of its number were bad."""
@@ -281,12 +281,15 @@ class Feed:
 
     def _chosen(self) -> Chunk | None:
         """The chunk that is next; None if it is not there, or in doubt."""
+        held = self._ahead.get(self._next_seq)
+        if held is None or held.position == self._position:
+            return held  # nearly always
         versions = self._versions(self._next_seq)
         for chunk in versions:
             if chunk.position == self._position:
                 return chunk
         likely = [chunk for chunk in versions if self._borne_out(chunk)]
-        if likely or not versions or self._doubt_since is None:
+        if likely or self._doubt_since is None:
             return min(likely, default=None, key=_position)
         # Nothing better has come: what may be a gap is one, unless it is absurd.
         later = (chunk for chunk in versions if chunk.position > self._position)
@@ -352,7 +355,7 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        self._decide(chunk.seq, len(self._versions(chunk.seq)) - 1)
+        self._decide(chunk.seq, len(self._rivals.get(chunk.seq, ())))
         self._after_bad_chunk = False
         self._hole_since, self._deep_scans = None, 0
         self._position = end = chunk.position + chunk.frames

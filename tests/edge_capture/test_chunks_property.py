@@ -1,0 +1,73 @@
+"""The cutter with blocks of any size and lost frames: nothing is lost, doubled or misplaced."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_capture.chunks import Chunk, Cutter
+from natterjack.audio import AudioFormat
+
+from ..searching import examples
+
+# A block of so many frames; negative: so many were lost.
+blocks = st.lists(st.integers(1, 3000) | st.integers(-5000, -1), max_size=30)
+lengths_ms = st.sampled_from([1, 20, 80, 100])
+
+
+def cut(source: int, published: int, chunk_ms: int, script: list[int]) -> list[Chunk]:
+    """The chunks of a source whose frame n has the value n."""
+    cutter = Cutter(
+        AudioFormat("linear16", source, 1), AudioFormat("linear16", published, 1), None, chunk_ms
+    )
+    chunks, at = [], 0
+    for size in script:
+        if size > 0:
+            frames = (np.arange(at, at + size) % 2**15).astype(np.int16)
+            chunks += cutter.feed(frames[:, None], at * 10**9 // source)
+        else:
+            chunks += cutter.skip(-size)
+        at += abs(size)
+    return [*chunks, cutter.finish()]
+
+
+@examples(100)
+@given(rate=st.sampled_from([8000, 16_000, 44_100]), chunk_ms=lengths_ms, script=blocks)
+def test_each_frame_is_in_its_place_once(rate: int, chunk_ms: int, script: list[int]) -> None:
+    chunks = cut(rate, rate, chunk_ms, script)
+    got = [
+        (chunk.pos + n, value)
+        for chunk in chunks
+        for n, value in enumerate(np.frombuffer(chunk.payload, "<i2").tolist())
+    ]
+    wanted, at = [], 0
+    for size in script:
+        wanted += [(n, n % 2**15) for n in range(at, at + size)]
+        at += abs(size)
+    assert got == wanted
+    assert [chunk.end for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert all(len(chunk.payload) <= 2 * (rate * chunk_ms // 1000) for chunk in chunks)
+    assert all(chunk.payload for chunk in chunks[:-1])
+
+
+@examples(60)
+@given(
+    rates=st.sampled_from([(48_000, 16_000), (44_100, 16_000), (8000, 16_000), (16_000, 8000)]),
+    chunk_ms=lengths_ms,
+    script=blocks,
+)
+def test_resampled_sound_keeps_its_length_and_place(
+    rates: tuple[int, int], chunk_ms: int, script: list[int]
+) -> None:
+    source, published = rates
+    chunks = cut(source, published, chunk_ms, script)
+    ends = [chunk.pos + len(chunk.payload) // 2 for chunk in chunks]
+    assert all(end <= chunk.pos for end, chunk in zip(ends, chunks[1:], strict=False))
+    # Each stretch without loss is rounded to a whole frame of its own.
+    stretches = 1 + sum(size < 0 for size in script)
+    frames = sum(size for size in script if size > 0)
+    length = sum(len(chunk.payload) // 2 for chunk in chunks)
+    assert abs(length - frames * published / source) <= stretches
+    if script and script[-1] > 0:
+        assert abs(ends[-1] - sum(map(abs, script)) * published / source) <= stretches
