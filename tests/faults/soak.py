@@ -1,8 +1,8 @@
 """The long run: `make soak`, or `python -m tests.faults.soak --help`.
 
 First the times of recovery, on a machine that does nothing else; then storms of random faults, and
-beside them an hour in which nobody speaks. Prints tables of what was found; exit status 1 if a goal
-was missed.
+beside them an hour in which nobody speaks, and half an hour without network. Prints tables of what
+was found; exit status 1 if a goal was missed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from natterjack.embedded import find_binary
 
 from .audit import WORST_TIME_SECONDS, Audit
 from .fleet import fleet
+from .offline import Absence, offline
 from .recovery import HEAD, Row, rows
 from .silence import Quiet, growth, silence
 from .storm import Outcome, Settings, Storm
@@ -102,6 +103,20 @@ def silence_rows(quiets: list[Quiet]) -> list[Row]:
     ]  # fmt: skip
 
 
+def absence_rows(absences: list[Absence]) -> list[Row]:
+    """What the half hour without network came to."""
+    found = []
+    for absence in absences:
+        a = absence.audit
+        found.append(
+            Row(f"an edge without network for {absence.minutes:g} minutes, default limits, sound "
+                f"kept in {'its spool' if absence.kept == 'spool' else 'memory'}: words lost",
+                "0", f"{a.lost} of {a.words}; memory {absence.memory_bytes / 1e6:+.1f} MB",
+                a.clean, a.words)
+        )  # fmt: skip
+    return found
+
+
 def fault_rows(outcomes: list[Outcome]) -> list[str]:
     """How often each fault was committed, as a Markdown table."""
     faults = Counter[str]()
@@ -134,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--faults", type=int, default=1000, help="in all (default 1000)")
     parser.add_argument("--minutes", type=float, default=60, help="of silence (default 60)")
+    parser.add_argument("--offline", type=float, default=31, help="minutes (default 31)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--scale", type=float, default=1, help="of the recovery times; 0: none")
     return parser.parse_args()
@@ -147,12 +163,17 @@ async def main() -> int:
     if arguments.scale:
         found += await rows(arguments.scale, _say)
     quiet = asyncio.create_task(silence(arguments.minutes, _say)) if arguments.minutes else None
+    absent = asyncio.create_task(offline(arguments.offline, _say)) if arguments.offline else None
     outcomes = await storms(arguments.faults, arguments.seed) if arguments.faults else []
     if outcomes:
         found += storm_rows(outcomes)
     if quiet is not None:
         found += silence_rows(await quiet)
     failures = [failure for outcome in outcomes for failure in outcome.failures]
+    if absent is not None:
+        absences = await absent
+        found += absence_rows(absences)
+        failures += [f"{a.kept}: {a.audit}\n{a.told}" for a in absences if not a.audit.clean]
     for failure in failures:
         _say(failure)
     print(f"{where()}; seed {arguments.seed}, {(time.monotonic() - started) / 60:.0f} minutes\n")
