@@ -16,7 +16,7 @@ from natterjack.connection import Broker
 from natterjack.events import Account
 from natterjack.subjects import SessionKey
 
-from .errors import LeaseLost
+from .errors import LeaseLost, Overtaken
 from .feed import Mark
 
 
@@ -32,6 +32,7 @@ class Checkpoint(BaseModel):
     session_id: str
     epoch: int
     worker: str
+    holder: str = Field("", description="of whom it is: another for each time a session is taken")
     state: str
     closed: bool = False
     provider: str | None = None
@@ -60,7 +61,7 @@ class Checkpoint(BaseModel):
 
 
 class CheckpointStore:
-    """The checkpoint of one key, as one worker sees it. Every write is a compare-and-set."""
+    """The checkpoint of one key, as one holder sees it. Every write is a compare-and-set."""
 
     def __init__(self, broker: Broker, bucket: KeyValue, key: SessionKey) -> None:
         self._broker = broker
@@ -88,7 +89,8 @@ class CheckpointStore:
                 return None  # not one of ours: write over it
 
     async def write(self, checkpoint: Checkpoint) -> None:
-        """Raises LeaseLost when another worker wrote since. Tries on while the broker is away."""
+        """Raises LeaseLost when another holder wrote since; Overtaken if that was an older one, so
+        that what it wrote is to be read first. Tries on while the broker is away."""
         async with self._lock:
             await self._write(checkpoint)
 
@@ -103,12 +105,10 @@ class CheckpointStore:
                 stored = await self.read()
                 if stored is None or stored.session_id != checkpoint.session_id:
                     raise LeaseLost(f"the checkpoint of {self._key} was written over") from None
-                ours = (checkpoint.epoch, checkpoint.worker)
-                if stored.epoch >= checkpoint.epoch and (stored.epoch, stored.worker) != ours:
-                    raise LeaseLost(
-                        f"{stored.worker} has the session, epoch {stored.epoch}"
-                    ) from None
-                # Else a last write of an older holder came between: write over it.
+                if stored.holder != checkpoint.holder:
+                    # Delivery counts are not for ever: a broker that was killed may count anew.
+                    kind = LeaseLost if stored.epoch >= checkpoint.epoch else Overtaken
+                    raise kind(f"{stored.worker} has the session, epoch {stored.epoch}") from None
             except MaxPayloadError:
                 raise
             except (NatsError, TimeoutError):

@@ -210,6 +210,9 @@ class Claimer:
         broker, metrics = self._services.broker, self._services.metrics
         lease = self._services.lease_seconds
         beat = last = time.monotonic()
+        answered = asked = beat
+        """When the broker was last asked something that it has answered since; and at all."""
+        question: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
@@ -222,11 +225,20 @@ class Claimer:
             for session, _ in sessions:
                 session.tick(now)
             metrics.lag.set(max((s.lag_seconds for s, _ in sessions), default=0.0))
+            if question is not None and question.done():
+                if not question.cancelled() and question.exception() is None:
+                    answered = asked
+                question = None
+            if now - answered > lease:
+                # This process stood still, or what it sends does not arrive.
+                answered = now
+                for session, _ in sessions:
+                    session.doubt()
             if now - beat >= lease / 3 and broker.connected:
-                if now - beat > lease:
-                    for session, _ in sessions:
-                        session.doubt()
                 beat = now
+                if question is None:
+                    asked = now
+                    question = asyncio.create_task(broker.client.flush(max(1, round(lease))))
                 for _, message in sessions:
                     try:
                         await message.in_progress()

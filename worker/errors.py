@@ -2,6 +2,7 @@
 
 WorkerError
 ├── LeaseLost               another worker has the session: stop, publish nothing, do not ack
+│   └── Overtaken           an older holder wrote its checkpoint after we had read it
 ├── PluginError             a provider is unknown, or its plugin cannot be loaded or configured
 └── ProviderError           the provider's side of a session failed (provider, cause, retryable)
     ├── RequestRefused      it will not serve this request: wrong key, no credit, bad parameters
@@ -28,6 +29,10 @@ class WorkerError(NatterjackError):
 
 class LeaseLost(WorkerError):
     """Another worker has the session."""
+
+
+class Overtaken(LeaseLost):
+    """An older holder wrote its checkpoint after we had read it."""
 
 
 class PluginError(WorkerError, UsageError):

@@ -421,15 +421,17 @@ class Feed:
     async def _more_stored(self) -> bool:
         """Whether the newest message in the stream says that there may be more to read."""
         stored = await self._store.last(self._subject)
-        sequence = 0 if stored is None else stored.sequence
+        if stored is None:
+            return False
+        sequence = stored.sequence
         if sequence < self._scanned:
+            if await self._store.newest_sequence() >= self._scanned:
+                return True  # a replica that lags behind has answered
             # The stream was made anew, as one in memory is when its server restarts.
             self._scanned, self._newest = 0, None
             self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]
         self._mark_next()
         self._newest = sequence, time.monotonic()
-        if stored is None:
-            return False
         if stored.headers.get(SESSION_ID) != self._session_id:
             self.superseded = True  # or an older edge's late chunk: whoever asks the queue knows
             return True

@@ -52,13 +52,21 @@ class Publisher:
     """
 
     def __init__(
-        self, broker: Broker, js: JetStreamContext, key: SessionKey, session_id: str, epoch: int
+        self,
+        broker: Broker,
+        js: JetStreamContext,
+        key: SessionKey,
+        session_id: str,
+        epoch: int,
+        holder: str,
     ) -> None:
+        """`holder` tells its events from those of any other holder, of the same epoch even."""
         self._broker = broker
         self._js = js
         self._key = key
         self._session_id = session_id
         self._epoch = epoch
+        self._msg_id_prefix = f"{session_id}:{epoch}:{holder}:"
         self._filter = f"{TRANSCRIPT_PREFIX}.{key}.>"
         self._interim_subject = transcript_subject(key, "interim")
         self._lock = asyncio.Lock()
@@ -94,15 +102,15 @@ class Publisher:
         """
         async with self._lock:
             known = self._last_stream_sequence
-            event = await self._read_last()
-            ours = event is not None and event.epoch == self._epoch
+            last = await self._last(self._filter)
+            self._number_after(last)
+            ours = last is not None and last.msg_id.startswith(self._msg_id_prefix)
             if self._last_stream_sequence != known and not ours:
                 self.fenced = True
                 raise LeaseLost("another worker has published for this session")
 
-    async def _read_last(self) -> DurableEvent | None:
-        """The last durable event of *this* session."""
-        last = await self._last(self._filter)
+    def _number_after(self, last: _Last | None) -> DurableEvent | None:
+        """Number the next event behind `last`; that event, if it is of *this* session."""
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
         if event is None or event.session_id != self._session_id:
@@ -134,7 +142,7 @@ class Publisher:
         """
         while True:
             async with self._lock:
-                before = await self._read_last()
+                before = self._number_after(await self._last(self._filter))
             if isinstance(before, StatusEvent) and before.closing:
                 return before
             if before is not None and before.epoch > self._epoch:
@@ -165,7 +173,7 @@ class Publisher:
             sequence = self._next_sequence
             payload = make(sequence).encode()
             # With its kind: the server must not take one event for another's double.
-            msg_id = f"{self._session_id}:{self._epoch}:{sequence}:{kind}"
+            msg_id = f"{self._msg_id_prefix}{sequence}:{kind}"
             self._last_stream_sequence = await self._store(kind, payload, msg_id)
             self._next_sequence = sequence + 1
 

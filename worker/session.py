@@ -16,6 +16,7 @@ import contextlib
 import enum
 import logging
 import random
+import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ from .account import Books
 from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
 from .control import NoStream, controlled
-from .errors import Dropped, LeaseLost, PluginError, ProviderError, RequestRefused
+from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
 from .feed import Chunk, Feed, Gap
 from .metrics import Metrics
 from .plugins import Providers, available
@@ -161,7 +162,8 @@ class Session:
         self.since = time.monotonic()
         self._request_sequence = request_sequence
         self._problem = problem
-        self._publisher = Publisher(services.broker, services.js, self.key, self.id, epoch)
+        holder = secrets.token_hex(8)
+        self._publisher = Publisher(services.broker, services.js, self.key, self.id, epoch, holder)
         self._scribe = Scribe(self._publisher, spec, epoch, settings.name)
         self._books = Books(self.key, spec.sample_rate, services.metrics)
         self._checkpoints = CheckpointStore(services.broker, services.bucket, self.key)
@@ -169,6 +171,7 @@ class Session:
             session_id=self.id,
             epoch=epoch,
             worker=settings.name,
+            holder=holder,
             state=self.state.value,
             request_sequence=request_sequence,
             opened_at=spec.opened_at,
@@ -247,6 +250,25 @@ class Session:
 
     async def _take_over(self) -> None:
         """Become the session's one holder, then learn where to resume."""
+        while True:
+            await self._read_checkpoint()
+            try:
+                await self._write_checkpoint()
+            except Overtaken:
+                continue  # what was read was not the last: a write that succeeds proves that it was
+            break
+        before = await self._publisher.establish(lambda n: self._scribe.status_event(n, "assigned"))
+        if isinstance(before, StatusEvent) and before.closing:
+            await self._write_checkpoint(closed=True)
+            raise _Finished
+        if self._problem is not None:
+            raise _Failed(self._problem)
+        if before is not None:
+            await self._scribe.resume()
+
+    async def _read_checkpoint(self) -> None:
+        """Adopt what is stored of this session, if it is ours to take over. Raises LeaseLost, Busy,
+        _Finished."""
         stored = await self._checkpoints.read()
         if stored is not None and self.id in stored.closed_before:
             raise _Finished  # its request came again, after others had used the key
@@ -267,15 +289,6 @@ class Session:
             raise LeaseLost(f"{stored.worker} has epoch {stored.epoch}")
         else:
             self._adopt(stored)
-        await self._write_checkpoint()
-        before = await self._publisher.establish(lambda n: self._scribe.status_event(n, "assigned"))
-        if isinstance(before, StatusEvent) and before.closing:
-            await self._write_checkpoint(closed=True)
-            raise _Finished
-        if self._problem is not None:
-            raise _Failed(self._problem)
-        if before is not None:
-            await self._scribe.resume()
 
     async def _queued(self, sequence: int) -> int | None:
         """Sequence of the first request for this key in the queue, from `sequence` on. Raises Busy
@@ -301,6 +314,7 @@ class Session:
             update={
                 "epoch": self.epoch,
                 "worker": self._settings.name,
+                "holder": self._checkpoint.holder,
                 "request_sequence": self._request_sequence,
                 "crashes": crashes,
             }
@@ -577,6 +591,10 @@ class Session:
                 if latency is not None:
                     interim_latency.observe(latency)
             elif isinstance(event, Final):
+                if self._books.gaps_until > self._checkpoint.gaps_until:
+                    await (
+                        self._write_checkpoint()
+                    )  # who resumes behind the final sees no gap before
                 latency = await self._scribe.final(relay.timeline, event)
                 if latency is not None:
                     final_latency.observe(latency)
@@ -625,7 +643,7 @@ class Session:
         self._checkpoint = self._checkpoint.model_copy(
             update={
                 "state": (state or self.state).value,
-                "closed": closed,
+                "closed": closed or self._checkpoint.closed,
                 "position": self.position,
                 "mark_position": mark.position,
                 "mark_seq": mark.seq,

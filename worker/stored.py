@@ -44,6 +44,7 @@ class StreamStore:
 
     def __init__(self, broker: Broker, stream: str) -> None:
         self._client = broker.client
+        self._stream = stream
         self._subject = f"$JS.API.DIRECT.GET.{stream}"
         self._inbox = self._client.new_inbox()
         self._waiting: dict[str, _Collected] = {}
@@ -94,6 +95,15 @@ class StreamStore:
         """The newest message on `subject`. Raises StoreUnavailable."""
         messages, _ = await self._get({"last_by_subj": subject})
         return messages[0] if messages else None
+
+    async def newest_sequence(self) -> int:
+        """Of the whole stream, as its leader knows it: direct reads are answered by any replica,
+        and one may lag behind. Raises StoreUnavailable."""
+        try:
+            state = (await self._client.jetstream().stream_info(self._stream)).state
+        except (NatsError, TimeoutError) as error:
+            raise StoreUnavailable(f"{self._stream}: {error!r}") from None
+        return int(state.last_seq)
 
     async def read(
         self, subject: str, from_sequence: int, *, batch: int, max_bytes: int

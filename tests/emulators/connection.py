@@ -192,6 +192,7 @@ class Connection:
         for kind in kinds if "all" in wanted else wanted:
             if kind not in self._garbage_sent:
                 self._garbage_sent.add(kind)
+                self._entry.fault = "garbage"
                 self._outbox.put_nowait((due, kinds[kind]))
                 return
 

@@ -32,6 +32,11 @@ class RemoteEmulator:
         """Abort every connection that stands; how many there were."""
         return int((await self._call("POST", "drop"))["dropped"])
 
+    async def committed(self) -> tuple[dict[str, int], int]:
+        """Connections on which each fault was committed, and how many stand now."""
+        told = await self._call("GET", "committed")
+        return told["faults"], told["open"]
+
     async def log(self) -> list[dict[str, Any]]:
         """As ConnectionLog.as_json, oldest first."""
         return list((await self._call("GET", "log"))["connections"])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from abc import ABC, abstractmethod
+from collections import Counter
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
@@ -103,6 +104,7 @@ class Emulator(ABC):
         app = web.Application()
         self.route(app.router)
         app.router.add_get("/_emulator/log", self._get_log)
+        app.router.add_get("/_emulator/committed", self._get_committed)
         app.router.add_get("/_emulator/faults", self._get_faults)
         app.router.add_post("/_emulator/faults", self._post_faults)
         app.router.add_delete("/_emulator/faults", self._delete_faults)
@@ -254,6 +256,10 @@ class Emulator(ABC):
 
     async def _get_log(self, request: web.Request) -> web.Response:
         return web.json_response({"connections": [entry.as_json() for entry in self.log]})
+
+    async def _get_committed(self, request: web.Request) -> web.Response:
+        faults = Counter(entry.fault for entry in self.log if entry.fault)
+        return web.json_response({"faults": faults, "open": self.open_connections})
 
     async def _get_faults(self, request: web.Request) -> web.Response:
         return web.json_response(self.faults.model_dump())

@@ -56,10 +56,12 @@ def audit(
     places: Sequence[tones.HeardWord],
     *,
     captured_seconds: float | None = None,
+    gaps: Sequence[tuple[float, float, str]] | None = (),
 ) -> Audit:
     """Audit the durable events of one session in which `words` were spoken at `places`.
 
-    `captured_seconds`: length of the session's audio, if it was published to its end.
+    `captured_seconds`: length of the session's audio, if it was published to its end. `gaps`:
+    start, end and cause of the audio that was never published; None if it is not known.
     """
     finals = [event for event in events if isinstance(event, FinalEvent)]
     heard = [word for final in finals for word in final.words]
@@ -86,7 +88,26 @@ def audit(
         found.problems.append("the closing event has no account")
     else:
         found.problems += _account(account, captured_seconds)
+        told = [(gap.start, gap.end, gap.cause) for gap in account.gaps]
+        if gaps is not None and not _same(told, gaps):
+            found.problems.append(f"gaps {told}, and not {list(gaps)}")
     return found
+
+
+def _same(
+    told: Sequence[tuple[float, float, str]], gaps: Sequence[tuple[float, float, str]]
+) -> bool:
+    """Whether these are the same gaps. One that was met in two parts is told in two."""
+    joined: list[tuple[float, float, str]] = []
+    for start, end, cause in told:
+        if joined and joined[-1][2] == cause and abs(joined[-1][1] - start) < _CLOSE:
+            joined[-1] = (joined[-1][0], end, cause)
+        else:
+            joined.append((start, end, cause))
+    return len(joined) == len(gaps) and all(
+        abs(a[0] - b[0]) < _CLOSE and abs(a[1] - b[1]) < _CLOSE and a[2] == b[2]
+        for a, b in zip(joined, gaps, strict=True)
+    )
 
 
 def _numbering(events: Sequence[DurableEvent], finals: Sequence[FinalEvent]) -> list[str]:

@@ -112,8 +112,9 @@ class Talk:
         audio = tones.encode(self.words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)  # type: ignore[arg-type]
         self.seconds = len(audio) / 2 / RATE
         self.line = line
-        self.spec: SessionSpec | None = None
-        """As the edge's process has announced it; only the key and the id are true."""
+        self.specs: list[SessionSpec] = []
+        """Of its sessions, as the edge's processes have announced them; only key and id are true.
+        Killed when nothing was left to do, the next one begins to say all of it anew."""
         self.kills = 0
         self.errors = directory / f"{name}.log"
         self._name = name
@@ -139,22 +140,17 @@ class Talk:
             assert process.stdout is not None
             if announced := (await process.stdout.readline()).split():
                 key, session_id = (word.decode() for word in announced)
-                if self.spec is not None and self.spec.session_id != session_id:
-                    # Killed when nothing was left to do: this run begins to say all of it anew.
-                    process.kill()
-                    await process.wait()
-                    return 0
-                self.spec = SessionSpec(
-                    session_id=session_id, **SessionKey(*key.split("."))._asdict()
-                )
+                if session_id not in {spec.session_id for spec in self.specs}:
+                    parts = SessionKey(*key.split("."))._asdict()
+                    self.specs.append(SessionSpec(session_id=session_id, **parts))
             status = await process.wait()
             self._process = None
             if status != -signal.SIGKILL:
                 return status
 
     def kill(self) -> bool:
-        """SIGKILL the edge, if it runs and has announced its session."""
-        if self._process is None or self.spec is None:
+        """SIGKILL the edge, if it runs and has announced its session, the first one."""
+        if self._process is None or len(self.specs) != 1:
             return False
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
@@ -208,7 +204,8 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
 async def fleet(
     directory: Path, workers: int, providers: Sequence[str], **settings: str
 ) -> AsyncIterator[Fleet]:
-    """A running installation; `settings` are of the workers' environment."""
+    """A running installation; `settings` are of the workers' environment. Workers have few slots,
+    so that each holds sessions."""
     cluster = Cluster(directory / "nats")
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(cluster.stop)
@@ -218,7 +215,7 @@ async def fleet(
         }
         environment = {
             **worker_environment(emulators), "WORKER_PROVIDER": providers[0],
-            "NATTERJACK_STREAM_REPLICAS": "3", **settings,
+            "NATTERJACK_STREAM_REPLICAS": "3", "WORKER_MAX_SESSIONS": "2", **settings,
         }  # fmt: skip
         seats: list[Seat] = []
         for _ in range(workers):

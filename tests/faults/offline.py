@@ -64,7 +64,7 @@ async def _absence(made: Bench, name: str, minutes: float, arguments: list[str])
     async with NatsProxy(made.server.port) as line:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge_capture", "stdin", "--live", "--conversation", name,
-            "--quiet", "--nats-url", line.url, *arguments,
+            "--quiet", "--catch-up-rate", "8", "--nats-url", line.url, *arguments,
             env={k: v for k, v in os.environ.items() if not k.startswith("EDGE_")},
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip

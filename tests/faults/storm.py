@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -10,15 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from natterjack import streams
-from natterjack.connection import connected
+from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
+from natterjack.spec import SessionSpec
 
 from ..emulators.process import RemoteEmulator
-from ..worker.programs import closed
+from ..waiting import until
+from ..worker.programs import closed, queue_empty
 from .audit import Audit, audit
 from .fleet import Fleet, Line, Seat, Talk, open_files, resident_bytes
 
@@ -29,6 +35,8 @@ _OFF: dict[str, Any] = {
     "stop_reading_after_seconds": None, "garbage": [],
 }  # fmt: skip
 """An emulator's switches of running connections."""
+_COMMIT_SECONDS = 8.0
+"""A fault that nobody has met after so long is given up, and not counted."""
 
 
 @dataclass
@@ -56,8 +64,10 @@ class Outcome:
     audit: Audit = field(default_factory=Audit)
     faults: Counter[str] = field(default_factory=Counter)
     edge_kills: int = 0
-    worker_memory: list[tuple[float, int, int]] = field(default_factory=list)
-    """Of the worker that was never killed: seconds, resident bytes, open files."""
+    worker_memory: list[int] = field(default_factory=list)
+    """Of the worker that was never killed: resident bytes, every ten seconds."""
+    files_left: int = 0
+    """Open files of that worker, when it held nothing any more, beyond those of its start."""
     failures: list[str] = field(default_factory=list)
     """Sessions that were not right, told at length."""
 
@@ -71,6 +81,8 @@ class Storm:
         self._settings = settings
         self._random = random.Random(settings.seed)
         self._talks: set[Talk] = set()
+        self._ended: list[Talk] = []
+        self._files_before = open_files(fleet.seats[0].worker.pid)
         self._nodes_busy = asyncio.Lock()
         self._over = asyncio.Event()
         self._started = time.monotonic()
@@ -91,6 +103,7 @@ class Storm:
             "provider's handshake is slow or cut": (1, self._provider_handshake),
             "provider stops reading": (1, lambda: self._provider("stop_reading_after_seconds", 0)),
             "provider goes mute": (2, lambda: self._provider("mute_after_seconds", 0)),
+            "recordings get an HTTP error, nonsense, half an answer or none": (1, self._recordings),
             "provider closes with 1011": (1, lambda: self._provider("close_after_seconds", 0)),
             "provider closes at once, again and again": (1, self._provider_closes_again),
             "provider answers late": (1, self._provider_late),
@@ -121,6 +134,7 @@ class Storm:
             self._over.set()
             await asyncio.wait(talks)
             meter.cancel()
+        await self._settle()
         for seat in self._fleet.seats:
             stray = seat.stray + seat.worker.stray_lines
             if stray:
@@ -132,13 +146,13 @@ class Storm:
         while True:
             at = time.monotonic() - self._started
             found = self.outcome
-            found.worker_memory.append((at, resident_bytes(witness), open_files(witness)))
+            found.worker_memory.append(resident_bytes(witness))
             a = found.audit
             progress(
                 f"{at:6.0f} s  {found.faults.total():5} faults  {a.sessions:4} sessions  "
                 f"{a.words} words: {a.lost} lost, {a.doubled} doubled, {a.out_of_order} out of "
                 f"order, worst time {a.worst_time_seconds * 1000:.1f} ms; "
-                f"worker {found.worker_memory[-1][1] / 1e6:.1f} MB"
+                f"worker {found.worker_memory[-1] / 1e6:.1f} MB"
             )
             await asyncio.sleep(10)
 
@@ -161,25 +175,46 @@ class Storm:
             finally:
                 self._talks.discard(talk)
             self.outcome.edge_kills += talk.kills
-        if talk.spec is None:
+        if not talk.specs:
             raise RuntimeError(f"the edge ended with {status}: {talk.errors.read_text()}")
+        found = Audit()
         async with connected(fleet.broker_settings, name="auditor") as broker:
-            try:
-                transcript = await closed(broker, talk.spec, CLOSED_SECONDS)
-            except AssertionError as error:
-                found, told = Audit(1, len(talk.words), problems=["it never ended"]), str(error)
-            else:
-                found = audit(
-                    transcript.events, talk.words, talk.places, captured_seconds=talk.seconds
-                )
-                told = transcript.told()
+            for spec in talk.specs:
+                found.add(await self._audit(broker, spec, talk, CLOSED_SECONDS))
         if status != 0:
             found.problems.append(f"the edge ended with {status}")
         if not found.clean:
             said = talk.errors.read_text()[-3000:]
-            self.outcome.failures.append(f"{name} {chain} {found}\n{told}\n{said}")
+            self.outcome.failures.append(f"{name} {chain} {found}\n{said}")
         self.outcome.audit.add(found)
+        self._ended.append(talk)
         talk.clear()
+
+    async def _audit(self, broker: Broker, spec: SessionSpec, talk: Talk, seconds: float) -> Audit:
+        try:
+            transcript = await closed(broker, spec, seconds)
+        except AssertionError as error:
+            return Audit(1, len(talk.words), len(talk.words), problems=[str(error)])
+        found = audit(transcript.events, talk.words, talk.places, captured_seconds=talk.seconds)
+        if not found.clean:
+            self.outcome.failures.append(f"{spec.key} {found}\n{transcript.told()}")
+        return found
+
+    async def _settle(self) -> None:
+        """When all is calm: nothing is held or queued any more, and what the streams say now, after
+        every zombie has woken, is the last word."""
+        async with connected(self._fleet.broker_settings, name="auditor") as broker:
+            await queue_empty(broker, 120)
+            for seat in self._fleet.seats:
+                await until(partial(_holds_nothing, seat), "the worker holds no session", 60)
+            last = Audit()
+            for talk in self._ended:
+                for spec in talk.specs:
+                    last.add(await self._audit(broker, spec, talk, 10))
+        last.problems += [p for p in self.outcome.audit.problems if p not in last.problems]
+        self.outcome.audit = last
+        witness = self._fleet.seats[0].worker.pid
+        self.outcome.files_left = open_files(witness) - self._files_before
 
     async def _break(self) -> None:
         names = list(self.faults)
@@ -195,27 +230,33 @@ class Storm:
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)
 
-    def _seat(self, *, mortal: bool) -> Seat | None:
+    async def _seat(self, *, mortal: bool) -> Seat | None:
+        """One that nobody is busy with, and whose worker has sessions: else nothing is hit."""
         seats = self._fleet.seats[1:] if mortal else self._fleet.seats
-        free = [seat for seat in seats if not seat.busy.locked()]
-        return self._random.choice(free) if free else None
+        for seat in self._random.sample(seats, len(seats)):
+            if seat.busy.locked():
+                continue
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, AssertionError):
+                if (await seat.worker.get("/sessions"))[1] != "[]" and not seat.busy.locked():
+                    return seat
+        return None
 
     async def _worker_killed(self) -> bool:
-        if (seat := self._seat(mortal=True)) is None:
+        if (seat := await self._seat(mortal=True)) is None:
             return False
         async with seat.busy:
             await seat.kill()
         return True
 
     async def _worker_drained(self) -> bool:
-        if (seat := self._seat(mortal=True)) is None:
+        if (seat := await self._seat(mortal=True)) is None:
             return False
         async with seat.busy:
             await seat.drain()
         return True
 
     async def _worker_frozen(self, least: float, most: float) -> bool:
-        if (seat := self._seat(mortal=False)) is None:
+        if (seat := await self._seat(mortal=False)) is None:
             return False
         async with seat.busy:
             await seat.freeze(self._between(least, most))
@@ -228,7 +269,7 @@ class Storm:
         return True
 
     async def _worker_cut(self, least: float, most: float) -> bool:
-        if (seat := self._seat(mortal=False)) is None:
+        if (seat := await self._seat(mortal=False)) is None:
             return False
         async with seat.busy:
             seat.line.cut()
@@ -237,7 +278,7 @@ class Storm:
         return True
 
     async def _worker_stalled(self) -> bool:
-        if (seat := self._seat(mortal=False)) is None:
+        if (seat := await self._seat(mortal=False)) is None:
             return False
         async with seat.busy:
             seat.line.stall()
@@ -245,14 +286,44 @@ class Storm:
             seat.line.heal()
         return True
 
-    def _emulator(self) -> RemoteEmulator:
-        return self._random.choice(list(self._fleet.emulators.values()))
+    def _emulator(self, *, sockets: bool = False) -> RemoteEmulator:
+        """One of them; with `sockets`, one of those that hold connections open."""
+        names = list(self._fleet.emulators)
+        names = [name for name in names if not sockets or name != "deepgram-rest"]
+        return self._fleet.emulators[self._random.choice(names)]
 
-    async def _provider(self, switch: str, value: Any) -> bool:
-        """Throw a switch of running connections, for the next one or two."""
-        count = self._random.randint(1, 2)
-        await self._emulator().set(**{**_OFF, switch: value, "connections": count})
-        return True
+    async def _committed(
+        self, emulator: RemoteEmulator, fault: str, switches: dict[str, Any], count: int = 1
+    ) -> bool:
+        """Throw switches; whether the fault has come to be on so many connections more, soon."""
+        before, _ = await emulator.committed()
+        await emulator.set(**switches)
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        while time.monotonic() < deadline:
+            now, _ = await emulator.committed()
+            if now.get(fault, 0) >= before.get(fault, 0) + count:
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:
+        """Throw a switch of running connections, for the next so many."""
+        fault = "garbage" if switch == "garbage" else switch
+        switches = {**_OFF, switch: value, "connections": count}
+        return await self._committed(self._emulator(sockets=True), fault, switches, count)
+
+    async def _recordings(self) -> bool:
+        emulator = self._fleet.emulators["deepgram-rest"]
+        fault, value = self._random.choice(
+            [("error_status", 503), ("garbage", ["all"]), ("never_answers", True),
+             ("drop_mid_response", True)]
+        )  # fmt: skip
+        off: dict[str, Any] = {"error_status": None, "garbage": [], "never_answers": False,
+               "drop_mid_response": False}  # fmt: skip
+        try:
+            return await self._committed(emulator, fault, {**off, fault: value, "connections": 1})
+        finally:
+            await emulator.set(**off)
 
     async def _provider_drops(self) -> bool:
         return await self._emulator().drop() > 0
@@ -260,42 +331,49 @@ class Storm:
     async def _provider_refuses(self) -> bool:
         emulator = self._emulator()
         await emulator.set(refuse=True)
-        await emulator.drop()
+        hit = await emulator.drop()
         await asyncio.sleep(self._between(0.2, 3))
         await emulator.set(refuse=False)
-        return True
+        return hit > 0
+
+    async def _handshake(self, emulator: RemoteEmulator, **switches: Any) -> bool:
+        """Drop what stands, so that it is dialled again."""
+        await emulator.drop()
+        off = {"handshake_status": None, "handshake_drop": False, "handshake_delay_seconds": 0.0}
+        done = await self._committed(emulator, "handshake", {**off, **switches})
+        if not done:
+            await emulator.set(**off, handshakes=0)
+        return done
 
     async def _provider_status(self) -> bool:
-        emulator, status = self._emulator(), self._random.choice([429, 503])
-        await emulator.set(handshake_status=status, handshakes=self._random.randint(1, 3))
-        return await emulator.drop() > 0
+        status, count = self._random.choice([429, 503]), self._random.randint(1, 3)
+        return await self._handshake(
+            self._emulator(), handshake_status=status, handshakes=count
+        )  # fmt: skip
 
     async def _provider_forbids(self) -> bool:
         """Only ever the first: one that refuses for good is not asked again in a session, so of
         every chain one must never do it."""
         emulator = next(iter(self._fleet.emulators.values()))
-        await emulator.set(handshake_status=self._random.choice([401, 402]), handshakes=1)
-        return await emulator.drop() > 0
+        status = self._random.choice([401, 402])
+        return await self._handshake(emulator, handshake_status=status, handshakes=1)
 
     async def _provider_handshake(self) -> bool:
-        emulator, slow = self._emulator(), self._random.random() < 0.5
-        await emulator.set(
-            handshake_status=None, handshake_drop=not slow,
-            handshake_delay_seconds=2.0 if slow else 0.0, handshakes=self._random.randint(1, 3),
-        )  # fmt: skip
-        return await emulator.drop() > 0
+        slow, count = self._random.random() < 0.5, self._random.randint(1, 3)
+        how = {"handshake_delay_seconds": 2.0} if slow else {"handshake_drop": True}
+        return await self._handshake(self._emulator(), **how, handshakes=count)
 
     async def _provider_closes_again(self) -> bool:
-        emulator = self._emulator()
-        await emulator.set(**{**_OFF, "close_after_seconds": 0, "connections": 4})
-        return True
+        """After each connect, four times."""
+        return await self._provider("close_after_seconds", 0, 4)
 
     async def _provider_late(self) -> bool:
         emulator = self._emulator()
+        _, standing = await emulator.committed()
         await emulator.set(latency_seconds=self._between(0.3, 2))
         await asyncio.sleep(self._between(1, 5))
         await emulator.set(latency_seconds=0)
-        return True
+        return standing > 0
 
     async def _restart(self, nodes: list[EmbeddedServer], seconds: float) -> bool:
         if self._nodes_busy.locked():
@@ -362,3 +440,7 @@ class Storm:
         done = await asyncio.gather(*(self.faults[name][1]() for name in names))
         self.outcome.faults.update(name for name, did in zip(names, done, strict=True) if did)
         return False
+
+
+async def _holds_nothing(seat: Seat) -> bool:
+    return (await seat.worker.get("/sessions"))[1] == "[]"

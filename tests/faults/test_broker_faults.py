@@ -15,6 +15,7 @@ from nats.js.api import StreamConfig
 from natterjack import streams
 from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
+from natterjack.events import Event, StatusEvent
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.streams import ensure
@@ -144,3 +145,39 @@ async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
     assert found.clean, f"{found}\n{transcript.told()}"
     assert before >= 100
     assert stored > -(-len(audio) // 2560), "nothing was stored twice"
+
+
+async def test_a_broker_that_dies_while_sessions_are_taken(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator, broker: Broker
+) -> None:
+    """It has not noted the deliveries, and delivers the requests again under the same count: of two
+    that hold a session then, only one may write its checkpoint and publish."""
+    await ensure(broker, StreamSettings())
+    settings = BrokerSettings(url=nats_server.url)
+
+    def restart() -> None:
+        nats_server.kill()
+        nats_server.start()
+
+    async with NatsProxy(nats_server.port) as line:
+        worker = WorkerProcess(line.url, emulator.url)
+        struck = line.before(f"$KV.{streams.BUCKET}.>", restart, n=6)
+        await worker.start()
+        try:
+            speakers = [Speaker(settings, 20, speed=2, conversation=f"c{n}") for n in range(6)]
+            speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
+            await asyncio.wait_for(struck.fired.wait(), 30)
+            await speaking
+            for speaker in speakers:
+                transcript = await closed(broker, speaker.spec, 60)
+                transcript.audit(speaker)
+                taken = [event.epoch for event in transcript.events if _is(event, "assigned")]
+                assert len(taken) == len(set(taken)), transcript.told()
+            await queue_empty(broker)
+        finally:
+            await worker.stop()
+        assert not worker.stray_lines
+
+
+def _is(event: Event, state: str) -> bool:
+    return isinstance(event, StatusEvent) and event.state == state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +26,7 @@ from worker.settings import WorkerSettings
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from ..worker.programs import (
+    RATE,
     Speaker,
     StartWorker,
     WorkerProcess,
@@ -33,6 +35,7 @@ from ..worker.programs import (
     queue_empty,
     spoken,
 )
+from .audit import audit
 from .proxy import NatsProxy
 
 StartBehind = Callable[..., Awaitable[tuple[WorkerProcess, NatsProxy]]]
@@ -138,6 +141,34 @@ async def test_a_worker_that_is_cut_off_from_the_broker(
     await queue_empty(broker)
     for worker in lines:
         assert not worker.stray_lines
+
+
+async def test_a_gap_stays_on_the_account_whatever_dies(
+    start_behind: StartBehind, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """The worker is killed between a final that ends in the gap and its checkpoint: who resumes at
+    the end of that final does not meet the gap again."""
+    quick = {"WORKER_HOLE_SECONDS": "0.5", "NATTERJACK_LEASE_SECONDS": "1"}
+    worker, line = await start_behind(**quick)
+    speaker = Speaker(broker_settings, 60, speed=4)
+    speaker.left_out = set(range(60, 80))
+    start, end = 60 * 0.08, 80 * 0.08
+    struck = line.before(
+        f"$KV.{streams.BUCKET}.{speaker.spec.key}",
+        lambda: worker.signal(signal.SIGKILL),
+        where=lambda message: json.loads(message.payload)["position"] > start * RATE,
+    )  # fmt: skip
+    speaking = asyncio.create_task(speaker.speak())
+    await asyncio.wait_for(struck.fired.wait(), bound(30))
+    await start_behind(**quick)
+    await speaking
+    transcript = await closed(broker, speaker.spec, 60)
+    kept = [place for place in speaker.places if place.end <= start or place.start >= end]
+    found = audit(
+        transcript.events, [place.word for place in kept], kept,
+        captured_seconds=speaker.seconds, gaps=[(start, end, "missing")],
+    )  # fmt: skip
+    assert found.clean, f"{found}\n{transcript.told()}"
 
 
 async def test_a_rolling_restart_under_load(

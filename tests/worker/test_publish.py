@@ -14,7 +14,7 @@ from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from worker.checkpoint import Checkpoint, CheckpointStore
-from worker.errors import LeaseLost
+from worker.errors import LeaseLost, Overtaken
 from worker.publish import Publisher
 from worker.stored import StreamStore
 
@@ -26,9 +26,12 @@ KEY = SessionKey("t", "c", "s")
 class Holder:
     """A publisher with the events to give it."""
 
-    def __init__(self, broker: Broker, epoch: int, session_id: str = "session-1") -> None:
+    def __init__(
+        self, broker: Broker, epoch: int, session_id: str = "session-1", name: str = "a"
+    ) -> None:
         self.session_id, self.epoch = session_id, epoch
-        self.publisher = Publisher(broker, broker.client.jetstream(), KEY, session_id, epoch)
+        js = broker.client.jetstream()
+        self.publisher = Publisher(broker, js, KEY, session_id, epoch, name)
 
     def status(self, sequence: int, state: StatusState = "assigned") -> StatusEvent:
         return StatusEvent(
@@ -189,10 +192,15 @@ async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: 
     assert finals == sorted(set(finals), key=int)
 
 
-@pytest.mark.parametrize("session_id", ["session-1", "session-2"])
-async def test_nobody_climbs_over_the_fence(ready_broker: Broker, session_id: str) -> None:
-    """A holder that has slept learns from the broker where finals end, and that it is fenced."""
-    old, new = Holder(ready_broker, 1), Holder(ready_broker, 2, session_id)
+@pytest.mark.parametrize(
+    ("epoch", "session_id"), [(2, "session-1"), (1, "session-1"), (1, "session-2")]
+)
+async def test_nobody_climbs_over_the_fence(
+    ready_broker: Broker, epoch: int, session_id: str
+) -> None:
+    """A holder that has slept learns from the broker where finals end, and that it is fenced. A
+    broker that was killed may give the same epoch twice."""
+    old, new = Holder(ready_broker, 1), Holder(ready_broker, epoch, session_id, "b")
     await old.publisher.establish(old.status)
     await old.final("a")
     await old.publisher.resume()
@@ -207,7 +215,7 @@ async def test_nobody_climbs_over_the_fence(ready_broker: Broker, session_id: st
 
 def _checkpoint(worker: str, epoch: int) -> Checkpoint:
     return Checkpoint(
-        session_id="session-1", epoch=epoch, worker=worker, state="streaming",
+        session_id="session-1", epoch=epoch, worker=worker, holder=worker, state="streaming",
         opened_at=datetime.now(UTC),
     )  # fmt: skip
 
@@ -224,3 +232,22 @@ async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
     await b.write(_checkpoint("b", 2))
     with pytest.raises(LeaseLost, match="b has the session"):
         await a.write(_checkpoint("a", 1))
+
+
+async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
+    """Whoever is refused has lost the session, but for one that has a higher epoch: it is to read
+    again, and what an older holder wrote last is not written over."""
+    bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
+    a, b, c = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(3))
+    for store in (a, b, c):
+        assert await store.read() is None
+    await a.write(_checkpoint("a", 1))
+    with pytest.raises(LeaseLost) as refused:
+        await b.write(_checkpoint("b", 1))
+    assert not isinstance(refused.value, Overtaken)
+    with pytest.raises(Overtaken):
+        await c.write(_checkpoint("c", 2))
+    stored = await c.read()
+    assert stored is not None
+    assert stored.holder == "a"
+    await c.write(_checkpoint("c", 2))
