@@ -56,7 +56,8 @@ async def storms(faults: int, seed: int) -> list[Outcome]:
     found = []
     for number, providers in enumerate(CHAINS):
         share = -(-faults // len(CHAINS))
-        found.append(await storm(Settings(share, seed + number, long_cuts=True), providers))
+        settings = Settings(share, seed + number, hands=3, long_cuts=True)
+        found.append(await storm(settings, providers))
     return found
 
 
