@@ -17,7 +17,7 @@ from natterjack.events import Account
 from natterjack.subjects import SessionKey
 
 from .errors import LeaseLost, Overtaken
-from .feed import Mark
+from .marks import Mark
 
 
 class Checkpoint(BaseModel):

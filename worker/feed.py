@@ -23,49 +23,22 @@ from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
+from .held import LONGEST_LONE_GAP_S, Chunk, Held
+from .marks import Mark, Marks
 from .stored import StoreUnavailable, StreamStore
 
-_MAX_AHEAD, _MAX_AHEAD_BYTES = 128, 4 * 1024 * 1024
-"""Chunks held that cannot be given out yet; further live ones are dropped and read again later."""
+_MAX_AHEAD = 128
+"""Chunks further ahead than this must have positions that allow for those between."""
 _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
 _LONGEST_GAP_S = 24 * 3600.0
 """A position further ahead than this is a forgery or a fault of the edge, not a gap."""
-_LONGEST_LONE_GAP_S = 60.0
-"""The same for a chunk that no other follows."""
 _MAX_BAD_SEEN = 1000
-_DOUBT_S, _ALL_DOUBT_S = 3.0, 30.0
-"""How long another chunk of the same number is awaited when one is not where the last one ended and
-the chunk behind it does not bear it out; and how long in all."""
-_MAX_RIVALS = 3
-_WITNESSES = 8
+_ALL_DOUBT_S = 30.0
+"""How long chunks in doubt may be waited for, all in all."""
 _TAILS = 16
 _PENDING_MESSAGES, _PENDING_BYTES = 512, 4 * 1024 * 1024
-
-
-class Mark(NamedTuple):
-    """A place to read from: audio up to frame `position` is in chunks before `seq`, and chunk `seq`
-    and all behind it are stored at `stream_sequence` or later. Mark() is before everything."""
-
-    position: int = 0
-    seq: int = 0
-    stream_sequence: int = 1
-
-
-class Chunk(NamedTuple):
-    """A chunk, or the part of it from where the feed was opened."""
-
-    seq: int
-    position: int
-    frames: int
-    payload: bytes
-    time_ns: int
-    arrived: float
-    """time.monotonic() when it reached this process."""
-    end: bool
-    stream_sequence: int
-    """0 when it came live and has not been seen in the stream."""
 
 
 class Gap(NamedTuple):
@@ -98,13 +71,8 @@ class Feed:
         self._longest = _LONGEST_GAP_S * spec.sample_rate
         self._start = position
         self._next_seq, self._position = mark.seq, mark.position
-        self._marks = [mark]
-        """Places to read from, oldest first; the first is always kept, so that audio stored out of
-        order is found too."""
-        self._ahead: dict[int, Chunk] = {}
-        self._rivals: dict[int, list[Chunk]] = {}
-        """Others of the same number at other positions: at most one of them all is true."""
-        self._ahead_bytes = 0
+        self._marks = Marks(mark)
+        self._ahead = Held(spec.sample_rate)
         self._subscription: Subscription | None = None
         self._wake = asyncio.Event()
         self._look = True
@@ -201,56 +169,33 @@ class Feed:
         chunk = Chunk(
             seq, header.pos, frames, data, header.time_ns, now, header.end, stream_sequence
         )
-        if (held := self._ahead.get(seq)) is not None:
-            if held.position != chunk.position:
-                self._add_rival(chunk)
-            elif not held.stream_sequence:
-                self._ahead[seq] = held._replace(stream_sequence=stream_sequence)
+        if seq in self._ahead:
+            self._ahead.add(chunk)
             return True
         room = self._make_room(seq)
         if room is None:
             return False
-        self._ahead_bytes += len(data)
-        self._ahead[seq] = chunk
+        self._ahead.add(chunk)
         return room
 
     def _make_room(self, seq: int) -> bool | None:
         """Whether there is room for a chunk; None if it is not to be kept. Nearer ones come first,
         or a hole would be given up together with what is stored behind it."""
         room = True
-        while len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes >= _MAX_AHEAD_BYTES:
+        while self._ahead.full:
             if seq == self._next_seq:
                 break
             self._look, room = True, False
             if self._next_seq in self._ahead:
                 self._look_at = 0.0  # as soon as there is room
-            farthest = max(self._ahead)
+            farthest = self._ahead.last
             if seq > farthest:
                 return None
-            for version in self._versions(farthest):
+            for version in self._ahead.versions(farthest):
                 if version.stream_sequence:
                     self._scanned = min(self._scanned, version.stream_sequence - 1)
-            self._drop(farthest)
+            self._ahead.drop(farthest)
         return room
-
-    def _add_rival(self, chunk: Chunk) -> None:
-        """Keep another chunk of a number that is at hand."""
-        rivals = self._rivals.setdefault(chunk.seq, [])
-        known = any(rival.position == chunk.position for rival in rivals)
-        if not known and len(rivals) < _MAX_RIVALS and self._ahead_bytes < _MAX_AHEAD_BYTES:
-            rivals.append(chunk)
-            self._ahead_bytes += len(chunk.payload)
-
-    def _versions(self, seq: int) -> list[Chunk]:
-        """All chunks at hand of this number."""
-        held = self._ahead.get(seq)
-        return [] if held is None else [held, *self._rivals.get(seq, ())]
-
-    def _drop(self, seq: int) -> None:
-        """Let go of all chunks of this number."""
-        self._ahead_bytes -= len(self._ahead.pop(seq).payload)
-        for rival in self._rivals.pop(seq, ()):
-            self._ahead_bytes -= len(rival.payload)
 
     def _decide(self, seq: int, bad: int) -> None:
         """The chunk is given out, or left out: so many of its number were bad."""
@@ -259,47 +204,15 @@ class Feed:
         if self._doubt_since is not None:
             self._doubt_left -= time.monotonic() - self._doubt_since
             self._doubt_since = None
-        self._drop(seq)
+        self._ahead.drop(seq)
         self._next_seq = seq + 1
-
-    def _borne_out(self, chunk: Chunk) -> bool:
-        """Whether the chunk behind one that is too far ahead begins where it ends, or later."""
-        end = chunk.position + chunk.frames
-        behind = [version.position >= end for version in self._versions(chunk.seq + 1)]
-        return chunk.position > self._position and any(behind)
-
-    def _contradicted(self, chunk: Chunk) -> bool:
-        """Whether chunks behind one that is too far ahead agree that it is not there."""
-        end, against, last = chunk.position + chunk.frames, 0, self._position
-        for seq in range(chunk.seq + 1, chunk.seq + _WITNESSES + 1):
-            positions = [version.position for version in self._versions(seq)]
-            if any(position >= end for position in positions):
-                return False
-            if any(position > last for position in positions):
-                against, last = against + 1, max(positions)
-        return against >= 2
 
     def _chosen(self) -> Chunk | None:
         """The chunk that is next; None if it is not there, or in doubt."""
-        held = self._ahead.get(self._next_seq)
-        if held is None or held.position == self._position:
-            return held  # nearly always
-        versions = self._versions(self._next_seq)
-        for chunk in versions:
-            if chunk.position == self._position:
-                return chunk
-        likely = [chunk for chunk in versions if self._borne_out(chunk)]
-        if likely or self._doubt_since is None:
-            return min(likely, default=None, key=_position)
-        # Nothing better has come: what may be a gap is one, unless it is absurd.
-        later = (chunk for chunk in versions if chunk.position > self._position)
-        able = (chunk for chunk in later if not self._contradicted(chunk))
-        chunk = min(able, default=versions[0], key=_position)
-        longest = _LONGEST_LONE_GAP_S * self._format.sample_rate
-        lone = self._next_seq + 1 not in self._ahead
-        absurd = lone and chunk.position - self._position > longest
-        wait = min(self._hole_seconds, self._doubt_left, 4 * _DOUBT_S if absurd else _DOUBT_S)
-        return chunk if time.monotonic() - self._doubt_since >= wait else None
+        doubt = self._doubt_since
+        waited = None if doubt is None else time.monotonic() - doubt
+        patience = min(self._hole_seconds, self._doubt_left)
+        return self._ahead.choose(self._next_seq, self._position, waited, patience)
 
     def _count_bad(self, cause: str, headers: dict[str, str] | None, data: bytes) -> None:
         # The same message may come live and from the stream, which adds headers of its own.
@@ -343,7 +256,7 @@ class Feed:
         """The chunk that is next, as it is to be given out; None if it is not."""
         ahead = chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
-            if ahead > self._longest or self._contradicted(chunk):
+            if ahead > self._longest or self._ahead.contradicted(chunk, self._position):
                 self._reject(chunk)
                 return None
             gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
@@ -355,16 +268,16 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        self._decide(chunk.seq, len(self._rivals.get(chunk.seq, ())))
+        self._decide(chunk.seq, self._ahead.rivals(chunk.seq))
         self._after_bad_chunk = False
         self._hole_since, self._deep_scans = None, 0
         self._position = end = chunk.position + chunk.frames
         self.head = max(self.head, end)
         if chunk.stream_sequence:
             # Those behind it may be stored before it: they are at hand then, or not taken yet.
-            behind = (c.stream_sequence for c in self._ahead.values() if c.stream_sequence)
+            behind = (c.stream_sequence for c in self._ahead.chunks if c.stream_sequence)
             first = min(chunk.stream_sequence, self._scanned + 1, *behind)
-            self.add_mark(Mark(chunk.position, chunk.seq, first))
+            self._marks.add(Mark(chunk.position, chunk.seq, first))
         self.ended = chunk.end
         if end > self._start or chunk.end:
             skip = self._start - chunk.position
@@ -382,7 +295,7 @@ class Feed:
 
     def _reject(self, chunk: Chunk) -> None:
         """Leave out a chunk whose position cannot be; the next one shows how long it was."""
-        self._decide(chunk.seq, len(self._versions(chunk.seq)))
+        self._decide(chunk.seq, 1 + self._ahead.rivals(chunk.seq))
         self._after_bad_chunk = True
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
@@ -391,27 +304,9 @@ class Feed:
         self._position = position
         return Gap(start, position - start, cause) if position > start else None
 
-    def add_mark(self, mark: Mark) -> None:
-        """Remember a place to read from."""
-        newest = self._marks[-1]
-        if mark.seq <= newest.seq:
-            return
-        # Every chunk read from the stream passes here: keep some, well apart.
-        if len(self._marks) > 1 and newest.seq - self._marks[-2].seq < _BATCH:
-            self._marks[-1] = mark
-        else:
-            self._marks.append(mark)
-        if len(self._marks) > 64:
-            del self._marks[1:32]
-
     def mark_before(self, position: int) -> Mark:
         """The latest place known from which reading finds all from `position` on."""
-        found = self._marks[0]
-        for mark in self._marks:
-            if mark.position > position:
-                break
-            found = mark
-        return found
+        return self._marks.before(position)
 
     async def probe(self) -> None:
         """Learn where the live head is in the stream, for `mark_before`. Quick; never raises."""
@@ -429,7 +324,7 @@ class Feed:
                 return True  # a replica that lags behind has answered
             # The stream was made anew, as one in memory is when its server restarts.
             self._scanned, self._newest = 0, None
-            self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]
+            self._marks.forget_places()
         self._mark_next()
         self._newest = sequence, time.monotonic()
         if stored.headers.get(SESSION_ID) != self._session_id:
@@ -450,8 +345,8 @@ class Feed:
         if self._newest is None or self._look or self._reading or self.ended:
             return
         sequence, asked = self._newest
-        if all(chunk.arrived > asked for chunk in self._ahead.values()):
-            self.add_mark(Mark(self._position, self._next_seq, max(1, sequence)))
+        if all(chunk.arrived > asked for chunk in self._ahead.chunks):
+            self._marks.add(Mark(self._position, self._next_seq, max(1, sequence)))
 
     async def _fill(self) -> Gap | None:
         """Read what is missing from the stream; the gap when it is not there and will not come."""
@@ -480,8 +375,9 @@ class Feed:
     def _give_up_hole(self, now: float) -> Gap | None:
         """Chunks are at hand, the one before them is not: after a while it counts as lost."""
         waited = now - (self._hole_since or now)
-        versions = self._versions(min(self._ahead))
-        first = next(filter(self._borne_out, versions), versions[0])
+        versions = self._ahead.versions(self._ahead.first)
+        likely = (chunk for chunk in versions if self._ahead.borne_out(chunk, self._position))
+        first = next(likely, versions[0])
         # Nobody wants what lies before the start. But each chunk has a frame at least: a position
         # that cannot be says nothing.
         least = self._position + first.seq - self._next_seq
@@ -489,13 +385,13 @@ class Feed:
             if waited < self._hole_seconds:
                 return None
             # A real chunk is followed by others; one that was forged far ahead is not.
-            lone = first.seq + 1 not in self._ahead and not first.end
+            lone = self._ahead.lone(first) and not first.end
             if lone and waited < 4 * self._hole_seconds:
                 return None
-            longest = _LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
+            longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
             if first.position - self._position > longest:
                 self.bad["position"] += 1
-                self._drop(first.seq)
+                self._ahead.drop(first.seq)
                 return None
         self._hole_since = None
         self._next_seq = first.seq
@@ -506,8 +402,8 @@ class Feed:
     async def _read_on(self) -> bool:
         """Take stored chunks from where the last reading ended, until the wanted one is there or
         all is read; True if it is there. Whether more is stored is noted in `_look`."""
-        marks = [mark for mark in self._marks if mark.seq <= self._next_seq]
-        found = await self._read_from(max(marks[-1].stream_sequence, self._scanned + 1))
+        mark = self._marks.before_chunk(self._next_seq)
+        found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
         waited = now - (self._hole_since or now)
         if self._next_seq in self._ahead:  # and in doubt
@@ -540,7 +436,3 @@ class Feed:
                     self._look = True
                 return found
             sequence = messages[-1].sequence + 1
-
-
-def _position(chunk: Chunk) -> int:
-    return chunk.position

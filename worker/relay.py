@@ -11,7 +11,8 @@ from natterjack.spec import SessionSpec
 from . import convert
 from .account import Books
 from .errors import Stalled
-from .feed import Chunk, Feed, Gap
+from .feed import Feed, Gap
+from .held import Chunk
 from .metrics import Metrics
 from .provider import Provider, ProviderStream
 from .settings import WorkerSettings

@@ -42,7 +42,8 @@ from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
 from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
-from .feed import Chunk, Feed, Gap
+from .feed import Feed, Gap
+from .held import Chunk
 from .metrics import Metrics
 from .plugins import Providers, available
 from .provider import (

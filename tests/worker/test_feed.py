@@ -15,7 +15,9 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
-from worker.feed import Chunk, Feed, Gap, Mark
+from worker.feed import Feed, Gap
+from worker.held import Chunk
+from worker.marks import Mark
 from worker.stored import StreamStore
 
 from ..waiting import bound

@@ -32,7 +32,9 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
-from worker.feed import Chunk, Feed, Gap, Mark
+from worker.feed import Feed, Gap
+from worker.held import Chunk
+from worker.marks import Mark
 from worker.stored import StreamStore
 
 from ..faults.proxy import NatsProxy
@@ -591,6 +593,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
         def run(session: Session, limits: Limits, script: list[Step]) -> None:
             patch.setattr("worker.feed._MAX_AHEAD", limits.ahead)
+            patch.setattr("worker.held._MAX_CHUNKS", limits.ahead)
             patch.setattr("worker.feed._BATCH", limits.batch)
             patch.setattr("worker.feed._PENDING_MESSAGES", limits.pending)
             for chunk in placed(session):
