@@ -31,11 +31,13 @@ from .session import (
     EdgeSession,
     file_start,
     make_keys,
+    make_publisher,
     make_sessions,
     published_format,
     resume_sessions,
 )
 from .settings import (
+    DeliverySettings,
     EdgeSettings,
     MicrophoneSettings,
     PublishSettings,
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     mic = command("mic", "publish a microphone")
     add_flags(mic, MicrophoneSettings)
     send = command("send", "send what earlier sessions have left in the spool, and exit")
+    add_flags(send, DeliverySettings)
     for each in (file, stdin, mic, send):
         each.add_argument("--once", action="store_true", help="exit if NATS is not there at first")
         each.add_argument("--quiet", action="store_true", help="say nothing but warnings")
@@ -203,20 +206,29 @@ async def _capture(flags: argparse.Namespace) -> int:
 
 
 async def _send(flags: argparse.Namespace) -> int:
-    edge, broker = load(EdgeSettings, flags), load(BrokerSettings, flags)
+    delivery, broker = load(DeliverySettings, flags), load(BrokerSettings, flags)
     spool = _open_spool(flags)
     if spool is None:
         raise UsageError("send needs a spool: --spool DIR")
+    options = RunOptions(flags.once, False, flags.quiet, delivery.finish_seconds)
+    code = None
     with stopped_by_signals(restore_terminal) as stop:
-        leftovers = _leftovers(await asyncio.to_thread(spool.adopt), edge)
-        if not leftovers:
-            log.info("nothing in the spool is to be sent")
-            return 0
         try:
-            options = RunOptions(flags.once, False, flags.quiet, edge.finish_seconds)
-            return await Agent(None, [], broker, options, spool, leftovers).run(stop)
+            # What was sent is tidied away first, so that each round has others.
+            while not (code or stop.is_set()):
+                leftovers = _leftovers(await asyncio.to_thread(spool.adopt), delivery)
+                if not leftovers:
+                    break
+                code = await Agent(None, [], broker, options, spool, leftovers).run(stop)
+                await spool.tidy()
         finally:
             await spool.close()
+    if code is None:
+        log.info(
+            "nothing in the spool is to be sent",
+            extra=fields(held_by_other_agents=spool.held),
+        )
+    return code or 0
 
 
 def _open_spool(flags: argparse.Namespace) -> Spool | None:
@@ -272,11 +284,11 @@ async def _brought_to(source: Source, resumed: list[SpooledBacklog]) -> int | No
     return frame
 
 
-def _leftovers(found: list[SpooledBacklog], edge: EdgeSettings) -> list[Publisher]:
+def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[Publisher]:
     """Publishers of sessions that get no more sound but an end mark if they have none."""
     for backlog in found:
         backlog.end()
-    return [Publisher(backlog, window_chunks=edge.window_chunks) for backlog in found]
+    return [make_publisher(backlog, settings) for backlog in found]
 
 
 def _list_devices() -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from natterjack.connection import Broker, connect
 from natterjack.log import fields
 from natterjack.settings import BrokerSettings
+from natterjack.subjects import SessionKey
 
 from .display import log_progress, show_live
 from .errors import SourceLost
@@ -27,6 +28,9 @@ from .spool import Spool
 log = logging.getLogger(__name__)
 
 _CLOSED_CHECK_S = 1.0
+_LEFTOVER_CHECK_S = 0.1
+_LANES = 16
+"""Earlier sessions that are sent at a time."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Agent:
         spool: Spool | None = None,
         leftovers: Sequence[Publisher] = (),
     ) -> None:
-        """`leftovers`: sessions in `spool` that get no more sound, to be sent in this order."""
+        """`leftovers`: sessions in `spool` that get no more sound, oldest first."""
         self.title = _title(source)
         self.sessions = sessions
         self.leftovers = leftovers
@@ -63,6 +67,11 @@ class Agent:
         self._broker_settings = broker
         self._options = run
         self._lost: SourceLost | None = None
+        self._over = asyncio.Event()
+        """Set when a session is not to be gone on with: its worker had ended it before."""
+        self._lanes = asyncio.Semaphore(_LANES)
+        self._unsent = set(leftovers)
+        """Those of them that are not known to be stored."""
 
     async def run(self, stop: asyncio.Event) -> int:
         """Capture until the source ends or `stop` is set, then see all stored. The exit code.
@@ -76,16 +85,18 @@ class Agent:
             side = [
                 tasks.create_task(self._publish(), name="publish"),
                 tasks.create_task(self._show(), name="display"),
+                tasks.create_task(self._release(stop), name="release"),
             ]
             if self._spool is not None:
                 side.append(tasks.create_task(self._spool.keep(), name="spool"))
             if self._source is not None:
-                await self._until(self._capture(self._source), stop)
+                if not all(session.publisher.backlog.ended for session in self.sessions):
+                    await self._until(self._capture(self._source), stop, self._over)
                 self._source.close()
             cut_short = stop.is_set()
             for session in self.sessions:
                 session.finish()
-            await self._until(self._all_stored(), stop, self._options.finish_seconds)
+            await self._until(self._all_stored(), stop, grace_seconds=self._options.finish_seconds)
             if self._options.wait and self._stored:
                 # A signal that ended the capture has done its work; a later one ends the wait.
                 later = asyncio.Event() if cut_short else stop
@@ -114,29 +125,57 @@ class Agent:
         try:
             for session in self.sessions:
                 await session.status.subscribe(broker)
+            others: dict[SessionKey, list[Publisher]] = {}
+            for publisher in self.leftovers:
+                others.setdefault(publisher.spec.key, []).append(publisher)
             async with asyncio.TaskGroup() as tasks:
                 for session in self.sessions:
+                    same = others.pop(session.spec.key, [])
                     tasks.create_task(
-                        self._publish_session(session, broker), name=f"publish {session.spec.key}"
+                        self._publish_session(session, same, broker),
+                        name=f"publish {session.spec.key}",
                     )
-                keys = [session.spec.key for session in self.sessions]
-                others = [each for each in self.leftovers if each.spec.key not in keys]
-                tasks.create_task(self._publish_leftovers(others, broker), name="publish leftovers")
+                    if session.resumed:
+                        tasks.create_task(self._check_resumed(session), name="check")
+                for key, leftovers in others.items():
+                    tasks.create_task(
+                        self._publish_in_lane(leftovers, broker), name=f"publish leftovers {key}"
+                    )
             while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
                 await asyncio.sleep(_CLOSED_CHECK_S)
         finally:
             await broker.close()
 
-    async def _publish_session(self, session: EdgeSession, broker: Broker) -> None:
+    async def _publish_session(
+        self, session: EdgeSession, same: Sequence[Publisher], broker: Broker
+    ) -> None:
         """After the leftovers with its key: its worker must not have two at a time."""
-        same = [each for each in self.leftovers if each.spec.key == session.spec.key]
         if await self._publish_leftovers(same, broker):
             await session.publisher.run(broker)
+
+    async def _check_resumed(self, session: EdgeSession) -> None:
+        """End the capture if the session's worker has ended it since the former run.
+
+        Who may not read the transcripts' stream does not learn it.
+        """
+        await session.status.look()
+        if session.status.closing.is_set() and not session.publisher.backlog.ended:
+            log.error(
+                "the session had been ended by its worker and cannot go on: what it still has of "
+                "sound is not transcribed; the next start begins a new one",
+                extra=fields(session=str(session.spec.key), reason=session.status.reason),
+            )
+            session.publisher.release()  # nobody reads it
+            self._over.set()
+
+    async def _publish_in_lane(self, leftovers: Sequence[Publisher], broker: Broker) -> None:
+        async with self._lanes:
+            await self._publish_leftovers(leftovers, broker)
 
     async def _publish_leftovers(self, leftovers: Sequence[Publisher], broker: Broker) -> bool:
         """One after the other; False if the connection is closed for good before all are stored."""
         for publisher in leftovers:
-            if publisher.finished.is_set():
+            if publisher not in self._unsent:
                 continue
             about = {"session": str(publisher.spec.key), "session_id": publisher.spec.session_id}
             log.info("sending what the spool has of an earlier session", extra=fields(**about))
@@ -147,7 +186,16 @@ class Agent:
                 "an earlier session in the spool is published and acknowledged",
                 extra=fields(**about, chunks=publisher.published),
             )
+            self._unsent.discard(publisher)
         return True
+
+    async def _release(self, stop: asyncio.Event) -> None:
+        """After `stop`, publish at once what would be lost with this process: better old than not
+        at all."""
+        await stop.wait()
+        for session in self.sessions:
+            if not session.publisher.backlog.safe:
+                session.publisher.release()
 
     async def _show(self) -> None:
         if self._options.quiet:
@@ -170,29 +218,49 @@ class Agent:
     async def _all_stored(self) -> None:
         for session in self.sessions:
             await session.publisher.finished.wait()
-        for publisher in self.leftovers:
-            await publisher.finished.wait()
+        await self._leftovers_stored()
+
+    async def _leftovers_stored(self) -> None:
+        """Return when the leftovers are stored; a run with sessions of its own does not wait for
+        those that the broker has refused for `finish_seconds`: a later run has them."""
+        patience, before = self._options.finish_seconds, 0
+        while self._unsent:
+            await asyncio.sleep(_LEFTOVER_CHECK_S)
+            stored = sum(publisher.acknowledged for publisher in self.leftovers)
+            refused = any(publisher.trouble for publisher in self._unsent)
+            if self.sessions and refused and stored == before:
+                patience -= _LEFTOVER_CHECK_S
+                if patience <= 0:
+                    return
+            before = stored
 
     async def _all_closed(self) -> None:
         for session in self.sessions:
             await session.status.wait_closing()
 
     async def _until(
-        self, work: Coroutine[Any, Any, None], stop: asyncio.Event, grace_seconds: float = 0
+        self, work: Coroutine[Any, Any, None], *stops: asyncio.Event, grace_seconds: float = 0
     ) -> None:
-        """Run `work` to its end, or until `grace_seconds` after `stop` is set."""
+        """Run `work` to its end, or until `grace_seconds` after one of `stops` is set."""
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(work)
-            stopping = tasks.create_task(stop.wait())
-            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping = [tasks.create_task(stop.wait()) for stop in stops]
+            await asyncio.wait((working, *stopping), return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and grace_seconds:
                 await asyncio.wait((working,), timeout=grace_seconds)
-            working.cancel()
-            stopping.cancel()
+            for task in (working, *stopping):
+                task.cancel()
 
     def _outcome(self) -> int:
         """Say what became of the sound; the exit code."""
-        code = 1 if self._lost else 0
+        code = 1 if self._lost or self._over.is_set() else 0
+        for publisher in (*(session.publisher for session in self.sessions), *self.leftovers):
+            if (directory := publisher.backlog.kept_aside) and publisher.finished.is_set():
+                code = 1
+                log.error(
+                    "some of the sound in the spool could not be read; its files are kept",
+                    extra=fields(session=str(publisher.spec.key), directory=str(directory)),
+                )
         for session in self.sessions:
             publisher = session.publisher
             summary = fields(

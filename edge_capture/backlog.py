@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from pathlib import Path
 
 from natterjack.log import fields
 from natterjack.spec import SessionSpec
@@ -33,6 +34,10 @@ class Backlog:
         self.ended = False
         """Whether nothing more will be put."""
         self.lost_frames = 0
+        self.sent_seconds = 0.0
+        """Sound that a former run has sent of it, at most."""
+        self.sent_ago_s = 0.0
+        """How long ago that was, for the last 10 s of sound at most not so long."""
         self._format = spec.audio_format
         self._most_bytes = int(most_seconds * spec.sample_rate) * self._format.frame_bytes
         self._ahead_chunks = ahead_chunks
@@ -49,6 +54,11 @@ class Backlog:
     def safe(self) -> bool:
         """Whether what waits outlives this process."""
         return False
+
+    @property
+    def kept_aside(self) -> Path | None:
+        """Where files stay of which something could not be read, or None."""
+        return None
 
     @property
     def full(self) -> bool:

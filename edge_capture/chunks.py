@@ -107,9 +107,10 @@ class Cutter:
         self._pos = max(self._pos, self._frames_in * self._rate // self._source_rate)
         return chunks
 
-    def skip_time(self, seconds: float) -> None:
-        """Note that time has passed before anything is fed: positions jump."""
-        self.skip(int(seconds * self._source_rate))
+    def skip_time(self, seconds: float, lost_frames: int) -> None:
+        """Note that time has passed before anything is fed, in which the source lost frames:
+        positions jump."""
+        self.skip(max(int(seconds * self._source_rate), lost_frames))
 
     def finish(self) -> Chunk:
         """The last chunk: what is held, maybe nothing. To be called once."""

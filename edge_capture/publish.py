@@ -1,10 +1,11 @@
 """Publishing one session: its request and its chunks, each until the broker has stored it.
 
-Chunks wait in the backlog; entering the window they get their `Audio-Seq` and are published, and
-they leave it when their acknowledgement comes. Acknowledgements come to one inbox, whose last
-subject token is the number, so that a chunk costs no task, future or timer. Whatever is in the
-window is published again, in order, after a reconnect; the stream's duplicate window drops what it
-has. While the broker refuses chunks or is mute, nothing but the oldest is tried again.
+Chunks wait in the backlog, also for as long as the allowance is spent; entering the window they
+get their `Audio-Seq` and are published, and they leave it when their acknowledgement comes.
+Acknowledgements come to one inbox, whose last subject token is the number, so that a chunk costs no
+task, future or timer. Whatever is in the window is published again, in order, after a reconnect;
+the stream's duplicate window drops what it has. While the broker refuses chunks or is mute, nothing
+but the oldest is tried again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from natterjack.connection import Broker
 from natterjack.log import fields
 from natterjack.subjects import audio_subject, session_subject
 
+from .allowance import Allowance
 from .backlog import Backlog
 from .chunks import Chunk
 
@@ -63,12 +65,17 @@ class Backoff:
 class Publisher:
     """One session's way to the broker. `offer` it chunks from the start; `run` sends them."""
 
-    def __init__(self, backlog: Backlog, *, window_chunks: int) -> None:
+    def __init__(
+        self, backlog: Backlog, *, window_chunks: int, allowance: Allowance | None = None
+    ) -> None:
+        """Without an `allowance` new chunks are published as fast as they are acknowledged."""
         self.backlog = backlog
         self.spec = spec = backlog.spec
+        self._format = spec.audio_format
         self._request = spec.model_dump_json(exclude_none=True).encode()
         self._audio_subject = audio_subject(spec.key)
         self._window_chunks = window_chunks
+        self._allowance = allowance or Allowance(0, rate=0)  # which has no limit
         self._window: dict[int, tuple[Chunk, float]] = {}
         """Sequence number: chunk, and when it was last sent (monotonic). In order."""
         self._again: deque[int] = deque()
@@ -125,6 +132,11 @@ class Publisher:
             self._room.clear()
         self._wake.set()
 
+    def release(self) -> None:
+        """Publish new chunks from now on as fast as they are acknowledged."""
+        self._allowance = Allowance(0, rate=0)
+        self._wake.set()
+
     async def room(self) -> None:
         """Return when a source that can wait should go on. Cancel-safe."""
         await self._room.wait()
@@ -145,6 +157,8 @@ class Publisher:
                 while not (self.finished.is_set() or broker.client.is_closed):
                     self._wake.clear()
                     await self._send_due(broker)
+                    if not self.backlog.full:
+                        self._room.set()
                     self._check_finished()  # what cannot be read is not sent, and not acknowledged
                     await self._wake.wait()
                 ticks.cancel()
@@ -193,7 +207,11 @@ class Publisher:
         while self._flows(broker) and "audio" not in self._troubles:
             if self._again:
                 await self._send_again(broker, self._again.popleft(), now)
-            elif len(self._window) < self._window_chunks and (taken := self.backlog.take()):
+            elif (
+                len(self._window) < self._window_chunks
+                and self._allowance.allows(now)
+                and (taken := self.backlog.take())
+            ):
                 await self._send_next(broker, *taken, now)
             else:
                 break
@@ -214,8 +232,7 @@ class Publisher:
         )
 
     async def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
-        if not self.backlog.full:
-            self._room.set()
+        self._allowance.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
         self._after_last = seq + 1
         self.published += 1
         self._window[seq] = (chunk, now)

@@ -14,10 +14,11 @@ from natterjack.spec import SessionSpec
 from natterjack.streams import MAX_SPEC_BYTES
 from natterjack.subjects import SessionKey
 
+from .allowance import Allowance
 from .backlog import AHEAD_CHUNKS, Backlog
 from .chunks import Cutter, level_dbfs, resume_frame
 from .publish import Publisher
-from .settings import EdgeSettings, PublishSettings, RequestSettings
+from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
 from .spool import UNSURE_S, Origin, Spool, SpooledBacklog
 from .status import SessionStatus
@@ -34,6 +35,8 @@ class EdgeSession:
         self.publisher = publisher
         self.status = SessionStatus(spec)
         self._cutter = cutter
+        self.resumed = False
+        """Whether a former run began it, and more sound comes."""
         self._last_payload = b""
         self._resumed_ns: int | None = None
         """Wall clock at which a former run of a live source ended, until its first sound comes."""
@@ -57,8 +60,8 @@ class EdgeSession:
         if self.publisher.backlog.ended:
             return  # a former run gave it all
         if self._resumed_ns is not None:
-            self._jump_to(block.time_ns)
-        if block.lost_frames:
+            self._jump_to(block)
+        elif block.lost_frames:
             for chunk in self._cutter.skip(block.lost_frames):
                 self.publisher.offer(chunk)
         for chunk in self._cutter.feed(block.samples, block.time_ns):
@@ -70,23 +73,24 @@ class EdgeSession:
         if not self.publisher.backlog.ended:
             self.publisher.offer(self._cutter.finish())
 
-    def resume(self, backlog: SpooledBacklog, source_frame: int | None) -> None:
-        """Go on where `backlog` ends, before anything is fed: with `source_frame` for a file, or
-        with the time that has passed until sound comes. Raises: SpoolError."""
-        self._cutter.resume(backlog.head.pos, source_frame)
-        if backlog.ended:
-            return
-        if source_frame is None:
-            self._resumed_ns = backlog.heard_ns
-            self._least_jump_s = UNSURE_S if backlog.unsure else 0.0
-        backlog.go_on()
+    def resume_file(self, pos: int, source_frame: int) -> None:
+        """Go on at `pos`, before anything is fed: what is fed begins at `source_frame`."""
+        self._cutter.resume(pos, source_frame)
+        self.resumed = not self.publisher.backlog.ended
 
-    def _jump_to(self, time_ns: int) -> None:
+    def resume_live(self, pos: int, heard_ns: int, least_jump_s: float) -> None:
+        """Go on at `pos`, before anything is fed, and at the time that has passed since `heard_ns`
+        when sound comes, `least_jump_s` at least."""
+        self._cutter.resume(pos)
+        self._resumed_ns, self._least_jump_s = heard_ns, least_jump_s
+        self.resumed = True
+
+    def _jump_to(self, block: Block) -> None:
         """Leave out the time since a former run; none if the clock was set back."""
         assert self._resumed_ns is not None
-        seconds = max((time_ns - self._resumed_ns) / 1e9, self._least_jump_s)
+        passed_s = (block.time_ns - self._resumed_ns) / 1e9
         self._resumed_ns = None
-        self._cutter.skip_time(seconds)
+        self._cutter.skip_time(max(passed_s, self._least_jump_s), block.lost_frames)
 
 
 def readable_token() -> str:
@@ -171,8 +175,17 @@ def resume_sessions(
     Raises: SpoolError.
     """
     sessions = _sessions(backlogs, source, waits, edge, publish)
+    # Channels that were cut off one after the other go on together.
+    latest = max(backlogs, key=lambda backlog: backlog.head.pos)
+    pos, heard_ns = latest.head.pos, latest.heard_ns
+    least_jump_s = UNSURE_S if any(backlog.unsure for backlog in backlogs) else 0.0
     for session, backlog in zip(sessions, backlogs, strict=True):
-        session.resume(backlog, source_frame)
+        if source_frame is None:
+            session.resume_live(pos, heard_ns, least_jump_s)
+        else:
+            session.resume_file(backlog.head.pos, source_frame)
+        if not backlog.ended:
+            backlog.go_on()
     return sessions
 
 
@@ -200,9 +213,19 @@ def _sessions(
         cutter = Cutter(source, backlog.spec.audio_format, channel, publish.chunk_ms)
         if isinstance(backlog, SpooledBacklog):
             backlog.bound(edge.buffer_seconds, waits=waits)
-        publisher = Publisher(backlog, window_chunks=edge.window_chunks)
-        sessions.append(EdgeSession(backlog.spec, cutter, publisher))
+        sessions.append(EdgeSession(backlog.spec, cutter, make_publisher(backlog, edge)))
     return sessions
+
+
+def make_publisher(backlog: Backlog, settings: DeliverySettings) -> Publisher:
+    """A session's way to the broker, with what a former run may have spent of its allowance."""
+    allowance = Allowance(
+        settings.burst_seconds,
+        settings.catch_up_rate,
+        spent_seconds=backlog.sent_seconds,
+        ago_s=backlog.sent_ago_s,
+    )
+    return Publisher(backlog, window_chunks=settings.window_chunks, allowance=allowance)
 
 
 def _spec(

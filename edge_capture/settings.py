@@ -17,10 +17,36 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from natterjack.audio import Encoding
 from natterjack.settings import add_flags, described
 
-_CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore")
+_CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class EdgeSettings(BaseSettings):
+class DeliverySettings(BaseSettings):
+    """How sound goes to the broker."""
+
+    model_config = _CONFIG
+
+    window_chunks: int = described(
+        256, "chunks published and not yet acknowledged at most", ge=1, le=10_000
+    )
+    burst_seconds: float = described(
+        600, "sound of a session published at most ahead of what EDGE_CATCH_UP_RATE allows", ge=0
+    )
+    catch_up_rate: float = described(
+        1.25, "seconds of sound published in a second beyond that, at least 1; 0: no limit", ge=0
+    )
+    finish_seconds: float = described(
+        10, "how long acknowledgements are awaited after Ctrl-C or SIGTERM", ge=0
+    )
+
+    @field_validator("catch_up_rate")
+    @classmethod
+    def _rate(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("live sound would never be published; at least 1, or 0")
+        return value
+
+
+class EdgeSettings(DeliverySettings):
     """Whose sound it is, what is asked for it, and how it is kept safe."""
 
     model_config = _CONFIG
@@ -39,16 +65,10 @@ class EdgeSettings(BaseSettings):
     )
     model: str | None = described(None, "the provider's model")
     max_seconds: float | None = described(None, "end the session after so much audio", gt=0)
-    window_chunks: int = described(
-        256, "chunks published and not yet acknowledged at most", ge=1, le=10_000
-    )
     buffer_seconds: float = described(
         2700,
         "live sound kept in memory while the broker takes none; beyond it the oldest goes",
         gt=0,
-    )
-    finish_seconds: float = described(
-        10, "how long acknowledgements are awaited after Ctrl-C or SIGTERM", ge=0
     )
 
 
@@ -64,6 +84,14 @@ class SpoolSettings(BaseSettings):
     spool_bytes: int = described(
         512 * 1024 * 1024, "bytes of all that is kept there; beyond it the oldest goes", ge=65_536
     )
+
+    @field_validator("spool")
+    @classmethod
+    def _expanded(cls, value: Path | None) -> Path | None:
+        try:
+            return value and value.expanduser()  # no shell has, of a variable
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
 
 
 class PublishSettings(BaseSettings):

@@ -58,9 +58,9 @@ class SessionStatus:
                 async with asyncio.timeout(_LOOK_S):
                     await self.closing.wait()
             except TimeoutError:
-                await self._look()
+                await self.look()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         """Read the last stored event. A user who may not read the stream has the live ones."""
         if self._broker is None:
             return

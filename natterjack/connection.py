@@ -228,10 +228,13 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         attempt.result()
         made = True
     finally:
-        attempt.cancel()
         first_error.cancel()
-        with contextlib.suppress(asyncio.CancelledError, NatsError, OSError, TimeoutError):
-            await attempt
+        # Python's wait_for, in nats-py, may swallow a cancellation that comes with an answer.
+        while not attempt.done():
+            attempt.cancel()
+            await asyncio.wait([attempt], timeout=0.1)
+        if not attempt.cancelled():
+            attempt.exception()
     version = client.connected_server_version
     if (version.major, version.minor, version.patch) < OLDEST_SERVER:
         await broker.close()

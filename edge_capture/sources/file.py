@@ -101,11 +101,13 @@ class FileSource:
 
 
 def _opened(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
-        raise SourceError(f"{path} is a directory, not a sound file")
-    if path.exists() and not path.is_file():
-        raise SourceError(f"{path} is not a regular file; for a pipe use: natterjack-edge stdin")
     try:
+        if path.is_dir():
+            raise SourceError(f"{path} is a directory, not a sound file")
+        if path.exists() and not path.is_file():
+            raise SourceError(
+                f"{path} is not a regular file; for a pipe use: natterjack-edge stdin"
+            )
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:

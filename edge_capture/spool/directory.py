@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib.util
 import logging
 import os
-import shutil
+import re
+import secrets
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +24,7 @@ from natterjack.spec import SessionSpec
 
 from ..errors import SpoolError
 from ..settings import SpoolSettings
-from .disk import boot_id, save, sync, take_lock
+from .disk import RECORD_BYTES, boot_id, clear, save, sync, take_lock
 from .session import FAILED, SESSION, Description, Origin, SpooledBacklog
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,11 @@ _LOOKS = 10
 """At the limits, between two of these."""
 _TIDY_S = 1.0
 """Between two writings to the disk itself: what a power cut can cost of sound not yet sent."""
+_MOST_ADOPTED = 64
+"""At a time: each holds a file."""
+_SESSION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PASSING = re.compile(rf"\.(new|old)-{_SESSION_ID.pattern}")
+"""A directory that is being made or removed."""
 
 
 class Spool:
@@ -46,13 +55,19 @@ class Spool:
         self.directory = settings.spool
         self.most_seconds, self.most_bytes = settings.spool_seconds, settings.spool_bytes
         self._sessions: list[SpooledBacklog] = []
+        self.held = 0
+        """Sessions that `adopt` found with other agents."""
+        self._hurry = asyncio.Event()
+        """Set when sound waits to be sent until it is on the disk itself."""
         self._thread = ThreadPoolExecutor(1, "spool")
         """For what waits for the disk; in order, so that nothing overtakes."""
-        if self.directory.exists() and not self.directory.is_dir():
-            raise SpoolError(f"EDGE_SPOOL: {self.directory} is not a directory")
+        if importlib.util.find_spec("fcntl") is None:
+            raise SpoolError("EDGE_SPOOL: this system has no locks for it (Windows)")
         try:
+            if self.directory.exists() and not self.directory.is_dir():
+                raise SpoolError(f"EDGE_SPOOL: {self.directory} is not a directory")
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{os.getpid()}"
+            probe = self.directory / f".probe-{secrets.token_hex(8)}"
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
             probe.unlink()
         except OSError as error:
@@ -79,46 +94,59 @@ class Spool:
 
     def _opened(self, directory: Path, lock: int, description: Description) -> SpooledBacklog:
         audio_format = description.spec.audio_format
+        bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes
+        bytes_per_second += RECORD_BYTES * 1000 // description.origin.chunk_ms
         sessions = len(description.origin.speakers)
-        bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes * sessions
-        longest = min(self.most_seconds, self.most_bytes / bytes_per_second)
+        longest = min(self.most_seconds, self.most_bytes / (bytes_per_second * sessions))
         segment_s = min(_SEGMENT_S, longest / _LEAST_SEGMENTS)
         frames = int(segment_s * audio_format.sample_rate)
         backlog = SpooledBacklog(
-            directory, lock, description, frames, self.most_seconds, 0.9 * longest
+            directory, lock, description, frames, self.most_seconds, 0.9 * longest, self._hurry
         )
         self._sessions.append(backlog)
         return backlog
 
     def adopt(self) -> list[SpooledBacklog]:
-        """Sessions that earlier runs have left and nobody has now, oldest first.
+        """Sessions that earlier runs have left and nobody has now: the newest 64, oldest first.
 
-        Reads all of them through. What cannot be used stays where it is, with a warning.
+        Reads all of them through. What cannot be used stays where it is, with a warning, and what
+        others keep in the directory without one. Raises: SpoolError.
         """
-        adopted = []
-        for directory in filter(Path.is_dir, self.directory.iterdir()):
-            try:
-                if (lock := take_lock(directory)) is not None:
-                    adopted += self._adopt(directory, lock)
-            except OSError as error:
-                _warn(directory, str(error.strerror))
+        try:
+            found = [(_changed(path), path) for path in self.directory.iterdir()]
+        except OSError as error:
+            raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
+        self.held = 0
+        adopted: list[SpooledBacklog] = []
+        for changed, directory in sorted(found, reverse=True):
+            if _PASSING.fullmatch(directory.name):
+                if 0 < changed < time.time() - _MAKING_S:
+                    _clear(directory)
+            elif changed and _SESSION_ID.fullmatch(directory.name):
+                if len(adopted) == _MOST_ADOPTED:
+                    log.info("the spool has more sessions, which are left for another time")
+                    break
+                adopted += self._adopt(directory)
         adopted.sort(key=lambda backlog: backlog.spec.opened_at)
         self._sessions.sort(key=lambda backlog: backlog.spec.opened_at)
         return adopted
 
-    def _adopt(self, directory: Path, lock: int) -> list[SpooledBacklog]:
+    def _adopt(self, directory: Path) -> list[SpooledBacklog]:
+        lock = None
         try:
-            if not directory.name.startswith("."):
-                return [self._load(directory, lock)]
-            if time.time() - directory.stat().st_mtime > _MAKING_S:  # its run has died
-                shutil.rmtree(directory, ignore_errors=True)
+            lock = take_lock(directory)
+            if lock is None:
+                self.held += all(session.directory != directory for session in self._sessions)
+                return []
+            return [self._load(directory, lock)]
         except ValidationError as error:
             _warn(directory, first_problem(error))
         except OSError as error:
             _warn(directory, str(error.strerror))
         except ValueError as error:
             _warn(directory, str(error))
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         return []
 
     def _load(self, directory: Path, lock: int) -> SpooledBacklog:
@@ -139,11 +167,14 @@ class Spool:
     async def keep(self) -> None:
         """Bring sound to the disk itself and hold the limits, until cancelled."""
         while True:
-            await self._tidy()
+            self._hurry.clear()
+            await self.tidy()
             for _ in range(_LOOKS):
-                if self._over_limits():
+                if self._over_limits() or self._hurry.is_set():
                     break
-                await asyncio.sleep(_TIDY_S / _LOOKS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TIDY_S / _LOOKS):
+                        await self._hurry.wait()
 
     def _over_limits(self) -> bool:
         """Whether something is to be dropped; it is marked for it."""
@@ -157,7 +188,8 @@ class Spool:
             marked = True
         return marked
 
-    async def _tidy(self) -> None:
+    async def tidy(self) -> None:
+        """Bring what was put to the disk itself, and delete what is no longer needed."""
         for session in list(self._sessions):
             if await session.tidy(self._in_thread):
                 self._sessions.remove(session)
@@ -170,7 +202,7 @@ class Spool:
         for session in self._sessions:
             if session.head.index == 0:
                 session.discard()  # an error came before any sound
-        await self._tidy()
+        await self.tidy()
         for session in self._sessions:
             session.close()
         self._thread.shutdown()
@@ -185,8 +217,8 @@ def resumable(
 ) -> list[SpooledBacklog]:
     """The newest sessions in `found` that go on with `origin`: one for each speaker, or none.
 
-    A file's may have ended: then there is nothing to add to them. What was heard
-    too long ago is not gone on with: its worker has closed the session.
+    A file's may have ended: then there is nothing to add to them, and those that are not left
+    are stored. What was heard too long ago is not gone on with: its worker has closed the session.
     """
     runs: dict[str, dict[str, SpooledBacklog]] = {}
     for backlog in reversed(found):
@@ -206,9 +238,28 @@ def resumable(
         )
 
     for sessions in runs.values():
-        if set(sessions) == set(origin.speakers) and all(map(fits, sessions.values())):
-            return [sessions[speaker] for speaker in origin.speakers]
+        ended = all(backlog.ended for backlog in sessions.values())
+        if (ended or set(sessions) == set(origin.speakers)) and all(map(fits, sessions.values())):
+            return [sessions[speaker] for speaker in origin.speakers if speaker in sessions]
     return []
+
+
+def _clear(directory: Path) -> None:
+    """Delete what a run has left that died while it made or removed a session's directory."""
+    with contextlib.suppress(OSError):
+        lock = take_lock(directory)
+        if lock is not None:
+            clear(directory)
+            os.close(lock)
+
+
+def _changed(directory: Path) -> float:
+    """When a file in it was last made, renamed or deleted; 0 for what is no directory."""
+    with contextlib.suppress(OSError):
+        status = directory.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            return status.st_mtime
+    return 0.0
 
 
 def _warn(directory: Path, reason: str) -> None:

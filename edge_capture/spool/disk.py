@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
-import shutil
+import re
 import stat
 import struct
 import zlib
@@ -21,8 +21,13 @@ MAGIC = b"NJSPOOL1"
 """What a file of records begins with."""
 _RECORD = struct.Struct("<IIQQqB")
 """CRC-32 of all that follows, bytes of payload, index, position, time, 1 if it is the last."""
+RECORD_BYTES = _RECORD.size
+"""On the disk, beside a chunk's payload."""
 _CRC = struct.Struct("<I")
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has none
+_FILE = re.compile(r"(session|failed|dropped)\.(json|new)|\d{12,}\.(seg|sent)")
+"""Names of the files that are made in a session's directory."""
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,9 +81,22 @@ def save(path: Path, data: bytes) -> None:
     sync([path.parent])
 
 
+def open_all(paths: Iterable[Path]) -> list[int]:
+    """Descriptors of files and directories, all or none. Raises: OSError."""
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            descriptors.append(os.open(path, os.O_RDONLY))
+    except OSError:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return descriptors
+
+
 def sync(paths: Iterable[Path]) -> None:
     """Bring files and directories to the disk itself. Raises: OSError."""
-    sync_open([os.open(path, os.O_RDONLY) for path in paths])
+    sync_open(open_all(paths))
 
 
 def sync_open(descriptors: list[int]) -> None:
@@ -99,12 +117,37 @@ def unlink(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
-def remove(directory: Path) -> None:
-    """Delete a session's directory, at once for whoever looks."""
-    dying = directory.with_name(f".old-{directory.name}")
+def aside(directory: Path) -> Path:
+    """Where the damaged files of a session's directory stay once it is removed."""
+    return directory.with_name(f"damaged-{directory.name}")
+
+
+def remove(directory: Path, damaged: Iterable[Path] = ()) -> None:
+    """Delete a session's directory, at once for whoever looks, but for its `damaged` files."""
+    keep = {path.name for path in damaged}
+    dying = aside(directory) if keep else directory.with_name(f".old-{directory.name}")
     with contextlib.suppress(OSError):
         os.rename(directory, dying)
-        shutil.rmtree(dying, ignore_errors=True)
+        _delete(dying, keep)
+
+
+def clear(directory: Path) -> None:
+    """Delete what is left of a session's directory, if all that it holds is ours."""
+    with contextlib.suppress(OSError):
+        if all(_FILE.fullmatch(path.name) for path in directory.iterdir()):
+            _delete(directory, keep=set())
+
+
+def _delete(directory: Path, keep: set[str]) -> None:
+    """Delete our files in a directory, and it if nothing stays. Raises: OSError."""
+    ours = [path for path in directory.iterdir() if _FILE.fullmatch(path.name)]
+    unlink(path for path in ours if path.name not in keep)
+    directory.rmdir()
+
+
+def passes(error: OSError) -> bool:
+    """Whether it says nothing about the disk: the system is short of something for now."""
+    return error.errno in _PASSING
 
 
 def take_lock(directory: Path) -> int | None:
@@ -112,6 +155,8 @@ def take_lock(directory: Path) -> int | None:
 
     Raises: OSError.
     """
+    import fcntl  # Windows has none: `Spool` says so
+
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +26,11 @@ from ..chunks import Chunk
 from ..errors import SpoolError
 from .disk import (
     MAGIC,
+    aside,
     boot_id,
     encode_record,
+    open_all,
+    passes,
     read_records,
     remove,
     save,
@@ -40,7 +46,13 @@ _WAITING, _SENT = ".seg", ".sent"
 _READ_CHUNKS = 64
 """Read back from the disk at once, and held in memory beside the window."""
 UNSURE_S = 5.0
-"""After a power cut, more sound than ever was sent and not yet on the disk itself."""
+"""Left out after a power cut: more sound than was sent and not yet on the disk itself."""
+_UNSAFE_S = 4.0
+"""Sound that may be sent and not yet on the disk itself; from half of it on the disk is hurried."""
+_READ_PATIENCE_S = 30.0
+"""A file that the disk can not give back for so long is lost."""
+_OPEN_AT_ONCE = 16
+"""Files that are brought to the disk itself at a time."""
 
 InThread = Callable[[Callable[[], object]], Awaitable[None]]
 """Runs what waits for the disk beside the event loop."""
@@ -128,9 +140,10 @@ class SpooledBacklog(Backlog):
         segment_frames: int,
         most_seconds: float,
         ahead_seconds: float,
+        hurry: asyncio.Event,
     ) -> None:
         """`lock` is the descriptor that holds it; `ahead_seconds` is what surely fits the limits,
-        of which `most_seconds` is one."""
+        of which `most_seconds` is one; `hurry` is set when `tidy` is needed soon."""
         super().__init__(description.spec, most_seconds=0)
         self.directory = directory
         self.origin = description.origin
@@ -140,6 +153,8 @@ class SpooledBacklog(Backlog):
         """False if the disk has failed: others than those on it may have been sent."""
         self.unsure = False
         """True if chunks were perhaps sent that are not here: after a power cut."""
+        self._rebooted = False
+        """True if the machine has, or may have, started anew since the session was written."""
         self.discarded = False
         self._description = description
         self._lock = lock
@@ -155,6 +170,16 @@ class SpooledBacklog(Backlog):
         self._read_index = 0
         self._read_offset = 0
         """Where the next of them is in its segment; meaningless until reading has come there."""
+        self._safe_index = 0
+        """All before it is on the disk itself."""
+        self._unsafe_chunks = max(1, int(_UNSAFE_S * 1000 / self.origin.chunk_ms))
+        self._hurry = hurry
+        self._damaged: list[_Segment] = []
+        """Segments of which something cannot be read for good."""
+        self._torn: _Segment | None = None
+        """The segment that was the last, if its end is no whole chunk."""
+        self._unreadable_since: float | None = None
+        """When the disk began not to give back what is to be read next, on the monotonic clock."""
         self._settled_seq = 0
         self.most_seconds = most_seconds
         self._ahead_seconds = ahead_seconds
@@ -164,7 +189,7 @@ class SpooledBacklog(Backlog):
         file sooner, since it can be read later. `memory_seconds` is for after a failure."""
         self._most_bytes = int(memory_seconds * self.spec.sample_rate) * self._format.frame_bytes
         if waits and self.origin.live:
-            self._ahead_chunks = int(self._ahead_seconds * 1000 / self.origin.chunk_ms)
+            self._ahead_chunks = max(1, int(self._ahead_seconds * 1000 / self.origin.chunk_ms))
         elif waits:
             self._ahead_chunks = AHEAD_CHUNKS
 
@@ -189,6 +214,10 @@ class SpooledBacklog(Backlog):
     @property
     def safe(self) -> bool:
         return self.numbered
+
+    @property
+    def kept_aside(self) -> Path | None:
+        return aside(self.directory) if self._damaged else None
 
     def __len__(self) -> int:
         return len(self._ahead) + self._unread + super().__len__()
@@ -233,6 +262,9 @@ class SpooledBacklog(Backlog):
         unlink([segment.path.with_suffix(_SENT)])  # what a power cut left has nothing in it
         self._segments.append(segment)
         segment.size = write_whole(self._file, 0, MAGIC)
+        torn, self._torn = self._torn, None
+        if torn is not None and torn.first != segment.first:  # there is a later one now
+            os.truncate(torn.path, torn.size) if torn.count else unlink([torn.path])
         return segment
 
     def _failed(self, error: OSError) -> None:
@@ -270,6 +302,7 @@ class SpooledBacklog(Backlog):
         if not self.ended:
             self.skip_numbers()
             self.put(Chunk(self.head.pos, self.heard_ns, b"", True))
+        self._close_file()
 
     # Reading.
 
@@ -277,6 +310,12 @@ class SpooledBacklog(Backlog):
         if not self._ahead:
             self._read_ahead()
         if self._ahead:
+            # Its number must not be used again after a power cut that takes it from the disk.
+            unsafe = self._read_index - len(self._ahead) - self._safe_index
+            if self.numbered and unsafe >= self._unsafe_chunks // 2:
+                self._hurry.set()
+                if unsafe >= self._unsafe_chunks:
+                    return None
             return self._numbered(*self._ahead.popleft())
         if self._unread:
             return None
@@ -308,6 +347,7 @@ class SpooledBacklog(Backlog):
             if self._read_index <= segment.first:
                 self._read_index, self._read_offset = segment.first, len(MAGIC)
             wanted = min(_READ_CHUNKS, segment.first + segment.count - self._read_index)
+            failure = None
             try:
                 with segment.path.open("rb") as file:
                     file.seek(self._read_offset)
@@ -317,20 +357,43 @@ class SpooledBacklog(Backlog):
                         self._ahead.append((seq, chunk))
                         self._read_index += 1
                         self._read_offset += size
-                reason = "not what was written"
             except OSError as error:
-                reason = str(error.strerror)
+                failure = error
             self._unread -= len(self._ahead)
-            if not self._ahead:
-                lost = segment.first + segment.count - self._read_index
-                log.error(
-                    "%d chunks in the spool cannot be read back and are left out: %s",
-                    lost,
-                    reason,
-                    extra=fields(session=str(self.spec.key), file=str(segment.path)),
-                )
-                self._read_index += lost
-                self._unread -= lost
+            if self._ahead:
+                self._unreadable_since = None
+            elif failure is not None and self._may_pass(failure, segment):
+                return
+            else:
+                self._lose(segment, failure)
+
+    def _may_pass(self, error: OSError, segment: _Segment) -> bool:
+        """Whether reading `segment` is to be tried again, with a warning the first time."""
+        now = time.monotonic()
+        if isinstance(error, FileNotFoundError):
+            return False
+        if self._unreadable_since is None:
+            self._unreadable_since = now
+            log.warning(
+                "the spool cannot be read now, and is tried again: %s",
+                error.strerror,
+                extra=fields(session=str(self.spec.key), file=str(segment.path)),
+            )
+        return passes(error) or now - self._unreadable_since < _READ_PATIENCE_S
+
+    def _lose(self, segment: _Segment, error: OSError | None) -> None:
+        """Leave out the rest of a segment; its file stays aside."""
+        lost = segment.first + segment.count - self._read_index
+        log.error(
+            "%d chunks in the spool cannot be read back and are left out: %s",
+            lost,
+            "not what was written" if error is None else error.strerror,
+            extra=fields(session=str(self.spec.key), file=str(segment.path)),
+        )
+        self._damaged.append(segment)
+        self._unreadable_since = None
+        self._read_index += lost
+        self._unread -= lost
 
     # Clearing away.
 
@@ -358,7 +421,8 @@ class SpooledBacklog(Backlog):
         """Bring what was written to the disk itself, and delete what is no longer needed; True if
         that was all of it."""
         if self.discarded:
-            await in_thread(lambda: remove(self.directory))
+            damaged = [segment.path for segment in self._damaged]
+            await in_thread(lambda: remove(self.directory, damaged))
             self.close()
             return True
         newest = self._segments[-1] if self._segments else None
@@ -370,10 +434,12 @@ class SpooledBacklog(Backlog):
             if self.numbered:
                 await self._sync(in_thread, settled)
         except OSError as error:
-            self._failed(error)
+            if not passes(error):
+                self._failed(error)
         if settled:
             self._segments = deque(s for s in self._segments if s not in settled)
-            await in_thread(lambda: unlink([segment.path for segment in settled]))
+            paths = [segment.path for segment in settled if segment not in self._damaged]
+            await in_thread(lambda: unlink(paths))
         return False
 
     def _is_settled(self, segment: _Segment) -> bool:
@@ -408,18 +474,20 @@ class SpooledBacklog(Backlog):
 
     async def _sync(self, in_thread: InThread, settled: list[_Segment]) -> None:
         """Raises: OSError."""
+        end = self.head.index
         unsafe = [
             (segment, segment.size)
             for segment in self._segments
             if segment.size > segment.synced and segment not in settled
         ]
-        if unsafe:
-            new = any(segment.synced == 0 for segment, _ in unsafe)
-            paths = [segment.path for segment, _ in unsafe] + [self.directory] * new
-            descriptors = [os.open(path, os.O_RDONLY) for path in paths]  # names change meanwhile
-            await in_thread(lambda: sync_open(descriptors))
-            for segment, size in unsafe:
+        for start in range(0, len(unsafe), _OPEN_AT_ONCE):
+            some = unsafe[start : start + _OPEN_AT_ONCE]
+            new = any(segment.synced == 0 for segment, _ in some)
+            paths = [segment.path for segment, _ in some] + [self.directory] * new
+            await in_thread(partial(sync_open, open_all(paths)))  # names change meanwhile
+            for segment, size in some:
                 segment.synced = size
+        self._safe_index = end
 
     def close(self) -> None:
         """Give the files and the lock back. Idempotent."""
@@ -432,24 +500,38 @@ class SpooledBacklog(Backlog):
 
     def load(self) -> None:
         """Find what is in the directory. Raises: OSError, ValueError: it cannot be used."""
+        boot = boot_id()
+        self._rebooted = not boot or boot != self._description.boot
+        changed = self.directory.stat().st_mtime
         dropped = self.directory / "dropped.json"
         if dropped.exists():
             self._dropped = _DROPPED.validate_json(dropped.read_bytes())
-        damaged = False
+        torn: list[_Segment] = []
+        sent_pos = 0
         for path in sorted(self.directory.glob("*.se*")):
             segment = _Segment(path, int(path.stem))
             if any(first <= segment.first < first + count for first, count in self._dropped):
                 unlink([path])
                 continue
-            damaged = self._scan(segment)
+            if self._scan(segment):
+                torn.append(segment)
             if segment.count:
                 self._segments.append(segment)
                 self._unread += segment.count
-                if path.suffix == _SENT:
+                if path.suffix == _SENT or self._rebooted:  # the name need not be on the disk
                     self._enter(segment)
-        if damaged and not self._segments:
-            self.numbered = False
-        self.unsure = damaged or self._description.boot != boot_id()
+                    sent_pos = self.head.pos
+                elif len(self._segments) == 1:
+                    sent_pos = self.head.pos - segment.frames
+        if torn and torn[-1] is segment:
+            self._torn = torn.pop()  # by whatever ended its agent
+            self.numbered = bool(self._segments)
+        self._damaged = torn
+        if self._dropped:
+            self.head = replace(self.head, index=max(self.head.index, sum(self._dropped[-1])))
+        self.unsure = self._rebooted or self._torn is not None
+        self.sent_seconds = self._format.seconds(sent_pos)
+        self.sent_ago_s = max(0.0, time.time() - changed)
 
     def _scan(self, segment: _Segment) -> bool:
         """Count what is whole in `segment`; True, and a warning, if there is more than that."""
@@ -460,7 +542,8 @@ class SpooledBacklog(Backlog):
                 segment.size = len(MAGIC)
                 for chunk, size in read_records(file, segment.first):
                     self._count(segment, chunk, size)
-        segment.synced = segment.size
+        if in_all < len(MAGIC) and not self._rebooted:
+            return False  # its agent was killed just then
         if segment.size < in_all:
             log.warning(
                 "%d bytes in the spool are no whole chunk and are left out",
@@ -483,9 +566,10 @@ class SpooledBacklog(Backlog):
 
     def go_on(self) -> None:
         """Prepare for more chunks than were left by another run. Raises: SpoolError."""
+        unsure = self.unsure
         if self.origin.live:  # a file's chunks are the same again
             self.skip_numbers()
-        if self._description.boot == boot_id():
+        if not (unsure or self._rebooted):
             return
         description = self._description.model_copy(update={"boot": boot_id()})
         try:

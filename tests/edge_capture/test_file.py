@@ -192,6 +192,7 @@ async def test_plays_at_the_speed_asked_for(
         ("text.wav", b"no sound at all, only words", "is not a sound file"),
         ("a.raw", b"\0" * 1000, "is raw: use natterjack-edge stdin"),
         ("", None, "is a directory"),
+        ("x" * 300, None, "File name too long"),
     ],
 )
 async def test_wrong_files_are_named_and_publish_nothing(

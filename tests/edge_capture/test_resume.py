@@ -41,10 +41,11 @@ def speech(tmp_path: Path) -> Path:
 def spooled(spool: Path) -> int:
     """Records in the directory, as far as they are whole."""
     count = 0
-    for path in spool.glob("*/*.se*"):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(8)
-            count += sum(1 for _ in read_records(file, int(path.stem)))
+    with contextlib.suppress(FileNotFoundError):  # it is being made or removed
+        for path in spool.glob("*/*.se*"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(8)
+                count += sum(1 for _ in read_records(file, int(path.stem)))
     return count
 
 

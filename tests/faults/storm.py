@@ -204,9 +204,14 @@ class Storm:
         """When all is calm: nothing is held or queued any more, and what the streams say now, after
         every zombie has woken, is the last word."""
         async with connected(self._fleet.broker_settings, name="auditor") as broker:
-            await queue_empty(broker, 120)
-            for seat in self._fleet.seats:
-                await until(partial(_holds_nothing, seat), "the worker holds no session", 60)
+            try:
+                await queue_empty(broker, CLOSED_SECONDS)
+                for seat in self._fleet.seats:
+                    await until(partial(_holds_nothing, seat), "no session is held", 180)
+            except AssertionError as error:
+                held = [(await seat.worker.get("/sessions"))[1] for seat in self._fleet.seats]
+                self.outcome.audit.problems.append(str(error))
+                self.outcome.failures.append(f"{error}: {held}")
             last = Audit()
             for talk in self._ended:
                 for spec in talk.specs:

@@ -16,6 +16,7 @@ from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings
 
 from ..faults.proxy import NatsProxy
+from ..waiting import bound
 
 
 @pytest.fixture
@@ -156,3 +157,14 @@ async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
         async with near.asking():
             await js.publish("stt.transcript.t.c.s.final", b"")
         assert not near.on_reconnect
+
+
+async def test_connecting_can_be_cancelled_at_any_moment() -> None:
+    """With nobody there, an attempt fails within a millisecond or two: somewhere around it."""
+    settings = BrokerSettings(url="nats://127.0.0.1:1")
+    for moment in range(200):
+        connecting = asyncio.create_task(connect(settings, name="test"))
+        await asyncio.sleep(moment % 40 * 0.0002)
+        connecting.cancel()
+        done, _ = await asyncio.wait({connecting}, timeout=bound(5))
+        assert done, "the cancellation was swallowed"
