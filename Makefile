@@ -38,7 +38,7 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev system-packages ## the tests alone
-	$(BIN)/pytest -n 4 $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 test: lint unit ## what CI runs
 

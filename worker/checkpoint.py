@@ -72,21 +72,25 @@ class CheckpointStore:
 
     async def read(self) -> Checkpoint | None:
         """What is stored; later writes succeed only if nobody wrote in between."""
+        stored, self._revision = await self._look()
+        return stored
+
+    async def _look(self) -> tuple[Checkpoint | None, int]:
+        """What is stored, and its revision."""
         while True:
             try:
                 async with self._broker.asking():
                     entry = await self._bucket.get(self._key)
             except KeyNotFoundError as missing:
-                self._revision = (missing.entry.revision or 0) if missing.entry else 0
-                return None
+                return None, (missing.entry.revision or 0) if missing.entry else 0
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
                 continue
-            self._revision = entry.revision or 0
+            revision = entry.revision or 0
             try:
-                return Checkpoint.model_validate_json(entry.value or b"")
+                return Checkpoint.model_validate_json(entry.value or b""), revision
             except ValidationError:
-                return None  # not one of ours: write over it
+                return None, revision  # not one of ours: write over it
 
     async def write(self, checkpoint: Checkpoint) -> None:
         """Raises LeaseLost when another holder wrote since; Overtaken if that was an older one, so
@@ -101,14 +105,16 @@ class CheckpointStore:
                 async with self._broker.asking():
                     self._revision = await self._bucket.update(self._key, payload, self._revision)
             except KeyWrongLastSequenceError:
-                # Perhaps our own write, whose acknowledgement was lost.
-                stored = await self.read()
+                # Perhaps by our own write, whose acknowledgement was lost. If it was another's, its
+                # revision must not become ours: the next write would be let through.
+                stored, revision = await self._look()
                 if stored is None or stored.session_id != checkpoint.session_id:
                     raise LeaseLost(f"the checkpoint of {self._key} was written over") from None
                 if stored.holder != checkpoint.holder:
                     # Delivery counts are not for ever: a broker that was killed may count anew.
                     kind = LeaseLost if stored.epoch >= checkpoint.epoch else Overtaken
                     raise kind(f"{stored.worker} has the session, epoch {stored.epoch}") from None
+                self._revision = revision
             except MaxPayloadError:
                 raise
             except (NatsError, TimeoutError):

@@ -242,9 +242,10 @@ async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
     for store in (a, b, c):
         assert await store.read() is None
     await a.write(_checkpoint("a", 1))
-    with pytest.raises(LeaseLost) as refused:
-        await b.write(_checkpoint("b", 1))
-    assert not isinstance(refused.value, Overtaken)
+    for _ in range(2):  # being refused teaches nobody the revision by which to be let through
+        with pytest.raises(LeaseLost) as refused:
+            await b.write(_checkpoint("b", 1))
+        assert not isinstance(refused.value, Overtaken)
     with pytest.raises(Overtaken):
         await c.write(_checkpoint("c", 2))
     stored = await c.read()
