@@ -88,6 +88,9 @@ class Feed:
         self._newest: tuple[int, float] | None = None
         """The newest stream sequence when it was last asked for, and when that was."""
         self._hole_since: float | None = None
+        self._passed_since: float | None = None
+        """Since when a chunk behind the hole is known to be stored: a stream that stores nothing,
+        as while it has no leader, proves nothing."""
         self._doubt_since: float | None = None
         self._doubt_left = _ALL_DOUBT_S
         self._after_bad_chunk = False
@@ -270,7 +273,7 @@ class Feed:
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
         self._decide(chunk.seq, self._ahead.rivals(chunk.seq))
         self._after_bad_chunk = False
-        self._hole_since, self._deep_scans = None, 0
+        self._hole_since, self._passed_since, self._deep_scans = None, None, 0
         self._position = end = chunk.position + chunk.frames
         self.head = max(self.head, end)
         if chunk.stream_sequence:
@@ -374,7 +377,9 @@ class Feed:
 
     def _give_up_hole(self, now: float) -> Gap | None:
         """Chunks are at hand, the one before them is not: after a while it counts as lost."""
-        waited = now - (self._hole_since or now)
+        if self._passed_since is None and any(c.stream_sequence for c in self._ahead.chunks):
+            self._passed_since = now
+        waited = -1.0 if self._passed_since is None else now - self._passed_since
         versions = self._ahead.versions(self._ahead.first)
         likely = (chunk for chunk in versions if self._ahead.borne_out(chunk, self._position))
         first = next(likely, versions[0])
@@ -393,7 +398,7 @@ class Feed:
                 self.bad["position"] += 1
                 self._ahead.drop(first.seq)
                 return None
-        self._hole_since = None
+        self._hole_since = self._passed_since = None
         self._next_seq = first.seq
         if first.position <= self._position:
             return None
@@ -405,7 +410,7 @@ class Feed:
         mark = self._marks.before_chunk(self._next_seq)
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
-        waited = now - (self._hole_since or now)
+        waited = -1.0 if self._passed_since is None else now - self._passed_since
         if self._next_seq in self._ahead:  # and in doubt
             again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
         else:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+from nats.js.api import DiscardPolicy
+from nats.js.errors import APIError
 
 from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
@@ -99,6 +101,28 @@ async def test_a_hole_that_is_filled_late_is_no_gap(edge: PlainEdge, open_feed: 
         assert await feed.next(0.7) is None
         await edge.publish(2)
         assert seqs(await take(feed, 3)) == [2, 3, 4]
+
+
+async def test_a_stream_that_stores_nothing_proves_no_hole(
+    edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
+) -> None:
+    """As while it has no leader: what comes live then is sent again by its edge, and so is what
+    came while we were away."""
+    await edge.publish(0, 1)
+    js = ready_broker.client.jetstream()
+    config = (await js.stream_info(streams.AUDIO)).config
+    config.max_msgs, config.discard = 2, DiscardPolicy.NEW
+    await js.update_stream(config)
+    async with open_feed(hole_seconds=0.3) as feed:
+        assert seqs(await take(feed, 2)) == [0, 1]
+        for seq in (4, 5):
+            with pytest.raises(APIError):
+                await edge.publish(seq)
+        assert await feed.next(1.5) is None  # longer than any hole is waited for
+        config.max_msgs = -1
+        await js.update_stream(config)
+        await edge.publish(2, 3, 4, 5)
+        assert seqs(await take(feed, 4)) == [2, 3, 4, 5]
 
 
 async def test_a_hole_that_nobody_fills_becomes_a_gap(edge: PlainEdge, open_feed: OpenFeed) -> None:
