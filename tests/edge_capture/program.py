@@ -59,7 +59,10 @@ class Edge:
             raise AssertionError(f"no {words!r} in: {self.stderr}") from None
 
     async def exit_code(self, timeout: float = 30) -> int:
-        await until(lambda: self.process.poll() is not None, "the edge has ended", timeout)
+        try:
+            await until(lambda: self.process.poll() is not None, "the edge has ended", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.stderr}") from None
         return self.process.returncode
 
     def interrupt(self) -> None:
