@@ -87,7 +87,7 @@ class Feed:
         self._deep_scans = 0
         self._newest: tuple[int, float] | None = None
         """The newest stream sequence when it was last asked for, and when that was."""
-        self._hole_since: float | None = None
+        self._hole_seen = False
         self._passed_since: float | None = None
         """Since when a chunk behind the hole is known to be stored: a stream that stores nothing,
         as while it has no leader, proves nothing."""
@@ -240,8 +240,8 @@ class Feed:
                 if self._doubt_since is None:
                     self._doubt_since = now
                     self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
-            elif self._ahead and self._hole_since is None:
-                self._hole_since, self._look_at = now, 0.0
+            elif self._ahead and not self._hole_seen:
+                self._hole_seen, self._look_at = True, 0.0
             if now >= self._look_at:
                 gap = await self._fill()
                 if gap is not None:
@@ -273,7 +273,7 @@ class Feed:
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
         self._decide(chunk.seq, self._ahead.rivals(chunk.seq))
         self._after_bad_chunk = False
-        self._hole_since, self._passed_since, self._deep_scans = None, None, 0
+        self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
         self._position = end = chunk.position + chunk.frames
         self.head = max(self.head, end)
         if chunk.stream_sequence:
@@ -375,11 +375,15 @@ class Feed:
             return None
         return self._give_up_hole(started)
 
+    def _waited(self, now: float) -> float:
+        """Seconds for which the hole has been one for sure; negative: it may still be none."""
+        return -1.0 if self._passed_since is None else now - self._passed_since
+
     def _give_up_hole(self, now: float) -> Gap | None:
         """Chunks are at hand, the one before them is not: after a while it counts as lost."""
         if self._passed_since is None and any(c.stream_sequence for c in self._ahead.chunks):
             self._passed_since = now
-        waited = -1.0 if self._passed_since is None else now - self._passed_since
+        waited = self._waited(now)
         versions = self._ahead.versions(self._ahead.first)
         likely = (chunk for chunk in versions if self._ahead.borne_out(chunk, self._position))
         first = next(likely, versions[0])
@@ -398,7 +402,7 @@ class Feed:
                 self.bad["position"] += 1
                 self._ahead.drop(first.seq)
                 return None
-        self._hole_since = self._passed_since = None
+        self._hole_seen, self._passed_since = False, None
         self._next_seq = first.seq
         if first.position <= self._position:
             return None
@@ -410,7 +414,7 @@ class Feed:
         mark = self._marks.before_chunk(self._next_seq)
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
-        waited = -1.0 if self._passed_since is None else now - self._passed_since
+        waited = self._waited(now)
         if self._next_seq in self._ahead:  # and in doubt
             again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
         else:

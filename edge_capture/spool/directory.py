@@ -159,7 +159,7 @@ class Spool:
         backlog.numbered = not failed
         try:
             backlog.load()
-        except BaseException:
+        except BaseException:  # whatever it was: a session that is not loaded is not kept
             self._sessions.remove(backlog)
             raise
         return backlog

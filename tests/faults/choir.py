@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.connection import Broker
 from natterjack.events import Event, InterimEvent, parse_event
@@ -18,12 +17,11 @@ from natterjack.subjects import audio_subject, session_subject
 from ..emulators import tones
 from ..worker.programs import Transcript
 from .audit import Audit, audit
+from .fleet import PHRASE, RATE, TAIL_SECONDS
 
-_RATE = 16_000
 _FRAMES = 1280
 _STAGGER_TICKS = 50
 """Chunks that the last voice is behind the first."""
-_PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 
 
 @dataclass
@@ -44,13 +42,13 @@ class Choir:
 
     def __init__(self, broker: Broker, name: str, voices: int, seconds: float, **spec: Any) -> None:
         self.words = tones.sequence(round(seconds / 0.41))
-        self.places = tones.places(self.words, **_PHRASE)
+        self.places = tones.places(self.words, **PHRASE)
         self.voices = [
             Voice(SessionSpec(tenant=name, conversation=f"c{n}", speaker="s", **spec))
             for n in range(voices)
         ]
-        audio = tones.encode(self.words, _RATE, tail_seconds=0.5, **_PHRASE)
-        self.seconds = len(audio) / 2 / _RATE
+        audio = tones.encode(self.words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)
+        self.seconds = len(audio) / 2 / RATE
         self._chunks = [audio[i : i + 2 * _FRAMES] for i in range(0, len(audio), 2 * _FRAMES)]
         self._broker = broker
         self._name = name
@@ -99,7 +97,7 @@ class Choir:
                 seq = tick - int(late)
                 if not 0 <= seq < len(self._chunks):
                     continue
-                due = started + (tick + late % 1) * _FRAMES / _RATE
+                due = started + (tick + late % 1) * _FRAMES / RATE
                 if (wait := due - time.monotonic()) > 0.001:
                     await asyncio.sleep(wait)
                 end = seq == len(self._chunks) - 1
@@ -129,9 +127,3 @@ class Choir:
             if not found.clean:
                 return f"{found}\n{Transcript(events).told()}"
         return ""
-
-
-async def waiting_requests(broker: Broker) -> int:
-    """Requests that no worker has ended."""
-    info = await broker.client.jetstream().stream_info(streams.SESSIONS)
-    return int(info.state.messages)

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -24,7 +25,7 @@ from .cluster import Cluster
 from .proxy import NatsProxy
 
 RATE = 16_000
-PHRASE = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
+PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 TAIL_SECONDS = 0.5
 
 
@@ -108,8 +109,8 @@ class Talk:
 
     def __init__(self, directory: Path, line: Line, name: str, words: int, speed: float) -> None:
         self.words = tones.sequence(words)
-        self.places = tones.places(self.words, **PHRASE)  # type: ignore[arg-type]
-        audio = tones.encode(self.words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)  # type: ignore[arg-type]
+        self.places = tones.places(self.words, **PHRASE)
+        audio = tones.encode(self.words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)
         self.seconds = len(audio) / 2 / RATE
         self.line = line
         self.specs: list[SessionSpec] = []

@@ -23,11 +23,10 @@ from natterjack.subjects import SessionKey
 from ..emulators import tones
 from ..worker.programs import closed
 from .audit import Audit, audit
-from .fleet import PHRASE, TAIL_SECONDS, resident_bytes
+from .fleet import PHRASE, RATE, TAIL_SECONDS, resident_bytes
 from .proxy import NatsProxy
 from .recovery import Bench, bench
 
-_RATE = 16_000
 _FRAMES = 1280
 BEFORE_SECONDS, AFTER_SECONDS = 30.0, 30.0
 
@@ -49,7 +48,7 @@ async def _feed(process: asyncio.subprocess.Process, audio: bytes) -> None:
     assert process.stdin is not None
     started, size = time.monotonic(), 2 * _FRAMES
     for number, at in enumerate(range(0, len(audio), size)):
-        await asyncio.sleep(max(0.0, started + number * _FRAMES / _RATE - time.monotonic()))
+        await asyncio.sleep(max(0.0, started + number * _FRAMES / RATE - time.monotonic()))
         process.stdin.write(audio[at : at + size])
         await process.stdin.drain()
     process.stdin.close()
@@ -59,8 +58,8 @@ async def _absence(made: Bench, name: str, minutes: float, arguments: list[str])
     found = Absence(name, minutes)
     seconds = BEFORE_SECONDS + minutes * 60 + AFTER_SECONDS
     words = tones.sequence(round(seconds / 0.41))
-    audio = tones.encode(words, _RATE, tail_seconds=TAIL_SECONDS, **PHRASE)  # type: ignore[arg-type]
-    places = tones.places(words, **PHRASE)  # type: ignore[arg-type]
+    audio = tones.encode(words, RATE, tail_seconds=TAIL_SECONDS, **PHRASE)
+    places = tones.places(words, **PHRASE)
     async with NatsProxy(made.server.port) as line:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge_capture", "stdin", "--live", "--conversation", name,
@@ -82,7 +81,7 @@ async def _absence(made: Bench, name: str, minutes: float, arguments: list[str])
     spec = SessionSpec(session_id=session_id, **SessionKey(*key.split("."))._asdict())
     transcript = await closed(made.broker, spec, 60 + minutes * 60)
     found.audit = audit(
-        transcript.events, words, places, captured_seconds=len(audio) / 2 / _RATE
+        transcript.events, words, places, captured_seconds=len(audio) / 2 / RATE
     )  # fmt: skip
     if status != 0:
         found.audit.problems.append(f"the edge ended with {status}")
@@ -96,7 +95,7 @@ async def offline(minutes: float, say: Callable[[str], None]) -> list[Absence]:
     async with contextlib.AsyncExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = await stack.enter_async_context(bench())
-        await made.worker(DEEPGRAM_CATCH_UP_RATE="8")
+        await made.worker(DEEPGRAM_CATCH_UPRATE="8")
         say(f"2 edges without network for {minutes:g} minutes")
         return list(
             await asyncio.gather(

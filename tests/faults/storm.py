@@ -313,9 +313,8 @@ class Storm:
 
     async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:
         """Throw a switch of running connections, for the next so many."""
-        fault = "garbage" if switch == "garbage" else switch
         switches = {**_OFF, switch: value, "connections": count}
-        return await self._committed(self._emulator(sockets=True), fault, switches, count)
+        return await self._committed(self._emulator(sockets=True), switch, switches, count)
 
     async def _recordings(self) -> bool:
         emulator = self._fleet.emulators["deepgram-rest"]

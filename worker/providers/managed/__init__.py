@@ -98,7 +98,7 @@ class ManagedProvider(Provider):
         socket = await self._connector.connect(address, protocol.handshake_error)
         try:
             ready = await wait_ready(socket, auth, settings.ready_timeout_seconds)
-        except BaseException:
+        except BaseException:  # cancelled too
             await socket.close()
             raise
         known = settings.extensions == "on"

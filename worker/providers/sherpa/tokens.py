@@ -71,7 +71,7 @@ def _write(path: Path, content: bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # interrupted too: half a file is none
         os.unlink(temporary)
         raise
     return path

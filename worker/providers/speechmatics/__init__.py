@@ -96,7 +96,7 @@ class SpeechmaticsProvider(Provider):
             return await connection.start(
                 socket, recognition, self._limits, settings.start_timeout_seconds
             )
-        except BaseException:
+        except BaseException:  # cancelled too
             await socket.close()
             raise
 
