@@ -110,6 +110,28 @@ class Gap(_Model):
     cause: str
 
 
+class ProviderUsage(_Model):
+    """What a session has used of one provider, over all its connections and workers."""
+
+    connections: int = 0
+    sent_seconds: Annotated[Seconds, Field(description="audio, replays included")] = 0
+    replayed_seconds: Annotated[
+        Seconds, Field(description="of these, sent before: what faults have cost")
+    ] = 0
+    estimated_seconds: Annotated[
+        Seconds,
+        Field(description="of these, assumed: what killed workers sent after they last told"),
+    ] = 0
+    connected_seconds: Seconds = 0
+    reported_seconds: Annotated[
+        Seconds | None, Field(description="by the provider's own account, where it gives one")
+    ] = None
+    billed_seconds: Annotated[Seconds, Field(description="by the provider's billing rule")] = 0
+    cost: Annotated[float, Field(description="of the billed seconds, in `currency`")] = 0
+    recovery_cost: Annotated[float, Field(description="of these, for replayed audio")] = 0
+    currency: str = "USD"
+
+
 class Account(_Model):
     """What became of a session's audio, in seconds, over its whole life."""
 
@@ -118,6 +140,9 @@ class Account(_Model):
     sent_seconds: Annotated[Seconds, Field(description="to providers, replays included")] = 0
     transcribed_seconds: Annotated[Seconds, Field(description="covered by finals")] = 0
     connected_seconds: Annotated[Seconds, Field(description="of provider connections")] = 0
+    providers: Annotated[
+        dict[str, ProviderUsage], Field(description="what was used of each provider")
+    ] = Field(default_factory=dict)
     gaps: Annotated[list[Gap], Field(description="the first 100")] = Field(default_factory=list)
     gap_seconds: Annotated[dict[str, float], Field(description="of all gaps, by cause")] = Field(
         default_factory=dict
@@ -139,6 +164,9 @@ class StatusEvent(_Durable):
     type: Literal["status"] = "status"
     state: StatusState
     reason: str | None = None
+    detail: Annotated[
+        str | None, Field(description="what there is to say beyond `reason`, for people")
+    ] = None
     worker: str
     account: Account | None = None
 
@@ -148,15 +176,18 @@ class StatusEvent(_Durable):
 
 
 class UsageEvent(_Durable):
-    """What a session has cost so far."""
+    """What a session has cost so far: on a timer, when credit is low, and before its end."""
 
     type: Literal["usage"] = "usage"
-    audio_seconds: Seconds
+    audio_seconds: Annotated[Seconds, Field(description="sent to providers, replays included")]
     connected_seconds: Seconds
-    cost: float | None = None
+    cost: Annotated[float | None, Field(description="at all providers, in `currency`")] = None
     currency: str | None = None
-    credits_remaining_seconds: float | None = None
-    low: bool = False
+    credits_remaining_seconds: Annotated[
+        float | None, Field(description="until the provider, or a budget, ends the session")
+    ] = None
+    low: Annotated[bool, Field(description="a threshold was passed, or the provider warns")] = False
+    providers: dict[str, ProviderUsage] = Field(default_factory=dict)
 
 
 DurableEvent = FinalEvent | TurnEvent | StatusEvent | UsageEvent

@@ -1,4 +1,4 @@
-"""The streams, the consumer and the bucket: their one definition, made or checked at start."""
+"""The streams, the consumer and the buckets: their one definition, made or checked at start."""
 
 from __future__ import annotations
 
@@ -23,25 +23,38 @@ from .connection import Broker
 from .errors import BrokerUnreachable, StreamMismatch
 from .log import fields
 from .settings import StreamSettings
-from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
+from .subjects import (
+    AUDIO_PREFIX,
+    DIAL_PREFIX,
+    SESSION_PREFIX,
+    SLOT_PREFIX,
+    TRANSCRIPT_PREFIX,
+)
 
 log = logging.getLogger(__name__)
 
 SESSIONS = "STT_SESSIONS"
 AUDIO = "STT_AUDIO"
 TRANSCRIPTS = "STT_TRANSCRIPTS"
+SLOTS = "STT_SLOTS"
 BUCKET = "stt_sessions"
+WORKERS_BUCKET = "stt_workers"
+USAGE_BUCKET = "stt_usage"
+BUDGETS_BUCKET = "stt_budgets"
+PROVIDERS_BUCKET = "stt_providers"
 CONSUMER = "workers"
 
 MAX_SPEC_BYTES = 64 * 1024
 DUPLICATE_WINDOW_S = 120
 _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
+_USAGE_MAX_AGE_S = 400 * 24 * 3600
+_PROVIDERS_MAX_AGE_S = 3600
 
 _NAME_IN_USE = 10058
 
 
 def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
-    """The streams as we make them, the bucket's own stream included."""
+    """The streams as we make them, those behind the buckets included."""
     file, replicas = StorageType.FILE, settings.stream_replicas
     return [
         StreamConfig(
@@ -75,18 +88,43 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             allow_direct=True,
         ),
         StreamConfig(
-            name=f"KV_{BUCKET}",
-            subjects=[f"$KV.{BUCKET}.>"],
+            # One message a slot or dial of a provider account: whoever has it may use it.
+            name=SLOTS,
+            subjects=[f"{SLOT_PREFIX}.>", f"{DIAL_PREFIX}.>"],
             storage=file,
             num_replicas=replicas,
-            max_age=_CHECKPOINT_MAX_AGE_S,
             max_msgs_per_subject=1,
             discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
             allow_direct=True,
-            allow_rollup_hdrs=True,
-            deny_delete=True,
         ),
+        _bucket(BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(WORKERS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(USAGE_BUCKET, replicas, _USAGE_MAX_AGE_S),
+        _bucket(BUDGETS_BUCKET, replicas, 0),
+        _bucket(PROVIDERS_BUCKET, replicas, _PROVIDERS_MAX_AGE_S),
     ]
+
+
+def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
+    """The stream behind a bucket that keeps the last value of each key. Age 0: for good."""
+    return StreamConfig(
+        name=f"KV_{name}",
+        subjects=[f"$KV.{name}.>"],
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_age=max_age_seconds,
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.NEW,
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+    )
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """Where the entry `key` (which may have wildcards) of a bucket is published and stored."""
+    return f"$KV.{bucket}.{key}"
 
 
 def consumer_config(settings: StreamSettings) -> ConsumerConfig:

@@ -14,6 +14,8 @@ SESSION_PREFIX = "stt.session"
 AUDIO_PREFIX = "stt.audio"
 TRANSCRIPT_PREFIX = "stt.transcript"
 CONTROL_PREFIX = "stt.control"
+SLOT_PREFIX = "stt.slot"
+DIAL_PREFIX = "stt.dial"
 
 EventKind = Literal["interim", "final", "turn", "status", "usage"]
 DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")

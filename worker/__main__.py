@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
+import secrets
 import signal
 import sys
 
@@ -15,14 +17,18 @@ from natterjack import streams
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
+from natterjack.stored import StreamStore
 
+from .balances import poll
 from .claim import Claimer
 from .health import Health
 from .metrics import Metrics
 from .plugins import Providers
+from .prices import parse_prices
+from .report import Report
 from .session import Services
 from .settings import WorkerSettings
-from .stored import StreamStore
+from .tally import Tally
 
 log = logging.getLogger("worker")
 
@@ -83,6 +89,7 @@ async def _start(
     *,
     once: bool,
 ) -> Services:
+    prices = parse_prices(settings.prices)
     broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
     try:
         while True:
@@ -97,15 +104,26 @@ async def _start(
                 log.warning("%s; trying again", error)
                 await asyncio.sleep(1)
         store = StreamStore(broker, streams.AUDIO)
+        roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
         await store.start()
+        await roster.start()
     except BaseException:  # cancelled too
         await broker.close()
         raise
-    metrics = Metrics(settings.max_sessions)
+    metrics = Metrics(settings.max_sessions, settings.metrics_tenants)
     lease_seconds = consumer.config.ack_wait or stream_settings.lease_seconds
+    instance = _instance(settings.name)
+    tally = Tally(instance)
+    report = Report(broker, js, roster, instance, settings, metrics, tally)
     return Services(
-        broker, js, store, bucket, providers, settings, metrics, asyncio.Event(), lease_seconds
-    )
+        broker, js, store, bucket, providers, settings, metrics, tally, report, prices,
+        asyncio.Event(), lease_seconds,
+    )  # fmt: skip
+
+
+def _instance(name: str) -> str:
+    """This process's name in buckets: the worker's, fit for a key, and never used again."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{secrets.token_hex(4)}"
 
 
 async def _run(
@@ -129,6 +147,10 @@ async def _run(
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
             closed = tasks.create_task(services.broker.wait_closed(), name="closed")
+            reporting = tasks.create_task(
+                services.report.run(claimer.records, lambda: health.draining), name="report"
+            )
+            polling = tasks.create_task(poll(services.providers, services.metrics), name="balances")
             restoring = tasks.create_task(_restore(services, stream_settings))
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
             if closed.done():
@@ -140,7 +162,8 @@ async def _run(
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
-            for task in (stopped, closed, restoring):
+            await services.report.leave()
+            for task in (stopped, closed, reporting, polling, restoring):
                 task.cancel()
     except BaseExceptionGroup as group:
         closed_for_good = group.subgroup(BrokerUnreachable)

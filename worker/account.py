@@ -11,6 +11,7 @@ from natterjack.log import fields
 from natterjack.subjects import SessionKey
 
 from .feed import Feed, Gap
+from .ledger import Ledger
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ _MAX_GAPS = 100
 class Books:
     """Keeps what the closing event's account says. Positions are frames of the session."""
 
-    def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics) -> None:
+    def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics, ledger: Ledger) -> None:
+        self.ledger = ledger
         self._key = key
         self._rate = sample_rate
         self._metrics = metrics
@@ -32,8 +34,6 @@ class Books:
         """Gaps before this second are in the books."""
         self._bad: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
-        self._sent = 0.0
-        self._connected = 0.0
         self.captured = 0
         """End of the newest audio that was known of."""
 
@@ -44,19 +44,12 @@ class Books:
         self.gaps_until = gaps_until
         self._bad = Counter(account.bad_chunks)
         self._recoveries = Counter(account.recoveries)
-        self._sent = account.sent_seconds
-        self._connected = account.connected_seconds
         self.captured = round(account.captured_seconds * self._rate)
 
     def recovery(self, cause: str) -> None:
         """A provider stream is opened again."""
         self._recoveries[cause] += 1
         self._metrics.recoveries.labels(cause).inc()
-
-    def stream_ended(self, sent_seconds: float, connected_seconds: float) -> None:
-        """A provider stream is over."""
-        self._sent += sent_seconds
-        self._connected += connected_seconds
 
     def feed_ended(self, feed: Feed) -> None:
         """A feed is over; take over its counts."""
@@ -84,17 +77,9 @@ class Books:
                 extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
             )
 
-    def account(
-        self,
-        *,
-        final: int,
-        reached: int,
-        feed: Feed | None = None,
-        sent_seconds: float = 0.0,
-        connected_seconds: float = 0.0,
-    ) -> Account:
+    def account(self, *, final: int, reached: int, feed: Feed | None = None) -> Account:
         """The account as it stands: all before `final` is final, all before `reached` was received;
-        `feed` and the seconds are those of the stream that is open."""
+        `feed` is the one that is open."""
         captured, bad = max(self.captured, reached), self._bad
         if feed is not None:
             captured, bad = max(captured, feed.head), bad + feed.bad
@@ -102,9 +87,10 @@ class Books:
         return Account(
             captured_seconds=round(captured / self._rate, 6),
             received_seconds=round(max(0.0, reached / self._rate - gaps), 6),
-            sent_seconds=round(self._sent + sent_seconds, 6),
+            sent_seconds=round(self.ledger.sent_seconds, 6),
             transcribed_seconds=round(max(0.0, final / self._rate - gaps), 6),
-            connected_seconds=round(self._connected + connected_seconds, 3),
+            connected_seconds=round(self.ledger.connected_seconds, 3),
+            providers=self.ledger.usage(),
             gaps=self._gaps,
             gap_seconds=self._gap_seconds,
             bad_chunks=dict(bad),

@@ -33,6 +33,7 @@ class Checkpoint(BaseModel):
     epoch: int
     worker: str
     holder: str = Field("", description="of whom it is: another for each time a session is taken")
+    instance: str = Field("", description="process of the worker, as the roster names it")
     state: str
     closed: bool = False
     provider: str | None = None
@@ -48,10 +49,12 @@ class Checkpoint(BaseModel):
     gaps_until: float = Field(0, description="gaps before this second are in the account")
     limit: int | None = Field(None, description="position at which the session ends")
     limit_reason: str | None = None
+    limit_detail: str | None = None
     configured: dict[str, Any] = Field(
         default_factory=dict, description="settings changed in mid-stream"
     )
     account: Account = Field(default_factory=Account)
+    sent_until: int = Field(0, description="audio before this position was sent at least once")
     opened_at: datetime
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

@@ -102,6 +102,11 @@ class Claimer:
         for session in list(self.sessions):
             session.drain()
 
+    def records(self) -> list[str]:
+        """Each session's part of the worker's record."""
+        now = time.monotonic()
+        return [session.record(now) for session in self.sessions]
+
     async def run(self) -> None:
         """Until `drain`, and then until the last session is over."""
         async with asyncio.TaskGroup() as tasks:
@@ -187,6 +192,10 @@ class Claimer:
             return
         self.sessions[session] = message
         metrics.sessions_claimed.inc()
+        if metadata.num_delivered == 1:
+            metrics.sessions_started.inc()
+            waited = time.time() - metadata.timestamp.timestamp()
+            metrics.claim_delay.observe(max(0.0, waited))
         metrics.sessions_active.inc()
         if self._draining.is_set():
             session.drain()

@@ -21,11 +21,11 @@ from natterjack.audio import SESSION_ID, decode_chunk_headers
 from natterjack.connection import Broker
 from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
+from natterjack.stored import StoreUnavailable, StreamStore
 from natterjack.subjects import audio_subject
 
 from .held import LONGEST_LONE_GAP_S, Chunk, Held
 from .marks import Mark, Marks
-from .stored import StoreUnavailable, StreamStore
 
 _MAX_AHEAD = 128
 """Chunks further ahead than this must have positions that allow for those between."""

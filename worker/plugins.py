@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 
 from natterjack.errors import NatterjackError
 from natterjack.plugin_list import GROUP
@@ -49,6 +51,11 @@ class Providers:
         self._settings = settings
         self._made: dict[str, Provider] = {}
         self.breakers: dict[str, Breaker] = {}
+
+    @property
+    def made(self) -> Mapping[str, Provider]:
+        """Those in use so far, by name; it grows as sessions ask for others."""
+        return MappingProxyType(self._made)
 
     def breaker(self, name: str) -> Breaker:
         """The breaker of provider `name`."""

@@ -50,6 +50,9 @@ class Capabilities:
     price_per_hour: float = 0.0
     currency: str = "USD"
     billing: Literal["audio", "connected", "none"] = "audio"
+    """What is billed: audio sent (each channel of it), the connection's time, or nothing."""
+    billing_increment_seconds: float = 0.0
+    """Each stream is billed in steps of so many seconds, rounded up; 0: to the sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,15 @@ class Notice:
 ProviderEvent = Interim | Final | Turn | Usage | Notice
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Credit left with a provider, over all of its streams; below zero when it is overdrawn."""
+
+    amount: float
+    unit: str
+    """`seconds` or `hours` of audio, or a currency (ISO 4217, upper case). It is a metric label."""
+
+
 class ProviderStream(ABC):
     """One stream to a provider. One task sends, another iterates.
 
@@ -146,6 +158,9 @@ class ProviderStream(ABC):
 
     reference: str | None = None
     """The provider's own name for this stream (a request id), for support."""
+    used_seconds: float | None = None
+    """What the provider bills for this stream so far, where that is not the audio that `send` was
+    given; read about once a second."""
 
     @abstractmethod
     async def send(self, audio: bytes) -> None:
@@ -183,6 +198,8 @@ class Provider(ABC):
     """Own environment prefix; every field has a default or is a clear error when missing."""
     capabilities: Capabilities
     """On the class: with default settings. On an object: with its own."""
+    balance_seconds: float = 0
+    """How often to ask for the balance, in seconds; 0: there is none to ask for."""
 
     @abstractmethod
     def __init__(self, settings: Any) -> None:
@@ -192,6 +209,11 @@ class Provider(ABC):
     @abstractmethod
     async def open(self, request: StreamRequest) -> ProviderStream:
         """A stream that is ready for audio. Bounded in time. Raises ProviderError."""
+
+    async def balance(self) -> list[Balance]:
+        """What is left, one of each unit; empty when the provider names none. Not an exact meter.
+        Bounded in time. Raises ProviderError."""
+        return []
 
     async def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of what the process shares (models, connection pools). Idempotent."""

@@ -13,6 +13,7 @@ from .account import Books
 from .errors import Stalled
 from .feed import Feed, Gap
 from .held import Chunk
+from .ledger import Ledger
 from .metrics import Metrics
 from .provider import Provider, ProviderStream
 from .settings import WorkerSettings
@@ -36,8 +37,9 @@ class Relay:
         position: int,
         settings: WorkerSettings,
         metrics: Metrics,
+        ledger: Ledger,
     ) -> None:
-        """`position`: of the first frame that will be sent."""
+        """`position`: of the first frame that will be sent. `ledger`: has this stream open."""
         self.provider = provider
         self.stream = stream
         self.timeline = Timeline(spec.sample_rate, position)
@@ -49,7 +51,8 @@ class Relay:
         self._settings = settings
         self._opened = time.monotonic()
         self._go_at = 0.0
-        self._last_payload = b""
+        self._last_chunk: Chunk | None = None
+        self._sampled: Chunk | None = None
         self._send_started: float | None = None
         self._unanswered_since: float | None = None
         self._answered_audio = 0.0
@@ -58,9 +61,8 @@ class Relay:
         """An event of the provider is being published: its silence meanwhile is ours."""
         self._trouble: Exception | None = None
         self._alarm = asyncio.Event()
-        self._sent_metric = metrics.audio_sent.labels(provider.name)
-        self._received_metric = metrics.audio_received
-        self._sent_counted = 0.0
+        self._ledger = ledger
+        self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
 
     @property
     def connected_seconds(self) -> float:
@@ -108,7 +110,8 @@ class Relay:
     @property
     def cut_short(self) -> bool:
         """Whether what was sent ends amid a sound: perhaps in a word that goes on later."""
-        return convert.loud_end(self._format, self._last_payload)
+        chunk = self._last_chunk
+        return chunk is not None and convert.loud_end(self._format, chunk.payload)
 
     async def finish(self) -> None:
         """Tell the provider that no audio follows."""
@@ -127,7 +130,7 @@ class Relay:
     async def _send_chunk(self, chunk: Chunk) -> None:
         await self._pace(chunk.frames)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
-        self._last_payload = chunk.payload
+        self._last_chunk = chunk
         for audio in self._converter.convert(chunk.payload):
             await self._send_audio(audio)
 
@@ -173,16 +176,8 @@ class Relay:
         if self._trouble is not None:
             raise self._trouble
 
-    def count_sent(self) -> None:
-        """Bring the metrics up to date."""
-        sent = self.timeline.sent_seconds
-        self._sent_metric.inc(sent - self._sent_counted)
-        self._received_metric.inc(sent - self._sent_counted)
-        self._sent_counted = sent
-
     def watch(self, now: float, *, listening: bool) -> None:
         """Called a few times a second. `listening`: the broker takes what the provider says."""
-        self.count_sent()
         settings, name = self._settings, self.provider.name
         blocked = 0.0 if self._send_started is None else now - self._send_started
         if blocked > settings.send_blocked_seconds:
@@ -197,3 +192,27 @@ class Relay:
             waited = now - self._unanswered_since
             if waited > settings.mute_seconds and owed > _MUTE_AUDIO_SECONDS:
                 self.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
+
+    # ---- books ------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Bring the ledger up to date, and sample how long live audio was on its way."""
+        timeline = self.timeline
+        self._note_used()
+        self._ledger.progress(timeline.position, timeline.sent_seconds, self.connected_seconds)
+        chunk = self._last_chunk
+        if chunk is None or chunk is self._sampled or not chunk.time_ns or chunk.stream_sequence:
+            return
+        self._sampled = chunk
+        arrived = time.time() - (time.monotonic() - chunk.arrived)
+        self._capture_delay.observe(arrived - chunk.time_ns / 1e9 - chunk.frames / self._rate)
+
+    def count_last(self) -> None:
+        """The stream is over. Idempotent."""
+        timeline = self.timeline
+        self._note_used()
+        self._ledger.closed(timeline.position, timeline.sent_seconds, self.connected_seconds)
+
+    def _note_used(self) -> None:
+        if self.stream.used_seconds is not None:
+            self._ledger.reported(self.stream.used_seconds)

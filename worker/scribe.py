@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from natterjack.events import (
-    Account,
     FinalEvent,
     InterimEvent,
     StatusEvent,
@@ -18,7 +17,8 @@ from natterjack.events import (
 )
 from natterjack.spec import SessionSpec
 
-from .provider import Final, Interim, ProviderWord, Turn, Usage
+from .ledger import Ledger
+from .provider import Final, Interim, ProviderWord, Turn
 from .publish import Publisher
 from .timeline import Timeline
 from .turns import Turns
@@ -129,15 +129,20 @@ class Scribe:
         if self._turns.open:
             await self.turn(Turn("ended", 0.0), round(self.position / self._rate, 6))
 
-    async def usage(self, account: Account, usage: Usage) -> None:
-        """Publish what the provider says of money, beside the session's own seconds."""
-        audio = usage.audio_seconds
+    async def usage(
+        self, ledger: Ledger, *, remaining_seconds: float | None = None, low: bool = False
+    ) -> None:
+        """Publish what the session has used so far."""
+        cost, currency = ledger.cost()
         made: dict[str, Any] = {
             **self._common(),
-            "audio_seconds": account.sent_seconds if audio is None else round(audio, 3),
-            "connected_seconds": account.connected_seconds,
-            "credits_remaining_seconds": usage.credits_remaining_seconds,
-            "low": usage.low,
+            "audio_seconds": round(ledger.sent_seconds, 3),
+            "connected_seconds": round(ledger.connected_seconds, 3),
+            "cost": None if currency is None else round(cost, 6),
+            "currency": currency,
+            "credits_remaining_seconds": remaining_seconds,
+            "low": low,
+            "providers": ledger.usage(),
         }
         await self._publisher.durable("usage", lambda n: UsageEvent(**made, sequence=n))
 

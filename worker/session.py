@@ -33,7 +33,9 @@ from natterjack.connection import Broker
 from natterjack.errors import BadChunk
 from natterjack.events import Account, StatusEvent, StatusState
 from natterjack.log import fields
+from natterjack.roster import REPORT_SECONDS
 from natterjack.spec import SessionSpec
+from natterjack.stored import StoreUnavailable, StreamStore
 from natterjack.subjects import audio_subject, session_subject
 
 from . import convert
@@ -44,8 +46,11 @@ from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
 from .feed import Feed, Gap
 from .held import Chunk
+from .latency import Latencies
+from .ledger import Ledger
 from .metrics import Metrics
 from .plugins import Providers, available
+from .prices import Price, price_of
 from .provider import (
     Capabilities,
     Final,
@@ -59,9 +64,10 @@ from .provider import (
 from .provider import Turn as ProviderTurn
 from .publish import Publisher
 from .relay import Relay
+from .report import Report
 from .scribe import Scribe
 from .settings import WorkerSettings
-from .stored import StoreUnavailable, StreamStore
+from .tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +79,8 @@ _TURN_END_SECONDS = 0.1
 _PROBE_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
 _MAX_CLOSED_BEFORE = 50
+BUDGET = "budget"
+"""Reason of sessions that end because what they may use is used up."""
 _MAX_CRASHES = 10
 """So many workers that held a session, died, and had brought it no further, are its own fault."""
 
@@ -117,6 +125,10 @@ class _HandOver(Exception):
     """The worker drains: give the session back."""
 
 
+class _Enough(Exception):
+    """The session has reached the position at which it is to end."""
+
+
 class _Failed(Exception):
     """No provider can serve the session; the message is the reason."""
 
@@ -132,6 +144,9 @@ class Services:
     providers: Providers
     settings: WorkerSettings
     metrics: Metrics
+    tally: Tally
+    report: Report
+    prices: dict[str, float]
     restore: asyncio.Event
     """Set to have the streams and the consumer looked after."""
     lease_seconds: float
@@ -166,13 +181,15 @@ class Session:
         holder = secrets.token_hex(8)
         self._publisher = Publisher(services.broker, services.js, self.key, self.id, epoch, holder)
         self._scribe = Scribe(self._publisher, spec, epoch, settings.name)
-        self._books = Books(self.key, spec.sample_rate, services.metrics)
+        self._ledger = Ledger(spec.tenant, spec.sample_rate, services.metrics, services.tally)
+        self._books = Books(self.key, spec.sample_rate, services.metrics, self._ledger)
         self._checkpoints = CheckpointStore(services.broker, services.bucket, self.key)
         self._checkpoint = Checkpoint(
             session_id=self.id,
             epoch=epoch,
             worker=settings.name,
             holder=holder,
+            instance=services.report.instance,
             state=self.state.value,
             request_sequence=request_sequence,
             opened_at=spec.opened_at,
@@ -186,14 +203,24 @@ class Session:
         self._answered = False
         """The provider has said something on the stream that is open, or was last."""
         self._failing_since: float | None = None
+        self._fault: tuple[str, float] | None = None
+        """Cause and time of the fault that is being recovered from."""
         self._end_reason: str | None = None
         self._limit: int | None = None
         """Position at which the session ends, whatever audio follows."""
         self._limit_reason: str | None = None
+        self._limit_detail: str | None = None
         if spec.max_seconds is not None:
             self._limit = round(spec.max_seconds * spec.sample_rate)
-            self._limit_reason = f"max_seconds: {spec.max_seconds:g} s of audio"
+            self._limit_reason = BUDGET
+            self._limit_detail = f"max_seconds: {spec.max_seconds:g} s of audio"
         self._configured: dict[str, Any] = {}
+        self._usage_at = time.monotonic()
+        self._usage_due = False
+        self._low: tuple[float | None] | None = None
+        """A warning to be published: the seconds that are left, if that is known."""
+        self._warned = 0
+        """Warnings of `max_seconds` that were given."""
         self._marked_at = 0.0
         self._unsure = False
         self._parked_head: int | None = None
@@ -221,8 +248,9 @@ class Session:
                 await self._take_over()
                 async with controlled(self._services.broker, self):
                     await self._serve()
-                await self._end("closed", self._end_reason or "end of audio")
-                self._go(State.CLOSED, reason=self._end_reason)
+                detail = self._limit_detail if self._end_reason == BUDGET else None
+                await self._end("closed", self._end_reason or "end of audio", detail)
+                self._go(State.CLOSED, reason=self._end_reason, detail=detail)
             except _Failed as failure:
                 await self._scribe.resume()
                 await self._end("failed", str(failure))
@@ -241,10 +269,15 @@ class Session:
             self._go(State.LOST, reason=str(lost))
         return self.state
 
-    async def _end(self, state: StatusState, reason: str) -> None:
+    async def _end(self, state: StatusState, reason: str, detail: str | None = None) -> None:
         """The closing event, with the session's account; after it the session is over for all."""
         await self._scribe.end_turn()
-        await self._scribe.status(state, reason, account=self._account())
+        if self._ledger.usage():
+            await self._scribe.usage(self._ledger)
+        if reason == BUDGET:
+            scope = "session" if (detail or "").startswith("max_seconds") else "tenant"
+            self._metrics.budget_ended.labels(scope).inc()
+        await self._scribe.status(state, reason, detail=detail, account=self._account())
         await self._write_checkpoint(closed=True)
 
     # ---- taking over ------------------------------------------------------------------------
@@ -289,7 +322,7 @@ class Session:
         elif stored.epoch >= self.epoch:
             raise LeaseLost(f"{stored.worker} has epoch {stored.epoch}")
         else:
-            self._adopt(stored)
+            await self._adopt(stored)
 
     async def _queued(self, sequence: int) -> int | None:
         """Sequence of the first request for this key in the queue, from `sequence` on. Raises Busy
@@ -304,7 +337,7 @@ class Session:
             raise Busy from None
         return found.seq
 
-    def _adopt(self, stored: Checkpoint) -> None:
+    async def _adopt(self, stored: Checkpoint) -> None:
         """Go on from what another worker, or an earlier try, has left."""
         # A worker that held it without a stream, or gave it back in order, did not die of it.
         dangerous = {State.CONNECTING.value, State.STREAMING.value, State.FINISHING.value}
@@ -316,6 +349,7 @@ class Session:
                 "epoch": self.epoch,
                 "worker": self._settings.name,
                 "holder": self._checkpoint.holder,
+                "instance": self._checkpoint.instance,
                 "request_sequence": self._request_sequence,
                 "crashes": crashes,
             }
@@ -325,7 +359,57 @@ class Session:
         self._configured = dict(stored.configured)
         if stored.limit is not None:
             self._limit, self._limit_reason = stored.limit, stored.limit_reason
+            self._limit_detail = stored.limit_detail
+        self._warned = self._warnings_due()
         self._books.adopt(stored.account, stored.gaps_until)
+        await self._adopt_ledger(stored)
+
+    async def _adopt_ledger(self, stored: Checkpoint) -> None:
+        """Go on from what the holder before us has used: as the checkpoint says, or, if it died
+        after that, as it told the roster last; and half of the time between two tellings."""
+        account = stored.account
+        self._ledger.adopt(account.providers, stored.sent_until, account.captured_seconds)
+        if stored.state == State.HANDED_OVER.value or not stored.instance:
+            return
+        report = self._services.report
+        told = await report.of(stored.instance, stored.holder, self.spec.tenant)
+        if told is None:
+            return
+        later = {
+            name: usage
+            for name, usage in told.providers.items()
+            if name not in account.providers
+            or usage.sent_seconds >= account.providers[name].sent_seconds
+        }
+        captured = max(told.captured_seconds, account.captured_seconds)
+        sent_until = max(told.sent_until, stored.sent_until)
+        self._ledger.adopt({**account.providers, **later}, sent_until, captured)
+        if told.state == State.STREAMING.value and stored.instance != report.instance:
+            with contextlib.suppress(PluginError, TypeError):
+                price = self._price(told.provider or "", None, self.spec.language, 1)
+                self._ledger.assume(told.provider or "", price, REPORT_SECONDS / 2)
+
+    def _warnings_due(self) -> int:
+        """How many thresholds of `max_seconds` are passed."""
+        most = self.spec.max_seconds
+        if most is None:
+            return 0
+        relay = self._relay
+        reached = self.position if relay is None else relay.timeline.position
+        used = reached / self.spec.sample_rate / most
+        return sum(used >= threshold for threshold in self._settings.warning_fractions)
+
+    def _warn(self) -> None:
+        """Have a warning published when a threshold of `max_seconds` is newly passed."""
+        due = self._warnings_due()
+        if due > self._warned and self.spec.max_seconds is not None:
+            self.low(max(0.0, self.spec.max_seconds - self.sent_seconds))
+        self._warned = due
+
+    def _price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
+        """Raises PluginError."""
+        services = self._services
+        return price_of(services.providers.get(name), model, language, channels, services.prices)
 
     # ---- serving ----------------------------------------------------------------------------
 
@@ -343,6 +427,9 @@ class Session:
                 delay, self._failing_since = self._settings.backoff_seconds, None
                 self._chain.progress()
                 continue
+            except _Enough:
+                self._end_reason = self._limit_reason
+                return
             except ProviderError as error:
                 fault = error
             except PluginError as error:
@@ -375,6 +462,7 @@ class Session:
             self._chain.fails(fault, now, answered=self._answered, progress=progress)
         except Exhausted as exhausted:
             raise _Failed(str(exhausted)) from None
+        self._fault = fault.cause, now
         reason = f"{fault.cause}: {fault}"
         if self._chain.name != failed:
             reason += f"; {self._chain.name} takes over"
@@ -410,9 +498,9 @@ class Session:
             first = await self._first(feed)
             if first is None:
                 return True
-            provider, stream, converter = await self._connect()
+            provider, stream, converter, price = await self._connect()
             try:
-                return await self._stream(feed, first, provider, stream, converter)
+                return await self._stream(feed, first, provider, stream, converter, price)
             finally:
                 await stream.close()
         finally:
@@ -479,7 +567,7 @@ class Session:
                     self._end_reason = "superseded: a newer session uses the key"
         return self._end_reason is not None
 
-    async def _connect(self) -> tuple[Provider, ProviderStream, convert.Converter]:
+    async def _connect(self) -> tuple[Provider, ProviderStream, convert.Converter, Price]:
         """Open a stream at the provider whose turn it is."""
         self._answered = False
         name = await self._dialable()
@@ -507,11 +595,18 @@ class Session:
             draining.cancel()
             opening.cancel()
         self._metrics.connect.labels(name).observe(time.monotonic() - started)
-        return provider, stream, converter
+        price = self._price(name, request.model, request.language, target.channels)
+        return provider, stream, converter, price
+
+    def _see_limit(self) -> None:
+        """Raises _Enough when nothing is to be sent any more."""
+        if self._limit is not None and self.position >= self._limit:
+            raise _Enough
 
     async def _dialable(self) -> str:
         """The provider to dial, once its breaker allows it."""
         while True:
+            self._see_limit()
             now = time.monotonic()
             try:
                 wait = self._chain.choose(now)
@@ -531,13 +626,19 @@ class Session:
         provider: Provider,
         stream: ProviderStream,
         converter: convert.Converter,
+        price: Price,
     ) -> bool:
         """Relay audio out and transcripts in, until both are at their end."""
+        self._ledger.opened(provider.name, price, self.position)
         relay = self._relay = Relay(
-            provider, stream, converter, self.spec, self.position, self._settings, self._metrics
-        )
+            provider, stream, converter, self.spec, self.position, self._settings, self._metrics,
+            self._ledger,
+        )  # fmt: skip
         self._scribe.provider = self._checkpoint.provider = provider.name
         self._go(State.STREAMING, provider=provider.name, reference=stream.reference)
+        if self._fault is not None:
+            (cause, at), self._fault = self._fault, None
+            self._metrics.recovery_time.labels(cause).observe(time.monotonic() - at)
         try:
             await self._scribe.status("streaming")
             async with asyncio.TaskGroup() as tasks:
@@ -551,9 +652,8 @@ class Session:
         except BaseExceptionGroup as group:
             raise _most_telling(group) from group
         finally:
-            relay.count_sent()
+            relay.count_last()
             self._lasted = relay.connected_seconds
-            self._books.stream_ended(relay.timeline.sent_seconds, relay.connected_seconds)
             self._relay = None
         # The provider has said all that was due: what no final covers was silence.
         self._scribe.position = max(self.position, relay.timeline.position)
@@ -571,16 +671,20 @@ class Session:
         return ended
 
     async def _guard(self, relay: Relay) -> None:
-        """Do what the watchdog asks for: end the stream, or make sure of the lease."""
+        """Do what the watchdog asks for: end the stream, make sure of the lease, tell the usage."""
         while True:
             await relay.alarmed()
             await self._make_sure()
+            if self._low is not None:
+                (left,), self._low = self._low, None
+                await self._scribe.usage(self._ledger, remaining_seconds=left, low=True)
+            if self._usage_due:
+                self._usage_due = False
+                await self._scribe.usage(self._ledger)
 
     async def _receive(self, relay: Relay) -> None:
         """Publish what the provider says, until it has said all."""
-        name = relay.provider.name
-        interim_latency = self._metrics.latency.labels("interim", name)
-        final_latency = self._metrics.latency.labels("final", name)
+        latencies = Latencies(self._metrics, relay.provider.name)
         async for event in relay.stream:
             relay.handling = True
             if not self._answered or isinstance(event, Final):
@@ -588,17 +692,16 @@ class Session:
                 self._chain.works()
             await self._make_sure()
             if isinstance(event, Interim):
-                latency = await self._scribe.interim(relay.timeline, event)
-                if latency is not None:
-                    interim_latency.observe(latency)
+                latencies.heard(relay.timeline, event)
+                latencies.interim(await self._scribe.interim(relay.timeline, event))
             elif isinstance(event, Final):
                 if self._books.gaps_until > self._checkpoint.gaps_until:
-                    await (
-                        self._write_checkpoint()
-                    )  # who resumes behind the final sees no gap before
-                latency = await self._scribe.final(relay.timeline, event)
-                if latency is not None:
-                    final_latency.observe(latency)
+                    # Who resumes behind the final sees no gap before it.
+                    await self._write_checkpoint()
+                latencies.heard(relay.timeline, event)
+                latencies.final(await self._scribe.final(relay.timeline, event))
+                if self._settings.log_transcripts and event.text:
+                    log.info("final", extra=fields(session=str(self.key), text=event.text))
                 await self._checkpoint_if_due(event)
                 if self._drain.is_set() and not relay.finishing:
                     # A moment later: the end of the turn may come with its last final.
@@ -606,6 +709,8 @@ class Session:
                     loop.call_later(_TURN_END_SECONDS, relay.fail, _HandOver())
             else:
                 await self._other(relay, event)
+                if isinstance(event, ProviderTurn) and event.event == "ended":
+                    latencies.turn_ended()
             relay.handling = False
             relay.heard()
 
@@ -613,7 +718,7 @@ class Session:
         if isinstance(event, ProviderTurn):
             await self._scribe.turn(event, relay.timeline.to_seconds(event.at))
         elif isinstance(event, Usage):
-            await self._scribe.usage(self._account(), event)
+            await self._used(relay, event)
         elif isinstance(event, Notice):
             self._metrics.provider_notices.labels(relay.provider.name, event.code).inc()
             log.debug(
@@ -622,6 +727,17 @@ class Session:
                 event.message,
                 extra=fields(session=str(self.key)),
             )
+
+    async def _used(self, relay: Relay, usage: Usage) -> None:
+        """The provider has said what the stream has used, or what is left."""
+        if usage.audio_seconds is not None:
+            self._ledger.reported(usage.audio_seconds)
+        left = usage.credits_remaining_seconds
+        if left is not None:
+            self._metrics.credits_remaining.labels(relay.provider.name, "seconds").set(left)
+        if usage.low or left is not None:
+            relay.count()
+            await self._scribe.usage(self._ledger, remaining_seconds=left, low=usage.low)
 
     # ---- checkpoint -------------------------------------------------------------------------
 
@@ -653,8 +769,10 @@ class Session:
                 "gaps_until": self._books.gaps_until,
                 "limit": self._limit,
                 "limit_reason": self._limit_reason,
+                "limit_detail": self._limit_detail,
                 "configured": self._configured,
                 "account": self._account(),
+                "sent_until": self._sent_until,
                 "updated_at": datetime.now(UTC),
             }
         )
@@ -664,12 +782,37 @@ class Session:
         relay = self._relay
         if relay is None:
             return self._books.account(final=self.position, reached=self.position, feed=self._feed)
-        return self._books.account(
-            final=self.position,
-            reached=relay.timeline.position,
-            feed=self._feed,
-            sent_seconds=relay.timeline.sent_seconds,
-            connected_seconds=relay.connected_seconds,
+        relay.count()
+        reached = relay.timeline.position
+        return self._books.account(final=self.position, reached=reached, feed=self._feed)
+
+    @property
+    def _sent_until(self) -> int:
+        relay = self._relay
+        return self._ledger.sent_until(None if relay is None else relay.timeline.position)
+
+    def record(self, now: float) -> str:
+        """This session's part of the worker's record in the roster, as JSON (SessionRecord). Brings
+        the ledger up to date."""
+        relay, rate = self._relay, self.spec.sample_rate
+        head = self._books.captured if self._feed is None else self._feed.head
+        if relay is not None:
+            relay.count()
+            self._warn()
+            if now - self._usage_at >= self._settings.usage_seconds:
+                self._usage_at, self._usage_due = now, True
+            if self._usage_due or self._low is not None:
+                relay.alarm()
+        captured = max(head, self.position) / rate
+        self._ledger.captured(captured)
+        provider = f'"{self._scribe.provider}"' if self._scribe.provider else "null"
+        return (
+            f'{{"key":"{self.key}","session_id":"{self.id}","epoch":{self.epoch},'
+            f'"holder":"{self._checkpoint.holder}","state":"{self.state.value}",'
+            f'"provider":{provider},"opened_at":"{self.spec.opened_at.isoformat()}",'
+            f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'
+            f'"final_seconds":{self.position / rate:.3f},"sent_until":{self._sent_until},'
+            f'"providers":{{{self._ledger.json()}}}}}'
         )
 
     # ---- control ----------------------------------------------------------------------------
@@ -728,9 +871,24 @@ class Session:
         if self._feed is not None:
             head = max(head, self._feed.head)
         self._limit = head if self._limit is None else min(self._limit, head)
-        self._limit_reason = f"stopped: {reason}"
+        self._limit_reason, self._limit_detail = f"stopped: {reason}", None
         await self._write_checkpoint()
         return round(self._limit / self.spec.sample_rate, 6)
+
+    # ---- budgets ----------------------------------------------------------------------------
+
+    def low(self, remaining_seconds: float | None) -> None:
+        """Warn subscribers that the session will soon be ended, in so many seconds of audio if that
+        is known."""
+        self._low = (remaining_seconds,)
+
+    def exhaust(self, detail: str) -> None:
+        """End the session where audio has been sent up to, with the reason `budget`. Idempotent."""
+        relay = self._relay
+        reached = self.position if relay is None else relay.timeline.position
+        if self._limit is None or reached < self._limit:
+            self._limit = reached
+            self._limit_reason, self._limit_detail = BUDGET, detail
 
     # ---- what the worker tells and asks -----------------------------------------------------
 

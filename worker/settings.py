@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.settings import described
@@ -68,6 +68,39 @@ class WorkerSettings(BaseSettings):
     max_gap_seconds: float = described(
         10, "silence sent for a gap, at most; the clock jumps over the rest", ge=0
     )
+
+    usage_seconds: float = described(
+        60, "how often a session that streams publishes what it has used", gt=0
+    )
+    prices: str = described(
+        "", "prices an hour that win over the list: provider=0.29,provider/model=0.35"
+    )
+    metrics_tenants: int = described(
+        50, "tenants that have metrics of their own; those after them share `other`", ge=0
+    )
+    log_transcripts: bool = described(False, "write finals to the log, for debugging")
+
+    budget_warnings: str = described(
+        "0.8,0.95",
+        "parts of a budget (max_seconds, a tenant's day) at which a warning is published",
+    )
+
+    @field_validator("budget_warnings")
+    @classmethod
+    def _fractions(cls, text: str) -> str:
+        try:
+            good = all(0 < float(part) < 1 for part in text.split(",") if part.strip())
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("must be numbers between 0 and 1 with commas between")
+        return text
+
+    @property
+    def warning_fractions(self) -> tuple[float, ...]:
+        return tuple(
+            sorted(float(part) for part in self.budget_warnings.split(",") if part.strip())
+        )
 
     @property
     def providers(self) -> list[str]:

@@ -19,10 +19,10 @@ from pydantic import Field
 from natterjack.audio import BYTES_PER_SAMPLE, Encoding
 
 from . import pcm
+from .deepgram_account import AccountEmulator, AccountFaults
 from .deepgram_channel import Channel
 from .deepgram_query import ERRORS, KEYTERM_TOKENS, Listen, check_auth, count_tokens, parse, refuse
 from .faults import GARBAGE, Faults
-from .server import Emulator
 from .session import Close, Outgoing, Refusal, Session
 
 _STEP_SECONDS: Final = 0.02
@@ -37,7 +37,7 @@ _CLIENT_TYPES: Final = ("KeepAlive", "Finalize", "CloseStream", "Configure")
 _CONFIGURE_FIELDS: Final = ("features", "processors", "keyterms", "language_hints")
 
 
-class DeepgramFaults(Faults):
+class DeepgramFaults(AccountFaults):
     """Switches of this emulator."""
 
     last_word_end_unknown: bool = Field(False, description="UtteranceEnd says -1")
@@ -280,8 +280,8 @@ class ListenSession(Session):
         }
 
 
-class DeepgramEmulator(Emulator):
-    """`ws://127.0.0.1:<port>/v1/listen`."""
+class DeepgramEmulator(AccountEmulator):
+    """`ws://127.0.0.1:<port>/v1/listen`, and the account that pays for it."""
 
     name: ClassVar[str] = "deepgram"
     path: ClassVar[str] = "/v1/listen"
@@ -289,6 +289,7 @@ class DeepgramEmulator(Emulator):
 
     def admit(self, request: web.Request) -> Session:
         subprotocol = check_auth(request, self.api_key)
+        self.check_credit()
         query = {name: request.query.getall(name) for name in request.query}
         return ListenSession(parse(query), self.faults, subprotocol)
 

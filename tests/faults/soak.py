@@ -24,6 +24,7 @@ from natterjack.embedded import find_binary
 
 from .audit import WORST_TIME_SECONDS, Audit
 from .fleet import fleet
+from .invoice import Item
 from .offline import Absence, offline
 from .recovery import HEAD, Row, rows
 from .silence import Quiet, growth, silence
@@ -86,6 +87,19 @@ def storm_rows(outcomes: list[Outcome]) -> list[Row]:
             all(abs(share) <= _FLAT for share in memory), len(memory)),
         Row("its open files, when it holds nothing any more, to those of its start", "none more",
             ", ".join(f"{count:+d}" for count in files), max(files) <= 2, len(files)),
+    ]  # fmt: skip
+
+
+def bill_rows(outcomes: list[Outcome]) -> list[Row]:
+    """What the emulators would bill, and what the ledgers say."""
+    bill: dict[str, Item] = {}
+    for outcome in outcomes:
+        for name, item in outcome.bill.items():
+            bill.setdefault(name, Item()).add(item)
+    return [
+        Row(f"{name}: audio heard by the emulator, and on the ledger", "≤ 1 s a connection apart",
+            str(item), abs(item.apart_seconds) <= max(item.connections, 1), item.connections)
+        for name, item in bill.items()
     ]  # fmt: skip
 
 
@@ -169,7 +183,7 @@ async def main() -> int:
     absent = asyncio.create_task(offline(arguments.offline, _say)) if arguments.offline else None
     outcomes = await storms(arguments.faults, arguments.seed) if arguments.faults else []
     if outcomes:
-        found += storm_rows(outcomes)
+        found += storm_rows(outcomes) + bill_rows(outcomes)
     if quiet is not None:
         found += silence_rows(await quiet)
     failures = [failure for outcome in outcomes for failure in outcome.failures]

@@ -20,6 +20,7 @@ import aiohttp
 from natterjack import streams
 from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
+from natterjack.events import Account
 from natterjack.spec import SessionSpec
 
 from ..emulators.process import RemoteEmulator
@@ -27,6 +28,7 @@ from ..waiting import until
 from ..worker.programs import closed, queue_empty
 from .audit import Audit, audit
 from .fleet import Fleet, Line, Seat, Talk, open_files, resident_bytes
+from .invoice import Item, invoice
 
 CLOSED_SECONDS = 300.0
 """A session that has not ended so long after its edge is lost."""
@@ -68,6 +70,8 @@ class Outcome:
     """Of the worker that was never killed: resident bytes, every ten seconds."""
     files_left: int = 0
     """Open files of that worker, when it held nothing any more, beyond those of its start."""
+    bill: dict[str, Item] = field(default_factory=dict)
+    """By provider."""
     failures: list[str] = field(default_factory=list)
     """Sessions that were not right, told at length."""
 
@@ -82,6 +86,7 @@ class Storm:
         self._random = random.Random(settings.seed)
         self._talks: set[Talk] = set()
         self._ended: list[Talk] = []
+        self._accounts: dict[str, Account] = {}
         self._files_before = open_files(fleet.seats[0].worker.pid)
         self._nodes_busy = asyncio.Lock()
         self._over = asyncio.Event()
@@ -195,6 +200,8 @@ class Storm:
             transcript = await closed(broker, spec, seconds)
         except AssertionError as error:
             return Audit(1, len(talk.words), len(talk.words), problems=[str(error)])
+        if transcript.closing[0].account is not None:
+            self._accounts[spec.session_id] = transcript.closing[0].account
         found = audit(transcript.events, talk.words, talk.places, captured_seconds=talk.seconds)
         if not found.clean:
             self.outcome.failures.append(f"{spec.key} {found}\n{transcript.told()}")
@@ -218,6 +225,7 @@ class Storm:
                     last.add(await self._audit(broker, spec, talk, 10))
         last.problems += [p for p in self.outcome.audit.problems if p not in last.problems]
         self.outcome.audit = last
+        self.outcome.bill = await invoice(self._fleet.emulators, self._accounts.values())
         witness = self._fleet.seats[0].worker.pid
         self.outcome.files_left = open_files(witness) - self._files_before
 

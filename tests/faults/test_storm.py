@@ -20,3 +20,6 @@ async def test_random_faults_cost_no_word(tmp_path: Path, providers: tuple[str, 
     assert outcome.audit.clean, outcome.audit
     assert outcome.audit.sessions >= 3
     assert outcome.faults.total() >= 12
+    for name, item in outcome.bill.items():
+        assert abs(item.apart_seconds) <= item.connections, f"{name}: {item}"
+    assert sum(item.heard_seconds for item in outcome.bill.values()) > 3 * 10

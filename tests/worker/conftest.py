@@ -12,8 +12,8 @@ from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.connection import Broker
 from natterjack.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
+from natterjack.stored import StreamStore
 from natterjack.subjects import audio_subject
-from worker.stored import StreamStore
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..emulators.server import Emulator

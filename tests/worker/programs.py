@@ -28,8 +28,8 @@ from natterjack.events import (
 )
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
+from natterjack.stored import StoreUnavailable, StreamStore
 from natterjack.subjects import audio_subject, session_subject
-from worker.stored import StoreUnavailable, StreamStore
 
 from ..emulators import pcm, tones
 from ..faults.audit import audit

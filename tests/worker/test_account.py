@@ -4,13 +4,22 @@ from natterjack.events import Account
 from natterjack.subjects import SessionKey
 from worker.account import Books
 from worker.feed import Gap
+from worker.ledger import Ledger
 from worker.metrics import Metrics
+from worker.prices import Price
+from worker.tally import Tally
 
 KEY = SessionKey("t", "c", "s")
 
 
 def _books() -> Books:
-    return Books(KEY, 1000, Metrics(1))
+    metrics = Metrics(1)
+    return Books(KEY, 1000, metrics, Ledger("t", 1000, metrics, Tally("worker")))
+
+
+def _stream(books: Books, start: int, sent: float, connected: float) -> None:
+    books.ledger.opened("deepgram", Price(0, "USD", "audio"), start)
+    books.ledger.closed(start + round(sent * 1000), sent, connected)
 
 
 def test_gaps_are_told_once_however_often_audio_is_read() -> None:
@@ -41,15 +50,18 @@ def test_the_books_go_on_in_the_next_worker() -> None:
     first, second = _books(), _books()
     first.gap(Gap(1000, 500, "missing"))
     first.recovery("dropped")
-    first.stream_ended(5.0, 6.0)
-    second.adopt(first.account(final=2000, reached=5000), first.gaps_until)
+    _stream(first, 0, 5.0, 6.0)
+    left = first.account(final=2000, reached=5000)
+    second.adopt(left, first.gaps_until)
+    second.ledger.adopt(left.providers, first.ledger.sent_until(None), left.captured_seconds)
     second.gap(Gap(1000, 500, "missing"))
     second.recovery("dropped")
-    second.stream_ended(4.0, 4.5)
+    _stream(second, 2000, 4.0, 4.5)
     account = second.account(final=8000, reached=8000)
     assert account == Account(
         captured_seconds=8, received_seconds=7.5, sent_seconds=9, transcribed_seconds=7.5,
-        connected_seconds=10.5, gaps=account.gaps, gap_seconds={"missing": 0.5},
+        connected_seconds=10.5, providers=account.providers, gaps=account.gaps, gap_seconds={"missing": 0.5},
         recoveries={"dropped": 2},
     )  # fmt: skip
     assert len(account.gaps) == 1
+    assert account.providers["deepgram"].replayed_seconds == 3

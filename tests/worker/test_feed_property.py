@@ -31,11 +31,11 @@ from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
+from natterjack.stored import StreamStore
 from natterjack.subjects import audio_subject
 from worker.feed import Feed, Gap
 from worker.held import Chunk
 from worker.marks import Mark
-from worker.stored import StreamStore
 
 from ..faults.proxy import NatsProxy
 from ..searching import examples

@@ -594,7 +594,8 @@ async def test_max_seconds_ends_a_session(
     speaker = Speaker(broker_settings, 30, max_seconds=3)
     await speaker.speak()
     transcript = await closed(broker, speaker.spec)
-    assert "max_seconds" in (transcript.closing[0].reason or "")
+    assert transcript.closing[0].reason == "budget"
+    assert "max_seconds" in (transcript.closing[0].detail or "")
     account = transcript.closing[0].account
     assert account is not None
     assert account.sent_seconds == pytest.approx(3, abs=0.1)

@@ -12,11 +12,11 @@ from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.settings import BrokerSettings
+from natterjack.stored import StreamStore
 from natterjack.subjects import SessionKey
 from worker.checkpoint import Checkpoint, CheckpointStore
 from worker.errors import LeaseLost, Overtaken
 from worker.publish import Publisher
-from worker.stored import StreamStore
 
 from ..faults.proxy import NatsProxy
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
+from ...provider import Balance, Capabilities, Provider, ProviderStream, StreamRequest
 from ..websocket import Connector
 from . import options, protocol
+from .account import Account
 from .connection import DeepgramStream
 from .settings import DeepgramSettings
 from .transcript import Transcript
@@ -57,6 +58,16 @@ class DeepgramProvider(Provider):
             connect_timeout_seconds=settings.connect_timeout_seconds,
             ping_seconds=settings.ping_seconds,
         )
+        self._account: Account | None = None
+        admin_key = settings.checked_admin_key()
+        if admin_key is not None:
+            self.balance_seconds = settings.balance_seconds
+            self._account = Account(
+                settings.api_url,
+                admin_key,
+                settings.project_id,
+                timeout_seconds=settings.connect_timeout_seconds,
+            )
 
     async def open(self, request: StreamRequest) -> ProviderStream:
         listen = options.listen(self._settings, request)
@@ -64,6 +75,9 @@ class DeepgramProvider(Provider):
         socket = await self._connector.connect(connect, protocol.handshake_error)
         transcript = Transcript(interims=listen.interim_results, channels=listen.channels)
         return DeepgramStream(socket, transcript, self._settings.keepalive_seconds)
+
+    async def balance(self) -> list[Balance]:
+        return [] if self._account is None else await self._account.balance()
 
     async def close(self) -> None:
         await self._connector.close()

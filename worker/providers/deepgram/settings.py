@@ -95,6 +95,53 @@ class DeepgramSettings(DeepgramAccount):
         ge=0,
     )
 
+    admin_key: SecretStr | None = described(
+        None,
+        "API key that may read the balance (billing:read: role admin or owner); none: the balance "
+        "is not asked for",
+    )
+    api_url: str = described(
+        "https://api.deepgram.com",
+        "base address for the balance (https:// or http://); regional hosts do not serve it",
+    )
+    balance_seconds: float = described(
+        300, "how often the balance is asked for, in seconds; 0: never", ge=0
+    )
+    project_id: str | None = described(
+        None, "project whose balance is asked for; none: the one that the key belongs to"
+    )
+
+    @field_validator("admin_key", mode="after")
+    @classmethod
+    def _key_or_none(cls, key: SecretStr | None) -> SecretStr | None:
+        # A file's last line break must not get into a header.
+        stripped = "" if key is None else key.get_secret_value().strip()
+        if not stripped.isprintable() or " " in stripped:
+            raise ValueError("must be one word")
+        return SecretStr(stripped) if stripped else None
+
+    @field_validator("project_id", mode="after")
+    @classmethod
+    def _project_or_none(cls, project_id: str | None) -> str | None:
+        return (project_id or "").strip() or None
+
+    @field_validator("api_url")
+    @classmethod
+    def _http_address(cls, url: str) -> str:
+        scheme, _, rest = url.partition("://")
+        if scheme not in ("http", "https") or not rest.strip("/"):
+            raise ValueError("must start with https:// (or http:// for an emulator or a proxy)")
+        return url.rstrip("/")
+
+    def checked_admin_key(self) -> SecretStr | None:
+        """The key that may read the balance, where it is to be asked for; says in the log when it
+        will travel without encryption."""
+        if self.admin_key is None or not self.balance_seconds:
+            return None
+        if self.api_url.startswith("http://"):
+            log.warning("Deepgram's balance is asked for without encryption, at %s", self.api_url)
+        return self.admin_key
+
     @field_validator("utterance_end_ms")
     @classmethod
     def _within_bounds(cls, gap: int) -> int:

@@ -48,6 +48,21 @@ def http_error(
     return RequestRefused(provider, "request", said, code)
 
 
+def said(body: bytes) -> str:
+    """What the body of an HTTP error says. "Errors": plain text, or one of two shapes of JSON."""
+    text = body.decode(errors="replace").strip()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        words = content.get("err_msg") or content.get("message")
+        details = content.get("details")
+        if isinstance(words, str):
+            return f"{words} {details}" if isinstance(details, str) else words
+    return text or "the request was refused"
+
+
 def close_error(provider: str, closed: Closed, in_order: Collection[int]) -> ProviderError | None:
     """What the end of a WebSocket means; None: its code is one of those that are `in_order` now.
     The code is None where the connection ended without a closing frame."""
@@ -86,9 +101,12 @@ def parse_message(provider: str, message: str | bytes) -> dict[str, Any]:
 def number(provider: str, content: Mapping[str, Any], name: str) -> float:
     """A finite number. Raises: RemoteProtocolError."""
     value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        wrong(provider, f"{name} is {value!r:.{MAX_QUOTE}}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can be
+        wrong(provider, f"{name} is beyond all bounds")
+    wrong(provider, f"{name} is {value!r:.{MAX_QUOTE}}")
 
 
 def seconds(provider: str, content: Mapping[str, Any], name: str) -> float:

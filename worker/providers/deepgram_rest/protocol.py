@@ -123,19 +123,4 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes) -> Provid
     """What an answer of another status than 200 means."""
     if status < 400:
         return RemoteProtocolError(NAME, "an answer that is none", str(status))
-    return vendor.http_error(NAME, status, headers, _said(body))
-
-
-def _said(body: bytes) -> str:
-    """ "Errors": plain text, or one of two shapes of JSON."""
-    text = body.decode(errors="replace").strip()
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        said = content.get("err_msg") or content.get("message")
-        details = content.get("details")
-        if isinstance(said, str):
-            return f"{said} {details}" if isinstance(details, str) else said
-    return text or "the request was refused"
+    return vendor.http_error(NAME, status, headers, vendor.said(body))

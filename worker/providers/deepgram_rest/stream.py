@@ -59,7 +59,7 @@ class DeepgramRestStream(ProviderStream):
         self._pieces: deque[_Piece] = deque()
         self._asking = 0
         """Pieces in `_pieces` that were posted."""
-        self._posted_seconds = 0.0
+        self.used_seconds = 0.0
         self._finished = False
         self._closed = False
         self._change = asyncio.Event()
@@ -111,7 +111,7 @@ class DeepgramRestStream(ProviderStream):
             self._pieces.popleft()
             for event in events:
                 yield event
-        yield Usage(audio_seconds=round(self._posted_seconds * self._billed_channels, 6))
+        yield Usage(audio_seconds=round(self.used_seconds or 0.0, 6))
 
     async def close(self) -> None:
         self._closed = True
@@ -139,7 +139,8 @@ class DeepgramRestStream(ProviderStream):
             answer = None
             if segment.speech:
                 self._asking += 1
-                self._posted_seconds += self._format.seconds(self._format.frames(size))
+                seconds = self._format.seconds(self._format.frames(size))
+                self.used_seconds = (self.used_seconds or 0.0) + seconds * self._billed_channels
                 recording = encode_wav(audio, self._format)
                 answer = asyncio.create_task(
                     self._client.post(self._post, recording), name=f"post {segment.start}"

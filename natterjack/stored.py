@@ -11,12 +11,14 @@ import json
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from natterjack.connection import Broker
-from natterjack.errors import BrokerError
+from .connection import Broker
+from .errors import BrokerError
 
 _TIMEOUT_S = 3.0
+_BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
 
 
 class StoreUnavailable(BrokerError):
@@ -29,6 +31,15 @@ class Stored(NamedTuple):
     sequence: int
     headers: dict[str, str]
     data: bytes
+
+    @property
+    def subject(self) -> str:
+        return self.headers["Nats-Subject"]
+
+    @property
+    def stored_at(self) -> str:
+        """By the server's clock, RFC 3339."""
+        return self.headers["Nats-Time-Stamp"]
 
 
 class _Collected:
@@ -49,11 +60,18 @@ class StreamStore:
         self._inbox = self._client.new_inbox()
         self._waiting: dict[str, _Collected] = {}
         self._token = 0
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        await self._client.subscribe(
+        self._subscription = await self._client.subscribe(
             f"{self._inbox}.*", cb=self._received, pending_bytes_limit=-1, pending_msgs_limit=-1
         )
+
+    async def stop(self) -> None:
+        """Idempotent. A store that lives as long as its connection need not be stopped."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and not self._client.is_closed:
+            await subscription.unsubscribe()
 
     async def _received(self, message: Msg) -> None:
         collected = self._waiting.get(message.subject.rpartition(".")[2])
@@ -118,3 +136,18 @@ class StreamStore:
                 "max_bytes": max_bytes,
             }
         )
+
+    async def read_all(self, subject: str) -> list[Stored]:
+        """Every message on `subject` (which may have wildcards), oldest first; of a bucket, its
+        entries, and what says that one was deleted. Raises StoreUnavailable."""
+        found: list[Stored] = []
+        left = 1
+        while left:
+            sequence = found[-1].sequence + 1 if found else 1
+            messages, left = await self.read(
+                subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
+            )
+            found += messages
+            if not messages:
+                break
+        return found

@@ -1,0 +1,62 @@
+"""What the providers' emulators would bill, against what the sessions' ledgers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from natterjack.events import Account
+
+from ..emulators.process import RemoteEmulator
+
+
+@dataclass
+class Item:
+    """One provider's part of the bill."""
+
+    heard_seconds: float = 0.0
+    """Audio that the emulator read and heard, by its own log."""
+    connections: int = 0
+    """That it saw; of a provider that is posted to, requests."""
+    billed_seconds: float = 0.0
+    """By the closing accounts of all sessions."""
+    estimated_seconds: float = 0.0
+    ledger_connections: int = 0
+
+    @property
+    def apart_seconds(self) -> float:
+        """More in the ledger than was heard: sent, and lost with a connection that broke. Less: of
+        workers that were killed, or were cut off and went on."""
+        return self.billed_seconds - self.heard_seconds
+
+    def add(self, more: Item) -> None:
+        self.heard_seconds += more.heard_seconds
+        self.connections += more.connections
+        self.billed_seconds += more.billed_seconds
+        self.estimated_seconds += more.estimated_seconds
+        self.ledger_connections += more.ledger_connections
+
+    def __str__(self) -> str:
+        return (
+            f"{self.heard_seconds:.1f} s heard in {self.connections} connections, "
+            f"{self.billed_seconds:.1f} s billed ({self.apart_seconds:+.1f}; "
+            f"{self.estimated_seconds:.1f} of it assumed)"
+        )
+
+
+async def invoice(
+    emulators: dict[str, RemoteEmulator], accounts: Iterable[Account]
+) -> dict[str, Item]:
+    """By provider."""
+    items = {name: Item() for name in emulators}
+    for name, emulator in emulators.items():
+        for entry in await emulator.log():
+            if entry["audio_seconds"]:
+                items[name].heard_seconds += entry["audio_seconds"]
+                items[name].connections += 1
+    for account in accounts:
+        for name, used in account.providers.items():
+            items[name].billed_seconds += used.billed_seconds
+            items[name].estimated_seconds += used.estimated_seconds
+            items[name].ledger_connections += used.connections
+    return items

@@ -1,0 +1,64 @@
+"""A real worker process tells what is left."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.settings import BrokerSettings
+from tests.emulators.deepgram import DeepgramEmulator
+
+from ..waiting import until
+from .programs import Speaker, StartWorker, closed
+
+ADMIN = "s3cret-0f-the-purse"
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramEmulator]:
+    async with DeepgramEmulator(
+        roles={ADMIN: "admin"}, balances=[{"amount": 100}], price_per_hour=3600
+    ) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings(emulator: DeepgramEmulator) -> dict[str, str]:
+    return {
+        "DEEPGRAM_ADMIN_KEY": ADMIN,
+        "DEEPGRAM_API_URL": emulator.account_url,
+        "DEEPGRAM_BALANCE_SECONDS": "0.2",
+    }
+
+
+async def test_a_worker_tells_what_is_left(
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker()
+
+    async def left() -> float | None:
+        _, text = await worker.get("/metrics")
+        name = 'natterjack_credits_remaining{provider="deepgram",unit="USD"} '
+        told = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
+        return float(told[0]) if told else None
+
+    async def is_left(amount: float) -> bool:
+        return await left() == pytest.approx(amount, abs=0.01)
+
+    await until(lambda: is_left(100), "the first balance")
+    speaker = Speaker(broker_settings, 6)
+    await speaker.speak()
+    await closed(ready_broker, speaker.spec)
+    heard = emulator.remaining()[0].amount
+    assert heard < 100 - 1
+    await until(lambda: is_left(heard), "what the session cost")
+    await emulator.set(account_status=503)
+    await until(lambda: worker.find("balance not known"), "a failure is told")
+    worker.signal(signal.SIGTERM)
+    assert await worker.wait() == 0

@@ -1,0 +1,235 @@
+"""What a worker's metrics and ledger say, against what the emulator and the test measure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import statistics
+import time
+from typing import Any
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.events import (
+    Account,
+    Event,
+    FinalEvent,
+    InterimEvent,
+    TurnEvent,
+    UsageEvent,
+    parse_event,
+)
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import bound, until
+from .programs import Speaker, StartWorker, Transcript, WorkerProcess, closed, holder
+
+CHUNK_SECONDS = 0.08
+PRICE = 3.6
+"""An hour: a thousandth a second."""
+
+
+def sample(metrics: str, name: str, **labels: str) -> float:
+    """One sample of a scrape. Raises AssertionError when it is not there."""
+    wanted = {f'{key}="{value}"' for key, value in labels.items()}
+    for line in metrics.splitlines():
+        found = re.fullmatch(rf"natterjack_{name}(?:{{(.*)}})? (\S+)", line)
+        if found and wanted <= set((found[1] or "").split(",")):
+            return float(found[2])
+    raise AssertionError(f"no {name} {labels} in\n{metrics}")
+
+
+async def metrics_of(worker: WorkerProcess) -> str:
+    status, text = await worker.get("/metrics")
+    assert status == 200
+    return text
+
+
+async def test_latency_agrees_with_what_a_subscriber_measures(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    """The emulator answers 0.4 s after it has heard; the metric must say so, within 20 ms."""
+    delay = 0.4
+    await emulator.set(latency_seconds=delay)
+    worker = await start_worker()
+    published: list[float] = []
+
+    def clock() -> int:
+        published.append(time.time())
+        return time.time_ns()
+
+    speaker = Speaker(broker_settings, 16, speed=1, clock=clock)
+    came: list[tuple[float, Event]] = []
+
+    async def take(message: Any) -> None:
+        came.append((time.time(), parse_event(message.data)))
+
+    await broker.client.subscribe(f"stt.transcript.{speaker.spec.key}.>", cb=take)
+    await speaker.speak()
+    await closed(broker, speaker.spec)
+
+    def late(at: float, position: float) -> float:
+        """Since the chunk was published that holds the last sample before so many seconds."""
+        return at - published[min(len(published) - 1, int((position - 1e-6) / CHUNK_SECONDS))]
+
+    tolerance = bound(0.02)
+    metrics = await metrics_of(worker)
+    for kind, events in (
+        ("interim", [(at, e) for at, e in came if isinstance(e, InterimEvent)]),
+        ("final", [(at, e) for at, e in came if isinstance(e, FinalEvent)]),
+    ):
+        told = [event.latency for _, event in events if event.latency is not None]
+        assert len(told) == len(events) >= 3
+        measured = [late(at, event.end) for at, event in events]
+        apart = [abs(a - b) for a, b in zip(told, measured, strict=True)]
+        assert statistics.median(apart) < tolerance, (kind, apart)
+        assert min(told) > delay - 0.001
+        if kind == "interim":  # the last finals wait for the end of speech, not for us
+            assert min(told) - delay < tolerance, told
+        labels = {"kind": kind, "provider": "deepgram"}
+        count = sample(metrics, "transcript_latency_seconds_count", **labels)
+        total = sample(metrics, "transcript_latency_seconds_sum", **labels)
+        assert count == len(told)
+        assert total / count == pytest.approx(statistics.mean(told), abs=0.001)
+
+    spoken: list[float] = []
+    last: tuple[float, FinalEvent] | None = None
+    for at, event in came:
+        if isinstance(event, FinalEvent):
+            last = at, event
+        elif isinstance(event, TurnEvent) and event.event == "ended" and last is not None:
+            spoken.append(late(last[0], last[1].words[-1].end or 0.0))
+            last = None
+    assert spoken
+    count = sample(metrics, "final_after_speech_seconds_count", provider="deepgram")
+    total = sample(metrics, "final_after_speech_seconds_sum", provider="deepgram")
+    assert count == len(spoken)
+    assert total / count == pytest.approx(statistics.mean(spoken), abs=3 * tolerance)
+    assert total / count > delay
+
+    assert sample(metrics, "first_interim_seconds_count", provider="deepgram") == 1
+    assert sample(metrics, "first_interim_seconds_sum", provider="deepgram") > delay
+    assert sample(metrics, "provider_connect_seconds_count", provider="deepgram") == 1
+    assert sample(metrics, "session_claim_delay_seconds_count") == 1
+    taken = sample(metrics, "capture_delay_seconds_count", tenant="t")
+    assert taken >= 3, "live audio is sampled each second"
+    # The edge publishes when it has read its clock, a chunk's length early: it has no microphone.
+    early = sample(metrics, "capture_delay_seconds_bucket", tenant="t", le="0.0")
+    assert early == taken, "a clock that is ahead shows below zero"
+
+
+def account_of(transcript: Transcript) -> Account:
+    account = transcript.closing[0].account
+    assert account is not None
+    return account
+
+
+async def test_the_ledger_agrees_with_the_emulators_log(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    worker = await start_worker(WORKER_PRICES=f"deepgram={PRICE}", WORKER_USAGE_SECONDS="1")
+    speaker = Speaker(broker_settings, 60, tenant="acme")
+
+    async def break_twice() -> None:
+        for _ in range(2):
+            await until(lambda: emulator.log and emulator.log[-1].audio_seconds > 5, "audio")
+            dialled = len(emulator.log)
+            emulator.drop()
+            await until(lambda n=dialled: len(emulator.log) > n, "it is dialled again")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(break_twice())
+        await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    transcript.audit(speaker)
+    heard = sum(entry.audio_seconds for entry in emulator.log)
+    account = account_of(transcript)
+    used = account.providers["deepgram"]
+    assert used.connections == len(emulator.log) == 3
+    assert account.sent_seconds == pytest.approx(used.sent_seconds, abs=0.01)
+    # What was on its way when the connection was dropped was sent, and not heard.
+    assert heard - 0.01 <= used.sent_seconds <= heard + 2 * 1.0
+    assert used.billed_seconds == pytest.approx(used.sent_seconds, abs=0.1)
+    assert used.cost == pytest.approx(used.billed_seconds * PRICE / 3600, abs=1e-5)
+    assert used.replayed_seconds == pytest.approx(
+        used.sent_seconds - account.captured_seconds, abs=0.1
+    )
+    assert used.replayed_seconds > 0.1
+    assert 0 < used.recovery_cost < used.cost
+    assert used.estimated_seconds == 0
+
+    usage = [event for event in transcript.events if isinstance(event, UsageEvent)]
+    assert len(usage) >= 3, "on a timer, and at the end"
+    assert usage[-1].providers == account.providers
+    assert usage[-1].cost == pytest.approx(used.cost)
+    assert usage[-1].currency == "USD"
+    assert not usage[-1].low
+    costs = [event.cost for event in usage if event.cost is not None]
+    assert costs == sorted(costs)
+
+    metrics = await metrics_of(worker)
+    sent = sample(metrics, "audio_sent_seconds_total", provider="deepgram")
+    assert sent == pytest.approx(used.sent_seconds, abs=0.01)
+    cost = sample(metrics, "credits_used_total", provider="deepgram", tenant="acme", currency="USD")
+    assert cost == pytest.approx(used.cost, abs=1e-4)
+    assert sample(metrics, "recovery_seconds_count", cause="dropped") == 2
+
+
+async def test_a_killed_workers_audio_is_on_the_ledger_to_the_second(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    kills = 3
+    workers = [await start_worker() for _ in range(2)]
+    speaker = Speaker(broker_settings, 120, speed=2, tenant="acme")
+
+    async def kill() -> None:
+        for _ in range(kills):
+            await until(lambda: emulator.log and emulator.log[-1].audio_seconds > 4, "audio")
+            seen = len(emulator.log)
+            victim = await holder(workers)
+            victim.signal(signal.SIGKILL)
+            await victim.wait()
+            workers.append(await start_worker())
+            await until(lambda n=seen: len(emulator.log) > n, "another goes on")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(kill())
+        await speaker.speak()
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    used = account_of(transcript).providers["deepgram"]
+    heard = sum(entry.audio_seconds for entry in emulator.log)
+    assert used.connections == len(emulator.log) == kills + 1
+    # Twice real time: what a second's telling may miss, and what is assumed for it, are doubled.
+    assert abs(used.sent_seconds - heard) <= kills * 2 * 1.0 + 0.1, (used, heard)
+    assert used.estimated_seconds == kills * 0.5
+    assert used.replayed_seconds > 0
+
+
+async def test_max_seconds_is_warned_of(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await start_worker(WORKER_BUDGET_WARNINGS="0.3,0.6")
+    speaker = Speaker(broker_settings, 60, speed=1, max_seconds=12)
+    await speaker.speak()
+    transcript = await closed(broker, speaker.spec)
+    warnings = [e for e in transcript.events if isinstance(e, UsageEvent) and e.low]
+    left = [event.credits_remaining_seconds or 0.0 for event in warnings]
+    assert len(left) == 2
+    assert 12 * 0.7 >= left[0] > 12 * 0.4 >= left[1] > 0, left
+    assert transcript.closing[0].reason == "budget"
+    account = account_of(transcript)
+    assert account.sent_seconds == pytest.approx(12, abs=0.1)
+    assert transcript.heard == speaker.words[: len(transcript.heard)]

@@ -1,0 +1,92 @@
+"""Seconds and money used at a provider: what ledgers and tallies add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from natterjack.events import ProviderUsage
+
+
+@dataclass(slots=True)
+class Use:
+    """Used at one provider, of a stream, a session or a tenant; see ProviderUsage."""
+
+    connections: int = 0
+    sent: float = 0.0
+    replayed: float = 0.0
+    estimated: float = 0.0
+    connected: float = 0.0
+    reported: float | None = None
+    billed: float = 0.0
+    cost: float = 0.0
+    recovery_cost: float = 0.0
+
+    def add(self, more: Use) -> None:
+        self.connections += more.connections
+        self.sent += more.sent
+        self.replayed += more.replayed
+        self.estimated += more.estimated
+        self.connected += more.connected
+        if more.reported is not None:
+            self.reported = (self.reported or 0.0) + more.reported
+        self.billed += more.billed
+        self.cost += more.cost
+        self.recovery_cost += more.recovery_cost
+
+    def since(self, before: Use) -> Use:
+        """What was used since it was `before`."""
+        return Use(
+            self.connections - before.connections,
+            self.sent - before.sent,
+            self.replayed - before.replayed,
+            self.estimated - before.estimated,
+            self.connected - before.connected,
+            None if self.reported is None else self.reported - (before.reported or 0.0),
+            self.billed - before.billed,
+            self.cost - before.cost,
+            self.recovery_cost - before.recovery_cost,
+        )
+
+    @property
+    def anything(self) -> bool:
+        return any(getattr(self, field.name) for field in fields(self))
+
+    def told(self, currency: str) -> ProviderUsage:
+        """As events and buckets have it; milliseconds, and millionths of the currency."""
+        return ProviderUsage(
+            connections=self.connections,
+            sent_seconds=round(self.sent, 3),
+            replayed_seconds=round(self.replayed, 3),
+            estimated_seconds=round(self.estimated, 3),
+            connected_seconds=round(self.connected, 3),
+            reported_seconds=None if self.reported is None else round(self.reported, 3),
+            billed_seconds=round(self.billed, 3),
+            cost=round(self.cost, 6),
+            recovery_cost=round(self.recovery_cost, 6),
+            currency=currency,
+        )
+
+    def json(self, currency: str) -> str:
+        """As `told`, JSON; quick."""
+        reported = "null" if self.reported is None else f"{self.reported:.3f}"
+        return (
+            f'{{"connections":{self.connections},"sent_seconds":{self.sent:.3f},'
+            f'"replayed_seconds":{self.replayed:.3f},"estimated_seconds":{self.estimated:.3f},'
+            f'"connected_seconds":{self.connected:.3f},"reported_seconds":{reported},'
+            f'"billed_seconds":{self.billed:.3f},"cost":{self.cost:.6f},'
+            f'"recovery_cost":{self.recovery_cost:.6f},"currency":"{currency}"}}'
+        )
+
+    @classmethod
+    def of(cls, usage: ProviderUsage) -> Use:
+        return cls(
+            usage.connections,
+            usage.sent_seconds,
+            usage.replayed_seconds,
+            usage.estimated_seconds,
+            usage.connected_seconds,
+            usage.reported_seconds,
+            usage.billed_seconds,
+            usage.cost,
+            usage.recovery_cost,
+        )
