@@ -88,6 +88,7 @@ POINTS = [
     _status("handed_over", drain=True),
     _checkpoint("handed-over-checkpoint", lambda f: f["state"] == "handed over", drain=True),
     _answer("nak", "-NAK", drain=True),
+    _event("usage", "usage"),
     _status("closed"),
     _checkpoint("closed-checkpoint", lambda fields: fields["closed"]),
     _answer("ack", ""),
