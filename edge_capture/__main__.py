@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from natterjack import log as logs
+from natterjack import tracing
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.log import fields
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
@@ -320,7 +321,8 @@ def _run(flags: argparse.Namespace) -> int:
         _configure_log(flags)
         if flags.command == "devices":
             return _list_devices()
-        return asyncio.run(_send(flags) if flags.command == "send" else _capture(flags))
+        with tracing.started("natterjack-edge"):
+            return asyncio.run(_send(flags) if flags.command == "send" else _capture(flags))
     except* NatterjackError as group:
         # A task group wraps even one; whichever came first is what went wrong.
         error: BaseException = group

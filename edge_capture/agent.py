@@ -255,6 +255,7 @@ class Agent:
         """Say what became of the sound; the exit code."""
         code = 1 if self._lost or self._over.is_set() else 0
         for publisher in (*(session.publisher for session in self.sessions), *self.leftovers):
+            publisher.close()
             if (directory := publisher.backlog.kept_aside) and publisher.finished.is_set():
                 code = 1
                 log.error(

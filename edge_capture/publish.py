@@ -28,6 +28,7 @@ from natterjack.subjects import audio_subject, session_subject
 from .allowance import Allowance
 from .backlog import Backlog
 from .chunks import Chunk
+from .tracing import PublishTrace
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Publisher:
         """Numbers in the window that are to be sent again before anything new."""
         self._after_last = 0
         """The number after the last that was sent."""
+        self._trace = PublishTrace(spec)
         self._opened = False
         self._open_backoff = Backoff()
         self._backoff = Backoff()
@@ -136,6 +138,10 @@ class Publisher:
         """Publish new chunks from now on as fast as they are acknowledged."""
         self._allowance = Allowance(0, rate=0)
         self._wake.set()
+
+    def close(self) -> None:
+        """Nothing more will be sent. Idempotent."""
+        self._trace.end(chunks=self.published, resent=self.resent, stored=self.finished.is_set())
 
     async def room(self) -> None:
         """Return when a source that can wait should go on. Cancel-safe."""
@@ -228,7 +234,7 @@ class Publisher:
             session_subject(self.spec.key),
             self._request,
             reply=f"{self._inbox}.{_OPEN}",
-            headers={MSG_ID: self.spec.session_id},
+            headers={MSG_ID: self.spec.session_id, **self._trace.open()},
         )
 
     async def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
@@ -297,6 +303,7 @@ class Publisher:
         if self.backlog.ended and self._opened and not (self._window or self.backlog):
             self.backlog.discard()
             self.finished.set()
+            self.close()
             self._wake.set()
 
     def _failed(self, what: str, reason: str, now: float | None = None) -> None:

@@ -13,7 +13,7 @@ import sys
 from nats.errors import Error as NatsError
 
 from natterjack import log as logs
-from natterjack import streams
+from natterjack import streams, tracing
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
@@ -203,7 +203,8 @@ def main() -> None:
     flags = _parser().parse_args()
     try:
         logs.configure(load(LogSettings, flags))
-        asyncio.run(_work(flags))
+        with tracing.started("natterjack-worker"):
+            asyncio.run(_work(flags))
     except (UsageError, BrokerError) as error:
         print(f"natterjack-worker: {error}", file=sys.stderr)
         sys.exit(2)

@@ -183,6 +183,7 @@ class Claimer:
                 metadata.num_delivered,
                 metadata.sequence.stream,
                 problem=request.problem,
+                headers=message.headers,
             )
         except Exception:  # whatever a request may hold
             # No request may come back for good and block those behind it.
@@ -202,6 +203,7 @@ class Claimer:
         try:
             outcome = await session.run()
         except Busy:
+            session.trace.drop()
             metrics.sessions_ended.labels("busy").inc()
             await message.nak(delay=_BUSY_RETRY_S)
         else:
@@ -211,6 +213,7 @@ class Claimer:
             elif outcome is State.HANDED_OVER:
                 await message.nak()
         finally:
+            session.trace.end("aborted")
             del self.sessions[session]
             metrics.sessions_active.dec()
 

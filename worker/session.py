@@ -18,6 +18,7 @@ import logging
 import random
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -68,6 +69,7 @@ from .report import Report
 from .scribe import Scribe
 from .settings import WorkerSettings
 from .tally import Tally
+from .tracing import lease_trace
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +166,11 @@ class Session:
         request_sequence: int,
         *,
         problem: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """`epoch` is the delivery count of the request, `request_sequence` its place in the queue's
-        stream. `problem` is what makes the request unusable: the session then only fails."""
+        stream. `problem` is what makes the request unusable: the session then only fails.
+        `headers` are the request's; they may name the trace that the session belongs to."""
         self._services = services
         self._settings = settings = services.settings
         self._metrics = services.metrics
@@ -176,6 +180,7 @@ class Session:
         self.epoch = epoch
         self.state = State.TAKING_OVER
         self.since = time.monotonic()
+        self.trace = lease_trace(spec, epoch, settings.name, headers)
         self._request_sequence = request_sequence
         self._problem = problem
         holder = secrets.token_hex(8)
@@ -234,6 +239,7 @@ class Session:
         if self.state in _ENDS or (state not in _ENDS and state not in _NEXT[self.state]):
             raise RuntimeError(f"session {self.key}: no way from {self.state} to {state}")
         self.state = state
+        self.trace.moved(state.name, extra)
         log.info(
             "session %s",
             state.value,
@@ -434,6 +440,7 @@ class Session:
                 fault = error
             except PluginError as error:
                 fault = RequestRefused(self._chain.name, "request", str(error))
+            self.trace.fault(fault.cause)
             await self._scribe.resume()
             if self._configured and isinstance(fault, RequestRefused) and fault.cause == "request":
                 # Most likely a change that was asked for in mid-stream: the words matter more.

@@ -1,0 +1,47 @@
+"""The trace of a session at the edge: a span from its request to the end of publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from natterjack import tracing
+from natterjack.spec import SessionSpec
+
+if TYPE_CHECKING:
+    from natterjack.spans import Span
+
+
+class PublishTrace:
+    """One span, if tracing is on; else nothing."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self._spec = spec
+        self._span: Span | None = None
+        self._headers: dict[str, str] | None = None
+
+    def open(self) -> Mapping[str, str]:
+        """Begin it. The trace headers of the session's request: the same at each call."""
+        if self._headers is None:
+            self._headers = {}
+            if (tracer := tracing.current()) is not None:
+                spec = self._spec
+                self._span = tracer.session(
+                    "producer",
+                    spec.session_id,
+                    session=str(spec.key),
+                    tenant=spec.tenant,
+                    format=f"{spec.encoding}, {spec.sample_rate} Hz, {spec.channels} channels",
+                )
+                self._headers = self._span.headers()
+        return self._headers
+
+    def end(self, *, chunks: int, resent: int, stored: bool) -> None:
+        """All is stored, or no more will be. Idempotent: what was said first counts."""
+        if self._span is None:
+            return
+        self._span.mark(chunks=chunks, resent=resent)
+        if not stored:
+            self._span.fail("not all is stored")
+        self._span.end()
+        self._span = None

@@ -1,0 +1,422 @@
+"""Traces of whole sessions: the edge and workers as processes, and a collector of their spans."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import wave
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spans import trace_id_of
+from natterjack.subjects import session_subject
+
+from ..collector import Collector, Seen, collecting
+from ..edge_capture.program import Edge, requests
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from .programs import (
+    RATE,
+    Speaker,
+    StartWorker,
+    WorkerProcess,
+    closed,
+    holder,
+    queue_empty,
+    spoken,
+    stored,
+)
+
+EDGE, WORKER = "natterjack-edge", "natterjack-worker"
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    async with collecting() as collector:
+        yield collector
+
+
+class FileEdge:
+    """`natterjack-edge file` that says what a Speaker would."""
+
+    def __init__(self, directory: Path, nats_url: str, speaker: Speaker) -> None:
+        self._directory = directory
+        self._nats_url = nats_url
+        self._sound = directory / "words.wav"
+        with wave.open(str(self._sound), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE)
+            file.writeframes(speaker.pcm)
+        self.process: Edge | None = None
+
+    def start(self, environment: dict[str, str], *, speed: float = 6) -> Edge:
+        flags = ("--tenant", "t", "--conversation", "c", "--speaker", "s", "--speed", str(speed))
+        self.process = Edge(
+            self._directory / "edge",
+            ("file", str(self._sound), *flags),
+            {"NATS_URL": self._nats_url, **environment},
+        )
+        return self.process
+
+
+@pytest.fixture
+def speaker(broker_settings: BrokerSettings) -> Speaker:
+    return Speaker(broker_settings, 24, speed=6)
+
+
+@pytest.fixture
+def edge(tmp_path: Path, nats_server: EmbeddedServer, speaker: Speaker) -> Iterator[FileEdge]:
+    edge = FileEdge(tmp_path, nats_server.url, speaker)
+    yield edge
+    if edge.process is not None:
+        edge.process.end()
+
+
+async def seen(collector: Collector, service: str, name: str = "session", count: int = 1) -> Seen:
+    """The last of `count` spans."""
+    try:
+        await until(lambda: len(collector.of(service, name)) >= count, "a span")
+    except AssertionError:
+        there = [(span.service, span.name, span.about("outcome")) for span in collector.spans]
+        raise AssertionError(f"no {count} {name} of {service}, but {there}") from None
+    return collector.of(service, name)[-1]
+
+
+def inside(collector: Collector, span: Seen) -> list[str]:
+    """Names of the children, in the order of their beginnings."""
+    children = [each for each in collector.spans if each.parent_id == span.span_id]
+    return [child.name for child in sorted(children, key=lambda child: child.start)]
+
+
+async def test_a_session_is_one_trace_from_the_edge_to_the_last_final(
+    start_worker: StartWorker,
+    broker: Broker,
+    speaker: Speaker,
+    edge: FileEdge,
+    collector: Collector,
+) -> None:
+    await start_worker(**collector.environment, WORKER_NAME="w1")
+    program = edge.start(collector.environment)
+    assert await program.exit_code() == 0
+    top = await seen(collector, EDGE)
+    lease = await seen(collector, WORKER)
+    key, session_id = program.stdout.split()
+    assert key == "t.c.s"
+    assert (top.kind, top.parent_id, top.error) == ("PRODUCER", "", None)
+    assert top.about("session") == key
+    assert top.about("session_id") == session_id
+    assert top.about("tenant") == "t"
+    assert top.about("format") == "linear16, 16000 Hz, 1 channels"
+    assert top.about("chunks") > 10
+    assert (lease.kind, lease.parent_id, lease.error) == ("CONSUMER", top.span_id, None)
+    assert {span.trace_id for span in collector.spans} == {f"{trace_id_of(session_id):032x}"}
+    assert lease.about("session") == key
+    assert lease.about("session_id") == session_id
+    assert (lease.about("epoch"), lease.about("worker")) == (1, "w1")
+    assert lease.about("outcome") == "closed"
+    assert inside(collector, lease) == ["claim", "connect", "finish"]
+    (connect,), (finish,) = collector.named("connect"), collector.named("finish")
+    assert connect.about("provider") == "deepgram"
+    assert connect.about("reference")
+    assert connect.end <= finish.start <= finish.end <= lease.end
+    # Neither what was said nor what must not be known.
+    everything = b"".join(collector.raw)
+    assert b"a-test-key" not in everything
+    assert not [word for word in speaker.words if len(word) > 4 and word.encode() in everything]
+    assert session_id.encode() in everything
+
+
+async def test_the_successor_of_a_killed_worker_goes_on_in_the_same_trace(
+    start_worker: StartWorker,
+    broker: Broker,
+    speaker: Speaker,
+    edge: FileEdge,
+    collector: Collector,
+) -> None:
+    workers = [
+        await start_worker(**collector.environment, WORKER_NAME=name) for name in ("w1", "w2")
+    ]
+    program = edge.start(collector.environment, speed=2)
+    first = await seen(collector, WORKER, "claim")
+    await seen(collector, WORKER, "connect")
+    killed = await holder(workers)
+    killed.signal(signal.SIGKILL)
+    assert await program.exit_code() == 0
+    top = await seen(collector, EDGE)
+    lease = await seen(collector, WORKER)
+    names = {workers[0]: "w1", workers[1]: "w2"}
+    assert first.about("worker") == names.pop(killed)
+    assert lease.about("worker") in names.values()
+    assert lease.about("epoch") == 2
+    assert lease.about("outcome") == "closed"
+    assert lease.parent_id == top.span_id
+    assert inside(collector, lease) == ["claim", "connect", "finish"]
+    # The killed one's lease was never ended; its steps are there, beside the successor's.
+    assert len(collector.of(WORKER)) == 1
+    assert first.parent_id not in {span.span_id for span in collector.spans}
+    assert len(collector.named("connect")) == 2
+    assert len({span.trace_id for span in collector.spans}) == 1
+
+
+async def test_an_edge_that_gives_up_says_so(
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    edge: FileEdge,
+    collector: Collector,
+) -> None:
+    program = edge.start({**collector.environment, "EDGE_FINISH_SECONDS": "1"})
+
+    async def opened() -> bool:
+        return bool(await requests(ready_broker))
+
+    await until(opened, "the request is stored", 20)
+    nats_server.kill()
+    program.interrupt()
+    assert await program.exit_code() == 1
+    assert (await seen(collector, EDGE)).error == "not all is stored"
+
+
+async def test_a_handed_over_session_is_two_leases_in_one_trace(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    collector: Collector,
+) -> None:
+    """Of an edge that traces nothing, too."""
+    speaker = Speaker(broker_settings, 40)
+    workers = [await start_worker(**collector.environment) for _ in range(2)]
+    speaking = asyncio.create_task(speaker.speak())
+    await seen(collector, WORKER, "connect")
+    await spoken(speaker, 2)
+    first = await holder(workers)
+    first.signal(signal.SIGTERM)
+    await speaking
+    assert await first.wait() == 0
+    (await closed(broker, speaker.spec)).audit(speaker)
+    await seen(collector, WORKER, count=2)
+    leases = collector.of(WORKER)
+    assert [lease.about("outcome") for lease in leases] == ["handed_over", "closed"]
+    assert [lease.about("epoch") for lease in leases] == [1, 2]
+    assert [lease.parent_id for lease in leases] == ["", ""]
+    trace_id = f"{trace_id_of(speaker.spec.session_id):032x}"
+    assert {span.trace_id for span in collector.spans} == {trace_id}
+    assert inside(collector, leases[0]) == ["claim", "connect"]
+
+
+async def test_a_lease_that_waits_for_an_earlier_session_is_not_seen(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    collector: Collector,
+) -> None:
+    await start_worker(**collector.environment)
+    earlier, later = Speaker(broker_settings, 40), Speaker(broker_settings, 8, speed=20)
+    speaking = asyncio.create_task(earlier.speak())
+    await spoken(earlier, 2)
+    await later.speak()
+    await speaking
+    await closed(broker, later.spec)
+    await seen(collector, WORKER, count=2)
+    await queue_empty(broker)
+    leases = collector.of(WORKER)
+    assert [lease.about("session_id") for lease in leases] == [
+        earlier.spec.session_id, later.spec.session_id,
+    ]  # fmt: skip
+    assert leases[1].about("epoch") > 1  # it was taken before, and given back
+    assert leases[1].start >= leases[0].end
+    assert len(collector.named("claim")) == 2
+
+
+# ---- faults ---------------------------------------------------------------------------------
+
+
+async def test_a_recovery_lasts_from_the_fault_to_the_next_stream(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+    collector: Collector,
+) -> None:
+    await start_worker(**collector.environment)
+    speaker = Speaker(broker_settings, 24)
+    await emulator.set(drop_mid_word=6, connections=1)
+    speaking = asyncio.create_task(speaker.speak())
+    await seen(collector, WORKER, "connect")
+    await emulator.set(drop_mid_word=6, connections=1, handshake_status=503, handshakes=2)
+    await speaking
+    (await closed(broker, speaker.spec)).audit(speaker)
+    lease = await seen(collector, WORKER)
+    (recover,) = collector.named("recover")
+    connects = collector.named("connect")
+    assert [connect.error for connect in connects] == [None, "server_error", "server_error", None]
+    assert [connect.about("cause") for connect in connects] == [
+        None, "server_error", "server_error", None,
+    ]  # fmt: skip
+    assert recover.about("cause") == "dropped"
+    assert recover.about("faults") == 3
+    assert recover.events == ["fault", "fault"]
+    assert recover.error is None
+    assert connects[0].end <= recover.start <= connects[1].start
+    assert connects[2].end <= recover.end
+    assert (lease.about("outcome"), lease.error) == ("closed", None)
+
+
+async def test_a_refusal_is_an_error_with_its_cause(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+    collector: Collector,
+) -> None:
+    await emulator.set(handshake_status=401)
+    await start_worker(**collector.environment)
+    speaker = Speaker(broker_settings, 8, speed=20)
+    await speaker.speak()
+    await closed(broker, speaker.spec)
+    lease = await seen(collector, WORKER)
+    assert (lease.about("outcome"), lease.error) == ("failed", "auth")
+    assert [span.error for span in collector.named("connect")] == ["auth"]
+    assert [span.error for span in collector.named("recover")] == ["auth"]
+    assert b"a-test-key" not in b"".join(collector.raw)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"traceparent": "00-" + "zz" * 16 + "-" + "0" * 16 + "-01", "tracestate": "=,=,="},
+        {"traceparent": "0" * 8000, "Tracestate": "x" * 8000},
+        {"TRACEPARENT": "", "traceparent": "-" * 55},
+    ],
+)
+async def test_bad_trace_headers_hurt_nobody(
+    start_worker: StartWorker,
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+    collector: Collector,
+    headers: dict[str, str],
+) -> None:
+    worker = await start_worker(**collector.environment)
+    speaker = Speaker(broker_settings, 8, speed=20)
+    spec = speaker.spec
+    await ready_broker.client.jetstream().publish(
+        session_subject(spec.key),
+        spec.model_dump_json().encode(),
+        headers={"Nats-Msg-Id": spec.session_id, **headers},
+    )
+    await speaker.speak()
+    (await closed(ready_broker, spec)).audit(speaker)
+    lease = await seen(collector, WORKER)
+    assert lease.parent_id == ""
+    assert lease.trace_id == f"{trace_id_of(spec.session_id):032x}"
+    assert warnings(worker) == []
+
+
+async def test_a_request_that_cannot_be_served_is_a_failed_lease(
+    start_worker: StartWorker, ready_broker: Broker, collector: Collector
+) -> None:
+    await start_worker(**collector.environment)
+    await ready_broker.client.jetstream().publish(
+        session_subject(Speaker(BrokerSettings(), 1).spec.key),
+        b'{"session_id": "bad-request", "channels": 0}',
+    )
+    lease = await seen(collector, WORKER)
+    assert (lease.about("outcome"), lease.error) == ("failed", "request")
+    assert inside(collector, lease) == ["claim"]
+
+
+# ---- off, or nobody listens -----------------------------------------------------------------
+
+
+@pytest.fixture
+def no_extra(tmp_path: Path) -> dict[str, str]:
+    """An environment in which OpenTelemetry cannot be imported, and a try leaves a trace."""
+    package = tmp_path / "shadow" / "opentelemetry"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from pathlib import Path\n"
+        "Path(__file__).with_name('imported').touch()\n"
+        "raise ImportError('hidden')\n"
+    )
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def imported(environment: dict[str, str]) -> bool:
+    return (Path(environment["PYTHONPATH"]) / "opentelemetry" / "imported").exists()
+
+
+async def served(broker: Broker, speaker: Speaker, edge: Edge) -> str:
+    """What the edge said, once the session has gone as it must."""
+    assert await edge.exit_code() == 0
+    await until(lambda: _heard(broker, speaker, edge.stdout.split()[1]), "every word is heard", 30)
+    await queue_empty(broker)
+    return edge.stderr
+
+
+async def _heard(broker: Broker, speaker: Speaker, session_id: str) -> bool:
+    spec = speaker.spec.model_copy(update={"session_id": session_id})
+    transcript = await stored(broker, spec)
+    return bool(transcript.closing) and transcript.heard == speaker.words
+
+
+def warnings(worker: WorkerProcess) -> list[str]:
+    """What it complained of, the emulator's plain address aside."""
+    said = [line["message"] for line in worker.log if line["level"] in ("warning", "error")]
+    return [line for line in said if "without encryption" not in line]
+
+
+async def test_nothing_is_imported_unless_it_is_wanted(
+    start_worker: StartWorker,
+    broker: Broker,
+    speaker: Speaker,
+    edge: FileEdge,
+    no_extra: dict[str, str],
+) -> None:
+    worker = await start_worker(**no_extra)
+    await served(broker, speaker, edge.start(no_extra))
+    assert not imported(no_extra)
+    assert warnings(worker) == []
+
+
+async def test_without_the_extra_a_line_says_how_to_get_it(
+    start_worker: StartWorker,
+    broker: Broker,
+    speaker: Speaker,
+    edge: FileEdge,
+    collector: Collector,
+    no_extra: dict[str, str],
+) -> None:
+    worker = await start_worker(**no_extra, **collector.environment)
+    said = await served(broker, speaker, edge.start({**no_extra, **collector.environment}))
+    assert imported(no_extra)
+    (warning,) = warnings(worker)
+    assert "pip install 'natterjack[otel]'" in warning
+    assert said.count("pip install 'natterjack[otel]'") == 1
+    assert collector.requests == 0
+
+
+async def test_an_absent_collector_costs_a_line_each(
+    start_worker: StartWorker,
+    broker: Broker,
+    speaker: Speaker,
+    edge: FileEdge,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free again in a moment, and nobody listens
+    absent = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    worker = await start_worker(**absent)
+    said = await served(broker, speaker, edge.start(absent))
+    assert said.count("traces are not exported") == 1
+    worker.signal(signal.SIGTERM)
+    assert await worker.wait() == 0
+    (warning,) = warnings(worker)
+    assert "traces are not exported" in warning
