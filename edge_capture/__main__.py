@@ -11,8 +11,10 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ from .settings import (
     StdinSettings,
     add_session_flags,
 )
-from .sources import Source
+from .sources import DEVICE_THREADS, Source
 from .spool import Origin, Spool, SpooledBacklog, resumable
 
 log = logging.getLogger("edge_capture")
@@ -336,9 +338,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     flags = _parser().parse_args(arguments)
     try:
-        return _run(flags)
+        code = _run(flags)
     except KeyboardInterrupt:  # before the session's own handlers are in place
-        return 128 + signal.SIGINT
+        code = 128 + signal.SIGINT
+    if any(thread.name.startswith(DEVICE_THREADS) for thread in threading.enumerate()):
+        # A dead device holds a thread inside its libraries, which may wait for it at exit.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

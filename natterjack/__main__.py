@@ -10,8 +10,8 @@ from collections.abc import Awaitable
 from importlib.metadata import version
 from pathlib import Path
 
+from . import budget_command, plugin_list, sessions_command
 from . import log as logs
-from . import plugin_list
 from .captions import Captions
 from .connection import connected
 from .demo import demo
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("plugins", help="installed providers and their settings")
     command.add_argument("--json", action="store_true", help="as JSON")
+    budget_command.add_to(commands)
+    sessions_command.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
     return parser
@@ -97,6 +99,10 @@ def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
             directory=flags.store,
             port=flags.port,
         )
+    if flags.command == "budget":
+        return budget_command.run(flags)
+    if flags.command == "sessions":
+        return sessions_command.run(flags)
     return _tail(flags)
 
 

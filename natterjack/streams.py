@@ -13,6 +13,7 @@ from nats.js.api import (
     ConsumerConfig,
     DeliverPolicy,
     DiscardPolicy,
+    RePublish,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -26,6 +27,7 @@ from .settings import StreamSettings
 from .subjects import (
     AUDIO_PREFIX,
     DIAL_PREFIX,
+    HEARD_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
     TRANSCRIPT_PREFIX,
@@ -88,14 +90,14 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             allow_direct=True,
         ),
         StreamConfig(
-            # One message a slot or dial of a provider account: whoever has it may use it.
+            # One subject a slot or dial of a provider account; its message says who has it.
             name=SLOTS,
             subjects=[f"{SLOT_PREFIX}.>", f"{DIAL_PREFIX}.>"],
             storage=file,
             num_replicas=replicas,
             max_msgs_per_subject=1,
-            discard=DiscardPolicy.NEW,
-            discard_new_per_subject=True,
+            # Whoever uses a limited account hears what was stored, and only that.
+            republish=RePublish(src="stt.>", dest=f"{HEARD_PREFIX}.>"),
             allow_direct=True,
         ),
         _bucket(BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
@@ -159,6 +161,8 @@ def _unusable(found: StreamConfig, wanted: StreamConfig) -> list[_Difference]:
         differences.append(_Difference("retention", found.retention, retention.value))
     if wanted.allow_direct and not found.allow_direct:
         differences.append(_Difference("allow_direct", found.allow_direct, True))
+    if wanted.republish is not None and not found.republish:
+        differences.append(_Difference("republish", found.republish, wanted.republish.dest))
     if wanted.max_msgs_per_subject == 1 and found.max_msgs_per_subject != 1:
         differences.append(_Difference("max_msgs_per_subject", found.max_msgs_per_subject, 1))
     return differences

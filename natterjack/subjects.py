@@ -16,6 +16,8 @@ TRANSCRIPT_PREFIX = "stt.transcript"
 CONTROL_PREFIX = "stt.control"
 SLOT_PREFIX = "stt.slot"
 DIAL_PREFIX = "stt.dial"
+HEARD_PREFIX = "stt.slots"
+"""Where the server republishes what it has stored of `stt.slot.>` and `stt.dial.>`."""
 
 EventKind = Literal["interim", "final", "turn", "status", "usage"]
 DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")

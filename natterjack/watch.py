@@ -8,6 +8,7 @@ killed and restarted.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from nats.aio.msg import Msg
@@ -16,12 +17,16 @@ from . import streams
 from .connection import Broker
 from .stored import StoreUnavailable, StreamStore
 
+log = logging.getLogger(__name__)
+
 _RETRY_S = 1.0
+_AGAIN_S = 1.0
 _DELETED = ("DEL", "PURGE")
 
 
 class Watch:
-    """Calls `changed(key, value)` for every entry that matches, and for each change; None: deleted.
+    """Calls `changed(key, value)` for every entry that matches, whenever it is read or heard (so
+    again after each reconnect, changed or not); None: deleted.
 
     Live values come from the subject, so one that the broker then refused (a compare-and-set that
     failed) is seen too: watch buckets that are written without conditions.
@@ -37,6 +42,7 @@ class Watch:
         """`keys`: a subject filter over the bucket's keys. `changed` must not raise."""
         self._broker = broker
         self._store = StreamStore(broker, f"KV_{bucket}")
+        self._bucket = bucket
         self._prefix = streams.bucket_subject(bucket, "")
         self._subject = streams.bucket_subject(bucket, keys)
         self._changed = changed
@@ -52,16 +58,27 @@ class Watch:
         await self._store.start()
         subscription = await self._broker.client.subscribe(self._subject, cb=self._received)
         self._broker.on_reconnect.add(self._stale.set)
+        # What is published while the subscription begins may be neither read nor heard.
+        again, complained = True, False
         try:
             while True:
                 self._stale.clear()
                 try:
                     await self._read()
                     self.ready.set()
-                except StoreUnavailable:
+                except StoreUnavailable as error:
+                    if not complained and self._broker.connected:
+                        complained = True
+                        log.warning("bucket %s cannot be read, trying on: %s", self._bucket, error)
                     await asyncio.sleep(_RETRY_S)
                     continue
-                await self._stale.wait()
+                complained = False
+                try:
+                    async with asyncio.timeout(_AGAIN_S if again else None):
+                        await self._stale.wait()
+                    again = True
+                except TimeoutError:
+                    again = False
         finally:
             self._broker.on_reconnect.discard(self._stale.set)
             await self._store.stop()
@@ -83,8 +100,11 @@ class Watch:
             self._take(subject, {"KV-Operation": "PURGE"}, b"")
 
     def _take(self, subject: str, headers: dict[str, str], data: bytes) -> None:
-        deleted = headers.get("KV-Operation") in _DELETED
-        if deleted and subject not in self._known:
-            return
-        (self._known.discard if deleted else self._known.add)(subject)
-        self._changed(subject.removeprefix(self._prefix), None if deleted else data)
+        key = subject.removeprefix(self._prefix)
+        if headers.get("KV-Operation") in _DELETED:
+            if subject in self._known:
+                self._known.discard(subject)
+                self._changed(key, None)
+        else:
+            self._known.add(subject)
+            self._changed(key, data)

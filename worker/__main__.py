@@ -20,7 +20,9 @@ from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add
 from natterjack.stored import StreamStore
 
 from .balances import poll
+from .budget import Budgets
 from .claim import Claimer
+from .governor import Governor
 from .health import Health
 from .metrics import Metrics
 from .plugins import Providers
@@ -114,10 +116,12 @@ async def _start(
     lease_seconds = consumer.config.ack_wait or stream_settings.lease_seconds
     instance = _instance(settings.name)
     tally = Tally(instance)
+    budgets = Budgets(broker, js, tally, metrics, settings.warning_fractions)
     report = Report(broker, js, roster, instance, settings, metrics, tally)
+    governor = Governor(broker, js, metrics, settings.account_of, instance, on_told=providers.told)
     return Services(
-        broker, js, store, bucket, providers, settings, metrics, tally, report, prices,
-        asyncio.Event(), lease_seconds,
+        broker, js, store, bucket, providers, settings, metrics, tally, report, budgets, prices,
+        governor, asyncio.Event(), lease_seconds,
     )  # fmt: skip
 
 
@@ -147,11 +151,16 @@ async def _run(
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
             closed = tasks.create_task(services.broker.wait_closed(), name="closed")
-            reporting = tasks.create_task(
-                services.report.run(claimer.records, lambda: health.draining), name="report"
-            )
-            polling = tasks.create_task(poll(services.providers, services.metrics), name="balances")
-            restoring = tasks.create_task(_restore(services, stream_settings))
+            beside = [
+                tasks.create_task(work)
+                for work in (
+                    services.report.run(claimer.records, lambda: health.draining),
+                    services.budgets.run(lambda: claimer.sessions),
+                    services.governor.run(),
+                    poll(services.providers, services.metrics),
+                    _restore(services, stream_settings),
+                )
+            ]
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
             if closed.done():
                 claiming.cancel()  # its leases run out
@@ -163,7 +172,7 @@ async def _run(
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
             await services.report.leave()
-            for task in (stopped, closed, reporting, polling, restoring):
+            for task in (stopped, closed, *beside):
                 task.cancel()
     except BaseExceptionGroup as group:
         closed_for_good = group.subgroup(BrokerUnreachable)

@@ -10,6 +10,12 @@ import enum
 
 from .errors import ProviderError, RequestRefused
 
+SHARED_CAUSES = ("rate_limit", "credit")
+"""An account that is over its limit or out of credit is so for every session of every worker: one
+such answer opens the breaker."""
+_RATE_LIMIT_S = 1.0
+"""First pause after one: the next session to ask finds out whether it is over."""
+
 
 class BreakerState(enum.Enum):
     CLOSED = "closed"  # dial at will
@@ -70,9 +76,26 @@ class Breaker:
         self._permanent = not fault.retryable and (self._permanent or self._failures == 0)
         self.fault = fault
         self._failures += 1
+        shared = fault.cause in SHARED_CAUSES
         if self.state is BreakerState.HALF_OPEN:
             self._cooldown = min(self._cooldown * 2, self._max_cooldown)
-        elif self._failures < self._limit:
+        elif self._failures < self._limit and not shared:
             return
+        elif fault.cause == "rate_limit":
+            self._cooldown = min(_RATE_LIMIT_S, self._first_cooldown)
+        self.open(now, self._cooldown)
+
+    def open(self, now: float, seconds: float) -> None:
+        """Let nobody dial for so long."""
         self.state = BreakerState.OPEN
-        self._open_until = now + self._cooldown
+        self._open_until = max(self._open_until, now + seconds)
+
+    def hear(self, fault: ProviderError, now: float, seconds: float) -> None:
+        """Another worker was refused: the account is to be left alone for so long."""
+        self._permanent = not fault.retryable
+        self.fault = fault
+        self.open(now, seconds)
+
+    def seconds_left(self, now: float) -> float:
+        """For which it stays open."""
+        return max(0.0, self._open_until - now) if self.state is BreakerState.OPEN else 0.0

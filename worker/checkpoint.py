@@ -47,6 +47,7 @@ class Checkpoint(BaseModel):
         default_factory=list, description="the last sessions of this key that were closed"
     )
     gaps_until: float = Field(0, description="gaps before this second are in the account")
+    slot: str | None = Field(None, description="ticket of the provider's slot that is held")
     limit: int | None = Field(None, description="position at which the session ends")
     limit_reason: str | None = None
     limit_detail: str | None = None

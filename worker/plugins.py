@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -12,7 +13,7 @@ from natterjack.plugin_list import GROUP
 from natterjack.settings import load
 
 from .breaker import Breaker
-from .errors import PluginError
+from .errors import PluginError, ProviderError, RequestRefused, Unavailable
 from .provider import Provider
 from .settings import WorkerSettings
 
@@ -70,6 +71,16 @@ class Providers:
             if name in available():  # requests may name anything
                 self.breakers[name] = breaker
         return breaker
+
+    def told(self, name: str, cause: str, seconds: float) -> None:
+        """Another worker says that the account of provider `name` refuses everybody."""
+        message = "another worker was refused"
+        fault: ProviderError
+        if cause == "credit":
+            fault = RequestRefused(name, "credit", message)
+        else:
+            fault = Unavailable(name, "rate_limit", message)
+        self.breaker(name).hear(fault, time.monotonic(), seconds)
 
     def get(self, name: str) -> Provider:
         """Provider `name`, made now if need be. Raises PluginError (unknown, key missing, ...)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -76,22 +77,28 @@ class Report:
     async def run(self, records: Callable[[], list[str]], draining: Callable[[], bool]) -> None:
         """Until cancelled. `records` brings the ledgers up to date and gives each session's part of
         the record, as JSON."""
-        written = asked = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write())
+            while True:
+                await asyncio.sleep(REPORT_SECONDS)
+                parts = records()  # with the broker or without
+                if self._broker.connected:
+                    with contextlib.suppress(NatsError):
+                        await self._tell(parts, draining())
+
+    async def _write(self) -> None:
+        """What waits for the broker's answers."""
+        asked = 0.0
         while True:
-            await asyncio.sleep(REPORT_SECONDS)
+            await asyncio.sleep(_USAGE_SECONDS)
             if not self._broker.connected:
                 continue
-            try:
-                await self._tell(records(), draining())
-                now = time.monotonic()
-                if now - written >= _USAGE_SECONDS:
-                    written = now
-                    await self._tally.write(self._js)
-                if now - asked >= _QUEUE_SECONDS:
-                    asked = now
+            await self._tally.write(self._js)
+            now = time.monotonic()
+            if now - asked >= _QUEUE_SECONDS:
+                asked = now
+                with contextlib.suppress(NatsError, TimeoutError):
                     await self._count_queue()
-            except (NatsError, TimeoutError) as error:
-                log.debug("nothing was told this time: %r", error)
 
     async def _tell(self, records: list[str], draining: bool) -> None:
         pages = max(1, -(-len(records) // SESSIONS_A_PAGE))

@@ -18,10 +18,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
@@ -41,11 +41,14 @@ from natterjack.subjects import audio_subject, session_subject
 
 from . import convert
 from .account import Books
+from .breaker import SHARED_CAUSES
+from .budget import Budgets
 from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
 from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
 from .feed import Feed, Gap
+from .governor import Governor
 from .held import Chunk
 from .latency import Latencies
 from .ledger import Ledger
@@ -68,10 +71,12 @@ from .relay import Relay
 from .report import Report
 from .scribe import Scribe
 from .settings import WorkerSettings
+from .slots import Permit
 from .tally import Tally
 from .tracing import lease_trace
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _CHECKPOINT_SECONDS = 5.0
 """A checkpoint is written at each final, and after so much finalised silence."""
@@ -148,7 +153,9 @@ class Services:
     metrics: Metrics
     tally: Tally
     report: Report
+    budgets: Budgets
     prices: dict[str, float]
+    governor: Governor
     restore: asyncio.Event
     """Set to have the streams and the consumer looked after."""
     lease_seconds: float
@@ -203,6 +210,11 @@ class Session:
         self._relay: Relay | None = None
         names = spec.providers or settings.providers
         self._chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self._permit: Permit | None = None
+        """The provider's slot that is held, where their number is limited."""
+        self._permit_account = ""
+        self._ticket: str | None = None
+        """Of the slot that the holder before us had."""
         self._lasted = 0.0
         """Seconds that the last stream was open."""
         self._answered = False
@@ -254,6 +266,7 @@ class Session:
                 await self._take_over()
                 async with controlled(self._services.broker, self):
                     await self._serve()
+                await self._give_up_slot()
                 detail = self._limit_detail if self._end_reason == BUDGET else None
                 await self._end("closed", self._end_reason or "end of audio", detail)
                 self._go(State.CLOSED, reason=self._end_reason, detail=detail)
@@ -273,6 +286,8 @@ class Session:
             if self._publisher.fenced:
                 self._metrics.fenced.inc()
             self._go(State.LOST, reason=str(lost))
+        finally:
+            await self._give_up_slot()
         return self.state
 
     async def _end(self, state: StatusState, reason: str, detail: str | None = None) -> None:
@@ -368,6 +383,7 @@ class Session:
             self._limit_detail = stored.limit_detail
         self._warned = self._warnings_due()
         self._books.adopt(stored.account, stored.gaps_until)
+        self._ticket = stored.slot
         await self._adopt_ledger(stored)
 
     async def _adopt_ledger(self, stored: Checkpoint) -> None:
@@ -389,11 +405,19 @@ class Session:
         }
         captured = max(told.captured_seconds, account.captured_seconds)
         sent_until = max(told.sent_until, stored.sent_until)
+        provider = stored.provider or told.provider
+        killed = stored.instance != report.instance and provider is not None
+        idle = {State.WAITING.value, State.RECOVERING.value}
+        if killed and not (told.state in idle and stored.state != State.STREAMING.value):
+            unknown = REPORT_SECONDS / 2
+            sent_until += round(unknown * self.spec.sample_rate)
+        else:
+            unknown = 0.0
         self._ledger.adopt({**account.providers, **later}, sent_until, captured)
-        if told.state == State.STREAMING.value and stored.instance != report.instance:
-            with contextlib.suppress(PluginError, TypeError):
-                price = self._price(told.provider or "", None, self.spec.language, 1)
-                self._ledger.assume(told.provider or "", price, REPORT_SECONDS / 2)
+        if unknown and provider is not None:
+            with contextlib.suppress(PluginError):
+                price = self._price(provider, None, self.spec.language, 1)
+                self._ledger.assume(provider, price, unknown)
 
     def _warnings_due(self) -> int:
         """How many thresholds of `max_seconds` are passed."""
@@ -429,6 +453,7 @@ class Session:
                     if await self._stream_once():
                         return
                 # Parked: audio may come later, and what was not made final comes again.
+                await self._give_up_slot()
                 await self._scribe.resume()
                 delay, self._failing_since = self._settings.backoff_seconds, None
                 self._chain.progress()
@@ -469,6 +494,11 @@ class Session:
             self._chain.fails(fault, now, answered=self._answered, progress=progress)
         except Exhausted as exhausted:
             raise _Failed(str(exhausted)) from None
+        finally:
+            if fault.cause in SHARED_CAUSES:
+                seconds = self._services.providers.breaker(failed).seconds_left(now)
+                if seconds > 0:
+                    await self._services.governor.tell(failed, fault.cause, seconds)
         self._fault = fault.cause, now
         reason = f"{fault.cause}: {fault}"
         if self._chain.name != failed:
@@ -577,7 +607,9 @@ class Session:
     async def _connect(self) -> tuple[Provider, ProviderStream, convert.Converter, Price]:
         """Open a stream at the provider whose turn it is."""
         self._answered = False
+        await self._see_budget()
         name = await self._dialable()
+        await self._admitted(name)
         self._go(State.CONNECTING, provider=name)
         provider = self._services.providers.get(name)
         source = self.spec.audio_format
@@ -625,6 +657,71 @@ class Session:
             if now - self._failing_since > self._settings.recovery_seconds:
                 raise _Failed(f"no provider for {self._settings.recovery_seconds:g} s")
             await self._pause(wait)
+
+    async def _see_budget(self) -> None:
+        """Dial nobody for a tenant whose budget is used up. Raises _Enough."""
+        budgets = self._services.budgets
+        await budgets.ready(self.spec.tenant)
+        if detail := budgets.spent(self.spec.tenant):
+            self.exhaust(detail)
+            self._see_limit()
+
+    async def _admitted(self, name: str) -> None:
+        """Have a slot of the provider's account, and leave to dial: at once, where neither is
+        limited. The session keeps its slot until it ends, parks, or another provider's turn comes.
+        """
+        governor = self._services.governor
+        if self._permit is not None and (
+            governor.account(name) != self._permit_account or not self._permit.sure
+        ):
+            await self._give_up_slot()
+        if self._permit is None:
+            ticket, self._ticket = self._ticket, None
+            admitting = governor.admit(name, self.spec.tenant, adopt=ticket)
+            permit = await self._wait_for(admitting, f"a connection of account {name}")
+            if permit is not None:
+                self._permit, self._permit_account = permit, governor.account(name)
+                # Whoever comes after us has the slot at once, not when its time has run out.
+                await self._write_checkpoint()
+        await self._wait_for(governor.dial(name), f"leave to dial, of account {name}")
+
+    async def _wait_for(self, wanted: Coroutine[Any, Any, T], what: str) -> T:
+        """What is `wanted`; said when that takes long. Raises _HandOver, _Enough, LeaseLost."""
+        task = asyncio.ensure_future(wanted)
+        draining = asyncio.ensure_future(self._drain.wait())
+        began, said = time.monotonic(), False
+        try:
+            while True:
+                await asyncio.wait({task, draining}, timeout=_LOOK_SECONDS / 4,
+                                   return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+                if task.done():
+                    return task.result()
+                if draining.done():
+                    raise _HandOver
+                self._see_limit()
+                await self._make_sure()
+                if not said and not task.done():
+                    said = True
+                    log.info("session waits for %s", what, extra=fields(session=str(self.key)))
+                    await self._scribe.status("assigned", f"waiting for {what}")
+        finally:
+            draining.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+            if said:
+                waited = round(time.monotonic() - began, 1)
+                log.info("wait is over", extra=fields(session=str(self.key), seconds=waited))
+
+    async def _give_up_slot(self) -> None:
+        """Let the provider's slot go, if one is held. Whoever takes the session over has it."""
+        permit, self._permit = self._permit, None
+        if permit is None:
+            return
+        if self.state in (State.HANDED_OVER, State.LOST):
+            permit.leave()
+        else:
+            await permit.release()
 
     async def _stream(
         self,
@@ -774,6 +871,7 @@ class Session:
                 "mark_stream_sequence": mark.stream_sequence,
                 "crashes": 0 if progress else self._checkpoint.crashes,
                 "gaps_until": self._books.gaps_until,
+                "slot": None if self._permit is None else self._permit.ticket,
                 "limit": self._limit,
                 "limit_reason": self._limit_reason,
                 "limit_detail": self._limit_detail,
@@ -932,9 +1030,12 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Watch the provider stream; called a few times a second."""
-        relay = self._relay
+        relay, permit = self._relay, self._permit
         if relay is None:
             return
+        if permit is not None and permit.lost.is_set():
+            name = relay.provider.name
+            relay.fail(Dropped(name, "its slot was taken over: this process stood still"))
         relay.watch(now, listening=self._services.broker.connected)
         if self._drain_deadline is not None and now > self._drain_deadline:
             relay.fail(_HandOver())

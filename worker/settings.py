@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.settings import described
+from natterjack.subjects import TOKEN_PATTERN
 
 
 class WorkerSettings(BaseSettings):
@@ -80,6 +82,11 @@ class WorkerSettings(BaseSettings):
     )
     log_transcripts: bool = described(False, "write finals to the log, for debugging")
 
+    accounts: str = described(
+        "",
+        "providers that share the limits of one account (`natterjack limits`): "
+        "deepgram=main,deepgram-flux=main; others are accounts of their own",
+    )
     budget_warnings: str = described(
         "0.8,0.95",
         "parts of a budget (max_seconds, a tenant's day) at which a warning is published",
@@ -101,6 +108,21 @@ class WorkerSettings(BaseSettings):
         return tuple(
             sorted(float(part) for part in self.budget_warnings.split(",") if part.strip())
         )
+
+    @field_validator("accounts")
+    @classmethod
+    def _pairs(cls, text: str) -> str:
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            provider, _, account = part.partition("=")
+            if not provider.strip() or not re.fullmatch(TOKEN_PATTERN, account.strip()):
+                raise ValueError(f"{part!r} is not provider=account")
+        return text
+
+    @property
+    def account_of(self) -> dict[str, str]:
+        """Account by provider, of those that are named."""
+        parts = (part.partition("=") for part in self.accounts.split(",") if part.strip())
+        return {provider.strip(): account.strip() for provider, _, account in parts}
 
     @property
     def providers(self) -> list[str]:

@@ -6,6 +6,7 @@ a tenant's use of a day is the sum over processes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -47,10 +48,11 @@ class Tally:
 
     def __init__(self, instance: str, day: Callable[[], str] = today) -> None:
         """`instance`: this process's name in keys."""
-        self._instance = instance
+        self.instance = instance
         self._day_of = day
         self._days: dict[tuple[str, str], _Day] = {}
         self._changed: dict[tuple[str, str], None] = {}
+        self._writing = asyncio.Lock()
 
     def add(self, tenant: str, provider: str, currency: str, more: Use) -> None:
         day = self._day(tenant)
@@ -81,11 +83,16 @@ class Tally:
         return {self._key(*name): self._days[name].told() for name in self._changed}
 
     def _key(self, day: str, tenant: str) -> str:
-        return f"{day}.{tenant}.{self._instance}"
+        return f"{day}.{tenant}.{self.instance}"
 
     async def write(self, js: JetStreamContext, tenants: set[str] | None = None) -> None:
         """Write what has changed, of these tenants or of all. What cannot be written now stays
         changed; never raises for the broker's sake."""
+        # One at a time: what one has in hand is not marked as changed, and another would drop it.
+        async with self._writing:
+            await self._write(js, tenants)
+
+    async def _write(self, js: JetStreamContext, tenants: set[str] | None) -> None:
         for name in [n for n in self._changed if tenants is None or n[1] in tenants]:
             self._changed.pop(name, None)
             subject = streams.bucket_subject(streams.USAGE_BUCKET, self._key(*name))

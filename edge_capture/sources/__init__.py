@@ -11,6 +11,8 @@ from natterjack.audio import AudioFormat
 
 from ..chunks import Samples
 
+DEVICE_THREADS = "device"
+"""What the names of threads begin with that a dead device may keep for good."""
 _LEAST_SLEEP_S = 0.001
 
 

@@ -22,7 +22,7 @@ from natterjack.log import fields
 
 from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings
-from . import Block
+from . import DEVICE_THREADS, Block
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ class MicrophoneSource:
             except Exception as error:  # noqa: BLE001 - whatever it is, it goes to who awaits it
                 result.set_exception(error)
 
-        self._opening = threading.Thread(target=work, name="open microphone", daemon=True)
+        self._opening = threading.Thread(target=work, name=f"{DEVICE_THREADS} open", daemon=True)
         self._opening_since = time.monotonic()
         self._opening.start()
         return await asyncio.wrap_future(result)
@@ -373,7 +373,7 @@ class MicrophoneSource:
         patience = _CLOSE_S
         if self._opening is not None and self._opening.is_alive():
             patience = max(0.0, self._opening_since + _CLOSE_S - time.monotonic())
-        closing = threading.Thread(target=self._close, name="close microphone", daemon=True)
+        closing = threading.Thread(target=self._close, name=f"{DEVICE_THREADS} close", daemon=True)
         closing.start()
         closing.join(patience)
         if closing.is_alive():

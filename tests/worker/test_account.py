@@ -60,8 +60,8 @@ def test_the_books_go_on_in_the_next_worker() -> None:
     account = second.account(final=8000, reached=8000)
     assert account == Account(
         captured_seconds=8, received_seconds=7.5, sent_seconds=9, transcribed_seconds=7.5,
-        connected_seconds=10.5, providers=account.providers, gaps=account.gaps, gap_seconds={"missing": 0.5},
-        recoveries={"dropped": 2},
+        connected_seconds=10.5, providers=account.providers, gaps=account.gaps,
+        gap_seconds={"missing": 0.5}, recoveries={"dropped": 2},
     )  # fmt: skip
     assert len(account.gaps) == 1
     assert account.providers["deepgram"].replayed_seconds == 3

@@ -85,7 +85,7 @@ async def test_latency_agrees_with_what_a_subscriber_measures(
         ("final", [(at, e) for at, e in came if isinstance(e, FinalEvent)]),
     ):
         told = [event.latency for _, event in events if event.latency is not None]
-        assert len(told) == len(events) >= 3
+        assert len(told) == len(events) >= 2
         measured = [late(at, event.end) for at, event in events]
         apart = [abs(a - b) for a, b in zip(told, measured, strict=True)]
         assert statistics.median(apart) < tolerance, (kind, apart)
@@ -214,7 +214,7 @@ async def test_a_killed_workers_audio_is_on_the_ledger_to_the_second(
     assert used.connections == len(emulator.log) == kills + 1
     # Twice real time: what a second's telling may miss, and what is assumed for it, are doubled.
     assert abs(used.sent_seconds - heard) <= kills * 2 * 1.0 + 0.1, (used, heard)
-    assert used.estimated_seconds == kills * 0.5
+    assert 0.5 <= used.estimated_seconds <= kills * 0.5
     assert used.replayed_seconds > 0
 
 

@@ -1,0 +1,171 @@
+"""Limits of a provider account, over several worker processes, as the provider sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections import Counter
+
+from natterjack import streams
+from natterjack.audio import ChunkHeader, encode_chunk_headers
+from natterjack.connection import Broker
+from natterjack.events import StatusEvent
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+
+from ..emulators import tones
+from ..emulators.deepgram import DeepgramEmulator
+from ..emulators.faults import ConnectionLog
+from ..waiting import bound, until
+from .programs import RATE, Speaker, StartWorker, Transcript, closed, queue_empty, stored
+
+
+async def set_limit(broker: Broker, **limit: int) -> None:
+    subject = streams.bucket_subject(streams.BUDGETS_BUCKET, "account.deepgram")
+    await broker.client.jetstream().publish(subject, json.dumps(limit).encode())
+
+
+async def open_all(broker: Broker, specs: list[SessionSpec], audio: bytes) -> None:
+    """Sessions whose audio is all there when they are opened, in this order."""
+    js = broker.client.jetstream()
+    for spec in specs:
+        header = ChunkHeader(spec.session_id, 0, 0, 1, True)
+        await js.publish(audio_subject(spec.key), audio, headers=encode_chunk_headers(header))
+        await js.publish(session_subject(spec.key), spec.model_dump_json().encode())
+
+
+def most_at_once(log: list[ConnectionLog]) -> int:
+    moments = [(entry.opened_at, 1) for entry in log]
+    moments += [(entry.closed_at, -1) for entry in log if entry.closed_at is not None]
+    now = most = 0
+    for _, change in sorted(moments):  # of the same moment, the closing comes first
+        now += change
+        most = max(most, now)
+    return most
+
+
+def most_in(log: list[ConnectionLog], seconds: float) -> int:
+    """Connections opened within so many seconds, at most."""
+    times = sorted(entry.opened_at for entry in log)
+    return max(sum(start <= at < start + seconds for at in times) for start in times)
+
+
+async def test_two_hundred_sessions_share_fifty_connections(
+    start_worker: StartWorker, broker: Broker, emulator: DeepgramEmulator
+) -> None:
+    limit, dials, most = 50, 12, 180
+    await emulator.set(latency_seconds=5)  # so long, at least, each connection lasts
+    await start_worker(WORKER_MAX_SESSIONS="1")  # makes the bucket
+    await set_limit(broker, connections=limit, dials_per_second=dials)
+    workers = [
+        await start_worker(WORKER_MAX_SESSIONS="100", DEEPGRAM_CATCH_UP_RATE="1.25")
+        for _ in range(2)
+    ]
+    words = tones.sequence(6)
+    audio = tones.encode(words, RATE, phrase_words=8, lead_seconds=0.3, tail_seconds=0.5)
+    big = [SessionSpec(tenant="big", conversation=f"c{n}", speaker="s") for n in range(most)]
+    small = [
+        SessionSpec(tenant=f"small{n % 10}", conversation=f"c{n}", speaker="s") for n in range(20)
+    ]
+    await open_all(broker, big, audio)
+    await until(lambda: len(emulator.log) >= limit, "the big tenant has all connections", 60)
+    await open_all(broker, small, audio)
+    await queue_empty(broker, 90)
+    transcripts = {spec.session_id: await stored(broker, spec) for spec in big + small}
+    assert all(transcript.closing for transcript in transcripts.values())
+    assert all(transcript.heard == words for transcript in transcripts.values())
+    assert len(emulator.log) == 200, "each session was dialled once"
+    assert limit - 5 <= most_at_once(emulator.log) <= limit
+    # The way from leave to dial to the provider differs a little from one to the next.
+    assert most_in(emulator.log, 2.0) <= 2 * dials + 12 < limit
+
+    # Whoever holds fewest is next: the small ones do not wait for those who came before them.
+    began = {id: streaming(transcript) for id, transcript in transcripts.items()}
+    order = sorted(began, key=lambda id: began[id])
+    last_small = max(order.index(spec.session_id) for spec in small)
+    assert last_small < limit + 2 * len(small) + 40, last_small
+    waited = Counter("waiting for" in (reason or "") for reason in reasons(transcripts))
+    assert waited[True] >= 100, "a session that waits says so"
+    for worker in workers:
+        assert not worker.stray_lines
+
+
+def streaming(transcript: Transcript) -> float:
+    """When it was first streaming, wall clock."""
+    return next(
+        event.published_at.timestamp()
+        for event in transcript.events
+        if isinstance(event, StatusEvent) and event.state == "streaming"
+    )
+
+
+def reasons(transcripts: dict[str, Transcript]) -> list[str | None]:
+    events = (event for transcript in transcripts.values() for event in transcript.events)
+    return [e.reason for e in events if isinstance(e, StatusEvent) and e.state == "assigned"]
+
+
+async def test_a_killed_workers_session_keeps_its_connection_ahead_of_who_waits(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    first = await start_worker()
+    await set_limit(broker, connections=1)
+    running = Speaker(broker_settings, 40, speed=1, conversation="running")
+    waiting = Speaker(broker_settings, 8, conversation="waiting")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(running.speak())
+        await until(lambda: emulator.log and emulator.log[-1].audio_seconds > 3, "it streams")
+        tasks.create_task(waiting.speak())
+
+        async def says_so() -> bool:
+            events = (await stored(broker, waiting.spec)).events
+            return any("waiting for" in (getattr(event, "reason", "") or "") for event in events)
+
+        await until(says_so, "the other one waits")
+        await start_worker()
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        ran = await closed(broker, running.spec, 60)
+        waited = await closed(broker, waiting.spec, 60)
+    ran.audit(running)
+    waited.audit(waiting)
+    assert ran.states.count("streaming") == 2
+    assert streaming(waited) >= ran.closing[0].published_at.timestamp() - bound(0.5)
+    assert most_at_once(emulator.log) == 1
+
+
+async def test_a_refusal_for_want_of_credit_is_known_to_all_workers(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    workers = [
+        await start_worker(WORKER_MAX_SESSIONS="1", WORKER_BREAKER_SECONDS="60") for _ in range(2)
+    ]
+    await emulator.set(handshake_status=402, handshakes=1)
+    refused = Speaker(broker_settings, 4, conversation="refused")
+    await refused.speak()
+    assert (await closed(broker, refused.spec)).states[-1] == "failed"
+
+    async def both_know() -> bool:
+        told = [(await worker.get("/metrics"))[1] for worker in workers]
+        return all('provider_breaker_open{provider="deepgram"} 1.0' in text for text in told)
+
+    await until(both_know, "both breakers are open")
+    dialled = len(emulator.log)
+    later = [Speaker(broker_settings, 4, conversation=f"later{n}") for n in range(2)]
+    async with asyncio.TaskGroup() as tasks:
+        for speaker in later:
+            tasks.create_task(speaker.speak())
+    for speaker in later:
+        transcript = await closed(broker, speaker.spec)
+        assert transcript.closing[0].state == "failed"
+        assert "another worker was refused" in str(transcript.closing[0].reason) or "402" in str(
+            transcript.closing[0].reason
+        )
+    assert len(emulator.log) == dialled, "nobody dialled"
