@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import budget_command, plugin_list, sessions_command
+from . import budget_command, limits_command, plugin_list, sessions_command
 from . import log as logs
 from .captions import Captions
 from .connection import connected
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("plugins", help="installed providers and their settings")
     command.add_argument("--json", action="store_true", help="as JSON")
     budget_command.add_to(commands)
+    limits_command.add_to(commands)
     sessions_command.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
@@ -101,6 +102,8 @@ def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
         )
     if flags.command == "budget":
         return budget_command.run(flags)
+    if flags.command == "limits":
+        return limits_command.run(flags)
     if flags.command == "sessions":
         return sessions_command.run(flags)
     return _tail(flags)

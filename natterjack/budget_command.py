@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from . import streams
+from .buckets import broker_of, put, remove, store_of
 from .budgets import (
     DEFAULT_KEY,
     SECONDS,
@@ -27,13 +26,12 @@ from .budgets import (
     read_usage,
     standings,
 )
-from .connection import Broker, connected
-from .errors import BrokerUnreachable, NatterjackError, UsageError, first_problem
-from .settings import BrokerSettings, LogSettings, add_flags, load
-from .stored import StoreUnavailable, StreamStore
+from .connection import Broker
+from .errors import NatterjackError, UsageError, first_problem
+from .settings import BrokerSettings, LogSettings, add_flags
 from .usage import DayUsage
 
-_TIMEOUT_S = 5.0
+_NAME = "natterjack-budget"
 
 
 class NoBudget(NatterjackError):
@@ -128,7 +126,7 @@ async def run(flags: argparse.Namespace) -> int:
     if tenant is not None:
         budget_key(tenant)  # a bad one is said first
     entries = None
-    async with _broker(flags) as broker:
+    async with broker_of(flags, _NAME) as broker:
         used = await _read_usage(broker, day, tenant or "*")
         if flags.action != "usage":
             entries = await _read_budgets(broker)
@@ -139,65 +137,30 @@ async def run(flags: argparse.Namespace) -> int:
     return _show_all(day, entries, used, as_json=flags.json)
 
 
-@contextlib.asynccontextmanager
-async def _broker(flags: argparse.Namespace) -> AsyncIterator[Broker]:
-    """A connection. Raises BrokerUnreachable for whatever NATS says in the block."""
-    settings = load(BrokerSettings, flags)
-    async with connected(settings, name="natterjack-budget", once=True) as broker:
-        try:
-            yield broker
-        except (StoreUnavailable, NatsError, TimeoutError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise BrokerUnreachable(
-                f"the buckets of budgets do not answer ({said}); a worker makes them when it first "
-                "starts"
-            ) from None
-
-
-@contextlib.asynccontextmanager
-async def _store(broker: Broker, bucket: str) -> AsyncIterator[StreamStore]:
-    store = StreamStore(broker, f"KV_{bucket}")
-    await store.start()
-    try:
-        yield store
-    finally:
-        await store.stop()
-
-
 async def _read_budgets(broker: Broker) -> Entries:
-    async with _store(broker, streams.BUDGETS_BUCKET) as store:
+    async with store_of(broker, f"KV_{streams.BUDGETS_BUCKET}") as store:
         return await read_budgets(store)
 
 
 async def _read_usage(broker: Broker, day: str, tenant: str) -> dict[str, list[DayUsage]]:
-    async with _store(broker, streams.USAGE_BUCKET) as store:
+    async with store_of(broker, f"KV_{streams.USAGE_BUCKET}") as store:
         return await read_usage(store, day, tenant)
 
 
 async def _set(flags: argparse.Namespace, key: str, budget: Budget) -> int:
-    async with _broker(flags) as broker:
-        await _write(broker, key, budget.encode(), {})
+    async with broker_of(flags, _NAME) as broker:
+        await put(broker, key, budget.encode())
     limits = [f"{amount} a day" for amount in _amounts(budget)]
     print(f"{key}: {' and '.join(limits)}")
     return 0
 
 
 async def _remove(flags: argparse.Namespace, key: str) -> int:
-    subject = streams.bucket_subject(streams.BUDGETS_BUCKET, key)
-    async with _broker(flags) as broker:
-        async with _store(broker, streams.BUDGETS_BUCKET) as store:
-            found = await store.last(subject)
-        if found is None or found.headers.get("KV-Operation"):
+    async with broker_of(flags, _NAME) as broker:
+        if not await remove(broker, key):
             raise NoBudget(f"there is no {key} to remove")
-        await _write(broker, key, b"", {"KV-Operation": "DEL"})
     print(f"{key}: removed")
     return 0
-
-
-async def _write(broker: Broker, key: str, value: bytes, headers: dict[str, str]) -> None:
-    subject = streams.bucket_subject(streams.BUDGETS_BUCKET, key)
-    js = broker.client.jetstream()
-    await js.publish(subject, value, timeout=_TIMEOUT_S, headers=headers)
 
 
 # ---- showing it ---------------------------------------------------------------------------------
