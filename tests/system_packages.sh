@@ -1,17 +1,41 @@
 #!/bin/sh
-# What the tests want from Debian: a sound device without hardware (pulseaudio) and PortAudio.
+# What the tests want from Debian: a sound device without hardware (pulseaudio), PortAudio, and
+# Prometheus.
 set -eu
+cd "$(dirname "$0")/.."
+root=""
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && root=yes
+
 wanted=""
 command -v pulseaudio >/dev/null 2>&1 || wanted="$wanted pulseaudio"
 command -v pactl >/dev/null 2>&1 || wanted="$wanted pulseaudio-utils"
 ls /usr/lib/*/alsa-lib/libasound_module_pcm_pulse.so >/dev/null 2>&1 || wanted="$wanted libasound2-plugins"
 ls /usr/lib/*/libportaudio.so.2 >/dev/null 2>&1 || wanted="$wanted libportaudio2"
-[ -n "$wanted" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+if [ -z "$wanted" ]; then
+	:
+elif [ -n "$root" ]; then
 	echo "installing Debian packages:$wanted"
 	apt-get update -qq
 	# shellcheck disable=SC2086  # a list of words
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
 else
 	echo "the sound tests need these packages, and will fail without them:$wanted" >&2
+fi
+
+# Prometheus is unpacked beside the environment's programs: installed, the package would start a
+# server on this machine, now and at each boot. No root is needed for it.
+bin="$PWD/.venv/bin"
+has() { [ -x "$bin/$1" ] || command -v "$1" >/dev/null 2>&1; }
+unpack_prometheus() (
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	cd "$work"
+	# As the user who asks: apt's own cannot write here.
+	apt-get download -qq -o APT::Sandbox::User=root prometheus 2>/dev/null || return 1
+	dpkg -x prometheus_*.deb . && install -m 755 usr/bin/prometheus usr/bin/promtool "$bin"
+)
+if ! { has prometheus && has promtool; } && [ -d "$bin" ]; then
+	echo "unpacking Debian's prometheus into .venv/bin"
+	unpack_prometheus || { [ -n "$root" ] && apt-get update -qq && unpack_prometheus; } ||
+		echo "the tests of alerts and dashboard need prometheus and promtool, and will fail without them" >&2
 fi

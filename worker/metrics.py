@@ -46,6 +46,13 @@ class Metrics:
         self._providers()
         self._money()
         self._process()
+        # A rate does not see the first event of a series that begins with it.
+        for outcome in ("closed", "failed", "handed_over", "lost", "busy", "crashed", "rejected"):
+            self.sessions_ended.labels(outcome)
+        for cause in ("missing", "edge", "bad_chunk"):
+            self.audio_gaps.labels(cause)
+        for scope in ("session", "tenant"):
+            self.budget_ended.labels(scope)
 
     def tenant(self, name: str) -> str:
         """The label value for a tenant."""

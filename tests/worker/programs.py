@@ -42,6 +42,9 @@ StartWorker = Callable[..., Awaitable["WorkerProcess"]]
 class WorkerProcess:
     """`python -m worker`, with a log that is read all the time."""
 
+    arguments: tuple[str, ...] = ("-m", "worker")
+    """Of Python."""
+
     def __init__(self, nats_url: str, provider_url: str, **settings: str) -> None:
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "DEEPGRAM_"))},
@@ -69,7 +72,7 @@ class WorkerProcess:
 
     async def launch(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker", env=self._environment, stderr=asyncio.subprocess.PIPE
+            sys.executable, *self.arguments, env=self._environment, stderr=asyncio.subprocess.PIPE
         )
         self._reading = asyncio.create_task(self._read())
 

@@ -1,0 +1,103 @@
+"""What is in the rules and the dashboard, and what a worker's registry has."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from worker.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus"
+RULE_FILES = (RULES / "recording.yml", RULES / "alerts.yml")
+ALERT_CASES = sorted((Path(__file__).parent / "alerts").glob("*.yml"))
+
+COUNTER_ENDINGS = ("_total", "_bucket", "_count", "_sum")
+_ENDINGS = {
+    "counter": ("_total",),
+    "info": ("_info",),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
+_TARGET_LABELS = ("job", "instance")
+_SELECTOR = re.compile(r"(?<![\w:])((?:natterjack|process)_\w+)(?:\{([^}]*)\})?")
+_LABEL = re.compile(r'(\w+)(!?=~?)"([^"]*)"')
+
+
+class Metric(NamedTuple):
+    """A metric family of the worker."""
+
+    name: str
+    """Without the ending that samples of counters and histograms have."""
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def samples(self) -> list[str]:
+        """Names of its series."""
+        return [self.name + ending for ending in _ENDINGS.get(self.kind, ("",))]
+
+
+@cache
+def metrics() -> tuple[Metric, ...]:
+    """All metrics of a worker, in the order of their registration."""
+    found = []
+    registry = Metrics(1).registry
+    collectors: list[Collector] = list(registry._collector_to_names)
+    for collector in collectors:
+        for family in collector.collect():
+            if isinstance(collector, MetricWrapperBase) and family.type != "info":
+                labels = tuple(collector._labelnames)
+            else:
+                labels = tuple(family.samples[0].labels)
+            found.append(Metric(family.name, family.type, labels, family.documentation))
+    return tuple(found)
+
+
+@cache
+def labels_of_samples() -> dict[str, tuple[str, ...]]:
+    """The labels of every series that a worker can have, by its name."""
+    found = {}
+    for metric in metrics():
+        for sample in metric.samples:
+            bucket = ("le",) if sample.endswith("_bucket") else ()
+            found[sample] = (*metric.labels, *bucket, *_TARGET_LABELS)
+    return found
+
+
+class Selector(NamedTuple):
+    """One place where an expression reads a metric."""
+
+    name: str
+    labels: list[tuple[str, str, str]]
+    """Name, operator and value."""
+
+
+def selectors(expression: str) -> list[Selector]:
+    return [
+        Selector(name, _LABEL.findall(labels or ""))
+        for name, labels in _SELECTOR.findall(expression)
+    ]
+
+
+def unrated_counters(expression: str) -> list[str]:
+    """Counters that are read other than by rate or increase."""
+    bare = re.sub(r"(?:rate|increase)\((?:natterjack|process)_\w+(?:\{[^}]*\})?\[", "(", expression)
+    return [s.name for s in selectors(bare) if s.name.endswith(COUNTER_ENDINGS)]
+
+
+def rules(*kinds: str) -> list[dict[str, Any]]:
+    """The rules of some kinds: `record`, `alert`."""
+    return [
+        rule
+        for path in RULE_FILES
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+        if any(kind in rule for kind in kinds)
+    ]

@@ -1,0 +1,194 @@
+"""The dashboard: well made, and every query of it has data from a real worker under load."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.grafana import dashboard
+from natterjack.connection import Broker
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from ..worker.programs import StartWorker
+from .load import SETTINGS, Load
+from .names import RULE_FILES, labels_of_samples, rules, selectors, unrated_counters
+from .prometheus import Prometheus
+
+MODEL: dict[str, Any] = json.loads(dashboard.DASHBOARD.read_text())
+PANELS = [panel for panel in MODEL["panels"] if panel["type"] != "row"]
+QUERIES = [
+    (f"{panel['title']}: {target['legendFormat']}", target["expr"])
+    for panel in PANELS
+    for target in panel["targets"]
+]
+
+MAY_BE_EMPTY = {
+    "Credit left, time: {{provider}}": "only the managed proxy counts seconds",
+}
+"""Queries that have no data under this load, and why."""
+PENDING = {
+    "NatterjackAudioGaps",
+    "NatterjackProviderStreamsBreak",
+    "NatterjackRecoveriesFrequent",
+    "NatterjackRecoveryCostHigh",
+    "NatterjackSessionsFailing",
+}
+"""Alerts that this load would bring about if it went on."""
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramEmulator]:
+    async with DeepgramEmulator(
+        roles={"an-admin": "admin"}, balances=[{"amount": 100}], price_per_hour=3.6
+    ) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def provider_settings(emulator: DeepgramEmulator) -> dict[str, str]:
+    return {
+        "DEEPGRAM_ADMIN_KEY": "an-admin",
+        "DEEPGRAM_API_URL": emulator.account_url,
+        "DEEPGRAM_BALANCE_SECONDS": "1",
+    }
+
+
+# ---- the file -----------------------------------------------------------------------------------
+
+
+def test_the_file_is_what_the_program_writes() -> None:
+    assert dashboard.DASHBOARD.read_text() == dashboard.text(), (
+        "run: python -m deploy.grafana.dashboard"
+    )
+
+
+def test_it_is_to_be_provisioned() -> None:
+    assert MODEL["editable"] is False
+    variables = {variable["name"]: variable for variable in MODEL["templating"]["list"]}
+    assert list(variables) == ["datasource", "job", "instance"]
+    assert variables["datasource"]["type"] == "datasource"
+    numbers = [panel["id"] for panel in MODEL["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    rows = [panel["title"] for panel in MODEL["panels"] if panel["type"] == "row"]
+    assert rows == ["Overview", "Latency", "Providers", "Audio", "Money", "Process"]
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in MODEL["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_panels_say_what_they_show(panel: dict[str, Any]) -> None:
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"]["uid"] == "${datasource}"
+    assert panel["targets"]
+
+
+@pytest.mark.parametrize(("title", "expression"), QUERIES)
+def test_queries_read_what_workers_have(title: str, expression: str) -> None:
+    found = selectors(expression)
+    assert found
+    for selector in found:
+        names = {name: value for name, _, value in selector.labels}
+        assert set(names) <= set(labels_of_samples()[selector.name])
+        assert (names["job"], names["instance"]) == ("$job", "$instance"), title
+    assert unrated_counters(expression) == []
+    assert set(re.findall(r"\[([^\]]*)\]", expression)) <= {"$__rate_interval"}
+
+
+def test_every_metric_of_ours_is_shown() -> None:
+    shown = {s.name for _, expression in QUERIES for s in selectors(expression)}
+    base = {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
+    ours = {
+        re.sub(r"_(bucket|count|sum)$", "", name)
+        for name in labels_of_samples()
+        if name.startswith("natterjack_")
+    }
+    assert base >= ours
+
+
+# ---- against a real Prometheus ------------------------------------------------------------------
+
+
+def substituted(expression: str) -> str:
+    """As Grafana sends it, with all jobs and instances, each scrape taken into account."""
+    values = {"$job": ".+", "$instance": ".+", "$__rate_interval": "8s"}
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    return expression
+
+
+def has_numbers(series: list[dict[str, Any]]) -> bool:
+    return any(math.isfinite(float(value)) for one in series for _, value in one["values"])
+
+
+async def test_every_query_has_data_under_load(
+    start_worker: StartWorker,
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+    tmp_path: Path,
+) -> None:
+    load = Load(ready_broker, broker_settings, emulator)
+    await load.limits()
+    worker = await start_worker(**SETTINGS)
+    target = worker.http.removeprefix("http://")
+    async with Prometheus(tmp_path / "prometheus", [target], RULE_FILES) as prometheus:
+        await until(lambda: prometheus.query("natterjack_build_info"), "a scrape", 20)
+        start = time.time()
+        await load.run()
+        end = time.time()
+
+        async def empty(expression: str) -> bool:
+            return not has_numbers(await prometheus.query_range(expression, start, end))
+
+        assert [
+            title
+            for title, expression in QUERIES
+            if await empty(substituted(expression)) != (title in MAY_BE_EMPTY)
+        ] == []
+        for variable in MODEL["templating"]["list"][1:]:
+            told = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert told is not None
+            found = await prometheus.query(substituted(told[1]))
+            assert all(one["metric"][told[2]] for one in found)
+            assert found
+        annotations = MODEL["annotations"]["list"][0]["target"]["expr"]
+        await prometheus.query(annotations)
+        await until(lambda: evaluated(prometheus), "every rule is evaluated")
+        assert [rule["record"] for rule in rules("record") if await empty(rule["record"])] == []
+        would_fire = {
+            rule["alert"] for rule in rules("alert") if await prometheus.query(rule["expr"])
+        }
+        assert would_fire >= PENDING
+
+
+async def evaluated(prometheus: Prometheus) -> bool:
+    """Whether all rules have been; an AssertionError when one cannot."""
+    groups = (await prometheus.ask("rules"))["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    assert [rule["lastError"] for rule in found if rule.get("lastError")] == []
+    return len(found) == len(rules("record", "alert")) and all(
+        rule["health"] == "ok" for rule in found
+    )

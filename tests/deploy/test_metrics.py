@@ -1,0 +1,125 @@
+"""The page of the metrics, and what Prometheus' own checker says to a worker's."""
+
+from __future__ import annotations
+
+from prometheus_client import Histogram
+
+from natterjack.connection import Broker
+from natterjack.settings import BrokerSettings
+from worker.metrics import Metrics
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..worker.programs import Speaker, StartWorker, closed
+from .names import ROOT, Metric, labels_of_samples, metrics
+from .prometheus import promtool
+
+PAGE = ROOT / "docs" / "metrics.md"
+_HEAD = """\
+# Metrics
+
+Workers answer `GET /metrics` on `WORKER_HTTP_PORT` (9464) in Prometheus' text format. Dashboard:
+`deploy/grafana/natterjack.json`; rules: `deploy/prometheus/`; what to do: [alerts.md](alerts.md).
+
+Seconds are of audio where the name says audio; counters begin at zero with the process. No label
+has a session or a speaker. Tenants have labels of their own up to `WORKER_METRICS_TENANTS`; those
+after them share `other`. A series with labels begins when something first happens to it: `rate`
+does not see that first time.
+
+Latency is measured from the *arrival* of audio at the worker. What lies before it, from the
+microphone to the worker, is `natterjack_capture_delay_seconds`, which two clocks have a part in.
+"""
+_LABELS = """\
+## Labels
+
+| label | values |
+| --- | --- |
+| `provider` | name of a plugin; `unknown` where a session asks for one that is not there |
+| `account` | whose connections are limited together; a provider's name, unless set otherwise |
+| `tenant` | first part of a session's key, or `other` |
+| `kind` | `interim`, `final` |
+| `outcome` | `closed`, `failed`: over for good. `handed_over`, `lost`, `busy` (an earlier \
+session has the key), `crashed` (a fault of the worker's): it comes back to the queue. `rejected`: \
+thrown away |
+| `state` | `waiting`, `leased` |
+| `cause` of faults and recoveries | a dial failed: `connect`, `rate_limit`, `server_error`; \
+refused for good: `auth`, `credit`, `request`; an open stream failed: `dropped`, `mute`, \
+`send_blocked`, `finish`, `protocol` |
+| `cause` of gaps | `missing`: the broker does not have it; `edge`: it was left out there; \
+`bad_chunk`: it came and could not be used |
+| `cause` of bad chunks | `headers`, `size`, `position` |
+| `code` | the provider's name for a notice; `malformed`: it could not be decoded |
+| `scope` | `session`: its `max_seconds`; `tenant`: the tenant's day |
+| `unit`, `currency` | `seconds`, or an ISO 4217 currency such as `USD` |
+"""
+
+
+def _row(metric: Metric) -> str:
+    endings = {"counter": "_total", "info": "_info"}
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    name = metric.name + endings.get(metric.kind, "")
+    return f"| `{name}` | {metric.kind} | {labels} | {metric.help} |"
+
+
+def _buckets() -> list[str]:
+    rows = []
+    for histogram, name in histograms():
+        bounds = " ".join(f"{bound:g}" for bound in histogram._upper_bounds[:-1])
+        rows.append(f"| `{name}` | {bounds} |")
+    return rows
+
+
+def histograms() -> list[tuple[Histogram, str]]:
+    collectors = list(Metrics(1).registry._collector_to_names)
+    return [(c, c._name) for c in collectors if isinstance(c, Histogram)]
+
+
+def page() -> str:
+    """docs/metrics.md; `python -m tests.deploy.test_metrics > docs/metrics.md` writes it."""
+    ours = [m for m in metrics() if m.name.startswith("natterjack_")]
+    others = [m for m in metrics() if m not in ours]
+    head = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
+    parts = [
+        _HEAD,
+        "\n".join([*head, *map(_row, ours)]) + "\n",
+        _LABELS,
+        "## Buckets\n\nUpper bounds in seconds; the last is infinite.\n\n"
+        + "\n".join(["| metric | bounds |", "| --- | --- |", *_buckets()])
+        + "\n",
+        "## Of the process\n\n" + "\n".join([*head, *map(_row, others)]) + "\n",
+    ]
+    return "\n".join(parts)
+
+
+def test_the_page_has_every_metric() -> None:
+    assert PAGE.read_text() == page(), "run: python -m tests.deploy.test_metrics > docs/metrics.md"
+
+
+def test_every_label_is_on_the_page() -> None:
+    ours = {n: labels for n, labels in labels_of_samples().items() if n.startswith("natterjack_")}
+    labels = {label for some in ours.values() for label in some}
+    assert labels - {"le", "job", "instance", "version"} == {
+        word.strip("`,")
+        for line in _LABELS.splitlines()[4:]
+        for word in line.split("|")[1].split()
+        if word.startswith("`")
+    }
+
+
+async def test_prometheus_has_no_complaint(
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    emulator: DeepgramEmulator,
+) -> None:
+    worker = await start_worker(WORKER_PRICES="deepgram=3.6")
+    await emulator.set(drop_after_seconds=2.0, connections=1)
+    speaker = Speaker(broker_settings, 8)
+    await speaker.speak()
+    await closed(broker, speaker.spec)
+    _, text = await worker.get("/metrics")
+    assert 'natterjack_recoveries_total{cause="dropped"} 1.0' in text
+    assert promtool("check", "metrics", text=text) == ""
+
+
+if __name__ == "__main__":
+    print(page(), end="")
