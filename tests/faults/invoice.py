@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,6 +43,12 @@ class Item:
             f"{self.billed_seconds:.1f} s billed ({self.apart_seconds:+.1f}; "
             f"{self.estimated_seconds:.1f} of it assumed)"
         )
+
+
+def unseen_seconds(faults: Counter[str]) -> float:
+    """What killed workers may have sent and told nobody: a second each, at the rate at which the
+    fleet's workers are fed, less what is assumed."""
+    return 8.0 * faults["worker SIGKILL"]
 
 
 async def invoice(

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from nats.errors import Error as NatsError
 
 from natterjack import streams
+from natterjack.audio import AUDIO_END, AUDIO_POS, SESSION_ID
 from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import Account
 from natterjack.spec import SessionSpec
+from natterjack.stored import StoreUnavailable, StreamStore
+from natterjack.subjects import audio_subject
 
 from ..emulators.process import RemoteEmulator
 from ..waiting import until
@@ -120,6 +124,7 @@ class Storm:
             "edge SIGKILL, --resume": (3, self._edge_killed),
             "edge cut off": (2, lambda: self._edge_cut(0.2, 6)),
             "edge's packets lost for a while": (1, self._edge_stalled),
+            "audio doubled, out of order, forged": (2, self._audio_forged),
             "two at once": (2, self._two),
         }
         if settings.long_cuts:
@@ -445,6 +450,35 @@ class Storm:
         if talk in self._talks:
             talk.line.heal()
         return True
+
+    async def _audio_forged(self) -> bool:
+        """Somebody publishes the newest chunks of a session once more, in any order, some of them
+        at places that are not theirs."""
+        if (talk := self._any_talk()) is None or not talk.specs:
+            return False
+        spec = talk.specs[-1]
+        async with connected(self._fleet.broker_settings, name="forger") as broker:
+            store = StreamStore(broker, streams.AUDIO)
+            await store.start()
+            try:
+                newest = await store.last(audio_subject(spec.key))
+                if newest is None or newest.headers.get(SESSION_ID) != spec.session_id:
+                    return False
+                first = newest.sequence - self._random.randint(10, 150)
+                chunks, _ = await store.read(
+                    audio_subject(spec.key), first, batch=30, max_bytes=10**6
+                )
+                for chunk in self._random.sample(chunks, len(chunks)):
+                    headers = {k: v for k, v in chunk.headers.items() if not k.startswith("Nats-")}
+                    if self._random.random() < 0.5 and AUDIO_END not in headers:
+                        shift = self._random.choice([-64_000, -1280, -1, 1, 1280, 640_000])
+                        headers[AUDIO_POS] = str(max(0, int(headers[AUDIO_POS]) + shift))
+                    await broker.client.jetstream().publish(
+                        audio_subject(spec.key), chunk.data, headers=headers, timeout=2
+                    )
+            except (StoreUnavailable, NatsError, TimeoutError):
+                return False  # another fault was there first
+        return len(chunks) > 0
 
     async def _two(self) -> bool:
         """Two others at the same moment; they count as themselves."""
