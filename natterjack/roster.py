@@ -7,7 +7,7 @@ sessions` shows it to people. Nothing else rests on it.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,8 +20,6 @@ from .usage import DayUsage
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
-SESSIONS_A_PAGE = 500
-"""A record has pages, so that each fits a message."""
 
 
 class SessionRecord(BaseModel):
@@ -81,8 +79,3 @@ async def read_pages(store: StreamStore, instance: str = "*") -> list[WorkerPage
     found = [page for page in pages if page is not None]
     first = {page.instance: page for page in found if page.page == 0}
     return [p for p in found if p.instance in first and p.page < first[p.instance].pages]
-
-
-def age_seconds(page: WorkerPage, now: datetime | None = None) -> float:
-    """Since it was told, by its worker's clock and ours."""
-    return ((now or datetime.now(UTC)) - page.at).total_seconds()

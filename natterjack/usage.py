@@ -22,10 +22,6 @@ class DayUsage(BaseModel):
     def sent_seconds(self) -> float:
         return sum(usage.sent_seconds for usage in self.providers.values())
 
-    @property
-    def billed_seconds(self) -> float:
-        return sum(usage.billed_seconds for usage in self.providers.values())
-
     def cost(self, currency: str) -> float:
         """Of the providers that are paid in `currency`."""
         return sum(u.cost for u in self.providers.values() if u.currency == currency)

@@ -195,6 +195,7 @@ async def _restore(services: Services, settings: StreamSettings) -> None:
             await streams.ensure(broker, settings)
         except (BrokerError, NatsError, TimeoutError) as error:
             log.warning("streams cannot be checked yet: %s", error)
+            await asyncio.sleep(1)
             await broker.wait_connected()
             services.restore.set()
 

@@ -14,7 +14,8 @@ SHARED_CAUSES = ("rate_limit", "credit")
 """An account that is over its limit or out of credit is so for every session of every worker: one
 such answer opens the breaker."""
 _RATE_LIMIT_S = 1.0
-"""First pause after one: the next session to ask finds out whether it is over."""
+_RATE_LIMIT_MOST_S = 10.0
+"""First pause after a 429, and the longest: then one session tries."""
 
 
 class BreakerState(enum.Enum):
@@ -43,6 +44,8 @@ class Breaker:
         """What was wrong last."""
         self._permanent = False
         """All failures of the run were refusals for good."""
+        self._shared = False
+        """It is open because the account is refused to all."""
 
     def ask(self, now: float) -> float:
         """0 if the asker may dial (and, when half open, is the probe), else seconds to wait."""
@@ -63,8 +66,12 @@ class Breaker:
         """The refusal, when it is open because it refuses for good (a wrong key, no credit)."""
         return self.fault if self.state is BreakerState.OPEN and self._permanent else None
 
-    def works(self) -> None:
-        """The provider answered."""
+    def works(self, *, fresh: bool = True) -> None:
+        """The provider answered; `fresh`: for the first time on a stream. That an older stream goes
+        on does not say that new ones are let in."""
+        if not fresh and self._shared:
+            return
+        self._shared = False
         self.state = BreakerState.CLOSED
         self._failures = 0
         self._cooldown = self._first_cooldown
@@ -76,16 +83,19 @@ class Breaker:
         self._permanent = not fault.retryable and (self._permanent or self._failures == 0)
         self.fault = fault
         self._failures += 1
-        shared = fault.cause in SHARED_CAUSES
-        if self.state is BreakerState.HALF_OPEN:
+        again, shared = self._shared, fault.cause in SHARED_CAUSES
+        if fault.cause == "rate_limit":
+            longest = min(_RATE_LIMIT_MOST_S, self._max_cooldown)
+            first = min(_RATE_LIMIT_S, self._first_cooldown)
+            self._cooldown = min(self._cooldown * 2, longest) if again else first
+        elif self.state is BreakerState.HALF_OPEN:
             self._cooldown = min(self._cooldown * 2, self._max_cooldown)
         elif self._failures < self._limit and not shared:
             return
-        elif fault.cause == "rate_limit":
-            self._cooldown = min(_RATE_LIMIT_S, self._first_cooldown)
-        self.open(now, self._cooldown)
+        self._shared = shared
+        self._open(now, self._cooldown)
 
-    def open(self, now: float, seconds: float) -> None:
+    def _open(self, now: float, seconds: float) -> None:
         """Let nobody dial for so long."""
         self.state = BreakerState.OPEN
         self._open_until = max(self._open_until, now + seconds)
@@ -93,8 +103,9 @@ class Breaker:
     def hear(self, fault: ProviderError, now: float, seconds: float) -> None:
         """Another worker was refused: the account is to be left alone for so long."""
         self._permanent = not fault.retryable
+        self._shared = True
         self.fault = fault
-        self.open(now, seconds)
+        self._open(now, min(seconds, self._max_cooldown))
 
     def seconds_left(self, now: float) -> float:
         """For which it stays open."""

@@ -182,6 +182,8 @@ class Budgets:
         it has no budget. Costs the broker nothing then."""
         if self._watch.ready.is_set() and self.of(tenant) is None:
             return
+        if self._unread and not self._watch.ready.is_set():
+            return  # once in vain is enough
         try:
             async with asyncio.timeout(_READY_S):
                 await self._watch.ready.wait()

@@ -62,9 +62,9 @@ class Chain:
             raise Exhausted("; ".join(refusals))
         return min(waits)
 
-    def works(self) -> None:
-        """The provider has answered on the stream that is open."""
-        self._breaker(self.name).works()
+    def works(self, *, fresh: bool) -> None:
+        """The provider has answered on the stream that is open; `fresh`: for the first time."""
+        self._breaker(self.name).works(fresh=fresh)
 
     def fails(self, fault: ProviderError, now: float, *, answered: bool, progress: bool) -> None:
         """A stream has failed: after the provider had `answered` on it, and after finals had moved

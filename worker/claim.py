@@ -104,8 +104,14 @@ class Claimer:
 
     def records(self) -> list[str]:
         """Each session's part of the worker's record."""
-        now = time.monotonic()
-        return [session.record(now) for session in self.sessions]
+        now, records = time.monotonic(), []
+        for session in self.sessions:
+            try:
+                records.append(session.record(now))
+            except Exception:  # a task boundary
+                # Nor here may a fault in one session end its neighbours.
+                log.exception("session is not told of", extra=fields(session=str(session.key)))
+        return records
 
     async def run(self) -> None:
         """Until `drain`, and then until the last session is over."""

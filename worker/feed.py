@@ -105,6 +105,8 @@ class Feed:
         """A chunk of another session has come live on the same subject."""
         self.head = position
         """End of the newest audio known of."""
+        self._left, self._left_frames = 0, 0
+        """Chunks in the stream behind those that were read, and how long one is."""
         self._tails: deque[tuple[int, int]] = deque(maxlen=_TAILS)
         """Number and position of what would follow the newest live chunks."""
 
@@ -112,6 +114,11 @@ class Feed:
     def caught_up(self) -> bool:
         """Whether nothing more is known to be, or may be, in the stream."""
         return not self._look and not self._ahead and self._broker.connected
+
+    @property
+    def unread(self) -> int:
+        """Frames that lie in the stream behind `head`, by the number of chunks."""
+        return self._left * self._left_frames
 
     async def open(self) -> None:
         """Subscribe live. What is stored is read by `next`."""
@@ -439,6 +446,9 @@ class Feed:
                     self._scanned = max(self._scanned, message.sequence)
                 elif not past_room:
                     return False  # `_look` is set, and this one is read again
+            self._left = left
+            if messages:
+                self._left_frames = len(messages[-1].data) // self._format.frame_bytes
             found = self._chosen() is not None
             if found or not messages or not left:
                 if left > 0:

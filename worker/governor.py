@@ -34,6 +34,7 @@ SLOT_SECONDS = 15.0
 _DIAL_SECONDS = 1.0
 _WRITE_TIMEOUT_S = 2.0
 _RETRY_S = 1.0
+_READY_S = 2.0
 
 
 class _Told(BaseModel):
@@ -80,6 +81,8 @@ class Governor:
         """What the bucket holds, good or bad."""
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._unread = False
+        """The limits were waited for in vain."""
         self._said: dict[tuple[str, str], float] = {}
         self._last_told: dict[str, bytes] = {}
         self._limit_watch = Watch(
@@ -139,9 +142,22 @@ class Governor:
         """Whether the number of the provider's connections is limited, as far as is known."""
         return self._limit(SLOT_PREFIX, self.account(provider)) is not None
 
+    async def _limits_read(self) -> None:
+        """Return when the limits have been read. If they cannot be, sessions go on without: after
+        the first few seconds nobody waits for them."""
+        if self._limit_watch.ready.is_set() or self._unread:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_S):
+                await self._limit_watch.ready.wait()
+                return
+        if not self._unread:
+            self._unread = True
+            log.warning("limits of accounts cannot be read: sessions start without")
+
     async def _lane(self, prefix: str, provider: str) -> Lane | None:
-        """None: there is no limit. Waits until the limits have been read."""
-        await self._limit_watch.ready.wait()
+        """None: there is no limit."""
+        await self._limits_read()
         account = self.account(provider)
         limit = self._limit(prefix, account)
         if limit is None:
@@ -195,6 +211,9 @@ class Governor:
         if now - self._said.get((account, cause), -_RETRY_S) < _RETRY_S:
             return
         self._said[account, cause] = now
+        for sibling in self._providers(account):
+            if sibling != provider and self._on_told is not None:
+                self._on_told(sibling, cause, seconds)
         told = _Told(cause=cause, seconds=seconds, by=self._instance, at=datetime.now(UTC))
         try:
             await self._js.publish(

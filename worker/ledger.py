@@ -6,6 +6,7 @@ apart, as what the fault has cost.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from natterjack.events import ProviderUsage
@@ -25,6 +26,8 @@ class _Stream:
     start: int
     reported: float | None = None
     use: Use = field(default_factory=lambda: Use(connections=1))
+    counted: Use = field(default_factory=Use)
+    """What metrics have of it: they only rise, though a report may be less than was thought."""
 
 
 class Ledger:
@@ -61,6 +64,7 @@ class Ledger:
             cost=price.cost(billed),
         )  # fmt: skip
         self._enter(provider, price, use)
+        self._count(provider, price, use, Use())
 
     def opened(self, provider: str, price: Price, position: int) -> None:
         """A provider stream is open, and gets audio from `position` on."""
@@ -68,8 +72,9 @@ class Ledger:
         self._enter(provider, price, stream.use)
 
     def reported(self, seconds: float) -> None:
-        """The provider says how much the open stream has used so far."""
-        if self._stream is not None:
+        """The provider says how much the open stream has used so far; what is no length of time is
+        left out."""
+        if self._stream is not None and 0 <= seconds < math.inf:
             self._stream.reported = seconds
 
     def progress(self, position: int, sent_seconds: float, connected_seconds: float) -> None:
@@ -88,6 +93,7 @@ class Ledger:
         )  # fmt: skip
         more, stream.use = use.since(stream.use), use
         self._enter(stream.provider, stream.price, more)
+        self._count(stream.provider, stream.price, use, stream.counted)
 
     def closed(self, position: int, sent_seconds: float, connected_seconds: float) -> None:
         """The open stream is over. Idempotent."""
@@ -109,18 +115,26 @@ class Ledger:
             self._currencies[provider] = price.currency
         row.add(more)
         self._tally.add(self._tenant, provider, price.currency, more)
-        metrics = self._metrics
-        metrics.audio_sent.labels(provider).inc(more.sent)
-        metrics.audio_received.inc(more.sent)
-        if more.replayed > 0:
-            metrics.audio_replayed.labels(provider).inc(more.replayed)
-        # A provider may report less than was billed before; counters only rise.
-        if more.billed > 0:
-            metrics.audio_billed.labels(provider).inc(more.billed)
-        if more.cost > 0:
-            metrics.credits_used.labels(provider, self._label, price.currency).inc(more.cost)
-        if more.recovery_cost > 0:
-            metrics.recovery_cost.labels(provider, price.currency).inc(more.recovery_cost)
+
+    def _count(self, provider: str, price: Price, use: Use, counted: Use) -> None:
+        """Bring the metrics up from what is `counted` to `use`."""
+        metrics, currency = self._metrics, price.currency
+        sent = use.sent - counted.sent
+        metrics.audio_sent.labels(provider).inc(sent)
+        metrics.audio_received.inc(sent)
+        counted.sent = use.sent
+        if (more := use.replayed - counted.replayed) > 0:
+            metrics.audio_replayed.labels(provider).inc(more)
+            counted.replayed = use.replayed
+        if (more := use.billed - counted.billed) > 0:
+            metrics.audio_billed.labels(provider).inc(more)
+            counted.billed = use.billed
+        if (more := use.cost - counted.cost) > 0:
+            metrics.credits_used.labels(provider, self._label, currency).inc(more)
+            counted.cost = use.cost
+        if (more := use.recovery_cost - counted.recovery_cost) > 0:
+            metrics.recovery_cost.labels(provider, currency).inc(more)
+            counted.recovery_cost = use.recovery_cost
 
     # ---- what it says -----------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
@@ -19,7 +18,6 @@ from natterjack import streams
 from natterjack.connection import Broker
 from natterjack.roster import (
     REPORT_SECONDS,
-    SESSIONS_A_PAGE,
     SessionRecord,
     WorkerPage,
     read_pages,
@@ -36,6 +34,7 @@ log = logging.getLogger(__name__)
 _USAGE_SECONDS = 5.0
 _QUEUE_SECONDS = 10.0
 _READ_TIMEOUT_S = 1.0
+_PAGE_BYTES = 400_000
 _FRESH_S = 0.5
 """A dead worker's record is asked for by all who take over its sessions, at the same time."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -63,6 +62,8 @@ class Report:
         self._metrics = metrics
         self._tally = tally
         self._pages = 0
+        self._owed: dict[str, DayUsage] = {}
+        """Use of workers that have gone, which they had not written."""
         self._read: dict[str, tuple[float, asyncio.Task[list[WorkerPage]]]] = {}
         started = datetime.now(UTC).isoformat()
         self._head = {
@@ -82,9 +83,15 @@ class Report:
             while True:
                 await asyncio.sleep(REPORT_SECONDS)
                 parts = records()  # with the broker or without
-                if self._broker.connected:
-                    with contextlib.suppress(NatsError):
-                        await self._tell(parts, draining())
+                if not self._broker.connected:
+                    continue
+                try:
+                    await self._tell(parts, draining())
+                except NatsError as error:
+                    log.debug("nothing was told: %r", error)
+                except Exception:  # a task boundary
+                    # Telling of sessions must not end them.
+                    log.exception("the worker's record cannot be told")
 
     async def _write(self) -> None:
         """What waits for the broker's answers."""
@@ -94,6 +101,9 @@ class Report:
             if not self._broker.connected:
                 continue
             await self._tally.write(self._js)
+            owed, self._owed = self._owed, {}
+            for key, usage in owed.items():
+                await self._write_for(key, usage)
             now = time.monotonic()
             if now - asked >= _QUEUE_SECONDS:
                 asked = now
@@ -101,23 +111,23 @@ class Report:
                     await self._count_queue()
 
     async def _tell(self, records: list[str], draining: bool) -> None:
-        pages = max(1, -(-len(records) // SESSIONS_A_PAGE))
         unwritten = self._tally.unwritten()
-        usage = {key: day.model_dump(exclude_none=True) for key, day in unwritten.items()}
-        for page in range(pages):
-            head: dict[str, Any] = {
+        usage = [f'"{k}":{d.model_dump_json(exclude_none=True)}' for k, d in unwritten.items()]
+        pages = _paged(records, usage)
+        for page, (sessions, uses) in enumerate(pages):
+            head = {
                 **self._head,
                 "page": page,
-                "pages": pages,
+                "pages": len(pages),
                 "at": datetime.now(UTC).isoformat(),
                 "draining": draining,
             }
-            if page == 0:
-                head["usage"] = usage
-            part = records[page * SESSIONS_A_PAGE : (page + 1) * SESSIONS_A_PAGE]
-            payload = f'{json.dumps(head)[:-1]}, "sessions": [{",".join(part)}]}}'
+            payload = (
+                f'{json.dumps(head)[:-1]},"usage":{{{",".join(uses)}}},'
+                f'"sessions":[{",".join(sessions)}]}}'
+            )
             await self._broker.client.publish(self._subject(page), payload.encode())
-        self._pages = max(pages, self._pages)
+        self._pages = max(len(pages), self._pages)
 
     def _subject(self, page: int) -> str:
         return streams.bucket_subject(streams.WORKERS_BUCKET, f"{self.instance}.{page}")
@@ -141,7 +151,7 @@ class Report:
 
     async def of(self, instance: str, holder: str, tenant: str) -> SessionRecord | None:
         """What the process `instance` last told of the session that `holder` held; what it used for
-        the tenant and had not written is written for it. None: nothing is known."""
+        the tenant and had not written will be written for it. None: nothing is known."""
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 pages = await self._pages_of(instance)
@@ -150,7 +160,7 @@ class Report:
         for page in pages:
             for key, usage in page.usage.items():
                 if key.split(".")[1:2] == [tenant]:
-                    await self._write_for(key, usage)
+                    self._owed[key] = usage
         sessions = (session for page in pages for session in page.sessions)
         return next((session for session in sessions if session.holder == holder), None)
 
@@ -167,7 +177,8 @@ class Report:
         """Write another process's use, unless it has written as much since."""
         subject = streams.bucket_subject(streams.USAGE_BUCKET, key)
         try:
-            stored = await self._js.get_last_msg(f"KV_{streams.USAGE_BUCKET}", subject)
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                stored = await self._js.get_last_msg(f"KV_{streams.USAGE_BUCKET}", subject)
             sequence = stored.seq or 0
             if (
                 DayUsage.model_validate_json(stored.data or b"{}").sent_seconds
@@ -185,6 +196,20 @@ class Report:
             )
         except (NatsError, TimeoutError):
             log.debug("use of a worker that has gone is not written: %s", key)
+
+
+def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[str]]]:
+    """Cut up so that each page fits a message; one at least."""
+    pages: list[tuple[list[str], list[str]]] = [([], [])]
+    size = 0
+    for kind, parts in enumerate((sessions, usage)):
+        for part in parts:
+            if size + len(part) > _PAGE_BYTES:
+                pages.append(([], []))
+                size = 0
+            pages[-1][kind].append(part)
+            size += len(part) + 1
+    return pages
 
 
 def _note(task: asyncio.Task[list[WorkerPage]]) -> None:

@@ -1,9 +1,9 @@
 """One session in the worker, from taking it over to giving it up.
 
-    TAKING_OVER → WAITING → CONNECTING → STREAMING → FINISHING → CLOSED
-                     ↑                      │  │  ↘
-                     └──── RECOVERING ←─────┘  │    FAILED
-                                               └→ HANDED_OVER, or LOST
+    TAKING_OVER → WAITING → (QUEUED →) CONNECTING → STREAMING → FINISHING → CLOSED
+                     ↑                                 │  │  ↘
+                     └─────────── RECOVERING ←─────────┘  │    FAILED
+                                                          └→ HANDED_OVER, or LOST
 
 Whatever goes wrong with a provider, a socket or a worker is cured by one act: `Scribe.resume` reads
 from the broker where finals end, and the audio is opened again there.
@@ -31,7 +31,7 @@ from nats.js.kv import KeyValue
 from natterjack import streams
 from natterjack.audio import SESSION_ID, decode_chunk_headers
 from natterjack.connection import Broker
-from natterjack.errors import BadChunk
+from natterjack.errors import BadChunk, BrokerError
 from natterjack.events import Account, StatusEvent, StatusState
 from natterjack.log import fields
 from natterjack.roster import REPORT_SECONDS
@@ -41,7 +41,7 @@ from natterjack.subjects import audio_subject, session_subject
 
 from . import convert
 from .account import Books
-from .breaker import SHARED_CAUSES
+from .breaker import SHARED_CAUSES, BreakerState
 from .budget import Budgets
 from .chain import Chain, Exhausted
 from .checkpoint import Checkpoint, CheckpointStore
@@ -84,6 +84,7 @@ _MARK_SECONDS = 10.0
 """How often the live head's place in the stream is learnt: bounds what is read again."""
 _TURN_END_SECONDS = 0.1
 _PROBE_SECONDS = 0.25
+_PARTING_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
 _MAX_CLOSED_BEFORE = 50
 BUDGET = "budget"
@@ -95,6 +96,7 @@ _MAX_CRASHES = 10
 class State(enum.Enum):
     TAKING_OVER = "taking over"  # checkpoint and last events are read, the fence is set
     WAITING = "waiting"  # for the first audio, or the next after a long pause
+    QUEUED = "queued"  # for the provider: its breaker, or the limits of its account
     CONNECTING = "connecting"  # a provider stream is being opened
     STREAMING = "streaming"  # audio goes out, transcripts come in
     FINISHING = "finishing"  # no audio follows; finals still due are awaited
@@ -107,7 +109,8 @@ class State(enum.Enum):
 
 _NEXT: dict[State, set[State]] = {
     State.TAKING_OVER: {State.WAITING},
-    State.WAITING: {State.CONNECTING, State.RECOVERING},
+    State.WAITING: {State.QUEUED, State.CONNECTING, State.RECOVERING},
+    State.QUEUED: {State.CONNECTING, State.RECOVERING},
     State.CONNECTING: {State.STREAMING, State.RECOVERING},
     State.STREAMING: {State.FINISHING, State.RECOVERING, State.WAITING},
     State.FINISHING: {State.RECOVERING, State.WAITING},
@@ -210,6 +213,8 @@ class Session:
         self._relay: Relay | None = None
         names = spec.providers or settings.providers
         self._chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self._assumed: tuple[str, float] | None = None
+        """Provider and seconds that the holder before us is taken to have sent and not told of."""
         self._permit: Permit | None = None
         """The provider's slot that is held, where their number is limited."""
         self._permit_account = ""
@@ -242,6 +247,8 @@ class Session:
         self._unsure = False
         self._parked_head: int | None = None
         """Audio up to here has been heard in part; more is needed to go on."""
+        self._quiet_since = 0.0
+        """When the last audio came in, as far as that was before the session was parked."""
         self._drain_deadline: float | None = None
         self._drain = asyncio.Event()
 
@@ -286,6 +293,12 @@ class Session:
             if self._publisher.fenced:
                 self._metrics.fenced.inc()
             self._go(State.LOST, reason=str(lost))
+        except Exception:
+            # A fault of ours. Whoever takes the session over should know what it has cost so far.
+            with contextlib.suppress(LeaseLost, BrokerError, TimeoutError):
+                async with asyncio.timeout(_PARTING_SECONDS):
+                    await self._write_checkpoint()
+            raise
         finally:
             await self._give_up_slot()
         return self.state
@@ -312,6 +325,11 @@ class Session:
             except Overtaken:
                 continue  # what was read was not the last: a write that succeeds proves that it was
             break
+        if self._assumed is not None:
+            with contextlib.suppress(PluginError):
+                provider, seconds = self._assumed
+                price = self._price(provider, None, self.spec.language, 1)
+                self._ledger.assume(provider, price, seconds)
         before = await self._publisher.establish(lambda n: self._scribe.status_event(n, "assigned"))
         if isinstance(before, StatusEvent) and before.closing:
             await self._write_checkpoint(closed=True)
@@ -390,6 +408,7 @@ class Session:
         """Go on from what the holder before us has used: as the checkpoint says, or, if it died
         after that, as it told the roster last; and half of the time between two tellings."""
         account = stored.account
+        self._assumed = None
         self._ledger.adopt(account.providers, stored.sent_until, account.captured_seconds)
         if stored.state == State.HANDED_OVER.value or not stored.instance:
             return
@@ -414,10 +433,7 @@ class Session:
         else:
             unknown = 0.0
         self._ledger.adopt({**account.providers, **later}, sent_until, captured)
-        if unknown and provider is not None:
-            with contextlib.suppress(PluginError):
-                price = self._price(provider, None, self.spec.language, 1)
-                self._ledger.assume(provider, price, unknown)
+        self._assumed = (provider, unknown) if unknown and provider is not None else None
 
     def _warnings_due(self) -> int:
         """How many thresholds of `max_seconds` are passed."""
@@ -557,6 +573,7 @@ class Session:
             if self._drain.is_set():
                 raise _HandOver
             if item is None:
+                await self._give_up_slot()  # who has nothing to send needs none
                 if await self._over(feed):
                     return None
             elif isinstance(item, Gap) or item.frames:
@@ -570,14 +587,18 @@ class Session:
         head, self._parked_head = self._parked_head, None
         if head is None:
             return
+        feed.heard = self._quiet_since  # the silence of before goes on
         look_at = 0.0
         while max(feed.head, self.position) <= head and self._end_reason is None:
             now = time.monotonic()
             if self._drain.is_set():
                 self._parked_head = head
                 raise _HandOver
-            if self._limit is not None or now - feed.heard > self._settings.idle_seconds:
+            known = max(feed.head, self.position)
+            if self._limit is not None and known >= self._limit:
                 return  # what there is, is all
+            if now - feed.heard > self._settings.idle_seconds:
+                return
             if now >= look_at:
                 look_at = now + _LOOK_SECONDS
                 if await self._stored_head() > head:
@@ -608,8 +629,12 @@ class Session:
         """Open a stream at the provider whose turn it is."""
         self._answered = False
         await self._see_budget()
-        name = await self._dialable()
-        await self._admitted(name)
+        while True:
+            name = await self._dialable()
+            await self._admitted(name)
+            # That may have taken long: has somebody been refused meanwhile?
+            if self._services.providers.breaker(name).state is not BreakerState.OPEN:
+                break
         self._go(State.CONNECTING, provider=name)
         provider = self._services.providers.get(name)
         source = self.spec.audio_format
@@ -622,6 +647,7 @@ class Session:
             k: v for k, v in self._configured.items() if k in provider.capabilities.configurable
         }
         request = self._chain.request(self.spec, target, configured)
+        price = self._price(name, request.model, request.language, target.channels)
         started = time.monotonic()
         opening = asyncio.ensure_future(provider.open(request))
         draining = asyncio.ensure_future(self._drain.wait())
@@ -634,7 +660,6 @@ class Session:
             draining.cancel()
             opening.cancel()
         self._metrics.connect.labels(name).observe(time.monotonic() - started)
-        price = self._price(name, request.model, request.language, target.channels)
         return provider, stream, converter, price
 
     def _see_limit(self) -> None:
@@ -656,7 +681,12 @@ class Session:
             self._failing_since = self._failing_since or now
             if now - self._failing_since > self._settings.recovery_seconds:
                 raise _Failed(f"no provider for {self._settings.recovery_seconds:g} s")
+            self._queue("its breaker is open")
             await self._pause(wait)
+
+    def _queue(self, reason: str) -> None:
+        if self.state is State.WAITING:
+            self._go(State.QUEUED, reason=reason)
 
     async def _see_budget(self) -> None:
         """Dial nobody for a tenant whose budget is used up. Raises _Enough."""
@@ -676,9 +706,9 @@ class Session:
         ):
             await self._give_up_slot()
         if self._permit is None:
-            ticket, self._ticket = self._ticket, None
-            admitting = governor.admit(name, self.spec.tenant, adopt=ticket)
+            admitting = governor.admit(name, self.spec.tenant, adopt=self._ticket)
             permit = await self._wait_for(admitting, f"a connection of account {name}")
+            self._ticket = None
             if permit is not None:
                 self._permit, self._permit_account = permit, governor.account(name)
                 # Whoever comes after us has the slot at once, not when its time has run out.
@@ -689,12 +719,13 @@ class Session:
         """What is `wanted`; said when that takes long. Raises _HandOver, _Enough, LeaseLost."""
         task = asyncio.ensure_future(wanted)
         draining = asyncio.ensure_future(self._drain.wait())
-        began, said = time.monotonic(), False
+        began, said, taken = time.monotonic(), False, False
         try:
             while True:
                 await asyncio.wait({task, draining}, timeout=_LOOK_SECONDS / 4,
                                    return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
                 if task.done():
+                    taken = True
                     return task.result()
                 if draining.done():
                     raise _HandOver
@@ -702,16 +733,19 @@ class Session:
                 await self._make_sure()
                 if not said and not task.done():
                     said = True
-                    log.info("session waits for %s", what, extra=fields(session=str(self.key)))
+                    self._queue(f"waiting for {what}")
                     await self._scribe.status("assigned", f"waiting for {what}")
         finally:
             draining.cancel()
-            if not task.done():
+            if self._failing_since is not None:
+                self._failing_since += time.monotonic() - began  # nobody failed meanwhile
+            if not taken:
                 task.cancel()
                 await asyncio.wait({task})
-            if said:
-                waited = round(time.monotonic() - began, 1)
-                log.info("wait is over", extra=fields(session=str(self.key), seconds=waited))
+                if not task.cancelled() and task.exception() is None:
+                    permit = task.result()  # it came at the last moment
+                    if isinstance(permit, Permit):
+                        await permit.release()
 
     async def _give_up_slot(self) -> None:
         """Let the provider's slot go, if one is held. Whoever takes the session over has it."""
@@ -766,7 +800,7 @@ class Session:
     async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
         ended = await relay.send(feed, first, self._books, lambda: self._limit, self._over)
         if not ended and relay.cut_short:
-            self._parked_head = feed.head
+            self._parked_head, self._quiet_since = feed.head, feed.heard
             raise _Parked
         self._go(State.FINISHING)
         await relay.finish()
@@ -792,8 +826,8 @@ class Session:
         async for event in relay.stream:
             relay.handling = True
             if not self._answered or isinstance(event, Final):
+                self._chain.works(fresh=not self._answered)
                 self._answered = True
-                self._chain.works()
             await self._make_sure()
             if isinstance(event, Interim):
                 latencies.heard(relay.timeline, event)
@@ -871,7 +905,7 @@ class Session:
                 "mark_stream_sequence": mark.stream_sequence,
                 "crashes": 0 if progress else self._checkpoint.crashes,
                 "gaps_until": self._books.gaps_until,
-                "slot": None if self._permit is None else self._permit.ticket,
+                "slot": self._ticket if self._permit is None else self._permit.ticket,
                 "limit": self._limit,
                 "limit_reason": self._limit_reason,
                 "limit_detail": self._limit_detail,
@@ -885,11 +919,13 @@ class Session:
 
     def _account(self) -> Account:
         relay = self._relay
-        if relay is None:
-            return self._books.account(final=self.position, reached=self.position, feed=self._feed)
-        relay.count()
-        reached = relay.timeline.position
-        return self._books.account(final=self.position, reached=reached, feed=self._feed)
+        reached = self.position
+        if relay is not None:
+            relay.count()
+            reached = relay.timeline.position
+        account = self._books.account(final=self.position, reached=reached, feed=self._feed)
+        self._ledger.captured(account.captured_seconds)
+        return account
 
     @property
     def _sent_until(self) -> int:
@@ -989,8 +1025,7 @@ class Session:
 
     def exhaust(self, detail: str) -> None:
         """End the session where audio has been sent up to, with the reason `budget`. Idempotent."""
-        relay = self._relay
-        reached = self.position if relay is None else relay.timeline.position
+        reached = max(self.position, self._sent_until)
         if self._limit is None or reached < self._limit:
             self._limit = reached
             self._limit_reason, self._limit_detail = BUDGET, detail
@@ -1005,10 +1040,11 @@ class Session:
     @property
     def lag_seconds(self) -> float:
         """Audio known of and not yet sent."""
-        if self._feed is None or self._relay is None:
+        feed, relay = self._feed, self._relay
+        if feed is None:
             return 0.0
-        behind = self._feed.head - self._relay.timeline.position
-        return max(0, behind) / self.spec.sample_rate
+        reached = self.position if relay is None else relay.timeline.position
+        return max(0, feed.head + feed.unread - reached) / self.spec.sample_rate
 
     def drain(self) -> None:
         """Give the session back at its next final, at the latest after the drain time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from natterjack.events import ProviderUsage
 
@@ -47,20 +47,17 @@ class Use:
             self.recovery_cost - before.recovery_cost,
         )
 
-    @property
-    def anything(self) -> bool:
-        return any(getattr(self, field.name) for field in fields(self))
-
     def told(self, currency: str) -> ProviderUsage:
-        """As events and buckets have it; milliseconds, and millionths of the currency."""
+        """As events and buckets have it; milliseconds, and millionths of the currency. A day may
+        begin with less than nothing, when a provider reports less than was thought yesterday."""
         return ProviderUsage(
             connections=self.connections,
-            sent_seconds=round(self.sent, 3),
-            replayed_seconds=round(self.replayed, 3),
-            estimated_seconds=round(self.estimated, 3),
-            connected_seconds=round(self.connected, 3),
-            reported_seconds=None if self.reported is None else round(self.reported, 3),
-            billed_seconds=round(self.billed, 3),
+            sent_seconds=_seconds(self.sent),
+            replayed_seconds=_seconds(self.replayed),
+            estimated_seconds=_seconds(self.estimated),
+            connected_seconds=_seconds(self.connected),
+            reported_seconds=None if self.reported is None else _seconds(self.reported),
+            billed_seconds=_seconds(self.billed),
             cost=round(self.cost, 6),
             recovery_cost=round(self.recovery_cost, 6),
             currency=currency,
@@ -68,12 +65,12 @@ class Use:
 
     def json(self, currency: str) -> str:
         """As `told`, JSON; quick."""
-        reported = "null" if self.reported is None else f"{self.reported:.3f}"
+        reported = "null" if self.reported is None else f"{max(0.0, self.reported):.3f}"
         return (
             f'{{"connections":{self.connections},"sent_seconds":{self.sent:.3f},'
             f'"replayed_seconds":{self.replayed:.3f},"estimated_seconds":{self.estimated:.3f},'
             f'"connected_seconds":{self.connected:.3f},"reported_seconds":{reported},'
-            f'"billed_seconds":{self.billed:.3f},"cost":{self.cost:.6f},'
+            f'"billed_seconds":{max(0.0, self.billed):.3f},"cost":{self.cost:.6f},'
             f'"recovery_cost":{self.recovery_cost:.6f},"currency":"{currency}"}}'
         )
 
@@ -90,3 +87,7 @@ class Use:
             usage.cost,
             usage.recovery_cost,
         )
+
+
+def _seconds(value: float) -> float:
+    return round(max(0.0, value), 3)

@@ -77,3 +77,43 @@ def test_a_bad_request_is_the_sessions_own() -> None:
     assert breaker.ask(0) == 0
     breaker.fails(RequestRefused("p", "auth", "wrong key"), 0)
     assert breaker.state is BreakerState.OPEN
+
+
+LIMITED = Unavailable("p", "rate_limit", "429")
+NO_CREDIT = RequestRefused("p", "credit", "402")
+
+
+def test_one_answer_for_the_whole_account_is_enough() -> None:
+    for fault in (LIMITED, NO_CREDIT):
+        breaker = Breaker(3, 10, 60)
+        breaker.fails(fault, 0)
+        assert breaker.state is BreakerState.OPEN
+    assert breaker.refuses is NO_CREDIT
+
+
+def test_a_rate_limit_is_tried_again_soon_and_never_waits_long() -> None:
+    breaker, now, waits = Breaker(3, 10, 60), 0.0, []
+    for _ in range(6):
+        assert breaker.ask(now) == 0
+        breaker.fails(LIMITED, now)
+        waits.append(breaker.ask(now))
+        now += waits[-1]
+    assert waits == [1, 2, 4, 8, 10, 10]
+
+
+def test_streams_that_run_do_not_say_that_new_ones_are_let_in() -> None:
+    breaker = Breaker(3, 10, 60)
+    breaker.fails(LIMITED, 0)
+    breaker.works(fresh=False)
+    assert breaker.ask(0.5) > 0
+    assert breaker.ask(1) == 0
+    breaker.works(fresh=True)
+    assert breaker.ask(1) == breaker.ask(1) == 0
+
+
+def test_another_workers_refusal_holds_here_for_a_bounded_time() -> None:
+    breaker = Breaker(3, 10, 60)
+    breaker.hear(NO_CREDIT, 0, 10**9)
+    assert breaker.ask(0) == 60
+    assert breaker.refuses is NO_CREDIT
+    assert breaker.seconds_left(20) == 40

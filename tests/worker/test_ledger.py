@@ -173,3 +173,36 @@ def test_which_price_holds(
     found = load_class("deepgram")
     price = price_of(found(found.Settings()), model, language, 1, own)
     assert (price.per_hour, price.currency, price.billing) == (expected, "USD", "audio")
+
+
+@pytest.mark.parametrize("seconds", [-50.0, float("nan"), float("inf")])
+def test_what_is_no_length_of_time_is_not_reported(seconds: float) -> None:
+    books = _Books()
+    books.ledger.opened("deepgram", HOUR, 0)
+    books.ledger.reported(seconds)
+    books.ledger.closed(10_000, 10.0, 10.0)
+    row = books.ledger.usage()["deepgram"]
+    assert (row.reported_seconds, row.billed_seconds) == (None, 10)
+
+
+def test_a_day_may_begin_with_less_than_was_thought_yesterday() -> None:
+    books = _Books()
+    books.ledger.opened("deepgram", HOUR, 0)
+    books.ledger.progress(60_000, 60.0, 60.0)
+    books.day = "2026-11-21"
+    books.ledger.reported(59.9)
+    books.ledger.progress(60_000, 60.0, 60.0)
+    told = books.tally.unwritten()["2026-11-21.acme.worker-1"].providers["deepgram"]
+    assert (told.billed_seconds, told.reported_seconds) == (0, 59.9)
+    assert '"billed_seconds":59.900' in books.ledger.json()
+
+
+def test_metrics_do_not_count_twice_what_is_reported_late() -> None:
+    books = _Books()
+    books.ledger.opened("deepgram", HOUR, 0)
+    for sent, reported in ((5, None), (6, 1), (8, 4), (10, 10)):
+        if reported is not None:
+            books.ledger.reported(reported)
+        books.ledger.progress(sent * 1000, float(sent), float(sent))
+    assert books.ledger.usage()["deepgram"].billed_seconds == 10
+    assert books.metric("audio_billed_seconds_total", provider="deepgram") == 10
