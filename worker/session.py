@@ -293,8 +293,12 @@ class Session:
             if self._publisher.fenced:
                 self._metrics.fenced.inc()
             self._go(State.LOST, reason=str(lost))
+        except Busy:
+            raise
         except Exception:
             # A fault of ours. Whoever takes the session over should know what it has cost so far.
+            if self.state is State.TAKING_OVER:
+                raise  # nothing yet; and the checkpoint may not be ours
             with contextlib.suppress(LeaseLost, BrokerError, TimeoutError):
                 async with asyncio.timeout(_PARTING_SECONDS):
                     await self._write_checkpoint()

@@ -95,7 +95,7 @@ async def offline(minutes: float, say: Callable[[str], None]) -> list[Absence]:
     async with contextlib.AsyncExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = await stack.enter_async_context(bench())
-        await made.worker(DEEPGRAM_CATCH_UPRATE="8")
+        await made.worker(DEEPGRAM_CATCH_UP_RATE="8")
         say(f"2 edges without network for {minutes:g} minutes")
         return list(
             await asyncio.gather(

@@ -154,7 +154,7 @@ async def test_a_running_session_and_one_without_a_free_slot(
         assert [r["state"] for r in both] == ["streaming", "waiting"]
         assert both[1]["session_id"] == late.session_id
         assert both[1]["worker"] is both[1]["lag_seconds"] is None
-        assert 0 < both[1]["waiting_seconds"] < 60
+        assert 0 <= both[1]["waiting_seconds"] < 60
         assert re.search(r"^t\.c\.first +streaming +one +deepgram +\d", shown, re.MULTILINE)
         assert re.search(r"^t\.c\.late +waiting +- +- +\d", shown, re.MULTILINE)
         assert re.search(

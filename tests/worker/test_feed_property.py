@@ -588,7 +588,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         runner.run(prepare())
-        for name, seconds in {**times, "stored._TIMEOUT_S": 0.15}.items():
+        patch.setattr("natterjack.stored._TIMEOUT_S", 0.15)
+        for name, seconds in times.items():
             patch.setattr(f"worker.{name}", seconds)
 
         def run(session: Session, limits: Limits, script: list[Step]) -> None:
