@@ -138,7 +138,8 @@ async def test_a_running_session_and_one_without_a_free_slot(
 
         async def heard() -> dict[str, Any] | None:
             rows = await sessions.rows()
-            return rows[0] if rows and rows[0]["last_words"] and rows[0]["cost"] else None
+            ready = rows and rows[0]["last_words"] and rows[0]["cost"] and rows[0]["final_seconds"]
+            return rows[0] if ready else None
 
         row = await until(heard, "the first session has words", 30)
         late = await ask_for(broker, speaker="late")
