@@ -577,7 +577,8 @@ class Session:
             if self._drain.is_set():
                 raise _HandOver
             if item is None:
-                await self._give_up_slot()  # who has nothing to send needs none
+                if time.monotonic() - feed.heard > _LOOK_SECONDS:
+                    await self._give_up_slot()  # who has nothing to send needs none
                 if await self._over(feed):
                     return None
             elif isinstance(item, Gap) or item.frames:

@@ -586,7 +586,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         async with _world(server, session, limits) as world:
             await _play(world, script)
 
-    with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
+    with (
+        contextlib.ExitStack() as stack,
+        asyncio.Runner() as runner,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        stack.callback(server.stop)
         runner.run(prepare())
         patch.setattr("natterjack.stored._TIMEOUT_S", 0.15)
         for name, seconds in times.items():
@@ -602,7 +607,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             runner.run(play(session, limits, script))
 
         yield run
-    server.stop()
 
 
 @examples(80)
