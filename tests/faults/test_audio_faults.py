@@ -380,7 +380,9 @@ async def test_gaps_of_every_cause_on_one_account(
     check_words(transcript, heard)
     check_clocks(transcript.finals, speech.clock)
     account = account_of(transcript)
-    assert account.bad_chunks == {"position": 1}
+    # Whoever reads it again after a fault meets it again.
+    assert 1 <= account.bad_chunks["position"] <= 1 + sum(account.recoveries.values())
+    assert len(account.bad_chunks) == 1
     gaps = [
         (30 * 0.08, 40 * 0.08, "missing"),
         (plain_at, plain_at + 30, "edge"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from natterjack.audio import AudioFormat
 
-from ...errors import Dropped, ProviderError
+from ...errors import Dropped, ProviderError, RequestRefused, Unavailable
 from ...provider import ProviderEvent, ProviderStream, Usage
 from ..voice import Voice
 from .client import Client
@@ -140,13 +140,28 @@ class DeepgramRestStream(ProviderStream):
             if segment.speech:
                 self._asking += 1
                 seconds = self._format.seconds(self._format.frames(size))
-                self.used_seconds = (self.used_seconds or 0.0) + seconds * self._billed_channels
                 recording = encode_wav(audio, self._format)
                 answer = asyncio.create_task(
-                    self._client.post(self._post, recording), name=f"post {segment.start}"
+                    self._ask(recording, seconds), name=f"post {segment.start}"
                 )
             self._pieces.append(_Piece(self._format.seconds(end), segment.paused, answer))
             self._change.set()
+
+    async def _ask(self, recording: bytes, seconds: float) -> Result:
+        """Post a recording of so many seconds. One that is refused is not billed; of one whose
+        answer does not come it is not known, so it counts."""
+        try:
+            result = await self._client.post(self._post, recording)
+        except (RequestRefused, Unavailable):
+            raise
+        except BaseException:  # cancelled too
+            self._count(seconds)
+            raise
+        self._count(seconds)
+        return result
+
+    def _count(self, seconds: float) -> None:
+        self.used_seconds = (self.used_seconds or 0.0) + seconds * self._billed_channels
 
     def _check_open(self) -> None:
         if self._closed:

@@ -658,9 +658,9 @@ async def test_an_idle_connection_is_kept_alive(make: Make, emulator: Speechmati
 async def test_an_hour_without_audio_ends_the_stream(
     make: Make, emulator: SpeechmaticsEmulator
 ) -> None:
-    await emulator.set(clock_rate=10_000)
+    await emulator.set(clock_rate=1_000)
     heard: list[ProviderEvent] = []
-    async with opened(make(ping_seconds=0.005)) as stream:
+    async with opened(make(ping_seconds=0.05)) as stream:
         with pytest.raises(Dropped) as caught:
             await asyncio.wait_for(collect(stream, heard), bound(10))
     assert caught.value.code == "idle_timeout"
