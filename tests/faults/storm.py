@@ -41,6 +41,7 @@ _OFF: dict[str, Any] = {
     "stop_reading_after_seconds": None, "garbage": [],
 }  # fmt: skip
 """An emulator's switches of running connections."""
+_TOLD_SECONDS = 8.0
 _COMMIT_SECONDS = 8.0
 """A fault that nobody has met after so long is given up, and not counted."""
 
@@ -230,7 +231,11 @@ class Storm:
                     last.add(await self._audit(broker, spec, talk, 10))
         last.problems += [p for p in self.outcome.audit.problems if p not in last.problems]
         self.outcome.audit = last
-        self.outcome.bill = await invoice(self._fleet.emulators, self._accounts.values())
+        await asyncio.sleep(_TOLD_SECONDS)  # workers write what was used each few seconds
+        async with connected(self._fleet.broker_settings, name="auditor") as broker:
+            self.outcome.bill = await invoice(
+                broker, self._fleet.emulators, self._accounts.values()
+            )
         witness = self._fleet.seats[0].worker.pid
         self.outcome.files_left = open_files(witness) - self._files_before
 

@@ -117,7 +117,10 @@ class WorkerProcess:
         """Exit status."""
         assert self._process is not None
         assert self._reading is not None
-        status = await asyncio.wait_for(self._process.wait(), bound(timeout))
+        try:
+            status = await asyncio.wait_for(self._process.wait(), bound(timeout))
+        except TimeoutError:
+            raise AssertionError(f"a worker does not end; it said last {self.log[-15:]}") from None
         await self._reading
         return status
 
