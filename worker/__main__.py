@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import re
 import secrets
 import signal
 import sys
+import threading
 
 from nats.errors import Error as NatsError
 
@@ -34,6 +36,9 @@ from .tally import Tally
 
 log = logging.getLogger("worker")
 
+_END_SECONDS = 25.0
+"""Beyond the drain time; all that is awaited after it has bounds that add up to less."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -41,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Takes sessions from the queue on NATS, holds one speech-provider stream for "
         "each, and publishes what it hears. SIGTERM or Ctrl-C drains: sessions move to other "
         "workers, no word is lost. Providers have settings of their own: see `natterjack plugins`.",
-        epilog="Exit status: 0 drained, 2 a setting is wrong, or NATS is not usable.",
+        epilog="Exit status: 0 drained, 1 it had to be cut short, 2 a setting is wrong, or NATS is "
+        "not usable.",
     )
     parser.add_argument(
         "--once", action="store_true", help="do not wait for NATS: exit with 2 if it is not there"
@@ -169,6 +175,7 @@ async def _run(
                 health.draining = True
                 services.metrics.draining.set(1)
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
+                _end_for_sure(settings.drain_seconds + _END_SECONDS)
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
             await services.report.leave()
@@ -198,6 +205,21 @@ async def _restore(services: Services, settings: StreamSettings) -> None:
             await asyncio.sleep(1)
             await broker.wait_connected()
             services.restore.set()
+
+
+def _end_for_sure(seconds: float) -> None:
+    """End the process after so long, whatever still hangs: its leases run out by themselves."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        hanging = [repr(task) for task in asyncio.all_tasks(loop)]
+        log.error("the worker does not end by itself", extra=logs.fields(tasks=hanging))
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +18,10 @@ from .breaker import Breaker
 from .errors import PluginError, ProviderError, RequestRefused, Unavailable
 from .provider import Provider
 from .settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
 
 
 @cache
@@ -97,7 +103,11 @@ class Providers:
         return provider
 
     async def close(self) -> None:
-        """Close every provider made. Idempotent."""
+        """Close every provider made; one that takes long is left as it is. Idempotent."""
         while self._made:
-            _, provider = self._made.popitem()
-            await provider.close()
+            name, provider = self._made.popitem()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await provider.close()
+            except TimeoutError:
+                log.warning("provider %s does not close", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,34 @@ async def test_a_worker_uses_it(
         await speaker.speak()
         transcript = await closed(ready_broker, speaker.spec)
         assert transcript.heard == ["beep"] * 6
+    finally:
+        await worker.stop()
+
+
+class StuckWorker(WorkerProcess):
+    """Its provider stops the whole process when it is to let go."""
+
+    arguments = ("-c", """
+import time, beeps_provider, worker.__main__ as program
+program._END_SECONDS = 3
+async def close(self): time.sleep(600)
+beeps_provider.BeepsProvider.close = close
+program.main()
+""")  # fmt: skip
+
+
+async def test_a_plugin_cannot_keep_a_worker_from_ending(
+    installed: Path, nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    worker = StuckWorker(
+        nats_server.url, "", WORKER_PROVIDER="beeps", WORKER_DRAIN_SECONDS="0",
+        PYTHONPATH=str(installed),
+    )  # fmt: skip
+    await worker.start()
+    try:
+        worker.signal(signal.SIGTERM)
+        assert await worker.wait() == 1
+        assert worker.find("does not end by itself")
     finally:
         await worker.stop()
 
