@@ -11,6 +11,8 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from nats.errors import Error as NatsError
 
@@ -36,6 +38,7 @@ from .tally import Tally
 
 log = logging.getLogger("worker")
 
+_CANCEL_AGAIN_SECONDS = 1.0
 _END_SECONDS = 25.0
 """Beyond the drain time; all that is awaited after it has bounds that add up to less."""
 
@@ -179,8 +182,7 @@ async def _run(
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
             await services.report.leave()
-            for task in (stopped, closed, *beside):
-                task.cancel()
+            await _cancel([stopped, closed, *beside])
     except BaseExceptionGroup as group:
         closed_for_good = group.subgroup(BrokerUnreachable)
         if closed_for_good is None:
@@ -227,7 +229,16 @@ async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:
     await asyncio.wait({claiming}, timeout=drain_seconds + 10)
     if not claiming.done():
         log.warning("drain took too long; the remaining leases will run out")
-        claiming.cancel()
+        await _cancel([claiming])
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel, and return when all have ended. Once may not be enough: Python's wait_for, in
+    nats-py, swallows a cancellation that comes together with an answer."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 def main() -> None:
