@@ -1,16 +1,16 @@
 """What metrics, ledgers and the roster cost a worker: `python -m bench.instrumentation`.
 
-A real worker process transcribes the same sessions in real time, as it is and with all
-instrumentation taken out, by turns; broker and emulator are processes of their own. Compared is the
-worker's own processor time, user and system, while all sessions stream.
+A real worker process transcribes sessions in real time, and keeps the processor time that it spends
+in its instrumentation: both figures are of one process in one run, so a busy machine does not matter
+much. Broker and emulator are processes of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -24,37 +24,56 @@ from tests.faults.choir import Choir
 from tests.waiting import until
 from tests.worker.programs import WorkerProcess
 
-BARE = """
+METERED = """
+import functools, json, sys, time
 import prometheus_client as p
 from worker.__main__ import main
 from worker.latency import Latencies
-from worker.ledger import Ledger
 from worker.relay import Relay
 from worker.report import Report
 from worker.session import Session
 
-def nothing(self, *args, **kw): return None
+spent, depth = 0.0, 0
+
+def metered(function):
+    @functools.wraps(function)
+    def call(*args, **kw):
+        global spent, depth
+        if depth:
+            return function(*args, **kw)
+        depth, began = 1, time.thread_time()
+        try:
+            return function(*args, **kw)
+        finally:
+            spent, depth = spent + time.thread_time() - began, 0
+    return call
+
+async def tell(self, records, draining):
+    global spent
+    began = time.thread_time()
+    await told(self, records, draining)
+    spent += time.thread_time() - began
+
+told, Report._tell = Report._tell, tell
 for kind, names in (
-    (p.Counter, ("inc",)), (p.Gauge, ("set", "inc", "dec")), (p.Histogram, ("observe",)),
-    (Latencies, ("heard", "interim", "final", "turn_ended")),
-    (Ledger, ("opened", "progress", "closed", "captured")), (Relay, ("count", "count_last")),
+    (p.Counter, ("inc", "labels")), (p.Gauge, ("set", "inc", "dec", "labels")),
+    (p.Histogram, ("observe", "labels")),
+    (Latencies, ("__init__", "heard", "interim", "final", "turn_ended")),
+    (Relay, ("count", "count_last")), (Session, ("record",)),
 ):
     for name in names:
-        setattr(kind, name, nothing)
-Session.record = lambda self, now: "{}"
-async def idle(self, records, draining):
-    import asyncio
-    await asyncio.Event().wait()
-Report.run = idle
+        setattr(kind, name, metered(getattr(kind, name)))
 main()
+line = {"level": "info", "message": "metered", "spent": spent, "all": time.process_time()}
+print(json.dumps(line), file=sys.stderr)
 """
-"""The worker without: what it counts, times and tells of itself is taken out."""
+"""The worker, with a watch on what counts, times and tells; the watch itself is counted in."""
 
 
-class BareWorker(WorkerProcess):
-    """A worker without instrumentation."""
+class MeteredWorker(WorkerProcess):
+    """Says at its end what instrumentation has cost."""
 
-    arguments = ("-c", BARE)
+    arguments = ("-c", METERED)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -63,8 +82,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(kind: type[WorkerProcess], sessions: int, seconds: float) -> float:
-    """Processor seconds of the worker for an hour of audio."""
+async def measure(sessions: int, seconds: float) -> tuple[float, float, float]:
+    """Processor seconds of instrumentation and of all since the start of the worker, and of all for
+    an hour of audio while every session streams."""
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedServer(Path(directory))
         await asyncio.to_thread(server.start)
@@ -74,43 +94,42 @@ async def measure(kind: type[WorkerProcess], sessions: int, seconds: float) -> f
                 connected(BrokerSettings(url=server.url), name="bench") as broker,
             ):
                 settings = {"WORKER_MAX_SESSIONS": str(sessions), "DEEPGRAM_CATCH_UP_RATE": "1.25"}
-                worker = kind(server.url, emulator.url, **settings)
+                worker = MeteredWorker(server.url, emulator.url, **settings)
                 await worker.start()
                 try:
-                    async with Choir(broker, "bench", sessions, seconds + 20) as choir:
+                    async with Choir(broker, "bench", sessions, seconds + 10) as choir:
                         await until(
                             lambda: all(voice.heard for voice in choir.voices), "all begin", 60
                         )
-                        await asyncio.sleep(5)  # taking them over is not what is measured
                         before = cpu_seconds(worker.pid)
                         await asyncio.sleep(seconds)
                         used = cpu_seconds(worker.pid) - before
+                    worker.signal(signal.SIGTERM)
+                    await worker.wait(60)
                 finally:
                     await worker.stop()
         finally:
             await asyncio.to_thread(server.stop)
-    return used / (sessions * seconds) * 3600
+    told = worker.find("metered")
+    assert told is not None, worker.log[-5:]
+    return told["spent"], told["all"], used / (sessions * seconds) * 3600
 
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=20, help="measured, of each run")
-    parser.add_argument("--runs", type=int, default=5, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=30, help="measured, of each run")
+    parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    figures: dict[str, list[float]] = {"with": [], "without": []}
+    shares = []
     for run in range(arguments.runs):
-        for name, kind in (("with", WorkerProcess), ("without", BareWorker)):
-            figure = await measure(kind, arguments.sessions, arguments.seconds)
-            figures[name].append(figure)
-            print(f"run {run + 1}, {name}: {figure:.3f} CPU s an hour of audio", file=sys.stderr)
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    share = medians["with"] / medians["without"] - 1
-    print(
-        f"{arguments.sessions} sessions, 80 ms chunks: {medians['with']:.3f} CPU s an hour of "
-        f"audio with instrumentation, {medians['without']:.3f} without: {share:+.1%}"
-    )
-    print(json.dumps(figures))
+        spent, total, hour = await measure(arguments.sessions, arguments.seconds)
+        shares.append(spent / total)
+        print(
+            f"run {run + 1}: {spent:.2f} of {total:.2f} CPU s, {shares[-1]:.1%}; "
+            f"{hour:.2f} CPU s an hour of audio"
+        )
+    print(f"{arguments.sessions} sessions: median {statistics.median(shares):.1%}")
     return 0
 
 
