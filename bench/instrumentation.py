@@ -1,8 +1,8 @@
 """What metrics, ledgers and the roster cost a worker: `python -m bench.instrumentation`.
 
 A real worker process transcribes sessions in real time, and keeps the processor time that it spends
-in its instrumentation: both figures are of one process in one run, so a busy machine does not matter
-much. Broker and emulator are processes of their own.
+instrumentation: both figures are of one process in one run, so a busy machine does not matter much.
+Broker and emulator are processes of their own.
 """
 
 from __future__ import annotations
