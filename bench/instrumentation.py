@@ -1,6 +1,6 @@
 """What metrics, ledgers and the roster cost a worker: `python -m bench.instrumentation`.
 
-A real worker process transcribes sessions in real time, and keeps the processor time that it spends
+A real worker process transcribes sessions in real time, and adds up the processor time of its own
 instrumentation: both figures are of one process in one run, so a busy machine does not matter much.
 Broker and emulator are processes of their own.
 """
