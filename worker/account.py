@@ -57,7 +57,7 @@ class Books:
         for cause, count in feed.bad.items():
             self._metrics.bad_chunks.labels(cause).inc(count)
         feed.bad.clear()
-        self.captured = max(self.captured, feed.head)
+        self.captured = feed.head if feed.ended else max(self.captured, feed.head)
 
     def gap(self, gap: Gap) -> None:
         """Audio that could not be had."""
@@ -82,7 +82,8 @@ class Books:
         `feed` is the one that is open."""
         captured, bad = max(self.captured, reached), self._bad
         if feed is not None:
-            captured, bad = max(captured, feed.head), bad + feed.bad
+            captured = max(reached, feed.head) if feed.ended else max(captured, feed.head)
+            bad = bad + feed.bad
         gaps = sum(self._gap_seconds.values())
         return Account(
             captured_seconds=round(captured / self._rate, 6),

@@ -282,7 +282,8 @@ class Feed:
         self._after_bad_chunk = False
         self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
         self._position = end = chunk.position + chunk.frames
-        self.head = max(self.head, end)
+        # The last chunk is the end for certain, whatever was forged beyond it.
+        self.head = end if chunk.end else max(self.head, end)
         if chunk.stream_sequence:
             # Those behind it may be stored before it: they are at hand then, or not taken yet.
             behind = (c.stream_sequence for c in self._ahead.chunks if c.stream_sequence)

@@ -411,6 +411,27 @@ async def test_gaps_are_told_once_when_the_worker_is_killed(
 # ---- chunks that come twice, in any order, or from a forger ---------------------------------
 
 _Script = list[Sound]
+
+
+async def test_what_is_forged_in_a_row_is_not_on_the_account(
+    start_worker: StartWorker, broker: Broker
+) -> None:
+    """Copies of neighbours, all shifted alike: each begins where the one before it ends."""
+    await start_worker(**_FAST)
+    speech = Speech(40)
+    at = 60
+    for sound in reversed(speech.sounds[at - 8 : at]):
+        assert isinstance(sound.pos, int)
+        forged = sound._replace(pos=sound.pos + 40 * RATE, again=True)
+        speech.sounds.insert(at, forged)
+    transcript = await say(broker, speech)
+    check_words(transcript, speech.places)
+    account = account_of(transcript)
+    assert account.captured_seconds == pytest.approx(speech.seconds, abs=1e-3)
+    assert account.received_seconds == account.captured_seconds
+    assert account.gaps == []
+
+
 _LATER = 50
 """Chunks by which one is moved, or comes again, at most."""
 
