@@ -15,6 +15,14 @@ from natterjack.usage import DayUsage
 from ..emulators.process import RemoteEmulator
 
 
+_BREAKING = (
+    "worker SIGKILL", "provider drops connections", "provider stops reading",
+    "provider goes mute", "provider refuses TCP", "provider talks nonsense",
+    "provider closes with 1011", "provider closes at once, again and again",
+)  # fmt: skip
+"""Faults after which the two sides of a connection may not agree on how much was sent."""
+
+
 @dataclass
 class Item:
     """One provider's part of the bill."""
@@ -54,9 +62,9 @@ class Item:
 
 
 def unseen_seconds(faults: Counter[str]) -> float:
-    """What killed workers may have sent and told nobody: a second each, at the rate at which the
-    fleet's workers are fed, less what is assumed."""
-    return 8.0 * faults["worker SIGKILL"]
+    """What killed workers may have sent and told nobody, and what may have been sent and not heard
+    on connections that broke: a second each, at the rate at which the fleet's workers are fed."""
+    return 8.0 * sum(faults[name] for name in _BREAKING)
 
 
 async def invoice(

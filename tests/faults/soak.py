@@ -99,7 +99,7 @@ def bill_rows(outcomes: list[Outcome]) -> list[Row]:
     hidden = sum(unseen_seconds(outcome.faults) for outcome in outcomes)
     return [
         Row(f"{name}: audio heard by the emulator, and on the ledger",
-            "apart ≤ 1 s a connection, 8 s a killed worker (fed 8 times as fast)", str(item),
+            "apart ≤ 1 s a connection, 8 s a kill or break (fed 8 times as fast)", str(item),
             abs(item.apart_seconds) <= item.connections + hidden, item.connections)
         for name, item in bill.items()
     ]  # fmt: skip
