@@ -14,7 +14,6 @@ from natterjack.usage import DayUsage
 
 from ..emulators.process import RemoteEmulator
 
-
 _BREAKING = (
     "worker SIGKILL", "provider drops connections", "provider stops reading",
     "provider goes mute", "provider refuses TCP", "provider talks nonsense",
