@@ -49,22 +49,6 @@ _SUBJECTS_A_READ = 500
 _NO_STREAM, _NO_MESSAGE = 10059, 10037
 
 
-class _LastStore(StreamStore):
-    async def last_of(self, subjects: Sequence[str]) -> list[Stored]:
-        """The newest message of each subject that has one, in one answer (NATS ADR-31:
-        `multi_last`). Raises StoreUnavailable."""
-        found: list[Stored] = []
-        missing = list(subjects)
-        while missing:
-            messages, left = await self._get({"multi_last": missing})
-            found += messages
-            if not left or not messages:
-                break
-            answered = {message.subject for message in messages}
-            missing = [subject for subject in missing if subject not in answered]
-        return found
-
-
 class _Asked(BaseModel):
     """What is needed of a request, whatever else may be wrong with it."""
 
@@ -97,7 +81,7 @@ class FleetReader:
     def __init__(self, broker: Broker) -> None:
         self._client = broker.client
         self._roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
-        self._finals = _LastStore(broker, streams.TRANSCRIPTS)
+        self._finals = StreamStore(broker, streams.TRANSCRIPTS)
         self._silent: dict[str, float] = {}
         """When to ask again what gave no answer: a user without the right gets none."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
@@ -113,6 +114,20 @@ class StreamStore:
         """The newest message on `subject`. Raises StoreUnavailable."""
         messages, _ = await self._get({"last_by_subj": subject})
         return messages[0] if messages else None
+
+    async def last_of(self, subjects: Sequence[str]) -> list[Stored]:
+        """The newest message of each subject that has one, in one answer (NATS ADR-31:
+        `multi_last`). Raises StoreUnavailable."""
+        found: list[Stored] = []
+        missing = list(subjects)
+        while missing:
+            messages, left = await self._get({"multi_last": missing})
+            found += messages
+            if not left or not messages:
+                break
+            answered = {message.subject for message in messages}
+            missing = [subject for subject in missing if subject not in answered]
+        return found
 
     async def newest_sequence(self) -> int:
         """Of the whole stream, as its leader knows it: direct reads are answered by any replica,

@@ -295,8 +295,8 @@ class Session:
             self._go(State.LOST, reason=str(lost))
         except Busy:
             raise
-        except Exception:
-            # A fault of ours. Whoever takes the session over should know what it has cost so far.
+        except Exception:  # a fault of ours, whatever it is; it goes on to the lease's task
+            # Whoever takes the session over should know what it has cost so far.
             if self.state is State.TAKING_OVER:
                 raise  # nothing yet; and the checkpoint may not be ours
             with contextlib.suppress(LeaseLost, BrokerError, TimeoutError):

@@ -42,6 +42,7 @@ _OFF: dict[str, Any] = {
 }  # fmt: skip
 """An emulator's switches of running connections."""
 _TOLD_SECONDS = 8.0
+"""Within so long each worker has written what it used: it does so every 5 s."""
 _COMMIT_SECONDS = 8.0
 """A fault that nobody has met after so long is given up, and not counted."""
 
