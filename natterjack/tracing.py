@@ -45,14 +45,13 @@ def started(service: str) -> Iterator[None]:
     if not names:
         yield
         return
-    with _Notes() as notes:
-        _current = tracer = _make(service, names, notes)
-        try:
-            yield
-        finally:
-            _current = None
-            if tracer is not None:
-                _close(tracer, notes)
+    notes = _Notes()
+    _current = tracer = _make(service, names, notes)
+    try:
+        yield
+    finally:
+        _current = None
+        _close(tracer, notes)
 
 
 def _variable(name: str) -> str:
@@ -91,8 +90,13 @@ def _make(service: str, names: list[str], notes: _Notes) -> Tracer | None:
         notes.starting = False
 
 
-def _close(tracer: Tracer, notes: _Notes) -> None:
-    closing = threading.Thread(target=tracer.close, name="close traces", daemon=True)
+def _close(tracer: Tracer | None, notes: _Notes) -> None:
+    def close() -> None:
+        if tracer is not None:
+            tracer.close()
+        notes.end()
+
+    closing = threading.Thread(target=close, name="close traces", daemon=True)
     closing.start()
     closing.join(_CLOSE_S)
     if closing.is_alive():
@@ -111,15 +115,15 @@ class _Notes(logging.Handler):
         self._reason = ""
         """The first complaint since the last export ended: the later ones are vaguer."""
 
-    def __enter__(self) -> _Notes:
         logger = logging.getLogger(_SDK_LOGGER)
-        self._before = logger.propagate, logger.handlers[:]
-        logger.propagate, logger.handlers[:] = False, [self]
-        return self
+        logger.addHandler(self)
+        logger.propagate = False
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """The SDK is at rest: it may have gone on, unheard, after the program was done with it."""
         logger = logging.getLogger(_SDK_LOGGER)
-        logger.propagate, logger.handlers[:] = self._before
+        logger.removeHandler(self)
+        logger.propagate = not any(isinstance(handler, _Notes) for handler in logger.handlers)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting:
