@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import uvloop
 from nats.errors import Error as NatsError
 
 from natterjack import log as logs
@@ -247,7 +248,7 @@ def main() -> None:
     try:
         logs.configure(load(LogSettings, flags))
         with tracing.started("natterjack-worker"):
-            asyncio.run(_work(flags))
+            uvloop.run(_work(flags))
     except (UsageError, BrokerError) as error:
         print(f"natterjack-worker: {error}", file=sys.stderr)
         sys.exit(2)

@@ -89,6 +89,8 @@ class Converter:
         if frame_ms is not None:
             self._frame_bytes = target.sample_rate * frame_ms // 1000 * target.frame_bytes
         self._rest = b""
+        self.passes = self._identity and not self._frame_bytes
+        """Whether audio goes out as it came in: then `convert` need not be asked."""
 
     def convert(self, payload: bytes) -> Iterator[bytes]:
         """Audio for `send` that is ready after `payload`: pieces, perhaps none, never empty."""

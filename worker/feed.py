@@ -14,11 +14,14 @@ import time
 from collections import Counter, deque
 from typing import NamedTuple
 
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-
-from natterjack.audio import SESSION_ID, decode_chunk_headers
-from natterjack.connection import Broker
+from natterjack.audio import (
+    MAX_CHUNK_BYTES,
+    SESSION_ID,
+    decode_chunk_headers,
+    parse_headers,
+    read_chunk_headers,
+)
+from natterjack.connection import Arrivals, Broker
 from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.stored import StoreUnavailable, StreamStore
@@ -38,7 +41,6 @@ _MAX_BAD_SEEN = 1000
 _ALL_DOUBT_S = 30.0
 """How long chunks in doubt may be waited for, all in all."""
 _TAILS = 16
-_PENDING_MESSAGES, _PENDING_BYTES = 512, 4 * 1024 * 1024
 
 
 class Gap(NamedTuple):
@@ -65,6 +67,7 @@ class Feed:
         self._broker = broker
         self._store = store
         self._format = spec.audio_format
+        self._frame_bytes = spec.audio_format.frame_bytes
         self._session_id = spec.session_id
         self._subject = audio_subject(spec.key)
         self._hole_seconds = hole_seconds
@@ -73,8 +76,13 @@ class Feed:
         self._next_seq, self._position = mark.seq, mark.position
         self._marks = Marks(mark)
         self._ahead = Held(spec.sample_rate)
-        self._subscription: Subscription | None = None
-        self._wake = asyncio.Event()
+        self._arrivals: Arrivals | None = None
+        self._waiter: asyncio.Future[Chunk | None] | None = None
+        """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
+        self._given: Chunk | None = None
+        """Such a chunk that was not taken: `next` was cancelled."""
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
         self._look = True
         """Whether the stream may hold more than we were given."""
         self._look_at = 0.0
@@ -122,30 +130,71 @@ class Feed:
 
     async def open(self) -> None:
         """Subscribe live. What is stored is read by `next`."""
-        self._subscription = await self._broker.client.subscribe(
-            self._subject,
-            cb=self._received,
-            pending_msgs_limit=_PENDING_MESSAGES,
-            pending_bytes_limit=_PENDING_BYTES,
-        )
+        self._arrivals = await self._broker.listen(self._subject, self._received)
         self._broker.on_reconnect.add(self._suspect)
 
     async def close(self) -> None:
         """Stop. Idempotent."""
         self._broker.on_reconnect.discard(self._suspect)
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None and not self._broker.client.is_closed:
-            await subscription.unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            await arrivals.end()
 
     def _suspect(self) -> None:
         """The connection is back: chunks may have been missed, and the edge needs time too."""
         self.heard = time.monotonic()
         self._look, self._look_at = True, 0.0
-        self._wake.set()
+        self._wake()
 
-    async def _received(self, message: Msg) -> None:
-        self._take(message.headers, message.data, 0)
-        self._wake.set()
+    def _wake(self) -> None:
+        """Have `next` look again at what there is."""
+        self._woken = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _received(self, raw: bytes | None, data: bytes) -> None:
+        """A chunk has come live."""
+        header = None if raw is None else read_chunk_headers(raw)
+        if header is None:
+            self._take(None if raw is None else parse_headers(raw), data, 0)
+            self._wake()
+            return
+        session_id, seq, position, time_ns, end = header
+        waiter, size = self._waiter, len(data)
+        if (
+            waiter is None
+            or waiter.done()
+            or seq != self._next_seq
+            or position != self._position
+            or position < self._start
+            or self._ahead
+            or session_id != self._session_id
+            or size % self._frame_bytes
+            or not 0 < size <= MAX_CHUNK_BYTES
+            or self._doubt_since is not None
+        ):
+            self._take(parse_headers(raw or b""), data, 0)
+            self._wake()
+            return
+        # Nearly always: the one that is waited for. As `_take` and `_admit`, cut short.
+        now = time.monotonic()
+        frames = size // self._frame_bytes
+        self.heard = now
+        self._quiet = _QUIET_FIRST_S
+        if not self._look:
+            self._look_at = now + _QUIET_FIRST_S
+        self._next_seq = seq + 1
+        self._position = stop = position + frames
+        self._tails.append((seq + 1, stop))
+        self._after_bad_chunk = self._hole_seen = False
+        self._passed_since, self._deep_scans = None, 0
+        if end or stop > self.head:
+            self.head = stop
+        self.ended = end
+        waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, end, 0))
 
     def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> bool:
         """Keep a chunk that is still to come; count it if it is bad. False: there is no room."""
@@ -235,9 +284,12 @@ class Feed:
 
     async def next(self, timeout: float) -> Chunk | Gap | None:
         """What comes next, or None after `timeout` seconds without anything. Cancel-safe."""
+        given, self._given = self._given, None
+        if given is not None:
+            return given
         deadline = time.monotonic() + timeout
         while True:
-            self._wake.clear()
+            self._woken = False
             while (chunk := self._chosen()) is not None:
                 item = self._admit(chunk)
                 if item is not None:
@@ -258,9 +310,40 @@ class Feed:
             now = time.monotonic()
             if now >= deadline:
                 return None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(self._look_at, deadline) - now)):
-                    await self._wake.wait()
+            if not self._woken:
+                given = await self._wait(min(self._look_at, deadline))
+                if given is not None:
+                    return given
+
+    async def _wait(self, until: float) -> Chunk | None:
+        """Return when there may be something, or at `until` by the monotonic clock; with the chunk
+        if it is the next one."""
+        self._alarm(until)
+        waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._given = waiter.result()
+            raise
+        finally:
+            self._waiter = None
+
+    def _alarm(self, until: float) -> None:
+        """Wake `next` at `until`. A timer that is set for earlier is left: to be woken in vain once
+        a second costs less than to set one for each chunk."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, until - time.monotonic())
+        if self._timer is not None and not self._timer.cancelled():
+            if loop.time() < self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake()
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
         """The chunk that is next, as it is to be given out; None if it is not."""

@@ -51,6 +51,9 @@ class Relay:
         self._settings = settings
         self._opened = time.monotonic()
         self._go_at = 0.0
+        rate = provider.capabilities.catch_up_rate
+        self._burst = _BURST_SECONDS / rate
+        self._seconds_a_frame = 1 / (spec.sample_rate * rate)
         self._last_chunk: Chunk | None = None
         self._sampled: Chunk | None = None
         self._send_started: float | None = None
@@ -119,18 +122,21 @@ class Relay:
         self.finishing = True
         await self.stream.finish()
 
-    async def _pace(self, frames: int) -> None:
-        """Wait until `frames` more frames are within the provider's catch-up rate."""
-        rate, now = self.provider.capabilities.catch_up_rate, time.monotonic()
-        self._go_at = max(self._go_at, now - _BURST_SECONDS / rate)
-        if self._go_at > now:
-            await asyncio.sleep(self._go_at - now)
-        self._go_at += frames / (self._rate * rate)
+    def _pace(self, frames: int, now: float) -> float:
+        """Seconds to wait until `frames` more frames are within the provider's catch-up rate."""
+        go_at = max(self._go_at, now - self._burst)
+        self._go_at = go_at + frames * self._seconds_a_frame
+        return go_at - now
 
     async def _send_chunk(self, chunk: Chunk) -> None:
-        await self._pace(chunk.frames)
+        wait = self._pace(chunk.frames, time.monotonic())
+        if wait > 0:
+            await asyncio.sleep(wait)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
         self._last_chunk = chunk
+        if self._converter.passes:
+            await self._send_audio(chunk.payload)
+            return
         for audio in self._converter.convert(chunk.payload):
             await self._send_audio(audio)
 
@@ -141,7 +147,9 @@ class Relay:
         piece = max(1, self._rate // 10)
         for start in range(0, frames, piece):
             size = min(piece, frames - start)
-            await self._pace(size)
+            wait = self._pace(size, time.monotonic())
+            if wait > 0:
+                await asyncio.sleep(wait)
             for audio in self._converter.convert(convert.silence(self._format, size)):
                 await self._send_audio(audio)
 

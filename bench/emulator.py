@@ -1,0 +1,357 @@
+"""A speech provider that costs little: `python -m bench.emulator`, a process of its own.
+
+It upgrades, counts audio, and says something for every second of it; it does not listen. Three
+wires: Deepgram listen v1 (`/v1/listen`), Flux (`/v2/listen`) and Speechmatics (`/v2`). Whether it
+keeps to the specifications is not its business: tests/emulators is held to them.
+
+The first eight bytes of a chunk may be its time of publication (CLOCK_MONOTONIC in nanoseconds,
+which all processes of a machine share): from them comes the delay of audio. Transcripts carry the
+time at which they were sent as their first word, `t<nanoseconds>`.
+
+`GET /stats` tells what was seen since the last `GET /reset`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import json
+import time
+from array import array
+from urllib.parse import urlsplit
+
+BYTES_A_SECOND = 16_000 * 2
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_BINARY, _TEXT, _CLOSE, _PING, _PONG = 2, 1, 8, 9, 10
+_PLAUSIBLE_NS = 100 * 1_000_000_000
+"""A stamp that is older, or of the future, is sound."""
+_WORDS_A_SECOND = 3
+_GOLDEN = 0.618034
+"""Of the golden section: multiples of it, less their whole parts, fill a second evenly."""
+_FINAL_EACH = 4
+"""Seconds of a final; interims come each second before it."""
+
+
+class Counts:
+    """What all connections saw."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.opened = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.messages = 0
+        self.bytes = 0
+        self.begun = 0
+        """Connections that have had audio."""
+        self.last_begun_ns = 0
+        self.delays_us = array("l")
+        self.since_ns = time.monotonic_ns()
+
+    def told(self) -> dict[str, object]:
+        return {
+            "open": self.open,
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "begun": self.begun,
+            "last_begun_ns": self.last_begun_ns,
+            "seconds": (time.monotonic_ns() - self.since_ns) / 1e9,
+            "audio_delay_ms": percentiles(self.delays_us),
+        }
+
+
+def percentiles(delays_us: array[int]) -> dict[str, float]:
+    """p50, p95, p99 and the greatest of delays in microseconds, in milliseconds."""
+    if not delays_us:
+        return {}
+    ordered = sorted(delays_us)
+    last = len(ordered) - 1
+    found = {f"p{part}": ordered[last * part // 100] / 1000 for part in (50, 95, 99)}
+    return {**found, "max": ordered[-1] / 1000, "count": len(ordered)}
+
+
+class Wire:
+    """What a provider says. `seconds` counts the audio of the stream; `number` the streams: no two
+    neighbours speak, or make final, at the same moment, though their audio began at the same."""
+
+    def __init__(self, number: int) -> None:
+        self.said = 0
+        self.number = number
+        self._final_at = number % _FINAL_EACH
+
+    def utterance(self, seconds: int) -> tuple[int, bool]:
+        """The second in which the utterance began that is under way, and whether it is over."""
+        start = (seconds - 1 - self._final_at) // _FINAL_EACH * _FINAL_EACH + self._final_at
+        return max(0, start), (seconds - self._final_at) % _FINAL_EACH == 0
+
+    def opening(self) -> list[str]:
+        return []
+
+    def spoken(self, seconds: int) -> list[str]:
+        raise NotImplementedError
+
+    def text(self, message: str) -> list[str] | None:
+        """Answers to a text message; None: the stream is over, close it."""
+        return None if "CloseStream" in message else []
+
+
+def _words(start: int, count: int) -> list[tuple[str, float, float]]:
+    """`count` words a third of a second apart; the first is the time."""
+    return [
+        (
+            f"t{time.monotonic_ns()}" if index == 0 else f"word{index}",
+            round(start + index / _WORDS_A_SECOND, 3),
+            round(start + (index + 0.75) / _WORDS_A_SECOND, 3),
+        )
+        for index in range(count)
+    ]
+
+
+class Listen(Wire):
+    """Deepgram listen v1: an interim a second, and a final in its stead every fourth."""
+
+    def spoken(self, seconds: int) -> list[str]:
+        start, over = self.utterance(seconds)
+        words = _words(start, (seconds - start) * _WORDS_A_SECOND)
+        final = "true" if over else "false"
+        listed = ",".join(
+            f'{{"word":"{w}","start":{s},"end":{e},"confidence":0.98,"punctuated_word":"{w}"}}'
+            for w, s, e in words
+        )
+        text = " ".join(word for word, _, _ in words)
+        return [
+            f'{{"type":"Results","channel_index":[0,1],"duration":{seconds - start}.0,'
+            f'"start":{start}.0,"is_final":{final},"speech_final":{final},'
+            f'"from_finalize":false,"channel":{{"alternatives":[{{"transcript":"{text}",'
+            f'"confidence":0.98,"words":[{listed}]}}]}},"metadata":{{"request_id":"bench",'
+            f'"model_uuid":"bench","model_info":{{"name":"bench","version":"1","arch":"bench"}}}}}}'
+        ]
+
+    def text(self, message: str) -> list[str] | None:
+        if "CloseStream" not in message:
+            return []
+        return None
+
+
+class Flux(Wire):
+    """Deepgram Flux: turns of four seconds."""
+
+    def opening(self) -> list[str]:
+        return ['{"type":"Connected","request_id":"bench","sequence_id":0}']
+
+    def _event(self, event: str, seconds: int, words: list[tuple[str, float, float]]) -> str:
+        self.said += 1
+        start, _ = self.utterance(seconds)
+        turn = (start + _FINAL_EACH - 1) // _FINAL_EACH
+        listed = ",".join(f'{{"word":"{w}","confidence":0.98}}' for w, _, _ in words)
+        text = " ".join(word for word, _, _ in words)
+        return (
+            f'{{"type":"TurnInfo","request_id":"bench","sequence_id":{self.said},'
+            f'"event":"{event}","turn_index":{turn},'
+            f'"audio_window_start":{start}.0,"audio_window_end":{seconds}.0,'
+            f'"transcript":"{text}","words":[{listed}],"end_of_turn_confidence":0.5}}'
+        )
+
+    def spoken(self, seconds: int) -> list[str]:
+        start, over = self.utterance(seconds)
+        words = _words(start, (seconds - start) * _WORDS_A_SECOND)
+        events = ["StartOfTurn"] if seconds - start == 1 else ["Update"]
+        if over:
+            events = [*(event for event in events if event != "Update"), "EndOfTurn"]
+        return [self._event(event, seconds, words) for event in events]
+
+
+class Speechmatics(Wire):
+    """Speechmatics: a partial a second, and a transcript every fourth; every message of audio is
+    acknowledged."""
+
+    def spoken(self, seconds: int) -> list[str]:
+        start, over = self.utterance(seconds)
+        words = _words(start, (seconds - start) * _WORDS_A_SECOND)
+        kind = "AddTranscript" if over else "AddPartialTranscript"
+        results = ",".join(
+            f'{{"type":"word","start_time":{s},"end_time":{e},'
+            f'"alternatives":[{{"content":"{w}","confidence":0.98,"language":"en"}}]}}'
+            for w, s, e in words
+        )
+        text = " ".join(word for word, _, _ in words)
+        return [
+            f'{{"message":"{kind}","format":"2.9","metadata":{{"start_time":{start}.0,'
+            f'"end_time":{seconds}.0,"transcript":"{text} "}},"results":[{results}]}}'
+        ]
+
+    def text(self, message: str) -> list[str] | None:
+        content = json.loads(message)
+        if content["message"] == "StartRecognition":
+            return [
+                '{"message":"RecognitionStarted","orchestrator_version":"bench","id":"bench",'
+                '"language_pack_info":{"adapted":false,"itn":true,"language_description":"English",'
+                '"word_delimiter":" ","writing_direction":"left-to-right"}}'
+            ]
+        if content["message"] == "EndOfStream":
+            return ['{"message":"EndOfTranscript"}']
+        return []
+
+
+_WIRES = {"/v1/listen": Listen, "/v2/listen": Flux, "/v2": Speechmatics, "/v2/": Speechmatics}
+
+
+class Connection(asyncio.Protocol):
+    """One connection: HTTP first, then frames."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._buffer = b""
+        self._wire: Wire | None = None
+        self._heard = 0
+        self._seconds = 0
+        self._due = 0.0
+        """Bytes of audio after which it speaks next."""
+        self._audio_messages = 0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._wire is not None:
+            self._counts.open -= 1
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer + data if self._buffer else data
+        if self._wire is None:
+            head, end, buffer = buffer.partition(b"\r\n\r\n")
+            if not end:
+                self._buffer = head
+                return
+            self._request(head.decode())
+        at, size = 0, len(buffer)
+        while size - at >= 2:
+            length = buffer[at + 1] & 0x7F
+            head_size = at + 2
+            if length == 126:
+                length = int.from_bytes(buffer[at + 2 : at + 4], "big")
+                head_size = at + 4
+            elif length == 127:
+                length = int.from_bytes(buffer[at + 2 : at + 10], "big")
+                head_size = at + 10
+            begin = head_size + 4  # a client's frames are masked
+            if begin + length > size:
+                break
+            self._frame(buffer[at] & 0x0F, buffer, head_size, begin, length)
+            at = begin + length
+        self._buffer = buffer[at:]
+
+    def _frame(self, kind: int, buffer: bytes, mask_at: int, begin: int, length: int) -> None:
+        if kind == _BINARY:
+            if length >= 8:
+                mask = int.from_bytes(buffer[mask_at:begin] * 2, "big")
+                stamp = mask ^ int.from_bytes(buffer[begin : begin + 8], "big")
+                self._audio(length, stamp)
+            return
+        mask_bytes = buffer[mask_at:begin]
+        content = bytes(
+            byte ^ mask_bytes[index % 4] for index, byte in enumerate(buffer[begin:begin + length])
+        )  # fmt: skip
+        if kind == _TEXT:
+            assert self._wire is not None
+            answers = self._wire.text(content.decode())
+            if answers is None:
+                self._say('{"type":"Metadata","request_id":"bench","created":"","duration":'
+                          f'{self._heard / BYTES_A_SECOND},"channels":1}}')  # fmt: skip
+                self._send(_CLOSE, (1000).to_bytes(2, "big"))
+                self._transport.close()
+                return
+            for answer in answers:
+                self._say(answer)
+        elif kind == _PING:
+            self._send(_PONG, content)
+        elif kind == _CLOSE:
+            self._send(_CLOSE, content[:2])
+            self._transport.close()
+
+    def _audio(self, length: int, stamp: int) -> None:
+        counts, now = self._counts, time.monotonic_ns()
+        counts.messages += 1
+        counts.bytes += length
+        if 0 <= now - stamp < _PLAUSIBLE_NS:
+            counts.delays_us.append((now - stamp) // 1000)
+        if not self._heard:
+            counts.begun += 1
+            counts.last_begun_ns = now
+        self._heard += length
+        wire = self._wire
+        assert wire is not None
+        self._audio_messages += 1
+        if isinstance(wire, Speechmatics):
+            self._say(f'{{"message":"AudioAdded","seq_no":{self._audio_messages}}}')
+        if self._heard >= self._due:
+            self._due += BYTES_A_SECOND
+            self._seconds += 1
+            for message in wire.spoken(self._seconds):
+                self._say(message)
+
+    def _request(self, head: str) -> None:
+        lines = head.split("\r\n")
+        target = urlsplit(lines[0].split(" ")[1])
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
+        key = headers.get("sec-websocket-key")
+        kind = _WIRES.get(target.path) or (Speechmatics if target.path.startswith("/v2/") else None)
+        if kind is None or key is None:
+            self._answer(target.path)
+            return
+        self._wire = kind(self._counts.opened)
+        self._counts.open += 1
+        self._counts.opened += 1
+        self._due = BYTES_A_SECOND * (1 + self._counts.opened * _GOLDEN % 1)
+        accept = base64.b64encode(
+            hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
+        ).decode()
+        upgrade = [
+            "HTTP/1.1 101 Switching Protocols",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {accept}",
+            "dg-request-id: bench",
+        ]
+        self._transport.write(("\r\n".join(upgrade) + "\r\n\r\n").encode())
+        for message in self._wire.opening():
+            self._say(message)
+
+    def _answer(self, path: str) -> None:
+        body = json.dumps(self._counts.told()).encode()
+        if path == "/reset":
+            self._counts.reset()
+        status = "200 OK" if path in ("/stats", "/reset") else "404 Not Found"
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self._transport.write(head.encode() + body)
+        self._transport.close()
+
+    def _say(self, message: str) -> None:
+        self._send(_TEXT, message.encode())
+
+    def _send(self, kind: int, content: bytes) -> None:
+        size = len(content)
+        length = bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
+        self._transport.write(bytes([0x80 | kind]) + length + content)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
+    counts = Counts()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(counts), "127.0.0.1", arguments.port, backlog=4096
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

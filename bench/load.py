@@ -1,0 +1,181 @@
+"""Edges that cost little: `python -m bench.load`, a process of its own.
+
+Publishes sessions' audio in real time over one bare connection, as the edge would (headers of
+natterjack.audio), and reads the transcripts that come back. A chunk begins with its time of
+publication; a transcript's first word is the time at which the provider sent it (bench.emulator).
+
+Says on its standard output, a JSON line each: `opened` (when the requests went out), `streaming`,
+and for each line that comes in on standard input (`reset` or `stats`) what it has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from array import array
+from typing import Any
+from urllib.parse import urlsplit
+
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject, transcript_filter
+
+from .emulator import BYTES_A_SECOND, percentiles
+
+RATE = 16_000
+_TICK_S = 0.001
+_STAMP = re.compile(rb'"t(\d+) ')
+"""The first word of a transcript. Among its words it is there again, with a quote behind it."""
+_STAMP_BYTES = 40
+
+
+def spec(number: int) -> SessionSpec:
+    """The session that the load opens under `number`."""
+    return SessionSpec(
+        session_id=f"bench-session-{number:06}",
+        tenant="bench",
+        conversation=f"c{number // 100}",
+        speaker=f"s{number}",
+    )
+
+
+def result_subject(number: int) -> str:
+    """Where the bare relay publishes what the provider said of session `number`."""
+    return f"bench.result.s{number}"
+
+
+class Nats(asyncio.Protocol):
+    """As much of the broker's protocol as is needed to publish, and to see what comes."""
+
+    def __init__(self) -> None:
+        self.delays_us = array("l")
+        self.results = 0
+        self._behind = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+        options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
+                   "lang": "bench", "version": "1"}  # fmt: skip
+        self.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def subscribe(self, subject: str, number: int) -> None:
+        self.write(f"SUB {subject} {number}\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        if b"PING\r\n" in data:
+            self.write(b"PONG\r\n")
+        data, end = self._behind + data, 0
+        for found in _STAMP.finditer(data):
+            self.results += 1
+            self.delays_us.append((now - int(found[1])) // 1000)
+            end = found.end()
+        self._behind = data[max(end, len(data) - _STAMP_BYTES) :]
+
+
+class Edge:
+    """One session's chunks."""
+
+    __slots__ = ("_head", "_id", "_pad", "_pos", "_seq", "frames")
+
+    def __init__(self, number: int, chunk_ms: int) -> None:
+        opened = spec(number)
+        self._id = opened.session_id.encode()
+        self._head = f"HPUB {audio_subject(opened.key)} ".encode()
+        self.frames = RATE * chunk_ms // 1000
+        self._pad = bytes(self.frames * 2 - 8)
+        self._seq = self._pos = 0
+
+    def chunk(self, stamp_ns: int, wall_ns: int, end: bool = False) -> bytes:
+        headers = b"NATS/1.0\r\nSession-Id: %b\r\nAudio-Seq: %d\r\nAudio-Pos: %d\r\n" % (
+            self._id, self._seq, self._pos,
+        )  # fmt: skip
+        headers += b"Audio-Time: %d\r\nNats-Msg-Id: %b:%d\r\n" % (wall_ns, self._id, self._seq)
+        headers += b"Audio-End: 1\r\n\r\n" if end else b"\r\n"
+        payload = b"" if end else stamp_ns.to_bytes(8, "big") + self._pad
+        self._seq += 1
+        self._pos += 0 if end else self.frames
+        return b"%b%d %d\r\n%b%b\r\n" % (
+            self._head, len(headers), len(headers) + len(payload), headers, payload,
+        )  # fmt: skip
+
+
+async def _publish(nats: Nats, edges: list[Edge], chunk_ms: int, over: asyncio.Event) -> int:
+    """Each session's chunks in real time, the sessions spread over the length of a chunk. Returns
+    the longest time that this process was late, in microseconds."""
+    period = chunk_ms / 1000
+    began = time.monotonic() + period  # the first chunk is due when it has been captured
+    due = [(began + index * period / len(edges), edge) for index, edge in enumerate(edges)]
+    index, late = 0, 0.0
+    round_start = 0.0
+    while not over.is_set():
+        now = time.monotonic()
+        stamp, wall = time.monotonic_ns(), time.time_ns() - chunk_ms * 1_000_000
+        out = []
+        while now >= due[index][0] + round_start:
+            late = max(late, now - due[index][0] - round_start)
+            out.append(due[index][1].chunk(stamp, wall))
+            index += 1
+            if index == len(due):
+                index, round_start = 0, round_start + period
+        if out:
+            nats.write(b"".join(out))
+        await asyncio.sleep(_TICK_S)
+    return round(late * 1e6)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--nats", required=True)
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--chunk-ms", type=int, default=80)
+    parser.add_argument("--bare", action="store_true", help="open no sessions: the floor does")
+    arguments = parser.parse_args()
+    loop = asyncio.get_running_loop()
+    address = urlsplit(arguments.nats)
+    _, nats = await loop.create_connection(Nats, address.hostname, address.port)
+    nats.subscribe("bench.result.*" if arguments.bare else transcript_filter(), 1)
+    numbers = range(arguments.sessions)
+    edges = [Edge(number, arguments.chunk_ms) for number in numbers]
+    _say(opened=time.monotonic_ns())
+    if not arguments.bare:
+        for number in numbers:
+            opened = spec(number)
+            payload = opened.model_dump_json().encode()
+            head = f"PUB {session_subject(opened.key)} {len(payload)}\r\n".encode()
+            nats.write(head + payload + b"\r\n")
+    over = asyncio.Event()
+    publishing = asyncio.create_task(_publish(nats, edges, arguments.chunk_ms, over))
+    _say(streaming=time.monotonic_ns())
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    while line := (await commands.readline()).strip():
+        if line == b"end":
+            break
+        _say(results=nats.results, result_delay_ms=percentiles(nats.delays_us))
+        nats.results, nats.delays_us = 0, array("l")
+    over.set()
+    late = await publishing
+    for edge in edges:
+        nats.write(edge.chunk(0, 0, end=True))
+    await asyncio.sleep(0.2)
+    _say(late_us=late)
+
+
+def _say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+assert BYTES_A_SECOND == RATE * 2
+
+if __name__ == "__main__":
+    asyncio.run(main())

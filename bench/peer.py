@@ -1,0 +1,230 @@
+"""The process of a peer, whatever the peer: sessions that are given audio in real time.
+
+bench.peer_pipecat and bench.peer_livekit run this, in environments of their own, which have neither
+natterjack nor what it needs: only the standard library may be imported here. `python -m bench.peer`
+is the process without a peer, to know what giving the audio costs.
+
+Audio is either chunks that hold the time at which they were given, over and over in each eight
+bytes (a peer may cut audio anew: each of its messages begins with such a time as long as it cuts
+after whole samples by fours), or a file, once to each session.
+
+Says JSON lines: `versions` when it is ready, and an answer for each line that comes in: `open` (all
+sessions open, and audio is given), `reset` and `stats` (what was seen since the last of them), and
+`finish` (the finals of each session, once all of the file was given and the sessions have ended).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import sys
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from .emulator import percentiles
+
+RATE = 16_000
+KEY = "a-bench-key"
+_SLOT_S = 0.004
+"""Sessions that are due so close together are given their audio at once."""
+_END_S = 20.0
+
+Heard = Callable[[str, bool], None]
+"""Called with the text of each transcript, and whether it is final."""
+
+
+class Session(Protocol):
+    """One session of a peer."""
+
+    async def give(self, chunk: bytes) -> None:
+        """Mono linear16. Must not wait for the provider; raises what the peer raises."""
+        ...
+
+    async def end(self) -> None:
+        """No more audio; return when all transcripts are in."""
+        ...
+
+
+class Peer(Protocol):
+    """One STT service of a peer, with all its sessions."""
+
+    async def open(self, heard: Heard) -> Session:
+        """Begin a session."""
+        ...
+
+
+class Ear:
+    """What the transcripts of one session say."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+        self._last = 0
+        self.finals: list[str] = []
+        self.error = ""
+
+    def hear(self, text: str, final: bool) -> None:
+        now = time.monotonic_ns()
+        if final:
+            self.finals.append(text)
+        # The first word is the time at which the emulator said it; peers may have a capital there.
+        first = text.split(" ", 1)[0]
+        if first[:1] in ("t", "T") and (digits := first[1:].rstrip(".,")).isdigit():
+            said = int(digits)
+            if said > self._last:  # a peer may say again what it said
+                self._last = said
+                self._seen.delays_us.append((now - said) // 1000)
+
+
+class Seen:
+    """What all sessions saw since the last answer."""
+
+    def __init__(self) -> None:
+        self.delays_us = array("l")
+        self.late_us = 0
+
+    def told(self) -> dict[str, Any]:
+        told = {"result_delay_ms": percentiles(self.delays_us), "late_ms": self.late_us / 1000}
+        self.delays_us, self.late_us = array("l"), 0
+        return told
+
+
+class Feed:
+    """Gives all sessions their audio, spread over `spread_s`."""
+
+    def __init__(self, seen: Seen, chunk_ms: int, speech: bytes | None, spread_s: float) -> None:
+        self._seen = seen
+        self._period = chunk_ms / 1000
+        self._size = RATE * 2 * chunk_ms // 1000
+        self._speech = speech
+        self._spread = spread_s
+        self.sessions: list[Session] = []
+        self.ears: list[Ear] = []
+
+    async def run(self) -> None:
+        """Until the speech is over; without speech, for ever."""
+        began, period, count = time.monotonic() + self._period, self._period, len(self.sessions)
+        chunks = None if self._speech is None else -(-len(self._speech) // self._size)
+        late = [self._spread * index / count for index in range(count)]
+        slots: dict[int, list[tuple[int, int]]] = {}
+        for index, behind in enumerate(late):
+            whole, part = divmod(behind, period)
+            slots.setdefault(round(part / _SLOT_S), []).append((index, int(whole)))
+        order = sorted(slots.items())
+        last = None if chunks is None else chunks + int(self._spread / period) + 1
+        tick = 0
+        while last is None or tick < last:
+            for slot, members in order:
+                due = began + tick * period + slot * _SLOT_S
+                if (wait := due - time.monotonic()) > 0:
+                    await asyncio.sleep(wait)
+                else:
+                    await asyncio.sleep(0)
+                    self._seen.late_us = max(self._seen.late_us, round(-wait * 1e6))
+                for index, behind in members:
+                    number = tick - behind
+                    if number >= 0 and (chunks is None or number < chunks):
+                        await self._give(index, number)
+            tick += 1
+
+    async def _give(self, index: int, number: int) -> None:
+        ear = self.ears[index]
+        if ear.error:
+            return
+        if self._speech is None:
+            chunk = time.monotonic_ns().to_bytes(8, "big") * (self._size // 8)
+        else:
+            chunk = self._speech[number * self._size : (number + 1) * self._size]
+        try:
+            await self.sessions[index].give(chunk)
+        except Exception as error:  # noqa: BLE001 - the peer has ended the session: that is a result
+            ear.error = repr(error)
+
+    async def end(self) -> None:
+        """End all sessions."""
+        await asyncio.gather(*(self._end(*each) for each in zip(self.sessions, self.ears,
+                                                                strict=True)))  # fmt: skip
+
+    async def _end(self, session: Session, ear: Ear) -> None:
+        try:
+            async with asyncio.timeout(_END_S):
+                await session.end()
+        except Exception as error:  # noqa: BLE001 - as above
+            ear.error = ear.error or repr(error)
+
+
+class Nobody:
+    """A peer that does nothing, and its session."""
+
+    async def open(self, heard: Heard) -> Session:
+        return self
+
+    async def give(self, chunk: bytes) -> None:
+        pass
+
+    async def end(self) -> None:
+        pass
+
+
+def say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def parse(description: str | None, services: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--service", required=True, choices=services)
+    parser.add_argument("--url", required=True, help="the provider, without a path")
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--chunk-ms", type=int, default=80)
+    parser.add_argument("--speech", type=Path, help="file of mono linear16 at 16 kHz")
+    parser.add_argument("--spread", type=float, help="seconds that the last session is behind the "
+                        "first (default: a chunk)")  # fmt: skip
+    return parser.parse_args()
+
+
+async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[str]) -> None:
+    """Do what standard input says, until it ends."""
+    speech = arguments.speech.read_bytes() if arguments.speech else None
+    seen = Seen()
+    spread = arguments.chunk_ms / 1000 if arguments.spread is None else arguments.spread
+    feed = Feed(seen, arguments.chunk_ms, speech, spread)
+    feeding: asyncio.Task[None] | None = None
+    commands = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    say(versions=versions(packages))
+    while line := (await commands.readline()).decode().strip():
+        if line == "open":
+            feed.ears = [Ear(seen) for _ in range(arguments.sessions)]
+            feed.sessions = await asyncio.gather(*(peer.open(ear.hear) for ear in feed.ears))
+            feeding = asyncio.create_task(feed.run())
+            say(open=len(feed.sessions))
+        elif line == "finish":
+            assert feeding is not None
+            await feeding
+            await feed.end()
+            say(finals=[ear.finals for ear in feed.ears], errors=[e.error for e in feed.ears])
+        else:
+            say(**seen.told(), broken=sum(bool(ear.error) for ear in feed.ears))
+    if feeding is not None:
+        feeding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await feeding
+
+
+async def main() -> None:
+    arguments = parse(__doc__, ["nothing"])
+    await serve(arguments, Nobody(), ())
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

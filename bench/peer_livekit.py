@@ -1,0 +1,90 @@
+"""livekit-agents' STT streams under a load: `python -m bench.peer_livekit` in livekit's environment.
+
+As its documentation has it: `stt.stream()`, `push_frame()`, and the events of the stream. Settings
+are the plugin's own, but for where the provider is, and Speechmatics' turn detection: `FIXED`, the
+provider's. The default (`EXTERNAL`) would run a voice activity detector of livekit's in the
+process, which costs a multiple of all else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from livekit import rtc  # type: ignore[import-not-found]
+from livekit.agents import stt  # type: ignore[import-not-found]
+from livekit.plugins import deepgram, speechmatics  # type: ignore[import-not-found]
+
+from .peer import KEY, RATE, Heard, parse, serve
+
+_PACKAGES = {
+    "deepgram": ("livekit-agents", "livekit-plugins-deepgram"),
+    "deepgram-flux": ("livekit-agents", "livekit-plugins-deepgram"),
+    "speechmatics": ("livekit-agents", "livekit-plugins-speechmatics"),
+}
+_TEXTS = {
+    stt.SpeechEventType.INTERIM_TRANSCRIPT: False,
+    stt.SpeechEventType.FINAL_TRANSCRIPT: True,
+}
+
+
+class _Session:
+    def __init__(self, stream: Any, heard: Heard) -> None:
+        self._stream = stream
+        self._heard = heard
+        self._listening = asyncio.create_task(self._listen())
+
+    async def give(self, chunk: bytes) -> None:
+        self._stream.push_frame(rtc.AudioFrame(chunk, RATE, 1, len(chunk) // 2))
+
+    async def end(self) -> None:
+        try:
+            self._stream.end_input()
+            await self._listening
+        finally:
+            await self._stream.aclose()
+
+    async def _listen(self) -> None:
+        async for event in self._stream:
+            final = _TEXTS.get(event.type)
+            if final is not None and event.alternatives:
+                self._heard(event.alternatives[0].text, final)
+
+
+class LiveKit:
+    def __init__(self, service: Callable[[], Any]) -> None:
+        self._service = service
+
+    async def open(self, heard: Heard) -> _Session:
+        # A session of livekit's has an STT of its own, as it is in a process of its own.
+        return _Session(self._service().stream(), heard)
+
+
+async def main() -> None:
+    arguments = parse(__doc__, list(_PACKAGES))
+    logging.getLogger("livekit").setLevel(logging.WARNING)
+    url = arguments.url
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        services: dict[str, Callable[[], Any]] = {
+            "deepgram": lambda: deepgram.STT(
+                api_key=KEY, base_url=f"{url}/v1/listen", http_session=http
+            ),
+            "deepgram-flux": lambda: deepgram.STTv2(
+                api_key=KEY, base_url=f"{url}/v2/listen", http_session=http
+            ),
+            "speechmatics": lambda: speechmatics.STT(
+                api_key=KEY,
+                base_url=f"{url}/v2",
+                include_partials=True,
+                turn_detection_mode=speechmatics.TurnDetectionMode.FIXED,
+            ),
+        }
+        peer = LiveKit(services[arguments.service])
+        await serve(arguments, peer, _PACKAGES[arguments.service])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,120 @@
+"""pipecat's Deepgram services under a load: `python -m bench.peer_pipecat` in pipecat's environment.
+
+As its documentation has it: a pipeline of the STT service and what hears the transcripts, run by a
+worker, to which frames of audio are queued. Settings are the service's own, but for where the
+provider is. What a voice agent has beside is off: no voice activity detection, no turn tracking,
+no RTVI (events for a web client, which the worker adds to a pipeline otherwise), no metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from loguru import logger  # type: ignore[import-not-found]
+from pipecat.frames.frames import (  # type: ignore[import-not-found]
+    Frame,
+    InputAudioRawFrame,
+    InterimTranscriptionFrame,
+    TranscriptionFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline  # type: ignore[import-not-found]
+from pipecat.pipeline.worker import (  # type: ignore[import-not-found]
+    PipelineParams,
+    PipelineWorker,
+)
+from pipecat.processors.frame_processor import (  # type: ignore[import-not-found]
+    FrameDirection,
+    FrameProcessor,
+)
+from pipecat.services.deepgram.flux.stt import (  # type: ignore[import-not-found]
+    DeepgramFluxSTTService,
+)
+from pipecat.services.deepgram.stt import DeepgramSTTService  # type: ignore[import-not-found]
+from pipecat.workers.runner import WorkerRunner  # type: ignore[import-not-found]
+
+from .peer import KEY, RATE, Heard, parse, serve
+
+_PACKAGES = ("pipecat-ai", "deepgram-sdk", "websockets")
+
+
+class _Hearing(FrameProcessor):  # type: ignore[misc]
+    """The end of the pipeline."""
+
+    def __init__(self, heard: Heard) -> None:
+        super().__init__()
+        self._heard = heard
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TranscriptionFrame):
+            self._heard(frame.text, True)
+        elif isinstance(frame, InterimTranscriptionFrame):
+            self._heard(frame.text, False)
+        await self.push_frame(frame, direction)
+
+
+class _Session:
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self.started = asyncio.Event()
+        self._finished = asyncio.Event()
+
+        @worker.event_handler("on_pipeline_started")  # type: ignore[untyped-decorator]
+        async def on_started(worker: Any, frame: Any) -> None:
+            self.started.set()
+
+        @worker.event_handler("on_pipeline_finished")  # type: ignore[untyped-decorator]
+        async def on_finished(worker: Any, frame: Any) -> None:
+            self._finished.set()
+
+    async def give(self, chunk: bytes) -> None:
+        frame = InputAudioRawFrame(audio=chunk, sample_rate=RATE, num_channels=1)
+        await self._worker.queue_frame(frame)
+
+    async def end(self) -> None:
+        await self._worker.stop_when_done()
+        await self._finished.wait()
+
+
+class Pipecat:
+    def __init__(self, service: Callable[[], Any], runner: Any) -> None:
+        self._service = service
+        self._runner = runner
+
+    async def open(self, heard: Heard) -> _Session:
+        worker = PipelineWorker(
+            Pipeline([self._service(), _Hearing(heard)]),
+            params=PipelineParams(audio_in_sample_rate=RATE),
+            enable_rtvi=False,
+            enable_turn_tracking=False,
+            idle_timeout_secs=None,
+        )
+        session = _Session(worker)
+        await self._runner.add_workers(worker)
+        await session.started.wait()
+        return session
+
+
+async def main() -> None:
+    services: dict[str, Callable[[], Any]] = {
+        "deepgram": lambda: DeepgramSTTService(api_key=KEY, base_url=arguments.url),
+        "deepgram-flux": lambda: DeepgramFluxSTTService(
+            api_key=KEY, url=f"{arguments.url}/v2/listen"
+        ),
+    }
+    arguments = parse(__doc__, list(services))
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    runner = WorkerRunner(handle_sigint=False)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(runner.run(auto_end=False))
+        await serve(arguments, Pipecat(services[arguments.service], runner), _PACKAGES)
+        await runner.cancel()
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
