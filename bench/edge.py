@@ -106,7 +106,7 @@ class _Agent(NamedTuple):
             raise UsageError(f"natterjack-edge ended with {self.process.returncode}: {words}")
 
 
-async def measure(seconds: float = 5.0, cases: Sequence[Case] = CASES) -> list[Point]:
+async def measure(seconds: float = 4.0, cases: Sequence[Case] = CASES) -> list[Point]:
     """Each case for `seconds`. Raises: UsageError, BrokerError."""
     return [await _measured(case, seconds) for case in cases]
 
@@ -246,7 +246,7 @@ def _terminal() -> Iterator[int]:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each case")
+    parser.add_argument("--seconds", type=float, default=4.0, help="measured, of each case")
     arguments = parser.parse_args()
     try:
         points = await measure(arguments.seconds)

@@ -165,8 +165,10 @@ class Flux(Wire):
 
 
 class Speechmatics(Wire):
-    """Speechmatics: a partial a second, and a transcript every fourth; every message of audio is
-    acknowledged."""
+    """Speechmatics: a partial a second, and a transcript every fourth, which ends the utterance if
+    ends are asked for; every message of audio is acknowledged."""
+
+    _ends = False
 
     def spoken(self, seconds: int) -> list[str]:
         start, over = self.utterance(seconds)
@@ -178,14 +180,20 @@ class Speechmatics(Wire):
             for w, s, e in words
         )
         text = " ".join(word for word, _, _ in words)
-        return [
+        said = [
             f'{{"message":"{kind}","format":"2.9","metadata":{{"start_time":{start}.0,'
             f'"end_time":{seconds}.0,"transcript":"{text} "}},"results":[{results}]}}'
         ]
+        if over and self._ends:
+            at = f'{{"start_time":{seconds}.0,"end_time":{seconds}.0}}'
+            said.append(f'{{"message":"EndOfUtterance","format":"2.9","metadata":{at}}}')
+        return said
 
     def text(self, message: str) -> list[str] | None:
         content = json.loads(message)
         if content["message"] == "StartRecognition":
+            asked = content["transcription_config"].get("conversation_config") or {}
+            self._ends = bool(asked.get("end_of_utterance_silence_trigger"))
             return [
                 '{"message":"RecognitionStarted","orchestrator_version":"bench","id":"bench",'
                 '"language_pack_info":{"adapted":false,"itn":true,"language_description":"English",'

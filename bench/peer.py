@@ -9,8 +9,9 @@ bytes (a peer may cut audio anew: each of its messages begins with such a time a
 after whole samples by fours), or a file, once to each session.
 
 Says JSON lines: `versions` when it is ready, and an answer for each line that comes in: `open` (all
-sessions open, and audio is given), `reset` and `stats` (what was seen since the last of them), and
-`finish` (the finals of each session, once all of the file was given and the sessions have ended).
+sessions open, and audio is given), `reset` and `stats` (what was seen since the last of them; the
+file is `given`, or not yet), and `finish` (the finals of each session, once the sessions have
+ended).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import re
 import sys
 import time
 from array import array
@@ -34,6 +36,8 @@ KEY = "a-bench-key"
 _SLOT_S = 0.004
 """Sessions that are due so close together are given their audio at once."""
 _END_S = 20.0
+_STAMP = re.compile(r"\bt(\d{9,})", re.IGNORECASE)
+"""The first word of each of the emulator's messages: when it was said."""
 
 Heard = Callable[[str, bool], None]
 """Called with the text of each transcript, and whether it is final."""
@@ -72,13 +76,11 @@ class Ear:
         now = time.monotonic_ns()
         if final:
             self.finals.append(text)
-        # The first word is the time at which the emulator said it; peers may have a capital there.
-        first = text.split(" ", 1)[0]
-        if first[:1] in ("t", "T") and (digits := first[1:].rstrip(".,")).isdigit():
-            said = int(digits)
-            if said > self._last:  # a peer may say again what it said
-                self._last = said
-                self._seen.delays_us.append((now - said) // 1000)
+        # A peer may say again what it said, and words of an earlier message before those of a new.
+        said = max(map(int, _STAMP.findall(text)), default=0)
+        if said > self._last:
+            self._last = said
+            self._seen.delays_us.append((now - said) // 1000)
 
 
 class Seen:
@@ -214,7 +216,8 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
             await feed.end()
             say(finals=[ear.finals for ear in feed.ears], errors=[e.error for e in feed.ears])
         else:
-            say(**seen.told(), broken=sum(bool(ear.error) for ear in feed.ears))
+            given = feeding is not None and feeding.done()
+            say(**seen.told(), given=given, broken=sum(bool(ear.error) for ear in feed.ears))
     if feeding is not None:
         feeding.cancel()
         with contextlib.suppress(asyncio.CancelledError):

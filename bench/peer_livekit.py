@@ -1,4 +1,4 @@
-"""livekit-agents' STT streams under a load: `python -m bench.peer_livekit` in livekit's environment.
+"""livekit-agents' STT streams under a load: `python -m bench.peer_livekit` in its environment.
 
 As its documentation has it: `stt.stream()`, `push_frame()`, and the events of the stream. Settings
 are the plugin's own, but for where the provider is, and Speechmatics' turn detection: `FIXED`, the

@@ -1,4 +1,4 @@
-"""pipecat's Deepgram services under a load: `python -m bench.peer_pipecat` in pipecat's environment.
+"""pipecat's Deepgram services under a load: `python -m bench.peer_pipecat` in its environment.
 
 As its documentation has it: a pipeline of the STT service and what hears the transcripts, run by a
 worker, to which frames of audio are queued. Settings are the service's own, but for where the

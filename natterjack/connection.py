@@ -10,13 +10,12 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
-from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
+from .acks import Acks
+from .client import Client
 from .errors import BrokerUnreachable, ServerTooOld, UsageError
 from .log import fields
 from .settings import BrokerSettings
@@ -73,57 +72,15 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-class Arrivals:
-    """A subscription whose messages go to a plain function, the moment they are read."""
-
-    def __init__(self, client: _Client, number: int, subscription: Subscription) -> None:
-        self._client = client
-        self._number = number
-        self._subscription = subscription
-
-    async def end(self) -> None:
-        """No more messages. Idempotent."""
-        if self._client.direct.pop(self._number, None) is None or self._client.is_closed:
-            return
-        await self._subscription.unsubscribe()
-
-
-Receive = Callable[[bytes | None, bytes], None]
-"""Is given a message's headers as they are on the wire, and its payload."""
-
-
-class _Client(Client):
-    """nats-py's client, with a short way in for audio.
-
-    Its own way (all headers parsed, a queue and a task a subscription) costs as much a chunk as all
-    the rest that a worker does with it: docs/performance.md.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.direct: dict[int, Receive] = {}
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
-    ) -> None:
-        receive = self.direct.get(sid)
-        if receive is None:
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-            return
-        try:
-            receive(headers, data)
-        except Exception:  # a task boundary: what nats-py calls must not end its reading
-            log.exception("a message was not taken", extra=fields(subject=subject.decode()))
-
-
 class Broker:
     """One connection to NATS that outlives servers; `client` is nats-py's.
 
     `on_reconnect` callbacks run after each reconnect, when subscriptions are in place again.
     """
 
-    def __init__(self, client: _Client) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
+        self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.slow_consumers = 0
         self.reconnects = 0
@@ -131,16 +88,6 @@ class Broker:
     @property
     def connected(self) -> bool:
         return bool(self.client.is_connected)
-
-    async def listen(self, subject: str, receive: Receive) -> Arrivals:
-        """Give what comes on `subject` to `receive`, which must be quick, until `end` is called."""
-        client = self.client
-        number = client._sid + 1  # the next subscription's; it is counted before anything is sent
-        client.direct[number] = receive
-        nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        subscription = await client.subscribe(subject, future=nothing)  # a future: without a task
-        assert subscription._id == number
-        return Arrivals(client, number, subscription)
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
@@ -207,7 +154,7 @@ async def connect(
     """
     delay = _FIRST_DELAY_S
     while True:
-        broker = Broker(_Client())
+        broker = Broker(Client())
         try:
             await _connect_once(broker, settings, name)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
@@ -247,13 +194,13 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         if not client.is_closed:
             # What nats-py had not written yet it would write to the next connection before anyone
             # can send again what went down with this one: newer messages ahead of older ones.
-            client._pending.clear()
-            client._pending_data_size = 0
+            client.forget_unsent()
             log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:
         broker.reconnects += 1
         log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
+        broker.acks.lost()
         for callback in list(broker.on_reconnect):
             callback()
 

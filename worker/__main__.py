@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -11,10 +12,9 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import uvloop
 from nats.errors import Error as NatsError
 
 from natterjack import log as logs
@@ -39,6 +39,9 @@ from .tally import Tally
 
 log = logging.getLogger("worker")
 
+_FLUSH_SECONDS = 0.002
+"""How long an event may wait for others, to be written to the broker together."""
+_GC_THRESHOLDS = 20_000, 20, 50
 _CANCEL_AGAIN_SECONDS = 1.0
 _END_SECONDS = 25.0
 """Beyond the drain time; all that is awaited after it has bounds that add up to less."""
@@ -103,6 +106,7 @@ async def _start(
 ) -> Services:
     prices = parse_prices(settings.prices)
     broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
+    broker.client.flush_seconds = _FLUSH_SECONDS
     try:
         while True:
             try:
@@ -147,6 +151,11 @@ async def _run(
     claimer = Claimer(services)
     health = Health(services, claimer)
     await health.start()
+    # What is there by now stays: the collector need not look at it again and again, nor as often
+    # as it would in a program that is short of memory.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     log.info(
         "worker ready",
         extra=logs.fields(
@@ -242,13 +251,22 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
         await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
 
 
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
 def main() -> None:
     """Entry point of `natterjack-worker`."""
     flags = _parser().parse_args()
     try:
         logs.configure(load(LogSettings, flags))
         with tracing.started("natterjack-worker"):
-            uvloop.run(_work(flags))
+            _run_loop(_work(flags))
     except (UsageError, BrokerError) as error:
         print(f"natterjack-worker: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,16 +8,21 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from natterjack.connection import Broker
 from natterjack.events import Account
+from natterjack.streams import BUCKET, bucket_subject
 from natterjack.subjects import SessionKey
 
 from .errors import LeaseLost, Overtaken
 from .marks import Mark
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_TIMEOUT_S = 5.0
 
 
 class Checkpoint(BaseModel):
@@ -71,6 +76,7 @@ class CheckpointStore:
         self._broker = broker
         self._bucket = bucket
         self._key = str(key)
+        self._subject = bucket_subject(BUCKET, str(key))
         self._revision = 0
         self._lock = asyncio.Lock()
 
@@ -106,9 +112,14 @@ class CheckpointStore:
         payload = checkpoint.model_dump_json(exclude_none=True).encode()
         while True:
             try:
-                async with self._broker.asking():
-                    self._revision = await self._bucket.update(self._key, payload, self._revision)
-            except KeyWrongLastSequenceError:
+                headers = {_EXPECTED: str(self._revision)}
+                acks = self._broker.acks
+                written = await acks.publish(self._subject, payload, headers, _TIMEOUT_S)
+                self._revision = await written
+            except APIError as error:
+                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                    await self._broker.wait_connected()
+                    continue
                 # Perhaps by our own write, whose acknowledgement was lost. If it was another's, its
                 # revision must not become ours: the next write would be let through.
                 stored, revision = await self._look()

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nats.aio.msg import Msg
@@ -26,6 +28,7 @@ from .session import Busy, Services, Session, State
 log = logging.getLogger(__name__)
 
 _BATCH = 64
+_IN_PROGRESS = Msg.Ack.Progress
 _BUSY_RETRY_S = 0.5
 _CRASH_RETRY_S = 1.0
 _CONSUMER_RETRY_S = 1.0
@@ -102,16 +105,15 @@ class Claimer:
         for session in list(self.sessions):
             session.drain()
 
-    def records(self) -> list[str]:
-        """Each session's part of the worker's record."""
-        now, records = time.monotonic(), []
-        for session in self.sessions:
+    def records(self) -> Iterator[str]:
+        """Each session's part of the worker's record. Sessions may come and go meanwhile."""
+        now = time.monotonic()
+        for session in list(self.sessions):
             try:
-                records.append(session.record(now))
+                yield session.record(now)
             except Exception:  # a task boundary
                 # Nor here may a fault in one session end its neighbours.
                 log.exception("session is not told of", extra=fields(session=str(session.key)))
-        return records
 
     async def run(self) -> None:
         """Until `drain`, and then until the last session is over."""
@@ -197,6 +199,8 @@ class Claimer:
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()
             return
+        # Not all at once, though all may have come at once.
+        session.beat_at = time.monotonic() + random.random() * self._services.lease_seconds / 3  # noqa: S311
         self.sessions[session] = message
         metrics.sessions_claimed.inc()
         if metadata.num_delivered == 1:
@@ -240,8 +244,14 @@ class Claimer:
             for name, breaker in self._services.providers.breakers.items():
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
-            for session, _ in sessions:
+            for session, message in sessions:
                 session.tick(now)
+                if now >= session.beat_at and broker.connected:
+                    session.beat_at = now + lease / 3
+                    try:
+                        broker.client.post(message.reply, _IN_PROGRESS)
+                    except NatsError as error:
+                        log.debug("heartbeat not sent: %r", error)
             metrics.lag.set(max((s.lag_seconds for s, _ in sessions), default=0.0))
             if question is not None and question.done():
                 if not question.cancelled() and question.exception() is None:
@@ -257,8 +267,3 @@ class Claimer:
                 if question is None:
                     asked = now
                     question = asyncio.create_task(broker.client.flush(max(1, round(lease))))
-                for _, message in sessions:
-                    try:
-                        await message.in_progress()
-                    except NatsError as error:
-                        log.debug("heartbeat not sent: %r", error)

@@ -21,7 +21,8 @@ from natterjack.audio import (
     parse_headers,
     read_chunk_headers,
 )
-from natterjack.connection import Arrivals, Broker
+from natterjack.client import Arrivals
+from natterjack.connection import Broker
 from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.stored import StoreUnavailable, StreamStore
@@ -83,6 +84,8 @@ class Feed:
         """Such a chunk that was not taken: `next` was cancelled."""
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+        """When the timer wakes `next`; 0: none is set."""
         self._look = True
         """Whether the stream may hold more than we were given."""
         self._look_at = 0.0
@@ -130,7 +133,7 @@ class Feed:
 
     async def open(self) -> None:
         """Subscribe live. What is stored is read by `next`."""
-        self._arrivals = await self._broker.listen(self._subject, self._received)
+        self._arrivals = await self._broker.client.listen(self._subject, self._received)
         self._broker.on_reconnect.add(self._suspect)
 
     async def close(self) -> None:
@@ -155,7 +158,7 @@ class Feed:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _received(self, raw: bytes | None, data: bytes) -> None:
+    def _received(self, _subject: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
         header = None if raw is None else read_chunk_headers(raw)
         if header is None:
@@ -290,16 +293,18 @@ class Feed:
         deadline = time.monotonic() + timeout
         while True:
             self._woken = False
-            while (chunk := self._chosen()) is not None:
+            while self._ahead and (chunk := self._chosen()) is not None:
                 item = self._admit(chunk)
                 if item is not None:
                     return item
             now = time.monotonic()
-            if self._next_seq in self._ahead:
+            if not self._ahead:
+                pass
+            elif self._next_seq in self._ahead:
                 if self._doubt_since is None:
                     self._doubt_since = now
                     self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
-            elif self._ahead and not self._hole_seen:
+            elif not self._hole_seen:
                 self._hole_seen, self._look_at = True, 0.0
             if now >= self._look_at:
                 gap = await self._fill()
@@ -307,18 +312,19 @@ class Feed:
                     return gap
                 if self._chosen() is not None:
                     continue
-            now = time.monotonic()
+                now = time.monotonic()
             if now >= deadline:
                 return None
             if not self._woken:
-                given = await self._wait(min(self._look_at, deadline))
+                given = await self._wait(now, min(self._look_at, deadline))
                 if given is not None:
                     return given
 
-    async def _wait(self, until: float) -> Chunk | None:
+    async def _wait(self, now: float, until: float) -> Chunk | None:
         """Return when there may be something, or at `until` by the monotonic clock; with the chunk
         if it is the next one."""
-        self._alarm(until)
+        if not now < self._rings_at <= until:
+            self._alarm(until - now)
         waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
         try:
@@ -330,19 +336,17 @@ class Feed:
         finally:
             self._waiter = None
 
-    def _alarm(self, until: float) -> None:
-        """Wake `next` at `until`. A timer that is set for earlier is left: to be woken in vain once
-        a second costs less than to set one for each chunk."""
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(0.0, until - time.monotonic())
-        if self._timer is not None and not self._timer.cancelled():
-            if loop.time() < self._timer.when() <= at:
-                return
+    def _alarm(self, seconds: float) -> None:
+        """Wake `next` in so many seconds. A timer that is set for earlier is left: to be woken in
+        vain once a second costs less than to set one for each chunk."""
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._ring)
+        seconds = max(0.0, seconds)
+        self._rings_at = time.monotonic() + seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def _ring(self) -> None:
-        self._timer = None
+        self._rings_at, self._timer = 0.0, None
         self._wake()
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:

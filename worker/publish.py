@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +25,13 @@ from natterjack.events import (
     parse_event,
 )
 from natterjack.log import fields
-from natterjack.subjects import TRANSCRIPT_PREFIX, EventKind, SessionKey, transcript_subject
+from natterjack.subjects import (
+    DURABLE_KINDS,
+    TRANSCRIPT_PREFIX,
+    EventKind,
+    SessionKey,
+    transcript_subject,
+)
 
 from .errors import LeaseLost
 
@@ -41,6 +48,15 @@ class _Last(NamedTuple):
     stream_sequence: int
     msg_id: str
     event: DurableEvent | None
+
+
+class _Event(NamedTuple):
+    """A durable event, ready to be sent."""
+
+    kind: EventKind
+    sequence: int
+    msg_id: str
+    payload: bytes
 
 
 class Publisher:
@@ -69,6 +85,7 @@ class Publisher:
         self._msg_id_prefix = f"{session_id}:{epoch}:{holder}:"
         self._filter = f"{TRANSCRIPT_PREFIX}.{key}.>"
         self._interim_subject = transcript_subject(key, "interim")
+        self._subjects = {kind: transcript_subject(key, kind) for kind in DURABLE_KINDS}
         self._lock = asyncio.Lock()
         self._last_stream_sequence = 0
         self._next_sequence = 0
@@ -134,7 +151,7 @@ class Publisher:
     def _ours(self, event: DurableEvent) -> bool:
         return event.session_id == self._session_id
 
-    async def establish(self, make: Callable[[int], StatusEvent]) -> DurableEvent | None:
+    async def establish(self, make: Callable[[int], bytes]) -> DurableEvent | None:
         """Publish the first event of our epoch, after which no older holder gets through.
 
         An older holder may have published since we looked: then look again. Returns the last
@@ -155,49 +172,69 @@ class Publisher:
                 continue
             return before
 
-    async def durable(self, kind: EventKind, make: Callable[[int], DurableEvent]) -> None:
-        """Publish the event that `make` makes of its `sequence`, and return when it is stored.
+    async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
+        """Publish the event whose JSON `make` makes of its `sequence`; return when it is stored.
 
         Tries on while the broker is away. Raises LeaseLost when it is refused. A publish that has
         begun goes on when its caller is cancelled, and `resume` waits for it: else an event that
         is on its way would be missed, and its words would be said again.
         """
-        task = asyncio.create_task(self._durable(kind, make), name=f"publish {self._key}")
-        task.add_done_callback(_note)
-        await asyncio.shield(task)
-
-    async def _durable(self, kind: EventKind, make: Callable[[int], DurableEvent]) -> None:
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             if self.fenced:
                 raise LeaseLost("another worker publishes for this session")
             sequence = self._next_sequence
-            payload = make(sequence).encode()
             # With its kind: the server must not take one event for another's double.
             msg_id = f"{self._msg_id_prefix}{sequence}:{kind}"
-            self._last_stream_sequence = await self._store(kind, payload, msg_id)
-            self._next_sequence = sequence + 1
+            event = _Event(kind, sequence, msg_id, make(sequence))
+            acknowledged = await self._post(event)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            stored = await asyncio.shield(acknowledged)
+        except BaseException as error:
+            # Who was cancelled goes; what is wrong is looked after by a task of its own. It has the
+            # lock from here on.
+            settling = asyncio.create_task(
+                self._settle(event, acknowledged), name=f"publish {self._key}"
+            )
+            settling.add_done_callback(_note)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            await asyncio.shield(settling)
+        else:
+            self._last_stream_sequence, self._next_sequence = stored, sequence + 1
+            self._lock.release()
 
-    async def _store(self, kind: EventKind, payload: bytes, msg_id: str) -> int:
-        """Stream sequence of the stored event."""
+    async def _post(self, event: _Event) -> asyncio.Future[int]:
         headers = {
             _EXPECTED: str(self._last_stream_sequence),
             _EXPECTED_SUBJECT: self._filter,
-            _MSG_ID: msg_id,
+            _MSG_ID: event.msg_id,
         }
-        subject = transcript_subject(self._key, kind)
+        subject = self._subjects[event.kind]
+        return await self._broker.acks.publish(subject, event.payload, headers, _TIMEOUT_S)
+
+    async def _settle(self, event: _Event, acknowledged: asyncio.Future[int]) -> None:
+        """Have an event stored that is on its way, and release the lock."""
+        try:
+            stored = await self._store(event, acknowledged)
+            self._last_stream_sequence, self._next_sequence = stored, event.sequence + 1
+        finally:
+            self._lock.release()
+
+    async def _store(self, event: _Event, acknowledged: asyncio.Future[int]) -> int:
+        """Stream sequence of the stored event; again and again until it is."""
         complained = False
         while True:
             try:
-                async with self._broker.asking():
-                    ack = await self._js.publish(
-                        subject, payload, timeout=_TIMEOUT_S, headers=headers
-                    )
-                return ack.seq
+                return await acknowledged
             except APIError as error:
                 if error.err_code == _WRONG_LAST_SEQUENCE:
                     # Perhaps by our own first try, whose acknowledgement was lost.
                     last = await self._last(self._filter)
-                    if last is not None and last.msg_id == msg_id:
+                    if last is not None and last.msg_id == event.msg_id:
                         return last.stream_sequence
                     self.fenced = True
                     raise LeaseLost("another worker has published for this session") from None
@@ -212,11 +249,13 @@ class Publisher:
                     "event not stored yet: %s", reason, extra=fields(session=str(self._key))
                 )
             await self._broker.wait_connected()
+            acknowledged = await self._post(event)
 
-    async def interim(self, event: InterimEvent) -> None:
+    async def interim(self, event: bytes) -> None:
         """Publish an interim, or drop it while the broker is away: the next one restates it."""
         if self._broker.connected and not self.fenced:
-            await self._broker.client.publish(self._interim_subject, event.encode())
+            with contextlib.suppress(NatsError):
+                self._broker.client.post(self._interim_subject, event)
 
 
 def _note(task: asyncio.Task[None]) -> None:

@@ -43,9 +43,12 @@ class Relay:
         self.provider = provider
         self.stream = stream
         self.timeline = Timeline(spec.sample_rate, position)
+        self.limit: int | None = None
+        """Position at which the session ends, whatever audio follows."""
         self.finishing = False
         """The provider has been told that no audio follows."""
         self._converter = converter
+        self._passes = converter.passes
         self._format = spec.audio_format
         self._rate = spec.sample_rate
         self._settings = settings
@@ -78,31 +81,30 @@ class Relay:
         feed: Feed,
         item: Chunk | Gap | None,
         books: Books,
-        limit: Callable[[], int | None],
         over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         """Send `item` and what the feed gives after it.
 
-        True when the session's audio is at its end, has reached position `limit`, or `over` says
+        True when the session's audio is at its end, has reached `limit`, or `over` says
         that none will come; False when it has only paused for `park_seconds`.
         """
         while True:
-            if isinstance(item, Gap):
-                books.gap(item)
-                await self._send_gap(item)
-            elif item is not None:
+            if isinstance(item, Chunk):
                 if item.frames:
                     await self._send_chunk(item)
                 if item.end:
                     ended = True
                     break
+            elif item is not None:
+                books.gap(item)
+                await self._send_gap(item)
             elif await over(feed):
                 ended = True
                 break
             elif feed.caught_up and time.monotonic() - feed.heard > self._settings.park_seconds:
                 ended = False
                 break
-            if (end_at := limit()) is not None and self.timeline.position >= end_at:
+            if self.limit is not None and self.timeline.position >= self.limit:
                 ended = True
                 break
             item = await feed.next(1.0)
@@ -134,7 +136,7 @@ class Relay:
             await asyncio.sleep(wait)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
         self._last_chunk = chunk
-        if self._converter.passes:
+        if self._passes:
             await self._send_audio(chunk.payload)
             return
         for audio in self._converter.convert(chunk.payload):

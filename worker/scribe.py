@@ -6,15 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from natterjack.events import (
-    FinalEvent,
-    InterimEvent,
-    StatusEvent,
-    StatusState,
-    TurnEvent,
-    UsageEvent,
-    Word,
-)
+from natterjack.events import StatusEvent, StatusState, UsageEvent, encode
 from natterjack.spec import SessionSpec
 
 from .ledger import Ledger
@@ -90,9 +82,10 @@ class Scribe:
         """Publish an interim. Its latency in seconds, if it has text and that is known."""
         if not event.text:
             return None
-        interim = InterimEvent(**self._transcript(timeline, event, *self._span(timeline, event)))
-        await self._publisher.interim(interim)
-        return interim.latency
+        made = self._transcript(timeline, event, *self._span(timeline, event))
+        await self._publisher.interim(encode({"type": "interim", **made}))
+        latency: float | None = made["latency"]
+        return latency
 
     async def final(self, timeline: Timeline, event: Final) -> float | None:
         """Publish a final, if it has text, and move the position to its end. Latency as above."""
@@ -101,7 +94,9 @@ class Scribe:
         if event.text:
             made = self._transcript(timeline, event, start, end)
             latency = made["latency"]
-            await self._publisher.durable("final", lambda n: FinalEvent(**made, sequence=n))
+            await self._publisher.durable(
+                "final", lambda n: encode({"type": "final", "sequence": n, **made})
+            )
             self._segment += 1
         self.position = end
         timeline.forget(end)
@@ -122,7 +117,9 @@ class Scribe:
             "end": at if ends else None,
             "confidence": event.confidence,
         }
-        await self._publisher.durable("turn", lambda n: TurnEvent(**made, sequence=n))
+        await self._publisher.durable(
+            "turn", lambda n: encode({"type": "turn", "sequence": n, **made})
+        )
 
     async def end_turn(self) -> None:
         """End a turn that is open, where finals end: nobody else will."""
@@ -144,7 +141,7 @@ class Scribe:
             "low": low,
             "providers": ledger.usage(),
         }
-        await self._publisher.durable("usage", lambda n: UsageEvent(**made, sequence=n))
+        await self._publisher.durable("usage", lambda n: UsageEvent(**made, sequence=n).encode())
 
     def status_event(
         self, sequence: int, state: StatusState, reason: str | None = None, **extra: Any
@@ -162,15 +159,16 @@ class Scribe:
     async def status(self, state: StatusState, reason: str | None = None, **extra: Any) -> None:
         """Publish a status event."""
         await self._publisher.durable(
-            "status", lambda n: self.status_event(n, state, reason, **extra)
+            "status", lambda n: self.status_event(n, state, reason, **extra).encode()
         )
 
 
-def _word(timeline: Timeline, word: ProviderWord) -> Word:
-    return Word(
-        text=word.text,
-        start=None if word.start is None else timeline.to_seconds(word.start),
-        end=None if word.end is None else timeline.to_seconds(word.end),
-        confidence=word.confidence,
-        speaker=word.speaker,
-    )
+def _word(timeline: Timeline, word: ProviderWord) -> dict[str, Any]:
+    """Fields of a natterjack.events.Word."""
+    return {
+        "text": word.text,
+        "start": None if word.start is None else timeline.to_seconds(word.start),
+        "end": None if word.end is None else timeline.to_seconds(word.end),
+        "confidence": word.confidence,
+        "speaker": word.speaker,
+    }

@@ -190,6 +190,8 @@ class Session:
         self.epoch = epoch
         self.state = State.TAKING_OVER
         self.since = time.monotonic()
+        self.beat_at = 0.0
+        """When its lease is to be renewed next."""
         self.trace = lease_trace(spec, epoch, settings.name, headers)
         self._request_sequence = request_sequence
         self._problem = problem
@@ -334,7 +336,9 @@ class Session:
                 provider, seconds = self._assumed
                 price = self._price(provider, None, self.spec.language, 1)
                 self._ledger.assume(provider, price, seconds)
-        before = await self._publisher.establish(lambda n: self._scribe.status_event(n, "assigned"))
+        before = await self._publisher.establish(
+            lambda n: self._scribe.status_event(n, "assigned").encode()
+        )
         if isinstance(before, StatusEvent) and before.closing:
             await self._write_checkpoint(closed=True)
             raise _Finished
@@ -777,6 +781,7 @@ class Session:
             provider, stream, converter, self.spec, self.position, self._settings, self._metrics,
             self._ledger,
         )  # fmt: skip
+        relay.limit = self._limit
         self._scribe.provider = self._checkpoint.provider = provider.name
         self._go(State.STREAMING, provider=provider.name, reference=stream.reference)
         if self._fault is not None:
@@ -803,7 +808,7 @@ class Session:
         return ended
 
     async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
-        ended = await relay.send(feed, first, self._books, lambda: self._limit, self._over)
+        ended = await relay.send(feed, first, self._books, self._over)
         if not ended and relay.cut_short:
             self._parked_head, self._quiet_since = feed.head, feed.heard
             raise _Parked
@@ -1016,10 +1021,11 @@ class Session:
         head = max(reached, self._books.captured, await self._stored_head())
         if self._feed is not None:
             head = max(head, self._feed.head)
-        self._limit = head if self._limit is None else min(self._limit, head)
+        end = head if self._limit is None else min(self._limit, head)
+        self._end_at(end)
         self._limit_reason, self._limit_detail = f"stopped: {reason}", None
         await self._write_checkpoint()
-        return round(self._limit / self.spec.sample_rate, 6)
+        return round(end / self.spec.sample_rate, 6)
 
     # ---- budgets ----------------------------------------------------------------------------
 
@@ -1032,8 +1038,14 @@ class Session:
         """End the session where audio has been sent up to, with the reason `budget`. Idempotent."""
         reached = max(self.position, self._sent_until)
         if self._limit is None or reached < self._limit:
-            self._limit = reached
+            self._end_at(reached)
             self._limit_reason, self._limit_detail = BUDGET, detail
+
+    def _end_at(self, position: int) -> None:
+        """End the session at `position`, whatever audio follows."""
+        self._limit = position
+        if self._relay is not None:
+            self._relay.limit = position
 
     # ---- what the worker tells and asks -----------------------------------------------------
 

@@ -18,13 +18,9 @@ class _Piece(NamedTuple):
     position: int
 
 
-class _Arrival(NamedTuple):
-    position: int
-    end: int
-    arrived: float
-    """time.monotonic() when the chunk came in."""
-    time_ns: int
-    """Wall clock at capture of its first frame."""
+_Arrival = tuple[int, int, float, int]
+"""A chunk that was sent: its position and end, time.monotonic() when it came in, and the wall clock
+at capture of its first frame in nanoseconds. Plain, since one is made for each chunk."""
 
 
 _MAX_ARRIVALS = 20_000
@@ -56,7 +52,7 @@ class Timeline:
         position = self._position
         self._sent += frames
         self._position = end = position + frames
-        self._arrivals.append(_Arrival(position, end, arrived, time_ns))
+        self._arrivals.append((position, end, arrived, time_ns))
 
     def advance_gap(self, frames: int, silence: int) -> None:
         """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
@@ -67,6 +63,10 @@ class Timeline:
 
     def to_position(self, stream_seconds: float) -> int:
         """Position of a time on the stream's clock, held within what was sent."""
+        frames = stream_seconds * self._rate
+        if len(self._pieces) == 1 and 0 <= frames <= self._sent:  # nearly always
+            first = self._pieces[0]
+            return first.position + max(0, round(frames) - first.sent)
         seconds = min(max(0.0, stream_seconds), self.sent_seconds)  # in this order NaN is 0
         sent = max(round(seconds * self._rate), self._pieces[0].sent)
         piece = self._pieces[bisect_right(self._pieces, sent, key=lambda p: p.sent) - 1]
@@ -81,26 +81,25 @@ class Timeline:
         if position > self._position:
             return None
         # Nearly always one of the newest: look from the right.
-        for arrival in reversed(self._arrivals):
-            if arrival.position < position:
-                return arrival.arrived
+        for start, _, arrived, _ in reversed(self._arrivals):
+            if start < position:
+                return arrived
         return None
 
     def wall_clock_ns(self, position: int) -> int | None:
         """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
         frame in a gap is told by the chunk behind the gap."""
-        for arrival in self._arrivals:
-            if position < arrival.end:
-                if position < self._known_from or not arrival.time_ns:
+        for start, end, _, time_ns in self._arrivals:
+            if position < end:
+                if position < self._known_from or not time_ns:
                     return None
-                offset = position - arrival.position
-                return arrival.time_ns + offset * 1_000_000_000 // self._rate
+                return time_ns + (position - start) * 1_000_000_000 // self._rate
         return None
 
     def forget(self, position: int) -> None:
         """Nothing before `position` will be asked for again."""
         self._known_from = max(self._known_from, position)
-        while self._arrivals and self._arrivals[0].end <= position:
+        while self._arrivals and self._arrivals[0][1] <= position:
             self._arrivals.popleft()
         while len(self._pieces) > 1 and self._pieces[1].position <= position:
             del self._pieces[0]

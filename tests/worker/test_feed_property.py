@@ -176,10 +176,9 @@ class Limits(NamedTuple):
 
     ahead: int
     batch: int
-    pending: int
 
 
-LIMITS = [Limits(128, 64, 512), Limits(5, 3, 512), Limits(5, 3, 4), Limits(2, 1, 512)]
+LIMITS = [Limits(128, 64), Limits(5, 3), Limits(2, 1)]
 
 
 class World:
@@ -601,7 +600,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             patch.setattr("worker.feed._MAX_AHEAD", limits.ahead)
             patch.setattr("worker.held._MAX_CHUNKS", limits.ahead)
             patch.setattr("worker.feed._BATCH", limits.batch)
-            patch.setattr("worker.feed._PENDING_MESSAGES", limits.pending)
             for chunk in placed(session):
                 note(str(chunk))
             runner.run(play(session, limits, script))

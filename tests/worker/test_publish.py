@@ -33,11 +33,11 @@ class Holder:
         js = broker.client.jetstream()
         self.publisher = Publisher(broker, js, KEY, session_id, epoch, name)
 
-    def status(self, sequence: int, state: StatusState = "assigned") -> StatusEvent:
+    def status(self, sequence: int, state: StatusState = "assigned") -> bytes:
         return StatusEvent(
             session_id=self.session_id, **KEY._asdict(), epoch=self.epoch, sequence=sequence,
             state=state, worker=f"w{self.epoch}", published_at=datetime.now(UTC),
-        )  # fmt: skip
+        ).encode()  # fmt: skip
 
     async def final(self, text: str) -> None:
         await self.publisher.durable(
@@ -45,7 +45,7 @@ class Holder:
             lambda n: FinalEvent(
                 session_id=self.session_id, **KEY._asdict(), epoch=self.epoch, sequence=n,
                 segment=0, text=text, start=0, end=1, published_at=datetime.now(UTC),
-            ),
+            ).encode(),
         )  # fmt: skip
 
 

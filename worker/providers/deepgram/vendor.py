@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import from_json
 
 from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
 from ...provider import ProviderWord
@@ -90,8 +91,8 @@ def parse_message(provider: str, message: str | bytes) -> dict[str, Any]:
     if isinstance(message, bytes):
         wrong(provider, "a binary frame")
     try:
-        content = json.loads(message, parse_constant=lambda said: wrong(provider, said))
-    except (ValueError, RecursionError):
+        content = from_json(message, allow_inf_nan=False)
+    except ValueError:
         wrong(provider, f"not JSON: {message[:MAX_QUOTE]!r}")
     if not isinstance(content, dict) or not isinstance(content.get("type"), str):
         wrong(provider, f"no object with a type: {message[:MAX_QUOTE]!r}")
@@ -129,12 +130,21 @@ def parse_word(provider: str, word: Any) -> ProviderWord:
     # "Punctuation": the word as it is to be shown; `word` is bare and in lower case.
     shown = word.get("punctuated_word")
     speaker = word.get("speaker")
+    start, end, sure = word.get("start"), word.get("end"), word.get("confidence")
+    if not (
+        type(start) is type(end) is type(sure) is float
+        and 0 <= start < math.inf
+        and 0 <= end < math.inf
+        and abs(sure) < math.inf
+    ):  # whole numbers, say
+        start, end = seconds(provider, word, "start"), seconds(provider, word, "end")
+        sure = confidence(provider, word)
     return ProviderWord(
-        text=shown if isinstance(shown, str) else word["word"],
-        start=seconds(provider, word, "start"),
-        end=seconds(provider, word, "end"),
-        confidence=confidence(provider, word),
-        speaker=None if speaker is None else str(speaker),
+        shown if isinstance(shown, str) else word["word"],
+        start,
+        end,
+        sure,
+        None if speaker is None else str(speaker),
     )
 
 

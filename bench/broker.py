@@ -1,0 +1,244 @@
+"""What the broker costs: `python -m bench.broker`.
+
+nats-server with audio kept in memory, in files, and in files of three nodes, while a real worker
+takes the sessions of bench.load to bench.emulator: all in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nats.js import JetStreamContext
+
+from natterjack.connection import connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.errors import NatterjackError, UsageError
+from natterjack.settings import BrokerSettings
+from natterjack.streams import AUDIO
+from natterjack.table import table
+from tests.faults.cluster import Cluster
+
+from .processes import Emulator, cpu_seconds, emulator, program, resident_bytes, worker
+
+CHUNK_MS = 80
+_BYTES_A_SECOND = 32_000
+_BEGIN_S = 60.0
+_SETTLE_S = 2.0
+_BLOCK_BYTES = 512
+
+
+class Case(NamedTuple):
+    """How audio is kept."""
+
+    sessions: int
+    storage: str = "file"
+    """`file` or `memory`: of the audio; all else is in files."""
+    replicas: int = 1
+    """And as many nodes."""
+
+
+CASES = (
+    Case(100, "memory"),
+    Case(100),
+    Case(100, replicas=3),
+    Case(300),
+)
+
+
+@dataclass
+class Point:
+    """One case. Figures are of all nodes together, but where it says otherwise."""
+
+    sessions: int
+    storage: str
+    replicas: int
+    cpu_s_per_hour: float
+    """Processor seconds an hour of audio."""
+    cpu_share: float
+    """Of one core."""
+    cpu_share_most: float
+    """The same, of the node that uses the most."""
+    kb_stored: float
+    """Of audio with its headers, a second of audio, in one replica."""
+    kb_on_disk: float
+    """What the stores take at the end of the window, for each second of audio that they hold."""
+    kb_written: float
+    """Written to files in the window a second of audio, what is deleted before it comes to the disk
+    itself included; 0 where the temporary directory is in memory."""
+    mb_idle: float
+    """Resident memory with a worker and no session."""
+    mb: float
+    """Resident memory at the end of the window."""
+    delivered: float
+    """Audio that arrived at the provider of that which was due: 1 when nothing lags."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def measure(seconds: float = 5.0, cases: Sequence[Case] = CASES) -> list[Point]:
+    """Each case for `seconds`. Raises: UsageError, BrokerError."""
+    return [await _measured(case, seconds) for case in cases]
+
+
+@dataclass
+class _Reading:
+    """What the nodes had used and kept at some moment."""
+
+    at: float
+    cpu: list[float]
+    resident: int
+    on_disk: int
+    written: int
+    stored: int
+
+
+async def _measured(case: Case, seconds: float) -> Point:
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = await stack.enter_async_context(_nodes(case.replicas))
+        url = ",".join(node.url for node in nodes)
+        provider = await stack.enter_async_context(emulator())
+        try:
+            await stack.enter_async_context(
+                worker(
+                    url,
+                    provider.address,
+                    case.sessions,
+                    NATTERJACK_AUDIO_STORAGE=case.storage,
+                    NATTERJACK_STREAM_REPLICAS=str(case.replicas),
+                )
+            )
+        except (RuntimeError, TimeoutError) as error:
+            words = str(error).strip().split("\n")[-1] or "it takes too long"
+            raise UsageError(f"no worker: {words}") from error
+        client = await stack.enter_async_context(connected(BrokerSettings(url=url), name="bench"))
+        stream = client.client.jetstream()
+        idle = await _read(nodes, stream)
+        load = await stack.enter_async_context(
+            program(
+                *("-m", "bench.load", "--nats", nodes[0].url),
+                *("--sessions", str(case.sessions), "--chunk-ms", str(CHUNK_MS)),
+            )
+        )
+        await _all_begun(provider, case.sessions)
+        await asyncio.sleep(_SETTLE_S)
+        await provider.stats(reset=True)
+        before = await _read(nodes, stream)
+        await asyncio.sleep(seconds)
+        after, heard = await _read(nodes, stream), await provider.stats()
+        await load.ask("end")
+    took = after.at - before.at
+    audio_s = case.sessions * took
+    stored = (after.stored - before.stored) / audio_s
+    shares = [(end - start) / took for start, end in zip(before.cpu, after.cpu, strict=True)]
+    return Point(
+        **case._asdict(),
+        cpu_s_per_hour=sum(shares) / case.sessions * 3600,
+        cpu_share=sum(shares),
+        cpu_share_most=max(shares),
+        kb_stored=stored / 1000,
+        kb_on_disk=stored * (after.on_disk - idle.on_disk) / (after.stored - idle.stored) / 1000,
+        kb_written=(after.written - before.written) / audio_s / 1000,
+        mb_idle=idle.resident / 2**20,
+        mb=after.resident / 2**20,
+        delivered=heard["bytes"] / (heard["seconds"] * case.sessions * _BYTES_A_SECOND),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _nodes(count: int) -> AsyncIterator[list[EmbeddedServer]]:
+    """As many nats-servers, of one cluster if several. Raises: UsageError, BrokerError."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = Path(directory)
+        cluster = Cluster(store) if count > 1 else None
+        nodes = cluster.nodes[:count] if cluster else [EmbeddedServer(store / "n0")]
+        try:
+            for node in nodes:
+                await asyncio.to_thread(node.start)
+            yield nodes
+        finally:
+            for node in nodes:
+                await asyncio.to_thread(node.stop)
+
+
+async def _read(nodes: Sequence[EmbeddedServer], stream: JetStreamContext) -> _Reading:
+    stored = (await stream.stream_info(AUDIO)).state.bytes
+    return _Reading(
+        at=time.monotonic(),
+        cpu=[cpu_seconds(node.pid) for node in nodes],
+        resident=sum(resident_bytes(node.pid) for node in nodes),
+        on_disk=sum(_on_disk(node.store) for node in nodes),
+        written=sum(_written(node.pid) for node in nodes),
+        stored=stored,
+    )
+
+
+def _on_disk(directory: Path) -> int:
+    """Bytes that the files below `directory` take."""
+    total = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # the server has just replaced it
+            total += path.stat().st_blocks * _BLOCK_BYTES
+    return total
+
+
+def _written(pid: int) -> int:
+    """Bytes of the pages of files that a process has changed (proc(5): io, write_bytes)."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
+
+
+async def _all_begun(provider: Emulator, sessions: int) -> None:
+    deadline = time.monotonic() + _BEGIN_S
+    while (await provider.stats())["begun"] < sessions:
+        if time.monotonic() > deadline:
+            raise UsageError(f"not all sessions had begun after {_BEGIN_S:.0f} s")
+        await asyncio.sleep(0.1)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each case")
+    parser.add_argument("--sessions", type=int, nargs="+", help="each with all ways to keep audio")
+    arguments = parser.parse_args()
+    ways = CASES[:3]
+    cases = [way._replace(sessions=n) for n in arguments.sessions or () for way in ways]
+    try:
+        points = await measure(arguments.seconds, cases or CASES)
+    except NatterjackError as error:
+        sys.exit(f"bench.broker: {error}")
+    head = (
+        *("sessions", "kept in", "nodes", "CPU s/h", "core", "busiest"),
+        *("KB/s stored", "on disk", "written", "MB idle", "MB", "delivered"),
+    )
+    rows = [
+        (
+            str(point.sessions),
+            point.storage,
+            str(point.replicas),
+            f"{point.cpu_s_per_hour:.2f}",
+            f"{point.cpu_share:.1%}",
+            f"{point.cpu_share_most:.1%}",
+            f"{point.kb_stored:.1f}",
+            f"{point.kb_on_disk:.1f}",
+            f"{point.kb_written:.1f}",
+            f"{point.mb_idle:.0f}",
+            f"{point.mb:.0f}",
+            f"{point.delivered:.3f}",
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(len(head))), sep="\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,233 @@
+"""What the embedded engine costs: `python -m bench.engine`.
+
+The real provider object in a process of its own, given the bundled recording of a person reading in
+real time, in chunks of 80 ms. Streams that run at a time hear different parts of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from natterjack.audio import AudioFormat
+from natterjack.demo import bundled_recording
+from natterjack.errors import NatterjackError, UsageError
+from natterjack.table import table
+from worker.provider import Final, Interim, ProviderStream, StreamRequest, Turn
+
+from .processes import program, resident_bytes
+
+FORMAT = AudioFormat("linear16", 16_000, 1)
+_CHUNK_MS = 80
+_CHUNK_BYTES = FORMAT.sample_rate * _CHUNK_MS // 1000 * FORMAT.frame_bytes
+_PATIENCE_S = 60.0
+_END_S = 1.0
+"""Of silence behind the speech: its last turn ends as the others do, by a pause."""
+
+
+class Case(NamedTuple):
+    """How the engine is used."""
+
+    streams: int = 1
+    interims: bool = True
+    silent: bool = False
+    """Whether nobody speaks."""
+
+
+CASES = (Case(), Case(streams=4), Case(interims=False), Case(silent=True))
+
+
+@dataclass
+class Point:
+    """One case. Delays are in seconds, each of all streams, in order of size."""
+
+    streams: int
+    interims: bool
+    silent: bool
+    audio_s: float
+    """Of all streams."""
+    cpu_s_per_audio_s: float
+    streams_per_core: float
+    final_s: list[float]
+    """From the end of speech, as the engine found it, to the final text of the turn; in it is the
+    pause that ends a turn."""
+    interim_s: list[float]
+    """From the last sound covered to the interim."""
+    words: int
+    load_s: float
+    """From an empty process to the first stream that is open."""
+    mb_before: float
+    """Resident memory before the engine was loaded, ..."""
+    mb_loaded: float
+    """... with one stream open, ..."""
+    mb: float
+    """... and with all streams at the end."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Heard:
+    """What came of one stream."""
+
+    final_s: list[float] = field(default_factory=list)
+    interim_s: list[float] = field(default_factory=list)
+    words: int = 0
+
+
+async def measure(seconds: float = 12.0, cases: Sequence[Case] = CASES) -> list[Point]:
+    """Each case with `seconds` of audio a stream. Raises: UsageError."""
+    points = []
+    for case in cases:
+        told_what = ("--inside", json.dumps(case), "--seconds", str(seconds))
+        async with program("-m", "bench.engine", *told_what) as process:
+            told = await process.told(seconds + _PATIENCE_S)
+        if error := told.get("error"):
+            raise UsageError(error)
+        points.append(Point(**told))
+    return points
+
+
+async def _inside(case: Case, seconds: float) -> Point:
+    """The measurement itself. Raises: NatterjackError, ImportError."""
+    from worker.providers.sherpa import SherpaProvider
+
+    parts = _parts(case, seconds)
+    before, began = resident_bytes(os.getpid()), time.monotonic()
+    settings = SherpaProvider.Settings()
+    options = {} if case.interims else {"interim_seconds": 0}
+    provider = SherpaProvider(settings)
+    requests = [StreamRequest(f"bench-{n}", FORMAT, options=options) for n in range(case.streams)]
+    streams = [await provider.open(requests[0])]
+    load, loaded = time.monotonic() - began, resident_bytes(os.getpid())
+    streams += [await provider.open(request) for request in requests[1:]]
+    heard = [_Heard() for _ in streams]
+    used = time.process_time()
+    async with asyncio.TaskGroup() as tasks:
+        for number, (stream, part) in enumerate(zip(streams, parts, strict=True)):
+            began = time.monotonic() + number * _CHUNK_MS / 1000 / case.streams
+            tasks.create_task(_speak(stream, part, began), name=f"speak {number}")
+            tasks.create_task(_listen(stream, heard[number], began), name=f"listen {number}")
+    used = time.process_time() - used
+    most = resident_bytes(os.getpid())
+    for stream in streams:
+        await stream.close()
+    await provider.close()
+    audio_s = sum(len(part) for part in parts) / FORMAT.frame_bytes / FORMAT.sample_rate
+    return Point(
+        **case._asdict(),
+        audio_s=audio_s,
+        cpu_s_per_audio_s=used / audio_s,
+        streams_per_core=audio_s / used,
+        final_s=sorted(delay for each in heard for delay in each.final_s),
+        interim_s=sorted(delay for each in heard for delay in each.interim_s),
+        words=sum(each.words for each in heard),
+        load_s=load,
+        mb_before=before / 2**20,
+        mb_loaded=loaded / 2**20,
+        mb=most / 2**20,
+    )
+
+
+def _parts(case: Case, seconds: float) -> list[bytes]:
+    """What each stream hears: speech, or a third as much silence, which is soon measured.
+
+    Raises: UsageError, ImportError.
+    """
+    size = round(seconds * FORMAT.sample_rate) * FORMAT.frame_bytes
+    if case.silent:
+        return [bytes(size // _CHUNK_BYTES // 3 * _CHUNK_BYTES)] * case.streams
+    import soundfile
+    import soxr
+
+    samples, rate = soundfile.read(bundled_recording(), dtype="int16")
+    speech = soxr.resample(samples, rate, FORMAT.sample_rate).tobytes()
+    step = len(speech) // FORMAT.frame_bytes // 4 * FORMAT.frame_bytes
+    end = bytes(round(_END_S * FORMAT.sample_rate) * FORMAT.frame_bytes)
+    size, around = max(0, size - len(end)), speech * (2 + size // len(speech))
+    starts = [number * step % len(speech) for number in range(case.streams)]
+    return [around[start : start + size] + end for start in starts]
+
+
+async def _speak(stream: ProviderStream, sound: bytes, began: float) -> None:
+    """Send each chunk when it would have been captured."""
+    for start in range(0, len(sound), _CHUNK_BYTES):
+        chunk = sound[start : start + _CHUNK_BYTES]
+        captured = (start + len(chunk)) / FORMAT.frame_bytes / FORMAT.sample_rate
+        await asyncio.sleep(began + captured - time.monotonic())
+        await stream.send(chunk)
+    await stream.finish()
+
+
+async def _listen(stream: ProviderStream, heard: _Heard, began: float) -> None:
+    final_at = 0.0
+    async for event in stream:
+        passed = time.monotonic() - began
+        match event:
+            case Interim():
+                heard.interim_s.append(passed - event.end)
+            case Final(text=text) if text:
+                final_at = passed
+                heard.words += len(text.split())
+            case Turn(event="ended"):
+                heard.final_s.append(final_at - event.at)
+
+
+def _percentile(delays: list[float], part: float) -> str:
+    """In milliseconds."""
+    return f"{delays[round((len(delays) - 1) * part)] * 1000:.0f}" if delays else "-"
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=12.0, help="of audio, of each stream")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        try:
+            told = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
+        except* ImportError as group:
+            told = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
+        except* NatterjackError as group:
+            told = {"error": str(group.exceptions[0])}
+        print(json.dumps(told), flush=True)
+        return
+    try:
+        points = await measure(arguments.seconds)
+    except NatterjackError as error:
+        sys.exit(f"bench.engine: {error}")
+    head = (
+        *("streams", "CPU s/audio s", "a core", "final ms", "worst", "interim ms", "worst"),
+        *("words", "load s", "MB before", "loaded", "end", "with"),
+    )
+    rows = [
+        (
+            str(point.streams),
+            f"{point.cpu_s_per_audio_s:.3f}",
+            f"{point.streams_per_core:.1f}",
+            _percentile(point.final_s, 0.5),
+            _percentile(point.final_s, 1),
+            _percentile(point.interim_s, 0.5),
+            _percentile(point.interim_s, 1),
+            str(point.words),
+            f"{point.load_s:.2f}",
+            f"{point.mb_before:.0f}",
+            f"{point.mb_loaded:.0f}",
+            f"{point.mb:.0f}",
+            "silence" if point.silent else "" if point.interims else "no interims",
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(len(head) - 1)), sep="\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,207 @@
+"""Words lost when a provider's connection is dropped, or says nothing more.
+
+The words are tones (tests/emulators/tones.py), and the emulators those of the tests, which hear
+them. In the middle of the speech every connection is aborted once, or stays mute until its end;
+connections that are opened later are sound. Counted are the words of the finals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from natterjack.connection import connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.events import FinalEvent, StatusEvent
+from natterjack.settings import BrokerSettings
+from tests.emulators import tones
+from tests.emulators.process import RemoteEmulator, emulator_process
+from tests.faults.choir import Choir
+from tests.faults.fleet import PHRASE
+from tests.waiting import until
+from tests.worker.programs import WorkerProcess
+
+from .peer_venvs import NotInstalled, installed
+from .processes import program
+
+OURS: Final = "natterjack"
+FAULTS: Final = ("none", "drop", "mute")
+_SECONDS_A_WORD: Final = 0.41
+_SPREAD_S: Final = 4.0
+"""The last speaker is so far behind the first: about a phrase, so that the fault meets each at
+another place of its phrase."""
+_TAIL_S: Final = 4.0
+"""Silence after the words, in which any endpointing makes them final."""
+_CLOSE_S: Final = 120.0
+
+
+@dataclass
+class Loss:
+    """What became of the words; `skipped`: why nobody knows."""
+
+    peer: str
+    service: str
+    fault: str
+    spoken: int = 0
+    lost: int = 0
+    doubled: int = 0
+    others: int = 0
+    """Out of order, or never spoken."""
+    broken: int = 0
+    """Sessions that the peer itself ended, by raising."""
+    versions: dict[str, str] = field(default_factory=dict)
+    skipped: str = ""
+
+    def count(self, words: Sequence[str], heard: Iterable[str]) -> None:
+        found = tones.compare(words, heard)
+        self.spoken += len(words)
+        self.lost += found.lost
+        self.doubled += found.doubled
+        self.others += found.out_of_order + found.invented
+
+
+async def measure_losses(
+    services: Sequence[tuple[str, str]],
+    seconds: float = 24,
+    speakers: int = 16,
+    *,
+    faults: Sequence[str] = FAULTS,
+    ours: bool = True,
+    verbose: bool = False,
+) -> list[Loss]:
+    """Of natterjack (unless not `ours`), and of each service of each peer."""
+    losses = []
+    pairs = list(services)
+    if ours:
+        pairs = [*((OURS, service) for service in dict.fromkeys(s for _, s in services)), *pairs]
+    for peer, service in pairs:
+        for fault in faults:
+            try:
+                if peer == OURS:
+                    loss = await ours_lost(service, fault, seconds, speakers)
+                else:
+                    python = await installed(peer)
+                    loss = await peer_lost(python, peer, service, fault, seconds, speakers, verbose)
+            except NotInstalled as error:
+                loss = Loss(peer, service, fault, skipped=str(error))
+            except (RuntimeError, TimeoutError, AssertionError) as error:
+                why = f"failed: {str(error)[:200] or type(error).__name__}"
+                loss = Loss(peer, service, fault, skipped=why)
+            losses.append(loss)
+    return losses
+
+
+async def _commit(emulator: RemoteEmulator, fault: str, seconds: float, speakers: int) -> None:
+    """Once somebody has spoken for `seconds`."""
+
+    async def spoken() -> bool:
+        await asyncio.sleep(0.1)  # the log is long
+        return any(entry["audio_seconds"] >= seconds for entry in await emulator.log())
+
+    await until(spoken, f"{seconds} s spoken", seconds + 60)
+    if fault == "drop":
+        dropped = await emulator.drop()
+        if dropped < speakers:
+            raise RuntimeError(f"only {dropped} connections stood")
+    elif fault == "mute":
+        await emulator.set(mute_after_seconds=0, connections=speakers)
+
+
+async def peer_lost(
+    python: Path, peer: str, service: str, fault: str, seconds: float, speakers: int, verbose: bool
+) -> Loss:
+    words = tones.sequence(round(seconds / _SECONDS_A_WORD))
+    loss = Loss(peer, service, fault)
+    with tempfile.NamedTemporaryFile(suffix=".pcm") as speech:
+        speech.write(tones.encode(words, tail_seconds=_TAIL_S, **PHRASE))
+        speech.flush()
+        async with (
+            emulator_process(service) as emulator,
+            program(
+                *("-m", f"bench.peer_{peer}", "--service", service, "--url", emulator.url),
+                *("--sessions", str(speakers), "--speech", speech.name),
+                *("--spread", str(_SPREAD_S)),
+                python=str(python),
+                quiet=not verbose,
+            ) as subject,
+        ):
+            loss.versions = (await subject.told())["versions"]
+            await subject.ask("open")
+            if fault != "none":
+                # The first is ahead of the last by the spread.
+                await _commit(emulator, fault, (seconds + _SPREAD_S) / 2, speakers)
+
+            async def given() -> bool:
+                await asyncio.sleep(0.1)
+                return bool((await subject.ask("stats"))["given"])
+
+            await until(given, "all is spoken", seconds + _SPREAD_S + _TAIL_S + 60)
+            told = await subject.ask("finish")
+    for finals in told["finals"]:
+        loss.count(words, (word for text in finals for word in tones.words_of(text)))
+    loss.broken = sum(bool(error) for error in told["errors"])
+    return loss
+
+
+async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> Loss:
+    """The same of natterjack: a worker and a broker."""
+    loss = Loss(OURS, service, fault)
+    with tempfile.TemporaryDirectory() as directory:
+        server = EmbeddedServer(Path(directory))
+        await asyncio.to_thread(server.start)
+        try:
+            async with (
+                emulator_process(service) as emulator,
+                connected(BrokerSettings(url=server.url), name="bench") as broker,
+            ):
+                worker = WorkerProcess(
+                    server.url,
+                    emulator.url,
+                    WORKER_PROVIDER=service,
+                    WORKER_MAX_SESSIONS=str(speakers),
+                    DEEPGRAM_CATCH_UP_RATE="1.25",  # its default, which the tests do not keep
+                    SPEECHMATICS_API_KEY="a-bench-key",
+                    SPEECHMATICS_URL=f"{emulator.url}/v2",
+                )
+                await worker.start()
+                try:
+                    async with Choir(broker, "bench", speakers, seconds) as choir:
+                        if fault != "none":
+                            middle = (seconds + _SPREAD_S) / 2
+                            await _commit(emulator, fault, middle, speakers)
+                        await choir.sung()
+                        await until(lambda: _all_closed(choir), "all closed", _CLOSE_S)
+                finally:
+                    await worker.stop()
+        finally:
+            await asyncio.to_thread(server.stop)
+    for voice in choir.voices:
+        finals = [event for _, event in voice.heard if isinstance(event, FinalEvent)]
+        finals.sort(key=lambda final: final.sequence)
+        loss.count(choir.words, (word.text for final in finals for word in final.words))
+    return loss
+
+
+def _all_closed(choir: Choir) -> bool:
+    return all(
+        any(isinstance(event, StatusEvent) and event.closing for _, event in voice.heard)
+        for voice in choir.voices
+    )
+
+
+def print_losses(losses: Sequence[Loss]) -> None:
+    print(f"{'':28}{'fault':>8}{'spoken':>8}{'lost':>7}{'doubled':>9}{'others':>8}")
+    for loss in losses:
+        name = f"{loss.peer} {loss.service}"
+        if loss.skipped:
+            print(f"{name:28}{loss.fault:>8}  not measured: {loss.skipped}")
+            continue
+        broken = f"  {loss.broken} sessions broke" if loss.broken else ""
+        print(
+            f"{name:28}{loss.fault:>8}{loss.spoken:>8}{loss.lost:>7}{loss.doubled:>9}"
+            f"{loss.others:>8}{broken}"
+        )

@@ -1,0 +1,224 @@
+"""Other programs that stream speech to the same providers, side by side: `python -m bench.peers`.
+
+pipecat's and livekit-agents' speech-to-text services, each in a process and an environment of its
+own (bench.peer_venvs), against the emulators that natterjack is measured with. A peer that cannot
+be installed is left out, and the table says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.waiting import until
+
+from .peer_losses import Loss, measure_losses, print_losses
+from .peer_venvs import NotInstalled, installed
+from .processes import Emulator, cpu_seconds, emulator, program, resident_bytes
+
+SERVICES = (
+    ("livekit", "deepgram"),
+    ("livekit", "deepgram-flux"),
+    ("livekit", "speechmatics"),
+    ("pipecat", "deepgram"),
+    ("pipecat", "deepgram-flux"),
+)
+"""Peers, and what is measured of them: names of providers as natterjack has them."""
+SESSIONS = (1, 100, 300)
+_CHUNK_MS = 80
+_SETTLE_S = 2.0
+_BEGIN_S = 60.0
+_FULL = 0.9
+"""Share of a core from which on delays say more of the core than of the peer."""
+_TOO_MUCH = 1.2
+"""Cores that so many sessions would take, by those before: a process of these peers has one."""
+
+
+@dataclass
+class PeerPoint:
+    """One measurement. Delays are in milliseconds, by percentile; `skipped`: why there is none."""
+
+    peer: str
+    service: str
+    sessions: int
+    versions: dict[str, str] = field(default_factory=dict)
+    skipped: str = ""
+    cpu_s_per_hour: float = 0.0
+    """Processor seconds of the process an hour of audio, less what giving the audio costs."""
+    giving_s_per_hour: float = 0.0
+    """What giving the audio costs: the same process with a peer that does nothing."""
+    cpu_share: float = 0.0
+    """Of one core, with giving."""
+    audio_ms: dict[str, float] = field(default_factory=dict)
+    """Audio given to the peer → on the provider's socket, by the first byte of each message."""
+    results_ms: dict[str, float] = field(default_factory=dict)
+    """Provider's message → text in the peer's own event or frame."""
+    delivered: float = 0.0
+    """Audio that arrived of that which was due: 1 when nothing lags."""
+    kb_per_session: float = 0.0
+    mb_idle: float = 0.0
+    late_ms: float = 0.0
+    """The longest that audio was given too late, the process being busy."""
+    broken: int = 0
+    """Sessions that the peer ended by itself."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class PeersReport:
+    points: list[PeerPoint]
+    losses: list[Loss]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "points": [point.as_dict() for point in self.points],
+            "losses": [asdict(loss) for loss in self.losses],
+        }
+
+
+async def measure_peers(
+    seconds: float = 10, sessions: Sequence[int] = SESSIONS, *, verbose: bool = False
+) -> list[PeerPoint]:
+    """What each service of each peer costs at each number of sessions, in that order."""
+    points, giving = [], {}
+    for peer, service in SERVICES:
+        try:
+            python = await installed(peer)
+        except NotInstalled as error:
+            points.append(PeerPoint(peer, service, 0, skipped=str(error)))
+            continue
+        each = 0.0
+        for count in sorted(sessions):
+            if each * count > _TOO_MUCH:
+                why = f"would take {each * count:.1f} cores, and has one"
+                points.append(PeerPoint(peer, service, count, skipped=why))
+                continue
+            if count not in giving:
+                nothing = await _measure(sys.executable, "peer", "nothing", count, seconds)
+                giving[count] = nothing.cpu_s_per_hour
+            module = f"peer_{peer}"
+            try:
+                point = await _measure(str(python), module, service, count, seconds, verbose)
+            except (RuntimeError, TimeoutError, AssertionError) as error:
+                why = f"failed: {str(error)[:200] or type(error).__name__}"
+                points.append(PeerPoint(peer, service, count, skipped=why))
+                continue
+            point.peer, point.giving_s_per_hour = peer, giving[count]
+            point.cpu_s_per_hour -= giving[count]
+            if count > 1:  # one costs more than its share
+                each = point.cpu_share / count
+            points.append(point)
+    return points
+
+
+async def _measure(
+    python: str, module: str, service: str, sessions: int, seconds: float, verbose: bool = False
+) -> PeerPoint:
+    async with (
+        emulator() as provider,
+        program(
+            *("-m", f"bench.{module}", "--service", service, "--sessions", str(sessions)),
+            *("--url", f"ws://{provider.address}", "--chunk-ms", str(_CHUNK_MS)),
+            python=python,
+            quiet=not verbose,
+        ) as subject,
+    ):
+        ready = await subject.told()
+        idle = resident_bytes(subject.pid)
+        await subject.ask("open")
+        if service != "nothing":
+            await _begun(provider, sessions)
+        await asyncio.sleep(_SETTLE_S)
+        await subject.ask("reset")
+        await provider.stats(reset=True)
+        before = cpu_seconds(subject.pid)
+        await asyncio.sleep(seconds)
+        cpu, heard = cpu_seconds(subject.pid) - before, await provider.stats()
+        said, loaded = await subject.ask("stats"), resident_bytes(subject.pid)
+    took = heard["seconds"]
+    return PeerPoint(
+        peer=module,
+        service=service,
+        sessions=sessions,
+        versions=ready["versions"],
+        cpu_s_per_hour=cpu / (sessions * took) * 3600,
+        cpu_share=cpu / took,
+        audio_ms=heard["audio_delay_ms"],
+        results_ms=said["result_delay_ms"],
+        delivered=heard["bytes"] / (took * sessions * 32_000),
+        kb_per_session=(loaded - idle) / sessions / 1024,
+        mb_idle=idle / 2**20,
+        late_ms=said["late_ms"],
+        broken=said["broken"],
+    )
+
+
+async def _begun(provider: Emulator, sessions: int) -> None:
+    async def begun() -> bool:
+        return bool((await provider.stats())["begun"] >= sessions)
+
+    await until(begun, f"{sessions} sessions have begun", _BEGIN_S)
+
+
+def print_points(points: Sequence[PeerPoint]) -> None:
+    head = f"{'peer':24}{'sessions':>9}{'CPU s/h':>9}{'core':>7}"
+    print(head + f"{'audio p50/p95/p99 ms':>23}{'results p50/p95/p99 ms':>25}{'KB/session':>12}")
+    for point in points:
+        name = f"{point.peer} {point.service}"
+        if point.skipped:
+            print(f"{name:24}{point.sessions or '':>9}  not measured: {point.skipped}")
+            continue
+        notes = f"  {point.broken} sessions broke" if point.broken else ""
+        if point.cpu_share >= _FULL:
+            notes += "  the core is full"
+        if abs(point.delivered - 1) > 0.02:
+            notes += f"  {point.delivered:.1%} of audio delivered"
+        print(
+            f"{name:24}{point.sessions:>9}{point.cpu_s_per_hour:>9.2f}{point.cpu_share:>7.2f}"
+            f"{_three(point.audio_ms):>23}{_three(point.results_ms):>25}"
+            f"{point.kb_per_session:>12.0f}{notes}"
+        )
+    versions = {name: v for point in points for name, v in point.versions.items()}
+    print(", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
+
+
+def _three(delays: dict[str, float]) -> str:
+    return "/".join(f"{delays[part]:.1f}" for part in ("p50", "p95", "p99")) if delays else "-"
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10, help="measured, of each point")
+    parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS)
+    parser.add_argument("--speech-seconds", type=float, default=24, help="of each fault")
+    parser.add_argument("--speakers", type=int, default=16, help="of each fault; 0: no faults")
+    parser.add_argument("--only", choices=["cost", "losses"], help="default: both")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--verbose", action="store_true", help="show what the peers log")
+    arguments = parser.parse_args()
+    report = PeersReport([], [])
+    if arguments.only != "losses":
+        report.points = await measure_peers(
+            arguments.seconds, arguments.sessions, verbose=arguments.verbose
+        )
+        print_points(report.points)
+    if arguments.only != "cost" and arguments.speakers:
+        report.losses = await measure_losses(
+            SERVICES, arguments.speech_seconds, arguments.speakers, verbose=arguments.verbose
+        )
+        print_losses(report.losses)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
