@@ -71,6 +71,9 @@ class Ear:
         self._last = 0
         self.finals: list[str] = []
         self.error = ""
+        """What the peer raised."""
+        self.unended = False
+        """It waits for the provider to end the session, which does not."""
 
     def hear(self, text: str, final: bool) -> None:
         now = time.monotonic_ns()
@@ -154,10 +157,13 @@ class Feed:
 
     async def _end(self, session: Session, ear: Ear) -> None:
         try:
-            async with asyncio.timeout(_END_S):
+            async with asyncio.timeout(_END_S) as bound:
                 await session.end()
         except Exception as error:  # noqa: BLE001 - as above
-            ear.error = ear.error or repr(error)
+            if bound.expired():
+                ear.unended = True
+            else:
+                ear.error = ear.error or repr(error)
 
 
 class Nobody:
@@ -214,7 +220,11 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
             assert feeding is not None
             await feeding
             await feed.end()
-            say(finals=[ear.finals for ear in feed.ears], errors=[e.error for e in feed.ears])
+            say(
+                finals=[ear.finals for ear in feed.ears],
+                errors=[ear.error for ear in feed.ears],
+                unended=sum(ear.unended for ear in feed.ears),
+            )
         else:
             given = feeding is not None and feeding.done()
             say(**seen.told(), given=given, broken=sum(bool(ear.error) for ear in feed.ears))

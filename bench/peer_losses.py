@@ -53,6 +53,8 @@ class Loss:
     """Out of order, or never spoken."""
     broken: int = 0
     """Sessions that the peer itself ended, by raising."""
+    unended: int = 0
+    """Sessions that waited, after the end of the speech, for what the provider never said."""
     versions: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
 
@@ -143,7 +145,7 @@ async def peer_lost(
             told = await subject.ask("finish")
     for finals in told["finals"]:
         loss.count(words, (word for text in finals for word in tones.words_of(text)))
-    loss.broken = sum(bool(error) for error in told["errors"])
+    loss.broken, loss.unended = sum(map(bool, told["errors"])), told["unended"]
     return loss
 
 
@@ -200,8 +202,9 @@ def print_losses(losses: Sequence[Loss]) -> None:
         if loss.skipped:
             print(f"{name:28}{loss.fault:>8}  not measured: {loss.skipped}")
             continue
-        broken = f"  {loss.broken} sessions broke" if loss.broken else ""
+        notes = f"  {loss.broken} sessions broke" if loss.broken else ""
+        notes += f"  {loss.unended} sessions did not end" if loss.unended else ""
         print(
             f"{name:28}{loss.fault:>8}{loss.spoken:>8}{loss.lost:>7}{loss.doubled:>9}"
-            f"{loss.others:>8}{broken}"
+            f"{loss.others:>8}{notes}"
         )
