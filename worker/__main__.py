@@ -39,7 +39,7 @@ from .tally import Tally
 
 log = logging.getLogger("worker")
 
-_FLUSH_SECONDS = 0.002
+_FLUSH_SECONDS = 0.001
 """How long an event may wait for others, to be written to the broker together."""
 _GC_THRESHOLDS = 20_000, 20, 50
 _CANCEL_AGAIN_SECONDS = 1.0

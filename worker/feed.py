@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from natterjack.audio import (
@@ -82,6 +83,9 @@ class Feed:
         """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
         self._given: Chunk | None = None
         """Such a chunk that was not taken: `next` was cancelled."""
+        self.sink: Callable[[Chunk], bool] | None = None
+        """Is offered live chunks that are next while `next` waits; False: `next` gives it."""
+        self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
@@ -158,6 +162,11 @@ class Feed:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def nudge(self) -> None:
+        """Have `next` return None, now if it waits."""
+        self._nudged = True
+        self._wake()
+
     def _received(self, _subject: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
         header = None if raw is None else read_chunk_headers(raw)
@@ -197,7 +206,9 @@ class Feed:
         if end or stop > self.head:
             self.head = stop
         self.ended = end
-        waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, end, 0))
+        chunk = Chunk(seq, position, frames, data, time_ns, now, end, 0)
+        if self.sink is None or not self.sink(chunk):
+            waiter.set_result(chunk)
 
     def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> bool:
         """Keep a chunk that is still to come; count it if it is bad. False: there is no room."""
@@ -286,7 +297,8 @@ class Feed:
                 self._bad_seen.add(mark)
 
     async def next(self, timeout: float) -> Chunk | Gap | None:
-        """What comes next, or None after `timeout` seconds without anything. Cancel-safe."""
+        """What comes next, or None after `timeout` seconds without anything, or a `nudge`.
+        Cancel-safe."""
         given, self._given = self._given, None
         if given is not None:
             return given
@@ -313,7 +325,8 @@ class Feed:
                 if self._chosen() is not None:
                     continue
                 now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline or self._nudged:
+                self._nudged = False
                 return None
             if not self._woken:
                 given = await self._wait(now, min(self._look_at, deadline))

@@ -169,6 +169,14 @@ class ProviderStream(ABC):
         Waits while the provider takes no more. Raises ProviderError.
         """
 
+    def send_nowait(self, audio: bytes) -> bool:
+        """As `send`, without waiting, if nothing has to be waited for; False: not done, `send` it.
+
+        Audio of many sessions is cheaper this way: no task has to be woken. A stream need not
+        have it. Raises ProviderError.
+        """
+        return False
+
     @abstractmethod
     async def finish(self) -> None:
         """Say that no audio follows; the iterator ends once the provider has said the rest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from natterjack.spec import SessionSpec
@@ -57,6 +58,9 @@ class Relay:
         rate = provider.capabilities.catch_up_rate
         self._burst = _BURST_SECONDS / rate
         self._seconds_a_frame = 1 / (spec.sample_rate * rate)
+        self._unsent: deque[bytes] = deque()
+        """What the stream did not take at once."""
+        self._nudge: Callable[[], None]
         self._last_chunk: Chunk | None = None
         self._sampled: Chunk | None = None
         self._send_started: float | None = None
@@ -88,29 +92,63 @@ class Relay:
         True when the session's audio is at its end, has reached `limit`, or `over` says
         that none will come; False when it has only paused for `park_seconds`.
         """
+        feed.sink, self._nudge = self.take, feed.nudge
+        try:
+            ended = await self._send_all(feed, item, books, over)
+        finally:
+            feed.sink = None
+        for audio in self._converter.flush():
+            await self._send_audio(audio)
+        return ended
+
+    async def _send_all(
+        self,
+        feed: Feed,
+        item: Chunk | Gap | None,
+        books: Books,
+        over: Callable[[Feed], Awaitable[bool]],
+    ) -> bool:
         while True:
+            while self._unsent:
+                await self._send_audio(self._unsent.popleft())
             if isinstance(item, Chunk):
                 if item.frames:
                     await self._send_chunk(item)
                 if item.end:
-                    ended = True
-                    break
+                    return True
             elif item is not None:
                 books.gap(item)
                 await self._send_gap(item)
             elif await over(feed):
-                ended = True
-                break
+                return True
             elif feed.caught_up and time.monotonic() - feed.heard > self._settings.park_seconds:
-                ended = False
-                break
+                return False
             if self.limit is not None and self.timeline.position >= self.limit:
-                ended = True
-                break
+                return True
             item = await feed.next(1.0)
-        for audio in self._converter.flush():
-            await self._send_audio(audio)
-        return ended
+
+    def take(self, chunk: Chunk) -> bool:
+        """Send a live chunk at once, without waking the sender; False: it has to be woken."""
+        limit, timeline, frames = self.limit, self.timeline, chunk.frames
+        if limit is not None and timeline.position + frames >= limit:
+            return False
+        if chunk.end or self._go_at > chunk.arrived:
+            return False
+        self._pace(frames, chunk.arrived)
+        timeline.advance(frames, chunk.arrived, chunk.time_ns)
+        self._last_chunk = chunk
+        if self._unanswered_since is None:
+            self._unanswered_since = chunk.arrived
+        pieces = (chunk.payload,) if self._passes else self._converter.convert(chunk.payload)
+        try:
+            for audio in pieces:
+                if self._unsent or not self.stream.send_nowait(audio):
+                    self._unsent.append(audio)
+        except Exception as error:  # noqa: BLE001 - a task boundary: who calls reads from the broker
+            self.fail(error)
+        if self._unsent:
+            self._nudge()
+        return True
 
     @property
     def cut_short(self) -> bool:

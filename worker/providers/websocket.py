@@ -53,8 +53,8 @@ class _WebSocket(aiohttp.ClientWebSocketResponse):
     @property
     def transport(self) -> asyncio.Transport | None:
         connection = self._response.connection
-        transport = None if connection is None else connection.transport
-        return transport if isinstance(transport, asyncio.Transport) else None
+        # uvloop's transports are asyncio's by their methods, not by their class.
+        return None if connection is None else connection.transport
 
     @property
     def unread(self) -> Iterable[Any]:
@@ -105,6 +105,23 @@ class Socket:
             await self._connection.send_bytes(data)
         except (aiohttp.ClientError, OSError) as error:
             raise Dropped(self._provider, f"the connection broke: {error}") from error
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send a binary frame, unless earlier ones still wait to be written; whether it was sent.
+        Raises Dropped."""
+        if self._transport is None or self._transport.get_write_buffer_size():
+            return False
+        sending = self._connection.send_bytes(data)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return True
+        except (aiohttp.ClientError, OSError) as error:
+            raise Dropped(self._provider, f"the connection broke: {error}") from error
+        # The frame is written, and aiohttp would wait until there is room for more: whoever sends
+        # next does.
+        sending.close()
+        return True
 
     async def send_text(self, data: str) -> None:
         """Send a text frame; waits while the peer takes no more. Raises Dropped."""

@@ -41,6 +41,12 @@ class DeepgramStream(ProviderStream):
         self._keepalive.sent(self._loop.time())
         await self._socket.send_bytes(audio)
 
+    def send_nowait(self, audio: bytes) -> bool:
+        if not audio or self._finishing or not self._socket.send_nowait(audio):
+            return False
+        self._keepalive.sent(self._loop.time())
+        return True
+
     async def finish(self) -> None:
         if self._finishing:
             return

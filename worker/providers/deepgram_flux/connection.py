@@ -65,11 +65,20 @@ class DeepgramFluxStream(ProviderStream):
             return
         if self._finishing:
             raise RuntimeError("send after finish")
-        # The clock and the wire must agree, so nothing may be awaited between the two.
+        self._sent(audio)
+        await self._socket.send_bytes(audio)
+
+    def send_nowait(self, audio: bytes) -> bool:
+        if not audio or self._finishing or not self._socket.send_nowait(audio):
+            return False
+        self._sent(audio)
+        return True
+
+    def _sent(self, audio: bytes) -> None:
+        """The clock and the wire must agree: nothing may be awaited between the two."""
         self._upkeep.sent(self._loop.time(), audio, self._clock.audio(len(audio)))
         if self._upkeep.deadline < self._asleep_until:
             self._wake.set()
-        await self._socket.send_bytes(audio)
 
     async def finish(self) -> None:
         """What is to be sent for it goes out as the provider's answers come."""

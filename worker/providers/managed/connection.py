@@ -124,6 +124,12 @@ class ManagedStream(ProviderStream):
         self._texts.hear(audio)
         await self._socket.send_bytes(audio)
 
+    def send_nowait(self, audio: bytes) -> bool:
+        if self._finished_at is not None or not self._socket.send_nowait(audio):
+            return False
+        self._texts.hear(audio)
+        return True
+
     async def finish(self) -> None:
         if self._finished_at is not None:
             return

@@ -104,6 +104,15 @@ class SpeechmaticsStream(ProviderStream):
         self._state.sent(len(audio))
         await self._write(self._socket.send_bytes(audio))
 
+    def send_nowait(self, audio: bytes) -> bool:
+        if not audio or self._finishing or not self._state.ready:
+            return False
+        self._check()
+        if not self._socket.send_nowait(audio):
+            return False
+        self._state.sent(len(audio))
+        return True
+
     async def finish(self) -> None:
         if self._finishing:
             return
