@@ -13,6 +13,7 @@ from .processes import worker as worker_process
 
 _SETTLE_S = 2.0
 _BEGIN_S = 60.0
+_LATE_MS = 150.0
 
 
 @dataclass
@@ -73,7 +74,7 @@ async def measure(who: str, sessions: int, chunk_ms: int, seconds: float) -> Poi
         opened = (await load.told())["opened"]
         await load.told()
         begun = await _until(provider, "begun", sessions)
-        await asyncio.sleep(_SETTLE_S)
+        await _settled(provider)
         point = await _window(subject, server.pid, load, provider, seconds)
         loaded = resident_bytes(subject.pid)
         await load.ask("end")
@@ -106,6 +107,16 @@ async def _window(
     took = time.monotonic() - began
     cpu, broker_cpu = cpu_seconds(subject.pid) - before, cpu_seconds(server) - broker_before
     return cpu, broker_cpu, took, await provider.stats(), await load.ask("stats")
+
+
+async def _settled(provider: Emulator) -> None:
+    """Return when audio arrives as it is published: what waited at the start has been sent."""
+    async with asyncio.timeout(_BEGIN_S):
+        while True:
+            await provider.stats(reset=True)
+            await asyncio.sleep(_SETTLE_S)
+            if (await provider.stats())["audio_delay_ms"].get("p95", _LATE_MS) < _LATE_MS:
+                return
 
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:

@@ -107,13 +107,15 @@ class Claimer:
 
     def records(self) -> Iterator[str]:
         """Each session's part of the worker's record. Sessions may come and go meanwhile."""
-        now = time.monotonic()
+        now, lag = time.monotonic(), 0.0
         for session in list(self.sessions):
             try:
+                lag = max(lag, session.lag_seconds)
                 yield session.record(now)
             except Exception:  # a task boundary
                 # Nor here may a fault in one session end its neighbours.
                 log.exception("session is not told of", extra=fields(session=str(session.key)))
+        self._services.metrics.lag.set(lag)
 
     async def run(self) -> None:
         """Until `drain`, and then until the last session is over."""
@@ -252,7 +254,6 @@ class Claimer:
                         broker.client.post(message.reply, _IN_PROGRESS)
                     except NatsError as error:
                         log.debug("heartbeat not sent: %r", error)
-            metrics.lag.set(max((s.lag_seconds for s, _ in sessions), default=0.0))
             if question is not None and question.done():
                 if not question.cancelled() and question.exception() is None:
                     answered = asked

@@ -37,6 +37,7 @@ _MAX_AHEAD = 128
 _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
+_MOMENT_S = 0.002
 _LONGEST_GAP_S = 24 * 3600.0
 """A position further ahead than this is a forgery or a fault of the edge, not a gap."""
 _MAX_BAD_SEEN = 1000
@@ -56,6 +57,53 @@ class Gap(NamedTuple):
 
 class Feed:
     """Audio of one session from `position` on. One task calls `next`; not restartable."""
+
+    __slots__ = (
+        "_after_bad_chunk",
+        "_ahead",
+        "_arrivals",
+        "_bad_seen",
+        "_broker",
+        "_by_seq",
+        "_deadline",
+        "_deep_scans",
+        "_doubt_left",
+        "_doubt_since",
+        "_format",
+        "_frame_bytes",
+        "_given",
+        "_hole_seconds",
+        "_hole_seen",
+        "_left",
+        "_left_frames",
+        "_longest",
+        "_look",
+        "_look_at",
+        "_marks",
+        "_newest",
+        "_next_seq",
+        "_nudged",
+        "_passed_since",
+        "_position",
+        "_quiet",
+        "_reading",
+        "_rings_at",
+        "_scanned",
+        "_session_id",
+        "_start",
+        "_store",
+        "_subject",
+        "_tails",
+        "_timer",
+        "_waiter",
+        "_woken",
+        "bad",
+        "ended",
+        "head",
+        "heard",
+        "sink",
+        "superseded",
+    )
 
     def __init__(
         self,
@@ -78,6 +126,7 @@ class Feed:
         self._next_seq, self._position = mark.seq, mark.position
         self._marks = Marks(mark)
         self._ahead = Held(spec.sample_rate)
+        self._by_seq = self._ahead.by_seq
         self._arrivals: Arrivals | None = None
         self._waiter: asyncio.Future[Chunk | None] | None = None
         """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
@@ -88,6 +137,8 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        """When `next` returns, whatever has come."""
         self._rings_at = 0.0
         """When the timer wakes `next`; 0: none is set."""
         self._look = True
@@ -182,7 +233,7 @@ class Feed:
             or seq != self._next_seq
             or position != self._position
             or position < self._start
-            or self._ahead
+            or self._by_seq
             or session_id != self._session_id
             or size % self._frame_bytes
             or not 0 < size <= MAX_CHUNK_BYTES
@@ -302,15 +353,15 @@ class Feed:
         given, self._given = self._given, None
         if given is not None:
             return given
-        deadline = time.monotonic() + timeout
+        self._deadline = deadline = time.monotonic() + timeout
         while True:
             self._woken = False
-            while self._ahead and (chunk := self._chosen()) is not None:
+            while self._by_seq and (chunk := self._chosen()) is not None:
                 item = self._admit(chunk)
                 if item is not None:
                     return item
             now = time.monotonic()
-            if not self._ahead:
+            if not self._by_seq:
                 pass
             elif self._next_seq in self._ahead:
                 if self._doubt_since is None:
@@ -360,7 +411,11 @@ class Feed:
 
     def _ring(self) -> None:
         self._rings_at, self._timer = 0.0, None
-        self._wake()
+        wait = min(self._look_at, self._deadline) - time.monotonic()
+        if wait > _MOMENT_S:
+            self._alarm(wait)  # a chunk has come meanwhile: nobody need be woken
+        else:
+            self._wake()
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
         """The chunk that is next, as it is to be given out; None if it is not."""

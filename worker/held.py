@@ -5,7 +5,7 @@ Pure: it is told how long was waited.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 _MAX_CHUNKS, _MAX_BYTES = 128, 4 * 1024 * 1024
@@ -49,6 +49,11 @@ class Held:
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._chunks
+
+    @property
+    def by_seq(self) -> Mapping[int, Chunk]:
+        """One of each number; the same mapping always."""
+        return self._chunks
 
     @property
     def chunks(self) -> Collection[Chunk]:

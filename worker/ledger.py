@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter
+
 from natterjack.events import ProviderUsage
 
 from .metrics import Metrics
@@ -40,6 +42,8 @@ class Ledger:
         self._rate = sample_rate
         self._metrics = metrics
         self._tally = tally
+        self._meters: dict[tuple[str, str], tuple[Counter, Counter, Counter]] = {}
+        """By provider and currency: looked up once."""
         self._rows: dict[str, Use] = {}
         self._currencies: dict[str, str] = {}
         self._stream: _Stream | None = None
@@ -86,7 +90,7 @@ class Ledger:
         replayed = min(again, sent_seconds)  # of a long gap less is sent
         billed = stream.price.billed_seconds(sent_seconds, connected_seconds, stream.reported)
         cost = stream.price.cost(billed)
-        share = replayed / sent_seconds if sent_seconds > 0 else 0.0
+        share = replayed / sent_seconds if replayed else 0.0
         use = Use(
             1, sent_seconds, replayed, 0.0, connected_seconds, stream.reported, billed, cost,
             cost * share,
@@ -119,18 +123,26 @@ class Ledger:
     def _count(self, provider: str, price: Price, use: Use, counted: Use) -> None:
         """Bring the metrics up from what is `counted` to `use`."""
         metrics, currency = self._metrics, price.currency
+        meters = self._meters.get((provider, currency))
+        if meters is None:
+            meters = self._meters[provider, currency] = (
+                metrics.audio_sent.labels(provider),
+                metrics.audio_billed.labels(provider),
+                metrics.credits_used.labels(provider, self._label, currency),
+            )
+        audio_sent, audio_billed, credits_used = meters
         sent = use.sent - counted.sent
-        metrics.audio_sent.labels(provider).inc(sent)
+        audio_sent.inc(sent)
         metrics.audio_received.inc(sent)
         counted.sent = use.sent
         if (more := use.replayed - counted.replayed) > 0:
             metrics.audio_replayed.labels(provider).inc(more)
             counted.replayed = use.replayed
         if (more := use.billed - counted.billed) > 0:
-            metrics.audio_billed.labels(provider).inc(more)
+            audio_billed.inc(more)
             counted.billed = use.billed
         if (more := use.cost - counted.cost) > 0:
-            metrics.credits_used.labels(provider, self._label, currency).inc(more)
+            credits_used.inc(more)
             counted.cost = use.cost
         if (more := use.recovery_cost - counted.recovery_cost) > 0:
             metrics.recovery_cost.labels(provider, currency).inc(more)

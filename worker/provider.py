@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic_settings import BaseSettings
 
@@ -69,8 +69,7 @@ class StreamRequest:
     """As the session's opener gave them; the plugin validates and raises RequestRefused."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderWord:
+class ProviderWord(NamedTuple):
     text: str
     start: float | None = None
     end: float | None = None

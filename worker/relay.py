@@ -22,6 +22,9 @@ from .timeline import Timeline
 
 _BURST_SECONDS = 0.5
 """Audio that may go out at once before the catch-up rate holds."""
+_LOOK_SECONDS = 2.0
+"""How often it is asked whether more audio will come."""
+_COUNT_SECONDS = 0.9
 _MUTE_AUDIO_SECONDS = 3.0
 """A provider is mute only if it owes an answer to at least so much audio."""
 
@@ -63,6 +66,7 @@ class Relay:
         self._nudge: Callable[[], None]
         self._last_chunk: Chunk | None = None
         self._sampled: Chunk | None = None
+        self._counted_at = 0.0
         self._send_started: float | None = None
         self._unanswered_since: float | None = None
         self._answered_audio = 0.0
@@ -125,21 +129,22 @@ class Relay:
                 return False
             if self.limit is not None and self.timeline.position >= self.limit:
                 return True
-            item = await feed.next(1.0)
+            item = await feed.next(_LOOK_SECONDS)
 
     def take(self, chunk: Chunk) -> bool:
         """Send a live chunk at once, without waking the sender; False: it has to be woken."""
-        limit, timeline, frames = self.limit, self.timeline, chunk.frames
+        _, _, frames, payload, time_ns, now, end, _ = chunk
+        limit, timeline, go_at = self.limit, self.timeline, self._go_at
+        if end or go_at > now:
+            return False
         if limit is not None and timeline.position + frames >= limit:
             return False
-        if chunk.end or self._go_at > chunk.arrived:
-            return False
-        self._pace(frames, chunk.arrived)
-        timeline.advance(frames, chunk.arrived, chunk.time_ns)
+        self._go_at = max(go_at, now - self._burst) + frames * self._seconds_a_frame  # as `_pace`
+        timeline.advance(frames, now, time_ns)
         self._last_chunk = chunk
         if self._unanswered_since is None:
-            self._unanswered_since = chunk.arrived
-        pieces = (chunk.payload,) if self._passes else self._converter.convert(chunk.payload)
+            self._unanswered_since = now
+        pieces = (payload,) if self._passes else self._converter.convert(payload)
         try:
             for audio in pieces:
                 if self._unsent or not self.stream.send_nowait(audio):
@@ -243,8 +248,12 @@ class Relay:
 
     # ---- books ------------------------------------------------------------------------------
 
-    def count(self) -> None:
-        """Bring the ledger up to date, and sample how long live audio was on its way."""
+    def count(self, now: float | None = None) -> None:
+        """Bring the ledger up to date, and sample how long live audio was on its way. `now`, by the
+        monotonic clock: only if it is a second old."""
+        if now is not None and now - self._counted_at < _COUNT_SECONDS:
+            return
+        self._counted_at = time.monotonic()
         timeline = self.timeline
         self._note_used()
         self._ledger.progress(timeline.position, timeline.sent_seconds, self.connected_seconds)

@@ -10,7 +10,7 @@ from natterjack.events import StatusEvent, StatusState, UsageEvent, encode
 from natterjack.spec import SessionSpec
 
 from .ledger import Ledger
-from .provider import Final, Interim, ProviderWord, Turn
+from .provider import Final, Interim, Turn
 from .publish import Publisher
 from .timeline import Timeline
 from .turns import Turns
@@ -63,7 +63,7 @@ class Scribe:
             **self._common(),
             "segment": self._segment,
             "text": event.text,
-            "words": [_word(timeline, word) for word in event.words],
+            "words": timeline.words(event.words),
             "start": round(start / self._rate, 6),
             "end": round(end / self._rate, 6),
             "times_estimated": event.times_estimated,
@@ -161,14 +161,3 @@ class Scribe:
         await self._publisher.durable(
             "status", lambda n: self.status_event(n, state, reason, **extra).encode()
         )
-
-
-def _word(timeline: Timeline, word: ProviderWord) -> dict[str, Any]:
-    """Fields of a natterjack.events.Word."""
-    return {
-        "text": word.text,
-        "start": None if word.start is None else timeline.to_seconds(word.start),
-        "end": None if word.end is None else timeline.to_seconds(word.end),
-        "confidence": word.confidence,
-        "speaker": word.speaker,
-    }

@@ -838,7 +838,8 @@ class Session:
             if not self._answered or isinstance(event, Final):
                 self._chain.works(fresh=not self._answered)
                 self._answered = True
-            await self._make_sure()
+            if self._unsure:
+                await self._make_sure()
             if isinstance(event, Interim):
                 latencies.heard(relay.timeline, event)
                 latencies.interim(await self._scribe.interim(relay.timeline, event))
@@ -920,18 +921,19 @@ class Session:
                 "limit_reason": self._limit_reason,
                 "limit_detail": self._limit_detail,
                 "configured": self._configured,
-                "account": self._account(),
+                # At finals no newer than what the roster has, of the same second.
+                "account": self._account(exact=state is not None or closed),
                 "sent_until": self._sent_until,
                 "updated_at": datetime.now(UTC),
             }
         )
         await self._checkpoints.write(self._checkpoint)
 
-    def _account(self) -> Account:
+    def _account(self, *, exact: bool = True) -> Account:
         relay = self._relay
         reached = self.position
         if relay is not None:
-            relay.count()
+            relay.count(None if exact else time.monotonic())
             reached = relay.timeline.position
         account = self._books.account(final=self.position, reached=reached, feed=self._feed)
         self._ledger.captured(account.captured_seconds)

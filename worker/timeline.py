@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .provider import ProviderWord
 
 
 class _Piece(NamedTuple):
@@ -75,6 +78,30 @@ class Timeline:
     def to_seconds(self, stream_seconds: float) -> float:
         """The session's time of a time on the stream's clock."""
         return round(self.to_position(stream_seconds) / self._rate, 6)
+
+    def words(self, words: Iterable[ProviderWord]) -> list[dict[str, Any]]:
+        """Words on the session's clock, as fields of natterjack.events.Word."""
+        first = self._pieces[0]
+        shift = (first.position - first.sent) / self._rate
+        plain = len(self._pieces) == 1 and not first.sent
+        last = self.sent_seconds
+        made = []
+        for text, start, end, confidence, speaker in words:
+            if plain and start is not None and end is not None and 0 <= start <= end <= last:
+                start, end = round(start + shift, 6), round(end + shift, 6)
+            else:
+                start = None if start is None else self.to_seconds(start)
+                end = None if end is None else self.to_seconds(end)
+            made.append(
+                {
+                    "text": text,
+                    "start": start,
+                    "end": end,
+                    "confidence": confidence,
+                    "speaker": speaker,
+                }
+            )
+        return made
 
     def arrived(self, position: int) -> float | None:
         """When the last captured frame before `position` came in, or None if that is not known."""

@@ -6,7 +6,7 @@ Pure: no sockets, clocks or environment.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final as Constant
 
 from ...errors import RemoteProtocolError
@@ -230,7 +230,7 @@ def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
     """Words with their channel as the speaker, and behind it the diarizer's label if any."""
     channel = str(results.channel)
     return tuple(
-        replace(word, speaker=channel if word.speaker is None else f"{channel}.{word.speaker}")
+        word._replace(speaker=channel if word.speaker is None else f"{channel}.{word.speaker}")
         for word in results.words
     )
 

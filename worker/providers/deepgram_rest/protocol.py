@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -107,7 +107,7 @@ def _of_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
     if channel is None:
         return word
     label = str(channel) if word.speaker is None else f"{channel}.{word.speaker}"
-    return replace(word, speaker=label)
+    return word._replace(speaker=label)
 
 
 def _language(channel: Mapping[str, Any], alternative: Mapping[str, Any]) -> str | None:

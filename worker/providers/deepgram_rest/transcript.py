@@ -65,4 +65,4 @@ def _shifted(word: ProviderWord, start: float, end: float) -> ProviderWord:
     assert word.start is not None
     assert word.end is not None
     begin = min(start + word.start, end)
-    return replace(word, start=begin, end=min(max(start + word.end, begin), end))
+    return word._replace(start=begin, end=min(max(start + word.end, begin), end))

@@ -6,7 +6,7 @@ Pure: no sockets, clocks or environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...provider import ProviderWord
 from .messages import Result
@@ -64,6 +64,6 @@ def join(
                 opening_gap = gap
             opening += result.text + ("" if glued else delimiter(result.language))
         elif words:
-            words[-1] = replace(words[-1], text=words[-1].text + gap + result.text)
+            words[-1] = words[-1]._replace(text=words[-1].text + gap + result.text)
             text += gap + result.text
     return Joined(text, tuple(words), opening, language)

@@ -331,7 +331,7 @@ def committed(text: str = "one two three four five six", head: int = 3) -> tuple
     """A transcript whose open turn has a head of `head` words, and the events up to there."""
     transcript = Transcript(spoken(60), EAGER)
     events: list[ProviderEvent] = []
-    made = [list(word.__getstate__()) for word in words(text)]
+    made = [list(word) for word in words(text)]
     for index in range(head, len(made)):
         made[index][1] += 0.1
         made[index][2] += 0.1
@@ -475,7 +475,7 @@ def test_committed_words_that_stay_are_not_worked_on_again(
     for message in monologue(80):
         texts = [word.text + ("x" if rng.random() < 0.005 else "") for word in message.words]
         revised = tuple(
-            replace(word, text=text) for word, text in zip(message.words, texts, strict=True)
+            word._replace(text=text) for word, text in zip(message.words, texts, strict=True)
         )
         messages.append(replace(message, text=" ".join(texts), words=revised))
     skipped: list[int] = []
