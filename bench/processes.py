@@ -153,6 +153,7 @@ async def worker(
         "WORKER_DRAIN_SECONDS": "0",
         "DEEPGRAM_API_KEY": "a-bench-key",
         "DEEPGRAM_URL": f"ws://{emulator_address}",
+        "DEEPGRAM_CATCH_UP_RATE": "4",  # what waits at the start is soon sent
         **settings,
     }
     began = time.monotonic()

@@ -109,7 +109,7 @@ class Client(NatsClient):
         self.flush_seconds = 0.0
         self.direct: dict[int, Receive] = {}
         """Where messages of a subscription go that do not go nats-py's way."""
-        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_timer: asyncio.Handle | None = None
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -120,6 +120,8 @@ class Client(NatsClient):
         nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         subscription = await self.subscribe(subject, future=nothing)  # a future: without a task
         assert subscription._id == number
+        # Nothing comes to it, and it is as large as all the rest of a subscription.
+        subscription._pending_queue = None  # type: ignore[assignment]
         return Arrivals(self, number, subscription)
 
     async def _process_msg(
@@ -167,7 +169,7 @@ class Client(NatsClient):
     def _flush_later(self) -> None:
         if self._flush_timer is None:
             loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self.flush_seconds, self._flush_now)
+            self._flush_timer = loop.call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
         self._flush_timer = None

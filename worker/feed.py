@@ -130,8 +130,8 @@ class Feed:
         self._arrivals: Arrivals | None = None
         self._waiter: asyncio.Future[Chunk | None] | None = None
         """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
-        self._given: Chunk | None = None
-        """Such a chunk that was not taken: `next` was cancelled."""
+        self._given: Chunk | Gap | None = None
+        """Such a chunk that was not taken, for `next` was cancelled; or what was given back."""
         self.sink: Callable[[Chunk], bool] | None = None
         """Is offered live chunks that are next while `next` waits; False: `next` gives it."""
         self._nudged = False
@@ -213,6 +213,10 @@ class Feed:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def give_back(self, item: Chunk | Gap) -> None:
+        """Have `next` return `item`, its last, once more."""
+        self._given = item
+
     def nudge(self) -> None:
         """Have `next` return None, now if it waits."""
         self._nudged = True
@@ -251,7 +255,6 @@ class Feed:
             self._look_at = now + _QUIET_FIRST_S
         self._next_seq = seq + 1
         self._position = stop = position + frames
-        self._tails.append((seq + 1, stop))
         self._after_bad_chunk = self._hole_seen = False
         self._passed_since, self._deep_scans = None, 0
         if end or stop > self.head:
@@ -285,7 +288,11 @@ class Feed:
             self._quiet = _QUIET_FIRST_S
             if not (self._look or self._ahead):
                 self._look_at = now + _QUIET_FIRST_S
-            if (seq, header.pos) in self._tails:  # what follows nothing may be forged
+            place = seq, header.pos
+            if place in self._tails or place == (
+                self._next_seq,
+                self._position,
+            ):  # what follows nothing may be forged
                 self.head = max(self.head, header.pos + frames)
             self._tails.append((seq + 1, header.pos + frames))
         if seq < self._next_seq:

@@ -65,7 +65,8 @@ class Relay:
         """What the stream did not take at once."""
         self._nudge: Callable[[], None]
         self._last_chunk: Chunk | None = None
-        self._sampled: Chunk | None = None
+        self._sampled = -1
+        """Number of the last chunk whose delay was sampled."""
         self._counted_at = 0.0
         self._send_started: float | None = None
         self._unanswered_since: float | None = None
@@ -87,18 +88,17 @@ class Relay:
     async def send(
         self,
         feed: Feed,
-        item: Chunk | Gap | None,
         books: Books,
         over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
-        """Send `item` and what the feed gives after it.
+        """Send what the feed gives.
 
         True when the session's audio is at its end, has reached `limit`, or `over` says
         that none will come; False when it has only paused for `park_seconds`.
         """
         feed.sink, self._nudge = self.take, feed.nudge
         try:
-            ended = await self._send_all(feed, item, books, over)
+            ended = await self._send_all(feed, books, over)
         finally:
             feed.sink = None
         for audio in self._converter.flush():
@@ -108,11 +108,11 @@ class Relay:
     async def _send_all(
         self,
         feed: Feed,
-        item: Chunk | Gap | None,
         books: Books,
         over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         while True:
+            item = await feed.next(_LOOK_SECONDS)
             while self._unsent:
                 await self._send_audio(self._unsent.popleft())
             if isinstance(item, Chunk):
@@ -129,7 +129,6 @@ class Relay:
                 return False
             if self.limit is not None and self.timeline.position >= self.limit:
                 return True
-            item = await feed.next(_LOOK_SECONDS)
 
     def take(self, chunk: Chunk) -> bool:
         """Send a live chunk at once, without waking the sender; False: it has to be woken."""
@@ -258,9 +257,14 @@ class Relay:
         self._note_used()
         self._ledger.progress(timeline.position, timeline.sent_seconds, self.connected_seconds)
         chunk = self._last_chunk
-        if chunk is None or chunk is self._sampled or not chunk.time_ns or chunk.stream_sequence:
+        if (
+            chunk is None
+            or chunk.seq == self._sampled
+            or not chunk.time_ns
+            or chunk.stream_sequence
+        ):
             return
-        self._sampled = chunk
+        self._sampled = chunk.seq
         arrived = time.time() - (time.monotonic() - chunk.arrived)
         self._capture_delay.observe(arrived - chunk.time_ns / 1e9 - chunk.frames / self._rate)
 

@@ -49,7 +49,6 @@ from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
 from .feed import Feed, Gap
 from .governor import Governor
-from .held import Chunk
 from .latency import Latencies
 from .ledger import Ledger
 from .metrics import Metrics
@@ -556,12 +555,11 @@ class Session:
         )
         await feed.open()
         try:
-            first = await self._first(feed)
-            if first is None:
+            if not await self._begun(feed):
                 return True
             provider, stream, converter, price = await self._connect()
             try:
-                return await self._stream(feed, first, provider, stream, converter, price)
+                return await self._stream(feed, provider, stream, converter, price)
             finally:
                 await stream.close()
         finally:
@@ -569,13 +567,13 @@ class Session:
             self._feed = None
             await feed.close()
 
-    async def _first(self, feed: Feed) -> Chunk | Gap | None:
-        """The first audio. Providers are dialled only then: most drop a connection that gets none.
-        None when the session is to end without more audio."""
+    async def _begun(self, feed: Feed) -> bool:
+        """Wait for audio: providers are dialled only then, since most drop a connection that gets
+        none. False when the session is to end without more."""
         while True:
             if self._limit is not None and self.position >= self._limit:
                 self._end_reason = self._limit_reason
-                return None
+                return False
             await self._make_sure()
             item = await feed.next(0.25)
             if self._drain.is_set():
@@ -584,12 +582,13 @@ class Session:
                 if time.monotonic() - feed.heard > _LOOK_SECONDS:
                     await self._give_up_slot()  # who has nothing to send needs none
                 if await self._over(feed):
-                    return None
+                    return False
             elif isinstance(item, Gap) or item.frames:
                 await self._unparked(feed)
-                return item
+                feed.give_back(item)
+                return True
             elif item.end:
-                return None
+                return False
 
     async def _unparked(self, feed: Feed) -> None:
         """After a pause amid a sound: return when there is more audio, or none will come."""
@@ -769,7 +768,6 @@ class Session:
     async def _stream(
         self,
         feed: Feed,
-        first: Chunk | Gap,
         provider: Provider,
         stream: ProviderStream,
         converter: convert.Converter,
@@ -791,7 +789,7 @@ class Session:
             await self._scribe.status("streaming")
             async with asyncio.TaskGroup() as tasks:
                 guard = tasks.create_task(self._guard(relay), name=f"guard {self.key}")
-                sender = tasks.create_task(self._send(relay, feed, first), name=f"send {self.key}")
+                sender = tasks.create_task(self._send(relay, feed), name=f"send {self.key}")
                 await self._receive(relay)
                 if not relay.finishing:
                     raise Dropped(provider.name, "the provider ended the stream before the audio")
@@ -807,8 +805,8 @@ class Session:
         self._scribe.position = max(self.position, relay.timeline.position)
         return ended
 
-    async def _send(self, relay: Relay, feed: Feed, first: Chunk | Gap) -> bool:
-        ended = await relay.send(feed, first, self._books, self._over)
+    async def _send(self, relay: Relay, feed: Feed) -> bool:
+        ended = await relay.send(feed, self._books, self._over)
         if not ended and relay.cut_short:
             self._parked_head, self._quiet_since = feed.head, feed.heard
             raise _Parked
