@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up test soak lint unit format clean help system-packages
+.PHONY: demo up test soak bench lint unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test: lint unit ## what CI runs
 
 soak: $(VENV)/.dev ## an hour and a half of random faults, with a table at the end
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
+bench: $(VENV)/.dev ## measure all of it, beside a bare relay and beside other programs
+	@$(BIN)/python -m bench $(ARGS)
 
 format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff format .

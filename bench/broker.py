@@ -205,17 +205,7 @@ async def _all_begun(provider: Emulator, sessions: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each case")
-    parser.add_argument("--sessions", type=int, nargs="+", help="each with all ways to keep audio")
-    arguments = parser.parse_args()
-    ways = CASES[:3]
-    cases = [way._replace(sessions=n) for n in arguments.sessions or () for way in ways]
-    try:
-        points = await measure(arguments.seconds, cases or CASES)
-    except NatterjackError as error:
-        sys.exit(f"bench.broker: {error}")
+def print_points(points: Sequence[Point]) -> None:
     head = (
         *("sessions", "kept in", "nodes", "CPU s/h", "core", "busiest"),
         *("KB/s stored", "on disk", "written", "MB idle", "MB", "delivered"),
@@ -238,6 +228,20 @@ async def main() -> None:
         for point in points
     ]
     print(*table([head, *rows], right=range(len(head))), sep="\n")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each case")
+    parser.add_argument("--sessions", type=int, nargs="+", help="each with all ways to keep audio")
+    arguments = parser.parse_args()
+    ways = CASES[:3]
+    cases = [way._replace(sessions=n) for n in arguments.sessions or () for way in ways]
+    try:
+        points = await measure(arguments.seconds, cases or CASES)
+    except NatterjackError as error:
+        sys.exit(f"bench.broker: {error}")
+    print_points(points)
 
 
 if __name__ == "__main__":

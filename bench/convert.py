@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,6 +117,23 @@ def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
     )
 
 
+def print_points(points: Sequence[Point]) -> None:
+    head = ("to 16 kHz mono from", "chunk ms", "CPU s/h", "least", "most", "core", "KB a session")
+    rows = [
+        (
+            point.source,
+            str(point.chunk_ms),
+            f"{point.cpu_s_per_hour:.2f}",
+            f"{point.least:.2f}",
+            f"{point.most:.2f}",
+            f"{point.core_share:.3%}",
+            f"{point.kb_per_session:.0f}",
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(1, len(head))), sep="\n")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="processor time of each point")
@@ -133,20 +151,7 @@ async def main() -> None:
         points = await measure(arguments.seconds)
     except NatterjackError as error:
         sys.exit(f"bench.convert: {error}")
-    head = ("to 16 kHz mono from", "chunk ms", "CPU s/h", "least", "most", "core", "KB a session")
-    rows = [
-        (
-            point.source,
-            str(point.chunk_ms),
-            f"{point.cpu_s_per_hour:.2f}",
-            f"{point.least:.2f}",
-            f"{point.most:.2f}",
-            f"{point.core_share:.3%}",
-            f"{point.kb_per_session:.0f}",
-        )
-        for point in points
-    ]
-    print(*table([head, *rows], right=range(1, len(head))), sep="\n")
+    print_points(points)
 
 
 if __name__ == "__main__":

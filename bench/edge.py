@@ -244,14 +244,7 @@ def _terminal() -> Iterator[int]:
         os.close(own)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="measured, of each case")
-    arguments = parser.parse_args()
-    try:
-        points = await measure(arguments.seconds)
-    except NatterjackError as error:
-        sys.exit(f"bench.edge: {error}")
+def print_points(points: Sequence[Point]) -> None:
     head = ("channels", "kHz", "CPU s/h", "least", "most", "core", "MB", "published", "with")
     rows = [
         (
@@ -268,6 +261,17 @@ async def main() -> None:
         for point in points
     ]
     print(*table([head, *rows], right=range(len(head) - 1)), sep="\n")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=4.0, help="measured, of each case")
+    arguments = parser.parse_args()
+    try:
+        points = await measure(arguments.seconds)
+    except NatterjackError as error:
+        sys.exit(f"bench.edge: {error}")
+    print_points(points)
 
 
 if __name__ == "__main__":

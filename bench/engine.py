@@ -186,24 +186,7 @@ def _percentile(delays: list[float], part: float) -> str:
     return f"{delays[round((len(delays) - 1) * part)] * 1000:.0f}" if delays else "-"
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=12.0, help="of audio, of each stream")
-    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.inside:
-        try:
-            told = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
-        except* ImportError as group:
-            told = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
-        except* NatterjackError as group:
-            told = {"error": str(group.exceptions[0])}
-        print(json.dumps(told), flush=True)
-        return
-    try:
-        points = await measure(arguments.seconds)
-    except NatterjackError as error:
-        sys.exit(f"bench.engine: {error}")
+def print_points(points: Sequence[Point]) -> None:
     head = (
         *("streams", "CPU s/audio s", "a core", "final ms", "worst", "interim ms", "worst"),
         *("words", "load s", "MB before", "loaded", "end", "with"),
@@ -227,6 +210,27 @@ async def main() -> None:
         for point in points
     ]
     print(*table([head, *rows], right=range(len(head) - 1)), sep="\n")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=12.0, help="of audio, of each stream")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        try:
+            told = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
+        except* ImportError as group:
+            told = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
+        except* NatterjackError as group:
+            told = {"error": str(group.exceptions[0])}
+        print(json.dumps(told), flush=True)
+        return
+    try:
+        points = await measure(arguments.seconds)
+    except NatterjackError as error:
+        sys.exit(f"bench.engine: {error}")
+    print_points(points)
 
 
 if __name__ == "__main__":

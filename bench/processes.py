@@ -35,6 +35,11 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def say(what: str) -> None:
+    """Progress, for whoever waits: not part of the results."""
+    print(what, file=sys.stderr, flush=True)
+
+
 class Program:
     """A Python program that says things on its standard output."""
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .processes import Emulator, Program, broker, cpu_seconds, emulator, program, resident_bytes
+from natterjack.table import table
+
+from .processes import (
+    Emulator,
+    Program,
+    broker,
+    cpu_seconds,
+    emulator,
+    program,
+    resident_bytes,
+    say,
+)
 from .processes import worker as worker_process
 
 _SETTLE_S = 2.0
 _BEGIN_S = 60.0
 _LATE_MS = 150.0
+_MOST_MISSING = 0.02
 
 
 @dataclass
@@ -39,9 +52,96 @@ class Point:
     all_begun_s: float
     """From the requests to the first audio of the last session at the provider."""
     broker_cpu_s_per_hour: float
+    runs: int = 1
+    cpu_least: float = 0.0
+    """CPU seconds an hour of audio, of the runs."""
+    cpu_most: float = 0.0
+    of_floor: float = 0.0
+    """CPU of this point, in units of the floor's of the same run."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+CASES = ((1, 80, 1), (100, 80, 1), (300, 80, 3), (1000, 80, 3), (100, 20, 1), (100, 200, 1))
+"""Sessions, milliseconds of a chunk, and whether it is measured once or as often as is asked for
+(the points that have a goal)."""
+CAPACITY = (1250, 1500, 1750, 2000, 2500)
+_MOST_LATE_MS = 50.0
+
+
+async def measure_all(seconds: float, runs: int) -> list[Point]:
+    """Worker and floor in turn, so that both have the same machine. Medians of several runs."""
+    points = []
+    for sessions, chunk_ms, often in CASES:
+        found: dict[str, list[Point]] = {"floor": [], "worker": []}
+        for run in range(runs if often > 1 else 1):
+            for who, measured in found.items():
+                say(f"{who}, {sessions} sessions, {chunk_ms} ms, run {run + 1}")
+                measured.append(await measure(who, sessions, chunk_ms, seconds))
+        floor = _median(found["floor"], 0.0)
+        points += [floor, _median(found["worker"], floor.cpu_s_per_hour)]
+    return points
+
+
+async def measure_capacity(seconds: float) -> list[Point]:
+    """More and more sessions, until delays or audio fall behind."""
+    points = []
+    for sessions in CAPACITY:
+        say(f"worker, {sessions} sessions")
+        try:
+            point = await measure("worker", sessions, 80, seconds)
+        except TimeoutError:
+            say(f"{sessions} sessions never came to rest")
+            break
+        points.append(point)
+        late = max(point.audio_ms["p99"], point.results_ms["p99"])
+        if late > _MOST_LATE_MS or abs(point.delivered - 1) > _MOST_MISSING:
+            break
+    return points
+
+
+def _median(points: list[Point], floor: float) -> Point:
+    """The run whose processor time is the median, with the spread of all."""
+    ordered = sorted(points, key=lambda point: point.cpu_s_per_hour)
+    point = ordered[len(ordered) // 2]
+    point.runs = len(ordered)
+    point.cpu_least, point.cpu_most = ordered[0].cpu_s_per_hour, ordered[-1].cpu_s_per_hour
+    if floor:
+        point.of_floor = point.cpu_s_per_hour / floor
+    return point
+
+
+def print_points(points: Sequence[Point]) -> None:
+    head = (
+        *("", "sessions", "chunk ms", "CPU s/h", "least-most", "of floor", "core"),
+        *("audio p50/95/99 ms", "results p50/95/99 ms", "delivered", "KB/session", "MB idle"),
+        *("start s", "all begun s"),
+    )
+    rows = [
+        (
+            point.who,
+            str(point.sessions),
+            str(point.chunk_ms),
+            f"{point.cpu_s_per_hour:.2f}",
+            f"{point.cpu_least:.2f}-{point.cpu_most:.2f}" if point.runs > 1 else "",
+            f"{point.of_floor:.2f}" if point.of_floor else "",
+            f"{point.cpu_share:.2f}",
+            _three(point.audio_ms),
+            _three(point.results_ms),
+            f"{point.delivered:.3f}",
+            f"{point.kb_per_session:.0f}",
+            f"{point.mb_idle:.0f}",
+            f"{point.start_s:.2f}",
+            f"{point.all_begun_s:.2f}" if point.who == "worker" else "",
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(1, len(head))), sep="\n")
+
+
+def _three(delays: dict[str, float]) -> str:
+    return "/".join(f"{delays[part]:.1f}" for part in ("p50", "p95", "p99")) if delays else "-"
 
 
 async def measure(who: str, sessions: int, chunk_ms: int, seconds: float) -> Point:
@@ -73,8 +173,7 @@ async def measure(who: str, sessions: int, chunk_ms: int, seconds: float) -> Poi
         )
         opened = (await load.told())["opened"]
         await load.told()
-        begun = await _until(provider, "begun", sessions)
-        await _settled(provider)
+        begun = await settled(provider, sessions)
         point = await _window(subject, server.pid, load, provider, seconds)
         loaded = resident_bytes(subject.pid)
         await load.ask("end")
@@ -109,18 +208,22 @@ async def _window(
     return cpu, broker_cpu, took, await provider.stats(), await load.ask("stats")
 
 
-async def _settled(provider: Emulator) -> None:
-    """Return when audio arrives as it is published: what waited at the start has been sent."""
+async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
+    """Return when all sessions have begun, with what the provider saw by then, and audio arrives as
+    it is published: what waited at the start has been sent."""
+    begun = await _until(provider, "begun", sessions)
     async with asyncio.timeout(_BEGIN_S):
         while True:
             await provider.stats(reset=True)
             await asyncio.sleep(_SETTLE_S)
             if (await provider.stats())["audio_delay_ms"].get("p95", _LATE_MS) < _LATE_MS:
-                return
+                return begun
 
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:
     async with asyncio.timeout(_BEGIN_S):
-        while (told := await provider.stats())[what] < count:
+        told = await provider.stats()
+        while told[what] < count:
             await asyncio.sleep(0.1)
+            told = await provider.stats()
     return told

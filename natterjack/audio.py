@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -74,32 +73,11 @@ def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
     return headers
 
 
-def _time_ns(text: str) -> int:
+def wall_clock(text: str | bytes) -> int:
+    """The value of AUDIO_TIME. Raises ValueError when it is no whole number."""
     # A clock may be wrong by any amount: the sound counts all the same.
     value = int(text)
     return value if 0 <= value <= _MAX_INT else 0
-
-
-_USUAL = re.compile(
-    rb"NATS/1\.0\r\n"
-    rb"Session-Id: ([\w-]+)\r\nAudio-Seq: (\d{1,18})\r\nAudio-Pos: (\d{1,18})\r\n"
-    rb"Audio-Time: (\d{1,19})\r\n(?:Nats-Msg-Id: [^\r\n]*\r\n)?(Audio-End: 1\r\n)?\r\n",
-    re.ASCII,
-)
-"""The headers of nearly all chunks, on the wire: as encode_chunk_headers has them."""
-
-
-def read_chunk_headers(raw: bytes) -> ChunkHeader | None:
-    """The header in a message's headers as they came, if they are as the edge writes them; else
-    None: see `parse_headers`, decode_chunk_headers."""
-    found = _USUAL.fullmatch(raw)
-    if found is None:
-        return None
-    session_id, seq, pos, time_ns, end = found.groups()
-    stamp = int(time_ns)
-    return ChunkHeader(
-        session_id.decode(), int(seq), int(pos), stamp if stamp <= _MAX_INT else 0, end is not None
-    )
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
@@ -130,7 +108,7 @@ def decode_chunk_headers(
             headers[SESSION_ID],
             seq,
             pos,
-            _time_ns(headers[AUDIO_TIME]),
+            wall_clock(headers[AUDIO_TIME]),
             headers.get(AUDIO_END) == "1",
         )
     except KeyError as error:

@@ -41,25 +41,47 @@ class Arrivals:
             await self._subscription.unsubscribe()
 
 
-def _give(receive: Receive, subject: bytes, headers: bytes | None, data: bytes) -> None:
-    try:
-        receive(subject, headers, data)
-    except Exception:  # a task boundary: what nats-py calls must not end its reading
-        log.exception("a message was not taken", extra=fields(subject=subject.decode()))
-
-
 class _Parser(Parser):
-    """Takes messages of `direct` subscriptions off the front of what comes; the rest is nats-py's.
+    """Takes messages of `direct` subscriptions off the front of what comes, the moment it comes;
+    all else goes through asyncio's reader to nats-py.
 
-    Without a regular expression a line, and without moving what is behind a message to the front.
+    Without a task to wake, a regular expression a line, or moving what lies behind a message to the
+    front.
     """
 
     nc: Client
 
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self._behind = 0
+        """Bytes that the reader was given and that were not parsed yet: all later ones have to wait
+        their turn."""
+
+    def watch(self, reader: asyncio.StreamReader) -> None:
+        """Look at what is given to `reader` before it has it."""
+        give = reader.feed_data
+        self._behind = len(getattr(reader, "_buffer", b""))
+
+        def feed_data(data: bytes) -> None:
+            if not self._behind:
+                data = self._take(data)
+                if not data:
+                    return
+            self._behind += len(data)
+            give(data)
+
+        reader.feed_data = feed_data  # type: ignore[method-assign, assignment]
+
     async def parse(self, data: bytes = b"") -> None:
+        rest = self._take(data)
+        if rest:
+            await super().parse(rest)
+        self._behind -= len(data)
+
+    def _take(self, data: bytes) -> bytes:
+        """What is left behind the messages of `direct` subscriptions. A part of one is kept."""
         if self.state != AWAITING_CONTROL_LINE:
-            await super().parse(data)
-            return
+            return data
         if self.buf:
             data = bytes(self.buf) + data
             self.buf.clear()
@@ -78,7 +100,7 @@ class _Parser(Parser):
                 if size - at > MAX_CONTROL_LINE_SIZE:
                     break  # nats-py says what is wrong
                 self.buf += data[at:]
-                return
+                return b""
             words = data[begin:end].split()
             try:
                 receive = direct.get(int(words[1]))
@@ -90,14 +112,13 @@ class _Parser(Parser):
                 break
             if stop + 2 > size:
                 self.buf += data[at:]
-                return
+                return b""
             at = stop + 2
             try:
                 receive(words[0], data[begin:head] or None, data[head:stop])
-            except Exception:  # a task boundary: see `_give`
-                log.exception("a message was not taken")
-        if at < size:
-            await super().parse(data[at:])
+            except Exception:  # a task boundary: what nats-py calls must not end its reading
+                log.exception("a message was not taken", extra=fields(subject=str(words[0])))
+        return data[at:] if at else data
 
 
 class Client(NatsClient):
@@ -105,7 +126,7 @@ class Client(NatsClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps = _Parser(self)
+        self._ps: _Parser = _Parser(self)
         self.flush_seconds = 0.0
         self.direct: dict[int, Receive] = {}
         """Where messages of a subscription go that do not go nats-py's way."""
@@ -124,14 +145,24 @@ class Client(NatsClient):
         subscription._pending_queue = None  # type: ignore[assignment]
         return Arrivals(self, number, subscription)
 
+    async def _read_loop(self) -> None:
+        reader = getattr(self._transport, "_io_reader", None)
+        if isinstance(reader, asyncio.StreamReader):
+            self._ps.watch(reader)
+        await super()._read_loop()
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
+        # One that came behind something else.
         receive = self.direct.get(sid)
         if receive is None:
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-        else:
-            _give(receive, subject, headers, data)
+            return
+        try:
+            receive(subject, headers, data)
+        except Exception:  # a task boundary
+            log.exception("a message was not taken", extra=fields(subject=subject.decode()))
 
     # ---- out --------------------------------------------------------------------------------
 

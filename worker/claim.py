@@ -242,13 +242,14 @@ class Claimer:
             now = time.monotonic()
             metrics.loop_delay.observe(max(0.0, now - last - _TICK_S))
             last = now
-            metrics.nats_connected.set(broker.connected)
+            connected = broker.connected
+            metrics.nats_connected.set(connected)
             for name, breaker in self._services.providers.breakers.items():
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
             for session, message in sessions:
-                session.tick(now)
-                if now >= session.beat_at and broker.connected:
+                session.tick(now, listening=connected)
+                if now >= session.beat_at and connected:
                     session.beat_at = now + lease / 3
                     try:
                         broker.client.post(message.reply, _IN_PROGRESS)

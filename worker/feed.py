@@ -20,7 +20,7 @@ from natterjack.audio import (
     SESSION_ID,
     decode_chunk_headers,
     parse_headers,
-    read_chunk_headers,
+    wall_clock,
 )
 from natterjack.client import Arrivals
 from natterjack.connection import Broker
@@ -38,6 +38,8 @@ _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
 _MOMENT_S = 0.002
+_NEVER = b"\0"
+"""No headers begin so."""
 _LONGEST_GAP_S = 24 * 3600.0
 """A position further ahead than this is a forgery or a fault of the edge, not a gap."""
 _MAX_BAD_SEEN = 1000
@@ -69,6 +71,7 @@ class Feed:
         "_deep_scans",
         "_doubt_left",
         "_doubt_since",
+        "_expected",
         "_format",
         "_frame_bytes",
         "_given",
@@ -88,6 +91,7 @@ class Feed:
         "_quiet",
         "_reading",
         "_rings_at",
+        "_same",
         "_scanned",
         "_session_id",
         "_start",
@@ -137,6 +141,9 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
+        self._same = f"NATS/1.0\r\n{SESSION_ID}: {spec.session_id}\r\n".encode()
+        """How the headers of all chunks begin, as the edge writes them."""
+        self._expected = _NEVER
         self._deadline = 0.0
         """When `next` returns, whatever has come."""
         self._rings_at = 0.0
@@ -224,31 +231,28 @@ class Feed:
 
     def _received(self, _subject: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
-        header = None if raw is None else read_chunk_headers(raw)
-        if header is None:
-            self._take(None if raw is None else parse_headers(raw), data, 0)
-            self._wake()
-            return
-        session_id, seq, position, time_ns, end = header
-        waiter, size = self._waiter, len(data)
+        waiter, expected, size = self._waiter, self._expected, len(data)
         if (
-            waiter is None
+            raw is None
+            or not raw.startswith(expected)
+            or waiter is None
             or waiter.done()
-            or seq != self._next_seq
-            or position != self._position
-            or position < self._start
             or self._by_seq
-            or session_id != self._session_id
             or size % self._frame_bytes
             or not 0 < size <= MAX_CHUNK_BYTES
-            or self._doubt_since is not None
+            or b"\r\nAudio-End" in raw
         ):
-            self._take(parse_headers(raw or b""), data, 0)
+            self._take(None if raw is None else parse_headers(raw), data, 0)
             self._wake()
             return
         # Nearly always: the one that is waited for. As `_take` and `_admit`, cut short.
         now = time.monotonic()
-        frames = size // self._frame_bytes
+        try:
+            time_ns = wall_clock(raw[len(expected) : raw.index(b"\r\n", len(expected))])
+        except ValueError:
+            self._count_bad("headers", parse_headers(raw), data)
+            return
+        seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.heard = now
         self._quiet = _QUIET_FIRST_S
         if not self._look:
@@ -257,12 +261,22 @@ class Feed:
         self._position = stop = position + frames
         self._after_bad_chunk = self._hole_seen = False
         self._passed_since, self._deep_scans = None, 0
-        if end or stop > self.head:
+        if stop > self.head:
             self.head = stop
-        self.ended = end
-        chunk = Chunk(seq, position, frames, data, time_ns, now, end, 0)
-        if self.sink is None or not self.sink(chunk):
+        chunk = Chunk(seq, position, frames, data, time_ns, now, False, 0)
+        if self.sink is not None and self.sink(chunk):
+            self._expected = self._expect()
+        else:
             waiter.set_result(chunk)
+
+    def _expect(self) -> bytes:
+        """How the headers of the next chunk begin, if nothing is the matter: numbers need not be
+        read that are known."""
+        if self._doubt_since is not None or self._position < self._start:
+            return _NEVER
+        return b"%bAudio-Seq: %d\r\nAudio-Pos: %d\r\nAudio-Time: " % (
+            self._same, self._next_seq, self._position,
+        )  # fmt: skip
 
     def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> bool:
         """Keep a chunk that is still to come; count it if it is bad. False: there is no room."""
@@ -396,6 +410,7 @@ class Feed:
         if it is the next one."""
         if not now < self._rings_at <= until:
             self._alarm(until - now)
+        self._expected = self._expect()
         waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
         try:

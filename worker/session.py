@@ -1081,15 +1081,16 @@ class Session:
             await self._write_checkpoint()
             self._unsure = False
 
-    def tick(self, now: float) -> None:
-        """Watch the provider stream; called a few times a second."""
+    def tick(self, now: float, *, listening: bool) -> None:
+        """Watch the provider stream; called a few times a second. `listening`: the broker takes
+        what the provider says."""
         relay, permit = self._relay, self._permit
         if relay is None:
             return
         if permit is not None and permit.lost.is_set():
             name = relay.provider.name
             relay.fail(Dropped(name, "its slot was taken over: this process stood still"))
-        relay.watch(now, listening=self._services.broker.connected)
+        relay.watch(now, listening=listening)
         if self._drain_deadline is not None and now > self._drain_deadline:
             relay.fail(_HandOver())
 

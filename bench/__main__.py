@@ -1,0 +1,162 @@
+"""All benchmarks, one after another: `make bench`, or `python -m bench --help`.
+
+Prints a table for each part, and writes all figures with what they were measured on as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from natterjack.embedded import find_binary
+from natterjack.errors import NatterjackError
+
+from . import broker, convert, edge, engine, peer_losses, peers, relay, stages
+from .processes import say
+
+Part = Callable[[argparse.Namespace], Awaitable[Any]]
+
+
+async def _relay(arguments: argparse.Namespace) -> Any:
+    points = await relay.measure_all(arguments.seconds, arguments.runs)
+    relay.print_points(points)
+    return [point.as_dict() for point in points]
+
+
+async def _stages(arguments: argparse.Namespace) -> Any:
+    shares = await stages.measure(seconds=2 * arguments.seconds)
+    for name, share in shares.items():
+        print(f"{name:24}{share:>7.1%}")
+    return shares
+
+
+async def _capacity(arguments: argparse.Namespace) -> Any:
+    points = await relay.measure_capacity(arguments.seconds)
+    relay.print_points(points)
+    return [point.as_dict() for point in points]
+
+
+async def _convert(arguments: argparse.Namespace) -> Any:
+    return _points(convert, await convert.measure())
+
+
+async def _edge(arguments: argparse.Namespace) -> Any:
+    return _points(edge, await edge.measure())
+
+
+async def _engine(arguments: argparse.Namespace) -> Any:
+    return _points(engine, await engine.measure())
+
+
+async def _broker(arguments: argparse.Namespace) -> Any:
+    return _points(broker, await broker.measure(arguments.seconds))
+
+
+async def _peers(arguments: argparse.Namespace) -> Any:
+    points = await peers.measure_peers(arguments.seconds, (100, 300))
+    peers.print_points(points)
+    return [point.as_dict() for point in points]
+
+
+async def _losses(arguments: argparse.Namespace) -> Any:
+    losses = await peer_losses.measure_losses(peers.SERVICES, 16, 8)
+    peer_losses.print_losses(losses)
+    return [asdict(loss) for loss in losses]
+
+
+def _points(module: Any, points: Sequence[Any]) -> Any:
+    module.print_points(points)
+    return [point.as_dict() for point in points]
+
+
+PARTS: dict[str, tuple[str, Part]] = {
+    "relay": ("a worker beside a bare relay", _relay),
+    "stages": ("where a worker's processor time goes, 300 sessions", _stages),
+    "capacity": ("sessions that one worker holds", _capacity),
+    "convert": ("resampling and mixing down", _convert),
+    "edge": ("the edge agent", _edge),
+    "engine": ("the embedded engine", _engine),
+    "broker": ("nats-server under a worker", _broker),
+    "peers": ("other programs on the same emulator", _peers),
+    "losses": ("words lost when a provider drops its connection, or goes mute", _losses),
+}
+
+
+def _machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = ("nats-py", "aiohttp", "uvloop", "pydantic", "numpy", "soxr", "sherpa-onnx")
+    server = subprocess.run([find_binary(), "-v"], capture_output=True, text=True, check=True)
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "processor": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(memory / 2**30),
+        "load_before": os.getloadavg()[0],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "nats_server": server.stdout.strip().rpartition(" ")[2],
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "parts", nargs="*", choices=[[], *PARTS], metavar="PART",
+        help=f"of {', '.join(PARTS)}; default: all",
+    )  # fmt: skip
+    parser.add_argument("--no-peers", action="store_true", help="leave out peers and losses")
+    parser.add_argument("--seconds", type=float, default=6, help="measured, of each point")
+    parser.add_argument("--runs", type=int, default=3, help="of the points that have a goal")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
+    arguments = parser.parse_args()
+    names = arguments.parts or list(PARTS)
+    if arguments.no_peers:
+        names = [name for name in names if name not in ("peers", "losses")]
+    report: dict[str, Any] = {"machine": _machine()}
+    print(json.dumps(report["machine"], indent=1))
+    failed = False
+    for number, name in enumerate(names, 1):
+        what, part = PARTS[name]
+        print(f"\n{what}", flush=True)
+        say(f"[{number}/{len(names)}] {name} ...")
+        began = time.monotonic()
+        try:
+            report[name] = await part(arguments)
+        except (NatterjackError, RuntimeError, TimeoutError, AssertionError) as error:
+            failed = True
+            report[name] = {"failed": str(error) or repr(error)}
+            print(f"not measured: {report[name]['failed']}")
+        say(f"{name} took {time.monotonic() - began:.0f} s")
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nall figures: {arguments.json}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

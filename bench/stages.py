@@ -1,0 +1,87 @@
+"""Where a worker's processor time goes, by stage: a profile of its own stack (bench.sampled)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.waiting import until
+
+from .processes import broker, emulator, program, worker
+from .relay import settled
+
+STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # The innermost function of a stack that is named here tells the stage.
+    ("send", ("providers/websocket.py:Socket.send", ".send_nowait", "Stream.send")),
+    ("convert", ("worker/convert.py:",)),
+    ("decode headers", ("natterjack/audio.py:", "Feed._expect")),
+    ("relay and clock", ("worker/relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
+    (
+        "metrics and ledger",
+        (
+            "prometheus_client/", "worker/ledger.py:", "worker/tally.py:", "worker/use.py:",
+            "worker/report.py:", "worker/latency.py:", "Relay.count", "Session.record",
+            "Claimer.records",
+        ),
+    ),
+    ("checkpoint", ("worker/checkpoint.py:", "Session._write_checkpoint", "worker/account.py:")),
+    (
+        "publish",
+        (
+            "worker/publish.py:", "natterjack/acks.py:", "natterjack/events.py:",
+            "worker/scribe.py:", "Client.post", "Client._flush", "aio/client.py:Client._flusher",
+        ),
+    ),
+    ("results", ("Session._receive", "worker/providers/", "aiohttp/", "_websocket/")),
+    ("leases and watchdogs", ("Claimer._keep", "Session.tick", "Relay.watch")),
+    (
+        "receive",
+        ("worker/feed.py:", "natterjack/client.py:", "protocol/parser.py:", "asyncio/streams.py:",
+         "Client._read_loop"),
+    ),
+)  # fmt: skip
+
+
+def stage(stack: str) -> str:
+    """The stage of a stack, `function;function;...`, the outermost first."""
+    for function in reversed(stack.split(";")):
+        for name, marks in STAGES:
+            if any(mark in function for mark in marks):
+                return name
+    return "event loop and others"
+
+
+async def measure(sessions: int = 300, seconds: float = 12.0) -> dict[str, float]:
+    """The share of each stage in the processor time of a worker with so many sessions."""
+    async with contextlib.AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        out = Path(directory) / "stacks"
+        server = await stack.enter_async_context(broker())
+        provider = await stack.enter_async_context(emulator())
+        subject, _ = await stack.enter_async_context(
+            worker(
+                server.url, provider.address, sessions,
+                arguments=("-m", "bench.sampled", str(out)),
+            )
+        )  # fmt: skip
+        arguments = ("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions))
+        load = await stack.enter_async_context(program(*arguments))
+        await load.told()
+        await load.told()
+        await settled(provider, sessions)
+        os.kill(subject.pid, signal.SIGUSR1)
+        await asyncio.sleep(seconds)
+        os.kill(subject.pid, signal.SIGUSR2)
+        await until(out.exists, "the worker writes its profile", 30)
+        counts: Counter[str] = Counter()
+        for line in out.read_text().splitlines():
+            stack_text, _, count = line.rpartition(" ")
+            counts[stage(stack_text)] += int(count)
+        await load.ask("end")
+    whole = sum(counts.values())
+    return {name: count / whole for name, count in counts.most_common()}
