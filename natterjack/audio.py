@@ -92,6 +92,13 @@ def parse_headers(raw: bytes) -> dict[str, str]:
     return headers
 
 
+def parse_status(raw: bytes) -> tuple[str, str]:
+    """Status and description of a server's message (NATS ADR-4), from its headers on the wire."""
+    _, _, line = raw.partition(b"\r\n")[0].partition(b" ")
+    status, _, description = line.decode("ascii", "replace").strip().partition(" ")
+    return status, description.strip()
+
+
 def decode_chunk_headers(
     headers: Mapping[str, str] | None, size_bytes: int, audio_format: AudioFormat
 ) -> ChunkHeader:

@@ -11,14 +11,17 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from .audio import parse_headers, parse_status
+from .client import Arrivals
 from .connection import Broker
 from .errors import BrokerError
 
 _TIMEOUT_S = 3.0
+_MOST_BATCHES = 16
+"""Asked for at once: when many sessions begin or recover at the same time, live audio is behind the
+answers on the same connection, and the server cuts off who is too slow for both."""
 _BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
 
 
@@ -61,37 +64,37 @@ class StreamStore:
         self._inbox = self._client.new_inbox()
         self._waiting: dict[str, _Collected] = {}
         self._token = 0
-        self._subscription: Subscription | None = None
+        self._arrivals: Arrivals | None = None
+        self._batches = asyncio.Semaphore(_MOST_BATCHES)
 
     async def start(self) -> None:
-        self._subscription = await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._received, pending_bytes_limit=-1, pending_msgs_limit=-1
-        )
+        self._arrivals = await self._client.listen(f"{self._inbox}.*", self._received)
 
     async def stop(self) -> None:
         """Idempotent. A store that lives as long as its connection need not be stopped."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None and not self._client.is_closed:
-            await subscription.unsubscribe()
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            await arrivals.end()
 
-    async def _received(self, message: Msg) -> None:
-        collected = self._waiting.get(message.subject.rpartition(".")[2])
+    def _received(self, subject: bytes, raw: bytes | None, data: bytes) -> None:
+        collected = self._waiting.get(subject.rpartition(b".")[2].decode())
         if collected is None or collected.done.done():
             return
-        headers = message.headers or {}
+        headers = parse_headers(raw or b"")
         # What was stored has its sequence added, whatever headers of its own it has.
-        status = headers.get("Status")
         if "Nats-Sequence" in headers:
-            collected.messages.append(Stored(int(headers["Nats-Sequence"]), headers, message.data))
+            collected.messages.append(Stored(int(headers["Nats-Sequence"]), headers, data))
             # A single get has no closing status; a batch says in each message what is left.
             if "Nats-Num-Pending" not in headers:
                 collected.done.set_result(0)
-        elif status == "204":
+            return
+        status, description = parse_status(raw or b"")
+        if status == "204":
             collected.done.set_result(int(headers.get("Nats-Num-Pending", 0)))
         elif status == "404":
             collected.done.set_result(0)
         else:
-            detail = f"{status} {headers.get('Description', '')}".strip()
+            detail = f"{status} {description}".strip()
             collected.done.set_exception(StoreUnavailable(f"{self._subject}: {detail}"))
 
     async def _get(self, request: dict[str, Any]) -> tuple[list[Stored], int]:
@@ -143,14 +146,14 @@ class StreamStore:
     ) -> tuple[list[Stored], int]:
         """Up to `batch` messages on `subject` from a stream sequence on, oldest first, and how many
         more there are. Raises StoreUnavailable."""
-        return await self._get(
-            {
-                "seq": max(1, from_sequence),
-                "next_by_subj": subject,
-                "batch": batch,
-                "max_bytes": max_bytes,
-            }
-        )
+        request = {
+            "seq": max(1, from_sequence),
+            "next_by_subj": subject,
+            "batch": batch,
+            "max_bytes": max_bytes,
+        }
+        async with self._batches:
+            return await self._get(request)
 
     async def read_all(self, subject: str) -> list[Stored]:
         """Every message on `subject` (which may have wildcards), oldest first; of a bucket, its

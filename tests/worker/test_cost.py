@@ -1,12 +1,12 @@
-"""What a chunk costs, counted in calls of Python functions: counts are the same on every machine."""
+"""What a chunk costs in calls of Python functions, which are the same on every machine."""
 
 from __future__ import annotations
 
 from bench import calls
 
 MOST_CALLS = 65.0
-"""A chunk, with its share of transcripts, events, checkpoints, leases and books; docs/performance.md
-has what was measured. It was 279 before any of it was looked at."""
+"""With its share of transcripts, events, checkpoints, leases and books: docs/performance.md has
+what was measured. It was 279 before any of it was looked at."""
 MOST_CALLS_OF_THE_WORKER = 32.0
 
 
