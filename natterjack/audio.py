@@ -92,6 +92,27 @@ def parse_headers(raw: bytes) -> dict[str, str]:
     return headers
 
 
+def same_chunk_headers(session_id: str) -> bytes:
+    """How the headers of all chunks of a session begin, as encode_chunk_headers has them."""
+    return f"NATS/1.0\r\n{SESSION_ID}: {session_id}\r\n".encode()
+
+
+def read_chunk_headers(raw: bytes, same: bytes) -> tuple[int, int, int] | None:
+    """Number, position and time of a chunk from its headers on the wire, which begin with `same`
+    (same_chunk_headers); None if they are not as the edge writes them, or of a last chunk: then
+    decode_chunk_headers says what is what."""
+    if not raw.startswith(same) or b"\r\nAudio-End" in raw:
+        return None
+    try:
+        seq, pos, time_ns, _ = raw[len(same) :].split(b"\r\n", 3)
+        if (seq[:11], pos[:11], time_ns[:12]) != (b"Audio-Seq: ", b"Audio-Pos: ", b"Audio-Time: "):
+            return None
+        found = int(seq[11:]), int(pos[11:]), wall_clock(time_ns[12:])
+    except ValueError:
+        return None
+    return found if 0 <= found[0] <= _MAX_INT and 0 <= found[1] <= _MAX_INT else None
+
+
 def parse_status(raw: bytes) -> tuple[str, str]:
     """Status and description of a server's message (NATS ADR-4), from its headers on the wire."""
     _, _, line = raw.partition(b"\r\n")[0].partition(b" ")

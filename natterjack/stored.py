@@ -33,8 +33,13 @@ class Stored(NamedTuple):
     """A message as the stream holds it."""
 
     sequence: int
-    headers: dict[str, str]
+    raw: bytes
+    """Its headers as they came, those that the server adds among them."""
     data: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return parse_headers(self.raw)
 
     @property
     def subject(self) -> str:
@@ -80,17 +85,19 @@ class StreamStore:
         collected = self._waiting.get(subject.rpartition(b".")[2].decode())
         if collected is None or collected.done.done():
             return
-        headers = parse_headers(raw or b"")
-        # What was stored has its sequence added, whatever headers of its own it has.
-        if "Nats-Sequence" in headers:
-            collected.messages.append(Stored(int(headers["Nats-Sequence"]), headers, data))
+        raw = raw or b""
+        # What was stored has its sequence added behind whatever headers of its own it has.
+        _, found, rest = raw.rpartition(b"\r\nNats-Sequence: ")
+        if found:
+            sequence = int(rest[: rest.index(b"\r\n")])
+            collected.messages.append(Stored(sequence, raw, data))
             # A single get has no closing status; a batch says in each message what is left.
-            if "Nats-Num-Pending" not in headers:
+            if b"\r\nNats-Num-Pending: " not in raw:
                 collected.done.set_result(0)
             return
-        status, description = parse_status(raw or b"")
+        status, description = parse_status(raw)
         if status == "204":
-            collected.done.set_result(int(headers.get("Nats-Num-Pending", 0)))
+            collected.done.set_result(int(parse_headers(raw).get("Nats-Num-Pending", 0)))
         elif status == "404":
             collected.done.set_result(0)
         else:

@@ -20,6 +20,8 @@ from natterjack.audio import (
     SESSION_ID,
     decode_chunk_headers,
     parse_headers,
+    read_chunk_headers,
+    same_chunk_headers,
     wall_clock,
 )
 from natterjack.client import Arrivals
@@ -141,8 +143,7 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
-        self._same = f"NATS/1.0\r\n{SESSION_ID}: {spec.session_id}\r\n".encode()
-        """How the headers of all chunks begin, as the edge writes them."""
+        self._same = same_chunk_headers(spec.session_id)
         self._expected = _NEVER
         self._deadline = 0.0
         """When `next` returns, whatever has come."""
@@ -231,6 +232,11 @@ class Feed:
 
     def _received(self, _subject: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
+        if self._ahead.full and self._next_seq in self._by_seq:
+            # More is at hand than can be sent soon. What comes live is stored, and will be read: to
+            # look at it now would be to fall behind further.
+            self.heard, self._look, self._look_at = time.monotonic(), True, 0.0
+            return
         waiter, expected, size = self._waiter, self._expected, len(data)
         if (
             raw is None
@@ -242,7 +248,7 @@ class Feed:
             or not 0 < size <= MAX_CHUNK_BYTES
             or b"\r\nAudio-End" in raw
         ):
-            self._take(None if raw is None else parse_headers(raw), data, 0)
+            self._take(raw, data, 0)
             self._wake()
             return
         # Nearly always: the one that is waited for. As `_take` and `_admit`, cut short.
@@ -250,7 +256,7 @@ class Feed:
         try:
             time_ns = wall_clock(raw[len(expected) : raw.index(b"\r\n", len(expected))])
         except ValueError:
-            self._count_bad("headers", parse_headers(raw), data)
+            self._count_bad("headers", raw, data)
             return
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.heard = now
@@ -278,23 +284,35 @@ class Feed:
             self._same, self._next_seq, self._position,
         )  # fmt: skip
 
-    def _take(self, headers: dict[str, str] | None, data: bytes, stream_sequence: int) -> bool:
-        """Keep a chunk that is still to come; count it if it is bad. False: there is no room."""
-        if headers is not None and headers.get(SESSION_ID, self._session_id) != self._session_id:
-            # Sessions may follow one another on a key; the stream holds the older ones' audio too.
-            self.superseded = self.superseded or stream_sequence == 0
-            return True
-        try:
-            header = decode_chunk_headers(headers, len(data), self._format)
-        except BadChunk as error:
-            self._count_bad(error.cause, headers, data)
-            return True
-        seq = header.seq
-        frames = len(data) // self._format.frame_bytes
-        ahead = header.pos - self._position
+    def _take(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
+        """Keep a chunk that is still to come; count it if it is bad. False: there is no room.
+        `raw`: its headers as they are on the wire."""
+        size = len(data)
+        quick = None if raw is None else read_chunk_headers(raw, self._same)
+        if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
+            seq, position, time_ns = quick
+            end = False
+        else:
+            headers = None if raw is None else parse_headers(raw)
+            if (
+                headers is not None
+                and headers.get(SESSION_ID, self._session_id) != self._session_id
+            ):
+                # Sessions may follow one another on a key; the stream holds the older ones' audio
+                # too.
+                self.superseded = self.superseded or stream_sequence == 0
+                return True
+            try:
+                header = decode_chunk_headers(headers, size, self._format)
+            except BadChunk as error:
+                self._count_bad(error.cause, raw, data)
+                return True
+            _, seq, position, time_ns, end = header
+        frames = size // self._frame_bytes
+        ahead = position - self._position
         if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
             # Forged: every chunk in between has a frame at least, and a day's gap is none.
-            self._count_bad("position", headers, data)
+            self._count_bad("position", raw, data)
             return True
         now = time.monotonic()
         if stream_sequence == 0:
@@ -302,18 +320,14 @@ class Feed:
             self._quiet = _QUIET_FIRST_S
             if not (self._look or self._ahead):
                 self._look_at = now + _QUIET_FIRST_S
-            place = seq, header.pos
-            if place in self._tails or place == (
-                self._next_seq,
-                self._position,
-            ):  # what follows nothing may be forged
-                self.head = max(self.head, header.pos + frames)
-            self._tails.append((seq + 1, header.pos + frames))
+            place = seq, position
+            # What follows nothing may be forged.
+            if place == (self._next_seq, self._position) or place in self._tails:
+                self.head = max(self.head, position + frames)
+            self._tails.append((seq + 1, position + frames))
         if seq < self._next_seq:
             return True
-        chunk = Chunk(
-            seq, header.pos, frames, data, header.time_ns, now, header.end, stream_sequence
-        )
+        chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence)
         if seq in self._ahead:
             self._ahead.add(chunk)
             return True
@@ -359,9 +373,10 @@ class Feed:
         patience = min(self._hole_seconds, self._doubt_left)
         return self._ahead.choose(self._next_seq, self._position, waited, patience)
 
-    def _count_bad(self, cause: str, headers: dict[str, str] | None, data: bytes) -> None:
+    def _count_bad(self, cause: str, raw: bytes | None, data: bytes) -> None:
         # The same message may come live and from the stream, which adds headers of its own.
-        own = sorted((k, v) for k, v in (headers or {}).items() if not k.startswith("Nats-"))
+        headers = parse_headers(raw or b"")
+        own = sorted((k, v) for k, v in headers.items() if not k.startswith("Nats-"))
         mark = hash((tuple(own), data))
         if mark not in self._bad_seen:
             self.bad[cause] += 1
@@ -619,7 +634,7 @@ class Feed:
                 self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
             )
             for message in messages:
-                room = self._take(message.headers, message.data, message.sequence) and room
+                room = self._take(message.raw, message.data, message.sequence) and room
                 if room:
                     self._scanned = max(self._scanned, message.sequence)
                 elif not past_room:

@@ -42,6 +42,8 @@ class Held:
         self._chunks: dict[int, Chunk] = {}
         self._rivals: dict[int, list[Chunk]] = {}
         self._bytes = 0
+        self._last: int | None = None
+        """Greatest number, if it is known."""
         self._longest_lone_gap = LONGEST_LONE_GAP_S * sample_rate
 
     def __len__(self) -> int:
@@ -68,7 +70,9 @@ class Held:
     @property
     def last(self) -> int:
         """Greatest number. Raises ValueError when nothing is held."""
-        return max(self._chunks)
+        if self._last is None:
+            self._last = max(self._chunks)
+        return self._last
 
     @property
     def full(self) -> bool:
@@ -80,6 +84,8 @@ class Held:
         if held is None:
             self._bytes += len(chunk.payload)
             self._chunks[chunk.seq] = chunk
+            if self._last is not None and chunk.seq > self._last:
+                self._last = chunk.seq
         elif held.position != chunk.position:
             self._add_rival(chunk)
         elif not held.stream_sequence:
@@ -103,6 +109,8 @@ class Held:
 
     def drop(self, seq: int) -> None:
         """Let go of all of this number."""
+        if seq == self._last:
+            self._last = None
         self._bytes -= len(self._chunks.pop(seq).payload)
         for rival in self._rivals.pop(seq, ()):
             self._bytes -= len(rival.payload)
