@@ -27,6 +27,7 @@ from .emulator import BYTES_A_SECOND, percentiles
 
 RATE = 16_000
 _TICK_S = 0.001
+_OPENED_A_SECOND = 300
 _STAMP = re.compile(rb'"t(\d+) ')
 """The first word of a transcript. Among its words it is there again, with a quote behind it."""
 _STAMP_BYTES = 40
@@ -85,11 +86,15 @@ class Nats(asyncio.Protocol):
 class Edge:
     """One session's chunks."""
 
-    __slots__ = ("_head", "_id", "_pad", "_pos", "_seq", "frames")
+    __slots__ = ("_head", "_id", "_pad", "_pos", "_seq", "frames", "opened", "request")
 
     def __init__(self, number: int, chunk_ms: int) -> None:
         opened = spec(number)
         self._id = opened.session_id.encode()
+        payload = opened.model_dump_json().encode()
+        head = f"PUB {session_subject(opened.key)} {len(payload)}\r\n".encode()
+        self.request = head + payload + b"\r\n"
+        self.opened = False
         self._head = f"HPUB {audio_subject(opened.key)} ".encode()
         self.frames = RATE * chunk_ms // 1000
         self._pad = bytes(self.frames * 2 - 8)
@@ -123,7 +128,8 @@ async def _publish(nats: Nats, edges: list[Edge], chunk_ms: int, over: asyncio.E
         out = []
         while now >= due[index][0] + round_start:
             late = max(late, now - due[index][0] - round_start)
-            out.append(due[index][1].chunk(stamp, wall))
+            if due[index][1].opened:
+                out.append(due[index][1].chunk(stamp, wall))
             index += 1
             if index == len(due):
                 index, round_start = 0, round_start + period
@@ -131,6 +137,16 @@ async def _publish(nats: Nats, edges: list[Edge], chunk_ms: int, over: asyncio.E
             nats.write(b"".join(out))
         await asyncio.sleep(_TICK_S)
     return round(late * 1e6)
+
+
+async def _open(nats: Nats, edges: list[Edge], *, bare: bool) -> None:
+    """Open the sessions, so many a second."""
+    for number, edge in enumerate(edges):
+        if number and number % _OPENED_A_SECOND == 0:
+            await asyncio.sleep(1)
+        edge.opened = True
+        if not bare:
+            nats.write(edge.request)
 
 
 async def main() -> None:
@@ -147,14 +163,9 @@ async def main() -> None:
     numbers = range(arguments.sessions)
     edges = [Edge(number, arguments.chunk_ms) for number in numbers]
     _say(opened=time.monotonic_ns())
-    if not arguments.bare:
-        for number in numbers:
-            opened = spec(number)
-            payload = opened.model_dump_json().encode()
-            head = f"PUB {session_subject(opened.key)} {len(payload)}\r\n".encode()
-            nats.write(head + payload + b"\r\n")
     over = asyncio.Event()
     publishing = asyncio.create_task(_publish(nats, edges, arguments.chunk_ms, over))
+    opening = asyncio.create_task(_open(nats, edges, bare=arguments.bare))
     _say(streaming=time.monotonic_ns())
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
@@ -163,6 +174,7 @@ async def main() -> None:
             break
         _say(results=nats.results, result_delay_ms=percentiles(nats.delays_us))
         nats.results, nats.delays_us = 0, array("l")
+    await opening
     over.set()
     late = await publishing
     for edge in edges:
