@@ -65,9 +65,16 @@ async def _broker(arguments: argparse.Namespace) -> Any:
 
 
 async def _peers(arguments: argparse.Namespace) -> Any:
+    # Given in the same way as the peers are: chunks that are due within 4 ms together.
+    ours = [
+        await relay.measure(who, sessions, 80, arguments.seconds, slot_ms=4)
+        for sessions in (100, 300)
+        for who in ("floor", "worker")
+    ]
+    relay.print_points(ours)
     points = await peers.measure_peers(arguments.seconds, (100, 300))
     peers.print_points(points)
-    return [point.as_dict() for point in points]
+    return [*(point.as_dict() for point in ours), *(point.as_dict() for point in points)]
 
 
 async def _losses(arguments: argparse.Namespace) -> Any:

@@ -22,6 +22,8 @@ import time
 from array import array
 from urllib.parse import urlsplit
 
+import uvloop
+
 BYTES_A_SECOND = 16_000 * 2
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _BINARY, _TEXT, _CLOSE, _PING, _PONG = 2, 1, 8, 9, 10
@@ -362,4 +364,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

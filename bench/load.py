@@ -20,13 +20,14 @@ from array import array
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvloop
+
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject, transcript_filter
 
 from .emulator import BYTES_A_SECOND, percentiles
 
 RATE = 16_000
-_TICK_S = 0.001
 _OPENED_A_SECOND = 300
 _STAMP = re.compile(rb'"t(\d+) ')
 """The first word of a transcript. Among its words it is there again, with a quote behind it."""
@@ -114,9 +115,12 @@ class Edge:
         )  # fmt: skip
 
 
-async def _publish(nats: Nats, edges: list[Edge], chunk_ms: int, over: asyncio.Event) -> int:
-    """Each session's chunks in real time, the sessions spread over the length of a chunk. Returns
-    the longest time that this process was late, in microseconds."""
+async def _publish(
+    nats: Nats, edges: list[Edge], chunk_ms: int, slot_s: float, over: asyncio.Event
+) -> int:
+    """Each session's chunks in real time, the sessions spread over the length of a chunk; those
+    that are due within a slot go together. Returns the longest time that this process was late, in
+    microseconds."""
     period = chunk_ms / 1000
     began = time.monotonic() + period  # the first chunk is due when it has been captured
     due = [(began + index * period / len(edges), edge) for index, edge in enumerate(edges)]
@@ -135,7 +139,7 @@ async def _publish(nats: Nats, edges: list[Edge], chunk_ms: int, over: asyncio.E
                 index, round_start = 0, round_start + period
         if out:
             nats.write(b"".join(out))
-        await asyncio.sleep(_TICK_S)
+        await asyncio.sleep(slot_s)
     return round(late * 1e6)
 
 
@@ -154,6 +158,7 @@ async def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--chunk-ms", type=int, default=80)
+    parser.add_argument("--slot-ms", type=float, default=1, help="chunks due in it go together")
     parser.add_argument("--bare", action="store_true", help="open no sessions: the floor does")
     arguments = parser.parse_args()
     loop = asyncio.get_running_loop()
@@ -164,7 +169,9 @@ async def main() -> None:
     edges = [Edge(number, arguments.chunk_ms) for number in numbers]
     _say(opened=time.monotonic_ns())
     over = asyncio.Event()
-    publishing = asyncio.create_task(_publish(nats, edges, arguments.chunk_ms, over))
+    publishing = asyncio.create_task(
+        _publish(nats, edges, arguments.chunk_ms, arguments.slot_ms / 1000, over)
+    )
     opening = asyncio.create_task(_open(nats, edges, bare=arguments.bare))
     _say(streaming=time.monotonic_ns())
     commands = asyncio.StreamReader()
@@ -190,4 +197,4 @@ def _say(**what: Any) -> None:
 assert BYTES_A_SECOND == RATE * 2
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

@@ -3,7 +3,7 @@
 As its documentation has it: `stt.stream()`, `push_frame()`, and the events of the stream. Settings
 are the plugin's own, but for where the provider is, and Speechmatics' turn detection: `FIXED`, the
 provider's. The default (`EXTERNAL`) would run a voice activity detector of livekit's in the
-process, which costs a multiple of all else.
+process too.
 """
 
 from __future__ import annotations

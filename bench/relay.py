@@ -66,7 +66,7 @@ class Point:
 CASES = ((1, 80, 1), (100, 80, 1), (300, 80, 3), (1000, 80, 3), (100, 20, 1), (100, 200, 1))
 """Sessions, milliseconds of a chunk, and whether it is measured once or as often as is asked for
 (the points that have a goal)."""
-CAPACITY = (1250, 1500, 1750, 2000, 2500)
+CAPACITY = (1250, 1500, 1750, 2000)
 _MOST_LATE_MS = 50.0
 
 
@@ -144,8 +144,10 @@ def _three(delays: dict[str, float]) -> str:
     return "/".join(f"{delays[part]:.1f}" for part in ("p50", "p95", "p99")) if delays else "-"
 
 
-async def measure(who: str, sessions: int, chunk_ms: int, seconds: float) -> Point:
-    """`who`: `worker` or `floor`."""
+async def measure(
+    who: str, sessions: int, chunk_ms: int, seconds: float, slot_ms: float = 1
+) -> Point:
+    """`who`: `worker` or `floor`. `slot_ms`: chunks that are due within it go together."""
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(broker())
         provider = await stack.enter_async_context(emulator())
@@ -168,7 +170,8 @@ async def measure(who: str, sessions: int, chunk_ms: int, seconds: float) -> Poi
         load = await stack.enter_async_context(
             program(
                 *("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions)),
-                *("--chunk-ms", str(chunk_ms), *(("--bare",) if who == "floor" else ())),
+                *("--slot-ms", str(slot_ms), "--chunk-ms", str(chunk_ms)),
+                *(("--bare",) if who == "floor" else ()),
             )
         )
         opened = (await load.told())["opened"]

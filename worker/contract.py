@@ -148,29 +148,43 @@ class ProviderContract:
         return audio_format.sample_rate * frame_ms // 1000 * audio_format.frame_bytes
 
     async def send_all(
-        self, stream: ProviderStream, audio: bytes, audio_format: AudioFormat, sizes: Iterable[int]
+        self,
+        stream: ProviderStream,
+        audio: bytes,
+        audio_format: AudioFormat,
+        sizes: Iterable[int],
+        *,
+        at_once: bool = False,
     ) -> None:
-        """Send `audio` in pieces of `sizes` bytes, at `pace`."""
+        """Send `audio` in pieces of `sizes` bytes, at `pace`. `at_once`: without waiting, where the
+        stream takes it so."""
         loop = asyncio.get_running_loop()
         begin, at = loop.time(), 0
         for size in sizes:
             if at >= len(audio):
                 return
-            await stream.send(audio[at : at + size])
+            piece = audio[at : at + size]
+            if not (at_once and stream.send_nowait(piece)):
+                await stream.send(piece)
             at += size
             if self.pace is not None:
                 sent = audio_format.seconds(audio_format.frames(at))
                 await asyncio.sleep(begin + sent / self.pace - loop.time())
 
     async def transcribe(
-        self, provider: Provider, speech: Speech, sizes: Iterable[int] | None = None
+        self,
+        provider: Provider,
+        speech: Speech,
+        sizes: Iterable[int] | None = None,
+        *,
+        at_once: bool = False,
     ) -> list[ProviderEvent]:
         """All that a stream says about `speech`."""
         sizes = sizes or itertools.repeat(self.frame_bytes(provider, speech.format))
         events: list[ProviderEvent] = []
 
         async def send(stream: ProviderStream) -> None:
-            await self.send_all(stream, speech.audio, speech.format, sizes)
+            await self.send_all(stream, speech.audio, speech.format, sizes, at_once=at_once)
             await stream.finish()
 
         async with asyncio.timeout(self.answer_seconds):
@@ -439,6 +453,34 @@ class ProviderContract:
                     async with asyncio.timeout(1):
                         await stream.send(frame)
                     sent += len(frame)
+            assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
+        finally:
+            await self.closes(stream)
+
+    async def test_what_is_sent_without_waiting_is_heard(
+        self, provider: Provider, speech: Speech
+    ) -> None:
+        """`send_nowait` and `send`, in turn as they come: the audio stays in order and whole."""
+        self.hears(await self.transcribe(provider, speech, at_once=True), speech)
+
+    async def test_what_is_sent_without_waiting_has_a_bound(
+        self,
+        provider: Provider,
+        speech: Speech,
+        block_reading: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        """`send_nowait` gives up before much is held in memory."""
+        if block_reading is None:
+            pytest.skip("no way to stop the provider's reading was given")
+        stream = await provider.open(self.request_for(speech))
+        frame = speech.audio[: self.frame_bytes(provider, speech.format)]
+        sent = 0
+        try:
+            await stream.send(frame)
+            await block_reading()
+            while sent < _MOST_HELD_BYTES and stream.send_nowait(frame):
+                sent += len(frame)
+                await asyncio.sleep(0)
             assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
         finally:
             await self.closes(stream)
