@@ -20,6 +20,7 @@ import hashlib
 import json
 import time
 from array import array
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -224,8 +225,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's are asyncio's by their methods, not by their class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._wire is not None:
