@@ -78,7 +78,7 @@ async def _peers(arguments: argparse.Namespace) -> Any:
 
 
 async def _losses(arguments: argparse.Namespace) -> Any:
-    losses = await peer_losses.measure_losses(peers.SERVICES, 16, 8)
+    losses = await peer_losses.measure_losses(peers.SERVICES, 16, 8, faults=("drop", "mute"))
     peer_losses.print_losses(losses)
     return [asdict(loss) for loss in losses]
 
