@@ -210,6 +210,11 @@ class Session:
             request_sequence=request_sequence,
             opened_at=spec.opened_at,
         )
+        self._record_head = (
+            f'{{"key":"{self.key}","session_id":"{self.id}","epoch":{epoch},"holder":"{holder}",'
+            f'"opened_at":"{spec.opened_at.isoformat()}"'
+        )
+        """Of its part of the worker's record: what does not change."""
         self._feed: Feed | None = None
         self._relay: Relay | None = None
         names = spec.providers or settings.providers
@@ -958,9 +963,7 @@ class Session:
         self._ledger.captured(captured)
         provider = f'"{self._scribe.provider}"' if self._scribe.provider else "null"
         return (
-            f'{{"key":"{self.key}","session_id":"{self.id}","epoch":{self.epoch},'
-            f'"holder":"{self._checkpoint.holder}","state":"{self.state.value}",'
-            f'"provider":{provider},"opened_at":"{self.spec.opened_at.isoformat()}",'
+            f'{self._record_head},"state":"{self.state.value}","provider":{provider},'
             f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'
             f'"final_seconds":{self.position / rate:.3f},"sent_until":{self._sent_until},'
             f'"providers":{{{self._ledger.json()}}}}}'

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -23,11 +25,17 @@ from .use import Use
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 3.0
+_DAY_S = 86_400
 
 
 def today() -> str:
     """The day in UTC, YYYY-MM-DD."""
-    return datetime.now(UTC).date().isoformat()
+    return _date(int(time.time()) // _DAY_S)
+
+
+@functools.lru_cache(maxsize=4)
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * _DAY_S, UTC).date().isoformat()
 
 
 class _Day:
