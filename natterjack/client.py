@@ -56,13 +56,18 @@ class _Parser(Parser):
         self._behind = 0
         """Bytes that the reader was given and that were not parsed yet: all later ones have to wait
         their turn."""
+        self._reader: asyncio.StreamReader | None = None
+        """Of the connection that is in use."""
 
     def watch(self, reader: asyncio.StreamReader) -> None:
         """Look at what is given to `reader` before it has it."""
         give = reader.feed_data
+        self._reader = reader
         self._behind = len(getattr(reader, "_buffer", b""))
 
         def feed_data(data: bytes) -> None:
+            if self._reader is not reader:
+                return  # an old connection's last words
             if not self._behind:
                 data = self._take(data)
                 if not data:
@@ -122,15 +127,23 @@ class _Parser(Parser):
 
 
 class Client(NatsClient):
-    """`flush_seconds`: how long what is published may wait for more, to be written together."""
+    """`together`: what is published in one turn of the event loop is written at its end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ps: _Parser = _Parser(self)
-        self.flush_seconds = 0.0
+        self.together = False
         self.direct: dict[int, Receive] = {}
         """Where messages of a subscription go that do not go nats-py's way."""
-        self._flush_timer: asyncio.Handle | None = None
+        self._flushing: asyncio.Handle | None = None
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except RuntimeError:
+            # uvloop's, when the server is gone already. nats-py tries again after an OSError, which
+            # asyncio raises; it has no address, or each would be another complaint.
+            raise ConnectionResetError("the connection is gone") from None
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -139,13 +152,18 @@ class Client(NatsClient):
         number = self._sid + 1  # the next subscription's; it is counted before anything is sent
         self.direct[number] = receive
         nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        subscription = await self.subscribe(subject, future=nothing)  # a future: without a task
+        try:
+            subscription = await self.subscribe(subject, future=nothing)  # a future: without a task
+        except BaseException:
+            self.direct.pop(number, None)
+            raise
         assert subscription._id == number
         # Nothing comes to it, and it is as large as all the rest of a subscription.
         subscription._pending_queue = None  # type: ignore[assignment]
         return Arrivals(self, number, subscription)
 
     async def _read_loop(self) -> None:
+        self._ps.reset()  # what is left of a message was the old connection's
         reader = getattr(self._transport, "_io_reader", None)
         if isinstance(reader, asyncio.StreamReader):
             self._ps.watch(reader)
@@ -197,19 +215,28 @@ class Client(NatsClient):
         self._pending_data_size += len(command)
         self._flush_later()
 
+    @property
+    def _flusher_ended(self) -> bool:
+        return self._flusher_task is None or self._flusher_task.done()
+
     def _flush_later(self) -> None:
-        if self._flush_timer is None:
-            loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_soon(self._flush_now)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
-        self._flush_timer = None
+        self._flushing = None
+        transport = self._transport
+        if self.is_connected and self._flusher_ended and transport is not None:
+            # As nats-py does when its flusher was cancelled from outside.
+            transport.writelines(self._pending[:])
+            self.forget_unsent()
+            return
         queue = self._flush_queue
         if queue is not None and queue.empty():  # else it is about to be written
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        if force_flush or not self.flush_seconds or not self.is_connected:
+        if force_flush or not self.together or not self.is_connected or self._flusher_ended:
             return await super()._flush_pending(force_flush)
         self._flush_later()
         return None

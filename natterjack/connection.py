@@ -128,14 +128,14 @@ class Broker:
         if self.client.is_closed:
             return
         if self.client.is_connected:
-            with contextlib.suppress(NatsError, TimeoutError, OSError):
+            with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                 await self.client.flush(timeout=2)
         # A server that has gone makes close() wait on its socket; and a connection that is just
         # being lost makes it end cancelled, though nobody cancelled us.
         closing = asyncio.ensure_future(self.client.close())
         await asyncio.wait({closing}, timeout=3)
         if not closing.cancel() and not closing.cancelled():
-            with contextlib.suppress(NatsError, OSError):
+            with contextlib.suppress(NatsError, OSError, RuntimeError):  # uvloop's: it is gone
                 closing.result()
 
 

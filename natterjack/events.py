@@ -7,10 +7,9 @@ session's start, divided by the sample rate. They run on through reconnects, han
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import to_json
 
 from .errors import BadEvent, first_problem
 from .subjects import SessionKey
@@ -189,14 +188,6 @@ class UsageEvent(_Durable):
     ] = None
     low: Annotated[bool, Field(description="a threshold was passed, or the provider warns")] = False
     providers: dict[str, ProviderUsage] = Field(default_factory=dict)
-
-
-def encode(fields: dict[str, Any]) -> bytes:
-    """An event's JSON from its fields, `type` included; absent values are None, times datetime.
-
-    For events that are many: what `encode` of a model gives, without making one.
-    """
-    return to_json(fields, exclude_none=True, inf_nan_mode="null")
 
 
 DurableEvent = FinalEvent | TurnEvent | StatusEvent | UsageEvent

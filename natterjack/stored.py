@@ -92,7 +92,7 @@ class StreamStore:
             sequence = int(rest[: rest.index(b"\r\n")])
             collected.messages.append(Stored(sequence, raw, data))
             # A single get has no closing status; a batch says in each message what is left.
-            if b"\r\nNats-Num-Pending: " not in raw:
+            if b"\r\nNats-Num-Pending: " not in rest:
                 collected.done.set_result(0)
             return
         status, description = parse_status(raw)
@@ -159,8 +159,15 @@ class StreamStore:
             "batch": batch,
             "max_bytes": max_bytes,
         }
-        async with self._batches:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._batches.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(f"{self._subject}: too much is asked for at once") from None
+        try:
             return await self._get(request)
+        finally:
+            self._batches.release()
 
     async def read_all(self, subject: str) -> list[Stored]:
         """Every message on `subject` (which may have wildcards), oldest first; of a bucket, its

@@ -39,8 +39,6 @@ from .tally import Tally
 
 log = logging.getLogger("worker")
 
-_FLUSH_SECONDS = 0.001
-"""How long an event may wait for others, to be written to the broker together."""
 _GC_THRESHOLDS = 20_000, 20, 50
 _CANCEL_AGAIN_SECONDS = 1.0
 _END_SECONDS = 25.0
@@ -106,7 +104,7 @@ async def _start(
 ) -> Services:
     prices = parse_prices(settings.prices)
     broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
-    broker.client.flush_seconds = _FLUSH_SECONDS
+    broker.client.together = True
     try:
         while True:
             try:

@@ -405,7 +405,7 @@ class Feed:
                     self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
             elif not self._hole_seen:
                 self._hole_seen, self._look_at = True, 0.0
-            if now >= self._look_at:
+            if now >= self._look_at and not self._nudged:
                 gap = await self._fill()
                 if gap is not None:
                     return gap

@@ -6,7 +6,14 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from natterjack.events import StatusEvent, StatusState, UsageEvent, encode
+from natterjack.events import (
+    FinalEvent,
+    InterimEvent,
+    StatusEvent,
+    StatusState,
+    TurnEvent,
+    UsageEvent,
+)
 from natterjack.spec import SessionSpec
 
 from .ledger import Ledger
@@ -83,9 +90,9 @@ class Scribe:
         if not event.text:
             return None
         made = self._transcript(timeline, event, *self._span(timeline, event))
-        await self._publisher.interim(encode({"type": "interim", **made}))
-        latency: float | None = made["latency"]
-        return latency
+        interim = InterimEvent(**made)
+        await self._publisher.interim(interim.encode())
+        return interim.latency
 
     async def final(self, timeline: Timeline, event: Final) -> float | None:
         """Publish a final, if it has text, and move the position to its end. Latency as above."""
@@ -95,7 +102,7 @@ class Scribe:
             made = self._transcript(timeline, event, start, end)
             latency = made["latency"]
             await self._publisher.durable(
-                "final", lambda n: encode({"type": "final", "sequence": n, **made})
+                "final", lambda n: FinalEvent(**made, sequence=n).encode()
             )
             self._segment += 1
         self.position = end
@@ -117,9 +124,7 @@ class Scribe:
             "end": at if ends else None,
             "confidence": event.confidence,
         }
-        await self._publisher.durable(
-            "turn", lambda n: encode({"type": "turn", "sequence": n, **made})
-        )
+        await self._publisher.durable("turn", lambda n: TurnEvent(**made, sequence=n).encode())
 
     async def end_turn(self) -> None:
         """End a turn that is open, where finals end: nobody else will."""

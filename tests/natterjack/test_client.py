@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 
 import pytest
+import uvloop
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError, OutboundBufferLimitError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from natterjack import streams
 from natterjack.audio import parse_headers
-from natterjack.connection import Broker, connected
+from natterjack.client import Client
+from natterjack.connection import Broker, connect, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from natterjack.stored import StoreUnavailable, StreamStore
 
-from ..waiting import until
+from ..waiting import bound, until
 
 
 class Heard:
@@ -131,3 +136,71 @@ async def test_an_acknowledgement_that_does_not_come(ready_broker: Broker) -> No
     ready_broker.acks.lost()
     with pytest.raises(TimeoutError):
         await silent
+
+
+async def test_what_is_left_of_a_message_is_not_the_next_connections() -> None:
+    client = Client()
+    client._ps.buf += b"HMSG a 1 12 2572\r\nNATS/1.0"
+    await client._read_loop()  # of a new connection; there is none here, so it ends at once
+    assert not client._ps.buf
+
+
+GREETING = b'INFO {"server_id":"x","version":"2.15.1","headers":true,"max_payload":1048576}\r\n'
+
+
+def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With uvloop, whose writes to a lost connection raise what asyncio's do not."""
+    monkeypatch.setattr("natterjack.connection._LONGEST_DELAY_S", 0.1)
+    tries = 0
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.write(GREETING)
+        await asyncio.sleep(tries % 4 / 2000)  # before, while and after the client answers
+        writer.transport.abort()
+
+    async def play() -> None:
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port}")
+        connecting = asyncio.ensure_future(connect(settings, name="test"))
+        await until(lambda: tries >= 12 or connecting.done(), "it tries again and again", 60)
+        assert not connecting.done(), connecting.exception()
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        server.close()
+        await server.wait_closed()
+
+    uvloop.run(play())
+
+
+def test_a_connection_is_closed_while_the_server_is_away(nats_server: EmbeddedServer) -> None:
+    """With uvloop, and with something left to be written."""
+
+    async def play() -> None:
+        broker = await connect(BrokerSettings(url=nats_server.url), name="test")
+        await asyncio.to_thread(nats_server.kill)
+        await until(lambda: not broker.connected, "the connection is lost")
+        await broker.client.publish("left", b"to be written")
+        await broker.close()
+        assert broker.client.is_closed
+
+    uvloop.run(play())
+
+
+async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natterjack.stored._TIMEOUT_S", 0.3)
+    store = StreamStore(broker, "MUTE")
+    await store.start()
+    await broker.client.subscribe("$JS.API.DIRECT.GET.MUTE")  # there is somebody, so no 503
+    reads = (store.read("x", 1, batch=1, max_bytes=1000) for _ in range(200))
+    async with asyncio.timeout(bound(5)):  # 0.3 s each for a place and an answer; 4 s in a row
+        answers = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
