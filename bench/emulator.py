@@ -23,8 +23,6 @@ from array import array
 from typing import cast
 from urllib.parse import urlsplit
 
-import uvloop
-
 BYTES_A_SECOND = 16_000 * 2
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _BINARY, _TEXT, _CLOSE, _PING, _PONG = 2, 1, 8, 9, 10
@@ -365,4 +363,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    import uvloop  # here, since peers use this file in environments that have none
+
     uvloop.run(main())
