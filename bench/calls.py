@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -12,36 +11,23 @@ from pathlib import Path
 
 from tests.waiting import until
 
-from .processes import broker, emulator, program, worker
-from .relay import settled
+from .relay import streaming
 
 
 async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
     """Calls a chunk of audio, everything else that happens meanwhile included, by package."""
-    async with contextlib.AsyncExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
+    with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "calls"
-        server = await stack.enter_async_context(broker())
-        provider = await stack.enter_async_context(emulator())
-        counted = ("-m", "bench.counted", str(out))
-        subject, _ = await stack.enter_async_context(
-            worker(server.url, provider.address, sessions, arguments=counted)
-        )
-        arguments = ("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions))
-        load = await stack.enter_async_context(program(*arguments))
-        await load.told()
-        await load.told()
-        await settled(provider, sessions)
-        os.kill(subject.pid, signal.SIGUSR1)
-        await provider.stats(reset=True)
-        heard = 0
-        while heard < chunks:
-            await asyncio.sleep(0.1)
-            heard = (await provider.stats())["messages"]
-        os.kill(subject.pid, signal.SIGUSR2)
-        await until(out.exists, "the worker writes its counts", 30)
-        calls = json.loads(out.read_text())
-        await load.ask("end")
+        async with streaming(sessions, "-m", "bench.counted", str(out)) as (subject, provider):
+            os.kill(subject.pid, signal.SIGUSR1)
+            await provider.stats(reset=True)
+            heard = 0
+            while heard < chunks:
+                await asyncio.sleep(0.1)
+                heard = (await provider.stats())["messages"]
+            os.kill(subject.pid, signal.SIGUSR2)
+            await until(out.exists, "the worker writes its counts", 30)
+            calls = json.loads(out.read_text())
     found = {"worker": 0.0, "natterjack": 0.0, "nats": 0.0, "aiohttp": 0.0, "others": 0.0}
     for file, count in calls.items():
         package = next((name for name in found if f"/{name}/" in file), "others")

@@ -80,7 +80,6 @@ class Wire:
 
     def __init__(self, number: int) -> None:
         self.said = 0
-        self.number = number
         self._final_at = number % _FINAL_EACH
 
     def utterance(self, seconds: int) -> tuple[int, bool]:
@@ -130,11 +129,6 @@ class Listen(Wire):
             f'"confidence":0.98,"words":[{listed}]}}]}},"metadata":{{"request_id":"bench",'
             f'"model_uuid":"bench","model_info":{{"name":"bench","version":"1","arch":"bench"}}}}}}'
         ]
-
-    def text(self, message: str) -> list[str] | None:
-        if "CloseStream" not in message:
-            return []
-        return None
 
 
 class Flux(Wire):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -221,6 +221,22 @@ async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
             await asyncio.sleep(_SETTLE_S)
             if (await provider.stats())["audio_delay_ms"].get("p95", _LATE_MS) < _LATE_MS:
                 return begun
+
+
+@contextlib.asynccontextmanager
+async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Program, Emulator]]:
+    """A worker, `python <arguments>`, whose sessions all stream, and its provider."""
+    async with (
+        broker() as server,
+        emulator() as provider,
+        worker_process(server.url, provider.address, sessions, arguments=arguments) as (subject, _),
+        program(*("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions))) as load,
+    ):
+        await load.told()
+        await load.told()
+        await settled(provider, sessions)
+        yield subject, provider
+        await load.ask("end")
 
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import tempfile
@@ -12,8 +11,7 @@ from pathlib import Path
 
 from tests.waiting import until
 
-from .processes import broker, emulator, program, worker
-from .relay import settled
+from .relay import streaming
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that is named here tells the stage.
@@ -58,30 +56,16 @@ def stage(stack: str) -> str:
 
 async def measure(sessions: int = 300, seconds: float = 12.0) -> dict[str, float]:
     """The share of each stage in the processor time of a worker with so many sessions."""
-    async with contextlib.AsyncExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "stacks"
-        server = await stack.enter_async_context(broker())
-        provider = await stack.enter_async_context(emulator())
-        subject, _ = await stack.enter_async_context(
-            worker(
-                server.url, provider.address, sessions,
-                arguments=("-m", "bench.sampled", str(out)),
-            )
-        )  # fmt: skip
-        arguments = ("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions))
-        load = await stack.enter_async_context(program(*arguments))
-        await load.told()
-        await load.told()
-        await settled(provider, sessions)
-        os.kill(subject.pid, signal.SIGUSR1)
-        await asyncio.sleep(seconds)
-        os.kill(subject.pid, signal.SIGUSR2)
-        await until(out.exists, "the worker writes its profile", 30)
-        counts: Counter[str] = Counter()
+        async with streaming(sessions, "-m", "bench.sampled", str(out)) as (subject, _):
+            os.kill(subject.pid, signal.SIGUSR1)
+            await asyncio.sleep(seconds)
+            os.kill(subject.pid, signal.SIGUSR2)
+            await until(out.exists, "the worker writes its profile", 30)
         for line in out.read_text().splitlines():
-            stack_text, _, count = line.rpartition(" ")
-            counts[stage(stack_text)] += int(count)
-        await load.ask("end")
+            stack, _, count = line.rpartition(" ")
+            counts[stage(stack)] += int(count)
     whole = sum(counts.values())
     return {name: count / whole for name, count in counts.most_common()}

@@ -122,7 +122,7 @@ class _Parser(Parser):
             try:
                 receive(words[0], data[begin:head] or None, data[head:stop])
             except Exception:  # a task boundary: what nats-py calls must not end its reading
-                log.exception("a message was not taken", extra=fields(subject=str(words[0])))
+                log.exception("a message was not taken", extra=fields(subject=words[0].decode()))
         return data[at:] if at else data
 
 
@@ -154,7 +154,7 @@ class Client(NatsClient):
         nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             subscription = await self.subscribe(subject, future=nothing)  # a future: without a task
-        except BaseException:
+        except BaseException:  # cancelled too
             self.direct.pop(number, None)
             raise
         assert subscription._id == number
@@ -196,7 +196,7 @@ class Client(NatsClient):
 
         Raises: MaxPayloadError; OutboundBufferLimitError when there is no connection, or it takes
         no more; ConnectionClosedError.
-        """  # fmt: skip
+        """
         if self.is_closed:
             raise ConnectionClosedError
         size = len(payload)

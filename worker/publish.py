@@ -188,12 +188,12 @@ class Publisher:
             msg_id = f"{self._msg_id_prefix}{sequence}:{kind}"
             event = _Event(kind, sequence, msg_id, make(sequence))
             acknowledged = await self._post(event)
-        except BaseException:
+        except BaseException:  # whatever it is, cancelled too: nobody else lets go of the lock
             self._lock.release()
             raise
         try:
             stored = await asyncio.shield(acknowledged)
-        except BaseException as error:
+        except BaseException as error:  # an error, or cancelled
             # Who was cancelled goes; what is wrong is looked after by a task of its own. It has the
             # lock from here on.
             settling = asyncio.create_task(

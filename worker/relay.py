@@ -166,21 +166,18 @@ class Relay:
         self.finishing = True
         await self.stream.finish()
 
-    def _pace(self, frames: int, now: float) -> float:
-        """Seconds to wait until `frames` more frames are within the provider's catch-up rate."""
-        go_at = max(self._go_at, now - self._burst)
-        self._go_at = go_at + frames * self._seconds_a_frame
-        return go_at - now
+    async def _pace(self, frames: int) -> None:
+        """Wait until `frames` more frames are within the provider's catch-up rate."""
+        now = time.monotonic()
+        self._go_at = max(self._go_at, now - self._burst)
+        if self._go_at > now:
+            await asyncio.sleep(self._go_at - now)
+        self._go_at += frames * self._seconds_a_frame
 
     async def _send_chunk(self, chunk: Chunk) -> None:
-        wait = self._pace(chunk.frames, time.monotonic())
-        if wait > 0:
-            await asyncio.sleep(wait)
+        await self._pace(chunk.frames)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
         self._last_chunk = chunk
-        if self._passes:
-            await self._send_audio(chunk.payload)
-            return
         for audio in self._converter.convert(chunk.payload):
             await self._send_audio(audio)
 
@@ -191,9 +188,7 @@ class Relay:
         piece = max(1, self._rate // 10)
         for start in range(0, frames, piece):
             size = min(piece, frames - start)
-            wait = self._pace(size, time.monotonic())
-            if wait > 0:
-                await asyncio.sleep(wait)
+            await self._pace(size)
             for audio in self._converter.convert(convert.silence(self._format, size)):
                 await self._send_audio(audio)
 
