@@ -198,6 +198,25 @@ class ProviderContract:
                 await stream.close()
         return events
 
+    @contextlib.asynccontextmanager
+    async def _unread(
+        self,
+        provider: Provider,
+        speech: Speech,
+        block_reading: Callable[[], Awaitable[object]] | None,
+    ) -> AsyncIterator[tuple[ProviderStream, bytes]]:
+        """A stream that has begun, whose audio nobody reads any more, and a frame for it."""
+        if block_reading is None:
+            pytest.skip("no way to stop the provider's reading was given")
+        stream = await provider.open(self.request_for(speech))
+        frame = speech.audio[: self.frame_bytes(provider, speech.format)]
+        try:
+            await stream.send(frame)
+            await block_reading()
+            yield stream, frame
+        finally:
+            await self.closes(stream)
+
     async def closes(self, stream: ProviderStream) -> None:
         """Close a stream twice, in time."""
         async with asyncio.timeout(self.close_seconds):
@@ -440,22 +459,14 @@ class ProviderContract:
         block_reading: Callable[[], Awaitable[object]] | None,
     ) -> None:
         """A provider that takes no more makes `send` wait, before much is held in memory."""
-        if block_reading is None:
-            pytest.skip("no way to stop the provider's reading was given")
-        stream = await provider.open(self.request_for(speech))
-        frame = speech.audio[: self.frame_bytes(provider, speech.format)]
-        sent = 0
-        try:
-            await stream.send(frame)
-            await block_reading()
+        async with self._unread(provider, speech, block_reading) as (stream, frame):
+            sent = 0
             with contextlib.suppress(TimeoutError):
                 while sent < _MOST_HELD_BYTES:
                     async with asyncio.timeout(1):
                         await stream.send(frame)
                     sent += len(frame)
             assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
-        finally:
-            await self.closes(stream)
 
     async def test_what_is_sent_without_waiting_is_heard(
         self, provider: Provider, speech: Speech
@@ -470,20 +481,12 @@ class ProviderContract:
         block_reading: Callable[[], Awaitable[object]] | None,
     ) -> None:
         """`send_nowait` gives up before much is held in memory."""
-        if block_reading is None:
-            pytest.skip("no way to stop the provider's reading was given")
-        stream = await provider.open(self.request_for(speech))
-        frame = speech.audio[: self.frame_bytes(provider, speech.format)]
-        sent = 0
-        try:
-            await stream.send(frame)
-            await block_reading()
+        async with self._unread(provider, speech, block_reading) as (stream, frame):
+            sent = 0
             while sent < _MOST_HELD_BYTES and stream.send_nowait(frame):
                 sent += len(frame)
                 await asyncio.sleep(0)
             assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
-        finally:
-            await self.closes(stream)
 
     # ---- how it ends ------------------------------------------------------------------------
 
