@@ -74,7 +74,7 @@ class Acks:
         for number in list(self._waiting):
             self._late(number)
 
-    def _received(self, subject: bytes, headers: bytes | None, data: bytes) -> None:
+    def _received(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         number = int(subject.rpartition(b".")[2])
         stored = self._waiting.get(number)
         if stored is None or stored.done():

@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 
-Receive = Callable[[bytes, bytes | None, bytes], None]
-"""Is given a message's subject, its headers as they are on the wire, and its payload."""
+Receive = Callable[[bytes, bytes, bytes | None, bytes], None]
+"""Is given a message's subject, where it asks for an answer (else nothing), its headers as they are
+on the wire, and its payload."""
 
 
 class Arrivals:
@@ -95,9 +96,9 @@ class _Parser(Parser):
             # NATS protocol: HMSG <subject> <sid> [reply] <bytes of headers> <bytes in all>, or
             # MSG <subject> <sid> [reply] <bytes>.
             if data.startswith(b"HMSG ", at):
-                begin, headed = at + 5, True
+                begin, sizes = at + 5, 2
             elif data.startswith(b"MSG ", at):
-                begin, headed = at + 4, False
+                begin, sizes = at + 4, 1
             else:
                 break
             end = data.find(b"\r\n", begin)
@@ -110,7 +111,8 @@ class _Parser(Parser):
             try:
                 receive = direct.get(int(words[1]))
                 begin, stop = end + 2, end + 2 + int(words[-1])
-                head = begin + int(words[-2]) if headed else begin
+                head = begin if sizes == 1 else begin + int(words[-2])
+                reply = words[2] if len(words) > 2 + sizes else b""
             except (ValueError, IndexError):
                 break
             if receive is None:
@@ -120,7 +122,7 @@ class _Parser(Parser):
                 return b""
             at = stop + 2
             try:
-                receive(words[0], data[begin:head] or None, data[head:stop])
+                receive(words[0], reply, data[begin:head] or None, data[head:stop])
             except Exception:  # a task boundary: what nats-py calls must not end its reading
                 log.exception("a message was not taken", extra=fields(subject=words[0].decode()))
         return data[at:] if at else data
@@ -178,7 +180,7 @@ class Client(NatsClient):
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
             return
         try:
-            receive(subject, headers, data)
+            receive(subject, reply, headers, data)
         except Exception:  # a task boundary
             log.exception("a message was not taken", extra=fields(subject=subject.decode()))
 

@@ -81,7 +81,7 @@ class StreamStore:
         if arrivals is not None:
             await arrivals.end()
 
-    def _received(self, subject: bytes, raw: bytes | None, data: bytes) -> None:
+    def _received(self, subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
         collected = self._waiting.get(subject.rpartition(b".")[2].decode())
         if collected is None or collected.done.done():
             return

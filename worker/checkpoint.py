@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError, KeyNotFoundError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from natterjack.connection import Broker
 from natterjack.events import Account
@@ -25,20 +26,21 @@ _WRONG_LAST_SEQUENCE = (10071, 10164)
 _TIMEOUT_S = 5.0
 
 
-class Checkpoint(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class Checkpoint:
     """What a worker that takes over must know, beside the durable events.
 
     `position` counts frames since the session's start: all before it is final. `mark_*` is a
     place in STT_AUDIO from which reading finds all from `position` on.
     """
 
-    model_config = ConfigDict(extra="ignore")
-
     session_id: str
     epoch: int
     worker: str
-    holder: str = Field("", description="of whom it is: another for each time a session is taken")
-    instance: str = Field("", description="process of the worker, as the roster names it")
+    holder: str = ""
+    """Of whom it is: another for each time a session is taken."""
+    instance: str = ""
+    """Process of the worker, as the roster names it."""
     state: str
     closed: bool = False
     provider: str | None = None
@@ -46,27 +48,46 @@ class Checkpoint(BaseModel):
     mark_position: int = 0
     mark_seq: int = 0
     mark_stream_sequence: int = 1
-    crashes: int = Field(0, description="workers that failed on this session without progress")
-    request_sequence: int = Field(0, description="of the session's request in STT_SESSIONS")
-    closed_before: list[str] = Field(
-        default_factory=list, description="the last sessions of this key that were closed"
-    )
-    gaps_until: float = Field(0, description="gaps before this second are in the account")
-    slot: str | None = Field(None, description="ticket of the provider's slot that is held")
-    limit: int | None = Field(None, description="position at which the session ends")
+    crashes: int = 0
+    """Workers that failed on this session without progress."""
+    request_sequence: int = 0
+    """Of the session's request in STT_SESSIONS."""
+    closed_before: list[str] = field(default_factory=list)
+    """The last sessions of this key that were closed."""
+    gaps_until: float = 0
+    """Gaps before this second are in the account."""
+    slot: str | None = None
+    """Ticket of the provider's slot that is held."""
+    limit: int | None = None
+    """Position at which the session ends."""
     limit_reason: str | None = None
     limit_detail: str | None = None
-    configured: dict[str, Any] = Field(
-        default_factory=dict, description="settings changed in mid-stream"
-    )
-    account: Account = Field(default_factory=Account)
-    sent_until: int = Field(0, description="audio before this position was sent at least once")
+    configured: dict[str, Any] = field(default_factory=dict)
+    """Settings changed in mid-stream."""
+    sent_until: int = 0
+    """Audio before this position was sent at least once."""
     opened_at: datetime
-    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    updated_at: datetime | None = None
+    account: Account | None = None
+    """As it was read; who writes gives it as JSON."""
 
     @property
     def mark(self) -> Mark:
         return Mark(self.mark_position, self.mark_seq, self.mark_stream_sequence)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Checkpoint:
+        """Raises ValidationError. Unknown fields are left out."""
+        return _ADAPTER.validate_json(payload)
+
+    def encode(self, account: str) -> bytes:
+        """JSON; absent values are left out. `account` is JSON already."""
+        rest = _ADAPTER.dump_json(self, exclude_none=True, exclude=_ACCOUNT)
+        return b'%b,"account":%b}' % (rest[:-1], account.encode())
+
+
+_ADAPTER = TypeAdapter(Checkpoint)
+_ACCOUNT = {"account"}
 
 
 class CheckpointStore:
@@ -98,18 +119,18 @@ class CheckpointStore:
                 continue
             revision = entry.revision or 0
             try:
-                return Checkpoint.model_validate_json(entry.value or b""), revision
+                return Checkpoint.decode(entry.value or b""), revision
             except ValidationError:
                 return None, revision  # not one of ours: write over it
 
-    async def write(self, checkpoint: Checkpoint) -> None:
+    async def write(self, checkpoint: Checkpoint, account: str) -> None:
         """Raises LeaseLost when another holder wrote since; Overtaken if that was an older one, so
-        that what it wrote is to be read first. Tries on while the broker is away."""
+        that what it wrote is to be read first. Tries on while the broker is away. `account`:
+        natterjack.events.Account, as JSON."""
         async with self._lock:
-            await self._write(checkpoint)
+            await self._write(checkpoint, checkpoint.encode(account))
 
-    async def _write(self, checkpoint: Checkpoint) -> None:
-        payload = checkpoint.model_dump_json(exclude_none=True).encode()
+    async def _write(self, checkpoint: Checkpoint, payload: bytes) -> None:
         while True:
             try:
                 headers = {_EXPECTED: str(self._revision)}

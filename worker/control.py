@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from natterjack.connection import Broker
 from natterjack.control import ControlReply, ControlRequest, Supports
 from natterjack.errors import first_problem
+from natterjack.log import fields
 from natterjack.subjects import SessionKey, control_subject
 
 from .errors import LeaseLost, PluginError, ProviderError
 from .provider import Capabilities
+
+log = logging.getLogger(__name__)
+
+_MAX_WAITING = 100
 
 
 class Controllable(Protocol):
@@ -38,23 +45,41 @@ class Controllable(Protocol):
 
 @contextlib.asynccontextmanager
 async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[None]:
-    """Answer the session's control requests during the block."""
+    """Answer the session's control requests during the block, one after another."""
+    waiting: list[tuple[bytes, bytes]] = []
+    answering: asyncio.Task[None] | None = None
 
-    async def requested(message: Msg) -> None:
-        try:
-            reply = await _answer(session, message.data)
-        except LeaseLost:
-            session.doubt()  # the new holder answers, if it is asked again
-            return
-        if message.reply:
-            await message.respond(reply.model_dump_json(exclude_none=True).encode())
+    def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
+        nonlocal answering
+        if len(waiting) >= _MAX_WAITING:
+            return  # who asks hears nothing, and asks again
+        waiting.append((reply, data))
+        if answering is None or answering.done():
+            answering = asyncio.create_task(answer(), name=f"control {session.key}")
 
-    subscription = await broker.client.subscribe(control_subject(session.key), cb=requested)
+    async def answer() -> None:
+        while waiting:
+            reply, data = waiting.pop(0)
+            try:
+                said = await _answer(session, data)
+                if reply:
+                    broker.client.post(
+                        reply.decode(), said.model_dump_json(exclude_none=True).encode()
+                    )
+            except LeaseLost:
+                session.doubt()  # the new holder answers, if it is asked again
+            except NatsError as error:
+                log.debug("not answered: %r", error)
+            except Exception:  # a task boundary
+                log.exception("a request was not answered", extra=fields(session=str(session.key)))
+
+    arrivals = await broker.client.listen(control_subject(session.key), requested)
     try:
         yield
     finally:
-        if not broker.client.is_closed:
-            await subscription.unsubscribe()
+        await arrivals.end()
+        if answering is not None:
+            answering.cancel()
 
 
 async def _answer(session: Controllable, payload: bytes) -> ControlReply:

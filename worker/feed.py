@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -181,7 +181,7 @@ class Feed:
         """End of the newest audio known of."""
         self._left, self._left_frames = 0, 0
         """Chunks in the stream behind those that were read, and how long one is."""
-        self._tails: deque[tuple[int, int]] = deque(maxlen=_TAILS)
+        self._tails: list[tuple[int, int]] = []
         """Number and position of what would follow the newest live chunks."""
 
     @property
@@ -230,7 +230,7 @@ class Feed:
         self._nudged = True
         self._wake()
 
-    def _received(self, _subject: bytes, raw: bytes | None, data: bytes) -> None:
+    def _received(self, _subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
         if self._ahead.full and self._next_seq in self._by_seq:
             # More is at hand than can be sent soon. What comes live is stored, and will be read: to
@@ -325,6 +325,7 @@ class Feed:
             if place == (self._next_seq, self._position) or place in self._tails:
                 self.head = max(self.head, position + frames)
             self._tails.append((seq + 1, position + frames))
+            del self._tails[:-_TAILS]
         if seq < self._next_seq:
             return True
         chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from natterjack.spec import SessionSpec
@@ -13,6 +12,7 @@ from . import convert
 from .account import Books
 from .errors import Stalled
 from .feed import Feed, Gap
+from .flag import Flag
 from .held import Chunk
 from .ledger import Ledger
 from .metrics import Metrics
@@ -61,7 +61,7 @@ class Relay:
         rate = provider.capabilities.catch_up_rate
         self._burst = _BURST_SECONDS / rate
         self._seconds_a_frame = 1 / (spec.sample_rate * rate)
-        self._unsent: deque[bytes] = deque()
+        self._unsent: list[bytes] = []
         """What the stream did not take at once."""
         self._nudge: Callable[[], None]
         self._last_chunk: Chunk | None = None
@@ -75,7 +75,7 @@ class Relay:
         self.handling = False
         """An event of the provider is being published: its silence meanwhile is ours."""
         self._trouble: Exception | None = None
-        self._alarm = asyncio.Event()
+        self._alarm = Flag()
         self._ledger = ledger
         self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
 
@@ -114,7 +114,7 @@ class Relay:
         while True:
             item = await feed.next(_LOOK_SECONDS)
             while self._unsent:
-                await self._send_audio(self._unsent.popleft())
+                await self._send_audio(self._unsent.pop(0))
             if isinstance(item, Chunk):
                 if item.frames:
                     await self._send_chunk(item)

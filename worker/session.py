@@ -19,7 +19,7 @@ import random
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -48,6 +48,7 @@ from .checkpoint import Checkpoint, CheckpointStore
 from .control import NoStream, controlled
 from .errors import Dropped, LeaseLost, Overtaken, PluginError, ProviderError, RequestRefused
 from .feed import Feed, Gap
+from .flag import Flag
 from .governor import Governor
 from .latency import Latencies
 from .ledger import Ledger
@@ -256,7 +257,7 @@ class Session:
         self._quiet_since = 0.0
         """When the last audio came in, as far as that was before the session was parked."""
         self._drain_deadline: float | None = None
-        self._drain = asyncio.Event()
+        self._drain = Flag()
 
     # ---- states -----------------------------------------------------------------------------
 
@@ -395,15 +396,15 @@ class Session:
         crashes = stored.crashes + 1 if stored.state in dangerous else 0
         if crashes > _MAX_CRASHES:
             self._problem = f"{crashes} workers in a row died with it before its next final"
-        self._checkpoint = stored.model_copy(
-            update={
-                "epoch": self.epoch,
-                "worker": self._settings.name,
-                "holder": self._checkpoint.holder,
-                "instance": self._checkpoint.instance,
-                "request_sequence": self._request_sequence,
-                "crashes": crashes,
-            }
+        account, stored.account = stored.account or Account(), None
+        self._checkpoint = replace(
+            stored,
+            epoch=self.epoch,
+            worker=self._settings.name,
+            holder=self._checkpoint.holder,
+            instance=self._checkpoint.instance,
+            request_sequence=self._request_sequence,
+            crashes=crashes,
         )
         self._scribe.position = stored.position
         self._scribe.provider = stored.provider
@@ -412,14 +413,13 @@ class Session:
             self._limit, self._limit_reason = stored.limit, stored.limit_reason
             self._limit_detail = stored.limit_detail
         self._warned = self._warnings_due()
-        self._books.adopt(stored.account, stored.gaps_until)
+        self._books.adopt(account, stored.gaps_until)
         self._ticket = stored.slot
-        await self._adopt_ledger(stored)
+        await self._adopt_ledger(stored, account)
 
-    async def _adopt_ledger(self, stored: Checkpoint) -> None:
+    async def _adopt_ledger(self, stored: Checkpoint, account: Account) -> None:
         """Go on from what the holder before us has used: as the checkpoint says, or, if it died
         after that, as it told the roster last; and half of the time between two tellings."""
-        account = stored.account
         self._assumed = None
         self._ledger.adopt(account.providers, stored.sent_until, account.captured_seconds)
         if stored.state == State.HANDED_OVER.value or not stored.instance:
@@ -908,39 +908,37 @@ class Session:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(feed.probe(), _PROBE_SECONDS)
             mark = feed.mark_before(self.position)
-        progress = self.position > self._checkpoint.position
-        self._checkpoint = self._checkpoint.model_copy(
-            update={
-                "state": (state or self.state).value,
-                "closed": closed or self._checkpoint.closed,
-                "position": self.position,
-                "mark_position": mark.position,
-                "mark_seq": mark.seq,
-                "mark_stream_sequence": mark.stream_sequence,
-                "crashes": 0 if progress else self._checkpoint.crashes,
-                "gaps_until": self._books.gaps_until,
-                "slot": self._ticket if self._permit is None else self._permit.ticket,
-                "limit": self._limit,
-                "limit_reason": self._limit_reason,
-                "limit_detail": self._limit_detail,
-                "configured": self._configured,
-                # At finals no newer than what the roster has, of the same second.
-                "account": self._account(exact=state is not None or closed),
-                "sent_until": self._sent_until,
-                "updated_at": datetime.now(UTC),
-            }
-        )
-        await self._checkpoints.write(self._checkpoint)
+        checkpoint, books = self._checkpoint, self._books
+        if self.position > checkpoint.position:
+            checkpoint.crashes = 0
+        checkpoint.state = (state or self.state).value
+        checkpoint.closed = closed or checkpoint.closed
+        checkpoint.position = self.position
+        checkpoint.mark_position, checkpoint.mark_seq, checkpoint.mark_stream_sequence = mark
+        checkpoint.gaps_until = books.gaps_until
+        checkpoint.slot = self._ticket if self._permit is None else self._permit.ticket
+        checkpoint.limit, checkpoint.limit_reason = self._limit, self._limit_reason
+        checkpoint.limit_detail, checkpoint.configured = self._limit_detail, self._configured
+        # At finals no newer than what the roster has, of the same second.
+        reached = self._count(exact=state is not None or closed)
+        account = books.json(final=self.position, reached=reached, feed=self._feed)
+        checkpoint.sent_until, checkpoint.updated_at = self._sent_until, datetime.now(UTC)
+        await self._checkpoints.write(checkpoint, account)
 
-    def _account(self, *, exact: bool = True) -> Account:
-        relay = self._relay
-        reached = self.position
+    def _account(self) -> Account:
+        reached = self._count(exact=True)
+        return self._books.account(final=self.position, reached=reached, feed=self._feed)
+
+    def _count(self, *, exact: bool) -> int:
+        """Bring the ledger up to date; the position that audio has been sent up to."""
+        relay, reached = self._relay, self.position
         if relay is not None:
             relay.count(None if exact else time.monotonic())
             reached = relay.timeline.position
-        account = self._books.account(final=self.position, reached=reached, feed=self._feed)
-        self._ledger.captured(account.captured_seconds)
-        return account
+        self._ledger.captured(
+            self._books.captured_until(reached, self._feed) / self.spec.sample_rate
+        )
+        return reached
 
     @property
     def _sent_until(self) -> int:

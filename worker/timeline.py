@@ -7,8 +7,8 @@ shortened, so the map is a short list of pieces.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -19,11 +19,6 @@ class _Piece(NamedTuple):
     sent: int
     """Frames sent on this stream before the piece."""
     position: int
-
-
-_Arrival = tuple[int, int, float, int]
-"""A chunk that was sent: its position and end, time.monotonic() when it came in, and the wall clock
-at capture of its first frame in nanoseconds. Plain, since one is made for each chunk."""
 
 
 _MAX_ARRIVALS = 20_000
@@ -38,7 +33,11 @@ class Timeline:
         self._pieces = [_Piece(0, start)]
         self._sent = 0
         self._position = self._known_from = start
-        self._arrivals: deque[_Arrival] = deque(maxlen=_MAX_ARRIVALS)
+        # Of each chunk that was sent and is not final: its position, its end, and the wall clock at
+        # capture of its first frame in nanoseconds; and time.monotonic() when it came in. A tuple
+        # for each would be six times as large.
+        self._chunks = array("q")
+        self._came = array("d")
 
     @property
     def position(self) -> int:
@@ -55,7 +54,10 @@ class Timeline:
         position = self._position
         self._sent += frames
         self._position = end = position + frames
-        self._arrivals.append((position, end, arrived, time_ns))
+        self._chunks.extend((position, end, time_ns))
+        self._came.append(arrived)
+        if len(self._came) > _MAX_ARRIVALS:
+            self._drop(_MAX_ARRIVALS // 10)
 
     def advance_gap(self, frames: int, silence: int) -> None:
         """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
@@ -108,16 +110,19 @@ class Timeline:
         if position > self._position:
             return None
         # Nearly always one of the newest: look from the right.
-        for start, _, arrived, _ in reversed(self._arrivals):
-            if start < position:
-                return arrived
+        chunks = self._chunks
+        for number in range(len(self._came) - 1, -1, -1):
+            if chunks[3 * number] < position:
+                return self._came[number]
         return None
 
     def wall_clock_ns(self, position: int) -> int | None:
         """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
         frame in a gap is told by the chunk behind the gap."""
-        for start, end, _, time_ns in self._arrivals:
-            if position < end:
+        chunks = self._chunks
+        for at in range(0, len(chunks), 3):
+            if position < chunks[at + 1]:
+                start, time_ns = chunks[at], chunks[at + 2]
                 if position < self._known_from or not time_ns:
                     return None
                 return time_ns + (position - start) * 1_000_000_000 // self._rate
@@ -126,7 +131,14 @@ class Timeline:
     def forget(self, position: int) -> None:
         """Nothing before `position` will be asked for again."""
         self._known_from = max(self._known_from, position)
-        while self._arrivals and self._arrivals[0][1] <= position:
-            self._arrivals.popleft()
+        chunks, done = self._chunks, 0
+        while done < len(self._came) and chunks[3 * done + 1] <= position:
+            done += 1
+        self._drop(done)
         while len(self._pieces) > 1 and self._pieces[1].position <= position:
             del self._pieces[0]
+
+    def _drop(self, chunks: int) -> None:
+        """Forget the oldest."""
+        del self._chunks[: 3 * chunks]
+        del self._came[:chunks]

@@ -30,7 +30,7 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[tuple[bytes, bytes | None, bytes]] = []
 
-    def __call__(self, subject: bytes, headers: bytes | None, data: bytes) -> None:
+    def __call__(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         self.messages.append((subject, headers, data))
 
 

@@ -164,7 +164,7 @@ async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
         bucket = await near.client.jetstream().key_value(streams.BUCKET)
         checkpoints = CheckpointStore(near, bucket, KEY)
         for _ in range(2):
-            await checkpoints.write(_checkpoint("a", 1))
+            await checkpoints.write(_checkpoint("a", 1), "{}")
         assert near.reconnects == 2
     assert await stored_events(ready_broker) == [(0, "status"), (1, "one"), (2, "two")]
 
@@ -224,14 +224,14 @@ async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
     bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
     a, b = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(2))
     assert await a.read() is None
-    await a.write(_checkpoint("a", 1))
-    await a.write(_checkpoint("a", 1))
+    await a.write(_checkpoint("a", 1), "{}")
+    await a.write(_checkpoint("a", 1), "{}")
     stored = await b.read()
     assert stored is not None
     assert stored.worker == "a"
-    await b.write(_checkpoint("b", 2))
+    await b.write(_checkpoint("b", 2), "{}")
     with pytest.raises(LeaseLost, match="b has the session"):
-        await a.write(_checkpoint("a", 1))
+        await a.write(_checkpoint("a", 1), "{}")
 
 
 async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
@@ -241,14 +241,14 @@ async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
     a, b, c = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(3))
     for store in (a, b, c):
         assert await store.read() is None
-    await a.write(_checkpoint("a", 1))
+    await a.write(_checkpoint("a", 1), "{}")
     for _ in range(2):  # being refused teaches nobody the revision by which to be let through
         with pytest.raises(LeaseLost) as refused:
-            await b.write(_checkpoint("b", 1))
+            await b.write(_checkpoint("b", 1), "{}")
         assert not isinstance(refused.value, Overtaken)
     with pytest.raises(Overtaken):
-        await c.write(_checkpoint("c", 2))
+        await c.write(_checkpoint("c", 2), "{}")
     stored = await c.read()
     assert stored is not None
     assert stored.holder == "a"
-    await c.write(_checkpoint("c", 2))
+    await c.write(_checkpoint("c", 2), "{}")
