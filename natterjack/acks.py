@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
+from pydantic_core import from_json
 
 from .client import Arrivals, Client
 
+_SWEEP_S = 0.25
 _NO_RESPONDERS = b"NATS/1.0 503"
 
 
@@ -25,7 +26,9 @@ class Acks:
         self._inbox = ""
         self._starting: asyncio.Lock = asyncio.Lock()
         self._arrivals: Arrivals | None = None
-        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[int], float]] = {}
+        """By number; and when it is late, by the loop's clock."""
+        self._sweeping: asyncio.TimerHandle | None = None
         self._numbers = itertools.count(1)
 
     async def _start(self) -> None:
@@ -54,39 +57,45 @@ class Acks:
         except NatsError as error:
             stored.set_exception(error)
             return stored
-        self._waiting[number] = stored
-        timer = loop.call_later(timeout, self._late, number)
-
-        def over(_: asyncio.Future[int]) -> None:
-            self._waiting.pop(number, None)
-            timer.cancel()
-
-        stored.add_done_callback(over)
+        self._waiting[number] = (stored, loop.time() + timeout)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(_SWEEP_S, self._sweep)
         return stored
 
-    def _late(self, number: int) -> None:
-        stored = self._waiting.get(number)
-        if stored is not None and not stored.done():
+    def _sweep(self) -> None:
+        """One timer for all that is waited for."""
+        loop = asyncio.get_running_loop()
+        now, self._sweeping = loop.time(), None
+        for number, (stored, late_at) in list(self._waiting.items()):
+            if now >= late_at or stored.done():
+                self._give_up(number)
+        if self._waiting:
+            self._sweeping = loop.call_later(_SWEEP_S, self._sweep)
+
+    def _give_up(self, number: int) -> None:
+        stored, _ = self._waiting.pop(number)
+        if not stored.done():
             stored.set_exception(TimeoutError("no acknowledgement"))
 
     def lost(self) -> None:
         """The connection is another: the answers to what was asked on the old one will not come."""
         for number in list(self._waiting):
-            self._late(number)
+            self._give_up(number)
 
     def _received(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         number = int(subject.rpartition(b".")[2])
-        stored = self._waiting.get(number)
+        stored, _ = self._waiting.get(number, (None, 0.0))
         if stored is None or stored.done():
             return
         if headers is not None and headers.startswith(_NO_RESPONDERS):
             stored.set_exception(NoStreamResponseError())
-            return
-        answer = json.loads(data)
-        if "error" in answer:
-            stored.set_exception(_error(answer["error"]))
         else:
-            stored.set_result(answer["seq"])
+            answer = from_json(data)
+            if "error" in answer:
+                stored.set_exception(_error(answer["error"]))
+            else:
+                stored.set_result(answer["seq"])
+        del self._waiting[number]
 
 
 def _error(told: dict[str, object]) -> Exception:

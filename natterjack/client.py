@@ -138,6 +138,8 @@ class Client(NatsClient):
         self.direct: dict[int, Receive] = {}
         """Where messages of a subscription go that do not go nats-py's way."""
         self._flushing: asyncio.Handle | None = None
+        self._wire: asyncio.WriteTransport | None = None
+        """What is written to goes there."""
 
     async def _process_connect_init(self) -> None:
         try:
@@ -166,6 +168,8 @@ class Client(NatsClient):
 
     async def _read_loop(self) -> None:
         self._ps.reset()  # what is left of a message was the old connection's
+        writer = getattr(self._transport, "_io_writer", None)
+        self._wire = writer.transport if isinstance(writer, asyncio.StreamWriter) else None
         reader = getattr(self._transport, "_io_reader", None)
         if isinstance(reader, asyncio.StreamReader):
             self._ps.watch(reader)
@@ -227,11 +231,18 @@ class Client(NatsClient):
 
     def _flush_now(self) -> None:
         self._flushing = None
-        transport = self._transport
-        if self.is_connected and self._flusher_ended and transport is not None:
-            # As nats-py does when its flusher was cancelled from outside.
-            transport.writelines(self._pending[:])
-            self.forget_unsent()
+        wire = self._wire
+        if (
+            self.is_connected
+            and wire is not None
+            and not wire.is_closing()
+            and (self._flusher_ended or not wire.get_write_buffer_size())
+        ):
+            # Nothing waits to be written: neither need this. (The flusher has ended when it was
+            # cancelled from outside; then nats-py writes so too.)
+            if self._pending:
+                wire.write(b"".join(self._pending))
+                self.forget_unsent()
             return
         queue = self._flush_queue
         if queue is not None and queue.empty():  # else it is about to be written

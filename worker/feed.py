@@ -138,8 +138,9 @@ class Feed:
         """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
         self._given: Chunk | Gap | None = None
         """Such a chunk that was not taken, for `next` was cancelled; or what was given back."""
-        self.sink: Callable[[Chunk], bool] | None = None
-        """Is offered live chunks that are next while `next` waits; False: `next` gives it."""
+        self.sink: Callable[[int, int, bytes, int, float], bool] | None = None
+        """Is offered live chunks that are next while `next` waits: number, frames, payload, wall
+        clock and arrival, as in Chunk. False: `next` gives it."""
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -232,7 +233,7 @@ class Feed:
 
     def _received(self, _subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
         """A chunk has come live."""
-        if self._ahead.full and self._next_seq in self._by_seq:
+        if self._by_seq and self._ahead.full and self._next_seq in self._by_seq:
             # More is at hand than can be sent soon. What comes live is stored, and will be read: to
             # look at it now would be to fall behind further.
             self.heard, self._look, self._look_at = time.monotonic(), True, 0.0
@@ -265,20 +266,24 @@ class Feed:
             self._look_at = now + _QUIET_FIRST_S
         self._next_seq = seq + 1
         self._position = stop = position + frames
-        self._after_bad_chunk = self._hole_seen = False
-        self._passed_since, self._deep_scans = None, 0
         if stop > self.head:
             self.head = stop
-        chunk = Chunk(seq, position, frames, data, time_ns, now, False, 0)
-        if self.sink is not None and self.sink(chunk):
+        if self.sink is not None and self.sink(seq, frames, data, time_ns, now):
             self._expected = self._expect()
         else:
-            waiter.set_result(chunk)
+            waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, False, 0))
 
     def _expect(self) -> bytes:
         """How the headers of the next chunk begin, if nothing is the matter: numbers need not be
         read that are known."""
-        if self._doubt_since is not None or self._position < self._start:
+        if (
+            self._doubt_since is not None
+            or self._position < self._start
+            or self._after_bad_chunk
+            or self._hole_seen
+            or self._passed_since is not None
+            or self._deep_scans
+        ):
             return _NEVER
         return b"%bAudio-Seq: %d\r\nAudio-Pos: %d\r\nAudio-Time: " % (
             self._same, self._next_seq, self._position,

@@ -64,7 +64,8 @@ class Relay:
         self._unsent: list[bytes] = []
         """What the stream did not take at once."""
         self._nudge: Callable[[], None]
-        self._last_chunk: Chunk | None = None
+        self._last: tuple[int, int, bytes, int, float] | None = None
+        """Of the last chunk: number, frames, payload, wall clock (0 if it was stored), arrival."""
         self._sampled = -1
         """Number of the last chunk whose delay was sampled."""
         self._counted_at = 0.0
@@ -130,17 +131,17 @@ class Relay:
             if self.limit is not None and self.timeline.position >= self.limit:
                 return True
 
-    def take(self, chunk: Chunk) -> bool:
+    def take(self, seq: int, frames: int, payload: bytes, time_ns: int, now: float) -> bool:
         """Send a live chunk at once, without waking the sender; False: it has to be woken."""
-        _, _, frames, payload, time_ns, now, end, _ = chunk
         limit, timeline, go_at = self.limit, self.timeline, self._go_at
-        if end or go_at > now:
+        if go_at > now:
             return False
         if limit is not None and timeline.position + frames >= limit:
             return False
-        self._go_at = max(go_at, now - self._burst) + frames * self._seconds_a_frame  # as `_pace`
+        since = now - self._burst  # as `_pace`
+        self._go_at = (since if since > go_at else go_at) + frames * self._seconds_a_frame
         timeline.advance(frames, now, time_ns)
-        self._last_chunk = chunk
+        self._last = (seq, frames, payload, time_ns, now)
         if self._unanswered_since is None:
             self._unanswered_since = now
         pieces = (payload,) if self._passes else self._converter.convert(payload)
@@ -157,8 +158,7 @@ class Relay:
     @property
     def cut_short(self) -> bool:
         """Whether what was sent ends amid a sound: perhaps in a word that goes on later."""
-        chunk = self._last_chunk
-        return chunk is not None and convert.loud_end(self._format, chunk.payload)
+        return self._last is not None and convert.loud_end(self._format, self._last[2])
 
     async def finish(self) -> None:
         """Tell the provider that no audio follows."""
@@ -177,7 +177,8 @@ class Relay:
     async def _send_chunk(self, chunk: Chunk) -> None:
         await self._pace(chunk.frames)
         self.timeline.advance(chunk.frames, chunk.arrived, chunk.time_ns)
-        self._last_chunk = chunk
+        time_ns = 0 if chunk.stream_sequence else chunk.time_ns
+        self._last = (chunk.seq, chunk.frames, chunk.payload, time_ns, chunk.arrived)
         for audio in self._converter.convert(chunk.payload):
             await self._send_audio(audio)
 
@@ -251,17 +252,13 @@ class Relay:
         timeline = self.timeline
         self._note_used()
         self._ledger.progress(timeline.position, timeline.sent_seconds, self.connected_seconds)
-        chunk = self._last_chunk
-        if (
-            chunk is None
-            or chunk.seq == self._sampled
-            or not chunk.time_ns
-            or chunk.stream_sequence
-        ):
+        if self._last is None:
             return
-        self._sampled = chunk.seq
-        arrived = time.time() - (time.monotonic() - chunk.arrived)
-        self._capture_delay.observe(arrived - chunk.time_ns / 1e9 - chunk.frames / self._rate)
+        seq, frames, _, time_ns, arrived = self._last
+        if seq != self._sampled and time_ns:
+            self._sampled = seq
+            came = time.time() - (time.monotonic() - arrived)
+            self._capture_delay.observe(came - time_ns / 1e9 - frames / self._rate)
 
     def count_last(self) -> None:
         """The stream is over. Idempotent."""

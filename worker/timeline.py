@@ -7,7 +7,7 @@ shortened, so the map is a short list of pieces.
 
 from __future__ import annotations
 
-from array import array
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -21,6 +21,13 @@ class _Piece(NamedTuple):
     position: int
 
 
+_ARRIVAL = struct.Struct("=qqqd")
+"""A chunk that was sent and is not final: its position, its end, the wall clock at capture of its
+first frame in nanoseconds, and time.monotonic() when it came in. Packed, since a tuple would be six
+times as large, and there is one for each chunk."""
+_ARRIVAL_BYTES = _ARRIVAL.size
+_pack_arrival, _arrival_at = _ARRIVAL.pack_into, _ARRIVAL.unpack_from
+_FIRST_ARRIVALS = 64
 _MAX_ARRIVALS = 20_000
 """Chunks that were sent and are not final: about half an hour of them; older ones are forgotten."""
 
@@ -33,11 +40,9 @@ class Timeline:
         self._pieces = [_Piece(0, start)]
         self._sent = 0
         self._position = self._known_from = start
-        # Of each chunk that was sent and is not final: its position, its end, and the wall clock at
-        # capture of its first frame in nanoseconds; and time.monotonic() when it came in. A tuple
-        # for each would be six times as large.
-        self._chunks = array("q")
-        self._came = array("d")
+        self._arrivals = bytearray(_FIRST_ARRIVALS * _ARRIVAL.size)
+        self._first = self._free = 0
+        """Offsets there: of the first arrival, and behind the last."""
 
     @property
     def position(self) -> int:
@@ -54,10 +59,11 @@ class Timeline:
         position = self._position
         self._sent += frames
         self._position = end = position + frames
-        self._chunks.extend((position, end, time_ns))
-        self._came.append(arrived)
-        if len(self._came) > _MAX_ARRIVALS:
-            self._drop(_MAX_ARRIVALS // 10)
+        free = self._free
+        if free == len(self._arrivals):
+            free = self._make_room()
+        _pack_arrival(self._arrivals, free, position, end, time_ns, arrived)
+        self._free = free + _ARRIVAL_BYTES
 
     def advance_gap(self, frames: int, silence: int) -> None:
         """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
@@ -110,35 +116,42 @@ class Timeline:
         if position > self._position:
             return None
         # Nearly always one of the newest: look from the right.
-        chunks = self._chunks
-        for number in range(len(self._came) - 1, -1, -1):
-            if chunks[3 * number] < position:
-                return self._came[number]
+        for at in range(self._free - _ARRIVAL_BYTES, self._first - 1, -_ARRIVAL_BYTES):
+            start, _, _, arrived = _arrival_at(self._arrivals, at)
+            if start < position:
+                return float(arrived)
         return None
 
     def wall_clock_ns(self, position: int) -> int | None:
         """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
         frame in a gap is told by the chunk behind the gap."""
-        chunks = self._chunks
-        for at in range(0, len(chunks), 3):
-            if position < chunks[at + 1]:
-                start, time_ns = chunks[at], chunks[at + 2]
+        for at in range(self._first, self._free, _ARRIVAL_BYTES):
+            start, end, time_ns, _ = _arrival_at(self._arrivals, at)
+            if position < end:
                 if position < self._known_from or not time_ns:
                     return None
-                return time_ns + (position - start) * 1_000_000_000 // self._rate
+                return int(time_ns + (position - start) * 1_000_000_000 // self._rate)
         return None
 
     def forget(self, position: int) -> None:
         """Nothing before `position` will be asked for again."""
         self._known_from = max(self._known_from, position)
-        chunks, done = self._chunks, 0
-        while done < len(self._came) and chunks[3 * done + 1] <= position:
-            done += 1
-        self._drop(done)
+        first = self._first
+        while first < self._free and _arrival_at(self._arrivals, first)[1] <= position:
+            first += _ARRIVAL_BYTES
+        self._first = first
+        if first == self._free:
+            self._first = self._free = 0
         while len(self._pieces) > 1 and self._pieces[1].position <= position:
             del self._pieces[0]
 
-    def _drop(self, chunks: int) -> None:
-        """Forget the oldest."""
-        del self._chunks[: 3 * chunks]
-        del self._came[:chunks]
+    def _make_room(self) -> int:
+        """Have room for another arrival, and return its offset: what is forgotten makes room, or
+        there is more of it, or the oldest is forgotten."""
+        kept = self._arrivals[self._first :]
+        if len(kept) == _MAX_ARRIVALS * _ARRIVAL_BYTES:
+            del kept[: _MAX_ARRIVALS // 10 * _ARRIVAL_BYTES]
+        self._first, self._free = 0, len(kept)
+        size = min(max(2 * len(kept), len(self._arrivals)), _MAX_ARRIVALS * _ARRIVAL_BYTES)
+        self._arrivals = kept + bytes(size - len(kept))
+        return self._free
