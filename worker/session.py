@@ -168,6 +168,18 @@ class Services:
 class Session:
     """A session under a lease. `run` returns when it is over, and says how."""
 
+    # More than Python keeps compact without.
+    __slots__ = (
+        "_answered", "_assumed", "_books", "_chain", "_checkpoint", "_checkpoints",
+        "_configured", "_drain", "_drain_deadline", "_end_reason", "_failing_since",
+        "_fault", "_feed", "_lasted", "_ledger", "_limit", "_limit_detail", "_limit_reason",
+        "_low", "_marked_at", "_metrics", "_parked_head", "_permit", "_permit_account",
+        "_problem", "_publisher", "_quiet_since", "_record_head", "_relay",
+        "_request_sequence", "_scribe", "_services", "_settings", "_ticket", "_unsure",
+        "_usage_at", "_usage_due", "_warned", "beat_at", "epoch", "id", "key", "since",
+        "spec", "state", "trace",
+    )  # fmt: skip
+
     def __init__(
         self,
         services: Services,

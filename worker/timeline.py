@@ -7,7 +7,6 @@ shortened, so the map is a short list of pieces.
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -21,13 +20,6 @@ class _Piece(NamedTuple):
     position: int
 
 
-_ARRIVAL = struct.Struct("=qqqd")
-"""A chunk that was sent and is not final: its position, its end, the wall clock at capture of its
-first frame in nanoseconds, and time.monotonic() when it came in. Packed, since a tuple would be six
-times as large, and there is one for each chunk."""
-_ARRIVAL_BYTES = _ARRIVAL.size
-_pack_arrival, _arrival_at = _ARRIVAL.pack_into, _ARRIVAL.unpack_from
-_FIRST_ARRIVALS = 64
 _MAX_ARRIVALS = 20_000
 """Chunks that were sent and are not final: about half an hour of them; older ones are forgotten."""
 
@@ -40,9 +32,10 @@ class Timeline:
         self._pieces = [_Piece(0, start)]
         self._sent = 0
         self._position = self._known_from = start
-        self._arrivals = bytearray(_FIRST_ARRIVALS * _ARRIVAL.size)
-        self._first = self._free = 0
-        """Offsets there: of the first arrival, and behind the last."""
+        self._arrivals: list[Any] = []
+        """Of each chunk that was sent and is not final, one after another: its position, its end,
+        the wall clock at capture of its first frame in nanoseconds, time.monotonic() when it came
+        in. Not a tuple for each: there is one for each chunk, in each session."""
 
     @property
     def position(self) -> int:
@@ -59,11 +52,10 @@ class Timeline:
         position = self._position
         self._sent += frames
         self._position = end = position + frames
-        free = self._free
-        if free == len(self._arrivals):
-            free = self._make_room()
-        _pack_arrival(self._arrivals, free, position, end, time_ns, arrived)
-        self._free = free + _ARRIVAL_BYTES
+        arrivals = self._arrivals
+        arrivals += (position, end, time_ns, arrived)
+        if len(arrivals) > 4 * _MAX_ARRIVALS:
+            del arrivals[:_MAX_ARRIVALS]
 
     def advance_gap(self, frames: int, silence: int) -> None:
         """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
@@ -116,18 +108,19 @@ class Timeline:
         if position > self._position:
             return None
         # Nearly always one of the newest: look from the right.
-        for at in range(self._free - _ARRIVAL_BYTES, self._first - 1, -_ARRIVAL_BYTES):
-            start, _, _, arrived = _arrival_at(self._arrivals, at)
-            if start < position:
-                return float(arrived)
+        arrivals = self._arrivals
+        for at in range(len(arrivals) - 4, -1, -4):
+            if arrivals[at] < position:
+                return float(arrivals[at + 3])
         return None
 
     def wall_clock_ns(self, position: int) -> int | None:
         """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
         frame in a gap is told by the chunk behind the gap."""
-        for at in range(self._first, self._free, _ARRIVAL_BYTES):
-            start, end, time_ns, _ = _arrival_at(self._arrivals, at)
-            if position < end:
+        arrivals = self._arrivals
+        for at in range(0, len(arrivals), 4):
+            if position < arrivals[at + 1]:
+                start, time_ns = arrivals[at], arrivals[at + 2]
                 if position < self._known_from or not time_ns:
                     return None
                 return int(time_ns + (position - start) * 1_000_000_000 // self._rate)
@@ -136,22 +129,9 @@ class Timeline:
     def forget(self, position: int) -> None:
         """Nothing before `position` will be asked for again."""
         self._known_from = max(self._known_from, position)
-        first = self._first
-        while first < self._free and _arrival_at(self._arrivals, first)[1] <= position:
-            first += _ARRIVAL_BYTES
-        self._first = first
-        if first == self._free:
-            self._first = self._free = 0
+        arrivals, known = self._arrivals, 0
+        while known < len(arrivals) and arrivals[known + 1] <= position:
+            known += 4
+        del arrivals[:known]
         while len(self._pieces) > 1 and self._pieces[1].position <= position:
             del self._pieces[0]
-
-    def _make_room(self) -> int:
-        """Have room for another arrival, and return its offset: what is forgotten makes room, or
-        there is more of it, or the oldest is forgotten."""
-        kept = self._arrivals[self._first :]
-        if len(kept) == _MAX_ARRIVALS * _ARRIVAL_BYTES:
-            del kept[: _MAX_ARRIVALS // 10 * _ARRIVAL_BYTES]
-        self._first, self._free = 0, len(kept)
-        size = min(max(2 * len(kept), len(self._arrivals)), _MAX_ARRIVALS * _ARRIVAL_BYTES)
-        self._arrivals = kept + bytes(size - len(kept))
-        return self._free
