@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from .errors import BadEvent, first_problem
 from .subjects import SessionKey
@@ -48,7 +49,7 @@ class _Event(_Model):
 
     def encode(self) -> bytes:
         """JSON as published; absent values are left out."""
-        return self.model_dump_json(exclude_none=True).encode()
+        return to_json(self, exclude_none=True)
 
 
 class _Durable(_Event):

@@ -24,15 +24,19 @@ class Latencies:
 
     def heard(self, timeline: Timeline, event: Interim | Final) -> None:
         """To be called before the event is published: then the timeline forgets."""
-        words = event.words
-        if event.text and not self._began:
-            self._began = True
-            start = words[0].start if words else None
-            at = timeline.to_position(event.start if start is None else start)
-            arrived = timeline.arrived(at + 1)
-            if arrived is not None:
-                self._first.observe(time.monotonic() - max(arrived, self._opened))
-        end = words[-1].end if words else None
+        if self._began or not event.text:
+            return
+        self._began = True
+        start = event.words[0].start if event.words else None
+        at = timeline.to_position(event.start if start is None else start)
+        arrived = timeline.arrived(at + 1)
+        if arrived is not None:
+            self._first.observe(time.monotonic() - max(arrived, self._opened))
+
+    def heard_final(self, timeline: Timeline, event: Final) -> None:
+        """As `heard`."""
+        self.heard(timeline, event)
+        end = event.words[-1].end if event.words else None
         self._spoken_at = None if end is None else timeline.arrived(timeline.to_position(end))
 
     def interim(self, latency: float | None) -> None:

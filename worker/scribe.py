@@ -90,9 +90,9 @@ class Scribe:
         if not event.text:
             return None
         made = self._transcript(timeline, event, *self._span(timeline, event))
-        interim = InterimEvent(**made)
-        await self._publisher.interim(interim.encode())
-        return interim.latency
+        await self._publisher.interim(InterimEvent.model_validate(made).encode())
+        latency: float | None = made["latency"]
+        return latency
 
     async def final(self, timeline: Timeline, event: Final) -> float | None:
         """Publish a final, if it has text, and move the position to its end. Latency as above."""
@@ -102,7 +102,7 @@ class Scribe:
             made = self._transcript(timeline, event, start, end)
             latency = made["latency"]
             await self._publisher.durable(
-                "final", lambda n: FinalEvent(**made, sequence=n).encode()
+                "final", lambda n: FinalEvent.model_validate(made | {"sequence": n}).encode()
             )
             self._segment += 1
         self.position = end

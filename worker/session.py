@@ -862,7 +862,7 @@ class Session:
                 if self._books.gaps_until > self._checkpoint.gaps_until:
                     # Who resumes behind the final sees no gap before it.
                     await self._write_checkpoint()
-                latencies.heard(relay.timeline, event)
+                latencies.heard_final(relay.timeline, event)
                 latencies.final(await self._scribe.final(relay.timeline, event))
                 if self._settings.log_transcripts and event.text:
                     log.info("final", extra=fields(session=str(self.key), text=event.text))
