@@ -66,7 +66,8 @@ class Point:
 CASES = ((1, 80, 1), (100, 80, 1), (300, 80, 3), (1000, 80, 3), (100, 20, 1), (100, 200, 1))
 """Sessions, milliseconds of a chunk, and whether it is measured once or as often as is asked for
 (the points that have a goal)."""
-CAPACITY = (1250, 1500, 1750, 2000)
+CAPACITY = {80: (1250, 1500, 1750, 2000), 200: (2000, 2500, 3000)}
+"""Sessions, by milliseconds of a chunk."""
 _MOST_LATE_MS = 50.0
 
 
@@ -87,17 +88,18 @@ async def measure_all(seconds: float, runs: int) -> list[Point]:
 async def measure_capacity(seconds: float) -> list[Point]:
     """More and more sessions, until delays or audio fall behind."""
     points = []
-    for sessions in CAPACITY:
-        say(f"worker, {sessions} sessions")
-        try:
-            point = await measure("worker", sessions, 80, seconds)
-        except TimeoutError:
-            say(f"{sessions} sessions never came to rest")
-            break
-        points.append(point)
-        late = max(point.audio_ms["p99"], point.results_ms["p99"])
-        if late > _MOST_LATE_MS or abs(point.delivered - 1) > _MOST_MISSING:
-            break
+    for chunk_ms, counts in CAPACITY.items():
+        for sessions in counts:
+            say(f"worker, {sessions} sessions, {chunk_ms} ms")
+            try:
+                point = await measure("worker", sessions, chunk_ms, seconds)
+            except TimeoutError:
+                say(f"{sessions} sessions never came to rest")
+                break
+            points.append(point)
+            late = max(point.audio_ms["p99"], point.results_ms["p99"])
+            if late > _MOST_LATE_MS or abs(point.delivered - 1) > _MOST_MISSING:
+                break
     return points
 
 
