@@ -251,20 +251,17 @@ def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
 # ---- state ----------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class Keepalive:
     """When the next keepalive is due. "Keep Alive": after ten seconds without audio or a text
     message the server closes; one each 3 to 5 s is advised. Times are of any one clock, in
     seconds."""
 
-    def __init__(self, interval_seconds: float, now: float) -> None:
-        self._interval = interval_seconds
-        self._sent = now
-
-    def sent(self, now: float) -> None:
-        """Audio or a message went out."""
-        self._sent = now
+    interval_seconds: float
+    sent_at: float
+    """When audio or a keepalive last went out."""
 
     @property
     def deadline(self) -> float:
         """When to send a keepalive if nothing else is sent before."""
-        return self._sent + self._interval
+        return self.sent_at + self.interval_seconds
