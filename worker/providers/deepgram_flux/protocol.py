@@ -225,9 +225,12 @@ def _is_index(value: Any) -> TypeGuard[int]:
 def _confidence(content: dict[str, Any], name: str) -> float | None:
     """Nothing hangs on a confidence: one that is no number is none."""
     value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can be
+        pass
+    return None
 
 
 class Sequence:

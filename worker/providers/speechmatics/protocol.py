@@ -273,9 +273,12 @@ def _count(content: dict[str, Any], name: str) -> int:
 
 def _number(content: dict[str, Any], name: str) -> float:
     value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can be
+        pass
+    _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
 
 
 def _seconds(content: dict[str, Any], name: str) -> float:
