@@ -106,12 +106,15 @@ class Socket:
         except (aiohttp.ClientError, OSError) as error:
             raise Dropped(self._provider, f"the connection broke: {error}") from error
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Send a binary frame, unless earlier ones still wait to be written; whether it was sent.
-        Raises Dropped."""
+    def send_nowait(self, data: bytes | str) -> bool:
+        """Send a binary or a text frame, unless earlier ones still wait to be written; whether it
+        was sent. Raises Dropped."""
         if self._transport is None or self._transport.get_write_buffer_size():
             return False
-        sending = self._connection.send_bytes(data)
+        connection = self._connection
+        sending = (
+            connection.send_str(data) if isinstance(data, str) else connection.send_bytes(data)
+        )
         try:
             sending.send(None)
         except StopIteration:

@@ -22,15 +22,19 @@ class DeepgramStream(ProviderStream):
         self.reference = socket.headers.get("dg-request-id")
         self._socket = socket
         self._transcript = transcript
-        self._loop = asyncio.get_running_loop()
-        self._keepalive = protocol.Keepalive(keepalive_seconds, self._loop.time())
+        self._loop = loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self._keepalive = protocol.Keepalive(keepalive_seconds, loop.time())
+        self._timer = loop.call_at(self._keepalive.deadline, self._keep_alive)
+        """Until `close` or `finish`. What a keepalive fails with, the iterator raises."""
         self._configuring = Configuring(socket.send_text, ANSWER_SECONDS)
         self._finishing = False
         self._closing = False
         """CloseStream is on the wire, and the server had not closed before."""
+        self._over = False
+        """The server has said all, or closed."""
+        self._summary: list[ProviderEvent] = []
         self._failure: ProviderError | None = None
-        # Lives from here to `close` or `finish`; what it fails with, the iterator raises.
-        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keepalive {self.reference}")
 
     async def send(self, audio: bytes) -> None:
         # Deepgram docs, "Close Stream": an empty binary frame would end the stream.
@@ -38,13 +42,13 @@ class DeepgramStream(ProviderStream):
             return
         if self._finishing:
             raise RuntimeError("send after finish")
-        self._keepalive.sent(self._loop.time())
+        self._keepalive.sent_at = self._time()
         await self._socket.send_bytes(audio)
 
     def send_nowait(self, audio: bytes) -> bool:
         if not audio or self._finishing or not self._socket.send_nowait(audio):
             return False
-        self._keepalive.sent(self._loop.time())
+        self._keepalive.sent_at = self._time()
         return True
 
     async def finish(self) -> None:
@@ -52,7 +56,7 @@ class DeepgramStream(ProviderStream):
             return
         self._finishing = True
         # Deepgram docs, "Close Stream": nothing may follow it.
-        self._keeper.cancel()
+        self._timer.cancel()
         self._configuring.finish()
         await self._socket.send_text(protocol.encode_close_stream())
         # A close that is here by now nobody asked for: it says nothing of what was transcribed.
@@ -70,36 +74,40 @@ class DeepgramStream(ProviderStream):
         await self._configuring.ask(changes)
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
-        summary: list[ProviderEvent] = []
         try:
-            while not summary:
-                message = await self._socket.receive()
-                if isinstance(message, Closed):
-                    error = self._failure or protocol.close_error(message, finishing=self._closing)
-                    if error is not None:
-                        raise error
-                    break
-                for item in self._decode(message):
-                    if isinstance(item, protocol.ConfigureAnswer):
-                        self._configuring.answered(item)
-                    events = self._transcript.receive(item)
-                    if self._closing and isinstance(item, protocol.Summary):
-                        summary = events
-                        continue
-                    for event in events:
-                        yield event
-                for event in self._configuring.notices():
+            while not self._over:
+                for event in self._received(await self._socket.receive()):
                     yield event
+                    del event  # nothing of a message is held while the next is awaited
             if (until := self._transcript.unsaid_until) is not None:
-                for event in summary:
+                for event in self._summary:
                     yield event
                 raise Dropped(NAME, f"what it showed up to {until:.1f} s never became final")
         except ProviderError as error:
             self._configuring.fail(error)
             raise
         self._configuring.end()
-        for event in (*self._transcript.end(), *self._configuring.notices(), *summary):
+        for event in (*self._transcript.end(), *self._configuring.notices(), *self._summary):
             yield event
+
+    def _received(self, message: str | bytes | Closed) -> list[ProviderEvent]:
+        if isinstance(message, Closed):
+            error = self._failure or protocol.close_error(message, finishing=self._closing)
+            if error is not None:
+                raise error
+            self._over = True
+            return []
+        events: list[ProviderEvent] = []
+        for item in self._decode(message):
+            if isinstance(item, protocol.ConfigureAnswer):
+                self._configuring.answered(item)
+            said = self._transcript.receive(item)
+            if self._closing and isinstance(item, protocol.Summary):
+                self._over, self._summary = True, said
+            else:
+                events += said
+        events += self._configuring.notices()
+        return events
 
     def _decode(self, message: str | bytes) -> tuple[protocol.Message, ...]:
         """What the server said. Raises: RemoteProtocolError for a final that cannot be read: those
@@ -115,21 +123,19 @@ class DeepgramStream(ProviderStream):
         if self._failure is None:
             self._failure = Dropped(NAME, "the stream was closed here")
         self._configuring.fail(self._failure)
-        self._keeper.cancel()
+        self._timer.cancel()
         await self._socket.close()
-        await asyncio.wait([self._keeper])
 
-    async def _keep_alive(self) -> None:
-        """Send keepalives while nothing else is sent."""
-        while True:
-            wait = self._keepalive.deadline - self._loop.time()
-            if wait > 0:
-                await asyncio.sleep(wait)
-                continue
-            self._keepalive.sent(self._loop.time())
+    def _keep_alive(self) -> None:
+        """The timer: send a keepalive, unless something was sent."""
+        now = self._time()
+        if now >= self._keepalive.deadline:
+            self._keepalive.sent_at = now
             try:
-                await self._socket.send_text(protocol.encode_keepalive())
+                # If it is not sent, audio waits to be: that serves as well.
+                self._socket.send_nowait(protocol.encode_keepalive())
             except ProviderError as error:
                 self._failure = self._failure or error
                 self._socket.abort()
                 return
+        self._timer = self._loop.call_at(self._keepalive.deadline, self._keep_alive)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
@@ -74,8 +74,7 @@ def encode_configure(changes: Mapping[str, Any]) -> str:
 # ---- in -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(NamedTuple):
     """What the audio from `start` to `end` of a channel says ("Interim Results")."""
 
     channel: int
@@ -179,9 +178,7 @@ def is_lost_final(message: str | bytes, *, interims: bool) -> bool:
 
 
 def _results(content: dict[str, Any]) -> Results:
-    for name in ("is_final", "speech_final"):
-        if not isinstance(content.get(name), bool | None):
-            _wrong(f"{name} is {content[name]!r:.{MAX_QUOTE}}")
+    is_final, speech_final = _flag(content, "is_final"), _flag(content, "speech_final")
     start, duration = _seconds(content, "start"), _seconds(content, "duration")
     best = vendor.best_alternative(NAME, content.get("channel"))
     text: str = best["transcript"]
@@ -191,10 +188,10 @@ def _results(content: dict[str, Any]) -> Results:
         channel=_channel(content, "channel_index"),
         start=start,
         end=start + duration,
-        is_final=content.get("is_final") is True,
-        speech_final=content.get("speech_final") is True,
+        is_final=is_final,
+        speech_final=speech_final,
         text=text,
-        words=tuple(vendor.parse_word(NAME, word) for word in best["words"]),
+        words=tuple([vendor.parse_word(NAME, word) for word in best.get("words", ())]),
         confidence=vendor.confidence(NAME, best) if text else None,
         language=language if isinstance(language, str) else None,
     )
@@ -206,6 +203,14 @@ def _summary(content: dict[str, Any]) -> Summary:
         _wrong("Metadata without channels")
     # Billed are the seconds of audio of each channel (Deepgram docs, pricing).
     return Summary(Usage(audio_seconds=_seconds(content, "duration") * channels))
+
+
+def _flag(content: dict[str, Any], name: str) -> bool:
+    """One that is null or not there is not set."""
+    value = content.get(name)
+    if value is not None and not isinstance(value, bool):
+        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+    return value is True
 
 
 def _channel(content: dict[str, Any], name: str) -> int:
@@ -246,20 +251,17 @@ def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
 # ---- state ----------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class Keepalive:
     """When the next keepalive is due. "Keep Alive": after ten seconds without audio or a text
     message the server closes; one each 3 to 5 s is advised. Times are of any one clock, in
     seconds."""
 
-    def __init__(self, interval_seconds: float, now: float) -> None:
-        self._interval = interval_seconds
-        self._sent = now
-
-    def sent(self, now: float) -> None:
-        """Audio or a message went out."""
-        self._sent = now
+    interval_seconds: float
+    sent_at: float
+    """When audio or a keepalive last went out."""
 
     @property
     def deadline(self) -> float:
         """When to send a keepalive if nothing else is sent before."""
-        return self._sent + self._interval
+        return self.sent_at + self.interval_seconds

@@ -5,9 +5,10 @@ Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final as Constant
+from typing import NamedTuple
 
 from ...errors import RemoteProtocolError
 from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
@@ -30,7 +31,15 @@ class Turns:
         """Channels that are speaking, and since when."""
         self._ended: dict[int, float] = {}
         """Where each channel's last utterance ended: older words start no new one."""
-        self._queue: deque[Turn] = deque()
+        self._queue: list[Turn] = []
+
+    def words(self, channel: int, words: Iterable[ProviderWord]) -> None:
+        """A channel speaks these words."""
+        if channel in self._since:
+            return
+        for word in words:
+            if word.start is not None:
+                self.speech(channel, word.start)
 
     def speech(self, channel: int, at: float) -> None:
         """A channel speaks, at `at` or since."""
@@ -56,25 +65,33 @@ class Turns:
         """Boundaries to tell of, when finals reach up to `frontier`: an end waits for them."""
         due: list[Turn] = []
         while self._queue and (self._queue[0].event == "started" or self._queue[0].at <= frontier):
-            due.append(self._queue.popleft())
+            due.append(self._queue.pop(0))
         return due
 
     def end(self, at: float) -> list[Turn]:
         """Those still to tell of when the audio has ended at `at`."""
         for channel in list(self._since):
             self.silence(channel, max(at, self._since[channel]))
-        due, self._queue = list(self._queue), deque()
+        due, self._queue = self._queue, []
         return due
 
 
-@dataclass
+class _Shown(NamedTuple):
+    """What is kept of an interim, not its words: streams are many."""
+
+    end: float
+    place: float
+    """Of its last word; its end if it has none."""
+
+
+@dataclass(slots=True)
 class _Channel:
     cursor: float = 0.0
     """End of its last final."""
     held: list[ProviderWord] = field(default_factory=list)
     """Final, but another channel is not so far yet."""
     interim: tuple[ProviderWord, ...] = ()
-    shown: Results | None = None
+    shown: _Shown | None = None
     """The last interim, if it has text: a final is to come."""
     last_word_end: float = 0.0
     """Of the words in its finals."""
@@ -112,7 +129,7 @@ class Transcript:
                 return [message]
             case ConfigureAnswer():
                 return []
-        return list(self._turns.due(self.frontier))
+        return [*self._turns.due(self.frontier)]
 
     def end(self) -> list[ProviderEvent]:
         """What is left to say when all is final."""
@@ -130,10 +147,8 @@ class Transcript:
             if results.text and (results.is_final or not self.interims):
                 raise RemoteProtocolError(NAME, what)
             return [Notice("malformed", what)]
-        for word in results.words:
-            if word.start is not None:
-                self._turns.speech(results.channel, word.start)
-        events: list[ProviderEvent] = list(self._turns.due(self.frontier))
+        self._turns.words(results.channel, results.words)
+        events: list[ProviderEvent] = [*self._turns.due(self.frontier)]
         is_final = results.is_final or not self.interims
         channel = self._channels[results.channel]
         many = len(self._channels) > 1
@@ -141,7 +156,7 @@ class Transcript:
             # Of a span that is final by now: such an interim came too late.
             late = results.end <= channel.cursor or results.start < channel.cursor - 0.01
             if not late:
-                channel.shown = results if results.text else None
+                channel.shown = _shown(results) if results.text else None
             if many:
                 events.append(self._merged_interim(results))
             elif not late:
@@ -154,7 +169,8 @@ class Transcript:
             at, since = channel.last_word_end, self._turns.since(results.channel)
             # Without a word since the turn began, what has ended was a noise.
             self._turns.silence(results.channel, at if since is None or at > since else results.end)
-        return events + list(self._turns.due(self.frontier))
+        events += self._turns.due(self.frontier)
+        return events
 
     def _interim(self, results: Results) -> Interim:
         return Interim(
@@ -235,14 +251,16 @@ def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
     )
 
 
+def _shown(results: Results) -> _Shown:
+    # A word counts where its middle is: finals revise the times of words a little.
+    doubled = [(start or 0.0) + (end or 0.0) for _, start, end, _, _ in results.words]
+    return _Shown(results.end, max(doubled) / 2 if doubled else results.end)
+
+
 def _beyond(channel: _Channel) -> bool:
     """Whether the last interim has a word, or text without words, beyond the finals."""
-    if channel.shown is None:
-        return False
-    words = channel.shown.words
-    # A word counts where its middle is: finals revise the times of words a little.
-    places = [(_start(word) + _end(word)) / 2 for word in words] or [channel.shown.end]
-    return max(places) > channel.cursor + _TOLERANCE_SECONDS
+    shown = channel.shown
+    return shown is not None and shown.place > channel.cursor + _TOLERANCE_SECONDS
 
 
 def _start(word: ProviderWord) -> float:

@@ -67,6 +67,8 @@ class Clock:
     def to_given(self, seconds: float) -> float:
         """A time of the provider in seconds of the audio given, held within it. What lies within
         silence of our own is where that was put in."""
+        if not self._pieces:
+            return min(max(seconds, 0.0), self._sent / self._rate)
         sent = min(max(seconds * self._rate, 0.0), float(self._sent))
         index = bisect_right(self._pieces, sent, key=lambda piece: piece.start) - 1
         if index >= 0:
@@ -75,4 +77,4 @@ class Clock:
                 sent = piece.start - piece.before
             else:
                 sent -= piece.before + piece.end - piece.start
-        return sent / self._rate
+        return round(sent / self._rate, 6)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-from collections.abc import AsyncIterator, Callable, Mapping
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from natterjack.audio import AudioFormat
@@ -13,6 +12,7 @@ from natterjack.audio import AudioFormat
 from ...convert import silence
 from ...errors import Dropped, ProviderError, RemoteProtocolError, Stalled
 from ...provider import Final, Notice, ProviderEvent, ProviderStream
+from ..alarm import Alarm
 from ..websocket import Closed, Socket
 from . import protocol
 from .clock import Clock
@@ -23,6 +23,11 @@ from .upkeep import FRAME_SECONDS, Act, Phase, Upkeep
 
 FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
 """From an Error, and whether the stream had made anything final, to the error to raise."""
+
+
+@functools.cache
+def _silent_frame(audio_format: AudioFormat) -> bytes:
+    return silence(audio_format, round(audio_format.sample_rate * FRAME_SECONDS))
 
 
 class DeepgramFluxStream(ProviderStream):
@@ -43,18 +48,21 @@ class DeepgramFluxStream(ProviderStream):
         self.sequence = protocol.Sequence()
         self._socket = socket
         self._model = model
-        self._silence = silence(audio_format, round(audio_format.sample_rate * FRAME_SECONDS))
+        self._silence = _silent_frame(audio_format)
         self._clock = clock
         self._transcript = transcript
         self._upkeep = upkeep
         self._configuring = configuring
         self._fatal = fatal
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._finishing = False
+        self._over = False
+        """The server has closed, in order."""
         self._productive = False
         """Whether words were made final."""
         self._failure: ProviderError | None = None
-        self._wake = asyncio.Event()
+        self._alarm = Alarm()
         self._asleep_until = 0.0
         # Lives from here to `close` or the end; what it fails with, the iterator raises.
         self._keeper = asyncio.create_task(self._keep_up(), name=f"upkeep {self.reference}")
@@ -76,17 +84,17 @@ class DeepgramFluxStream(ProviderStream):
 
     def _sent(self, audio: bytes) -> None:
         """The clock and the wire must agree: nothing may be awaited between the two."""
-        self._upkeep.sent(self._loop.time(), audio, self._clock.audio(len(audio)))
+        self._upkeep.sent(self._time(), audio, self._clock.audio(len(audio)))
         if self._upkeep.deadline < self._asleep_until:
-            self._wake.set()
+            self._alarm.ring()
 
     async def finish(self) -> None:
         """What is to be sent for it goes out as the provider's answers come."""
         if self._finishing:
             return
         self._finishing = True
-        self._upkeep.finish(self._loop.time())
-        self._wake.set()
+        self._upkeep.finish(self._time())
+        self._alarm.ring()
 
     async def finalize(self) -> None:
         """Ends the open turn, with what is decoded so far: the rest begins the next turn."""
@@ -106,7 +114,7 @@ class DeepgramFluxStream(ProviderStream):
             self._transcript.rewrites_numbers = True  # for good: answers may come late, or never
         answer: asyncio.Future[None] = self._loop.create_future()
         self._configuring.ask(checked, answer)
-        self._wake.set()
+        self._alarm.ring()
         try:
             async with asyncio.timeout(self._configuring.bound_seconds):
                 await answer
@@ -115,27 +123,10 @@ class DeepgramFluxStream(ProviderStream):
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
         try:
-            while not isinstance(message := await self._socket.receive(), Closed):
-                try:
-                    decoded = protocol.decode(message)
-                except protocol.UnreadableEnd:
-                    raise  # the words since the last final are heard again on the next stream
-                except RemoteProtocolError as error:
-                    yield Notice("malformed", str(error))
-                    continue
-                if gap := self.sequence.check(decoded.sequence):
-                    yield gap
-                for event in self._receive(decoded.message):
-                    self._productive |= isinstance(event, Final) and bool(event.text)
+            while not self._over:
+                for event in self._received(await self._socket.receive()):
                     yield event
-            # A close that nobody asked for is none in order, even if `finish` was on its way.
-            closing = self._upkeep.phase is Phase.CLOSING
-            failure = self._failure or protocol.close_error(message, finishing=closing)
-            if failure is None and (missing := self._upkeep.missing):
-                # Silence was sent behind the audio, so that all of it must have been told of.
-                failure = Stalled(NAME, "mute", f"it never told of the last {missing:.1f} s")
-            if failure is not None:
-                raise failure
+                    del event  # nothing of a message is held while the next is awaited
         except ProviderError as error:
             self._failure = self._failure or error
             raise
@@ -145,25 +136,53 @@ class DeepgramFluxStream(ProviderStream):
         for event in self._transcript.end():
             yield event
 
-    def _receive(self, message: protocol.Message) -> list[ProviderEvent]:
+    def _received(self, received: str | bytes | Closed) -> Iterator[ProviderEvent]:
+        if isinstance(received, Closed):
+            self._end(received)
+            return
+        try:
+            decoded = protocol.decode(received)
+        except protocol.UnreadableEnd:
+            raise  # the words since the last final are heard again on the next stream
+        except RemoteProtocolError as error:
+            yield Notice("malformed", str(error))
+            return
+        if gap := self.sequence.check(decoded.sequence):
+            yield gap
+        for event in self._events(decoded.message):
+            self._productive |= isinstance(event, Final) and bool(event.text)
+            yield event
+
+    def _end(self, closed: Closed) -> None:
+        # A close that nobody asked for is none in order, even if `finish` was on its way.
+        closing = self._upkeep.phase is Phase.CLOSING
+        failure = self._failure or protocol.close_error(closed, finishing=closing)
+        if failure is None and (missing := self._upkeep.missing):
+            # Silence was sent behind the audio, so that all of it must have been told of.
+            failure = Stalled(NAME, "mute", f"it never told of the last {missing:.1f} s")
+        if failure is not None:
+            raise failure
+        self._over = True
+
+    def _events(self, message: protocol.Message) -> list[ProviderEvent]:
         match message:
             case protocol.TurnInfo():
                 events = self._transcript.receive(message)
                 self._upkeep.heard(
-                    self._loop.time(), message.window_end, turn_open=self._transcript.turn_open
+                    self._time(), message.window_end, turn_open=self._transcript.turn_open
                 )
                 if min(self._upkeep.deadline, self._configuring.deadline) < self._asleep_until:
-                    self._wake.set()
+                    self._alarm.ring()
                 return events
             case protocol.Configured() | protocol.ConfigureFailed():
                 self._configuring.answered(message)
-                self._wake.set()
+                self._alarm.ring()
                 taken = isinstance(message, protocol.Configured)
                 return [Notice("configured" if taken else "configure_failed")]
             case protocol.Warned():
                 if message.code == "FORCE_END_TURN_NO_ACTIVE_TURN":
                     self._upkeep.no_turn()
-                    self._wake.set()
+                    self._alarm.ring()
                 return [Notice("warning", f"{message.code}: {message.description}")]
             case protocol.FatalError():
                 raise self._fatal(message, self._productive)
@@ -183,18 +202,14 @@ class DeepgramFluxStream(ProviderStream):
         """Send what is due: silence, the end of the stream, changes of settings."""
         try:
             while True:
-                for act in self._upkeep.due(self._loop.time()):
+                for act in self._upkeep.due(self._time()):
                     await self._do(act)
                 if self._upkeep.phase is Phase.CLOSING:
                     return
-                if message := self._configuring.due(self._loop.time()):
+                if message := self._configuring.due(self._time()):
                     await self._socket.send_text(message)
                 self._asleep_until = min(self._upkeep.deadline, self._configuring.deadline)
-                until = None if self._asleep_until == math.inf else self._asleep_until
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(until):
-                        await self._wake.wait()
-                self._wake.clear()
+                await self._alarm.sleep(self._asleep_until)
                 self._asleep_until = 0.0
         except ProviderError as error:
             self._failure = self._failure or error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ...provider import ProviderWord
 from .numbers import is_number
 from .words import Word, plain, split_text
 
@@ -38,10 +39,10 @@ class Head(NamedTuple):
 
 class _Seen(NamedTuple):
     text: str
-    messages: int
-    """That said it in a row."""
+    message: int
+    """The number of the first message of those that said it in a row."""
     since: float
-    """How far the first of them had transcribed."""
+    """How far that one had transcribed."""
 
 
 class OpenTurn:
@@ -66,13 +67,14 @@ class OpenTurn:
         """The last committed word."""
         self._boundary = 0.0
         self._next = ""
-        """The plain word behind the boundary, as of the last message."""
+        """The word behind the boundary, as of the last message."""
+        self._messages = 0
         self._seen: list[_Seen] = []
+        """One for each word of the rest."""
 
     @property
     def last_word_end(self) -> float:
-        ends = [self._boundary, *(word.end for word in self.rest)]
-        return max(ends)
+        return max([self._boundary, *(word.end for word in self.rest)])
 
     @property
     def text(self) -> str:
@@ -83,11 +85,13 @@ class OpenTurn:
         """The text of the turn if `rest` follows its heads."""
         return " ".join(text for text in (*self._heads, rest) if text)
 
-    def unchanged(self, texts: Sequence[str], text: str) -> int:
+    def unchanged(self, words: Sequence[ProviderWord], text: str) -> int:
         """How many words a message begins with that are committed, and as the message before had
         them: all or none. They need no work."""
         count = len(self._said)
-        if count != len(self._committed) or count >= len(texts) or texts[:count] != self._said:
+        if not count or count != len(self._committed) or count >= len(words):
+            return 0
+        if [word.text for word in words[:count]] != self._said:
             return 0
         return count if text.startswith(self._said_text) else 0
 
@@ -102,17 +106,16 @@ class OpenTurn:
             _, self.rest_text = split_text(text[len(self._said_text) :], words, 0)
         else:
             self._restate(words, text)
-        self._next = plain(self.rest[0].text) if self.rest else ""
-        seen: list[_Seen] = []
-        unchanged = True
-        for index, word in enumerate(self.rest):
-            before = self._seen[index] if index < len(self._seen) else None
-            unchanged = unchanged and before is not None and before.text == word.text
-            if unchanged and before is not None:
-                seen.append(before._replace(messages=before.messages + 1))
-            else:
-                seen.append(_Seen(word.text, 1, window_end))
-        self._seen = seen
+        self._next = self.rest[0].text if self.rest else ""
+        self._messages += 1
+        same = 0
+        for word, seen in zip(self.rest, self._seen, strict=False):
+            if word.text != seen.text:
+                break
+            same += 1
+        self._seen[same:] = [
+            _Seen(word.text, self._messages, window_end) for word in self.rest[same:]
+        ]
 
     def _restate(self, words: Sequence[Word], text: str) -> None:
         self.words = list(words)
@@ -159,8 +162,8 @@ class OpenTurn:
         self._last = head.words[-1]
         self._boundary = boundary
         self.rest, self.rest_text = self.rest[count:], rest_text
-        self._next = plain(self.rest[0].text)
-        self._seen = self._seen[count:]
+        self._next = self.rest[0].text
+        del self._seen[:count]
         return head
 
     def _stable(self, rules: Commit, window_end: float) -> int:
@@ -168,7 +171,8 @@ class OpenTurn:
         count = 0
         for word, seen in zip(self.rest, self._seen, strict=True):
             long_enough = window_end - seen.since >= rules.seconds
-            if not rules.updates or seen.messages < rules.updates or not long_enough:
+            messages = self._messages - seen.message + 1
+            if not rules.updates or messages < rules.updates or not long_enough:
                 break
             # A boundary among times of our own making could be anywhere in a word.
             if word.estimated:
@@ -192,7 +196,7 @@ class OpenTurn:
 
         def fits(at: int) -> int:
             before = at > 0 and plain(words[at - 1].text) == self._committed[-1]
-            after = at < len(words) and plain(words[at].text) == self._next
+            after = at < len(words) and plain(words[at].text) == plain(self._next)
             return before + after
 
         places = [at for at in (by_time, by_time - 1, by_time + 1) if 0 <= at <= len(words)]

@@ -159,9 +159,6 @@ def decode(message: str | bytes) -> Decoded:
 
 
 def _message(content: dict[str, Any]) -> Message:
-    code, description = (
-        str(content.get(name) or "")[: vendor.MAX_QUOTE] for name in ("code", "description")
-    )
     match content["type"]:
         case "TurnInfo":
             return _turn_info(content)
@@ -173,12 +170,16 @@ def _message(content: dict[str, Any]) -> Message:
             nested = thresholds if isinstance(thresholds, dict) else {}
             return Configured({**content, **nested})
         case "ConfigureFailure":
-            return ConfigureFailed(code, description)
+            return ConfigureFailed(_said(content, "code"), _said(content, "description"))
         case "Warning":
-            return Warned(code, description)
+            return Warned(_said(content, "code"), _said(content, "description"))
         case "Error":
-            return FatalError(code, description)
+            return FatalError(_said(content, "code"), _said(content, "description"))
     return Notice("unknown", f"message of type {content['type'][: vendor.MAX_QUOTE]!r}")
+
+
+def _said(content: dict[str, Any], name: str) -> str:
+    return str(content.get(name) or "")[: vendor.MAX_QUOTE]
 
 
 def _turn_info(content: dict[str, Any]) -> TurnInfo:
@@ -187,7 +188,7 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
         vendor.wrong(NAME, "TurnInfo without event, transcript or words")
     trigger, languages = content.get("trigger"), content.get("languages")
     language = languages[0] if isinstance(languages, list) and languages else None
-    said = tuple(_word(word) for word in words)
+    said = tuple([_word(word) for word in words])
     if text and not said:
         said = tuple(ProviderWord(word) for word in text.split())
     return TurnInfo(
@@ -203,13 +204,11 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
 
 
 def _word(word: Any) -> ProviderWord:
-    if not isinstance(word, dict) or not isinstance(word.get("word"), str) or not word["word"]:
+    if not isinstance(word, dict) or not isinstance(text := word.get("word"), str) or not text:
         vendor.wrong(NAME, "a word without text")
-    start, end = (
-        None if word.get(name) is None else vendor.seconds(NAME, word, name)
-        for name in ("start", "end")
-    )
-    return ProviderWord(word["word"], start, end, _confidence(word, "confidence"))
+    start = None if word.get("start") is None else vendor.seconds(NAME, word, "start")
+    end = None if word.get("end") is None else vendor.seconds(NAME, word, "end")
+    return ProviderWord(text, start, end, _confidence(word, "confidence"))
 
 
 def _index(content: dict[str, Any], name: str) -> int:
@@ -226,9 +225,12 @@ def _is_index(value: Any) -> TypeGuard[int]:
 def _confidence(content: dict[str, Any], name: str) -> float | None:
     """Nothing hangs on a confidence: one that is no number is none."""
     value = content.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can be
+        pass
+    return None
 
 
 class Sequence:

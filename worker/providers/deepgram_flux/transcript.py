@@ -87,7 +87,7 @@ class Transcript:
         return Turn("started", words[0].start if words else window, confidence=info.confidence)
 
     def _speech(self, turn: OpenTurn, info: TurnInfo, window: float) -> list[ProviderEvent]:
-        same = turn.unchanged([word.text for word in info.words], info.text)
+        same = turn.unchanged(info.words, info.text)
         words = self._words(info.words[same:], turn.words[same:], window)
         turn.update(words, info.text, info.window_end, same)
         turn.language = info.language or turn.language
@@ -108,7 +108,7 @@ class Transcript:
                 text=turn.rest_text,
                 start=self._start_of(turn.rest),
                 end=window,
-                words=tuple(word.as_provider_word() for word in turn.rest),
+                words=tuple([word.as_provider_word() for word in turn.rest]),
                 confidence=_confidence(turn.rest),
                 language=turn.language,
                 times_estimated=any(word.estimated for word in turn.rest),
@@ -142,7 +142,7 @@ class Transcript:
             text=text,
             start=self._start_of(words),
             end=end,
-            words=tuple(word.as_provider_word() for word in words),
+            words=tuple([word.as_provider_word() for word in words]),
             confidence=_confidence(words),
             language=turn.language,
             times_estimated=any(word.estimated for word in words),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,7 +99,7 @@ class Upkeep:
         """Sent since the last audio."""
         self._progress_at = now
         self._flushes = 0
-        self._todo: deque[Act] = deque()
+        self._todo: list[Act] = []
 
     def sent(self, now: float, audio: bytes, seconds: float) -> None:
         """Audio was given and went out."""
@@ -172,7 +171,7 @@ class Upkeep:
         """What is to go out now, in this order."""
         if not self._todo and now >= self.deadline:
             self._expired(now)
-        due, self._todo = list(self._todo), deque()
+        due, self._todo = self._todo, []
         if Act.SILENCE in due:
             self._sent_at = now
             self._silence_seconds += FRAME_SECONDS * due.count(Act.SILENCE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 from ...provider import ProviderWord
 
@@ -13,8 +13,7 @@ _WORD_SECONDS = 0.4
 """A word takes about so long, when nothing better is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A word with its times, in seconds of the audio given to the stream."""
 
     text: str
@@ -29,7 +28,7 @@ class Word:
         return (self.start + self.end) / 2
 
     def as_provider_word(self) -> ProviderWord:
-        return ProviderWord(self.text, round(self.start, 6), round(self.end, 6), self.confidence)
+        return ProviderWord(self.text, self.start, self.end, self.confidence)
 
 
 def plain(text: str) -> str:
@@ -52,29 +51,40 @@ def timed(
     `until` bound the speech of the turn, in seconds of the audio given.
     """
     words: list[Word | None] = []
-    for word in said:
-        if word.start is None or word.end is None:
+    complete = True
+    for text, start, end, confidence, _ in said:
+        if start is None or end is None:
             words.append(None)
+            complete = False
             continue
-        start = to_given(word.start)
-        words.append(Word(word.text, start, max(start, to_given(word.end)), word.confidence))
-    if None in words:
+        start = to_given(start)
+        words.append(Word(text, start, max(start, to_given(end)), confidence))
+    if not complete:
         _carry(said, known, words)
         _spread(said, words, since, until)
     return [word for word in words if word is not None]
 
 
 def _carry(said: Sequence[ProviderWord], known: Sequence[Word], words: list[Word | None]) -> None:
+    for before, now in _still_there(known, said):
+        if words[now] is None:
+            _, start, end, _, estimated = known[before]
+            words[now] = Word(said[now].text, start, end, said[now].confidence, estimated)
+
+
+def _still_there(known: Sequence[Word], said: Sequence[ProviderWord]) -> list[tuple[int, int]]:
+    """Where words of the message before are, in it and in this one."""
+    count = min(len(known), len(said))
+    if all(known[index].text == said[index].text for index in range(count)):
+        return [(index, index) for index in range(count)]  # it only adds to the one before
     matcher = SequenceMatcher(
         None, [plain(w.text) for w in known], [plain(w.text) for w in said], autojunk=False
     )
-    for before, now, size in matcher.get_matching_blocks():
-        for offset in range(size):
-            if words[now + offset] is None:
-                word = said[now + offset]
-                words[now + offset] = replace(
-                    known[before + offset], text=word.text, confidence=word.confidence
-                )
+    return [
+        (before + offset, now + offset)
+        for before, now, size in matcher.get_matching_blocks()
+        for offset in range(size)
+    ]
 
 
 def _spread(

@@ -87,7 +87,7 @@ def decode(body: bytes) -> Result:
     words = [
         _of_channel(vendor.parse_word(NAME, word), index if many else None)
         for index, alternative in enumerate(best)
-        for word in alternative["words"]
+        for word in alternative.get("words", ())
     ]
     words.sort(key=lambda word: word.start or 0.0)
     text: str = " ".join(word.text for word in words) if many else best[0]["transcript"]

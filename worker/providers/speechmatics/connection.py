@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
 from ...provider import Notice, ProviderEvent, ProviderStream
+from ..alarm import Alarm
 from ..websocket import Closed, Socket
 from . import failures, messages, protocol
 from .options import NAME, Recognition
@@ -80,14 +81,14 @@ class SpeechmaticsStream(ProviderStream):
         self._state = state
         self._finishing = False
         self._failure: ProviderError | None = None
-        self._moved = asyncio.Event()
-        """Something came in since it was cleared, or the stream is over."""
-        self._taken = asyncio.Event()
-        """The iterator took an event since it was cleared."""
-        self._events: asyncio.Queue[ProviderEvent | None] = asyncio.Queue()
-        """Bounded by `_read`. None: no more will come."""
-        for event in early:
-            self._events.put_nowait(event)
+        self._moved = Alarm()
+        """Something came in, or the stream is over: `send` may go on."""
+        self._arrived = Alarm()
+        """There is an event for the iterator, or no more will come."""
+        self._taken = Alarm()
+        """The iterator took an event."""
+        self._events = early
+        """For the iterator; bounded by `_read`."""
         self._reader = asyncio.create_task(self._read(), name=f"read {reference}")
         self._reader.add_done_callback(lambda _: self._end())
 
@@ -97,8 +98,7 @@ class SpeechmaticsStream(ProviderStream):
         if self._finishing:
             raise RuntimeError("send after finish")
         while not self._state.ready and not self._reader.done():
-            self._moved.clear()
-            await self._moved.wait()
+            await self._moved.sleep()
         self._check()
         # Counted first: the acknowledgement may be here before `send_bytes` returns.
         self._state.sent(len(audio))
@@ -128,9 +128,13 @@ class SpeechmaticsStream(ProviderStream):
         await self._write(self._socket.send_text(self._state.configure(changes)))
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
-        while (event := await self._events.get()) is not None:
-            self._taken.set()
-            yield event
+        while True:
+            while self._events:
+                self._taken.ring()
+                yield self._events.pop(0)
+            if self._reader.done():
+                break
+            await self._arrived.sleep()
         self._check()
 
     async def close(self) -> None:
@@ -157,13 +161,13 @@ class SpeechmaticsStream(ProviderStream):
         """Take in what the server says, until it has said all or the connection is over."""
         try:
             while not self._state.over:
-                received = await self._socket.receive()
-                for event in self._received(received):
-                    while self._events.qsize() >= _MAX_EVENTS:
-                        self._taken.clear()
-                        await self._taken.wait()
-                    self._events.put_nowait(event)
-                self._moved.set()
+                for event in self._received(await self._socket.receive()):
+                    while len(self._events) >= _MAX_EVENTS:
+                        await self._taken.sleep()
+                    self._events.append(event)
+                    self._arrived.ring()
+                    del event  # nothing of a message is held while the next is awaited
+                self._moved.ring()
         except ProviderError as error:
             if self._failure is None:
                 self._failure = error
@@ -180,5 +184,5 @@ class SpeechmaticsStream(ProviderStream):
 
     def _end(self) -> None:
         """Wake whoever waits: nothing more will come."""
-        self._moved.set()
-        self._events.put_nowait(None)
+        self._moved.ring()
+        self._arrived.ring()

@@ -6,7 +6,7 @@ Names are those of the vendor's specification of the realtime interface.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...provider import Notice
 
@@ -30,8 +30,7 @@ class AudioAdded:
     seq_no: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """A word, an entity (a number, a date: several words as one) or a punctuation mark."""
 
     punctuation: bool

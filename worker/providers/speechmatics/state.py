@@ -39,6 +39,7 @@ class StreamState:
         """EndOfTranscript has come: nothing follows."""
         self._config = recognition.transcription_config
         self._format = recognition.format
+        self._frame_bytes = recognition.format.frame_bytes
         self._window = Window(limits.max_unacknowledged_seconds, limits.max_unacknowledged_frames)
         self._transcripts = Transcripts(delimiter, limits.silence_margin_seconds)
         self._final_timeout = limits.final_timeout_seconds
@@ -59,7 +60,7 @@ class StreamState:
 
     def sent(self, size_bytes: int) -> None:
         """A frame of so many bytes goes out."""
-        self._window.sent(self._format.seconds(self._format.frames(size_bytes)))
+        self._window.sent(size_bytes // self._frame_bytes / self._format.sample_rate)
 
     def finish(self) -> str:
         """The message that ends the audio."""

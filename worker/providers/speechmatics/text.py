@@ -42,28 +42,20 @@ def join(
     text = ""
     opening, opening_gap, glued = carry, "", False
     language: str | None = None
-    for result in results:
-        apart = words and not glued and result.attaches not in ("previous", "both")
-        gap = delimiter(result.language) if apart else ""
-        glued = result.attaches in ("next", "both")
-        if not result.punctuation:
-            language = language or result.language
-            words.append(
-                ProviderWord(
-                    text=opening + result.text,
-                    start=result.start,
-                    end=result.end,
-                    confidence=result.confidence,
-                    speaker=result.speaker,
-                )
-            )
-            text += (opening_gap if opening else gap) + words[-1].text
+    for punctuation, said, start, end, confidence, spoken, speaker, attaches in results:
+        apart = words and not glued and attaches not in ("previous", "both")
+        gap = delimiter(spoken) if apart else ""
+        glued = attaches in ("next", "both")
+        if not punctuation:
+            language = language or spoken
+            text += (opening_gap if opening else gap) + opening + said
+            words.append(ProviderWord(opening + said, start, end, confidence, speaker))
             opening = ""
-        elif result.attaches == "next" or (not words and result.attaches == "none"):
+        elif attaches == "next" or (not words and attaches == "none"):
             if not opening:
                 opening_gap = gap
-            opening += result.text + ("" if glued else delimiter(result.language))
+            opening += said + ("" if glued else delimiter(spoken))
         elif words:
-            words[-1] = words[-1]._replace(text=words[-1].text + gap + result.text)
-            text += gap + result.text
+            words[-1] = words[-1]._replace(text=words[-1].text + gap + said)
+            text += gap + said
     return Joined(text, tuple(words), opening, language)

@@ -6,7 +6,7 @@ Pure: no sockets, clocks or environment.
 from __future__ import annotations
 
 from ...provider import Final, Interim, ProviderEvent, ProviderWord, Turn
-from .messages import EndOfUtterance, LanguageInfo, Result, Transcript
+from .messages import EndOfUtterance, LanguageInfo, Transcript
 from .text import join
 
 _SILENCE_STEP_SECONDS = 1.0
@@ -56,9 +56,7 @@ class Transcripts:
 
     def _interim(self, message: Transcript) -> list[ProviderEvent]:
         # What is final by now is left out: such an interim came too late, in whole or in part.
-        fresh: tuple[Result, ...] = tuple(
-            result for result in message.results if result.end > self.frontier
-        )
+        fresh = [result for result in message.results if result.end > self.frontier]
         joined = join(fresh, self._delimiter, self._carry)
         self.pending = joined.words
         events = self._turn_started(joined.words)

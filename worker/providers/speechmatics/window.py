@@ -5,8 +5,6 @@ Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
-from collections import deque
-
 from ...errors import ProviderError, Unavailable
 
 
@@ -20,7 +18,7 @@ class Window:
     def __init__(self, max_seconds: float, max_frames: int) -> None:
         self._max_seconds = max_seconds
         self._max_frames = max_frames
-        self._ends: deque[float] = deque()
+        self._ends: list[float] = []
         """Where each unacknowledged frame ends, in seconds of audio."""
         self.frames = 0
         """Sent on this connection: they are numbered from 1, and no number goes out."""
@@ -48,8 +46,10 @@ class Window:
         no such frame was sent."""
         if seq_no > self.frames:
             return False
-        while len(self._ends) > self.frames - seq_no:
-            self.acknowledged = self._ends.popleft()
+        read = len(self._ends) - (self.frames - seq_no)
+        if read > 0:
+            self.acknowledged = self._ends[read - 1]
+            del self._ends[:read]
         return True
 
 

@@ -373,10 +373,10 @@ async def test_a_failed_keepalive_fails_the_stream(
 ) -> None:
     async with opened(make(keepalive_seconds=0.1)) as stream:
 
-        async def broken(data: str) -> None:
+        def broken(data: bytes | str) -> bool:
             raise Dropped("deepgram", "no way to send")
 
-        monkeypatch.setattr(stream._socket, "send_text", broken)  # type: ignore[attr-defined]
+        monkeypatch.setattr(stream._socket, "send_nowait", broken)  # type: ignore[attr-defined]
         with pytest.raises(Dropped, match="no way to send"):
             await asyncio.wait_for(hear(stream), bound(5))
     await until(lambda: emulator.log[0].closed, "the connection was cut")

@@ -359,7 +359,7 @@ def test_the_end_after_close_stream() -> None:
 
 
 def test_keepalive_deadlines() -> None:
-    keepalive = Keepalive(4.0, now=100.0)
+    keepalive = Keepalive(4.0, sent_at=100.0)
     assert keepalive.deadline == 104.0
-    keepalive.sent(103.5)
+    keepalive.sent_at = 103.5
     assert keepalive.deadline == 107.5

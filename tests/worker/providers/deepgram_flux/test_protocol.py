@@ -196,7 +196,7 @@ def test_half_an_end_of_turn() -> None:
     assert not isinstance(caught.value, UnreadableEnd)
 
 
-@pytest.mark.parametrize("odd", ["0.7", "high", True, [], {}, None])
+@pytest.mark.parametrize("odd", ["0.7", "high", True, [], {}, None, 10**400])
 def test_fields_on_which_nothing_hangs(odd: Any) -> None:
     sequence, info = decode(
         changed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -481,8 +482,8 @@ def test_committed_words_that_stay_are_not_worked_on_again(
     skipped: list[int] = []
     unchanged = OpenTurn.unchanged
 
-    def counted(turn: OpenTurn, texts: list[str], text: str) -> int:
-        skipped.append(unchanged(turn, texts, text))
+    def counted(turn: OpenTurn, words: Sequence[ProviderWord], text: str) -> int:
+        skipped.append(unchanged(turn, words, text))
         return skipped[-1]
 
     def events() -> list[ProviderEvent]:

@@ -744,7 +744,7 @@ async def test_an_iterator_that_is_slow_holds_the_server_back(
     monkeypatch.setattr("worker.providers.speechmatics.connection._MAX_EVENTS", 5)
     async with opened(make(max_unacknowledged_seconds=1.0)) as stream:
         sending = asyncio.create_task(send(stream, AUDIO))
-        await until(lambda: stream._events.qsize() >= 5, "events wait")  # type: ignore[attr-defined]
+        await until(lambda: len(stream._events) >= 5, "events wait")  # type: ignore[attr-defined]
         assert not sending.done()
         events = aiter(stream)
         found = [await anext(events)]

@@ -322,6 +322,7 @@ def test_nonsense_is_an_error(message: str | bytes) -> None:
         {"metadata": {**METADATA, "end_time": None}},
         {"metadata": {**METADATA, "end_time": -1}},
         {"metadata": {**METADATA, "end_time": float("inf")}},
+        {"metadata": {**METADATA, "end_time": 10**400}},
         {"metadata": {**METADATA, "end_time": 0.1}},
         {"results": None},
         {"results": ["Hello"]},

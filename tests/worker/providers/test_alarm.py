@@ -1,0 +1,48 @@
+"""What one task of a stream sleeps by."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.waiting import bound
+from worker.providers.alarm import Alarm
+
+
+async def test_ringing_wakes_who_sleeps() -> None:
+    alarm = Alarm()
+    sleeping = asyncio.create_task(alarm.sleep())
+    await asyncio.sleep(0)
+    assert not sleeping.done()
+    alarm.ring()
+    alarm.ring()
+    await asyncio.wait_for(sleeping, bound(1))
+
+
+async def test_ringing_before_is_heard_once() -> None:
+    alarm = Alarm()
+    alarm.ring()
+    await asyncio.wait_for(alarm.sleep(), bound(1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(alarm.sleep(), 0.05)
+
+
+async def test_a_time_wakes_too() -> None:
+    alarm = Alarm()
+    now = asyncio.get_running_loop().time
+    until = now() + 0.05
+    await asyncio.wait_for(alarm.sleep(until), bound(1))
+    assert now() >= until - 0.01
+    await asyncio.wait_for(alarm.sleep(now() - 1), bound(1))
+
+
+async def test_a_sleeper_that_is_cancelled_leaves_no_trace() -> None:
+    alarm = Alarm()
+    sleeping = asyncio.create_task(alarm.sleep())
+    await asyncio.sleep(0)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    alarm.ring()
+    await asyncio.wait_for(alarm.sleep(), bound(1))
