@@ -877,6 +877,7 @@ class Session:
                     latencies.turn_ended()
             relay.handling = False
             relay.heard()
+            del event  # with all its words, until the next one comes
 
     async def _other(self, relay: Relay, event: ProviderEvent) -> None:
         if isinstance(event, ProviderTurn):
