@@ -6,7 +6,7 @@ import asyncio
 
 
 class Flag:
-    """As asyncio.Event, at a tenth of its size while nobody waits: each session has several."""
+    """As an asyncio.Event that is never cleared, at a tenth of its size while nobody waits."""
 
     __slots__ = ("_set", "_waiters")
 
@@ -24,9 +24,6 @@ class Flag:
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
-
-    def clear(self) -> None:
-        self._set = False
 
     async def wait(self) -> None:
         """Return when it is set, at once if it is. Of those that wait, all are woken."""

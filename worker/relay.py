@@ -10,9 +10,9 @@ from natterjack.spec import SessionSpec
 
 from . import convert
 from .account import Books
+from .alarm import Alarm
 from .errors import Stalled
 from .feed import Feed, Gap
-from .flag import Flag
 from .held import Chunk
 from .ledger import Ledger
 from .metrics import Metrics
@@ -76,7 +76,7 @@ class Relay:
         self.handling = False
         """An event of the provider is being published: its silence meanwhile is ours."""
         self._trouble: Exception | None = None
-        self._alarm = Flag()
+        self._alarm = Alarm()
         self._ledger = ledger
         self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
 
@@ -211,16 +211,15 @@ class Relay:
     def fail(self, error: Exception) -> None:
         """End this stream with `error`."""
         self._trouble = self._trouble or error
-        self._alarm.set()
+        self._alarm.ring()
 
     def alarm(self) -> None:
         """Wake whoever awaits `alarmed`."""
-        self._alarm.set()
+        self._alarm.ring()
 
     async def alarmed(self) -> None:
         """Return after each `alarm`; raise what `fail` was given."""
-        await self._alarm.wait()
-        self._alarm.clear()
+        await self._alarm.sleep()
         if self._trouble is not None:
             raise self._trouble
 

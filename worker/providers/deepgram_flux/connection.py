@@ -9,10 +9,10 @@ from typing import Any
 
 from natterjack.audio import AudioFormat
 
+from ...alarm import Alarm
 from ...convert import silence
 from ...errors import Dropped, ProviderError, RemoteProtocolError, Stalled
 from ...provider import Final, Notice, ProviderEvent, ProviderStream
-from ..alarm import Alarm
 from ..websocket import Closed, Socket
 from . import protocol
 from .clock import Clock

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from ...alarm import Alarm
 from ...errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
 from ...provider import Notice, ProviderEvent, ProviderStream
-from ..alarm import Alarm
 from ..websocket import Closed, Socket
 from . import failures, messages, protocol
 from .options import NAME, Recognition

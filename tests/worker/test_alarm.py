@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.waiting import bound
-from worker.providers.alarm import Alarm
+from worker.alarm import Alarm
 
 
 async def test_ringing_wakes_who_sleeps() -> None:
