@@ -22,7 +22,7 @@ from .display import log_progress, show_live
 from .errors import SourceLost
 from .publish import Publisher
 from .session import EdgeSession
-from .sources import Source
+from .sources import Block, Source
 from .spool import Spool
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class Agent:
             if self._source is not None:
                 if not all(session.publisher.backlog.ended for session in self.sessions):
                     await self._until(self._capture(self._source), stop, self._over)
+                    for block in self._source.rest():
+                        self._feed(block)
                 self._source.close()
             cut_short = stop.is_set()
             for session in self.sessions:
@@ -206,14 +208,19 @@ class Agent:
         try:
             async with contextlib.aclosing(source.blocks()) as blocks:
                 async for block in blocks:
-                    for session in self.sessions:
-                        session.feed(block)
-                    for session in self.sessions:
+                    offered = self._feed(block)
+                    source.wanted_frames = min(session.wanted_frames for session in self.sessions)
+                    for session in offered:
                         await session.publisher.room()
-                    await asyncio.sleep(0)  # a fast source must let the publishers run
+                    if offered:
+                        await asyncio.sleep(0)  # a fast source must let the publishers run
         except SourceLost as error:
             log.error("%s; the session ends here", error)
             self._lost = error
+
+    def _feed(self, block: Block) -> list[EdgeSession]:
+        """The sessions of which `block` completes chunks, which have them now."""
+        return [session for session in self.sessions if session.feed(block)]
 
     async def _all_stored(self) -> None:
         for session in self.sessions:

@@ -73,6 +73,14 @@ class Cutter:
         """Frames cut into chunks so far, at the published rate."""
         return self._pos
 
+    @property
+    def wanted_frames(self) -> int:
+        """Frames of the source, 1 at least, without which no chunk can be complete."""
+        missing = self._chunk_frames - self._held_frames
+        if self._resampler is not None:
+            missing -= math.ceil(self._resampler.delay())  # it gives them late, and some at a time
+        return max(1, missing * self._source_rate // self._rate)
+
     def resume(self, pos: int, source_frame: int | None = None) -> None:
         """Go on at frame `pos`, before anything is fed. What is fed begins there, or at the
         source's frame `source_frame`, which `pos` must not be before."""

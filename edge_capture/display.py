@@ -24,7 +24,7 @@ from .status import WAITING
 
 log = logging.getLogger(__name__)
 
-_REFRESH_S = 0.125
+_REFRESH_S = 0.25
 _LOG_S = 5.0
 _METER_CELLS = 20
 _METER_FLOOR_DBFS = -60.0

@@ -17,7 +17,6 @@ import random
 import time
 from collections import deque
 
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
@@ -33,13 +32,16 @@ from .tracing import PublishTrace
 log = logging.getLogger(__name__)
 
 _OVERDUE_S = 5.0
-_TICK_S = 0.1
+_LOOK_S = 0.1
+"""Between two looks while something cannot be sent."""
+_CALM_LOOK_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 _CALM_S = 10.0
 """Trouble that comes back sooner is the same trouble: its backoff goes on."""
 _MAX_UNSENT_BYTES = 256 * 1024
 """In nats-py's own buffer; it grows when the connection is up but takes nothing."""
 _HEADER_BYTES = 512  # more than a chunk's headers ever have
+_NO_RESPONDERS = "NATS/1.0 503"
 _OPEN = "open"  # the acknowledgement token of the session request
 
 NO_STREAM = "waiting for a worker to make the streams"
@@ -92,6 +94,7 @@ class Publisher:
         self._reconnects = 0
         self._inbox = ""
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._room.set()
         self.finished = asyncio.Event()
@@ -157,26 +160,39 @@ class Publisher:
         self._reconnected()
         broker.on_reconnect.add(self._reconnected)
         try:
-            await broker.client.subscribe(f"{self._inbox}.*", cb=self._answered)
-            async with asyncio.TaskGroup() as tasks:
-                ticks = tasks.create_task(self._tick(), name=f"tick {self.spec.key}")
-                while not (self.finished.is_set() or broker.client.is_closed):
-                    self._wake.clear()
-                    await self._send_due(broker)
-                    if not self.backlog.full:
-                        self._room.set()
-                    self._check_finished()  # what cannot be read is not sent, and not acknowledged
-                    await self._wake.wait()
-                ticks.cancel()
+            await broker.client.listen(f"{self._inbox}.*", self._answered)
+            while not (self.finished.is_set() or broker.client.is_closed):
+                self._wake.clear()
+                self._send_due(broker)
+                if not self.backlog.full:
+                    self._room.set()
+                self._check_finished()  # what cannot be read is not sent, and not acknowledged
+                self._set_alarm()
+                await self._wake.wait()
         finally:
+            self._clear_alarm()
             broker.on_reconnect.discard(self._reconnected)
 
-    async def _tick(self) -> None:
-        """Wake `run` when time alone makes something due; one timer for all chunks."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            if self._window or self.backlog or not self._opened:
-                self._wake.set()
+    def _set_alarm(self) -> None:
+        """Have `run` woken when time alone may make something due. A timer that is early enough is
+        left as it is."""
+        if self.backlog or self._again or self._troubles or not self._opened:
+            delay = _LOOK_S
+        else:
+            delay = _CALM_LOOK_S
+        due = asyncio.get_running_loop().time() + delay
+        if self._alarm is None or self._alarm.when() > due:
+            self._clear_alarm()
+            self._alarm = asyncio.get_running_loop().call_at(due, self._alarmed)
+
+    def _alarmed(self) -> None:
+        self._alarm = None
+        self._wake.set()
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _linked(self, broker: Broker) -> bool:
         """Whether the connection is up, and what went down with the last one is queued again.
@@ -197,7 +213,7 @@ class Publisher:
         self._backoff.due = self._open_backoff.due = 0
         self._wake.set()
 
-    async def _send_due(self, broker: Broker) -> None:
+    def _send_due(self, broker: Broker) -> None:
         now = time.monotonic()
         if not self._linked(broker):
             return
@@ -206,19 +222,19 @@ class Publisher:
             return
         if not self._opened and now >= self._open_backoff.due:
             self._open_backoff.failed(now)  # as long as no acknowledgement says otherwise
-            await self._send_request(broker)
+            self._send_request(broker)
         if "audio" in self._troubles and now >= self._backoff.due and self._window:
             self._backoff.failed(now)
-            await self._send_again(broker, next(iter(self._window)), now)
+            self._send_again(broker, next(iter(self._window)), now)
         while self._flows(broker) and "audio" not in self._troubles:
             if self._again:
-                await self._send_again(broker, self._again.popleft(), now)
+                self._send_again(broker, self._again.popleft(), now)
             elif (
                 len(self._window) < self._window_chunks
                 and self._allowance.allows(now)
                 and (taken := self.backlog.take())
             ):
-                await self._send_next(broker, *taken, now)
+                self._send_next(broker, *taken, now)
             else:
                 break
 
@@ -229,30 +245,30 @@ class Publisher:
         if now - sent > _OVERDUE_S:
             self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
 
-    async def _send_request(self, broker: Broker) -> None:
-        await broker.client.publish(
+    def _send_request(self, broker: Broker) -> None:
+        broker.client.post(
             session_subject(self.spec.key),
             self._request,
             reply=f"{self._inbox}.{_OPEN}",
             headers={MSG_ID: self.spec.session_id, **self._trace.open()},
         )
 
-    async def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
+    def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
         self._allowance.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
         self._after_last = seq + 1
         self.published += 1
         self._window[seq] = (chunk, now)
-        await self._send(broker, seq, chunk)
+        self._send(broker, seq, chunk)
 
-    async def _send_again(self, broker: Broker, seq: int, now: float) -> None:
+    def _send_again(self, broker: Broker, seq: int, now: float) -> None:
         entry = self._window.get(seq)
         if entry is None:
             return  # acknowledged meanwhile
         self._window[seq] = (entry[0], now)
         self.resent += 1
-        await self._send(broker, seq, entry[0])
+        self._send(broker, seq, entry[0])
 
-    async def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
+    def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
         most = broker.client.max_payload
         if len(chunk.payload) + _HEADER_BYTES > most:
             # The server would close the connection.
@@ -264,7 +280,7 @@ class Publisher:
             return
         header = ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
         try:
-            await broker.client.publish(
+            broker.client.post(
                 self._audio_subject,
                 chunk.payload,
                 reply=f"{self._inbox}.{seq}",
@@ -273,9 +289,9 @@ class Publisher:
         except NatsError as error:
             self._failed("audio", str(error))
 
-    async def _answered(self, message: Msg) -> None:
-        token = message.subject[len(self._inbox) + 1 :]
-        reason = _refusal(message)
+    def _answered(self, subject: bytes, headers: bytes | None, data: bytes) -> None:
+        token = subject[len(self._inbox) + 1 :].decode()
+        reason = _refusal(headers, data)
         if reason is None:
             self._stored(token)
         elif token == _OPEN:
@@ -309,6 +325,7 @@ class Publisher:
     def _failed(self, what: str, reason: str, now: float | None = None) -> None:
         """The broker refuses the request or a chunk: say so once, and try again by and by."""
         self.refused += 1
+        self._wake.set()  # there is a time to try again
         known = reason in self._troubles.values()
         if what not in self._troubles and what == "audio":
             self._backoff.failed(now or time.monotonic())
@@ -325,15 +342,15 @@ class Publisher:
             log.info("the broker takes it now", extra=fields(session=str(self.spec.key)))
 
 
-def _refusal(message: Msg) -> str | None:
+def _refusal(headers: bytes | None, data: bytes) -> str | None:
     """Why JetStream has not stored what this answers, or None if it has."""
-    if not message.data:
-        status = (message.headers or {}).get("Status")
-        return NO_STREAM if status == "503" else f"unexpected answer {status}"
-    if b'"error"' not in message.data:
+    if not data:
+        status = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
+        return NO_STREAM if status.startswith(_NO_RESPONDERS) else f"unexpected answer {status}"
+    if b'"error"' not in data:
         return None
     try:
-        error = json.loads(message.data)["error"]
+        error = json.loads(data)["error"]
         return f"the broker refuses it: {error['description']} ({error['err_code']})"
     except (ValueError, KeyError, TypeError):
-        return f"unexpected answer {message.data[:100]!r}"
+        return f"unexpected answer {data[:100]!r}"

@@ -16,7 +16,7 @@ from natterjack.subjects import SessionKey
 
 from .allowance import Allowance
 from .backlog import AHEAD_CHUNKS, Backlog
-from .chunks import Cutter, level_dbfs, resume_frame
+from .chunks import Chunk, Cutter, level_dbfs, resume_frame
 from .publish import Publisher
 from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
@@ -47,6 +47,11 @@ class EdgeSession:
         """Captured so far, in whole chunks."""
         return self.published_seconds(self._cutter.position)
 
+    @property
+    def wanted_frames(self) -> int:
+        """Frames of the source, 1 at least, without which no chunk can be complete."""
+        return self._cutter.wanted_frames
+
     def published_seconds(self, frames: int) -> float:
         """Duration of `frames` frames at the published rate."""
         return self.spec.audio_format.seconds(frames)
@@ -55,18 +60,20 @@ class EdgeSession:
         """Of the last chunk."""
         return level_dbfs(self._last_payload, self.spec.encoding)
 
-    def feed(self, block: Block) -> None:
-        """Offer the chunks that `block` completes."""
+    def feed(self, block: Block) -> bool:
+        """Offer the chunks that `block` completes; whether there are any."""
         if self.publisher.backlog.ended:
-            return  # a former run gave it all
+            return False  # a former run gave it all
+        chunks: list[Chunk] = []
         if self._resumed_ns is not None:
             self._jump_to(block)
         elif block.lost_frames:
-            for chunk in self._cutter.skip(block.lost_frames):
-                self.publisher.offer(chunk)
-        for chunk in self._cutter.feed(block.samples, block.time_ns):
+            chunks = self._cutter.skip(block.lost_frames)
+        chunks += self._cutter.feed(block.samples, block.time_ns)
+        for chunk in chunks:
             self.publisher.offer(chunk)
             self._last_payload = chunk.payload
+        return bool(chunks)
 
     def finish(self) -> None:
         """Offer the last chunk. To be called once."""

@@ -41,8 +41,15 @@ class Source(Protocol):
     def waits(self) -> bool:
         """True if it can be read later (a file), False if sound is lost then (a microphone)."""
 
+    wanted_frames: int
+    """Frames without which no chunk can be complete, as whoever feeds the blocks has set it: fewer
+    are not worth a wake-up."""
+
     def blocks(self) -> AsyncGenerator[Block, None]:
         """The sound in order, until it ends. Cancel-safe. Raises: SourceLost."""
+
+    def rest(self) -> list[Block]:
+        """What has come and was not given, after `blocks` was cancelled."""
 
     def close(self) -> None:
         """Give the file or the device back. Idempotent."""

@@ -36,6 +36,8 @@ class FileSource:
     """A sound file, open. Reading it blocks the event loop for the time that a disk takes."""
 
     waits = True
+    wanted_frames = 1
+    """Of no use here: it is not woken by its sound."""
 
     def __init__(self, path: Path, speed: float | None, block_ms: int) -> None:
         """`speed` is times real time, in blocks of `block_ms`; None: as fast as it is taken.
@@ -95,6 +97,9 @@ class FileSource:
             yield Block(samples, pace.time_ns(pos))
             pos += len(samples)
             samples = self._read()
+
+    def rest(self) -> list[Block]:
+        return []
 
     def close(self) -> None:
         self._file.close()

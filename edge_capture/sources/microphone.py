@@ -154,6 +154,8 @@ class _Recording:
         self._format = audio_format
         self._loop = loop
         self._since = since
+        self._block_frames = max(1, round(audio_format.sample_rate * _BLOCK_S))
+        self._wanted_blocks = 1
         self._ready = asyncio.Event()
         self._poked = False
         self._gone = False
@@ -166,7 +168,7 @@ class _Recording:
         try:
             stream = library.RawInputStream(
                 samplerate=self._format.sample_rate,
-                blocksize=max(1, round(self._format.sample_rate * _BLOCK_S)),
+                blocksize=self._block_frames,
                 device=device.index,
                 channels=self._format.channels,
                 dtype="int16",
@@ -201,7 +203,8 @@ class _Recording:
         self.ended = now - latency + seconds
         samples = np.frombuffer(bytes(data), np.int16).reshape(-1, self._format.channels)
         self.blocks.append(Block(samples, now_ns - int(latency * 1e9), lost))
-        self._poke()
+        if len(self.blocks) >= self._wanted_blocks:
+            self._poke()
 
     def _finished(self) -> None:
         self._gone = True
@@ -217,14 +220,15 @@ class _Recording:
         except RuntimeError:
             return  # the loop has ended before the device
 
-    async def wait(self) -> None:
-        """Return when `blocks` has some. Cancel-safe. Raises: SourceLost."""
+    async def wait(self, wanted_frames: int = 1) -> None:
+        """Return when `blocks` has so much. Cancel-safe. Raises: SourceLost; there may be some."""
+        self._wanted_blocks = -(-wanted_frames // self._block_frames)
         while True:
             self._say_overflows()
             self._ready.clear()
             self._poked = False
             gone = self._gone  # before the blocks: the last of them comes before it
-            if self.blocks:
+            if len(self.blocks) >= self._wanted_blocks:
                 return
             if gone:
                 raise SourceLost(f"microphone {self._name!r} is gone")
@@ -263,6 +267,7 @@ class MicrophoneSource:
 
         To be called in the event loop. Raises: SourceError.
         """
+        self.wanted_frames = 1
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._closed = False
@@ -286,11 +291,17 @@ class MicrophoneSource:
     async def blocks(self) -> AsyncGenerator[Block, None]:
         while True:
             try:
-                await self._recording.wait()
+                await self._recording.wait(self.wanted_frames)
             except SourceLost as lost:
+                for block in self.rest():
+                    yield block
                 await self._come_back(lost)
             while self._recording.blocks:
                 yield self._recording.blocks.popleft()
+
+    def rest(self) -> list[Block]:
+        blocks = self._recording.blocks
+        return [blocks.popleft() for _ in range(len(blocks))]
 
     async def _come_back(self, lost: SourceLost) -> None:
         """Open the microphone again; return when it gives sound, whose first block says how much is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator
@@ -47,66 +46,115 @@ class StdinSource:
         if speed is not None:
             frames = max(1, self.format.sample_rate * block_ms // 1000)
             self._read_bytes = frames * self.format.frame_bytes
-        self._rest = b""
-        """Bytes of a frame that has not come whole."""
-        self._first: Samples | None = None
+        self.wanted_frames = 1
+        self._held = bytearray()
+        """What was read and not yet given."""
+        self._ended = False
+        self._error: OSError | None = None
+        """What ended it."""
+        self._watched: asyncio.AbstractEventLoop | None = None
+        """The loop that reads it when there is something to read."""
+        self._came = asyncio.Event()
+        self._pace: Pace
+        """From the first sound on."""
+        self._pos = 0
+        """Frames given as blocks."""
 
     async def open(self) -> None:
         """Wait for the first sound. Raises: SourceError when there is none. Cancel-safe."""
-        try:
-            self._first = await self._frames()
-        except SourceLost as error:
-            raise SourceError(str(error)) from None
-        if self._first is None:
-            cut = f": {len(self._rest)} bytes are not a whole frame" if self._rest else ""
+        await self._come()
+        self._pace = Pace(self.format.sample_rate, self._speed)
+        if self._error is not None:
+            raise SourceError(_text(self._error))
+        if len(self._held) < self.format.frame_bytes:
+            cut = f": {len(self._held)} bytes are not a whole frame" if self._held else ""
             raise SourceError(f"standard input is empty{cut}")
 
-    async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        # Regular files cannot be watched; they are always ready.
-        with contextlib.suppress(PermissionError):
-            loop.add_reader(self._descriptor, ready.set)
+    def _watch(self) -> bool:
+        """Have the loop read. False for a regular file, which is always ready and never watched."""
+        if self._watched is None:
+            loop = asyncio.get_running_loop()
+            blocking = os.get_blocking(self._descriptor)
             try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(self._descriptor)
+                loop.add_reader(self._descriptor, self._read)
+            except PermissionError:
+                return False
+            os.set_blocking(self._descriptor, blocking)  # uvloop changes it, for all who share it
+            self._watched = loop
+        return True
 
-    async def _frames(self) -> Samples | None:
-        """What has come, in whole frames, or None at the end."""
-        frame_bytes = self.format.frame_bytes
-        while True:
-            await self._readable()
-            try:
-                data = os.read(self._descriptor, self._read_bytes)
-            except BlockingIOError:
-                continue  # whoever shares the pipe made it non-blocking, and was quicker
-            except OSError as error:
-                raise SourceLost(f"standard input: {error.strerror}") from None
-            if not data:
-                return None
-            data = self._rest + data
-            whole = len(data) - len(data) % frame_bytes
-            self._rest = data[whole:]
-            if whole:
-                dtype = "<i2" if self.format.encoding == "linear16" else np.uint8
-                samples = np.frombuffer(data, dtype, whole // np.dtype(dtype).itemsize)
-                return samples.reshape(-1, self.format.channels)
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._watched.remove_reader(self._descriptor)
+            self._watched = None
+
+    def _read(self) -> None:
+        """Read once what has come. Of what nobody takes no more is read: the writer waits."""
+        if self._enough:
+            self._unwatch()
+            return
+        try:
+            data = os.read(self._descriptor, self._read_bytes)
+        except BlockingIOError:
+            return  # whoever shares the pipe made it non-blocking, and was quicker
+        except OSError as error:
+            self._error, data = error, b""
+        self._held += data
+        self._ended = not data
+        if self._enough:
+            self._came.set()
+
+    @property
+    def _enough(self) -> bool:
+        """Whether there is something to be given: as many frames as are wanted, or the end."""
+        frames = self.wanted_frames if self._speed is None else 1  # a pace has blocks of its own
+        return self._ended or len(self._held) >= frames * self.format.frame_bytes
+
+    async def _come(self) -> None:
+        """Return when there is enough. Cancel-safe."""
+        while not self._enough:
+            self._came.clear()
+            if self._watch():
+                await self._came.wait()
+            else:
+                self._read()
+
+    def _take(self) -> Samples:
+        """What is held, in whole frames."""
+        whole = len(self._held) - len(self._held) % self.format.frame_bytes
+        data = bytes(self._held[:whole])
+        del self._held[:whole]
+        dtype = "<i2" if self.format.encoding == "linear16" else np.uint8
+        return np.frombuffer(data, dtype).reshape(-1, self.format.channels)
 
     async def blocks(self) -> AsyncGenerator[Block, None]:
-        pace = Pace(self.format.sample_rate, self._speed)
-        pos, samples = 0, self._first
-        while samples is not None:
-            await pace.captured(pos + len(samples))
-            yield Block(samples, pace.time_ns(pos))
-            pos += len(samples)
-            samples = await self._frames()
-        if self._rest:
+        while len(samples := self._take()):
+            await self._pace.captured(self._pos + len(samples))
+            yield self._block(samples)
+            await self._come()
+        if self._error is not None:
+            raise SourceLost(_text(self._error))
+        if self._held:
             log.warning(
                 "the last %d bytes of standard input are not a whole frame of %d and are left out",
-                len(self._rest),
+                len(self._held),
                 self.format.frame_bytes,
             )
 
+    def _block(self, samples: Samples) -> Block:
+        block = Block(samples, self._pace.time_ns(self._pos))
+        self._pos += len(samples)
+        return block
+
+    def rest(self) -> list[Block]:
+        if self._speed is not None:
+            return []  # it would not have been captured yet
+        samples = self._take()
+        return [self._block(samples)] if len(samples) else []
+
     def close(self) -> None:
-        """Nothing is held."""
+        self._unwatch()
+
+
+def _text(error: OSError) -> str:
+    return f"standard input: {error.strerror}"

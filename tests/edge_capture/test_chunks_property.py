@@ -71,3 +71,36 @@ def test_resampled_sound_keeps_its_length_and_place(
     assert abs(length - frames * published / source) <= stretches
     if script and script[-1] > 0:
         assert abs(ends[-1] - sum(map(abs, script)) * published / source) <= stretches
+
+
+@examples(60)
+@given(
+    rates=st.sampled_from(
+        [(16_000, 16_000), (48_000, 16_000), (44_100, 16_000), (8000, 16_000), (16_000, 8000)]
+    ),
+    chunk_ms=lengths_ms,
+    sizes=st.lists(st.integers(1, 3000) | st.just(960), min_size=20, max_size=60),
+)
+def test_fewer_frames_than_are_wanted_complete_no_chunk(
+    rates: tuple[int, int], chunk_ms: int, sizes: list[int]
+) -> None:
+    """Who holds them back until there are as many makes no chunk later."""
+    source, published = (AudioFormat("linear16", rate, 1) for rate in rates)
+    prompt = Cutter(source, published, None, chunk_ms)
+    patient = Cutter(source, published, None, chunk_ms)
+    at_once, held_back, held = 0, 0, 0
+    for size in sizes:
+        at_once += len(prompt.feed(np.zeros((size, 1), np.int16), 0))
+        held += size
+        if held >= patient.wanted_frames:
+            held_back += len(patient.feed(np.zeros((held, 1), np.int16), 0))
+            held = 0
+        assert held_back == at_once
+
+
+def test_a_whole_chunk_is_wanted() -> None:
+    """So that there is a wake-up for it alone."""
+    cutter = Cutter(AudioFormat("linear16", 16_000, 2), AudioFormat("linear16", 16_000, 1), 0, 80)
+    assert cutter.wanted_frames == 1280
+    cutter.feed(np.zeros((1380, 2), np.int16), 0)
+    assert cutter.wanted_frames == 1180

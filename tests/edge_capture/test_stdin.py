@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import array
+import asyncio
+import fcntl
+import os
 import subprocess
+import termios
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
+from bench.processes import cpu_seconds
 from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
 from natterjack.streams import AUDIO
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import (
@@ -16,7 +24,7 @@ from tests.edge_capture.program import (
     recordings,
     tone,
 )
-from tests.waiting import until
+from tests.waiting import bound, until
 
 
 async def test_a_pipe_is_mixed_and_resampled(ready_broker: Broker, start_edge: StartEdge) -> None:
@@ -149,3 +157,74 @@ def _catches_interrupts(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(caught >> 14 & 1)
+
+
+async def test_what_makes_no_chunk_yet_is_published_after_a_signal(
+    ready_broker: Broker, start_edge: StartEdge
+) -> None:
+    sound = np.random.default_rng(1).bytes(2560 + 1001)
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    pipe = edge.process.stdin
+    assert pipe is not None
+    pipe.write(sound[:2560])
+    pipe.flush()
+    js = ready_broker.client.jetstream()
+
+    async def stored() -> int:
+        return (await js.stream_info(AUDIO)).state.messages
+
+    await until(lambda: _equals(stored, 1), "a chunk is stored")
+    pipe.write(sound[2560:])
+    pipe.flush()
+    await until(lambda: _unread_bytes(pipe) == 0, "the rest is read")
+    edge.interrupt()
+    assert await edge.exit_code() == 0, edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.payload == sound[:-1]
+
+
+def _unread_bytes(pipe: int | IO[bytes]) -> int:
+    answer = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, answer)
+    return answer[0]
+
+
+async def test_the_pipe_stays_as_it_was_for_all_who_share_it(
+    ready_broker: Broker, start_edge: StartEdge
+) -> None:
+    ours, writable = os.pipe()
+    try:
+        edge = start_edge("stdin", stdin=ours)
+        os.write(writable, b"\1\0" * 2000)
+        await until(lambda: _unread_bytes(ours) == 0, "it is read")
+        assert os.get_blocking(ours)
+    finally:
+        os.close(writable)
+        os.close(ours)
+    assert await edge.exit_code() == 0, edge.stderr
+    (await only_recording(ready_broker)).check_whole()
+
+
+async def test_a_writer_waits_while_the_broker_takes_nothing(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
+) -> None:
+    nats_server.kill()
+    sound = np.random.default_rng(1).bytes(1_000_000)
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    pipe = edge.process.stdin
+    assert pipe is not None
+    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, sound))
+    await edge.says("no NATS at")
+    await until(lambda: _unread_bytes(pipe) > 0, "the pipe is full")
+    used = cpu_seconds(edge.process.pid)
+    done, _ = await asyncio.wait({writing}, timeout=1)
+    assert not done
+    assert cpu_seconds(edge.process.pid) - used < 0.5  # it does not spin
+    nats_server.start()
+    await asyncio.wait_for(writing, bound(20))
+    assert await edge.exit_code() == 0, edge.stderr
+    await until(lambda: ready_broker.connected, "the test is connected")
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.payload == sound
