@@ -23,6 +23,7 @@ from natterjack import log as logs
 from natterjack import tracing
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.log import fields
+from natterjack.programs import run_loop
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
 from natterjack.subjects import SessionKey
 
@@ -317,14 +318,6 @@ def _configure_log(flags: argparse.Namespace) -> None:
     logs.configure(settings)
 
 
-def _run_loop(work: Coroutine[Any, Any, int]) -> int:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return asyncio.run(work)
-    return uvloop.run(work)
-
-
 def _run(flags: argparse.Namespace) -> int:
     """Do what the command says; the exit code."""
     try:
@@ -332,7 +325,7 @@ def _run(flags: argparse.Namespace) -> int:
         if flags.command == "devices":
             return _list_devices()
         with tracing.started("natterjack-edge"):
-            return _run_loop(_send(flags) if flags.command == "send" else _capture(flags))
+            return run_loop(_send(flags) if flags.command == "send" else _capture(flags))
     except* NatterjackError as group:
         # A task group wraps even one; whichever came first is what went wrong.
         error: BaseException = group

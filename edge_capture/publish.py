@@ -289,7 +289,7 @@ class Publisher:
         except NatsError as error:
             self._failed("audio", str(error))
 
-    def _answered(self, subject: bytes, headers: bytes | None, data: bytes) -> None:
+    def _answered(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         token = subject[len(self._inbox) + 1 :].decode()
         reason = _refusal(headers, data)
         if reason is None:

@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nats.errors import Error as NatsError
@@ -21,6 +21,7 @@ from natterjack import log as logs
 from natterjack import streams, tracing
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
+from natterjack.programs import run_loop
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.stored import StreamStore
 
@@ -249,22 +250,13 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
         await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
 
 
-def _run_loop(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        asyncio.run(work)
-    else:
-        uvloop.run(work)
-
-
 def main() -> None:
     """Entry point of `natterjack-worker`."""
     flags = _parser().parse_args()
     try:
         logs.configure(load(LogSettings, flags))
         with tracing.started("natterjack-worker"):
-            _run_loop(_work(flags))
+            run_loop(_work(flags))
     except (UsageError, BrokerError) as error:
         print(f"natterjack-worker: {error}", file=sys.stderr)
         sys.exit(2)
