@@ -557,6 +557,19 @@ def test_the_plain_autoscaler_reads_a_metric_that_workers_have() -> None:
     assert pods_metric["target"] == {"type": "AverageValue", "averageValue": "50"}
 
 
+def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
+    """`values-nats.yaml`, for NATS' own chart, which calls a headless Service NAME-headless."""
+    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
+    assert host.startswith("nats-headless.nats.")
+    assert int(port) == broker["monitor"]["port"]
+    assert broker["cluster"]["replicas"] >= values["streams"]["replicas"]
+    assert broker["jetstream"]["fileStore"]["pvc"]["enabled"]
+    assert "memoryStore" not in broker["jetstream"]
+    assert values["streams"]["audioStorage"] == "file", "there is no other store"
+
+
 # ---- hooks ----------------------------------------------------------------------------------
 
 
