@@ -25,6 +25,16 @@ NAMESPACE = "speech"
 Document = dict[str, Any]
 
 
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that is there twice, which YAML does and PyYAML does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"{twice} twice, {node.start_mark}"
+        return super().construct_mapping(node, deep=deep)
+
+
 def program(name: str) -> str:
     """A program of the environment, else of the path; the test is skipped where there is none."""
     beside = Path(sysconfig.get_path("scripts")) / name
@@ -62,7 +72,7 @@ def render(
         arguments += ["-f", values_of(scenario)]
     done = helm(*arguments, "-f", "-", stdin=json.dumps(values or {}))
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, _Strict) if document]
 
 
 @cache

@@ -199,6 +199,35 @@ def test_labels_are_the_usual_ones(scenario: str) -> None:
             assert labels[f"app.kubernetes.io/{kind}"]
 
 
+def test_labels_and_annotations_of_the_user_never_replace_those_of_the_chart() -> None:
+    name = "app.kubernetes.io/name"
+    values = copy.deepcopy(EVERYTHING)
+    values |= {"commonLabels": {"team": "all", name: "x"}, "commonAnnotations": {"a": "b"}}
+    mine = {"podLabels": {"team": "mine", name: "y"},
+            "podAnnotations": {"checksum/config": "z", "helm.sh/hook": "z", "a": "b"}}  # fmt: skip
+    for part in ("worker", "edge", "tests"):
+        values[part] = {**values.get(part, {}), **mine}
+    put(values, "streams.job.podLabels", mine["podLabels"])
+    put(values, "metrics.podMonitor.labels", mine["podLabels"])
+    documents = render(values)
+    for _, pod in pods(documents):
+        labels = pod["metadata"]["labels"]
+        assert (labels["team"], labels[name]) == ("mine", "natterjack")
+    for component in ("worker", "edge"):
+        workload = find(documents, "Deployment", component)["spec"]["template"]
+        assert len(workload["metadata"]["annotations"]["checksum/config"]) == 64
+        assert workload["metadata"]["annotations"]["a"] == "b"
+    assert find(documents, "PodMonitor")["metadata"]["labels"]["team"] == "mine"
+    assert find(documents, "PodDisruptionBudget")["metadata"]["labels"]["team"] == "all"
+    assert find(documents, "Pod", "test")["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert find(documents, "Deployment", "edge")["metadata"]["annotations"]["a"] == "b"
+
+
+def test_own_manifests_are_rendered() -> None:
+    found = next(d for d in rendered("proxy") if d["metadata"]["name"] == "r-natterjack-more")
+    assert found["data"] == {"OTEL_SERVICE_NAME": "natterjack-worker"}
+
+
 def test_long_names_stay_short_enough() -> None:
     done = helm("template", "a" * 53, CHART)
     assert done.returncode == 0, done.stderr
@@ -327,6 +356,12 @@ def test_other_charts_may_have_global_values() -> None:
         ({"edge": {"enabled": True, "args": ["mic"],
                    "extraEnv": [{"name": "EDGE_SPOOL", "value": "x"}]}},
          "edge.extraEnv: EDGE_SPOOL is set already"),
+        ({"worker": {"settings": {"SPEECHMATICS_API_KEY": "x"}}},
+         "worker.settings: SPEECHMATICS_API_KEY is a secret"),
+        ({"worker": {"extraEnv": [{"name": "MANAGED_TOKEN", "value": "x"}]}},
+         "worker.extraEnv: MANAGED_TOKEN is a secret"),
+        ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_PASSWORD": "x"}}},
+         "edge.settings: NATS_PASSWORD is a secret"),
         ({"edge": {"enabled": True}}, "edge.args is empty"),
         ({"providers": {"deepgram": {"existingSecret": ""}}},
          "providers.deepgram.existingSecret is empty"),

@@ -25,15 +25,18 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component | quote }}
 {{- end -}}
 
+{{- /* And, if given, "more" (map). */ -}}
 {{- define "natterjack.labels" -}}
+{{- $own := include "natterjack.ownLabels" . | fromYaml -}}
+{{- include "natterjack.strings" (merge $own (default dict .more) .root.Values.commonLabels) | trim -}}
+{{- end -}}
+
+{{- define "natterjack.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | quote }}
 {{ include "natterjack.selectorLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 app.kubernetes.io/part-of: "natterjack"
-{{- range $name, $value := .root.Values.commonLabels }}
-{{ $name }}: {{ $value | quote }}
-{{- end }}
 {{- end -}}
 
 {{- /* A map of strings, each value quoted. */ -}}
@@ -223,12 +226,20 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- define "natterjack.allSettings" -}}
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" $name) -}}
 {{- if hasKey $all $name -}}
 {{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
 {{- end -}}
 {{- toYaml $all -}}
+{{- end -}}
+
+{{- /* Values can be read by all who may read the release: dict "at" ... "name" (of a variable) */ -}}
+{{- define "natterjack.noSecret" -}}
+{{- if regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name -}}
+{{- fail (printf "%s: %s is a secret, and values are not secret: put it into a Secret, and name that under providers (or in extraEnv with valueFrom)" .at .name) -}}
+{{- end -}}
 {{- end -}}
 
 {{- /*
@@ -243,6 +254,7 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- end -}}
 {{- $_ := set $taken .name "" }}
 {{- if hasKey . "value" }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" .name) }}
 - name: {{ .name | quote }}
   value: {{ .value | quote }}
 {{- else }}
