@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
@@ -603,6 +604,24 @@ def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
     assert broker["jetstream"]["fileStore"]["pvc"]["enabled"]
     assert "memoryStore" not in broker["jetstream"]
     assert values["streams"]["audioStorage"] == "file", "there is no other store"
+
+
+# ---- notes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_notes_say_what_comes_next(scenario: str) -> None:
+    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
+    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
+    documents = render({"extraObjects": [{"kind": "Notes", "apiVersion": "v1",
+        "metadata": {"name": "notes"}, "text": include}]}, scenario=scenario)  # fmt: skip
+    text = base64.b64decode(find(documents, "Notes")["text"]).decode()
+    values = yaml.safe_load(values_of(scenario).read_text())
+    assert "kubectl -n speech rollout status deployment/r-natterjack-worker" in text
+    assert ("helm -n speech test r " in text) == values.get("tests", {}).get("enabled", True)
+    providers = find(documents, "ConfigMap", "worker")["data"].get("WORKER_SECRETS_DIR")
+    assert ("create secret generic" in text) == bool(providers)
+    assert ("without credentials" in text) != ("auth" in values.get("nats", {}))
 
 
 # ---- hooks ----------------------------------------------------------------------------------
