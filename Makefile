@@ -32,10 +32,11 @@ up: $(VENV)/.local ## keep a whole stack running for development
 system-packages: ## what the tests want from Debian (installs it if root, else says so)
 	@sh tests/system_packages.sh
 
-lint: $(VENV)/.dev lint-deploy ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
+lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory lint-deploy
 
 # Of its own: it pins versions of what the rest of the project uses too.
 $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
