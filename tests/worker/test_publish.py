@@ -19,6 +19,7 @@ from worker.errors import LeaseLost, Overtaken
 from worker.publish import Publisher
 
 from ..faults.proxy import NatsProxy
+from ..waiting import until
 
 KEY = SessionKey("t", "c", "s")
 
