@@ -59,6 +59,7 @@ async def test_a_flood_of_requests_is_bounded_and_answered_in_order(
         inbox = asks.client.new_inbox()
         await asks.client.subscribe(inbox, cb=answered)
         async with controlled(broker, session):
+            await broker.client.flush()  # it is subscribed
             for _ in range(300):
                 asks.client.post(control_subject(KEY), REQUEST, reply=inbox)
             await asks.client.flush()
@@ -80,6 +81,7 @@ async def test_a_request_ends_with_its_session(
     session = Slow()
     async with connected(broker_settings, name="asks", once=True) as asks:
         async with controlled(broker, session):
+            await broker.client.flush()
             asks.client.post(control_subject(KEY), REQUEST)
             await until(lambda: session.at_once, "it is asked")
         await until(lambda: session.at_once == 0, "nobody asks on")
