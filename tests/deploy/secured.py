@@ -122,7 +122,7 @@ class Guest:
         self._count += 1
         mark = f"nobody.may.{self._count}"
         await self.client.publish(mark)
-        refusals = []
+        refusals: list[str] = []
         async with asyncio.timeout(bound(10)):
             while not refusals or mark not in refusals[-1]:
                 refusals.append(await self._refusals.get())
