@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
 
@@ -111,8 +111,13 @@ def add_flags(
         )
 
 
-def load(model: type[SettingsT], flags: argparse.Namespace | None = None) -> SettingsT:
-    """`model` from the environment and from flags that `add_flags` made.
+def load(
+    model: type[SettingsT],
+    flags: argparse.Namespace | None = None,
+    secrets_dir: Path | None = None,
+) -> SettingsT:
+    """`model` from flags that `add_flags` made, from the environment, and from files in
+    `secrets_dir` that are named like the variables: of several the first wins.
 
     Raises: UsageError with one line that names each bad setting and says what is wrong with it.
     """
@@ -122,7 +127,10 @@ def load(model: type[SettingsT], flags: argparse.Namespace | None = None) -> Set
         if name.startswith(f"{model.__name__}.")
     }
     try:
-        return model(**given)
+        return model(**given, _secrets_dir=secrets_dir)
+    except SettingsError as error:  # a file that cannot be read, a list that is no JSON
+        where = f" (a file in {secrets_dir}?)" if secrets_dir else ""
+        raise UsageError(f"{error}: {error.__cause__}{where}") from None
     except ValidationError as error:
         env_prefix = model.model_config.get("env_prefix", "")
         wrong = []
