@@ -22,6 +22,7 @@ from natterjack import streams, tracing
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.programs import run_loop
+from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.stored import StreamStore
 
@@ -164,6 +165,7 @@ async def _run(
             http=f"http://{settings.http_host}:{health.port}",
         ),
     )
+    stop_seconds = settings.drain_seconds + _END_SECONDS
     try:
         async with asyncio.TaskGroup() as tasks:
             claiming = tasks.create_task(claimer.run(), name="claim")
@@ -177,6 +179,7 @@ async def _run(
                     services.governor.run(),
                     poll(services.providers, services.metrics),
                     _restore(services, stream_settings),
+                    tell_systemd(stopping, stop_seconds),
                 )
             ]
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -187,7 +190,7 @@ async def _run(
                 health.draining = True
                 services.metrics.draining.set(1)
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
-                _end_for_sure(settings.drain_seconds + _END_SECONDS)
+                _end_for_sure(stop_seconds)
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
             await services.report.leave()
