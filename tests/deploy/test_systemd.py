@@ -23,9 +23,10 @@ THRESHOLD = 30
 @pytest.fixture(params=UNITS, ids=lambda path: path.stem)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit whose program is the one of this environment: it must exist for the check."""
-    text = request.param.read_text()
+    original: Path = request.param
+    text = original.read_text()
     assert "ExecStart=/opt/natterjack/bin/" in text
-    copy = tmp_path / request.param.name
+    copy = tmp_path / original.name
     copy.write_text(text.replace("/opt/natterjack/bin", str(Path(sys.executable).parent)))
     return copy
 
