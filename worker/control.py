@@ -48,10 +48,11 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     """Answer the session's control requests during the block, one after another."""
     waiting: list[tuple[bytes, bytes]] = []
     answering: asyncio.Task[None] | None = None
+    over = False
 
     def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
         nonlocal answering
-        if len(waiting) >= _MAX_WAITING:
+        if over or len(waiting) >= _MAX_WAITING:
             return  # who asks hears nothing, and asks again
         waiting.append((reply, data))
         if answering is None or answering.done():
@@ -77,9 +78,10 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     try:
         yield
     finally:
-        await arrivals.end()
+        over = True
         if answering is not None:
             answering.cancel()
+        await arrivals.end()
 
 
 async def _answer(session: Controllable, payload: bytes) -> ControlReply:
