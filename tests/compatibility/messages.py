@@ -117,19 +117,20 @@ def recorded(version: str, kind: str) -> list[Message]:
 
 
 def samples(kind: str, messages: Iterable[Message]) -> list[Message]:
-    """Of many messages of a kind those that show something which the ones before do not."""
+    """Of many messages of a kind those that show something which the ones before do not, and the
+    last."""
+    every = list(messages)
     if kind == "chunk":
-        every = list(messages)
         ends = [message for message in every if "Audio-End" in message.headers]
         return [*every[:2], *ends[:1]]
     chosen: list[Message] = []
     seen: set[tuple[str, str]] = set()
-    for message in messages:
+    for message in every:
         shows = set(_flat(shape(message.json))) | _values(message.json)
         if shows - seen and len(chosen) < _MOST_SAMPLES:
             seen |= shows
             chosen.append(message)
-    return chosen
+    return chosen if every[-1:] == chosen[-1:] else [*chosen, every[-1]]
 
 
 def _values(value: Any) -> set[tuple[str, str]]:

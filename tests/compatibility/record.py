@@ -28,15 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+from nats.errors import Error as NatsError
 
-from natterjack.audio import AUDIO_SEQ
 from natterjack.connection import Broker, connected
-from natterjack.control import ControlRequest, control_session
+from natterjack.control import ControlRequest
 from natterjack.embedded import EmbeddedServer
-from natterjack.errors import BrokerError
 from natterjack.settings import BrokerSettings
 from natterjack.streams import CONSUMER
-from natterjack.subjects import SessionKey, audio_subject
+from natterjack.subjects import SessionKey, audio_subject, control_subject
 
 from ..emulators import pcm, tones
 from ..emulators.process import RemoteEmulator, emulator_process
@@ -49,6 +48,8 @@ RATE = 8000
 """Of what the edge publishes: fixtures are to be small."""
 PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 WORDS = 30
+OWN = "beta"
+"""Tenant of the sessions that this program opens itself."""
 INTERRUPTED = SessionKey("acme", "call-7", "agent")
 STREAMS = ("STT_SESSIONS", "STT_AUDIO", "STT_TRANSCRIPTS", "STT_SLOTS", "KV_stt_sessions",
            "KV_stt_workers", "KV_stt_usage", "KV_stt_budgets", "KV_stt_providers")  # fmt: skip
@@ -88,22 +89,21 @@ class Tape:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._inboxes: set[bytes] = set()
         self.durable: list[Message] = []
         """Events that are stored, in order."""
 
     async def listen(self, broker: Broker) -> None:
-        await broker.client.listen(">", self._heard)
+        # Not all there is: who listens to everybody's inboxes is taken for a dead worker.
+        for subject in ("stt.>", "$KV.>"):
+            await broker.client.listen(subject, self._heard)
 
-    def _heard(self, subject: bytes, reply: bytes, headers: bytes | None, data: bytes) -> None:
-        kind = REPLY if subject in self._inboxes else kind_of(subject.decode())
-        if kind == "control_request":
-            self._inboxes.add(reply)
+    def _heard(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
+        kind = kind_of(subject.decode())
         message = Message(subject.decode(), (headers or b"").decode(), bytes(data))
         if kind is None or not (data or kind == "chunk"):
             return  # an empty value: a slot that is free, a worker that has left
-        if kind == "chunk" and AUDIO_SEQ not in message.headers:
-            return
+        if kind in ("request", "chunk") and f".{OWN}." in message.subject:
+            return  # not written by a program of the checkout
         self._recording.messages[kind].append(message)
         if kind in ("final", "turn", "status", "usage"):
             self.durable.append(message)
@@ -210,12 +210,14 @@ class _Stage:
         """Ask the session's worker until it answers so."""
 
         async def answered() -> bool:
-            wanted = ControlRequest.model_validate(request)
+            wanted = ControlRequest.model_validate(request).model_dump_json().encode()
             try:
-                reply = await control_session(self.broker, key, wanted, timeout=5)
-            except BrokerError:
+                answer = await self.broker.client.request(control_subject(key), wanted, 5)
+            except NatsError:
                 return False  # between two workers
-            return reply.ok is ok
+            message = Message("", "", answer.data)
+            self.recording.messages[REPLY].append(message)
+            return bool(message.json["ok"] is ok)
 
         await until(answered, f"answer to {request}", 20)
 
@@ -249,7 +251,17 @@ class _Stage:
         """Set a limit and budgets, if the checkout has commands for them."""
         commands = (
             ("limits", "set", "deepgram", "--connections", "1", "--dials-per-second", "5"),
-            ("budget", "set", "acme", "--seconds-per-day", "36000", "--cost-per-day", "25"),
+            (
+                "budget",
+                "set",
+                "acme",
+                "--seconds-per-day",
+                "36000",
+                "--cost-per-day",
+                "25",
+                "--currency",
+                "EUR",
+            ),
             ("budget", "set", "--default", "--seconds-per-day", "600"),
         )
         for command in commands:
@@ -276,7 +288,7 @@ class _Stage:
 
     async def control(self) -> None:
         """Requests to a session, which is handed over and then stopped."""
-        speaker = Speaker(self.settings, 120, speed=2, tenant="beta", conversation="call-9")
+        speaker = Speaker(self.settings, 120, speed=2, tenant=OWN, conversation="call-9")
         key = speaker.spec.key
         speaking = asyncio.create_task(speaker.speak())
         try:
@@ -297,7 +309,7 @@ class _Stage:
 
     async def hole(self) -> None:
         """An edge of another make leaves out some of the sound, and publishes what is none."""
-        speaker = Speaker(self.settings, 16, speed=4, tenant="beta", conversation="call-10")
+        speaker = Speaker(self.settings, 16, speed=4, tenant=OWN, conversation="call-10")
         speaker.left_out = set(range(30, 36))
         speaking = asyncio.create_task(speaker.speak())
         await self.heard("interim", speaker.spec.key)
@@ -331,6 +343,9 @@ async def record(source: Path = ROOT) -> Recording:
             else:
                 recording.left_out.append("limits and budgets: it has no commands for them")
             await stage.control()
+            if source != ROOT:
+                recording.messages["control_request"].clear()
+                recording.left_out.append("control requests: those are of this checkout")
             await stage.hole()
             recording.streams = await stage.streams()
     return recording
