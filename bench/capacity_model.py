@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from natterjack.table import table
 
@@ -24,58 +23,64 @@ _SUBJECTS = 4
 """Of a session in STT_TRANSCRIPTS: final, turn, status, usage."""
 
 
+def _input(default: float, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What is assumed. The comment behind each is its help; shares are of 1."""
+    """What is assumed. Shares are of 1."""
 
     # The sound
-    chunk_ms: float = 80  # milliseconds of sound in a chunk
-    bytes_per_s: float = 32_000  # of sound, of a session; 16 kHz mono linear16
-    header_bytes: float = 210  # of a chunk: headers and what the store adds
+    chunk_ms: float = _input(80, "milliseconds of sound in a chunk")
+    bytes_per_s: float = _input(32_000, "of sound, of a session; 16 kHz mono linear16")
+    header_bytes: float = _input(210, "of a chunk: headers and what the store adds")
     # Workers
-    worker_cpu_s_per_hour: float = 2.92  # processor seconds of a worker an hour of audio
-    worker_core_use: float = 0.5  # of a worker's one core that is planned for
-    worker_sessions: int = 500  # WORKER_MAX_SESSIONS
-    worker_base_mb: float = 68  # a worker without sessions
-    worker_session_kb: float = 76  # a session in a worker
-    spare_workers: int = 1  # that may be missing
-    lease_s: float = 3  # NATTERJACK_LEASE_SECONDS; a session renews it three times in that
+    worker_cpu_s_per_hour: float = _input(2.92, "processor seconds of a worker an hour of audio")
+    worker_core_use: float = _input(0.5, "of a worker's one core that is planned for")
+    worker_sessions: int = _input(500, "WORKER_MAX_SESSIONS")
+    worker_base_mb: float = _input(68, "a worker without sessions")
+    worker_session_kb: float = _input(76, "a session in a worker")
+    spare_workers: int = _input(1, "that may be missing")
+    lease_s: float = _input(3, "NATTERJACK_LEASE_SECONDS; a session renews it three times in that")
     # Provider
-    account_connections: int = 150  # that the account allows at a time
+    account_connections: int = _input(150, "that the account allows at a time")
     # Broker
-    replicas: int = 3  # of each stream, on as many nodes
-    kept_s: float = 900  # NATTERJACK_AUDIO_MAX_AGE_SECONDS
-    disk_per_byte: float = 1.21  # that a node's disk holds for each byte kept
-    written_per_byte: float = 2.1  # that a node writes for each byte stored
-    node_cpu_s_per_hour: float = 10.8  # of the busiest node, an hour of audio
-    events_per_s: float = 0.75  # kept, of a session that speaks: finals, turns
-    event_bytes: float = 600  # of one, with its headers
-    events_kept_s: float = 604_800  # NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS
-    session_s: float = 600  # that a session lasts
-    record_bytes: float = (
-        800  # of a session that are written over: record and checkpoints, a second
+    replicas: int = _input(3, "of each stream, on as many nodes")
+    kept_s: float = _input(900, "NATTERJACK_AUDIO_MAX_AGE_SECONDS")
+    disk_per_byte: float = _input(1.21, "that a node's disk holds for each byte kept")
+    written_per_byte: float = _input(2.1, "that a node writes for each byte stored")
+    node_cpu_s_per_hour: float = _input(10.8, "of the busiest node, an hour of audio")
+    events_per_s: float = _input(0.75, "kept, of a session that speaks: finals, turns")
+    event_bytes: float = _input(600, "of one, with its headers")
+    events_kept_s: float = _input(604_800, "NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS")
+    session_s: float = _input(600, "that a session lasts")
+    record_bytes: float = _input(
+        800, "of a session's record and checkpoints, written over each second"
     )
-    id_bytes: float = 150  # of memory for a chunk's id, which is known for two minutes
-    subject_bytes: float = 150  # of memory for a subject of STT_TRANSCRIPTS; a session has four
+    id_bytes: float = _input(150, "of memory for a chunk's id, which is known for two minutes")
+    subject_bytes: float = _input(
+        150, "of memory for a subject of STT_TRANSCRIPTS; a session has four"
+    )
     # What a cell is planned to carry
-    stream_messages_per_s: float = 10_000  # that one STT_AUDIO stores
-    node_cores: float = 8  # of a node
-    node_core_use: float = 0.5  # of them that is planned for
-    node_gbit_per_s: float = 10  # of a node's network, each way
-    node_network_use: float = 0.5  # of it that is planned for
-    node_gb: float = 32  # of a node's memory
-    node_memory_use: float = 0.5  # of it that is planned for
-    disk_gb: float = 1_000  # of a node for the stores
-    disk_mb_per_s: float = 500  # that it writes, for good
-    disk_use: float = 0.7  # of both that is planned for
-    heartbeats_per_s: float = 10_000  # of leases that one consumer takes
-    news_per_s: float = 100_000  # messages of slots that a cell delivers to its workers
-    slot_news_s: float = 5  # between two renewals of a slot
+    stream_messages_per_s: float = _input(10_000, "that one STT_AUDIO stores")
+    node_cores: float = _input(8, "of a node")
+    node_core_use: float = _input(0.5, "of them that is planned for")
+    node_gbit_per_s: float = _input(10, "of a node's network, each way")
+    node_network_use: float = _input(0.5, "of it that is planned for")
+    node_gb: float = _input(32, "of a node's memory")
+    node_memory_use: float = _input(0.5, "of it that is planned for")
+    disk_gb: float = _input(1_000, "of a node for the stores")
+    disk_mb_per_s: float = _input(500, "that it writes, for good")
+    disk_use: float = _input(0.7, "of both that is planned for")
+    heartbeats_per_s: float = _input(10_000, "of leases that one consumer takes")
+    news_per_s: float = _input(100_000, "messages of slots that a cell delivers to its workers")
+    slot_news_s: float = _input(5, "between two renewals of a slot")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) > 0 and field.name != "spare_workers":
-                raise ValueError(f"{field.name} must be more than 0")
+        for each in fields(self):
+            if not getattr(self, each.name) > 0 and each.name != "spare_workers":
+                raise ValueError(f"{each.name} must be more than 0")
         if self.spare_workers < 0:
             raise ValueError("spare_workers must be 0 or more")
 
@@ -271,17 +276,6 @@ def markdown(needs: Sequence[Need]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _helps() -> dict[str, str]:
-    """The comments behind the fields."""
-    found: dict[str, str] = {}
-    for line in Path(__file__).read_text().splitlines():
-        code, _, comment = line.partition("  # ")
-        name = code.strip().partition(":")[0]
-        if comment and name in Inputs.__dataclass_fields__:
-            found.setdefault(name, comment)
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.capacity_model", description=(__doc__ or "").split("\n")[0]
@@ -293,15 +287,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--loads", action="store_true", help="all that may end, of one cell of each"
     )
-    helps = _helps()
-    for field in fields(Inputs):
+    for each in fields(Inputs):
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", dest=field.name, default=field.default,
-            type=type(field.default), metavar="N", help=f"{helps[field.name]} [{field.default:g}]",
+            f"--{each.name.replace('_', '-')}", dest=each.name, default=each.default,
+            type=type(each.default), metavar="N",
+            help=f"{each.metadata['help']} [{each.default:g}]",
         )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
-        inputs = Inputs(**{field.name: getattr(arguments, field.name) for field in fields(Inputs)})
+        inputs = Inputs(**{each.name: getattr(arguments, each.name) for each in fields(Inputs)})
         needs = [need(sessions, inputs) for sessions in arguments.sessions]
     except ValueError as error:
         parser.error(str(error))

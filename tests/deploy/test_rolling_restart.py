@@ -1,9 +1,9 @@
 """An upgrade and a rollback as a Deployment's RollingUpdate does them, while sessions speak.
 
 Each worker is replaced in turn: a new one is started, and once it is ready the old one gets
-SIGTERM. The version before is the newest release tag behind this commit, or the commit before it;
-NATTERJACK_PREVIOUS names another. A checkout without history has none: then both are this one, and
-the printed table says so.
+SIGTERM. The version before is the newest release tag behind this commit; without tags, what there
+was before the last change of the programs. NATTERJACK_PREVIOUS names another. A checkout without
+history has none: then both are this one, and the printed table says so.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from ..worker.programs import (
 )
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = ("natterjack", "worker")
+"""What a worker consists of."""
 WORKERS, SLOTS = 3, 2
 WORDS = round(120 * SCALE)
 """Of each session: as many as speak for longer than it takes to replace all workers twice."""
@@ -83,7 +85,8 @@ def _git(*words: str) -> str | None:
 def before(tmp_path: Path) -> Version:
     """The version that is upgraded from."""
     wanted = os.environ.get("NATTERJACK_PREVIOUS")
-    name = wanted or _git("describe", "--tags", "--abbrev=0", "HEAD~1") or "HEAD~1"
+    changed = _git("log", "-1", "--format=%h", "--", *PROGRAMS)
+    name = wanted or _git("describe", "--tags", "--abbrev=0", "HEAD~1") or f"{changed}~1"
     commit = _git("rev-parse", "--short", f"{name}^{{commit}}")
     if commit is None:
         assert not wanted, f"NATTERJACK_PREVIOUS={wanted}: git knows no such commit"
@@ -91,7 +94,7 @@ def before(tmp_path: Path) -> Version:
     source = tmp_path / "before"
     source.mkdir()
     archive = source.with_suffix(".tar")
-    assert _git("archive", "-o", str(archive), commit, "natterjack", "worker") is not None
+    assert _git("archive", "-o", str(archive), commit, *PROGRAMS) is not None
     subprocess.run(["tar", "-xf", archive, "-C", source], check=True)
     return Version(f"{name} ({commit})", source)
 
