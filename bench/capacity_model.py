@@ -52,7 +52,7 @@ class Inputs:
     written_per_byte: float = _input(2.1, "that a node writes for each byte stored")
     node_cpu_s_per_hour: float = _input(10.8, "of the busiest node, an hour of audio")
     events_per_s: float = _input(0.75, "kept, of a session that speaks: finals, turns")
-    event_bytes: float = _input(600, "of one, with its headers")
+    event_bytes: float = _input(830, "of one, with its headers")
     events_kept_s: float = _input(604_800, "NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS")
     session_s: float = _input(600, "that a session lasts")
     record_bytes: float = _input(
@@ -305,9 +305,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*table([_HEAD, *rows(needs)], right=range(len(_HEAD) - 1)), sep="\n")
     if arguments.loads:
         for found in needs:
-            each = math.ceil(found.sessions / found.cells)
-            print(f"\none of {found.cells} cells, {each} sessions")
-            for load in sorted(loads(each, inputs), key=lambda load: -load.share):
+            count = math.ceil(found.sessions / found.cells)
+            print(f"\none of {found.cells} cells, {count} sessions")
+            for load in sorted(loads(count, inputs), key=lambda load: -load.share):
                 told = f"{load.needed:,.2f} of {load.allowed:,.0f} {load.unit}"
                 print(f"{load.share:>7.1%}  {load.what:24} {told}")
     return 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import re
 import sys
@@ -51,7 +52,7 @@ _SLOT_S = 0.002
 _ENOUGH = 0.98
 _LATE_MS = 1000.0
 _INBOX = "_INBOX.scale"
-_ANSWER = re.compile(rb"MSG _INBOX\.scale\.(\d+) [^\r\n]*\r\n(\{[^\r\n]*\})\r\n")
+_ANSWER = re.compile(rb"MSG _INBOX\.scale\.\d+\.(\d+) [^\r\n]*\r\n(\{[^\r\n]*\})\r\n")
 
 
 class Case(NamedTuple):
@@ -261,8 +262,10 @@ def print_points(points: Sequence[Point]) -> None:
 class _Node(asyncio.Protocol):
     """As much of the broker's protocol as is needed to publish and to see what was stored."""
 
-    def __init__(self, delays_us: array[int]) -> None:
+    def __init__(self, number: int, delays_us: array[int]) -> None:
         self.refused = 0
+        self.inbox = f"{_INBOX}.{number}"
+        """Of its own: else each node's answers would come to all."""
         self._delays_us = delays_us
         self._behind = b""
         self._transport: asyncio.Transport
@@ -274,7 +277,7 @@ class _Node(asyncio.Protocol):
         options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
                    "lang": "bench", "version": "1"}  # fmt: skip
         self.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
-        self.write(f"SUB {_INBOX}.* 1\r\n".encode())
+        self.write(f"SUB {self.inbox}.* 1\r\n".encode())
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -303,7 +306,7 @@ class _Session:
         self.node = node
         self._id = f"scale-session-{number:06}".encode()
         subject = f"{AUDIO_PREFIX}.part{number % streams}.c{number // 100}.s{number}"
-        self._head = f"HPUB {subject} {_INBOX}.".encode()
+        self._head = f"HPUB {subject} {node.inbox}.".encode()
         self._frames = RATE * chunk_ms // 1000
         self._sound = bytes(range(256)) * (self._frames * 2 // 256 + 1)
         self._sound = self._sound[: self._frames * 2]
@@ -346,13 +349,10 @@ async def _publish(sessions: list[_Session], chunk_ms: int, late_ms: list[float]
 async def _publisher(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     delays_us = array("l")
-    nodes = []
-    for url in arguments.publish:
-        address = urlsplit(url)
-        _, node = await loop.create_connection(
-            lambda: _Node(delays_us), address.hostname, address.port
-        )
-        nodes.append(node)
+    nodes = [_Node(number, delays_us) for number in range(len(arguments.publish))]
+    for number, url in enumerate(arguments.publish):
+        address, the_node = urlsplit(url), functools.partial(nodes.__getitem__, number)
+        await loop.create_connection(the_node, address.hostname, address.port)
     sessions = [
         # Not all of a stream's sessions to one node.
         _Session(number, arguments.chunk_ms, arguments.streams,
