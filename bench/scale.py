@@ -33,6 +33,7 @@ import uvloop
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
+from natterjack.audio import MSG_ID
 from natterjack.connection import connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import NatterjackError
@@ -41,6 +42,7 @@ from natterjack.streams import AUDIO, stream_configs
 from natterjack.subjects import AUDIO_PREFIX
 from natterjack.table import table
 from tests.faults.cluster import Cluster
+from tests.waiting import until
 
 from .emulator import percentiles
 from .processes import Program, cpu_seconds, program, resident_bytes, say
@@ -256,6 +258,43 @@ def print_points(points: Sequence[Point]) -> None:
         print("!: not stored in time")
 
 
+# ---- memory -------------------------------------------------------------------------------------
+
+
+async def measure_memory(messages: int = 500_000) -> dict[str, float]:
+    """Bytes of a server's resident memory for a message's id that it knows, and for a subject of
+    its own, beside a message that has neither. Raises: BrokerError."""
+    plain = await _resident_after(messages, ids=False, subjects=False)
+    return {
+        "id_bytes": (await _resident_after(messages, ids=True, subjects=False) - plain) / messages,
+        "subject_bytes": (
+            (await _resident_after(messages, ids=False, subjects=True) - plain) / messages
+        ),
+    }
+
+
+async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
+    async with (
+        _nodes(1) as (node,),
+        connected(BrokerSettings(url=node.url), name="bench") as broker,
+    ):
+        js = broker.client.jetstream()
+        await js.add_stream(name="SCALE", subjects=["scale.>"], duplicate_window=600)
+        for number in range(messages):
+            # As long as those of sessions.
+            subject = f"scale.tenant.conversation-{number if subjects else 0:09}.speaker.final"
+            headers = {MSG_ID: f"00000000-0000-0000-0000-000000000000:{number}"} if ids else {}
+            broker.client.post(subject, b"", headers=headers)
+            if number % 1000 == 999:
+                await broker.client.flush()
+
+        async def stored() -> bool:
+            return (await js.stream_info("SCALE")).state.messages >= messages
+
+        await until(stored, "all is stored", _BEGIN_S)
+        return resident_bytes(node.pid)
+
+
 # ---- the publisher, a process of its own --------------------------------------------------------
 
 
@@ -396,10 +435,15 @@ async def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
     parser.add_argument("--streams", type=int, default=1, help="to spread the sessions over")
+    parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
     parser.add_argument("--publish", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.publish:
         await _publisher(arguments)
+        return
+    if arguments.memory:
+        for what, size in (await measure_memory()).items():
+            print(f"{what:16}{size:.0f}")
         return
     shape = (arguments.chunk_ms, arguments.nodes, arguments.streams)
     cases = [Case(sessions, *shape) for sessions in arguments.sessions or ()]
