@@ -60,6 +60,7 @@ EVERYTHING: Document = {
     "providers": {"speechmatics": {"enabled": True}, "managed": {"enabled": True}},
     "nats": {"tls": {"caSecret": "ca", "certSecret": "cert"}, "auth": {"existingSecret": "users"}},
     "caBundle": {"existingConfigMap": "company"},
+    "proxy": {"url": "http://proxy:3128", "noProxy": ".svc"},
     "tests": {"audio": {"existingConfigMap": "recording"}},
 }
 """All that can be switched on at once."""
@@ -379,6 +380,7 @@ def test_other_charts_may_have_global_values() -> None:
         ({"worker": {"maxSessions": 0}}, "maxSessions"),
         ({"worker": {"settings": {"WORKER_IDLE_SECONDS": 600}}}, "WORKER_IDLE_SECONDS"),
         ({"streams": {"replicas": 2}}, "replicas"),
+        ({"proxy": {"url": "http://user:password@proxy:3128"}}, "proxy.url"),
         ({"image": {"digest": "latest"}}, "digest"),
     ],
 )  # fmt: skip
@@ -411,7 +413,8 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
     "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
     "test": [*COMMON, EdgeSettings],
 }
-BESIDE = {"SSL_CERT_FILE", "NATS_INBOX_PREFIX", "TEST_SECONDS", "TEST_AUDIO"}
+BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "NATS_INBOX_PREFIX",
+          "TEST_SECONDS", "TEST_AUDIO"}  # fmt: skip
 """Variables of no settings model: Python's, a library's, and the test's own."""
 
 

@@ -182,10 +182,14 @@ NATTERJACK_CREATE_STREAMS: {{ $worker.createStreams | toString | quote }}
 {{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth) }}
 {{ include "natterjack.streamSettings" . }}
 {{ include "natterjack.logSettings" . }}
-{{- include "natterjack.common.settings" . }}
-{{- end -}}
-
-{{- define "natterjack.common.settings" -}}
+{{- with .Values.proxy }}
+{{- if .url }}
+HTTPS_PROXY: {{ .url | quote }}
+{{- end }}
+{{- if .noProxy }}
+NO_PROXY: {{ .noProxy | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.caBundle.existingConfigMap }}
 SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
@@ -216,7 +220,6 @@ EDGE_FINISH_SECONDS: {{ int64 .Values.edge.finishSeconds | toString | quote }}
 {{- if .Values.edge.spool.enabled }}
 EDGE_SPOOL: "/var/lib/natterjack"
 {{- end }}
-{{- include "natterjack.common.settings" . }}
 {{- end -}}
 
 {{- /*
