@@ -164,8 +164,8 @@ def images() -> Podman:
 
 
 CONFINED = ("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--cap-drop=ALL",
-            "--security-opt=no-new-privileges")  # fmt: skip
-"""As in compose.yaml: nothing can be written but in /tmp."""
+            "--security-opt=no-new-privileges", "--timeout=600")  # fmt: skip
+"""As in compose.yaml: nothing can be written but in /tmp. And none outlives its test for long."""
 
 
 class WorkerContainer(WorkerProcess):

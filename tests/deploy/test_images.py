@@ -154,6 +154,25 @@ def test_a_worker_without_the_engine_says_what_to_do(containers: Podman) -> None
     assert "natterjack[local]" in done.stderr
 
 
+@pytest.mark.parametrize("what", ["seed", "directory"])
+def test_a_seed_of_another_user_is_said_at_once(
+    containers: Podman, tmp_path: Path, what: str
+) -> None:
+    """The first thing that goes wrong with files in containers: they are root's."""
+    directory = tmp_path / "secrets"
+    directory.mkdir(mode=0o755 if what == "seed" else 0o700)
+    (directory / "worker.nk").touch(mode=0o600)
+    done = containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, f"--volume={directory}:/secrets:ro",
+        "--env=NATS_NKEY=/secrets/worker.nk", "--env=WORKER_PROVIDER=managed",
+        "--env=MANAGED_URL=wss://provider.example", "--env=MANAGED_TOKEN=x", WORKER_IMAGE,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "NATS_NKEY: /secrets/worker.nk cannot be read: Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # ---- sessions -------------------------------------------------------------------------------
 
 
