@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up test soak bench lint unit format clean help system-packages
+.PHONY: demo up test soak bench lint lint-deploy unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,10 +32,20 @@ up: $(VENV)/.local ## keep a whole stack running for development
 system-packages: ## what the tests want from Debian (installs it if root, else says so)
 	@sh tests/system_packages.sh
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev lint-deploy ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Of its own: it pins versions of what the rest of the project uses too.
+$(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
+	@echo "installing checkov (290 MB, once) ..."
+	$(BIN)/python -m venv $(VENV)-checkov
+	$(VENV)-checkov/bin/python -m pip install --quiet --disable-pip-version-check -r tests/deploy/checkov.txt
+	@touch $@
+
+lint-deploy: $(VENV)/.dev $(VENV)-checkov/.done
+	@sh tests/deploy/lint.sh
 
 unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
@@ -53,4 +63,4 @@ format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-checkov .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

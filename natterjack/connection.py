@@ -44,7 +44,10 @@ def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
 
 
 def _options(settings: BrokerSettings) -> dict[str, object]:
-    options: dict[str, object] = {"servers": settings.url.split(",")}
+    options: dict[str, object] = {
+        "servers": settings.url.split(","),
+        "inbox_prefix": settings.inbox_prefix.encode(),
+    }
     if (tls := _tls(settings)) is not None:
         options["tls"] = tls
     for name, path in (("NATS_CREDS", settings.creds), ("NATS_NKEY", settings.nkey)):

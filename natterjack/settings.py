@@ -6,11 +6,12 @@ Each program reads the environment once, in its `__main__`, and passes the froze
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
 
@@ -35,6 +36,12 @@ class BrokerSettings(BaseSettings):
     ca: Path | None = described(None, "CA bundle for the server's certificate")
     cert: Path | None = described(None, "client certificate")
     key: Path | None = described(None, "key of the client certificate")
+    inbox_prefix: str = described(
+        "_INBOX",
+        "what subjects of answers begin with: with users of least privilege, one that no other "
+        "user may read",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+    )
 
 
 Storage = Literal["file", "memory"]
@@ -72,8 +79,15 @@ class LogSettings(BaseSettings):
     log_format: LogFormat = described("auto", "auto: text on a terminal, JSON lines elsewhere")
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseSettings], prefix: str = "") -> None:
-    """A flag for each field of `model`; a flag wins over its environment variable.
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[BaseSettings],
+    prefix: str = "",
+    *,
+    without: Collection[str] = (),
+) -> None:
+    """A flag for each field of `model` but those in `without`; a flag wins over its environment
+    variable.
 
     Secrets get none: a command line can be read by every user of a machine.
     """
@@ -81,7 +95,7 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseSettings], prefix
     env_prefix = model.model_config.get("env_prefix", "")
     for name, field in model.model_fields.items():
         env = f"{env_prefix}{name}".upper()
-        if "SecretStr" in str(field.annotation):
+        if name in without or "SecretStr" in str(field.annotation):
             continue
         default = field.get_default(call_default_factory=True)
         shown = "" if default is None or default == [] else f", default {default}"
@@ -97,8 +111,13 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseSettings], prefix
         )
 
 
-def load(model: type[SettingsT], flags: argparse.Namespace | None = None) -> SettingsT:
-    """`model` from the environment and from flags that `add_flags` made.
+def load(
+    model: type[SettingsT],
+    flags: argparse.Namespace | None = None,
+    secrets_dir: Path | None = None,
+) -> SettingsT:
+    """`model` from flags that `add_flags` made, from the environment, and from files in
+    `secrets_dir` that are named like the variables: of several the first wins.
 
     Raises: UsageError with one line that names each bad setting and says what is wrong with it.
     """
@@ -108,7 +127,10 @@ def load(model: type[SettingsT], flags: argparse.Namespace | None = None) -> Set
         if name.startswith(f"{model.__name__}.")
     }
     try:
-        return model(**given)
+        return model(**given, _secrets_dir=secrets_dir)
+    except SettingsError as error:  # a file that cannot be read, a list that is no JSON
+        where = f" (a file in {secrets_dir}?)" if secrets_dir else ""
+        raise UsageError(f"{error}: {error.__cause__}{where}") from None
     except ValidationError as error:
         env_prefix = model.model_config.get("env_prefix", "")
         wrong = []

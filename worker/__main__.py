@@ -76,7 +76,10 @@ async def _work(flags: argparse.Namespace) -> None:
     providers = Providers(settings)
     for name in settings.providers:
         providers.get(name)  # an unknown provider or a missing key is said now, not in a session
+    health = Health(settings)
     try:
+        await health.start()
+        log.info("waiting for NATS", extra=logs.fields(http=health.address))
         starting = asyncio.ensure_future(
             _start(settings, broker_settings, stream_settings, providers, once=flags.once)
         )
@@ -88,11 +91,12 @@ async def _work(flags: argparse.Namespace) -> None:
             return
         services = starting.result()
         try:
-            await _run(services, stream_settings, stopping)
+            await _run(services, stream_settings, stopping, health)
         finally:
             stopped.cancel()
             await services.broker.close()
     finally:
+        await health.stop()
         await providers.close()
 
 
@@ -145,12 +149,14 @@ def _instance(name: str) -> str:
 
 
 async def _run(
-    services: Services, stream_settings: StreamSettings, stopping: asyncio.Event
+    services: Services,
+    stream_settings: StreamSettings,
+    stopping: asyncio.Event,
+    health: Health,
 ) -> None:
     settings = services.settings
     claimer = Claimer(services)
-    health = Health(services, claimer)
-    await health.start()
+    health.serve(services, claimer)
     # What is there by now stays: the collector need not look at it again and again, nor as often
     # as it would in a program that is short of memory.
     gc.collect()
@@ -162,7 +168,7 @@ async def _run(
             worker=settings.name,
             provider=settings.provider,
             slots=settings.max_sessions,
-            http=f"http://{settings.http_host}:{health.port}",
+            http=health.address,
         ),
     )
     stop_seconds = settings.drain_seconds + _END_SECONDS
@@ -178,6 +184,7 @@ async def _run(
                     services.budgets.run(lambda: claimer.sessions),
                     services.governor.run(),
                     poll(services.providers, services.metrics),
+                    services.providers.watch(),
                     _restore(services, stream_settings),
                     tell_systemd(stopping, stop_seconds),
                 )

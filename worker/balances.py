@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 from typing import Final
 
 from natterjack.log import fields
@@ -33,7 +34,7 @@ async def poll(providers: Providers, metrics: Metrics) -> None:
                 if name not in asked and provider.balance_seconds > 0:
                     asked.add(name)
                     tasks.create_task(
-                        _Poller(name, provider, metrics).run(), name=f"balance {name}"
+                        _Poller(name, providers.made, metrics).run(), name=f"balance {name}"
                     )
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -41,9 +42,10 @@ async def poll(providers: Providers, metrics: Metrics) -> None:
 class _Poller:
     """Asks one provider."""
 
-    def __init__(self, name: str, provider: Provider, metrics: Metrics) -> None:
+    def __init__(self, name: str, made: Mapping[str, Provider], metrics: Metrics) -> None:
+        """`made`: the providers in use. Ours may be made anew, with another key."""
         self._name = name
-        self._provider = provider
+        self._made = made
         self._gauge = metrics.credits_remaining
         self._units: set[str] = set()
         """Told so far."""
@@ -51,11 +53,15 @@ class _Poller:
         """Why the last question failed: what is compared, not what is shown."""
 
     async def run(self) -> None:
-        interval = self._provider.balance_seconds
+        interval = self._made[self._name].balance_seconds
         await asyncio.sleep(interval * random.uniform(0, _FIRST))  # noqa: S311 - no secret
-        while True:
+        while (provider := self._made.get(self._name)) is not None:
+            if provider.balance_seconds <= 0:  # it has no key to ask with any more
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            interval = provider.balance_seconds
             try:
-                await self._ask()
+                await self._ask(provider)
             except ProviderError as error:
                 self._failed(str(error), error.cause, error.code)
             except Exception as error:  # noqa: BLE001 - a stranger's plugin may fail in any way
@@ -67,8 +73,8 @@ class _Poller:
                     log.info("balance is told again", extra=fields(provider=self._name))
             await asyncio.sleep(interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
 
-    async def _ask(self) -> None:
-        balances = await self._provider.balance()
+    async def _ask(self, provider: Provider) -> None:
+        balances = await provider.balance()
         # A unit that is no longer named has nothing left: a used-up balance leaves the list.
         for unit in self._units.difference(balance.unit for balance in balances):
             self._gauge.labels(self._name, unit).set(0)

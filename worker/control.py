@@ -23,6 +23,9 @@ from .provider import Capabilities
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
+_ANSWERED = (b"_INBOX", b"_R_.")
+"""What addresses of answers begin with (`_R_`: from another account). Nobody is to have us publish
+anywhere else."""
 
 
 class Controllable(Protocol):
@@ -63,7 +66,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
             reply, data = waiting.pop(0)
             try:
                 said = await _answer(session, data)
-                if reply:
+                if reply.startswith(_ANSWERED):
                     broker.client.post(
                         reply.decode(), said.model_dump_json(exclude_none=True).encode()
                     )

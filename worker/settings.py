@@ -6,7 +6,7 @@ import os
 import re
 import socket
 
-from pydantic import Field, field_validator
+from pydantic import DirectoryPath, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.settings import described
@@ -28,7 +28,15 @@ class WorkerSettings(BaseSettings):
     )
     http_host: str = described("127.0.0.1", "address of the HTTP port")
     http_port: int = described(
-        9464, "port of /healthz /readyz /metrics /sessions; 0: a free one", ge=0, le=65535
+        9464,
+        "port of /startupz /livez /readyz /healthz /metrics /sessions; 0: a free one",
+        ge=0,
+        le=65535,
+    )
+    secrets_dir: DirectoryPath | None = described(
+        None,
+        "directory of files named like providers' variables, such as DEEPGRAM_API_KEY; a variable "
+        "wins over its file, and a changed file holds for streams opened from then on",
     )
     drain_seconds: float = described(
         5, "at SIGTERM, how long a session may wait for its next final before it moves", ge=0

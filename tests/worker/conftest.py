@@ -82,7 +82,7 @@ async def start_worker(
     """Starts workers that use `emulator`, and sees at the end that none wrote a stack trace."""
     workers: list[WorkerProcess] = []
 
-    async def start(**settings: str) -> WorkerProcess:
+    async def start(**settings: str | None) -> WorkerProcess:
         worker = WorkerProcess(nats_server.url, emulator.url, **{**provider_settings, **settings})
         workers.append(worker)
         await worker.start()

@@ -45,8 +45,9 @@ class WorkerProcess:
     arguments: tuple[str, ...] = ("-m", "worker")
     """Of Python."""
 
-    def __init__(self, nats_url: str, provider_url: str, **settings: str) -> None:
-        self._environment = {
+    def __init__(self, nats_url: str, provider_url: str, **settings: str | None) -> None:
+        """A setting that is None is left out."""
+        environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "DEEPGRAM_"))},
             "NATS_URL": nats_url,
             "NATTERJACK_LOG_FORMAT": "json",
@@ -57,6 +58,7 @@ class WorkerProcess:
             "DEEPGRAM_CATCH_UP_RATE": "8",
             **settings,
         }
+        self._environment = {k: v for k, v in environment.items() if v is not None}
         self.log: list[dict[str, Any]] = []
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -105,9 +107,9 @@ class WorkerProcess:
 
     @property
     def http(self) -> str:
-        ready = self.find("worker ready")
-        assert ready is not None
-        return str(ready["http"])
+        told = self.find("waiting for NATS")
+        assert told is not None
+        return str(told["http"])
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -606,8 +606,8 @@ async def test_max_seconds_ends_a_session(
 
 async def test_http(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
     worker = await start_worker()
-    assert await worker.get("/healthz") == (200, "ok\n")
-    assert await worker.get("/readyz") == (200, "ok\n")
+    for probe in ("/startupz", "/livez", "/readyz", "/healthz"):
+        assert await worker.get(probe) == (200, "ok\n")
     assert await worker.get("/sessions") == (200, "[]")
     nats_server.kill()
 
@@ -615,7 +615,44 @@ async def test_http(nats_server: EmbeddedServer, start_worker: StartWorker) -> N
         return (await worker.get("/readyz"))[0] == 503
 
     await until(unready, "not ready without NATS", 30)
-    assert await worker.get("/healthz") == (200, "ok\n")
+    for probe in ("/startupz", "/livez", "/healthz"):
+        assert await worker.get(probe) == (200, "ok\n"), "nobody is to restart it"
+
+
+async def test_a_worker_that_waits_for_nats_is_alive_and_not_ready(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> None:
+    nats_server.stop()
+    worker = WorkerProcess(nats_server.url, emulator.url)
+    try:
+        await worker.launch()
+        await until(lambda: worker.find("waiting for NATS"), "its port is open", 60)
+        assert await worker.get("/startupz") == (200, "ok\n")
+        assert await worker.get("/livez") == (200, "ok\n")
+        assert await worker.get("/readyz") == (503, "no NATS\n")
+        assert (await worker.get("/metrics"))[0] == 503
+        assert await worker.get("/sessions") == (200, "[]")
+        nats_server.start()
+
+        async def ready() -> bool:
+            return await worker.get("/readyz") == (200, "ok\n")
+
+        await until(ready, "ready once NATS is there", 30)
+        assert (await worker.get("/metrics"))[0] == 200
+    finally:
+        await worker.stop()
+
+
+async def test_a_loop_that_stands_still_is_not_alive(start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    worker.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await worker.get("/livez")
+    finally:
+        worker.signal(signal.SIGCONT)
+    assert await worker.get("/livez") == (200, "ok\n")
 
 
 async def test_streams_in_memory_are_made_again(

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 
 from ..errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
+from .proxy import through
 
 _CLOSE_SECONDS: Final = 0.5
 """How long a closing handshake may take before the connection is aborted."""
@@ -232,6 +233,7 @@ class Connector:
             autoclose=False,
             compress=0,  # audio does not compress, and results are short
             timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+            **through(request.url),
         )
         assert isinstance(connection, _WebSocket)
         return connection

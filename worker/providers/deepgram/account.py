@@ -25,6 +25,7 @@ from ...errors import (
     Unavailable,
 )
 from ...provider import Balance
+from ..proxy import through
 from . import vendor
 from .options import NAME, refused
 from .vendor import MAX_QUOTE
@@ -205,7 +206,10 @@ class Account:
         # `from None`: aiohttp's errors show the request's headers, and with them the key.
         try:
             async with session.get(
-                request.url, headers=request.headers, allow_redirects=False
+                request.url,
+                headers=request.headers,
+                allow_redirects=False,
+                **through(request.url),
             ) as response:
                 status, body = response.status, await _read(response)
         except aiohttp.ClientConnectorError as error:

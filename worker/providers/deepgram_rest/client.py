@@ -5,6 +5,7 @@ from __future__ import annotations
 import aiohttp
 
 from ...errors import Dropped, Stalled, Unavailable
+from ..proxy import through
 from . import protocol
 from .options import NAME
 
@@ -33,7 +34,11 @@ class Client:
         # `from None`: aiohttp's errors show the request's headers, and with them the key.
         try:
             async with self._open().post(
-                request.url, data=recording, headers=request.headers, allow_redirects=False
+                request.url,
+                data=recording,
+                headers=request.headers,
+                allow_redirects=False,
+                **through(request.url),
             ) as response:
                 status, headers = response.status, response.headers
                 body = await response.read()

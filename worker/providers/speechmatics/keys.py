@@ -13,6 +13,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from ...errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
+from ..proxy import through
 from .options import NAME
 from .settings import SpeechmaticsSettings
 
@@ -99,6 +100,7 @@ class Keys:
                     json={"ttl": self._settings.temporary_key_ttl_seconds},
                     headers={"Authorization": f"Bearer {self._api_key.get_secret_value()}"},
                     allow_redirects=False,  # the key is for nobody else
+                    **through(self._settings.management_url),
                 ) as response,
             ):
                 if response.status != 201:

@@ -1,0 +1,335 @@
+{{/* Names, labels, and the parts that several components share. */}}
+
+{{- define "natterjack.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Short enough for the longest ending and a pod's hash behind it. */ -}}
+{{- define "natterjack.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "natterjack.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Of a component: dict "root" $ "component" "worker". Immutable: nothing that a release changes. */ -}}
+{{- define "natterjack.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "natterjack.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component | quote }}
+{{- end -}}
+
+{{- /* And, if given, "more" (map). */ -}}
+{{- define "natterjack.labels" -}}
+{{- $own := include "natterjack.ownLabels" . | fromYaml -}}
+{{- include "natterjack.strings" (merge $own (default dict .more) .root.Values.commonLabels) | trim -}}
+{{- end -}}
+
+{{- define "natterjack.ownLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | quote }}
+{{ include "natterjack.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+app.kubernetes.io/part-of: "natterjack"
+{{- end -}}
+
+{{- /* A map of strings, each value quoted. */ -}}
+{{- define "natterjack.strings" -}}
+{{- range $name, $value := . }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* dict "root" $ "image" .Values.image */ -}}
+{{- define "natterjack.image" -}}
+{{- $registry := default .root.Values.image.registry .image.registry -}}
+{{- $name := .image.repository -}}
+{{- if $registry }}{{ $name = printf "%s/%s" $registry $name }}{{ end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $name .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .root.Chart.AppVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "natterjack.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "natterjack.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Of hooks, which run before the chart's own account is there. */ -}}
+{{- define "natterjack.hookServiceAccountName" -}}
+{{- if .Values.serviceAccount.create }}default{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end -}}
+{{- end -}}
+
+{{- define "natterjack.imagePullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ .name | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The name of the Secret with a component's NATS credentials: dict "root" $ "auth" ... */ -}}
+{{- define "natterjack.natsSecret" -}}
+{{- default .root.Values.nats.auth.existingSecret .auth.existingSecret -}}
+{{- end -}}
+
+{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... */ -}}
+{{- define "natterjack.natsSettings" -}}
+{{- $nats := .root.Values.nats -}}
+NATS_URL: {{ $nats.url | quote }}
+{{- if include "natterjack.natsSecret" . }}
+NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
+{{- end }}
+{{- if .auth.inboxPrefix }}
+NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
+{{- else if and (include "natterjack.natsSecret" .) (hasSuffix ".nk" .auth.key) }}
+NATS_INBOX_PREFIX: {{ printf "_INBOX_%s" (trimSuffix ".nk" .auth.key) | quote }}
+{{- end }}
+{{- if $nats.tls.caSecret }}
+NATS_CA: "/etc/natterjack/nats/ca/ca.crt"
+{{- end }}
+{{- if $nats.tls.certSecret }}
+NATS_CERT: "/etc/natterjack/nats/cert/tls.crt"
+NATS_KEY: "/etc/natterjack/nats/cert/tls.key"
+{{- end }}
+{{- end -}}
+
+{{- define "natterjack.natsVolumeMounts" -}}
+{{- if include "natterjack.natsSecret" . }}
+- name: nats-user
+  mountPath: /etc/natterjack/nats/user
+  readOnly: true
+{{- end }}
+{{- if .root.Values.nats.tls.caSecret }}
+- name: nats-ca
+  mountPath: /etc/natterjack/nats/ca
+  readOnly: true
+{{- end }}
+{{- if .root.Values.nats.tls.certSecret }}
+- name: nats-cert
+  mountPath: /etc/natterjack/nats/cert
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- /* A pod gets its own role's credentials out of the Secret, and no other. */ -}}
+{{- define "natterjack.natsVolumes" -}}
+{{- $tls := .root.Values.nats.tls -}}
+{{- with include "natterjack.natsSecret" . }}
+- name: nats-user
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items:
+      - key: {{ $.auth.key | quote }}
+        path: credentials
+{{- end }}
+{{- with $tls.caSecret }}
+- name: nats-ca
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items:
+      - key: {{ $tls.caKey | quote }}
+        path: ca.crt
+{{- end }}
+{{- with $tls.certSecret }}
+- name: nats-cert
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{- /* Settings of streams: for the job that makes them, and for workers, which compare. */ -}}
+{{- define "natterjack.streamSettings" -}}
+{{- with .Values.streams -}}
+NATTERJACK_STREAM_REPLICAS: {{ int64 .replicas | toString | quote }}
+NATTERJACK_AUDIO_STORAGE: {{ .audioStorage | quote }}
+NATTERJACK_AUDIO_MAX_AGE_SECONDS: {{ int64 .audioMaxAgeSeconds | toString | quote }}
+NATTERJACK_AUDIO_MAX_BYTES: {{ int64 .audioMaxBytes | toString | quote }}
+NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS: {{ int64 .transcriptsMaxAgeSeconds | toString | quote }}
+NATTERJACK_LEASE_SECONDS: {{ int64 .leaseSeconds | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "natterjack.logSettings" -}}
+NATTERJACK_LOG_LEVEL: {{ .Values.log.level | quote }}
+NATTERJACK_LOG_FORMAT: {{ .Values.log.format | quote }}
+{{- end -}}
+
+{{- define "natterjack.worker.settings" -}}
+{{- $worker := .Values.worker -}}
+WORKER_PROVIDER: {{ $worker.provider | quote }}
+WORKER_MAX_SESSIONS: {{ int64 $worker.maxSessions | toString | quote }}
+WORKER_DRAIN_SECONDS: {{ int64 $worker.drain.finishSeconds | toString | quote }}
+WORKER_HTTP_HOST: {{ $worker.httpHost | quote }}
+WORKER_HTTP_PORT: "9464"
+{{- if include "natterjack.worker.keys" . }}
+WORKER_SECRETS_DIR: "/etc/natterjack/keys"
+{{- end }}
+NATTERJACK_CREATE_STREAMS: {{ $worker.createStreams | toString | quote }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth) }}
+{{ include "natterjack.streamSettings" . }}
+{{ include "natterjack.logSettings" . }}
+{{- with .Values.proxy }}
+{{- if .url }}
+HTTPS_PROXY: {{ .url | quote }}
+{{- end }}
+{{- if .noProxy }}
+NO_PROXY: {{ .noProxy | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.caBundle.existingConfigMap }}
+SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
+{{- end }}
+{{- end -}}
+
+{{- /* Sources of the volume with provider keys, each file named like its variable. */ -}}
+{{- define "natterjack.worker.keys" -}}
+{{- $variables := dict -}}
+{{- range $name, $provider := .Values.providers }}
+{{- if $provider.enabled }}
+{{- if hasKey $variables $provider.variable -}}
+{{- fail (printf "providers.%s.variable and providers.%s.variable are both %s: switch one off (providers that share an account share its key)" (get $variables $provider.variable) $name $provider.variable) -}}
+{{- end -}}
+{{- $_ := set $variables $provider.variable $name }}
+- secret:
+    name: {{ required (printf "providers.%s.existingSecret is empty: name the Secret with its key" $name) $provider.existingSecret | quote }}
+    items:
+      - key: {{ $provider.key | quote }}
+        path: {{ $provider.variable | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "natterjack.edge.settings" -}}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.edge.auth) }}
+{{ include "natterjack.logSettings" . }}
+EDGE_FINISH_SECONDS: {{ int64 .Values.edge.finishSeconds | toString | quote }}
+{{- if .Values.edge.spool.enabled }}
+EDGE_SPOOL: "/var/lib/natterjack"
+{{- end }}
+{{- end -}}
+
+{{- /*
+The settings of a component, the user's own among them, as a map:
+dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map)
+*/ -}}
+{{- define "natterjack.allSettings" -}}
+{{- $all := .settings | fromYaml -}}
+{{- range $name, $value := .more }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" $name) -}}
+{{- if hasKey $all $name -}}
+{{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
+{{- end -}}
+{{- $_ := set $all $name $value -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{- /* Values can be read by all who may read the release: dict "at" ... "name" (of a variable) */ -}}
+{{- define "natterjack.noSecret" -}}
+{{- if regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name -}}
+{{- fail (printf "%s: %s is a secret, and values are not secret: put it into a Secret, and name that under providers (or in extraEnv with valueFrom)" .at .name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+Extra entries of `env`, none of which may be there already: duplicates are refused by the API server.
+dict "taken" (map) "env" (list) "at" (name of the list)
+*/ -}}
+{{- define "natterjack.extraEnv" -}}
+{{- $taken := deepCopy .taken -}}
+{{- range .env }}
+{{- if hasKey $taken .name -}}
+{{- fail (printf "%s: %s is set already, by the chart or by an earlier entry; it may be set once" $.at .name) -}}
+{{- end -}}
+{{- $_ := set $taken .name "" }}
+{{- if hasKey . "value" }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" .name) }}
+- name: {{ .name | quote }}
+  value: {{ .value | quote }}
+{{- else }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Restricted Pod Security. */ -}}
+{{- define "natterjack.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ int64 .Values.podSecurityContext.runAsUser }}
+runAsGroup: {{ int64 .Values.podSecurityContext.runAsGroup }}
+fsGroup: {{ int64 .Values.podSecurityContext.fsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "natterjack.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: ["ALL"]
+{{- end -}}
+
+{{- /* Spread over zones and hosts as far as that is possible: dict "root" $ "component" ... "constraints" ... */ -}}
+{{- define "natterjack.topologySpread" -}}
+{{- if .constraints }}
+{{- toYaml .constraints }}
+{{- else -}}
+{{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "natterjack.selectorLabels" $ | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Sessions a worker at which another one is added: 70 % of what it can hold, unless said. */ -}}
+{{- define "natterjack.targetSessions" -}}
+{{- if .Values.autoscaling.targetSessionsPerWorker -}}
+{{- int64 .Values.autoscaling.targetSessionsPerWorker -}}
+{{- else -}}
+{{- max 1 (div (mul (int64 .Values.worker.maxSessions) 70) 100) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The worker's own bounds behind a drain add up to 25 s; the rest is for the kubelet. */ -}}
+{{- define "natterjack.terminationGrace" -}}
+{{- add (int64 .Values.worker.drain.finishSeconds) (int64 .Values.worker.drain.handoverSeconds) 30 -}}
+{{- end -}}
+
+{{- /* Egress that every component needs: names, and NATS. */ -}}
+{{- define "natterjack.baseEgress" -}}
+{{- /* To anywhere: a DNS cache on the node is no pod. */ -}}
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+- ports:
+    - port: {{ int64 .Values.networkPolicy.nats.port }}
+      protocol: TCP
+  {{- with .Values.networkPolicy.nats.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
