@@ -156,7 +156,7 @@ def images() -> Podman:
             old = (
                 "--force",
                 "--filter",
-                "until=72h",
+                "until=24h",
             )  # younger layers save the next run their making
             containers.run("podman", "image", "prune", *old, check=False)
             built.write_text(run)
