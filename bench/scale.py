@@ -37,12 +37,11 @@ from natterjack.audio import MSG_ID
 from natterjack.connection import connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import NatterjackError
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import BrokerSettings, Storage, StreamSettings
 from natterjack.streams import AUDIO, stream_configs
 from natterjack.subjects import AUDIO_PREFIX
 from natterjack.table import table
 from tests.faults.cluster import Cluster
-from tests.waiting import until
 
 from .emulator import percentiles
 from .processes import Program, cpu_seconds, program, resident_bytes, say
@@ -65,13 +64,15 @@ class Case(NamedTuple):
     nodes: int = 3
     """And as many replicas; 1 or 3."""
     streams: int = 1
+    storage: Storage = "file"
 
 
 CASES = (
     *(Case(sessions, nodes=1) for sessions in (100, 400, 1000, 2000)),
-    *(Case(sessions) for sessions in (100, 200, 400, 600, 800)),
+    *(Case(sessions) for sessions in (100, 200, 400, 600, 800, 1000, 1500)),
     *(Case(sessions, chunk_ms=200) for sessions in (400, 800)),
     Case(400, streams=3),
+    Case(800, storage="memory"),
 )
 
 
@@ -83,6 +84,7 @@ class Point:
     chunk_ms: int
     nodes: int
     streams: int
+    storage: Storage
     due_per_s: float
     """Chunks that are due a second."""
     acknowledged: float
@@ -196,7 +198,7 @@ async def _make_streams(
 ) -> list[EmbeddedServer]:
     """Make the stream of audio as the project makes it, or several of its kind; the nodes, the
     leader of the first one at the front."""
-    settings = StreamSettings(stream_replicas=case.nodes)
+    settings = StreamSettings(stream_replicas=case.nodes, audio_storage=case.storage)
     (wanted,) = (config for config in stream_configs(settings) if config.name == AUDIO)
     leader = ""
     for number in range(case.streams):
@@ -232,7 +234,16 @@ def _written(pid: int) -> int:
 
 def print_points(points: Sequence[Point]) -> None:
     head = (
-        *("sessions", "chunk ms", "nodes", "streams", "chunks/s", "stored", "ack p50/99 ms"),
+        *(
+            "sessions",
+            "chunk ms",
+            "nodes",
+            "streams",
+            "kept in",
+            "chunks/s",
+            "stored",
+            "ack p50/99 ms",
+        ),
         *("cores, leader first", "CPU s/h", "MB/s written", "MB", "publisher", "late ms"),
     )
     rows = [
@@ -241,6 +252,7 @@ def print_points(points: Sequence[Point]) -> None:
             str(point.chunk_ms),
             str(point.nodes),
             str(point.streams),
+            point.storage,
             f"{point.due_per_s:.0f}",
             f"{point.acknowledged:.3f}",
             "/".join(f"{point.ack_ms.get(part, 0):.1f}" for part in ("p50", "p99")),
@@ -280,18 +292,16 @@ async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
     ):
         js = broker.client.jetstream()
         await js.add_stream(name="SCALE", subjects=["scale.>"], duplicate_window=600)
+        stored: list[asyncio.Future[int]] = []
         for number in range(messages):
             # As long as those of sessions.
             subject = f"scale.tenant.conversation-{number if subjects else 0:09}.speaker.final"
             headers = {MSG_ID: f"00000000-0000-0000-0000-000000000000:{number}"} if ids else {}
-            broker.client.post(subject, b"", headers=headers)
-            if number % 1000 == 999:
-                await broker.client.flush()
-
-        async def stored() -> bool:
-            return (await js.stream_info("SCALE")).state.messages >= messages
-
-        await until(stored, "all is stored", _BEGIN_S)
+            stored.append(await broker.acks.publish(subject, b"", headers, _BEGIN_S))
+            if len(stored) == 1000:
+                await asyncio.gather(*stored)
+                stored.clear()
+        await asyncio.gather(*stored)
         return resident_bytes(node.pid)
 
 
@@ -435,6 +445,7 @@ async def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
     parser.add_argument("--streams", type=int, default=1, help="to spread the sessions over")
+    parser.add_argument("--storage", choices=("file", "memory"), default="file")
     parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
     parser.add_argument("--publish", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -445,7 +456,7 @@ async def main() -> None:
         for what, size in (await measure_memory()).items():
             print(f"{what:16}{size:.0f}")
         return
-    shape = (arguments.chunk_ms, arguments.nodes, arguments.streams)
+    shape = (arguments.chunk_ms, arguments.nodes, arguments.streams, arguments.storage)
     cases = [Case(sessions, *shape) for sessions in arguments.sessions or ()]
     try:
         print_points(await measure(arguments.seconds, cases or CASES))
