@@ -30,15 +30,16 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import uvloop
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from natterjack.audio import MSG_ID
-from natterjack.connection import connected
+from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import NatterjackError
 from natterjack.settings import BrokerSettings, Storage, StreamSettings
-from natterjack.streams import AUDIO, stream_configs
+from natterjack.streams import AUDIO, CONSUMER, SESSIONS, ensure, stream_configs
 from natterjack.subjects import AUDIO_PREFIX
 from natterjack.table import table
 from tests.faults.cluster import Cluster
@@ -270,6 +271,98 @@ def print_points(points: Sequence[Point]) -> None:
         print("!: not stored in time")
 
 
+# ---- leases -------------------------------------------------------------------------------------
+
+
+class Leases(NamedTuple):
+    """What it costs to keep so many leases with three nodes, each renewed once a second."""
+
+    leases: int
+    cpu_share: list[float]
+    """Of one core, of each node, the consumer's leader first."""
+    sent: float
+    """Heartbeats that were sent of those that were due."""
+    run_out: int
+    """Leases that the broker gave to another all the same."""
+
+
+async def measure_leases(seconds: float, counts: Sequence[int]) -> list[Leases]:
+    """Raises: BrokerError."""
+    return [await _leases(count, seconds) for count in counts]
+
+
+async def _leases(count: int, seconds: float) -> Leases:
+    async with _nodes(3) as nodes:
+        url = ",".join(node.url for node in nodes)
+        async with connected(BrokerSettings(url=url), name="bench") as broker:
+            settings = StreamSettings(stream_replicas=3)
+            async with asyncio.timeout(_BEGIN_S):
+                while True:  # a cluster that has just begun has no leader yet
+                    try:
+                        js = await ensure(broker, settings)
+                        break
+                    except NatterjackError:
+                        await asyncio.sleep(0.25)
+            held = await _hold(js, broker, count)
+            info = await js.consumer_info(SESSIONS, CONSUMER)
+            leader = info.cluster.leader if info.cluster is not None else ""
+            nodes = sorted(nodes, key=lambda node: node.store.name != leader)
+            beats = [0]
+            beating = asyncio.create_task(_beat(broker, held, beats))
+            await asyncio.sleep(_SETTLE_S)
+            before, began = [cpu_seconds(node.pid) for node in nodes], time.monotonic()
+            sent_before = beats[0]
+            await asyncio.sleep(seconds)
+            took = time.monotonic() - began
+            sent = beats[0] - sent_before
+            after = [cpu_seconds(node.pid) for node in nodes]
+            info = await js.consumer_info(SESSIONS, CONSUMER)
+            beating.cancel()
+    shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
+    return Leases(count, shares, sent / took / count, info.num_redelivered or 0)
+
+
+async def _hold(js: JetStreamContext, broker: Broker, count: int) -> list[str]:
+    """Ask for so many sessions and take them all; where each lease is renewed."""
+    requested = [
+        await broker.acks.publish(f"stt.session.t.c{number}.s", b"{}", {}, _BEGIN_S)
+        for number in range(count)
+    ]
+    await asyncio.gather(*requested)
+    leases = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
+    held: list[str] = []
+    while len(held) < count:
+        held += [message.reply for message in await leases.fetch(min(500, count - len(held)))]
+        for reply in held[:-500]:  # those that are held already, so that they do not run out
+            broker.client.post(reply, Msg.Ack.Progress)
+    return held
+
+
+async def _beat(broker: Broker, held: Sequence[str], beats: list[int]) -> None:
+    """Renew each lease once a second, spread evenly, until cancelled; counts in `beats`."""
+    began = time.monotonic()
+    while True:
+        due = int((time.monotonic() - began) * len(held))
+        while beats[0] < due:
+            broker.client.post(held[beats[0] % len(held)], Msg.Ack.Progress)
+            beats[0] += 1
+        await asyncio.sleep(_SLOT_S)
+
+
+def print_leases(points: Sequence[Leases]) -> None:
+    head = ("leases", "cores, leader first", "sent", "run out")
+    rows = [
+        (
+            str(point.leases),
+            " ".join(f"{share:.2f}" for share in point.cpu_share),
+            f"{point.sent:.3f}",
+            str(point.run_out),
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(len(head))), sep="\n")
+
+
 # ---- memory -------------------------------------------------------------------------------------
 
 
@@ -447,6 +540,7 @@ async def main() -> None:
     parser.add_argument("--streams", type=int, default=1, help="to spread the sessions over")
     parser.add_argument("--storage", choices=("file", "memory"), default="file")
     parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
+    parser.add_argument("--leases", type=int, nargs="+", help="so many leases of sessions, instead")
     parser.add_argument("--publish", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.publish:
@@ -455,6 +549,9 @@ async def main() -> None:
     if arguments.memory:
         for what, size in (await measure_memory()).items():
             print(f"{what:16}{size:.0f}")
+        return
+    if arguments.leases:
+        print_leases(await measure_leases(arguments.seconds, arguments.leases))
         return
     shape = (arguments.chunk_ms, arguments.nodes, arguments.streams, arguments.storage)
     cases = [Case(sessions, *shape) for sessions in arguments.sessions or ()]
