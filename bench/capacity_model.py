@@ -48,9 +48,9 @@ class Inputs:
     # Broker
     replicas: int = _input(3, "of each stream, on as many nodes")
     kept_s: float = _input(900, "NATTERJACK_AUDIO_MAX_AGE_SECONDS")
-    disk_per_byte: float = _input(1.21, "that a node's disk holds for each byte kept")
+    disk_per_byte: float = _input(1.2, "that a node's disk holds for each byte kept")
     written_per_byte: float = _input(2.1, "that a node writes for each byte stored")
-    node_cpu_s_per_hour: float = _input(10.8, "of the busiest node, an hour of audio")
+    node_cpu_s_per_hour: float = _input(2.7, "of the busiest node, an hour of audio")
     events_per_s: float = _input(0.75, "kept, of a session that speaks: finals, turns")
     event_bytes: float = _input(830, "of one, with its headers")
     events_kept_s: float = _input(604_800, "NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS")
@@ -58,12 +58,12 @@ class Inputs:
     record_bytes: float = _input(
         800, "of a session's record and checkpoints, written over each second"
     )
-    id_bytes: float = _input(150, "of memory for a chunk's id, which is known for two minutes")
+    id_bytes: float = _input(230, "of memory for a chunk's id, which is known for two minutes")
     subject_bytes: float = _input(
-        150, "of memory for a subject of STT_TRANSCRIPTS; a session has four"
+        270, "of memory for a subject of STT_TRANSCRIPTS; a session has four"
     )
     # What a cell is planned to carry
-    stream_messages_per_s: float = _input(10_000, "that one STT_AUDIO stores")
+    stream_messages_per_s: float = _input(12_500, "that one STT_AUDIO stores")
     node_cores: float = _input(8, "of a node")
     node_core_use: float = _input(0.5, "of them that is planned for")
     node_gbit_per_s: float = _input(10, "of a node's network, each way")

@@ -30,19 +30,19 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import uvloop
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from natterjack.audio import MSG_ID
-from natterjack.connection import connected
+from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import NatterjackError
-from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import AUDIO, stream_configs
+from natterjack.settings import BrokerSettings, Storage, StreamSettings
+from natterjack.streams import AUDIO, CONSUMER, SESSIONS, ensure, stream_configs
 from natterjack.subjects import AUDIO_PREFIX
 from natterjack.table import table
 from tests.faults.cluster import Cluster
-from tests.waiting import until
 
 from .emulator import percentiles
 from .processes import Program, cpu_seconds, program, resident_bytes, say
@@ -65,13 +65,15 @@ class Case(NamedTuple):
     nodes: int = 3
     """And as many replicas; 1 or 3."""
     streams: int = 1
+    storage: Storage = "file"
 
 
 CASES = (
     *(Case(sessions, nodes=1) for sessions in (100, 400, 1000, 2000)),
-    *(Case(sessions) for sessions in (100, 200, 400, 600, 800)),
+    *(Case(sessions) for sessions in (100, 200, 400, 600, 800, 1000, 1500)),
     *(Case(sessions, chunk_ms=200) for sessions in (400, 800)),
     Case(400, streams=3),
+    Case(800, storage="memory"),
 )
 
 
@@ -83,6 +85,7 @@ class Point:
     chunk_ms: int
     nodes: int
     streams: int
+    storage: Storage
     due_per_s: float
     """Chunks that are due a second."""
     acknowledged: float
@@ -196,7 +199,7 @@ async def _make_streams(
 ) -> list[EmbeddedServer]:
     """Make the stream of audio as the project makes it, or several of its kind; the nodes, the
     leader of the first one at the front."""
-    settings = StreamSettings(stream_replicas=case.nodes)
+    settings = StreamSettings(stream_replicas=case.nodes, audio_storage=case.storage)
     (wanted,) = (config for config in stream_configs(settings) if config.name == AUDIO)
     leader = ""
     for number in range(case.streams):
@@ -232,7 +235,16 @@ def _written(pid: int) -> int:
 
 def print_points(points: Sequence[Point]) -> None:
     head = (
-        *("sessions", "chunk ms", "nodes", "streams", "chunks/s", "stored", "ack p50/99 ms"),
+        *(
+            "sessions",
+            "chunk ms",
+            "nodes",
+            "streams",
+            "kept in",
+            "chunks/s",
+            "stored",
+            "ack p50/99 ms",
+        ),
         *("cores, leader first", "CPU s/h", "MB/s written", "MB", "publisher", "late ms"),
     )
     rows = [
@@ -241,6 +253,7 @@ def print_points(points: Sequence[Point]) -> None:
             str(point.chunk_ms),
             str(point.nodes),
             str(point.streams),
+            point.storage,
             f"{point.due_per_s:.0f}",
             f"{point.acknowledged:.3f}",
             "/".join(f"{point.ack_ms.get(part, 0):.1f}" for part in ("p50", "p99")),
@@ -256,6 +269,98 @@ def print_points(points: Sequence[Point]) -> None:
     print(*table([head, *rows], right=range(len(head))), sep="\n")
     if any(not point.carried for point in points):
         print("!: not stored in time")
+
+
+# ---- leases -------------------------------------------------------------------------------------
+
+
+class Leases(NamedTuple):
+    """What it costs to keep so many leases with three nodes, each renewed once a second."""
+
+    leases: int
+    cpu_share: list[float]
+    """Of one core, of each node, the consumer's leader first."""
+    sent: float
+    """Heartbeats that were sent of those that were due."""
+    run_out: int
+    """Leases that the broker gave to another all the same."""
+
+
+async def measure_leases(seconds: float, counts: Sequence[int]) -> list[Leases]:
+    """Raises: BrokerError."""
+    return [await _leases(count, seconds) for count in counts]
+
+
+async def _leases(count: int, seconds: float) -> Leases:
+    async with _nodes(3) as nodes:
+        url = ",".join(node.url for node in nodes)
+        async with connected(BrokerSettings(url=url), name="bench") as broker:
+            settings = StreamSettings(stream_replicas=3)
+            async with asyncio.timeout(_BEGIN_S):
+                while True:  # a cluster that has just begun has no leader yet
+                    try:
+                        js = await ensure(broker, settings)
+                        break
+                    except NatterjackError:
+                        await asyncio.sleep(0.25)
+            held = await _hold(js, broker, count)
+            info = await js.consumer_info(SESSIONS, CONSUMER)
+            leader = info.cluster.leader if info.cluster is not None else ""
+            nodes = sorted(nodes, key=lambda node: node.store.name != leader)
+            beats = [0]
+            beating = asyncio.create_task(_beat(broker, held, beats))
+            await asyncio.sleep(_SETTLE_S)
+            before, began = [cpu_seconds(node.pid) for node in nodes], time.monotonic()
+            sent_before = beats[0]
+            await asyncio.sleep(seconds)
+            took = time.monotonic() - began
+            sent = beats[0] - sent_before
+            after = [cpu_seconds(node.pid) for node in nodes]
+            info = await js.consumer_info(SESSIONS, CONSUMER)
+            beating.cancel()
+    shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
+    return Leases(count, shares, sent / took / count, info.num_redelivered or 0)
+
+
+async def _hold(js: JetStreamContext, broker: Broker, count: int) -> list[str]:
+    """Ask for so many sessions and take them all; where each lease is renewed."""
+    requested = [
+        await broker.acks.publish(f"stt.session.t.c{number}.s", b"{}", {}, _BEGIN_S)
+        for number in range(count)
+    ]
+    await asyncio.gather(*requested)
+    leases = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
+    held: list[str] = []
+    while len(held) < count:
+        held += [message.reply for message in await leases.fetch(min(500, count - len(held)))]
+        for reply in held[:-500]:  # those that are held already, so that they do not run out
+            broker.client.post(reply, Msg.Ack.Progress)
+    return held
+
+
+async def _beat(broker: Broker, held: Sequence[str], beats: list[int]) -> None:
+    """Renew each lease once a second, spread evenly, until cancelled; counts in `beats`."""
+    began = time.monotonic()
+    while True:
+        due = int((time.monotonic() - began) * len(held))
+        while beats[0] < due:
+            broker.client.post(held[beats[0] % len(held)], Msg.Ack.Progress)
+            beats[0] += 1
+        await asyncio.sleep(_SLOT_S)
+
+
+def print_leases(points: Sequence[Leases]) -> None:
+    head = ("leases", "cores, leader first", "sent", "run out")
+    rows = [
+        (
+            str(point.leases),
+            " ".join(f"{share:.2f}" for share in point.cpu_share),
+            f"{point.sent:.3f}",
+            str(point.run_out),
+        )
+        for point in points
+    ]
+    print(*table([head, *rows], right=range(len(head))), sep="\n")
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -280,18 +385,16 @@ async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
     ):
         js = broker.client.jetstream()
         await js.add_stream(name="SCALE", subjects=["scale.>"], duplicate_window=600)
+        stored: list[asyncio.Future[int]] = []
         for number in range(messages):
             # As long as those of sessions.
             subject = f"scale.tenant.conversation-{number if subjects else 0:09}.speaker.final"
             headers = {MSG_ID: f"00000000-0000-0000-0000-000000000000:{number}"} if ids else {}
-            broker.client.post(subject, b"", headers=headers)
-            if number % 1000 == 999:
-                await broker.client.flush()
-
-        async def stored() -> bool:
-            return (await js.stream_info("SCALE")).state.messages >= messages
-
-        await until(stored, "all is stored", _BEGIN_S)
+            stored.append(await broker.acks.publish(subject, b"", headers, _BEGIN_S))
+            if len(stored) == 1000:
+                await asyncio.gather(*stored)
+                stored.clear()
+        await asyncio.gather(*stored)
         return resident_bytes(node.pid)
 
 
@@ -435,7 +538,9 @@ async def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
     parser.add_argument("--streams", type=int, default=1, help="to spread the sessions over")
+    parser.add_argument("--storage", choices=("file", "memory"), default="file")
     parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
+    parser.add_argument("--leases", type=int, nargs="+", help="so many leases of sessions, instead")
     parser.add_argument("--publish", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.publish:
@@ -445,7 +550,10 @@ async def main() -> None:
         for what, size in (await measure_memory()).items():
             print(f"{what:16}{size:.0f}")
         return
-    shape = (arguments.chunk_ms, arguments.nodes, arguments.streams)
+    if arguments.leases:
+        print_leases(await measure_leases(arguments.seconds, arguments.leases))
+        return
+    shape = (arguments.chunk_ms, arguments.nodes, arguments.streams, arguments.storage)
     cases = [Case(sessions, *shape) for sessions in arguments.sessions or ()]
     try:
         print_points(await measure(arguments.seconds, cases or CASES))
