@@ -64,4 +64,4 @@ format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV)-checkov .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-checkov .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

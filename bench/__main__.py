@@ -23,7 +23,7 @@ from typing import Any
 from natterjack.embedded import find_binary
 from natterjack.errors import NatterjackError
 
-from . import broker, convert, edge, engine, peer_losses, peers, relay, stages
+from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
 from .processes import say
 
 Part = Callable[[argparse.Namespace], Awaitable[Any]]
@@ -64,6 +64,10 @@ async def _broker(arguments: argparse.Namespace) -> Any:
     return _points(broker, await broker.measure(arguments.seconds))
 
 
+async def _scale(arguments: argparse.Namespace) -> Any:
+    return _points(scale, await scale.measure(arguments.seconds))
+
+
 async def _peers(arguments: argparse.Namespace) -> Any:
     # Given in the same way as the peers are: chunks that are due within 4 ms together.
     ours = [
@@ -96,6 +100,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "edge": ("the edge agent", _edge),
     "engine": ("the embedded engine", _engine),
     "broker": ("nats-server under a worker", _broker),
+    "scale": ("audio of many sessions into one stream, of one node and of three", _scale),
     "peers": ("other programs on the same emulator", _peers),
     "losses": ("words lost when a provider drops its connection, or goes mute", _losses),
 }

@@ -24,6 +24,7 @@ from natterjack import tracing
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.log import fields
 from natterjack.programs import run_loop
+from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
 from natterjack.subjects import SessionKey
 
@@ -54,6 +55,9 @@ from .sources import DEVICE_THREADS, Source
 from .spool import Origin, Spool, SpooledBacklog, resumable
 
 log = logging.getLogger("edge_capture")
+
+_END_SECONDS = 10.0
+"""Beyond the finish time: what closing the source, the connection and the spool may take."""
 
 _EXAMPLES = """\
 examples:
@@ -202,7 +206,14 @@ async def _capture(flags: argparse.Namespace) -> int:
             _announce(sessions)
             options = RunOptions(flags.once, flags.wait, flags.quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
-            return await Agent(source, sessions, broker, options, spool, leftovers).run(stop)
+            agent = Agent(source, sessions, broker, options, spool, leftovers)
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(
+                    tell_systemd(stop, edge.finish_seconds + _END_SECONDS), name="systemd"
+                )
+                code = await agent.run(stop)
+                telling.cancel()
+            return code
         finally:
             source.close()
             if spool:

@@ -11,6 +11,7 @@ but the oldest is tried again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -159,8 +160,9 @@ class Publisher:
         self._inbox = broker.client.new_inbox()
         self._reconnected()
         broker.on_reconnect.add(self._reconnected)
+        arrivals = None
         try:
-            await broker.client.listen(f"{self._inbox}.*", self._answered)
+            arrivals = await broker.client.listen(f"{self._inbox}.*", self._answered)
             while not (self.finished.is_set() or broker.client.is_closed):
                 self._wake.clear()
                 self._send_due(broker)
@@ -172,6 +174,9 @@ class Publisher:
         finally:
             self._clear_alarm()
             broker.on_reconnect.discard(self._reconnected)
+            if arrivals is not None:
+                with contextlib.suppress(NatsError):
+                    await arrivals.end()
 
     def _set_alarm(self) -> None:
         """Have `run` woken when time alone may make something due. A timer that is early enough is

@@ -10,7 +10,15 @@ from collections.abc import Awaitable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import budget_command, limits_command, plugin_list, sessions_command
+from . import (
+    budget_command,
+    erase_command,
+    limits_command,
+    plugin_list,
+    sessions_command,
+    streams_command,
+    users_command,
+)
 from . import log as logs
 from .captions import Captions
 from .connection import connected
@@ -59,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     budget_command.add_to(commands)
     limits_command.add_to(commands)
     sessions_command.add_to(commands)
+    streams_command.add_to(commands)
+    erase_command.add_to(commands)
+    users_command.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
     return parser
@@ -106,6 +117,10 @@ def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
         return limits_command.run(flags)
     if flags.command == "sessions":
         return sessions_command.run(flags)
+    if flags.command == "streams":
+        return streams_command.run(flags)
+    if flags.command == "erase":
+        return erase_command.run(flags)
     return _tail(flags)
 
 
@@ -116,6 +131,8 @@ def main() -> None:
         logs.configure(load(LogSettings, flags))
         if flags.command == "plugins":
             sys.exit(plugin_list.show(as_json=flags.json))
+        if flags.command == "users":
+            sys.exit(users_command.run(flags))
 
         async def run() -> int:
             return await _chosen(flags)

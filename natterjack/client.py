@@ -242,7 +242,7 @@ class Client(NatsClient):
             # cancelled from outside; then nats-py writes so too.)
             if self._pending:
                 wire.write(b"".join(self._pending))
-                self.forget_unsent()
+            self.forget_unsent()
             return
         queue = self._flush_queue
         if queue is not None and queue.empty():  # else it is about to be written

@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
@@ -43,12 +44,15 @@ def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
 
 
 def _options(settings: BrokerSettings) -> dict[str, object]:
-    options: dict[str, object] = {"servers": settings.url.split(",")}
+    options: dict[str, object] = {
+        "servers": settings.url.split(","),
+        "inbox_prefix": settings.inbox_prefix.encode(),
+    }
     if (tls := _tls(settings)) is not None:
         options["tls"] = tls
     for name, path in (("NATS_CREDS", settings.creds), ("NATS_NKEY", settings.nkey)):
-        if path is not None and not path.is_file():
-            raise UsageError(f"{name}: there is no file {path}")
+        if path is not None:
+            _check_readable(name, path)
     if settings.creds:
         options["user_credentials"] = str(settings.creds)
     if settings.nkey:
@@ -57,6 +61,16 @@ def _options(settings: BrokerSettings) -> dict[str, object]:
         options["user"] = settings.user
         options["password"] = settings.password.get_secret_value() if settings.password else ""
     return options
+
+
+def _check_readable(name: str, path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise UsageError(f"{name}: there is no file {path}") from None
+    except OSError as error:  # in a container: a file of another user
+        raise UsageError(f"{name}: {path} cannot be read: {error.strerror}") from None
 
 
 def shown(urls: str) -> str:

@@ -44,6 +44,10 @@ class EmbeddedServer:
         assert self._process is not None
         return self._process.pid
 
+    def where_kept(self) -> tuple[str | Path, ...]:
+        """Arguments that say where JetStream keeps what it stores."""
+        return "-js", "-sd", self.store / "jetstream"
+
     def start(self, timeout: float = 15) -> None:
         """Start; return when clients can connect. Raises BrokerUnreachable with its last words."""
         self.store.mkdir(parents=True, exist_ok=True)
@@ -51,8 +55,7 @@ class EmbeddedServer:
             stale.unlink()
         self._process = subprocess.Popen(
             [
-                find_binary(), "-js", "-sd", self.store / "jetstream",
-                "-a", "127.0.0.1", "-p", str(self.port),
+                find_binary(), *self.where_kept(), "-a", "127.0.0.1", "-p", str(self.port),
                 "-l", self.log_path, "--ports_file_dir", self.store, *self._extra,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

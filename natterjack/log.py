@@ -49,3 +49,9 @@ def configure(settings: LogSettings) -> None:
     root.setLevel(settings.log_level.upper())
     # nats-py logs each failed attempt with a traceback; connection.py says it in one line.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that a TLS connection cannot be half closed, which asyncio says at each end of one."""
+    return not record.getMessage().startswith("returning true from eof_received()")

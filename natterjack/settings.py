@@ -6,6 +6,7 @@ Each program reads the environment once, in its `__main__`, and passes the froze
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +36,12 @@ class BrokerSettings(BaseSettings):
     ca: Path | None = described(None, "CA bundle for the server's certificate")
     cert: Path | None = described(None, "client certificate")
     key: Path | None = described(None, "key of the client certificate")
+    inbox_prefix: str = described(
+        "_INBOX",
+        "what subjects of answers begin with: with users of least privilege, one that no other "
+        "user may read",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+    )
 
 
 Storage = Literal["file", "memory"]
@@ -72,8 +79,15 @@ class LogSettings(BaseSettings):
     log_format: LogFormat = described("auto", "auto: text on a terminal, JSON lines elsewhere")
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseSettings], prefix: str = "") -> None:
-    """A flag for each field of `model`; a flag wins over its environment variable.
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[BaseSettings],
+    prefix: str = "",
+    *,
+    without: Collection[str] = (),
+) -> None:
+    """A flag for each field of `model` but those in `without`; a flag wins over its environment
+    variable.
 
     Secrets get none: a command line can be read by every user of a machine.
     """
@@ -81,7 +95,7 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseSettings], prefix
     env_prefix = model.model_config.get("env_prefix", "")
     for name, field in model.model_fields.items():
         env = f"{env_prefix}{name}".upper()
-        if "SecretStr" in str(field.annotation):
+        if name in without or "SecretStr" in str(field.annotation):
             continue
         default = field.get_default(call_default_factory=True)
         shown = "" if default is None or default == [] else f", default {default}"

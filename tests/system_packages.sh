@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests want from Debian: a sound device without hardware (pulseaudio), PortAudio, and
-# Prometheus.
+# What the tests want from Debian: a sound device without hardware (pulseaudio), PortAudio,
+# Prometheus; and what makes, runs and checks containers and systemd's units.
 set -eu
 cd "$(dirname "$0")/.."
 root=""
@@ -20,6 +20,19 @@ elif [ -n "$root" ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
 else
 	echo "the sound tests need these packages, and will fail without them:$wanted" >&2
+fi
+
+# Without these the tests of images, compose and units are skipped. They need root anyway, and say so.
+wanted=""
+for tool in buildah podman runc mmdebstrap netavark aardvark-dns catatonit iptables systemd-analyze openssl; do
+	[ -x "/usr/lib/podman/$tool" ] || command -v "$tool" >/dev/null 2>&1 || wanted="$wanted ${tool%-analyze}"
+done
+if [ -n "$wanted" ] && [ -n "$root" ]; then
+	echo "installing Debian packages:$wanted"
+	apt-get update -qq
+	# shellcheck disable=SC2086  # a list of words
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null ||
+		echo "the tests of images, compose and units are skipped without these packages:$wanted" >&2
 fi
 
 # Prometheus is unpacked beside the environment's programs: installed, the package would start a

@@ -22,6 +22,7 @@ from natterjack import streams, tracing
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.programs import run_loop
+from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.stored import StreamStore
 
@@ -170,6 +171,7 @@ async def _run(
             http=health.address,
         ),
     )
+    stop_seconds = settings.drain_seconds + _END_SECONDS
     try:
         async with asyncio.TaskGroup() as tasks:
             claiming = tasks.create_task(claimer.run(), name="claim")
@@ -184,6 +186,7 @@ async def _run(
                     poll(services.providers, services.metrics),
                     services.providers.watch(),
                     _restore(services, stream_settings),
+                    tell_systemd(stopping, stop_seconds),
                 )
             ]
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +197,7 @@ async def _run(
                 health.draining = True
                 services.metrics.draining.set(1)
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
-                _end_for_sure(settings.drain_seconds + _END_SECONDS)
+                _end_for_sure(stop_seconds)
                 claimer.drain()
                 await _bounded(claiming, settings.drain_seconds)
             await services.report.leave()

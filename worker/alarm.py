@@ -24,6 +24,7 @@ class Alarm:
 
     async def sleep(self, until: float = math.inf) -> None:
         """Until it rings, or rang since it last woke; or, on the loop's clock, until `until`."""
+        assert self._sleeper is None, "one task alone may sleep by it"
         if not self._rung:
             loop = asyncio.get_running_loop()
             self._sleeper = sleeper = loop.create_future()

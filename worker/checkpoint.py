@@ -127,8 +127,9 @@ class CheckpointStore:
         """Raises LeaseLost when another holder wrote since; Overtaken if that was an older one, so
         that what it wrote is to be read first. Tries on while the broker is away. `account`:
         natterjack.events.Account, as JSON."""
+        payload = checkpoint.encode(account)
         async with self._lock:
-            await self._write(checkpoint, checkpoint.encode(account))
+            await self._write(checkpoint, payload)
 
     async def _write(self, checkpoint: Checkpoint, payload: bytes) -> None:
         while True:

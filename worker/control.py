@@ -23,6 +23,9 @@ from .provider import Capabilities
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
+_ANSWERED = (b"_INBOX", b"_R_.")
+"""What addresses of answers begin with (`_R_`: from another account). Nobody is to have us publish
+anywhere else."""
 
 
 class Controllable(Protocol):
@@ -48,10 +51,11 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     """Answer the session's control requests during the block, one after another."""
     waiting: list[tuple[bytes, bytes]] = []
     answering: asyncio.Task[None] | None = None
+    over = False
 
     def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
         nonlocal answering
-        if len(waiting) >= _MAX_WAITING:
+        if over or len(waiting) >= _MAX_WAITING:
             return  # who asks hears nothing, and asks again
         waiting.append((reply, data))
         if answering is None or answering.done():
@@ -62,7 +66,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
             reply, data = waiting.pop(0)
             try:
                 said = await _answer(session, data)
-                if reply:
+                if reply.startswith(_ANSWERED):
                     broker.client.post(
                         reply.decode(), said.model_dump_json(exclude_none=True).encode()
                     )
@@ -77,9 +81,10 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     try:
         yield
     finally:
-        await arrivals.end()
+        over = True
         if answering is not None:
             answering.cancel()
+        await arrivals.end()
 
 
 async def _answer(session: Controllable, payload: bytes) -> ControlReply:

@@ -6,7 +6,7 @@ apart, as what the fault has cost.
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter
@@ -17,6 +17,9 @@ from .metrics import Metrics
 from .prices import Price
 from .tally import Tally
 from .use import Use
+
+_MOST_SECONDS = 1e9
+"""A report of more, or of no number, is left out."""
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class Ledger:
     def reported(self, seconds: float) -> None:
         """The provider says how much the open stream has used so far; what is no length of time is
         left out."""
-        if self._stream is not None and 0 <= seconds < math.inf:
+        if self._stream is not None and 0 <= seconds < _MOST_SECONDS:
             self._stream.reported = seconds
 
     def progress(self, position: int, sent_seconds: float, connected_seconds: float) -> None:
@@ -157,7 +160,8 @@ class Ledger:
     def json(self) -> str:
         """As `usage`, members of a JSON object; quick."""
         return ",".join(
-            f'"{name}":{row.json(self._currencies[name])}' for name, row in self._rows.items()
+            f"{json.dumps(name)}:{row.json(self._currencies[name])}"
+            for name, row in self._rows.items()
         )
 
     def usage(self) -> dict[str, ProviderUsage]:

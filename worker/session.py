@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import json
 import logging
 import random
 import secrets
@@ -972,7 +973,7 @@ class Session:
                 relay.alarm()
         captured = max(head, self.position) / rate
         self._ledger.captured(captured)
-        provider = f'"{self._scribe.provider}"' if self._scribe.provider else "null"
+        provider = json.dumps(self._scribe.provider)
         return (
             f'{self._record_head},"state":"{self.state.value}","provider":{provider},'
             f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'

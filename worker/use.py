@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from natterjack.events import ProviderUsage
@@ -71,7 +72,7 @@ class Use:
             f'"replayed_seconds":{self.replayed:.3f},"estimated_seconds":{self.estimated:.3f},'
             f'"connected_seconds":{self.connected:.3f},"reported_seconds":{reported},'
             f'"billed_seconds":{max(0.0, self.billed):.3f},"cost":{self.cost:.6f},'
-            f'"recovery_cost":{self.recovery_cost:.6f},"currency":"{currency}"}}'
+            f'"recovery_cost":{self.recovery_cost:.6f},"currency":{json.dumps(currency)}}}'
         )
 
     @classmethod

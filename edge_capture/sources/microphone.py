@@ -293,8 +293,8 @@ class MicrophoneSource:
             try:
                 await self._recording.wait(self.wanted_frames)
             except SourceLost as lost:
-                for block in self.rest():
-                    yield block
+                while self._recording.blocks:
+                    yield self._recording.blocks.popleft()
                 await self._come_back(lost)
             while self._recording.blocks:
                 yield self._recording.blocks.popleft()

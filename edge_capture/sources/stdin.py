@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator
 
 import numpy as np
@@ -56,14 +57,16 @@ class StdinSource:
         """The loop that reads it when there is something to read."""
         self._came = asyncio.Event()
         self._pace: Pace
-        """From the first sound on."""
+        self._first_ns = 0
+        """Wall clock of the first sound."""
         self._pos = 0
         """Frames given as blocks."""
 
     async def open(self) -> None:
         """Wait for the first sound. Raises: SourceError when there is none. Cancel-safe."""
         await self._come()
-        self._pace = Pace(self.format.sample_rate, self._speed)
+        self._first_ns = time.time_ns()
+        self._pace = Pace(self.format.sample_rate, self._speed, first_ns=self._first_ns)
         if self._error is not None:
             raise SourceError(_text(self._error))
         if len(self._held) < self.format.frame_bytes:
@@ -128,6 +131,8 @@ class StdinSource:
         return np.frombuffer(data, dtype).reshape(-1, self.format.channels)
 
     async def blocks(self) -> AsyncGenerator[Block, None]:
+        # The schedule begins when it is taken; the first sound came before.
+        self._pace = Pace(self.format.sample_rate, self._speed, first_ns=self._first_ns)
         while len(samples := self._take()):
             await self._pace.captured(self._pos + len(samples))
             yield self._block(samples)

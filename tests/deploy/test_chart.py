@@ -449,9 +449,8 @@ def test_programs_know_every_setting(
         for variable, field in variables(model).items():
             if variable in settings:
                 value = getattr(loaded, field)
-                assert str(value).lower() == settings[variable] or float(value) == float(
-                    settings[variable]
-                )
+                said = settings[variable]
+                assert str(value).lower() == said.lower() or float(value) == float(said)
 
 
 def test_a_worker_gets_what_the_values_say() -> None:
@@ -463,6 +462,17 @@ def test_a_worker_gets_what_the_values_say() -> None:
     assert settings["NATTERJACK_CREATE_STREAMS"] == "true"
     assert settings["NATTERJACK_AUDIO_MAX_BYTES"] == "107374182400"
     assert settings["WORKER_HTTP_HOST"] == "0.0.0.0"
+
+
+def test_inboxes_are_those_of_the_user_whose_key_it_is() -> None:
+    for auth, prefix in (
+        ({"existingSecret": "s"}, "_INBOX_worker"),
+        ({"existingSecret": "s", "inboxPrefix": "other"}, "other"),
+        ({"existingSecret": "s", "key": "w.creds", "kind": "creds"}, None),
+        ({}, None),
+    ):
+        settings = settings_of(render({"nats": {"auth": auth}}), "worker")
+        assert settings.get("NATS_INBOX_PREFIX") == prefix
 
 
 def test_a_changed_setting_replaces_the_pods_and_nothing_else_does() -> None:

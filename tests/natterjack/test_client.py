@@ -204,3 +204,68 @@ async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
     async with asyncio.timeout(bound(5)):  # 0.3 s each for a place and an answer; 4 s in a row
         answers = await asyncio.gather(*reads, return_exceptions=True)
     assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+
+
+class MuteServer:
+    """Takes a connection as nats-server does, and then reads nothing until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.received = bytearray()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> MuteServer:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listening.bind(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=4096)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self.go.set()
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
+        writer.write(b'"headers":true}\r\n')
+        while not (await reader.readline()).startswith(b"PING"):
+            pass
+        writer.write(b"PONG\r\n")
+        await self.go.wait()
+        while data := await reader.read(65536):
+            self.received += data
+        writer.close()
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_the_server_does_not_take_waits_here_within_bounds(loop: str, together: bool) -> None:
+    """Not in the transport, where nobody would see it; and it goes out whole and in order."""
+
+    async def run() -> None:
+        async with MuteServer() as server:
+            client = Client()
+            client.together = together
+            await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+            count, refused = 0, False
+            while not refused:
+                try:
+                    client.post("a.b", b"%06d" % count + bytes(4000), headers={"K": "v"})
+                except OutboundBufferLimitError:
+                    refused = True
+                else:
+                    count += 1
+                await asyncio.sleep(0)
+                assert count * 4000 < 64e6, "it is taken without bounds"
+            assert client.pending_data_size > 4e6
+            server.go.set()
+            await until(lambda: b"%06d" % (count - 1) in server.received, "all of it", 30)
+            places = [server.received.find(b"\r\n\r\n%06d" % n) for n in range(count)]
+            assert places == sorted(places)
+            assert -1 not in places
+            await client.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())

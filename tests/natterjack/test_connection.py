@@ -99,6 +99,14 @@ async def test_files_that_are_not_there_are_named() -> None:
             await connect(settings, name="test", once=True)
 
 
+async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Once, and not as a server that is not there, which is tried again and again."""
+    for name in ("creds", "nkey"):
+        settings = BrokerSettings.model_validate({name: tmp_path})
+        with pytest.raises(UsageError, match=f"NATS_{name.upper()}: .* cannot be read: Is a dir"):
+            await connect(settings, name="test")
+
+
 async def test_no_server_once() -> None:
     with pytest.raises(BrokerUnreachable, match=r"no NATS at nats://127.0.0.1:9: .*NATS_URL"):
         await connect(BrokerSettings(url="nats://127.0.0.1:9"), name="test", once=True)

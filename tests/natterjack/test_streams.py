@@ -43,7 +43,7 @@ async def test_incompatible_stream_is_named_with_its_cure(broker: Broker) -> Non
             name=streams.SESSIONS, subjects=["stt.session.>"], retention=RetentionPolicy.LIMITS
         )
     )
-    with pytest.raises(StreamMismatch, match=r"STT_SESSIONS .*retention is limits.*nats stream rm"):
+    with pytest.raises(StreamMismatch, match=r"STT_SESSIONS .*retention is limits.*streams apply"):
         await streams.ensure(broker, StreamSettings())
 
 

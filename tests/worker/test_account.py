@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from natterjack.events import Account
 from natterjack.subjects import SessionKey
 from worker.account import Books
+from worker.checkpoint import Checkpoint
 from worker.feed import Gap
 from worker.ledger import Ledger
 from worker.metrics import Metrics
@@ -65,3 +70,24 @@ def test_the_books_go_on_in_the_next_worker() -> None:
     )  # fmt: skip
     assert len(account.gaps) == 1
     assert account.providers["deepgram"].replayed_seconds == 3
+
+
+def test_a_checkpoint_with_odd_names_and_reports_can_be_read() -> None:
+    """Names of plugins and currencies are strangers', and a provider may report anything."""
+    books = _books()
+    odd = 'a"b\\c\n\u20ac'
+    books.ledger.opened(odd, Price(3600, odd, "audio"), 0)
+    for seconds in (math.nan, math.inf, 1e306, -1.0):
+        books.ledger.reported(seconds)
+    books.ledger.closed(2000, 2.0, 2.0)
+    books.gap(Gap(3000, 1000, odd))
+    books.recovery("drop")
+    checkpoint = Checkpoint(
+        session_id="1", epoch=1, worker=odd, state="streaming", opened_at=datetime.now(UTC)
+    )
+    read = Checkpoint.decode(checkpoint.encode(books.json(final=2000, reached=4000)))
+    assert read.account == books.account(final=2000, reached=4000)
+    assert read.account is not None
+    assert read.account.providers[odd].sent_seconds == 2
+    assert read.account.gap_seconds == {odd: 1.0}
+    assert replace(read, account=None) == checkpoint

@@ -46,3 +46,13 @@ async def test_a_sleeper_that_is_cancelled_leaves_no_trace() -> None:
         await sleeping
     alarm.ring()
     await asyncio.wait_for(alarm.sleep(), bound(1))
+
+
+async def test_two_may_not_sleep_by_one_alarm() -> None:
+    alarm = Alarm()
+    first = asyncio.create_task(alarm.sleep())
+    await asyncio.sleep(0)
+    with pytest.raises(AssertionError):
+        await alarm.sleep()
+    alarm.ring()
+    await asyncio.wait_for(first, bound(5))

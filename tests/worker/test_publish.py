@@ -12,13 +12,14 @@ from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.settings import BrokerSettings
-from natterjack.stored import StreamStore
+from natterjack.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.subjects import SessionKey
 from worker.checkpoint import Checkpoint, CheckpointStore
 from worker.errors import LeaseLost, Overtaken
 from worker.publish import Publisher
 
 from ..faults.proxy import NatsProxy
+from ..waiting import until
 
 KEY = SessionKey("t", "c", "s")
 
@@ -52,7 +53,16 @@ class Holder:
 async def stored_events(broker: Broker) -> list[tuple[int, str]]:
     store = StreamStore(broker, streams.TRANSCRIPTS)
     await store.start()
-    messages, _ = await store.read(f"stt.transcript.{KEY}.>", 1, batch=1024, max_bytes=10**7)
+
+    async def look() -> list[Stored] | None:
+        try:
+            subject = f"stt.transcript.{KEY}.>"
+            messages, _ = await store.read(subject, 1, batch=1024, max_bytes=10**7)
+        except StoreUnavailable:  # a busy machine's disk may stand still for seconds
+            return None
+        return messages
+
+    messages = await until(look, "the stream can be read", 30)
     events = [parse_event(message.data) for message in messages]
     return [
         (e.sequence, e.text if isinstance(e, FinalEvent) else e.type)

@@ -92,8 +92,10 @@ NATS_URL: {{ $nats.url | quote }}
 {{- if include "natterjack.natsSecret" . }}
 NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
 {{- end }}
-{{- with .auth.inboxPrefix }}
-NATS_INBOX_PREFIX: {{ . | quote }}
+{{- if .auth.inboxPrefix }}
+NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
+{{- else if and (include "natterjack.natsSecret" .) (hasSuffix ".nk" .auth.key) }}
+NATS_INBOX_PREFIX: {{ printf "_INBOX_%s" (trimSuffix ".nk" .auth.key) | quote }}
 {{- end }}
 {{- if $nats.tls.caSecret }}
 NATS_CA: "/etc/natterjack/nats/ca/ca.crt"

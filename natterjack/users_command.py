@@ -1,0 +1,249 @@
+"""`natterjack users`: users of the broker with least privilege, their keys, its configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nkeys
+
+from . import streams
+from .errors import NatterjackError, UsageError
+from .roles import ROLES, User
+from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
+
+_LIST, _CONFIG = "users.json", "users.conf"
+MAIN = "STT"
+"""Account of workers, subscribers, operators and all streams."""
+_MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
+"""A subscriber that listens has a consumer."""
+
+
+class NoSuchUser(NatterjackError):
+    """There is none of that name."""
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command `users` and those under it."""
+    command = commands.add_parser(
+        "users",
+        help="users of the broker with least privilege",
+        description="Makes an NKey for each user, and nats-server's configuration of all of them. "
+        "Only the seeds (*.nk) are secret; the server has none of them.",
+    )
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    adding = actions.add_parser(
+        "add",
+        help="make a user: DIR/<user>.nk, and DIR/users.conf anew",
+        description="Makes a user. Reload the server then: nats-server --signal reload.",
+        epilog="Roles: " + "; ".join(f"{role}: {what}" for role, what in ROLES.items()),
+    )
+    adding.add_argument("role", choices=ROLES, metavar="ROLE", help=", ".join(ROLES))
+    adding.add_argument("--tenant", help="of an edge; of a subscriber, if it is not to read all")
+    adding.add_argument("--name", default="", help="which one: an agent, a service")
+    adding.add_argument("--speaker", help="the only one that an edge may speak for")
+    adding.add_argument(
+        "--control", action="store_true", help="a subscriber may also end and steer sessions"
+    )
+    adding.add_argument(
+        "--live",
+        action="store_true",
+        help="a subscriber reads nothing that is stored, only hears: for strangers",
+    )
+    adding.add_argument("--public-key", help="of a key made elsewhere (U...); no seed is written")
+    removing = actions.add_parser(
+        "remove", help="remove a user, its seed, and make users.conf anew"
+    )
+    removing.add_argument("user", metavar="USER", help="as `users list` shows it")
+    listing = actions.add_parser("list", help="every user, and its settings")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    showing = actions.add_parser(
+        "config", help="make users.conf anew, as this version has the roles, and print it"
+    )
+    showing.add_argument(
+        "--format", choices=("nats", "helm"), default="nats",
+        help="nats: users.conf; helm: values for the NATS chart",
+    )  # fmt: skip
+    for action in (adding, removing, listing, showing):
+        action.add_argument("--dir", type=Path, required=True, help="directory of seeds and users")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what `flags` say; the exit status. Raises UsageError, NoSuchUser."""
+    users = _read(flags.dir)
+    if flags.action == "list":
+        return _list(flags, users)
+    if flags.action == "config":
+        _write(flags.dir, users)
+        print(helm_values(users) if flags.format == "helm" else server_config(users), end="")
+        return 0
+    if flags.action == "remove":
+        left = [user for user in users if user.id != flags.user]
+        if len(left) == len(users):
+            raise NoSuchUser(f"there is no user {flags.user} in {flags.dir}")
+        _write(flags.dir, left)
+        (flags.dir / f"{flags.user}.nk").unlink(missing_ok=True)
+        print(f"{flags.user}: removed; reload the server, which ends its connections")
+        return 0
+    return _add(flags, users)
+
+
+def _add(flags: argparse.Namespace, users: list[User]) -> int:
+    about = {
+        name: getattr(flags, name)
+        for name in ("role", "name", "tenant", "speaker", "control", "live")
+    }
+    public_key = flags.public_key or ""
+    user = User(**about, public_key=public_key)
+    if any(other.id == user.id for other in users):
+        raise UsageError(f"there is a user {user.id} in {flags.dir} already: remove it first")
+    if public_key:
+        _check(public_key)
+    else:
+        flags.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        seed, public_key = _make_key()
+        path = flags.dir / f"{user.id}.nk"
+        _write_secret(path, seed)
+        user = User(**about, public_key=public_key)
+    _write(flags.dir, [*users, user])
+    print(_settings(flags.dir, user))
+    return 0
+
+
+def _settings(directory: Path, user: User) -> str:
+    path = directory / f"{user.id}.nk"
+    key = f"NATS_NKEY={path}\n" if path.exists() else ""
+    return f"# {user.id}\n{key}NATS_INBOX_PREFIX={user.inbox_prefix}"
+
+
+def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:
+    if flags.json:
+        told = [
+            {"user": user.id, "inbox_prefix": user.inbox_prefix, **asdict(user),
+             **user.permissions().config()}
+            for user in users
+        ]  # fmt: skip
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n\n".join(_settings(flags.dir, user) for user in users) or "no users")
+    return 0
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def _read(directory: Path) -> list[User]:
+    path = directory / _LIST
+    try:
+        return [User(**entry) for entry in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def _write(directory: Path, users: Sequence[User]) -> None:
+    listed = json.dumps([asdict(user) for user in users], indent=2) + "\n"
+    for name, text in ((_LIST, listed), (_CONFIG, server_config(users))):
+        partial = directory / f".{name}.partial"
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            partial.write_text(text)
+            partial.replace(directory / name)
+        except OSError as error:
+            raise UsageError(f"{directory / name} cannot be written: {error.strerror}") from None
+
+
+def _write_secret(path: Path, seed: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already, and belongs to no user: move it away") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(seed + b"\n")
+
+
+def _make_key() -> tuple[bytes, str]:
+    """Seed and public key of a new user."""
+    seed = bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+    return seed, nkeys.from_seed(seed).public_key.decode()
+
+
+def _check(public_key: str) -> None:
+    if len(public_key) != 56 or not public_key.startswith("U") or not public_key.isalnum():
+        raise UsageError("--public-key: that of a user's NKey has 56 characters, the first a U")
+
+
+# ---- configurations -----------------------------------------------------------------------------
+
+
+def accounts(users: Sequence[User]) -> dict[str, Any]:
+    """The accounts of the broker, as nats-server's configuration has them (JSON is part of it).
+
+    The edges of each tenant have one of their own. In an account that has streams, whoever may
+    publish to one chooses where its acknowledgement goes, and that is not checked: into another
+    tenant's transcripts, or to the interface that purges streams. From theirs no more than these
+    imports leads out.
+    """
+    tenants = sorted({user.tenant for user in users if user.role == "edge" and user.tenant})
+    to_edges = {"accounts": [edge_account(tenant) for tenant in tenants]}
+    made: dict[str, Any] = {
+        MAIN: {
+            "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},
+            "users": _users(user for user in users if user.role != "edge"),
+            "exports": [{kind: subject, **to_edges} for kind, subject in _crossing("*") if tenants],
+        },
+        "SYS": {},
+    }
+    for tenant in tenants:
+        made[edge_account(tenant)] = {
+            "users": _users(u for u in users if u.role == "edge" and u.tenant == tenant),
+            "imports": [
+                {kind: {"account": MAIN, "subject": subject}} for kind, subject in _crossing(tenant)
+            ],
+        }
+    return made
+
+
+def edge_account(tenant: str) -> str:
+    """The account of a tenant's edges."""
+    return f"EDGE_{tenant}"
+
+
+def _crossing(tenant: str) -> list[tuple[str, str]]:
+    """What edges of a tenant ask of, and hear from, the account with the streams."""
+    status = f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.status"
+    return [
+        ("service", f"{SESSION_PREFIX}.{tenant}.*.*"),
+        ("service", f"{AUDIO_PREFIX}.{tenant}.*.*"),
+        ("service", f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.{status}"),
+        ("stream", status),
+    ]
+
+
+def _users(users: Iterable[User]) -> list[dict[str, Any]]:
+    return [{"nkey": user.public_key, "permissions": user.permissions().config()} for user in users]
+
+
+def server_config(users: Sequence[User]) -> str:
+    """For `include` in nats-server's configuration."""
+    named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
+    return (
+        "# Made by `natterjack users`: changes are lost when a user is added or removed.\n"
+        f"{named}accounts: {json.dumps(accounts(users), indent=2)}\nsystem_account: SYS\n"
+    )
+
+
+def helm_values(users: Sequence[User]) -> str:
+    """For the values of the official NATS chart (YAML, of which JSON is a part)."""
+    named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
+    merge = {"accounts": accounts(users), "system_account": "SYS"}
+    text = json.dumps({"config": {"merge": merge}}, indent=2)
+    return f"# Made by `natterjack users config --format helm`.\n{named}{text}\n"

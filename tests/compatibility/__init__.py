@@ -1,0 +1,1 @@
+"""What one release writes, the releases beside it read: docs/compatibility.md."""

@@ -1,0 +1,235 @@
+"""Today's code reads all that a recorded release wrote, and what is newer than itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+
+from natterjack import streams
+from natterjack.audio import (
+    AUDIO_POS,
+    AUDIO_SEQ,
+    AUDIO_TIME,
+    SESSION_ID,
+    AudioFormat,
+    decode_chunk_headers,
+    parse_headers,
+    read_chunk_headers,
+    same_chunk_headers,
+)
+from natterjack.budgets import parse_budget, parse_usage
+from natterjack.connection import Broker
+from natterjack.control import ControlReply, ControlRequest
+from natterjack.errors import UsageError
+from natterjack.events import parse_event
+from natterjack.limits import parse_account_limit
+from natterjack.roster import parse_page
+from natterjack.settings import StreamSettings
+from natterjack.stored import Stored, StreamStore
+from natterjack.subjects import SLOT_PREFIX
+from worker.checkpoint import Checkpoint
+from worker.claim import parse_request
+from worker.governor import _Told as ProviderNews
+from worker.slots import Claim, Lane
+
+from .messages import (
+    EARLY,
+    EVENTS,
+    FIXTURES,
+    KINDS,
+    RELEASE,
+    Message,
+    recorded,
+    with_news,
+)
+from .record import RATE
+
+VERSIONS = (RELEASE, EARLY)
+BY_HAND = ("budget", "limit")
+"""Kinds that people write: an unknown field is a slip of the pen, and is refused."""
+
+
+def _event(kind: str) -> Callable[[Message], Any]:
+    def read(message: Message) -> Any:
+        event = parse_event(message.payload)
+        assert event.type == kind
+        return json.loads(event.encode())
+
+    return read
+
+
+def _request(message: Message) -> Any:
+    request = parse_request(message.subject, message.payload)
+    assert request.problem is None
+    return request.spec.model_dump(mode="json")
+
+
+def _checkpoint(message: Message) -> Any:
+    found = Checkpoint.decode(message.payload)
+    assert found.account is not None
+    return json.loads(found.encode(found.account.model_dump_json()))
+
+
+def _roster(message: Message) -> Any:
+    page = parse_page(Stored(1, message.headers.encode(), message.payload))
+    assert page is not None
+    return page.model_dump(mode="json")
+
+
+def _day_use(message: Message) -> Any:
+    use = parse_usage(message.subject, message.payload)
+    assert use is not None
+    return use.model_dump(mode="json")
+
+
+def _slot(message: Message) -> Any:
+    claim = Claim.parse(message.payload)
+    assert claim is not None
+    assert claim.id, "it was taken for a stranger's"
+    return claim.model_dump(mode="json")
+
+
+READERS: dict[str, Callable[[Message], Any]] = {
+    "request": _request,
+    **{kind: _event(kind) for kind in EVENTS},
+    "checkpoint": _checkpoint,
+    "roster": _roster,
+    "day_use": _day_use,
+    "budget": lambda message: parse_budget(message.payload).model_dump(mode="json"),
+    "limit": lambda message: parse_account_limit(message.payload).model_dump(mode="json"),
+    "provider_news": lambda m: ProviderNews.model_validate_json(m.payload).model_dump(mode="json"),
+    "slot": _slot,
+    "dial": _slot,
+    "control_request": lambda m: ControlRequest.model_validate_json(m.payload).model_dump(),
+    "control_reply": lambda m: ControlReply.model_validate_json(m.payload).model_dump(),
+}
+"""By kind: what today's code makes of a message, as JSON again."""
+
+
+def _lost(wrote: Any, read: Any, path: str = "") -> list[str]:
+    """What was written and not understood."""
+    if isinstance(wrote, dict):
+        if not isinstance(read, dict):
+            return [f"{path}: {read!r}"]
+        return [p for name in wrote for p in _lost(wrote[name], read.get(name), f"{path}.{name}")]
+    if isinstance(wrote, list):
+        if not isinstance(read, list) or len(read) != len(wrote):
+            return [f"{path}: {read!r}"]
+        pairs = enumerate(zip(wrote, read, strict=True))
+        return [p for n, (w, r) in pairs for p in _lost(w, r, f"{path}[{n}]")]
+    return [] if _same(wrote, read) else [f"{path}: {wrote!r} was read as {read!r}"]
+
+
+def _same(wrote: Any, read: Any) -> bool:
+    if isinstance(wrote, str) and isinstance(read, str) and wrote != read:
+        try:
+            return datetime.fromisoformat(wrote) == datetime.fromisoformat(read)
+        except ValueError:
+            return False
+    if _number(wrote) and _number(read):
+        return bool(wrote == read)
+    return type(wrote) is type(read) and bool(wrote == read)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(kind, message, id=f"{version}-{kind}-{number}")
+        for version in VERSIONS
+        for kind in READERS
+        for number, message in enumerate(recorded(version, kind))
+    ]
+
+
+def test_every_kind_was_recorded() -> None:
+    assert {kind for kind in KINDS if recorded(RELEASE, kind)} == set(KINDS)
+    assert {*READERS, "chunk", "waiting"} == set(KINDS)
+    about = json.loads((FIXTURES / RELEASE / "recorded.json").read_text())
+    assert about["left_out"] == []
+    # What only an older form has is not there for nothing.
+    assert all("holder" not in message.json for message in recorded(EARLY, "checkpoint"))
+
+
+@pytest.mark.parametrize(("kind", "message"), _cases())
+def test_what_was_written_is_read_field_for_field(kind: str, message: Message) -> None:
+    assert _lost(message.json, READERS[kind](message)) == []
+
+
+@pytest.mark.parametrize(("kind", "message"), _cases())
+def test_fields_of_a_newer_release_are_ignored(kind: str, message: Message) -> None:
+    newer = message._replace(payload=json.dumps(with_news(message.json)).encode())
+    if kind in BY_HAND:
+        with pytest.raises(UsageError, match="from_a_newer_release"):
+            READERS[kind](newer)
+    else:
+        assert READERS[kind](newer) == READERS[kind](message)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_chunks_are_read_the_short_way_and_the_long_way(version: str) -> None:
+    chunks = recorded(version, "chunk")
+    assert len(chunks) == 3, "the first two and the last"
+    layout = AudioFormat("linear16", RATE, 1)
+    for number, chunk in enumerate(chunks):
+        named = parse_headers(chunk.headers.encode())
+        last = number == len(chunks) - 1
+        header = decode_chunk_headers(named, len(chunk.payload), layout)
+        assert header.end is last
+        assert header.session_id == named[SESSION_ID]
+        told = header.seq, header.pos, header.time_ns
+        assert told == tuple(int(named[name]) for name in (AUDIO_SEQ, AUDIO_POS, AUDIO_TIME))
+        if not last:
+            assert told[:2] == (number, number * RATE * 80 // 1000)
+            same = same_chunk_headers(header.session_id)
+            assert read_chunk_headers(chunk.headers.encode(), same) == told
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_headers_of_a_newer_release_are_ignored(version: str) -> None:
+    layout = AudioFormat("linear16", RATE, 1)
+    for chunk in recorded(version, "chunk"):
+        named = parse_headers(chunk.headers.encode())
+        size, same = len(chunk.payload), same_chunk_headers(named[SESSION_ID])
+        newer = chunk.headers.removesuffix("\r\n") + "Audio-Mood: cheerful\r\n\r\n"
+        first = newer.replace("\r\n", "\r\nAudio-Mood: cheerful\r\n", 1)
+        for raw in (newer.encode(), first.encode()):
+            assert decode_chunk_headers(parse_headers(raw), size, layout) == (
+                decode_chunk_headers(named, size, layout)
+            )
+        expected = read_chunk_headers(chunk.headers.encode(), same)
+        assert read_chunk_headers(newer.encode(), same) == expected
+
+
+async def test_who_waits_in_another_release_is_heard(ready_broker: Broker) -> None:
+    (message, *_) = [m for m in recorded(RELEASE, "waiting") if any(m.json["waiting"].values())]
+    js, store = ready_broker.client.jetstream(), StreamStore(ready_broker, streams.SLOTS)
+    account = message.subject.rpartition(".")[2]
+    for payload in (message.payload, json.dumps(with_news(message.json)).encode()):
+        lane = Lane(ready_broker, js, store, SLOT_PREFIX, account, "we", 15.0, lambda: None)
+        await lane._heard_waiting(Msg(ready_broker.client, message.subject, "", payload))
+        told = {tenant: len(ages) for tenant, ages in message.json["waiting"].items()}
+        heard = [one.tenant for one in lane._waiting_elsewhere(0.0)]
+        assert {tenant: heard.count(tenant) for tenant in heard} == told
+
+
+async def test_streams_of_a_recorded_release_are_taken_as_they_are(broker: Broker) -> None:
+    """A worker of today that may make nothing finds them fit for use."""
+    made = json.loads((FIXTURES / RELEASE / "streams.json").read_text())
+    for name, config in made.items():
+        what = "STREAM.CREATE." + name
+        question: Any = config
+        if name == streams.CONSUMER:
+            what = f"CONSUMER.DURABLE.CREATE.{streams.SESSIONS}.{name}"
+            question = {"stream_name": streams.SESSIONS, "config": config}
+        subject = f"$JS.API.{what}"
+        answer = await broker.client.request(subject, json.dumps(question).encode(), 5)
+        assert "error" not in json.loads(answer.data), answer.data
+    await streams.ensure(broker, StreamSettings(create_streams=False))

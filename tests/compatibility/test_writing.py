@@ -1,0 +1,133 @@
+"""What is written today can be read by the release before: its fields are there, of their types,
+and with values that it knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+
+from .messages import (
+    FIXTURES,
+    KINDS,
+    MAPS,
+    MODELS,
+    RELEASE,
+    Message,
+    missed,
+    recorded,
+    shape_of_all,
+)
+from .record import Recording, record
+
+JSON_KINDS = tuple(kind for kind in KINDS if kind != "chunk")
+_OF_STREAMS = (
+    *("subjects", "retention", "storage", "max_msgs_per_subject", "allow_direct", "republish"),
+    *("max_msg_size", "durable_name", "ack_policy", "max_deliver", "max_ack_pending"),
+)
+"""What programs rely on."""
+
+
+@pytest.mark.timeout(300)
+async def test_a_fleet_of_today_writes_what_the_recorded_release_reads() -> None:
+    """The programs of this checkout, under the load that was recorded."""
+    today = await record()
+    problems: list[str] = []
+    for kind in KINDS:
+        messages = today.messages[kind]
+        if not messages:
+            problems.append(f"{kind}: none was written: has its subject changed?")
+            continue
+        found = _headers(kind, messages)
+        if kind in JSON_KINDS:
+            found += missed(shape_of_all(recorded(RELEASE, kind)), shape_of_all(messages))
+        if kind in MODELS:
+            found += _refused(kind, messages)
+        problems += [f"{kind}: {problem}" for problem in found]
+    problems += _streams(today)
+    assert not problems, "\n".join(["docs/compatibility.md has the rules", *problems])
+
+
+def _fixture(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FIXTURES / RELEASE / f"{name}.json").read_text())
+    return found
+
+
+def _headers(kind: str, messages: list[Message]) -> list[str]:
+    """Names of headers that nobody writes any more."""
+
+    def names(some: list[Message]) -> set[str]:
+        return {name for message in some for name in message.header_names}
+
+    gone = names(recorded(RELEASE, kind)) - names(messages)
+    return [f"header {name} is gone" for name in sorted(gone)]
+
+
+def _refused(kind: str, messages: list[Message]) -> list[str]:
+    """What the models of the recorded release do not take: a value that they do not know, a number
+    that is no longer whole, a field that they need."""
+    judge = jsonschema.Draft202012Validator(_fixture("schemas")[kind])
+    found = {
+        f"{problem.json_path}: {problem.message[:200]}"
+        for message in messages
+        for problem in judge.iter_errors(message.json)
+    }
+    return sorted(found)
+
+
+def _streams(today: Recording) -> list[str]:
+    """What the recorded release would not find as it wants it."""
+    return [
+        f"{name}: {part} is {today.streams.get(name, {}).get(part)}, was {config.get(part)}"
+        for name, config in _fixture("streams").items()
+        for part in _OF_STREAMS
+        if today.streams.get(name, {}).get(part) != config.get(part)
+    ]
+
+
+# ---- the comparison itself ----------------------------------------------------------------------
+
+
+Change = Callable[[str, Any], tuple[str, Any]]
+
+
+def _changed(value: Any, place: str, change: Change, path: str = "") -> Any:
+    """`value` with the field at `place`, a path of its shape, changed wherever it is."""
+    if isinstance(value, list):
+        return [_changed(item, place, change, f"{path}[]") for item in value]
+    if not isinstance(value, dict):
+        return value
+    free = path.rpartition(".")[2] in MAPS
+    made = {}
+    for name, item in value.items():
+        here = f"{path}.{'*' if free else name}"
+        new_name, new_item = change(name, item) if here == place else (name, item)
+        made[new_name] = _changed(new_item, place, change, here)
+    return made
+
+
+def _renamed(name: str, item: Any) -> tuple[str, Any]:
+    return f"{name}_2", item
+
+
+def _retyped(name: str, item: Any) -> tuple[str, Any]:
+    return name, 7 if isinstance(item, str) else "seven"
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+def test_a_field_that_is_renamed_or_retyped_is_seen(kind: str) -> None:
+    """Each field that was recorded, one after the other."""
+    messages = recorded(RELEASE, kind)
+    before = shape_of_all(messages)
+    assert missed(before, before) == []
+    for place in before:
+        if not place or place.endswith("[]"):
+            continue
+        changes = [_retyped] if place.endswith(".*") else [_renamed, _retyped]
+        for change in changes:
+            values = [_changed(message.json, place, change) for message in messages]
+            now = [Message("", "", json.dumps(value).encode()) for value in values]
+            assert missed(before, shape_of_all(now)), f"{place} of {kind}: {change.__name__}"

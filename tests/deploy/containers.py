@@ -1,0 +1,202 @@
+"""Containers without a registry: images on a base that Debian's packages make, and a store of the
+project's own, `.cache/containers`. The base and the layers of the images stay there for later runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from ..waiting import bound
+from ..worker.programs import WorkerProcess
+from .names import ROOT
+
+TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
+BASE = "python:3.11-slim-bookworm"
+"""The base that deploy/Dockerfile names; here it is made of Debian's own Python."""
+WORKER_IMAGE, EDGE_IMAGE = (f"natterjack-{p}:{version('natterjack')}" for p in ("worker", "edge"))
+
+STORE = ROOT / ".cache" / "containers"
+_NAME = f"natterjack-test-{os.stat(ROOT).st_ino}"
+_BUILD_SECONDS = 600
+
+_CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+"""
+_STORAGE_CONF = """\
+[storage]
+driver = "overlay"
+graphroot = "{store}/storage"
+runroot = "/run/{name}"
+"""
+
+_numbers = itertools.count()
+
+
+class Podman:
+    """podman and buildah on the project's store."""
+
+    def __init__(self) -> None:
+        STORE.mkdir(parents=True, exist_ok=True)
+        files = {
+            "CONTAINERS_CONF": _CONTAINERS_CONF,
+            "CONTAINERS_STORAGE_CONF": _STORAGE_CONF.format(store=STORE, name=_NAME),
+            "CONTAINERS_REGISTRIES_CONF": "unqualified-search-registries = []\n",
+        }
+        self.environment = dict(os.environ)
+        for variable, text in files.items():
+            path = STORE / f"{variable.lower()}.toml"
+            path.write_text(text)
+            self.environment[variable] = str(path)
+
+    def run(
+        self, *command: str | Path, check: bool = True, seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Raises AssertionError with what the command said, unless `check` is off."""
+        done = subprocess.run(
+            list(map(str, command)), env=self.environment, capture_output=True, text=True,
+            check=False, stdin=subprocess.DEVNULL, timeout=bound(seconds),
+        )  # fmt: skip
+        if check:
+            said = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {said}"
+        return done
+
+    def has_image(self, name: str) -> bool:
+        return self.run("podman", "image", "exists", name, check=False).returncode == 0
+
+    def build(self, *arguments: str | Path) -> None:
+        """Images of docker's format: that of OCI has no health checks."""
+        self.run(
+            "buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never",
+            "--layers", "--format", "docker", *arguments, seconds=_BUILD_SECONDS,
+        )  # fmt: skip
+
+
+@cache
+def podman() -> Podman:
+    """Without the tools, or where they cannot run, the test is skipped."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} missing; `make system-packages` as root helps")
+    if os.geteuid() != 0:
+        pytest.skip("containers are made by root here")
+    found = Podman()
+    done = found.run("podman", "info", check=False)
+    if done.returncode != 0:
+        pytest.skip(f"podman cannot run here: {done.stderr.strip()[-500:]}")
+    return found
+
+
+def free_port() -> int:
+    """One of the loopback that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One process at a time: tests run in several."""
+    with (STORE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_base(containers: Podman) -> None:
+    archive = STORE / "base.tar"
+    try:
+        containers.run(
+            "mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates,python3-venv",
+            '--customize-hook=ln -s python3 "$1/usr/bin/python"',
+            # Packages come by the way that this machine trusts.
+            '--customize-hook=cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/"',
+            "bookworm", archive, seconds=_BUILD_SECONDS,
+        )  # fmt: skip
+        containers.run("podman", "import", archive, BASE, seconds=_BUILD_SECONDS)
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+@cache
+def images() -> Podman:
+    """podman, with both images built of the sources as they are: once for all processes of a run of
+    the tests."""
+    containers = podman()
+    built = STORE / "built"
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    with _alone("images"):
+        if not built.exists() or built.read_text() != run:
+            if not containers.has_image(BASE):
+                _make_base(containers)
+            for target, image in (("worker", WORKER_IMAGE), ("edge", EDGE_IMAGE)):
+                containers.build(
+                    "--target", target, "-t", image, "-f", ROOT / "deploy" / "Dockerfile", ROOT
+                )
+            old = (
+                "--force",
+                "--filter",
+                "until=24h",
+            )  # younger layers save the next run their making
+            containers.run("podman", "image", "prune", *old, check=False)
+            built.write_text(run)
+    return containers
+
+
+CONFINED = ("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--cap-drop=ALL",
+            "--security-opt=no-new-privileges", "--timeout=600")  # fmt: skip
+"""As in compose.yaml: nothing can be written but in /tmp. And none outlives its test for long."""
+
+
+class WorkerContainer(WorkerProcess):
+    """The worker's image, run with the network of the host: the broker and the provider are there.
+
+    `podman run` stays in the foreground: it hands signals on, and ends with the worker's status.
+    """
+
+    def __init__(
+        self, containers: Podman, nats_url: str, provider_url: str, **settings: str
+    ) -> None:
+        settings = {"WORKER_HTTP_PORT": str(free_port())} | settings
+        super().__init__(nats_url, provider_url, **settings)
+        self.name = f"{_NAME}-{os.getpid()}-{next(_numbers)}"
+        self._containers = containers
+        ours = ("NATS_", "NATTERJACK_", "WORKER_", "DEEPGRAM_")
+        self._settings = {k: v for k, v in self._environment.items() if k.startswith(ours)}
+
+    async def launch(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            "podman", "run", "--rm", "--name", self.name, "--network=host", *CONFINED,
+            *(f"--env={name}" for name in self._settings), WORKER_IMAGE,
+            env=self._containers.environment | self._settings, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def stray_lines(self) -> list[str]:
+        return [line for line in super().stray_lines if not line.startswith('time="')]  # podman's
+
+    async def stop(self) -> None:
+        if self.running:
+            self._containers.run("podman", "rm", "--force", "--time=0", self.name, check=False)
+            await self.wait()

@@ -1,0 +1,155 @@
+"""A nats-server with the configuration of deploy/nats, TLS and users of every role."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+from nats.aio.client import Client
+
+from natterjack.embedded import EmbeddedServer
+
+from ..natterjack.test_commands import Command
+from ..waiting import bound, until
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+USERS = {
+    "operator": ("operator",),
+    "worker": ("worker",),
+    "monitor": ("monitor",),
+    "edge_acme_pi-1": ("edge", "--tenant", "acme", "--name", "pi-1"),
+    "edge_acme_pi-2": ("edge", "--tenant", "acme", "--name", "pi-2", "--speaker", "agent"),
+    "edge_other_x": ("edge", "--tenant", "other", "--name", "x"),
+    "subscriber_acme_app": ("subscriber", "--tenant", "acme", "--name", "app", "--control"),
+    "subscriber_acme_shown": ("subscriber", "--tenant", "acme", "--name", "shown", "--live"),
+    "subscriber_archive": ("subscriber", "--name", "archive"),
+}
+
+
+class SecuredServer(EmbeddedServer):
+    """As deploy/nats/nats.conf says, but for its port and its store."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
+        self.home = home
+
+    def where_kept(self) -> tuple[str | Path, ...]:
+        return ()  # as the configuration says
+
+    def start(self, timeout: float = 15) -> None:
+        before = Path.cwd()
+        os.environ["NATS_SERVER_NAME"] = "test"
+        os.chdir(self.home)  # paths of the configuration are taken from there
+        try:
+            super().start(timeout)
+        finally:
+            os.chdir(before)
+            del os.environ["NATS_SERVER_NAME"]
+
+    @property
+    def url(self) -> str:
+        return f"tls://127.0.0.1:{self.port}"
+
+    def reload(self) -> None:
+        """Have it read its configuration again, and see that it did."""
+        before = self.log_path.read_text().count("Reloaded server configuration")
+        os.kill(self.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while self.log_path.read_text().count("Reloaded server configuration") == before:
+            assert time.monotonic() < deadline, self.log_path.read_text()
+            time.sleep(0.02)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of its log that say that somebody was refused something."""
+        lines = self.log_path.read_text().splitlines()
+        return [line for line in lines if "Violation" in line or "[ERR]" in line]
+
+    def environment(self, user: str) -> dict[str, str]:
+        """Settings of a program that is `user`."""
+        return {
+            "NATS_URL": self.url,
+            "NATS_CA": str(self.home / "tls" / "ca.pem"),
+            "NATS_NKEY": str(self.home / "users" / f"{user}.nk"),
+            "NATS_INBOX_PREFIX": f"_INBOX_{user}",
+            "NATTERJACK_CREATE_STREAMS": "false",
+        }
+
+
+async def add_user(home: Path, *arguments: str) -> str:
+    """What `natterjack users add` prints."""
+    async with Command("users", "add", "--dir", str(home / "users"), *arguments) as command:
+        assert await command.status() == 0, command.errors
+    return command.out
+
+
+async def make_home(home: Path) -> None:
+    """A directory as deploy/README.md has one made: configuration, certificates, users."""
+    home.mkdir()
+    (home / "nats.conf").write_text((DEPLOY / "nats" / "nats.conf").read_text())
+    script = [str(DEPLOY / "tls.sh"), "--dir", str(home / "tls")]
+    await asyncio.to_thread(subprocess.run, script, check=True, capture_output=True)
+    for user, arguments in USERS.items():
+        assert f"NATS_INBOX_PREFIX=_INBOX_{user}" in await add_user(home, *arguments)
+
+
+class Guest:
+    """A plain client that is a user, and what it is refused."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self._refusals: asyncio.Queue[str] = asyncio.Queue()
+        self._count = 0
+
+    async def complain(self, error: Exception) -> None:
+        self._refusals.put_nowait(str(error))
+
+    async def may_publish(self, subject: str) -> bool:
+        return await self._may(self.client.publish(subject))
+
+    async def may_subscribe(self, subject: str) -> bool:
+        return await self._may(self.client.subscribe(subject))
+
+    async def _may(self, asking: Awaitable[object]) -> bool:
+        await asking
+        self._count += 1
+        mark = f"nobody.may.{self._count}"
+        await self.client.publish(mark)
+        refusals: list[str] = []
+        async with asyncio.timeout(bound(10)):
+            while not refusals or mark not in refusals[-1]:
+                refusals.append(await self._refusals.get())
+        return len(refusals) == 1
+
+
+@contextlib.asynccontextmanager
+async def guest(server: SecuredServer, user: str) -> AsyncIterator[Guest]:
+    one = Guest()
+    await one.client.connect(
+        server.url,
+        tls=ssl.create_default_context(cafile=server.environment(user)["NATS_CA"]),
+        nkeys_seed=server.environment(user)["NATS_NKEY"],
+        inbox_prefix=f"_INBOX_{user}".encode(),
+        error_cb=one.complain,
+        allow_reconnect=False,
+    )
+    try:
+        yield one
+    finally:
+        await one.client.close()
+
+
+async def apply_streams(server: SecuredServer) -> None:
+    """As an installation does it."""
+    async with Command(
+        "streams", "apply", terminal=False, **server.environment("operator")
+    ) as command:
+        assert await command.status() == 0, command.errors
+    await until(lambda: not server.complaints, "nobody was refused")

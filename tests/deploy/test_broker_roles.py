@@ -1,0 +1,433 @@
+"""Who may do what on the broker: deploy/nats/nats.conf and `natterjack users`, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.errors import NotFoundError
+
+from natterjack import streams
+from natterjack.connection import connected
+from natterjack.demo import bundled_recording
+from natterjack.errors import UsageError
+from natterjack.settings import BrokerSettings, load
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..natterjack.test_commands import Command
+from ..waiting import until
+from ..worker.programs import Speaker, WorkerProcess, closed, spoken
+from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_home
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[SecuredServer]:
+    home = tmp_path / "installation"
+    await make_home(home)
+    server = SecuredServer(home)
+    server.start()
+    try:
+        await apply_streams(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def settings_of(server: SecuredServer, user: str) -> BrokerSettings:
+    environment = server.environment(user)
+    return BrokerSettings(
+        url=environment["NATS_URL"],
+        ca=Path(environment["NATS_CA"]),
+        nkey=Path(environment["NATS_NKEY"]),
+        inbox_prefix=environment["NATS_INBOX_PREFIX"],
+    )
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+KEY, FOREIGN = "acme.call.agent", "other.call.agent"
+KINDS = ("interim", "final", "turn", "status", "usage")
+STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS)
+BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers")
+ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
+
+PUBLISHED = (
+    *(f"stt.{what}.{key}" for what in ("session", "audio", "control") for key in (KEY, FOREIGN)),
+    "stt.audio.acme.call.caller",
+    *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
+    "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.slot.deepgram.1",
+    "stt.slots.waiting.slot.deepgram",
+    *(f"$KV.{bucket}.{KEY}" for bucket in BUCKETS),
+    "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.META.LEADER.STEPDOWN",
+    *(
+        f"$JS.API.STREAM.{verb}.{stream}"
+        for verb in ("CREATE", "UPDATE", "INFO", "DELETE", "PURGE", "MSG.GET", "MSG.DELETE",
+                     "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")
+        for stream in ALL_STREAMS
+    ),
+    *(f"$JS.API.DIRECT.GET.{stream}" for stream in ALL_STREAMS),
+    *(
+        f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.stt.transcript.{key}.{kind}"
+        for key in (KEY, FOREIGN) for kind in ("final", "status")
+    ),
+    *(f"$JS.API.DIRECT.GET.{streams.AUDIO}.stt.audio.{key}" for key in (KEY, FOREIGN)),
+    "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS", "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine",
+    *(
+        f"$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.{of}.*.*.*"
+        for of in ("acme", "other", "*")
+    ),
+    "$JS.API.CONSUMER.CREATE.STT_AUDIO.mine.stt.audio.acme.*.*",
+    "$JS.API.CONSUMER.DURABLE.CREATE.STT_SESSIONS.workers",
+    *(
+        f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}"
+        for verb in ("INFO", "MSG.NEXT", "DELETE", "PAUSE")
+        for stream, consumer in (("STT_SESSIONS", "workers"), ("STT_TRANSCRIPTS", "mine"))
+    ),
+    "$JS.API.CONSUMER.NAMES.STT_TRANSCRIPTS",
+    "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.STT_TRANSCRIPTS.mine.1.1.1.1.1",
+    "$SYS.REQ.SERVER.PING", "$SYS.ACCOUNT.STT.CONNECT",
+    *(f"_INBOX_{user}.x" for user in USERS),
+    "_INBOX.x", "_R_.x", "anything.else",
+)  # fmt: skip
+HEARD = (
+    *(f"stt.{what}.{key}" for what in ("session", "audio", "control") for key in (KEY, FOREIGN)),
+    *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
+    "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
+    "stt.transcript.acme.*.agent.status", "stt.transcript.>", "stt.transcript.*.*.*.status",
+    "stt.audio.acme.>", "stt.audio.>", "stt.audio.*.*.*", "stt.control.*.*.*", "stt.session.>",
+    "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram", "stt.slot.>", "stt.dial.>",
+    "stt.>", "stt.*.acme.>", "*.>", ">", "$SYS.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>",
+    *(f"$KV.{bucket}.>" for bucket in BUCKETS), "$KV.>",
+    *(f"_INBOX_{user}.x" for user in USERS), "_INBOX.>", "_INBOX.x", "_R_.>", "_GR_.>",
+)  # fmt: skip
+
+_OWN_EDGE = (
+    f"stt.session.{KEY}", f"stt.audio.{KEY}",
+    f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
+)  # fmt: skip
+_LISTEN = (
+    "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.acme.*.*.*",
+    "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.mine",
+    f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.final",
+    f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
+)
+_OWN_EVENTS = (
+    *(f"stt.transcript.{KEY}.{kind}" for kind in KINDS),
+    "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
+    "stt.transcript.acme.*.agent.status",
+)  # fmt: skip
+_ALL_EVENTS = (
+    *_OWN_EVENTS, *(f"stt.transcript.{FOREIGN}.{kind}" for kind in KINDS),
+    "stt.transcript.>", "stt.transcript.*.*.*.status",
+)  # fmt: skip
+
+MAY_PUBLISH: dict[str, set[str]] = {
+    "edge_acme_pi-1": {*_OWN_EDGE, "stt.audio.acme.call.caller"},
+    "edge_acme_pi-2": {*_OWN_EDGE},
+    "edge_other_x": {s.replace("acme", "other") for s in _OWN_EDGE},
+    "subscriber_acme_app": {*_LISTEN, f"stt.control.{KEY}"},
+    "subscriber_acme_shown": set(),
+    "subscriber_archive": {
+        *_LISTEN, *(s.replace(".acme.", ".other.") for s in _LISTEN),
+        "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.*.*.*.*",
+    },
+    "monitor": {
+        "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
+        "$JS.API.CONSUMER.INFO.STT_SESSIONS.workers", "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.mine",
+        "$JS.API.STREAM.MSG.GET.STT_SESSIONS", "$JS.API.DIRECT.GET.STT_SLOTS",
+        *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
+    },
+    "worker": {
+        *(s for s in PUBLISHED if s.startswith("stt.transcript.")),
+        "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
+        *(f"$KV.{b}.{KEY}" for b in BUCKETS if b != "stt_budgets"),
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
+        *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
+                                                  "KV_stt_sessions", "KV_stt_usage")),
+        *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in ("STT_SESSIONS",
+                                                                      "STT_TRANSCRIPTS")),
+        *(f"$JS.API.DIRECT.GET.STT_AUDIO.stt.audio.{key}" for key in (KEY, FOREIGN)),
+        "$JS.API.CONSUMER.INFO.STT_SESSIONS.workers",
+        "$JS.API.CONSUMER.MSG.NEXT.STT_SESSIONS.workers",
+        "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1",
+    },
+    "operator": {
+        *(s for s in PUBLISHED if s.startswith("$JS.API.")), f"$KV.stt_budgets.{KEY}",
+        f"stt.control.{KEY}", f"stt.control.{FOREIGN}",
+    },
+}  # fmt: skip
+MAY_HEAR: dict[str, set[str]] = {
+    "edge_acme_pi-1": {
+        f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.*.status",
+        "stt.transcript.acme.*.agent.status",
+    },
+    "edge_acme_pi-2": {f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status"},
+    "edge_other_x": {f"stt.transcript.{FOREIGN}.status"},
+    "subscriber_acme_app": {*_OWN_EVENTS},
+    "subscriber_acme_shown": {*_OWN_EVENTS},
+    "subscriber_archive": {*_ALL_EVENTS},
+    "monitor": set(),
+    "worker": {
+        *(f"stt.{what}.{key}" for what in ("audio", "control") for key in (KEY, FOREIGN)),
+        "stt.audio.*.*.*", "stt.control.*.*.*",
+        "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram",
+        *(f"$KV.{b}.>" for b in ("stt_budgets", "stt_usage", "stt_providers")),
+    },
+    "operator": {*_ALL_EVENTS, "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram"},
+}  # fmt: skip
+
+
+async def test_every_role_may_do_what_the_table_says_and_nothing_else(
+    server: SecuredServer,
+) -> None:
+    wrong = []
+    for user in USERS:
+        async with guest(server, user) as one:
+            for subject in HEARD:
+                own = subject == f"_INBOX_{user}.x"
+                if await one.may_subscribe(subject) != (own or subject in MAY_HEAR[user]):
+                    wrong.append(f"{user} hears {subject}")
+        # What is allowed is looked at by name: the operator's would be carried out.
+        async with guest(server, user) as one:
+            for subject in PUBLISHED:
+                if user == "operator" and subject.startswith("$JS.API."):
+                    continue
+                if await one.may_publish(subject) != (subject in MAY_PUBLISH[user]):
+                    wrong.append(f"{user} publishes {subject}")
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_without_a_key_or_a_certificate_nobody_gets_in(server: SecuredServer) -> None:
+    for settings, reason in (
+        (BrokerSettings(url=server.url, ca=server.home / "tls" / "ca.pem"), "[Aa]uthorization"),
+        (settings_of(server, "worker").model_copy(update={"ca": None}), "certificate"),
+    ):
+        environment = {"NATS_URL": settings.url}
+        if settings.ca:
+            environment["NATS_CA"] = str(settings.ca)
+        async with Command("tail", terminal=False, **environment) as command:
+            assert await command.status() == 2
+        assert "Traceback" not in command.errors
+        assert reason.strip("[]")[-4:].lower() in command.errors.lower()
+
+
+async def test_no_acknowledgement_can_be_sent_anywhere_else(server: SecuredServer) -> None:
+    """Whoever publishes to a stream says where its acknowledgement is to go: nothing but that
+    edge's own account may be reached so."""
+    targets = (
+        *(f"stt.transcript.{FOREIGN}.{kind}" for kind in ("final", "status")),
+        f"stt.audio.{FOREIGN}", f"stt.session.{FOREIGN}", f"$KV.stt_sessions.{FOREIGN}",
+        "$KV.stt_budgets.tenant.other",
+        "$JS.API.STREAM.PURGE.STT_TRANSCRIPTS", "$JS.API.STREAM.MSG.DELETE.STT_TRANSCRIPTS",
+        f"stt.control.{FOREIGN}",
+    )  # fmt: skip
+    async with (
+        guest(server, "operator") as operator,
+        guest(server, "worker") as worker,
+        guest(server, "edge_acme_pi-1") as edge,
+        guest(server, "edge_other_x") as other,
+    ):
+        js = operator.client.jetstream()
+        await worker.client.jetstream().publish(f"stt.transcript.{FOREIGN}.turn", b"precious")
+        stolen: list[str] = []
+
+        async def steal(message: object) -> None:
+            stolen.append(str(message))
+
+        await other.client.subscribe(f"stt.transcript.{FOREIGN}.status", cb=steal)
+        await other.client.flush()
+        for reply in targets:
+            await edge.client.publish(f"stt.audio.{KEY}", b"\0\0", reply=reply)
+        # Behind them all: when this one is acknowledged, so are they.
+        acknowledged = await edge.client.request(f"stt.audio.{KEY}", b"\0\0")
+        assert json.loads(acknowledged.data)["seq"] == len(targets) + 1
+        for stream, subject in (
+            (streams.TRANSCRIPTS, f"stt.transcript.{FOREIGN}.final"),
+            (streams.TRANSCRIPTS, f"stt.transcript.{FOREIGN}.status"),
+            (streams.AUDIO, f"stt.audio.{FOREIGN}"),
+            (streams.SESSIONS, f"stt.session.{FOREIGN}"),
+            ("KV_stt_sessions", f"$KV.stt_sessions.{FOREIGN}"),
+            ("KV_stt_budgets", "$KV.stt_budgets.tenant.other"),
+        ):
+            with pytest.raises(NotFoundError):
+                await js.get_last_msg(stream, subject)
+        kept = await js.get_last_msg(streams.TRANSCRIPTS, f"stt.transcript.{FOREIGN}.turn")
+        assert kept.data == b"precious"
+        assert not stolen
+    assert not [line for line in server.log_path.read_text().splitlines() if "Invalid" in line]
+
+
+async def test_an_edge_reads_nothing_of_another_tenant(server: SecuredServer) -> None:
+    async with guest(server, "worker") as worker, guest(server, "edge_acme_pi-1") as edge:
+        for key in (KEY, FOREIGN):
+            await worker.client.jetstream().publish(f"stt.transcript.{key}.status", b"secret")
+        js = edge.client.jetstream()
+        own = await js.get_last_msg(
+            streams.TRANSCRIPTS, f"stt.transcript.{KEY}.status", direct=True
+        )
+        assert own.data == b"secret"
+        for subject in (f"stt.transcript.{FOREIGN}.status", f"stt.transcript.{KEY}.final"):
+            with pytest.raises((NatsTimeout, NoRespondersError)):
+                await js.get_last_msg(streams.TRANSCRIPTS, subject, direct=True)
+
+
+async def test_a_live_subscriber_of_one_tenant_hears_no_other(server: SecuredServer) -> None:
+    heard: list[str] = []
+
+    async def hear(message: object) -> None:
+        heard.append(getattr(message, "subject", ""))
+
+    async with guest(server, "worker") as worker, guest(server, "subscriber_acme_shown") as one:
+        await one.client.subscribe("stt.transcript.acme.>", cb=hear)
+        await one.client.flush()
+        for key in (FOREIGN, KEY):
+            await worker.client.publish(f"stt.transcript.{key}.interim", b"{}")
+        await until(lambda: heard, "its own")
+        assert heard == [f"stt.transcript.{KEY}.interim"]
+
+
+# ---- what each needs ----------------------------------------------------------------------------
+
+
+async def run(server: SecuredServer, user: str, *arguments: str, status: int = 0) -> str:
+    """A command as that user; what it prints, errors included."""
+    async with Command(*arguments, terminal=False, **server.environment(user)) as command:
+        assert await command.status() == status, command.out + command.errors
+    return command.out + command.errors
+
+
+async def test_all_programs_do_their_work_with_least_privilege(
+    server: SecuredServer, tmp_path: Path
+) -> None:
+    """Sessions with limits and budgets, a killed worker, control, listening, erasing."""
+    workers: list[WorkerProcess] = []
+    tail = Command(
+        "tail", "--tenant", "acme", "--from-start", "--json", terminal=False,
+        **server.environment("subscriber_acme_app"),
+    )  # fmt: skip
+    async with DeepgramEmulator() as emulator, tail:
+        await run(server, "operator", "limits", "set", "deepgram", "--connections", "5")
+        await run(server, "operator", "budget", "set", "acme", "--seconds-per-day", "100000")
+
+        async def work() -> WorkerProcess:
+            environment = server.environment("worker")
+            worker = WorkerProcess(environment.pop("NATS_URL"), emulator.url, **environment)
+            workers.append(worker)
+            await worker.start()
+            return worker
+
+        try:
+            await work()
+            speaker = Speaker(
+                settings_of(server, "edge_acme_pi-1"), 60, speed=2, tenant="acme", speaker="agent"
+            )
+            speaking = asyncio.create_task(speaker.speak())
+            await spoken(speaker, 4.0)
+            assert "acme.c.agent" in await run(server, "monitor", "sessions", "--no-words")
+            workers[0].signal(signal.SIGKILL)
+            await work()
+            await until(lambda: '"final"' in tail.out, "the subscriber hears a final", 30)
+            await speaking
+            async with connected(settings_of(server, "operator"), name="test") as broker:
+                (await closed(broker, speaker.spec)).audit(speaker)
+            await until(lambda: '"closed"' in tail.out, "the subscriber hears the end", 30)
+            assert "deepgram: 5 connections" in await run(server, "operator", "limits", "list")
+            assert "acme" in await run(server, "operator", "budget", "usage")
+            await _edge_program(server)
+            erased = await run(server, "operator", "erase", "--tenant", "acme", "--stop", "--yes")
+            assert "removed" in erased
+        finally:
+            for worker in workers:
+                await worker.stop()
+    assert not server.complaints
+
+
+async def _edge_program(server: SecuredServer) -> None:
+    """The agent itself, with a recording."""
+    process = await asyncio.create_subprocess_exec(
+        *_edge_arguments(), env={**_clean(), **server.environment("edge_acme_pi-1")},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, out.decode()
+
+
+def _edge_arguments() -> list[str]:
+    return [
+        sys.executable, "-m", "edge_capture", "file", str(bundled_recording()), "--speed", "0",
+        "--tenant", "acme", "--conversation", "file", "--speaker", "agent",
+    ]  # fmt: skip
+
+
+def _clean() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "EDGE_"))}
+
+
+# ---- users --------------------------------------------------------------------------------------
+
+
+async def test_a_user_is_added_and_removed_while_the_server_runs(server: SecuredServer) -> None:
+    users = server.home / "users"
+    await add_user(server.home, "edge", "--tenant", "acme", "--name", "new")
+    seed = users / "edge_acme_new.nk"
+    assert stat.S_IMODE(seed.stat().st_mode) == 0o600
+    secret = seed.read_text().strip()
+    assert secret not in (users / "users.conf").read_text() + (users / "users.json").read_text()
+    server.reload()
+    async with guest(server, "edge_acme_new") as one:
+        assert await one.may_publish(f"stt.audio.{KEY}")
+        async with Command("users", "remove", "--dir", str(users), "edge_acme_new") as command:
+            assert await command.status() == 0, command.errors
+        assert not seed.exists()
+        server.reload()
+        await until(lambda: one.client.is_closed, "its connection is ended")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("edge", "--tenant", "acme"), "--name"),
+        (("edge", "--name", "x"), "--tenant"),
+        (("edge", "--tenant", "a.b", "--name", "x"), "not valid"),
+        (("subscriber",), "--name"),
+        (("worker", "--tenant", "acme"), "no tenant"),
+        (("worker", "--speaker", "x"), "for edges"),
+        (("operator", "--control"), "for subscribers"),
+        (("operator",), "already"),
+        (("monitor", "--name", "m", "--public-key", "SUAB"), "56 characters"),
+    ],
+)
+async def test_mistakes_are_named(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    await add_user(tmp_path, "operator")
+    before = (tmp_path / "users" / "users.conf").read_text()
+    async with Command("users", "add", "--dir", str(tmp_path / "users"), *arguments) as command:
+        assert await command.status() == 2
+    assert said in command.errors
+    assert "Traceback" not in command.errors
+    assert (tmp_path / "users" / "users.conf").read_text() == before
+
+
+async def test_a_key_made_elsewhere_leaves_no_seed(tmp_path: Path) -> None:
+    await add_user(tmp_path, "operator")
+    public = json.loads((tmp_path / "users" / "users.json").read_text())[0]["public_key"]
+    out = await add_user(tmp_path, "monitor", "--public-key", public[:-1] + "A")
+    assert "NATS_NKEY" not in out
+    assert not (tmp_path / "users" / "monitor.nk").exists()
+
+
+def test_settings_have_an_inbox_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_INBOX_PREFIX", "_INBOX_worker")
+    assert load(BrokerSettings).inbox_prefix == "_INBOX_worker"
+    monkeypatch.setenv("NATS_INBOX_PREFIX", "a.>")
+    with pytest.raises(UsageError, match="NATS_INBOX_PREFIX"):
+        load(BrokerSettings)

@@ -1,0 +1,71 @@
+"""Two cells on one server (docs/scaling.md): an installation in each account, of the same names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from natterjack import streams
+from natterjack.connection import connected
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..worker.programs import Speaker, WorkerProcess, closed, queue_empty
+
+ACCOUNTS = """
+accounts {
+  NORTH { jetstream: enabled, users: [ { user: north, password: n } ] }
+  SOUTH { jetstream: enabled, users: [ { user: south, password: s } ] }
+}
+"""
+CELLS = {"north": "n", "south": "s"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    (tmp_path / "nats.conf").write_text(ACCOUNTS)
+    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_the_same_names_in_two_accounts_are_two_installations(
+    server: EmbeddedServer, emulator: DeepgramEmulator
+) -> None:
+    """Sessions of the same key at the same time, each with words of its own."""
+    cells = {
+        user: BrokerSettings(url=server.url, user=user, password=SecretStr(password))
+        for user, password in CELLS.items()
+    }
+    workers = [
+        WorkerProcess(
+            server.url, emulator.url, NATS_USER=user, NATS_PASSWORD=password, WORKER_NAME=user
+        )
+        for user, password in CELLS.items()
+    ]
+    try:
+        await asyncio.gather(*(worker.start() for worker in workers))
+        speakers = [
+            Speaker(cell, words) for cell, words in zip(cells.values(), (16, 24), strict=True)
+        ]
+        assert speakers[0].spec.key == speakers[1].spec.key
+        await asyncio.gather(*(speaker.speak() for speaker in speakers))
+        for (user, cell), speaker in zip(cells.items(), speakers, strict=True):
+            async with connected(cell, name="auditor") as broker:
+                transcript = await closed(broker, speaker.spec)
+                transcript.audit(speaker)
+                assert {event.worker for event in transcript.closing} == {user}
+                await queue_empty(broker)
+                stored = await broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
+                assert stored.state.messages == len(transcript.events), "and nothing of the other"
+        for worker in workers:
+            assert not worker.stray_lines
+    finally:
+        for worker in workers:
+            await worker.stop()

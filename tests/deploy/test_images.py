@@ -1,0 +1,298 @@
+"""The images, built and run: what is in them, and whole sessions through them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+from worker.plugins import available
+
+from ..emulators import tones
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from ..worker.programs import RATE, Speaker, StartWorker, closed, holder, queue_empty, spoken
+from .containers import (
+    CONFINED,
+    EDGE_IMAGE,
+    WORKER_IMAGE,
+    Podman,
+    WorkerContainer,
+    images,
+)
+
+pytestmark = pytest.mark.timeout(900)
+
+USER = 10001
+MAX_MEGABYTES = {WORKER_IMAGE: 400, EDGE_IMAGE: 400}
+"""About half as much again as they have on this base; the embedded engine alone has more."""
+
+
+@pytest.fixture(scope="session")
+def containers() -> Podman:
+    return images()
+
+
+@pytest.fixture
+async def start_worker(
+    containers: Podman, nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> AsyncIterator[StartWorker]:
+    """Starts containers of the worker's image that use `emulator`."""
+    workers: list[WorkerContainer] = []
+
+    async def start(**settings: str) -> WorkerContainer:
+        worker = WorkerContainer(containers, nats_server.url, emulator.url, **settings)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.stop()
+    for worker in workers:
+        assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"
+
+
+def _image(containers: Podman, name: str) -> dict[str, Any]:
+    (found,) = json.loads(containers.run("podman", "image", "inspect", name).stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def _inside(containers: Podman, image: str, *command: str) -> str:
+    """What a command says in a container of `image`."""
+    entrypoint, *arguments = command
+    return containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, f"--entrypoint={entrypoint}", image,
+        *arguments,
+    ).stdout  # fmt: skip
+
+
+# ---- what is in them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", [WORKER_IMAGE, EDGE_IMAGE])
+def test_what_an_image_says_of_itself(containers: Podman, image: str) -> None:
+    about = _image(containers, image)
+    program = image.partition(":")[0]
+    assert about["Config"]["Entrypoint"] == [program], "no shell between signals and the program"
+    assert about["Config"]["User"] == f"{USER}:{USER}", (
+        "a number: Kubernetes must see it is not root"
+    )
+    labels = about["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == program
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    megabytes = about["Size"] / 1e6
+    print(f"{program}: {megabytes:.0f} MB")
+    assert megabytes < MAX_MEGABYTES[image]
+
+
+@pytest.mark.parametrize(
+    ("image", "has", "lacks"),
+    [
+        (WORKER_IMAGE, ["worker", "natterjack", "aiohttp", "soxr", "uvloop", "nkeys"],
+         ["edge_capture", "soundfile", "sounddevice", "rich", "sherpa_onnx"]),
+        (EDGE_IMAGE, ["edge_capture", "natterjack", "soundfile", "soxr", "uvloop", "nkeys"],
+         ["worker", "aiohttp", "prometheus_client", "sherpa_onnx"]),
+    ],
+)  # fmt: skip
+def test_an_image_has_its_own_packages_alone(
+    containers: Podman, image: str, has: list[str], lacks: list[str]
+) -> None:
+    asked = [*has, *lacks, "pip", "setuptools"]
+    code = (
+        "import json, shutil\nfrom importlib.util import find_spec\n"
+        f"print(json.dumps([[n for n in {asked} if find_spec(n)],"
+        "[n for n in ('pip', 'gcc', 'cc', 'make', 'git') if shutil.which(n)]]))"
+    )
+    packages, programs = json.loads(_inside(containers, image, "python", "-c", code))
+    assert packages == has
+    assert programs == []
+
+
+def test_the_worker_image_has_every_provider(containers: Podman) -> None:
+    told = json.loads(_inside(containers, WORKER_IMAGE, "natterjack", "plugins", "--json"))
+    assert [about["name"] for about in told] == sorted(available())
+    assert [about for about in told if "error" in about] == []
+
+
+def test_the_images_are_made_of_the_sources_alone(containers: Podman, tmp_path: Path) -> None:
+    """Whatever lies about in a working copy, secrets above all, is not even sent to the builder."""
+    root = Path(__file__).parents[2]
+    recipe = tmp_path / "Dockerfile"
+    recipe.write_text("FROM python:3.11-slim-bookworm\nCOPY . /context\n")
+    containers.build("-t", "natterjack-test-context", "-f", recipe, root)
+    code = "import os, json; print(json.dumps([sorted(os.listdir(d)) for d in ('.', 'deploy')]))"
+    found = _inside(
+        containers, "natterjack-test-context", "sh", "-c", f"cd /context && python -c {code!r}"
+    )
+    top, deploy = json.loads(found)
+    assert top == [
+        "LICENSE", "README.md", "deploy", "edge_capture", "natterjack", "pyproject.toml", "worker"
+    ]  # fmt: skip
+    assert deploy == ["healthcheck.py"]
+
+
+def test_a_worker_without_the_engine_says_what_to_do(containers: Podman) -> None:
+    """`sherpa` is the default provider, and not in the image."""
+    done = containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, WORKER_IMAGE, check=False
+    )
+    assert done.returncode == 2
+    assert "natterjack[local]" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["seed", "directory"])
+def test_a_seed_of_another_user_is_said_at_once(
+    containers: Podman, tmp_path: Path, what: str
+) -> None:
+    """The first thing that goes wrong with files in containers: they are root's."""
+    directory = tmp_path / "secrets"
+    directory.mkdir(mode=0o755 if what == "seed" else 0o700)
+    (directory / "worker.nk").touch(mode=0o600)
+    done = containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, f"--volume={directory}:/secrets:ro",
+        "--env=NATS_NKEY=/secrets/worker.nk", "--env=WORKER_PROVIDER=managed",
+        "--env=MANAGED_URL=wss://provider.example", "--env=MANAGED_TOKEN=x", WORKER_IMAGE,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "NATS_NKEY: /secrets/worker.nk cannot be read: Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- sessions -------------------------------------------------------------------------------
+
+
+async def test_a_session_through_the_container(
+    start_worker: StartWorker,
+    containers: Podman,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    worker = await start_worker()
+    assert isinstance(worker, WorkerContainer)
+    speaker = Speaker(broker_settings, 24, language="en-US")
+    await speaker.speak()
+    (await closed(broker, speaker.spec)).audit(speaker)
+    await queue_empty(broker)
+
+    assert (await worker.get("/readyz"))[0] == 200
+    containers.run("podman", "healthcheck", "run", worker.name)
+    _check_confined(containers, worker)
+
+    worker.signal(signal.SIGTERM)
+    assert await worker.wait(60) == 0
+    assert worker.find("worker ended")
+
+
+def _check_confined(containers: Podman, worker: WorkerContainer) -> None:
+    (about,) = json.loads(containers.run("podman", "inspect", worker.name).stdout)
+    status = Path(f"/proc/{about['State']['Pid']}/status").read_text()
+    found = dict(re.findall(r"^(\w+):\s*(.*)$", status, flags=re.M))
+    assert set(found["Uid"].split()) == set(found["Gid"].split()) == {str(USER)}
+    assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == 0
+    assert found["NoNewPrivs"] == "1"
+    done = containers.run("podman", "exec", worker.name, "touch", "/opt/x", check=False)
+    assert "Read-only file system" in done.stderr
+
+
+async def test_sigterm_hands_a_live_session_to_another_container(
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    workers = [await start_worker(WORKER_NAME=name) for name in ("first", "second")]
+    speaker = Speaker(broker_settings, 60, speed=2)
+
+    async def stop_its_holder() -> None:
+        await spoken(speaker, 6)
+        first = await holder(workers)
+        first.signal(signal.SIGTERM)
+        assert await first.wait(60) == 0
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(speaker.speak())
+        tasks.create_task(stop_its_holder())
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert "handed_over" in transcript.states
+
+
+async def test_a_health_check_that_fails(
+    start_worker: StartWorker, containers: Podman, nats_server: EmbeddedServer
+) -> None:
+    """compose.yaml asks for /readyz: a worker that has lost NATS is not."""
+    worker = await start_worker()
+    assert isinstance(worker, WorkerContainer)
+
+    def check(path: str) -> int:
+        script = "/opt/natterjack/healthcheck.py"
+        done = containers.run(
+            "podman", "exec", worker.name, "python", "-IS", script, path, check=False
+        )
+        return done.returncode
+
+    assert check("/readyz") == 0
+    nats_server.stop()
+    await until(lambda: check("/readyz") == 1, "not ready without NATS", 30)
+    assert check("/healthz") == 0
+
+
+async def test_the_edge_container_publishes_a_file(
+    containers: Podman,
+    start_worker: StartWorker,
+    broker: Broker,
+    nats_server: EmbeddedServer,
+    tmp_path: Path,
+) -> None:
+    await start_worker()
+    words = tones.sequence(16)
+    sound = np.frombuffer(tones.encode(words, RATE, tail_seconds=0.5), "<i2")
+    soundfile.write(tmp_path / "words.flac", sound, RATE)
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(0o777)
+    done = await asyncio.to_thread(
+        containers.run,
+        "podman", "run", "--rm", "--network=host", *CONFINED, f"--env=NATS_URL={nats_server.url}",
+        f"--volume={tmp_path / 'words.flac'}:/words.flac:ro",
+        f"--volume={tmp_path / 'spool'}:/var/lib/natterjack",
+        EDGE_IMAGE, "file", "/words.flac", "--speed", "4", "--wait", "--tenant", "t",
+        "--conversation", "c", "--speaker", "s", "--spool", "/var/lib/natterjack",
+    )  # fmt: skip
+    key, session_id = done.stdout.split()
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s", session_id=session_id)
+    assert key == str(spec.key)
+    transcript = await closed(broker, spec)
+    assert transcript.heard == [tones.plain(word) for word in words]
+    assert transcript.states[-1] == "closed"
+
+
+def test_the_edge_image_has_portaudio(containers: Podman) -> None:
+    """There is no sound device; without PortAudio it would say something else."""
+    done = containers.run(
+        "podman", "run", "--rm", "--network=none", *CONFINED, EDGE_IMAGE, "devices", check=False
+    )
+    assert done.returncode == 2
+    assert "no microphone is here" in done.stderr
+
+
+async def test_the_worker_image_makes_the_streams(
+    containers: Podman, broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    """As a job does before the workers start."""
+    containers.run(
+        "podman", "run", "--rm", "--network=host", *CONFINED, f"--env=NATS_URL={nats_server.url}",
+        "--entrypoint=natterjack", WORKER_IMAGE, "streams", "apply",
+    )  # fmt: skip
+    assert await broker.client.jetstream().stream_info("STT_SESSIONS")

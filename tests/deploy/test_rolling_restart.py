@@ -1,0 +1,235 @@
+"""An upgrade and a rollback as a Deployment's RollingUpdate does them, while sessions speak.
+
+Each worker is replaced in turn: a new one is started, and once it is ready the old one gets
+SIGTERM. The version before is the newest release tag behind this commit; without tags, what there
+was before the last change of the programs. NATTERJACK_PREVIOUS names another. A checkout without
+history has none: then both are this one, and the printed table says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from natterjack.connection import Broker
+from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.settings import BrokerSettings
+from natterjack.table import table
+
+from ..waiting import SCALE, bound, until
+from ..worker.programs import (
+    Speaker,
+    StartWorker,
+    Transcript,
+    WorkerProcess,
+    closed,
+    live_events,
+    queue_empty,
+)
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("natterjack", "worker")
+"""What a worker consists of."""
+WORKERS, SLOTS = 3, 2
+WORDS = round(300 * SCALE)
+"""Of each session: more than two minutes, longer than it takes to replace all workers twice."""
+PHRASE_WORDS = 5
+
+
+class Talker(Speaker):
+    """Speaks in real time for as long as is needed."""
+
+    def hurry(self) -> None:
+        """Say what is left as fast as it is taken."""
+        self._speed = 1000.0
+
+
+class Version(NamedTuple):
+    """A tree of sources that workers run from."""
+
+    name: str
+    source: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # Its packages and no others, whatever directory the process is started in.
+        return {"PYTHONPATH": str(self.source), "PYTHONSAFEPATH": "1"}
+
+    def check(self) -> None:
+        """See that a process of this environment does run these sources."""
+        said = subprocess.run(
+            [sys.executable, "-c", "import worker, natterjack; print(worker.__file__, "
+             "natterjack.__file__)"],
+            env={**os.environ, **self.environment}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for found in said.stdout.split():
+            assert Path(found).is_relative_to(self.source), said.stdout
+
+
+TODAY = Version("this version", ROOT)
+
+
+def _git(*words: str) -> str | None:
+    """What git says; None when it cannot."""
+    try:
+        said = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Version:
+    """The version that is upgraded from."""
+    wanted = os.environ.get("NATTERJACK_PREVIOUS")
+    changed = _git("log", "-1", "--format=%h", "--", *PROGRAMS)
+    name = wanted or _git("describe", "--tags", "--abbrev=0", "HEAD~1") or f"{changed}~1"
+    commit = _git("rev-parse", "--short", f"{name}^{{commit}}")
+    if commit is None:
+        assert not wanted, f"NATTERJACK_PREVIOUS={wanted}: git knows no such commit"
+        return TODAY._replace(name="this version too: the checkout has no history")
+    source = tmp_path / "before"
+    source.mkdir()
+    archive = source.with_suffix(".tar")
+    assert _git("archive", "-o", str(archive), commit, *PROGRAMS) is not None
+    subprocess.run(["tar", "-xf", archive, "-C", source], check=True)
+    return Version(f"{name} ({commit})", source)
+
+
+@contextlib.asynccontextmanager
+async def _all_heard(
+    broker: Broker, speakers: Sequence[Speaker]
+) -> AsyncIterator[list[list[Event]]]:
+    """What a plain subscriber hears of each."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(live_events(broker, s.spec)) for s in speakers]
+
+
+async def _holds_all_it_can(worker: WorkerProcess) -> bool:
+    return len(json.loads((await worker.get("/sessions"))[1])) == SLOTS
+
+
+async def _ready(worker: WorkerProcess) -> bool:
+    return (await worker.get("/readyz"))[0] == 200
+
+
+class Handover(NamedTuple):
+    """How a session went from one worker to the next."""
+
+    session: str
+    step: str
+    without_worker: float
+    """Seconds from `handed_over` to `streaming`."""
+    without_words: float
+    """Seconds from the last transcript of the old worker to the first of the new one."""
+
+
+def _handovers(speaker: Speaker, events: Sequence[Event]) -> list[Handover]:
+    """All of one session, by what a plain subscriber saw."""
+    found = []
+    epochs = sorted({event.epoch for event in events})
+    for old, new in itertools.pairwise(epochs):
+        said = {e: [x for x in events if x.epoch == e] for e in (old, new)}
+        left = _status(said[old], "handed_over")
+        taken = _status(said[new], "streaming")
+        words = {
+            e: [x.published_at for x in said[e] if isinstance(x, InterimEvent | FinalEvent)]
+            for e in (old, new)
+        }
+        assert words[old], f"{left.worker} said nothing before it gave the session away"
+        assert words[new], f"{taken.worker} said nothing"
+        found.append(
+            Handover(
+                speaker.spec.conversation,
+                f"{left.worker} > {taken.worker}",
+                (taken.published_at - left.published_at).total_seconds(),
+                (min(words[new]) - max(words[old])).total_seconds(),
+            )
+        )
+    return found
+
+
+def _status(events: Sequence[Event], state: str) -> StatusEvent:
+    return next(e for e in events if isinstance(e, StatusEvent) and e.state == state)
+
+
+def _show(before: Version, handovers: Sequence[Handover], capsys: Any) -> None:
+    """Print the table, also when the test is well."""
+    rows = [
+        (h.session, h.step, f"{h.without_worker:.2f}", f"{h.without_words:.2f}")
+        for h in sorted(handovers)
+    ]
+    head = ("session", "from > to", "s without worker", "s without words")
+    with capsys.disabled():
+        print(f"\nbefore: {before.name}; after: {TODAY.name}; again: {before.name}")
+        print(*table([head, *rows], right=(2, 3)), sep="\n")
+
+
+@pytest.mark.timeout(300 * SCALE)
+async def test_an_upgrade_and_a_rollback_lose_no_word(
+    before: Version,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before.check()
+    TODAY.check()
+
+    async def start(version: Version, step: str, seat: int) -> WorkerProcess:
+        worker = await start_worker(
+            WORKER_NAME=f"{step}-{seat}", WORKER_MAX_SESSIONS=str(SLOTS), **version.environment
+        )
+        await until(lambda: _ready(worker), "ready")
+        return worker
+
+    workers = [await start(before, "before", seat) for seat in range(WORKERS)]
+    speakers = [
+        Talker(broker_settings, WORDS, speed=1, phrase_words=PHRASE_WORDS, conversation=f"call-{n}")
+        for n in range(WORKERS * SLOTS)
+    ]
+    async with _all_heard(broker, speakers) as heard:
+        speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
+        for step, version in (("after", TODAY), ("again", before)):
+            for seat, old in enumerate(workers):
+                await until(lambda old=old: _holds_all_it_can(old), f"{step}: it has sessions", 30)
+                workers[seat] = await start(version, step, seat)
+                old.signal(signal.SIGTERM)
+                assert await old.wait(30) == 0, old.log[-10:]
+        await until(lambda: _holds_all_it_can(workers[-1]), "the last one has sessions", 30)
+        assert not speaking.done(), "they fell silent before all were replaced: WORDS is too small"
+        for speaker in speakers:
+            speaker.hurry()
+        await speaking
+        transcripts = [await closed(broker, speaker.spec, 60) for speaker in speakers]
+    handovers = []
+    for speaker, transcript, events in zip(speakers, transcripts, heard, strict=True):
+        transcript.audit(speaker)
+        _went_round(transcript)
+        handovers += _handovers(speaker, events)
+    _show(before, handovers, capsys)
+    assert len(handovers) >= 2 * len(speakers)
+    assert max(handover.without_worker for handover in handovers) < bound(10)
+    await queue_empty(broker)
+
+
+def _went_round(transcript: Transcript) -> None:
+    """The session was with the version before, then this one, then the one before; each time it was
+    given away in order, and no lease had to run out."""
+    assigned = [
+        e for e in transcript.events if isinstance(e, StatusEvent) and e.state == "assigned"
+    ]
+    steps = [event.worker.partition("-")[0] for event in assigned]
+    assert [step for step, _ in itertools.groupby(steps)] == ["before", "after", "again"], steps
+    assert transcript.states.count("handed_over") == len(assigned) - 1

@@ -1,0 +1,138 @@
+"""`natterjack erase` on a real server: all of one tenant, nothing of another, no surprise."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from natterjack import streams
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+
+from ..waiting import until
+from ..worker.programs import Speaker, StartWorker, closed, queue_empty, spoken
+from .test_commands import Command
+
+
+async def erase(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+    """What it prints, errors included."""
+    async with Command("erase", *arguments, NATS_URL=server.url) as command:
+        assert await command.status() == status, command.out + command.errors
+    assert "Traceback" not in command.errors
+    return command.out + command.errors
+
+
+async def kept(broker: Broker, tenant: str) -> dict[str, int]:
+    """Messages by stream whose subject has the tenant as one of its words."""
+    found = {}
+    js = broker.client.jetstream()
+    for config in await js.streams_info():
+        assert config.config.name is not None
+        info = await js.stream_info(config.config.name, subjects_filter=">")
+        subjects = info.state.subjects or {}
+        count = sum(n for subject, n in subjects.items() if tenant in subject.split("."))
+        if count:
+            found[config.config.name] = count
+    return found
+
+
+async def test_all_of_a_tenant_goes_and_nothing_of_another(
+    nats_server: EmbeddedServer,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker()
+    speakers = [
+        Speaker(broker_settings, 10, tenant=tenant, conversation=conversation)
+        for tenant, conversation in (("acme", "one"), ("acme", "two"), ("other", "one"))
+    ]
+    await asyncio.gather(*(speaker.speak() for speaker in speakers))
+    for speaker in speakers:
+        await closed(broker, speaker.spec)
+    await queue_empty(broker)
+    worker.signal(signal.SIGTERM)  # it writes what was used
+    assert await worker.wait() == 0
+    before, theirs = await kept(broker, "acme"), await kept(broker, "other")
+    assert {*before} == {"STT_AUDIO", "STT_TRANSCRIPTS", "KV_stt_sessions", "KV_stt_usage"}
+
+    counted = await erase(nats_server, "--tenant", "acme", "--dry-run")
+    assert "nothing was removed" in counted
+    assert await kept(broker, "acme") == before
+
+    await erase(nats_server, "--tenant", "acme", "--conversation", "one", "--yes")
+    left = await kept(broker, "acme")
+    assert 0 < left["STT_TRANSCRIPTS"] < before["STT_TRANSCRIPTS"]
+    assert left["KV_stt_sessions"] == 1
+
+    await erase(nats_server, "--tenant", "acme", "--yes")
+    assert await kept(broker, "acme") == {"KV_stt_usage": before["KV_stt_usage"]}
+    await erase(nats_server, "--tenant", "acme", "--usage", "--yes")
+    assert await kept(broker, "acme") == {}
+    assert await kept(broker, "other") == theirs
+
+
+async def test_open_sessions_are_named_and_ended_only_with_leave(
+    nats_server: EmbeddedServer,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    start_worker: StartWorker,
+) -> None:
+    speaker = Speaker(broker_settings, 60, tenant="acme", speed=2)
+    waits = Speaker(broker_settings, 1, tenant="acme", conversation="waits")
+    worker = await start_worker(WORKER_MAX_SESSIONS="1")
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 4.0)
+    await waits.speak()
+    said = await erase(nats_server, "--tenant", "acme", "--yes", status=1)
+    assert "2 sessions are open" in said
+    assert "acme.c.s" in said
+    assert (await kept(broker, "acme"))["STT_AUDIO"]
+    # The worker's slot must not go to the session that waits before its request is gone.
+    said = await erase(
+        nats_server, "--tenant", "acme", "--conversation", "waits", "--stop", "--yes"
+    )
+    assert (await kept(broker, "acme"))["STT_SESSIONS"] == 1
+    speaking.cancel()
+    await asyncio.wait([speaking])
+    await erase(nats_server, "--tenant", "acme", "--stop", "--yes")
+    await queue_empty(broker)
+    found = await kept(broker, "acme")
+    assert {*found} <= {"KV_stt_usage"}
+    assert worker.running
+
+
+async def test_it_asks_first(nats_server: EmbeddedServer, ready_broker: Broker) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.audio.acme.c.s", b"sound")
+    assert "--yes is needed" in await erase(nats_server, "--tenant", "acme", status=2)
+    assert (await js.stream_info(streams.AUDIO)).state.messages == 1
+    async with Command(
+        "erase", "--tenant", "acme", terminal=True, NATS_URL=nats_server.url
+    ) as command:
+        await until(lambda: "--yes is needed" in command.errors, "it has no terminal to read")
+        assert await command.status() == 2
+    assert (await js.stream_info(streams.AUDIO)).state.messages == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--tenant", "a.b"), "not valid"),
+        (("--tenant", ">"), "not valid"),
+        (("--tenant", "a", "--speaker", "s"), "--conversation"),
+        (("--tenant", "a", "--conversation", "c", "--usage"), "whole tenant"),
+        ((), "--tenant"),
+    ],
+)
+async def test_mistakes_are_named(
+    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in await erase(nats_server, *arguments, status=2)
+
+
+async def test_without_streams_it_says_so(nats_server: EmbeddedServer) -> None:
+    assert "stream not found" in await erase(nats_server, "--tenant", "a", "--yes", status=2)

@@ -1,0 +1,141 @@
+"""`natterjack streams apply` on a real server: shows first, changes what it can, loses nothing."""
+
+from __future__ import annotations
+
+import pytest
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from natterjack import streams
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import StreamSettings
+
+from .test_commands import Command
+
+
+async def apply(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+    """What it prints, errors included."""
+    async with Command("streams", "apply", *arguments, NATS_URL=server.url) as command:
+        assert await command.status() == status, command.out + command.errors
+    assert "Traceback" not in command.errors
+    return command.out + command.errors
+
+
+async def test_it_makes_all_that_a_worker_needs_and_nothing_twice(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    dry = await apply(nats_server, "--dry-run")
+    assert dry.count("make ") == 10
+    assert "nothing was changed" in dry
+    js = broker.client.jetstream()
+    with pytest.raises(NotFoundError):
+        await js.stream_info(streams.SESSIONS)
+    assert "10 changes made" in await apply(nats_server)
+    assert "all is as the settings say" in await apply(nats_server)
+    await streams.ensure(broker, StreamSettings(create_streams=False))
+
+
+async def test_what_a_worker_made_is_what_it_would_make(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_longer_ages_are_set_and_stored_messages_stay(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.audio.t.c.s", b"sound")
+    longer = ("--audio-max-age-seconds", "1800", "--lease-seconds", "5")
+    said = await apply(nats_server, *longer, "--audio-max-bytes", "1000000", status=1)
+    assert "max_age 900 -> 1800" in said
+    assert "ack_wait 3 -> 5" in said
+    assert "max_bytes -1 -> 1000000   LOSES" in said  # a bound where there was none
+    assert (await js.stream_info(streams.AUDIO)).config.max_age == 900
+    said = await apply(nats_server, *longer)
+    assert "2 changes made" in said
+    info = await js.stream_info(streams.AUDIO)
+    assert (info.config.max_age, info.state.messages) == (1800, 1)
+    assert (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config.ack_wait == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--audio-max-age-seconds", "60"), ("--audio-storage", "memory"), ("--audio-max-bytes", "9")],
+)
+async def test_nothing_that_is_stored_is_lost_without_leave(
+    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...]
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.audio.t.c.s", b"sound")
+    said = await apply(nats_server, *arguments, "--transcripts-max-age-seconds", "9e5", status=1)
+    assert "STT_AUDIO would be lost, so nothing was changed: --allow-loss" in said
+    assert (await js.stream_info(streams.AUDIO)).state.messages == 1
+    assert (await js.stream_info(streams.TRANSCRIPTS)).config.max_age == 604_800
+    said = await apply(nats_server, *arguments, "--allow-loss")
+    assert "1 change made" in said
+    assert "all is as" in await apply(nats_server, *arguments)
+
+
+async def test_what_an_operator_has_set_beside_it_stays(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    found = (await js.stream_info(streams.TRANSCRIPTS)).config
+    await js.update_stream(
+        found.evolve(
+            description="ours", compression=StoreCompression.S2,
+            subjects=[*(found.subjects or []), "other.>"], max_age=600.0,
+        )
+    )  # fmt: skip
+    said = await apply(nats_server)
+    assert "max_age 600 -> 604800" in said
+    after = (await js.stream_info(streams.TRANSCRIPTS)).config
+    assert (after.description, after.compression) == ("ours", StoreCompression.S2)
+    assert "other.>" in (after.subjects or [])
+    assert after.max_age == 604_800
+
+
+async def test_a_stream_that_cannot_serve_is_made_anew_only_with_leave(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    js = broker.client.jetstream()
+    await js.add_stream(
+        StreamConfig(
+            name=streams.SESSIONS, subjects=["stt.session.>"], storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+        )
+    )  # fmt: skip
+    assert "retention limits -> workqueue" in await apply(nats_server, status=1)
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(broker, StreamSettings(create_streams=False))
+
+
+async def test_a_consumer_that_cannot_serve_is_made_anew_only_with_leave(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
+    await js.add_consumer(
+        streams.SESSIONS,
+        ConsumerConfig(
+            durable_name=streams.CONSUMER, ack_policy=AckPolicy.EXPLICIT, deliver_subject="push.it"
+        ),
+    )
+    assert "deliver_subject push.it -> none" in await apply(nats_server, status=1)
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(ready_broker, StreamSettings(create_streams=False))
+
+
+async def test_a_missing_broker_is_said(nats_server: EmbeddedServer) -> None:
+    nats_server.kill()
+    said = await apply(nats_server, status=2)
+    assert "natterjack streams: " in said
