@@ -117,3 +117,12 @@ def container(pod: Document) -> Document:
     """The first one: ours."""
     found: Document = pod["spec"]["containers"][0]
     return found
+
+
+def given(documents: list[Document], component: str) -> dict[str, str]:
+    """The settings that the chart gives to a component's program, however it does."""
+    for document in documents:
+        if component_of(document) == component and document["kind"] in ("Job", "Pod"):
+            pod = document["spec"]["template"] if document["kind"] == "Job" else document
+            return {e["name"]: e["value"] for e in container(pod)["env"] if "value" in e}
+    return settings_of(documents, component)

@@ -36,6 +36,7 @@ from .chart import (
     component_of,
     container,
     find,
+    given,
     helm,
     pods,
     refused,
@@ -413,7 +414,7 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
     "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
     "test": [*COMMON, EdgeSettings],
 }
-BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "NATS_INBOX_PREFIX",
+BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
           "TEST_SECONDS", "TEST_AUDIO"}  # fmt: skip
 """Variables of no settings model: Python's, a library's, and the test's own."""
 
@@ -422,15 +423,6 @@ def variables(model: type[BaseSettings]) -> dict[str, str]:
     """Field by variable."""
     prefix = str(model.model_config.get("env_prefix", ""))
     return {f"{prefix}{name}".upper(): name for name in model.model_fields}
-
-
-def given(documents: list[Document], component: str) -> dict[str, str]:
-    """The settings that the chart gives to a component's program, however it does."""
-    for document in documents:
-        if component_of(document) == component and document["kind"] in ("Job", "Pod"):
-            pod = document["spec"]["template"] if document["kind"] == "Job" else document
-            return {e["name"]: e["value"] for e in container(pod)["env"] if "value" in e}
-    return settings_of(documents, component)
 
 
 @pytest.mark.parametrize("component", MODELS)
@@ -564,8 +556,8 @@ def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
     assert keys == {
         "worker": ["users", "worker.nk"],
         "streams": ["users", "operator.nk"],
-        "edge": ["users", "edge.nk"],
-        "test": ["users", "edge.nk"],
+        "edge": ["users", "edge_default_cluster.nk"],
+        "test": ["users", "edge_helm-test_test.nk"],
     }
 
 

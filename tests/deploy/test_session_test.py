@@ -20,7 +20,7 @@ from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound
 from ..worker.programs import WorkerProcess
-from .chart import CHART
+from .chart import CHART, container, find, given, pods, render
 
 RATE = 16_000
 
@@ -41,12 +41,12 @@ async def worker(
     await worker.stop()
 
 
-async def session_test(nats_url: str, **settings: str) -> tuple[int, str, str]:
+async def session_test(NATS_URL: str, **settings: str) -> tuple[int, str, str]:
     """Exit status, and what it said, on both outputs."""
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"  # as in the image
     process = await asyncio.create_subprocess_exec(
         sys.executable, CHART / "files" / "session_test.py",
-        env={**os.environ, "PATH": path, "NATS_URL": nats_url, **settings},
+        env={**os.environ, "PATH": path, "NATS_URL": NATS_URL, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     said, complained = await asyncio.wait_for(process.communicate(), bound(60))
@@ -104,3 +104,55 @@ async def test_a_broker_that_is_not_there_is_said(nats_server: EmbeddedServer) -
     status, _, complained = await session_test(nats_server.url)
     assert status == 1
     assert f"session test: no NATS at {nats_server.url}" in complained
+
+
+async def test_what_the_chart_gives_to_each_role_is_enough(
+    tmp_path: Path, emulator: DeepgramEmulator
+) -> None:
+    """The job of the streams, a worker and the test, with the settings and the users of a release,
+    on a broker that lets nobody do more."""
+    users = tmp_path / "users"
+    for role in (["operator"], ["worker"], ["edge", "--tenant", "helm-test", "--name", "test"]):
+        await natterjack("users", "add", "--dir", str(users), *role)
+    (tmp_path / "nats.conf").write_text('include "users/users.conf"')
+    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server.start()
+    documents = render({"nats": {"auth": {"existingSecret": "users"}}, "streams": {"replicas": 1}})
+    keys = {
+        name.removeprefix("r-natterjack-"): volume["secret"]["items"][0]["key"]
+        for name, pod in pods(documents)
+        for volume in pod["spec"]["volumes"]
+        if volume["name"] == "nats-user"
+    }
+
+    def settings(component: str) -> dict[str, str]:
+        """As the pod has them, but for what is elsewhere here."""
+        seed = str(users / keys[component])
+        return {**given(documents, component), "NATS_URL": server.url, "NATS_NKEY": seed}
+
+    try:
+        command = container(find(documents, "Job", "streams")["spec"]["template"])["command"]
+        await natterjack(*command[1:], **settings("streams"))
+        here = {"WORKER_HTTP_PORT": "0", "WORKER_SECRETS_DIR": None}
+        worker = WorkerProcess(server.url, emulator.url, **{**settings("worker"), **here})
+        try:
+            await worker.start()
+            status, said, complained = await session_test(**settings("test"))
+            assert status == 0, complained
+            assert json.loads(said.splitlines()[-1])["state"] == "closed"
+            assert not [line for line in worker.log if "ermission" in str(line)]
+        finally:
+            await worker.stop()
+    finally:
+        server.stop()
+
+
+async def natterjack(*arguments: str, **settings: str) -> None:
+    """Run the command; it must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "natterjack", *arguments,
+        env={**os.environ, **settings},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), bound(60))
+    assert process.returncode == 0, said.decode()
