@@ -73,7 +73,7 @@ class Inputs:
     disk_gb: float = _input(1_000, "of a node for the stores")
     disk_mb_per_s: float = _input(500, "that it writes, for good")
     disk_use: float = _input(0.7, "of both that is planned for")
-    heartbeats_per_s: float = _input(10_000, "of leases that one consumer takes")
+    heartbeats_per_s: float = _input(40_000, "of leases that one consumer takes")
     news_per_s: float = _input(100_000, "messages of slots that a cell delivers to its workers")
     slot_news_s: float = _input(5, "between two renewals of a slot")
 

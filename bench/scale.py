@@ -303,12 +303,17 @@ async def _leases(count: int, seconds: float) -> Leases:
                         break
                     except NatterjackError:
                         await asyncio.sleep(0.25)
-            held = await _hold(js, broker, count)
+            queue = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
+            held = await _hold(broker, queue, count)
             info = await js.consumer_info(SESSIONS, CONSUMER)
             leader = info.cluster.leader if info.cluster is not None else ""
             nodes = sorted(nodes, key=lambda node: node.store.name != leader)
             beats = [0]
-            beating = asyncio.create_task(_beat(broker, held, beats))
+            lost: list[Msg] = []
+            tasks = (
+                asyncio.create_task(_beat(broker, held, beats)),
+                asyncio.create_task(_take(queue, lost)),
+            )
             await asyncio.sleep(_SETTLE_S)
             before, began = [cpu_seconds(node.pid) for node in nodes], time.monotonic()
             sent_before = beats[0]
@@ -316,26 +321,33 @@ async def _leases(count: int, seconds: float) -> Leases:
             took = time.monotonic() - began
             sent = beats[0] - sent_before
             after = [cpu_seconds(node.pid) for node in nodes]
-            info = await js.consumer_info(SESSIONS, CONSUMER)
-            beating.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
-    return Leases(count, shares, sent / took / count, info.num_redelivered or 0)
+    return Leases(count, shares, sent / took / count, len(lost))
 
 
-async def _hold(js: JetStreamContext, broker: Broker, count: int) -> list[str]:
+async def _hold(broker: Broker, queue: JetStreamContext.PullSubscription, count: int) -> list[str]:
     """Ask for so many sessions and take them all; where each lease is renewed."""
     requested = [
         await broker.acks.publish(f"stt.session.t.c{number}.s", b"{}", {}, _BEGIN_S)
         for number in range(count)
     ]
     await asyncio.gather(*requested)
-    leases = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
     held: list[str] = []
     while len(held) < count:
-        held += [message.reply for message in await leases.fetch(min(500, count - len(held)))]
+        held += [message.reply for message in await queue.fetch(min(500, count - len(held)))]
         for reply in held[:-500]:  # those that are held already, so that they do not run out
             broker.client.post(reply, Msg.Ack.Progress)
     return held
+
+
+async def _take(queue: JetStreamContext.PullSubscription, lost: list[Msg]) -> None:
+    """Take what runs out, as another worker would, until cancelled."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            lost += await queue.fetch(100, timeout=1)
 
 
 async def _beat(broker: Broker, held: Sequence[str], beats: list[int]) -> None:

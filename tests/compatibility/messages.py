@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import Iterable
@@ -114,6 +115,12 @@ def recorded(version: str, kind: str) -> list[Message]:
     if not path.exists():
         return []
     return [Message.of(told) for told in json.loads(path.read_text())["messages"]]
+
+
+def spool_files(version: str) -> dict[str, bytes]:
+    """By path: what an edge of that release has left in its spool."""
+    told = json.loads((FIXTURES / version / "spool.json").read_text())["files"]
+    return {name: gzip.decompress(base64.b64decode(content)) for name, content in told.items()}
 
 
 def samples(kind: str, messages: Iterable[Message]) -> list[Message]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import gzip
 import json
@@ -48,6 +49,11 @@ RATE = 8000
 """Of what the edge publishes: fixtures are to be small."""
 PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 WORDS = 30
+SPOOLED = SessionKey("acme", "call-11", "agent")
+SPOOLED_WORDS = 16
+NOBODY = "nats://127.0.0.1:1"
+"""Where no broker is."""
+_CHUNK_BYTES = RATE * 2 * 80 // 1000
 OWN = "beta"
 """Tenant of the sessions that this program opens itself."""
 INTERRUPTED = SessionKey("acme", "call-7", "agent")
@@ -77,6 +83,8 @@ class Recording:
     interrupted: dict[str, list[Message]] = field(default_factory=dict)
     """By kind: a session whose worker was killed, before anybody took it over; its sound to the
     end."""
+    spool: dict[str, bytes] = field(default_factory=dict)
+    """By path: what a killed edge that had no broker has left in its spool."""
     streams: dict[str, Any] = field(default_factory=dict)
     """Configurations by name, as the broker tells them, and that of the consumer."""
     schemas: dict[str, Any] = field(default_factory=dict)
@@ -141,7 +149,8 @@ class Programs:
         """A worker that is ready."""
         worker = WorkerProcess(
             self._url, self._provider, WORKER_NAME=name, WORKER_USAGE_SECONDS="2",
-            WORKER_HOLE_SECONDS="0.5", WORKER_PRICES="deepgram=0.36", DEEPGRAM_CATCH_UP_RATE="4",
+            WORKER_BUDGET_WARNINGS="0.3,0.6", WORKER_HOLE_SECONDS="0.5",
+            WORKER_PRICES="deepgram=0.36", DEEPGRAM_CATCH_UP_RATE="4",
             PYTHONPATH=str(self._source), PYTHONSAFEPATH="1",
         )  # fmt: skip
         self.workers[name] = worker
@@ -168,6 +177,31 @@ class Programs:
             "--language", "en-US", "--once", *arguments,
         )  # fmt: skip
         assert status == 0, f"edge of {key}: {said}"
+
+    async def spooled(self, directory: Path, key: SessionKey, audio: bytes) -> str:
+        """Have an edge that finds no broker keep `audio`, and kill it; what it said at once if it
+        ended by itself."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "edge_capture", "stdin", "--spool", str(directory),
+            "--tenant", key.tenant, "--conversation", key.conversation, "--speaker", key.speaker,
+            "--sample-rate", str(RATE), env={**self._environment, "NATS_URL": NOBODY},
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin is not None
+        ended = asyncio.create_task(process.wait())
+        process.stdin.write(audio)
+
+        def kept() -> int:
+            return sum(path.stat().st_size for path in directory.glob("*/0*"))
+
+        await until(lambda: ended.done() or kept() >= len(audio) - 2 * _CHUNK_BYTES, "spooled", 30)
+        if ended.done():
+            assert process.stderr is not None
+            return (await process.stderr.read()).decode()
+        process.kill()
+        await ended
+        return ""
 
     def schemas(self) -> dict[str, Any]:
         """What the checkout's models read."""
@@ -272,10 +306,10 @@ class _Stage:
         return True
 
     async def wait_in_turn(self) -> None:
-        """Two sessions for one connection, which is refused for a moment; one has an end."""
+        """Two sessions for one connection, which is refused for a moment; both have an end."""
         wav = _wav(self.directory / "more.wav", 16)
         first, second = (SessionKey("acme", "call-8", name) for name in ("agent", "caller"))
-        playing = asyncio.create_task(self.programs.edge(wav, first))
+        playing = asyncio.create_task(self.programs.edge(wav, first, "--max-seconds", "6"))
         await self.heard("interim", first)
         await self.provider.set(handshake_status=429, handshakes=1)
         await self.provider.drop()
@@ -317,6 +351,19 @@ class _Stage:
         await speaking
         await self.closed(speaker.spec.key)
 
+    async def spool(self) -> None:
+        """An edge is killed that had no broker to publish to."""
+        directory, audio = self.directory / "spool", _audio(SPOOLED_WORDS)
+        said = await self.programs.spooled(directory, SPOOLED, audio)
+        if said:
+            assert "unrecognized arguments" in said, said
+            self.recording.left_out.append("the edge's spool: it has none")
+        self.recording.spool = {
+            str(path.relative_to(directory)): path.read_bytes()
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        }
+
     async def streams(self) -> dict[str, Any]:
         """The configurations of the streams and the consumer there are."""
         questions = {name: f"STREAM.INFO.{name}" for name in STREAMS}
@@ -347,6 +394,7 @@ async def record(source: Path = ROOT) -> Recording:
                 recording.messages["control_request"].clear()
                 recording.left_out.append("control requests: those are of this checkout")
             await stage.hole()
+            await stage.spool()
             recording.streams = await stage.streams()
     return recording
 
@@ -368,9 +416,12 @@ async def _stage(directory: Path, source: Path, recording: Recording) -> AsyncIt
         server.stop()
 
 
+def _audio(words: int) -> bytes:
+    return tones.encode(tones.sequence(words), RATE, tail_seconds=0.5, **PHRASE)
+
+
 def _wav(path: Path, words: int) -> Path:
-    audio = tones.encode(tones.sequence(words), RATE, tail_seconds=0.5, **PHRASE)
-    soundfile.write(path, pcm.to_samples(audio, "linear16"), RATE)
+    soundfile.write(path, pcm.to_samples(_audio(words), "linear16"), RATE)
     return path
 
 
@@ -395,6 +446,13 @@ def write(recording: Recording, directory: Path, about: dict[str, Any]) -> None:
     _write(directory / "interrupted.json", told)
     sound = b"".join(message.payload for message in recording.interrupted["chunk"])
     (directory / "interrupted.pcm.gz").write_bytes(gzip.compress(sound, 9, mtime=0))
+    if recording.spool:
+        files = {
+            name: base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+            for name, content in recording.spool.items()
+        }
+        spooled = {"words": tones.sequence(SPOOLED_WORDS), "phrase": PHRASE, "files": files}
+        _write(directory / "spool.json", spooled)
     _write(directory / "streams.json", recording.streams)
     _write(directory / "schemas.json", recording.schemas)
     _write(directory / "recorded.json", {**about, "left_out": recording.left_out})

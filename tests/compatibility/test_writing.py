@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -19,7 +20,9 @@ from .messages import (
     Message,
     missed,
     recorded,
+    shape,
     shape_of_all,
+    spool_files,
 )
 from .record import Recording, record
 
@@ -48,6 +51,7 @@ async def test_a_fleet_of_today_writes_what_the_recorded_release_reads() -> None
             found += _refused(kind, messages)
         problems += [f"{kind}: {problem}" for problem in found]
     problems += _streams(today)
+    problems += _spool(today)
     assert not problems, "\n".join(["docs/compatibility.md has the rules", *problems])
 
 
@@ -86,6 +90,20 @@ def _streams(today: Recording) -> list[str]:
         for part in _OF_STREAMS
         if today.streams.get(name, {}).get(part) != config.get(part)
     ]
+
+
+def _spool(today: Recording) -> list[str]:
+    """What the recorded release's edge would not understand in a spool that one of today left."""
+    before, now = (
+        {Path(name).name.partition(".")[2]: content for name, content in files.items()}
+        for files in (spool_files(RELEASE), today.spool)
+    )
+    found = missed(shape(json.loads(before["json"])), shape(json.loads(now["json"])))
+    if json.loads(before["json"])["version"] != json.loads(now["json"])["version"]:
+        found.append(".version is another")
+    if before["sent"][:8] != now["sent"][:8]:
+        found.append(f"segments begin with {now['sent'][:8]!r}")
+    return [f"spool: {problem}" for problem in found]
 
 
 # ---- the comparison itself ----------------------------------------------------------------------

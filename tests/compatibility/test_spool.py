@@ -1,0 +1,43 @@
+"""Sound that an edge of another release has left on the disk is sent by one of today."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from natterjack.connection import Broker
+from natterjack.settings import BrokerSettings
+from natterjack.spec import SessionSpec
+
+from ..emulators import tones
+from ..faults.audit import audit
+from ..waiting import bound
+from ..worker.programs import StartWorker, closed
+from .messages import FIXTURES, RELEASE, spool_files
+
+
+async def test_a_spool_of_a_recorded_release_is_sent_to_the_last_word(
+    tmp_path: Path, start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    told = json.loads((FIXTURES / RELEASE / "spool.json").read_text())
+    for name, content in spool_files(RELEASE).items():
+        path = tmp_path / "spool" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (about,) = (tmp_path / "spool").glob("*/session.json")
+    spec = SessionSpec.model_validate(json.loads(about.read_text())["spec"])
+    await start_worker()
+    edge = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "edge_capture", "send", "--spool", str(tmp_path / "spool"), "--once",
+        env={**os.environ, "NATS_URL": broker_settings.url}, stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    _, said = await asyncio.wait_for(edge.communicate(), bound(30))
+    assert edge.returncode == 0, said.decode()
+    transcript = await closed(broker, spec)
+    found = audit(transcript.events, told["words"], tones.places(told["words"], **told["phrase"]))
+    assert found.clean, f"{found}\n{transcript.told()}"
+    assert not about.exists(), "what was sent is removed"
