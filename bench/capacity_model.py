@@ -36,11 +36,11 @@ class Inputs:
     bytes_per_s: float = _input(32_000, "of sound, of a session; 16 kHz mono linear16")
     header_bytes: float = _input(210, "of a chunk: headers and what the store adds")
     # Workers
-    worker_cpu_s_per_hour: float = _input(2.92, "processor seconds of a worker an hour of audio")
+    worker_cpu_s_per_hour: float = _input(2.51, "processor seconds of a worker an hour of audio")
     worker_core_use: float = _input(0.5, "of a worker's one core that is planned for")
     worker_sessions: int = _input(500, "WORKER_MAX_SESSIONS")
-    worker_base_mb: float = _input(68, "a worker without sessions")
-    worker_session_kb: float = _input(76, "a session in a worker")
+    worker_base_mb: float = _input(69, "a worker without sessions")
+    worker_session_kb: float = _input(53, "a session in a worker")
     spare_workers: int = _input(1, "that may be missing")
     lease_s: float = _input(3, "NATTERJACK_LEASE_SECONDS; a session renews it three times in that")
     # Provider
