@@ -116,8 +116,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """One process at a time: tests run in several."""
+def alone(name: str) -> Iterator[None]:
+    """One process at a time: tests run in several, and what one builds another must not prune."""
     with (STORE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -145,20 +145,17 @@ def images() -> Podman:
     containers = podman()
     built = STORE / "built"
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
-    with _alone("images"):
+    with alone("images"):
         if not built.exists() or built.read_text() != run:
             if not containers.has_image(BASE):
                 _make_base(containers)
-            for target, image in (("worker", WORKER_IMAGE), ("edge", EDGE_IMAGE)):
-                containers.build(
-                    "--target", target, "-t", image, "-f", ROOT / "deploy" / "Dockerfile", ROOT
-                )
-            old = (
-                "--force",
-                "--filter",
-                "until=24h",
-            )  # younger layers save the next run their making
-            containers.run("podman", "image", "prune", *old, check=False)
+            recipe = ("-f", ROOT / "deploy" / "Dockerfile", ROOT)
+            for program, image in (("worker", WORKER_IMAGE), ("edge", EDGE_IMAGE)):
+                # The builder has a name, so that its layers stay for the next run.
+                builder = f"{program}-builder"
+                containers.build("--target", builder, "-t", f"natterjack-{builder}", *recipe)
+                containers.build("--target", program, "-t", image, *recipe)
+            containers.run("podman", "image", "prune", "--force", check=False)
             built.write_text(run)
     return containers
 

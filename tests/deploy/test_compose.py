@@ -28,7 +28,7 @@ from worker.__main__ import _END_SECONDS
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from ..worker.programs import Speaker, closed, spoken
-from .containers import BASE, Podman, free_port, images
+from .containers import BASE, Podman, alone, free_port, images
 from .names import ROOT
 from .prometheus import program
 
@@ -328,7 +328,8 @@ def _make_stand_in(containers: Podman, image: str, found: Path, path: str, work:
         f"COPY --chmod=755 program {path}\n"
         f'ENTRYPOINT ["{path}"]\n'
     )
-    containers.build("-t", image, work)
+    with alone("images"):
+        containers.build("-t", image, work)
 
 
 def _natterjack(*arguments: str | Path) -> str:

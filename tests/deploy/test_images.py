@@ -30,6 +30,7 @@ from .containers import (
     WORKER_IMAGE,
     Podman,
     WorkerContainer,
+    alone,
     images,
 )
 
@@ -133,7 +134,8 @@ def test_the_images_are_made_of_the_sources_alone(containers: Podman, tmp_path: 
     root = Path(__file__).parents[2]
     recipe = tmp_path / "Dockerfile"
     recipe.write_text("FROM python:3.11-slim-bookworm\nCOPY . /context\n")
-    containers.build("-t", "natterjack-test-context", "-f", recipe, root)
+    with alone("images"):
+        containers.build("-t", "natterjack-test-context", "-f", recipe, root)
     code = "import os, json; print(json.dumps([sorted(os.listdir(d)) for d in ('.', 'deploy')]))"
     found = _inside(
         containers, "natterjack-test-context", "sh", "-c", f"cd /context && python -c {code!r}"
