@@ -105,6 +105,9 @@ PARTS: dict[str, tuple[str, Part]] = {
     "losses": ("words lost when a provider drops its connection, or goes mute", _losses),
 }
 
+_APART = ("scale",)
+"""Takes minutes, and is about the broker alone."""
+
 
 def _machine() -> dict[str, Any]:
     """What the figures were measured on."""
@@ -139,14 +142,14 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "parts", nargs="*", choices=[[], *PARTS], metavar="PART",
-        help=f"of {', '.join(PARTS)}; default: all",
+        help=f"of {', '.join(PARTS)}; default: all but {', '.join(_APART)}",
     )  # fmt: skip
     parser.add_argument("--no-peers", action="store_true", help="leave out peers and losses")
     parser.add_argument("--seconds", type=float, default=6, help="measured, of each point")
     parser.add_argument("--runs", type=int, default=3, help="of the points that have a goal")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
-    names = arguments.parts or list(PARTS)
+    names = arguments.parts or [name for name in PARTS if name not in _APART]
     if arguments.no_peers:
         names = [name for name in names if name not in ("peers", "losses")]
     report: dict[str, Any] = {"machine": _machine()}
