@@ -393,6 +393,23 @@ async def test_a_user_is_added_and_removed_while_the_server_runs(server: Secured
         await until(lambda: one.client.is_closed, "its connection is ended")
 
 
+async def test_a_new_tenant_begins_while_the_server_runs(server: SecuredServer) -> None:
+    async with guest(server, "edge_acme_pi-1") as theirs:
+        said = await add_user(server.home, "edge", "--tenant", "brand", "--name", "new")
+        assert "reload the server twice" in said
+        server.reload()
+        server.reload()
+        async with guest(server, "edge_brand_new") as one:
+            answer = await one.client.request("stt.audio.brand.call.agent", b"\0\0", timeout=10)
+            assert json.loads(answer.data)["seq"] == 1
+            assert not await one.may_publish(f"stt.audio.{KEY}")
+        answer = await theirs.client.request(f"stt.audio.{KEY}", b"\0\0", timeout=10)
+        assert json.loads(answer.data)["seq"] == 2
+        assert "twice" not in await add_user(
+            server.home, "edge", "--tenant", "brand", "--name", "second"
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
