@@ -254,6 +254,12 @@ class Client(NatsClient):
         self._flush_later()
         return None
 
+    def abort(self) -> None:
+        """Cut the connection, if it stands, whatever nats-py is doing with it. Idempotent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
+
     def forget_unsent(self) -> None:
         """What was published and not written yet is not to be written."""
         self._pending.clear()

@@ -151,6 +151,7 @@ class Broker:
         if not closing.cancel() and not closing.cancelled():
             with contextlib.suppress(NatsError, OSError, RuntimeError):  # uvloop's: it is gone
                 closing.result()
+        self.client.abort()  # one that was being made anew just now
 
 
 async def connect(
