@@ -205,7 +205,7 @@ class Publisher:
         nats-py says `connected` a little before it runs the reconnect callbacks; a new chunk sent
         in between would be stored ahead of older ones that have to be sent again.
         """
-        return broker.connected and broker.client.stats["reconnects"] == self._reconnects
+        return broker.connected and broker.reconnects == self._reconnects
 
     def _flows(self, broker: Broker) -> bool:
         """Whether the connection takes what is published now."""
@@ -213,7 +213,7 @@ class Publisher:
 
     def _reconnected(self) -> None:
         assert self._broker is not None
-        self._reconnects = self._broker.client.stats["reconnects"]
+        self._reconnects = self._broker.reconnects
         self._again = deque(self._window)
         self._backoff.due = self._open_backoff.due = 0
         self._wake.set()

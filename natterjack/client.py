@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nats.aio.client import PING_PROTO
 from nats.aio.client import Client as NatsClient
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
@@ -247,6 +248,14 @@ class Client(NatsClient):
         queue = self._flush_queue
         if queue is not None and queue.empty():  # else it is about to be written
             queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py writes it at once, ahead of what waits to be written: its answer, which `flush`
+        # waits for, would say nothing of that.
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        self._pending.append(PING_PROTO)
+        self._pending_data_size += len(PING_PROTO)
+        await self._flush_pending()
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if force_flush or not self.together or not self.is_connected or self._flusher_ended:

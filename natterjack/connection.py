@@ -97,11 +97,16 @@ class Broker:
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.slow_consumers = 0
-        self.reconnects = 0
 
     @property
     def connected(self) -> bool:
         return bool(self.client.is_connected)
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first. Counted before `connected` is true again, and so before
+        `on_reconnect` callbacks run."""
+        return self.client.stats["reconnects"]
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
@@ -213,7 +218,6 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
             log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:
-        broker.reconnects += 1
         log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
         broker.acks.lost()
         for callback in list(broker.on_reconnect):

@@ -269,3 +269,25 @@ def test_what_the_server_does_not_take_waits_here_within_bounds(loop: str, toget
             await client.close()
 
     (asyncio.run if loop == "asyncio" else uvloop.run)(run())
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_flush_does_not_overtake_what_was_sent_before_it(together: bool) -> None:
+    """Its answer says that the server has a subscription, and what was published."""
+    async with MuteServer() as server:
+        client = Client()
+        client.together = together
+        await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+
+        async def all_at_once() -> None:
+            await client.listen("a", Heard())
+            client.post("b", b"")
+            await client.flush()
+
+        flushing = asyncio.create_task(all_at_once())
+        server.go.set()
+        await until(lambda: server.received.endswith(b"PING\r\n"), "all of it has come")
+        assert bytes(server.received) == b"SUB a  1\r\nPUB b  0\r\n\r\nPING\r\n"
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        await client.close()

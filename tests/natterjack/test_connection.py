@@ -176,3 +176,17 @@ async def test_connecting_can_be_cancelled_at_any_moment() -> None:
         connecting.cancel()
         done, _ = await asyncio.wait({connecting}, timeout=bound(5))
         assert done, "the cancellation was swallowed"
+
+
+async def test_a_new_connection_is_counted_before_it_is_said_to_be_up(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    """So that who compares the count with that of a reading is never wrong."""
+    nats_server.kill()
+    async with asyncio.timeout(bound(30)):
+        while broker.connected:
+            await asyncio.sleep(0)
+        nats_server.start()
+        while not broker.connected:
+            await asyncio.sleep(0)
+    assert broker.reconnects == 1
