@@ -92,7 +92,6 @@ class Publisher:
         self._backoff = Backoff()
         self._troubles: dict[str, str] = {}
         self._broker: Broker | None = None
-        self._reconnects = 0
         self._inbox = ""
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -199,28 +198,19 @@ class Publisher:
             self._alarm.cancel()
             self._alarm = None
 
-    def _linked(self, broker: Broker) -> bool:
-        """Whether the connection is up, and what went down with the last one is queued again.
-
-        nats-py says `connected` a little before it runs the reconnect callbacks; a new chunk sent
-        in between would be stored ahead of older ones that have to be sent again.
-        """
-        return broker.connected and broker.reconnects == self._reconnects
-
     def _flows(self, broker: Broker) -> bool:
         """Whether the connection takes what is published now."""
-        return self._linked(broker) and broker.client.pending_data_size < _MAX_UNSENT_BYTES
+        return broker.connected and broker.client.pending_data_size < _MAX_UNSENT_BYTES
 
     def _reconnected(self) -> None:
         assert self._broker is not None
-        self._reconnects = self._broker.reconnects
         self._again = deque(self._window)
         self._backoff.due = self._open_backoff.due = 0
         self._wake.set()
 
     def _send_due(self, broker: Broker) -> None:
         now = time.monotonic()
-        if not self._linked(broker):
+        if not broker.connected:
             return
         self._check_overdue(now)
         if not self._flows(broker):

@@ -97,16 +97,15 @@ class Broker:
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.slow_consumers = 0
+        self.reconnects = 0
+        """The connection that stands, or stood last: 0 is the first."""
 
     @property
     def connected(self) -> bool:
-        return bool(self.client.is_connected)
-
-    @property
-    def reconnects(self) -> int:
-        """Connections after the first. Counted before `connected` is true again, and so before
-        `on_reconnect` callbacks run."""
-        return self.client.stats["reconnects"]
+        """The connection is up, subscriptions are in place again, and `on_reconnect` callbacks have
+        run: nobody takes what is known of the last connection for knowledge of this one."""
+        # nats-py is connected for a round trip before it calls back.
+        return self.client.is_connected and self.client.stats["reconnects"] == self.reconnects
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
@@ -218,6 +217,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
             log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:
+        broker.reconnects = client.stats["reconnects"]
         log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
         broker.acks.lost()
         for callback in list(broker.on_reconnect):
