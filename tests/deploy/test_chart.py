@@ -489,9 +489,11 @@ def test_a_pod_lives_longer_than_its_drain(finish: int, handover: int) -> None:
         "terminationGracePeriodSeconds"
     ]
     assert grace == finish + handover + 30
-    assert settings_of(documents, "worker")["WORKER_DRAIN_SECONDS"] == str(finish)
+    settings = settings_of(documents, "worker")
+    assert settings["WORKER_DRAIN_SECONDS"] == str(finish)
+    assert settings["WORKER_HANDOVER_SECONDS"] == str(handover)
     # After so long the worker ends itself, whatever hangs: before the kubelet does.
-    assert grace > finish + worker_program._END_SECONDS
+    assert grace > finish + handover + worker_program._END_SECONDS
 
 
 async def test_probes_ask_what_the_worker_answers() -> None:

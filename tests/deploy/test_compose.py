@@ -24,6 +24,7 @@ from natterjack.embedded import EmbeddedServer, find_binary
 from natterjack.errors import BrokerUnreachable
 from natterjack.settings import BrokerSettings
 from worker.__main__ import _END_SECONDS
+from worker.settings import WorkerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
@@ -117,7 +118,8 @@ def test_the_image_has_the_version_of_the_project() -> None:
 def test_workers_have_time_to_drain() -> None:
     worker = SERVICES["worker"]
     grace = float(worker["stop_grace_period"].removesuffix("s"))
-    assert grace > float(worker["environment"]["WORKER_DRAIN_SECONDS"]) + _END_SECONDS
+    drain = float(worker["environment"]["WORKER_DRAIN_SECONDS"])
+    assert grace > drain + WorkerSettings().handover_seconds + _END_SECONDS
 
 
 def test_prometheus_understands_its_file(tmp_path: Path) -> None:

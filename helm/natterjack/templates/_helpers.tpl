@@ -175,6 +175,7 @@ NATTERJACK_LOG_FORMAT: {{ .Values.log.format | quote }}
 WORKER_PROVIDER: {{ $worker.provider | quote }}
 WORKER_MAX_SESSIONS: {{ int64 $worker.maxSessions | toString | quote }}
 WORKER_DRAIN_SECONDS: {{ int64 $worker.drain.finishSeconds | toString | quote }}
+WORKER_HANDOVER_SECONDS: {{ int64 $worker.drain.handoverSeconds | toString | quote }}
 WORKER_HTTP_HOST: {{ $worker.httpHost | quote }}
 WORKER_HTTP_PORT: "9464"
 {{- if include "natterjack.worker.keys" . }}
@@ -312,7 +313,7 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
-{{- /* The worker's own bounds behind a drain add up to 25 s; the rest is for the kubelet. */ -}}
+{{- /* A worker that hangs ends itself 15 s after both; the rest is for the kubelet. */ -}}
 {{- define "natterjack.terminationGrace" -}}
 {{- add (int64 .Values.worker.drain.finishSeconds) (int64 .Values.worker.drain.handoverSeconds) 30 -}}
 {{- end -}}
