@@ -239,6 +239,18 @@ def test_long_names_stay_short_enough() -> None:
     assert all(len(name) <= 52 for name in names), "a Deployment's pods add 17 characters"
 
 
+def test_long_names_of_two_releases_are_two_names() -> None:
+    def name(release: str) -> str:
+        done = helm("template", release, CHART, "-s", "templates/worker/deployment.yaml")
+        found: str = yaml.safe_load(done.stdout)["metadata"]["name"]
+        return found
+
+    long = "speech-of-the-department-for-many-things"
+    assert name(f"{long}-a") != name(f"{long}-b")
+    assert name(f"{long}-a").startswith("speech-of-the-department")
+    assert name("short") == "short-natterjack-worker"
+
+
 # ---- values ---------------------------------------------------------------------------------
 
 
@@ -284,7 +296,8 @@ def free_strings(text: str) -> Document:
             if re.search(part.get("pattern", ""), text) and len(text) <= part.get("maxLength", 99):
                 put(values, path, text)
         elif part.get("additionalProperties") == {"type": "string"}:
-            put(values, path, {"FREE" if "propertyNames" in part else "free": text})
+            names = ["FREE"] if "propertyNames" in part else ["free", text]
+            put(values, path, dict.fromkeys(names, text))
         elif part.get("items") == {"type": "string"}:
             put(values, path, [text])
     for provider in ("deepgram", "speechmatics", "managed"):
@@ -300,7 +313,7 @@ def test_strings_stay_strings_whatever_they_look_like(text: str, kubernetes: str
     documents = render(values, kubernetes=kubernetes)
     check(documents, kubernetes)
     worker = find(documents, "Deployment", "worker")["spec"]["template"]
-    assert worker["spec"]["nodeSelector"] == {"free": text}
+    assert worker["spec"]["nodeSelector"] == {"free": text, text: text}
     assert container(worker)["args"] == [text]
     assert settings_of(documents, "worker")["FREE"] == text
     assert find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]["account"] == text
@@ -330,7 +343,7 @@ def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
     jsonschema.Draft7Validator(schema()).validate(defaults)
     for path, _ in leaves(schema()):
         value = defaults
-        if path == "global" or path.endswith("resources.claims"):
+        if path in ("global", "enabled") or path.endswith("resources.claims"):
             continue
         for name in path.split("."):
             assert name in value, path
@@ -339,6 +352,20 @@ def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
 
 def test_other_charts_may_have_global_values() -> None:
     assert render({"global": {"imageRegistry": "of somebody else's chart"}}) == render()
+
+
+def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
+    """`condition: natterjack.enabled` puts that value among ours."""
+    umbrella = tmp_path / "umbrella"
+    shutil.copytree(CHART, umbrella / "charts" / "natterjack")
+    about = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [
+        {"name": "natterjack", "version": "*", "condition": "natterjack.enabled"}]}  # fmt: skip
+    (umbrella / "Chart.yaml").write_text(json.dumps(about))
+    for enabled in (True, False):
+        (umbrella / "values.yaml").write_text(json.dumps({"natterjack": {"enabled": enabled}}))
+        done = helm("template", "r", umbrella)
+        assert done.returncode == 0, done.stderr
+        assert ("kind: Deployment" in done.stdout) == enabled
 
 
 @pytest.mark.parametrize(
@@ -354,6 +381,13 @@ def test_other_charts_may_have_global_values() -> None:
          "worker.extraEnv: B is set already"),
         ({"worker": {"settings": {"WORKER_DRAIN_SECONDS": "900"}}},
          "worker.settings.WORKER_DRAIN_SECONDS: the chart sets WORKER_DRAIN_SECONDS itself"),
+        ({"worker": {"settings": {"WORKER_NAME": "x"}}},
+         "worker.settings.WORKER_NAME: the chart sets WORKER_NAME itself"),
+        ({"worker": {"extraEnv": [{"name": "A", "value": "x",
+                                   "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]}},
+         "worker.extraEnv: A has both value and valueFrom"),
+        ({"worker": {"updateStrategy": {"type": "OnDelete"}}}, "updateStrategy.type"),
+        ({"metrics": {"prometheusRule": {"enabled": True, "runbookUrl": "a: b"}}}, "runbookUrl"),
         ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_URL": "x"}}},
          "edge.settings.NATS_URL: the chart sets NATS_URL itself"),
         ({"edge": {"enabled": True, "args": ["mic"],
@@ -563,6 +597,19 @@ def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
     }
 
 
+def test_only_a_rolling_update_has_bounds() -> None:
+    def strategy(values: Document) -> Document:
+        documents = render({"worker": {"updateStrategy": values}})
+        check(documents, OLDEST)
+        found: Document = find(documents, "Deployment", "worker")["spec"]["strategy"]
+        return found
+
+    # The API server refuses bounds beside Recreate, which no schema says.
+    assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
+    bounds = {"maxSurge": 1, "maxUnavailable": "10%"}
+    assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}
+
+
 # ---- scaling --------------------------------------------------------------------------------
 
 
@@ -602,7 +649,9 @@ def test_the_plain_autoscaler_reads_a_metric_that_workers_have() -> None:
 
 def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
     """`values-nats.yaml`, for NATS' own chart, which calls a headless Service NAME-headless."""
-    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    example = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    broker = example["config"]
+    assert not example["promExporter"]["podMonitor"]["enabled"], "its CRD is not in every cluster"
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
     assert host.startswith("nats-headless.nats.")
@@ -618,17 +667,29 @@ def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_notes_say_what_comes_next(scenario: str) -> None:
-    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
-    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
-    documents = render({"extraObjects": [{"kind": "Notes", "apiVersion": "v1",
-        "metadata": {"name": "notes"}, "text": include}]}, scenario=scenario)  # fmt: skip
-    text = base64.b64decode(find(documents, "Notes")["text"]).decode()
+    text, documents = notes({}, scenario), rendered(scenario)
     values = yaml.safe_load(values_of(scenario).read_text())
     assert "kubectl -n speech rollout status deployment/r-natterjack-worker" in text
     assert ("helm -n speech test r " in text) == values.get("tests", {}).get("enabled", True)
     providers = find(documents, "ConfigMap", "worker")["data"].get("WORKER_SECRETS_DIR")
     assert ("create secret generic" in text) == bool(providers)
     assert ("without credentials" in text) != ("auth" in values.get("nats", {}))
+
+
+def notes(values: Document, scenario: str | None = None) -> str:
+    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
+    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
+    shown = {"kind": "Notes", "apiVersion": "v1", "metadata": {"name": "notes"}, "text": include}
+    documents = render({**values, "extraObjects": [shown]}, scenario=scenario)
+    text: str = find(documents, "Notes")["text"]
+    return base64.b64decode(text).decode()
+
+
+def test_a_secret_of_two_providers_is_to_be_made_once() -> None:
+    text = notes({"providers": {"deepgram": {"existingSecret": "keys", "key": "deepgram"},
+        "speechmatics": {"enabled": True, "existingSecret": "keys", "key": "other"}}})  # fmt: skip
+    assert text.count("create secret generic keys") == 1
+    assert "keys --from-file=deepgram=KEYFILE --from-file=other=KEYFILE\n" in text
 
 
 # ---- hooks ----------------------------------------------------------------------------------
@@ -675,6 +736,24 @@ def test_the_test_runs_the_script_that_is_tested() -> None:
         (CHART / "files" / "session_test.py").read_text().strip()
     )
     assert container(pod)["command"][-1] == "/etc/natterjack/test/session_test.py"
+
+
+def test_the_log_of_the_test_outlives_it() -> None:
+    """Helm 3 deletes what succeeded before `helm test --logs` asks for its log."""
+    pod = find(rendered("default"), "Pod", "test")
+    policy = pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation"
+
+
+def test_the_test_runs_where_it_is_told_to() -> None:
+    tests = {"nodeSelector": {"pool": "speech"}, "tolerations": [{"operator": "Exists"}]}
+    spec = find(render({"tests": tests}), "Pod", "test")["spec"]
+    assert {name: spec[name] for name in tests} == tests
+
+
+def test_a_job_that_hangs_has_failed_before_helm_gives_up() -> None:
+    """`helm install` waits for 5 minutes unless told otherwise, and would not say why."""
+    assert find(rendered("default"), "Job", "streams")["spec"]["activeDeadlineSeconds"] < 300
 
 
 # ---- monitoring -----------------------------------------------------------------------------
@@ -786,7 +865,9 @@ def test_a_digest_wins_over_the_tag_and_an_own_registry_over_the_common_one() ->
     worker = find(documents, "Deployment", "worker")["spec"]["template"]
     assert container(worker)["image"] == f"images.example.org/natterjack-worker@{digest}"
     test = container(find(documents, "Pod", "test"))["image"]
-    assert test.startswith("edges.example.org/natterjack-edge:")
+    assert test == "edges.example.org/natterjack-edge:9"
+    documents = render({"image": image, "edge": {"image": {"tag": "8"}}})
+    assert container(find(documents, "Pod", "test"))["image"].endswith(":8")
 
 
 def test_the_packaged_chart_has_its_files(tmp_path: Path) -> None:

@@ -4,17 +4,17 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Short enough for the longest ending and a pod's hash behind it. */ -}}
+{{- /* Short enough for the longest ending and a pod's hash behind it. What is cut off is still told apart. */ -}}
 {{- define "natterjack.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := include "natterjack.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- $name := .Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $chart := include "natterjack.name" . -}}
+{{- $name = ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
 {{- end -}}
+{{- if gt (len $name) 40 -}}
+{{- printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
+{{- else -}}
+{{- $name -}}
 {{- end -}}
 {{- end -}}
 
@@ -39,10 +39,10 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 app.kubernetes.io/part-of: "natterjack"
 {{- end -}}
 
-{{- /* A map of strings, each value quoted. */ -}}
+{{- /* A map of strings, all quoted: a name may look like a number or a truth value too. */ -}}
 {{- define "natterjack.strings" -}}
 {{- range $name, $value := . }}
-{{ $name }}: {{ $value | quote }}
+{{ $name | quote }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
 
@@ -54,7 +54,7 @@ app.kubernetes.io/part-of: "natterjack"
 {{- if .image.digest -}}
 {{- printf "%s@%s" $name .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $name (default .root.Chart.AppVersion .image.tag) -}}
+{{- printf "%s:%s" $name (coalesce .image.tag .root.Values.image.tag .root.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
@@ -233,7 +233,7 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
 {{- include "natterjack.noSecret" (dict "at" $.at "name" $name) -}}
-{{- if hasKey $all $name -}}
+{{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
 {{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
@@ -255,6 +255,9 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- define "natterjack.extraEnv" -}}
 {{- $taken := deepCopy .taken -}}
 {{- range .env }}
+{{- if and (hasKey . "value") (hasKey . "valueFrom") -}}
+{{- fail (printf "%s: %s has both value and valueFrom: it takes one of them" $.at .name) -}}
+{{- end -}}
 {{- if hasKey $taken .name -}}
 {{- fail (printf "%s: %s is set already, by the chart or by an earlier entry; it may be set once" $.at .name) -}}
 {{- end -}}
