@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -437,6 +438,29 @@ def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
         f"run: npx --yes {README_GENERATOR} --values helm/natterjack/values.yaml "
         "--readme helm/natterjack/README.md"
     )
+
+
+@pytest.mark.parametrize("page", [CHART / "README.md", ROOT / "docs" / "handbook.md"])
+def test_the_install_of_the_pages_reaches_the_broker_of_the_pages(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ +helm install natterjack helm/natterjack (.+)$", text, flags=re.M)
+    done = helm("template", "natterjack", CHART, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    for component in ("worker", "streams", "test"):
+        settings = given(documents, component)
+        assert settings["NATS_URL"].startswith("tls://") == broker["nats"]["tls"]["enabled"]
+        assert {"NATS_NKEY", "NATS_CA"} <= set(settings)
+    made = set(re.findall(r"kubectl -n speech create secret generic (\S+)", text))
+    keys = set(re.findall(r"--from-file=(?:users/)?([^=\s]+)", text))
+    for name, pod in pods(documents):
+        assert container(pod)["image"].startswith("registry.example.org/"), "nobody else has them"
+        for volume in pod["spec"]["volumes"]:
+            for source in [volume, *volume.get("projected", {}).get("sources", [])]:
+                if secret := source.get("secret"):
+                    assert secret.get("secretName", secret.get("name")) in made, name
+                    assert {item["key"] for item in secret["items"]} <= keys, name
 
 
 # ---- what the programs need -----------------------------------------------------------------
