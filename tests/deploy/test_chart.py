@@ -320,6 +320,70 @@ def test_strings_stay_strings_whatever_they_look_like(text: str, kubernetes: str
     assert find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]["account"] == text
 
 
+def defaults() -> Document:
+    found: Document = yaml.safe_load((CHART / "values.yaml").read_text())
+    return found
+
+
+def paths(values: Document, above: str = "") -> Iterator[str]:
+    """Of every value, and of every map of values."""
+    for name, value in values.items():
+        path = f"{above}.{name}".lstrip(".")
+        if "." not in name and "/" not in name:  # a label's name
+            yield path
+            if isinstance(value, dict):
+                yield from paths(value, path)
+
+
+def nothings(part: Any, path: str = "") -> Iterator[str]:
+    """Where a manifest says zero, root, or nothing."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from nothings(value, f"{path}.{name}")
+    elif isinstance(part, list):
+        for value in part:
+            yield from nothings(value, path)
+    elif str(part) in ("None", "0", "", "null") or "<nil>" in str(part):
+        yield path
+
+
+@pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
+def test_null_is_nothing_or_is_refused(scaled: str) -> None:
+    """`null` takes a default away. What is left must be valid; or it is said that it is needed."""
+    base = copy.deepcopy(EVERYTHING)
+    base["metrics"] = {"podMonitor": {"enabled": True}}  # the rest is long, and none of it is ours
+    base["autoscaling"] = {"enabled": scaled != "not", "type": scaled}
+    if scaled == "not":
+        del base["autoscaling"]["type"]
+    valid = render(base)
+    before = {where for document in valid for where in nothings(document)}
+    for path in paths(defaults()):
+        if scaled != "keda" and not path.startswith(("autoscaling", "worker", "podDisruption")):
+            continue
+        values = copy.deepcopy(base)
+        put(values, path, None)
+        done = helm("template", "r", CHART, "-n", "speech", "-f", "-", stdin=json.dumps(values))
+        if done.returncode:
+            name = path.rpartition(".")[2]
+            assert f"{name} is required" in done.stderr or "execution error" in done.stderr, (
+                f"{path}: {done.stderr}"
+            )
+            continue
+        documents = [d for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d]
+        new = [document for document in documents if document not in valid]
+        check(new, OLDEST)
+        valid += new
+        after = {where for document in documents for where in nothings(document)}
+        assert after <= before, f"{path}: {after - before}"
+
+
+def test_ids_may_be_left_to_the_cluster() -> None:
+    ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
+    for _, pod in pods(render({**EVERYTHING, "podSecurityContext": ids})):
+        assert not set(ids) & set(pod["spec"]["securityContext"])
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
 def test_values_are_closed() -> None:
     def objects(part: Document, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         part = resolved(part)
@@ -333,17 +397,16 @@ def test_values_are_closed() -> None:
     assert len(found) > 20
     validator = jsonschema.Draft7Validator(schema())
     for path in found:
-        values: Document = {}
+        values = defaults()
         put(values, ".".join((*path, "mispelt")), "x")
-        assert not validator.is_valid(values), path
+        assert "mispelt" in " ".join(e.message for e in validator.iter_errors(values)), path
     assert "mispelt" in refused({"worker": {"mispelt": 1}}), "helm asks the schema"
 
 
 def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
-    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    jsonschema.Draft7Validator(schema()).validate(defaults)
+    jsonschema.Draft7Validator(schema()).validate(defaults())
     for path, _ in leaves(schema()):
-        value = defaults
+        value = defaults()
         if path in ("global", "enabled") or path.endswith("resources.claims"):
             continue
         for name in path.split("."):

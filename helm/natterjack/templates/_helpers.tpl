@@ -28,7 +28,7 @@ app.kubernetes.io/component: {{ .component | quote }}
 {{- /* And, if given, "more" (map). */ -}}
 {{- define "natterjack.labels" -}}
 {{- $own := include "natterjack.ownLabels" . | fromYaml -}}
-{{- include "natterjack.strings" (merge $own (default dict .more) .root.Values.commonLabels) | trim -}}
+{{- include "natterjack.strings" (merge $own (default dict .more) (default dict .root.Values.commonLabels)) | trim -}}
 {{- end -}}
 
 {{- define "natterjack.ownLabels" -}}
@@ -82,7 +82,7 @@ imagePullSecrets:
 
 {{- /* The name of the Secret with a component's NATS credentials: dict "root" $ "auth" ... */ -}}
 {{- define "natterjack.natsSecret" -}}
-{{- default .root.Values.nats.auth.existingSecret .auth.existingSecret -}}
+{{- with coalesce .auth.existingSecret .root.Values.nats.auth.existingSecret }}{{ . }}{{ end -}}
 {{- end -}}
 
 {{- /* How to reach NATS, as settings: dict "root" $ "auth" ... */ -}}
@@ -272,12 +272,14 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- end }}
 {{- end -}}
 
-{{- /* Restricted Pod Security. */ -}}
+{{- /* Restricted Pod Security. An id that is null is left to the cluster (OpenShift gives its own). */ -}}
 {{- define "natterjack.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: {{ int64 .Values.podSecurityContext.runAsUser }}
-runAsGroup: {{ int64 .Values.podSecurityContext.runAsGroup }}
-fsGroup: {{ int64 .Values.podSecurityContext.fsGroup }}
+{{- range $id := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- with get $.Values.podSecurityContext $id }}
+{{ $id }}: {{ int64 . }}
+{{- end }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
