@@ -358,7 +358,9 @@ def test_null_is_nothing_or_is_refused(scaled: str) -> None:
     valid = render(base)
     before = {where for document in valid for where in nothings(document)}
     for path in paths(defaults()):
-        if scaled != "keda" and not path.startswith(("autoscaling", "worker", "podDisruption")):
+        if scaled != "keda" and not path.startswith(
+            ("autoscaling", "worker.replica", "worker.max")
+        ):
             continue
         values = copy.deepcopy(base)
         put(values, path, None)
