@@ -19,6 +19,7 @@ import aiohttp
 import jsonschema
 import pytest
 import yaml
+from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
@@ -465,6 +466,16 @@ def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
          "worker.extraEnv: MANAGED_TOKEN is a secret"),
         ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_PASSWORD": "x"}}},
          "edge.settings: NATS_PASSWORD is a secret"),
+        ({"nats": {"url": "nats://user:password@nats:4222"}}, "nats.url has a user or a password"),
+        ({"nats": {"url": "nats://a:4222,token@b:4222"}}, "nats.url has a user or a password"),
+        ({"worker": {"settings": {"MANAGED_URL": "wss://me:secret@speech.example.org/x"}}},
+         "worker.settings: the URL in MANAGED_URL has a user or a password"),
+        ({"worker": {"extraEnv": [{"name": "ALL_PROXY", "value": "http://me:secret@proxy"}]}},
+         "worker.extraEnv: the URL in ALL_PROXY has a user or a password"),
+        ({"nats": {"auth": {"existingSecret": "s", "key": "seed"}}},
+         "nats.auth.key is seed, which does not say which inboxes are the user's"),
+        ({"nats": {"auth": {"existingSecret": "s"}}, "tests": {"auth": {"key": "seed"}}},
+         "or set tests.auth.inboxPrefix"),
         ({"edge": {"enabled": True}}, "edge.args is empty"),
         ({"providers": {"deepgram": {"existingSecret": ""}}},
          "providers.deepgram.existingSecret is empty"),
@@ -478,6 +489,10 @@ def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
         ({"autoscaling": {"enabled": True, "type": "hpa", "minReplicas": 9, "maxReplicas": 3}},
          "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
         ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "minReplicas"),
+        ({"autoscaling": {"enabled": True, "targetSessionsPerWorker": 101}},
+         "autoscaling.targetSessionsPerWorker is 101, more than the 100 of worker.maxSessions"),
+        ({"autoscaling": {"enabled": True, "type": "hpa", "targetSessionsPerWorker": 91}},
+         "autoscaling.targetSessionsPerWorker is 91, and worker.maxSessions 100"),
         ({"worker": {"maxSessions": 0}}, "maxSessions"),
         ({"worker": {"settings": {"WORKER_IDLE_SECONDS": 600}}}, "WORKER_IDLE_SECONDS"),
         ({"streams": {"replicas": 2}}, "replicas"),
@@ -487,6 +502,44 @@ def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_mistakes_are_named(values: Document, said: str) -> None:
     assert said in refused(values)
+
+
+def test_paths_and_plain_addresses_are_no_secrets() -> None:
+    """Files of another's making, as of the Secrets Store CSI driver."""
+    settings = {"NATS_NKEY": "/vault/worker.nk", "NATS_KEY": "/vault/tls.key",
+                "MANAGED_URL": "wss://speech.example.org/who@example.org"}  # fmt: skip
+    env = [{"name": "DEEPGRAM_ADMIN_KEY", "value": "/vault/admin"}]
+    documents = render({"worker": {"settings": settings, "extraEnv": env}})
+    assert settings.items() <= settings_of(documents, "worker").items()
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_provider_without_its_key_is_refused(name: str) -> None:
+    """Each of natterjack's own that would end the worker; and none that has its key in some way."""
+    worker: Document = {"provider": f"sherpa, {name}"}
+    off: Document = {"deepgram": {"enabled": False}}
+    settings = load_class(name).Settings
+    fields = {"api_key", "token", "temporary_key"} & set(settings.model_fields)
+    if not fields:
+        render({"worker": worker, "providers": off})
+        return
+    said = refused({"worker": worker, "providers": off})
+    assert f"worker.provider names {name}, whose key no worker would have" in said
+    (wanted,) = re.findall(r"set providers\.(\w+)\.enabled", said)
+    render({"worker": worker, "providers": {**off, wanted: {"enabled": True}}})
+    given: list[Document] = [
+        {"extraEnvFrom": [{"secretRef": {"name": "keys"}}]},
+        {"settings": {"WORKER_SECRETS_DIR": "/vault"}},
+    ]
+    for field in fields:
+        alias = settings.model_fields[field].validation_alias
+        names = [f"{settings.model_config.get('env_prefix')}{field}".upper()]
+        if isinstance(alias, AliasChoices):
+            names = [str(choice) for choice in alias.choices[1:]]
+        source = {"valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+        given += [{"extraEnv": [{"name": name, **source}]} for name in names]
+    for way in given:
+        render({"worker": {**worker, **way}, "providers": off})
 
 
 def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:

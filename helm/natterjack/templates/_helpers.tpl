@@ -85,9 +85,12 @@ imagePullSecrets:
 {{- with coalesce .auth.existingSecret .root.Values.nats.auth.existingSecret }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... */ -}}
+{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... "at" (name of the auth) */ -}}
 {{- define "natterjack.natsSettings" -}}
 {{- $nats := .root.Values.nats -}}
+{{- if contains "@" $nats.url -}}
+{{- fail "nats.url has a user or a password in it, and values are not secret: put credentials into a Secret, and name that in nats.auth.existingSecret" -}}
+{{- end -}}
 NATS_URL: {{ $nats.url | quote }}
 {{- if include "natterjack.natsSecret" . }}
 NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
@@ -96,6 +99,8 @@ NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
 NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
 {{- else if and (include "natterjack.natsSecret" .) (hasSuffix ".nk" .auth.key) }}
 NATS_INBOX_PREFIX: {{ printf "_INBOX_%s" (trimSuffix ".nk" .auth.key) | quote }}
+{{- else if and (include "natterjack.natsSecret" .) (eq $nats.auth.kind "nkey") }}
+{{- fail (printf "%s.key is %s, which does not say which inboxes are the user's: name the key USER.nk, as `natterjack users add` names the file, or set %s.inboxPrefix" .at .auth.key .at) -}}
 {{- end }}
 {{- if $nats.tls.caSecret }}
 NATS_CA: "/etc/natterjack/nats/ca/ca.crt"
@@ -182,7 +187,7 @@ WORKER_HTTP_PORT: "9464"
 WORKER_SECRETS_DIR: "/etc/natterjack/keys"
 {{- end }}
 NATTERJACK_CREATE_STREAMS: {{ $worker.createStreams | toString | quote }}
-{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth) }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth "at" "nats.auth") }}
 {{ include "natterjack.streamSettings" . }}
 {{ include "natterjack.logSettings" . }}
 {{- with .Values.proxy }}
@@ -196,6 +201,30 @@ NO_PROXY: {{ .noProxy | quote }}
 {{- if .Values.caBundle.existingConfigMap }}
 SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
+{{- end -}}
+
+{{- /* A provider of the worker's without its key would be a worker that never starts. */ -}}
+{{- define "natterjack.worker.checkProvider" -}}
+{{- $given := dict -}}
+{{- range .Values.providers -}}
+{{- if .enabled }}{{ $_ := set $given .variable true }}{{ end -}}
+{{- end -}}
+{{- range .Values.worker.extraEnv }}{{ $_ := set $given .name true }}{{ end -}}
+{{- $elsewhere := or .Values.worker.extraEnvFrom (hasKey (default dict .Values.worker.settings) "WORKER_SECRETS_DIR") -}}
+{{- $needs := dict
+  "deepgram" (list "DEEPGRAM_API_KEY")
+  "deepgram-flux" (list "DEEPGRAM_API_KEY")
+  "deepgram-rest" (list "DEEPGRAM_API_KEY" "DEEPGRAM_REST_API_KEY")
+  "speechmatics" (list "SPEECHMATICS_API_KEY" "SPEECHMATICS_TEMPORARY_KEY")
+  "managed" (list "MANAGED_TOKEN") -}}
+{{- range $name := splitList "," .Values.worker.provider -}}
+{{- $variables := default list (get $needs (trim $name)) -}}
+{{- $found := or $elsewhere (not $variables) -}}
+{{- range $variables }}{{ if hasKey $given . }}{{ $found = true }}{{ end }}{{ end -}}
+{{- if not $found -}}
+{{- fail (printf "worker.provider names %s, whose key no worker would have: set providers.%s.enabled and existingSecret, or name %s in worker.extraEnv with valueFrom" (trim $name) (trim $name | splitList "-" | first) (first $variables)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Sources of the volume with provider keys, each file named like its variable. */ -}}
@@ -217,7 +246,7 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end -}}
 
 {{- define "natterjack.edge.settings" -}}
-{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.edge.auth) }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.edge.auth "at" "edge.auth") }}
 {{ include "natterjack.logSettings" . }}
 EDGE_FINISH_SECONDS: {{ int64 .Values.edge.finishSeconds | toString | quote }}
 {{- if .Values.edge.spool.enabled }}
@@ -232,7 +261,7 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- define "natterjack.allSettings" -}}
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
-{{- include "natterjack.noSecret" (dict "at" $.at "name" $name) -}}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" $name "value" $value) -}}
 {{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
 {{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
 {{- end -}}
@@ -241,9 +270,15 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- toYaml $all -}}
 {{- end -}}
 
-{{- /* Values can be read by all who may read the release: dict "at" ... "name" (of a variable) */ -}}
+{{- /*
+Values can be read by all who may read the release. A path is none: of a file that something else puts there.
+dict "at" ... "name" (of a variable) "value" ...
+*/ -}}
 {{- define "natterjack.noSecret" -}}
-{{- if regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name -}}
+{{- if regexMatch "://[^/?#\\s]*@" .value -}}
+{{- fail (printf "%s: the URL in %s has a user or a password in it, and values are not secret: put it into a Secret, and name that in extraEnv with valueFrom" .at .name) -}}
+{{- end -}}
+{{- if and (regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name) (not (hasPrefix "/" .value)) -}}
 {{- fail (printf "%s: %s is a secret, and values are not secret: put it into a Secret, and name that under providers (or in extraEnv with valueFrom)" .at .name) -}}
 {{- end -}}
 {{- end -}}
@@ -263,7 +298,7 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- end -}}
 {{- $_ := set $taken .name "" }}
 {{- if hasKey . "value" }}
-{{- include "natterjack.noSecret" (dict "at" $.at "name" .name) }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" .name "value" .value) }}
 - name: {{ .name | quote }}
   value: {{ .value | quote }}
 {{- else }}
@@ -311,11 +346,16 @@ capabilities:
 
 {{- /* Sessions a worker at which another one is added: 70 % of what it can hold, unless said. */ -}}
 {{- define "natterjack.targetSessions" -}}
-{{- if .Values.autoscaling.targetSessionsPerWorker -}}
-{{- int64 .Values.autoscaling.targetSessionsPerWorker -}}
-{{- else -}}
-{{- max 1 (div (mul (int64 .Values.worker.maxSessions) 70) 100) -}}
+{{- $max := int64 .Values.worker.maxSessions -}}
+{{- $target := int64 .Values.autoscaling.targetSessionsPerWorker -}}
+{{- if not $target }}{{ $target = max 1 (div (mul $max 70) 100) }}{{ end -}}
+{{- if gt $target $max -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, more than the %d of worker.maxSessions: workers would be full before another one is added" $target $max) -}}
 {{- end -}}
+{{- if and (eq .Values.autoscaling.type "hpa") (ge (mul $target 11) (mul $max 10)) -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, and worker.maxSessions %d: an hpa acts when the target is exceeded by a tenth, which full workers would not do; set it to less than nine tenths of worker.maxSessions" $target $max) -}}
+{{- end -}}
+{{- $target -}}
 {{- end -}}
 
 {{- /* A worker that hangs ends itself 15 s after both; the rest is for the kubelet. */ -}}
