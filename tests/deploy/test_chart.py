@@ -184,7 +184,7 @@ def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
     for document in documents:
         spec = document.get("spec", {})
         selector = spec.get("podSelector") or spec.get("endpointSelector") or spec.get("selector")
-        if document["kind"] == "Job" or not selector:
+        if document["kind"] in ("Job", "Service") or not selector:
             continue
         wanted = selector["matchLabels"]
         kinds = ("name", "instance", "component")
@@ -196,7 +196,7 @@ def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_labels_are_the_usual_ones(scenario: str) -> None:
     for document in rendered(scenario):
-        if document["metadata"]["name"] == "r-natterjack-more":
+        if document["metadata"]["name"] in ("r-natterjack-more", "sound"):
             continue  # the user's own
         labels = document["metadata"]["labels"]
         assert labels["helm.sh/chart"].startswith("natterjack-")
@@ -984,6 +984,43 @@ def test_the_others_reach_nats_alone(component: str) -> None:
     spec = find(render(EVERYTHING), "NetworkPolicy", component)["spec"]
     assert spec["ingress"] == []
     assert [rule["ports"][0]["port"] for rule in spec["egress"]] == [53, 4222]
+
+
+@pytest.mark.parametrize("component", ["edge", "streams", "test"])
+def test_the_others_may_be_let_out_further(component: str) -> None:
+    more = [{"ports": [{"port": 7, "protocol": "TCP"}]}]
+    at = {"edge": "edge", "streams": "streams.job", "test": "tests"}[component]
+    values = copy.deepcopy(EVERYTHING)
+    put(values, f"{at}.extraEgress", more)
+    put(values, "edge.extraIngress", more)
+    documents = render(values)
+    check(documents, OLDEST)
+    assert find(documents, "NetworkPolicy", component)["spec"]["egress"][2:] == more
+    assert find(documents, "NetworkPolicy", "edge")["spec"]["ingress"] == more
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("tls://nats.example.org:4223", [4223]),
+        ("tls://nats.example.org", [4222]),
+        ("nats.example.org:4224", [4224]),
+        ("nats://a:4222,nats://b:4333/,nats://c:4222", [4222, 4333]),
+        ("nats://[2001:db8::1]", [4222]),
+        ("nats://[2001:db8::1]:4444", [4444]),
+        ("wss://nats.example.org/broker", [443]),
+        ("wss://nats.example.org:8443/broker", [8443]),
+        ("ws://nats.example.org", [80]),
+    ],
+)
+def test_policies_let_out_to_the_ports_of_the_url(url: str, ports: list[int]) -> None:
+    values = {**EVERYTHING, "nats": {"url": url}}
+    for component in ("worker", "edge", "streams", "test"):
+        rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]
+        assert [port["port"] for port in rule["ports"]] == ports
+    values["networkPolicy"] = {"nats": {"ports": [4999]}}
+    rule = find(render(values), "NetworkPolicy", "worker")["spec"]["egress"][1]
+    assert [port["port"] for port in rule["ports"]] == [4999]
 
 
 # ---- the package ----------------------------------------------------------------------------

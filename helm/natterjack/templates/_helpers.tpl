@@ -363,6 +363,19 @@ capabilities:
 {{- add (int64 .Values.worker.drain.finishSeconds) (int64 .Values.worker.drain.handoverSeconds) 30 -}}
 {{- end -}}
 
+{{- /* Ports of NATS, with commas between: those that are given, else those of its URL. */ -}}
+{{- define "natterjack.natsPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.nats.ports }}{{ $ports = append $ports (int64 . | toString) }}{{ end -}}
+{{- if not $ports -}}
+{{- range $url := splitList "," .Values.nats.url -}}
+{{- $usual := ternary "443" (ternary "80" "4222" (hasPrefix "ws:" $url)) (hasPrefix "wss:" $url) -}}
+{{- $ports = append $ports (regexReplaceAll "^[a-z]+://|/.*$" $url "" | regexFind ":[0-9]+$" | trimPrefix ":" | default $usual) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," (uniq $ports) -}}
+{{- end -}}
+
 {{- /* Egress that every component needs: names, and NATS. */ -}}
 {{- define "natterjack.baseEgress" -}}
 {{- /* To anywhere: a DNS cache on the node is no pod. */ -}}
@@ -372,8 +385,10 @@ capabilities:
     - port: 53
       protocol: TCP
 - ports:
-    - port: {{ int64 .Values.networkPolicy.nats.port }}
+    {{- range splitList "," (include "natterjack.natsPorts" .) }}
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
   {{- with .Values.networkPolicy.nats.to }}
   to:
     {{- toYaml . | nindent 4 }}
