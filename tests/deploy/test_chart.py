@@ -862,6 +862,23 @@ def test_streams_are_applied_before_workers_start() -> None:
     )
 
 
+def test_what_makes_the_secrets_of_the_job_can_be_there_before_it() -> None:
+    """The README's example."""
+    text = (CHART / "README.md").read_text()
+    (example,) = re.findall(r"^    extraObjects:\n(?:      .*\n)+", text, flags=re.M)
+    values = yaml.safe_load(example)
+    name = values["extraObjects"][0]["metadata"]["name"]
+    documents = render({**values, "nats": {"auth": {"existingSecret": name}}})
+    made = find(documents, "ExternalSecret")["metadata"]["annotations"]
+    job = find(documents, "Job", "streams")
+    hook = job["metadata"]["annotations"]
+    assert made["helm.sh/hook"] == hook["helm.sh/hook"]
+    assert int(made["helm.sh/hook-weight"]) < int(hook["helm.sh/hook-weight"])
+    mounted = [v["secret"]["secretName"] for v in job["spec"]["template"]["spec"]["volumes"]
+               if "secret" in v]  # fmt: skip
+    assert mounted == [name]
+
+
 def test_losing_something_has_to_be_asked_for() -> None:
     job = find(render({"streams": {"allowLoss": True}}), "Job", "streams")
     assert container(job["spec"]["template"])["args"] == ["--allow-loss"]
