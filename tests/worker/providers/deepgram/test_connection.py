@@ -17,7 +17,7 @@ from natterjack.audio import AudioFormat, Encoding
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, until
+from tests.waiting import bound, soon, until
 from worker.errors import (
     Dropped,
     ProviderError,
@@ -378,7 +378,7 @@ async def test_a_failed_keepalive_fails_the_stream(
 
         monkeypatch.setattr(stream._socket, "send_nowait", broken)  # type: ignore[attr-defined]
         with pytest.raises(Dropped, match="no way to send"):
-            await asyncio.wait_for(hear(stream), bound(5))
+            await soon(hear(stream), 5)
     await until(lambda: emulator.log[0].closed, "the connection was cut")
     assert emulator.log[0].closed == "lost"
 
@@ -430,7 +430,7 @@ async def test_a_provider_that_is_mute_can_be_closed(
     hearing = asyncio.create_task(hear(stream))
     await until(lambda: emulator.log[0].audio_seconds > 5, "all audio was heard")
     assert not hearing.done()
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     with pytest.raises(Dropped):
         await hearing
 
@@ -456,10 +456,10 @@ async def test_sending_blocks_when_nobody_reads(
         before = sent
         await asyncio.sleep(0.1)
     assert sent * 0.08 < 15
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     for task in (sending, hearing):
         with pytest.raises(Dropped):
-            await asyncio.wait_for(task, bound(1))
+            await soon(task, 1)
 
 
 async def test_an_unread_server_keeps_its_word(
