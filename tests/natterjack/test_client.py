@@ -229,15 +229,17 @@ class MuteServer:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
-        writer.write(b'"headers":true}\r\n')
-        while not (await reader.readline()).startswith(b"PING"):
-            pass
-        writer.write(b"PONG\r\n")
-        await self.go.wait()
-        while data := await reader.read(65536):
-            self.received += data
-        writer.close()
+        try:
+            writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
+            writer.write(b'"headers":true}\r\n')
+            while not (await reader.readline()).startswith(b"PING"):
+                pass
+            writer.write(b"PONG\r\n")
+            await self.go.wait()
+            while data := await reader.read(65536):
+                self.received += data
+        finally:
+            writer.close()
 
 
 @pytest.mark.parametrize("together", [True, False])
