@@ -17,7 +17,7 @@ from natterjack.audio import AudioFormat, Encoding
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, soon, until
+from tests.waiting import bound, lateness, soon, until
 from worker.errors import (
     Dropped,
     ProviderError,
@@ -113,21 +113,21 @@ async def test_channels_are_told_apart(make: Make) -> None:
 
 async def test_silence_is_kept_alive(make: Make) -> None:
     """No audio for longer than the server waits; the words after it are heard."""
-    async with DeepgramEmulator(receive_timeout_seconds=0.4) as emulator:
+    async with DeepgramEmulator(receive_timeout_seconds=2) as emulator:
         provider = make(url=emulator.url, keepalive_seconds=0.1)
         async with opened(provider) as stream:
             await send(stream, AUDIO)
-            await until(lambda: emulator.log[0].texts.get("KeepAlive", 0) >= 8, "keepalives came")
+            await until(lambda: emulator.log[0].texts.get("KeepAlive", 0) > 25, "keepalives came")
             assert emulator.log[0].closed is None
             assert said(await transcribed(stream)) == WORDS * 2
 
 
 async def test_no_keepalive_while_audio_flows(make: Make, emulator: DeepgramEmulator) -> None:
-    async with opened(make(keepalive_seconds=0.5)) as stream:
+    async with opened(make(keepalive_seconds=0.5)) as stream, lateness() as ours:
         for _ in range(14):
             await stream.send(tones.silence(0.05))
             await asyncio.sleep(0.05)
-        assert emulator.log[0].texts == {}
+        assert emulator.log[0].texts == {} or ours.seconds > 0.3, "it did not flow"
 
 
 async def test_finalize_and_configure(
@@ -244,7 +244,7 @@ async def test_the_server_refuses_the_request(provider: DeepgramProvider) -> Non
 )
 async def test_unreachable(make: Make, emulator: DeepgramEmulator, fault: dict[str, Any]) -> None:
     await emulator.set(**fault)
-    provider = make(connect_timeout_seconds=0.3)
+    provider = make(connect_timeout_seconds=1.5)
     with pytest.raises(Unavailable) as caught:
         await provider.open(request())
     assert caught.value.cause == "connect"

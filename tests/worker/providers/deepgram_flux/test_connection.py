@@ -10,7 +10,7 @@ import pytest
 from natterjack.audio import AudioFormat, Encoding
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
-from tests.waiting import bound, soon, until
+from tests.waiting import bound, lateness, soon, until
 from worker.errors import (
     Dropped,
     RequestRefused,
@@ -186,22 +186,22 @@ async def test_audio_that_stops_in_a_turn_is_followed_by_silence(
 
 async def test_no_silence_while_audio_flows(make: Make, emulator: DeepgramFluxEmulator) -> None:
     provider = make(silence_seconds=0.4, keepalive_seconds=0.4)
-    async with opened(provider) as stream:
+    async with opened(provider) as stream, lateness() as ours:
         for _ in range(12):
             await stream.send(tones.silence(0.08))
             await asyncio.sleep(0.08)
-        assert emulator.log[0].audio_frames == 12
+        assert emulator.log[0].audio_frames == 12 or ours.seconds > 0.2, "it did not flow"
 
 
 async def test_an_idle_stream_is_kept_alive(make: Make, emulator: DeepgramFluxEmulator) -> None:
     """By silence, before any audio and between; and by pings alone."""
-    await emulator.set(inactive_seconds=0.5)
+    await emulator.set(inactive_seconds=2)
     for settings in ({"keepalive_seconds": 0.1, "ping_seconds": 50}, {"ping_seconds": 0.1}):
         emulator.log.clear()
         async with opened(make(**settings)) as stream:
             opened_at = asyncio.get_running_loop().time()
             await until(
-                lambda since=opened_at: asyncio.get_running_loop().time() > since + 1.2, "time"
+                lambda since=opened_at: asyncio.get_running_loop().time() > since + 3, "time"
             )
             assert emulator.log[0].closed is None
             assert bool(emulator.log[0].audio_frames) == ("keepalive_seconds" in settings)
@@ -293,7 +293,7 @@ async def test_changes_asked_for_together_go_out_together(
 
 async def test_a_configure_without_answer(make: Make, emulator: DeepgramFluxEmulator) -> None:
     await emulator.set(configure_answer="none")
-    async with opened(make(configure_timeout_seconds=0.2)) as stream:
+    async with opened(make(configure_timeout_seconds=1)) as stream:
         hearing = asyncio.create_task(hear(stream))
         with pytest.raises(Stalled, match="no answer"):
             await soon(stream.configure({"numerals": True}), 5)

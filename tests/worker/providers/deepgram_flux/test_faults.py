@@ -89,9 +89,9 @@ async def test_unreachable(
     make: Make, emulator: DeepgramFluxEmulator, fault: dict[str, Any]
 ) -> None:
     await emulator.set(**fault)
-    provider = make(connect_timeout_seconds=0.3, connected_timeout_seconds=0.3)
+    provider = make(connect_timeout_seconds=1.5, connected_timeout_seconds=1.5)
     with pytest.raises(Unavailable) as caught:
-        await soon(provider.open(request()), 2)
+        await soon(provider.open(request()), 5)
     assert caught.value.cause == "connect"
     await until(lambda: not emulator.open_connections, "nothing is left open")
     await emulator.clear()

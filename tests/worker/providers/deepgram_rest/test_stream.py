@@ -255,7 +255,7 @@ async def test_broken_requests(
     cause: str,
 ) -> None:
     await emulator.set(**fault)
-    provider = make(answer_timeout_seconds=0.3)
+    provider = make(answer_timeout_seconds=1.5)
     async with opened(provider) as stream:
         _, error = await fails(stream)
     assert isinstance(error, kind)
