@@ -14,7 +14,7 @@ from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from ..worker.programs import Speaker, StartWorker, closed, spoken
+from ..worker.programs import UNDISTURBED, Speaker, StartWorker, closed, spoken
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_closes_at_once_after_each_connect(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     await emulator.set(close_after_seconds=0.0, close_code=1011, connections=4)
     speaker = Speaker(broker_settings, 20, speed=2)
     await speaker.speak()
@@ -73,7 +73,7 @@ async def test_answers_late(
     broker_settings: BrokerSettings,
 ) -> None:
     """Late is not mute: no fault is found, and the last words are waited for."""
-    await start_worker()
+    await start_worker(NATTERJACK_LEASE_SECONDS="60")
     await emulator.set(latency_seconds=4.0)
     speaker = Speaker(broker_settings, 30, speed=2)
     await speaker.speak()
