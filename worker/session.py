@@ -1096,16 +1096,16 @@ class Session:
             await self._write_checkpoint()
             self._unsure = False
 
-    def tick(self, now: float, *, listening: bool) -> None:
+    def tick(self, now: float, *, listening: bool, stood: float = 0) -> None:
         """Watch the provider stream; called a few times a second. `listening`: the broker takes
-        what the provider says."""
+        what the provider says. `stood`: seconds since the last call in which we stood still."""
         relay, permit = self._relay, self._permit
         if relay is None:
             return
         if permit is not None and permit.lost.is_set():
             name = relay.provider.name
             relay.fail(Dropped(name, "its slot was taken over: this process stood still"))
-        relay.watch(now, listening=listening)
+        relay.watch(now, listening=listening, stood=stood)
         if self._drain_deadline is not None and now > self._drain_deadline:
             relay.fail(_HandOver())
 

@@ -189,7 +189,10 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
 
     async def start(version: Version, step: str, seat: int) -> WorkerProcess:
         worker = await start_worker(
-            WORKER_NAME=f"{step}-{seat}", WORKER_MAX_SESSIONS=str(SLOTS), **version.environment
+            WORKER_NAME=f"{step}-{seat}",
+            WORKER_MAX_SESSIONS=str(SLOTS),
+            NATTERJACK_LEASE_SECONDS="60",  # nobody dies here
+            **version.environment,
         )
         await until(lambda: _ready(worker), "ready")
         return worker

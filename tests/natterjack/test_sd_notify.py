@@ -22,7 +22,7 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.sd_notify import tell_systemd
 
 from ..edge_capture.conftest import StartEdge, start_edge
-from ..waiting import bound, until
+from ..waiting import bound, until, within
 from ..worker.programs import WorkerProcess
 
 __all__ = ["start_edge"]
@@ -80,7 +80,7 @@ async def telling(environment: dict[str, str], stopping: asyncio.Event | None = 
 
 
 async def test_whoever_was_not_started_by_systemd_tells_nothing() -> None:
-    async with asyncio.timeout(bound(5)):
+    async with within(5):
         await tell_systemd(asyncio.Event(), 1, {"WATCHDOG_USEC": "1"})
 
 
@@ -175,7 +175,7 @@ async def test_a_systemd_that_is_slow_to_read_is_told_all_the_same(systemd: Syst
 async def test_a_socket_that_is_not_there_is_said_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(bound(5)):
+    async with within(5):
         await tell_systemd(asyncio.Event(), 1, {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert "NOTIFY_SOCKET" in caplog.text
 

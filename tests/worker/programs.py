@@ -36,6 +36,13 @@ from ..faults.audit import audit
 from ..waiting import bound, until
 
 RATE = 16_000
+UNDISTURBED = {
+    "NATTERJACK_LEASE_SECONDS": "60",
+    "WORKER_MUTE_SECONDS": "60",
+    "WORKER_SEND_BLOCKED_SECONDS": "60",
+}
+"""For a worker that is to be seen in the ordinary course of things: by its own settings it takes a
+machine that stands still for some seconds for a fault, and cures it."""
 StartWorker = Callable[..., Awaitable["WorkerProcess"]]
 
 
@@ -324,11 +331,12 @@ async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[E
 
 
 async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
-    """The worker that has a session in its hands."""
+    """The worker that streams a session. That it holds one says nothing yet: it may be about to
+    write its first event."""
 
     async def look() -> WorkerProcess | None:
         for worker in workers:
-            if worker.running and (await worker.get("/sessions"))[1] != "[]":
+            if worker.running and '"streaming"' in (await worker.get("/sessions"))[1]:
                 return worker
         return None
 
@@ -337,6 +345,16 @@ async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
     return found
 
 
+async def under_way(broker: Broker, spec: SessionSpec) -> None:
+    """Return when a worker streams the session; it can be asked then."""
+
+    async def look() -> bool:
+        return "streaming" in (await stored(broker, spec)).states
+
+    await until(look, f"session {spec.key} is streaming")
+
+
 async def spoken(speaker: Speaker, seconds: float) -> None:
-    """Return when the speaker has come so far."""
+    """Return when the speaker has come so far. A worker may be anywhere behind, or have none of
+    it yet."""
     await until(lambda: speaker.said_seconds >= seconds, f"{seconds} s spoken", 60)
