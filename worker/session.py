@@ -647,7 +647,8 @@ class Session:
             # Late chunks of an older session on the key look the same: ask the queue.
             with contextlib.suppress(Busy):
                 feed.superseded = await self._queued(self._request_sequence + 1) is not None
-                if feed.superseded:
+                quiet = time.monotonic() - feed.heard  # audio may have come meanwhile
+                if feed.superseded and quiet > self._settings.superseded_seconds:
                     self._end_reason = "superseded: a newer session uses the key"
         return self._end_reason is not None
 
