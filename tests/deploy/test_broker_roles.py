@@ -355,6 +355,23 @@ async def test_all_programs_do_their_work_with_least_privilege(
     assert not server.complaints
 
 
+async def test_a_consumer_that_somebody_changed_is_corrected_in_place(
+    server: SecuredServer,
+) -> None:
+    """The cure of NatterjackQueueStuck: without the consumer, workers would end."""
+    async with guest(server, "operator") as operator:
+        js = operator.client.jetstream()
+        before = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        await js.add_consumer(streams.SESSIONS, before.config.evolve(max_ack_pending=1))
+        changed = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        assert changed.config.max_ack_pending == 1
+        said = await run(server, "operator", "streams", "apply")
+        assert "max_ack_pending 1 -> -1" in said
+        assert "LOSES" not in said
+        after = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        assert (after.config, after.created) == (before.config, before.created)
+
+
 async def test_an_operator_backs_a_stream_up_and_restores_it(server: SecuredServer) -> None:
     """As `nats stream backup` and `nats stream restore` do it."""
     words = [b"one", b"two", b"three"]
