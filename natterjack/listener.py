@@ -12,11 +12,12 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from . import streams
@@ -33,6 +34,8 @@ _BATCH = 256
 _MAX_INTERIMS = 1024
 """Interims waiting to be read; beyond it the oldest go, since newer ones restate them."""
 _CONSUMER_LIFE_S = 30.0
+_ROUNDING = timedelta(milliseconds=1)
+"""What a time of storage may have lost on its way through floating point."""
 
 
 class _Seen(NamedTuple):
@@ -42,6 +45,14 @@ class _Seen(NamedTuple):
     """Of the last final; -1 before the first."""
 
 
+class _Place(NamedTuple):
+    """A message of the stream. A sequence alone is none: a stream that was lost or restored counts
+    anew."""
+
+    sequence: int
+    stored_at: datetime
+
+
 class _Listener:
     def __init__(self, broker: Broker, subject: str, from_start: bool, interims: bool) -> None:
         self._broker = broker
@@ -49,9 +60,17 @@ class _Listener:
         self._from_start = from_start
         self._want_interims = interims
         self._puller: Puller | None = None
-        self._last = 0
-        """Stream sequence of the last durable event given out."""
-        self._started = False
+        self._newest = 0
+        """Without `from_start`: of the stream, when listening began."""
+        self._began: datetime | None = None
+        """By the server's clock."""
+        self._last: _Place | None = None
+        """Of the last durable event that was looked at."""
+        self._since: datetime | None = None
+        """The stream is another than it was: what was stored up to then is not given out."""
+        self._checking = False
+        """The consumer's first message is to be the last one of before."""
+        self._complained = False
         self._consumer_next = 1
         self._fresh = False
         self._interims: deque[Msg] = deque(maxlen=_MAX_INTERIMS)
@@ -69,36 +88,67 @@ class _Listener:
 
     async def _renew(self) -> None:
         """A new ephemeral consumer that goes on after the last event given out."""
-        if self._puller is not None:
-            await self._puller.stop()
-        if self._started:
-            policy, start = DeliverPolicy.BY_START_SEQUENCE, self._last + 1
+        puller, self._puller = self._puller, None
+        if puller is not None:
+            await puller.stop()
+        self._fresh, self._checking = True, False  # a reconnect from here on needs another
+        if self._began is None:
+            if self._from_start:
+                info = await self._consume(DeliverPolicy.ALL)
+            else:
+                info = await self._consume(DeliverPolicy.NEW)
+                self._newest = _before(info)
+            self._began = info.created
+        elif self._since is not None:
+            info = await self._consume(
+                DeliverPolicy.BY_START_TIME, opt_start_time=self._since - _ROUNDING
+            )
+        elif self._last is not None:
+            # That one itself first, to see that it is still there: it is not given out again.
+            self._checking = True
+            info = await self._consume(
+                DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._last.sequence
+            )
+            if not info.num_pending:
+                self._is_another(self._last.stored_at)
+                return
+        elif self._from_start:
+            info = await self._consume(DeliverPolicy.ALL)
         else:
-            policy, start = (DeliverPolicy.ALL if self._from_start else DeliverPolicy.NEW), None
+            if _before(await self._consume(DeliverPolicy.NEW)) < self._newest:
+                self._is_another(self._began)
+                return
+            info = await self._consume(
+                DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._newest + 1
+            )
+        self._consumer_next = 1
+        self._puller = Puller(self._broker, streams.TRANSCRIPTS, info.name)
+        await self._puller.start()
+        self._complained = False
+
+    async def _consume(self, policy: DeliverPolicy, **start: Any) -> ConsumerInfo:
         config = ConsumerConfig(
             name=f"listen_{secrets.token_hex(8)}",
             ack_policy=AckPolicy.NONE,
             deliver_policy=policy,
-            opt_start_seq=start,
             filter_subject=self._subject,
             inactive_threshold=_CONSUMER_LIFE_S,
             mem_storage=True,
             num_replicas=1,
+            **start,
         )
-        assert config.name is not None
-        try:
-            info = await self._broker.client.jetstream().add_consumer(streams.TRANSCRIPTS, config)
-        except NotFoundError:
-            raise StreamMismatch(
-                f"stream {streams.TRANSCRIPTS} is missing: start a worker, which makes it"
-            ) from None
-        if policy is DeliverPolicy.NEW and info.delivered is not None:
-            self._last = info.delivered.stream_seq or 0
-        self._started = True
-        self._consumer_next = 1
-        self._puller = Puller(self._broker, streams.TRANSCRIPTS, config.name)
-        await self._puller.start()
-        self._fresh = True
+        return await self._broker.client.jetstream().add_consumer(streams.TRANSCRIPTS, config)
+
+    def _is_another(self, since: datetime) -> None:
+        """The stream was made anew or restored from a backup, or what was read last was erased or
+        is too old: sequences say nothing any more."""
+        log.warning(
+            "what was read last of %s is not there any more: going on with what came after %s",
+            streams.TRANSCRIPTS,
+            since.isoformat(timespec="milliseconds"),
+        )
+        self._since, self._fresh = since, False
+        self._seen.clear()
 
     def _admit_durable(self, message: Msg) -> Event | None:
         metadata = message.metadata
@@ -106,7 +156,18 @@ class _Listener:
             self._fresh = False  # messages were lost on the way here; read them again
             return None
         self._consumer_next += 1
-        self._last = metadata.sequence.stream
+        place = _Place(metadata.sequence.stream, metadata.timestamp)
+        if self._checking:
+            assert self._last is not None
+            self._checking = False
+            if place != self._last:
+                self._is_another(self._last.stored_at)
+            return None
+        if self._since is not None:
+            if place.stored_at <= self._since:
+                return None
+            self._since = None
+        self._last = place
         try:
             event = parse_event(message.data)
         except BadEvent as error:
@@ -155,9 +216,17 @@ class _Listener:
                     try:
                         await self._renew()
                     except (NatsError, TimeoutError) as error:
-                        log.warning("cannot read %s yet: %r", streams.TRANSCRIPTS, error)
+                        self._fresh = False
+                        if self._began is None and isinstance(error, NotFoundError):
+                            raise StreamMismatch(
+                                f"stream {streams.TRANSCRIPTS} is missing: start a worker, which "
+                                "makes it"
+                            ) from None
+                        if not self._complained:
+                            self._complained = True
+                            log.warning("cannot read %s yet: %r", streams.TRANSCRIPTS, error)
                         await self._broker.wait_connected()
-                        continue
+                    continue
                 assert self._puller is not None
                 try:
                     message = await self._puller.next(_BATCH, timeout=60)
@@ -181,6 +250,11 @@ class _Listener:
                     await self._puller.stop()
 
 
+def _before(info: ConsumerInfo) -> int:
+    """The stream's sequence that a new consumer begins behind."""
+    return info.delivered.stream_seq or 0 if info.delivered is not None else 0
+
+
 async def listen(
     tenant: str | None = None,
     conversation: str | None = None,
@@ -197,6 +271,10 @@ async def listen(
     double, across reconnects and restarts of the broker too. Durable events of one session come in
     order of `sequence`. Without a `broker` a connection is made from `settings`, or from the
     environment (NATS_URL ...), and kept trying.
+
+    A broker that comes back with another stream (made anew, or restored from a backup) is noticed,
+    and said in the log: what was stored after the last event is given. A session that was under way
+    then may say anew what had been heard of it and is not in the backup.
 
     Raises: InvalidKey, UsageError, StreamMismatch (no worker has made the streams yet).
     """

@@ -19,7 +19,7 @@ def bound(seconds: float) -> float:
 async def until(
     condition: Callable[[], Any] | Callable[[], Awaitable[Any]],
     what: str,
-    timeout: float = 10,
+    timeout: float = 30,
 ) -> Any:
     """The first true value of `condition`; an AssertionError naming `what` when it stays false."""
     deadline = time.monotonic() + bound(timeout)

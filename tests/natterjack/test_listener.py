@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 import natterjack
+from natterjack import streams
 from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import InvalidKey, StreamMismatch
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
-from natterjack.settings import BrokerSettings
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.streams import ensure
 from natterjack.subjects import SessionKey, transcript_subject
 
-from ..waiting import bound
+from ..faults.proxy import NatsProxy
+from ..waiting import bound, until
 
 KEY = SessionKey("t", "c", "s")
 
 
-def _common(epoch: int) -> dict[str, object]:
+def _common(epoch: int, session_id: str = "session-1") -> dict[str, object]:
     return {
-        "session_id": "session-1", **KEY._asdict(), "epoch": epoch,
+        "session_id": session_id, **KEY._asdict(), "epoch": epoch,
         "published_at": datetime.now(UTC),
     }  # fmt: skip
 
 
-def final(n: int, epoch: int = 1) -> FinalEvent:
+def final(n: int, epoch: int = 1, session_id: str = "session-1") -> FinalEvent:
     return FinalEvent(
-        **_common(epoch), sequence=n, segment=n, text=f"final {n}", start=n, end=n + 1
+        **_common(epoch, session_id), sequence=n, segment=n, text=f"final {n}", start=n, end=n + 1
     )
 
 
@@ -158,6 +163,83 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
                 await publish(own, *(final(n) for n in range(start, start + 5)))
             events += await take(5)
     assert texts(events) == [f"final {n}" for n in range(15)]
+
+
+async def restart(server: EmbeddedServer, store: Path | None) -> None:
+    """A broker that comes back with another store; None: with nothing, and streams made anew."""
+    server.kill()
+    shutil.rmtree(server.store / "jetstream")
+    if store is not None:
+        shutil.copytree(store, server.store / "jetstream")
+    server.start()
+
+
+@pytest.mark.parametrize("new", [3, 30], ids=["fewer", "more"])
+@pytest.mark.parametrize("backup", ["backup", "nothing"])
+async def test_a_broker_that_comes_back_with_another_store_is_heard_on(
+    nats_server: EmbeddedServer,
+    ready_broker: Broker,
+    tmp_path: Path,
+    backup: str,
+    new: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether or not its sequences have passed those that were read before."""
+    async with NatsProxy(nats_server.port) as line:
+        near = BrokerSettings(url=line.url)
+        async with listening(near, from_start=True) as take:
+            await publish(ready_broker, *(final(n) for n in range(5)))
+            await take(5)
+            nats_server.stop()
+            store = shutil.copytree(nats_server.store / "jetstream", tmp_path / "copy")
+            nats_server.start()
+            await until(lambda: ready_broker.reconnects == 1, "the connection is back", 30)
+            await publish(ready_broker, *(final(n) for n in range(5, 12)))
+            await take(7)
+            line.cut()
+            await restart(nats_server, store if backup == "backup" else None)
+            await until(lambda: ready_broker.reconnects == 2, "the connection is back", 30)
+            await ensure(ready_broker, StreamSettings())
+            later = [final(n, session_id="session-2") for n in range(new)]
+            await publish(ready_broker, *later)
+            line.heal()
+            assert await take(new) == later
+            await publish(ready_broker, final(new, session_id="session-2"))
+            assert texts(await take(1)) == [f"final {new}"]
+    assert caplog.text.count("is not there any more") == 1
+
+
+async def test_who_waits_for_the_first_event_hears_it_from_a_stream_made_anew(
+    nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(5)))
+    async with listening(broker_settings, interims=False) as take:
+
+        async def listens() -> bool:
+            info = await ready_broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
+            return bool(info.state.consumer_count)
+
+        await until(listens, "it listens")
+        await restart(nats_server, None)
+        await until(lambda: ready_broker.reconnects, "the connection is back", 30)
+        await ensure(ready_broker, StreamSettings())
+        await until(listens, "it listens again")
+        await publish(ready_broker, final(0, session_id="session-2"))
+        assert texts(await take(1)) == ["final 0"]
+
+
+async def test_what_is_read_last_may_be_erased(
+    nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    async with listening(broker_settings, from_start=True) as take:
+        await publish(ready_broker, *(final(n) for n in range(5)))
+        await take(5)
+        await ready_broker.client.jetstream().purge_stream(streams.TRANSCRIPTS, keep=0)
+        nats_server.kill()
+        nats_server.start()
+        await until(lambda: ready_broker.reconnects, "the connection is back", 30)
+        await publish(ready_broker, *(final(n) for n in range(5, 8)))
+        assert texts(await take(3)) == ["final 5", "final 6", "final 7"]
 
 
 async def test_without_the_stream_it_says_so(

@@ -192,6 +192,7 @@ async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedS
         **systemd.environment,
         WATCHDOG_USEC="200000",
         WORKER_DRAIN_SECONDS="7",
+        WORKER_HANDOVER_SECONDS="60",
     )
     try:
         await worker.launch()
@@ -203,7 +204,7 @@ async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedS
         assert await worker.wait() == 0
     finally:
         await worker.stop()
-    assert _stopping_seconds(systemd) > 7
+    assert _stopping_seconds(systemd) > 7 + 60
     assert systemd.told[0] == "READY=1"
 
 
