@@ -74,10 +74,20 @@ class WorkerProcess:
         """Start, and return when it is ready."""
         await self.launch()
         try:
-            await until(lambda: self.find("worker ready") or not self.running, "worker ready", 60)
+            await until(self._ready, "worker ready", 60)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.log}") from None
         assert self.running, f"the worker ended: {self.log}"
+
+    async def _ready(self) -> bool:
+        """Whether it is, or has ended. By its log; with a port of the test's own choice by that, as
+        the log of another release may say it otherwise."""
+        if not self.running or self._environment["WORKER_HTTP_PORT"] == "0":
+            return not self.running or self.find("worker ready") is not None
+        try:
+            return (await self.get("/readyz"))[0] == 200
+        except aiohttp.ClientError:
+            return False
 
     async def launch(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -114,6 +124,8 @@ class WorkerProcess:
 
     @property
     def http(self) -> str:
+        if (port := self._environment["WORKER_HTTP_PORT"]) != "0":
+            return f"http://127.0.0.1:{port}"
         told = self.find("waiting for NATS")
         assert told is not None
         return str(told["http"])
