@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nats.aio.client import PING_PROTO
+from nats.aio.client import PING_PROTO, Srv
 from nats.aio.client import Client as NatsClient
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
@@ -141,6 +141,10 @@ class Client(NatsClient):
         self._flushing: asyncio.Handle | None = None
         self._wire: asyncio.WriteTransport | None = None
         """What is written to goes there."""
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.abort()  # the server that was tried before, and said nothing: nats-py would forget it
+        await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
         try:

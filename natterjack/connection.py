@@ -143,8 +143,11 @@ class Broker:
 
     async def close(self) -> None:
         """Flush what is pending, as far as that is quickly possible, and close. Idempotent."""
-        if self.client.is_closed:
-            return
+        if not self.client.is_closed:
+            await self._close()
+        self.client.abort()  # one that was being made anew just now
+
+    async def _close(self) -> None:
         if self.client.is_connected:
             with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                 await self.client.flush(timeout=2)
@@ -155,7 +158,6 @@ class Broker:
         if not closing.cancel() and not closing.cancelled():
             with contextlib.suppress(NatsError, OSError, RuntimeError):  # uvloop's: it is gone
                 closing.result()
-        self.client.abort()  # one that was being made anew just now
 
 
 async def connect(

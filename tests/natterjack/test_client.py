@@ -6,9 +6,11 @@ import asyncio
 import random
 import socket
 import struct
+from urllib.parse import urlparse
 
 import pytest
 import uvloop
+from nats.aio.client import Srv
 from nats.aio.msg import Msg
 from nats.errors import MaxPayloadError, OutboundBufferLimitError
 from nats.js.errors import APIError, NoStreamResponseError
@@ -22,6 +24,10 @@ from natterjack.settings import BrokerSettings
 from natterjack.stored import StoreUnavailable, StreamStore
 
 from ..waiting import until, within
+
+
+def port_of(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
 
 
 class Heard:
@@ -166,8 +172,7 @@ def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
 
     async def play() -> None:
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        settings = BrokerSettings(url=f"nats://127.0.0.1:{port}")
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port_of(server)}")
         connecting = asyncio.ensure_future(connect(settings, name="test"))
         await until(lambda: tries >= 12 or connecting.done(), "it tries again and again", 60)
         assert not connecting.done(), connecting.exception()
@@ -293,3 +298,27 @@ async def test_a_flush_does_not_overtake_what_was_sent_before_it(together: bool)
         flushing.cancel()
         await asyncio.wait([flushing])
         await client.close()
+
+
+async def test_a_server_that_says_nothing_is_left(nats_server: EmbeddedServer) -> None:
+    """One that is frozen takes connections all the same: each that is given up is closed."""
+    opened = closed = 0
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened, closed
+        opened += 1
+        await reader.read()
+        closed += 1
+        writer.close()
+
+    async with await asyncio.start_server(nothing, "127.0.0.1", 0) as frozen:
+        client = Client()
+        await client.connect(nats_server.url, connect_timeout=1, reconnect_time_wait=0)
+        client._server_pool.append(Srv(urlparse(f"nats://127.0.0.1:{port_of(frozen)}")))
+        nats_server.kill()
+        await until(lambda: opened == 3, "it is tried again and again")
+        await until(lambda: closed >= 2, "and left")
+        nats_server.start()
+        await until(lambda: client.is_connected, "there is another")
+        await client.close()
+        await until(lambda: opened == closed, "all are closed")
