@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from natterjack.settings import BrokerSettings, load
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..natterjack.test_commands import Command
-from ..waiting import until
+from ..waiting import bound, until
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
 from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_home
 
@@ -371,6 +373,93 @@ def _edge_arguments() -> list[str]:
 
 def _clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "EDGE_"))}
+
+
+# ---- what is missing is said ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments", "said"),
+    [
+        ("worker", ("streams", "apply", "--lease-seconds", "7"),
+         r"may not publish to \$JS.API.CONSUMER.\S*CREATE.STT_SESSIONS.workers: .*operator"),
+        ("subscriber_acme_app", ("streams", "apply"), r"may not publish to \$JS.API.STREAM.INFO."),
+        ("edge_acme_pi-1", ("streams", "apply"), r"may not publish to \$JS.API.STREAM.INFO."),
+        ("worker", ("erase", "--tenant", "acme", "--yes"),
+         r"may not publish to \$JS.API.STREAM.PURGE.STT_AUDIO: .*operator"),
+        ("monitor", ("budget", "set", "acme", "--seconds-per-day", "9"),
+         r"may not publish to \$KV.stt_budgets.tenant.acme"),
+        ("subscriber_acme_shown", ("tail", "--tenant", "acme"),
+         r"may not publish to \$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS"),
+        ("subscriber_acme_app", ("tail", "--tenant", "other"),
+         r"may not subscribe to stt.transcript.other"),
+    ],
+)  # fmt: skip
+async def test_a_user_without_the_right_is_told_which(
+    server: SecuredServer, user: str, arguments: tuple[str, ...], said: str
+) -> None:
+    began = time.monotonic()
+    assert re.search(said, await run(server, user, *arguments, status=2))
+    assert time.monotonic() - began < bound(4)  # it does not wait for an answer
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments"),
+    [
+        ("operator", ("streams", "apply")),
+        ("monitor", ("sessions", "--no-words")),
+        ("subscriber_archive", ("tail",)),
+    ],
+)
+async def test_a_missing_inbox_prefix_is_named(
+    server: SecuredServer, user: str, arguments: tuple[str, ...]
+) -> None:
+    environment = {**server.environment(user), "NATS_INBOX_PREFIX": "_INBOX"}
+    async with Command(*arguments, terminal=False, **environment) as command:
+        assert await command.status() == 2, command.errors
+    assert "set NATS_INBOX_PREFIX" in command.errors
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"NATS_INBOX_PREFIX": "_INBOX"}, "set NATS_INBOX_PREFIX"),
+        ({"NATTERJACK_CREATE_STREAMS": "true", "NATTERJACK_LEASE_SECONDS": "7"},
+         "set NATTERJACK_CREATE_STREAMS=false"),
+    ],
+)  # fmt: skip
+async def test_a_worker_says_what_it_was_not_told(
+    server: SecuredServer, changed: dict[str, str], said: str
+) -> None:
+    environment = {**_clean(), **server.environment("worker"), **changed}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker",
+        env={**environment, "WORKER_HTTP_PORT": "0", "WORKER_PROVIDER": "deepgram",
+             "DEEPGRAM_API_KEY": "x"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), bound(30))
+    assert process.returncode == 2
+    assert said in out.decode()
+
+
+async def test_an_edge_says_what_it_was_not_told(server: SecuredServer) -> None:
+    environment = {**_clean(), **server.environment("edge_acme_pi-1")}
+    process = await asyncio.create_subprocess_exec(
+        *_edge_arguments(), env={**environment, "NATS_INBOX_PREFIX": "_INBOX"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said = b""
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(bound(30)):
+            while b"set NATS_INBOX_PREFIX" not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 # ---- users --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -136,3 +137,21 @@ async def test_mistakes_are_named(
 
 async def test_without_streams_it_says_so(nats_server: EmbeddedServer) -> None:
     assert "stream not found" in await erase(nats_server, "--tenant", "a", "--yes", status=2)
+
+
+@pytest.mark.parametrize("arguments", [("erase", "--tenant", "a", "--yes"), ("streams", "apply")])
+async def test_a_server_without_jetstream_is_said(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    class Plain(EmbeddedServer):
+        def where_kept(self) -> tuple[str | Path, ...]:
+            return ()
+
+    server = Plain(tmp_path / "nats")
+    server.start()
+    try:
+        async with Command(*arguments, NATS_URL=server.url) as command:
+            assert await command.status() == 2
+        assert "JetStream is not available" in command.errors
+    finally:
+        server.stop()
