@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from .errors import NatterjackError, UsageError
 from .roles import ROLES, User
 from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
 
-_LIST, _CONFIG = "users.json", "users.conf"
+_LIST, _CONFIG, _LOCK = "users.json", "users.conf", ".lock"
 MAIN = "STT"
 """Account of workers, subscribers, operators and all streams."""
 _MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
@@ -75,47 +78,66 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(flags: argparse.Namespace) -> int:
     """Do what `flags` say; the exit status. Raises UsageError, NoSuchUser."""
-    users = _read(flags.dir)
+    directory: Path = flags.dir
     if flags.action == "list":
-        return _list(flags, users)
-    if flags.action == "config":
-        _write(flags.dir, users)
-        print(helm_values(users) if flags.format == "helm" else server_config(users), end="")
-        return 0
-    if flags.action == "remove":
-        left = [user for user in users if user.id != flags.user]
-        if len(left) == len(users):
-            raise NoSuchUser(f"there is no user {flags.user} in {flags.dir}")
-        _write(flags.dir, left)
-        (flags.dir / f"{flags.user}.nk").unlink(missing_ok=True)
-        print(f"{flags.user}: removed; reload the server, which ends its connections")
-        return 0
-    return _add(flags, users)
+        return _list(flags, _read(directory))
+    if flags.action == "add":
+        about = {
+            name: getattr(flags, name)
+            for name in ("role", "name", "tenant", "speaker", "control", "live")
+        }
+        user = User(**about, public_key=flags.public_key or "")
+        if user.public_key:
+            _check(user.public_key)
+        with _locked(directory):
+            return _add(directory, _read(directory), user)
+    if flags.action == "remove" and not (directory / _LIST).exists():
+        raise NoSuchUser(f"there is no user {flags.user} in {directory}")
+    with _locked(directory):
+        users = _read(directory)
+        if flags.action == "remove":
+            return _remove(directory, users, flags.user)
+        _write(directory, users)
+    print(helm_values(users) if flags.format == "helm" else server_config(users), end="")
+    return 0
 
 
-def _add(flags: argparse.Namespace, users: list[User]) -> int:
-    about = {
-        name: getattr(flags, name)
-        for name in ("role", "name", "tenant", "speaker", "control", "live")
-    }
-    public_key = flags.public_key or ""
-    user = User(**about, public_key=public_key)
-    if any(other.id == user.id for other in users):
-        raise UsageError(f"there is a user {user.id} in {flags.dir} already: remove it first")
-    if public_key:
-        _check(public_key)
-    else:
-        flags.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _remove(directory: Path, users: list[User], name: str) -> int:
+    left = [user for user in users if user.id != name]
+    if len(left) == len(users):
+        raise NoSuchUser(f"there is no user {name} in {directory}")
+    _write(directory, left)
+    (directory / f"{name}.nk").unlink(missing_ok=True)
+    print(f"{name}: removed; reload the server, which ends its connections")
+    return 0
+
+
+def _add(directory: Path, users: list[User], user: User) -> int:
+    for other in users:
+        if other.id == user.id:
+            raise UsageError(_taken(other, user, directory))
+        if other.public_key == user.public_key:
+            raise UsageError(f"--public-key: the user {other.id} has that key")
+    if not user.public_key:
         seed, public_key = _make_key()
-        path = flags.dir / f"{user.id}.nk"
-        _write_secret(path, seed)
-        user = User(**about, public_key=public_key)
-    _write(flags.dir, [*users, user])
-    print(_settings(flags.dir, user))
+        _write_secret(directory / f"{user.id}.nk", seed)
+        user = replace(user, public_key=public_key)
+    _write(directory, [*users, user])
+    print(_settings(directory, user))
     if user.role == "edge" and all(other.tenant != user.tenant for other in users):
         # Seen with nats-server 2.15: what a new account imports is there from the second reload on.
         print(f"# the first agent of {user.tenant}: reload the server twice")
     return 0
+
+
+def _taken(other: User, user: User, directory: Path) -> str:
+    """Why `user` cannot be made beside `other`, which has its id."""
+    if (other.tenant, other.name) == (user.tenant, user.name):
+        return f"there is a user {user.id} in {directory} already: remove it first"
+    return (
+        f"the {other.role} of the tenant {other.tenant} with the name {other.name} is called "
+        f"{user.id} too, in {directory}: take another --name"
+    )
 
 
 def _settings(directory: Path, user: User) -> str:
@@ -150,15 +172,33 @@ def _read(directory: Path) -> list[User]:
         raise UsageError(f"{path} cannot be read: {error}") from None
 
 
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Nobody else reads the users in order to write them, for the block."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be written: {error.strerror}") from None
+    try:
+        with contextlib.suppress(ImportError):  # Windows has none
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _write(directory: Path, users: Sequence[User]) -> None:
     listed = json.dumps([asdict(user) for user in users], indent=2) + "\n"
     for name, text in ((_LIST, listed), (_CONFIG, server_config(users))):
-        partial = directory / f".{name}.partial"
+        partial = directory / f".{name}.{os.getpid()}.partial"
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             partial.write_text(text)
             partial.replace(directory / name)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise UsageError(f"{directory / name} cannot be written: {error.strerror}") from None
 
 
@@ -180,8 +220,20 @@ def _make_key() -> tuple[bytes, str]:
 
 
 def _check(public_key: str) -> None:
-    if len(public_key) != 56 or not public_key.startswith("U") or not public_key.isalnum():
+    """Raises UsageError unless it is the public key of a user (nkeys: a byte that says so, the key,
+    a CRC-16; in base 32): nats-server would not start with another."""
+    if len(public_key) != 56 or not public_key.startswith("U"):
         raise UsageError("--public-key: that of a user's NKey has 56 characters, the first a U")
+    try:
+        raw = base64.b32decode(public_key)
+    except ValueError:
+        raw = b""
+    if (
+        len(raw) != 35
+        or raw[0] != nkeys.PREFIX_BYTE_USER
+        or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little")
+    ):
+        raise UsageError("--public-key: there is a mistake in it, its check sum is wrong")
 
 
 # ---- configurations -----------------------------------------------------------------------------

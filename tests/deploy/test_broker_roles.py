@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import nkeys
 import pytest
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
@@ -523,12 +524,64 @@ async def test_mistakes_are_named(tmp_path: Path, arguments: tuple[str, ...], sa
     assert (tmp_path / "users" / "users.conf").read_text() == before
 
 
+def _public_key() -> str:
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    public: str = nkeys.from_seed(seed).public_key.decode()
+    return public
+
+
 async def test_a_key_made_elsewhere_leaves_no_seed(tmp_path: Path) -> None:
-    await add_user(tmp_path, "operator")
-    public = json.loads((tmp_path / "users" / "users.json").read_text())[0]["public_key"]
-    out = await add_user(tmp_path, "monitor", "--public-key", public[:-1] + "A")
+    public = _public_key()
+    out = await add_user(tmp_path, "monitor", "--public-key", public)
     assert "NATS_NKEY" not in out
     assert not (tmp_path / "users" / "monitor.nk").exists()
+    assert public in (tmp_path / "users" / "users.conf").read_text()
+
+
+async def test_a_key_with_a_mistake_or_of_another_is_refused(tmp_path: Path) -> None:
+    """A server with one of these does not start, or gives one user the rights of another."""
+    public = _public_key()
+    await add_user(tmp_path, "operator", "--public-key", public)
+    before = (tmp_path / "users" / "users.conf").read_text()
+    wrong = "A" if public[20] != "A" else "B"
+    account = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT)
+    for key, said in (
+        (public, "the user operator has that key"),
+        (public[:20] + wrong + public[21:], "check sum"),
+        (public[:20] + "1" + public[21:], "check sum"),  # no letter of base 32
+        (public.lower(), "first a U"),
+        (nkeys.from_seed(account).public_key.decode(), "first a U"),
+    ):
+        command = Command(
+            "users", "add", "--dir", str(tmp_path / "users"), "monitor", "--public-key", key
+        )
+        async with command:
+            assert await command.status() == 2
+        assert said in command.errors
+    assert (tmp_path / "users" / "users.conf").read_text() == before
+
+
+async def test_users_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    names = [f"pi-{n}" for n in range(8)]
+    await asyncio.gather(
+        *(add_user(tmp_path, "edge", "--tenant", "acme", "--name", name) for name in names)
+    )
+    users = tmp_path / "users"
+    assert {u["name"] for u in json.loads((users / "users.json").read_text())} == {*names}
+    configuration = (users / "users.conf").read_text()
+    assert all(f"edge_acme_{name}\n" in configuration for name in names)
+    assert not list(users.glob("*.partial"))
+
+
+async def test_a_name_that_reads_like_anothers_is_explained(tmp_path: Path) -> None:
+    await add_user(tmp_path, "edge", "--tenant", "a_b", "--name", "c")
+    command = Command(
+        "users", "add", "--dir", str(tmp_path / "users"), "edge", "--tenant", "a", "--name", "b_c"
+    )
+    async with command:
+        assert await command.status() == 2
+    assert "the edge of the tenant a_b with the name c is called edge_a_b_c too" in command.errors
+    assert "remove" not in command.errors
 
 
 def test_settings_have_an_inbox_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
