@@ -20,7 +20,7 @@ from .errors import NatterjackError, UsageError
 from .roles import ROLES, User
 from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
 
-_LIST, _CONFIG, _LOCK = "users.json", "users.conf", ".lock"
+_LIST, _CONFIG = "users.json", "users.conf"
 MAIN = "STT"
 """Account of workers, subscribers, operators and all streams."""
 _MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
@@ -175,19 +175,18 @@ def _read(directory: Path) -> list[User]:
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Nobody else reads the users in order to write them, for the block."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UsageError(f"{directory} cannot be written: {error.strerror}") from None
-    try:
-        with contextlib.suppress(ImportError):  # Windows has none
-            import fcntl
+    with contextlib.ExitStack() as held:
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(ImportError):  # Windows has none
+                import fcntl
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+                descriptor = os.open(directory, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UsageError(f"{directory} cannot be used: {error.strerror}") from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(directory: Path, users: Sequence[User]) -> None:
