@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 from nats.js.api import DiscardPolicy, StreamConfig
+from nats.js.errors import APIError
 
 from natterjack.connection import Broker
+from natterjack.control import stop_reason
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import StatusEvent, StatusState
 from natterjack.settings import StreamSettings
@@ -237,6 +239,42 @@ async def test_waits_for_the_sessions_end(
     assert await edge.exit_code() == code
     assert f"session {state}" in edge.stderr
     assert ("no credit" in edge.stderr) == (state == "failed")
+
+
+async def test_nothing_more_is_published_of_a_session_that_a_request_ended(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    edge = start_edge("file", speech, "--speed", "0.2", "--spool", spool)
+    await some_chunks(ready_broker)
+    (spec,) = await requests(ready_broker)
+    event = status_event(spec, 0, "closed").model_copy(update={"reason": stop_reason("erased")})
+    await say(ready_broker, event)
+    assert await edge.exit_code() == 1, edge.stderr
+    assert "the session was ended by a request: nothing more of it is published" in edge.stderr
+    assert "unacknowledged" not in edge.stderr
+    before = await chunks(ready_broker)
+    assert before < 126
+    assert not any(path.is_dir() for path in spool.iterdir())
+
+
+async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "2")
+    await some_chunks(ready_broker)
+    (spec,) = await requests(ready_broker)
+    await say(ready_broker, status_event(spec, 0, "streaming"))
+    event = status_event(spec, 1, "closed").model_copy(update={"reason": stop_reason("old")})
+    live = transcript_subject(spec.key, "status")
+    js = ready_broker.client.jetstream()
+    with pytest.raises(APIError):  # as a worker's fence has it
+        await js.publish(
+            live, event.encode(), headers={"Nats-Expected-Last-Subject-Sequence": "999"}
+        )
+    await edge.says("session closed")
+    assert await edge.exit_code() == 0, edge.stderr
+    assert await chunks(ready_broker) == 126
 
 
 async def test_waiting_is_ended_by_a_signal(
