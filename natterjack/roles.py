@@ -211,6 +211,7 @@ def _operator(own: tuple[str, ...]) -> Permissions:
         publish=(
             f"{_API}.>",
             streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
+            streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
             f"{CONTROL_PREFIX}.>",
         ),
         subscribe=(*own, f"{TRANSCRIPT_PREFIX}.>", f"{HEARD_PREFIX}.>"),

@@ -131,6 +131,11 @@ def bucket_subject(bucket: str, key: str) -> str:
     return f"$KV.{bucket}.{key}"
 
 
+def usage_erased(tenant: str) -> str:
+    """The key of `stt_usage` that, deleted, says that nothing of the tenant's use is to be kept."""
+    return f"all.{tenant}.erased"
+
+
 def consumer_config(settings: StreamSettings) -> ConsumerConfig:
     """The durable pull consumer that all workers share: their leases."""
     return ConsumerConfig(
