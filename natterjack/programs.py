@@ -28,10 +28,11 @@ def needing_extra(program: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("", "natterjack", "worker", "edge_capture"):
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "natterjack", "worker", "edge_capture"):
             raise  # not what an extra brings
         print(
-            f"{program}: the module {error.name} is missing: pip install 'natterjack[{extra}]'",
+            f"{program}: the module {missing} is missing: pip install 'natterjack[{extra}]'",
             file=sys.stderr,
         )
         sys.exit(2)
