@@ -81,7 +81,11 @@ def stream_differences(found: StreamConfig, wanted: StreamConfig) -> list[Differ
     fewer = (wanted.num_replicas or 1) < (found.num_replicas or 1)
     compare("num_replicas", 1, loses=COPIES if fewer else "")
     compare("max_age", 0, loses=_shorter(found.max_age, wanted.max_age))
-    compare("max_bytes", -1, loses=_shorter(found.max_bytes, wanted.max_bytes))
+    # One that refuses what is new drops nothing for its size.
+    drops = (
+        "" if wanted.discard == DiscardPolicy.NEW else _shorter(found.max_bytes, wanted.max_bytes)
+    )
+    compare("max_bytes", -1, loses=drops)
     most = "max_msgs_per_subject"
     compare(most, -1, loses=_shorter(found.max_msgs_per_subject, wanted.max_msgs_per_subject))
     compare("max_msg_size", -1)

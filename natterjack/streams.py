@@ -67,6 +67,8 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             retention=RetentionPolicy.WORK_QUEUE,
             storage=file,
             num_replicas=replicas,
+            max_bytes=settings.sessions_max_bytes,
+            discard=DiscardPolicy.NEW,  # an agent that is refused asks again; one that waits stays
             max_msg_size=MAX_SPEC_BYTES,
             duplicate_window=DUPLICATE_WINDOW_S,
         ),

@@ -20,11 +20,15 @@ from .errors import NatterjackError, UsageError
 from .roles import ROLES, User
 from .subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
 
-_LIST, _CONFIG = "users.json", "users.conf"
+_LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
 MAIN = "STT"
 """Account of workers, subscribers, operators and all streams."""
 _MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
 """A subscriber that listens has a consumer."""
+EDGE_CONNECTIONS = 1024
+"""Of all agents of a tenant at a time, if nothing else was said."""
+_EDGE_SUBSCRIPTIONS = 1024
+"""Of one connection: an agent has two for each session."""
 
 
 class NoSuchUser(NatterjackError):
@@ -72,6 +76,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--format", choices=("nats", "helm"), default="nats",
         help="nats: users.conf; helm: values for the NATS chart",
     )  # fmt: skip
+    showing.add_argument(
+        "--edge-connections", type=int, metavar="NUMBER",
+        help="from now on so many connections for all agents of a tenant together "
+        f"({EDGE_CONNECTIONS}), that it cannot take all that the server has",
+    )  # fmt: skip
     for action in (adding, removing, listing, showing):
         action.add_argument("--dir", type=Path, required=True, help="directory of seeds and users")
 
@@ -97,8 +106,14 @@ def run(flags: argparse.Namespace) -> int:
         users = _read(directory)
         if flags.action == "remove":
             return _remove(directory, users, flags.user)
+        if flags.edge_connections is not None:
+            if flags.edge_connections < 1:
+                raise UsageError("--edge-connections: 1 or more")
+            _put(directory / _LIMITS, json.dumps({"edge_connections": flags.edge_connections}))
         _write(directory, users)
-    print(helm_values(users) if flags.format == "helm" else server_config(users), end="")
+        connections = _edge_connections(directory)
+    made = helm_values if flags.format == "helm" else server_config
+    print(made(users, connections), end="")
     return 0
 
 
@@ -189,16 +204,31 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def _edge_connections(directory: Path) -> int:
+    path = directory / _LIMITS
+    try:
+        return int(json.loads(path.read_text())["edge_connections"])
+    except FileNotFoundError:
+        return EDGE_CONNECTIONS
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} cannot be read: {error!r}") from None
+
+
 def _write(directory: Path, users: Sequence[User]) -> None:
-    listed = json.dumps([asdict(user) for user in users], indent=2) + "\n"
-    for name, text in ((_LIST, listed), (_CONFIG, server_config(users))):
-        partial = directory / f".{name}.{os.getpid()}.partial"
-        try:
-            partial.write_text(text)
-            partial.replace(directory / name)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise UsageError(f"{directory / name} cannot be written: {error.strerror}") from None
+    configuration = server_config(users, _edge_connections(directory))
+    _put(directory / _LIST, json.dumps([asdict(user) for user in users], indent=2) + "\n")
+    _put(directory / _CONFIG, configuration)
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file as a whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_secret(path: Path, seed: bytes) -> None:
@@ -238,7 +268,7 @@ def _check(public_key: str) -> None:
 # ---- configurations -----------------------------------------------------------------------------
 
 
-def accounts(users: Sequence[User]) -> dict[str, Any]:
+def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> dict[str, Any]:
     """The accounts of the broker, as nats-server's configuration has them (JSON is part of it).
 
     The edges of each tenant have one of their own. In an account that has streams, whoever may
@@ -258,6 +288,10 @@ def accounts(users: Sequence[User]) -> dict[str, Any]:
     }
     for tenant in tenants:
         made[edge_account(tenant)] = {
+            "limits": {
+                "max_connections": edge_connections,
+                "max_subscriptions": _EDGE_SUBSCRIPTIONS,
+            },
             "users": _users(u for u in users if u.role == "edge" and u.tenant == tenant),
             "imports": [
                 {kind: {"account": MAIN, "subject": subject}} for kind, subject in _crossing(tenant)
@@ -286,18 +320,19 @@ def _users(users: Iterable[User]) -> list[dict[str, Any]]:
     return [{"nkey": user.public_key, "permissions": user.permissions().config()} for user in users]
 
 
-def server_config(users: Sequence[User]) -> str:
+def server_config(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
     """For `include` in nats-server's configuration."""
     named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
+    made = json.dumps(accounts(users, edge_connections), indent=2)
     return (
         "# Made by `natterjack users`: changes are lost when a user is added or removed.\n"
-        f"{named}accounts: {json.dumps(accounts(users), indent=2)}\nsystem_account: SYS\n"
+        f"{named}accounts: {made}\nsystem_account: SYS\n"
     )
 
 
-def helm_values(users: Sequence[User]) -> str:
+def helm_values(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
     """For the values of the official NATS chart (YAML, of which JSON is a part)."""
     named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
-    merge = {"accounts": accounts(users), "system_account": "SYS"}
+    merge = {"accounts": accounts(users, edge_connections), "system_account": "SYS"}
     text = json.dumps({"config": {"merge": merge}}, indent=2)
     return f"# Made by `natterjack users config --format helm`.\n{named}{text}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -20,9 +21,9 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
 
 from natterjack import streams
-from natterjack.connection import connected
+from natterjack.connection import connect, connected
 from natterjack.demo import bundled_recording
-from natterjack.errors import UsageError
+from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, load
 
 from ..emulators.deepgram import DeepgramEmulator
@@ -374,6 +375,23 @@ def _edge_arguments() -> list[str]:
 
 def _clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "EDGE_"))}
+
+
+async def test_a_tenants_agents_leave_others_their_connections(server: SecuredServer) -> None:
+    users = server.home / "users"
+    command = Command("users", "config", "--dir", str(users), "--edge-connections", "3")
+    async with command:
+        assert await command.status() == 0
+    assert '"max_connections": 3' in command.out
+    await add_user(server.home, "edge", "--tenant", "acme", "--name", "late")  # and it is kept
+    server.reload()
+    async with contextlib.AsyncExitStack() as guests:
+        for user in ("edge_acme_pi-1", "edge_acme_pi-1", "edge_acme_late"):
+            await guests.enter_async_context(guest(server, user))
+        with pytest.raises(BrokerUnreachable, match="maximum account active connections exceeded"):
+            await connect(settings_of(server, "edge_acme_pi-2"), name="test", once=True)
+        async with guest(server, "worker"), guest(server, "edge_other_x") as other:
+            assert await other.may_publish(f"stt.audio.{FOREIGN}")
 
 
 # ---- what is missing is said ---------------------------------------------------------------------

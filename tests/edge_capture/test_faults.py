@@ -19,7 +19,7 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.events import StatusEvent, StatusState
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.streams import AUDIO, ensure
+from natterjack.streams import AUDIO, SESSIONS, ensure
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone
@@ -136,6 +136,26 @@ async def test_a_full_stream_is_said_once_and_waited_for(
     assert edge.stderr.count("the broker takes it now") == 1
     assert '"chunks": 126' in edge.stderr
     (await only_recording(ready_broker)).check_whole()
+
+
+async def test_a_full_queue_is_said_once_and_waited_for(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.session.t.c.other", b"{}")
+    queue = await js.stream_info(SESSIONS)
+    await js.update_stream(queue.config.evolve(max_bytes=queue.state.bytes))
+    edge = start_edge("file", speech, "--speed", "max")
+    await edge.says("the broker refuses it: maximum bytes exceeded")
+
+    async def all_stored() -> bool:
+        return await chunks(ready_broker) == 126
+
+    await until(all_stored, "the sound is stored all the same")
+    await js.update_stream(queue.config)
+    assert await edge.exit_code() == 0, edge.stderr
+    assert edge.stderr.count("maximum bytes exceeded") == 1
+    assert (await js.stream_info(SESSIONS)).state.messages == 2
 
 
 async def test_chunks_beyond_the_servers_limit(

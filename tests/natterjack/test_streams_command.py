@@ -9,12 +9,13 @@ import pytest
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    DiscardPolicy,
     RetentionPolicy,
     StorageType,
     StoreCompression,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from natterjack import streams
 from natterjack.changes import Change
@@ -274,6 +275,33 @@ async def test_a_stream_that_acknowledges_nothing_or_is_sealed_is_corrected(
     await apply(nats_server, "--allow-loss")
     await streams.ensure(ready_broker, StreamSettings(create_streams=False))
     assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_the_queue_is_bounded_without_losing_a_request(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    found = (await js.stream_info(streams.SESSIONS)).config
+    assert found.max_bytes == 67_108_864
+    await js.update_stream(found.evolve(max_bytes=-1, discard=DiscardPolicy.OLD))
+    for number in range(5):
+        await js.publish(f"stt.session.t.c.{number}", b"x" * 60_000)
+    said = await apply(nats_server, "--sessions-max-bytes", "100000")
+    assert "LOSES" not in said
+    assert (await js.stream_info(streams.SESSIONS)).state.messages == 5
+    with pytest.raises(APIError, match="maximum bytes exceeded"):
+        await js.publish("stt.session.t.c.more", b"{}")
+    assert (await js.stream_info(streams.SESSIONS)).state.messages == 5
+
+
+@pytest.mark.parametrize("bound", ["0", "-7"])
+async def test_a_bound_is_none_or_a_number_of_bytes(
+    nats_server: EmbeddedServer, bound: str
+) -> None:
+    for what in ("audio", "sessions"):
+        said = await apply(nats_server, f"--{what}-max-bytes", bound, status=2)
+        assert f"NATTERJACK_{what.upper()}_MAX_BYTES: " in said
+        assert "must be -1 (none), or more than 0" in said
 
 
 async def test_a_missing_broker_is_said(nats_server: EmbeddedServer) -> None:
