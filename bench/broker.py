@@ -1,7 +1,9 @@
 """What the broker costs: `python -m bench.broker`.
 
 nats-server with audio kept in memory, in files, and in files of three nodes, while a real worker
-takes the sessions of bench.load to bench.emulator: all in processes of their own.
+takes the sessions of bench.load to bench.emulator: all in processes of their own. In the last cases
+chunks are acknowledged, as edges want them to be; without users, and with those of
+`natterjack users`, where an edge's account reaches the streams by imports.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import sys
 import tempfile
 import time
@@ -22,9 +25,11 @@ from nats.js import JetStreamContext
 from natterjack.connection import connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.settings import BrokerSettings
-from natterjack.streams import AUDIO
+from natterjack.roles import User
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.streams import AUDIO, ensure
 from natterjack.table import table
+from natterjack.users_command import accounts
 from tests.faults.cluster import Cluster
 
 from .processes import Emulator, cpu_seconds, emulator, program, resident_bytes, worker
@@ -44,6 +49,10 @@ class Case(NamedTuple):
     """`file` or `memory`: of the audio; all else is in files."""
     replicas: int = 1
     """And as many nodes."""
+    acks: bool = False
+    """Chunks are acknowledged."""
+    users: bool = False
+    """Everybody is a user of least privilege."""
 
 
 CASES = (
@@ -51,7 +60,11 @@ CASES = (
     Case(100),
     Case(100, replicas=3),
     Case(300),
+    Case(300, acks=True),
+    Case(300, acks=True, users=True),
 )
+_EDGE = User("edge", name="load", tenant="bench")
+_WORKER, _OPERATOR = User("worker"), User("operator")
 
 
 @dataclass
@@ -61,6 +74,8 @@ class Point:
     sessions: int
     storage: str
     replicas: int
+    acks: bool
+    users: bool
     cpu_s_per_hour: float
     """Processor seconds an hour of audio."""
     cpu_share: float
@@ -104,8 +119,14 @@ class _Reading:
 
 async def _measured(case: Case, seconds: float) -> Point:
     async with contextlib.AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(_nodes(case.replicas))
+        nodes = await stack.enter_async_context(_nodes(case.replicas, case.users))
         url = ",".join(node.url for node in nodes)
+        settings = StreamSettings(audio_storage=case.storage, stream_replicas=case.replicas)
+        as_operator = _login(_OPERATOR, case.users)
+        client = await stack.enter_async_context(
+            connected(BrokerSettings(url=url, **as_operator), name="bench")
+        )
+        await ensure(client, settings)
         provider = await stack.enter_async_context(emulator())
         try:
             await stack.enter_async_context(
@@ -113,20 +134,23 @@ async def _measured(case: Case, seconds: float) -> Point:
                     url,
                     provider.address,
                     case.sessions,
+                    NATTERJACK_CREATE_STREAMS="false",
                     NATTERJACK_AUDIO_STORAGE=case.storage,
                     NATTERJACK_STREAM_REPLICAS=str(case.replicas),
+                    **{f"NATS_{k.upper()}": v for k, v in _login(_WORKER, case.users).items()},
                 )
             )
         except (RuntimeError, TimeoutError) as error:
             words = str(error).strip().split("\n")[-1] or "it takes too long"
             raise UsageError(f"no worker: {words}") from error
-        client = await stack.enter_async_context(connected(BrokerSettings(url=url), name="bench"))
         stream = client.client.jetstream()
         idle = await _read(nodes, stream)
+        as_edge = f"{_EDGE.id}:{_EDGE.id}@" if case.users else ""
         load = await stack.enter_async_context(
             program(
-                *("-m", "bench.load", "--nats", nodes[0].url),
+                *("-m", "bench.load", "--nats", nodes[0].url.replace("//", f"//{as_edge}")),
                 *("--sessions", str(case.sessions), "--chunk-ms", str(CHUNK_MS)),
+                *(("--inbox", f"{_EDGE.inbox_prefix}.acks") if case.acks else ()),
             )
         )
         await _all_begun(provider, case.sessions)
@@ -154,13 +178,41 @@ async def _measured(case: Case, seconds: float) -> Point:
     )
 
 
+def _login(user: User, users: bool) -> dict[str, Any]:
+    """Settings of the broker for it; a password in place of a key, which is checked once a
+    connection either way."""
+    if not users:
+        return {}
+    return {"user": user.id, "password": user.id, "inbox_prefix": user.inbox_prefix}
+
+
+def _configuration() -> str:
+    """Of the server, with accounts as `natterjack users` makes them."""
+    users = [User(u.role, u.name, u.tenant, public_key=u.id) for u in (_EDGE, _WORKER, _OPERATOR)]
+    made = accounts(users)
+    for account in made.values():
+        for user in account.get("users", ()):
+            user["user"] = user["password"] = user.pop("nkey")
+    return f"accounts: {json.dumps(made)}\nsystem_account: SYS\n"
+
+
 @contextlib.asynccontextmanager
-async def _nodes(count: int) -> AsyncIterator[list[EmbeddedServer]]:
-    """As many nats-servers, of one cluster if several. Raises: UsageError, BrokerError."""
+async def _nodes(count: int, users: bool) -> AsyncIterator[list[EmbeddedServer]]:
+    """As many nats-servers, of one cluster if several (which then knows no users). Raises:
+    UsageError, BrokerError."""
     with tempfile.TemporaryDirectory() as directory:
         store = Path(directory)
+        arguments: tuple[str, ...] = ()
+        if users:
+            path = store / "users.conf"
+            path.write_text(_configuration())
+            arguments = ("-c", str(path))
         cluster = Cluster(store) if count > 1 else None
-        nodes = cluster.nodes[:count] if cluster else [EmbeddedServer(store / "n0")]
+        nodes = (
+            cluster.nodes[:count]
+            if cluster
+            else [EmbeddedServer(store / "n0", extra_arguments=arguments)]
+        )
         try:
             for node in nodes:
                 await asyncio.to_thread(node.start)
@@ -207,7 +259,7 @@ async def _all_begun(provider: Emulator, sessions: int) -> None:
 
 def print_points(points: Sequence[Point]) -> None:
     head = (
-        *("sessions", "kept in", "nodes", "CPU s/h", "core", "busiest"),
+        *("sessions", "kept in", "nodes", "acks", "users", "CPU s/h", "core", "busiest"),
         *("KB/s stored", "on disk", "written", "MB idle", "MB", "delivered"),
     )
     rows = [
@@ -215,6 +267,8 @@ def print_points(points: Sequence[Point]) -> None:
             str(point.sessions),
             point.storage,
             str(point.replicas),
+            "yes" if point.acks else "",
+            "yes" if point.users else "",
             f"{point.cpu_s_per_hour:.2f}",
             f"{point.cpu_share:.1%}",
             f"{point.cpu_share_most:.1%}",

@@ -52,7 +52,8 @@ def result_subject(number: int) -> str:
 class Nats(asyncio.Protocol):
     """As much of the broker's protocol as is needed to publish, and to see what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, login: dict[str, str]) -> None:
+        self._login = login
         self.delays_us = array("l")
         self.results = 0
         self._behind = b""
@@ -63,7 +64,7 @@ class Nats(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=64 * 1024 * 1024)
         options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
-                   "lang": "bench", "version": "1"}  # fmt: skip
+                   "lang": "bench", "version": "1", **self._login}  # fmt: skip
         self.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
 
     def write(self, data: bytes) -> None:
@@ -89,14 +90,14 @@ class Edge:
 
     __slots__ = ("_head", "_id", "_pad", "_pos", "_seq", "frames", "opened", "request")
 
-    def __init__(self, number: int, chunk_ms: int) -> None:
+    def __init__(self, number: int, chunk_ms: int, reply: str) -> None:
         opened = spec(number)
         self._id = opened.session_id.encode()
         payload = opened.model_dump_json().encode()
         head = f"PUB {session_subject(opened.key)} {len(payload)}\r\n".encode()
         self.request = head + payload + b"\r\n"
         self.opened = False
-        self._head = f"HPUB {audio_subject(opened.key)} ".encode()
+        self._head = f"HPUB {audio_subject(opened.key)} {reply} ".encode()
         self.frames = RATE * chunk_ms // 1000
         self._pad = bytes(self.frames * 2 - 8)
         self._seq = self._pos = 0
@@ -159,14 +160,18 @@ async def main() -> None:
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--slot-ms", type=float, default=1, help="chunks due in it go together")
+    parser.add_argument("--inbox", default="", help="have chunks acknowledged there, as edges do")
     parser.add_argument("--bare", action="store_true", help="open no sessions: the floor does")
     arguments = parser.parse_args()
     loop = asyncio.get_running_loop()
     address = urlsplit(arguments.nats)
-    _, nats = await loop.create_connection(Nats, address.hostname, address.port)
+    login = {"user": address.username, "pass": address.password or ""} if address.username else {}
+    _, nats = await loop.create_connection(lambda: Nats(login), address.hostname, address.port)
+    if arguments.inbox:
+        nats.subscribe(arguments.inbox, 2)
     nats.subscribe("bench.result.*" if arguments.bare else transcript_filter(), 1)
     numbers = range(arguments.sessions)
-    edges = [Edge(number, arguments.chunk_ms) for number in numbers]
+    edges = [Edge(number, arguments.chunk_ms, arguments.inbox) for number in numbers]
     _say(opened=time.monotonic_ns())
     over = asyncio.Event()
     publishing = asyncio.create_task(

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Makes what NATS needs for TLS, in deploy/secrets/tls: a certificate authority (once, for ten years)
-# and a certificate of the server (anew each time, for a year).
+# and a certificate of the server (anew each time, for a year). It is a client's too: servers of a
+# cluster come to one another with it.
 #
-#   deploy/tls.sh [--dir DIR] [NAME ...]     names and addresses by which others reach the server
+#   deploy/tls.sh [--dir DIR] [NAME ...]     names and addresses by which others reach the server, such as
+#                                            nats.nats.svc, or '*.nats-headless' for all of a cluster
 #
 # Clients of the server need ca.pem. ca-key.pem is needed for the next certificate only: keep it
 # somewhere else if you can.
@@ -59,7 +61,7 @@ trap 'rm -rf "$work" openssl.log' EXIT
 cat >"$work/extensions" <<-END
 	basicConstraints = critical,CA:FALSE
 	keyUsage = critical,digitalSignature
-	extendedKeyUsage = serverAuth
+	extendedKeyUsage = serverAuth,clientAuth
 	authorityKeyIdentifier = keyid
 	subjectAltName = ${names#,}
 END

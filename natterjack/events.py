@@ -52,7 +52,9 @@ class _Event(_Model):
         return to_json(self, exclude_none=True)
 
 
-class _Durable(_Event):
+class Durable(_Event):
+    """What all durable events have."""
+
     sequence: Annotated[
         int, Field(ge=0, description="0, 1, 2 ... without holes over all durable events")
     ]
@@ -82,7 +84,7 @@ class InterimEvent(_Transcript, _Event):
     type: Literal["interim"] = "interim"
 
 
-class FinalEvent(_Transcript, _Durable):
+class FinalEvent(_Transcript, Durable):
     """Text that will not change."""
 
     type: Literal["final"] = "final"
@@ -91,7 +93,7 @@ class FinalEvent(_Transcript, _Durable):
 TurnKind = Literal["started", "eager_end", "resumed", "ended"]
 
 
-class TurnEvent(_Durable):
+class TurnEvent(Durable):
     """A boundary of one speaker's stretch."""
 
     type: Literal["turn"] = "turn"
@@ -159,7 +161,7 @@ class Account(_Model):
 StatusState = Literal["assigned", "streaming", "recovering", "handed_over", "closed", "failed"]
 
 
-class StatusEvent(_Durable):
+class StatusEvent(Durable):
     """A change in a session's life. `closed` and `failed` end it and carry its account."""
 
     type: Literal["status"] = "status"
@@ -176,7 +178,7 @@ class StatusEvent(_Durable):
         return self.state in ("closed", "failed")
 
 
-class UsageEvent(_Durable):
+class UsageEvent(Durable):
     """What a session has cost so far: on a timer, when credit is low, and before its end."""
 
     type: Literal["usage"] = "usage"
@@ -203,3 +205,16 @@ def parse_event(payload: bytes | str) -> Event:
         return _ADAPTER.validate_json(payload)
     except ValidationError as error:
         raise BadEvent(f"not an event: {first_problem(error)}") from None
+
+
+def parse_durable(payload: bytes | str) -> Durable | None:
+    """The durable event in a message's payload; of a kind, or with a value, that only a later
+    release knows: what it has in common with all others. None: there is no such thing in it."""
+    try:
+        event = parse_event(payload)
+    except BadEvent:
+        try:
+            return Durable.model_validate_json(payload)
+        except ValidationError:
+            return None
+    return None if isinstance(event, InterimEvent) else event

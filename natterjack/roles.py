@@ -210,6 +210,8 @@ def _operator(own: tuple[str, ...]) -> Permissions:
     return Permissions(
         publish=(
             f"{_API}.>",
+            # What a backup is acknowledged with, and a restore is sent to.
+            "$JS.SNAPSHOT.>",
             streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
             streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
             f"{CONTROL_PREFIX}.>",

@@ -43,8 +43,9 @@ log = logging.getLogger("worker")
 
 _GC_THRESHOLDS = 20_000, 20, 50
 _CANCEL_AGAIN_SECONDS = 1.0
-_END_SECONDS = 25.0
-"""Beyond the drain time; all that is awaited after it has bounds that add up to less."""
+_END_SECONDS = 15.0
+"""Beyond the times to drain and to hand over; all that is awaited then has bounds that add up to
+less."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,7 +175,8 @@ async def _run(
             http=health.address,
         ),
     )
-    stop_seconds = settings.drain_seconds + _END_SECONDS
+    drain_seconds = settings.drain_seconds + settings.handover_seconds
+    stop_seconds = drain_seconds + _END_SECONDS
     try:
         async with asyncio.TaskGroup() as tasks:
             claiming = tasks.create_task(claimer.run(), name="claim")
@@ -202,7 +204,7 @@ async def _run(
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
                 _end_for_sure(stop_seconds)
                 claimer.drain()
-                await _bounded(claiming, settings.drain_seconds)
+                await _bounded(claiming, drain_seconds)
             await services.report.leave()
             await _cancel([stopped, closed, *beside])
     except BaseExceptionGroup as group:
@@ -257,9 +259,9 @@ def _end_for_sure(seconds: float) -> None:
     timer.start()
 
 
-async def _bounded(claiming: asyncio.Task[None], drain_seconds: float) -> None:
+async def _bounded(claiming: asyncio.Task[None], seconds: float) -> None:
     """Wait for the drain. Leases that could not be given back run out by themselves."""
-    await asyncio.wait({claiming}, timeout=drain_seconds + 10)
+    await asyncio.wait({claiming}, timeout=seconds)
     if not claiming.done():
         log.warning("drain took too long; the remaining leases will run out")
         await _cancel([claiming])

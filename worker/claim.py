@@ -240,7 +240,9 @@ class Claimer:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
-            metrics.loop_delay.observe(max(0.0, now - last - _TICK_S))
+            late = max(0.0, now - last - _TICK_S)
+            metrics.loop_delay.observe(late)
+            stood = late if late > _TICK_S else 0
             last = now
             connected = broker.connected
             metrics.nats_connected.set(connected)
@@ -248,7 +250,7 @@ class Claimer:
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
             for session, message in sessions:
-                session.tick(now, listening=connected)
+                session.tick(now, listening=connected, stood=stood)
                 if now >= session.beat_at and connected:
                     session.beat_at = now + lease / 3
                     try:

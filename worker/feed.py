@@ -317,7 +317,7 @@ class Feed:
         ahead = position - self._position
         if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
             # Forged: every chunk in between has a frame at least, and a day's gap is none.
-            self._count_bad("position", raw, data)
+            self._count_place(seq, position)
             return True
         now = time.monotonic()
         if stream_sequence == 0:
@@ -362,10 +362,11 @@ class Feed:
             self._ahead.drop(farthest)
         return room
 
-    def _decide(self, seq: int, bad: int) -> None:
-        """The chunk is given out, or left out: so many of its number were bad."""
-        if bad:
-            self.bad["position"] += bad
+    def _decide(self, seq: int, good: int | None) -> None:
+        """The chunk is given out, or left out: all of its number were bad but that at `good`."""
+        for version in self._ahead.versions(seq):
+            if version.position != good:
+                self._count_place(seq, version.position)
         if self._doubt_since is not None:
             self._doubt_left -= time.monotonic() - self._doubt_since
             self._doubt_since = None
@@ -383,7 +384,13 @@ class Feed:
         # The same message may come live and from the stream, which adds headers of its own.
         headers = parse_headers(raw or b"")
         own = sorted((k, v) for k, v in headers.items() if not k.startswith("Nats-"))
-        mark = hash((tuple(own), data))
+        self._count_once(cause, hash((tuple(own), data)))
+
+    def _count_place(self, seq: int, position: int) -> None:
+        """Of a chunk that cannot be there: it may have been met before its turn, too."""
+        self._count_once("position", hash((seq, position)))
+
+    def _count_once(self, cause: str, mark: int) -> None:
         if mark not in self._bad_seen:
             self.bad[cause] += 1
             if len(self._bad_seen) < _MAX_BAD_SEEN:
@@ -462,7 +469,7 @@ class Feed:
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
         """The chunk that is next, as it is to be given out; None if it is not."""
-        ahead = chunk.position - self._position
+        place, ahead = chunk.position, chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
             if ahead > self._longest or self._ahead.contradicted(chunk, self._position):
                 self._reject(chunk)
@@ -476,7 +483,7 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        self._decide(chunk.seq, self._ahead.rivals(chunk.seq))
+        self._decide(chunk.seq, place)
         self._after_bad_chunk = False
         self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
         self._position = end = chunk.position + chunk.frames
@@ -504,7 +511,7 @@ class Feed:
 
     def _reject(self, chunk: Chunk) -> None:
         """Leave out a chunk whose position cannot be; the next one shows how long it was."""
-        self._decide(chunk.seq, 1 + self._ahead.rivals(chunk.seq))
+        self._decide(chunk.seq, None)
         self._after_bad_chunk = True
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
@@ -605,7 +612,7 @@ class Feed:
                 return None
             longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
             if first.position - self._position > longest:
-                self.bad["position"] += 1
+                self._count_place(first.seq, first.position)
                 self._ahead.drop(first.seq)
                 return None
         self._hole_seen, self._passed_since = False, None

@@ -103,10 +103,6 @@ class Held:
         held = self._chunks.get(seq)
         return [] if held is None else [held, *self._rivals.get(seq, ())]
 
-    def rivals(self, seq: int) -> int:
-        """How many of this number there are beside one."""
-        return len(self._rivals.get(seq, ()))
-
     def drop(self, seq: int) -> None:
         """Let go of all of this number."""
         if seq == self._last:

@@ -15,15 +15,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from natterjack import streams
 from natterjack.connection import Broker
-from natterjack.errors import BadEvent
-from natterjack.events import (
-    DurableEvent,
-    FinalEvent,
-    InterimEvent,
-    StatusEvent,
-    TurnEvent,
-    parse_event,
-)
+from natterjack.events import Durable, FinalEvent, StatusEvent, TurnEvent, parse_durable
 from natterjack.log import fields
 from natterjack.subjects import (
     DURABLE_KINDS,
@@ -47,7 +39,7 @@ _TIMEOUT_S = 3.0
 class _Last(NamedTuple):
     stream_sequence: int
     msg_id: str
-    event: DurableEvent | None
+    event: Durable | None
 
 
 class _Event(NamedTuple):
@@ -103,12 +95,7 @@ class Publisher:
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
                 continue
-            try:
-                event = parse_event(found.data or b"")
-            except BadEvent:
-                event = None
-            if isinstance(event, InterimEvent):
-                event = None
+            event = parse_durable(found.data or b"")
             return _Last(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
 
     async def resume(self) -> None:
@@ -126,7 +113,7 @@ class Publisher:
                 self.fenced = True
                 raise LeaseLost("another worker has published for this session")
 
-    def _number_after(self, last: _Last | None) -> DurableEvent | None:
+    def _number_after(self, last: _Last | None) -> Durable | None:
         """Number the next event behind `last`; that event, if it is of *this* session."""
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
@@ -148,10 +135,10 @@ class Publisher:
         event = last.event if last else None
         return event if isinstance(event, TurnEvent) and self._ours(event) else None
 
-    def _ours(self, event: DurableEvent) -> bool:
+    def _ours(self, event: Durable) -> bool:
         return event.session_id == self._session_id
 
-    async def establish(self, make: Callable[[int], bytes]) -> DurableEvent | None:
+    async def establish(self, make: Callable[[int], bytes]) -> Durable | None:
         """Publish the first event of our epoch, after which no older holder gets through.
 
         An older holder may have published since we looked: then look again. Returns the last

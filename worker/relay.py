@@ -223,9 +223,12 @@ class Relay:
         if self._trouble is not None:
             raise self._trouble
 
-    def watch(self, now: float, *, listening: bool) -> None:
-        """Called a few times a second. `listening`: the broker takes what the provider says."""
+    def watch(self, now: float, *, listening: bool, stood: float = 0) -> None:
+        """Called a few times a second. `listening`: the broker takes what the provider says.
+        `stood`: seconds since the last call in which this process stood still."""
         settings, name = self._settings, self.provider.name
+        if stood:
+            self._excuse(now, stood)
         blocked = 0.0 if self._send_started is None else now - self._send_started
         if blocked > settings.send_blocked_seconds:
             self.fail(Stalled(name, "send_blocked", "it takes no more audio"))
@@ -239,6 +242,14 @@ class Relay:
             waited = now - self._unanswered_since
             if waited > settings.mute_seconds and owed > _MUTE_AUDIO_SECONDS:
                 self.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
+
+    def _excuse(self, now: float, stood: float) -> None:
+        """Nobody was waited for meanwhile: what was said may be there, and is read in a moment."""
+        self._heard_at = min(now, self._heard_at + stood)
+        if self._send_started is not None:
+            self._send_started = min(now, self._send_started + stood)
+        if self._unanswered_since is not None:
+            self._unanswered_since = min(now, self._unanswered_since + stood)
 
     # ---- books ------------------------------------------------------------------------------
 

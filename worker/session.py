@@ -648,7 +648,8 @@ class Session:
             # Late chunks of an older session on the key look the same: ask the queue.
             with contextlib.suppress(Busy):
                 feed.superseded = await self._queued(self._request_sequence + 1) is not None
-                if feed.superseded:
+                quiet = time.monotonic() - feed.heard  # audio may have come meanwhile
+                if feed.superseded and quiet > self._settings.superseded_seconds:
                     self._end_reason = "superseded: a newer session uses the key"
         return self._end_reason is not None
 
@@ -1097,16 +1098,16 @@ class Session:
             await self._write_checkpoint()
             self._unsure = False
 
-    def tick(self, now: float, *, listening: bool) -> None:
+    def tick(self, now: float, *, listening: bool, stood: float = 0) -> None:
         """Watch the provider stream; called a few times a second. `listening`: the broker takes
-        what the provider says."""
+        what the provider says. `stood`: seconds since the last call in which we stood still."""
         relay, permit = self._relay, self._permit
         if relay is None:
             return
         if permit is not None and permit.lost.is_set():
             name = relay.provider.name
             relay.fail(Dropped(name, "its slot was taken over: this process stood still"))
-        relay.watch(now, listening=listening)
+        relay.watch(now, listening=listening, stood=stood)
         if self._drain_deadline is not None and now > self._drain_deadline:
             relay.fail(_HandOver())
 

@@ -41,6 +41,12 @@ class WorkerSettings(BaseSettings):
     drain_seconds: float = described(
         5, "at SIGTERM, how long a session may wait for its next final before it moves", ge=0
     )
+    handover_seconds: float = described(
+        10,
+        "after that, how long giving back what is left may take; a worker that hangs is ended "
+        "15 s later",
+        ge=0,
+    )
     idle_seconds: float = described(
         3600, "a session without audio for so long is closed; an edge may be offline as long", gt=0
     )

@@ -108,6 +108,11 @@ def podman() -> Podman:
     return found
 
 
+def unique_name() -> str:
+    """Of a container or a pod of a test."""
+    return f"{_NAME}-{os.getpid()}-{next(_numbers)}"
+
+
 def free_port() -> int:
     """One of the loopback that nobody listens on now."""
     with socket.socket() as sock:
@@ -176,7 +181,7 @@ class WorkerContainer(WorkerProcess):
     ) -> None:
         settings = {"WORKER_HTTP_PORT": str(free_port())} | settings
         super().__init__(nats_url, provider_url, **settings)
-        self.name = f"{_NAME}-{os.getpid()}-{next(_numbers)}"
+        self.name = unique_name()
         self._containers = containers
         ours = ("NATS_", "NATTERJACK_", "WORKER_", "DEEPGRAM_")
         self._settings = {k: v for k, v in self._environment.items() if k.startswith(ours)}

@@ -1,4 +1,4 @@
-"""What is in the rules and the dashboard, and what a worker's registry has."""
+"""What is in the rules and the dashboard, and what workers and the broker's exporter have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENDINGS = {
     "histogram": ("_bucket", "_count", "_sum"),
 }
 _TARGET_LABELS = ("job", "instance")
-_SELECTOR = re.compile(r"(?<![\w:])((?:natterjack|process)_\w+)(?:\{([^}]*)\})?")
+_SELECTOR = re.compile(r"(?<![\w:])((?:natterjack|process|nats)_\w+)(?:\{([^}]*)\})?")
 _LABEL = re.compile(r'(\w+)(!?=~?)"([^"]*)"')
 
 
@@ -69,6 +69,22 @@ def labels_of_samples() -> dict[str, tuple[str, ...]]:
             bucket = ("le",) if sample.endswith("_bucket") else ()
             found[sample] = (*metric.labels, *bucket, *_TARGET_LABELS)
     return found
+
+
+_SERVER = ("server_id", "server_name", "cluster", "domain", "meta_leader", "is_meta_leader")
+_ACCOUNT = ("account", "account_name", "account_id")
+_STREAM = ("stream_name", "stream_leader", "is_stream_leader", "stream_raft_group")
+BROKER = {
+    "nats_varz_jetstream_stats_storage": ("server_id", *_TARGET_LABELS),
+    "nats_varz_jetstream_config_max_storage": ("server_id", *_TARGET_LABELS),
+    "nats_varz_jetstream_stats_memory": ("server_id", *_TARGET_LABELS),
+    "nats_varz_jetstream_config_max_memory": ("server_id", *_TARGET_LABELS),
+    "nats_varz_jetstream_meta_cluster_size": ("server_id", *_TARGET_LABELS),
+    "nats_server_max_storage": (*_SERVER, *_TARGET_LABELS),
+    "nats_stream_total_bytes": (*_SERVER, *_ACCOUNT, *_STREAM, *_TARGET_LABELS),
+}
+"""Gauges, with their labels, of prometheus-nats-exporter 0.20 with the flags of NATS' own chart:
+-prefix=nats -varz -jsz=all. What is under varz has the names of the server's /varz."""
 
 
 class Selector(NamedTuple):

@@ -6,14 +6,19 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from natterjack.connection import Broker
+from natterjack.control import ControlRequest, control_session
 from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.streams import ensure
 
 from ..emulators import tones
+from ..natterjack.test_commands import Command
+from ..waiting import until
 from ..worker.conftest import emulator, provider_settings, start_worker
-from ..worker.programs import Speaker, StartWorker, closed, queue_empty, spoken
+from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty, spoken
 
 __all__ = ["emulator", "provider_settings", "start_worker"]
 
@@ -59,6 +64,61 @@ async def test_a_broker_that_lost_its_disk_goes_on_from_a_backup(
     assert account is not None
     assert account.gap_seconds.get("missing", 0.0) > 0
     await queue_empty(broker)
+
+
+@pytest.mark.parametrize("cure", ["stop", "a short WORKER_IDLE_SECONDS"])
+async def test_a_session_that_ended_after_the_backup_comes_back_until_it_is_ended(
+    nats_server: EmbeddedServer,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    cure: str,
+) -> None:
+    """By the backup it is open, and no edge will say that it is not: it would hold a slot for
+    WORKER_IDLE_SECONDS."""
+    worker = await start_worker()
+    speaker = Speaker(broker_settings, 20, conversation="gone")
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 3.0)
+    nats_server.stop()
+    store = nats_server.store / "jetstream"
+    shutil.copytree(store, tmp_path / "backup")
+    nats_server.start()
+    await speaking
+    before = await closed(broker, speaker.spec)
+    await queue_empty(broker)
+
+    nats_server.kill()
+    await worker.stop()
+    shutil.rmtree(store)
+    shutil.copytree(tmp_path / "backup", store)
+    nats_server.start()
+    # Shown to have no audio when its provider's connection is given up, 30 s by default.
+    shown = {"WORKER_PARK_SECONDS": "1"} if cure == "stop" else {"WORKER_IDLE_SECONDS": "2"}
+    again = await start_worker(**shown)
+    if cure == "stop":
+        await holder([again])
+        await _shown(broker_settings, speaker)
+        answer = await control_session(
+            broker, speaker.spec.key, ControlRequest(command="stop", reason="restored")
+        )
+        assert answer.ok, answer
+    after = await closed(broker, speaker.spec)
+    await queue_empty(broker)
+    assert len(after.heard) < len(before.heard)
+    assert after.heard == before.heard[: len(after.heard)]
+
+
+async def _shown(settings: BrokerSettings, speaker: Speaker) -> None:
+    """`natterjack sessions` shows the session, and that it has no audio."""
+
+    async def look() -> bool:
+        async with Command("sessions", "--no-words", NATS_URL=settings.url, terminal=False) as one:
+            assert await one.status() == 0, one.errors
+        return any(str(speaker.spec.key) in x and "no audio" in x for x in one.out.splitlines())
+
+    await until(look, "it is shown to have no audio", 30)
 
 
 async def test_a_broker_that_lost_all_is_made_anew_and_serves(

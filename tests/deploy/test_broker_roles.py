@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import nkeys
 import pytest
@@ -98,6 +99,7 @@ PUBLISHED = (
     ),
     "$JS.API.CONSUMER.NAMES.STT_TRANSCRIPTS",
     "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.STT_TRANSCRIPTS.mine.1.1.1.1.1",
+    "$JS.SNAPSHOT.ACK.STT_TRANSCRIPTS.x", "$JS.SNAPSHOT.RESTORE.STT_TRANSCRIPTS.x",
     "$SYS.REQ.SERVER.PING", "$SYS.ACCOUNT.STT.CONNECT",
     *(f"_INBOX_{user}.x" for user in USERS),
     "_INBOX.x", "_R_.x", "anything.else",
@@ -166,7 +168,8 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1",
     },
     "operator": {
-        *(s for s in PUBLISHED if s.startswith("$JS.API.")), f"$KV.stt_budgets.{KEY}",
+        *(s for s in PUBLISHED if s.startswith(("$JS.API.", "$JS.SNAPSHOT."))),
+        f"$KV.stt_budgets.{KEY}",
         f"stt.control.{KEY}", f"stt.control.{FOREIGN}",
     },
 }  # fmt: skip
@@ -354,6 +357,58 @@ async def test_all_programs_do_their_work_with_least_privilege(
             for worker in workers:
                 await worker.stop()
     assert not server.complaints
+
+
+async def test_a_consumer_that_somebody_changed_is_corrected_in_place(
+    server: SecuredServer,
+) -> None:
+    """The cure of NatterjackQueueStuck: without the consumer, workers would end."""
+    async with guest(server, "operator") as operator:
+        js = operator.client.jetstream()
+        before = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        await js.add_consumer(streams.SESSIONS, before.config.evolve(max_ack_pending=1))
+        changed = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        assert changed.config.max_ack_pending == 1
+        said = await run(server, "operator", "streams", "apply")
+        assert "max_ack_pending 1 -> -1" in said
+        assert "LOSES" not in said
+        after = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        assert (after.config, after.created) == (before.config, before.created)
+
+
+async def test_an_operator_backs_a_stream_up_and_restores_it(server: SecuredServer) -> None:
+    """As `nats stream backup` and `nats stream restore` do it."""
+    words = [b"one", b"two", b"three"]
+    async with guest(server, "worker") as worker:
+        for word in words:
+            await worker.client.jetstream().publish(f"stt.transcript.{KEY}.final", word)
+    async with guest(server, "operator") as operator:
+        client, api = operator.client, "$JS.API.STREAM"
+        inbox = client.new_inbox()
+        coming = await client.subscribe(inbox)
+
+        async def ask(subject: str, payload: bytes) -> dict[str, Any]:
+            answer = await client.request(subject, payload, timeout=bound(10))
+            told: dict[str, Any] = json.loads(answer.data or b"{}")
+            assert "error" not in told, told
+            return told
+
+        wanted = json.dumps({"deliver_subject": inbox}).encode()
+        found = await ask(f"{api}.SNAPSHOT.{streams.TRANSCRIPTS}", wanted)
+        chunks = []
+        while (message := await coming.next_msg(bound(10))).data:
+            chunks.append(message.data)
+            if message.reply:
+                await client.publish(message.reply)
+        await client.jetstream().delete_stream(streams.TRANSCRIPTS)
+        backup = json.dumps({"config": found["config"], "state": found["state"]}).encode()
+        place = (await ask(f"{api}.RESTORE.{streams.TRANSCRIPTS}", backup))["deliver_subject"]
+        for chunk in [*chunks, b""]:
+            await ask(place, chunk)
+        await apply_streams(server)  # finds it as it has to be
+        js = client.jetstream()
+        read = [await js.get_msg(streams.TRANSCRIPTS, seq) for seq in (1, 2, 3)]
+        assert [message.data for message in read] == words
 
 
 async def _edge_program(server: SecuredServer) -> None:

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -18,6 +19,7 @@ import aiohttp
 import jsonschema
 import pytest
 import yaml
+from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
@@ -182,7 +184,7 @@ def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
     for document in documents:
         spec = document.get("spec", {})
         selector = spec.get("podSelector") or spec.get("endpointSelector") or spec.get("selector")
-        if document["kind"] == "Job" or not selector:
+        if document["kind"] in ("Job", "Service") or not selector:
             continue
         wanted = selector["matchLabels"]
         kinds = ("name", "instance", "component")
@@ -194,7 +196,7 @@ def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_labels_are_the_usual_ones(scenario: str) -> None:
     for document in rendered(scenario):
-        if document["metadata"]["name"] == "r-natterjack-more":
+        if document["metadata"]["name"] in ("r-natterjack-more", "sound"):
             continue  # the user's own
         labels = document["metadata"]["labels"]
         assert labels["helm.sh/chart"].startswith("natterjack-")
@@ -237,6 +239,18 @@ def test_long_names_stay_short_enough() -> None:
     names = [d["metadata"]["name"] for d in yaml.safe_load_all(done.stdout) if d]
     assert names
     assert all(len(name) <= 52 for name in names), "a Deployment's pods add 17 characters"
+
+
+def test_long_names_of_two_releases_are_two_names() -> None:
+    def name(release: str) -> str:
+        done = helm("template", release, CHART, "-s", "templates/worker/deployment.yaml")
+        found: str = yaml.safe_load(done.stdout)["metadata"]["name"]
+        return found
+
+    long = "speech-of-the-department-for-many-things"
+    assert name(f"{long}-a") != name(f"{long}-b")
+    assert name(f"{long}-a").startswith("speech-of-the-department")
+    assert name("short") == "short-natterjack-worker"
 
 
 # ---- values ---------------------------------------------------------------------------------
@@ -284,7 +298,8 @@ def free_strings(text: str) -> Document:
             if re.search(part.get("pattern", ""), text) and len(text) <= part.get("maxLength", 99):
                 put(values, path, text)
         elif part.get("additionalProperties") == {"type": "string"}:
-            put(values, path, {"FREE" if "propertyNames" in part else "free": text})
+            names = ["FREE"] if "propertyNames" in part else ["free", text]
+            put(values, path, dict.fromkeys(names, text))
         elif part.get("items") == {"type": "string"}:
             put(values, path, [text])
     for provider in ("deepgram", "speechmatics", "managed"):
@@ -300,10 +315,76 @@ def test_strings_stay_strings_whatever_they_look_like(text: str, kubernetes: str
     documents = render(values, kubernetes=kubernetes)
     check(documents, kubernetes)
     worker = find(documents, "Deployment", "worker")["spec"]["template"]
-    assert worker["spec"]["nodeSelector"] == {"free": text}
+    assert worker["spec"]["nodeSelector"] == {"free": text, text: text}
     assert container(worker)["args"] == [text]
     assert settings_of(documents, "worker")["FREE"] == text
     assert find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]["account"] == text
+
+
+def defaults() -> Document:
+    found: Document = yaml.safe_load((CHART / "values.yaml").read_text())
+    return found
+
+
+def paths(values: Document, above: str = "") -> Iterator[str]:
+    """Of every value, and of every map of values."""
+    for name, value in values.items():
+        path = f"{above}.{name}".lstrip(".")
+        if "." not in name and "/" not in name:  # a label's name
+            yield path
+            if isinstance(value, dict):
+                yield from paths(value, path)
+
+
+def nothings(part: Any, path: str = "") -> Iterator[str]:
+    """Where a manifest says zero, root, or nothing."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from nothings(value, f"{path}.{name}")
+    elif isinstance(part, list):
+        for value in part:
+            yield from nothings(value, path)
+    elif str(part) in ("None", "0", "", "null") or "<nil>" in str(part):
+        yield path
+
+
+@pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
+def test_null_is_nothing_or_is_refused(scaled: str) -> None:
+    """`null` takes a default away. What is left must be valid; or it is said that it is needed."""
+    base = copy.deepcopy(EVERYTHING)
+    base["metrics"] = {"podMonitor": {"enabled": True}}  # the rest is long, and none of it is ours
+    base["autoscaling"] = {"enabled": scaled != "not", "type": scaled}
+    if scaled == "not":
+        del base["autoscaling"]["type"]
+    valid = render(base)
+    before = {where for document in valid for where in nothings(document)}
+    for path in paths(defaults()):
+        if scaled != "keda" and not path.startswith(
+            ("autoscaling", "worker.replica", "worker.max")
+        ):
+            continue
+        values = copy.deepcopy(base)
+        put(values, path, None)
+        done = helm("template", "r", CHART, "-n", "speech", "-f", "-", stdin=json.dumps(values))
+        if done.returncode:
+            name = path.rpartition(".")[2]
+            assert f"{name} is required" in done.stderr or "execution error" in done.stderr, (
+                f"{path}: {done.stderr}"
+            )
+            continue
+        documents = [d for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d]
+        new = [document for document in documents if document not in valid]
+        check(new, OLDEST)
+        valid += new
+        after = {where for document in documents for where in nothings(document)}
+        assert after <= before, f"{path}: {after - before}"
+
+
+def test_ids_may_be_left_to_the_cluster() -> None:
+    ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
+    for _, pod in pods(render({**EVERYTHING, "podSecurityContext": ids})):
+        assert not set(ids) & set(pod["spec"]["securityContext"])
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
 def test_values_are_closed() -> None:
@@ -319,18 +400,17 @@ def test_values_are_closed() -> None:
     assert len(found) > 20
     validator = jsonschema.Draft7Validator(schema())
     for path in found:
-        values: Document = {}
+        values = defaults()
         put(values, ".".join((*path, "mispelt")), "x")
-        assert not validator.is_valid(values), path
+        assert "mispelt" in " ".join(e.message for e in validator.iter_errors(values)), path
     assert "mispelt" in refused({"worker": {"mispelt": 1}}), "helm asks the schema"
 
 
 def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
-    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    jsonschema.Draft7Validator(schema()).validate(defaults)
+    jsonschema.Draft7Validator(schema()).validate(defaults())
     for path, _ in leaves(schema()):
-        value = defaults
-        if path == "global" or path.endswith("resources.claims"):
+        value = defaults()
+        if path in ("global", "enabled") or path.endswith("resources.claims"):
             continue
         for name in path.split("."):
             assert name in value, path
@@ -339,6 +419,20 @@ def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
 
 def test_other_charts_may_have_global_values() -> None:
     assert render({"global": {"imageRegistry": "of somebody else's chart"}}) == render()
+
+
+def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
+    """`condition: natterjack.enabled` puts that value among ours."""
+    umbrella = tmp_path / "umbrella"
+    shutil.copytree(CHART, umbrella / "charts" / "natterjack")
+    about = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [
+        {"name": "natterjack", "version": "*", "condition": "natterjack.enabled"}]}  # fmt: skip
+    (umbrella / "Chart.yaml").write_text(json.dumps(about))
+    for enabled in (True, False):
+        (umbrella / "values.yaml").write_text(json.dumps({"natterjack": {"enabled": enabled}}))
+        done = helm("template", "r", umbrella)
+        assert done.returncode == 0, done.stderr
+        assert ("kind: Deployment" in done.stdout) == enabled
 
 
 @pytest.mark.parametrize(
@@ -354,6 +448,13 @@ def test_other_charts_may_have_global_values() -> None:
          "worker.extraEnv: B is set already"),
         ({"worker": {"settings": {"WORKER_DRAIN_SECONDS": "900"}}},
          "worker.settings.WORKER_DRAIN_SECONDS: the chart sets WORKER_DRAIN_SECONDS itself"),
+        ({"worker": {"settings": {"WORKER_NAME": "x"}}},
+         "worker.settings.WORKER_NAME: the chart sets WORKER_NAME itself"),
+        ({"worker": {"extraEnv": [{"name": "A", "value": "x",
+                                   "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]}},
+         "worker.extraEnv: A has both value and valueFrom"),
+        ({"worker": {"updateStrategy": {"type": "OnDelete"}}}, "updateStrategy.type"),
+        ({"metrics": {"prometheusRule": {"enabled": True, "runbookUrl": "a: b"}}}, "runbookUrl"),
         ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_URL": "x"}}},
          "edge.settings.NATS_URL: the chart sets NATS_URL itself"),
         ({"edge": {"enabled": True, "args": ["mic"],
@@ -365,6 +466,16 @@ def test_other_charts_may_have_global_values() -> None:
          "worker.extraEnv: MANAGED_TOKEN is a secret"),
         ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_PASSWORD": "x"}}},
          "edge.settings: NATS_PASSWORD is a secret"),
+        ({"nats": {"url": "nats://user:password@nats:4222"}}, "nats.url has a user or a password"),
+        ({"nats": {"url": "nats://a:4222,token@b:4222"}}, "nats.url has a user or a password"),
+        ({"worker": {"settings": {"MANAGED_URL": "wss://me:secret@speech.example.org/x"}}},
+         "worker.settings: the URL in MANAGED_URL has a user or a password"),
+        ({"worker": {"extraEnv": [{"name": "ALL_PROXY", "value": "http://me:secret@proxy"}]}},
+         "worker.extraEnv: the URL in ALL_PROXY has a user or a password"),
+        ({"nats": {"auth": {"existingSecret": "s", "key": "seed"}}},
+         "nats.auth.key is seed, which does not say which inboxes are the user's"),
+        ({"nats": {"auth": {"existingSecret": "s"}}, "tests": {"auth": {"key": "seed"}}},
+         "or set tests.auth.inboxPrefix"),
         ({"edge": {"enabled": True}}, "edge.args is empty"),
         ({"providers": {"deepgram": {"existingSecret": ""}}},
          "providers.deepgram.existingSecret is empty"),
@@ -378,6 +489,10 @@ def test_other_charts_may_have_global_values() -> None:
         ({"autoscaling": {"enabled": True, "type": "hpa", "minReplicas": 9, "maxReplicas": 3}},
          "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
         ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "minReplicas"),
+        ({"autoscaling": {"enabled": True, "targetSessionsPerWorker": 101}},
+         "autoscaling.targetSessionsPerWorker is 101, more than the 100 of worker.maxSessions"),
+        ({"autoscaling": {"enabled": True, "type": "hpa", "targetSessionsPerWorker": 91}},
+         "autoscaling.targetSessionsPerWorker is 91, and worker.maxSessions 100"),
         ({"worker": {"maxSessions": 0}}, "maxSessions"),
         ({"worker": {"settings": {"WORKER_IDLE_SECONDS": 600}}}, "WORKER_IDLE_SECONDS"),
         ({"streams": {"replicas": 2}}, "replicas"),
@@ -387,6 +502,44 @@ def test_other_charts_may_have_global_values() -> None:
 )  # fmt: skip
 def test_mistakes_are_named(values: Document, said: str) -> None:
     assert said in refused(values)
+
+
+def test_paths_and_plain_addresses_are_no_secrets() -> None:
+    """Files of another's making, as of the Secrets Store CSI driver."""
+    settings = {"NATS_NKEY": "/vault/worker.nk", "NATS_KEY": "/vault/tls.key",
+                "MANAGED_URL": "wss://speech.example.org/who@example.org"}  # fmt: skip
+    env = [{"name": "DEEPGRAM_ADMIN_KEY", "value": "/vault/admin"}]
+    documents = render({"worker": {"settings": settings, "extraEnv": env}})
+    assert settings.items() <= settings_of(documents, "worker").items()
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_provider_without_its_key_is_refused(name: str) -> None:
+    """Each of natterjack's own that would end the worker; and none that has its key in some way."""
+    worker: Document = {"provider": f"sherpa, {name}"}
+    off: Document = {"deepgram": {"enabled": False}}
+    settings = load_class(name).Settings
+    fields = {"api_key", "token", "temporary_key"} & set(settings.model_fields)
+    if not fields:
+        render({"worker": worker, "providers": off})
+        return
+    said = refused({"worker": worker, "providers": off})
+    assert f"worker.provider names {name}, whose key no worker would have" in said
+    (wanted,) = re.findall(r"set providers\.(\w+)\.enabled", said)
+    render({"worker": worker, "providers": {**off, wanted: {"enabled": True}}})
+    given: list[Document] = [
+        {"extraEnvFrom": [{"secretRef": {"name": "keys"}}]},
+        {"settings": {"WORKER_SECRETS_DIR": "/vault"}},
+    ]
+    for field in fields:
+        alias = settings.model_fields[field].validation_alias
+        names = [f"{settings.model_config.get('env_prefix')}{field}".upper()]
+        if isinstance(alias, AliasChoices):
+            names = [str(choice) for choice in alias.choices[1:]]
+        source = {"valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+        given += [{"extraEnv": [{"name": name, **source}]} for name in names]
+    for way in given:
+        render({"worker": {**worker, **way}, "providers": off})
 
 
 def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
@@ -403,6 +556,29 @@ def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
         f"run: npx --yes {README_GENERATOR} --values helm/natterjack/values.yaml "
         "--readme helm/natterjack/README.md"
     )
+
+
+@pytest.mark.parametrize("page", [CHART / "README.md", ROOT / "docs" / "handbook.md"])
+def test_the_install_of_the_pages_reaches_the_broker_of_the_pages(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ +helm install natterjack helm/natterjack (.+)$", text, flags=re.M)
+    done = helm("template", "natterjack", CHART, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    for component in ("worker", "streams", "test"):
+        settings = given(documents, component)
+        assert settings["NATS_URL"].startswith("tls://") == broker["nats"]["tls"]["enabled"]
+        assert {"NATS_NKEY", "NATS_CA"} <= set(settings)
+    made = set(re.findall(r"kubectl -n speech create secret generic (\S+)", text))
+    keys = set(re.findall(r"--from-file=(?:users/)?([^=\s]+)", text))
+    for name, pod in pods(documents):
+        assert container(pod)["image"].startswith("registry.example.org/"), "nobody else has them"
+        for volume in pod["spec"]["volumes"]:
+            for source in [volume, *volume.get("projected", {}).get("sources", [])]:
+                if secret := source.get("secret"):
+                    assert secret.get("secretName", secret.get("name")) in made, name
+                    assert {item["key"] for item in secret["items"]} <= keys, name
 
 
 # ---- what the programs need -----------------------------------------------------------------
@@ -489,9 +665,11 @@ def test_a_pod_lives_longer_than_its_drain(finish: int, handover: int) -> None:
         "terminationGracePeriodSeconds"
     ]
     assert grace == finish + handover + 30
-    assert settings_of(documents, "worker")["WORKER_DRAIN_SECONDS"] == str(finish)
+    settings = settings_of(documents, "worker")
+    assert settings["WORKER_DRAIN_SECONDS"] == str(finish)
+    assert settings["WORKER_HANDOVER_SECONDS"] == str(handover)
     # After so long the worker ends itself, whatever hangs: before the kubelet does.
-    assert grace > finish + worker_program._END_SECONDS
+    assert grace > finish + handover + worker_program._END_SECONDS
 
 
 async def test_probes_ask_what_the_worker_answers() -> None:
@@ -561,6 +739,19 @@ def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
     }
 
 
+def test_only_a_rolling_update_has_bounds() -> None:
+    def strategy(values: Document) -> Document:
+        documents = render({"worker": {"updateStrategy": values}})
+        check(documents, OLDEST)
+        found: Document = find(documents, "Deployment", "worker")["spec"]["strategy"]
+        return found
+
+    # The API server refuses bounds beside Recreate, which no schema says.
+    assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
+    bounds = {"maxSurge": 1, "maxUnavailable": "10%"}
+    assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}
+
+
 # ---- scaling --------------------------------------------------------------------------------
 
 
@@ -600,7 +791,9 @@ def test_the_plain_autoscaler_reads_a_metric_that_workers_have() -> None:
 
 def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
     """`values-nats.yaml`, for NATS' own chart, which calls a headless Service NAME-headless."""
-    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    example = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    broker = example["config"]
+    assert not example["promExporter"]["podMonitor"]["enabled"], "its CRD is not in every cluster"
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
     assert host.startswith("nats-headless.nats.")
@@ -616,17 +809,29 @@ def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_notes_say_what_comes_next(scenario: str) -> None:
-    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
-    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
-    documents = render({"extraObjects": [{"kind": "Notes", "apiVersion": "v1",
-        "metadata": {"name": "notes"}, "text": include}]}, scenario=scenario)  # fmt: skip
-    text = base64.b64decode(find(documents, "Notes")["text"]).decode()
+    text, documents = notes({}, scenario), rendered(scenario)
     values = yaml.safe_load(values_of(scenario).read_text())
     assert "kubectl -n speech rollout status deployment/r-natterjack-worker" in text
     assert ("helm -n speech test r " in text) == values.get("tests", {}).get("enabled", True)
     providers = find(documents, "ConfigMap", "worker")["data"].get("WORKER_SECRETS_DIR")
     assert ("create secret generic" in text) == bool(providers)
     assert ("without credentials" in text) != ("auth" in values.get("nats", {}))
+
+
+def notes(values: Document, scenario: str | None = None) -> str:
+    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
+    include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
+    shown = {"kind": "Notes", "apiVersion": "v1", "metadata": {"name": "notes"}, "text": include}
+    documents = render({**values, "extraObjects": [shown]}, scenario=scenario)
+    text: str = find(documents, "Notes")["text"]
+    return base64.b64decode(text).decode()
+
+
+def test_a_secret_of_two_providers_is_to_be_made_once() -> None:
+    text = notes({"providers": {"deepgram": {"existingSecret": "keys", "key": "deepgram"},
+        "speechmatics": {"enabled": True, "existingSecret": "keys", "key": "other"}}})  # fmt: skip
+    assert text.count("create secret generic keys") == 1
+    assert "keys --from-file=deepgram=KEYFILE --from-file=other=KEYFILE\n" in text
 
 
 # ---- hooks ----------------------------------------------------------------------------------
@@ -657,6 +862,23 @@ def test_streams_are_applied_before_workers_start() -> None:
     )
 
 
+def test_what_makes_the_secrets_of_the_job_can_be_there_before_it() -> None:
+    """The README's example."""
+    text = (CHART / "README.md").read_text()
+    (example,) = re.findall(r"^    extraObjects:\n(?:      .*\n)+", text, flags=re.M)
+    values = yaml.safe_load(example)
+    name = values["extraObjects"][0]["metadata"]["name"]
+    documents = render({**values, "nats": {"auth": {"existingSecret": name}}})
+    made = find(documents, "ExternalSecret")["metadata"]["annotations"]
+    job = find(documents, "Job", "streams")
+    hook = job["metadata"]["annotations"]
+    assert made["helm.sh/hook"] == hook["helm.sh/hook"]
+    assert int(made["helm.sh/hook-weight"]) < int(hook["helm.sh/hook-weight"])
+    mounted = [v["secret"]["secretName"] for v in job["spec"]["template"]["spec"]["volumes"]
+               if "secret" in v]  # fmt: skip
+    assert mounted == [name]
+
+
 def test_losing_something_has_to_be_asked_for() -> None:
     job = find(render({"streams": {"allowLoss": True}}), "Job", "streams")
     assert container(job["spec"]["template"])["args"] == ["--allow-loss"]
@@ -673,6 +895,24 @@ def test_the_test_runs_the_script_that_is_tested() -> None:
         (CHART / "files" / "session_test.py").read_text().strip()
     )
     assert container(pod)["command"][-1] == "/etc/natterjack/test/session_test.py"
+
+
+def test_the_log_of_the_test_outlives_it() -> None:
+    """Helm 3 deletes what succeeded before `helm test --logs` asks for its log."""
+    pod = find(rendered("default"), "Pod", "test")
+    policy = pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation"
+
+
+def test_the_test_runs_where_it_is_told_to() -> None:
+    tests = {"nodeSelector": {"pool": "speech"}, "tolerations": [{"operator": "Exists"}]}
+    spec = find(render({"tests": tests}), "Pod", "test")["spec"]
+    assert {name: spec[name] for name in tests} == tests
+
+
+def test_a_job_that_hangs_has_failed_before_helm_gives_up() -> None:
+    """`helm install` waits for 5 minutes unless told otherwise, and would not say why."""
+    assert find(rendered("default"), "Job", "streams")["spec"]["activeDeadlineSeconds"] < 300
 
 
 # ---- monitoring -----------------------------------------------------------------------------
@@ -763,6 +1003,43 @@ def test_the_others_reach_nats_alone(component: str) -> None:
     assert [rule["ports"][0]["port"] for rule in spec["egress"]] == [53, 4222]
 
 
+@pytest.mark.parametrize("component", ["edge", "streams", "test"])
+def test_the_others_may_be_let_out_further(component: str) -> None:
+    more = [{"ports": [{"port": 7, "protocol": "TCP"}]}]
+    at = {"edge": "edge", "streams": "streams.job", "test": "tests"}[component]
+    values = copy.deepcopy(EVERYTHING)
+    put(values, f"{at}.extraEgress", more)
+    put(values, "edge.extraIngress", more)
+    documents = render(values)
+    check(documents, OLDEST)
+    assert find(documents, "NetworkPolicy", component)["spec"]["egress"][2:] == more
+    assert find(documents, "NetworkPolicy", "edge")["spec"]["ingress"] == more
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("tls://nats.example.org:4223", [4223]),
+        ("tls://nats.example.org", [4222]),
+        ("nats.example.org:4224", [4224]),
+        ("nats://a:4222,nats://b:4333/,nats://c:4222", [4222, 4333]),
+        ("nats://[2001:db8::1]", [4222]),
+        ("nats://[2001:db8::1]:4444", [4444]),
+        ("wss://nats.example.org/broker", [443]),
+        ("wss://nats.example.org:8443/broker", [8443]),
+        ("ws://nats.example.org", [80]),
+    ],
+)
+def test_policies_let_out_to_the_ports_of_the_url(url: str, ports: list[int]) -> None:
+    values = {**EVERYTHING, "nats": {"url": url}}
+    for component in ("worker", "edge", "streams", "test"):
+        rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]
+        assert [port["port"] for port in rule["ports"]] == ports
+    values["networkPolicy"] = {"nats": {"ports": [4999]}}
+    rule = find(render(values), "NetworkPolicy", "worker")["spec"]["egress"][1]
+    assert [port["port"] for port in rule["ports"]] == [4999]
+
+
 # ---- the package ----------------------------------------------------------------------------
 
 
@@ -784,7 +1061,9 @@ def test_a_digest_wins_over_the_tag_and_an_own_registry_over_the_common_one() ->
     worker = find(documents, "Deployment", "worker")["spec"]["template"]
     assert container(worker)["image"] == f"images.example.org/natterjack-worker@{digest}"
     test = container(find(documents, "Pod", "test"))["image"]
-    assert test.startswith("edges.example.org/natterjack-edge:")
+    assert test == "edges.example.org/natterjack-edge:9"
+    documents = render({"image": image, "edge": {"image": {"tag": "8"}}})
+    assert container(find(documents, "Pod", "test"))["image"].endswith(":8")
 
 
 def test_the_packaged_chart_has_its_files(tmp_path: Path) -> None:

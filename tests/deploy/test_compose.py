@@ -24,6 +24,7 @@ from natterjack.embedded import EmbeddedServer, find_binary
 from natterjack.errors import BrokerUnreachable
 from natterjack.settings import BrokerSettings
 from worker.__main__ import _END_SECONDS
+from worker.settings import WorkerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
@@ -117,7 +118,8 @@ def test_the_image_has_the_version_of_the_project() -> None:
 def test_workers_have_time_to_drain() -> None:
     worker = SERVICES["worker"]
     grace = float(worker["stop_grace_period"].removesuffix("s"))
-    assert grace > float(worker["environment"]["WORKER_DRAIN_SECONDS"]) + _END_SECONDS
+    drain = float(worker["environment"]["WORKER_DRAIN_SECONDS"])
+    assert grace > drain + WorkerSettings().handover_seconds + _END_SECONDS
 
 
 def test_prometheus_understands_its_file(tmp_path: Path) -> None:
@@ -158,8 +160,9 @@ def test_the_certificate_is_good_for_its_names(tls: Path) -> None:
     for name in ("DNS:nats", "DNS:localhost", "IP Address:127.0.0.1", "DNS:nats.example.org",
                  "IP Address:192.0.2.7", "IP Address:0:0:0:0:0:0:0:1"):  # fmt: skip
         assert name in said
-    _check("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", tls / "ca.pem",
-           tls / "server.pem")  # fmt: skip
+    for purpose in ("sslserver", "sslclient"):  # servers of a cluster are one another's clients
+        _check("openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", tls / "ca.pem",
+               tls / "server.pem")  # fmt: skip
     modes = {path.name: path.stat().st_mode & 0o777 for path in tls.iterdir()}
     assert modes == {
         "ca.pem": 0o644, "ca-key.pem": 0o600, "server.pem": 0o644, "server-key.pem": 0o600

@@ -40,7 +40,6 @@ PENDING = {
     "NatterjackProviderStreamsBreak",
     "NatterjackRecoveriesFrequent",
     "NatterjackRecoveryCostHigh",
-    "NatterjackSessionsFailing",
 }
 """Alerts that this load would bring about if it went on."""
 

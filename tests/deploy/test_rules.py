@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
+import aiohttp
 import pytest
 import yaml
 
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import StreamSettings
+from natterjack.streams import stream_configs
 from worker import errors
 from worker.session import State
 
-from .names import ALERT_CASES, ROOT, RULE_FILES, labels_of_samples, rules, selectors
+from .containers import free_port
+from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors
 from .prometheus import promtool
 
 RUNBOOKS = "https://natterjack.example/docs/alerts.md"
@@ -33,6 +39,8 @@ VALUES = {
     "kind": {"interim", "final"},
     "code": {"malformed"},
     "unit": {"seconds"},
+    "is_stream_leader": {"true", "false"},
+    "stream_name": {"STT_.+", "KV_stt_.+"},
 }
 """Values that labels can have which expressions ask for."""
 
@@ -87,24 +95,49 @@ def test_the_page_has_every_alert_and_no_other() -> None:
     told = {section.partition("\n")[0]: section for section in sections}
     assert list(told) == list(ALERTS), "in the order of the rules"
     for alert, section in told.items():
-        for part in ("**Why:**", "**Check:**", "**Cure:**"):
-            assert part in section, f"{alert} has no {part}"
+        section = section.partition("\n## ")[0]
+        parts = re.findall(r"^- \*\*(\w+):\*\*", section, flags=re.M)
+        assert parts == ["Cause", "Check", "Cure"], alert
         severity = ALERTS[alert]["labels"]["severity"]
         assert f"{severity}, after {ALERTS[alert]['for']}" in section
 
 
 @pytest.mark.parametrize("name", [*RECORDED, *ALERTS])
-def test_expressions_read_what_workers_have(name: str) -> None:
+def test_expressions_read_what_workers_and_the_exporter_have(name: str) -> None:
     expression = (ALERTS.get(name) or RECORDED[name])["expr"]
     found = selectors(expression)
     recorded = re.findall(r"[\w]+:natterjack_\w+:\w+", expression)
     assert found or recorded
     assert set(recorded) <= set(RECORDED)
     for selector in found:
-        labels = labels_of_samples()[selector.name]
+        labels = (labels_of_samples() | BROKER)[selector.name]
         for label, _, value in selector.labels:
             assert label in labels
             assert set(value.split("|")) <= VALUES[label], f"{label}={value}"
+
+
+def test_streams_of_ours_are_known_by_their_names() -> None:
+    for stream in stream_configs(StreamSettings()):
+        assert re.fullmatch("|".join(VALUES["stream_name"]), stream.name or "")
+
+
+async def test_the_server_tells_what_the_exporter_makes_metrics_of(tmp_path: Path) -> None:
+    """Each number in /varz becomes a metric, named after its place."""
+    port = free_port()
+    server = EmbeddedServer(tmp_path, extra_arguments=("-m", str(port)))
+    server.start()
+    try:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{port}/varz") as answer,
+        ):
+            told = (await answer.json())["jetstream"]
+    finally:
+        server.stop()
+    # A server alone has no cluster, and so no size of it.
+    for name in set(BROKER) - {"nats_varz_jetstream_meta_cluster_size"}:
+        if place := re.fullmatch("nats_varz_jetstream_([a-z]+)_(.+)", name):
+            assert isinstance(told[place[1]][place[2]], int)
 
 
 @pytest.mark.parametrize("name", RECORDED)

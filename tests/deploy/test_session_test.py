@@ -19,7 +19,7 @@ from natterjack.embedded import EmbeddedServer
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound
-from ..worker.programs import WorkerProcess
+from ..worker.programs import UNDISTURBED, WorkerProcess
 from .chart import CHART, container, find, given, pods, render
 
 RATE = 16_000
@@ -35,7 +35,7 @@ async def emulator() -> AsyncIterator[DeepgramEmulator]:
 async def worker(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> AsyncIterator[WorkerProcess]:
-    worker = WorkerProcess(nats_server.url, emulator.url)
+    worker = WorkerProcess(nats_server.url, emulator.url, **UNDISTURBED)
     await worker.start()
     yield worker
     await worker.stop()

@@ -71,4 +71,5 @@ def test_systemd_waits_for_longer_than_a_worker_drains() -> None:
         for line in text.splitlines()
         if line.startswith("TimeoutStopSec=")
     ]
-    assert seconds > WorkerSettings.model_fields["drain_seconds"].get_default() + _END_SECONDS
+    settings = WorkerSettings()
+    assert seconds > settings.drain_seconds + settings.handover_seconds + _END_SECONDS

@@ -69,7 +69,7 @@ async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
     noise = np.random.default_rng(1).integers(-9000, 9000, (48_000 * 120, 2), np.int16)
     soundfile.write(tmp_path / "long.wav", noise, 48000)
     edge = start_edge(
-        "file", tmp_path / "long.wav", "--split-channels", "a,b", "--speed", "100",
+        "file", tmp_path / "long.wav", "--split-channels", "a,b", "--speed", "20",
         "--publish-sample-rate", "48000", "--window-chunks", "10000",
     )  # fmt: skip
     await some_chunks(ready_broker)
@@ -187,7 +187,7 @@ async def test_a_signal_ends_the_session_cleanly(
     assert "all is published and acknowledged" in edge.stderr
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert 0.4 < recording.seconds < 5
+    assert 0.4 < recording.seconds < 10, "it was not ended by the signal"
 
 
 async def test_a_second_signal_aborts(
@@ -200,13 +200,13 @@ async def test_a_second_signal_aborts(
     edge.interrupt()
     await edge.says("stopping; once more to abort")
     edge.interrupt()
-    assert await edge.exit_code(3) == 130
+    assert await edge.exit_code() == 130
 
 
 async def test_what_could_not_be_stored_is_counted(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
-    edge = start_edge("file", speech, "--finish-seconds", "0.3", "--speed", "100")
+    edge = start_edge("file", speech, "--finish-seconds", "0.3", "--speed", "2")
     await some_chunks(ready_broker)
     nats_server.kill()
     await edge.says("NATS connection lost")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.waiting import bound, until
+from tests.waiting import bound, until, within
 
 from . import tones
 from .managed import ManagedEmulator, ManagedFaults, ManagedSession
@@ -202,7 +201,7 @@ async def test_the_client_that_is_known(client: aiohttp.ClientSession) -> None:
             assert await socket.receive_json(timeout=bound(1)) == {"type": "ready"}
             for at in range(0, len(audio), 2048):
                 await socket.send_bytes(audio[at : at + 2048])
-            async with asyncio.timeout(bound(5)):
+            async with within(5):
                 while finals(messages) != words:
                     messages.append(await socket.receive_json())
             await socket.close()

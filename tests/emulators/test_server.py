@@ -242,7 +242,7 @@ async def test_late_answers(emulator: DeepgramEmulator, client: aiohttp.ClientSe
         began = loop.time()
         await socket.send_str('{"type": "CloseStream"}')
         await rest(socket)
-        assert 0.29 < loop.time() - began < bound(2)
+        assert loop.time() - began > 0.29
 
 
 async def test_pace(emulator: DeepgramEmulator, client: aiohttp.ClientSession) -> None:
@@ -253,9 +253,9 @@ async def test_pace(emulator: DeepgramEmulator, client: aiohttp.ClientSession) -
         began = loop.time()
         await send(socket, tones.silence(2.5))
         await socket.send_str('{"type": "CloseStream"}')
-        assert loop.time() - began < 0.2
+        assert emulator.log[0].audio_seconds < 2.5
         await rest(socket)
-        assert 0.49 < loop.time() - began < bound(2)
+        assert loop.time() - began > 0.49
 
 
 async def test_garbage_of_every_kind_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -15,10 +16,13 @@ _NODES = 3
 
 
 def _free_ports(count: int) -> list[int]:
-    """Below those that outgoing connections take: a node that is down finds its own still free."""
+    """Below those that outgoing connections take, and none of another process of these tests: a
+    node that is down finds its own still free."""
     ports: list[int] = []
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
+    first = 20_000 + 1_000 * beside
     while len(ports) < count:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(first, first + 1_000)
         with socket.socket() as probe:
             if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
                 ports.append(port)

@@ -194,6 +194,7 @@ class NatsProxy:
         task = asyncio.create_task(self._forward(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: client.close())  # cancelled before it began, it cannot
 
     async def _forward(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)

@@ -27,6 +27,7 @@ from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
 from ..worker.programs import (
     RATE,
+    UNDISTURBED,
     StartWorker,
     Transcript,
     WorkerProcess,
@@ -38,6 +39,8 @@ _FRAMES = RATE * 80 // 1000
 _NS = 1_000_000_000
 _SPEED = 16.0
 _FAST = {"DEEPGRAM_CATCH_UP_RATE": "40"}
+_ALONE = {**UNDISTURBED, **_FAST}
+"""For a worker that nobody kills: on accounts that are exact, no second of it stands twice."""
 _HOW: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 _TIME_SECONDS = 0.02
 """Most that a word's time, or a wall clock, may be off."""
@@ -216,7 +219,7 @@ async def test_an_hour_of_drift_between_the_clocks(
     def drifting(pos: int) -> int:
         return began + pos * _NS // RATE * (1_000_000 + ppm) // 1_000_000
 
-    await start_worker(**_FAST, WORKER_MAX_GAP_SECONDS="1")
+    await start_worker(**_ALONE, WORKER_MAX_GAP_SECONDS="1")
     speech = Speech(48, drifting)
     speech.shift(speech.pause_after(16), 3600)
     transcript = await say(broker, speech)
@@ -236,7 +239,7 @@ async def test_drift_in_speech(ppm: int, start_worker: StartWorker, broker: Brok
     def drifting(pos: int) -> int:
         return began + pos * _NS // RATE * (1_000_000 + ppm) // 1_000_000
 
-    await start_worker(**_FAST)
+    await start_worker(**_ALONE)
     speech = Speech(140, drifting)
     transcript = await say(broker, speech)
     check_words(transcript, speech.places)
@@ -258,7 +261,8 @@ async def test_a_clock_that_steps_in_mid_word(
         return began + pos * _NS // RATE + (step_seconds * _NS if pos >= step_at else 0)
 
     speech = Speech(60, stepping)
-    workers = [await start_worker(**_FAST) for _ in range(2 if killed else 1)]
+    how = _FAST if killed else _ALONE
+    workers = [await start_worker(**how) for _ in range(2 if killed else 1)]
     await request(broker, speech.spec)
     at = step_at // _FRAMES + 2
     await publish(broker, speech.spec, speech.sounds[:at], 4)
@@ -290,7 +294,7 @@ async def memory_bytes(worker: WorkerProcess) -> float:
 async def test_half_a_minute_that_was_held_back(
     parked: bool, emulator: DeepgramEmulator, start_worker: StartWorker, broker: Broker
 ) -> None:
-    worker = await start_worker(**_FAST, WORKER_PARK_SECONDS="0.5" if parked else "30")
+    worker = await start_worker(**_ALONE, WORKER_PARK_SECONDS="0.5" if parked else "30")
     speech = Speech(140)
     first, last = 100, 100 + round(30 / 0.08)
     await request(broker, speech.spec)
@@ -306,8 +310,8 @@ async def test_half_a_minute_that_was_held_back(
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, speech.clock)
     check_account(account_of(transcript), speech.seconds, [], longest=0) if not parked else None
-    streams = 2 if parked else 1
-    assert len(emulator.log) == streams
+    streams = len(emulator.log)
+    assert streams > 1 if parked else streams == 1
     check_account(account_of(transcript), speech.seconds, [], streams=streams)
     assert await memory_bytes(worker) - before < 40e6
 
@@ -354,7 +358,7 @@ async def test_gaps_of_every_cause_on_one_account(
     start_worker: StartWorker, broker: Broker
 ) -> None:
     """The edge loses sound, the stream loses chunks, and a chunk is damaged."""
-    await start_worker(**_FAST, WORKER_HOLE_SECONDS="0.5", WORKER_MAX_GAP_SECONDS="2")
+    await start_worker(**_ALONE, WORKER_HOLE_SECONDS="0.5", WORKER_MAX_GAP_SECONDS="2")
     speech = Speech(60)
     lost, shift_at = range(30, 40), speech.pause_after(24)
     damaged = shift_at + 40
@@ -417,7 +421,7 @@ async def test_what_is_forged_in_a_row_is_not_on_the_account(
     start_worker: StartWorker, broker: Broker
 ) -> None:
     """Copies of neighbours, all shifted alike: each begins where the one before it ends."""
-    await start_worker(**_FAST)
+    await start_worker(**_ALONE)
     speech = Speech(40)
     at = 60
     for sound in reversed(speech.sounds[at - 8 : at]):
@@ -544,7 +548,8 @@ async def check_disturbed(
     sounds = list(speech.sounds)
     for way in ways:
         way(sounds, speech.sounds, chance)
-    workers = [await start_worker(**_FAST) for _ in range(2 if killed else 1)]
+    how = _FAST if killed else _ALONE
+    workers = [await start_worker(**how) for _ in range(2 if killed else 1)]
     await request(broker, speech.spec)
     at = len(sounds) * chance.randint(30, 80) // 100 if killed else 0
     await publish(broker, speech.spec, sounds[:at], _SPEED / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,7 @@ from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from ..worker.programs import Speaker, StartWorker, closed, spoken
+from ..worker.programs import UNDISTURBED, Speaker, StartWorker, closed, spoken
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_closes_at_once_after_each_connect(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     await emulator.set(close_after_seconds=0.0, close_code=1011, connections=4)
     speaker = Speaker(broker_settings, 20, speed=2)
     await speaker.speak()
@@ -72,7 +73,7 @@ async def test_answers_late(
     broker_settings: BrokerSettings,
 ) -> None:
     """Late is not mute: no fault is found, and the last words are waited for."""
-    await start_worker()
+    await start_worker(NATTERJACK_LEASE_SECONDS="60")
     await emulator.set(latency_seconds=4.0)
     speaker = Speaker(broker_settings, 30, speed=2)
     await speaker.speak()
@@ -104,3 +105,27 @@ async def test_closes_when_it_hears_nothing(
     account = transcript.closing[0].account
     assert account is not None
     assert account.recoveries == {"dropped": 1}
+
+
+async def test_a_worker_that_stood_still_does_not_blame_the_provider(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """What was said meanwhile waits in its socket; its patience has run out while it stood."""
+    worker = await start_worker(NATTERJACK_LEASE_SECONDS="60", WORKER_FINISH_SECONDS="1.5")
+    await emulator.set(latency_seconds=1.0)
+    speaker = Speaker(broker_settings, 12)
+    await speaker.speak()
+    await until(lambda: worker.find("session finishing"), "only answers are due")
+    worker.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        await until(lambda: emulator.log[0].messages.get("Metadata"), "the provider has said all")
+        await until(lambda: time.monotonic() - stopped > 2, "its patience is over")
+    finally:
+        worker.signal(signal.SIGCONT)
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert transcript.states == ["assigned", "streaming", "closed"]

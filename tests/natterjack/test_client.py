@@ -21,7 +21,7 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.stored import StoreUnavailable, StreamStore
 
-from ..waiting import bound, until
+from ..waiting import until, within
 
 
 class Heard:
@@ -201,7 +201,7 @@ async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
     await store.start()
     await broker.client.subscribe("$JS.API.DIRECT.GET.MUTE")  # there is somebody, so no 503
     reads = (store.read("x", 1, batch=1, max_bytes=1000) for _ in range(200))
-    async with asyncio.timeout(bound(5)):  # 0.3 s each for a place and an answer; 4 s in a row
+    async with within(5):  # 0.3 s each for a place and an answer; 4 s in a row
         answers = await asyncio.gather(*reads, return_exceptions=True)
     assert all(isinstance(answer, StoreUnavailable) for answer in answers)
 
@@ -229,15 +229,17 @@ class MuteServer:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
-        writer.write(b'"headers":true}\r\n')
-        while not (await reader.readline()).startswith(b"PING"):
-            pass
-        writer.write(b"PONG\r\n")
-        await self.go.wait()
-        while data := await reader.read(65536):
-            self.received += data
-        writer.close()
+        try:
+            writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
+            writer.write(b'"headers":true}\r\n')
+            while not (await reader.readline()).startswith(b"PING"):
+                pass
+            writer.write(b"PONG\r\n")
+            await self.go.wait()
+            while data := await reader.read(65536):
+                self.received += data
+        finally:
+            writer.close()
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -22,7 +22,7 @@ from natterjack.embedded import EmbeddedServer
 from natterjack.sd_notify import tell_systemd
 
 from ..edge_capture.conftest import StartEdge, start_edge
-from ..waiting import bound, until
+from ..waiting import bound, until, within
 from ..worker.programs import WorkerProcess
 
 __all__ = ["start_edge"]
@@ -80,7 +80,7 @@ async def telling(environment: dict[str, str], stopping: asyncio.Event | None = 
 
 
 async def test_whoever_was_not_started_by_systemd_tells_nothing() -> None:
-    async with asyncio.timeout(bound(5)):
+    async with within(5):
         await tell_systemd(asyncio.Event(), 1, {"WATCHDOG_USEC": "1"})
 
 
@@ -175,7 +175,7 @@ async def test_a_systemd_that_is_slow_to_read_is_told_all_the_same(systemd: Syst
 async def test_a_socket_that_is_not_there_is_said_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(bound(5)):
+    async with within(5):
         await tell_systemd(asyncio.Event(), 1, {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert "NOTIFY_SOCKET" in caplog.text
 
@@ -192,6 +192,7 @@ async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedS
         **systemd.environment,
         WATCHDOG_USEC="200000",
         WORKER_DRAIN_SECONDS="7",
+        WORKER_HANDOVER_SECONDS="60",
     )
     try:
         await worker.launch()
@@ -203,7 +204,7 @@ async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedS
         assert await worker.wait() == 0
     finally:
         await worker.stop()
-    assert _stopping_seconds(systemd) > 7
+    assert _stopping_seconds(systemd) > 7 + 60
     assert systemd.told[0] == "READY=1"
 
 

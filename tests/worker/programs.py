@@ -36,6 +36,13 @@ from ..faults.audit import audit
 from ..waiting import bound, until
 
 RATE = 16_000
+UNDISTURBED = {
+    "NATTERJACK_LEASE_SECONDS": "60",
+    "WORKER_MUTE_SECONDS": "60",
+    "WORKER_SEND_BLOCKED_SECONDS": "60",
+}
+"""For a worker that is to be seen in the ordinary course of things: by its own settings it takes a
+machine that stands still for some seconds for a fault, and cures it."""
 StartWorker = Callable[..., Awaitable["WorkerProcess"]]
 
 
@@ -67,10 +74,20 @@ class WorkerProcess:
         """Start, and return when it is ready."""
         await self.launch()
         try:
-            await until(lambda: self.find("worker ready") or not self.running, "worker ready", 60)
+            await until(self._ready, "worker ready", 60)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.log}") from None
         assert self.running, f"the worker ended: {self.log}"
+
+    async def _ready(self) -> bool:
+        """Whether it is, or has ended. By its log; with a port of the test's own choice by that, as
+        the log of another release may say it otherwise."""
+        if not self.running or self._environment["WORKER_HTTP_PORT"] == "0":
+            return not self.running or self.find("worker ready") is not None
+        try:
+            return (await self.get("/readyz"))[0] == 200
+        except aiohttp.ClientError:
+            return False
 
     async def launch(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -107,6 +124,8 @@ class WorkerProcess:
 
     @property
     def http(self) -> str:
+        if (port := self._environment["WORKER_HTTP_PORT"]) != "0":
+            return f"http://127.0.0.1:{port}"
         told = self.find("waiting for NATS")
         assert told is not None
         return str(told["http"])
@@ -324,11 +343,12 @@ async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[E
 
 
 async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
-    """The worker that has a session in its hands."""
+    """The worker that streams a session. That it holds one says nothing yet: it may be about to
+    write its first event."""
 
     async def look() -> WorkerProcess | None:
         for worker in workers:
-            if worker.running and (await worker.get("/sessions"))[1] != "[]":
+            if worker.running and '"streaming"' in (await worker.get("/sessions"))[1]:
                 return worker
         return None
 
@@ -337,6 +357,16 @@ async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
     return found
 
 
+async def under_way(broker: Broker, spec: SessionSpec) -> None:
+    """Return when a worker streams the session; it can be asked then."""
+
+    async def look() -> bool:
+        return "streaming" in (await stored(broker, spec)).states
+
+    await until(look, f"session {spec.key} is streaming")
+
+
 async def spoken(speaker: Speaker, seconds: float) -> None:
-    """Return when the speaker has come so far."""
+    """Return when the speaker has come so far. A worker may be anywhere behind, or have none of
+    it yet."""
     await until(lambda: speaker.said_seconds >= seconds, f"{seconds} s spoken", 60)

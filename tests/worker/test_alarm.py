@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.waiting import bound
+from tests.waiting import soon
 from worker.alarm import Alarm
 
 
@@ -17,13 +17,13 @@ async def test_ringing_wakes_who_sleeps() -> None:
     assert not sleeping.done()
     alarm.ring()
     alarm.ring()
-    await asyncio.wait_for(sleeping, bound(1))
+    await soon(sleeping, 1)
 
 
 async def test_ringing_before_is_heard_once() -> None:
     alarm = Alarm()
     alarm.ring()
-    await asyncio.wait_for(alarm.sleep(), bound(1))
+    await soon(alarm.sleep(), 1)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(alarm.sleep(), 0.05)
 
@@ -32,9 +32,9 @@ async def test_a_time_wakes_too() -> None:
     alarm = Alarm()
     now = asyncio.get_running_loop().time
     until = now() + 0.05
-    await asyncio.wait_for(alarm.sleep(until), bound(1))
+    await soon(alarm.sleep(until), 1)
     assert now() >= until - 0.01
-    await asyncio.wait_for(alarm.sleep(now() - 1), bound(1))
+    await soon(alarm.sleep(now() - 1), 1)
 
 
 async def test_a_sleeper_that_is_cancelled_leaves_no_trace() -> None:
@@ -45,7 +45,7 @@ async def test_a_sleeper_that_is_cancelled_leaves_no_trace() -> None:
     with pytest.raises(asyncio.CancelledError):
         await sleeping
     alarm.ring()
-    await asyncio.wait_for(alarm.sleep(), bound(1))
+    await soon(alarm.sleep(), 1)
 
 
 async def test_two_may_not_sleep_by_one_alarm() -> None:
@@ -55,4 +55,4 @@ async def test_two_may_not_sleep_by_one_alarm() -> None:
     with pytest.raises(AssertionError):
         await alarm.sleep()
     alarm.ring()
-    await asyncio.wait_for(first, bound(5))
+    await soon(first, 5)

@@ -198,6 +198,21 @@ async def test_reading_from_a_place_that_was_stored_out_of_order(
         assert seqs(await take(feed, 20)) == list(range(130, 150))
 
 
+async def test_a_bad_chunk_that_comes_long_before_its_turn_is_counted_once(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    """Live, while the feed waits at a hole far behind; and again from the stream, in its turn."""
+    async with open_feed() as feed:
+        await edge.publish(0)
+        items = await take(feed, 1)
+        await edge.publish(*range(2, 160))
+        await edge.publish(160, pos=5)
+        await edge.publish(*range(161, 180))
+        items += await take(feed, 179)
+        assert seqs(items) == [0, "missing", *range(2, 160), "bad_chunk", *range(161, 180)]
+        assert feed.bad == {"position": 1}
+
+
 async def test_a_chunk_forged_far_ahead_costs_nothing(edge: PlainEdge, open_feed: OpenFeed) -> None:
     async with open_feed(hole_seconds=0.2) as feed:
         await edge.publish(0, 1)

@@ -4,7 +4,7 @@ import asyncio
 
 from worker.flag import Flag
 
-from ..waiting import bound
+from ..waiting import soon
 
 
 async def test_all_who_wait_are_woken_and_who_comes_later_does_not_wait() -> None:
@@ -15,7 +15,7 @@ async def test_all_who_wait_are_woken_and_who_comes_later_does_not_wait() -> Non
     assert not flag.is_set()
     flag.set()
     flag.set()
-    await asyncio.wait_for(asyncio.gather(*waiting, flag.wait()), bound(5))
+    await soon(asyncio.gather(*waiting, flag.wait()), 5)
     assert flag.is_set()
 
 
@@ -26,5 +26,5 @@ async def test_who_is_cancelled_is_not_woken() -> None:
     gone.cancel()
     await asyncio.wait([gone])
     flag.set()
-    await asyncio.wait_for(waits, bound(5))
+    await soon(waits, 5)
     assert gone.cancelled()

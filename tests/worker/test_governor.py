@@ -27,7 +27,7 @@ from worker.governor import Governor
 from worker.metrics import Metrics
 from worker.slots import Permit, Waiting, share
 
-from ..waiting import SCALE, bound, until
+from ..waiting import SCALE, bound, soon, until
 
 SLOT_SECONDS = 2.0 * SCALE
 
@@ -194,7 +194,7 @@ async def test_a_bad_entry_is_logged_once_and_the_last_good_one_holds(
     await stays_waiting(second, "the last good limit was forgotten")
     assert caplog.text.count("limit left as it was") == 1
     await first.release()
-    await asyncio.wait_for(second, bound(5))
+    await soon(second, 5)
 
 
 async def test_without_a_limit_nothing_is_sent(fleet: Fleet) -> None:
@@ -218,7 +218,7 @@ async def test_providers_of_one_account_share_its_limit(fleet: Fleet) -> None:
     second = worker.admit()
     await stays_waiting(second, "a second slot of one")
     await permit.release()
-    await asyncio.wait_for(second, bound(5))
+    await soon(second, 5)
 
 
 # Never more than the limit
@@ -301,7 +301,7 @@ async def test_a_small_tenant_gets_the_next_slot(fleet: Fleet) -> None:
     async with all_waiting(fleet, {"big": 120, "small": 1}):
         late = small.admit("small")
     await held[0].release()
-    await asyncio.wait_for(late, bound(5))
+    await soon(late, 5)
     assert not [task for task in crowd if task.done()]
     await held[1].release()
     await until(lambda: [task for task in crowd if task.done()], "then the others")
@@ -403,7 +403,7 @@ async def test_a_cancelled_dial_leaves_the_others_their_turn(fleet: Fleet) -> No
     await asyncio.sleep(0)
     waiting[0].cancel()
     waiting[1].cancel()
-    await asyncio.wait_for(waiting[2], bound(2.5))
+    await soon(waiting[2], 2.5)
 
 
 # Workers that die, freeze, or hand over
@@ -503,7 +503,7 @@ async def test_a_successor_goes_on_with_the_slot_of_a_dead_worker(
     assert adopted.ticket != permit.ticket
     await stays_waiting(crowd, "the adopted slot was not renewed")
     await adopted.release()
-    await asyncio.wait_for(crowd, bound(5))
+    await soon(crowd, 5)
 
 
 async def test_a_former_holder_that_lives_loses_its_slot_to_the_successor(fleet: Fleet) -> None:
@@ -511,7 +511,7 @@ async def test_a_former_holder_that_lives_loses_its_slot_to_the_successor(fleet:
     await fleet.limit(connections=1)
     permit = await first.take()
     adopted = await second.take(adopt=permit.ticket)
-    await asyncio.wait_for(permit.lost.wait(), bound(5))
+    await soon(permit.lost.wait(), 5)
     assert not permit.sure
     await permit.release()
     await stays_waiting(first.admit(), "the former holder released its successor's slot")
@@ -528,7 +528,7 @@ async def test_with_a_useless_ticket_one_waits(fleet: Fleet, ticket: str) -> Non
     waiting = worker.admit(adopt=former.ticket if ticket == "released" else ticket)
     await stays_waiting(waiting, "two have one slot")
     await holder.release()
-    await asyncio.wait_for(waiting, bound(5))
+    await soon(waiting, 5)
 
 
 # Cancelled, released
@@ -602,7 +602,7 @@ async def test_a_lowered_limit_takes_nothing_away_and_lets_nobody_in(fleet: Flee
     await stays_waiting(waiting, "two are held, and two is the limit")
     assert all(permit.sure for permit in held[2:])
     await held[3].release()
-    await asyncio.wait_for(waiting, bound(5))
+    await soon(waiting, 5)
 
 
 async def test_without_the_limit_all_who_wait_go_on(fleet: Fleet) -> None:
@@ -612,7 +612,7 @@ async def test_without_the_limit_all_who_wait_go_on(fleet: Fleet) -> None:
     waiting = [asyncio.ensure_future(worker.governor.admit("deepgram", "t")) for _ in range(3)]
     await asyncio.sleep(0)
     await fleet.limit()
-    assert await asyncio.wait_for(asyncio.gather(*waiting), bound(5)) == [None] * 3
+    assert await soon(asyncio.gather(*waiting), 5) == [None] * 3
     await fleet.limit(connections=1)
     await stays_waiting(worker.admit(), "the slot is still held")
     assert permit.sure

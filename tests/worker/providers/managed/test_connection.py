@@ -18,7 +18,7 @@ from tests.emulators import tones
 from tests.emulators.faults import GARBAGE
 from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
 from tests.emulators.session import Outgoing, Session
-from tests.waiting import bound, until
+from tests.waiting import bound, soon, until
 from worker.errors import (
     Dropped,
     ProviderError,
@@ -173,7 +173,7 @@ async def test_extensions_as_set(make: Make, emulator: ManagedEmulator) -> None:
         await stream.finalize()
         await until(lambda: said(events) == WORDS[:2], "what was said is final")
         await stream.finish()
-        await asyncio.wait_for(collecting, bound(5))
+        await soon(collecting, 5)
     assert emulator.log[1].texts == {"auth": 1, "finalize": 1, "end": 1}
 
 
@@ -203,7 +203,7 @@ async def test_nothing_late_is_sent(provider: ManagedProvider) -> None:
         await stream.finish()
         with pytest.raises(RuntimeError):
             await stream.send(AUDIO)
-        events = await asyncio.wait_for(hear(stream), bound(5))
+        events = await soon(hear(stream), 5)
     assert not said(events)
 
 
@@ -233,7 +233,7 @@ async def test_the_wait_for_the_last_texts_is_bounded(
             await hearing
     else:
         with pytest.raises(Stalled) as caught:
-            await asyncio.wait_for(hear(stream), bound(3))
+            await soon(hear(stream), 3)
         assert caught.value.cause == "finish"
     await stream.close()
 
@@ -280,7 +280,7 @@ async def test_texts_after_the_end_are_not_final_before_all_was_said(
 @pytest.mark.parametrize("emulator", [False], indirect=True, ids=["plain"])
 async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: ManagedEmulator) -> None:
     """The bound is of the time since the last text, not since the end of audio."""
-    stream = await make(end_wait_seconds=1).open(request())
+    stream = await make(end_wait_seconds=3).open(request())
     heard: list[ProviderEvent] = []
     await emulator.set(mute_after_seconds=0)
     audio = tones.encode(WORDS * 2, phrase_words=1, pause_seconds=1, tail_seconds=0.5)
@@ -289,13 +289,13 @@ async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: Manag
     collecting = asyncio.create_task(collect(stream, heard))
     assert isinstance(stream, ManagedStream)
     for word in WORDS[:4]:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1)
         assert not collecting.done()
         heard += stream._give(stream._take(protocol.encode_server(Transcript(word, True))))
     assert not said(heard), "not final before all was said"
     assert [event for event in heard if isinstance(event, Interim)][-1].text.split() == WORDS[:4]
     with pytest.raises(Stalled):
-        await asyncio.wait_for(collecting, bound(3))
+        await soon(collecting, 15)
     await stream.close()
 
 
@@ -408,7 +408,7 @@ async def test_dropped_before_ready(make: Make, emulator: ManagedEmulator) -> No
     await until(lambda: emulator.log and emulator.log[0].texts, "the token was sent")
     emulator.drop()
     with pytest.raises(Dropped):
-        await asyncio.wait_for(opening, bound(5))
+        await soon(opening, 5)
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ async def test_a_provider_that_is_mute_can_be_closed(
     await send(stream, AUDIO)
     await until(lambda: emulator.log[0].audio_seconds > 5, "all audio was heard")
     assert not hearing.done()
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     with pytest.raises(Dropped):
         await hearing
 
@@ -587,10 +587,10 @@ async def test_sending_blocks_when_nobody_reads(
     hearing = asyncio.create_task(hear(stream))
     done, _ = await asyncio.wait({sending}, timeout=1)
     assert not done
-    await asyncio.wait_for(stream.close(), bound(1))
+    await soon(stream.close(), 1)
     for task in (sending, hearing):
         with pytest.raises(Dropped):
-            await asyncio.wait_for(task, bound(1))
+            await soon(task, 1)
 
 
 async def test_a_provider_that_was_closed_opens_no_more(provider: ManagedProvider) -> None:

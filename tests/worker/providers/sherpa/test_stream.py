@@ -8,7 +8,7 @@ import time
 import pytest
 
 from natterjack.wer import word_error_rate
-from tests.waiting import bound, until
+from tests.waiting import bound, soon, until
 from worker.errors import Dropped, Unavailable
 from worker.provider import Final
 from worker.providers.sherpa import SherpaProvider
@@ -148,13 +148,13 @@ async def test_closing_in_mid_decode(provider: SherpaProvider, speech: bytes) ->
     sending = asyncio.create_task(feed(stream, speech))
     hearing = asyncio.create_task(collect(stream, take))
     await until(lambda: take.interims, "it is speaking")
-    started = time.monotonic()
+    started, used = time.monotonic(), time.process_time()
     await stream.close()
     with pytest.raises(Dropped, match="closed"):
         await hearing
     with pytest.raises(Dropped, match="closed"):
         await sending
-    assert time.monotonic() - started < bound(0.25)
+    assert min(time.monotonic() - started, time.process_time() - used) < bound(0.25)
     heard = len(take.events)
     await stream.close()
     with pytest.raises(Dropped):
@@ -195,19 +195,21 @@ async def test_a_broken_engine_ends_the_stream(provider: SherpaProvider, speech:
     assert caught.value.cause == "server_error"
     assert isinstance(caught.value.__cause__, AttributeError)
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(sending, bound(1))
+        await soon(sending, 1)
     await stream.close()
 
 
 async def test_the_event_loop_is_never_held_up(provider: SherpaProvider, speech: bytes) -> None:
+    """By what this process does: while the machine does something else, nobody in it computes."""
     longest = 0.0
 
     async def watch() -> None:
         nonlocal longest
         while True:
-            before = time.monotonic()
+            before, used = time.monotonic(), time.process_time()
             await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - before - 0.01)
+            held = time.monotonic() - before - 0.01
+            longest = max(longest, min(held, time.process_time() - used))
 
     watching = asyncio.create_task(watch())
     await asyncio.gather(*(take_of(provider, seconds(0, 20, speech)) for _ in range(2)))

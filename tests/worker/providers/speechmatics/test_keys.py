@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from tests.emulators.speechmatics import SpeechmaticsEmulator
-from tests.waiting import bound, until
+from tests.waiting import bound, until, within
 from worker.errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
 from worker.providers.speechmatics import SpeechmaticsProvider
 
@@ -156,7 +156,7 @@ async def test_the_wait_for_a_key_is_bounded(make: Make) -> None:
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=0.2)
-        async with asyncio.timeout(bound(5)):
+        async with within(5):
             with pytest.raises(Unavailable, match=r"within 0\.2 s"):
                 await provider.open(request())
         assert asked.is_set()
@@ -226,7 +226,7 @@ async def test_closing_ends_the_wait_for_a_key(make: Make) -> None:
         provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=60)
         opening = asyncio.create_task(provider.open(request()))
         await until(lambda: asked, "the key is asked for")
-        async with asyncio.timeout(bound(5)):
+        async with within(5):
             await provider.close()
             with pytest.raises(Unavailable, match="closed"):
                 await opening

@@ -1,0 +1,155 @@
+"""The chart's worker pods, run by podman: settings, files, users and confinement as rendered.
+
+What podman 4.3 cannot do is left out of the pod or stands otherwise: ports (the network is the
+host's), probes (asked from outside), and the Secret's files, which are a directory here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from natterjack.connection import Broker
+from natterjack.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..worker.programs import Speaker, WorkerProcess, closed, holder, spoken
+from .chart import Document, container, find, render
+from .containers import Podman, free_port, images, unique_name
+
+pytestmark = pytest.mark.timeout(900)
+_PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+class WorkerPod(WorkerProcess):
+    """A pod of the worker's Deployment. Its process here is `podman logs`, which ends with it."""
+
+    def __init__(self, containers: Podman, release: list[Document], directory: Path) -> None:
+        super().__init__("", "")
+        self.name = unique_name()
+        self._containers = containers
+        self._path = directory / f"{self.name}.yaml"
+        template = find(release, "Deployment", "worker")["spec"]["template"]
+        self.probes = {probe: container(template)[probe]["httpGet"]["path"] for probe in _PROBES}
+        self.grace = template["spec"]["terminationGracePeriodSeconds"]
+        settings = find(release, "ConfigMap", "worker")
+        settings["data"]["WORKER_HTTP_PORT"] = str(free_port())
+        keys = directory / "keys"
+        keys.mkdir(exist_ok=True)
+        (keys / "DEEPGRAM_API_KEY").write_text("a-test-key")
+        pod = self._pod(template, keys)
+        self._path.write_text(yaml.safe_dump_all([settings, pod]))
+
+    def _pod(self, template: Document, keys: Path) -> Document:
+        spec = {**template["spec"], "hostNetwork": True}
+        left_out = {*_PROBES, "ports"}
+        spec["containers"] = [
+            {name: value for name, value in container(template).items() if name not in left_out}
+        ]
+        # The chart's volumes, by the names that its mounts have.
+        files = {"keys": {"hostPath": {"path": str(keys), "type": "Directory"}}}
+        spec["volumes"] = [
+            {"name": volume["name"], **files.get(volume["name"], {"emptyDir": {}})}
+            for volume in spec["volumes"]
+        ]
+        metadata = {"name": self.name, "labels": template["metadata"]["labels"]}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    @property
+    def container_name(self) -> str:
+        return f"{self.name}-worker"
+
+    async def launch(self) -> None:
+        await self._run("play", "kube", self._path)
+        self._process = await asyncio.create_subprocess_exec(
+            "podman", "logs", "--follow", self.container_name,
+            env=self._containers.environment, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self._reading = asyncio.create_task(self._read())
+
+    async def terminate(self) -> int:
+        """As the kubelet ends a pod: SIGTERM, SIGKILL when the grace is over. Its exit status."""
+        await self._run("pod", "stop", f"--time={self.grace}", self.name, seconds=self.grace + 60)
+        await self.wait()
+        return int(await self._run("inspect", "--format={{.State.ExitCode}}", self.container_name))
+
+    async def stop(self) -> None:
+        await self._run("pod", "rm", "--force", "--time=0", self.name)
+        if self.running:
+            await self.wait()
+
+    async def inside(self) -> dict[str, str]:
+        """What the kernel says of its process."""
+        found = await self._run("inspect", "--format={{.State.Pid}}", self.container_name)
+        status = Path(f"/proc/{int(found)}/status").read_text()
+        return dict(re.findall(r"^(\w+):\s*(.*)$", status, flags=re.M))
+
+    async def _run(self, *command: str | Path, seconds: float = 60) -> str:
+        done = await asyncio.to_thread(self._containers.run, "podman", *command, seconds=seconds)
+        return done.stdout
+
+
+@pytest.fixture
+def release(nats_server: EmbeddedServer, emulator: DeepgramEmulator) -> list[Document]:
+    """As installed with the values that a user must give; the broker and the provider are here."""
+    return render(
+        {
+            "image": {"registry": "localhost"},
+            "nats": {"url": nats_server.url},
+            "worker": {"settings": {"DEEPGRAM_URL": emulator.url}},
+        }
+    )
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[DeepgramEmulator]:
+    async with DeepgramEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def pods(release: list[Document], tmp_path: Path) -> AsyncIterator[list[WorkerPod]]:
+    containers = images()
+    pods = [WorkerPod(containers, release, tmp_path) for _ in range(2)]
+    try:
+        yield pods
+    finally:
+        for pod in pods:
+            await pod.stop()
+
+
+async def test_a_rollout_of_the_charts_pods_loses_nothing(
+    pods: list[WorkerPod], ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """A new pod is started and ready, then the old one is ended, while a session speaks."""
+    old, new = pods
+    await old.start()
+    for path in old.probes.values():
+        assert (await old.get(path))[0] == 200, path
+    status = await old.inside()
+    assert set(status["Uid"].split()) == {"10001"}
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+
+    speaker = Speaker(broker_settings, 60, speed=2)
+
+    async def roll() -> None:
+        await spoken(speaker, 6)
+        assert await holder([old, new]) is old
+        await new.start()
+        assert await old.terminate() == 0
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(speaker.speak())
+        tasks.create_task(roll())
+    transcript = await closed(ready_broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert "handed_over" in transcript.states
+    assert transcript.closing[-1].worker == new.name, "a worker is named by its pod"
+    assert not old.stray_lines + new.stray_lines, "a stack trace, or a warning of the interpreter"

@@ -1,0 +1,169 @@
+"""The cluster of the chart's `values-nats.yaml`: who may join it as a server, on real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from natterjack.embedded import EmbeddedServer
+
+from ..waiting import until
+from .chart import CHART
+from .containers import free_port
+from .names import ROOT
+
+SECRET = {"tls.crt": "server.pem", "tls.key": "server-key.pem", "ca.crt": "ca.pem"}
+"""Of a Secret made as the example says: its keys, and the files of `deploy/tls.sh`."""
+
+
+def example() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    return found
+
+
+def cluster_block(secret: Path) -> dict[str, Any]:
+    """`cluster` as NATS' own chart makes it of the example (2.14: files/config/cluster.yaml and
+    tls.yaml), but for the addresses, and for where the Secret is mounted."""
+    values = example()["config"]["cluster"]
+    block: dict[str, Any] = {"name": "nats", **values.get("merge", {})}
+    tls = values.get("tls", {})
+    if tls.get("enabled"):
+        mounted = "/etc/nats-certs/cluster"
+        made = {"cert_file": f"{mounted}/tls.crt", "key_file": f"{mounted}/tls.key"}
+        made |= tls.get("merge", {})
+        block["tls"] = {
+            name: value.replace(mounted, str(secret)) if isinstance(value, str) else value
+            for name, value in made.items()
+        }
+    return block
+
+
+class Node(EmbeddedServer):
+    """A server of a cluster: `port` of its routes, and those that it looks for."""
+
+    def __init__(self, home: Path, block: dict[str, Any], port: int, routes: list[int]) -> None:
+        home.mkdir()
+        scheme = "tls" if "tls" in block else "nats"
+        routed = {"host": "127.0.0.1", "port": port,
+                  "routes": [f"{scheme}://localhost:{route}" for route in routes]}  # fmt: skip
+        text = json.dumps({"server_name": home.name, "cluster": {**block, **routed}})
+        (home / "nats.conf").write_text(text)
+        super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
+
+    def where_kept(self) -> tuple[str | Path, ...]:
+        return ()  # nothing is
+
+    @property
+    def peers(self) -> set[str]:
+        """Names of the servers that it is in one cluster with."""
+        (ports,) = (json.loads(path.read_text()) for path in self.store.glob("*.ports"))
+        port = ports["monitoring"][0].rpartition(":")[2]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/routez", timeout=5) as answer:
+            return {route["remote_name"] for route in json.load(answer)["routes"]}
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """The mounted Secret of the servers."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing")
+    subprocess.run(
+        [ROOT / "deploy" / "tls.sh", "--dir", tmp_path / "tls"], check=True, capture_output=True
+    )
+    mounted = tmp_path / "secret"
+    mounted.mkdir()
+    for key, name in SECRET.items():
+        shutil.copy(tmp_path / "tls" / name, mounted / key)
+    return mounted
+
+
+@pytest.fixture
+def peers(tmp_path: Path, secret: Path) -> Iterator[list[Node]]:
+    ports = [free_port(), free_port()]
+    block = cluster_block(secret)
+    nodes = [Node(tmp_path / f"peer-{n}", block, port, ports) for n, port in enumerate(ports)]
+    for node in nodes:
+        node.start()
+    yield nodes
+    for node in nodes:
+        node.stop()
+
+
+def certificate(home: Path, name: str, authority: Path | None) -> dict[str, Any]:
+    """A `tls` block with a certificate for a name: of an authority, or signed by itself."""
+    key, request, made = home / "key", home / "request", home / "certificate"
+    common: list[str | Path] = [
+        "openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc",
+        "-subj", "/CN=rogue", "-addext", f"subjectAltName=DNS:{name}", "-keyout", key,
+    ]  # fmt: skip
+    if authority is None:
+        subprocess.run([*common, "-x509", "-out", made], check=True, capture_output=True)
+    else:
+        subprocess.run([*common, "-out", request], check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", "x509", "-req", "-in", request, "-copy_extensions", "copy", "-days", "1",
+             "-CA", authority / "ca.pem", "-CAkey", authority / "ca-key.pem", "-out", made],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    return {"cert_file": str(made), "key_file": str(key), "insecure": True}
+
+
+async def test_the_servers_of_a_cluster_find_one_another(peers: list[Node]) -> None:
+    await until(lambda: peers[0].peers == {"peer-1"}, "they are one cluster")
+    await until(lambda: peers[1].peers == {"peer-0"}, "they are one cluster")
+
+
+@pytest.mark.parametrize("rogue", ["plain", "a certificate of its own", "a client's certificate"])
+async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) -> None:
+    """Who did would hear all accounts."""
+    await until(lambda: peers[0].peers == {"peer-1"}, "they are one cluster")
+    block: dict[str, Any] = {"name": "nats"}
+    if rogue == "a certificate of its own":
+        block["tls"] = certificate(tmp_path, "localhost", None)  # the name of a route
+    elif rogue == "a client's certificate":
+        block["tls"] = certificate(tmp_path, "some-client", tmp_path / "tls")
+    routes = json.loads((tmp_path / "peer-0" / "nats.conf").read_text())["cluster"]["routes"]
+    ports = [int(route.rpartition(":")[2]) for route in routes]
+    node = Node(tmp_path / "rogue", block, free_port(), ports)
+    node.start()
+    try:
+        await until(
+            lambda: any(sign in peer.log_path.read_text() for peer in peers
+                        for sign in ("TLS route handshake error", "authentication error")),
+            "it was refused",
+        )  # fmt: skip
+        assert node.peers <= {""}
+        assert {name for peer in peers for name in peer.peers} == {"peer-0", "peer-1"}
+    finally:
+        node.stop()
+
+
+def test_the_secret_of_the_example_is_what_the_servers_are_told_to_read() -> None:
+    config = example()["config"]
+    assert config["cluster"]["tls"]["secretName"] == config["nats"]["tls"]["secretName"]
+    for path in [CHART / "values-nats.yaml", CHART / "README.md", ROOT / "docs" / "handbook.md"]:
+        text = path.read_text().replace("\\\n", " ")
+        for key, name in SECRET.items():
+            assert f"--from-file={key}=tls/{name}" in text, path.name
+        assert "'*.nats-headless'" in text, path.name
+        assert "--from-file=users/ " not in f"{text} ".replace("\n", " "), "all seeds are in it"
+
+
+def test_the_policy_of_the_example_knows_every_port() -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    (policy,) = example()["extraResources"]
+    validate(policy, "1.28", strict=True)
+    ports = {rule["ports"][0]["port"]: rule["from"] for rule in policy["spec"]["ingress"]}
+    assert set(ports) == {4222, 6222, 8222, 7777}
+    assert all(ports.values()), "everybody"
+    own = {"app.kubernetes.io/name": "nats", "app.kubernetes.io/component": "nats"}
+    assert policy["spec"]["podSelector"]["matchLabels"] == own
+    assert ports[6222] == [{"podSelector": {"matchLabels": own}}]

@@ -1,0 +1,128 @@
+"""The broker's stores have room for what the slots of their workers keep, by the capacity model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from bench.capacity_model import Inputs, kept_bytes, stored_bytes_per_s
+from natterjack.settings import StreamSettings
+
+from .chart import CHART, values_of
+from .names import ROOT, rules
+
+MODEL = Inputs()
+_UNITS = {"Gi": 2**30, "GB": 2**30, "MB": 2**20}
+"""Of Kubernetes, and of nats-server, whose GB is 2**30 too."""
+
+
+def size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)(\w+)", text)
+    assert found is not None, text
+    return int(found[1]) * _UNITS[found[2]]
+
+
+class Installation(NamedTuple):
+    """A store, and who fills it."""
+
+    name: str
+    sessions: int
+    """Slots of all workers there may be."""
+    store: int
+    """Bytes that JetStream may store on a node."""
+    disk: int | None
+    """Bytes of its volume, if that is given."""
+    settings: StreamSettings
+
+    @property
+    def inputs(self) -> Inputs:
+        return Inputs(
+            kept_s=self.settings.audio_max_age_seconds,
+            events_kept_s=self.settings.transcripts_max_age_seconds,
+        )
+
+    @property
+    def sound(self) -> float:
+        return self.sessions * stored_bytes_per_s(self.inputs) * self.inputs.kept_s
+
+    @property
+    def kept(self) -> float:
+        """On the disk of a node."""
+        return self.sessions * kept_bytes(self.inputs)
+
+
+def _of_the_chart(name: str, values: dict[str, Any], *, scaled: bool) -> Installation:
+    default = yaml.safe_load((CHART / "values.yaml").read_text())
+    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    store = broker["config"]["jetstream"]["fileStore"]
+    worker = default["worker"] | values.get("worker", {})
+    most = (default["autoscaling"] | values.get("autoscaling", {}))["maxReplicas"]
+    streams = default["streams"] | values.get("streams", {})
+    return Installation(
+        name,
+        worker["maxSessions"] * (most if scaled else worker["replicaCount"]),
+        size(store["maxSize"]),
+        size(store["pvc"]["size"]),
+        StreamSettings(
+            audio_max_age_seconds=streams["audioMaxAgeSeconds"],
+            audio_max_bytes=streams["audioMaxBytes"],
+            transcripts_max_age_seconds=streams["transcriptsMaxAgeSeconds"],
+        ),
+    )
+
+
+def _of_compose() -> Installation:
+    worker = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["worker"]
+    slots = re.search(r":-(\d+)}", worker["environment"]["WORKER_MAX_SESSIONS"])
+    conf = re.search(r"max_file_store: (\w+)", (ROOT / "deploy/nats/nats.conf").read_text())
+    assert slots is not None
+    assert conf is not None
+    sessions = int(slots[1]) * worker["deploy"]["replicas"]
+    return Installation("compose", sessions, size(conf[1]), None, StreamSettings())
+
+
+INSTALLATIONS = (
+    _of_compose(),
+    _of_the_chart("chart", {}, scaled=False),
+    _of_the_chart("production", yaml.safe_load(values_of("production").read_text()), scaled=True),
+)
+
+
+@pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
+def test_the_store_has_room_for_all_slots(one: Installation) -> None:
+    """So much that nobody is told that it fills up."""
+    high = next(rule for rule in rules("alert") if rule["alert"] == "NatterjackBrokerStorageHigh")
+    share = re.search(r"max_storage > ([\d.]+)", high["expr"])
+    assert share is not None
+    assert one.kept / MODEL.disk_per_byte < float(share[1]) * one.store
+
+
+@pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
+def test_the_disk_has_room_for_the_store(one: Installation) -> None:
+    if one.disk is not None:
+        assert one.store * MODEL.disk_per_byte < one.disk
+        assert one.kept < MODEL.disk_use * one.disk
+
+
+@pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
+def test_a_bound_of_the_sound_cuts_nothing_and_leaves_room_for_events(one: Installation) -> None:
+    bound = one.settings.audio_max_bytes
+    if bound > 0:
+        events = one.kept / MODEL.disk_per_byte - one.sound
+        assert one.sound < bound < one.store - events
+
+
+@pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
+def test_one_stream_carries_all_slots(one: Installation) -> None:
+    assert one.sessions * 1000 / MODEL.chunk_ms <= MODEL.stream_messages_per_s
+
+
+def test_the_production_release_names_secrets_that_the_handbook_makes() -> None:
+    handbook = (ROOT / "docs" / "handbook.md").read_text()
+    nats = yaml.safe_load(values_of("production").read_text())["nats"]
+    for name in (nats["auth"]["existingSecret"], nats["tls"]["caSecret"]):
+        assert f"create secret generic {name} " in handbook
+    assert "certSecret" not in nats["tls"]
