@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -644,6 +645,22 @@ async def test_users_that_are_added_at_the_same_time_are_all_there(tmp_path: Pat
     configuration = (users / "users.conf").read_text()
     assert all(f"edge_acme_{name}\n" in configuration for name in names)
     assert not list(users.glob("*.partial"))
+
+
+async def test_a_user_is_added_after_whoever_is_at_it(tmp_path: Path) -> None:
+    await add_user(tmp_path, "operator")
+    users = tmp_path / "users"
+    directory = os.open(users, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        adding = asyncio.create_task(add_user(tmp_path, "worker"))
+        await asyncio.sleep(3)
+        assert not adding.done()
+        assert len(json.loads((users / "users.json").read_text())) == 1
+    finally:
+        os.close(directory)
+    await adding
+    assert len(json.loads((users / "users.json").read_text())) == 2
 
 
 async def test_a_name_that_reads_like_anothers_is_explained(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from natterjack.connection import Broker
 from natterjack.demo import bundled_recording
 from natterjack.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from natterjack.usage import DayUsage
 
 from ..edge_capture.program import Edge
 from ..waiting import until
@@ -152,21 +153,35 @@ async def test_use_goes_while_its_worker_runs(
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
 ) -> None:
-    """Also what the worker has not written yet."""
+    """The worker forgets it: what it writes from then on is what was used since."""
     worker = await start_worker()
-    for conversation in ("one", "two"):
-        speaker = Speaker(broker_settings, 4, tenant="acme", conversation=conversation)
+
+    async def use(tenant: str, conversation: str) -> None:
+        speaker = Speaker(broker_settings, 4, tenant=tenant, conversation=conversation)
         await speaker.speak()
         await closed(broker, speaker.spec)
         await queue_empty(broker)
-        await erase(nats_server, "--tenant", "acme", "--usage", "--yes")
-    other = Speaker(broker_settings, 4, tenant="other")
-    await other.speak()
-    await closed(broker, other.spec)
+
+    await use("acme", "one")
+    await use("other", "one")
+    await erase(nats_server, "--tenant", "acme", "--usage", "--yes")
+    assert await kept(broker, "acme") == {}
+    await use("acme", "two")
+    await use("other", "two")
     worker.signal(signal.SIGTERM)  # it writes what is not written
     assert await worker.wait() == 0
-    assert await kept(broker, "acme") == {}
-    assert (await kept(broker, "other"))["KV_stt_usage"] == 1
+    ((ours,), (theirs,)) = await usage_of(broker, "acme"), await usage_of(broker, "other")
+    assert 1.5 < ours.captured_seconds < 3  # half a second a word
+    assert 3.5 < theirs.captured_seconds < 5
+
+
+async def usage_of(broker: Broker, tenant: str) -> list[DayUsage]:
+    """The entries of a tenant's use, of today and of all processes."""
+    js = broker.client.jetstream()
+    stream = f"KV_{streams.USAGE_BUCKET}"
+    state = (await js.stream_info(stream, subjects_filter=f"$KV.*.*.{tenant}.*")).state
+    messages = [await js.get_last_msg(stream, subject) for subject in state.subjects or {}]
+    return [DayUsage.model_validate_json(message.data or b"") for message in messages]
 
 
 async def test_requests_that_nobody_can_take_and_a_dead_workers_slots_go(
