@@ -68,7 +68,8 @@ class Agent:
         self._options = run
         self._lost: SourceLost | None = None
         self._over = asyncio.Event()
-        """Set when a session is not to be gone on with: its worker had ended it before."""
+        """Set when a session is not to be gone on with: its worker had ended it before, or a
+        request has ended them all."""
         self._lanes = asyncio.Semaphore(_LANES)
         self._unsent = set(leftovers)
         """Those of them that are not known to be stored."""
@@ -86,6 +87,7 @@ class Agent:
                 tasks.create_task(self._publish(), name="publish"),
                 tasks.create_task(self._show(), name="display"),
                 tasks.create_task(self._release(stop), name="release"),
+                *(tasks.create_task(self._heed(session), name="heed") for session in self.sessions),
             ]
             if self._spool is not None:
                 side.append(tasks.create_task(self._spool.keep(), name="spool"))
@@ -168,6 +170,19 @@ class Agent:
                 extra=fields(session=str(session.spec.key), reason=session.status.reason),
             )
             session.publisher.release()  # nobody reads it
+            self._over.set()
+
+    async def _heed(self, session: EdgeSession) -> None:
+        """Publish nothing more of a session that a request has ended; end the capture if it was the
+        last. Of sessions that ended otherwise the sound is still published."""
+        if not await session.status.wait_stopped() or session.publisher.finished.is_set():
+            return
+        log.error(
+            "the session was ended by a request: nothing more of it is published",
+            extra=fields(session=str(session.spec.key), reason=session.status.reason),
+        )
+        session.publisher.abandon()
+        if all(one.publisher.abandoned for one in self.sessions):
             self._over.set()
 
     async def _publish_in_lane(self, leftovers: Sequence[Publisher], broker: Broker) -> None:
@@ -279,7 +294,10 @@ class Agent:
                 refused=publisher.refused,
                 dropped_seconds=round(session.published_seconds(publisher.lost_frames), 2),
             )
-            if not publisher.finished.is_set():
+            if publisher.abandoned:
+                code = 1
+                log.info("ended by a request before the sound did", extra=summary)
+            elif not publisher.finished.is_set():
                 code = 1
                 log.error(
                     "%d chunks are unacknowledged%s%s",

@@ -91,7 +91,7 @@ class Backlog:
         """Note that of the chunks taken all before number `seq` are stored."""
 
     def discard(self) -> None:
-        """Note that the session has ended, and all of it is stored."""
+        """Note that the session has ended, and that all of it is stored or none of it needed."""
 
     def _numbered(self, seq: int, chunk: Chunk) -> tuple[int, Chunk]:
         self._next_seq = seq + 1

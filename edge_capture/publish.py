@@ -98,7 +98,10 @@ class Publisher:
         self._room = asyncio.Event()
         self._room.set()
         self.finished = asyncio.Event()
-        """Set when the request and every chunk up to the end are stored."""
+        """Set when the request and every chunk up to the end are stored, or nothing more is to be
+        sent."""
+        self.abandoned = False
+        """Whether the rest is not to be sent."""
         self.published = 0
         """Chunks sent at least once."""
         self.acknowledged = 0
@@ -132,6 +135,8 @@ class Publisher:
 
     def offer(self, chunk: Chunk) -> None:
         """Take a chunk to be published; none may follow one with `end`."""
+        if self.abandoned:
+            return
         self.backlog.put(chunk)
         if self.backlog.full:
             self._room.clear()
@@ -140,6 +145,18 @@ class Publisher:
     def release(self) -> None:
         """Publish new chunks from now on as fast as they are acknowledged."""
         self._allowance = Allowance(0, rate=0)
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """Send nothing more, and keep nothing of it: the session was ended, and nobody reads it."""
+        self.abandoned = True
+        self._window.clear()
+        self._again.clear()
+        self._troubles.clear()
+        self.backlog.discard()
+        self.finished.set()
+        self.close()
+        self._room.set()
         self._wake.set()
 
     def close(self) -> None:

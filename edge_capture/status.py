@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from natterjack.connection import Broker
+from natterjack.control import is_stop
 from natterjack.errors import BadEvent
 from natterjack.events import StatusEvent, parse_event
 from natterjack.log import fields
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 WAITING = "waiting for a worker"
 _LOOK_S = 5.0
+_STOP_LOOKS_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class SessionStatus:
@@ -60,29 +62,56 @@ class SessionStatus:
             except TimeoutError:
                 await self.look()
 
+    async def wait_stopped(self) -> bool:
+        """Return when the session has ended: whether by a request (`stop`). Cancel-safe.
+
+        A worker that has lost the session without knowing may say that, too; so the stream, which
+        refuses it, is asked. Who may not read the stream does not learn it.
+        """
+        await self.closing.wait()
+        for wait_s in _STOP_LOOKS_S:
+            if not is_stop(self.reason):
+                return False
+            event = await self._stored()
+            if event is not None and event.closing and is_stop(event.reason):
+                return True
+            await asyncio.sleep(wait_s)  # a replica may be behind
+        return False
+
     async def look(self) -> None:
         """Read the last stored event. A user who may not read the stream has the live ones."""
+        event = await self._stored()
+        if event is not None:
+            self._take(event)
+
+    async def _stored(self) -> StatusEvent | None:
         if self._broker is None:
-            return
+            return None
         try:
             message = await self._broker.client.jetstream().get_last_msg(
                 TRANSCRIPTS, self._subject, direct=True
             )
         except (NatsError, TimeoutError):
-            return
-        self._take(message.data or b"")
+            return None
+        return self._parsed(message.data or b"")
 
     async def _received(self, message: Msg) -> None:
-        self._take(message.data)
+        event = self._parsed(message.data)
+        if event is not None:
+            self._take(event)
 
-    def _take(self, payload: bytes) -> None:
+    def _parsed(self, payload: bytes) -> StatusEvent | None:
+        """An event of this session, or None."""
         try:
             event = parse_event(payload)
         except BadEvent as error:
             log.warning("%s: %s", self._subject, error)
-            return
+            return None
         if not isinstance(event, StatusEvent) or event.session_id != self._spec.session_id:
-            return
+            return None
+        return event
+
+    def _take(self, event: StatusEvent) -> None:
         # A worker that lost the session without knowing may still speak; and after a look at the
         # stream the same event may come live.
         last = self._last

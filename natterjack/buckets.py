@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from . import streams
 from .connection import Broker, connected
-from .errors import BrokerUnreachable
+from .errors import BrokerUnreachable, NotAllowed
 from .settings import BrokerSettings, load
 from .stored import StoreUnavailable, StreamStore
 
@@ -19,10 +20,21 @@ _TIMEOUT_S = 5.0
 
 @contextlib.asynccontextmanager
 async def broker_of(flags: argparse.Namespace, name: str) -> AsyncIterator[Broker]:
-    """A connection. Raises BrokerUnreachable for whatever NATS says in the block."""
+    """A connection. Raises BrokerUnreachable for whatever NATS says in the block; NotAllowed as
+    soon as it refuses the user something."""
     async with connected(load(BrokerSettings, flags), name=name, once=True) as broker:
         try:
-            yield broker
+            async with broker.allowed():
+                yield broker
+        except NotAllowed as refusal:
+            raise NotAllowed(
+                refusal.subject, publishes=refusal.publishes, own_inbox=refusal.own_inbox,
+                cure="run it as a user of the role operator",
+            ) from None  # fmt: skip
+        except NoRespondersError:
+            raise BrokerUnreachable(
+                "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
+            ) from None
         except (StoreUnavailable, NatsError, TimeoutError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise BrokerUnreachable(

@@ -16,7 +16,13 @@ from nats.aio.client import PING_PROTO, Srv
 from nats.aio.client import Client as NatsClient
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
-from nats.protocol.parser import AWAITING_CONTROL_LINE, MAX_CONTROL_LINE_SIZE, Parser
+from nats.errors import Error as NatsError
+from nats.protocol.parser import (
+    AWAITING_CONTROL_LINE,
+    MAX_CONTROL_LINE_SIZE,
+    PERMISSIONS_ERR,
+    Parser,
+)
 
 from .log import fields
 
@@ -146,6 +152,11 @@ class Client(NatsClient):
         self.abort()  # the server that was tried before, and said nothing: nats-py would forget it
         await super()._connect_to_server(s)
 
+    @property
+    def inbox_prefix(self) -> str:
+        """What subjects of answers to us begin with."""
+        return self._inbox_prefix.decode()
+
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
@@ -153,6 +164,16 @@ class Client(NatsClient):
             # uvloop's, when the server is gone already. nats-py tries again after an OSError, which
             # asyncio raises; it has no address, or each would be another complaint.
             raise ConnectionResetError("the connection is gone") from None
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py makes small letters of it, and subjects are none. The line itself is still at the
+        # front of what it reads.
+        line = self._ps.buf.partition(b"\r\n")[0].decode(errors="replace")
+        _, quote, said = line.rstrip("'").partition("'")
+        if PERMISSIONS_ERR in err_msg and quote and said.lower() in err_msg:
+            await self._error_cb(NatsError(f"nats: {said}"))
+            return
+        await super()._process_err(err_msg)
 
     # ---- in ---------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from nats.errors import SlowConsumerError
 
 from .acks import Acks
 from .client import Client
-from .errors import BrokerUnreachable, ServerTooOld, UsageError
+from .errors import BrokerUnreachable, NotAllowed, ServerTooOld, UsageError
 from .log import fields
 from .settings import BrokerSettings
 
@@ -27,6 +27,7 @@ OLDEST_SERVER = (2, 11, 0)
 """The first with batched direct get. Found by running the tests: 2.11.0, 2.11.11, 2.12.0 and 2.15.1
 pass them, 2.10.26 does not."""
 
+_REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
 _REPEAT_S, _MAX_COMPLAINTS = 30.0, 20
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 
@@ -96,6 +97,9 @@ class Broker:
         self.client = client
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
+        self.on_refusal: set[Callable[[NotAllowed], None]] = set()
+        """Called when the server's permissions refuse this user something. Nothing else says so:
+        an answer just does not come."""
         self.slow_consumers = 0
         self.reconnects = 0
         """The connection that stands, or stood last: 0 is the first."""
@@ -122,6 +126,38 @@ class Broker:
                 yield
             finally:
                 self.on_reconnect.discard(lost)
+
+    @contextlib.asynccontextmanager
+    async def allowed(self, *, only_answers: bool = False) -> AsyncIterator[None]:
+        """Raises NotAllowed, in place of what goes on in the block, as soon as the server refuses
+        this user something; with `only_answers`: the answers to what it asks."""
+        refusals: list[NotAllowed] = []
+        try:
+            async with asyncio.timeout(None) as end:
+
+                def refused(refusal: NotAllowed) -> None:
+                    if not refusals and (refusal.own_inbox or not only_answers):
+                        refusals.append(refusal)
+                        end.reschedule(asyncio.get_running_loop().time())
+
+                self.on_refusal.add(refused)
+                try:
+                    yield
+                finally:
+                    self.on_refusal.discard(refused)
+        except Exception:  # whatever the refusal has led to
+            if refusals:
+                raise refusals[0] from None
+            raise
+
+    def refused(self, error: Exception) -> NotAllowed | None:
+        """What `error`, which nats-py was told by the server, refuses this user, if it does."""
+        found = _REFUSED.search(str(error))
+        if found is None:
+            return None
+        publishes, subject = found[1].lower() == "publish", found[2]
+        own = not publishes and subject.startswith(f"{self.client.inbox_prefix}.")
+        return NotAllowed(subject, publishes=publishes, own_inbox=own)
 
     async def wait_connected(self) -> None:
         """Return when the connection is up, after a breath at least. Cancel-safe.
@@ -202,6 +238,11 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
     async def on_error(error: Exception) -> None:
         if not first_error.done():
             first_error.set_result(error)
+        refusal = broker.refused(error)
+        if refusal is not None:
+            error = refusal
+            for callback in list(broker.on_refusal):
+                callback(refusal)
         if isinstance(error, SlowConsumerError):
             broker.slow_consumers += 1  # its reader sees the hole and fills it from the stream
         elif made and complaints.get(_reason(error), 0.0) < time.monotonic():

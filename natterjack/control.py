@@ -50,6 +50,19 @@ class ControlReply(BaseModel):
     error: str | None = None
 
 
+_STOPPED = "stopped: "
+
+
+def stop_reason(reason: str) -> str:
+    """The reason in the closing status of a session that a request ended, for `reason`."""
+    return f"{_STOPPED}{reason}"
+
+
+def is_stop(reason: str | None) -> bool:
+    """Whether a session that closed with `reason` was ended by a request."""
+    return bool(reason and reason.startswith(_STOPPED))
+
+
 async def control_session(
     broker: Broker, key: SessionKey, request: ControlRequest, *, timeout: float = 10
 ) -> ControlReply:

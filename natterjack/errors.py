@@ -5,6 +5,7 @@ NatterjackError
 │   └── InvalidKey        a tenant, conversation or speaker that cannot be a subject token
 ├── BrokerError           NATS is not as we need it
 │   ├── BrokerUnreachable no server answers at the URL, or it refuses us
+│   ├── NotAllowed        its permissions refuse this user a subject
 │   ├── ServerTooOld      the server lacks what is used here
 │   └── StreamMismatch    a stream, consumer or bucket is missing or cannot serve its purpose
 ├── BadChunk              an audio message whose headers or size are wrong
@@ -41,6 +42,27 @@ class BrokerError(NatterjackError):
 
 class BrokerUnreachable(BrokerError):
     """No server answers at the URL, or it refuses our credentials."""
+
+
+class NotAllowed(BrokerError):
+    """The server's permissions refuse this user something.
+
+    `publishes` and `subject` say what; `own_inbox`: the answers to it are what it may not hear.
+    """
+
+    def __init__(
+        self, subject: str, *, publishes: bool, own_inbox: bool = False, cure: str = ""
+    ) -> None:
+        if own_inbox:
+            said = (
+                f"this user may not hear answers on {subject}: set NATS_INBOX_PREFIX to its own, "
+                "which `natterjack users list` shows"
+            )
+        else:
+            said = f"this user may not {'publish' if publishes else 'subscribe'} to {subject}"
+            said += f": {cure}" if cure else ""
+        super().__init__(said)
+        self.subject, self.publishes, self.own_inbox = subject, publishes, own_inbox
 
 
 class ServerTooOld(BrokerError):

@@ -213,6 +213,7 @@ def _operator(own: tuple[str, ...]) -> Permissions:
             # What a backup is acknowledged with, and a restore is sent to.
             "$JS.SNAPSHOT.>",
             streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
+            streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
             f"{CONTROL_PREFIX}.>",
         ),
         subscribe=(*own, f"{TRANSCRIPT_PREFIX}.>", f"{HEARD_PREFIX}.>"),

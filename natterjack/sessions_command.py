@@ -73,11 +73,13 @@ async def run(flags: argparse.Namespace) -> int:
     settings = load(BrokerSettings, flags)
     async with connected(settings, name="natterjack-sessions", once=True) as broker:
         view = _View(flags, keys, FleetReader(broker))
-        await view.start()
-        if flags.watch is None:
-            await view.show()
-        else:
-            await _watch(view, broker, flags.watch)
+        # A user who may not read all of it is shown the rest; one who hears no answer is told why.
+        async with broker.allowed(only_answers=True):
+            await view.start()
+            if flags.watch is None:
+                await view.show()
+            else:
+                await _watch(view, broker, flags.watch)
     return 0
 
 

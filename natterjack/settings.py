@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
@@ -47,6 +47,16 @@ class BrokerSettings(BaseSettings):
 Storage = Literal["file", "memory"]
 
 
+def _bound(value: int) -> int:
+    if value == -1 or value > 0:
+        return value
+    raise ValueError("must be -1 (none), or more than 0")
+
+
+Bound = Annotated[int, AfterValidator(_bound)]
+"""As JetStream has it, which takes 0 and less than -1 for -1."""
+
+
 class StreamSettings(BaseSettings):
     """How the streams, the consumer and the bucket are made."""
 
@@ -58,7 +68,12 @@ class StreamSettings(BaseSettings):
     stream_replicas: int = described(1, "replicas of each stream", ge=1, le=5)
     audio_storage: Storage = described("file", "where STT_AUDIO keeps chunks")
     audio_max_age_seconds: float = described(900, "how long audio is kept", gt=0)
-    audio_max_bytes: int = described(-1, "bound of STT_AUDIO in bytes; -1: none")
+    audio_max_bytes: Bound = described(-1, "bound of STT_AUDIO in bytes; -1: none")
+    sessions_max_bytes: Bound = described(
+        67_108_864,
+        "bound of STT_SESSIONS in bytes, beyond which requests are refused until workers have "
+        "taken some; -1: none",
+    )
     transcripts_max_age_seconds: float = described(604_800, "how long events are kept", gt=0)
     lease_seconds: float = described(
         3,

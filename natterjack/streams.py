@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
-from typing import Literal
 
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
@@ -25,6 +22,7 @@ from nats.js.api import (
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from .connection import Broker
+from .differences import stream_differences
 from .errors import BrokerUnreachable, StreamMismatch
 from .log import fields
 from .settings import StreamSettings
@@ -69,6 +67,8 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             retention=RetentionPolicy.WORK_QUEUE,
             storage=file,
             num_replicas=replicas,
+            max_bytes=settings.sessions_max_bytes,
+            discard=DiscardPolicy.NEW,  # an agent that is refused asks again; one that waits stays
             max_msg_size=MAX_SPEC_BYTES,
             duplicate_window=DUPLICATE_WINDOW_S,
         ),
@@ -133,6 +133,11 @@ def bucket_subject(bucket: str, key: str) -> str:
     return f"$KV.{bucket}.{key}"
 
 
+def usage_erased(tenant: str) -> str:
+    """The key of `stt_usage` that, deleted, says that nothing of the tenant's use is to be kept."""
+    return f"all.{tenant}.erased"
+
+
 def consumer_config(settings: StreamSettings) -> ConsumerConfig:
     """The durable pull consumer that all workers share: their leases."""
     return ConsumerConfig(
@@ -145,70 +150,11 @@ def consumer_config(settings: StreamSettings) -> ConsumerConfig:
     )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """What a stream or consumer is on the broker, and what it is by the settings."""
-
-    what: str
-    found: object
-    wanted: object
-    loses: bool = False
-    """To change it would drop what is stored."""
-
-    def __str__(self) -> str:
-        return f"{self.what} is {_plain(self.found)}, wanted {_plain(self.wanted)}"
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
-
-
-def _shorter(found: float | None, wanted: float | None) -> bool:
-    """Whether a bound is lower than it was; none, 0 and -1 are no bound."""
-    return bool(wanted and wanted > 0) and not (found and 0 < found <= (wanted or 0))
-
-
-def _differences(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
-    """All that our definition says and the broker has otherwise; what an operator has set beside it
-    is left alone."""
-    differences = []
-
-    def compare(what: str, default: object = None, *, loses: bool = False) -> None:
-        has, wants = getattr(found, what), getattr(wanted, what)
-        has, wants = (default if has is None else has), (default if wants is None else wants)
-        if has != wants:
-            differences.append(Difference(what, has, wants, loses))
-
-    if not set(wanted.subjects or []) <= set(found.subjects or []):
-        differences.append(Difference("subjects", found.subjects, wanted.subjects))
-    compare("retention", RetentionPolicy.LIMITS, loses=True)
-    compare("storage", StorageType.FILE, loses=True)
-    compare("num_replicas", 1)
-    compare("max_age", 0, loses=_shorter(found.max_age, wanted.max_age))
-    compare("max_bytes", -1, loses=_shorter(found.max_bytes, wanted.max_bytes))
-    most = "max_msgs_per_subject"
-    compare(most, -1, loses=_shorter(found.max_msgs_per_subject, wanted.max_msgs_per_subject))
-    compare("max_msg_size", -1)
-    compare("discard", DiscardPolicy.OLD)
-    for what in ("allow_direct", "allow_rollup_hdrs", "deny_delete"):
-        compare(what, False)
-    if wanted.duplicate_window:
-        compare("duplicate_window")
-    if wanted.republish is not None and not (
-        found.republish
-        and (found.republish.src, found.republish.dest)
-        == (wanted.republish.src, wanted.republish.dest)
-    ):
-        differences.append(
-            Difference("republish", found.republish and found.republish.dest, wanted.republish.dest)
-        )
-    return differences
-
-
-_USED = ("subjects", "retention", "allow_direct", "republish", "max_msgs_per_subject")
+_USED = (
+    "subjects", "retention", "sealed", "no_ack", "allow_direct", "republish",
+    "max_msgs_per_subject",
+)  # fmt: skip
 """Needed lest something be lost or doubled; in the rest an operator may have meant otherwise."""
-_REMAKE = ("retention", "storage")
-"""What the server does not change in a stream that is there."""
 
 
 async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
@@ -219,7 +165,7 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
     Raises: StreamMismatch naming what is wrong and the cure; BrokerUnreachable.
     """
     js = broker.client.jetstream()
-    with _translated():
+    with translated():
         for wanted in stream_configs(settings):
             await _ensure_stream(js, wanted, settings.create_streams)
         await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
@@ -244,7 +190,7 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
             if error.err_code != _NAME_IN_USE:
                 raise
             info = await js.stream_info(name)  # another program made it meanwhile
-    differences = _differences(info.config, wanted)
+    differences = stream_differences(info.config, wanted)
     if wrong := [d for d in differences if d.what in _USED]:
         raise StreamMismatch(
             f"stream {name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
@@ -281,102 +227,13 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
                 extra=fields(found=found.ack_wait, wanted=wanted.ack_wait),
             )
             return
-        await js.add_consumer(SESSIONS, wanted)  # an update, since the name exists
+        new = found.evolve(ack_wait=wanted.ack_wait, max_ack_pending=-1)
+        await js.add_consumer(SESSIONS, new)  # an update, since the name exists
         log.info("lease time set", extra=fields(seconds=wanted.ack_wait))
 
 
-# ---- applying the definition -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Change:
-    """What is to be done to one stream, or to the consumer."""
-
-    name: str
-    action: Literal["same", "make", "change", "remake"]
-    differences: tuple[Difference, ...]
-    wanted: StreamConfig | ConsumerConfig
-    found: StreamConfig | ConsumerConfig | None = None
-
-    @property
-    def loses(self) -> bool:
-        """Something that is stored would be gone."""
-        return any(difference.loses for difference in self.differences)
-
-
-async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
-    """What would have to be done for everything to be as `settings` say. Changes nothing."""
-    js = broker.client.jetstream()
-    changes = []
-    with _translated():
-        for wanted in stream_configs(settings):
-            assert wanted.name is not None
-            try:
-                found = (await js.stream_info(wanted.name)).config
-            except NotFoundError:
-                changes.append(Change(wanted.name, "make", (), wanted))
-                continue
-            changes.append(_stream_change(found, wanted))
-        changes.append(await _consumer_change(js, consumer_config(settings)))
-    return changes
-
-
-def _stream_change(found: StreamConfig, wanted: StreamConfig) -> Change:
-    assert wanted.name is not None
-    differences = tuple(_differences(found, wanted))
-    remake = any(difference.what in _REMAKE for difference in differences)
-    action: Literal["same", "change", "remake"] = "same"
-    if differences:
-        action = "remake" if remake else "change"
-    return Change(wanted.name, action, differences, wanted, found)
-
-
-async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Change:
-    name = f"{SESSIONS} > {CONSUMER}"
-    try:
-        found = (await js.consumer_info(SESSIONS, CONSUMER)).config
-    except NotFoundError:
-        return Change(name, "make", (), wanted)
-    differences = []
-    for what in ("ack_policy", "deliver_policy", "deliver_subject"):
-        has, wants = getattr(found, what), getattr(wanted, what)
-        if has != wants:
-            # Sessions that are under way would be delivered as if for the first time.
-            differences.append(Difference(what, has, wants, loses=True))
-    remake = bool(differences)
-    for what in ("ack_wait", "max_ack_pending", "max_deliver"):
-        has, wants = getattr(found, what), getattr(wanted, what)
-        if has != wants:
-            differences.append(Difference(what, has, wants))
-    action: Literal["same", "change", "remake"] = "same"
-    if differences:
-        action = "remake" if remake else "change"
-    return Change(name, action, tuple(differences), wanted, found)
-
-
-async def apply(broker: Broker, change: Change) -> None:
-    """Do what `change` says. Raises: StreamMismatch with the server's reason; BrokerUnreachable."""
-    js = broker.client.jetstream()
-    with _translated(change.name):
-        if isinstance(change.wanted, ConsumerConfig):
-            if change.action == "remake":
-                await js.delete_consumer(SESSIONS, CONSUMER)
-            await js.add_consumer(SESSIONS, change.wanted)  # or an update, if the name exists
-        elif change.action == "change":
-            assert isinstance(change.found, StreamConfig)
-            new = {difference.what: getattr(change.wanted, difference.what)
-                   for difference in change.differences}  # fmt: skip
-            if "subjects" in new:
-                new["subjects"] = sorted({*(change.found.subjects or []), *new["subjects"]})
-            await js.update_stream(change.found.evolve(**new))
-        else:
-            if change.action == "remake":
-                await js.delete_stream(change.name)
-            await js.add_stream(change.wanted)
-
-
 @contextlib.contextmanager
-def _translated(name: str = "") -> Iterator[None]:
+def translated(name: str = "") -> Iterator[None]:
     """Errors of the broker as ours."""
     where = f"{name}: " if name else ""
     try:

@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from natterjack import log as logs
 from natterjack import streams, tracing
 from natterjack.connection import connect
-from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
+from natterjack.errors import BrokerError, BrokerUnreachable, NotAllowed, UsageError
 from natterjack.programs import run_loop
 from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
@@ -115,10 +115,13 @@ async def _start(
     try:
         while True:
             try:
-                js = await streams.ensure(broker, stream_settings)
-                bucket = await js.key_value(streams.BUCKET)
-                consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+                async with broker.allowed():
+                    js = await streams.ensure(broker, stream_settings)
+                    bucket = await js.key_value(streams.BUCKET)
+                    consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
                 break
+            except NotAllowed as refusal:
+                raise _explained(refusal) from None
             except (BrokerUnreachable, NatsError, TimeoutError) as error:
                 if once:
                     raise
@@ -212,6 +215,17 @@ async def _run(
     finally:
         await health.stop()
     log.info("worker ended")
+
+
+def _explained(refusal: NotAllowed) -> NotAllowed:
+    """With the cure, if the worker was about to make or change something."""
+    if ".CREATE." not in refusal.subject:
+        return refusal
+    cure = (
+        "set NATTERJACK_CREATE_STREAMS=false, and run `natterjack streams apply` as a user of the "
+        "role operator"
+    )
+    return NotAllowed(refusal.subject, publishes=refusal.publishes, cure=cure)
 
 
 async def _restore(services: Services, settings: StreamSettings) -> None:

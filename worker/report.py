@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from natterjack import streams
 from natterjack.connection import Broker
+from natterjack.log import fields
 from natterjack.roster import (
     REPORT_SECONDS,
     SessionRecord,
@@ -79,6 +81,8 @@ class Report:
     async def run(self, records: Callable[[], Iterable[str]], draining: Callable[[], bool]) -> None:
         """Until cancelled. `records` brings the ledgers up to date and gives each session's part of
         the record, as JSON."""
+        erased = streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*"))
+        await self._broker.client.subscribe(erased, cb=self._erased)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write())
             while True:
@@ -97,6 +101,13 @@ class Report:
                 except Exception:  # a task boundary
                     # Telling of sessions must not end them.
                     log.exception("the worker's record cannot be told")
+
+    async def _erased(self, message: Msg) -> None:
+        """An operator has erased a tenant's use: what is not written yet is not to be written."""
+        tenant = message.subject.split(".")[3]
+        self._tally.forget(tenant)
+        self._owed = {k: usage for k, usage in self._owed.items() if k.split(".")[1] != tenant}
+        log.info("use erased", extra=fields(tenant=tenant))
 
     async def _write(self) -> None:
         """What waits for the broker's answers."""

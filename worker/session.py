@@ -32,6 +32,7 @@ from nats.js.kv import KeyValue
 from natterjack import streams
 from natterjack.audio import SESSION_ID, decode_chunk_headers
 from natterjack.connection import Broker
+from natterjack.control import stop_reason
 from natterjack.errors import BadChunk, BrokerError
 from natterjack.events import Account, StatusEvent, StatusState
 from natterjack.log import fields
@@ -1039,7 +1040,7 @@ class Session:
             head = max(head, self._feed.head)
         end = head if self._limit is None else min(self._limit, head)
         self._end_at(end)
-        self._limit_reason, self._limit_detail = f"stopped: {reason}", None
+        self._limit_reason, self._limit_detail = stop_reason(reason), None
         await self._write_checkpoint()
         return round(end / self.spec.sample_rate, 6)
 

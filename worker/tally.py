@@ -81,6 +81,12 @@ class Tally:
             found = self._days[name] = _Day()
         return found
 
+    def forget(self, tenant: str) -> None:
+        """Nothing that it has used until now is to be written."""
+        for name in [name for name in self._days if name[1] == tenant]:
+            del self._days[name]
+            self._changed.pop(name, None)
+
     def of(self, day: str, tenant: str) -> DayUsage:
         """What this process has used."""
         found = self._days.get((day, tenant))
@@ -103,18 +109,24 @@ class Tally:
     async def _write(self, js: JetStreamContext, tenants: set[str] | None) -> None:
         for name in [n for n in self._changed if tenants is None or n[1] in tenants]:
             self._changed.pop(name, None)
+            if name not in self._days:
+                continue  # forgotten meanwhile
             subject = streams.bucket_subject(streams.USAGE_BUCKET, self._key(*name))
             try:
                 payload = self._days[name].told().model_dump_json(exclude_none=True).encode()
                 await js.publish(subject, payload, timeout=_TIMEOUT_S)
             except (NatsError, TimeoutError) as error:
-                self._changed[name] = None
+                self._not_written(name)
                 log.debug("usage is not written yet: %r", error)
                 return
             except BaseException:  # cancelled
-                self._changed[name] = None
+                self._not_written(name)
                 raise
         current = self._day_of()
         for name in [n for n in self._days if n[0] < current and n not in self._changed]:
             with contextlib.suppress(KeyError):
                 del self._days[name]
+
+    def _not_written(self, name: tuple[str, str]) -> None:
+        if name in self._days:
+            self._changed[name] = None

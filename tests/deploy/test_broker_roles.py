@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
 
 from natterjack import streams
-from natterjack.connection import connected
+from natterjack.connection import connect, connected
 from natterjack.demo import bundled_recording
-from natterjack.errors import UsageError
+from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.settings import BrokerSettings, load
 
 from ..emulators.deepgram import DeepgramEmulator
@@ -428,6 +433,110 @@ def _clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "EDGE_"))}
 
 
+async def test_a_tenants_agents_leave_others_their_connections(server: SecuredServer) -> None:
+    users = server.home / "users"
+    command = Command("users", "config", "--dir", str(users), "--edge-connections", "3")
+    async with command:
+        assert await command.status() == 0
+    assert '"max_connections": 3' in command.out
+    await add_user(server.home, "edge", "--tenant", "acme", "--name", "late")  # and it is kept
+    server.reload()
+    async with contextlib.AsyncExitStack() as guests:
+        for user in ("edge_acme_pi-1", "edge_acme_pi-1", "edge_acme_late"):
+            await guests.enter_async_context(guest(server, user))
+        with pytest.raises(BrokerUnreachable, match="maximum account active connections exceeded"):
+            await connect(settings_of(server, "edge_acme_pi-2"), name="test", once=True)
+        async with guest(server, "worker"), guest(server, "edge_other_x") as other:
+            assert await other.may_publish(f"stt.audio.{FOREIGN}")
+
+
+# ---- what is missing is said ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments", "said"),
+    [
+        ("worker", ("streams", "apply", "--lease-seconds", "7"),
+         r"may not publish to \$JS.API.CONSUMER.\S*CREATE.STT_SESSIONS.workers: .*operator"),
+        ("subscriber_acme_app", ("streams", "apply"), r"may not publish to \$JS.API.STREAM.INFO."),
+        ("edge_acme_pi-1", ("streams", "apply"), r"may not publish to \$JS.API.STREAM.INFO."),
+        ("worker", ("erase", "--tenant", "acme", "--yes"),
+         r"may not publish to \$JS.API.STREAM.PURGE.STT_AUDIO: .*operator"),
+        ("monitor", ("budget", "set", "acme", "--seconds-per-day", "9"),
+         r"may not publish to \$KV.stt_budgets.tenant.acme"),
+        ("subscriber_acme_shown", ("tail", "--tenant", "acme"),
+         r"may not publish to \$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS"),
+        ("subscriber_acme_app", ("tail", "--tenant", "other"),
+         r"may not subscribe to stt.transcript.other"),
+    ],
+)  # fmt: skip
+async def test_a_user_without_the_right_is_told_which(
+    server: SecuredServer, user: str, arguments: tuple[str, ...], said: str
+) -> None:
+    began = time.monotonic()
+    assert re.search(said, await run(server, user, *arguments, status=2))
+    assert time.monotonic() - began < bound(4)  # it does not wait for an answer
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments"),
+    [
+        ("operator", ("streams", "apply")),
+        ("monitor", ("sessions", "--no-words")),
+        ("subscriber_archive", ("tail",)),
+    ],
+)
+async def test_a_missing_inbox_prefix_is_named(
+    server: SecuredServer, user: str, arguments: tuple[str, ...]
+) -> None:
+    environment = {**server.environment(user), "NATS_INBOX_PREFIX": "_INBOX"}
+    async with Command(*arguments, terminal=False, **environment) as command:
+        assert await command.status() == 2, command.errors
+    assert "set NATS_INBOX_PREFIX" in command.errors
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"NATS_INBOX_PREFIX": "_INBOX"}, "set NATS_INBOX_PREFIX"),
+        ({"NATTERJACK_CREATE_STREAMS": "true", "NATTERJACK_LEASE_SECONDS": "7"},
+         "set NATTERJACK_CREATE_STREAMS=false"),
+    ],
+)  # fmt: skip
+async def test_a_worker_says_what_it_was_not_told(
+    server: SecuredServer, changed: dict[str, str], said: str
+) -> None:
+    environment = {**_clean(), **server.environment("worker"), **changed}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker",
+        env={**environment, "WORKER_HTTP_PORT": "0", "WORKER_PROVIDER": "deepgram",
+             "DEEPGRAM_API_KEY": "x"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), bound(30))
+    assert process.returncode == 2
+    assert said in out.decode()
+
+
+async def test_an_edge_says_what_it_was_not_told(server: SecuredServer) -> None:
+    environment = {**_clean(), **server.environment("edge_acme_pi-1")}
+    process = await asyncio.create_subprocess_exec(
+        *_edge_arguments(), env={**environment, "NATS_INBOX_PREFIX": "_INBOX"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said = b""
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(bound(30)):
+            while b"set NATS_INBOX_PREFIX" not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line
+    finally:
+        process.kill()
+        await process.communicate()
+
+
 # ---- users --------------------------------------------------------------------------------------
 
 
@@ -489,12 +598,80 @@ async def test_mistakes_are_named(tmp_path: Path, arguments: tuple[str, ...], sa
     assert (tmp_path / "users" / "users.conf").read_text() == before
 
 
+def _public_key() -> str:
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    public: str = nkeys.from_seed(seed).public_key.decode()
+    return public
+
+
 async def test_a_key_made_elsewhere_leaves_no_seed(tmp_path: Path) -> None:
-    await add_user(tmp_path, "operator")
-    public = json.loads((tmp_path / "users" / "users.json").read_text())[0]["public_key"]
-    out = await add_user(tmp_path, "monitor", "--public-key", public[:-1] + "A")
+    public = _public_key()
+    out = await add_user(tmp_path, "monitor", "--public-key", public)
     assert "NATS_NKEY" not in out
     assert not (tmp_path / "users" / "monitor.nk").exists()
+    assert public in (tmp_path / "users" / "users.conf").read_text()
+
+
+async def test_a_key_with_a_mistake_or_of_another_is_refused(tmp_path: Path) -> None:
+    """A server with one of these does not start, or gives one user the rights of another."""
+    public = _public_key()
+    await add_user(tmp_path, "operator", "--public-key", public)
+    before = (tmp_path / "users" / "users.conf").read_text()
+    wrong = "A" if public[20] != "A" else "B"
+    account = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT)
+    for key, said in (
+        (public, "the user operator has that key"),
+        (public[:20] + wrong + public[21:], "check sum"),
+        (public[:20] + "1" + public[21:], "check sum"),  # no letter of base 32
+        (public.lower(), "first a U"),
+        (nkeys.from_seed(account).public_key.decode(), "first a U"),
+    ):
+        command = Command(
+            "users", "add", "--dir", str(tmp_path / "users"), "monitor", "--public-key", key
+        )
+        async with command:
+            assert await command.status() == 2
+        assert said in command.errors
+    assert (tmp_path / "users" / "users.conf").read_text() == before
+
+
+async def test_users_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    names = [f"pi-{n}" for n in range(8)]
+    await asyncio.gather(
+        *(add_user(tmp_path, "edge", "--tenant", "acme", "--name", name) for name in names)
+    )
+    users = tmp_path / "users"
+    assert {u["name"] for u in json.loads((users / "users.json").read_text())} == {*names}
+    configuration = (users / "users.conf").read_text()
+    assert all(f"edge_acme_{name}\n" in configuration for name in names)
+    assert not list(users.glob("*.partial"))
+
+
+async def test_a_user_is_added_after_whoever_is_at_it(tmp_path: Path) -> None:
+    await add_user(tmp_path, "operator")
+    users = tmp_path / "users"
+    directory = os.open(users, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        adding = asyncio.create_task(add_user(tmp_path, "worker"))
+        await asyncio.sleep(3)
+        assert not adding.done()
+        assert len(json.loads((users / "users.json").read_text())) == 1
+    finally:
+        os.close(directory)
+    await adding
+    assert len(json.loads((users / "users.json").read_text())) == 2
+
+
+async def test_a_name_that_reads_like_anothers_is_explained(tmp_path: Path) -> None:
+    await add_user(tmp_path, "edge", "--tenant", "a_b", "--name", "c")
+    command = Command(
+        "users", "add", "--dir", str(tmp_path / "users"), "edge", "--tenant", "a", "--name", "b_c"
+    )
+    async with command:
+        assert await command.status() == 2
+    assert "the edge of the tenant a_b with the name c is called edge_a_b_c too" in command.errors
+    assert "remove" not in command.errors
 
 
 def test_settings_have_an_inbox_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,10 @@ def test_there_is_one_for_each_program() -> None:
     assert [path.stem for path in UNITS] == ["natterjack-edge", "natterjack-worker"]
 
 
+def test_its_head_names_what_a_user_of_least_privilege_needs(unit: Path) -> None:
+    assert "NATS_INBOX_PREFIX" in unit.read_text().partition("[Unit]")[0]
+
+
 def test_systemd_understands_all_of_it(unit: Path) -> None:
     done = _analyze("verify", unit)
     assert done.stderr == "", "it exits with 0 for keys that it does not know"

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 from nats.js.api import DiscardPolicy, StreamConfig
+from nats.js.errors import APIError
 
 from natterjack.connection import Broker
+from natterjack.control import stop_reason
 from natterjack.embedded import EmbeddedServer
 from natterjack.events import StatusEvent, StatusState
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.streams import AUDIO, ensure
+from natterjack.streams import AUDIO, SESSIONS, ensure
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone
@@ -136,6 +138,26 @@ async def test_a_full_stream_is_said_once_and_waited_for(
     (await only_recording(ready_broker)).check_whole()
 
 
+async def test_a_full_queue_is_said_once_and_waited_for(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.session.t.c.other", b"{}")
+    queue = await js.stream_info(SESSIONS)
+    await js.update_stream(queue.config.evolve(max_bytes=queue.state.bytes))
+    edge = start_edge("file", speech, "--speed", "max")
+    await edge.says("the broker refuses it: maximum bytes exceeded")
+
+    async def all_stored() -> bool:
+        return await chunks(ready_broker) == 126
+
+    await until(all_stored, "the sound is stored all the same")
+    await js.update_stream(queue.config)
+    assert await edge.exit_code() == 0, edge.stderr
+    assert edge.stderr.count("maximum bytes exceeded") == 1
+    assert (await js.stream_info(SESSIONS)).state.messages == 2
+
+
 async def test_chunks_beyond_the_servers_limit(
     tmp_path: Path, start_edge: StartEdge, speech: Path
 ) -> None:
@@ -237,6 +259,42 @@ async def test_waits_for_the_sessions_end(
     assert await edge.exit_code() == code
     assert f"session {state}" in edge.stderr
     assert ("no credit" in edge.stderr) == (state == "failed")
+
+
+async def test_nothing_more_is_published_of_a_session_that_a_request_ended(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    edge = start_edge("file", speech, "--speed", "0.2", "--spool", spool)
+    await some_chunks(ready_broker)
+    (spec,) = await requests(ready_broker)
+    event = status_event(spec, 0, "closed").model_copy(update={"reason": stop_reason("erased")})
+    await say(ready_broker, event)
+    assert await edge.exit_code() == 1, edge.stderr
+    assert "the session was ended by a request: nothing more of it is published" in edge.stderr
+    assert "unacknowledged" not in edge.stderr
+    before = await chunks(ready_broker)
+    assert before < 126
+    assert not any(path.is_dir() for path in spool.iterdir())
+
+
+async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path
+) -> None:
+    edge = start_edge("file", speech, "--speed", "2")
+    await some_chunks(ready_broker)
+    (spec,) = await requests(ready_broker)
+    await say(ready_broker, status_event(spec, 0, "streaming"))
+    event = status_event(spec, 1, "closed").model_copy(update={"reason": stop_reason("old")})
+    live = transcript_subject(spec.key, "status")
+    js = ready_broker.client.jetstream()
+    with pytest.raises(APIError):  # as a worker's fence has it
+        await js.publish(
+            live, event.encode(), headers={"Nats-Expected-Last-Subject-Sequence": "999"}
+        )
+    await edge.says("session closed")
+    assert await edge.exit_code() == 0, edge.stderr
+    assert await chunks(ready_broker) == 126
 
 
 async def test_waiting_is_ended_by_a_signal(

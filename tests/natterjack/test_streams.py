@@ -51,3 +51,13 @@ async def test_lease_time_of_an_existing_consumer_follows_the_setting(broker: Br
     await streams.ensure(broker, StreamSettings())
     js = await streams.ensure(broker, StreamSettings(lease_seconds=1.5))
     assert (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config.ack_wait == 1.5
+
+
+async def test_a_lease_time_that_is_set_leaves_the_rest_of_the_consumer(broker: Broker) -> None:
+    js = await streams.ensure(broker, StreamSettings())
+    found = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
+    await js.add_consumer(streams.SESSIONS, found.evolve(description="ours", metadata={"of": "us"}))
+    await streams.ensure(broker, StreamSettings(lease_seconds=2))
+    after = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
+    assert (after.ack_wait, after.description) == (2, "ours")
+    assert (after.metadata or {})["of"] == "us"
