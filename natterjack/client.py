@@ -152,6 +152,12 @@ class Client(NatsClient):
         self.abort()  # the server that was tried before, and said nothing: nats-py would forget it
         await super()._connect_to_server(s)
 
+    async def _attempt_reconnect(self) -> None:
+        # nats-py closes it, and waits until all that was written has gone: to a server that takes
+        # nothing more that is a quarter of an hour, until the kernel gives up.
+        self.abort()
+        await super()._attempt_reconnect()
+
     @property
     def inbox_prefix(self) -> str:
         """What subjects of answers to us begin with."""

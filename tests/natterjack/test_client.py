@@ -322,3 +322,23 @@ async def test_a_server_that_says_nothing_is_left(nats_server: EmbeddedServer) -
         await until(lambda: client.is_connected, "there is another")
         await client.close()
         await until(lambda: opened == closed, "all are closed")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_server_that_takes_nothing_more_is_left(loop: str, nats_server: EmbeddedServer) -> None:
+    """With what was written to it: nobody waits until that has gone."""
+
+    async def run() -> None:
+        async with MuteServer() as server:
+            client = Client()
+            await client.connect(
+                f"nats://127.0.0.1:{server.port}", ping_interval=1, dont_randomize=True
+            )
+            client._server_pool.insert(0, Srv(urlparse(nats_server.url)))
+            while client.pending_data_size < 4e6:
+                client.post("a.b", bytes(40_000))
+                await asyncio.sleep(0)
+            await until(lambda: client.stats["reconnects"], "there is another", 20)
+            await client.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())
