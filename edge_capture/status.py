@@ -34,6 +34,8 @@ class SessionStatus:
         self._broker: Broker | None = None
         self.closing = asyncio.Event()
         """Set when the session has ended at the worker."""
+        self._missed = asyncio.Event()
+        """Set when events may have gone unheard; and with `closing`."""
 
     @property
     def state(self) -> str:
@@ -50,7 +52,10 @@ class SessionStatus:
 
     async def subscribe(self, broker: Broker) -> None:
         """Follow the live events. They may be missed while the connection is down."""
+        if self._broker is not None:
+            self._missed.set()
         self._broker = broker
+        broker.on_reconnect.add(self._missed.set)
         await broker.client.subscribe(self._subject, cb=self._received)
 
     async def wait_closing(self) -> None:
@@ -63,12 +68,19 @@ class SessionStatus:
                 await self.look()
 
     async def wait_stopped(self) -> bool:
-        """Return when the session has ended: whether by a request (`stop`). Cancel-safe.
+        """Return when the session has ended, also if the event for it was missed: whether by a
+        request (`stop`). Cancel-safe.
 
         A worker that has lost the session without knowing may say that, too; so the stream, which
         refuses it, is asked. Who may not read the stream does not learn it.
         """
-        await self.closing.wait()
+        while not self.closing.is_set():
+            await self._missed.wait()
+            self._missed.clear()
+            for wait_s in _STOP_LOOKS_S:
+                if self.closing.is_set() or await self.look():
+                    break
+                await asyncio.sleep(wait_s)  # the stream may be away for longer than the connection
         for wait_s in _STOP_LOOKS_S:
             if not is_stop(self.reason):
                 return False
@@ -78,11 +90,13 @@ class SessionStatus:
             await asyncio.sleep(wait_s)  # a replica may be behind
         return False
 
-    async def look(self) -> None:
-        """Read the last stored event. A user who may not read the stream has the live ones."""
+    async def look(self) -> bool:
+        """Read the last stored event; whether there is one. A user who may not read the stream has
+        the live ones."""
         event = await self._stored()
         if event is not None:
             self._take(event)
+        return event is not None
 
     async def _stored(self) -> StatusEvent | None:
         if self._broker is None:
@@ -120,6 +134,7 @@ class SessionStatus:
         self._last = event
         if event.closing:
             self.closing.set()
+            self._missed.set()
         log.log(
             logging.WARNING if event.state in ("recovering", "failed") else logging.INFO,
             "session %s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import soundfile
 from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import APIError
 
+from edge_capture.status import SessionStatus
 from natterjack.connection import Broker
 from natterjack.control import stop_reason
 from natterjack.embedded import EmbeddedServer
@@ -23,7 +25,7 @@ from natterjack.streams import AUDIO, SESSIONS, ensure
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone
-from tests.waiting import until
+from tests.waiting import soon, until
 
 
 @pytest.fixture
@@ -276,6 +278,21 @@ async def test_nothing_more_is_published_of_a_session_that_a_request_ended(
     before = await chunks(ready_broker)
     assert before < 126
     assert not any(path.is_dir() for path in spool.iterdir())
+
+
+async def test_a_session_that_a_request_ended_while_the_connection_was_down(
+    ready_broker: Broker,
+) -> None:
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
+    event = status_event(spec, 0, "closed").model_copy(update={"reason": stop_reason("erased")})
+    await say(ready_broker, event)
+    status = SessionStatus(spec)
+    await status.subscribe(ready_broker)
+    stopped = asyncio.create_task(status.wait_stopped())
+    await ready_broker.client.flush()
+    assert not status.closing.is_set()
+    ready_broker.client.abort()
+    assert await soon(stopped, 10)
 
 
 async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
