@@ -214,7 +214,8 @@ class _Listener:
             while True:
                 if not self._fresh:
                     try:
-                        await self._renew()
+                        async with self._broker.asking():
+                            await self._renew()
                     except (NatsError, TimeoutError) as error:
                         self._fresh = False
                         if self._began is None and isinstance(error, NotFoundError):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 import natterjack
 from natterjack import streams
@@ -17,12 +18,13 @@ from natterjack.connection import Broker, connected
 from natterjack.embedded import EmbeddedServer
 from natterjack.errors import InvalidKey, StreamMismatch
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.pull import Puller
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.streams import ensure
 from natterjack.subjects import SessionKey, transcript_subject
 
 from ..faults.proxy import NatsProxy
-from ..waiting import bound, until
+from ..waiting import bound, soon, until
 
 KEY = SessionKey("t", "c", "s")
 
@@ -240,6 +242,31 @@ async def test_what_is_read_last_may_be_erased(
         await until(lambda: ready_broker.reconnects, "the connection is back", 30)
         await publish(ready_broker, *(final(n) for n in range(5, 8)))
         assert texts(await take(3)) == ["final 5", "final 6", "final 7"]
+
+
+async def test_a_connection_that_is_lost_again_while_it_begins_anew_keeps_nobody_waiting(
+    broker_settings: BrokerSettings, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py awaits answers on the lost one for ten seconds."""
+    stop, stopped = Puller.stop, 0
+    async with connected(broker_settings, name="reader", once=True) as reader:
+
+        async def cut_and_stop(puller: Puller) -> list[Msg]:
+            nonlocal stopped
+            stopped += 1
+            if stopped == 1:
+                reader.client.abort()
+            return await stop(puller)
+
+        monkeypatch.setattr("natterjack.listener.Puller.stop", cut_and_stop)
+        source = natterjack.listen(broker=reader, from_start=True)
+        await publish(ready_broker, final(0), final(1))
+        assert texts([await anext(source), await anext(source)]) == ["final 0", "final 1"]
+        reader.client.abort()
+        await publish(ready_broker, final(2))
+        assert texts([await soon(anext(source), 5)]) == ["final 2"]
+        assert reader.reconnects == 2
+        await source.aclose()  # type: ignore[attr-defined]
 
 
 async def test_without_the_stream_it_says_so(
