@@ -175,7 +175,8 @@ class Agent:
     async def _heed(self, session: EdgeSession) -> None:
         """Publish nothing more of a session that a request has ended; end the capture if it was the
         last. Of sessions that ended otherwise the sound is still published."""
-        if not await session.status.wait_stopped() or session.publisher.finished.is_set():
+        await session.status.wait_stopped()
+        if session.publisher.finished.is_set():
             return
         log.error(
             "the session was ended by a request: nothing more of it is published",

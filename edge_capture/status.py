@@ -67,36 +67,33 @@ class SessionStatus:
             except TimeoutError:
                 await self.look()
 
-    async def wait_stopped(self) -> bool:
-        """Return when the session has ended, also if the event for it was missed: whether by a
-        request (`stop`). Cancel-safe.
+    async def wait_stopped(self) -> None:
+        """Return when a request (`stop`) has ended the session, also if the event for it was
+        missed. Cancel-safe.
 
         A worker that has lost the session without knowing may say that, too; so the stream, which
         refuses it, is asked. Who may not read the stream does not learn it.
         """
-        while not self.closing.is_set():
+        while True:
             await self._missed.wait()
             self._missed.clear()
             for wait_s in _STOP_LOOKS_S:
-                if self.closing.is_set() or await self.look():
+                if self.closing.is_set() and not is_stop(self.reason):
                     break
-                await asyncio.sleep(wait_s)  # the stream may be away for longer than the connection
-        for wait_s in _STOP_LOOKS_S:
-            if not is_stop(self.reason):
-                return False
-            event = await self._stored()
-            if event is not None and event.closing and is_stop(event.reason):
-                return True
-            await asyncio.sleep(wait_s)  # a replica may be behind
-        return False
+                event = await self._stored()
+                if event is not None:
+                    self._take(event)
+                    if event.closing and is_stop(event.reason):
+                        return
+                    if not self.closing.is_set():
+                        break
+                await asyncio.sleep(wait_s)  # a replica may be behind, the stream away
 
-    async def look(self) -> bool:
-        """Read the last stored event; whether there is one. A user who may not read the stream has
-        the live ones."""
+    async def look(self) -> None:
+        """Read the last stored event. A user who may not read the stream has the live ones."""
         event = await self._stored()
         if event is not None:
             self._take(event)
-        return event is not None
 
     async def _stored(self) -> StatusEvent | None:
         if self._broker is None:
@@ -129,7 +126,7 @@ class SessionStatus:
         # A worker that lost the session without knowing may still speak; and after a look at the
         # stream the same event may come live.
         last = self._last
-        if last and (event.epoch < last.epoch or event.sequence <= last.sequence):
+        if last and (event.epoch, event.sequence) <= (last.epoch, last.sequence):
             return
         self._last = event
         if event.closing:

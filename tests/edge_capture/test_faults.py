@@ -292,7 +292,29 @@ async def test_a_session_that_a_request_ended_while_the_connection_was_down(
     await ready_broker.client.flush()
     assert not status.closing.is_set()
     ready_broker.client.abort()
-    assert await soon(stopped, 10)
+    await soon(stopped, 10)
+
+
+async def test_a_request_ends_the_session_after_a_worker_that_the_stream_did_not_hear(
+    ready_broker: Broker,
+) -> None:
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
+    status = SessionStatus(spec)
+    await status.subscribe(ready_broker)
+    stopped = asyncio.create_task(status.wait_stopped())
+    unheard = status_event(spec, 7, "failed")
+    js = ready_broker.client.jetstream()
+    with pytest.raises(APIError):
+        await js.publish(
+            transcript_subject(spec.key, "status"), unheard.encode(),
+            headers={"Nats-Expected-Last-Subject-Sequence": "999"},
+        )  # fmt: skip
+    await until(status.closing.is_set, "it is taken for ended")
+    await ready_broker.client.flush()
+    assert not stopped.done()
+    later = {"epoch": 2, "reason": stop_reason("erased")}
+    await say(ready_broker, status_event(spec, 1, "closed").model_copy(update=later))
+    await soon(stopped, 10)
 
 
 async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
