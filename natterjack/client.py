@@ -290,7 +290,12 @@ class Client(NatsClient):
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if force_flush or not self.together or not self.is_connected or self._flusher_ended:
-            return await super()._flush_pending(force_flush)
+            try:
+                return await super()._flush_pending(force_flush)
+            except (OSError, RuntimeError):  # uvloop's
+                # nats-py writes by itself once its flusher has ended, as it does with a connection
+                # that is lost. It has yet to notice that; no caller has to.
+                return None
         self._flush_later()
         return None
 

@@ -8,10 +8,12 @@ killed and restarted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from . import streams
 from .connection import Broker
@@ -81,8 +83,8 @@ class Watch:
                     again = False
         finally:
             self._broker.on_reconnect.discard(self._stale.set)
-            await self._store.stop()
-            if not self._broker.client.is_closed:
+            with contextlib.suppress(NatsError):
+                await self._store.stop()
                 await subscription.unsubscribe()
 
     async def _received(self, message: Msg) -> None:

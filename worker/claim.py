@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from natterjack import streams
+from natterjack.connection import Broker
 from natterjack.errors import BrokerError, InvalidKey, first_problem
 from natterjack.log import fields
 from natterjack.pull import ConsumerGone, Puller
@@ -231,12 +232,16 @@ class Claimer:
 
     async def _keep(self) -> None:
         """Heartbeats of all leases and the watchdogs of all sessions: one timer for the process."""
+        async with asyncio.TaskGroup() as tasks:
+            await self._beat(tasks)
+
+    async def _beat(self, tasks: asyncio.TaskGroup) -> None:
         broker, metrics = self._services.broker, self._services.metrics
         lease = self._services.lease_seconds
         beat = last = time.monotonic()
         answered = asked = beat
         """When the broker was last asked something that it has answered since; and at all."""
-        question: asyncio.Task[None] | None = None
+        question: asyncio.Task[bool] | None = None
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
@@ -258,7 +263,7 @@ class Claimer:
                     except NatsError as error:
                         log.debug("heartbeat not sent: %r", error)
             if question is not None and question.done():
-                if not question.cancelled() and question.exception() is None:
+                if not question.cancelled() and question.result():
                     answered = asked
                 question = None
             if now - answered > lease:
@@ -270,4 +275,13 @@ class Claimer:
                 beat = now
                 if question is None:
                     asked = now
-                    question = asyncio.create_task(broker.client.flush(max(1, round(lease))))
+                    question = tasks.create_task(_answers(broker, max(1, round(lease))))
+
+
+async def _answers(broker: Broker, seconds: int) -> bool:
+    """Whether the broker answers within so many seconds."""
+    try:
+        await broker.client.flush(seconds)
+    except NatsError:
+        return False
+    return True

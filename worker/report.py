@@ -158,10 +158,11 @@ class Report:
         if not self._broker.connected:
             return
         await self._tally.write(self._js)
-        for page in range(self._pages):
-            await self._broker.client.publish(
-                self._subject(page), b"", headers={"KV-Operation": "DEL"}
-            )
+        with contextlib.suppress(NatsError):  # what is not struck grows old
+            for page in range(self._pages):
+                await self._broker.client.publish(
+                    self._subject(page), b"", headers={"KV-Operation": "DEL"}
+                )
 
     # ---- what others have told --------------------------------------------------------------
 

@@ -150,7 +150,7 @@ class Storm:
         for seat in self._fleet.seats:
             stray = seat.stray + seat.worker.stray_lines
             if stray:
-                self.outcome.failures.append(f"a worker wrote: {stray[:3]}")
+                self.outcome.failures.append("a worker wrote: " + "\n".join(stray))
         return self.outcome
 
     async def _measure(self, progress: Callable[[str], None]) -> None:

@@ -342,3 +342,24 @@ def test_a_server_that_takes_nothing_more_is_left(loop: str, nats_server: Embedd
             await client.close()
 
     (asyncio.run if loop == "asyncio" else uvloop.run)(run())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_publishes_as_the_connection_is_lost_is_not_to_blame(
+    loop: str, nats_server: EmbeddedServer
+) -> None:
+    """Before nats-py has noticed: its flusher has ended, and it writes by itself."""
+
+    async def run() -> None:
+        broker = await connect(BrokerSettings(url=nats_server.url), name="test")
+        client = broker.client
+        assert client._flusher_task is not None
+        client._flusher_task.cancel()
+        await asyncio.wait([client._flusher_task])
+        client.abort()
+        assert client.is_connected
+        await client.publish("a", b"x")
+        await until(lambda: broker.reconnects, "the connection is made anew")
+        await broker.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())
