@@ -181,3 +181,22 @@ async def test_a_broker_that_dies_while_sessions_are_taken(
 
 def _is(event: Event, state: str) -> bool:
     return isinstance(event, StatusEvent) and event.state == state
+
+
+async def test_a_worker_that_is_stopped_while_nats_is_mute_ends_cleanly(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> None:
+    """Whatever it has asked and not been answered, it says so in a line or not at all."""
+    async with NatsProxy(nats_server.port) as line:
+        worker = WorkerProcess(
+            line.url, emulator.url, WORKER_DRAIN_SECONDS="0", WORKER_HANDOVER_SECONDS="0"
+        )
+        await worker.start()
+        try:
+            line.stall()
+            await asyncio.sleep(2)  # it asks once a second whether it is heard
+            worker.signal(signal.SIGTERM)
+            assert await worker.wait(60) == 0
+            assert not worker.stray_lines
+        finally:
+            await worker.stop()
