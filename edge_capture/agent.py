@@ -15,6 +15,7 @@ from typing import Any
 
 from natterjack.connection import Broker, connect
 from natterjack.log import fields
+from natterjack.programs import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 
@@ -105,8 +106,7 @@ class Agent:
                 # A signal that ended the capture has done its work; a later one ends the wait.
                 later = asyncio.Event() if cut_short else stop
                 await self._until(self._all_closed(), later)
-            for task in side:
-                task.cancel()
+            await end_tasks(side)
         return self._outcome()
 
     @property
@@ -271,8 +271,7 @@ class Agent:
             await asyncio.wait((working, *stopping), return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and grace_seconds:
                 await asyncio.wait((working,), timeout=grace_seconds)
-            for task in (working, *stopping):
-                task.cancel()
+            await end_tasks((working, *stopping))
 
     def _outcome(self) -> int:
         """Say what became of the sound; the exit code."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_CANCEL_AGAIN_S = 1.0
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -19,6 +21,16 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     result: T = uvloop.run(work)
     return result
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel, and return when all have ended. Once may not be enough: Python's wait_for, in
+    nats-py, swallows a cancellation that comes together with an answer."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,6 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
 
 from nats.errors import Error as NatsError
 
@@ -21,7 +19,7 @@ from natterjack import log as logs
 from natterjack import streams, tracing
 from natterjack.connection import connect
 from natterjack.errors import BrokerError, BrokerUnreachable, NotAllowed, UsageError
-from natterjack.programs import run_loop
+from natterjack.programs import end_tasks, run_loop
 from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.stored import StreamStore
@@ -42,7 +40,6 @@ from .tally import Tally
 log = logging.getLogger("worker")
 
 _GC_THRESHOLDS = 20_000, 20, 50
-_CANCEL_AGAIN_SECONDS = 1.0
 _END_SECONDS = 15.0
 """Beyond the times to drain and to hand over; all that is awaited then has bounds that add up to
 less."""
@@ -206,7 +203,7 @@ async def _run(
                 claimer.drain()
                 await _bounded(claiming, drain_seconds)
             await services.report.leave()
-            await _cancel([stopped, closed, *beside])
+            await end_tasks([stopped, closed, *beside])
     except BaseExceptionGroup as group:
         closed_for_good = group.subgroup(BrokerUnreachable)
         if closed_for_good is None:
@@ -264,16 +261,7 @@ async def _bounded(claiming: asyncio.Task[None], seconds: float) -> None:
     await asyncio.wait({claiming}, timeout=seconds)
     if not claiming.done():
         log.warning("drain took too long; the remaining leases will run out")
-        await _cancel([claiming])
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel, and return when all have ended. Once may not be enough: Python's wait_for, in
-    nats-py, swallows a cancellation that comes together with an answer."""
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
+        await end_tasks([claiming])
 
 
 def main() -> None:
