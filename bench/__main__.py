@@ -20,8 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from natterjack.embedded import find_binary
 from natterjack.errors import NatterjackError
+from natterjack.local.embedded import find_binary
 
 from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
 from .processes import say

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 from nats.js import JetStreamContext
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import connected
+from natterjack.broker.roles import User
+from natterjack.broker.streams import AUDIO, ensure
+from natterjack.cli.table import table
+from natterjack.cli.users import accounts
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.roles import User
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import AUDIO, ensure
-from natterjack.table import table
-from natterjack.users_command import accounts
 from tests.faults.cluster import Cluster
 
 from .processes import Emulator, cpu_seconds, emulator, program, resident_bytes, worker

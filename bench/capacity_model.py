@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from natterjack.table import table
+from natterjack.cli.table import table
 
 STEPS = (1, 100, 1_000, 10_000, 100_000)
 _MANY_CELLS = 100_000
 _DUPLICATES_S = 120
-"""How long STT_AUDIO knows the ids of chunks: natterjack.streams.DUPLICATE_WINDOW_S."""
+"""How long STT_AUDIO knows the ids of chunks: natterjack.broker.streams.DUPLICATE_WINDOW_S."""
 _SUBJECTS = 4
 """Of a session in STT_TRANSCRIPTS: final, turn, status, usage."""
 

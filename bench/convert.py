@@ -1,7 +1,8 @@
 """What it costs a worker to convert a session's audio: `python -m bench.convert`.
 
-`worker.convert.Converter`, asked as the worker asks it, for many sessions in turn: their state does
-not stay in the processor's caches, as it would with one. Measured in a process of its own.
+`worker.audio.convert.Converter`, asked as the worker asks it, for many sessions in turn: their
+state does not stay in the processor's caches, as it would with one. Measured in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from natterjack.audio import AudioFormat
+from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.table import table
 
 from .processes import program, resident_bytes
 
@@ -73,7 +74,7 @@ async def measure(seconds: float = 1.0) -> list[Point]:
 
 def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
     """The measurement itself. Raises: ImportError."""
-    from worker.convert import Converter
+    from worker.audio.convert import Converter
     from worker.providers.sherpa import SherpaProvider
 
     audio_format = SOURCES[source]

@@ -27,11 +27,11 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamState
 
 from edge_capture.settings import PublishSettings
-from natterjack.connection import connected
+from natterjack.broker.connection import connected
+from natterjack.broker.streams import AUDIO, ensure
+from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import AUDIO, ensure
-from natterjack.table import table
 
 from .processes import broker, cpu_seconds, resident_bytes
 

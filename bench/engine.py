@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from natterjack.audio import AudioFormat
-from natterjack.demo import bundled_recording
+from natterjack.cli.table import table
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.table import table
-from worker.provider import Final, Interim, ProviderStream, StreamRequest, Turn
+from natterjack.local.demo import bundled_recording
+from natterjack.plugin.provider import Final, Interim, ProviderStream, StreamRequest, Turn
 
 from .processes import program, resident_bytes
 

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.emulators.process import emulator_process
 from tests.faults.choir import Choir

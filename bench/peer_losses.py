@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import connected
 from natterjack.events import FinalEvent, StatusEvent
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.emulators import tones
 from tests.emulators.process import RemoteEmulator, emulator_process

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 
 _START_S = 60.0
 

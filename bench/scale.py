@@ -35,13 +35,13 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from natterjack.audio import MSG_ID
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import AUDIO, CONSUMER, SESSIONS, ensure, stream_configs
+from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, Storage, StreamSettings
-from natterjack.streams import AUDIO, CONSUMER, SESSIONS, ensure, stream_configs
 from natterjack.subjects import AUDIO_PREFIX
-from natterjack.table import table
 from tests.faults.cluster import Cluster
 
 from .emulator import percentiles

@@ -15,32 +15,41 @@ from .relay import streaming
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that is named here tells the stage.
-    ("send", ("providers/websocket.py:Socket.send", ".send_nowait", "Stream.send")),
-    ("convert", ("worker/convert.py:",)),
+    ("send", ("natterjack/plugin/websocket.py:Socket.send", ".send_nowait", "Stream.send")),
+    ("convert", ("worker/audio/convert.py:",)),
     ("decode headers", ("natterjack/audio.py:", "Feed._expect")),
-    ("relay and clock", ("worker/relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
+    ("relay and clock", ("relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
     (
         "metrics and ledger",
         (
-            "prometheus_client/", "worker/ledger.py:", "worker/tally.py:", "worker/use.py:",
-            "worker/report.py:", "worker/latency.py:", "Relay.count", "Session.record",
-            "Claimer.records",
+            "prometheus_client/", "worker/metering/ledger.py:", "worker/metering/tally.py:",
+            "worker/metering/use.py:", "worker/metering/report.py:", "worker/session/latency.py:",
+            "Relay.count", "Session.record", "Claimer.records",
         ),
     ),
-    ("checkpoint", ("worker/checkpoint.py:", "Session._write_checkpoint", "worker/account.py:")),
+    (
+        "checkpoint",
+        (
+            "worker/session/checkpoint.py:", "Session._write_checkpoint",
+            "worker/metering/account.py:",
+        ),
+    ),
     (
         "publish",
         (
-            "worker/publish.py:", "natterjack/acks.py:", "natterjack/events.py:",
-            "worker/scribe.py:", "Client.post", "Client._flush", "aio/client.py:Client._flusher",
+            "worker/session/publish.py:", "natterjack/broker/acks.py:", "natterjack/events.py:",
+            "worker/session/scribe.py:", "Client.post", "Client._flush",
+            "aio/client.py:Client._flusher",
         ),
     ),
     ("results", ("Session._receive", "worker/providers/", "aiohttp/", "_websocket/")),
     ("leases and watchdogs", ("Claimer._keep", "Session.tick", "Relay.watch")),
     (
         "receive",
-        ("worker/feed.py:", "natterjack/client.py:", "protocol/parser.py:", "asyncio/streams.py:",
-         "Client._read_loop"),
+        (
+            "worker/audio/feed.py:", "natterjack/broker/fastpath.py:", "protocol/parser.py:",
+            "asyncio/streams.py:", "Client._read_loop",
+        ),
     ),
 )  # fmt: skip
 

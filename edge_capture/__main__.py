@@ -19,14 +19,14 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from natterjack import log as logs
-from natterjack import tracing
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.log import fields
 from natterjack.programs import run_loop
-from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
 from natterjack.subjects import SessionKey
+from natterjack.telemetry import log as logs
+from natterjack.telemetry import tracing
+from natterjack.telemetry.log import fields
+from natterjack.telemetry.sd_notify import tell_systemd
 
 from .agent import Agent, RunOptions, stopped_by_signals
 from .display import clock_text, restore_terminal

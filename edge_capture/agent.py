@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from natterjack.connection import Broker, connect
-from natterjack.log import fields
+from natterjack.broker.connection import Broker, connect
 from natterjack.programs import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
 
 from .display import log_progress, show_live
 from .errors import SourceLost

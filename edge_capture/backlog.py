@@ -6,8 +6,8 @@ import logging
 from collections import deque
 from pathlib import Path
 
-from natterjack.log import fields
 from natterjack.spec import SessionSpec
+from natterjack.telemetry.log import fields
 
 from .chunks import Chunk
 

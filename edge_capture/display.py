@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from natterjack.connection import Broker
-from natterjack.log import fields
+from natterjack.broker.connection import Broker
+from natterjack.telemetry.log import fields
 
 from .chunks import SILENCE_DBFS
 from .publish import Publisher

@@ -21,9 +21,9 @@ from collections import deque
 from nats.errors import Error as NatsError
 
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
-from natterjack.connection import Broker
-from natterjack.log import fields
+from natterjack.broker.connection import Broker
 from natterjack.subjects import audio_subject, session_subject
+from natterjack.telemetry.log import fields
 
 from .allowance import Allowance
 from .backlog import Backlog

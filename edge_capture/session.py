@@ -9,9 +9,9 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from natterjack.audio import MAX_CHUNK_BYTES, AudioFormat
+from natterjack.broker.streams import MAX_SPEC_BYTES
 from natterjack.errors import UsageError
 from natterjack.spec import SessionSpec
-from natterjack.streams import MAX_SPEC_BYTES
 from natterjack.subjects import SessionKey
 
 from .allowance import Allowance

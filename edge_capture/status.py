@@ -8,14 +8,14 @@ import logging
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import TRANSCRIPTS
 from natterjack.control import is_stop
 from natterjack.errors import BadEvent
 from natterjack.events import StatusEvent, parse_event
-from natterjack.log import fields
 from natterjack.spec import SessionSpec
-from natterjack.streams import TRANSCRIPTS
 from natterjack.subjects import transcript_subject
+from natterjack.telemetry.log import fields
 
 log = logging.getLogger(__name__)
 

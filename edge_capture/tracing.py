@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from natterjack import tracing
 from natterjack.spec import SessionSpec
+from natterjack.telemetry import tracing
 
 if TYPE_CHECKING:
-    from natterjack.spans import Span
+    from natterjack.telemetry.spans import Span
 
 
 class PublishTrace:

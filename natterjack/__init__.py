@@ -7,8 +7,10 @@ What downstream services use::
             print(event.speaker, event.text)
 """
 
-from .connection import Broker, connect, connected
-from .control import ControlReply, ControlRequest, control_session
+from .broker.connection import Broker, connect, connected
+from .broker.control import control_session
+from .consume.listener import listen
+from .control import ControlReply, ControlRequest
 from .errors import (
     BadEvent,
     BrokerError,
@@ -29,7 +31,6 @@ from .events import (
     Word,
     parse_event,
 )
-from .listener import listen
 from .settings import BrokerSettings
 from .spec import SessionSpec
 from .subjects import SessionKey

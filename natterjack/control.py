@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from .connection import Broker
-from .errors import BrokerError
-from .subjects import SessionKey, control_subject
+from pydantic import BaseModel, ConfigDict, Field
 
 Command = Literal["finalize", "configure", "stop"]
 
@@ -61,18 +55,3 @@ def stop_reason(reason: str) -> str:
 def is_stop(reason: str | None) -> bool:
     """Whether a session that closed with `reason` was ended by a request."""
     return bool(reason and reason.startswith(_STOPPED))
-
-
-async def control_session(
-    broker: Broker, key: SessionKey, request: ControlRequest, *, timeout: float = 10
-) -> ControlReply:
-    """Ask the session's worker. Raises BrokerError when no worker holds the session or answers."""
-    try:
-        answer = await broker.client.request(
-            control_subject(key), request.model_dump_json().encode(), timeout=timeout
-        )
-        return ControlReply.model_validate_json(answer.data)
-    except NoRespondersError:
-        raise BrokerError(f"no worker holds a session {key}") from None
-    except (NatsError, TimeoutError, ValidationError) as error:
-        raise BrokerError(f"session {key} gave no answer: {error!r}") from None

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import ensure
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import ensure
 
 collect_ignore = ["sample_plugin"]  # a package of its own, which test_plugins.py installs
 

@@ -9,8 +9,9 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import EdgeSettings, SpoolSettings
+from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings
-from worker.plugins import available, load_class
+from worker.providers.loading import load_class
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]

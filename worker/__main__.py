@@ -15,27 +15,28 @@ import threading
 
 from nats.errors import Error as NatsError
 
-from natterjack import log as logs
-from natterjack import streams, tracing
-from natterjack.connection import connect
+from natterjack.broker import streams
+from natterjack.broker.connection import connect
+from natterjack.broker.stored import StreamStore
 from natterjack.errors import BrokerError, BrokerUnreachable, NotAllowed, UsageError
 from natterjack.programs import end_tasks, run_loop
-from natterjack.sd_notify import tell_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
-from natterjack.stored import StreamStore
+from natterjack.telemetry import log as logs
+from natterjack.telemetry import tracing
+from natterjack.telemetry.sd_notify import tell_systemd
+from worker.capacity.governor import Governor
+from worker.metering.budgets import Budgets
+from worker.metering.prices import parse_prices
+from worker.metering.report import Report
+from worker.metering.tally import Tally
+from worker.providers.balances import poll
+from worker.providers.loading import Providers
+from worker.session.session import Services
 
-from .balances import poll
-from .budget import Budgets
 from .claim import Claimer
-from .governor import Governor
 from .health import Health
 from .metrics import Metrics
-from .plugins import Providers
-from .prices import parse_prices
-from .report import Report
-from .session import Services
 from .settings import WorkerSettings
-from .tally import Tally
 
 log = logging.getLogger("worker")
 

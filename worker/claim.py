@@ -15,16 +15,15 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
-from natterjack import streams
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.pull import ConsumerGone, Puller
 from natterjack.errors import BrokerError, InvalidKey, first_problem
-from natterjack.log import fields
-from natterjack.pull import ConsumerGone, Puller
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, parse_key
-
-from .breaker import BreakerState
-from .session import Busy, Services, Session, State
+from natterjack.telemetry.log import fields
+from worker.providers.breaker import BreakerState
+from worker.session.session import Busy, Services, Session, State
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from natterjack.errors import UsageError
+from worker.session.session import Services
 
 from .claim import Claimer
-from .session import Services
 from .settings import WorkerSettings
 
 

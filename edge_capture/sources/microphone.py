@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from natterjack.audio import AudioFormat
-from natterjack.log import fields
+from natterjack.telemetry.log import fields
 
 from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from natterjack.audio import AudioFormat
 from natterjack.errors import first_problem
-from natterjack.log import fields
 from natterjack.spec import SessionSpec
+from natterjack.telemetry.log import fields
 
 from ..errors import SpoolError
 from ..settings import SpoolSettings

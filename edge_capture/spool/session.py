@@ -18,8 +18,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from natterjack.audio import AudioFormat
-from natterjack.log import fields
 from natterjack.spec import SessionSpec
+from natterjack.telemetry.log import fields
 
 from ..backlog import AHEAD_CHUNKS, Backlog
 from ..chunks import Chunk

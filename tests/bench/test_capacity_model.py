@@ -25,7 +25,7 @@ from bench.capacity_model import (
     workers,
     written_bytes_per_s,
 )
-from natterjack.streams import DUPLICATE_WINDOW_S
+from natterjack.broker.streams import DUPLICATE_WINDOW_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 ROUND = Inputs(

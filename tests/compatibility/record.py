@@ -31,11 +31,11 @@ from typing import Any
 import soundfile
 from nats.errors import Error as NatsError
 
-from natterjack.connection import Broker, connected
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import CONSUMER
 from natterjack.control import ControlRequest
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from natterjack.streams import CONSUMER
 from natterjack.subjects import SessionKey, audio_subject, control_subject
 
 from ..emulators import pcm, tones

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from natterjack import streams
 from natterjack.audio import (
     AUDIO_POS,
     AUDIO_SEQ,
@@ -22,20 +21,21 @@ from natterjack.audio import (
     read_chunk_headers,
     same_chunk_headers,
 )
-from natterjack.budgets import parse_budget, parse_usage
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import Stored, StreamStore
 from natterjack.control import ControlReply, ControlRequest
 from natterjack.errors import UsageError
 from natterjack.events import parse_event
-from natterjack.limits import parse_account_limit
-from natterjack.roster import parse_page
+from natterjack.fleet.budgets import parse_budget, parse_usage
+from natterjack.fleet.limits import parse_account_limit
+from natterjack.fleet.roster import parse_page
 from natterjack.settings import StreamSettings
-from natterjack.stored import Stored, StreamStore
 from natterjack.subjects import SLOT_PREFIX
-from worker.checkpoint import Checkpoint
+from worker.capacity.governor import _Told as ProviderNews
+from worker.capacity.slots import Claim, Lane
 from worker.claim import parse_request
-from worker.governor import _Told as ProviderNews
-from worker.slots import Claim, Lane
+from worker.session.checkpoint import Checkpoint
 
 from .messages import (
     EARLY,

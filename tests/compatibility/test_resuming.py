@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from natterjack import streams
 from natterjack.audio import MSG_ID, parse_headers
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
 from natterjack.events import StatusEvent
 from natterjack.spec import SessionSpec
 

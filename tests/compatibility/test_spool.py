@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from natterjack import streams
 from natterjack.audio import SESSION_ID
-from natterjack.budgets import Budget, budget_key
-from natterjack.connection import Broker
-from natterjack.limits import AccountLimit, limit_key
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.fleet.budgets import Budget, budget_key
+from natterjack.fleet.limits import AccountLimit, limit_key
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import audio_subject
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
+from tests.natterjack.cli.test_commands import Command
 
-from ..natterjack.test_commands import Command
 from ..waiting import bound, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.control import ControlRequest, control_session
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.broker.control import control_session
+from natterjack.broker.streams import ensure
+from natterjack.control import ControlRequest
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import ensure
+from tests.natterjack.cli.test_commands import Command
 
 from ..emulators import tones
-from ..natterjack.test_commands import Command
 from ..waiting import until
 from ..worker.conftest import emulator, provider_settings, start_worker
 from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty, spoken

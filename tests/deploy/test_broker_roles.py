@@ -22,14 +22,14 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
 
-from natterjack import streams
-from natterjack.connection import connect, connected
-from natterjack.demo import bundled_recording
+from natterjack.broker import streams
+from natterjack.broker.connection import connect, connected
 from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
+from tests.natterjack.cli.test_commands import Command
 
 from ..emulators.deepgram import DeepgramEmulator
-from ..natterjack.test_commands import Command
 from ..waiting import bound, until
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
 from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_home

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from natterjack import streams
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

@@ -23,11 +23,12 @@ from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
-from natterjack import streams
+from natterjack.broker import streams
+from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load
 from worker import __main__ as worker_program
 from worker.health import Health
-from worker.plugins import available, load_class
+from worker.providers.loading import load_class
 from worker.settings import WorkerSettings
 
 from .chart import (

@@ -19,9 +19,9 @@ import aiohttp
 import pytest
 import yaml
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer, find_binary
+from natterjack.broker.connection import connected
 from natterjack.errors import BrokerUnreachable
+from natterjack.local.embedded import EmbeddedServer, find_binary
 from natterjack.settings import BrokerSettings
 from worker.__main__ import _END_SECONDS
 from worker.settings import WorkerSettings

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.grafana import dashboard
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

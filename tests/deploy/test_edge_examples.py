@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 
 from ..edge_capture.program import only_recording, requests
 from ..waiting import bound, until

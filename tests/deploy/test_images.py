@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
-from worker.plugins import available
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Histogram
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from worker.metrics import Metrics
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bench.capacity_model import Inputs, kept_bytes, stored_bytes_per_s
-from natterjack.roles import ROLES
+from natterjack.broker.roles import ROLES
 
 from .names import ROOT
 

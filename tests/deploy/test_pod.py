@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

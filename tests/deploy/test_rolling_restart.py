@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
+from natterjack.cli.table import table
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
 from natterjack.settings import BrokerSettings
-from natterjack.table import table
 
 from ..waiting import SCALE, bound, until
 from ..worker.programs import (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 
 from ..waiting import until
 from .chart import CHART

@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 import yaml
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.streams import stream_configs
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.plugin import errors
 from natterjack.settings import StreamSettings
-from natterjack.streams import stream_configs
-from worker import errors
-from worker.session import State
+from worker.session.session import State
 
 from .containers import free_port
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import Edge
 from tests.waiting import until
 

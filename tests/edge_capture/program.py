@@ -15,9 +15,9 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from natterjack.audio import ChunkHeader, decode_chunk_headers
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.spec import SessionSpec
-from natterjack.streams import AUDIO, SESSIONS
 from tests.waiting import until
 
 

@@ -10,7 +10,7 @@ from edge_capture.agent import Agent, RunOptions
 from edge_capture.session import make_keys, make_sessions
 from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings
 from edge_capture.sources.file import FileSource
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import only_recording
 from tests.waiting import until

@@ -11,7 +11,7 @@ from edge_capture.allowance import Allowance
 from edge_capture.backlog import Backlog
 from edge_capture.publish import Publisher
 from edge_capture.settings import DeliverySettings
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.errors import UsageError
 from natterjack.settings import load
 from tests.edge_capture.conftest import StartEdge

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import soundfile
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import only_recording, requests, tone
 from tests.edge_capture.test_faults import say, status_event
 from tests.waiting import until

@@ -15,13 +15,13 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import APIError
 
 from edge_capture.status import SessionStatus
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import AUDIO, SESSIONS, ensure
 from natterjack.control import stop_reason
-from natterjack.embedded import EmbeddedServer
 from natterjack.events import StatusEvent, StatusState
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.streams import AUDIO, SESSIONS, ensure
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import (
     loudest_hertz,

@@ -9,11 +9,11 @@ import soundfile
 
 from edge_capture.chunks import Chunk
 from natterjack.audio import SESSION_ID
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import AUDIO, ensure
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.streams import AUDIO, ensure
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import (
     only_recording,

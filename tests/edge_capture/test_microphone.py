@@ -15,9 +15,9 @@ import pytest
 import soundfile
 
 from natterjack.audio import decode_chunk_headers
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
-from natterjack.streams import AUDIO
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import AUDIO
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.program import (
     Edge,

@@ -10,8 +10,8 @@ from edge_capture.backlog import AHEAD_CHUNKS, Backlog
 from edge_capture.chunks import Chunk
 from edge_capture.publish import Publisher
 from edge_capture.status import SessionStatus
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker, connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject

@@ -16,9 +16,9 @@ import soundfile
 
 from edge_capture.spool.disk import read_records
 from natterjack.audio import AUDIO_END, SESSION_ID
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
-from natterjack.streams import AUDIO
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import AUDIO
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.program import Edge, only_recording, recordings, requests, stored
 from tests.edge_capture.test_faults import chunks, some_chunks

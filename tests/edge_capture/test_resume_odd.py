@@ -16,8 +16,8 @@ from edge_capture.session import resume_sessions
 from edge_capture.settings import EdgeSettings, PublishSettings
 from edge_capture.sources import Block
 from edge_capture.spool import Origin
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge, only_recording, recordings, requests

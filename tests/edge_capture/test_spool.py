@@ -15,7 +15,7 @@ from edge_capture.publish import Publisher
 from edge_capture.settings import SpoolSettings
 from edge_capture.spool import Origin, Spool, SpooledBacklog
 from natterjack.audio import AudioFormat
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.spec import SessionSpec
 from tests.edge_capture.program import (
     only_recording,

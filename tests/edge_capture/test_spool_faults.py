@@ -20,7 +20,7 @@ from edge_capture.settings import EdgeSettings, MicrophoneSettings, SpoolSetting
 from edge_capture.spool import directory as spool_directory
 from edge_capture.spool import disk
 from edge_capture.spool import session as spool_session
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.errors import UsageError
 from natterjack.settings import load
 from natterjack.spec import SessionSpec

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import (
     Edge,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bench.processes import cpu_seconds
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
-from natterjack.streams import AUDIO
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import AUDIO
+from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import (
     loudest_hertz,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from natterjack.audio import ChunkHeader, encode_chunk_headers
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.events import Event, InterimEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nats.js.errors import NotFoundError
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 
 _NODES = 3
 

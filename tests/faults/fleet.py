@@ -13,7 +13,7 @@ from typing import Any
 
 import soundfile
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey

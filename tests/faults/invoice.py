@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from natterjack import streams
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import StreamStore
 from natterjack.events import Account
-from natterjack.stored import StreamStore
-from natterjack.usage import DayUsage
+from natterjack.fleet.usage import DayUsage
 
 from ..emulators.process import RemoteEmulator
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import connected
 from natterjack.events import StatusEvent
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey

@@ -20,7 +20,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from natterjack.embedded import find_binary
+from natterjack.local.embedded import find_binary
 
 from .audit import WORST_TIME_SECONDS, Audit
 from .fleet import fleet

@@ -18,13 +18,13 @@ from typing import Any
 import aiohttp
 from nats.errors import Error as NatsError
 
-from natterjack import streams
 from natterjack.audio import AUDIO_END, AUDIO_POS, SESSION_ID
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.events import Account
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
-from natterjack.stored import StoreUnavailable, StreamStore
 from natterjack.subjects import audio_subject
 
 from ..emulators.process import RemoteEmulator

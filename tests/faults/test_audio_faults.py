@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from natterjack.audio import MAX_CHUNK_BYTES
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.events import Account, FinalEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 from nats.js.api import StreamConfig
 
-from natterjack import streams
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import ensure
 from natterjack.events import Event, StatusEvent
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.streams import ensure
 from natterjack.subjects import SessionKey
 
 from ..edge_capture.conftest import StartEdge

@@ -18,12 +18,12 @@ import pytest
 import pytest_asyncio
 from nats.js import JetStreamContext
 
-from natterjack import streams
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
-from worker.checkpoint import Checkpoint, CheckpointStore
+from worker.session.checkpoint import Checkpoint, CheckpointStore
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until

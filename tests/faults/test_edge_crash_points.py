@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from natterjack import streams
 from natterjack.audio import AUDIO_END
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 
 from ..edge_capture.conftest import StartEdge
 from ..edge_capture.program import only_recording

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

@@ -11,8 +11,8 @@ import pytest
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker, connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..waiting import until

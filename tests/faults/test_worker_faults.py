@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from natterjack import streams
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import ensure
 from natterjack.events import Event, InterimEvent, parse_event
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.streams import ensure
 from worker.__main__ import _start as start
 from worker.claim import Claimer
-from worker.plugins import Providers
+from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

@@ -9,9 +9,8 @@ import numpy as np
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from natterjack.settings import described
-from worker.errors import Dropped, RequestRefused
-from worker.provider import (
+from natterjack.plugin.errors import Dropped, RequestRefused
+from natterjack.plugin.provider import (
     Capabilities,
     Final,
     Interim,
@@ -21,6 +20,7 @@ from worker.provider import (
     ProviderWord,
     StreamRequest,
 )
+from natterjack.settings import described
 
 RATE = 8000
 BLOCK = RATE // 100

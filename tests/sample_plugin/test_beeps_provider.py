@@ -10,7 +10,7 @@ import pytest_asyncio
 from beeps_provider import RATE, BeepsProvider, BeepsSettings
 
 from natterjack.audio import AudioFormat
-from worker.contract import ProviderContract, Speech
+from natterjack.plugin.contract import ProviderContract, Speech
 
 
 def beeps(count: int) -> Speech:

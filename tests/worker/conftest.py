@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js import JetStreamContext
 
-from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import StreamStore
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
-from natterjack.stored import StreamStore
 from natterjack.subjects import audio_subject
 
 from ..emulators.deepgram import DeepgramEmulator

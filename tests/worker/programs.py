@@ -14,9 +14,10 @@ from typing import Any
 
 import aiohttp
 
-from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
-from natterjack.connection import Broker, connect
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connect
+from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.events import (
     DurableEvent,
     Event,
@@ -28,7 +29,6 @@ from natterjack.events import (
 )
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
-from natterjack.stored import StoreUnavailable, StreamStore
 from natterjack.subjects import audio_subject, session_subject
 
 from ..emulators import pcm, tones

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from natterjack.connection import connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import connected
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..emulators import tones

@@ -3,7 +3,7 @@ from __future__ import annotations
 import signal
 import time
 
-from natterjack.embedded import EmbeddedServer
+from natterjack.local.embedded import EmbeddedServer
 
 from ..waiting import bound
 from .programs import WorkerProcess

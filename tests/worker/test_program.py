@@ -14,14 +14,14 @@ import soundfile
 import soxr
 
 from natterjack.audio import AUDIO_SEQ
-from natterjack.connection import Broker
-from natterjack.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
 from natterjack.events import InterimEvent, StatusEvent
+from natterjack.local.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.local.wer import word_error_rate
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
-from natterjack.wer import word_error_rate
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from natterjack import streams
-from natterjack.budgets import Used, read_usage
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import StreamStore
 from natterjack.events import StatusEvent, UsageEvent
+from natterjack.fleet.budgets import Used, read_usage
 from natterjack.settings import BrokerSettings
-from natterjack.stored import StreamStore
-from worker.tally import today
+from worker.metering.tally import today
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.control import ControlReply, ControlRequest, control_session
+from natterjack.broker.connection import Broker
+from natterjack.broker.control import control_session
+from natterjack.control import ControlReply, ControlRequest
 from natterjack.errors import BrokerError
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import control_subject, session_subject

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.events import InterimEvent, UsageEvent
 from natterjack.settings import BrokerSettings
 

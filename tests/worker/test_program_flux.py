@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
 from natterjack.events import InterimEvent
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram_flux import DeepgramFluxEmulator

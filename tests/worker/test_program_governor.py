@@ -7,9 +7,9 @@ import json
 import signal
 from collections import Counter
 
-from natterjack import streams
 from natterjack.audio import ChunkHeader, encode_chunk_headers
-from natterjack.connection import Broker
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
 from natterjack.events import StatusEvent
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec

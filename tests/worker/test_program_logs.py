@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator

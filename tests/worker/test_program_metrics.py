@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.events import (
     Account,
     Event,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from natterjack import streams
-from natterjack.budgets import read_usage
-from natterjack.connection import Broker, connected
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.stored import StreamStore
+from natterjack.fleet.budgets import read_usage
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from natterjack.stored import StreamStore
-from worker.tally import today
+from worker.metering.tally import today
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from natterjack.connection import Broker
+from natterjack.broker.connection import Broker
 from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from natterjack.connection import Broker
-from natterjack.embedded import EmbeddedServer
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from natterjack.spans import trace_id_of
 from natterjack.subjects import session_subject
+from natterjack.telemetry.spans import trace_id_of
 
 from ..collector import Collector, Seen, collecting
 from ..edge_capture.program import Edge, requests

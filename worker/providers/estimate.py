@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worker.provider import ProviderWord
+from natterjack.plugin.provider import ProviderWord
 
 Span = tuple[float, float]
 """Start and end in seconds."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from nats.aio.msg import Msg
 
 from edge_capture.settings import EdgeSettings
-from natterjack.connection import connected
+from natterjack.broker.connection import connected
 from natterjack.errors import NatterjackError
 from natterjack.events import StatusEvent, parse_event
 from natterjack.settings import BrokerSettings, load

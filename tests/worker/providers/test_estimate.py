@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from worker.provider import ProviderWord
+from natterjack.plugin.provider import ProviderWord
 from worker.providers.estimate import estimated_words, spoken_text, timed_words
 
 

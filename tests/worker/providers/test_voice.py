@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 
-from natterjack.demo import bundled_recording
+from natterjack.local.demo import bundled_recording
 from tests.emulators import pcm, tones
 from worker.providers.voice import BLOCK_SECONDS, Block, Voice
 

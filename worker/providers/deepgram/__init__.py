@@ -6,8 +6,15 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from ...provider import Balance, Capabilities, Provider, ProviderStream, StreamRequest
-from ..websocket import Connector
+from natterjack.plugin.provider import (
+    Balance,
+    Capabilities,
+    Provider,
+    ProviderStream,
+    StreamRequest,
+)
+from natterjack.plugin.websocket import Connector
+
 from . import options, protocol
 from .account import Account
 from .connection import DeepgramStream

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import SecretStr
 
-from ...errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -24,8 +24,9 @@ from ...errors import (
     Stalled,
     Unavailable,
 )
-from ...provider import Balance
-from ..proxy import through
+from natterjack.plugin.provider import Balance
+from natterjack.plugin.proxy import through
+
 from . import vendor
 from .options import NAME, refused
 from .vendor import MAX_QUOTE

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ...errors import Dropped, ProviderError, Stalled
-from ...provider import Notice
+from natterjack.plugin.errors import Dropped, ProviderError, Stalled
+from natterjack.plugin.provider import Notice
+
 from .options import NAME, refused
 from .protocol import ConfigureAnswer, encode_configure
 

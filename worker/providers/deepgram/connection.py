@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ...errors import Dropped, ProviderError, RemoteProtocolError
-from ...provider import Notice, ProviderEvent, ProviderStream
-from ..websocket import Closed, Socket
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError
+from natterjack.plugin.provider import Notice, ProviderEvent, ProviderStream
+from natterjack.plugin.websocket import Closed, Socket
+
 from . import protocol
 from .configure import ANSWER_SECONDS, Configuring
 from .options import NAME

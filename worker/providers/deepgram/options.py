@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...errors import RequestRefused
-from ...provider import StreamRequest
+from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.provider import StreamRequest
+
 from . import vendor
 from .settings import DeepgramSettings, listed
 from .vendor import MAX_CHANNELS, either, many

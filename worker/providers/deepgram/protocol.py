@@ -13,9 +13,10 @@ from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from ...errors import ProviderError, RemoteProtocolError
-from ...provider import Notice, ProviderWord, Usage
-from ..websocket import Closed, ConnectRequest
+from natterjack.plugin.errors import ProviderError, RemoteProtocolError
+from natterjack.plugin.provider import Notice, ProviderWord, Usage
+from natterjack.plugin.websocket import Closed, ConnectRequest
+
 from . import vendor
 from .options import MAX_CHANNELS, NAME, Listen, refused
 from .vendor import MAX_QUOTE

@@ -7,9 +7,8 @@ import logging
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from natterjack.plugin.errors import PluginError
 from natterjack.settings import described
-
-from ...errors import PluginError
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from typing import Final as Constant
 from typing import NamedTuple
 
-from ...errors import RemoteProtocolError
-from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.errors import RemoteProtocolError
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+)
+
 from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
 

@@ -14,9 +14,15 @@ from typing import Any, Final, NoReturn, TypeVar
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import from_json
 
-from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
-from ...provider import ProviderWord
-from ..websocket import Closed
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
+from natterjack.plugin.provider import ProviderWord
+from natterjack.plugin.websocket import Closed
 
 MAX_QUOTE: Final = 200
 """Characters of the provider's own words that go into an error or a notice."""

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from ...errors import ProviderError, RemoteProtocolError, Unavailable
-from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
-from ..websocket import Closed, Connector, Socket
+from natterjack.plugin.errors import ProviderError, RemoteProtocolError, Unavailable
+from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.websocket import Closed, Connector, Socket
+
 from . import options, protocol
 from .clock import Clock
 from .configure import Configuring

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import ProviderError, Stalled
+from natterjack.plugin.errors import ProviderError, Stalled
+
 from .options import NAME, refused
 from .protocol import Configured, ConfigureFailed, encode_configure
 

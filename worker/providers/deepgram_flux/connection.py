@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
+from natterjack.plugin.provider import Final, Notice, ProviderEvent, ProviderStream
+from natterjack.plugin.websocket import Closed, Socket
+from worker.audio.convert import silence
+from worker.session.alarm import Alarm
 
-from ...alarm import Alarm
-from ...convert import silence
-from ...errors import Dropped, ProviderError, RemoteProtocolError, Stalled
-from ...provider import Final, Notice, ProviderEvent, ProviderStream
-from ..websocket import Closed, Socket
 from . import protocol
 from .clock import Clock
 from .configure import Configuring

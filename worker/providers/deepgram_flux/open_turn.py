@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ...provider import ProviderWord
+from natterjack.plugin.provider import ProviderWord
+
 from .numbers import is_number
 from .words import Word, plain, split_text
 

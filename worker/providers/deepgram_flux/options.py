@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ...errors import RequestRefused
-from ...provider import StreamRequest
+from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.provider import StreamRequest
+
 from ..deepgram import vendor
 from ..deepgram.settings import listed
 from ..deepgram.vendor import either, many

@@ -16,16 +16,17 @@ from urllib.parse import urlencode
 
 from pydantic import SecretStr
 
-from ...errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
-from ...provider import Notice, ProviderWord
+from natterjack.plugin.provider import Notice, ProviderWord
+from natterjack.plugin.websocket import Closed, ConnectRequest
+
 from ..deepgram import vendor
-from ..websocket import Closed, ConnectRequest
 from .options import NAME, Listen
 
 # ---- out ------------------------------------------------------------------------------------

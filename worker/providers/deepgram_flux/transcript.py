@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final as Constant
 
-from ...provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+)
+
 from .clock import Clock
 from .open_turn import Commit, OpenTurn
 from .protocol import TurnInfo

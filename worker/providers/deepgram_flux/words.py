@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from ...provider import ProviderWord
+from natterjack.plugin.provider import ProviderWord
 
 _WORD_SECONDS = 0.4
 """A word takes about so long, when nothing better is known."""

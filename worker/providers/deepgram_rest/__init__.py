@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from ...errors import PluginError
-from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.errors import PluginError
+from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
+
 from . import options, protocol
 from .client import Client
 from .segmenter import Segmenter

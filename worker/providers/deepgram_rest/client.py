@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import aiohttp
 
-from ...errors import Dropped, Stalled, Unavailable
-from ..proxy import through
+from natterjack.plugin.errors import Dropped, Stalled, Unavailable
+from natterjack.plugin.proxy import through
+
 from . import protocol
 from .options import NAME
 

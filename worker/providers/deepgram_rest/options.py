@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...provider import StreamRequest
+from natterjack.plugin.provider import StreamRequest
+
 from ..deepgram.settings import listed
 from ..deepgram.vendor import MAX_CHANNELS, diarize, either, many, parse_options, refused, terms
 from .settings import DeepgramRestSettings

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import ProviderError, RemoteProtocolError
+from natterjack.plugin.provider import ProviderWord
 
-from ...errors import ProviderError, RemoteProtocolError
-from ...provider import ProviderWord
 from ..deepgram import vendor
 from .options import NAME, Plan
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
+from natterjack.plugin.provider import ProviderEvent, ProviderStream, Usage
 
-from ...errors import Dropped, ProviderError, RequestRefused, Unavailable
-from ...provider import ProviderEvent, ProviderStream, Usage
 from ..voice import Voice
 from .client import Client
 from .options import NAME

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...provider import Final, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.provider import Final, ProviderEvent, ProviderWord, Turn
+
 from .protocol import Result
 
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings
 
-from ...errors import PluginError, RequestRefused
-from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.errors import PluginError, RequestRefused
+from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.websocket import Connector, ConnectRequest
+
 from ..deepgram.vendor import parse_options
-from ..websocket import Connector, ConnectRequest
 from . import protocol
 from .connection import Ending, ManagedStream, Muteness, wait_ready
 from .memory import MuteMemory

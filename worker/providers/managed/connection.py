@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from ...errors import Dropped, RemoteProtocolError, Stalled
-from ...provider import Final as FinalEvent
-from ...provider import Interim, Notice, ProviderEvent, ProviderStream
-from ..websocket import Closed, Socket
+from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled
+from natterjack.plugin.provider import Final as FinalEvent
+from natterjack.plugin.provider import Interim, Notice, ProviderEvent, ProviderStream
+from natterjack.plugin.websocket import Closed, Socket
+
 from . import protocol
 from .memory import MuteMemory
 from .protocol import BYTES_PER_SECOND, FRAME_MS, NAME

@@ -14,8 +14,14 @@ from typing import Any, Final, NoReturn
 
 from pydantic import SecretStr
 
-from ...errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
-from ..websocket import Closed
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
+from natterjack.plugin.websocket import Closed
 
 NAME: Final = "managed"
 PATH: Final = "/ws/transcribe"

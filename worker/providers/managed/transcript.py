@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final as Constant
 from typing import NamedTuple
 
-from ...provider import Final, Interim, Notice, ProviderEvent, Usage
+from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Usage
+
 from ..estimate import Span, estimated_words
 from .places import Found, Places
 from .protocol import (

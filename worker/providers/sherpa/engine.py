@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import sherpa_onnx
 
-from worker.errors import PluginError
+from natterjack.plugin.errors import PluginError
 
 from . import models
 from .segmenter import SAMPLE_RATE, WINDOW

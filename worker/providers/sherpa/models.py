@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from worker.errors import PluginError
+from natterjack.plugin.errors import PluginError
 
 from .onnx_metadata import read_metadata
 from .settings import ModelType

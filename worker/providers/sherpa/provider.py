@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from worker.errors import PluginError, RequestRefused, Unavailable
-from worker.provider import Capabilities, Notice, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.errors import PluginError, RequestRefused, Unavailable
+from natterjack.plugin.provider import (
+    Capabilities,
+    Notice,
+    Provider,
+    ProviderStream,
+    StreamRequest,
+)
 
 from . import models
 from .settings import PER_STREAM, SherpaSettings

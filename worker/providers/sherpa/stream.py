@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Executor
 
-from worker.errors import Dropped, Unavailable
-from worker.provider import ProviderEvent, ProviderStream
+from natterjack.plugin.errors import Dropped, Unavailable
+from natterjack.plugin.provider import ProviderEvent, ProviderStream
 
 from .segmenter import SAMPLE_RATE
 from .transcriber import SAMPLE_BYTES, Transcriber

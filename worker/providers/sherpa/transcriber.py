@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from worker.provider import Final, Interim, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.provider import Final, Interim, ProviderEvent, ProviderWord, Turn
 
 from ..estimate import Span, estimated_words, spoken_text, timed_words
 from .engine import Engine, Hypothesis

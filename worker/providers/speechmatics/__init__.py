@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from ...errors import PluginError, ProviderError
-from ...provider import Capabilities, Provider, ProviderStream, StreamRequest
-from ..websocket import Connector
+from natterjack.plugin.errors import PluginError, ProviderError
+from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
+from natterjack.plugin.websocket import Connector
+
 from . import connection, failures, options, protocol
 from .keys import Keys
 from .settings import SpeechmaticsSettings

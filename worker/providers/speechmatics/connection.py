@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from ...alarm import Alarm
-from ...errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
-from ...provider import Notice, ProviderEvent, ProviderStream
-from ..websocket import Closed, Socket
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
+from natterjack.plugin.provider import Notice, ProviderEvent, ProviderStream
+from natterjack.plugin.websocket import Closed, Socket
+from worker.session.alarm import Alarm
+
 from . import failures, messages, protocol
 from .options import NAME, Recognition
 from .state import Limits, StreamState

@@ -8,8 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ...errors import Dropped, ProviderError, RefusedCause, RequestRefused, Unavailable
-from ..websocket import Closed
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RefusedCause,
+    RequestRefused,
+    Unavailable,
+)
+from natterjack.plugin.websocket import Closed
+
 from .messages import Error
 from .options import NAME
 from .protocol import MAX_QUOTE

@@ -12,8 +12,14 @@ from typing import Final
 import aiohttp
 from pydantic import SecretStr
 
-from ...errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
-from ..proxy import through
+from natterjack.plugin.errors import (
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
+from natterjack.plugin.proxy import through
+
 from .options import NAME
 from .settings import SpeechmaticsSettings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...provider import Notice
+from natterjack.plugin.provider import Notice
 
 Attaches = Literal["next", "previous", "none", "both"]
 """Specification, AttachesToEnum."""

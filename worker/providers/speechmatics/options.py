@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from natterjack.audio import AudioFormat, Encoding
+from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.provider import StreamRequest
 
-from ...errors import RequestRefused
-from ...provider import StreamRequest
 from .settings import Model, SpeechmaticsSettings
 
 NAME: Final = "speechmatics"

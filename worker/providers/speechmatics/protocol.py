@@ -15,9 +15,10 @@ from urllib.parse import quote
 from pydantic import SecretStr
 from pydantic_core import from_json
 
-from ...errors import RemoteProtocolError
-from ...provider import Notice
-from ..websocket import ConnectRequest
+from natterjack.plugin.errors import RemoteProtocolError
+from natterjack.plugin.provider import Notice
+from natterjack.plugin.websocket import ConnectRequest
+
 from .messages import (
     Attaches,
     AudioAdded,

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import Dropped, ProviderError, RemoteProtocolError, Stalled
-from ...provider import Notice, ProviderEvent, Usage
-from ..websocket import Closed
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
+from natterjack.plugin.provider import Notice, ProviderEvent, Usage
+from natterjack.plugin.websocket import Closed
+
 from . import failures, messages, protocol
 from .options import NAME, Recognition
 from .transcript import Transcripts

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ...provider import ProviderWord
+from natterjack.plugin.provider import ProviderWord
+
 from .messages import Result
 
 

@@ -5,7 +5,8 @@ Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
-from ...provider import Final, Interim, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.provider import Final, Interim, ProviderEvent, ProviderWord, Turn
+
 from .messages import EndOfUtterance, LanguageInfo, Transcript
 from .text import join
 

@@ -5,7 +5,7 @@ Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
-from ...errors import ProviderError, Unavailable
+from natterjack.plugin.errors import ProviderError, Unavailable
 
 
 class Window:

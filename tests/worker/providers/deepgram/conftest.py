@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.provider import ProviderEvent, ProviderStream, StreamRequest
 from tests.emulators.deepgram import DeepgramEmulator
-from worker.provider import ProviderEvent, ProviderStream, StreamRequest
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram.settings import DeepgramSettings
 

@@ -14,11 +14,7 @@ import yaml
 from pydantic import SecretStr, ValidationError
 
 from natterjack.errors import UsageError
-from natterjack.settings import load
-from tests.emulators import tones
-from tests.emulators.deepgram import DeepgramEmulator
-from tests.waiting import until
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -26,10 +22,14 @@ from worker.errors import (
     Stalled,
     Unavailable,
 )
-from worker.plugins import load_class
-from worker.provider import Balance
+from natterjack.plugin.provider import Balance
+from natterjack.settings import load
+from tests.emulators import tones
+from tests.emulators.deepgram import DeepgramEmulator
+from tests.waiting import until
 from worker.providers.deepgram import DeepgramProvider, account
 from worker.providers.deepgram.settings import DeepgramSettings
+from worker.providers.loading import load_class
 
 from .conftest import hear, opened, send
 

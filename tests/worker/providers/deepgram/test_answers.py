@@ -11,10 +11,23 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Stalled,
+)
+from natterjack.plugin.provider import (
+    Final,
+    Notice,
+    ProviderEvent,
+    ProviderStream,
+    Turn,
+    Usage,
+)
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import soon, until, within
-from worker.errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Stalled
-from worker.provider import Final, Notice, ProviderEvent, ProviderStream, Turn, Usage
 from worker.providers.deepgram import DeepgramProvider, connection
 from worker.providers.deepgram.configure import Configuring
 from worker.providers.deepgram.protocol import ConfigureAnswer

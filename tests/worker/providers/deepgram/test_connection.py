@@ -14,18 +14,26 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat, Encoding
-from tests.emulators import pcm, tones
-from tests.emulators.deepgram import DeepgramEmulator
-from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, lateness, soon, until
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
-from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderStream, Turn, Usage
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderStream,
+    Turn,
+    Usage,
+)
+from tests.emulators import pcm, tones
+from tests.emulators.deepgram import DeepgramEmulator
+from tests.emulators.faults import GARBAGE
+from tests.waiting import bound, lateness, soon, until
 from worker.providers.deepgram import DeepgramProvider
 
 from .conftest import SECRET, hear, opened, request, send

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 import worker.providers.deepgram as package
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
 from tests.emulators.deepgram_query import parse
 from tests.emulators.test_deepgram_sdk import SPECIFICATION
-from worker.errors import PluginError, RequestRefused
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram.options import Options, listen
 from worker.providers.deepgram.protocol import (

@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefused, Unavailable
+from natterjack.plugin.provider import Notice, ProviderWord, Usage
+from natterjack.plugin.websocket import Closed
 from tests.emulators.deepgram_query import parse
-from worker.errors import Dropped, RemoteProtocolError, RequestRefused, Unavailable
-from worker.provider import Notice, ProviderWord, Usage
 from worker.providers.deepgram import protocol
 from worker.providers.deepgram.options import listen
 from worker.providers.deepgram.protocol import (
@@ -27,7 +28,6 @@ from worker.providers.deepgram.protocol import (
     handshake_error,
 )
 from worker.providers.deepgram.settings import DeepgramSettings
-from worker.providers.websocket import Closed
 
 from .conftest import SECRET, request
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from worker.errors import RemoteProtocolError
-from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn, Usage
+from natterjack.plugin.errors import RemoteProtocolError
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+    Usage,
+)
 from worker.providers.deepgram.protocol import (
     Message,
     Results,

@@ -12,11 +12,18 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import ProviderError
+from natterjack.plugin.provider import (
+    Final,
+    Notice,
+    ProviderEvent,
+    ProviderStream,
+    StreamRequest,
+    Turn,
+)
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
 from tests.waiting import bound
-from worker.errors import ProviderError
-from worker.provider import Final, Notice, ProviderEvent, ProviderStream, StreamRequest, Turn
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 from worker.providers.deepgram_flux.settings import DeepgramFluxSettings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worker.errors import Dropped, RequestRefused, Stalled
+from natterjack.plugin.errors import Dropped, RequestRefused, Stalled
 from worker.providers.deepgram_flux.configure import Configuring
 from worker.providers.deepgram_flux.protocol import Configured, ConfigureFailed
 

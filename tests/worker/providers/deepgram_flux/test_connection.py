@@ -8,16 +8,11 @@ import itertools
 import pytest
 
 from natterjack.audio import AudioFormat, Encoding
+from natterjack.plugin.errors import Dropped, RequestRefused, Stalled, Unavailable
+from natterjack.plugin.provider import Interim, ProviderEvent, Turn
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
 from tests.waiting import bound, lateness, soon, until
-from worker.errors import (
-    Dropped,
-    RequestRefused,
-    Stalled,
-    Unavailable,
-)
-from worker.provider import Interim, ProviderEvent, Turn
 from worker.providers.deepgram_flux import DeepgramFluxProvider, open_turn
 
 from .conftest import (

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from natterjack.plugin.contract import ProviderContract, Speech
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
-from worker.contract import ProviderContract, Speech
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from .conftest import LINEAR_16K, SECRET, Make

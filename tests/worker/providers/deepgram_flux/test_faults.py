@@ -9,11 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulators import tones
-from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
-from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, soon, until
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -21,7 +17,11 @@ from worker.errors import (
     Stalled,
     Unavailable,
 )
-from worker.provider import ProviderEvent, ProviderStream
+from natterjack.plugin.provider import ProviderEvent, ProviderStream
+from tests.emulators import tones
+from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
+from tests.emulators.faults import GARBAGE
+from tests.waiting import bound, soon, until
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from .conftest import (

@@ -13,10 +13,10 @@ from pydantic import SecretStr
 import worker.providers.deepgram_flux as package
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
 from tests.emulators.deepgram_flux_query import Config, configured, parse
 from tests.emulators.test_deepgram_flux_sdk import schemas, specification
-from worker.errors import PluginError, RequestRefused
 from worker.providers.deepgram_flux import DeepgramFluxProvider, protocol
 from worker.providers.deepgram_flux.options import CONFIGURABLE, Options, listen, parse_changes
 from worker.providers.deepgram_flux.settings import DeepgramFluxSettings

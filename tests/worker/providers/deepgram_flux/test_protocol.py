@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
+from natterjack.plugin.provider import Notice, ProviderWord
+from natterjack.plugin.websocket import Closed
 from tests.emulators.test_deepgram_flux_sdk import schemas
-from worker.errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused, Unavailable
-from worker.provider import Notice, ProviderWord
 from worker.providers.deepgram_flux import protocol
 from worker.providers.deepgram_flux.protocol import (
     Configured,
@@ -25,7 +32,6 @@ from worker.providers.deepgram_flux.protocol import (
     fatal_error,
     handshake_error,
 )
-from worker.providers.websocket import Closed
 
 # As in the vendor's documentation.
 TURN_INFO: dict[str, Any] = {

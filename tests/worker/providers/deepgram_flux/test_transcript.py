@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+)
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import FluxFaults, FluxSession
 from tests.emulators.deepgram_flux_query import parse
-from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
 from worker.providers.deepgram_flux.clock import Clock
 from worker.providers.deepgram_flux.open_turn import Commit, OpenTurn
 from worker.providers.deepgram_flux.protocol import TurnInfo, decode

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.provider import ProviderEvent, ProviderStream, StreamRequest
 from tests.emulators.deepgram_rest import DeepgramRestEmulator
-from worker.provider import ProviderEvent, ProviderStream, StreamRequest
 from worker.providers.deepgram_rest import DeepgramRestProvider
 from worker.providers.deepgram_rest.settings import DeepgramRestSettings
 

@@ -9,10 +9,10 @@ from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
 from tests.emulators.deepgram_rest import parse
 from tests.emulators.test_deepgram_rest import check_parameters
-from worker.errors import PluginError, RequestRefused
 from worker.providers.deepgram_rest import DeepgramRestProvider
 from worker.providers.deepgram_rest.options import Options, plan
 from worker.providers.deepgram_rest.settings import DeepgramRestSettings

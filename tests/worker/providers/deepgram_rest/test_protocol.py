@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
-from worker.errors import RemoteProtocolError, RequestRefused, Unavailable
-from worker.provider import Final, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.errors import RemoteProtocolError, RequestRefused, Unavailable
+from natterjack.plugin.provider import Final, ProviderEvent, ProviderWord, Turn
 from worker.providers.deepgram_rest import protocol
 from worker.providers.deepgram_rest.options import Plan
 from worker.providers.deepgram_rest.protocol import Result

@@ -12,10 +12,7 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat
-from tests.emulators import pcm, tones
-from tests.emulators.deepgram_rest import DeepgramRestEmulator
-from tests.waiting import bound, soon, until
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -23,7 +20,17 @@ from worker.errors import (
     Stalled,
     Unavailable,
 )
-from worker.provider import Final, Interim, ProviderEvent, ProviderStream, Turn, Usage
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    ProviderEvent,
+    ProviderStream,
+    Turn,
+    Usage,
+)
+from tests.emulators import pcm, tones
+from tests.emulators.deepgram_rest import DeepgramRestEmulator
+from tests.waiting import bound, soon, until
 from worker.providers.deepgram_rest import DeepgramRestProvider
 
 from .conftest import SECRET, hear, opened, request, send

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.provider import ProviderEvent, ProviderStream, StreamRequest
 from tests.emulators.managed import ManagedEmulator
-from worker.provider import ProviderEvent, ProviderStream, StreamRequest
 from worker.providers.managed import ManagedProvider
 from worker.providers.managed.settings import ManagedSettings
 

@@ -14,12 +14,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from tests.emulators import tones
-from tests.emulators.faults import GARBAGE
-from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
-from tests.emulators.session import Outgoing, Session
-from tests.waiting import bound, soon, until
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -27,7 +22,19 @@ from worker.errors import (
     Stalled,
     Unavailable,
 )
-from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderStream, Usage
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderStream,
+    Usage,
+)
+from tests.emulators import tones
+from tests.emulators.faults import GARBAGE
+from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
+from tests.emulators.session import Outgoing, Session
+from tests.waiting import bound, soon, until
 from worker.providers.managed import ManagedProvider, protocol
 from worker.providers.managed.connection import ManagedStream
 from worker.providers.managed.memory import MuteMemory

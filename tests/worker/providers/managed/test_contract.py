@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from natterjack.plugin.contract import ProviderContract, Speech
 from tests.emulators import tones
 from tests.emulators.managed import ManagedEmulator
-from worker.contract import ProviderContract, Speech
 from worker.providers.managed import ManagedProvider
 
 from .conftest import LINEAR_16K, TOKEN

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
+from natterjack.plugin.websocket import Closed
 from worker.providers.managed import protocol
 from worker.providers.managed.protocol import (
     Auth,
@@ -30,7 +31,6 @@ from worker.providers.managed.protocol import (
     Transcript,
     Unknown,
 )
-from worker.providers.websocket import Closed
 
 # ---- examples of the fact sheet, letter by letter -------------------------------------------
 

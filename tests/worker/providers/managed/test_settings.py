@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
-from worker.errors import PluginError, RequestRefused
 from worker.providers.managed import ManagedProvider, config, protocol
 from worker.providers.managed.protocol import Config
 from worker.providers.managed.settings import ManagedSettings

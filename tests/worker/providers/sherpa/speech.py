@@ -15,7 +15,7 @@ import soundfile
 import soxr
 
 from natterjack.audio import AudioFormat
-from worker.provider import (
+from natterjack.plugin.provider import (
     Final,
     Interim,
     Provider,

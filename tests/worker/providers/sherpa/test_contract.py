@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from worker.contract import ProviderContract, Speech
+from natterjack.plugin.contract import ProviderContract, Speech
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.settings import SherpaSettings
 

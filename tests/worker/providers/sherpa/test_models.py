@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.errors import PluginError, RequestRefused
+from natterjack.plugin.errors import PluginError, RequestRefused
 from worker.providers.sherpa import SherpaProvider, models
 from worker.providers.sherpa.onnx_metadata import read_metadata
 from worker.providers.sherpa.settings import SherpaSettings

@@ -12,9 +12,9 @@ import pytest
 
 import worker.providers.sherpa
 from natterjack.audio import AudioFormat
-from worker.errors import RequestRefused, Unavailable
-from worker.plugins import load_class
-from worker.provider import Notice
+from natterjack.plugin.errors import RequestRefused, Unavailable
+from natterjack.plugin.provider import Notice
+from worker.providers.loading import load_class
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.settings import PER_STREAM, SherpaSettings
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from natterjack.wer import normalised_words, word_error_rate, word_errors
-from worker.provider import Final, Interim, Turn
+from natterjack.local.wer import normalised_words, word_error_rate, word_errors
+from natterjack.plugin.provider import Final, Interim, Turn
 from worker.providers.sherpa import SherpaProvider
 
 from .speech import BYTES_PER_SECOND, REFERENCE, Take, linear16, seconds, take_of

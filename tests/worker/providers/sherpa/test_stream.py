@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from natterjack.wer import word_error_rate
+from natterjack.local.wer import word_error_rate
+from natterjack.plugin.errors import Dropped, Unavailable
+from natterjack.plugin.provider import Final
 from tests.waiting import bound, soon, until
-from worker.errors import Dropped, Unavailable
-from worker.provider import Final
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.stream import MAX_UNHEARD_BYTES, SherpaStream
 

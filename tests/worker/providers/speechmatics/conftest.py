@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
+from natterjack.plugin.provider import ProviderEvent, ProviderStream, StreamRequest
 from tests.emulators.speechmatics import SpeechmaticsEmulator
-from worker.provider import ProviderEvent, ProviderStream, StreamRequest
 from worker.providers.speechmatics import SpeechmaticsProvider
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 

@@ -12,13 +12,7 @@ from typing import Any
 import pytest
 
 from natterjack.audio import AudioFormat, Encoding
-from tests.emulators import speechmatics_spec as spec
-from tests.emulators import tones
-from tests.emulators.faults import GARBAGE
-from tests.emulators.speechmatics import SpeechmaticsEmulator
-from tests.emulators.speechmatics_faults import CLOSE_CODES
-from tests.waiting import bound, soon, until, within
-from worker.errors import (
+from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
@@ -26,7 +20,21 @@ from worker.errors import (
     Stalled,
     Unavailable,
 )
-from worker.provider import Final, Interim, Notice, ProviderEvent, ProviderStream, Turn, Usage
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderStream,
+    Turn,
+    Usage,
+)
+from tests.emulators import speechmatics_spec as spec
+from tests.emulators import tones
+from tests.emulators.faults import GARBAGE
+from tests.emulators.speechmatics import SpeechmaticsEmulator
+from tests.emulators.speechmatics_faults import CLOSE_CODES
+from tests.waiting import bound, soon, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 
 from .conftest import LINEAR_16K, SECRET, hear, opened, request, send

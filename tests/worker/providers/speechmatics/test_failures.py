@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
+from natterjack.plugin.websocket import Closed
 from tests.emulators import speechmatics_spec as spec
 from tests.emulators.speechmatics_faults import CLOSE_CODES
-from worker.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from worker.providers.speechmatics.failures import close_error, error_of, handshake_error
 from worker.providers.speechmatics.keys import management_error
 from worker.providers.speechmatics.messages import Error
-from worker.providers.websocket import Closed
 
 EXPECTED: dict[str, tuple[type[ProviderError], str]] = {
     "invalid_message": (RequestRefused, "request"),

@@ -12,9 +12,14 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from natterjack.plugin.errors import (
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
 from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.waiting import bound, until, within
-from worker.errors import ProviderError, RemoteProtocolError, RequestRefused, Unavailable
 from worker.providers.speechmatics import SpeechmaticsProvider
 
 from .conftest import SECRET, opened, request

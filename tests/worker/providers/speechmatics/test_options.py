@@ -13,9 +13,9 @@ from pydantic import SecretStr
 import worker.providers.speechmatics as package
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
 from tests.emulators import speechmatics_spec as spec
-from worker.errors import PluginError, RequestRefused
 from worker.providers.speechmatics import SpeechmaticsProvider, protocol
 from worker.providers.speechmatics.options import CONFIGURABLE, Options, recognition
 from worker.providers.speechmatics.settings import SpeechmaticsSettings

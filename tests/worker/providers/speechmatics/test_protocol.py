@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from natterjack.plugin.errors import RemoteProtocolError, RequestRefused
+from natterjack.plugin.provider import Notice
 from tests.emulators import speechmatics_spec as spec
-from worker.errors import RemoteProtocolError, RequestRefused
-from worker.provider import Notice
 from worker.providers.speechmatics import protocol
 from worker.providers.speechmatics.messages import (
     AudioAdded,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from worker.errors import Dropped, RequestRefused, Stalled, Unavailable
-from worker.provider import Notice, Turn, Usage
+from natterjack.plugin.errors import Dropped, RequestRefused, Stalled, Unavailable
+from natterjack.plugin.provider import Notice, Turn, Usage
+from natterjack.plugin.websocket import Closed
 from worker.providers.speechmatics.messages import (
     AudioAdded,
     DurationLimit,
@@ -26,7 +27,6 @@ from worker.providers.speechmatics.protocol import BadFinal
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 from worker.providers.speechmatics.state import Limits, StreamState
 from worker.providers.speechmatics.window import Patience, Window
-from worker.providers.websocket import Closed
 
 from .conftest import request
 

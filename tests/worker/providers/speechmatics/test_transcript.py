@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.provider import Final, Interim, ProviderEvent, Turn
+from natterjack.plugin.provider import Final, Interim, ProviderEvent, Turn
 from worker.providers.speechmatics.messages import (
     EndOfUtterance,
     LanguageInfo,

@@ -1,0 +1,198 @@
+"""Bringing streams and the consumer on the broker to their definition."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+from natterjack.errors import StreamMismatch
+from natterjack.settings import StreamSettings
+
+from .connection import Broker
+from .differences import (
+    COPIES,
+    PUSHED,
+    REMAKE_CONSUMER,
+    REMAKE_STREAM,
+    STORED,
+    Difference,
+    consumer_differences,
+    stream_differences,
+)
+from .streams import CONSUMER, SESSIONS, consumer_config, stream_configs, translated
+
+Action = Literal["same", "make", "change", "remake"]
+_TIMEOUT_S = 5.0
+_CONSUMER_NAME = f"{SESSIONS} > {CONSUMER}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to one stream, or to the consumer."""
+
+    name: str
+    action: Action
+    differences: tuple[Difference, ...]
+    wanted: StreamConfig | ConsumerConfig
+    """What it is to be, with all that an operator has set beside our definition."""
+    found: StreamConfig | ConsumerConfig | None = None
+
+    @property
+    def loses(self) -> str:
+        """What would be gone: STORED, COPIES, or nothing."""
+        lost = {difference.loses for difference in self.differences}
+        return STORED if STORED in lost else COPIES if COPIES in lost else ""
+
+
+async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
+    """What would have to be done for everything to be as `settings` say. Changes nothing.
+
+    Raises: StreamMismatch, BrokerUnreachable.
+    """
+    js = broker.client.jetstream()
+    changes = []
+    with translated():
+        for wanted in stream_configs(settings):
+            assert wanted.name is not None
+            try:
+                found = (await js.stream_info(wanted.name)).config
+            except NotFoundError:
+                changes.append(Change(wanted.name, "make", (), wanted))
+                continue
+            changes.append(_stream_change(found, wanted))
+        consumer = await _consumer_change(js, consumer_config(settings))
+    queue = next(change for change in changes if change.name == SESSIONS)
+    if queue.action == "remake" and consumer.action != "make":
+        # It goes with its stream.
+        consumer = Change(_CONSUMER_NAME, "make", consumer.differences, consumer.wanted)
+    return [*changes, consumer]
+
+
+def _action(differences: list[Difference], remade: tuple[str, ...]) -> Action:
+    if any(difference.what in remade for difference in differences):
+        return "remake"
+    return "change" if differences else "same"
+
+
+def _stream_change(found: StreamConfig, wanted: StreamConfig) -> Change:
+    assert wanted.name is not None
+    differences = stream_differences(found, wanted)
+    action = _action(differences, REMAKE_STREAM)
+    new = found.evolve(**{difference.what: difference.wanted for difference in differences})
+    if action == "remake":
+        new = new.evolve(first_seq=None)
+    return Change(wanted.name, action, tuple(differences), new, found)
+
+
+async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Change:
+    try:
+        info = await js.consumer_info(SESSIONS, CONSUMER)
+    except NotFoundError:
+        return Change(_CONSUMER_NAME, "make", (), wanted)
+    found = info.config if info.paused else info.config.evolve(pause_until=None)
+    differences = consumer_differences(found, wanted)
+    new = found.evolve(**{difference.what: difference.wanted for difference in differences})
+    new = new.evolve(
+        opt_start_seq=None,
+        opt_start_time=None,
+        **({} if new.deliver_subject else dict.fromkeys(PUSHED)),
+    )
+    return Change(
+        _CONSUMER_NAME, _action(differences, REMAKE_CONSUMER), tuple(differences), new, found
+    )
+
+
+async def apply(broker: Broker, change: Change) -> None:
+    """Do what `change` says. Raises: StreamMismatch with the server's reason; BrokerUnreachable."""
+    js = broker.client.jetstream()
+    new, found = change.wanted, change.found
+    with translated(change.name):
+        if isinstance(new, ConsumerConfig):
+            if change.action == "remake":
+                await js.delete_consumer(SESSIONS, CONSUMER)
+                await _make_anew(change, lambda config: _set_consumer(broker, config))
+            else:
+                await _set_consumer(broker, new)
+            if any(difference.what == "pause_until" for difference in change.differences):
+                await _resume(broker)
+        elif change.action == "change":
+            await js.update_stream(new)
+        elif change.action == "remake":
+            assert isinstance(found, StreamConfig)
+            await _probe(js, new, found)
+            await js.delete_stream(change.name)
+            await _make_anew(change, js.add_stream)
+        else:
+            await js.add_stream(new)
+
+
+async def _set_consumer(broker: Broker, config: ConsumerConfig) -> None:
+    """Make or change it. Raises as nats-py does."""
+    await broker.client.jetstream().add_consumer(SESSIONS, config)
+
+
+async def _resume(broker: Broker) -> None:
+    """End a pause (NATS ADR-26), which an update of the consumer does not."""
+    subject = f"$JS.API.CONSUMER.PAUSE.{SESSIONS}.{CONSUMER}"
+    answer = json.loads((await broker.client.request(subject, b"{}", _TIMEOUT_S)).data)
+    if "error" in answer:
+        raise APIError.from_error(answer["error"])
+
+
+async def _probe(js: JetStreamContext, wanted: StreamConfig, found: StreamConfig) -> None:
+    """See that the server would make such a stream, before the one that is there is deleted.
+
+    Raises: StreamMismatch; whatever nats-py does.
+    """
+    name = f"{wanted.name}_PROBE_{secrets.token_hex(4)}"
+    size = wanted.max_bytes
+    if wanted.storage == found.storage and (size or 0) > 0 and (found.max_bytes or 0) > 0:
+        size = max(1, (size or 0) - (found.max_bytes or 0))  # the rest is free once that is gone
+    try:
+        await js.add_stream(
+            wanted.evolve(
+                name=name, subjects=[name], max_bytes=size,
+                mirror=None, sources=None, republish=None, subject_transform=None,
+            )
+        )  # fmt: skip
+    except APIError as error:
+        raise StreamMismatch(
+            f"{wanted.name}: JetStream would refuse to make it anew, so nothing was done to it: "
+            f"{error.description}"
+        ) from None
+    finally:
+        with contextlib.suppress(NatsError, TimeoutError):
+            await js.delete_stream(name)
+
+
+async def _make_anew(change: Change, make: Callable[..., Awaitable[object]]) -> None:
+    """Make what was deleted; else put back what it was. Raises: StreamMismatch."""
+    try:
+        await make(change.wanted)
+    except (NatsError, TimeoutError) as error:
+        reason = _reason(error)
+    else:
+        return
+    try:
+        await make(change.found)
+    except (NatsError, TimeoutError) as error:
+        then = f"it could not be made again as it was either, and is missing: {_reason(error)}"
+    else:
+        then = "it was made again as it was, and is empty"
+    raise StreamMismatch(
+        f"{change.name}: it was deleted, and JetStream refused to make it anew: {reason}; {then}. "
+        "Correct that, and run `natterjack streams apply` again"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error.description if isinstance(error, APIError) else error or repr(error))

@@ -1,0 +1,221 @@
+"""What each kind of broker user may do: the one definition, from which configurations are made.
+
+NATS checks every subject that a user publishes or subscribes to; what is not allowed here is
+refused. docs/security.md says what each is for, and what remains possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from natterjack.errors import UsageError
+from natterjack.subjects import (
+    AUDIO_PREFIX,
+    CONTROL_PREFIX,
+    DIAL_PREFIX,
+    HEARD_PREFIX,
+    SESSION_PREFIX,
+    SLOT_PREFIX,
+    TRANSCRIPT_PREFIX,
+    check_token,
+)
+
+from . import streams
+
+Role = Literal["edge", "worker", "subscriber", "monitor", "operator"]
+ROLES: Mapping[Role, str] = {
+    "edge": "an agent of one tenant: opens sessions, publishes sound, hears their status",
+    "worker": "takes sessions, reads sound, publishes transcripts",
+    "subscriber": "a service that reads transcripts, of one tenant or of all",
+    "monitor": "looks at sessions and streams, without their words",
+    "operator": "makes streams, sets budgets and limits, ends sessions, erases",
+}
+
+_API = "$JS.API"
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Subjects, with wildcards, that a user may publish and subscribe to."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool = False
+    """It may answer whoever asks it something."""
+
+    def config(self) -> dict[str, Any]:
+        """As nats-server's configuration has it."""
+        # An empty list would allow all.
+        made: dict[str, Any] = {
+            "publish": {"allow": list(self.publish)} if self.publish else {"deny": [">"]},
+            "subscribe": {"allow": list(self.subscribe)},
+        }
+        if self.answers:
+            # For a minute, since a control request may wait for a provider.
+            made["allow_responses"] = {"max": 1, "expires": "1m"}
+        return made
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the broker. Raises UsageError for what makes no sense."""
+
+    role: Role
+    name: str = ""
+    """Tells users of a role apart: an agent, a service."""
+    tenant: str | None = None
+    speaker: str | None = None
+    """An edge may be held to one."""
+    control: bool = False
+    """A subscriber may also send requests to sessions."""
+    live: bool = False
+    """A subscriber reads nothing that is stored, and so asks the broker nothing."""
+    public_key: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for what in ("name", "tenant", "speaker"):
+            value = getattr(self, what)
+            if value:
+                check_token(what, value)
+        if self.role == "edge" and not (self.tenant and self.name):
+            raise UsageError("an edge needs --tenant and --name: whose agent it is, and which")
+        if self.role == "subscriber" and not self.name:
+            raise UsageError("a subscriber needs --name")
+        if self.tenant and self.role not in ("edge", "subscriber"):
+            raise UsageError(f"a {self.role} is of no tenant")
+        if self.speaker and self.role != "edge":
+            raise UsageError("--speaker is for edges")
+        if (self.control or self.live) and self.role != "subscriber":
+            raise UsageError("--control and --live are for subscribers")
+
+    @property
+    def id(self) -> str:
+        """Of files and inboxes."""
+        parts = (self.role, self.tenant or "", self.name)
+        return "_".join(part for part in parts if part)
+
+    @property
+    def inbox_prefix(self) -> str:
+        """NATS_INBOX_PREFIX: where answers to it come, and to nobody else."""
+        return f"_INBOX_{self.id}"
+
+    def permissions(self) -> Permissions:
+        own = (f"{self.inbox_prefix}.>",)
+        if self.role == "edge":
+            return _edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
+        if self.role == "worker":
+            return _worker(own)
+        if self.role == "subscriber":
+            return self._subscriber(f"{self.tenant}.>" if self.tenant else ">", own)
+        return _monitor(own) if self.role == "monitor" else _operator(own)
+
+    def _subscriber(self, key: str, own: tuple[str, ...]) -> Permissions:
+        stored = (
+            # The filter is part of the subject, so that a tenant's stays a tenant's.
+            f"{_API}.CONSUMER.CREATE.{streams.TRANSCRIPTS}.*.{TRANSCRIPT_PREFIX}.{key}",
+            f"{_API}.CONSUMER.MSG.NEXT.{streams.TRANSCRIPTS}.*",
+            f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{TRANSCRIPT_PREFIX}.{key}",
+        )
+        return Permissions(
+            publish=(
+                *(() if self.live else stored),
+                *((f"{CONTROL_PREFIX}.{key}",) if self.control else ()),
+            ),
+            subscribe=(*own, f"{TRANSCRIPT_PREFIX}.{key}"),
+        )
+
+
+def _edge(key: str, own: tuple[str, ...]) -> Permissions:
+    status = f"{TRANSCRIPT_PREFIX}.{key}.status"
+    return Permissions(
+        publish=(
+            f"{SESSION_PREFIX}.{key}",
+            f"{AUDIO_PREFIX}.{key}",
+            # The newest status of a session, by its subject.
+            f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
+        ),
+        subscribe=(*own, status),
+    )
+
+
+def _worker(own: tuple[str, ...]) -> Permissions:
+    read = (
+        streams.AUDIO,
+        *(
+            f"KV_{bucket}"
+            for bucket in (
+                streams.BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET,
+                streams.BUDGETS_BUCKET, streams.PROVIDERS_BUCKET,
+            )
+        ),
+        streams.SLOTS,
+    )  # fmt: skip
+    written = (
+        streams.BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET, streams.PROVIDERS_BUCKET,
+    )  # fmt: skip
+    queue = f"{streams.SESSIONS}.{streams.CONSUMER}"
+    return Permissions(
+        publish=(
+            f"{TRANSCRIPT_PREFIX}.*.*.*.*",
+            f"{SLOT_PREFIX}.>",
+            f"{DIAL_PREFIX}.>",
+            f"{HEARD_PREFIX}.waiting.>",
+            *(streams.bucket_subject(bucket, ">") for bucket in written),
+            f"{_API}.CONSUMER.INFO.{queue}",
+            f"{_API}.CONSUMER.MSG.NEXT.{queue}",
+            f"$JS.ACK.{queue}.>",
+            f"{_API}.STREAM.INFO.*",
+            # The leader's answer, where a replica's might be behind.
+            f"{_API}.STREAM.MSG.GET.{streams.SESSIONS}",
+            f"{_API}.STREAM.MSG.GET.{streams.TRANSCRIPTS}",
+            f"{_API}.STREAM.MSG.GET.{streams.SLOTS}",
+            f"{_API}.STREAM.MSG.GET.KV_{streams.BUCKET}",
+            f"{_API}.STREAM.MSG.GET.KV_{streams.USAGE_BUCKET}",
+            *(f"{_API}.DIRECT.GET.{stream}" for stream in read),
+            *(f"{_API}.DIRECT.GET.{stream}.>" for stream in read),
+        ),
+        subscribe=(
+            *own,
+            f"{AUDIO_PREFIX}.*.*.*",
+            f"{CONTROL_PREFIX}.*.*.*",
+            f"{HEARD_PREFIX}.>",
+            streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
+            streams.bucket_subject(streams.USAGE_BUCKET, ">"),
+            streams.bucket_subject(streams.PROVIDERS_BUCKET, ">"),
+        ),
+        answers=True,
+    )
+
+
+def _monitor(own: tuple[str, ...]) -> Permissions:
+    return Permissions(
+        publish=(
+            f"{_API}.INFO",
+            f"{_API}.STREAM.NAMES",
+            f"{_API}.STREAM.LIST",
+            f"{_API}.STREAM.INFO.*",
+            f"{_API}.CONSUMER.INFO.*.*",
+            f"{_API}.STREAM.MSG.GET.{streams.SESSIONS}",
+            f"{_API}.DIRECT.GET.KV_{streams.WORKERS_BUCKET}",
+            f"{_API}.DIRECT.GET.KV_{streams.USAGE_BUCKET}",
+            f"{_API}.DIRECT.GET.KV_{streams.BUDGETS_BUCKET}",
+            f"{_API}.DIRECT.GET.{streams.SLOTS}",
+        ),
+        subscribe=own,
+    )
+
+
+def _operator(own: tuple[str, ...]) -> Permissions:
+    return Permissions(
+        publish=(
+            f"{_API}.>",
+            # What a backup is acknowledged with, and a restore is sent to.
+            "$JS.SNAPSHOT.>",
+            streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
+            streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
+            f"{CONTROL_PREFIX}.>",
+        ),
+        subscribe=(*own, f"{TRANSCRIPT_PREFIX}.>", f"{HEARD_PREFIX}.>"),
+    )

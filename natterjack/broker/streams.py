@@ -1,0 +1,249 @@
+"""The streams, the consumer and the buckets: their one definition, made or checked at start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
+
+from natterjack.errors import BrokerUnreachable, StreamMismatch
+from natterjack.settings import StreamSettings
+from natterjack.subjects import (
+    AUDIO_PREFIX,
+    DIAL_PREFIX,
+    HEARD_PREFIX,
+    SESSION_PREFIX,
+    SLOT_PREFIX,
+    TRANSCRIPT_PREFIX,
+)
+from natterjack.telemetry.log import fields
+
+from .connection import Broker
+from .differences import stream_differences
+
+log = logging.getLogger(__name__)
+
+SESSIONS = "STT_SESSIONS"
+AUDIO = "STT_AUDIO"
+TRANSCRIPTS = "STT_TRANSCRIPTS"
+SLOTS = "STT_SLOTS"
+BUCKET = "stt_sessions"
+WORKERS_BUCKET = "stt_workers"
+USAGE_BUCKET = "stt_usage"
+BUDGETS_BUCKET = "stt_budgets"
+PROVIDERS_BUCKET = "stt_providers"
+CONSUMER = "workers"
+
+MAX_SPEC_BYTES = 64 * 1024
+DUPLICATE_WINDOW_S = 120
+_CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
+_USAGE_MAX_AGE_S = 400 * 24 * 3600
+_PROVIDERS_MAX_AGE_S = 3600
+
+_NAME_IN_USE = 10058
+
+
+def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
+    """The streams as we make them, those behind the buckets included."""
+    file, replicas = StorageType.FILE, settings.stream_replicas
+    return [
+        StreamConfig(
+            name=SESSIONS,
+            subjects=[f"{SESSION_PREFIX}.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=file,
+            num_replicas=replicas,
+            max_bytes=settings.sessions_max_bytes,
+            discard=DiscardPolicy.NEW,  # an agent that is refused asks again; one that waits stays
+            max_msg_size=MAX_SPEC_BYTES,
+            duplicate_window=DUPLICATE_WINDOW_S,
+        ),
+        StreamConfig(
+            name=AUDIO,
+            subjects=[f"{AUDIO_PREFIX}.>"],
+            storage=file if settings.audio_storage == "file" else StorageType.MEMORY,
+            num_replicas=replicas,
+            max_age=settings.audio_max_age_seconds,
+            max_bytes=settings.audio_max_bytes,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.audio_max_age_seconds),
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=TRANSCRIPTS,
+            subjects=[
+                f"{TRANSCRIPT_PREFIX}.*.*.*.{k}" for k in ("final", "turn", "status", "usage")
+            ],
+            storage=file,
+            num_replicas=replicas,
+            max_age=settings.transcripts_max_age_seconds,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.transcripts_max_age_seconds),
+            allow_direct=True,
+        ),
+        StreamConfig(
+            # One subject a slot or dial of a provider account; its message says who has it.
+            name=SLOTS,
+            subjects=[f"{SLOT_PREFIX}.>", f"{DIAL_PREFIX}.>"],
+            storage=file,
+            num_replicas=replicas,
+            max_msgs_per_subject=1,
+            # Whoever uses a limited account hears what was stored, and only that.
+            republish=RePublish(src="stt.>", dest=f"{HEARD_PREFIX}.>"),
+            allow_direct=True,
+        ),
+        _bucket(BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(WORKERS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(USAGE_BUCKET, replicas, _USAGE_MAX_AGE_S),
+        _bucket(BUDGETS_BUCKET, replicas, 0),
+        _bucket(PROVIDERS_BUCKET, replicas, _PROVIDERS_MAX_AGE_S),
+    ]
+
+
+def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
+    """The stream behind a bucket that keeps the last value of each key. Age 0: for good."""
+    return StreamConfig(
+        name=f"KV_{name}",
+        subjects=[f"$KV.{name}.>"],
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_age=max_age_seconds,
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.NEW,
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+    )
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """Where the entry `key` (which may have wildcards) of a bucket is published and stored."""
+    return f"$KV.{bucket}.{key}"
+
+
+def usage_erased(tenant: str) -> str:
+    """The key of `stt_usage` that, deleted, says that nothing of the tenant's use is to be kept."""
+    return f"all.{tenant}.erased"
+
+
+def consumer_config(settings: StreamSettings) -> ConsumerConfig:
+    """The durable pull consumer that all workers share: their leases."""
+    return ConsumerConfig(
+        durable_name=CONSUMER,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=settings.lease_seconds,
+        deliver_policy=DeliverPolicy.ALL,
+        max_ack_pending=-1,
+        max_deliver=-1,
+    )
+
+
+_USED = (
+    "subjects", "retention", "sealed", "no_ack", "allow_direct", "republish",
+    "max_msgs_per_subject",
+)  # fmt: skip
+"""Needed lest something be lost or doubled; in the rest an operator may have meant otherwise."""
+
+
+async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
+    """JetStream, with every stream, the consumer and the bucket there and fit for use.
+
+    Missing ones are made unless `settings.create_streams` is off. Existing ones are checked and,
+    but for the consumer's ack_wait, never changed. Several programs may do this at once.
+    Raises: StreamMismatch naming what is wrong and the cure; BrokerUnreachable.
+    """
+    js = broker.client.jetstream()
+    with translated():
+        for wanted in stream_configs(settings):
+            await _ensure_stream(js, wanted, settings.create_streams)
+        await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
+    return js
+
+
+async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: bool) -> None:
+    name = wanted.name
+    assert name is not None
+    try:
+        info = await js.stream_info(name)
+    except NotFoundError:
+        if not create:
+            raise StreamMismatch(
+                f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "
+                "run `natterjack streams apply` as a user that may make streams"
+            ) from None
+        try:
+            info = await js.add_stream(wanted)
+            log.info("stream made", extra=fields(stream=name))
+        except APIError as error:
+            if error.err_code != _NAME_IN_USE:
+                raise
+            info = await js.stream_info(name)  # another program made it meanwhile
+    differences = stream_differences(info.config, wanted)
+    if wrong := [d for d in differences if d.what in _USED]:
+        raise StreamMismatch(
+            f"stream {name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
+            "`natterjack streams apply` corrects it"
+        )
+    if differences:
+        log.info(
+            "stream differs from the settings and is left as it is: %s",
+            "; ".join(map(str, differences)),
+            extra=fields(stream=name),
+        )
+
+
+async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create: bool) -> None:
+    try:
+        found = (await js.consumer_info(SESSIONS, CONSUMER)).config
+    except NotFoundError:
+        if not create:
+            raise StreamMismatch(
+                f"consumer {CONSUMER} of {SESSIONS} is missing and NATTERJACK_CREATE_STREAMS is off"
+            ) from None
+        await js.add_consumer(SESSIONS, wanted)
+        return
+    if found.ack_policy != AckPolicy.EXPLICIT or found.deliver_subject or found.max_deliver != -1:
+        raise StreamMismatch(
+            f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
+            "acknowledgement and unlimited deliveries: `natterjack streams apply --allow-loss` "
+            "makes it anew"
+        )
+    if found.ack_wait != wanted.ack_wait or found.max_ack_pending != -1:
+        if not create:
+            log.info(
+                "consumer's ack_wait differs from NATTERJACK_LEASE_SECONDS",
+                extra=fields(found=found.ack_wait, wanted=wanted.ack_wait),
+            )
+            return
+        new = found.evolve(ack_wait=wanted.ack_wait, max_ack_pending=-1)
+        await js.add_consumer(SESSIONS, new)  # an update, since the name exists
+        log.info("lease time set", extra=fields(seconds=wanted.ack_wait))
+
+
+@contextlib.contextmanager
+def translated(name: str = "") -> Iterator[None]:
+    """Errors of the broker as ours."""
+    where = f"{name}: " if name else ""
+    try:
+        yield
+    except (NoRespondersError, ServiceUnavailableError):
+        raise BrokerUnreachable(
+            "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
+        ) from None
+    except APIError as error:
+        raise StreamMismatch(f"{where}JetStream refused: {error.description}") from None
+    except (NatsError, TimeoutError) as error:
+        raise BrokerUnreachable(f"{where}JetStream does not answer: {error!r}") from None

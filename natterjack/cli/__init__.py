@@ -1,0 +1,1 @@
+"""The `natterjack` command: one module for each subcommand, and their tables."""

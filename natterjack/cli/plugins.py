@@ -1,0 +1,78 @@
+"""`natterjack plugins`: the installed providers, what they can do and how they are set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from natterjack.plugin.entry_points import available
+
+
+def describe(point: EntryPoint) -> dict[str, Any]:
+    """Name, package, version, capabilities and settings; or the error that loading it gave."""
+    about: dict[str, Any] = {"name": point.name}
+    if point.dist is not None:
+        about |= {"package": point.dist.name, "version": point.dist.version}
+    try:
+        found = point.load()
+        capabilities = dataclasses.asdict(found.capabilities)
+        settings = found.Settings
+    except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way
+        return {**about, "error": f"{type(error).__name__}: {error}"}
+    prefix = settings.model_config.get("env_prefix", "")
+    about["capabilities"] = {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in capabilities.items()
+    }
+    about["settings"] = [
+        {
+            "name": f"{prefix}{name}".upper(),
+            "default": None if field.is_required() else _plain(field.get_default()),
+            "required": field.is_required(),
+            "help": field.description,
+        }
+        for name, field in settings.model_fields.items()
+    ]
+    return about
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def show(*, as_json: bool) -> int:
+    """Print the list; the exit status: 1 when a plugin cannot be loaded."""
+    points = available().values()
+    plugins = [describe(point) for point in points]
+    if as_json:
+        print(json.dumps(plugins, indent=2))
+    else:
+        for about in plugins:
+            _print(about)
+        if not plugins:
+            print("no providers are installed: pip install 'natterjack[worker]'")
+    return 1 if any("error" in about for about in plugins) else 0
+
+
+def _print(about: dict[str, Any]) -> None:
+    print(f"{about['name']}  ({about.get('package', '?')} {about.get('version', '?')})")
+    if "error" in about:
+        print(f"  cannot be loaded: {about['error']}\n")
+        return
+    for name, value in about["capabilities"].items():
+        shown = "nothing" if name == "configurable" and not value else _words(value)
+        print(f"  {name.replace('_', ' '):16} {shown}")
+    for setting in about["settings"]:
+        default = "required" if setting["required"] else f"default {setting['default']}"
+        print(f"  {setting['name']:32} {setting['help']} [{default}]")
+    print()
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "any"
+    return "any" if value is None else str(value)

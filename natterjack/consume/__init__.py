@@ -1,0 +1,1 @@
+"""Reading transcripts: `listen()` and what is built on it."""

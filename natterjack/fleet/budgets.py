@@ -1,0 +1,233 @@
+"""Budgets: what a tenant may use in a day (UTC), as operators keep them in `stt_budgets`.
+
+Seconds are audio sent to providers, each second once: what is sent again after a fault of ours is
+not counted. Money is all that was spent, for audio sent again too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from natterjack.broker import streams
+from natterjack.broker.stored import Stored, StreamStore
+from natterjack.errors import UsageError, first_problem
+from natterjack.events import ProviderUsage
+from natterjack.subjects import check_token
+
+from .limits import ACCOUNT_KEYS
+from .usage import DayUsage
+
+log = logging.getLogger(__name__)
+
+DEFAULT_KEY = "default"
+"""The budget of every tenant that has none of its own; each has the whole of it."""
+TENANT_KEYS = "tenant"
+"""First token of the other keys; the second is the tenant."""
+SECONDS = "seconds"
+
+
+class Budget(BaseModel):
+    """What a tenant may use in a day. A bare number is `seconds_per_day`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    seconds_per_day: float | None = Field(None, ge=0, description="of audio; 0: none")
+    cost_per_day: float | None = Field(None, ge=0, description="in `currency`; 0: none")
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="ISO 4217")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_number(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"seconds_per_day": value}
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Budget:
+        if self.seconds_per_day is None and self.cost_per_day is None:
+            raise ValueError("seconds_per_day or cost_per_day is needed")
+        return self
+
+    def encode(self) -> bytes:
+        """As the bucket has it."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+def budget_key(tenant: str) -> str:
+    """The bucket's key for a tenant. Raises InvalidKey."""
+    return f"{TENANT_KEYS}.{check_token('tenant', tenant)}"
+
+
+def parse_budget(value: bytes | str) -> Budget:
+    """The budget in an entry. Raises UsageError that says what is wrong and what is right."""
+    try:
+        return Budget.model_validate_json(value)
+    except ValidationError as error:
+        problem = first_problem(error).removeprefix("Value error, ")
+        raise UsageError(
+            f"no budget: {problem}; it looks like 3600 (seconds a day), or "
+            '{"seconds_per_day": 3600, "cost_per_day": 5, "currency": "USD"}'
+        ) from None
+
+
+# ---- how a budget stands ------------------------------------------------------------------------
+
+
+class Used(NamedTuple):
+    """What a tenant has used in a day, over all processes."""
+
+    seconds: float = 0.0
+    cost: float = 0.0
+    """In the budget's currency."""
+
+    @classmethod
+    def of(cls, usages: Iterable[DayUsage], currency: str) -> Used:
+        seconds = cost = 0.0
+        for usage in usages:
+            for row in usage.providers.values():
+                seconds += row.sent_seconds - row.replayed_seconds
+                if row.currency == currency:
+                    cost += row.cost
+        return cls(seconds, cost)
+
+
+class Standing(NamedTuple):
+    """How a budget stands, in one of its units."""
+
+    unit: str
+    """`seconds`, or a currency."""
+    limit: float
+    used: float
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self.limit - self.used)
+
+    @property
+    def fraction(self) -> float:
+        """Of the limit that is used; 1 or more: all, as of a limit of nothing."""
+        return self.used / self.limit if self.limit > 0 else 1.0
+
+    def __str__(self) -> str:
+        unit, digits = ("s", 1) if self.unit == SECONDS else (self.unit, 4)
+        return f"{plain(self.used, digits)} of {plain(self.limit, digits)} {unit}"
+
+
+def plain(number: float, digits: int) -> str:
+    """With so many decimals at most, and no exponent."""
+    return f"{number:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{number:.0f}"
+
+
+def standings(budget: Budget, used: Used) -> list[Standing]:
+    """How it stands, in each unit that it has."""
+    found = []
+    if budget.seconds_per_day is not None:
+        found.append(Standing(SECONDS, budget.seconds_per_day, used.seconds))
+    if budget.cost_per_day is not None:
+        found.append(Standing(budget.currency, budget.cost_per_day, used.cost))
+    return found
+
+
+def fraction_used(budget: Budget, used: Used) -> float:
+    """Of whichever unit is nearer its end; from 1 on nothing is left."""
+    return max(standing.fraction for standing in standings(budget, used))
+
+
+def remaining_seconds(budget: Budget, used: Used) -> float | None:
+    """Audio that all sessions of the tenant together may still send; what is left of money at the
+    price that a second had over the day. None: not known."""
+    left = []
+    if budget.seconds_per_day is not None:
+        left.append(max(0.0, budget.seconds_per_day - used.seconds))
+    if budget.cost_per_day is not None and used.cost > 0 and used.seconds > 0:
+        left.append(max(0.0, budget.cost_per_day - used.cost) * used.seconds / used.cost)
+    return min(left, default=None)
+
+
+def spent_detail(tenant: str, day: str, budget: Budget, used: Used) -> str | None:
+    """For people: of what nothing is left. None: something is."""
+    spent = [standing for standing in standings(budget, used) if standing.used >= standing.limit]
+    if not spent:
+        return None
+    return f"tenant {tenant} has used {' and '.join(map(str, spent))} of {day}"
+
+
+# ---- reading the buckets ------------------------------------------------------------------------
+
+
+class Entries(NamedTuple):
+    """What the bucket of budgets holds."""
+
+    default: Budget | None
+    tenants: dict[str, Budget]
+    wrong: dict[str, str]
+    """Entries that are no budgets: what is wrong, by key. Limits of accounts are not among them."""
+
+    def of(self, tenant: str) -> Budget | None:
+        return self.tenants.get(tenant, self.default)
+
+
+async def read_budgets(store: StreamStore) -> Entries:
+    """`store` reads the stream of `stt_budgets`. Raises StoreUnavailable."""
+    prefix = streams.bucket_subject(streams.BUDGETS_BUCKET, "")
+    default, tenants, wrong = None, {}, {}
+    for stored in await store.read_all(f"{prefix}>"):
+        key = stored.subject.removeprefix(prefix)
+        head, _, tenant = key.partition(".")
+        if stored.headers.get("KV-Operation") or head == ACCOUNT_KEYS:
+            continue
+        try:
+            if key == DEFAULT_KEY:
+                default = parse_budget(stored.data)
+            elif head == TENANT_KEYS:
+                check_token("tenant", tenant)
+                tenants[tenant] = parse_budget(stored.data)
+            else:
+                wrong[key] = "no key that is read: tenant.<tenant>, default, account.<account>"
+        except UsageError as error:
+            wrong[key] = str(error)
+    return Entries(default, tenants, wrong)
+
+
+def parse_usage(key: str, value: bytes) -> DayUsage | None:
+    """The use in an entry of `stt_usage`; None, and a line in the log, when it is none."""
+    try:
+        return DayUsage.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("%s in %s is no use: %s", key, streams.USAGE_BUCKET, first_problem(error))
+        return None
+
+
+async def read_usage(store: StreamStore, day: str, tenant: str = "*") -> dict[str, list[DayUsage]]:
+    """What each process used on `day`, by tenant. `store` reads the stream of `stt_usage`.
+    Raises StoreUnavailable."""
+    found: dict[str, list[DayUsage]] = {}
+    for stored in await store.read_all(_usage_subject(day, tenant)):
+        usage = None if stored.headers.get("KV-Operation") else _parsed(stored)
+        if usage is not None:
+            found.setdefault(stored.subject.split(".")[3], []).append(usage)
+    return found
+
+
+def _parsed(stored: Stored) -> DayUsage | None:
+    prefix = streams.bucket_subject(streams.USAGE_BUCKET, "")
+    return parse_usage(stored.subject.removeprefix(prefix), stored.data)
+
+
+def _usage_subject(day: str, tenant: str) -> str:
+    return streams.bucket_subject(streams.USAGE_BUCKET, f"{day}.{tenant}.*")
+
+
+def by_provider(usages: Iterable[DayUsage]) -> dict[tuple[str, str], ProviderUsage]:
+    """The sum over processes, by provider and currency."""
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    for usage in usages:
+        for provider, row in usage.providers.items():
+            total = sums.setdefault((provider, row.currency), {})
+            for name, value in row.model_dump(exclude={"currency"}, exclude_none=True).items():
+                total[name] = total.get(name, 0) + value
+    return {name: ProviderUsage(currency=name[1], **total) for name, total in sorted(sums.items())}

@@ -1,0 +1,198 @@
+"""`natterjack demo`: everything from nothing, speech in, captions out, and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import secrets
+import signal
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+
+from natterjack.consume.captions import Captions, clock
+from natterjack.consume.listener import listen
+from natterjack.errors import UsageError
+from natterjack.events import Event, FinalEvent, StatusEvent
+from natterjack.settings import BrokerSettings
+
+from .stack import Part, PartFailed, Stack
+from .wer import word_error_rate
+
+TENANT = "demo"
+MAX_WORD_ERROR_RATE = 0.15
+
+
+@dataclass
+class Heard:
+    """What the demo's session has said."""
+
+    finals: list[FinalEvent] = field(default_factory=list)
+    closing: StatusEvent | None = None
+    interrupted: bool = False
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, FinalEvent):
+            self.finals.append(event)
+        elif isinstance(event, StatusEvent) and event.closing:
+            self.closing = event
+
+    @property
+    def text(self) -> str:
+        return " ".join(final.text for final in self.finals)
+
+    def latencies(self) -> list[float]:
+        """Seconds from the end of each final's last word to its publishing, by the wall clock."""
+        found = []
+        for final in self.finals:
+            ends = [word.end for word in final.words if word.end is not None]
+            if final.started_at is not None and ends:
+                spoken = final.started_at + timedelta(seconds=ends[-1] - final.start)
+                found.append((final.published_at - spoken).total_seconds())
+        return found
+
+
+def bundled_recording() -> Path:
+    """The human recording that lies in the embedded engine's wheel. Raises UsageError."""
+    spec = importlib.util.find_spec("moonshine_voice")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "assets" / "two_cities.wav"
+        if path.is_file():
+            return path
+    raise UsageError("the bundled recording is missing: pip install 'natterjack[local]' brings it")
+
+
+def bundled_text() -> str:
+    """What is said in the bundled recording."""
+    return files("natterjack").joinpath("data/two_cities.txt").read_text()
+
+
+async def demo(
+    path: Path | None,
+    *,
+    microphone: bool = False,
+    device: str | None = None,
+    provider: str | None = None,
+    directory: Path | None = None,
+) -> int:
+    """Run the demo on a file, a microphone or the bundled recording. The exit status: 0 only when
+    the session's closing event came, and the bundled recording was understood."""
+    bundled = path is None and not microphone
+    source = [] if microphone else [str(path or bundled_recording())]
+    directory = directory or Path(tempfile.mkdtemp(prefix="natterjack-demo-"))
+    conversation = f"demo-{secrets.token_hex(3)}"
+    print(f"natterjack demo: starting a broker and a worker (logs in {directory}) ...", flush=True)
+    async with Stack(directory, provider=provider) as stack:
+        what = f"playing {path}" if path else "playing the bundled recording, a person reading"
+        print("ready;", "listening to the microphone" if microphone else what, "(Ctrl-C ends it)\n")
+        arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
+        arguments += ["--conversation", conversation, "--speaker", "speaker"]
+        if device is not None:
+            arguments += ["--device", device]
+        heard = Heard()
+        edge = await stack.edge(arguments)
+        await _follow(stack, edge, heard, conversation)
+        cpu = _cpu_seconds(stack.workers[0])
+        status = _summary(heard, cpu, bundled=bundled)
+        _next_steps(stack, conversation)
+    return status
+
+
+async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> None:
+    """Show captions until the closing event, or until it cannot come any more."""
+    captions = Captions(speakers=False)
+
+    async def show() -> None:
+        source = listen(
+            TENANT,
+            conversation,
+            from_start=True,
+            settings=BrokerSettings(url=stack.server.url),
+        )
+        async with contextlib.aclosing(source):  # type: ignore[type-var]
+            async for event in source:
+                captions.show(event)
+                heard.take(event)
+                if heard.closing is not None:
+                    return
+
+    def interrupt() -> None:
+        captions.line("ending the session ...")
+        heard.interrupted = True
+        edge.signal(signal.SIGINT)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    showing = asyncio.create_task(show(), name="captions")
+    edge_ended = asyncio.create_task(edge.wait(), name="edge")
+    try:
+        await asyncio.wait({showing, edge_ended}, return_when=asyncio.FIRST_COMPLETED)
+        if edge_ended.done() and edge_ended.result() != 0:
+            wrong_use = edge_ended.result() == 2
+            raise (UsageError if wrong_use else PartFailed)(edge.last_words())
+        # All audio is with the broker: the worker ends the session within its own bounds.
+        await asyncio.wait({showing}, timeout=60)
+        if showing.done():
+            showing.result()
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        for task in (showing, edge_ended):
+            task.cancel()
+        await asyncio.gather(showing, edge_ended, return_exceptions=True)
+
+
+def _cpu_seconds(part: Part) -> float | None:
+    """CPU time a process has used, where /proc tells."""
+    try:
+        fields = Path(f"/proc/{part.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _summary(heard: Heard, cpu: float | None, *, bundled: bool) -> int:
+    """Print what came of it; the exit status."""
+    print()
+    closing = heard.closing
+    if closing is None:
+        print("no closing event came: something is wrong, see the logs")
+        return 1
+    account = closing.account
+    seconds = account.captured_seconds if account else 0.0
+    print(f"session      {closing.state}: {closing.reason}; {clock(seconds)} of sound")
+    print(f"words        {len(heard.text.split())} in {len(heard.finals)} finals")
+    latencies = heard.latencies()
+    if latencies:
+        print(
+            f"latency      end of speech to final: median {statistics.median(latencies):.2f} s, "
+            f"most {max(latencies):.2f} s"
+        )
+    if cpu is not None and seconds:
+        print(f"worker CPU   {cpu:.1f} s, {cpu / seconds:.2f} s a second of sound, start included")
+    if closing.state != "closed":
+        return 1
+    if bundled and not heard.interrupted:
+        rate = word_error_rate(bundled_text(), heard.text)
+        print(f"word errors  {rate:.1%} against the text that was read")
+        if rate >= MAX_WORD_ERROR_RATE:
+            print(f"that is above {MAX_WORD_ERROR_RATE:.0%}: the engine does not work as it should")
+            return 1
+    return 0
+
+
+def _next_steps(stack: Stack, conversation: str) -> None:
+    print(
+        f"""
+events       were on stt.transcript.{TENANT}.{conversation}.speaker.> and stored in the stream
+             STT_TRANSCRIPTS of {stack.server.url} (which ends with the demo)
+
+try next     natterjack demo my-recording.mp3     a file of your own
+             natterjack demo --mic                your microphone
+             DEEPGRAM_API_KEY=... natterjack demo --provider deepgram
+             natterjack up                        a stack that stays, to develop against"""
+    )

@@ -1,0 +1,1 @@
+"""Logs, traces, and the notifications that systemd expects."""

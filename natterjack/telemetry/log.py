@@ -1,0 +1,57 @@
+"""Logging of all programs: one line a state change, key=value on a terminal, JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from natterjack.settings import LogSettings
+
+
+def fields(**values: Any) -> dict[str, dict[str, Any]]:
+    """`extra=` of a log call: values that belong to the line, as JSON members or key=value."""
+    return {"fields": values}
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        values = "".join(f" {k}={v}" for k, v in getattr(record, "fields", {}).items())
+        line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{values}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(settings: LogSettings) -> None:
+    """Send the root logger to standard error in the chosen form."""
+    text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Text() if text else _Json())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    # nats-py logs each failed attempt with a traceback; connection.py says it in one line.
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that a TLS connection cannot be half closed, which asyncio says at each end of one."""
+    return not record.getMessage().startswith("returning true from eof_received()")

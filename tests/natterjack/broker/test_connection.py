@@ -1,0 +1,193 @@
+"""Connecting to a real server: credentials, TLS, refusals, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nkeys
+import pytest
+
+from natterjack.broker.connection import Broker, connect, connected
+from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from tests.faults.proxy import NatsProxy
+from tests.waiting import bound
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> tuple[Path, str]:
+    """A file with an NKey seed, and its public key."""
+    seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
+    path = tmp_path / "user.nk"
+    path.write_bytes(seed)
+    return path, nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A directory with cert.pem and key.pem, self-signed for the loopback."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=IP:127.0.0.1,DNS:localhost",
+         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return tmp_path
+
+
+@pytest.fixture
+def strict_server(tmp_path: Path, key_file: tuple[Path, str]) -> Iterator[EmbeddedServer]:
+    """A server with a user `worker`, password `pass`, and a user with the NKey."""
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(
+        f"authorization {{ users = [{{user: worker, password: pass}}, {{nkey: {key_file[1]}}}] }}"
+    )
+    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_user_and_password(strict_server: EmbeddedServer) -> None:
+    settings = BrokerSettings(url=strict_server.url, user="worker", password="pass")
+    async with connected(settings, name="test", once=True) as broker:
+        assert broker.connected
+
+
+async def test_nkey_file(strict_server: EmbeddedServer, key_file: tuple[Path, str]) -> None:
+    settings = BrokerSettings(url=strict_server.url, nkey=key_file[0])
+    async with connected(settings, name="test", once=True) as broker:
+        assert broker.connected
+
+
+async def test_wrong_password_is_refused_without_showing_it(
+    strict_server: EmbeddedServer,
+) -> None:
+    settings = BrokerSettings(url=strict_server.url, user="worker", password="hunter2")
+    with pytest.raises(BrokerUnreachable, match=r"(?i)authorization violation") as caught:
+        await connect(settings, name="test", once=True)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_tls_with_a_ca_of_our_own(tmp_path: Path, certificates: Path) -> None:
+    arguments = ("--tls", "--tlscert", str(certificates / "cert.pem"))
+    server = EmbeddedServer(
+        tmp_path / "nats",
+        extra_arguments=(*arguments, "--tlskey", str(certificates / "key.pem")),
+    )
+    server.start()
+    try:
+        trusted = BrokerSettings(url=server.url, ca=certificates / "cert.pem")
+        async with connected(trusted, name="test", once=True) as broker:
+            assert broker.connected
+        with pytest.raises(BrokerUnreachable, match="certificate"):
+            await connect(BrokerSettings(url=server.url), name="test", once=True)
+    finally:
+        server.stop()
+
+
+async def test_files_that_are_not_there_are_named() -> None:
+    for name in ("creds", "nkey", "ca"):
+        settings = BrokerSettings.model_validate({name: "/no/such/file"})
+        with pytest.raises(UsageError, match=f"NATS_{name.upper()}"):
+            await connect(settings, name="test", once=True)
+
+
+async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Once, and not as a server that is not there, which is tried again and again."""
+    for name in ("creds", "nkey"):
+        settings = BrokerSettings.model_validate({name: tmp_path})
+        with pytest.raises(UsageError, match=f"NATS_{name.upper()}: .* cannot be read: Is a dir"):
+            await connect(settings, name="test")
+
+
+async def test_no_server_once() -> None:
+    with pytest.raises(BrokerUnreachable, match=r"no NATS at nats://127.0.0.1:9: .*NATS_URL"):
+        await connect(BrokerSettings(url="nats://127.0.0.1:9"), name="test", once=True)
+
+
+async def test_waits_for_a_server_that_comes_later(nats_server: EmbeddedServer) -> None:
+    nats_server.kill()
+    refused = asyncio.Event()
+
+    async def on_waiting(reason: str) -> None:
+        refused.set()
+
+    attempt = asyncio.create_task(
+        connect(BrokerSettings(url=nats_server.url), name="test", on_waiting=on_waiting)
+    )
+    await asyncio.wait_for(refused.wait(), 10)
+    nats_server.start()
+    broker = await asyncio.wait_for(attempt, 20)
+    assert broker.connected
+    await broker.close()
+
+
+async def test_survives_a_killed_server(nats_server: EmbeddedServer, ready_broker: Broker) -> None:
+    back = asyncio.Event()
+    ready_broker.on_reconnect.add(back.set)
+    nats_server.kill()
+    nats_server.start()
+    await asyncio.wait_for(back.wait(), 20)
+    assert await ready_broker.client.jetstream().account_info()
+
+
+async def test_closing_a_connection_that_is_just_being_lost(nats_server: EmbeddedServer) -> None:
+    async with NatsProxy(nats_server.port) as proxy:
+        broker = await connect(BrokerSettings(url=proxy.url), name="test", once=True)
+        proxy.cut()
+        while not broker.client.is_reconnecting:
+            await asyncio.sleep(0)
+        await broker.close()
+        assert broker.client.is_closed
+
+
+async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    async with (
+        NatsProxy(nats_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
+    ):
+        lost = proxy.after("stt.transcript.>")
+        js = near.client.jetstream()
+        with pytest.raises(TimeoutError):
+            async with near.asking():
+                await js.publish("stt.transcript.t.c.s.final", b"", timeout=100)
+        assert lost.fired.is_set()
+        assert near.connected
+        async with near.asking():
+            await js.publish("stt.transcript.t.c.s.final", b"")
+        assert not near.on_reconnect
+
+
+async def test_connecting_can_be_cancelled_at_any_moment() -> None:
+    """With nobody there, an attempt fails within a millisecond or two: somewhere around it."""
+    settings = BrokerSettings(url="nats://127.0.0.1:1")
+    for moment in range(200):
+        connecting = asyncio.create_task(connect(settings, name="test"))
+        await asyncio.sleep(moment % 40 * 0.0002)
+        connecting.cancel()
+        done, _ = await asyncio.wait({connecting}, timeout=bound(5))
+        assert done, "the cancellation was swallowed"
+
+
+async def test_a_new_connection_is_up_only_when_everybody_was_told(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    """So that nobody takes what was heard on the old one for all there is."""
+    told: list[int] = []
+    broker.on_reconnect.add(lambda: told.append(broker.reconnects))
+    nats_server.kill()
+    async with asyncio.timeout(bound(30)):
+        while broker.connected:
+            await asyncio.sleep(0)
+        nats_server.start()
+        while not broker.connected:
+            await asyncio.sleep(0)
+    assert told == [1]

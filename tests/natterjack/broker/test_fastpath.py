@@ -1,0 +1,364 @@
+"""The short ways in and out of the client, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+from urllib.parse import urlparse
+
+import pytest
+import uvloop
+from nats.aio.client import Srv
+from nats.aio.msg import Msg
+from nats.errors import MaxPayloadError, OutboundBufferLimitError
+from nats.js.errors import APIError, NoStreamResponseError
+
+from natterjack.audio import parse_headers
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connect, connected
+from natterjack.broker.fastpath import Client
+from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from tests.waiting import until, within
+
+
+def port_of(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+class Heard:
+    """What a plain function was given."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, bytes | None, bytes]] = []
+
+    def __call__(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
+        self.messages.append((subject, headers, data))
+
+
+async def test_messages_of_all_sizes_come_whole_and_in_order(nats_server: EmbeddedServer) -> None:
+    """Beside those that go nats-py's way, on one connection, in pieces of any size."""
+    settings = BrokerSettings(url=nats_server.url)
+    rng, heard, others = random.Random(7), Heard(), []
+
+    async def other(message: Msg) -> None:
+        others.append(message.data)
+
+    async with connected(settings, name="in") as near, connected(settings, name="out") as far:
+        await near.client.listen("direct.*", heard)
+        await near.client.subscribe("other", cb=other)
+        await near.client.flush()
+        sent, sent_others = [], []
+        for number in range(3000):
+            size = rng.choice([0, 1, 30, 3000, 3000, 3000, 40_000, 5, 200_000 * (number % 10 == 0)])
+            data = number.to_bytes(4, "big") + bytes(size)
+            if rng.random() < 0.1:
+                await far.client.publish("other", data)
+                sent_others.append(data)
+                continue
+            headers = {"A": "b", "Number": str(number)} if rng.random() < 0.7 else None
+            far.client.post(f"direct.{number}", data, headers=headers)
+            sent.append((number, headers, data))
+            if number % 100 == 0:
+                await far.client.flush()
+        await until(lambda: len(heard.messages) == len(sent), "all direct ones come", 30)
+        await until(lambda: len(others) == len(sent_others), "all others come", 30)
+    assert others == sent_others
+    for (number, headers, data), (subject, raw, came) in zip(sent, heard.messages, strict=True):
+        assert subject == b"direct.%d" % number
+        assert (None if raw is None else parse_headers(raw)) == headers
+        assert came == data
+
+
+async def test_who_fails_ends_nobodys_reading(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+
+    def failing(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    await broker.client.listen("bad", failing)
+    await broker.client.listen("good", heard)
+    for _ in range(3):
+        broker.client.post("bad", b"")
+        broker.client.post("good", b"x")
+    await until(lambda: len(heard.messages) == 3, "the neighbour hears")
+    assert "was not taken" in caplog.text
+
+
+async def test_it_hears_on_after_a_reconnect_and_no_more_after_its_end(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    heard = Heard()
+    arrivals = await broker.client.listen("direct", heard)
+    broker.client.post("direct", b"before")
+    await until(lambda: heard.messages, "one message")
+    nats_server.kill()
+    await until(lambda: not broker.connected, "the connection is lost")
+    with pytest.raises(OutboundBufferLimitError):
+        broker.client.post("direct", b"nobody has it")
+    nats_server.start()
+    await until(lambda: broker.connected, "the connection is back", 20)
+    broker.client.post("direct", b"after")
+    await until(lambda: len(heard.messages) == 2, "another")
+    assert [data for _, _, data in heard.messages] == [b"before", b"after"]
+    await arrivals.end()
+    await arrivals.end()
+    broker.client.post("direct", b"too late")
+    await broker.client.flush()
+    assert len(heard.messages) == 2
+
+
+async def test_a_message_that_is_too_large_is_refused(broker: Broker) -> None:
+    with pytest.raises(MaxPayloadError):
+        broker.client.post("direct", bytes(broker.client.max_payload + 1))
+
+
+async def test_what_is_published_to_a_stream_is_acknowledged(ready_broker: Broker) -> None:
+    acks = ready_broker.acks
+    subject = streams.bucket_subject(streams.BUCKET, "t.c.s")
+    first = await (await acks.publish(subject, b"1", {}, 5))
+    expected = "Nats-Expected-Last-Subject-Sequence"
+    second = await (await acks.publish(subject, b"2", {expected: str(first)}, 5))
+    assert second > first
+    with pytest.raises(APIError, match="wrong last sequence"):
+        await (await acks.publish(subject, b"3", {expected: str(first)}, 5))
+    with pytest.raises(NoStreamResponseError):
+        await (await acks.publish("no.stream.takes.it", b"", {}, 5))
+
+
+async def test_an_acknowledgement_that_does_not_come(ready_broker: Broker) -> None:
+    silent: asyncio.Future[int]
+    await ready_broker.client.subscribe("silent")  # there is a subscriber, so no 503
+    silent = await ready_broker.acks.publish("silent", b"", {}, 0.2)
+    with pytest.raises(TimeoutError):
+        await silent
+    silent = await ready_broker.acks.publish("silent", b"", {}, 60)
+    ready_broker.acks.lost()
+    with pytest.raises(TimeoutError):
+        await silent
+
+
+async def test_what_is_left_of_a_message_is_not_the_next_connections() -> None:
+    client = Client()
+    client._ps.buf += b"HMSG a 1 12 2572\r\nNATS/1.0"
+    await client._read_loop()  # of a new connection; there is none here, so it ends at once
+    assert not client._ps.buf
+
+
+GREETING = b'INFO {"server_id":"x","version":"2.15.1","headers":true,"max_payload":1048576}\r\n'
+
+
+def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With uvloop, whose writes to a lost connection raise what asyncio's do not."""
+    monkeypatch.setattr("natterjack.broker.connection._LONGEST_DELAY_S", 0.1)
+    tries = 0
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.write(GREETING)
+        await asyncio.sleep(tries % 4 / 2000)  # before, while and after the client answers
+        writer.transport.abort()
+
+    async def play() -> None:
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port_of(server)}")
+        connecting = asyncio.ensure_future(connect(settings, name="test"))
+        await until(lambda: tries >= 12 or connecting.done(), "it tries again and again", 60)
+        assert not connecting.done(), connecting.exception()
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        server.close()
+        await server.wait_closed()
+
+    uvloop.run(play())
+
+
+def test_a_connection_is_closed_while_the_server_is_away(nats_server: EmbeddedServer) -> None:
+    """With uvloop, and with something left to be written."""
+
+    async def play() -> None:
+        broker = await connect(BrokerSettings(url=nats_server.url), name="test")
+        await asyncio.to_thread(nats_server.kill)
+        await until(lambda: not broker.connected, "the connection is lost")
+        await broker.client.publish("left", b"to be written")
+        await broker.close()
+        assert broker.client.is_closed
+
+    uvloop.run(play())
+
+
+async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natterjack.broker.stored._TIMEOUT_S", 0.3)
+    store = StreamStore(broker, "MUTE")
+    await store.start()
+    await broker.client.subscribe("$JS.API.DIRECT.GET.MUTE")  # there is somebody, so no 503
+    reads = (store.read("x", 1, batch=1, max_bytes=1000) for _ in range(200))
+    async with within(5):  # 0.3 s each for a place and an answer; 4 s in a row
+        answers = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+
+
+class MuteServer:
+    """Takes a connection as nats-server does, and then reads nothing until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.received = bytearray()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> MuteServer:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listening.bind(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=4096)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self.go.set()
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,')
+            writer.write(b'"headers":true}\r\n')
+            while not (await reader.readline()).startswith(b"PING"):
+                pass
+            writer.write(b"PONG\r\n")
+            await self.go.wait()
+            while data := await reader.read(65536):
+                self.received += data
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_the_server_does_not_take_waits_here_within_bounds(loop: str, together: bool) -> None:
+    """Not in the transport, where nobody would see it; and it goes out whole and in order."""
+
+    async def run() -> None:
+        async with MuteServer() as server:
+            client = Client()
+            client.together = together
+            await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+            count, refused = 0, False
+            while not refused:
+                try:
+                    client.post("a.b", b"%06d" % count + bytes(4000), headers={"K": "v"})
+                except OutboundBufferLimitError:
+                    refused = True
+                else:
+                    count += 1
+                await asyncio.sleep(0)
+                assert count * 4000 < 64e6, "it is taken without bounds"
+            assert client.pending_data_size > 4e6
+            server.go.set()
+            await until(lambda: b"%06d" % (count - 1) in server.received, "all of it", 30)
+            places = [server.received.find(b"\r\n\r\n%06d" % n) for n in range(count)]
+            assert places == sorted(places)
+            assert -1 not in places
+            await client.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_flush_does_not_overtake_what_was_sent_before_it(together: bool) -> None:
+    """Its answer says that the server has a subscription, and what was published."""
+    async with MuteServer() as server:
+        client = Client()
+        client.together = together
+        await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+
+        async def all_at_once() -> None:
+            await client.listen("a", Heard())
+            client.post("b", b"")
+            await client.flush()
+
+        flushing = asyncio.create_task(all_at_once())
+        server.go.set()
+        await until(lambda: server.received.endswith(b"PING\r\n"), "all of it has come")
+        assert bytes(server.received) == b"SUB a  1\r\nPUB b  0\r\n\r\nPING\r\n"
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        await client.close()
+
+
+async def test_a_server_that_says_nothing_is_left(nats_server: EmbeddedServer) -> None:
+    """One that is frozen takes connections all the same: each that is given up is closed."""
+    opened = closed = 0
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened, closed
+        opened += 1
+        await reader.read()
+        closed += 1
+        writer.close()
+
+    async with await asyncio.start_server(nothing, "127.0.0.1", 0) as frozen:
+        client = Client()
+        await client.connect(nats_server.url, connect_timeout=1, reconnect_time_wait=0)
+        client._server_pool.append(Srv(urlparse(f"nats://127.0.0.1:{port_of(frozen)}")))
+        nats_server.kill()
+        await until(lambda: opened == 3, "it is tried again and again")
+        await until(lambda: closed >= 2, "and left")
+        nats_server.start()
+        await until(lambda: client.is_connected, "there is another")
+        await client.close()
+        await until(lambda: opened == closed, "all are closed")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_server_that_takes_nothing_more_is_left(loop: str, nats_server: EmbeddedServer) -> None:
+    """With what was written to it: nobody waits until that has gone."""
+
+    async def run() -> None:
+        async with MuteServer() as server:
+            client = Client()
+            await client.connect(
+                f"nats://127.0.0.1:{server.port}", ping_interval=1, dont_randomize=True
+            )
+            client._server_pool.insert(0, Srv(urlparse(nats_server.url)))
+            while client.pending_data_size < 4e6:
+                client.post("a.b", bytes(40_000))
+                await asyncio.sleep(0)
+            await until(lambda: client.stats["reconnects"], "there is another", 20)
+            await client.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_publishes_as_the_connection_is_lost_is_not_to_blame(
+    loop: str, nats_server: EmbeddedServer
+) -> None:
+    """Before nats-py has noticed: its flusher has ended, and it writes by itself."""
+
+    async def run() -> None:
+        broker = await connect(BrokerSettings(url=nats_server.url), name="test")
+        client = broker.client
+        assert client._flusher_task is not None
+        client._flusher_task.cancel()
+        await asyncio.wait([client._flusher_task])
+        client.abort()
+        assert client.is_connected
+        await client.publish("a", b"x")
+        await until(lambda: broker.reconnects, "the connection is made anew")
+        await broker.close()
+
+    (asyncio.run if loop == "asyncio" else uvloop.run)(run())

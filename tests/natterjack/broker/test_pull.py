@@ -1,0 +1,58 @@
+"""Reading a pull consumer over a connection that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nats.aio.msg import Msg
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.pull import Puller
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from tests.faults.proxy import NatsProxy
+from tests.waiting import until
+
+
+async def test_what_was_asked_for_before_a_reconnect_is_surplus(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+
+    async def waiting() -> int:
+        found = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        return found.num_waiting or 0
+
+    surplus: list[Msg] = []
+
+    async def give_back(message: Msg) -> None:
+        surplus.append(message)
+        await message.nak()
+
+    async with (
+        NatsProxy(nats_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
+    ):
+        puller = Puller(near, streams.SESSIONS, streams.CONSUMER, surplus=give_back)
+        await puller.start()
+        asking = asyncio.create_task(puller.next(1, 60))
+        await until(waiting, "a request is in force")
+        proxy.cut()
+        proxy.heal()
+        await until(lambda: near.reconnects, "the connection is back")
+
+        async def twice() -> bool:
+            return await waiting() == 2
+
+        await until(twice, "the server has both")
+        for speaker in ("a", "b"):
+            await js.publish(f"stt.session.t.c.{speaker}", b"{}")
+        assert await asking is not None
+        await until(lambda: surplus, "the other one is not kept")
+        assert not puller.waiting
+        again = await puller.next(1, 10)
+        assert again is not None
+        assert again.subject == surplus[0].subject
+        assert again.metadata.num_delivered == 2
+        await puller.stop()

@@ -1,0 +1,70 @@
+"""`natterjack limits` as operators meet it: real processes, a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
+from worker.capacity.governor import Governor
+from worker.metrics import Metrics
+
+from .test_commands import Command
+
+
+async def limits(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+    """What it prints, errors included."""
+    async with Command("limits", *arguments, NATS_URL=server.url) as command:
+        assert await command.status() == status, command.out + command.errors
+    assert "Traceback" not in command.errors
+    return command.out + command.errors
+
+
+async def test_a_limit_is_set_shown_obeyed_and_removed(
+    ready_broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    assert await limits(nats_server, "list") == "no account is limited\n"
+    set_line = "deepgram: 2 connections, 5 new ones a second\n"
+    assert (
+        await limits(
+            nats_server, "set", "deepgram", "--connections", "2", "--dials-per-second", "5"
+        )
+        == set_line
+    )
+    js = ready_broker.client.jetstream()
+    governor = Governor(ready_broker, js, Metrics(1), {}, "worker-1")
+    running = asyncio.create_task(governor.run())
+    try:
+        permit = await governor.admit("deepgram", "acme")
+        assert permit is not None
+        assert await limits(nats_server, "list") == set_line.replace(
+            "connections", "connections (1 in use)"
+        )
+        told = json.loads(await limits(nats_server, "list", "--json"))
+        assert told == {"deepgram": {"connections": 2, "dials_per_second": 5, "in_use": 1}}
+        await permit.release()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    assert await limits(nats_server, "remove", "deepgram") == "deepgram: no limit\n"
+    assert await limits(nats_server, "list") == "no account is limited\n"
+
+
+async def test_mistakes_are_named(ready_broker: Broker, nats_server: EmbeddedServer) -> None:
+    assert "--connections" in await limits(nats_server, "set", "deepgram", status=2)
+    assert "connections" in await limits(
+        nats_server, "set", "deepgram", "--connections", "0", status=2
+    )
+    assert "not valid" in await limits(nats_server, "remove", "a.b", status=2)
+    assert "no limit to remove" in await limits(nats_server, "remove", "deepgram", status=1)
+    subject = streams.bucket_subject(streams.BUDGETS_BUCKET, "account.deepgram")
+    await ready_broker.client.jetstream().publish(subject, b'{"connections": "many"}')
+    assert "whole number" in await limits(nats_server, "list", status=1)
+
+
+async def test_without_buckets_it_says_who_makes_them(
+    broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    assert "a worker makes them" in await limits(nats_server, "list", status=2)

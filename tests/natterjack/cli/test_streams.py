@@ -1,0 +1,310 @@
+"""`natterjack streams apply` on a real server: shows first, changes what it can, loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from natterjack.broker import streams
+from natterjack.broker.changes import Change
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.differences import COPIES, stream_differences
+from natterjack.cli.streams import lost
+from natterjack.errors import StreamMismatch
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+
+from .test_commands import Command
+
+
+async def apply(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+    """What it prints, errors included."""
+    async with Command("streams", "apply", *arguments, NATS_URL=server.url) as command:
+        assert await command.status() == status, command.out + command.errors
+    assert "Traceback" not in command.errors
+    return command.out + command.errors
+
+
+async def test_it_makes_all_that_a_worker_needs_and_nothing_twice(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    dry = await apply(nats_server, "--dry-run")
+    assert dry.count("make ") == 10
+    assert "nothing was changed" in dry
+    js = broker.client.jetstream()
+    with pytest.raises(NotFoundError):
+        await js.stream_info(streams.SESSIONS)
+    assert "10 changes made" in await apply(nats_server)
+    assert "all is as the settings say" in await apply(nats_server)
+    await streams.ensure(broker, StreamSettings(create_streams=False))
+
+
+async def test_what_a_worker_made_is_what_it_would_make(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_longer_ages_are_set_and_stored_messages_stay(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.audio.t.c.s", b"sound")
+    longer = ("--audio-max-age-seconds", "1800", "--lease-seconds", "5")
+    said = await apply(nats_server, *longer, "--audio-max-bytes", "1000000", status=1)
+    assert "max_age 900 -> 1800" in said
+    assert "ack_wait 3 -> 5" in said
+    assert "max_bytes -1 -> 1000000   LOSES" in said  # a bound where there was none
+    assert (await js.stream_info(streams.AUDIO)).config.max_age == 900
+    said = await apply(nats_server, *longer)
+    assert "2 changes made" in said
+    info = await js.stream_info(streams.AUDIO)
+    assert (info.config.max_age, info.state.messages) == (1800, 1)
+    assert (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config.ack_wait == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--audio-max-age-seconds", "60"), ("--audio-storage", "memory"), ("--audio-max-bytes", "9")],
+)
+async def test_nothing_that_is_stored_is_lost_without_leave(
+    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...]
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.publish("stt.audio.t.c.s", b"sound")
+    said = await apply(nats_server, *arguments, "--transcripts-max-age-seconds", "9e5", status=1)
+    assert "STT_AUDIO would be lost, so nothing was changed: --allow-loss" in said
+    assert (await js.stream_info(streams.AUDIO)).state.messages == 1
+    assert (await js.stream_info(streams.TRANSCRIPTS)).config.max_age == 604_800
+    said = await apply(nats_server, *arguments, "--allow-loss")
+    assert "1 change made" in said
+    assert "all is as" in await apply(nats_server, *arguments)
+
+
+async def test_what_an_operator_has_set_beside_it_stays(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    found = (await js.stream_info(streams.TRANSCRIPTS)).config
+    await js.update_stream(
+        found.evolve(
+            description="ours", compression=StoreCompression.S2,
+            subjects=[*(found.subjects or []), "other.>"], max_age=600.0,
+        )
+    )  # fmt: skip
+    said = await apply(nats_server)
+    assert "max_age 600 -> 604800" in said
+    after = (await js.stream_info(streams.TRANSCRIPTS)).config
+    assert (after.description, after.compression) == ("ours", StoreCompression.S2)
+    assert "other.>" in (after.subjects or [])
+    assert after.max_age == 604_800
+
+
+async def test_a_stream_that_cannot_serve_is_made_anew_only_with_leave(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    js = broker.client.jetstream()
+    await js.add_stream(
+        StreamConfig(
+            name=streams.SESSIONS, subjects=["stt.session.>"], storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+        )
+    )  # fmt: skip
+    assert "retention limits -> workqueue" in await apply(nats_server, status=1)
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(broker, StreamSettings(create_streams=False))
+
+
+async def test_a_consumer_that_cannot_serve_is_made_anew_only_with_leave(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
+    await js.add_consumer(
+        streams.SESSIONS,
+        ConsumerConfig(
+            durable_name=streams.CONSUMER, ack_policy=AckPolicy.EXPLICIT, deliver_subject="push.it"
+        ),
+    )
+    assert "deliver_subject push.it -> none" in await apply(nats_server, status=1)
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(ready_broker, StreamSettings(create_streams=False))
+
+
+async def test_the_consumer_goes_with_its_stream_and_is_made_again(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    found = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
+    await js.delete_stream(streams.SESSIONS)
+    await js.add_stream(
+        StreamConfig(
+            name=streams.SESSIONS, subjects=["stt.session.>"], storage=StorageType.MEMORY,
+            retention=RetentionPolicy.WORK_QUEUE, metadata={"of": "us"},
+        )
+    )  # fmt: skip
+    await js.add_consumer(streams.SESSIONS, found.evolve(description="ours", max_waiting=77))
+    said = await apply(nats_server, "--allow-loss")
+    assert "make    STT_SESSIONS > workers" in said
+    await streams.ensure(ready_broker, StreamSettings(create_streams=False))
+    after = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
+    assert (after.description, after.max_waiting) == ("ours", 77)
+    kept = (await js.stream_info(streams.SESSIONS)).config.metadata or {}
+    assert kept["of"] == "us"
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_a_stream_is_not_deleted_for_one_that_would_be_refused(
+    tmp_path: Path,
+) -> None:
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text("jetstream { max_file_store: 1GB, max_memory_store: 1MB }")
+    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server.start()
+    try:
+        wanted = ("--audio-max-bytes", "9000000")
+        await apply(server, *wanted)
+        async with connected(BrokerSettings(url=server.url), name="test", once=True) as broker:
+            js = broker.client.jetstream()
+            await js.publish("stt.audio.t.c.s", b"sound")
+            said = await apply(
+                server, *wanted, "--audio-storage", "memory", "--allow-loss", status=2
+            )
+            assert "nothing was done to it: insufficient memory resources" in said
+            assert (await js.stream_info(streams.AUDIO)).state.messages == 1
+            assert len(await js.streams_info()) == 9  # and what it was tried with has gone
+    finally:
+        server.stop()
+
+
+async def test_a_stream_that_cannot_be_made_anew_is_put_back(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    js = broker.client.jetstream()
+    await js.add_stream(StreamConfig(name="THEIRS", subjects=["stt.session.b.>"]))
+    await js.add_stream(StreamConfig(name=streams.SESSIONS, subjects=["stt.session.a.>"]))
+    said = await apply(nats_server, "--allow-loss", status=2)
+    assert "it was deleted, and JetStream refused to make it anew: subjects overlap" in said
+    assert "it was made again as it was, and is empty" in said
+    assert (await js.stream_info(streams.SESSIONS)).config.subjects == ["stt.session.a.>"]
+
+
+async def test_fewer_replicas_are_not_taken_for_granted() -> None:
+    wanted = streams.stream_configs(StreamSettings())[0]
+    found = wanted.evolve(num_replicas=3)
+    (fewer,) = stream_differences(found, wanted)
+    assert (fewer.what, fewer.loses) == ("num_replicas", COPIES)
+    (more,) = stream_differences(wanted, found)
+    assert not more.loses
+    said = lost([Change("STT_SESSIONS", "change", (fewer,), wanted, found)])
+    assert "copies of STT_SESSIONS on other servers would be given up" in said
+    assert "NATTERJACK_STREAM_REPLICAS" in said
+
+
+async def test_wider_subjects_make_room_for_ours(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    js = broker.client.jetstream()
+    await js.add_stream(
+        StreamConfig(
+            name=streams.TRANSCRIPTS, subjects=["stt.transcript.>", "other.>"], allow_direct=True
+        )
+    )
+    with pytest.raises(StreamMismatch, match="`natterjack streams apply` corrects it"):
+        await streams.ensure(broker, StreamSettings())
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(broker, StreamSettings(create_streams=False))
+    subjects = (await js.stream_info(streams.TRANSCRIPTS)).config.subjects or []
+    assert "other.>" in subjects
+    assert "stt.transcript.>" not in subjects
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+@pytest.mark.parametrize(
+    "set_otherwise",
+    [
+        {"filter_subject": "stt.session.acme.>"},
+        {"filter_subjects": ["stt.session.acme.>", "stt.session.other.>"]},
+        {"headers_only": True},
+        {"inactive_threshold": 3600.0},
+        {"backoff": [1.0, 3.0]},
+        {"pause_until": "2999-01-01T00:00:00Z"},
+    ],
+    ids=str,
+)
+async def test_a_consumer_that_withholds_requests_is_corrected(
+    nats_server: EmbeddedServer, ready_broker: Broker, set_otherwise: dict[str, Any]
+) -> None:
+    js = ready_broker.client.jetstream()
+    await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
+    ours = streams.consumer_config(StreamSettings())
+    await js.add_consumer(streams.SESSIONS, ours.evolve(description="theirs", **set_otherwise))
+    (what,) = set_otherwise
+    assert what in await apply(nats_server)
+    after = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
+    assert not getattr(after, what)
+    assert after.description == "theirs"
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_a_stream_that_acknowledges_nothing_or_is_sealed_is_corrected(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    audio = (await js.stream_info(streams.AUDIO)).config
+    await js.update_stream(audio.evolve(no_ack=True))
+    slots = (await js.stream_info(streams.SLOTS)).config
+    await js.update_stream(slots.evolve(sealed=True))
+    with pytest.raises(StreamMismatch, match="no_ack"):
+        await streams.ensure(ready_broker, StreamSettings(create_streams=False))
+    said = await apply(nats_server, status=1)
+    assert "no_ack True -> False" in said
+    assert "sealed True -> False   LOSES" in said
+    await apply(nats_server, "--allow-loss")
+    await streams.ensure(ready_broker, StreamSettings(create_streams=False))
+    assert "all is as the settings say" in await apply(nats_server)
+
+
+async def test_the_queue_is_bounded_without_losing_a_request(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    found = (await js.stream_info(streams.SESSIONS)).config
+    assert found.max_bytes == 67_108_864
+    await js.update_stream(found.evolve(max_bytes=-1, discard=DiscardPolicy.OLD))
+    for number in range(5):
+        await js.publish(f"stt.session.t.c.{number}", b"x" * 60_000)
+    said = await apply(nats_server, "--sessions-max-bytes", "100000")
+    assert "LOSES" not in said
+    assert (await js.stream_info(streams.SESSIONS)).state.messages == 5
+    with pytest.raises(APIError, match="maximum bytes exceeded"):
+        await js.publish("stt.session.t.c.more", b"{}")
+    assert (await js.stream_info(streams.SESSIONS)).state.messages == 5
+
+
+@pytest.mark.parametrize("bound", ["0", "-7"])
+async def test_a_bound_is_none_or_a_number_of_bytes(
+    nats_server: EmbeddedServer, bound: str
+) -> None:
+    for what in ("audio", "sessions"):
+        said = await apply(nats_server, f"--{what}-max-bytes", bound, status=2)
+        assert f"NATTERJACK_{what.upper()}_MAX_BYTES: " in said
+        assert "must be -1 (none), or more than 0" in said
+
+
+async def test_a_missing_broker_is_said(nats_server: EmbeddedServer) -> None:
+    nats_server.kill()
+    said = await apply(nats_server, status=2)
+    assert "natterjack streams: " in said

@@ -1,0 +1,276 @@
+"""listen() against a real broker: stored first, then live, no hole and no double."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from nats.aio.msg import Msg
+
+import natterjack
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.pull import Puller
+from natterjack.broker.streams import ensure
+from natterjack.errors import InvalidKey, StreamMismatch
+from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.subjects import SessionKey, transcript_subject
+from tests.faults.proxy import NatsProxy
+from tests.waiting import bound, soon, until
+
+KEY = SessionKey("t", "c", "s")
+
+
+def _common(epoch: int, session_id: str = "session-1") -> dict[str, object]:
+    return {
+        "session_id": session_id, **KEY._asdict(), "epoch": epoch,
+        "published_at": datetime.now(UTC),
+    }  # fmt: skip
+
+
+def final(n: int, epoch: int = 1, session_id: str = "session-1") -> FinalEvent:
+    return FinalEvent(
+        **_common(epoch, session_id), sequence=n, segment=n, text=f"final {n}", start=n, end=n + 1
+    )
+
+
+def interim(segment: int, text: str, epoch: int = 1) -> InterimEvent:
+    return InterimEvent(
+        **_common(epoch), segment=segment, text=text, start=segment, end=segment + 1
+    )
+
+
+async def publish(broker: Broker, *events: Event) -> None:
+    for event in events:
+        subject = transcript_subject(event.key, event.type)
+        if isinstance(event, InterimEvent):
+            await broker.client.publish(subject, event.encode())
+        else:
+            await broker.client.jetstream().publish(subject, event.encode())
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    settings: BrokerSettings, **options: bool | str
+) -> AsyncIterator[Callable[[int], asyncio.Future[list[Event]]]]:
+    """A listener that is under way; gives a way to take the next so many events."""
+    source = natterjack.listen(settings=settings, **options)  # type: ignore[arg-type]
+    queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def pump() -> None:
+        async for event in source:
+            queue.put_nowait(event)
+
+    async def take(count: int) -> list[Event]:
+        async with asyncio.timeout(bound(15)):
+            return [await queue.get() for _ in range(count)]
+
+    pumping = asyncio.create_task(pump())
+    try:
+        yield lambda count: asyncio.ensure_future(take(count))
+    finally:
+        pumping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pumping
+
+
+def texts(events: list[Event]) -> list[str]:
+    return [e.text if isinstance(e, FinalEvent | InterimEvent) else e.type for e in events]
+
+
+async def test_stored_first_then_live(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(600)))
+    async with listening(broker_settings, from_start=True) as take:
+        events = await take(600)
+        await publish(ready_broker, *(final(n) for n in range(600, 620)))
+        events += await take(20)
+    assert texts(events) == [f"final {n}" for n in range(620)]
+
+
+async def test_without_from_start_only_what_is_new(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, final(0))
+    async with listening(broker_settings) as take:
+        # An interim tells when it listens: interims are kept nowhere.
+        first = take(1)
+        while not first.done():
+            await publish(ready_broker, interim(5, "ready"))
+            await asyncio.wait({first}, timeout=0.05)
+        await publish(ready_broker, final(1))
+        seen = await take(1)
+        while texts(seen) == ["ready"]:
+            seen = await take(1)
+    assert texts(seen) == ["final 1"]
+
+
+async def test_interims_behind_a_final_or_an_epoch_are_dropped(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, final(0, epoch=2))
+    async with listening(broker_settings, from_start=True) as take:
+        await take(1)
+        await publish(
+            ready_broker,
+            interim(0, "late", epoch=2),
+            interim(1, "zombie", epoch=1),
+            interim(1, "good", epoch=2),
+        )
+        assert texts(await take(1)) == ["good"]
+
+
+async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) -> None:
+    async with listening(broker_settings, from_start=True, tenant="other") as take:
+        await publish(ready_broker, final(0))
+        status = StatusEvent(
+            session_id="session-2", tenant="other", conversation="c", speaker="s", epoch=1,
+            sequence=0, state="assigned", worker="w", published_at=datetime.now(UTC),
+        )  # fmt: skip
+        await publish(ready_broker, status)
+        assert await take(1) == [status]
+    with pytest.raises(InvalidKey, match=r"tenant .a\.b."):
+        async for _ in natterjack.listen("a.b", settings=broker_settings):
+            pass
+
+
+async def test_what_is_no_event_is_skipped(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"{]")
+    await publish(ready_broker, final(0))
+    async with listening(broker_settings, from_start=True) as take:
+        assert texts(await take(1)) == ["final 0"]
+
+
+async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
+    nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(5)))
+    async with listening(broker_settings, from_start=True) as take:
+        events = await take(5)
+        for start in (5, 10):
+            nats_server.kill()
+            nats_server.start()
+            async with connected(broker_settings, name="worker", once=True) as own:
+                await publish(own, *(final(n) for n in range(start, start + 5)))
+            events += await take(5)
+    assert texts(events) == [f"final {n}" for n in range(15)]
+
+
+async def restart(server: EmbeddedServer, store: Path | None) -> None:
+    """A broker that comes back with another store; None: with nothing, and streams made anew."""
+    server.kill()
+    shutil.rmtree(server.store / "jetstream")
+    if store is not None:
+        shutil.copytree(store, server.store / "jetstream")
+    server.start()
+
+
+@pytest.mark.parametrize("new", [3, 30], ids=["fewer", "more"])
+@pytest.mark.parametrize("backup", ["backup", "nothing"])
+async def test_a_broker_that_comes_back_with_another_store_is_heard_on(
+    nats_server: EmbeddedServer,
+    ready_broker: Broker,
+    tmp_path: Path,
+    backup: str,
+    new: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether or not its sequences have passed those that were read before."""
+    async with NatsProxy(nats_server.port) as line:
+        near = BrokerSettings(url=line.url)
+        async with listening(near, from_start=True) as take:
+            await publish(ready_broker, *(final(n) for n in range(5)))
+            await take(5)
+            nats_server.stop()
+            store = shutil.copytree(nats_server.store / "jetstream", tmp_path / "copy")
+            nats_server.start()
+            await until(lambda: ready_broker.reconnects == 1, "the connection is back", 30)
+            await publish(ready_broker, *(final(n) for n in range(5, 12)))
+            await take(7)
+            line.cut()
+            await restart(nats_server, store if backup == "backup" else None)
+            await until(lambda: ready_broker.reconnects == 2, "the connection is back", 30)
+            await ensure(ready_broker, StreamSettings())
+            later = [final(n, session_id="session-2") for n in range(new)]
+            await publish(ready_broker, *later)
+            line.heal()
+            assert await take(new) == later
+            await publish(ready_broker, final(new, session_id="session-2"))
+            assert texts(await take(1)) == [f"final {new}"]
+    assert caplog.text.count("is not there any more") == 1
+
+
+async def test_who_waits_for_the_first_event_hears_it_from_a_stream_made_anew(
+    nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(5)))
+    async with listening(broker_settings, interims=False) as take:
+
+        async def listens() -> bool:
+            info = await ready_broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
+            return bool(info.state.consumer_count)
+
+        await until(listens, "it listens")
+        await restart(nats_server, None)
+        await until(lambda: ready_broker.reconnects, "the connection is back", 30)
+        await ensure(ready_broker, StreamSettings())
+        await until(listens, "it listens again")
+        await publish(ready_broker, final(0, session_id="session-2"))
+        assert texts(await take(1)) == ["final 0"]
+
+
+async def test_what_is_read_last_may_be_erased(
+    nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    async with listening(broker_settings, from_start=True) as take:
+        await publish(ready_broker, *(final(n) for n in range(5)))
+        await take(5)
+        await ready_broker.client.jetstream().purge_stream(streams.TRANSCRIPTS, keep=0)
+        nats_server.kill()
+        nats_server.start()
+        await until(lambda: ready_broker.reconnects, "the connection is back", 30)
+        await publish(ready_broker, *(final(n) for n in range(5, 8)))
+        assert texts(await take(3)) == ["final 5", "final 6", "final 7"]
+
+
+async def test_a_connection_that_is_lost_again_while_it_begins_anew_keeps_nobody_waiting(
+    broker_settings: BrokerSettings, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py awaits answers on the lost one for ten seconds."""
+    stop, stopped = Puller.stop, 0
+    async with connected(broker_settings, name="reader", once=True) as reader:
+
+        async def cut_and_stop(puller: Puller) -> list[Msg]:
+            nonlocal stopped
+            stopped += 1
+            if stopped == 1:
+                reader.client.abort()
+            return await stop(puller)
+
+        monkeypatch.setattr("natterjack.consume.listener.Puller.stop", cut_and_stop)
+        source = natterjack.listen(broker=reader, from_start=True)
+        await publish(ready_broker, final(0), final(1))
+        assert texts([await anext(source), await anext(source)]) == ["final 0", "final 1"]
+        reader.client.abort()
+        await publish(ready_broker, final(2))
+        assert texts([await soon(anext(source), 5)]) == ["final 2"]
+        assert reader.reconnects == 2
+        await source.aclose()  # type: ignore[attr-defined]
+
+
+async def test_without_the_stream_it_says_so(
+    broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    with pytest.raises(StreamMismatch, match="STT_TRANSCRIPTS is missing"):
+        async for _ in natterjack.listen(settings=broker_settings):
+            pass

@@ -1,0 +1,235 @@
+"""The contract suite itself: a plain provider passes, and each way to break it is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, ClassVar
+
+import pytest
+import pytest_asyncio
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from natterjack.audio import AudioFormat
+from natterjack.plugin.contract import ProviderContract, Speech
+from natterjack.plugin.errors import Dropped, RequestRefused
+from natterjack.plugin.provider import (
+    Capabilities,
+    Final,
+    Interim,
+    Provider,
+    ProviderEvent,
+    ProviderStream,
+    ProviderWord,
+    StreamRequest,
+    Turn,
+)
+from tests.emulators import tones
+
+WORDS = tuple(tones.sequence(8))
+FORMAT = AudioFormat("linear16", 16000, 1)
+SPEECH = Speech(tones.encode(WORDS), FORMAT, words=WORDS)
+
+
+class PlainStream(ProviderStream):
+    """Hears tone words in its own process; each word is an interim and a final."""
+
+    def __init__(self, request: StreamRequest) -> None:
+        self.decoder = tones.Decoder(request.format.sample_rate, request.format.encoding)
+        self.events: asyncio.Queue[ProviderEvent | None] = asyncio.Queue()
+        self.frontier = 0.0
+        self.spoken = False
+        self.closed = False
+
+    async def send(self, audio: bytes) -> None:
+        await asyncio.sleep(0)
+        self.say(self.decoder.feed(audio))
+
+    def say(self, words: list[tones.HeardWord]) -> None:
+        for heard in words:
+            if not self.spoken:
+                self.spoken = True
+                self.events.put_nowait(Turn("started", heard.start))
+            word = ProviderWord(heard.word, heard.start, heard.end, 1.0)
+            self.events.put_nowait(Interim(heard.word, self.frontier, heard.end, (word,)))
+            self.events.put_nowait(Final(heard.word, self.frontier, heard.end, (word,)))
+            self.frontier = heard.end
+
+    async def finish(self) -> None:
+        self.say(self.decoder.flush())
+        if self.spoken:
+            self.events.put_nowait(Turn("ended", self.frontier))
+        self.events.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        while (event := await self.events.get()) is not None:
+            yield event
+        if self.closed:
+            raise Dropped("plain", "closed")
+
+    async def close(self) -> None:
+        self.closed = True
+        self.events.put_nowait(None)
+
+
+class PlainSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PLAIN_")
+
+    size: int = Field(1, description="nothing")
+
+
+class PlainProvider(Provider):
+    name: ClassVar[str] = "plain"
+    Settings: ClassVar[type[BaseSettings]] = PlainSettings
+    capabilities = Capabilities(encodings=("linear16", "mulaw"), turns=True)
+    stream_class: ClassVar[type[PlainStream]] = PlainStream
+
+    def __init__(self, settings: Any = None) -> None:
+        pass
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        for name in request.options:
+            raise RequestRefused(self.name, "request", f"unknown option {name!r}")
+        await asyncio.sleep(0)
+        return self.stream_class(request)
+
+
+class TestPlain(ProviderContract):
+    @pytest_asyncio.fixture
+    async def provider(self) -> AsyncIterator[Provider]:
+        provider = PlainProvider()
+        yield provider
+        await provider.close()
+
+    @pytest.fixture
+    def speech(self) -> Speech:
+        return SPEECH
+
+
+# ---- what is broken is noticed --------------------------------------------------------------
+
+
+class Suite(ProviderContract):
+    """The suite, to call single tests of."""
+
+    answer_seconds: ClassVar[float] = 0.5
+    close_seconds: ClassVar[float] = 0.2
+
+
+def broken(
+    stream: type[PlainStream] = PlainStream, capabilities: Capabilities | None = None
+) -> PlainProvider:
+    provider = PlainProvider()
+    provider.stream_class = stream  # type: ignore[misc]
+    if capabilities is not None:
+        provider.capabilities = capabilities
+    return provider
+
+
+class LosesLastWord(PlainStream):
+    async def finish(self) -> None:
+        self.events.put_nowait(None)
+
+
+class Overlaps(PlainStream):
+    def say(self, words: list[tones.HeardWord]) -> None:
+        super().say(words)
+        self.frontier = max(0.0, self.frontier - 0.1)
+
+
+class NeverEnds(PlainStream):
+    async def finish(self) -> None:
+        pass
+
+
+class NeverCloses(PlainStream):
+    async def close(self) -> None:
+        await asyncio.sleep(3600)
+
+
+class IsNotEndedByClose(PlainStream):
+    async def close(self) -> None:
+        pass
+
+
+class StartsTurnsTwice(PlainStream):
+    def say(self, words: list[tones.HeardWord]) -> None:
+        self.spoken = False
+        super().say(words)
+
+
+class MislaysWords(PlainStream):
+    def say(self, words: list[tones.HeardWord]) -> None:
+        super().say([word._replace(start=word.start + 9, end=word.end + 9) for word in words])
+
+
+class Mixes(PlainStream):
+    shared: ClassVar[list[PlainStream]] = []
+
+    def __init__(self, request: StreamRequest) -> None:
+        super().__init__(request)
+        self.shared.append(self)
+
+    def say(self, words: list[tones.HeardWord]) -> None:
+        for stream in self.shared:
+            PlainStream.say(stream, words)
+
+
+NO_TURNS = Capabilities(encodings=("linear16",))
+NO_INTERIMS = Capabilities(encodings=("linear16",), turns=True, interims=False)
+NO_WORDS = Capabilities(encodings=("linear16",), turns=True, words="none")
+CLAIMS_FINALIZE = Capabilities(encodings=("linear16",), turns=True, finalize=True)
+SLOWER_THAN_LIFE = Capabilities(encodings=("linear16",), catch_up_rate=0.5)
+_S = Suite()
+
+
+@pytest.mark.parametrize(
+    ("provider", "test"),
+    [
+        (broken(LosesLastWord), lambda p: _S.test_hears_speech(p, tight())),
+        (broken(Overlaps), lambda p: _S.test_finals_partition_the_audio(p, SPEECH)),
+        (broken(NeverEnds), lambda p: _S.test_hears_speech(p, SPEECH)),
+        (broken(NeverCloses), lambda p: _S.test_close_at_once(p, SPEECH)),
+        (broken(IsNotEndedByClose), lambda p: _S.test_close_ends_iteration(p, SPEECH)),
+        (broken(StartsTurnsTwice), lambda p: _S.test_turns_open_and_close(p, SPEECH)),
+        (broken(MislaysWords), lambda p: _S.test_finals_partition_the_audio(p, SPEECH)),
+        (broken(Mixes), lambda p: _S.test_two_streams_do_not_mix(p, SPEECH, None)),
+        (broken(capabilities=NO_TURNS), lambda p: _S.test_turns_open_and_close(p, SPEECH)),
+        (
+            broken(capabilities=NO_INTERIMS),
+            lambda p: _S.test_interims_come_before_their_finals(p, SPEECH),
+        ),
+        (broken(capabilities=NO_WORDS), lambda p: _S.test_words_lie_in_their_finals(p, SPEECH)),
+        (broken(capabilities=CLAIMS_FINALIZE), lambda p: _S.test_finalize_loses_nothing(p, SPEECH)),
+        (broken(capabilities=SLOWER_THAN_LIFE), lambda p: _S.test_capabilities_are_sane(p)),
+    ],
+)
+async def test_what_is_broken_is_noticed(
+    provider: PlainProvider, test: Callable[[Provider], Coroutine[Any, Any, None]]
+) -> None:
+    with pytest.raises((AssertionError, TimeoutError, NotImplementedError)):
+        await test(provider)
+
+
+def tight() -> Speech:
+    """The audio ends where the last word does."""
+    return Speech(tones.encode(WORDS, tail_seconds=0), FORMAT, words=WORDS)
+
+
+async def test_an_option_that_is_ignored_is_noticed() -> None:
+    class Careless(PlainProvider):
+        async def open(self, request: StreamRequest) -> ProviderStream:
+            return PlainStream(request)
+
+    with pytest.raises(pytest.fail.Exception):
+        await _S.test_unknown_option_is_refused(Careless(), SPEECH)
+
+
+async def test_an_offer_that_is_not_declared_is_noticed() -> None:
+    class Eager(PlainStream):
+        async def configure(self, changes: Mapping[str, Any]) -> None:
+            pass
+
+    with pytest.raises(pytest.fail.Exception):
+        await _S.test_only_what_is_declared_is_offered(broken(Eager), SPEECH)

@@ -1,0 +1,711 @@
+"""The governor, as several workers see it: each has a connection of its own to a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connect
+from natterjack.errors import UsageError
+from natterjack.fleet.limits import AccountLimit, limit_key, parse_account_limit
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.subjects import HEARD_PREFIX
+from tests.waiting import SCALE, bound, soon, until
+from worker.capacity.governor import Governor
+from worker.capacity.slots import Permit, Waiting, share
+from worker.metrics import Metrics
+
+SLOT_SECONDS = 2.0 * SCALE
+
+
+class Worker:
+    """What a worker process has of it."""
+
+    def __init__(self, broker: Broker, name: str, slot_seconds: float = SLOT_SECONDS) -> None:
+        self.broker = broker
+        self.told: list[tuple[str, str, float]] = []
+        self.metrics = Metrics(slots=1)
+        self.governor = Governor(
+            broker,
+            broker.client.jetstream(),
+            self.metrics,
+            {"flux": "deepgram"},
+            name,
+            slot_seconds=slot_seconds,
+            on_told=lambda *news: self.told.append(news),
+        )
+        self.running = asyncio.ensure_future(self.governor.run())
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def admit(self, tenant: str = "t", adopt: str | None = None) -> asyncio.Task[Permit]:
+        """Begin to wait for a slot."""
+
+        async def wait() -> Permit:
+            permit = await self.governor.admit("deepgram", tenant, adopt=adopt)
+            assert permit is not None
+            return permit
+
+        task = asyncio.ensure_future(wait())
+        self.tasks.add(task)
+        return task
+
+    async def take(self, tenant: str = "t", adopt: str | None = None) -> Permit:
+        return await asyncio.wait_for(self.admit(tenant, adopt), bound(10))
+
+    async def stop(self) -> None:
+        assert not self.running.done() or self.running.exception() is None
+        for task in (*self.tasks, self.running):
+            task.cancel()
+        await asyncio.gather(*self.tasks, self.running, return_exceptions=True)
+
+    def metric(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, {"account": "deepgram"})
+
+
+class Fleet:
+    def __init__(self, settings: BrokerSettings, broker: Broker) -> None:
+        self._settings = settings
+        self.broker = broker
+        self.workers: list[Worker] = []
+
+    async def worker(self, slot_seconds: float = SLOT_SECONDS) -> Worker:
+        name = f"worker-{len(self.workers)}"
+        worker = Worker(await connect(self._settings, name=name, once=True), name, slot_seconds)
+        self.workers.append(worker)
+        await asyncio.wait_for(worker.governor._limit_watch.ready.wait(), bound(10))
+        return worker
+
+    async def limit(self, account: str = "deepgram", /, **limit: int) -> None:
+        """Set it, and return when every worker knows."""
+        await self.entry(json.dumps(limit).encode(), account)
+        connections = limit.get("connections")
+
+        def known() -> bool:
+            return all(
+                w.governor._limits.get(account) == AccountLimit(**limit) for w in self.workers
+            )
+
+        await until(known, f"limit {connections} known")
+
+    async def entry(self, value: bytes, account: str = "deepgram") -> None:
+        js = self.broker.client.jetstream()
+        await js.publish(streams.bucket_subject(streams.BUDGETS_BUCKET, limit_key(account)), value)
+
+    async def stop(self) -> None:
+        for worker in self.workers:
+            await worker.stop()
+            await worker.broker.close()
+
+
+@pytest.fixture
+async def fleet(broker_settings: BrokerSettings, ready_broker: Broker) -> AsyncIterator[Fleet]:
+    fleet = Fleet(broker_settings, ready_broker)
+    yield fleet
+    await fleet.stop()
+
+
+async def stays_waiting(task: asyncio.Task[Permit], why: str) -> None:
+    """Fail if `task` gets a slot within twice the slot time."""
+    done, _ = await asyncio.wait([task], timeout=2 * SLOT_SECONDS)
+    assert not done, why
+
+
+class Out:
+    """How many slots are out at a time, over all workers."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = self.served = 0
+        self.order: list[str] = []
+
+    async def session(self, worker: Worker, tenant: str, seconds: float) -> None:
+        permit = await worker.governor.admit("deepgram", tenant)
+        assert permit is not None
+        self.now += 1
+        self.served += 1
+        self.peak = max(self.peak, self.now)
+        self.order.append(tenant)
+        await asyncio.sleep(seconds)
+        assert not permit.lost.is_set()
+        self.now -= 1
+        await permit.release()
+
+
+# The plan
+
+
+def test_a_slot_goes_to_the_tenant_that_holds_fewest() -> None:
+    waiting = [Waiting("big", 9, "a"), Waiting("big", 8, "a"), Waiting("small", 1, "b")]
+    assert [w.tenant for w in share(2, {"big": 1}, waiting)] == ["small", "big"]
+
+
+def test_of_equal_tenants_the_longest_waiting_session_is_first() -> None:
+    waiting = [Waiting("x", 1, "a"), Waiting("y", 2, "b"), Waiting("x", 3, "c")]
+    assert [w.seconds for w in share(9, {}, waiting)] == [3, 2, 1]
+
+
+def test_slots_are_shared_out_evenly_as_far_as_there_is_need() -> None:
+    waiting = [Waiting("big", 99, "a")] * 50 + [Waiting("b", 1, "b")] * 9 + [Waiting("c", 1, "c")]
+    assert Counter(w.tenant for w in share(11, {}, waiting)) == {"big": 5, "b": 5, "c": 1}
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"50", "object"),
+        (b'{"connections": 0}', "connections"),
+        (b'{"connections": "5"}', "connections"),
+        (b'{"dials_per_second": 1.5}', "dials_per_second"),
+        (b'{"conections": 5}', "conections"),
+        (b"{", "JSON"),
+    ],
+)
+def test_a_bad_limit_is_told_with_the_cure(text: bytes, what: str) -> None:
+    with pytest.raises(UsageError, match=f'{what}.*it looks like {{"connections": 50'):
+        parse_account_limit(text)
+
+
+async def test_a_bad_entry_is_logged_once_and_the_last_good_one_holds(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    first = await worker.take()
+    caplog.set_level(logging.ERROR)
+    await fleet.entry(b'{"connections": "many"}')
+    await until(lambda: "connections" in caplog.text, "the complaint")
+    second = worker.admit()
+    await stays_waiting(second, "the last good limit was forgotten")
+    assert caplog.text.count("limit left as it was") == 1
+    await first.release()
+    await soon(second, 5)
+
+
+async def test_without_a_limit_nothing_is_sent(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit("another", connections=1, dials_per_second=1)
+    assert await worker.governor.admit("deepgram", "t") is None
+    sent = worker.broker.client.stats["out_msgs"]
+    for _ in range(100):
+        assert await worker.governor.admit("deepgram", "t") is None
+        await worker.governor.dial("deepgram")
+    assert not worker.governor.limited("deepgram")
+    assert worker.governor.limited("another")
+    assert worker.broker.client.stats["out_msgs"] == sent
+
+
+async def test_providers_of_one_account_share_its_limit(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await worker.governor.admit("flux", "t")
+    assert permit is not None
+    second = worker.admit()
+    await stays_waiting(second, "a second slot of one")
+    await permit.release()
+    await soon(second, 5)
+
+
+# Never more than the limit
+
+
+async def test_50_slots_for_200_sessions_of_four_workers(fleet: Fleet) -> None:
+    workers = [await fleet.worker() for _ in range(4)]
+    await fleet.limit(connections=50)
+    out = Out()
+    async with asyncio.timeout(bound(60)), asyncio.TaskGroup() as tasks:
+        for number in range(200):
+            tenant = "small" if number >= 197 else f"big-{number % 2}"
+            seconds = random.uniform(0.1, 0.4)
+            tasks.create_task(out.session(workers[number % 4], tenant, seconds))
+    assert out.served == 200
+    assert out.peak == 50
+    for worker in workers:
+        assert worker.metric("natterjack_provider_slots_held") == 0
+        assert worker.metric("natterjack_provider_slots_waited_for") == 0
+        assert worker.metric("natterjack_provider_slot_wait_seconds_count") == 50
+
+
+async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -> None:
+    workers = [await fleet.worker() for _ in range(4)]
+    await fleet.limit(connections=7)
+    rng = random.Random(5)
+    out, ends = Out(), time.monotonic() + bound(6)
+    over: list[int] = []
+
+    async def session(worker: Worker) -> None:
+        while time.monotonic() < ends:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0, 1)):
+                    permit = await worker.governor.admit("deepgram", f"t{rng.randrange(3)}")
+                    assert permit is not None
+                    out.now += 1
+                    out.served += 1
+                    over.extend([out.now] if out.now > 7 else [])
+                    try:
+                        await asyncio.sleep(rng.uniform(0, 0.3))
+                    finally:
+                        out.now -= 1
+                        release = asyncio.ensure_future(permit.release())
+                        worker.tasks.add(release)
+
+    async def breaks() -> None:
+        while time.monotonic() < ends:
+            await asyncio.sleep(rng.uniform(0, 0.4))
+            cut(rng.choice(workers))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(breaks())
+        for number in range(40):
+            tasks.create_task(session(workers[number % 4]))
+    assert not over
+    assert out.served > 40
+    assert sum(worker.broker.reconnects for worker in workers) > 3
+    # And none was lost: all seven can be had again.
+    async with asyncio.timeout(bound(15)):
+        for worker in workers:
+            await worker.broker.wait_connected()
+        await asyncio.gather(*(workers[n % 4].take() for n in range(7)))
+
+
+def cut(worker: Worker) -> None:
+    """Cut its connection, without goodbye."""
+    transport: Any = worker.broker.client._transport
+    if worker.broker.connected:
+        transport._io_writer.transport.abort()
+
+
+# Fair
+
+
+async def test_a_small_tenant_gets_the_next_slot(fleet: Fleet) -> None:
+    big, small, other = [await fleet.worker() for _ in range(3)]
+    await fleet.limit(connections=5)
+    held = [await big.take("big") for _ in range(5)]
+    crowd = [big.admit("big") for _ in range(60)] + [other.admit("big") for _ in range(60)]
+    async with all_waiting(fleet, {"big": 120, "small": 1}):
+        late = small.admit("small")
+    await held[0].release()
+    await soon(late, 5)
+    assert not [task for task in crowd if task.done()]
+    await held[1].release()
+    await until(lambda: [task for task in crowd if task.done()], "then the others")
+
+
+async def test_slots_are_shared_evenly_by_tenants_of_the_fleet(fleet: Fleet) -> None:
+    workers = [await fleet.worker() for _ in range(3)]
+    await fleet.limit(connections=6)
+    held = [await workers[0].take("big") for _ in range(6)]
+    tasks = {
+        "big": [workers[n % 3].admit("big") for n in range(30)],
+        "b": [workers[1].admit("b") for _ in range(10)],
+    }
+    async with all_waiting(fleet, {"big": 30, "b": 10, "c": 3}):
+        tasks["c"] = [workers[n].admit("c") for n in range(3)]
+
+    def granted() -> dict[str, int]:
+        return {tenant: sum(task.done() for task in tasks[tenant]) for tenant in tasks}
+
+    for number, permit in enumerate(held[:4]):
+        await permit.release()
+        await until(lambda n=number: sum(granted().values()) > n, "a slot handed on")
+    assert granted() == {"big": 0, "b": 2, "c": 2}
+
+
+@contextlib.asynccontextmanager
+async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[None]:
+    """Wait at the end until every worker was told that just so many wait, by tenant."""
+    broker = fleet.broker
+    told: dict[str, Counter[str]] = {}
+
+    async def take(message: Any) -> None:
+        news = json.loads(message.data)
+        told[news["by"]] = Counter({t: len(ages) for t, ages in news["waiting"].items()})
+
+    def total() -> Counter[str]:
+        return sum(told.values(), Counter())
+
+    subscription = await broker.client.subscribe(f"{HEARD_PREFIX}.waiting.slot.deepgram", cb=take)
+    await broker.client.flush()
+    yield
+    await until(lambda: total() == wanted, f"{wanted} waiting")
+    for worker in fleet.workers:
+        await worker.broker.client.flush()  # what we heard is on its way to them ahead of this
+    await subscription.unsubscribe()
+
+
+async def test_slots_left_to_a_worker_that_died_are_taken_after_a_moment(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    first = await worker.take()
+    second = worker.admit("big")
+    ghost = {"by": "ghost", "waiting": {"small": [99.0]}}
+    telling = asyncio.ensure_future(keep_telling(fleet.broker, ghost))
+    try:
+        async with all_waiting(fleet, {"small": 1, "big": 1}):
+            pass
+        await first.release()
+        await asyncio.wait_for(second, bound(10))
+    finally:
+        telling.cancel()
+
+
+async def keep_telling(broker: Broker, waiting: dict[str, Any]) -> None:
+    subject = f"{HEARD_PREFIX}.waiting.slot.deepgram"
+    while True:
+        await broker.client.publish(subject, json.dumps(waiting).encode())
+        await asyncio.sleep(0.1)
+
+
+# Dials
+
+
+async def test_dials_of_the_fleet_are_spread(fleet: Fleet) -> None:
+    workers = [await fleet.worker() for _ in range(3)]
+    await fleet.limit(dials_per_second=10)
+    assert not workers[0].governor.limited("deepgram"), "of connections there is no limit"
+    times: list[float] = []
+
+    async def dial(worker: Worker) -> None:
+        await worker.governor.dial("deepgram")
+        times.append(time.monotonic())
+
+    async with asyncio.timeout(bound(30)), asyncio.TaskGroup() as tasks:
+        for number in range(45):
+            tasks.create_task(dial(workers[number % 3]))
+    assert len(times) == 45
+    # 0.7 s for one: a slow machine may give a dial late, and so the next one not late.
+    for start in times:
+        assert sum(start <= t < start + 0.7 for t in times) <= 10
+    assert times[-1] - times[0] > 3
+
+
+async def test_a_cancelled_dial_leaves_the_others_their_turn(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(dials_per_second=1)
+    await worker.governor.dial("deepgram")
+    waiting = [asyncio.ensure_future(worker.governor.dial("deepgram")) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    waiting[1].cancel()
+    await soon(waiting[2], 2.5)
+
+
+# Workers that die, freeze, or hand over
+
+
+class Holder:
+    """A process that holds slots until it is killed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    @classmethod
+    async def start(cls, settings: BrokerSettings, slots: int) -> Holder:
+        program = f"from {__name__} import hold; hold({settings.url!r}, {slots}, {SLOT_SECONDS})"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+        )
+        holder = cls(process)
+        assert await holder.says() == "held"
+        return holder
+
+    async def says(self) -> str:
+        assert self.process.stdout is not None
+        return (await asyncio.wait_for(self.process.stdout.readline(), bound(30))).decode().strip()
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+def hold(url: str, slots: int, slot_seconds: float) -> None:
+    """What such a process does: hold, and release all once one was lost."""
+
+    async def main() -> None:
+        worker = Worker(await connect(BrokerSettings(url=url), name="h"), "holder", slot_seconds)
+        permits = [await worker.take() for _ in range(slots)]
+        print("held", flush=True)
+        await permits[0].lost.wait()
+        for permit in permits:
+            await permit.release()
+        print(f"lost {sum(permit.lost.is_set() for permit in permits)}", flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+async def test_slots_of_a_killed_worker_come_back(
+    fleet: Fleet, broker_settings: BrokerSettings
+) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=3)
+    holder = await Holder.start(broker_settings, 3)
+    try:
+        tasks = [worker.admit() for _ in range(3)]
+        await stays_waiting(tasks[0], "taken from a worker that lives")
+        killed = time.monotonic()
+        holder.process.send_signal(signal.SIGKILL)
+        await asyncio.wait_for(asyncio.gather(*tasks), SLOT_SECONDS + bound(3))
+        # Renewed each third (and looked at each sixth) of the time, up to the kill.
+        assert time.monotonic() - killed > SLOT_SECONDS / 3
+    finally:
+        await holder.end()
+
+
+async def test_a_frozen_worker_that_wakes_up_knows_its_slots_are_lost(
+    fleet: Fleet, broker_settings: BrokerSettings
+) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=2)
+    holder = await Holder.start(broker_settings, 2)
+    try:
+        holder.process.send_signal(signal.SIGSTOP)
+        permits = [await worker.take() for _ in range(2)]
+        waiting = worker.admit()
+        holder.process.send_signal(signal.SIGCONT)
+        # It releases both when it sees that one is lost: nobody's slot may become free by that.
+        assert await holder.says() == "lost 2"
+        await stays_waiting(waiting, "the frozen worker gave back what was another's")
+        assert all(permit.sure for permit in permits)
+    finally:
+        await holder.end()
+
+
+async def test_a_successor_goes_on_with_the_slot_of_a_dead_worker(
+    fleet: Fleet, broker_settings: BrokerSettings
+) -> None:
+    first, second = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await first.take()
+    crowd = second.admit("other")
+    async with all_waiting(fleet, {"other": 1}):
+        pass
+    permit.leave()
+    adopted = await second.take(adopt=permit.ticket)
+    assert not crowd.done()
+    assert adopted.ticket != permit.ticket
+    await stays_waiting(crowd, "the adopted slot was not renewed")
+    await adopted.release()
+    await soon(crowd, 5)
+
+
+async def test_a_former_holder_that_lives_loses_its_slot_to_the_successor(fleet: Fleet) -> None:
+    first, second = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await first.take()
+    adopted = await second.take(adopt=permit.ticket)
+    await soon(permit.lost.wait(), 5)
+    assert not permit.sure
+    await permit.release()
+    await stays_waiting(first.admit(), "the former holder released its successor's slot")
+    assert adopted.sure
+
+
+@pytest.mark.parametrize("ticket", ["released", "deepgram.0.", "deepgram.0.abc", "x.0.a", "??", ""])
+async def test_with_a_useless_ticket_one_waits(fleet: Fleet, ticket: str) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    former = await worker.take()
+    await former.release()
+    holder = await worker.take()
+    waiting = worker.admit(adopt=former.ticket if ticket == "released" else ticket)
+    await stays_waiting(waiting, "two have one slot")
+    await holder.release()
+    await soon(waiting, 5)
+
+
+# Cancelled, released
+
+
+async def test_cancelled_waiters_lose_no_slot(fleet: Fleet) -> None:
+    worker, other = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=2)
+    for steps in range(60):
+        task = worker.admit()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if steps % 3 == 0:
+            await asyncio.sleep(steps / 20_000)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await task).release()
+    # Both at once, sooner than by running out.
+    async with asyncio.timeout(SLOT_SECONDS * 0.9):
+        await asyncio.gather(other.admit(), other.admit())
+
+
+async def test_release_is_idempotent_and_gives_one_slot_back_once(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await worker.take()
+    await permit.release()
+    second = await worker.take()
+    await permit.release()
+    third = worker.admit()
+    await stays_waiting(third, "released twice")
+    assert second.sure
+
+
+async def test_released_while_the_broker_is_away(fleet: Fleet, nats_server: EmbeddedServer) -> None:
+    worker, other = await fleet.worker(SLOT_SECONDS * 10), await fleet.worker(SLOT_SECONDS * 10)
+    await fleet.limit(connections=1)
+    permit = await worker.take()
+    nats_server.kill()
+    await until(lambda: not worker.broker.connected, "the broker is away")
+    await permit.release()
+    waiting = other.admit()
+    nats_server.start()
+    # Much sooner than by running out.
+    await asyncio.wait_for(waiting, bound(8))
+
+
+# Limits that change
+
+
+async def test_a_raised_limit_lets_more_in_at_once(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    await worker.take()
+    tasks = [worker.admit() for _ in range(4)]
+    await stays_waiting(tasks[0], "over the limit")
+    await fleet.limit(connections=4)
+    await until(lambda: sum(task.done() for task in tasks) == 3, "three more")
+    await stays_waiting(next(task for task in tasks if not task.done()), "over the limit")
+
+
+async def test_a_lowered_limit_takes_nothing_away_and_lets_nobody_in(fleet: Fleet) -> None:
+    one, two = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=4)
+    held = [await (one, two)[n % 2].take() for n in range(4)]
+    await fleet.limit(connections=2)
+    waiting = two.admit()
+    held.sort(key=lambda permit: permit.slot)
+    await held[0].release()  # a slot below the new limit: yet three are held
+    await held[1].release()
+    await stays_waiting(waiting, "two are held, and two is the limit")
+    assert all(permit.sure for permit in held[2:])
+    await held[3].release()
+    await soon(waiting, 5)
+
+
+async def test_without_the_limit_all_who_wait_go_on(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await worker.take()
+    waiting = [asyncio.ensure_future(worker.governor.admit("deepgram", "t")) for _ in range(3)]
+    await asyncio.sleep(0)
+    await fleet.limit()
+    assert await soon(asyncio.gather(*waiting), 5) == [None] * 3
+    await fleet.limit(connections=1)
+    await stays_waiting(worker.admit(), "the slot is still held")
+    assert permit.sure
+
+
+# A broker that dies, or forgets
+
+
+async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedServer) -> None:
+    one, two = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=4)
+    held = [await (one, two)[n % 2].take() for n in range(4)]
+    waiting = [worker.admit() for worker in (one, two)]
+    nats_server.kill()
+    await asyncio.sleep(SLOT_SECONDS * 1.5)  # longer than a slot lasts
+    assert not any(permit.sure for permit in held)
+    nats_server.start()
+    await until(lambda: all(permit.sure for permit in held), "all renewed")
+    await stays_waiting(waiting[0], "a slot was given twice")
+    assert not waiting[1].done()
+    await held[0].release()
+    await held[1].release()
+    await asyncio.wait_for(asyncio.gather(*waiting), bound(10))
+    assert not any(permit.lost.is_set() for permit in held)
+
+
+async def test_slots_of_a_broker_that_forgot_all_are_still_held(fleet: Fleet) -> None:
+    worker = await fleet.worker()
+    await fleet.limit(connections=2)
+    held = [await worker.take() for _ in range(2)]
+    await fleet.broker.client.jetstream().purge_stream(streams.SLOTS)
+    js = fleet.broker.client.jetstream()
+
+    async def there() -> bool:
+        return (await js.stream_info(streams.SLOTS)).state.messages == 2
+
+    await until(there, "both are written again")
+    await stays_waiting((await fleet.worker()).admit(), "two slots, three permits")
+    assert all(permit.sure for permit in held)
+
+
+async def test_a_cut_connection_costs_no_slot(fleet: Fleet) -> None:
+    one, two = await fleet.worker(), await fleet.worker()
+    await fleet.limit(connections=1)
+    permit = await one.take()
+    waiting = two.admit()
+    cut(one)
+    await until(lambda: one.broker.reconnects == 1, "reconnected")
+    await stays_waiting(waiting, "a cut connection gave the slot away")
+    assert permit.sure
+
+
+# What workers tell each other of a provider
+
+
+async def test_all_but_the_teller_learn_of_a_refusal(fleet: Fleet) -> None:
+    teller, hearer = await fleet.worker(), await fleet.worker()
+    assert await teller.governor.admit("deepgram", "t") is None  # the watches are there
+    assert await hearer.governor.admit("deepgram", "t") is None
+    await teller.governor.tell("flux", "rate_limit", 30)
+    await until(lambda: hearer.told, "told")
+    late = await fleet.worker()
+    await until(lambda: late.told, "told at start")
+    for worker in (hearer, late):
+        [(provider, cause, left)] = worker.told
+        assert (provider, cause) == ("flux", "rate_limit")
+        assert 0 < left <= 30
+    assert late.told[0][2] < hearer.told[0][2]
+    assert not teller.told
+
+
+async def test_many_refusals_are_told_once(fleet: Fleet) -> None:
+    teller, hearer = await fleet.worker(), await fleet.worker()
+    for _ in range(50):
+        await teller.governor.tell("deepgram", "credit", 30)
+    await teller.governor.tell("other", "credit", 30)
+    await until(lambda: "other" in [provider for provider, *_ in hearer.told], "the last one")
+    # An account's provider is what it was told of, and each one else that shares the account.
+    assert Counter(provider for provider, *_ in hearer.told)["deepgram"] <= 1
+
+
+async def test_old_or_broken_news_are_left_aside(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await fleet.worker()
+    assert await worker.governor.admit("deepgram", "t") is None
+    js = fleet.broker.client.jetstream()
+    old = {"cause": "credit", "seconds": 5, "by": "x", "at": "2020-01-01T00:00:00Z"}
+    zoneless = {"cause": "credit", "seconds": 5, "by": "x", "at": "2020-01-01T00:00:00"}
+    for account, news in (("old", old), ("a", zoneless), ("b", {"cause": 1})):
+        subject = streams.bucket_subject(streams.PROVIDERS_BUCKET, account)
+        await js.publish(subject, json.dumps(news).encode())
+    teller = await fleet.worker()
+    await teller.governor.tell("good", "credit", 5)
+    await until(lambda: worker.told, "the good one")
+    assert [provider for provider, *_ in worker.told] == ["good"]
+    assert "cannot be read" in caplog.text

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from natterjack.events import Account
+from natterjack.subjects import SessionKey
+from worker.audio.feed import Gap
+from worker.metering.account import Books
+from worker.metering.ledger import Ledger
+from worker.metering.prices import Price
+from worker.metering.tally import Tally
+from worker.metrics import Metrics
+from worker.session.checkpoint import Checkpoint
+
+KEY = SessionKey("t", "c", "s")
+
+
+def _books() -> Books:
+    metrics = Metrics(1)
+    return Books(KEY, 1000, metrics, Ledger("t", 1000, metrics, Tally("worker")))
+
+
+def _stream(books: Books, start: int, sent: float, connected: float) -> None:
+    books.ledger.opened("deepgram", Price(0, "USD", "audio"), start)
+    books.ledger.closed(start + round(sent * 1000), sent, connected)
+
+
+def test_gaps_are_told_once_however_often_audio_is_read() -> None:
+    books = _books()
+    for _ in range(2):
+        books.gap(Gap(1000, 500, "missing"))
+        books.gap(Gap(3000, 1000, "edge"))
+    account = books.account(final=10_000, reached=10_000)
+    assert [(gap.start, gap.end, gap.cause) for gap in account.gaps] == [
+        (1.0, 1.5, "missing"),
+        (3.0, 4.0, "edge"),
+    ]
+    assert account.gap_seconds == {"missing": 0.5, "edge": 1.0}
+    assert account.received_seconds == account.transcribed_seconds == 8.5
+
+
+def test_many_gaps_make_no_long_account() -> None:
+    books = _books()
+    for n in range(20_000):
+        books.gap(Gap(n * 80, 10, "edge"))
+    account = books.account(final=1_600_000, reached=1_600_000)
+    assert len(account.gaps) == 100
+    assert account.gap_seconds == {"edge": 200.0}
+    assert len(account.model_dump_json()) < 10_000
+
+
+def test_the_books_go_on_in_the_next_worker() -> None:
+    first, second = _books(), _books()
+    first.gap(Gap(1000, 500, "missing"))
+    first.recovery("dropped")
+    _stream(first, 0, 5.0, 6.0)
+    left = first.account(final=2000, reached=5000)
+    second.adopt(left, first.gaps_until)
+    second.ledger.adopt(left.providers, first.ledger.sent_until(None), left.captured_seconds)
+    second.gap(Gap(1000, 500, "missing"))
+    second.recovery("dropped")
+    _stream(second, 2000, 4.0, 4.5)
+    account = second.account(final=8000, reached=8000)
+    assert account == Account(
+        captured_seconds=8, received_seconds=7.5, sent_seconds=9, transcribed_seconds=7.5,
+        connected_seconds=10.5, providers=account.providers, gaps=account.gaps,
+        gap_seconds={"missing": 0.5}, recoveries={"dropped": 2},
+    )  # fmt: skip
+    assert len(account.gaps) == 1
+    assert account.providers["deepgram"].replayed_seconds == 3
+
+
+def test_a_checkpoint_with_odd_names_and_reports_can_be_read() -> None:
+    """Names of plugins and currencies are strangers', and a provider may report anything."""
+    books = _books()
+    odd = 'a"b\\c\n\u20ac'
+    books.ledger.opened(odd, Price(3600, odd, "audio"), 0)
+    for seconds in (math.nan, math.inf, 1e306, -1.0):
+        books.ledger.reported(seconds)
+    books.ledger.closed(2000, 2.0, 2.0)
+    books.gap(Gap(3000, 1000, odd))
+    books.recovery("drop")
+    checkpoint = Checkpoint(
+        session_id="1", epoch=1, worker=odd, state="streaming", opened_at=datetime.now(UTC)
+    )
+    read = Checkpoint.decode(checkpoint.encode(books.json(final=2000, reached=4000)))
+    assert read.account == books.account(final=2000, reached=4000)
+    assert read.account is not None
+    assert read.account.providers[odd].sent_seconds == 2
+    assert read.account.gap_seconds == {odd: 1.0}
+    assert replace(read, account=None) == checkpoint

@@ -1,0 +1,515 @@
+"""Workers here are what enforces budgets in one: a connection, a tally, sessions that only note
+what they are told. Real sessions: test_program_budget.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import pytest
+from nats.js.kv import KeyValue
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+from natterjack.subjects import SessionKey
+from tests.faults.proxy import NatsProxy
+from tests.waiting import SCALE, bound, until
+from worker.metering import budgets as budget
+from worker.metering.budgets import Budgets
+from worker.metering.tally import Tally
+from worker.metering.use import Use
+from worker.metrics import Metrics
+
+DAY = "2026-11-20"
+
+
+class Listener:
+    """A session that notes what it is told."""
+
+    def __init__(self, tenant: str) -> None:
+        self.key = SessionKey(tenant, "c", "s")
+        self.lows: list[float | None] = []
+        self.ends: list[str] = []
+
+    def low(self, remaining_seconds: float | None) -> None:
+        self.lows.append(remaining_seconds)
+
+    def exhaust(self, detail: str) -> None:
+        self.ends.append(detail)
+
+
+class Clock:
+    day = DAY
+
+
+class Worker:
+    """Budgets under way, with whatever they rest on."""
+
+    def __init__(self, broker: Broker, name: str, clock: Clock) -> None:
+        self.broker = broker
+        self.metrics = Metrics(1, most_tenants=2)
+        self.tally = Tally(name, lambda: clock.day)
+        self.sessions: list[Listener] = []
+        self.looks = 0
+        self.budgets = Budgets(
+            broker,
+            broker.client.jetstream(),
+            self.tally,
+            self.metrics,
+            (0.5, 0.8),
+            lambda: clock.day,
+        )
+
+    def _held(self) -> Iterable[Listener]:
+        self.looks += 1
+        return list(self.sessions)
+
+    async def run(self) -> None:
+        await self.budgets.run(self._held)
+
+    def session(self, tenant: str) -> Listener:
+        session = Listener(tenant)
+        self.sessions.append(session)
+        return session
+
+    def use(
+        self, tenant: str, seconds: float, *, replayed: float = 0, cost: float = 0, money: str = ""
+    ) -> None:
+        used = Use(sent=seconds, replayed=replayed, cost=cost)
+        self.tally.add(tenant, "deepgram", money or "USD", used)
+
+    def left(self, tenant: str, unit: str = "seconds") -> float | None:
+        labels = {"tenant": tenant, "unit": unit}
+        return self.metrics.registry.get_sample_value("natterjack_budget_remaining", labels)
+
+    async def looked(self, times: int = 2) -> None:
+        """Return when it has looked at its sessions so often again."""
+        before = self.looks
+        await until(lambda: self.looks >= before + times, "the worker looks at its sessions")
+
+
+Join = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def join(
+    ready_broker: Broker, broker_settings: BrokerSettings, clock: Clock
+) -> AsyncIterator[Join]:
+    """Starts workers, each with a connection of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def join(name: str = "w1", url: str | None = None, *, running: bool = True) -> Worker:
+            settings = BrokerSettings(url=url) if url else broker_settings
+            broker = await stack.enter_async_context(connected(settings, name=name, once=True))
+            worker = Worker(broker, name, clock)
+            if running:
+                tasks.append(asyncio.create_task(worker.run()))
+            return worker
+
+        yield join
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [e for e in ended if not isinstance(e, asyncio.CancelledError)] == []
+
+
+@pytest.fixture
+async def bucket(ready_broker: Broker) -> KeyValue:
+    """The budgets, as any NATS tool edits them."""
+    return await ready_broker.client.jetstream().key_value(streams.BUDGETS_BUCKET)
+
+
+# ---- one worker ---------------------------------------------------------------------------------
+
+
+async def test_a_session_is_warned_at_each_threshold_and_then_ended(
+    join: Join, bucket: KeyValue
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    worker = await join()
+    session, neighbour = worker.session("acme"), worker.session("other")
+    worker.use("other", 1000)
+    worker.use("acme", 49)
+    await until(lambda: worker.left("acme") == 51, "what is left is shown")
+    assert session.lows == []
+    worker.use("acme", 11)
+    await until(lambda: session.lows == [40], "the first warning")
+    worker.use("acme", 10)
+    await until(lambda: worker.left("acme") == 30, "more is used")
+    worker.use("acme", 15, replayed=5)  # what is sent again is not counted
+    await until(lambda: session.lows == [40, 20], "the second warning")
+    assert worker.budgets.spent("acme") is None
+    worker.use("acme", 21)
+    await until(lambda: session.ends, "the end")
+    await worker.looked(3)
+    assert session.ends == [f"tenant acme has used 101 of 100 s of {DAY}"]
+    assert worker.budgets.spent("acme") == session.ends[0]
+    assert session.lows == [40, 20]
+    assert worker.left("acme") == 0
+    assert (neighbour.lows, neighbour.ends) == ([], [])
+    assert worker.budgets.spent("other") is None
+
+
+async def test_a_session_that_comes_late_is_told_the_highest_threshold_only(
+    join: Join, bucket: KeyValue
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    worker = await join()
+    worker.use("acme", 90)
+    first = worker.session("acme")
+    await until(lambda: first.lows == [10], "the warning")
+    second = worker.session("acme")
+    await until(lambda: second.lows == [10], "the warning for who came later")
+    await worker.looked()
+    assert (first.lows, second.lows) == ([10], [10])
+
+
+async def test_money_counts_what_was_sent_again_and_only_its_own_currency(
+    join: Join, bucket: KeyValue
+) -> None:
+    await bucket.put("tenant.acme", b'{"cost_per_day": 10, "currency": "EUR"}')
+    worker = await join()
+    session = worker.session("acme")
+    worker.tally.add("acme", "speechmatics", "USD", Use(sent=0.001, cost=1000))
+    worker.use("acme", 40, replayed=20, cost=6, money="EUR")
+    await until(lambda: session.lows, "the warning")
+    assert session.lows == [pytest.approx(4 * 20 / 6, abs=0.01)], "at the day's price a second"
+    assert worker.left("acme", "EUR") == 4
+    worker.use("acme", 10, replayed=10, cost=4.5, money="EUR")
+    await until(lambda: session.ends, "the end")
+    assert session.ends == [f"tenant acme has used 10.5 of 10 EUR of {DAY}"]
+
+
+async def test_the_default_is_each_tenants_own(join: Join, bucket: KeyValue) -> None:
+    await bucket.put("default", b"100")
+    await bucket.put("tenant.big", b"1000")
+    worker = await join()
+    small, other, big = (worker.session(tenant) for tenant in ("small", "other", "big"))
+    for session in (small, other, big):
+        worker.use(session.key.tenant, 60)
+    worker.use("small", 50)
+    await until(lambda: small.ends and other.lows, "the end of one, a warning of the other")
+    await worker.looked()
+    assert (other.lows, other.ends, big.lows, big.ends) == ([40], [], [], [])
+    # Two tenants have labels of their own; those that share one show the least.
+    assert worker.left("small") == 0
+    assert {worker.left(name) for name in ("other", "big")} == {40, None}
+
+
+async def test_a_budget_of_nothing_lets_nobody_in(join: Join, bucket: KeyValue) -> None:
+    await bucket.put("default", b"0")
+    worker = await join()
+    await worker.budgets.ready("acme")
+    assert worker.budgets.spent("acme") == f"tenant acme has used 0 of 0 s of {DAY}"
+
+
+async def test_a_budget_that_is_raised_or_removed_lets_sessions_in_at_once(
+    join: Join, bucket: KeyValue
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    worker = await join()
+    first = worker.session("acme")
+    worker.use("acme", 150)
+    await until(lambda: first.ends, "the end")
+    worker.sessions.clear()
+    await bucket.put("tenant.acme", b"200")
+    await until(lambda: worker.budgets.spent("acme") is None, "sessions are let in")
+    second = worker.session("acme")
+    await until(lambda: second.lows == [50], "the warning of the new budget")
+    await bucket.put("tenant.acme", b"1000")
+    await until(lambda: worker.left("acme") == 850, "a budget that is far from used up")
+    worker.use("acme", 450)
+    await until(lambda: second.lows == [50, 400], "the same threshold, of a higher budget")
+    await bucket.put("tenant.acme", b"10")
+    await until(lambda: second.ends, "a budget that is lowered ends what runs")
+    await bucket.delete("tenant.acme")
+    await until(lambda: worker.budgets.spent("acme") is None, "nothing is limited")
+    await until(lambda: worker.left("acme") is None, "nothing is shown")
+
+
+async def test_a_new_day_begins_at_midnight(join: Join, bucket: KeyValue, clock: Clock) -> None:
+    await bucket.put("tenant.acme", b"100")
+    one, two = await join("w1"), await join("w2")
+    sessions = [worker.session("acme") for worker in (one, two)]
+    one.use("acme", 60)
+    await until(lambda: all(s.lows == [40] for s in sessions), "both are warned")
+    clock.day = "2026-11-21"
+    await until(lambda: (one.left("acme"), two.left("acme")) == (100, 100), "all is left again")
+    two.use("acme", 70)
+    await until(lambda: all(s.lows == [40, 30] for s in sessions), "both are warned anew")
+    two.use("acme", 40)
+    await until(lambda: all(s.ends for s in sessions), "both are ended")
+    assert sessions[0].ends == ["tenant acme has used 110 of 100 s of 2026-11-21"]
+    assert one.budgets.spent("acme") == sessions[0].ends[0]
+    clock.day = "2026-11-22"
+    assert one.budgets.spent("acme") is None, "who asks first is let in"
+
+
+@pytest.mark.parametrize("levels", [(0.0,), (0.5, 1.0), (-1.0,), (float("nan"),)])
+async def test_thresholds_lie_between_nothing_and_all(
+    levels: tuple[float, ...], ready_broker: Broker
+) -> None:
+    js = ready_broker.client.jetstream()
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Budgets(ready_broker, js, Tally("w"), Metrics(1), levels)
+
+
+# ---- entries that are none ----------------------------------------------------------------------
+
+
+async def test_the_last_good_budget_holds(
+    join: Join, bucket: KeyValue, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    await bucket.put("tenant.new", b"so much")
+    await bucket.put("default", b"1000")
+    await bucket.put("account.deepgram", b'{"connections": 50}')
+    worker = await join()
+    await worker.budgets.ready("acme")
+    worker.session("acme")
+    await bucket.put("tenant.acme", b"an hour")
+    await until(lambda: "tenant.acme in stt_budgets: no budget" in caplog.text, "the complaint")
+    worker.use("acme", 100)
+    worker.use("new", 999)
+    await until(lambda: worker.budgets.spent("acme"), "the good one holds")
+    assert worker.budgets.spent("new") is None
+    worker.use("new", 1)
+    assert worker.budgets.spent("new"), "there never was a good one: the default"
+    await bucket.put("tenant.acme", b"an hour")
+    await bucket.put("tenant.acme", b"300")
+    await until(lambda: worker.budgets.spent("acme") is None, "the next good one")
+    complaints = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len([c for c in complaints if c.startswith("tenant.acme")]) == 1
+    assert complaints[0].endswith("; left out")
+    assert "account" not in caplog.text
+
+
+# ---- several workers ----------------------------------------------------------------------------
+
+
+async def test_use_is_summed_over_workers(join: Join, bucket: KeyValue) -> None:
+    await bucket.put("tenant.acme", b"100")
+    workers = [await join(f"w{n}") for n in range(3)]
+    sessions = [worker.session("acme") for worker in workers]
+    for worker in workers:
+        worker.use("acme", 20)
+    await until(lambda: all(s.lows == [40] for s in sessions), "all are warned")
+    assert all(worker.budgets.spent("acme") is None for worker in workers)
+    workers[0].use("acme", 40)
+    await until(lambda: all(s.ends for s in sessions), "all are ended")
+    assert {session.ends[0] for session in sessions} == {
+        f"tenant acme has used 100 of 100 s of {DAY}"
+    }
+
+
+async def test_the_first_session_after_a_workers_start_does_not_slip_through(
+    join: Join, bucket: KeyValue
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    before = await join("w1")
+    before.session("acme")
+    before.use("acme", 100)
+    await until(lambda: before.budgets.spent("acme"), "the budget is used up")
+    await until(lambda: not before.tally.unwritten(), "the use is written")
+    worker = await join("w2")
+    await worker.budgets.ready("acme")  # it has read nothing yet
+    assert worker.budgets.spent("acme") == f"tenant acme has used 100 of 100 s of {DAY}"
+    session = worker.session("acme")
+    await until(lambda: session.ends, "whoever has not asked is ended")
+
+
+async def test_use_that_the_bucket_refused_counts_no_less_than_what_it_has(
+    join: Join, bucket: KeyValue, ready_broker: Broker
+) -> None:
+    """Who writes for a worker that has died does it on a condition; all hear it, met or not."""
+    await bucket.put("tenant.acme", b"100")
+    one, two = await join("w1"), await join("w2")
+    session = one.session("acme")
+    two.session("acme")
+    two.use("acme", 60)
+    await until(lambda: session.lows == [40], "what the other has used")
+    subject = streams.bucket_subject(streams.USAGE_BUCKET, f"{DAY}.acme.w2")
+    older = b'{"providers": {"deepgram": {"sent_seconds": 5}}}'
+    await ready_broker.client.publish(
+        subject, older, headers={"Nats-Expected-Last-Subject-Sequence": "7777"}
+    )
+    await ready_broker.client.publish(subject, b"no use at all")
+    one.use("acme", 40)
+    await until(lambda: session.ends, "the sum of all")
+
+
+async def test_without_a_budget_nothing_is_asked_of_the_broker(
+    join: Join, bucket: KeyValue
+) -> None:
+    worker = await join()
+    worker.session("free")
+    await worker.budgets.ready("free")
+    sent = worker.broker.client.stats["out_msgs"]
+    for n in range(100):
+        await worker.budgets.ready(f"tenant-{n}")
+        assert worker.budgets.spent(f"tenant-{n}") is None
+    assert worker.broker.client.stats["out_msgs"] == sent
+    assert worker.looks == 0
+    await bucket.put("tenant.acme", b"100")
+    paying = worker.session("acme")
+    for tenant in ("free", "acme"):
+        worker.use(tenant, 60)
+    await until(lambda: paying.lows, "the budget is kept")
+    await until(lambda: len(worker.tally.unwritten()) == 1, "its use is written")
+    assert list(worker.tally.unwritten()) == [f"{DAY}.free.w1"]
+
+
+async def test_a_tenant_that_has_gone_is_followed_no_more(
+    join: Join, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_LINGER_S", 0.5)
+    await bucket.put("tenant.acme", b"100")
+    here = await join()
+    # nats-py's own count of what the connection is subscribed to.
+    subscriptions = here.broker.client._subs
+    await here.budgets.ready("other")
+    before = len(subscriptions)
+    await here.budgets.ready("acme")
+    assert len(subscriptions) == before + 2
+    await until(lambda: len(subscriptions) == before, "subscriptions are given up")
+    session = here.session("acme")
+    here.use("acme", 100)
+    await until(lambda: session.ends, "a tenant that has come again")
+
+
+# ---- a broker that is away ----------------------------------------------------------------------
+
+
+async def test_budgets_outlive_the_broker(
+    join: Join, bucket: KeyValue, nats_server: EmbeddedServer
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    one, two = await join("w1"), await join("w2")
+    sessions = [worker.session("acme") for worker in (one, two)]
+    one.use("acme", 20)
+    await until(lambda: two.left("acme") == 80, "the other has heard")
+    nats_server.kill()
+    await until(lambda: not one.broker.connected and not two.broker.connected, "NATS is away")
+    for worker in (one, two):
+        worker.use("acme", 100)
+        await worker.looked(3)
+    assert [session.ends for session in sessions] == [[], []]
+    assert one.budgets.spent("acme") is None
+    nats_server.start()
+    await until(lambda: all(s.ends for s in sessions), "both are ended", 30)
+    await until(lambda: one.left("acme") == two.left("acme") == 0, "nothing is left")
+    await until(lambda: not one.tally.unwritten() and not two.tally.unwritten(), "all is written")
+    late = await join("w3")
+    await late.budgets.ready("acme")
+    assert late.budgets.spent("acme") == f"tenant acme has used 220 of 100 s of {DAY}"
+
+
+async def test_nothing_is_ended_by_a_budget_that_was_raised_meanwhile(
+    join: Join, bucket: KeyValue, nats_server: EmbeddedServer
+) -> None:
+    await bucket.put("tenant.acme", b"100")
+    async with NatsProxy(nats_server.port) as line:
+        worker = await join("w1", line.url)
+        session = worker.session("acme")
+        worker.use("acme", 10)
+        await until(lambda: worker.left("acme") == 90, "it is known")
+        line.cut()
+        await until(lambda: not worker.broker.connected, "the worker is cut off")
+        await bucket.put("tenant.acme", b"300")
+        worker.use("acme", 100)
+        await worker.looked(3)
+        line.heal()
+        await until(lambda: worker.left("acme") == 190, "what the worker has missed", 30)
+        assert (session.lows, session.ends) == ([], [])
+        assert worker.budgets.spent("acme") is None
+        worker.use("acme", 200)
+        await until(lambda: session.ends, "the end, of the budget that holds")
+
+
+async def test_nothing_is_ended_before_the_budget_was_read_again(
+    join: Join, bucket: KeyValue, nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_READY_S", 60.0)
+    await bucket.put("tenant.acme", b"100")
+    async with NatsProxy(nats_server.port) as line:
+        worker = await join("w1", line.url)
+        session = worker.session("acme")
+        worker.use("acme", 10)
+        await until(lambda: worker.left("acme") == 90, "it is known")
+        line.cut()
+        await until(lambda: not worker.broker.connected, "the worker is cut off")
+        worker.use("acme", 100)
+        line.before("$JS.API.DIRECT.GET.KV_stt_budgets", line.stall)
+        line.heal()
+        await until(lambda: worker.broker.connected, "the connection is back", 30)
+        asking = asyncio.create_task(worker.budgets.ready("acme"))
+        await worker.looked(3)
+        assert session.ends == []
+        assert worker.budgets.spent("acme") is None
+        assert not asking.done()
+        line.heal()
+        await asking
+        assert worker.budgets.spent("acme") == f"tenant acme has used 110 of 100 s of {DAY}"
+        await until(lambda: session.ends, "the end")
+
+
+async def test_budgets_that_cannot_be_read_hold_nobody_up_for_long(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There are no buckets here."""
+    worker = Worker(broker, "w1", Clock())
+    task = asyncio.create_task(worker.run())
+    try:
+        async with asyncio.timeout(bound(20)):
+            await worker.budgets.ready("acme")
+            await worker.budgets.ready("other")
+        assert worker.budgets.spent("acme") is None
+        assert caplog.text.count("cannot be read: sessions start") == 1
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+# ---- how much too much --------------------------------------------------------------------------
+
+
+async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue) -> None:
+    """Ledgers tell once a second, as they do in a worker; each session sends at four times real
+    time. See docs/budgets.md: about 1.5 s of each session."""
+    speed, limit = 4.0, 60.0
+    await bucket.put("tenant.acme", b"60")
+    workers = [await join(f"w{n}") for n in range(3)]
+    sent: list[float] = []
+
+    async def stream(worker: Worker, offset: float) -> None:
+        session = worker.session("acme")
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(offset)
+        told = last = loop.time()
+        said = untold = 0.0
+        while not session.ends:
+            await asyncio.sleep(0.02)
+            now = loop.time()
+            passed, last = min(now - last, 0.2), now  # who stands still sends nothing
+            said += passed * speed
+            untold += passed * speed
+            if now - told >= 1:
+                worker.use("acme", untold)
+                told, untold = now, 0.0
+        worker.use("acme", untold)
+        sent.append(said)
+
+    async with asyncio.timeout(bound(60)):
+        await asyncio.gather(*(stream(worker, n / 6) for n, worker in enumerate(workers * 2)))
+    over = sum(sent) - limit
+    assert over > 0, "nobody may be ended while something is left"
+    assert over <= 6 * speed * 3 * SCALE, f"{over / speed / 6:.2f} s of each session"

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from natterjack.plugin.errors import RequestRefused, Unavailable
+from worker.providers.breaker import Breaker, BreakerState
+
+FAULT = Unavailable("p", "connect", "refused")
+
+
+def _open() -> Breaker:
+    breaker = Breaker(3, 10, 60)
+    for _ in range(3):
+        assert breaker.ask(0) == 0
+        breaker.fails(FAULT, 0)
+    return breaker
+
+
+def test_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker(3, 10, 60)
+    for _ in range(5):
+        breaker.fails(FAULT, 0)
+        breaker.fails(FAULT, 0)
+        breaker.works()
+    assert breaker.state is BreakerState.CLOSED
+    assert _open().state is BreakerState.OPEN
+
+
+def test_open_says_how_long_to_wait() -> None:
+    breaker = _open()
+    assert breaker.ask(4) == 6
+    assert breaker.fault is FAULT
+
+
+def test_one_probe_and_the_others_wait_for_it() -> None:
+    breaker = _open()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(10) > 0
+    breaker.works()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(10) == 0
+
+
+def test_a_failed_probe_waits_twice_as_long_up_to_a_bound() -> None:
+    breaker, now = _open(), 10.0
+    waits = []
+    for _ in range(5):
+        assert breaker.ask(now) == 0
+        breaker.fails(FAULT, now)
+        waits.append(breaker.ask(now))
+        now += waits[-1]
+    assert waits == [20, 40, 60, 60, 60]
+
+
+def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
+    breaker = _open()
+    assert breaker.ask(10) == 0
+    assert breaker.ask(19) > 0
+    assert breaker.ask(20) == 0
+
+
+def test_it_refuses_only_if_every_failure_was_for_good() -> None:
+    breaker = Breaker(2, 10, 60)
+    breaker.fails(FAULT, 0)
+    breaker.fails(RequestRefused("p", "credit", "no money"), 0)
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.refuses is None
+    breaker = Breaker(2, 10, 60)
+    for _ in range(2):
+        breaker.fails(RequestRefused("p", "credit", "no money"), 0)
+    assert breaker.refuses is not None
+    assert breaker.ask(10) == 0
+    assert breaker.refuses is None, "while a probe is under way, the others wait for it"
+
+
+def test_a_bad_request_is_the_sessions_own() -> None:
+    breaker = Breaker(1, 10, 60)
+    breaker.fails(RequestRefused("p", "request", "no such language"), 0)
+    assert breaker.ask(0) == 0
+    breaker.fails(RequestRefused("p", "auth", "wrong key"), 0)
+    assert breaker.state is BreakerState.OPEN
+
+
+LIMITED = Unavailable("p", "rate_limit", "429")
+NO_CREDIT = RequestRefused("p", "credit", "402")
+
+
+def test_one_answer_for_the_whole_account_is_enough() -> None:
+    for fault in (LIMITED, NO_CREDIT):
+        breaker = Breaker(3, 10, 60)
+        breaker.fails(fault, 0)
+        assert breaker.state is BreakerState.OPEN
+    assert breaker.refuses is NO_CREDIT
+
+
+def test_a_rate_limit_is_tried_again_soon_and_never_waits_long() -> None:
+    breaker, now, waits = Breaker(3, 10, 60), 0.0, []
+    for _ in range(6):
+        assert breaker.ask(now) == 0
+        breaker.fails(LIMITED, now)
+        waits.append(breaker.ask(now))
+        now += waits[-1]
+    assert waits == [1, 2, 4, 8, 10, 10]
+
+
+def test_streams_that_run_do_not_say_that_new_ones_are_let_in() -> None:
+    breaker = Breaker(3, 10, 60)
+    breaker.fails(LIMITED, 0)
+    breaker.works(fresh=False)
+    assert breaker.ask(0.5) > 0
+    assert breaker.ask(1) == 0
+    breaker.works(fresh=True)
+    assert breaker.ask(1) == breaker.ask(1) == 0
+
+
+def test_another_workers_refusal_holds_here_for_a_bounded_time() -> None:
+    breaker = Breaker(3, 10, 60)
+    breaker.hear(NO_CREDIT, 0, 10**9)
+    assert breaker.ask(0) == 60
+    assert breaker.refuses is NO_CREDIT
+    assert breaker.seconds_left(20) == 40

@@ -1,0 +1,258 @@
+"""Keys in files that change while a worker runs, as Kubernetes changes those of a Secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from natterjack.audio import AudioFormat
+from natterjack.broker.connection import Broker
+from natterjack.errors import UsageError
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.plugin.errors import PluginError, RequestRefused
+from natterjack.plugin.provider import StreamRequest
+from natterjack.settings import BrokerSettings, load
+from tests.emulators.deepgram import DeepgramEmulator
+from tests.waiting import until
+from tests.worker.programs import Speaker, StartWorker, WorkerProcess, closed, spoken
+from worker.providers.deepgram import DeepgramProvider
+from worker.providers.loading import Providers
+from worker.settings import WorkerSettings
+
+
+class Volume:
+    """A directory as the kubelet fills it: each file a link into `..data`, which is exchanged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._round = 0
+        path.mkdir()
+
+    def write(self, **files: str) -> None:
+        self._round += 1
+        fresh = self.path / f"..2026_11_20_{self._round}"
+        fresh.mkdir()
+        for name, content in files.items():
+            (fresh / name).write_text(content)
+        link = self.path / "..data_tmp"
+        link.symlink_to(fresh.name)
+        link.rename(self.path / "..data")
+        for name in files:
+            if not (self.path / name).is_symlink():
+                (self.path / name).symlink_to(f"..data/{name}")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "secrets")
+
+
+@pytest.fixture
+def providers(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Providers:
+    """Of a worker that has `volume`, with a first key in it and none in its environment."""
+    monkeypatch.delenv("DEEPGRAM_API_KEY", raising=False)
+    volume.write(DEEPGRAM_API_KEY="one\n")
+    return Providers(WorkerSettings(secrets_dir=volume.path))
+
+
+def key_of(providers: Providers) -> str:
+    """The key with which the next stream would be opened."""
+    made = providers.get("deepgram")
+    assert isinstance(made, DeepgramProvider)
+    return made._api_key.get_secret_value()
+
+
+def request() -> StreamRequest:
+    return StreamRequest("s", AudioFormat("linear16", 16_000, 1))
+
+
+# ---- the program ----------------------------------------------------------------------------
+
+
+async def test_streams_opened_after_a_change_use_the_new_key_and_others_go_on(
+    start_worker: StartWorker,
+    emulator: DeepgramEmulator,
+    volume: Volume,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    emulator.api_key = "first-key"
+    volume.write(DEEPGRAM_API_KEY="first-key")
+    worker = await start_worker(WORKER_SECRETS_DIR=str(volume.path), DEEPGRAM_API_KEY=None)
+    before = Speaker(broker_settings, 40, conversation="before", speed=2)
+    speaking = asyncio.create_task(before.speak())
+    await spoken(before, 5)
+
+    emulator.api_key = "second-key"  # the first is refused from now on
+    volume.write(DEEPGRAM_API_KEY="second-key")
+    await until(lambda: worker.find("made anew"), "the change is seen")
+    after = Speaker(broker_settings, 12, conversation="after", speed=8)
+    await after.speak()
+    (await closed(broker, after.spec)).audit(after)
+
+    await speaking
+    transcript = await closed(broker, before.spec)
+    transcript.audit(before)
+    account = transcript.closing[0].account
+    assert account is not None
+    assert account.recoveries == {}, "its stream was the same from first to last"
+    assert not [line for line in worker.log if "-key" in str(line)]
+
+
+async def test_a_new_key_ends_the_time_out_of_one_that_was_refused(
+    start_worker: StartWorker,
+    emulator: DeepgramEmulator,
+    volume: Volume,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    emulator.api_key = "right"
+    volume.write(DEEPGRAM_API_KEY="wrong")
+    worker = await start_worker(
+        WORKER_SECRETS_DIR=str(volume.path),
+        DEEPGRAM_API_KEY=None,
+        WORKER_BREAKER_FAILURES="1",
+        WORKER_BREAKER_SECONDS="600",
+        WORKER_BREAKER_MAX_SECONDS="600",
+    )
+    refused = Speaker(broker_settings, 4, conversation="refused", speed=8)
+    await refused.speak()
+    assert (await closed(broker, refused.spec)).closing[0].state == "failed"
+
+    volume.write(DEEPGRAM_API_KEY="right")
+    await until(lambda: worker.find("made anew"), "the change is seen")
+    served = Speaker(broker_settings, 4, conversation="served", speed=8)
+    await served.speak()
+    (await closed(broker, served.spec)).audit(served)
+
+
+async def test_a_worker_without_its_key_says_what_is_missing(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator, volume: Volume
+) -> None:
+    volume.write(SPEECHMATICS_API_KEY="another provider's")
+    worker = WorkerProcess(
+        nats_server.url, emulator.url, WORKER_SECRETS_DIR=str(volume.path), DEEPGRAM_API_KEY=None
+    )
+    await worker.launch()
+    assert await worker.wait() == 2
+    assert worker.find("DEEPGRAM_API_KEY is not set")
+
+
+# ---- one process ----------------------------------------------------------------------------
+
+
+async def test_what_has_not_changed_stays_what_it_is(providers: Providers, volume: Volume) -> None:
+    made = providers.get("deepgram")
+    providers.look(volume.path)
+    volume.write(DEEPGRAM_API_KEY="one", SPEECHMATICS_API_KEY="of nobody in use")
+    providers.look(volume.path)
+    assert providers.get("deepgram") is made
+    assert list(providers.made) == ["deepgram"]
+    await providers.close()
+
+
+async def test_a_file_that_cannot_be_used_changes_nothing_until_it_can(
+    providers: Providers, volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert key_of(providers) == "one"
+    volume.write(DEEPGRAM_API_KEY="")
+    for _ in range(3):
+        providers.look(volume.path)
+        assert key_of(providers) == "one"
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == 1, "it is said once"
+    assert "DEEPGRAM_API_KEY" in told[0].getMessage()
+    volume.write(DEEPGRAM_API_KEY="two")
+    providers.look(volume.path)
+    assert key_of(providers) == "two"
+    await providers.close()
+
+
+async def test_one_bad_file_keeps_no_other_provider_from_its_new_key(
+    providers: Providers, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPEECHMATICS_API_KEY", raising=False)
+    volume.write(DEEPGRAM_API_KEY="one", SPEECHMATICS_API_KEY="one")
+    providers.look(volume.path)
+    for name in ("speechmatics", "deepgram"):
+        providers.get(name)
+    volume.write(DEEPGRAM_API_KEY="two", SPEECHMATICS_API_KEY="")
+    providers.look(volume.path)
+    assert key_of(providers) == "two"
+    await providers.close()
+
+
+async def test_a_directory_that_is_gone_changes_nothing(
+    providers: Providers, volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert key_of(providers) == "one"
+    away = volume.path.rename(volume.path.with_name("away"))
+    providers.look(volume.path)
+    assert key_of(providers) == "one"
+    assert str(volume.path) in caplog.text
+    away.rename(volume.path)
+    volume.write(DEEPGRAM_API_KEY="two")
+    providers.look(volume.path)
+    assert key_of(providers) == "two"
+    await providers.close()
+
+
+async def test_a_variable_wins_and_that_is_said(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DEEPGRAM_API_KEY", "of the environment")
+    volume.write(DEEPGRAM_API_KEY="of the file")
+    providers = Providers(WorkerSettings(secrets_dir=volume.path))
+    assert key_of(providers) == "of the environment"
+    assert "DEEPGRAM_API_KEY is in the environment" in caplog.text
+    assert "of the" not in caplog.text.replace("of the file will", "")
+    await providers.close()
+
+
+async def test_a_plain_file_may_be_written_over(tmp_path: Path, providers: Providers) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "DEEPGRAM_API_KEY").write_text("one")
+    providers = Providers(WorkerSettings(secrets_dir=plain))
+    assert key_of(providers) == "one"
+    (plain / "DEEPGRAM_API_KEY").write_text("another")
+    providers.look(plain)
+    assert key_of(providers) == "another"
+    await providers.close()
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEEPGRAM_API_KEY", raising=False)
+    (tmp_path / "DEEPGRAM_API_KEY").write_bytes(b"\xff\xfe\x00")
+    providers = Providers(WorkerSettings(secrets_dir=tmp_path))
+    with pytest.raises(PluginError, match=rf"api_key.*utf-8.*{tmp_path}"):
+        providers.get("deepgram")
+
+
+def test_a_directory_that_is_not_there_is_a_mistake_in_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKER_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"WORKER_SECRETS_DIR: .*directory"):
+        load(WorkerSettings)
+
+
+async def test_the_former_provider_serves_until_the_end(
+    emulator: DeepgramEmulator,
+    providers: Providers,
+    volume: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEEPGRAM_URL", emulator.url)
+    emulator.api_key = "one"
+    former = providers.get("deepgram")
+    volume.write(DEEPGRAM_API_KEY="two")
+    providers.look(volume.path)
+    stream = await former.open(request())
+    await stream.close()
+    with pytest.raises(RequestRefused, match="401"):
+        await providers.get("deepgram").open(request())
+    await providers.close()

@@ -1,0 +1,1 @@
+"""A session's audio on its way to the provider: read in order, filled, converted."""

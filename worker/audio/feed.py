@@ -1,0 +1,663 @@
+"""The feed: a session's audio in order and without holes, from any position.
+
+Live chunks come by a core subscription. Whatever it missed (before it began, during a reconnect,
+when a queue was full) is read from the stream, and a hole that the stream cannot fill becomes a
+gap. The one question "is there more in the stream than I was given?" is asked at the start, on
+each hole, after each reconnect and whenever nothing comes for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from natterjack.audio import (
+    MAX_CHUNK_BYTES,
+    SESSION_ID,
+    decode_chunk_headers,
+    parse_headers,
+    read_chunk_headers,
+    same_chunk_headers,
+    wall_clock,
+)
+from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import Arrivals
+from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.errors import BadChunk
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
+
+from .marks import Mark, Marks
+from .reorder import LONGEST_LONE_GAP_S, Chunk, Held
+
+_MAX_AHEAD = 128
+"""Chunks further ahead than this must have positions that allow for those between."""
+_BATCH, _BATCH_BYTES = 64, 1024 * 1024
+_QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
+_RETRY_S = 0.25
+_MOMENT_S = 0.002
+_NEVER = b"\0"
+"""No headers begin so."""
+_LONGEST_GAP_S = 24 * 3600.0
+"""A position further ahead than this is a forgery or a fault of the edge, not a gap."""
+_MAX_BAD_SEEN = 1000
+_ALL_DOUBT_S = 30.0
+"""How long chunks in doubt may be waited for, all in all."""
+_TAILS = 16
+
+
+class Gap(NamedTuple):
+    """Audio that cannot be had. `cause`: `edge` (the edge left it out), `missing` (it never
+    reached the stream, or left it by age), `bad_chunk`."""
+
+    position: int
+    frames: int
+    cause: str
+
+
+class Feed:
+    """Audio of one session from `position` on. One task calls `next`; not restartable."""
+
+    __slots__ = (
+        "_after_bad_chunk",
+        "_ahead",
+        "_arrivals",
+        "_bad_seen",
+        "_broker",
+        "_by_seq",
+        "_deadline",
+        "_deep_scans",
+        "_doubt_left",
+        "_doubt_since",
+        "_expected",
+        "_format",
+        "_frame_bytes",
+        "_given",
+        "_hole_seconds",
+        "_hole_seen",
+        "_left",
+        "_left_frames",
+        "_longest",
+        "_look",
+        "_look_at",
+        "_marks",
+        "_newest",
+        "_next_seq",
+        "_nudged",
+        "_passed_since",
+        "_position",
+        "_quiet",
+        "_reading",
+        "_rings_at",
+        "_same",
+        "_scanned",
+        "_session_id",
+        "_start",
+        "_store",
+        "_subject",
+        "_tails",
+        "_timer",
+        "_waiter",
+        "_woken",
+        "bad",
+        "ended",
+        "head",
+        "heard",
+        "sink",
+        "superseded",
+    )
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: StreamStore,
+        spec: SessionSpec,
+        mark: Mark,
+        position: int,
+        hole_seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._format = spec.audio_format
+        self._frame_bytes = spec.audio_format.frame_bytes
+        self._session_id = spec.session_id
+        self._subject = audio_subject(spec.key)
+        self._hole_seconds = hole_seconds
+        self._longest = _LONGEST_GAP_S * spec.sample_rate
+        self._start = position
+        self._next_seq, self._position = mark.seq, mark.position
+        self._marks = Marks(mark)
+        self._ahead = Held(spec.sample_rate)
+        self._by_seq = self._ahead.by_seq
+        self._arrivals: Arrivals | None = None
+        self._waiter: asyncio.Future[Chunk | None] | None = None
+        """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
+        self._given: Chunk | Gap | None = None
+        """Such a chunk that was not taken, for `next` was cancelled; or what was given back."""
+        self.sink: Callable[[int, int, bytes, int, float], bool] | None = None
+        """Is offered live chunks that are next while `next` waits: number, frames, payload, wall
+        clock and arrival, as in Chunk. False: `next` gives it."""
+        self._nudged = False
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._same = same_chunk_headers(spec.session_id)
+        self._expected = _NEVER
+        self._deadline = 0.0
+        """When `next` returns, whatever has come."""
+        self._rings_at = 0.0
+        """When the timer wakes `next`; 0: none is set."""
+        self._look = True
+        """Whether the stream may hold more than we were given."""
+        self._look_at = 0.0
+        """When to look in the stream, if there is reason to or nothing comes."""
+        self._quiet = _QUIET_FIRST_S
+        self._scanned = 0
+        """Stream sequence up to which every message has been taken."""
+        self._reading = False
+        """What was stored is perhaps on its way to us."""
+        self._deep_scans = 0
+        self._newest: tuple[int, float] | None = None
+        """The newest stream sequence when it was last asked for, and when that was."""
+        self._hole_seen = False
+        self._passed_since: float | None = None
+        """Since when a chunk behind the hole is known to be stored: a stream that stores nothing,
+        as while it has no leader, proves nothing."""
+        self._doubt_since: float | None = None
+        self._doubt_left = _ALL_DOUBT_S
+        self._after_bad_chunk = False
+        self._bad_seen: set[int] = set()
+        self.bad: Counter[str] = Counter()
+        """Chunks left out, by cause."""
+        self.ended = False
+        """The last chunk has been given out."""
+        self.heard = time.monotonic()
+        """When the last chunk of this session came in, or the connection came back."""
+        self.superseded = False
+        """A chunk of another session has come live on the same subject."""
+        self.head = position
+        """End of the newest audio known of."""
+        self._left, self._left_frames = 0, 0
+        """Chunks in the stream behind those that were read, and how long one is."""
+        self._tails: list[tuple[int, int]] = []
+        """Number and position of what would follow the newest live chunks."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether nothing more is known to be, or may be, in the stream."""
+        return not self._look and not self._ahead and self._broker.connected
+
+    @property
+    def unread(self) -> int:
+        """Frames that lie in the stream behind `head`, by the number of chunks."""
+        return self._left * self._left_frames
+
+    async def open(self) -> None:
+        """Subscribe live. What is stored is read by `next`."""
+        self._arrivals = await self._broker.client.listen(self._subject, self._received)
+        self._broker.on_reconnect.add(self._suspect)
+
+    async def close(self) -> None:
+        """Stop. Idempotent."""
+        self._broker.on_reconnect.discard(self._suspect)
+        if self._timer is not None:
+            self._timer.cancel()
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            await arrivals.end()
+
+    def _suspect(self) -> None:
+        """The connection is back: chunks may have been missed, and the edge needs time too."""
+        self.heard = time.monotonic()
+        self._look, self._look_at = True, 0.0
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `next` look again at what there is."""
+        self._woken = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def give_back(self, item: Chunk | Gap) -> None:
+        """Have `next` return `item`, its last, once more."""
+        self._given = item
+
+    def nudge(self) -> None:
+        """Have `next` return None, now if it waits."""
+        self._nudged = True
+        self._wake()
+
+    def _received(self, _subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
+        """A chunk has come live."""
+        if self._by_seq and self._ahead.full and self._next_seq in self._by_seq:
+            # More is at hand than can be sent soon. What comes live is stored, and will be read: to
+            # look at it now would be to fall behind further.
+            self.heard, self._look, self._look_at = time.monotonic(), True, 0.0
+            return
+        waiter, expected, size = self._waiter, self._expected, len(data)
+        if (
+            raw is None
+            or not raw.startswith(expected)
+            or waiter is None
+            or waiter.done()
+            or self._by_seq
+            or size % self._frame_bytes
+            or not 0 < size <= MAX_CHUNK_BYTES
+            or b"\r\nAudio-End" in raw
+        ):
+            self._take(raw, data, 0)
+            self._wake()
+            return
+        # Nearly always: the one that is waited for. As `_take` and `_admit`, cut short.
+        now = time.monotonic()
+        try:
+            time_ns = wall_clock(raw[len(expected) : raw.index(b"\r\n", len(expected))])
+        except ValueError:
+            self._count_bad("headers", raw, data)
+            return
+        seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
+        self.heard = now
+        self._quiet = _QUIET_FIRST_S
+        if not self._look:
+            self._look_at = now + _QUIET_FIRST_S
+        self._next_seq = seq + 1
+        self._position = stop = position + frames
+        if stop > self.head:
+            self.head = stop
+        if self.sink is not None and self.sink(seq, frames, data, time_ns, now):
+            self._expected = self._expect()
+        else:
+            waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, False, 0))
+
+    def _expect(self) -> bytes:
+        """How the headers of the next chunk begin, if nothing is the matter: numbers need not be
+        read that are known."""
+        if (
+            self._doubt_since is not None
+            or self._position < self._start
+            or self._after_bad_chunk
+            or self._hole_seen
+            or self._passed_since is not None
+            or self._deep_scans
+        ):
+            return _NEVER
+        return b"%bAudio-Seq: %d\r\nAudio-Pos: %d\r\nAudio-Time: " % (
+            self._same, self._next_seq, self._position,
+        )  # fmt: skip
+
+    def _take(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
+        """Keep a chunk that is still to come; count it if it is bad. False: there is no room.
+        `raw`: its headers as they are on the wire."""
+        size = len(data)
+        quick = None if raw is None else read_chunk_headers(raw, self._same)
+        if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
+            seq, position, time_ns = quick
+            end = False
+        else:
+            headers = None if raw is None else parse_headers(raw)
+            if (
+                headers is not None
+                and headers.get(SESSION_ID, self._session_id) != self._session_id
+            ):
+                # Sessions may follow one another on a key; the stream holds the older ones' audio
+                # too.
+                self.superseded = self.superseded or stream_sequence == 0
+                return True
+            try:
+                header = decode_chunk_headers(headers, size, self._format)
+            except BadChunk as error:
+                self._count_bad(error.cause, raw, data)
+                return True
+            _, seq, position, time_ns, end = header
+        frames = size // self._frame_bytes
+        ahead = position - self._position
+        if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
+            # Forged: every chunk in between has a frame at least, and a day's gap is none.
+            self._count_place(seq, position)
+            return True
+        now = time.monotonic()
+        if stream_sequence == 0:
+            self.heard = now
+            self._quiet = _QUIET_FIRST_S
+            if not (self._look or self._ahead):
+                self._look_at = now + _QUIET_FIRST_S
+            place = seq, position
+            # What follows nothing may be forged.
+            if place == (self._next_seq, self._position) or place in self._tails:
+                self.head = max(self.head, position + frames)
+            self._tails.append((seq + 1, position + frames))
+            del self._tails[:-_TAILS]
+        if seq < self._next_seq:
+            return True
+        chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence)
+        if seq in self._ahead:
+            self._ahead.add(chunk)
+            return True
+        room = self._make_room(seq)
+        if room is None:
+            return False
+        self._ahead.add(chunk)
+        return room
+
+    def _make_room(self, seq: int) -> bool | None:
+        """Whether there is room for a chunk; None if it is not to be kept. Nearer ones come first,
+        or a hole would be given up together with what is stored behind it."""
+        room = True
+        while self._ahead.full:
+            if seq == self._next_seq:
+                break
+            self._look, room = True, False
+            if self._next_seq in self._ahead:
+                self._look_at = 0.0  # as soon as there is room
+            farthest = self._ahead.last
+            if seq > farthest:
+                return None
+            for version in self._ahead.versions(farthest):
+                if version.stream_sequence:
+                    self._scanned = min(self._scanned, version.stream_sequence - 1)
+            self._ahead.drop(farthest)
+        return room
+
+    def _decide(self, seq: int, good: int | None) -> None:
+        """The chunk is given out, or left out: all of its number were bad but that at `good`."""
+        for version in self._ahead.versions(seq):
+            if version.position != good:
+                self._count_place(seq, version.position)
+        if self._doubt_since is not None:
+            self._doubt_left -= time.monotonic() - self._doubt_since
+            self._doubt_since = None
+        self._ahead.drop(seq)
+        self._next_seq = seq + 1
+
+    def _chosen(self) -> Chunk | None:
+        """The chunk that is next; None if it is not there, or in doubt."""
+        doubt = self._doubt_since
+        waited = None if doubt is None else time.monotonic() - doubt
+        patience = min(self._hole_seconds, self._doubt_left)
+        return self._ahead.choose(self._next_seq, self._position, waited, patience)
+
+    def _count_bad(self, cause: str, raw: bytes | None, data: bytes) -> None:
+        # The same message may come live and from the stream, which adds headers of its own.
+        headers = parse_headers(raw or b"")
+        own = sorted((k, v) for k, v in headers.items() if not k.startswith("Nats-"))
+        self._count_once(cause, hash((tuple(own), data)))
+
+    def _count_place(self, seq: int, position: int) -> None:
+        """Of a chunk that cannot be there: it may have been met before its turn, too."""
+        self._count_once("position", hash((seq, position)))
+
+    def _count_once(self, cause: str, mark: int) -> None:
+        if mark not in self._bad_seen:
+            self.bad[cause] += 1
+            if len(self._bad_seen) < _MAX_BAD_SEEN:
+                self._bad_seen.add(mark)
+
+    async def next(self, timeout: float) -> Chunk | Gap | None:
+        """What comes next, or None after `timeout` seconds without anything, or a `nudge`.
+        Cancel-safe."""
+        given, self._given = self._given, None
+        if given is not None:
+            return given
+        self._deadline = deadline = time.monotonic() + timeout
+        while True:
+            self._woken = False
+            while self._by_seq and (chunk := self._chosen()) is not None:
+                item = self._admit(chunk)
+                if item is not None:
+                    return item
+            now = time.monotonic()
+            if not self._by_seq:
+                pass
+            elif self._next_seq in self._ahead:
+                if self._doubt_since is None:
+                    self._doubt_since = now
+                    self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
+            elif not self._hole_seen:
+                self._hole_seen, self._look_at = True, 0.0
+            if now >= self._look_at and not self._nudged:
+                gap = await self._fill()
+                if gap is not None:
+                    return gap
+                if self._chosen() is not None:
+                    continue
+                now = time.monotonic()
+            if now >= deadline or self._nudged:
+                self._nudged = False
+                return None
+            if not self._woken:
+                given = await self._wait(now, min(self._look_at, deadline))
+                if given is not None:
+                    return given
+
+    async def _wait(self, now: float, until: float) -> Chunk | None:
+        """Return when there may be something, or at `until` by the monotonic clock; with the chunk
+        if it is the next one."""
+        if not now < self._rings_at <= until:
+            self._alarm(until - now)
+        self._expected = self._expect()
+        waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._given = waiter.result()
+            raise
+        finally:
+            self._waiter = None
+
+    def _alarm(self, seconds: float) -> None:
+        """Wake `next` in so many seconds. A timer that is set for earlier is left: to be woken in
+        vain once a second costs less than to set one for each chunk."""
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = max(0.0, seconds)
+        self._rings_at = time.monotonic() + seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._rings_at, self._timer = 0.0, None
+        wait = min(self._look_at, self._deadline) - time.monotonic()
+        if wait > _MOMENT_S:
+            self._alarm(wait)  # a chunk has come meanwhile: nobody need be woken
+        else:
+            self._wake()
+
+    def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
+        """The chunk that is next, as it is to be given out; None if it is not."""
+        place, ahead = chunk.position, chunk.position - self._position
+        if ahead > 0 and chunk.position > self._start:
+            if ahead > self._longest or self._ahead.contradicted(chunk, self._position):
+                self._reject(chunk)
+                return None
+            gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
+            self._after_bad_chunk = False
+            if gap is not None:
+                return gap
+        elif ahead < 0:
+            if not chunk.end:
+                self._reject(chunk)
+                return None
+            chunk = chunk._replace(position=self._position, frames=0, payload=b"")
+        self._decide(chunk.seq, place)
+        self._after_bad_chunk = False
+        self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
+        self._position = end = chunk.position + chunk.frames
+        # The last chunk is the end for certain, whatever was forged beyond it.
+        self.head = end if chunk.end else max(self.head, end)
+        if chunk.stream_sequence:
+            # Those behind it may be stored before it: they are at hand then, or not taken yet.
+            behind = (c.stream_sequence for c in self._ahead.chunks if c.stream_sequence)
+            first = min(chunk.stream_sequence, self._scanned + 1, *behind)
+            self._marks.add(Mark(chunk.position, chunk.seq, first))
+        self.ended = chunk.end
+        if end > self._start or chunk.end:
+            skip = self._start - chunk.position
+            if skip > 0:
+                skip = min(skip, chunk.frames)
+                passed = skip * 1_000_000_000 // self._format.sample_rate
+                chunk = chunk._replace(
+                    position=chunk.position + skip,
+                    frames=chunk.frames - skip,
+                    payload=chunk.payload[skip * self._format.frame_bytes :],
+                    time_ns=chunk.time_ns and chunk.time_ns + passed,
+                )
+            return chunk
+        return None
+
+    def _reject(self, chunk: Chunk) -> None:
+        """Leave out a chunk whose position cannot be; the next one shows how long it was."""
+        self._decide(chunk.seq, None)
+        self._after_bad_chunk = True
+
+    def _gap_to(self, position: int, cause: str) -> Gap | None:
+        """The gap up to `position`, as far as it lies behind where the feed was opened."""
+        start = max(self._position, self._start)
+        self._position = position
+        return Gap(start, position - start, cause) if position > start else None
+
+    def mark_before(self, position: int) -> Mark:
+        """The latest place known from which reading finds all from `position` on."""
+        return self._marks.before(position)
+
+    async def probe(self) -> None:
+        """Learn where the live head is in the stream, for `mark_before`. Quick; never raises."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._more_stored()
+
+    async def _more_stored(self) -> bool:
+        """Whether the newest message in the stream says that there may be more to read."""
+        stored = await self._store.last(self._subject)
+        if stored is None:
+            return False
+        sequence = stored.sequence
+        if sequence < self._scanned:
+            if await self._store.newest_sequence() >= self._scanned:
+                return True  # a replica that lags behind has answered
+            # The stream was made anew, as one in memory is when its server restarts.
+            self._scanned, self._newest = 0, None
+            self._marks.forget_places()
+        self._mark_next()
+        self._newest = sequence, time.monotonic()
+        if stored.headers.get(SESSION_ID) != self._session_id:
+            self.superseded = True  # or an older edge's late chunk: whoever asks the queue knows
+            return True
+        try:
+            header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
+        except BadChunk:
+            return True
+        if header.seq == self._next_seq - 1:
+            # Unless it is a double, that is all. After a long while it is made sure.
+            return sequence > self._scanned and self._quiet >= _QUIET_LONGEST_S
+        return header.seq >= self._next_seq or sequence > self._scanned
+
+    def _mark_next(self) -> None:
+        """Whatever was stored when the newest sequence was last asked for has long come in. If all
+        of that is given out, the chunk that is next, and all behind it, are stored later."""
+        if self._newest is None or self._look or self._reading or self.ended:
+            return
+        sequence, asked = self._newest
+        if all(chunk.arrived > asked for chunk in self._ahead.chunks):
+            self._marks.add(Mark(self._position, self._next_seq, max(1, sequence)))
+
+    async def _fill(self) -> Gap | None:
+        """Read what is missing from the stream; the gap when it is not there and will not come."""
+        started = time.monotonic()
+        quiet = not self._look and not self._ahead
+        self._look = found = unread = False
+        try:
+            if not quiet or not self._scanned or await self._more_stored():
+                self._reading = True
+                found = await self._read_on()
+        except StoreUnavailable:
+            self._look = unread = True
+        except asyncio.CancelledError:
+            self._look = True
+            raise
+        finally:
+            self._reading = False
+        now = time.monotonic()
+        if quiet:
+            self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
+        self._look_at = now + (_RETRY_S if self._look or self._ahead else self._quiet)
+        if found or unread or not self._ahead or self._next_seq in self._ahead:
+            return None
+        return self._give_up_hole(started)
+
+    def _waited(self, now: float) -> float:
+        """Seconds for which the hole has been one for sure; negative: it may still be none."""
+        return -1.0 if self._passed_since is None else now - self._passed_since
+
+    def _give_up_hole(self, now: float) -> Gap | None:
+        """Chunks are at hand, the one before them is not: after a while it counts as lost."""
+        if self._passed_since is None and any(c.stream_sequence for c in self._ahead.chunks):
+            self._passed_since = now
+        waited = self._waited(now)
+        versions = self._ahead.versions(self._ahead.first)
+        likely = (chunk for chunk in versions if self._ahead.borne_out(chunk, self._position))
+        first = next(likely, versions[0])
+        # Nobody wants what lies before the start. But each chunk has a frame at least: a position
+        # that cannot be says nothing.
+        least = self._position + first.seq - self._next_seq
+        if first.position > self._start or first.position < least:
+            if waited < self._hole_seconds:
+                return None
+            # A real chunk is followed by others; one that was forged far ahead is not.
+            lone = self._ahead.lone(first) and not first.end
+            if lone and waited < 4 * self._hole_seconds:
+                return None
+            longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
+            if first.position - self._position > longest:
+                self._count_place(first.seq, first.position)
+                self._ahead.drop(first.seq)
+                return None
+        self._hole_seen, self._passed_since = False, None
+        self._next_seq = first.seq
+        if first.position <= self._position:
+            return None
+        return self._gap_to(first.position, "missing")
+
+    async def _read_on(self) -> bool:
+        """Take stored chunks from where the last reading ended, until the wanted one is there or
+        all is read; True if it is there. Whether more is stored is noted in `_look`."""
+        mark = self._marks.before_chunk(self._next_seq)
+        found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
+        now = time.monotonic()
+        waited = self._waited(now)
+        if self._next_seq in self._ahead:  # and in doubt
+            again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
+        else:
+            again = bool(self._ahead) and self._deep_scans <= (waited >= self._hole_seconds)
+        if not found and again:
+            # Stored out of order, before the place where reading began or far behind? Look at the
+            # start of a hole, and before it is given up.
+            found = await self._read_from(1, past_room=True)
+            self._deep_scans += 1
+        return found
+
+    async def _read_from(self, sequence: int, *, past_room: bool = False) -> bool:
+        """As `_read_on`. `past_room`: to the end for the wanted chunk, room for others or not."""
+        room = True
+        while True:
+            messages, left = await self._store.read(
+                self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
+            )
+            for message in messages:
+                room = self._take(message.raw, message.data, message.sequence) and room
+                if room:
+                    self._scanned = max(self._scanned, message.sequence)
+                elif not past_room:
+                    return False  # `_look` is set, and this one is read again
+            self._left = left
+            if messages:
+                self._left_frames = len(messages[-1].data) // self._format.frame_bytes
+            found = self._chosen() is not None
+            if found or not messages or not left:
+                if left > 0:
+                    self._look = True
+                return found
+            sequence = messages[-1].sequence + 1

@@ -1,0 +1,1 @@
+"""How many provider connections may be open at once, over all workers."""

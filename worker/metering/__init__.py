@@ -1,0 +1,1 @@
+"""What sessions use and what it costs: ledgers, prices, tallies, budgets, reports."""

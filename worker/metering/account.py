@@ -1,0 +1,112 @@
+"""A session's books: what became of its audio, over all its provider streams and workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+
+from natterjack.events import Account
+from natterjack.events import Gap as GapRecord
+from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
+from worker.audio.feed import Feed, Gap
+from worker.metrics import Metrics
+
+from .ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+_MAX_GAPS = 100
+"""Gaps that are told one by one; of the others, the seconds. The account must fit a message."""
+
+
+class Books:
+    """Keeps what the closing event's account says. Positions are frames of the session."""
+
+    def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._key = key
+        self._rate = sample_rate
+        self._metrics = metrics
+        self._gaps: list[GapRecord] = []
+        self._gap_seconds: dict[str, float] = {}
+        self.gaps_until = 0.0
+        """Gaps before this second are in the books."""
+        self._bad: Counter[str] = Counter()
+        self._recoveries: Counter[str] = Counter()
+        self.captured = 0
+        """End of the newest audio that was known of."""
+
+    def adopt(self, account: Account, gaps_until: float) -> None:
+        """Go on from what another worker has left."""
+        self._gaps = list(account.gaps)
+        self._gap_seconds = dict(account.gap_seconds)
+        self.gaps_until = gaps_until
+        self._bad = Counter(account.bad_chunks)
+        self._recoveries = Counter(account.recoveries)
+        self.captured = round(account.captured_seconds * self._rate)
+
+    def recovery(self, cause: str) -> None:
+        """A provider stream is opened again."""
+        self._recoveries[cause] += 1
+        self._metrics.recoveries.labels(cause).inc()
+
+    def feed_ended(self, feed: Feed) -> None:
+        """A feed is over; take over its counts."""
+        self._bad += feed.bad
+        for cause, count in feed.bad.items():
+            self._metrics.bad_chunks.labels(cause).inc(count)
+        feed.bad.clear()
+        self.captured = feed.head if feed.ended else max(self.captured, feed.head)
+
+    def gap(self, gap: Gap) -> None:
+        """Audio that could not be had."""
+        end = round((gap.position + gap.frames) / self._rate, 6)
+        # Audio that is read again meets its gaps again.
+        start = max(round(gap.position / self._rate, 6), self.gaps_until)
+        if end <= start:
+            return
+        self.gaps_until = end
+        seconds = end - start
+        self._gap_seconds[gap.cause] = round(self._gap_seconds.get(gap.cause, 0.0) + seconds, 6)
+        self._metrics.audio_gaps.labels(gap.cause).inc(seconds)
+        if len(self._gaps) < _MAX_GAPS:
+            self._gaps.append(GapRecord(start=start, end=end, cause=gap.cause))
+            log.warning(
+                "gap in the audio",
+                extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
+            )
+
+    def account(self, *, final: int, reached: int, feed: Feed | None = None) -> Account:
+        """The account as it stands: all before `final` is final, all before `reached` was received;
+        `feed` is the one that is open."""
+        return Account.model_validate_json(self.json(final=final, reached=reached, feed=feed))
+
+    def json(self, *, final: int, reached: int, feed: Feed | None = None) -> str:
+        """As `account`, JSON; quick: it goes into every checkpoint."""
+        bad, gaps = self._bad, sum(self._gap_seconds.values())
+        if feed is not None and feed.bad:
+            bad = bad + feed.bad
+        captured = self.captured_until(reached, feed) / self._rate
+        received = max(0.0, reached / self._rate - gaps)
+        transcribed = max(0.0, final / self._rate - gaps)
+        told = (
+            f'{{"captured_seconds":{captured:.6f},"received_seconds":{received:.6f},'
+            f'"sent_seconds":{self.ledger.sent_seconds:.6f},"transcribed_seconds":{transcribed:.6f},'
+            f'"connected_seconds":{self.ledger.connected_seconds:.3f},'
+            f'"providers":{{{self.ledger.json()}}}'
+        )
+        if self._gaps:
+            told += f',"gaps":[{",".join(gap.model_dump_json() for gap in self._gaps)}]'
+        counted = {"gap_seconds": self._gap_seconds, "bad_chunks": bad}
+        for name, counts in (*counted.items(), ("recoveries", self._recoveries)):
+            if counts:
+                told += f',"{name}":{json.dumps(counts)}'
+        return told + "}"
+
+    def captured_until(self, reached: int, feed: Feed | None) -> int:
+        """End of the newest audio that is known of."""
+        if feed is None:
+            return max(self.captured, reached)
+        return max(reached, feed.head) if feed.ended else max(self.captured, reached, feed.head)

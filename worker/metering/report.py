@@ -1,0 +1,230 @@
+"""Once a second: ledgers are brought up to date, and the worker tells the roster of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord, WorkerPage, read_pages
+from natterjack.fleet.usage import DayUsage
+from natterjack.telemetry.log import fields
+from worker.metrics import Metrics
+from worker.settings import WorkerSettings
+
+from .tally import Tally
+
+log = logging.getLogger(__name__)
+
+_USAGE_SECONDS = 5.0
+_QUEUE_SECONDS = 10.0
+_READ_TIMEOUT_S = 1.0
+_PAGE_BYTES = 400_000
+_AT_ONCE = 10
+_FRESH_S = 0.5
+"""A dead worker's record is asked for by all who take over its sessions, at the same time."""
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+class Report:
+    """This worker's record, and what others' records say."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        js: JetStreamContext,
+        store: StreamStore,
+        instance: str,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        tally: Tally,
+    ) -> None:
+        """`store` reads the bucket `stt_workers`."""
+        self._broker = broker
+        self._js = js
+        self._store = store
+        self.instance = instance
+        self._settings = settings
+        self._metrics = metrics
+        self._tally = tally
+        self._pages = 0
+        self._owed: dict[str, DayUsage] = {}
+        """Use of workers that have gone, which they had not written."""
+        self._read: dict[str, tuple[float, asyncio.Task[list[WorkerPage]]]] = {}
+        started = datetime.now(UTC).isoformat()
+        self._head = {
+            "instance": instance,
+            "worker": settings.name,
+            "started_at": started,
+            "slots": settings.max_sessions,
+        }
+
+    # ---- telling ----------------------------------------------------------------------------
+
+    async def run(self, records: Callable[[], Iterable[str]], draining: Callable[[], bool]) -> None:
+        """Until cancelled. `records` brings the ledgers up to date and gives each session's part of
+        the record, as JSON."""
+        erased = streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*"))
+        await self._broker.client.subscribe(erased, cb=self._erased)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write())
+            while True:
+                await asyncio.sleep(REPORT_SECONDS)
+                parts: list[str] = []
+                for part in records():  # with the broker or without
+                    parts.append(part)
+                    if len(parts) % _AT_ONCE == 0:
+                        await asyncio.sleep(0)  # audio does not wait for books
+                if not self._broker.connected:
+                    continue
+                try:
+                    await self._tell(parts, draining())
+                except NatsError as error:
+                    log.debug("nothing was told: %r", error)
+                except Exception:  # a task boundary
+                    # Telling of sessions must not end them.
+                    log.exception("the worker's record cannot be told")
+
+    async def _erased(self, message: Msg) -> None:
+        """An operator has erased a tenant's use: what is not written yet is not to be written."""
+        tenant = message.subject.split(".")[3]
+        self._tally.forget(tenant)
+        self._owed = {k: usage for k, usage in self._owed.items() if k.split(".")[1] != tenant}
+        log.info("use erased", extra=fields(tenant=tenant))
+
+    async def _write(self) -> None:
+        """What waits for the broker's answers."""
+        asked = 0.0
+        while True:
+            await asyncio.sleep(_USAGE_SECONDS)
+            if not self._broker.connected:
+                continue
+            await self._tally.write(self._js)
+            owed, self._owed = self._owed, {}
+            for key, usage in owed.items():
+                await self._write_for(key, usage)
+            now = time.monotonic()
+            if now - asked >= _QUEUE_SECONDS:
+                asked = now
+                with contextlib.suppress(NatsError, TimeoutError):
+                    await self._count_queue()
+
+    async def _tell(self, records: list[str], draining: bool) -> None:
+        unwritten = self._tally.unwritten()
+        usage = [f'"{k}":{d.model_dump_json(exclude_none=True)}' for k, d in unwritten.items()]
+        pages = _paged(records, usage)
+        for page, (sessions, uses) in enumerate(pages):
+            head = {
+                **self._head,
+                "page": page,
+                "pages": len(pages),
+                "at": datetime.now(UTC).isoformat(),
+                "draining": draining,
+            }
+            payload = (
+                f'{json.dumps(head)[:-1]},"usage":{{{",".join(uses)}}},'
+                f'"sessions":[{",".join(sessions)}]}}'
+            )
+            await self._broker.client.publish(self._subject(page), payload.encode())
+        self._pages = max(len(pages), self._pages)
+
+    def _subject(self, page: int) -> str:
+        return streams.bucket_subject(streams.WORKERS_BUCKET, f"{self.instance}.{page}")
+
+    async def _count_queue(self) -> None:
+        info = await self._js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+        self._metrics.queue.labels("waiting").set(info.num_pending or 0)
+        self._metrics.queue.labels("leased").set(info.num_ack_pending or 0)
+
+    async def leave(self) -> None:
+        """Write what has been used, and strike the record."""
+        if not self._broker.connected:
+            return
+        await self._tally.write(self._js)
+        with contextlib.suppress(NatsError):  # what is not struck grows old
+            for page in range(self._pages):
+                await self._broker.client.publish(
+                    self._subject(page), b"", headers={"KV-Operation": "DEL"}
+                )
+
+    # ---- what others have told --------------------------------------------------------------
+
+    async def of(self, instance: str, holder: str, tenant: str) -> SessionRecord | None:
+        """What the process `instance` last told of the session that `holder` held; what it used for
+        the tenant and had not written will be written for it. None: nothing is known."""
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                pages = await self._pages_of(instance)
+        except (StoreUnavailable, TimeoutError):
+            return None
+        for page in pages:
+            for key, usage in page.usage.items():
+                if key.split(".")[1:2] == [tenant]:
+                    self._owed[key] = usage
+        sessions = (session for page in pages for session in page.sessions)
+        return next((session for session in sessions if session.holder == holder), None)
+
+    async def _pages_of(self, instance: str) -> list[WorkerPage]:
+        now = time.monotonic()
+        self._read = {k: v for k, v in self._read.items() if now - v[0] < _FRESH_S}
+        if instance not in self._read:
+            reading = asyncio.create_task(read_pages(self._store, instance), name="roster")
+            reading.add_done_callback(_note)
+            self._read[instance] = now, reading
+        return await asyncio.shield(self._read[instance][1])
+
+    async def _write_for(self, key: str, usage: DayUsage) -> None:
+        """Write another process's use, unless it has written as much since."""
+        subject = streams.bucket_subject(streams.USAGE_BUCKET, key)
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                stored = await self._js.get_last_msg(f"KV_{streams.USAGE_BUCKET}", subject)
+            sequence = stored.seq or 0
+            if (
+                DayUsage.model_validate_json(stored.data or b"{}").sent_seconds
+                >= usage.sent_seconds
+            ):
+                return
+        except (APIError, ValueError):
+            sequence = 0
+        except (NatsError, TimeoutError):
+            return
+        payload = usage.model_dump_json(exclude_none=True).encode()
+        try:
+            await self._js.publish(
+                subject, payload, timeout=_READ_TIMEOUT_S, headers={_EXPECTED: str(sequence)}
+            )
+        except (NatsError, TimeoutError):
+            log.debug("use of a worker that has gone is not written: %s", key)
+
+
+def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[str]]]:
+    """Cut up so that each page fits a message; one at least."""
+    pages: list[tuple[list[str], list[str]]] = [([], [])]
+    size = 0
+    for kind, parts in enumerate((sessions, usage)):
+        for part in parts:
+            if size + len(part) > _PAGE_BYTES:
+                pages.append(([], []))
+                size = 0
+            pages[-1][kind].append(part)
+            size += len(part) + 1
+    return pages
+
+
+def _note(task: asyncio.Task[list[WorkerPage]]) -> None:
+    """See a task's error, whether or not anybody still waits for it."""
+    if not task.cancelled():
+        task.exception()
