@@ -9,6 +9,8 @@ from .errors import BadChunk
 
 Encoding = Literal["linear16", "mulaw", "alaw"]
 BYTES_PER_SAMPLE: dict[Encoding, int] = {"linear16": 2, "mulaw": 1, "alaw": 1}
+_SILENCE: dict[Encoding, bytes] = {"linear16": b"\0\0", "mulaw": b"\xff", "alaw": b"\xd5"}
+"""One silent sample."""
 
 MAX_CHUNK_BYTES = 512 * 1024
 """Largest payload taken as a chunk; half of the broker's default message limit."""
@@ -43,6 +45,10 @@ class AudioFormat(NamedTuple):
     def seconds(self, frames: int) -> float:
         """Duration of `frames` frames in seconds."""
         return frames / self.sample_rate
+
+    def silence(self, frames: int) -> bytes:
+        """`frames` frames of digital silence."""
+        return _SILENCE[self.encoding] * (frames * self.channels)
 
 
 class ChunkHeader(NamedTuple):

@@ -30,12 +30,6 @@ def _g711_tables() -> dict[Encoding, Samples]:
 
 
 _G711 = _g711_tables()
-_SILENCE: dict[Encoding, bytes] = {"linear16": b"\0", "mulaw": b"\xff", "alaw": b"\xd5"}
-
-
-def silence(audio_format: AudioFormat, frames: int) -> bytes:
-    """`frames` frames of digital silence."""
-    return _SILENCE[audio_format.encoding] * (frames * audio_format.frame_bytes)
 
 
 def loud_end(audio_format: AudioFormat, payload: bytes) -> bool:

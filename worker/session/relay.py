@@ -15,9 +15,9 @@ from worker.audio.reorder import Chunk
 from worker.metering.account import Books
 from worker.metering.ledger import Ledger
 from worker.metrics import Metrics
+from worker.providers.auto_reset import AutoResetEvent
 from worker.settings import WorkerSettings
 
-from .alarm import Alarm
 from .timeline import Timeline
 
 _BURST_SECONDS = 0.5
@@ -76,7 +76,7 @@ class Relay:
         self.handling = False
         """An event of the provider is being published: its silence meanwhile is ours."""
         self._trouble: Exception | None = None
-        self._alarm = Alarm()
+        self._alarm = AutoResetEvent()
         self._ledger = ledger
         self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
 
@@ -190,7 +190,7 @@ class Relay:
         for start in range(0, frames, piece):
             size = min(piece, frames - start)
             await self._pace(size)
-            for audio in self._converter.convert(convert.silence(self._format, size)):
+            for audio in self._converter.convert(self._format.silence(size)):
                 await self._send_audio(audio)
 
     async def _send_audio(self, audio: bytes) -> None:
@@ -211,15 +211,15 @@ class Relay:
     def fail(self, error: Exception) -> None:
         """End this stream with `error`."""
         self._trouble = self._trouble or error
-        self._alarm.ring()
+        self._alarm.set()
 
     def alarm(self) -> None:
         """Wake whoever awaits `alarmed`."""
-        self._alarm.ring()
+        self._alarm.set()
 
     async def alarmed(self) -> None:
         """Return after each `alarm`; raise what `fail` was given."""
-        await self._alarm.sleep()
+        await self._alarm.wait()
         if self._trouble is not None:
             raise self._trouble
 

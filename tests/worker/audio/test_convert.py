@@ -5,7 +5,7 @@ import pytest
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.provider import Capabilities
-from worker.audio.convert import Converter, silence, wire_format
+from worker.audio.convert import Converter, wire_format
 
 
 def _sine(rate: int, seconds: float, hertz: float = 440.0) -> bytes:
@@ -77,7 +77,7 @@ def test_g711_codes(encoding: str, code: int, value: int) -> None:
 def test_silence_is_silent_in_every_encoding() -> None:
     for encoding in ("linear16", "mulaw", "alaw"):
         source = AudioFormat(encoding, 8000, 2)
-        data = silence(source, 10)
+        data = source.silence(10)
         assert len(data) == 10 * source.frame_bytes
         out = b"".join(_run(Converter(source, AudioFormat("linear16", 8000, 1)), data, 4))
         assert np.abs(np.frombuffer(out, "<i2")).max() <= 8

@@ -11,9 +11,8 @@ from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
 from natterjack.plugin.provider import Final, Notice, ProviderEvent, ProviderStream
 from natterjack.plugin.websocket import Closed, Socket
-from worker.audio.convert import silence
-from worker.session.alarm import Alarm
 
+from ..auto_reset import AutoResetEvent
 from . import protocol
 from .clock import Clock
 from .configure import Configuring
@@ -27,7 +26,7 @@ FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
 
 @functools.cache
 def _silent_frame(audio_format: AudioFormat) -> bytes:
-    return silence(audio_format, round(audio_format.sample_rate * FRAME_SECONDS))
+    return audio_format.silence(round(audio_format.sample_rate * FRAME_SECONDS))
 
 
 class DeepgramFluxStream(ProviderStream):
@@ -62,7 +61,7 @@ class DeepgramFluxStream(ProviderStream):
         self._productive = False
         """Whether words were made final."""
         self._failure: ProviderError | None = None
-        self._alarm = Alarm()
+        self._alarm = AutoResetEvent()
         self._asleep_until = 0.0
         # Lives from here to `close` or the end; what it fails with, the iterator raises.
         self._keeper = asyncio.create_task(self._keep_up(), name=f"upkeep {self.reference}")
@@ -86,7 +85,7 @@ class DeepgramFluxStream(ProviderStream):
         """The clock and the wire must agree: nothing may be awaited between the two."""
         self._upkeep.sent(self._time(), audio, self._clock.audio(len(audio)))
         if self._upkeep.deadline < self._asleep_until:
-            self._alarm.ring()
+            self._alarm.set()
 
     async def finish(self) -> None:
         """What is to be sent for it goes out as the provider's answers come."""
@@ -94,7 +93,7 @@ class DeepgramFluxStream(ProviderStream):
             return
         self._finishing = True
         self._upkeep.finish(self._time())
-        self._alarm.ring()
+        self._alarm.set()
 
     async def finalize(self) -> None:
         """Ends the open turn, with what is decoded so far: the rest begins the next turn."""
@@ -114,7 +113,7 @@ class DeepgramFluxStream(ProviderStream):
             self._transcript.rewrites_numbers = True  # for good: answers may come late, or never
         answer: asyncio.Future[None] = self._loop.create_future()
         self._configuring.ask(checked, answer)
-        self._alarm.ring()
+        self._alarm.set()
         try:
             async with asyncio.timeout(self._configuring.bound_seconds):
                 await answer
@@ -172,17 +171,17 @@ class DeepgramFluxStream(ProviderStream):
                     self._time(), message.window_end, turn_open=self._transcript.turn_open
                 )
                 if min(self._upkeep.deadline, self._configuring.deadline) < self._asleep_until:
-                    self._alarm.ring()
+                    self._alarm.set()
                 return events
             case protocol.Configured() | protocol.ConfigureFailed():
                 self._configuring.answered(message)
-                self._alarm.ring()
+                self._alarm.set()
                 taken = isinstance(message, protocol.Configured)
                 return [Notice("configured" if taken else "configure_failed")]
             case protocol.Warned():
                 if message.code == "FORCE_END_TURN_NO_ACTIVE_TURN":
                     self._upkeep.no_turn()
-                    self._alarm.ring()
+                    self._alarm.set()
                 return [Notice("warning", f"{message.code}: {message.description}")]
             case protocol.FatalError():
                 raise self._fatal(message, self._productive)
@@ -209,7 +208,7 @@ class DeepgramFluxStream(ProviderStream):
                 if message := self._configuring.due(self._time()):
                     await self._socket.send_text(message)
                 self._asleep_until = min(self._upkeep.deadline, self._configuring.deadline)
-                await self._alarm.sleep(self._asleep_until)
+                await self._alarm.wait(self._asleep_until)
                 self._asleep_until = 0.0
         except ProviderError as error:
             self._failure = self._failure or error

@@ -10,8 +10,8 @@ from typing import Any
 from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Unavailable
 from natterjack.plugin.provider import Notice, ProviderEvent, ProviderStream
 from natterjack.plugin.websocket import Closed, Socket
-from worker.session.alarm import Alarm
 
+from ..auto_reset import AutoResetEvent
 from . import failures, messages, protocol
 from .options import NAME, Recognition
 from .state import Limits, StreamState
@@ -82,11 +82,11 @@ class SpeechmaticsStream(ProviderStream):
         self._state = state
         self._finishing = False
         self._failure: ProviderError | None = None
-        self._moved = Alarm()
+        self._moved = AutoResetEvent()
         """Something came in, or the stream is over: `send` may go on."""
-        self._arrived = Alarm()
+        self._arrived = AutoResetEvent()
         """There is an event for the iterator, or no more will come."""
-        self._taken = Alarm()
+        self._taken = AutoResetEvent()
         """The iterator took an event."""
         self._events = early
         """For the iterator; bounded by `_read`."""
@@ -99,7 +99,7 @@ class SpeechmaticsStream(ProviderStream):
         if self._finishing:
             raise RuntimeError("send after finish")
         while not self._state.ready and not self._reader.done():
-            await self._moved.sleep()
+            await self._moved.wait()
         self._check()
         # Counted first: the acknowledgement may be here before `send_bytes` returns.
         self._state.sent(len(audio))
@@ -131,11 +131,11 @@ class SpeechmaticsStream(ProviderStream):
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
         while True:
             while self._events:
-                self._taken.ring()
+                self._taken.set()
                 yield self._events.pop(0)
             if self._reader.done():
                 break
-            await self._arrived.sleep()
+            await self._arrived.wait()
         self._check()
 
     async def close(self) -> None:
@@ -164,11 +164,11 @@ class SpeechmaticsStream(ProviderStream):
             while not self._state.over:
                 for event in self._received(await self._socket.receive()):
                     while len(self._events) >= _MAX_EVENTS:
-                        await self._taken.sleep()
+                        await self._taken.wait()
                     self._events.append(event)
-                    self._arrived.ring()
+                    self._arrived.set()
                     del event  # nothing of a message is held while the next is awaited
-                self._moved.ring()
+                self._moved.set()
         except ProviderError as error:
             if self._failure is None:
                 self._failure = error
@@ -185,5 +185,5 @@ class SpeechmaticsStream(ProviderStream):
 
     def _end(self) -> None:
         """Wake whoever waits: nothing more will come."""
-        self._moved.ring()
-        self._arrived.ring()
+        self._moved.set()
+        self._arrived.set()
