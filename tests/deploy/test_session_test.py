@@ -87,7 +87,7 @@ async def test_a_provider_that_refuses_is_said(
     emulator.api_key = "another"
     status, _, complained = await session_test(nats_server.url)
     assert status == 1
-    assert "session test: it ended as failed" in complained
+    assert "session test: the session ended as failed" in complained
     assert "401" in complained
 
 

@@ -1,10 +1,10 @@
-{{/* Names, labels, and the parts that several components share. */}}
+{{/* Names, labels, and parts that several components share. */}}
 
 {{- define "natterjack.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Short enough for the longest ending and a pod's hash behind it. What is cut off is still told apart. */ -}}
+{{- /* Leaves room for the longest suffix and a pod's hash. A truncated name ends in a hash, so that it stays unique. */ -}}
 {{- define "natterjack.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
 {{- if not $name -}}
@@ -18,14 +18,14 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Of a component: dict "root" $ "component" "worker". Immutable: nothing that a release changes. */ -}}
+{{- /* Selector of a component: dict "root" $ "component" "worker". Immutable, so it has nothing that an upgrade changes. */ -}}
 {{- define "natterjack.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "natterjack.name" .root | quote }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component | quote }}
 {{- end -}}
 
-{{- /* And, if given, "more" (map). */ -}}
+{{- /* All labels of a component; "more" (map) is optional. */ -}}
 {{- define "natterjack.labels" -}}
 {{- $own := include "natterjack.ownLabels" . | fromYaml -}}
 {{- include "natterjack.strings" (merge $own (default dict .more) (default dict .root.Values.commonLabels)) | trim -}}
@@ -39,14 +39,14 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 app.kubernetes.io/part-of: "natterjack"
 {{- end -}}
 
-{{- /* A map of strings, all quoted: a name may look like a number or a truth value too. */ -}}
+{{- /* A map of strings. Keys are quoted too, because they may look like numbers or booleans. */ -}}
 {{- define "natterjack.strings" -}}
 {{- range $name, $value := . }}
 {{ $name | quote }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
 
-{{- /* dict "root" $ "image" .Values.image */ -}}
+{{- /* Image reference: dict "root" $ "image" .Values.image */ -}}
 {{- define "natterjack.image" -}}
 {{- $registry := default .root.Values.image.registry .image.registry -}}
 {{- $name := .image.repository -}}
@@ -66,7 +66,7 @@ app.kubernetes.io/part-of: "natterjack"
 {{- end -}}
 {{- end -}}
 
-{{- /* Of hooks, which run before the chart's own account is there. */ -}}
+{{- /* Service account of hooks, which run before the chart's own account exists. */ -}}
 {{- define "natterjack.hookServiceAccountName" -}}
 {{- if .Values.serviceAccount.create }}default{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end -}}
 {{- end -}}
@@ -85,11 +85,11 @@ imagePullSecrets:
 {{- with coalesce .auth.existingSecret .root.Values.nats.auth.existingSecret }}{{ . }}{{ end -}}
 {{- end -}}
 
-{{- /* How to reach NATS, as settings: dict "root" $ "auth" ... "at" (name of the auth) */ -}}
+{{- /* Settings of the NATS connection: dict "root" $ "auth" ... "at" (path of the auth value) */ -}}
 {{- define "natterjack.natsSettings" -}}
 {{- $nats := .root.Values.nats -}}
 {{- if contains "@" $nats.url -}}
-{{- fail "nats.url has a user or a password in it, and values are not secret: put credentials into a Secret, and name that in nats.auth.existingSecret" -}}
+{{- fail "nats.url contains a user or a password, but values are not secret: put the credentials into a Secret and set nats.auth.existingSecret" -}}
 {{- end -}}
 NATS_URL: {{ $nats.url | quote }}
 {{- if include "natterjack.natsSecret" . }}
@@ -100,7 +100,7 @@ NATS_INBOX_PREFIX: {{ .auth.inboxPrefix | quote }}
 {{- else if and (include "natterjack.natsSecret" .) (hasSuffix ".nk" .auth.key) }}
 NATS_INBOX_PREFIX: {{ printf "_INBOX_%s" (trimSuffix ".nk" .auth.key) | quote }}
 {{- else if and (include "natterjack.natsSecret" .) (eq $nats.auth.kind "nkey") }}
-{{- fail (printf "%s.key is %s, which does not say which inboxes are the user's: name the key USER.nk, as `natterjack users add` names the file, or set %s.inboxPrefix" .at .auth.key .at) -}}
+{{- fail (printf "%s.key is %s, from which no inbox prefix can be derived: name the key USER.nk, as `natterjack users add` names the file, or set %s.inboxPrefix" .at .auth.key .at) -}}
 {{- end }}
 {{- if $nats.tls.caSecret }}
 NATS_CA: "/etc/natterjack/nats/ca/ca.crt"
@@ -129,7 +129,7 @@ NATS_KEY: "/etc/natterjack/nats/cert/tls.key"
 {{- end }}
 {{- end -}}
 
-{{- /* A pod gets its own role's credentials out of the Secret, and no other. */ -}}
+{{- /* Mounts only the credentials of the pod's own role. */ -}}
 {{- define "natterjack.natsVolumes" -}}
 {{- $tls := .root.Values.nats.tls -}}
 {{- with include "natterjack.natsSecret" . }}
@@ -158,7 +158,7 @@ NATS_KEY: "/etc/natterjack/nats/cert/tls.key"
 {{- end }}
 {{- end -}}
 
-{{- /* Settings of streams: for the job that makes them, and for workers, which compare. */ -}}
+{{- /* Settings of the streams: for the job that creates them, and for workers, which check them. */ -}}
 {{- define "natterjack.streamSettings" -}}
 {{- with .Values.streams -}}
 NATTERJACK_STREAM_REPLICAS: {{ int64 .replicas | toString | quote }}
@@ -203,7 +203,7 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- end }}
 {{- end -}}
 
-{{- /* A provider of the worker's without its key would be a worker that never starts. */ -}}
+{{- /* Fails if a provider has no key, since the worker would never start. */ -}}
 {{- define "natterjack.worker.checkProvider" -}}
 {{- $given := dict -}}
 {{- range .Values.providers -}}
@@ -222,22 +222,22 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
 {{- $found := or $elsewhere (not $variables) -}}
 {{- range $variables }}{{ if hasKey $given . }}{{ $found = true }}{{ end }}{{ end -}}
 {{- if not $found -}}
-{{- fail (printf "worker.provider names %s, whose key no worker would have: set providers.%s.enabled and existingSecret, or name %s in worker.extraEnv with valueFrom" (trim $name) (trim $name | splitList "-" | first) (first $variables)) -}}
+{{- fail (printf "worker.provider lists %s, but workers have no key for it: set providers.%s.enabled and existingSecret, or set %s in worker.extraEnv with valueFrom" (trim $name) (trim $name | splitList "-" | first) (first $variables)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* Sources of the volume with provider keys, each file named like its variable. */ -}}
+{{- /* Sources of the volume with provider keys. Each file has the name of its variable. */ -}}
 {{- define "natterjack.worker.keys" -}}
 {{- $variables := dict -}}
 {{- range $name, $provider := .Values.providers }}
 {{- if $provider.enabled }}
 {{- if hasKey $variables $provider.variable -}}
-{{- fail (printf "providers.%s.variable and providers.%s.variable are both %s: switch one off (providers that share an account share its key)" (get $variables $provider.variable) $name $provider.variable) -}}
+{{- fail (printf "providers.%s.variable and providers.%s.variable are both %s: disable one of them (providers that share an account share its key)" (get $variables $provider.variable) $name $provider.variable) -}}
 {{- end -}}
 {{- $_ := set $variables $provider.variable $name }}
 - secret:
-    name: {{ required (printf "providers.%s.existingSecret is empty: name the Secret with its key" $name) $provider.existingSecret | quote }}
+    name: {{ required (printf "providers.%s.existingSecret is empty: set it to the Secret that holds the key" $name) $provider.existingSecret | quote }}
     items:
       - key: {{ $provider.key | quote }}
         path: {{ $provider.variable | quote }}
@@ -255,15 +255,15 @@ EDGE_SPOOL: "/var/lib/natterjack"
 {{- end -}}
 
 {{- /*
-The settings of a component, the user's own among them, as a map:
-dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map)
+All settings of a component, as a map:
+dict "settings" (chart's, YAML) "more" (user's map) "at" (path of the user's map)
 */ -}}
 {{- define "natterjack.allSettings" -}}
 {{- $all := .settings | fromYaml -}}
 {{- range $name, $value := .more }}
 {{- include "natterjack.noSecret" (dict "at" $.at "name" $name "value" $value) -}}
 {{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
-{{- fail (printf "%s.%s: the chart sets %s itself; use the value it comes from (see README.md)" $.at $name $name) -}}
+{{- fail (printf "%s.%s: the chart sets %s itself; change the corresponding value instead (see README.md)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
 {{- end -}}
@@ -271,30 +271,30 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (name of the user's map
 {{- end -}}
 
 {{- /*
-Values can be read by all who may read the release. A path is none: of a file that something else puts there.
-dict "at" ... "name" (of a variable) "value" ...
+Fails if a value looks like a secret, since everybody who can read the release can read its values. A path to a
+file that holds a secret is allowed. dict "at" ... "name" (of a variable) "value" ...
 */ -}}
 {{- define "natterjack.noSecret" -}}
 {{- if regexMatch "://[^/?#\\s]*@" .value -}}
-{{- fail (printf "%s: the URL in %s has a user or a password in it, and values are not secret: put it into a Secret, and name that in extraEnv with valueFrom" .at .name) -}}
+{{- fail (printf "%s: the URL in %s contains a user or a password, but values are not secret: put it into a Secret and reference it in extraEnv with valueFrom" .at .name) -}}
 {{- end -}}
 {{- if and (regexMatch "(KEY|TOKEN|PASSWORD|SECRET)$" .name) (not (hasPrefix "/" .value)) -}}
-{{- fail (printf "%s: %s is a secret, and values are not secret: put it into a Secret, and name that under providers (or in extraEnv with valueFrom)" .at .name) -}}
+{{- fail (printf "%s: %s is a secret, but values are not secret: put it into a Secret and reference it under providers (or in extraEnv with valueFrom)" .at .name) -}}
 {{- end -}}
 {{- end -}}
 
 {{- /*
-Extra entries of `env`, none of which may be there already: duplicates are refused by the API server.
-dict "taken" (map) "env" (list) "at" (name of the list)
+Additional `env` entries. Fails on a duplicate, which the API server would reject.
+dict "taken" (map) "env" (list) "at" (path of the list)
 */ -}}
 {{- define "natterjack.extraEnv" -}}
 {{- $taken := deepCopy .taken -}}
 {{- range .env }}
 {{- if and (hasKey . "value") (hasKey . "valueFrom") -}}
-{{- fail (printf "%s: %s has both value and valueFrom: it takes one of them" $.at .name) -}}
+{{- fail (printf "%s: %s has both value and valueFrom; set only one of them" $.at .name) -}}
 {{- end -}}
 {{- if hasKey $taken .name -}}
-{{- fail (printf "%s: %s is set already, by the chart or by an earlier entry; it may be set once" $.at .name) -}}
+{{- fail (printf "%s: %s is already set, by the chart or by an earlier entry" $.at .name) -}}
 {{- end -}}
 {{- $_ := set $taken .name "" }}
 {{- if hasKey . "value" }}
@@ -307,7 +307,7 @@ dict "taken" (map) "env" (list) "at" (name of the list)
 {{- end }}
 {{- end -}}
 
-{{- /* Restricted Pod Security. An id that is null is left to the cluster (OpenShift gives its own). */ -}}
+{{- /* Pod Security level "restricted". An ID that is null is left to the cluster (OpenShift assigns its own). */ -}}
 {{- define "natterjack.podSecurityContext" -}}
 runAsNonRoot: true
 {{- range $id := list "runAsUser" "runAsGroup" "fsGroup" }}
@@ -328,7 +328,7 @@ capabilities:
   drop: ["ALL"]
 {{- end -}}
 
-{{- /* Spread over zones and hosts as far as that is possible: dict "root" $ "component" ... "constraints" ... */ -}}
+{{- /* Best-effort spread over zones and hosts: dict "root" $ "component" ... "constraints" ... */ -}}
 {{- define "natterjack.topologySpread" -}}
 {{- if .constraints }}
 {{- toYaml .constraints }}
@@ -344,26 +344,26 @@ capabilities:
 {{- end }}
 {{- end -}}
 
-{{- /* Sessions a worker at which another one is added: 70 % of what it can hold, unless said. */ -}}
+{{- /* Target number of sessions per worker: 70 % of its slots by default. */ -}}
 {{- define "natterjack.targetSessions" -}}
 {{- $max := int64 .Values.worker.maxSessions -}}
 {{- $target := int64 .Values.autoscaling.targetSessionsPerWorker -}}
 {{- if not $target }}{{ $target = max 1 (div (mul $max 70) 100) }}{{ end -}}
 {{- if gt $target $max -}}
-{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, more than the %d of worker.maxSessions: workers would be full before another one is added" $target $max) -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, which exceeds worker.maxSessions (%d): workers would be full before another one is added" $target $max) -}}
 {{- end -}}
 {{- if and (eq .Values.autoscaling.type "hpa") (ge (mul $target 11) (mul $max 10)) -}}
-{{- fail (printf "autoscaling.targetSessionsPerWorker is %d, and worker.maxSessions %d: an hpa acts when the target is exceeded by a tenth, which full workers would not do; set it to less than nine tenths of worker.maxSessions" $target $max) -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d and worker.maxSessions is %d: an HPA scales out only above 110 %% of the target, which full workers do not reach; set the target below 90 %% of worker.maxSessions" $target $max) -}}
 {{- end -}}
 {{- $target -}}
 {{- end -}}
 
-{{- /* A worker that hangs ends itself 15 s after both; the rest is for the kubelet. */ -}}
+{{- /* A worker that hangs exits 15 s after both times; the rest is a margin for the kubelet. */ -}}
 {{- define "natterjack.terminationGrace" -}}
 {{- add (int64 .Values.worker.drain.finishSeconds) (int64 .Values.worker.drain.handoverSeconds) 30 -}}
 {{- end -}}
 
-{{- /* Ports of NATS, with commas between: those that are given, else those of its URL. */ -}}
+{{- /* Ports of NATS, separated by commas: those of the value, or else those of the URL. */ -}}
 {{- define "natterjack.natsPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.nats.ports }}{{ $ports = append $ports (int64 . | toString) }}{{ end -}}
@@ -376,9 +376,9 @@ capabilities:
 {{- join "," (uniq $ports) -}}
 {{- end -}}
 
-{{- /* Egress that every component needs: names, and NATS. */ -}}
+{{- /* Egress that every component needs: DNS and NATS. */ -}}
 {{- define "natterjack.baseEgress" -}}
-{{- /* To anywhere: a DNS cache on the node is no pod. */ -}}
+{{- /* DNS to any address, because a DNS cache on the node is not a pod. */ -}}
 - ports:
     - port: 53
       protocol: UDP

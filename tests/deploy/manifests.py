@@ -1,0 +1,93 @@
+"""Validation of rendered manifests, and the schema of the chart's values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from .chart import (
+    CHART,
+    Document,
+)
+
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="no kubernetes-validate here: pip install -e '.[dev]' brings it"
+)
+
+NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
+EVERYTHING: Document = {
+    "edge": {"enabled": True, "args": ["devices"]},
+    "autoscaling": {"enabled": True},
+    "networkPolicy": {"cilium": {"enabled": True}},
+    "metrics": {part: {"enabled": True} for part in ("podMonitor", "prometheusRule", "dashboard")},
+    "providers": {"speechmatics": {"enabled": True}, "managed": {"enabled": True}},
+    "nats": {"tls": {"caSecret": "ca", "certSecret": "cert"}, "auth": {"existingSecret": "users"}},
+    "caBundle": {"existingConfigMap": "company"},
+    "proxy": {"url": "http://proxy:3128", "noProxy": ".svc"},
+    "tests": {"audio": {"existingConfigMap": "recording"}},
+}
+"""All that can be switched on at once."""
+
+
+@cache
+def custom_schemas() -> dict[tuple[str, str], Document]:
+    """Of custom resources, by apiVersion and kind."""
+    found = {}
+    for path in (Path(__file__).parent / "schemas").glob("*.json"):
+        schema = json.loads(path.read_text())
+        kinds = [schema["properties"][name] for name in ("apiVersion", "kind")]
+        version, kind = (each.get("const") or each["enum"][0] for each in kinds)
+        found[version, kind] = schema
+    return found
+
+
+def check(documents: list[Document], kubernetes: str) -> None:
+    """Every document is what a strict API server takes. Fails on a kind that nobody knows."""
+    for document in documents:
+        schema = custom_schemas().get((document["apiVersion"], document["kind"]))
+        if schema is not None:
+            jsonschema.Draft7Validator(schema).validate(document)
+        else:
+            kubernetes_validate.validate(document, kubernetes, strict=True)
+
+
+@cache
+def schema() -> Document:
+    found: Document = json.loads((CHART / "values.schema.json").read_text())
+    return found
+
+
+def resolved(part: Document) -> Document:
+    if "$ref" in part:
+        found: Document = schema()["definitions"][part["$ref"].rpartition("/")[2]]
+        return found
+    return part
+
+
+def leaves(part: Document, path: str = "") -> Iterator[tuple[str, Document]]:
+    """Every value that has no values below it, with its schema."""
+    part = resolved(part)
+    if "properties" in part:
+        for name, below in part["properties"].items():
+            yield from leaves(below, f"{path}.{name}".lstrip("."))
+    else:
+        yield path, part
+
+
+def put(values: Document, path: str, value: Any) -> None:
+    *above, name = path.split(".")
+    for each in above:
+        values = values.setdefault(each, {})
+    values[name] = value
+
+
+def defaults() -> Document:
+    found: Document = yaml.safe_load((CHART / "values.yaml").read_text())
+    return found

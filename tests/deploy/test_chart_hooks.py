@@ -1,0 +1,95 @@
+"""The chart's hooks: the job that applies the streams, and `helm test`."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from .chart import (
+    CHART,
+    container,
+    find,
+    given,
+    render,
+    rendered,
+    settings_of,
+)
+
+
+def test_streams_are_applied_before_workers_start() -> None:
+    documents = rendered("production")
+    job = find(documents, "Job", "streams")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    each = container(job["spec"]["template"])
+    assert each["command"] == ["natterjack", "streams", "apply"]
+    assert "args" not in each
+    assert given(documents, "streams")["NATS_INBOX_PREFIX"] == "_INBOX_operator"
+    assert settings_of(documents, "worker")["NATTERJACK_CREATE_STREAMS"] == "false"
+    # What the job needs is there before the release is: nothing of it but other, earlier hooks.
+    made = {
+        (d["kind"], d["metadata"]["name"])
+        for d in documents
+        if "helm.sh/hook" not in d["metadata"].get("annotations", {})
+    }
+    spec = job["spec"]["template"]["spec"]
+    assert ("ServiceAccount", spec["serviceAccountName"]) not in made
+    assert not [volume for volume in spec["volumes"] if "configMap" in volume]
+    assert "envFrom" not in each
+    policy = find(documents, "NetworkPolicy", "streams")["metadata"]["annotations"]
+    assert int(policy["helm.sh/hook-weight"]) < int(
+        job["metadata"]["annotations"]["helm.sh/hook-weight"]
+    )
+
+
+def test_what_makes_the_secrets_of_the_job_can_be_there_before_it() -> None:
+    """The README's example."""
+    text = (CHART / "README.md").read_text()
+    (example,) = re.findall(r"^    extraObjects:\n(?:      .*\n)+", text, flags=re.M)
+    values = yaml.safe_load(example)
+    name = values["extraObjects"][0]["metadata"]["name"]
+    documents = render({**values, "nats": {"auth": {"existingSecret": name}}})
+    made = find(documents, "ExternalSecret")["metadata"]["annotations"]
+    job = find(documents, "Job", "streams")
+    hook = job["metadata"]["annotations"]
+    assert made["helm.sh/hook"] == hook["helm.sh/hook"]
+    assert int(made["helm.sh/hook-weight"]) < int(hook["helm.sh/hook-weight"])
+    mounted = [v["secret"]["secretName"] for v in job["spec"]["template"]["spec"]["volumes"]
+               if "secret" in v]  # fmt: skip
+    assert mounted == [name]
+
+
+def test_losing_something_has_to_be_asked_for() -> None:
+    job = find(render({"streams": {"allowLoss": True}}), "Job", "streams")
+    assert container(job["spec"]["template"])["args"] == ["--allow-loss"]
+
+
+def test_the_test_runs_the_script_that_is_tested() -> None:
+    documents = rendered("default")
+    pod = find(documents, "Pod", "test")
+    script = find(
+        [d for d in documents if d["metadata"].get("annotations", {}).get("helm.sh/hook")],
+        "ConfigMap",
+    )
+    assert script["data"]["session_test.py"].strip() == (
+        (CHART / "files" / "session_test.py").read_text().strip()
+    )
+    assert container(pod)["command"][-1] == "/etc/natterjack/test/session_test.py"
+
+
+def test_the_log_of_the_test_outlives_it() -> None:
+    """Helm 3 deletes what succeeded before `helm test --logs` asks for its log."""
+    pod = find(rendered("default"), "Pod", "test")
+    policy = pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation"
+
+
+def test_the_test_runs_where_it_is_told_to() -> None:
+    tests = {"nodeSelector": {"pool": "speech"}, "tolerations": [{"operator": "Exists"}]}
+    spec = find(render({"tests": tests}), "Pod", "test")["spec"]
+    assert {name: spec[name] for name in tests} == tests
+
+
+def test_a_job_that_hangs_has_failed_before_helm_gives_up() -> None:
+    """`helm install` waits for 5 minutes unless told otherwise, and would not say why."""
+    assert find(rendered("default"), "Job", "streams")["spec"]["activeDeadlineSeconds"] < 300

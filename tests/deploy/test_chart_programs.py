@@ -1,0 +1,203 @@
+"""The settings, credentials and probes that the chart gives to the programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+from pydantic_settings import BaseSettings
+
+from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from natterjack.plugin.entry_points import available
+from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load
+from worker import __main__ as worker_program
+from worker.health import Health
+from worker.providers.loading import load_class
+from worker.settings import WorkerSettings
+
+from .chart import (
+    CHART,
+    OLDEST,
+    Document,
+    container,
+    find,
+    given,
+    pods,
+    render,
+    rendered,
+    settings_of,
+)
+from .manifests import (
+    EVERYTHING,
+    check,
+)
+
+COMMON: list[type[BaseSettings]] = [BrokerSettings, LogSettings]
+MODELS: dict[str, list[type[BaseSettings]]] = {
+    "worker": [*COMMON, WorkerSettings, StreamSettings],
+    "streams": [*COMMON, StreamSettings],
+    "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
+    "test": [*COMMON, EdgeSettings],
+}
+BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
+          "TEST_SECONDS", "TEST_AUDIO"}  # fmt: skip
+"""Variables of no settings model: Python's, a library's, and the test's own."""
+
+
+def variables(model: type[BaseSettings]) -> dict[str, str]:
+    """Field by variable."""
+    prefix = str(model.model_config.get("env_prefix", ""))
+    return {f"{prefix}{name}".upper(): name for name in model.model_fields}
+
+
+@pytest.mark.parametrize("component", MODELS)
+def test_programs_know_every_setting(
+    component: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = given(render(EVERYTHING), component)
+    if "WORKER_SECRETS_DIR" in settings:
+        settings["WORKER_SECRETS_DIR"] = str(tmp_path)  # a directory that is there
+    known = {name for model in MODELS[component] for name in variables(model)}
+    assert set(settings) - known - BESIDE == set()
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for model in MODELS[component]:
+        loaded = load(model)
+        for variable, field in variables(model).items():
+            if variable in settings:
+                value = getattr(loaded, field)
+                said = settings[variable]
+                assert str(value).lower() == said.lower() or float(value) == float(said)
+
+
+def test_a_worker_gets_what_the_values_say() -> None:
+    values = {"worker": {"maxSessions": 7, "provider": "a,b", "createStreams": True},
+              "streams": {"audioMaxBytes": 107374182400}}  # fmt: skip
+    settings = settings_of(render(values), "worker")
+    assert settings["WORKER_MAX_SESSIONS"] == "7"
+    assert settings["WORKER_PROVIDER"] == "a,b"
+    assert settings["NATTERJACK_CREATE_STREAMS"] == "true"
+    assert settings["NATTERJACK_AUDIO_MAX_BYTES"] == "107374182400"
+    assert settings["WORKER_HTTP_HOST"] == "0.0.0.0"
+
+
+def test_inboxes_are_those_of_the_user_whose_key_it_is() -> None:
+    for auth, prefix in (
+        ({"existingSecret": "s"}, "_INBOX_worker"),
+        ({"existingSecret": "s", "inboxPrefix": "other"}, "other"),
+        ({"existingSecret": "s", "key": "w.creds", "kind": "creds"}, None),
+        ({}, None),
+    ):
+        settings = settings_of(render({"nats": {"auth": auth}}), "worker")
+        assert settings.get("NATS_INBOX_PREFIX") == prefix
+
+
+def test_a_changed_setting_replaces_the_pods_and_nothing_else_does() -> None:
+    def checksum(values: Document) -> str:
+        template = find(render(values), "Deployment", "worker")["spec"]["template"]
+        found: str = template["metadata"]["annotations"]["checksum/config"]
+        return found
+
+    before = checksum({})
+    assert checksum({"worker": {"settings": {"WORKER_IDLE_SECONDS": "60"}}}) != before
+    assert (
+        checksum({"worker": {"replicaCount": 9}, "metrics": {"podMonitor": {"enabled": True}}})
+        == before
+    )
+
+
+@pytest.mark.parametrize(("finish", "handover"), [(10, 20), (0, 0), (7200, 60)])
+def test_a_pod_lives_longer_than_its_drain(finish: int, handover: int) -> None:
+    drain = {"finishSeconds": finish, "handoverSeconds": handover}
+    documents = render({"worker": {"drain": drain}})
+    grace = find(documents, "Deployment", "worker")["spec"]["template"]["spec"][
+        "terminationGracePeriodSeconds"
+    ]
+    assert grace == finish + handover + 30
+    settings = settings_of(documents, "worker")
+    assert settings["WORKER_DRAIN_SECONDS"] == str(finish)
+    assert settings["WORKER_HANDOVER_SECONDS"] == str(handover)
+    # After so long the worker ends itself, whatever hangs: before the kubelet does.
+    assert grace > finish + handover + worker_program._END_SECONDS
+
+
+async def test_probes_ask_what_the_worker_answers() -> None:
+    each = container(find(rendered("default"), "Deployment", "worker")["spec"]["template"])
+    assert each["ports"] == [{"name": "http", "containerPort": 9464, "protocol": "TCP"}]
+    probes = {k.removesuffix("Probe"): v["httpGet"] for k, v in each.items() if k.endswith("Probe")}
+    assert {probe["port"] for probe in probes.values()} == {"http"}
+    health = Health(WorkerSettings(http_port=0))
+    await health.start()
+    try:
+        answers = {}
+        async with aiohttp.ClientSession() as http:
+            for name, probe in probes.items():
+                async with http.get(health.address + probe["path"]) as response:
+                    answers[name] = response.status
+        # Without NATS: alive, and not ready.
+        assert answers == {"startup": 200, "liveness": 200, "readiness": 503}
+    finally:
+        await health.stop()
+
+
+def test_keys_are_files_that_change() -> None:
+    worker = find(render(EVERYTHING), "Deployment", "worker")["spec"]["template"]
+    volume = next(v for v in worker["spec"]["volumes"] if v["name"] == "keys")
+    files = {
+        source["secret"]["items"][0]["path"]: source["secret"]["name"]
+        for source in volume["projected"]["sources"]
+    }
+    assert files == {
+        "DEEPGRAM_API_KEY": "natterjack-deepgram",
+        "SPEECHMATICS_API_KEY": "natterjack-speechmatics",
+        "MANAGED_TOKEN": "natterjack-managed",
+    }
+    mount = next(m for m in container(worker)["volumeMounts"] if m["name"] == "keys")
+    assert "subPath" not in mount, "the kubelet does not change files of a subPath"
+    assert mount["mountPath"] == settings_of(render(EVERYTHING), "worker")["WORKER_SECRETS_DIR"]
+
+
+def test_every_provider_with_a_key_of_its_own_can_be_switched_on() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["providers"]
+    known = {provider["variable"] for provider in values.values()}
+    for name in available():
+        settings = load_class(name).Settings
+        secret = {f for f in settings.model_fields if f in ("api_key", "token")}
+        wanted = {f"{settings.model_config.get('env_prefix')}{f}".upper() for f in secret}
+        # deepgram-flux and deepgram-rest take that of deepgram too
+        assert not wanted or wanted & known or name.startswith("deepgram-"), name
+
+
+@pytest.mark.parametrize("kind", ["nkey", "creds"])
+def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
+    values = {**EVERYTHING, "nats": {"auth": {"existingSecret": "users", "kind": kind}}}
+    documents = render(values)
+    keys = {}
+    for name, pod in pods(documents):
+        volume = next(v["secret"] for v in pod["spec"]["volumes"] if v["name"] == "nats-user")
+        component = name.removeprefix("r-natterjack-")
+        keys[component] = [volume["secretName"], *(item["key"] for item in volume["items"])]
+        mount = next(m for m in container(pod)["volumeMounts"] if m["name"] == "nats-user")
+        path = f"{mount['mountPath']}/{volume['items'][0]['path']}"
+        assert given(documents, component)[f"NATS_{kind.upper()}"] == path
+    assert keys == {
+        "worker": ["users", "worker.nk"],
+        "streams": ["users", "operator.nk"],
+        "edge": ["users", "edge_default_cluster.nk"],
+        "test": ["users", "edge_helm-test_test.nk"],
+    }
+
+
+def test_only_a_rolling_update_has_bounds() -> None:
+    def strategy(values: Document) -> Document:
+        documents = render({"worker": {"updateStrategy": values}})
+        check(documents, OLDEST)
+        found: Document = find(documents, "Deployment", "worker")["spec"]["strategy"]
+        return found
+
+    # The API server refuses bounds beside Recreate, which no schema says.
+    assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
+    bounds = {"maxSurge": 1, "maxUnavailable": "10%"}
+    assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}

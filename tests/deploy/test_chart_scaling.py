@@ -1,0 +1,65 @@
+"""Autoscaling of workers, by KEDA and by a HorizontalPodAutoscaler."""
+
+from __future__ import annotations
+
+import yaml
+
+from natterjack.broker import streams
+from natterjack.settings import StreamSettings
+
+from .chart import (
+    CHART,
+    find,
+    render,
+    rendered,
+)
+from .names import metrics
+
+
+def test_keda_counts_the_sessions_of_the_queue() -> None:
+    auto = {"enabled": True, "minReplicas": 3, "maxReplicas": 40}
+    documents = render({"autoscaling": auto, "worker": {"maxSessions": 250}})
+    spec = find(documents, "ScaledObject")["spec"]
+    target = find(documents, "Deployment", "worker")
+    assert spec["scaleTargetRef"]["name"] == target["metadata"]["name"]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (3, 40)
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+    assert spec["fallback"]["replicas"] == 3
+    metadata = spec["triggers"][0]["metadata"]
+    assert metadata["stream"] == streams.SESSIONS
+    assert metadata["consumer"] == streams.CONSUMER
+    assert metadata["lagThreshold"] == "175", "70 % of 250"
+    assert all(isinstance(value, str) for value in metadata.values())
+    # Nothing may cap the sessions below what the workers can hold.
+    assert streams.consumer_config(StreamSettings()).max_ack_pending == -1
+
+
+def test_an_autoscaler_has_the_number_of_workers_to_itself() -> None:
+    assert find(render(), "Deployment", "worker")["spec"]["replicas"] == 2
+    for kind in ("keda", "hpa"):
+        deployment = find(
+            render({"autoscaling": {"enabled": True, "type": kind}}), "Deployment", "worker"
+        )
+        assert "replicas" not in deployment["spec"]
+
+
+def test_the_plain_autoscaler_reads_a_metric_that_workers_have() -> None:
+    spec = find(rendered("hpa"), "HorizontalPodAutoscaler")["spec"]
+    pods_metric = spec["metrics"][0]["pods"]
+    assert pods_metric["metric"]["name"] in {metric.name for metric in metrics()}
+    assert pods_metric["target"] == {"type": "AverageValue", "averageValue": "50"}
+
+
+def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
+    """`values-nats.yaml`, for NATS' own chart, which calls a headless Service NAME-headless."""
+    example = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    broker = example["config"]
+    assert not example["promExporter"]["podMonitor"]["enabled"], "its CRD is not in every cluster"
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
+    assert host.startswith("nats-headless.nats.")
+    assert int(port) == broker["monitor"]["port"]
+    assert broker["cluster"]["replicas"] >= values["streams"]["replicas"]
+    assert broker["jetstream"]["fileStore"]["pvc"]["enabled"]
+    assert "memoryStore" not in broker["jetstream"]
+    assert values["streams"]["audioStorage"] == "file", "there is no other store"

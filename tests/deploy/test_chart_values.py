@@ -1,0 +1,338 @@
+"""The chart's values: closed, documented, and refused with a clear message when wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import AliasChoices
+
+from natterjack.plugin.entry_points import available
+from worker.providers.loading import load_class
+
+from .chart import (
+    CHART,
+    OLDEST,
+    Document,
+    container,
+    find,
+    given,
+    helm,
+    pods,
+    refused,
+    render,
+    settings_of,
+)
+from .manifests import (
+    EVERYTHING,
+    NEWEST,
+    check,
+    defaults,
+    leaves,
+    put,
+    resolved,
+    schema,
+)
+from .names import ROOT
+
+README_GENERATOR = "@bitnami/readme-generator-for-helm@2.7.2"
+
+
+def free_strings(text: str) -> Document:
+    """Everything switched on, and every free string `text`, wherever it is allowed to be."""
+    values = copy.deepcopy(EVERYTHING)
+    # More are in lists, whose items have shapes of Kubernetes' own.
+    values["worker"] = {"extraEnv": [{"name": "MORE", "value": text}]}
+    values["edge"]["extraEnv"] = [{"name": "MORE", "value": text}]
+    values["imagePullSecrets"] = [{"name": text}]
+    for path, part in leaves(schema()):
+        if part.get("type") == "string" and "enum" not in part:
+            if re.search(part.get("pattern", ""), text) and len(text) <= part.get("maxLength", 99):
+                put(values, path, text)
+        elif part.get("additionalProperties") == {"type": "string"}:
+            names = ["FREE"] if "propertyNames" in part else ["free", text]
+            put(values, path, dict.fromkeys(names, text))
+        elif part.get("items") == {"type": "string"}:
+            put(values, path, [text])
+    for provider in ("deepgram", "speechmatics", "managed"):
+        put(values, f"providers.{provider}", {"enabled": True, "existingSecret": text,
+            "key": text, "variable": provider.upper()})  # fmt: skip
+    return values
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
+@pytest.mark.parametrize("text", ["1234", "true", "1e3", "0x1f", "null", "no"])
+def test_strings_stay_strings_whatever_they_look_like(text: str, kubernetes: str) -> None:
+    values = free_strings(text)
+    documents = render(values, kubernetes=kubernetes)
+    check(documents, kubernetes)
+    worker = find(documents, "Deployment", "worker")["spec"]["template"]
+    assert worker["spec"]["nodeSelector"] == {"free": text, text: text}
+    assert container(worker)["args"] == [text]
+    assert settings_of(documents, "worker")["FREE"] == text
+    assert find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]["account"] == text
+
+
+def paths(values: Document, above: str = "") -> Iterator[str]:
+    """Of every value, and of every map of values."""
+    for name, value in values.items():
+        path = f"{above}.{name}".lstrip(".")
+        if "." not in name and "/" not in name:  # a label's name
+            yield path
+            if isinstance(value, dict):
+                yield from paths(value, path)
+
+
+def nothings(part: Any, path: str = "") -> Iterator[str]:
+    """Where a manifest says zero, root, or nothing."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from nothings(value, f"{path}.{name}")
+    elif isinstance(part, list):
+        for value in part:
+            yield from nothings(value, path)
+    elif str(part) in ("None", "0", "", "null") or "<nil>" in str(part):
+        yield path
+
+
+@pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
+def test_null_is_nothing_or_is_refused(scaled: str) -> None:
+    """`null` takes a default away. What is left must be valid; or it is said that it is needed."""
+    base = copy.deepcopy(EVERYTHING)
+    base["metrics"] = {"podMonitor": {"enabled": True}}  # the rest is long, and none of it is ours
+    base["autoscaling"] = {"enabled": scaled != "not", "type": scaled}
+    if scaled == "not":
+        del base["autoscaling"]["type"]
+    valid = render(base)
+    before = {where for document in valid for where in nothings(document)}
+    for path in paths(defaults()):
+        if scaled != "keda" and not path.startswith(
+            ("autoscaling", "worker.replica", "worker.max")
+        ):
+            continue
+        values = copy.deepcopy(base)
+        put(values, path, None)
+        done = helm("template", "r", CHART, "-n", "speech", "-f", "-", stdin=json.dumps(values))
+        if done.returncode:
+            name = path.rpartition(".")[2]
+            assert f"{name} is required" in done.stderr or "execution error" in done.stderr, (
+                f"{path}: {done.stderr}"
+            )
+            continue
+        documents = [d for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d]
+        new = [document for document in documents if document not in valid]
+        check(new, OLDEST)
+        valid += new
+        after = {where for document in documents for where in nothings(document)}
+        assert after <= before, f"{path}: {after - before}"
+
+
+def test_ids_may_be_left_to_the_cluster() -> None:
+    ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
+    for _, pod in pods(render({**EVERYTHING, "podSecurityContext": ids})):
+        assert not set(ids) & set(pod["spec"]["securityContext"])
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_values_are_closed() -> None:
+    def objects(part: Document, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        part = resolved(part)
+        if "properties" in part:
+            assert part["additionalProperties"] is False, path
+            yield path
+            for name, below in part["properties"].items():
+                yield from objects(below, (*path, name))
+
+    found = list(objects(schema()))
+    assert len(found) > 20
+    validator = jsonschema.Draft7Validator(schema())
+    for path in found:
+        values = defaults()
+        put(values, ".".join((*path, "mispelt")), "x")
+        assert "mispelt" in " ".join(e.message for e in validator.iter_errors(values)), path
+    assert "mispelt" in refused({"worker": {"mispelt": 1}}), "helm asks the schema"
+
+
+def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
+    jsonschema.Draft7Validator(schema()).validate(defaults())
+    for path, _ in leaves(schema()):
+        value = defaults()
+        if path in ("global", "enabled") or path.endswith("resources.claims"):
+            continue
+        for name in path.split("."):
+            assert name in value, path
+            value = value[name]
+
+
+def test_other_charts_may_have_global_values() -> None:
+    assert render({"global": {"imageRegistry": "of somebody else's chart"}}) == render()
+
+
+def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
+    """`condition: natterjack.enabled` puts that value among ours."""
+    umbrella = tmp_path / "umbrella"
+    shutil.copytree(CHART, umbrella / "charts" / "natterjack")
+    about = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [
+        {"name": "natterjack", "version": "*", "condition": "natterjack.enabled"}]}  # fmt: skip
+    (umbrella / "Chart.yaml").write_text(json.dumps(about))
+    for enabled in (True, False):
+        (umbrella / "values.yaml").write_text(json.dumps({"natterjack": {"enabled": enabled}}))
+        done = helm("template", "r", umbrella)
+        assert done.returncode == 0, done.stderr
+        assert ("kind: Deployment" in done.stdout) == enabled
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"worker": {"extraEnv": [{"name": "NATS_URL", "value": "x"}]}},
+         "worker.extraEnv: NATS_URL is already set"),
+        ({"worker": {"extraEnv": [{"name": "WORKER_NAME", "value": "x"}]}},
+         "worker.extraEnv: WORKER_NAME is already set"),
+        ({"worker": {"extraEnv": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}},
+         "worker.extraEnv: A is already set"),
+        ({"worker": {"extraEnv": [{"name": "B", "value": "x"}], "settings": {"B": "y"}}},
+         "worker.extraEnv: B is already set"),
+        ({"worker": {"settings": {"WORKER_DRAIN_SECONDS": "900"}}},
+         "worker.settings.WORKER_DRAIN_SECONDS: the chart sets WORKER_DRAIN_SECONDS itself"),
+        ({"worker": {"settings": {"WORKER_NAME": "x"}}},
+         "worker.settings.WORKER_NAME: the chart sets WORKER_NAME itself"),
+        ({"worker": {"extraEnv": [{"name": "A", "value": "x",
+                                   "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]}},
+         "worker.extraEnv: A has both value and valueFrom"),
+        ({"worker": {"updateStrategy": {"type": "OnDelete"}}}, "updateStrategy.type"),
+        ({"metrics": {"prometheusRule": {"enabled": True, "runbookUrl": "a: b"}}}, "runbookUrl"),
+        ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_URL": "x"}}},
+         "edge.settings.NATS_URL: the chart sets NATS_URL itself"),
+        ({"edge": {"enabled": True, "args": ["mic"],
+                   "extraEnv": [{"name": "EDGE_SPOOL", "value": "x"}]}},
+         "edge.extraEnv: EDGE_SPOOL is already set"),
+        ({"worker": {"settings": {"SPEECHMATICS_API_KEY": "x"}}},
+         "worker.settings: SPEECHMATICS_API_KEY is a secret"),
+        ({"worker": {"extraEnv": [{"name": "MANAGED_TOKEN", "value": "x"}]}},
+         "worker.extraEnv: MANAGED_TOKEN is a secret"),
+        ({"edge": {"enabled": True, "args": ["mic"], "settings": {"NATS_PASSWORD": "x"}}},
+         "edge.settings: NATS_PASSWORD is a secret"),
+        ({"nats": {"url": "nats://user:password@nats:4222"}}, "nats.url contains a user or a password"),
+        ({"nats": {"url": "nats://a:4222,token@b:4222"}}, "nats.url contains a user or a password"),
+        ({"worker": {"settings": {"MANAGED_URL": "wss://me:secret@speech.example.org/x"}}},
+         "worker.settings: the URL in MANAGED_URL contains a user or a password"),
+        ({"worker": {"extraEnv": [{"name": "ALL_PROXY", "value": "http://me:secret@proxy"}]}},
+         "worker.extraEnv: the URL in ALL_PROXY contains a user or a password"),
+        ({"nats": {"auth": {"existingSecret": "s", "key": "seed"}}},
+         "nats.auth.key is seed, from which no inbox prefix can be derived"),
+        ({"nats": {"auth": {"existingSecret": "s"}}, "tests": {"auth": {"key": "seed"}}},
+         "or set tests.auth.inboxPrefix"),
+        ({"edge": {"enabled": True}}, "edge.args is empty"),
+        ({"providers": {"deepgram": {"existingSecret": ""}}},
+         "providers.deepgram.existingSecret is empty"),
+        ({"providers": {"mine": {"enabled": True, "existingSecret": "s", "key": "k",
+                                 "variable": "DEEPGRAM_API_KEY"}}},
+         "providers.deepgram.variable and providers.mine.variable are both DEEPGRAM_API_KEY"),
+        ({"autoscaling": {"enabled": True, "keda": {"monitoringEndpoint": ""}}},
+         "autoscaling.keda.monitoringEndpoint is empty"),
+        ({"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 3}},
+         "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
+        ({"autoscaling": {"enabled": True, "type": "hpa", "minReplicas": 9, "maxReplicas": 3}},
+         "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
+        ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "minReplicas"),
+        ({"autoscaling": {"enabled": True, "targetSessionsPerWorker": 101}},
+         "autoscaling.targetSessionsPerWorker is 101, which exceeds worker.maxSessions (100)"),
+        ({"autoscaling": {"enabled": True, "type": "hpa", "targetSessionsPerWorker": 91}},
+         "autoscaling.targetSessionsPerWorker is 91 and worker.maxSessions is 100"),
+        ({"worker": {"maxSessions": 0}}, "maxSessions"),
+        ({"worker": {"settings": {"WORKER_IDLE_SECONDS": 600}}}, "WORKER_IDLE_SECONDS"),
+        ({"streams": {"replicas": 2}}, "replicas"),
+        ({"proxy": {"url": "http://user:password@proxy:3128"}}, "proxy.url"),
+        ({"image": {"digest": "latest"}}, "digest"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(values: Document, said: str) -> None:
+    assert said in refused(values)
+
+
+def test_paths_and_plain_addresses_are_no_secrets() -> None:
+    """Files of another's making, as of the Secrets Store CSI driver."""
+    settings = {"NATS_NKEY": "/vault/worker.nk", "NATS_KEY": "/vault/tls.key",
+                "MANAGED_URL": "wss://speech.example.org/who@example.org"}  # fmt: skip
+    env = [{"name": "DEEPGRAM_ADMIN_KEY", "value": "/vault/admin"}]
+    documents = render({"worker": {"settings": settings, "extraEnv": env}})
+    assert settings.items() <= settings_of(documents, "worker").items()
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_provider_without_its_key_is_refused(name: str) -> None:
+    """Each of natterjack's own that would end the worker; and none that has its key in some way."""
+    worker: Document = {"provider": f"sherpa, {name}"}
+    off: Document = {"deepgram": {"enabled": False}}
+    settings = load_class(name).Settings
+    fields = {"api_key", "token", "temporary_key"} & set(settings.model_fields)
+    if not fields:
+        render({"worker": worker, "providers": off})
+        return
+    said = refused({"worker": worker, "providers": off})
+    assert f"worker.provider lists {name}, but workers have no key for it" in said
+    (wanted,) = re.findall(r"set providers\.(\w+)\.enabled", said)
+    render({"worker": worker, "providers": {**off, wanted: {"enabled": True}}})
+    given: list[Document] = [
+        {"extraEnvFrom": [{"secretRef": {"name": "keys"}}]},
+        {"settings": {"WORKER_SECRETS_DIR": "/vault"}},
+    ]
+    for field in fields:
+        alias = settings.model_fields[field].validation_alias
+        names = [f"{settings.model_config.get('env_prefix')}{field}".upper()]
+        if isinstance(alias, AliasChoices):
+            names = [str(choice) for choice in alias.choices[1:]]
+        source = {"valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}
+        given += [{"extraEnv": [{"name": name, **source}]} for name in names]
+    for way in given:
+        render({"worker": {**worker, **way}, "providers": off})
+
+
+def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
+    npx = shutil.which("npx")
+    if npx is None:
+        pytest.skip("no npx here: apt-get install npm brings it")
+    readme = shutil.copy(CHART / "README.md", tmp_path)
+    done = subprocess.run(
+        [npx, "--yes", README_GENERATOR, "--values", CHART / "values.yaml", "--readme", readme],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (CHART / "README.md").read_text() == Path(readme).read_text(), (
+        f"run: npx --yes {README_GENERATOR} --values helm/natterjack/values.yaml "
+        "--readme helm/natterjack/README.md"
+    )
+
+
+@pytest.mark.parametrize("page", [CHART / "README.md", ROOT / "docs" / "handbook.md"])
+def test_the_install_of_the_pages_reaches_the_broker_of_the_pages(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ +helm install natterjack helm/natterjack (.+)$", text, flags=re.M)
+    done = helm("template", "natterjack", CHART, *shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    for component in ("worker", "streams", "test"):
+        settings = given(documents, component)
+        assert settings["NATS_URL"].startswith("tls://") == broker["nats"]["tls"]["enabled"]
+        assert {"NATS_NKEY", "NATS_CA"} <= set(settings)
+    made = set(re.findall(r"kubectl -n speech create secret generic (\S+)", text))
+    keys = set(re.findall(r"--from-file=(?:users/)?([^=\s]+)", text))
+    for name, pod in pods(documents):
+        assert container(pod)["image"].startswith("registry.example.org/"), "nobody else has them"
+        for volume in pod["spec"]["volumes"]:
+            for source in [volume, *volume.get("projected", {}).get("sources", [])]:
+                if secret := source.get("secret"):
+                    assert secret.get("secretName", secret.get("name")) in made, name
+                    assert {item["key"] for item in secret["items"]} <= keys, name
