@@ -1,7 +1,7 @@
-"""Asks the worker in this container how it is: `python healthcheck.py /healthz`.
+"""Check the health of the worker in this container: `python healthcheck.py /healthz`.
 
-Exit status 0 for the answer 200. It needs nothing but Python, which starts without our packages in
-a few hundredths of a second.
+Exits with status 0 if the worker answers 200. The script imports only the standard library, so that
+it starts within a few hundredths of a second.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ TIMEOUT_SECONDS = 4
 
 
 def main() -> int:
-    """The exit status; what is wrong goes to standard error."""
+    """Return the exit status; print the problem to standard error."""
     port = int(os.environ.get("WORKER_HTTP_PORT", "9464"))
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", sys.argv[1])
-        answer = connection.getresponse()
-        said = answer.read().decode(errors="replace").strip()
+        response = connection.getresponse()
+        body = response.read().decode(errors="replace").strip()
     except OSError as error:
         print(f"no answer on port {port}: {error}", file=sys.stderr)
         return 1
-    if answer.status != 200:
-        print(f"{answer.status} {said}", file=sys.stderr)
+    if response.status != 200:
+        print(f"{response.status} {body}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes what NATS needs for TLS, in deploy/secrets/tls: a certificate authority (once, for ten years)
-# and a certificate of the server (anew each time, for a year). It is a client's too: servers of a
-# cluster come to one another with it.
+# Creates the TLS files of NATS in deploy/secrets/tls: a certificate authority, if there is none yet (valid for ten
+# years), and a new server certificate (valid for one year). Servers of a cluster also use it as a client
+# certificate for one another.
 #
-#   deploy/tls.sh [--dir DIR] [NAME ...]     names and addresses by which others reach the server, such as
-#                                            nats.nats.svc, or '*.nats-headless' for all of a cluster
+#   deploy/tls.sh [--dir DIR] [NAME ...]     host names and addresses of the server, such as nats.nats.svc, or
+#                                            '*.nats-headless' for all servers of a cluster
 #
-# Clients of the server need ca.pem. ca-key.pem is needed for the next certificate only: keep it
-# somewhere else if you can.
+# Clients need ca.pem. ca-key.pem is needed only to create further certificates: keep it somewhere else if you
+# can.
 set -eu
 umask 077
 
@@ -43,8 +43,8 @@ mkdir -p "$dir"
 cd "$dir"
 if [ ! -e ca-key.pem ]; then
 	if [ -e ca.pem ]; then
-		echo "$0: $dir has ca.pem without its ca-key.pem: bring the key, or remove ca.pem to begin" \
-			"anew (then every client needs the new one)" >&2
+		echo "$0: $dir has ca.pem but not its ca-key.pem: restore the key, or remove ca.pem to" \
+			"create a new authority (every client then needs the new ca.pem)" >&2
 		exit 1
 	fi
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 \
@@ -74,9 +74,9 @@ END
 	cat openssl.log >&2
 	exit 1
 }
-# Into the files that are there: a container that has them mounted sees the new ones.
+# Overwrite the existing files in place, so that containers that have them mounted see the change.
 cat "$work/server-key.pem" >server-key.pem
 cat "$work/server.pem" >server.pem
 chmod 644 ca.pem server.pem
-echo "in $dir: ca.pem; server.pem and server-key.pem for ${names#,}," \
-	"$(openssl x509 -in server.pem -noout -enddate | sed 's/notAfter=/until /')"
+echo "created server.pem and server-key.pem in $dir for ${names#,}," \
+	"$(openssl x509 -in server.pem -noout -enddate | sed 's/notAfter=/valid until /'); clients need $dir/ca.pem"

@@ -1,4 +1,4 @@
-"""The page of the metrics, and what Prometheus' own checker says to a worker's."""
+"""The page that lists all metrics, and Prometheus' own check of a worker's output."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ PAGE = ROOT / "docs" / "metrics.md"
 _HEAD = """\
 # Metrics
 
-Workers answer `GET /metrics` on `WORKER_HTTP_PORT` (9464) in Prometheus' text format. Dashboard:
-`deploy/grafana/natterjack.json`; rules: `deploy/prometheus/`; what to do: [alerts.md](alerts.md).
+Workers serve metrics in Prometheus' text format at `/metrics` on `WORKER_HTTP_PORT` (9464). The
+dashboard is `deploy/grafana/natterjack.json`, the rules are in `deploy/prometheus/`, and
+[alerts.md](alerts.md) says how to respond to each alert.
 
-Seconds are of audio where the name says audio; counters begin at zero with the process. No label
-has a session or a speaker. Tenants have labels of their own up to `WORKER_METRICS_TENANTS`; those
-after them share `other`. A series with labels begins when something first happens to it: `rate`
-does not see that first time.
+Metrics named `audio_..._seconds` count seconds of audio. Counters start at zero with the process.
+No label has a session or a speaker. The first `WORKER_METRICS_TENANTS` tenants have labels of their
+own; all others share `other`. Most labeled series do not exist until their first event, and `rate`
+misses that event.
 
-Latency is measured from the *arrival* of audio at the worker. What lies before it, from the
-microphone to the worker, is `natterjack_capture_delay_seconds`, which two clocks have a part in.
+Latencies are measured from the *arrival* of audio at the worker.
+`natterjack_capture_delay_seconds` measures the time before that, from the microphone to the worker;
+it depends on the clocks of both machines.
 """
 _LABELS = """\
 ## Labels
 
 | label | values |
 | --- | --- |
-| `provider` | name of a plugin; `unknown` where a session asks for one that is not there |
-| `account` | whose connections are limited together; a provider's name, unless set otherwise |
-| `tenant` | first part of a session's key, or `other` |
+| `provider` | name of a provider; `unknown` if a session requests one that is not installed |
+| `account` | provider account whose connections are limited; by default the provider's name |
+| `tenant` | first token of a session's key, or `other` |
 | `kind` | `interim`, `final` |
-| `outcome` | `closed`, `failed`: over for good. `handed_over`, `lost`, `busy` (an earlier \
-session has the key), `crashed` (a fault of the worker's): it comes back to the queue. `rejected`: \
-thrown away |
+| `outcome` | `closed`, `failed`: the session has ended. `handed_over`, `lost`, `busy` (an earlier \
+session uses the key), `crashed` (an unexpected error of the worker): the session returns to the \
+queue. `rejected`: the request was invalid and is discarded |
 | `state` | `waiting`, `leased` |
-| `cause` of faults and recoveries | a dial failed: `connect`, `rate_limit`, `server_error`; \
-refused for good: `auth`, `credit`, `request`; an open stream failed: `dropped`, `mute`, \
-`send_blocked`, `finish`, `protocol` |
-| `cause` of gaps | `missing`: the broker does not have it; `edge`: it was left out there; \
-`bad_chunk`: it came and could not be used |
+| `cause` of errors and recoveries | a dial failed: `connect`, `rate_limit`, `server_error`; the \
+provider refused permanently: `auth`, `credit`, `request`; an open stream failed: `dropped`, \
+`mute`, `send_blocked`, `finish`, `protocol` |
+| `cause` of gaps | `missing`: the broker does not have the audio; `edge`: the edge skipped it; \
+`bad_chunk`: its chunk was unusable |
 | `cause` of bad chunks | `headers`, `size`, `position` |
-| `code` | the provider's name for a notice; `malformed`: it could not be decoded |
-| `scope` | `session`: its `max_seconds`; `tenant`: the tenant's day |
+| `code` | the provider's name of the message; `malformed`: it could not be decoded |
+| `scope` | `session`: the session's `max_seconds`; `tenant`: the tenant's daily budget |
 | `unit`, `currency` | `seconds`, or an ISO 4217 currency such as `USD` |
 """
 
@@ -74,7 +76,7 @@ def histograms() -> list[tuple[Histogram, str]]:
 
 
 def page() -> str:
-    """docs/metrics.md; `python -m tests.deploy.test_metrics > docs/metrics.md` writes it."""
+    """Render docs/metrics.md; `python -m tests.deploy.test_metrics > docs/metrics.md` writes it."""
     ours = [m for m in metrics() if m.name.startswith("natterjack_")]
     others = [m for m in metrics() if m not in ours]
     head = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
@@ -82,10 +84,10 @@ def page() -> str:
         _HEAD,
         "\n".join([*head, *map(_row, ours)]) + "\n",
         _LABELS,
-        "## Buckets\n\nUpper bounds in seconds; the last is infinite.\n\n"
+        "## Buckets\n\nUpper bounds in seconds. The last bucket has no upper bound.\n\n"
         + "\n".join(["| metric | bounds |", "| --- | --- |", *_buckets()])
         + "\n",
-        "## Of the process\n\n" + "\n".join([*head, *map(_row, others)]) + "\n",
+        "## Process metrics\n\n" + "\n".join([*head, *map(_row, others)]) + "\n",
     ]
     return "\n".join(parts)
 
