@@ -344,7 +344,7 @@ capabilities:
 {{- end }}
 {{- end -}}
 
-{{- /* Target number of sessions per worker: 70 % of its slots by default. */ -}}
+{{- /* Target number of sessions per worker: 70% of its slots by default. */ -}}
 {{- define "natterjack.targetSessions" -}}
 {{- $max := int64 .Values.worker.maxSessions -}}
 {{- $target := int64 .Values.autoscaling.targetSessionsPerWorker -}}
@@ -353,7 +353,7 @@ capabilities:
 {{- fail (printf "autoscaling.targetSessionsPerWorker is %d, which exceeds worker.maxSessions (%d): workers would be full before another one is added" $target $max) -}}
 {{- end -}}
 {{- if and (eq .Values.autoscaling.type "hpa") (ge (mul $target 11) (mul $max 10)) -}}
-{{- fail (printf "autoscaling.targetSessionsPerWorker is %d and worker.maxSessions is %d: an HPA scales out only above 110 %% of the target, which full workers do not reach; set the target below 90 %% of worker.maxSessions" $target $max) -}}
+{{- fail (printf "autoscaling.targetSessionsPerWorker is %d and worker.maxSessions is %d: an HPA scales out only above 110%% of the target, which full workers do not reach; set the target below 90%% of worker.maxSessions" $target $max) -}}
 {{- end -}}
 {{- $target -}}
 {{- end -}}
