@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.programs import run_loop
+from natterjack.process.run import run_loop
+from natterjack.process.sd_notify import notify_systemd
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
 from natterjack.subjects import SessionKey
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
-from natterjack.telemetry.sd_notify import tell_systemd
 
 from .agent import Agent, RunOptions, stopped_by_signals
 from .display import clock_text, restore_terminal
@@ -209,7 +209,7 @@ async def _capture(flags: argparse.Namespace) -> int:
             agent = Agent(source, sessions, broker, options, spool, leftovers)
             async with asyncio.TaskGroup() as tasks:
                 telling = tasks.create_task(
-                    tell_systemd(stop, edge.finish_seconds + _END_SECONDS), name="systemd"
+                    notify_systemd(stop, edge.finish_seconds + _END_SECONDS), name="systemd"
                 )
                 code = await agent.run(stop)
                 telling.cancel()

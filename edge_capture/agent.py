@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from natterjack.broker.connection import Broker, connect
-from natterjack.programs import end_tasks
+from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields

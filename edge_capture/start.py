@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from natterjack.programs import needing_extra
+from natterjack.process.run import requires_extra
 
 
 def main() -> int:
     """As the program's own, which needs more than `natterjack` does."""
-    with needing_extra("natterjack-edge", "edge"):
+    with requires_extra("natterjack-edge", "edge"):
         from .__main__ import main as run
     return run()

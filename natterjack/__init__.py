@@ -1,6 +1,6 @@
-"""natterjack: live sound into live transcripts over NATS.
+"""natterjack: live speech to live transcripts over NATS.
 
-What downstream services use::
+The API for downstream services::
 
     async for event in natterjack.listen(tenant="acme", from_start=True):
         if event.type == "final":

@@ -1,4 +1,4 @@
-"""`python -m natterjack`: the `natterjack` command."""
+"""`python -m natterjack` runs the `natterjack` command."""
 
 from .cli.main import main
 

@@ -1,6 +1,6 @@
-"""The AsyncAPI document of everything on the wire, made from the models.
+"""The AsyncAPI document of all messages on the wire, generated from the models.
 
-`python -m natterjack.asyncapi > docs/asyncapi.json` writes it; a test compares.
+`python -m natterjack.asyncapi > docs/asyncapi.json` writes it, and a test compares the two.
 (AsyncAPI 3.0.0, https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 """
 
@@ -36,27 +36,33 @@ _EVENTS: dict[str, type[BaseModel]] = {
 }
 _KEY = "{tenant}.{conversation}.{speaker}"
 _PARAMETERS = {
-    name: {"description": f"the session's {name}; matches {TOKEN_PATTERN}"}
+    name: {"description": f"{name} of the session; matches {TOKEN_PATTERN}"}
     for name in ("tenant", "conversation", "speaker")
 }
 _SCHEMAS = "#/components/schemas/"
 
 
-def _text(model: type[BaseModel]) -> str:
+def _summary(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").splitlines()[0]
 
 
 def _chunk_headers() -> dict[str, Any]:
-    whole = {"type": "string", "pattern": "^[0-9]+$"}
+    number = {"type": "string", "pattern": "^[0-9]+$"}
     return {
         "type": "object",
         "required": [audio.SESSION_ID, audio.AUDIO_SEQ, audio.AUDIO_POS, audio.AUDIO_TIME],
         "properties": {
             audio.SESSION_ID: {"type": "string"},
-            audio.AUDIO_SEQ: {**whole, "description": "0, 1, 2 ... without holes"},
-            audio.AUDIO_POS: {**whole, "description": "index of the chunk's first frame"},
-            audio.AUDIO_TIME: {**whole, "description": "capture of that frame, ns since epoch"},
-            audio.AUDIO_END: {"const": "1", "description": "on the last chunk only"},
+            audio.AUDIO_SEQ: {
+                **number,
+                "description": "number of the chunk: 0, 1, 2 ... without holes",
+            },
+            audio.AUDIO_POS: {**number, "description": "position of the chunk's first frame"},
+            audio.AUDIO_TIME: {
+                **number,
+                "description": "wall-clock time of that frame, nanoseconds since the epoch",
+            },
+            audio.AUDIO_END: {"const": "1", "description": "present on the last chunk only"},
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },
     }
@@ -72,30 +78,30 @@ def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
 
 
 def document() -> dict[str, Any]:
-    """The AsyncAPI document as JSON values."""
+    """The document as JSON values."""
     wire = (SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply)
     models = [(model, "serialization") for model in wire]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS + "{model}")  # type: ignore[arg-type]
     channels: dict[str, Any] = {
         "session": _channel(
             f"{SESSION_PREFIX}.{_KEY}",
-            "An edge asks for a session; Nats-Msg-Id is the session_id. Kept in STT_SESSIONS.",
+            "An edge requests a session; Nats-Msg-Id is the session_id. Stored in STT_SESSIONS.",
             "session",
         ),
         "audio": _channel(
             f"{AUDIO_PREFIX}.{_KEY}",
-            "An edge publishes the session's chunks. Kept in STT_AUDIO.",
+            "An edge publishes the session's chunks. Stored in STT_AUDIO.",
             "chunk",
         ),
     }
     messages: dict[str, Any] = {
         "session": {
-            "summary": _text(SessionSpec),
+            "summary": _summary(SessionSpec),
             "contentType": "application/json",
             "payload": {"$ref": f"{_SCHEMAS}{SessionSpec.__name__}"},
         },
         "chunk": {
-            "summary": "Raw PCM in the format that the session's request names.",
+            "summary": "Raw PCM in the format given in the session's request.",
             "contentType": "application/octet-stream",
             "headers": _chunk_headers(),
             "payload": {"type": "string", "format": "binary", "maxLength": audio.MAX_CHUNK_BYTES},
@@ -106,12 +112,12 @@ def document() -> dict[str, Any]:
         "publishAudio": {"action": "send", "channel": {"$ref": "#/channels/audio"}},
     }
     for kind, model in _EVENTS.items():
-        kept = "Kept in STT_TRANSCRIPTS." if kind in DURABLE_KINDS else "Kept nowhere."
+        stored = "Stored in STT_TRANSCRIPTS." if kind in DURABLE_KINDS else "Not stored."
         channels[kind] = _channel(
-            f"{TRANSCRIPT_PREFIX}.{_KEY}.{kind}", f"{_text(model)} {kept}", kind
+            f"{TRANSCRIPT_PREFIX}.{_KEY}.{kind}", f"{_summary(model)} {stored}", kind
         )
         messages[kind] = {
-            "summary": _text(model),
+            "summary": _summary(model),
             "contentType": "application/json",
             "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
         }
@@ -121,17 +127,17 @@ def document() -> dict[str, Any]:
         }
     channels["control"] = _channel(
         f"{CONTROL_PREFIX}.{_KEY}",
-        "Requests to the worker that holds the session; it answers to the reply subject.",
+        "Requests to the worker that holds the session, which replies on the reply subject.",
         "request",
     )
-    # Of an unknown address: each request names its own.
+    # The address is unknown here: each request names its own reply subject.
     channels["controlReply"] = {
         "address": None,
         "messages": {"reply": {"$ref": "#/components/messages/reply"}},
     }
     for name, model in (("request", ControlRequest), ("reply", ControlReply)):
         messages[name] = {
-            "summary": _text(model),
+            "summary": _summary(model),
             "contentType": "application/json",
             "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
         }
@@ -145,8 +151,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "natterjack",
             "version": version("natterjack"),
-            "description": "Live sound into live transcripts over NATS. Written for a service "
-            "that opens sessions, publishes audio and receives transcripts.",
+            "description": "Live speech to live transcripts over NATS, from the viewpoint of a "
+            "service that opens sessions, publishes audio and receives transcripts.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

@@ -1,4 +1,4 @@
-"""Audio formats, and the headers of an audio chunk (the payload is raw PCM and nothing else)."""
+"""Audio formats, and the headers of audio chunks. The payload of a chunk is raw PCM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SILENCE: dict[Encoding, bytes] = {"linear16": b"\0\0", "mulaw": b"\xff", "alaw"
 """One silent sample."""
 
 MAX_CHUNK_BYTES = 512 * 1024
-"""Largest payload taken as a chunk; half of the broker's default message limit."""
+"""The largest payload of a chunk: half of the broker's default message limit."""
 
 SESSION_ID = "Session-Id"
 AUDIO_SEQ = "Audio-Seq"
@@ -26,20 +26,20 @@ _MAX_INT = 2**63 - 1
 
 
 class AudioFormat(NamedTuple):
-    """How the samples of a session are coded; it does not change within a session."""
+    """The encoding of a session's audio. It does not change within a session."""
 
     encoding: Encoding
     sample_rate: int
-    """Frames per second; a frame is one sample of each channel."""
+    """Frames per second."""
     channels: int
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one frame: one sample of each channel."""
+        """Size of a frame, which has one sample of each channel, in bytes."""
         return BYTES_PER_SAMPLE[self.encoding] * self.channels
 
     def frames(self, size_bytes: int) -> int:
-        """Whole frames in `size_bytes` bytes."""
+        """The number of whole frames in `size_bytes` bytes."""
         return size_bytes // self.frame_bytes
 
     def seconds(self, frames: int) -> float:
@@ -52,21 +52,21 @@ class AudioFormat(NamedTuple):
 
 
 class ChunkHeader(NamedTuple):
-    """What the headers of one chunk say. Positions count frames since the session's start."""
+    """The headers of a chunk. Positions count frames from the start of the session."""
 
     session_id: str
     seq: int
-    """0, 1, 2 ... without holes within a session."""
+    """Number of the chunk within its session: 0, 1, 2 ... without holes."""
     pos: int
-    """Index of the chunk's first frame."""
+    """Position of the chunk's first frame."""
     time_ns: int
-    """Wall clock of that frame at capture, nanoseconds since the epoch; 0: not known."""
+    """Wall-clock time of that frame in nanoseconds since the epoch, or 0 if unknown."""
     end: bool
-    """True on the last chunk of the session, whose payload may be empty."""
+    """True for the last chunk of the session, whose payload may be empty."""
 
 
 def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
-    """NATS headers of a chunk, `Nats-Msg-Id` for the stream's duplicate window included."""
+    """NATS headers of a chunk. `Nats-Msg-Id` makes the stream drop duplicates."""
     headers = {
         SESSION_ID: header.session_id,
         AUDIO_SEQ: str(header.seq),
@@ -80,14 +80,16 @@ def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
 
 
 def wall_clock(text: str | bytes) -> int:
-    """The value of AUDIO_TIME. Raises ValueError when it is no whole number."""
-    # A clock may be wrong by any amount: the sound counts all the same.
+    """The value of an Audio-Time header, or 0 if it is out of range. Raises ValueError.
+
+    An edge with a wrong clock still has valid audio, so an absurd time is not an error.
+    """
     value = int(text)
     return value if 0 <= value <= _MAX_INT else 0
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """Headers of any message as they are on the wire (NATS ADR-4), by name."""
+    """Parse the headers of any message from their wire format (NATS ADR-4)."""
     headers = {}
     for line in raw.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
@@ -98,29 +100,31 @@ def parse_headers(raw: bytes) -> dict[str, str]:
     return headers
 
 
-def same_chunk_headers(session_id: str) -> bytes:
-    """How the headers of all chunks of a session begin, as encode_chunk_headers has them."""
+def chunk_header_prefix(session_id: str) -> bytes:
+    """The bytes with which the headers of a session's chunks begin on the wire."""
     return f"NATS/1.0\r\n{SESSION_ID}: {session_id}\r\n".encode()
 
 
-def read_chunk_headers(raw: bytes, same: bytes) -> tuple[int, int, int] | None:
-    """Number, position and time of a chunk from its headers on the wire, which begin with `same`
-    (same_chunk_headers); None if they are not as the edge writes them, or of a last chunk: then
-    decode_chunk_headers says what is what."""
-    if not raw.startswith(same) or b"\r\nAudio-End" in raw:
+def read_chunk_headers(raw: bytes, prefix: bytes) -> tuple[int, int, int] | None:
+    """Number, position and time of a chunk: the fast path for headers in their usual form.
+
+    `raw` is the wire format and `prefix` comes from `chunk_header_prefix`. Returns None for other
+    forms and for the last chunk of a session; use `decode_chunk_headers` for those.
+    """
+    if not raw.startswith(prefix) or b"\r\nAudio-End" in raw:
         return None
     try:
-        seq, pos, time_ns, _ = raw[len(same) :].split(b"\r\n", 3)
+        seq, pos, time_ns, _ = raw[len(prefix) :].split(b"\r\n", 3)
         if (seq[:11], pos[:11], time_ns[:12]) != (b"Audio-Seq: ", b"Audio-Pos: ", b"Audio-Time: "):
             return None
-        found = int(seq[11:]), int(pos[11:]), wall_clock(time_ns[12:])
+        fields = int(seq[11:]), int(pos[11:]), wall_clock(time_ns[12:])
     except ValueError:
         return None
-    return found if 0 <= found[0] <= _MAX_INT and 0 <= found[1] <= _MAX_INT else None
+    return fields if 0 <= fields[0] <= _MAX_INT and 0 <= fields[1] <= _MAX_INT else None
 
 
 def parse_status(raw: bytes) -> tuple[str, str]:
-    """Status and description of a server's message (NATS ADR-4), from its headers on the wire."""
+    """Status code and description of a server's message (NATS ADR-4) from its raw headers."""
     _, _, line = raw.partition(b"\r\n")[0].partition(b" ")
     status, _, description = line.decode("ascii", "replace").strip().partition(" ")
     return status, description.strip()
@@ -129,10 +133,10 @@ def parse_status(raw: bytes) -> tuple[str, str]:
 def decode_chunk_headers(
     headers: Mapping[str, str] | None, size_bytes: int, audio_format: AudioFormat
 ) -> ChunkHeader:
-    """Header of a chunk whose payload has `size_bytes` bytes.
+    """Decode and check the headers of a chunk whose payload has `size_bytes` bytes.
 
-    Raises: BadChunk with cause `headers` (missing or not a whole number), `size` (no whole number
-    of frames, empty although not the end, or above MAX_CHUNK_BYTES).
+    Raises: BadChunk with cause `headers` (a header is missing or not a valid number) or `size` (not
+    a whole number of frames, empty although not the last chunk, or above MAX_CHUNK_BYTES).
     """
     try:
         if headers is None:
@@ -150,9 +154,9 @@ def decode_chunk_headers(
     except ValueError as error:
         raise BadChunk("headers", str(error)) from None
     if not (0 <= seq <= _MAX_INT and 0 <= pos <= _MAX_INT):
-        raise BadChunk("headers", "a negative or absurd number")
+        raise BadChunk("headers", "a number is out of range")
     if size_bytes % audio_format.frame_bytes or size_bytes > MAX_CHUNK_BYTES:
-        raise BadChunk("size", f"{size_bytes} bytes, frames have {audio_format.frame_bytes}")
+        raise BadChunk("size", f"{size_bytes} bytes, a frame has {audio_format.frame_bytes}")
     if size_bytes == 0 and not header.end:
         raise BadChunk("size", "empty")
     return header

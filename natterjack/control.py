@@ -1,4 +1,4 @@
-"""Requests to a running session on `stt.control.<key>`, and what its worker answers."""
+"""Requests to a running session on `stt.control.<key>`, and the replies of its worker."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ Command = Literal["finalize", "configure", "stop"]
 
 
 class ControlRequest(BaseModel):
-    """What is asked of a session: make pending audio final, change settings, or end it."""
+    """A request to a session: finalize pending audio, change settings, or end the session."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     command: Command
     settings: Annotated[
-        dict[str, Any], Field(description="for `configure`: names and their new values")
+        dict[str, Any], Field(description="for `configure`: setting names and new values")
     ] = Field(default_factory=dict)
-    reason: Annotated[str | None, Field(max_length=200, description="for `stop`")] = None
+    reason: Annotated[
+        str | None, Field(max_length=200, description="for `stop`: why the session is ended")
+    ] = None
 
 
 class Supports(BaseModel):
-    """What the session's provider can do in mid-stream."""
+    """Capabilities of the session's provider during a stream."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,8 +33,11 @@ class Supports(BaseModel):
 
 
 class ControlReply(BaseModel):
-    """What became of a request. `position` (seconds on the session's clock): for `configure`, from
-    where it holds; for `finalize` and `stop`, up to where audio is made final."""
+    """The result of a request.
+
+    `position` is in seconds on the session's clock: for `configure`, where the new settings take
+    effect; for `finalize` and `stop`, the end of the audio that is finalized.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -48,10 +53,10 @@ _STOPPED = "stopped: "
 
 
 def stop_reason(reason: str) -> str:
-    """The reason in the closing status of a session that a request ended, for `reason`."""
+    """The reason in the closing status of a session that was ended by a `stop` request."""
     return f"{_STOPPED}{reason}"
 
 
 def is_stop(reason: str | None) -> bool:
-    """Whether a session that closed with `reason` was ended by a request."""
+    """Whether a closing status with `reason` belongs to a session ended by a `stop` request."""
     return bool(reason and reason.startswith(_STOPPED))

@@ -1,15 +1,15 @@
-"""What can go wrong in the parts that every program shares.
+"""Errors of the parts that all programs share.
 
 NatterjackError
-├── UsageError            the user's mistake: a setting, an argument, a file; programs exit with 2
-│   └── InvalidKey        a tenant, conversation or speaker that cannot be a subject token
-├── BrokerError           NATS is not as we need it
-│   ├── BrokerUnreachable no server answers at the URL, or it refuses us
-│   ├── NotAllowed        its permissions refuse this user a subject
-│   ├── ServerTooOld      the server lacks what is used here
-│   └── StreamMismatch    a stream, consumer or bucket is missing or cannot serve its purpose
-├── BadChunk              an audio message whose headers or size are wrong
-└── BadEvent              a message on a transcript subject that is no event of ours
+├── UsageError            a setting, argument or file is wrong; programs exit with status 2
+│   └── InvalidKey        a tenant, conversation or speaker cannot be a subject token
+├── BrokerError           NATS cannot serve us
+│   ├── BrokerUnreachable no server answers at the URL, or it rejects the credentials
+│   ├── NotAllowed        the server does not permit this user a subject
+│   ├── ServerTooOld      the server lacks a feature that natterjack needs
+│   └── StreamMismatch    a stream, consumer or bucket is missing or misconfigured
+├── BadChunk              an audio message has invalid headers or an invalid size
+└── BadEvent              a message on a transcript subject is not an event
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with data that came from elsewhere: where, and what."""
+    """The first problem of invalid data: the field, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else first["msg"]
@@ -29,7 +29,7 @@ class NatterjackError(Exception):
 
 
 class UsageError(NatterjackError):
-    """The user's mistake; the message names the setting and the cure in one line."""
+    """A mistake of the user; the message names it and its remedy in one line."""
 
 
 class InvalidKey(UsageError):
@@ -37,46 +37,46 @@ class InvalidKey(UsageError):
 
 
 class BrokerError(NatterjackError):
-    """NATS is not as we need it."""
+    """NATS cannot serve us."""
 
 
 class BrokerUnreachable(BrokerError):
-    """No server answers at the URL, or it refuses our credentials."""
+    """No server answers at the URL, or it rejects our credentials."""
 
 
 class NotAllowed(BrokerError):
-    """The server's permissions refuse this user something.
+    """The server does not permit this user to publish or subscribe to a subject.
 
-    `publishes` and `subject` say what; `own_inbox`: the answers to it are what it may not hear.
+    `own_inbox` is true if the refused subscription is the one for replies to its own requests.
     """
 
     def __init__(
-        self, subject: str, *, publishes: bool, own_inbox: bool = False, cure: str = ""
+        self, subject: str, *, publishes: bool, own_inbox: bool = False, remedy: str = ""
     ) -> None:
         if own_inbox:
-            said = (
-                f"this user may not hear answers on {subject}: set NATS_INBOX_PREFIX to its own, "
-                "which `natterjack users list` shows"
+            message = (
+                f"this user may not receive replies on {subject}: set NATS_INBOX_PREFIX to its own "
+                "prefix, which `natterjack users list` shows"
             )
         else:
-            said = f"this user may not {'publish' if publishes else 'subscribe'} to {subject}"
-            said += f": {cure}" if cure else ""
-        super().__init__(said)
+            message = f"this user may not {'publish' if publishes else 'subscribe'} to {subject}"
+            message += f": {remedy}" if remedy else ""
+        super().__init__(message)
         self.subject, self.publishes, self.own_inbox = subject, publishes, own_inbox
 
 
 class ServerTooOld(BrokerError):
-    """The server lacks a feature that is used here."""
+    """The server lacks a feature that natterjack needs."""
 
 
 class StreamMismatch(BrokerError):
-    """A stream, consumer or bucket is missing, or is set up so that it cannot serve its purpose."""
+    """A stream, consumer or bucket is missing, or its configuration does not fit its purpose."""
 
 
 class BadChunk(NatterjackError):
-    """An audio message whose headers or size are wrong.
+    """An audio message has invalid headers or an invalid size.
 
-    `cause` is one of a small fixed set of words, fit for a metric label and a session's account.
+    `cause` is one of a few fixed words: it becomes a metric label and part of session accounts.
     """
 
     def __init__(self, cause: str, detail: str = "") -> None:
@@ -85,4 +85,4 @@ class BadChunk(NatterjackError):
 
 
 class BadEvent(NatterjackError):
-    """A message on a transcript subject that is no event of ours."""
+    """A message on a transcript subject is not an event."""

@@ -1,7 +1,7 @@
-"""The events of a session, one model each: the contract with every downstream service.
+"""The events of a session, one model each: the contract with downstream services.
 
-Times named `start` and `end` are seconds on the session's own clock: samples captured since the
-session's start, divided by the sample rate. They run on through reconnects, handovers and gaps.
+Times named `start` and `end` are seconds on the session's clock: a position divided by the sample
+rate. This clock continues through reconnects, handovers and gaps.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class _Model(BaseModel):
-    # Unknown fields are ignored: a subscriber must outlive a newer worker.
+    # Unknown fields are ignored, so that subscribers can read events of newer workers.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Word(_Model):
-    """One word; times and confidence are absent where the provider has none."""
+    """One word; times and confidence are absent if the provider gives none."""
 
     text: str
     start: Seconds | None = None
@@ -48,38 +48,43 @@ class _Event(_Model):
         return SessionKey(self.tenant, self.conversation, self.speaker)
 
     def encode(self) -> bytes:
-        """JSON as published; absent values are left out."""
+        """The JSON that is published; absent values are left out."""
         return to_json(self, exclude_none=True)
 
 
 class Durable(_Event):
-    """What all durable events have."""
+    """Fields of all durable events."""
 
     sequence: Annotated[
-        int, Field(ge=0, description="0, 1, 2 ... without holes over all durable events")
+        int,
+        Field(
+            ge=0, description="number among the session's durable events: 0, 1, 2 ... without holes"
+        ),
     ]
 
 
 class _Transcript(_Model):
-    segment: Annotated[int, Field(ge=0, description="0, 1, 2 ...: one for each final")]
+    segment: Annotated[
+        int, Field(ge=0, description="number of the segment: 0, 1, 2 ..., one for each final")
+    ]
     text: str
     words: list[Word] = Field(default_factory=list)
     start: Seconds
     end: Seconds
     times_estimated: Annotated[
-        bool, Field(description="word times are the worker's estimate, not the provider's")
+        bool, Field(description="the worker estimated the word times, not the provider")
     ] = False
     confidence: float | None = None
     language: str | None = None
-    started_at: Annotated[datetime | None, Field(description="wall clock of `start`")] = None
+    started_at: Annotated[datetime | None, Field(description="wall-clock time of `start`")] = None
     latency: Annotated[
         float | None,
-        Field(description="seconds from the arrival of the last sample covered to publishing"),
+        Field(description="seconds from the arrival of the segment's last sample to publication"),
     ] = None
 
 
 class InterimEvent(_Transcript, _Event):
-    """Text that may still change. Published at once, stored nowhere."""
+    """Text that may still change. It is published at once and not stored."""
 
     type: Literal["interim"] = "interim"
 
@@ -94,7 +99,7 @@ TurnKind = Literal["started", "eager_end", "resumed", "ended"]
 
 
 class TurnEvent(Durable):
-    """A boundary of one speaker's stretch."""
+    """The start or the end of a turn, a stretch of one speaker's speech."""
 
     type: Literal["turn"] = "turn"
     turn: Annotated[int, Field(ge=0)]
@@ -106,7 +111,7 @@ class TurnEvent(Durable):
 
 
 class Gap(_Model):
-    """Audio that could not be had; silence of the same length stands in for it."""
+    """Audio that was lost; the provider received silence of the same duration in its place."""
 
     start: Seconds
     end: Seconds
@@ -114,47 +119,62 @@ class Gap(_Model):
 
 
 class ProviderUsage(_Model):
-    """What a session has used of one provider, over all its connections and workers."""
+    """A session's use of one provider, over all its connections and workers."""
 
     connections: int = 0
-    sent_seconds: Annotated[Seconds, Field(description="audio, replays included")] = 0
+    sent_seconds: Annotated[
+        Seconds, Field(description="audio sent, including audio sent again")
+    ] = 0
     replayed_seconds: Annotated[
-        Seconds, Field(description="of these, sent before: what faults have cost")
+        Seconds,
+        Field(description="part of `sent_seconds` that had been sent before, because of faults"),
     ] = 0
     estimated_seconds: Annotated[
         Seconds,
-        Field(description="of these, assumed: what killed workers sent after they last told"),
+        Field(
+            description="part of `sent_seconds` that is assumed: what killed workers may have sent "
+            "after their last report"
+        ),
     ] = 0
     connected_seconds: Seconds = 0
     reported_seconds: Annotated[
-        Seconds | None, Field(description="by the provider's own account, where it gives one")
+        Seconds | None,
+        Field(description="audio or connection time that the provider reports, if it does"),
     ] = None
     billed_seconds: Annotated[Seconds, Field(description="by the provider's billing rule")] = 0
-    cost: Annotated[float, Field(description="of the billed seconds, in `currency`")] = 0
-    recovery_cost: Annotated[float, Field(description="of these, for replayed audio")] = 0
+    cost: Annotated[float, Field(description="cost of the billed seconds, in `currency`")] = 0
+    recovery_cost: Annotated[float, Field(description="part of `cost` for audio sent again")] = 0
     currency: str = "USD"
 
 
 class Account(_Model):
-    """What became of a session's audio, in seconds, over its whole life."""
+    """The closing summary of a session's audio, over its whole life."""
 
-    captured_seconds: Annotated[Seconds, Field(description="by the edge, from positions")] = 0
-    received_seconds: Annotated[Seconds, Field(description="by workers, each sample once")] = 0
-    sent_seconds: Annotated[Seconds, Field(description="to providers, replays included")] = 0
-    transcribed_seconds: Annotated[Seconds, Field(description="covered by finals")] = 0
-    connected_seconds: Annotated[Seconds, Field(description="of provider connections")] = 0
+    captured_seconds: Annotated[Seconds, Field(description="audio captured by the edge")] = 0
+    received_seconds: Annotated[
+        Seconds, Field(description="audio received by workers, each sample counted once")
+    ] = 0
+    sent_seconds: Annotated[
+        Seconds, Field(description="audio sent to providers, including audio sent again")
+    ] = 0
+    transcribed_seconds: Annotated[Seconds, Field(description="audio covered by finals")] = 0
+    connected_seconds: Annotated[
+        Seconds, Field(description="duration of all provider connections")
+    ] = 0
     providers: Annotated[
-        dict[str, ProviderUsage], Field(description="what was used of each provider")
+        dict[str, ProviderUsage], Field(description="use of each provider, by name")
     ] = Field(default_factory=dict)
-    gaps: Annotated[list[Gap], Field(description="the first 100")] = Field(default_factory=list)
-    gap_seconds: Annotated[dict[str, float], Field(description="of all gaps, by cause")] = Field(
-        default_factory=dict
+    gaps: Annotated[list[Gap], Field(description="the first 100 gaps")] = Field(
+        default_factory=list
     )
+    gap_seconds: Annotated[
+        dict[str, float], Field(description="duration of all gaps, by cause")
+    ] = Field(default_factory=dict)
     bad_chunks: Annotated[
-        dict[str, int], Field(description="chunks left out, by what was wrong with them")
+        dict[str, int], Field(description="number of rejected chunks, by cause")
     ] = Field(default_factory=dict)
     recoveries: Annotated[
-        dict[str, int], Field(description="times the provider stream was opened again, by cause")
+        dict[str, int], Field(description="number of recoveries of the provider stream, by cause")
     ] = Field(default_factory=dict)
 
 
@@ -162,14 +182,12 @@ StatusState = Literal["assigned", "streaming", "recovering", "handed_over", "clo
 
 
 class StatusEvent(Durable):
-    """A change in a session's life. `closed` and `failed` end it and carry its account."""
+    """A change of a session's state. `closed` and `failed` end the session and have its account."""
 
     type: Literal["status"] = "status"
     state: StatusState
     reason: str | None = None
-    detail: Annotated[
-        str | None, Field(description="what there is to say beyond `reason`, for people")
-    ] = None
+    detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
     worker: str
     account: Account | None = None
 
@@ -179,17 +197,23 @@ class StatusEvent(Durable):
 
 
 class UsageEvent(Durable):
-    """What a session has cost so far: on a timer, when credit is low, and before its end."""
+    """The use and cost of a session so far: sent regularly, when credit is low, and at the end."""
 
     type: Literal["usage"] = "usage"
-    audio_seconds: Annotated[Seconds, Field(description="sent to providers, replays included")]
+    audio_seconds: Annotated[
+        Seconds, Field(description="audio sent to providers, including audio sent again")
+    ]
     connected_seconds: Seconds
-    cost: Annotated[float | None, Field(description="at all providers, in `currency`")] = None
+    cost: Annotated[float | None, Field(description="total over all providers, in `currency`")] = (
+        None
+    )
     currency: str | None = None
     credits_remaining_seconds: Annotated[
-        float | None, Field(description="until the provider, or a budget, ends the session")
+        float | None, Field(description="seconds until the provider or a budget ends the session")
     ] = None
-    low: Annotated[bool, Field(description="a threshold was passed, or the provider warns")] = False
+    low: Annotated[
+        bool, Field(description="a threshold was passed, or the provider has sent a warning")
+    ] = False
     providers: dict[str, ProviderUsage] = Field(default_factory=dict)
 
 
@@ -200,7 +224,7 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def parse_event(payload: bytes | str) -> Event:
-    """The event in a message's payload. Raises BadEvent."""
+    """Parse an event from a message's payload. Raises BadEvent."""
     try:
         return _ADAPTER.validate_json(payload)
     except ValidationError as error:
@@ -208,8 +232,10 @@ def parse_event(payload: bytes | str) -> Event:
 
 
 def parse_durable(payload: bytes | str) -> Durable | None:
-    """The durable event in a message's payload; of a kind, or with a value, that only a later
-    release knows: what it has in common with all others. None: there is no such thing in it."""
+    """Parse a durable event from a message's payload; None if there is none in it.
+
+    For an event that only a later release understands, returns the fields common to all.
+    """
     try:
         event = parse_event(payload)
     except BadEvent:

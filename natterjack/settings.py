@@ -1,6 +1,6 @@
-"""Settings that every program shares, and the glue that makes flags of any settings model.
+"""Settings that all programs share, and command-line flags made from settings models.
 
-Each program reads the environment once, in its `__main__`, and passes the frozen models down.
+Each program reads the environment once, in its `__main__`, and passes the frozen models on.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def described(default: Any, help: str, **constraints: Any) -> Any:
-    """A settings field: its default, its one-line help (with the unit), and its bounds."""
+    """A settings field with a default, a one-line help text with the unit, and bounds."""
     return Field(default=default, description=help, **constraints)
 
 
 class BrokerSettings(BaseSettings):
-    """How to reach NATS; the names are those of the `nats` tool."""
+    """Connection to NATS.
+
+    The variables have the names that the `nats` command uses.
+    """
 
     model_config = SettingsConfigDict(env_prefix="NATS_", frozen=True, extra="ignore")
 
-    url: str = described("nats://127.0.0.1:4222", "server URL, or several with commas between")
+    url: str = described("nats://127.0.0.1:4222", "server URL, or several separated by commas")
     creds: Path | None = described(None, "credentials file (JWT and seed)")
     nkey: Path | None = described(None, "file with an NKey seed")
     user: str | None = described(None, "user name")
     password: SecretStr | None = described(None, "password")
     ca: Path | None = described(None, "CA bundle for the server's certificate")
     cert: Path | None = described(None, "client certificate")
-    key: Path | None = described(None, "key of the client certificate")
+    key: Path | None = described(None, "private key of the client certificate")
     inbox_prefix: str = described(
         "_INBOX",
-        "what subjects of answers begin with: with users of least privilege, one that no other "
-        "user may read",
+        "prefix of the subjects on which replies arrive; with least-privilege users, each user has "
+        "one of its own, which `natterjack users list` shows",
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
     )
 
@@ -54,30 +57,33 @@ def _bound(value: int) -> int:
 
 
 Bound = Annotated[int, AfterValidator(_bound)]
-"""As JetStream has it, which takes 0 and less than -1 for -1."""
+"""A limit in bytes, or -1 for none. JetStream would silently take 0 and other negatives for -1."""
 
 
 class StreamSettings(BaseSettings):
-    """How the streams, the consumer and the bucket are made."""
+    """Streams, consumer and buckets on the broker."""
 
     model_config = SettingsConfigDict(env_prefix="NATTERJACK_", frozen=True, extra="ignore")
 
     create_streams: bool = described(
-        True, "make missing streams at start; off for least-privilege users: then they are checked"
+        True,
+        "create missing streams at start; if off, as for least-privilege users, only check them",
     )
     stream_replicas: int = described(1, "replicas of each stream", ge=1, le=5)
-    audio_storage: Storage = described("file", "where STT_AUDIO keeps chunks")
-    audio_max_age_seconds: float = described(900, "how long audio is kept", gt=0)
-    audio_max_bytes: Bound = described(-1, "bound of STT_AUDIO in bytes; -1: none")
+    audio_storage: Storage = described("file", "storage of STT_AUDIO: file or memory")
+    audio_max_age_seconds: float = described(900, "how long audio is stored, in seconds", gt=0)
+    audio_max_bytes: Bound = described(-1, "maximum size of STT_AUDIO in bytes; -1: no limit")
     sessions_max_bytes: Bound = described(
         67_108_864,
-        "bound of STT_SESSIONS in bytes, beyond which requests are refused until workers have "
-        "taken some; -1: none",
+        "maximum size of STT_SESSIONS in bytes; when full, requests are refused; -1: no limit",
     )
-    transcripts_max_age_seconds: float = described(604_800, "how long events are kept", gt=0)
+    transcripts_max_age_seconds: float = described(
+        604_800, "how long events are stored, in seconds", gt=0
+    )
     lease_seconds: float = described(
         3,
-        "a worker silent for so long loses its sessions (ack_wait); heartbeats come 3 times",
+        "seconds without a heartbeat after which a worker loses a session (ack_wait); workers send "
+        "three heartbeats in that time",
         ge=1,
     )
 
@@ -86,11 +92,13 @@ LogFormat = Literal["auto", "text", "json"]
 
 
 class LogSettings(BaseSettings):
-    """What the programs write to standard error."""
+    """Logging to standard error."""
 
     model_config = SettingsConfigDict(env_prefix="NATTERJACK_", frozen=True, extra="ignore")
 
-    log_level: Literal["debug", "info", "warning", "error"] = described("info", "least level shown")
+    log_level: Literal["debug", "info", "warning", "error"] = described(
+        "info", "lowest level shown"
+    )
     log_format: LogFormat = described("auto", "auto: text on a terminal, JSON lines elsewhere")
 
 
@@ -101,10 +109,10 @@ def add_flags(
     *,
     without: Collection[str] = (),
 ) -> None:
-    """A flag for each field of `model` but those in `without`; a flag wins over its environment
-    variable.
+    """Add a flag for each field of `model` except those in `without`.
 
-    Secrets get none: a command line can be read by every user of a machine.
+    A flag takes precedence over its environment variable. Secrets get no flag, because every user
+    of a machine can read its command lines.
     """
     group = parser.add_argument_group(f"{(model.__doc__ or '').splitlines()[0].rstrip('.')}")
     env_prefix = model.model_config.get("env_prefix", "")
@@ -131,10 +139,11 @@ def load(
     flags: argparse.Namespace | None = None,
     secrets_dir: Path | None = None,
 ) -> SettingsT:
-    """`model` from flags that `add_flags` made, from the environment, and from files in
-    `secrets_dir` that are named like the variables: of several the first wins.
+    """Load `model` from flags, the environment and the files in `secrets_dir`, in this order.
 
-    Raises: UsageError with one line that names each bad setting and says what is wrong with it.
+    The flags are those that `add_flags` made. The files have the names of the variables.
+
+    Raises: UsageError with one line that names each invalid setting and its problem.
     """
     given = {
         name.partition(".")[2]: value
@@ -143,13 +152,13 @@ def load(
     }
     try:
         return model(**given, _secrets_dir=secrets_dir)
-    except SettingsError as error:  # a file that cannot be read, a list that is no JSON
+    except SettingsError as error:  # an unreadable file, or a list that is not valid JSON
         where = f" (a file in {secrets_dir}?)" if secrets_dir else ""
         raise UsageError(f"{error}: {error.__cause__}{where}") from None
     except ValidationError as error:
         env_prefix = model.model_config.get("env_prefix", "")
-        wrong = []
+        problems = []
         for problem in error.errors(include_url=False, include_input=False):
             field = ".".join(str(part) for part in problem["loc"]).upper()
-            wrong.append(f"{env_prefix.upper()}{field}: {problem['msg']}")
-        raise UsageError("; ".join(wrong)) from None
+            problems.append(f"{env_prefix.upper()}{field}: {problem['msg']}")
+        raise UsageError("; ".join(problems)) from None

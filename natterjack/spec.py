@@ -1,4 +1,4 @@
-"""SessionSpec: what an edge asks for when it opens a session."""
+"""SessionSpec: the request with which an edge opens a session."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from .subjects import TOKEN_PATTERN, SessionKey
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
 MAX_SECONDS = 30 * 24 * 3600
-"""Longest session that can be asked for."""
+"""The longest session that can be requested."""
 ProviderName = Annotated[str, Field(max_length=64)]
 
 
 class SessionSpec(BaseModel):
-    """Payload of `stt.session.<key>`. Unknown fields are ignored, so that newer edges can talk."""
+    """Payload of `stt.session.<key>`. Unknown fields are ignored, for newer edges."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")] = Field(
-        default_factory=lambda: str(uuid4()), description="UUID made by the edge"
+        default_factory=lambda: str(uuid4()),
+        description="unique ID made by the edge, normally a UUID",
     )
     tenant: Token
     conversation: Token
@@ -35,15 +36,18 @@ class SessionSpec(BaseModel):
     language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
     provider: Annotated[
         ProviderName | Annotated[list[ProviderName], Field(max_length=8)] | None,
-        Field(description="a provider or a list tried in order; absent: the worker's default"),
+        Field(
+            description="a provider, or a list of providers to try in order; default: the worker's"
+        ),
     ] = None
     model: Annotated[str | None, Field(max_length=128)] = None
     keyterms: Annotated[list[str], Field(max_length=500)] = Field(default_factory=list)
     options: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the provider after validation"
+        default_factory=dict, description="provider-specific options, validated by the provider"
     )
     max_seconds: Annotated[
-        float | None, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="of audio")
+        float | None,
+        Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="maximum duration of audio"),
     ] = None
     labels: dict[str, str] = Field(default_factory=dict)
     opened_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -65,7 +69,7 @@ class SessionSpec(BaseModel):
 
     @property
     def providers(self) -> list[str]:
-        """Providers to try in order; empty means the worker's default."""
+        """Providers to try in order; empty for the worker's default."""
         if self.provider is None:
             return []
         return [self.provider] if isinstance(self.provider, str) else list(self.provider)

@@ -1,4 +1,4 @@
-"""Session keys and the subjects made from them. Every subject name in the project is made here."""
+"""Session keys, and the subjects made from them. All subjects of the project are defined here."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TRANSCRIPT_PREFIX = "stt.transcript"
 CONTROL_PREFIX = "stt.control"
 SLOT_PREFIX = "stt.slot"
 DIAL_PREFIX = "stt.dial"
-HEARD_PREFIX = "stt.slots"
-"""Where the server republishes what it has stored of `stt.slot.>` and `stt.dial.>`."""
+REPUBLISHED_PREFIX = "stt.slots"
+"""Prefix under which the server republishes stored messages of `stt.slot.>` and `stt.dial.>`."""
 
 EventKind = Literal["interim", "final", "turn", "status", "usage"]
 DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")
-"""Kinds of event that the broker stores; `interim` is the one it does not."""
+"""Kinds of event that the broker stores: all but `interim`."""
 
 
 def check_token(name: str, value: str) -> str:
-    """`value` if it can be one token of a subject, else InvalidKey naming `name` and the rule."""
+    """Return `value` if it can be one token of a subject. Raises InvalidKey, which names `name`."""
     if not _TOKEN.fullmatch(value):
         raise InvalidKey(
             f"{name} {value!r} is not valid: use 1 to 64 of the characters A-Z a-z 0-9 _ -"
@@ -34,9 +34,9 @@ def check_token(name: str, value: str) -> str:
 
 
 class SessionKey(NamedTuple):
-    """`<tenant>.<conversation>.<speaker>`: names the subjects of a session.
+    """`<tenant>.<conversation>.<speaker>`, from which the subjects of a session are made.
 
-    Sessions that follow one another may reuse a key; `session_id` tells them apart.
+    Successive sessions may use the same key; their `session_id` distinguishes them.
     """
 
     tenant: str
@@ -48,7 +48,7 @@ class SessionKey(NamedTuple):
 
     @classmethod
     def checked(cls, tenant: str, conversation: str, speaker: str) -> SessionKey:
-        """A key whose three tokens are valid. Raises InvalidKey."""
+        """A key with validated tokens. Raises InvalidKey."""
         return cls(
             check_token("tenant", tenant),
             check_token("conversation", conversation),
@@ -57,7 +57,7 @@ class SessionKey(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> SessionKey:
-        """The key in `tenant.conversation.speaker`. Raises InvalidKey."""
+        """Parse `<tenant>.<conversation>.<speaker>`. Raises InvalidKey."""
         parts = text.split(".")
         if len(parts) != 3:
             raise InvalidKey(f"session key {text!r} is not <tenant>.<conversation>.<speaker>")
@@ -65,22 +65,22 @@ class SessionKey(NamedTuple):
 
 
 def session_subject(key: SessionKey) -> str:
-    """Where an edge publishes its request to open a session."""
+    """The subject on which an edge publishes its request to open a session."""
     return f"{SESSION_PREFIX}.{key}"
 
 
 def audio_subject(key: SessionKey) -> str:
-    """Where an edge publishes the session's chunks."""
+    """The subject on which an edge publishes the session's chunks."""
     return f"{AUDIO_PREFIX}.{key}"
 
 
 def control_subject(key: SessionKey) -> str:
-    """Where the session's worker answers requests."""
+    """The subject on which the session's worker receives control requests."""
     return f"{CONTROL_PREFIX}.{key}"
 
 
 def transcript_subject(key: SessionKey, kind: EventKind) -> str:
-    """Where a worker publishes the session's events of one kind."""
+    """The subject on which a worker publishes the session's events of one kind."""
     return f"{TRANSCRIPT_PREFIX}.{key}.{kind}"
 
 
@@ -90,7 +90,7 @@ def transcript_filter(
     speaker: str | None = None,
     kind: EventKind | None = None,
 ) -> str:
-    """A subject filter over transcript events; None matches anything. Raises InvalidKey."""
+    """A subject filter for transcript events; None matches any token. Raises InvalidKey."""
     tokens = [
         "*" if value is None else check_token(name, value)
         for name, value in (
@@ -103,8 +103,8 @@ def transcript_filter(
 
 
 def parse_key(subject: str) -> SessionKey:
-    """The key inside any session, audio, control or transcript subject. Raises InvalidKey."""
+    """The key in a session, audio, control or transcript subject. Raises InvalidKey."""
     parts = subject.split(".")
     if len(parts) < 5 or parts[0] != "stt":
-        raise InvalidKey(f"subject {subject!r} carries no session key")
+        raise InvalidKey(f"subject {subject!r} contains no session key")
     return SessionKey.checked(*parts[2:5])

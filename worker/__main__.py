@@ -19,11 +19,11 @@ from natterjack.broker import streams
 from natterjack.broker.connection import connect
 from natterjack.broker.stored import StreamStore
 from natterjack.errors import BrokerError, BrokerUnreachable, NotAllowed, UsageError
-from natterjack.programs import end_tasks, run_loop
+from natterjack.process.run import end_tasks, run_loop
+from natterjack.process.sd_notify import notify_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
-from natterjack.telemetry.sd_notify import tell_systemd
 from worker.capacity.governor import Governor
 from worker.metering.budgets import Budgets
 from worker.metering.prices import parse_prices
@@ -189,7 +189,7 @@ async def _run(
                     poll(services.providers, services.metrics),
                     services.providers.watch(),
                     _restore(services, stream_settings),
-                    tell_systemd(stopping, stop_seconds),
+                    notify_systemd(stopping, stop_seconds),
                 )
             ]
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -223,7 +223,7 @@ def _explained(refusal: NotAllowed) -> NotAllowed:
         "set NATTERJACK_CREATE_STREAMS=false, and run `natterjack streams apply` as a user of the "
         "role operator"
     )
-    return NotAllowed(refusal.subject, publishes=refusal.publishes, cure=cure)
+    return NotAllowed(refusal.subject, publishes=refusal.publishes, remedy=cure)
 
 
 async def _restore(services: Services, settings: StreamSettings) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from natterjack.programs import needing_extra
+from natterjack.process.run import requires_extra
 
 
 def main() -> None:
     """As the program's own, which needs more than `natterjack` does."""
-    with needing_extra("natterjack-worker", "worker"):
+    with requires_extra("natterjack-worker", "worker"):
         from .__main__ import main as run
     run()

@@ -30,7 +30,7 @@ async def broker_of(flags: argparse.Namespace, name: str) -> AsyncIterator[Broke
         except NotAllowed as refusal:
             raise NotAllowed(
                 refusal.subject, publishes=refusal.publishes, own_inbox=refusal.own_inbox,
-                cure="run it as a user of the role operator; one of an earlier release may need "
+                remedy="run it as a user of the role operator; one of an earlier release may need "
                 "`natterjack users config`, and a reload of the server",
             ) from None  # fmt: skip
         except NoRespondersError:

@@ -26,7 +26,7 @@ from natterjack.settings import StreamSettings
 from natterjack.subjects import (
     AUDIO_PREFIX,
     DIAL_PREFIX,
-    HEARD_PREFIX,
+    REPUBLISHED_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
     TRANSCRIPT_PREFIX,
@@ -102,7 +102,7 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             num_replicas=replicas,
             max_msgs_per_subject=1,
             # Whoever uses a limited account hears what was stored, and only that.
-            republish=RePublish(src="stt.>", dest=f"{HEARD_PREFIX}.>"),
+            republish=RePublish(src="stt.>", dest=f"{REPUBLISHED_PREFIX}.>"),
             allow_direct=True,
         ),
         _bucket(BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),

@@ -1,4 +1,4 @@
-"""The `natterjack` command: try it, run it for development, look at what it says."""
+"""The `natterjack` command: parses its arguments and runs a subcommand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,69 +20,70 @@ from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
 from natterjack.subjects import transcript_filter
 from natterjack.telemetry import log as logs
 
-from . import (
-    budget as budget_command,
-)
-from . import (
-    erase as erase_command,
-)
-from . import (
-    limits as limits_command,
-)
-from . import (
-    plugins as plugin_list,
-)
-from . import (
-    sessions as sessions_command,
-)
-from . import (
-    streams as streams_command,
-)
-from . import (
-    users as users_command,
-)
+from . import budget, erase, limits, plugins, sessions, streams, users
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="natterjack",
-        description="Live sound into live transcripts over NATS. The programs that do the work "
-        "are natterjack-edge (captures) and natterjack-worker (transcribes).",
-        epilog="Exit status: 0 well, 1 it ran and failed, 2 wrong usage or no NATS.",
+        description="Live speech to live transcripts over NATS. The programs that do the work "
+        "are natterjack-edge, which captures audio, and natterjack-worker, which transcribes it.",
+        epilog="Exit status: 0 success, 1 failure, 2 wrong usage or no connection to NATS.",
     )
     parser.add_argument("--version", action="version", version=version("natterjack"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser(
-        "demo", help="everything from nothing: broker, worker, edge, captions"
+        "demo",
+        help="transcribe a recording or the microphone on this machine",
+        description="Starts a broker, a worker and an edge on this machine, shows captions, and "
+        "stops everything at the end. Needs no account: the default provider is an engine that "
+        "runs inside the worker.",
     )
-    command.add_argument("path", nargs="?", type=Path, help="a recording; else a bundled one")
-    command.add_argument("--mic", action="store_true", help="listen to the microphone")
-    command.add_argument("--device", help="microphone, by number or part of its name")
-    command.add_argument("--provider", help="instead of the embedded engine")
-    command.add_argument("--store", type=Path, help="directory for logs and the broker's store")
+    command.add_argument(
+        "path", nargs="?", type=Path, help="audio file to transcribe (default: a bundled recording)"
+    )
+    command.add_argument("--mic", action="store_true", help="transcribe the microphone")
+    command.add_argument("--device", help="which microphone: a number or part of its name")
+    command.add_argument("--provider", help="speech provider (default: the embedded engine)")
+    command.add_argument(
+        "--store", type=Path, help="directory for logs and the broker's data (default: temporary)"
+    )
 
-    command = commands.add_parser("up", help="keep a broker and workers running, for development")
-    command.add_argument("--workers", type=int, default=1, help="how many (1)")
-    command.add_argument("--provider", help="instead of the embedded engine")
-    command.add_argument("--port", type=int, default=0, help="of NATS (4222 if free)")
-    command.add_argument("--store", type=Path, help="directory for logs and the broker's store")
+    command = commands.add_parser(
+        "up",
+        help="run a broker and workers on this machine, for development",
+        description="Runs a broker and workers on this machine until Ctrl-C, for development.",
+    )
+    command.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
+    command.add_argument("--provider", help="speech provider (default: the embedded engine)")
+    command.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        help="port of NATS; -1 for any free port (default: 4222 if it is free, else any)",
+    )
+    command.add_argument(
+        "--store", type=Path, help="directory for logs and the broker's data (default: temporary)"
+    )
 
-    command = commands.add_parser("tail", help="show transcripts as they come")
+    command = commands.add_parser(
+        "tail",
+        help="show transcripts as they arrive",
+        description="Shows transcripts as they arrive, until Ctrl-C.",
+    )
     for name in ("tenant", "conversation", "speaker"):
-        command.add_argument(f"--{name}", help="only this one")
-    command.add_argument("--from-start", action="store_true", help="stored finals first")
-    command.add_argument("--json", action="store_true", help="every event, one JSON line each")
+        command.add_argument(f"--{name}", help=f"show only this {name}")
+    command.add_argument("--from-start", action="store_true", help="show stored finals first")
+    command.add_argument("--json", action="store_true", help="show every event as a line of JSON")
     add_flags(command, BrokerSettings, "nats-")
 
-    command = commands.add_parser("plugins", help="installed providers and their settings")
-    command.add_argument("--json", action="store_true", help="as JSON")
-    budget_command.add_to(commands)
-    limits_command.add_to(commands)
-    sessions_command.add_to(commands)
-    streams_command.add_to(commands)
-    erase_command.add_to(commands)
-    users_command.add_to(commands)
+    about = "list the installed providers with their capabilities and settings"
+    command = commands.add_parser("plugins", help=about, description=f"{about.capitalize()}.")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    for subcommand in (budget, limits, sessions, streams, erase, users):
+        subcommand.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
     return parser
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _tail(flags: argparse.Namespace) -> int:
     captions = Captions()
-    transcript_filter(flags.tenant, flags.conversation, flags.speaker)  # a bad one is said first
+    transcript_filter(flags.tenant, flags.conversation, flags.speaker)  # before connecting
     async with connected(load(BrokerSettings, flags), name="natterjack-tail", once=True) as broker:
         source = listen(
             flags.tenant,
@@ -108,7 +109,7 @@ async def _tail(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
+def _start(flags: argparse.Namespace) -> Awaitable[int]:
     if flags.command == "demo":
         return demo(
             flags.path,
@@ -124,31 +125,30 @@ def _chosen(flags: argparse.Namespace) -> Awaitable[int]:
             directory=flags.store,
             port=flags.port,
         )
-    if flags.command == "budget":
-        return budget_command.run(flags)
-    if flags.command == "limits":
-        return limits_command.run(flags)
-    if flags.command == "sessions":
-        return sessions_command.run(flags)
-    if flags.command == "streams":
-        return streams_command.run(flags)
-    if flags.command == "erase":
-        return erase_command.run(flags)
-    return _tail(flags)
+    if flags.command == "tail":
+        return _tail(flags)
+    subcommands = {
+        "budget": budget.run,
+        "limits": limits.run,
+        "sessions": sessions.run,
+        "streams": streams.run,
+        "erase": erase.run,
+    }
+    return subcommands[flags.command](flags)
 
 
-def main() -> None:
-    """Entry point of `natterjack`."""
-    flags = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `natterjack`. Ends with SystemExit, which carries the exit status."""
+    flags = parser().parse_args(arguments)
     try:
         logs.configure(load(LogSettings, flags))
         if flags.command == "plugins":
-            sys.exit(plugin_list.show(as_json=flags.json))
+            sys.exit(plugins.show(as_json=flags.json))
         if flags.command == "users":
-            sys.exit(users_command.run(flags))
+            sys.exit(users.run(flags))
 
         async def run() -> int:
-            return await _chosen(flags)
+            return await _start(flags)
 
         sys.exit(asyncio.run(run()))
     except NatterjackError as error:

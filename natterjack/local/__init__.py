@@ -1,1 +1,1 @@
-"""A whole stack on one machine: an embedded broker, the demo, `natterjack up`."""
+"""The complete stack on one machine: embedded broker, demo, `natterjack up`."""

@@ -1,4 +1,4 @@
-"""`natterjack demo`: everything from nothing, speech in, captions out, and what it cost."""
+"""`natterjack demo`: speech in and captions out on one machine, and a summary of the session."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MAX_WORD_ERROR_RATE = 0.15
 
 
 @dataclass
-class Heard:
-    """What the demo's session has said."""
+class Received:
+    """The events of the demo's session."""
 
     finals: list[FinalEvent] = field(default_factory=list)
     closing: StatusEvent | None = None
     interrupted: bool = False
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         if isinstance(event, FinalEvent):
             self.finals.append(event)
         elif isinstance(event, StatusEvent) and event.closing:
@@ -47,7 +47,7 @@ class Heard:
         return " ".join(final.text for final in self.finals)
 
     def latencies(self) -> list[float]:
-        """Seconds from the end of each final's last word to its publishing, by the wall clock."""
+        """Seconds between the end of each final's last word and its publication."""
         found = []
         for final in self.finals:
             ends = [word.end for word in final.words if word.end is not None]
@@ -58,17 +58,17 @@ class Heard:
 
 
 def bundled_recording() -> Path:
-    """The human recording that lies in the embedded engine's wheel. Raises UsageError."""
+    """The recording of a human reader in the embedded engine's wheel. Raises UsageError."""
     spec = importlib.util.find_spec("moonshine_voice")
     if spec is not None and spec.origin is not None:
         path = Path(spec.origin).parent / "assets" / "two_cities.wav"
         if path.is_file():
             return path
-    raise UsageError("the bundled recording is missing: pip install 'natterjack[local]' brings it")
+    raise UsageError("the bundled recording is missing: pip install 'natterjack[local]'")
 
 
 def bundled_text() -> str:
-    """What is said in the bundled recording."""
+    """The text that is read in the bundled recording."""
     return files("natterjack").joinpath("data/two_cities.txt").read_text()
 
 
@@ -80,31 +80,35 @@ async def demo(
     provider: str | None = None,
     directory: Path | None = None,
 ) -> int:
-    """Run the demo on a file, a microphone or the bundled recording. The exit status: 0 only when
-    the session's closing event came, and the bundled recording was understood."""
+    """Run the demo on a file, the microphone or the bundled recording.
+
+    Returns the exit status: 0 if the session closed and, for the bundled recording, the word error
+    rate is below MAX_WORD_ERROR_RATE.
+    """
     bundled = path is None and not microphone
     source = [] if microphone else [str(path or bundled_recording())]
     directory = directory or Path(tempfile.mkdtemp(prefix="natterjack-demo-"))
     conversation = f"demo-{secrets.token_hex(3)}"
     print(f"natterjack demo: starting a broker and a worker (logs in {directory}) ...", flush=True)
     async with Stack(directory, provider=provider) as stack:
-        what = f"playing {path}" if path else "playing the bundled recording, a person reading"
-        print("ready;", "listening to the microphone" if microphone else what, "(Ctrl-C ends it)\n")
+        playing = f"playing {path}" if path else "playing the bundled recording, a person reading"
+        action = "listening to the microphone" if microphone else playing
+        print(f"ready; {action} (Ctrl-C ends it)\n")
         arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
         arguments += ["--conversation", conversation, "--speaker", "speaker"]
         if device is not None:
             arguments += ["--device", device]
-        heard = Heard()
+        received = Received()
         edge = await stack.edge(arguments)
-        await _follow(stack, edge, heard, conversation)
+        await _follow(stack, edge, received, conversation)
         cpu = _cpu_seconds(stack.workers[0])
-        status = _summary(heard, cpu, bundled=bundled)
+        status = _summary(received, cpu, bundled=bundled)
         _next_steps(stack, conversation)
     return status
 
 
-async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> None:
-    """Show captions until the closing event, or until it cannot come any more."""
+async def _follow(stack: Stack, edge: Part, received: Received, conversation: str) -> None:
+    """Show captions until the closing event, for 60 s at most after the edge has ended."""
     captions = Captions(speakers=False)
 
     async def show() -> None:
@@ -117,13 +121,13 @@ async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> 
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for event in source:
                 captions.show(event)
-                heard.take(event)
-                if heard.closing is not None:
+                received.add(event)
+                if received.closing is not None:
                     return
 
     def interrupt() -> None:
         captions.line("ending the session ...")
-        heard.interrupted = True
+        received.interrupted = True
         edge.signal(signal.SIGINT)
 
     loop = asyncio.get_running_loop()
@@ -133,9 +137,9 @@ async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> 
     try:
         await asyncio.wait({showing, edge_ended}, return_when=asyncio.FIRST_COMPLETED)
         if edge_ended.done() and edge_ended.result() != 0:
-            wrong_use = edge_ended.result() == 2
-            raise (UsageError if wrong_use else PartFailed)(edge.last_words())
-        # All audio is with the broker: the worker ends the session within its own bounds.
+            wrong_usage = edge_ended.result() == 2
+            raise (UsageError if wrong_usage else PartFailed)(edge.log_tail())
+        # The broker has all audio now, and the worker closes the session within its own timeouts.
         await asyncio.wait({showing}, timeout=60)
         if showing.done():
             showing.result()
@@ -147,7 +151,7 @@ async def _follow(stack: Stack, edge: Part, heard: Heard, conversation: str) -> 
 
 
 def _cpu_seconds(part: Part) -> float | None:
-    """CPU time a process has used, where /proc tells."""
+    """CPU seconds that a process has used, or None where there is no /proc."""
     try:
         fields = Path(f"/proc/{part.pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -155,32 +159,34 @@ def _cpu_seconds(part: Part) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _summary(heard: Heard, cpu: float | None, *, bundled: bool) -> int:
-    """Print what came of it; the exit status."""
+def _summary(received: Received, cpu: float | None, *, bundled: bool) -> int:
+    """Print the session's summary and return the exit status."""
     print()
-    closing = heard.closing
+    closing = received.closing
     if closing is None:
-        print("no closing event came: something is wrong, see the logs")
+        print("the session did not close: see the logs")
         return 1
     account = closing.account
     seconds = account.captured_seconds if account else 0.0
-    print(f"session      {closing.state}: {closing.reason}; {clock(seconds)} of sound")
-    print(f"words        {len(heard.text.split())} in {len(heard.finals)} finals")
-    latencies = heard.latencies()
+    print(f"session      {closing.state}: {closing.reason}; {clock(seconds)} of audio")
+    print(f"words        {len(received.text.split())} in {len(received.finals)} finals")
+    latencies = received.latencies()
     if latencies:
         print(
             f"latency      end of speech to final: median {statistics.median(latencies):.2f} s, "
-            f"most {max(latencies):.2f} s"
+            f"maximum {max(latencies):.2f} s"
         )
     if cpu is not None and seconds:
-        print(f"worker CPU   {cpu:.1f} s, {cpu / seconds:.2f} s a second of sound, start included")
+        print(
+            f"worker CPU   {cpu:.1f} s, {cpu / seconds:.2f} s per second of audio, startup included"
+        )
     if closing.state != "closed":
         return 1
-    if bundled and not heard.interrupted:
-        rate = word_error_rate(bundled_text(), heard.text)
-        print(f"word errors  {rate:.1%} against the text that was read")
+    if bundled and not received.interrupted:
+        rate = word_error_rate(bundled_text(), received.text)
+        print(f"word errors  {rate:.1%} compared with the text that was read")
         if rate >= MAX_WORD_ERROR_RATE:
-            print(f"that is above {MAX_WORD_ERROR_RATE:.0%}: the engine does not work as it should")
+            print(f"that is above {MAX_WORD_ERROR_RATE:.0%}: the engine is not working properly")
             return 1
     return 0
 
@@ -188,8 +194,8 @@ def _summary(heard: Heard, cpu: float | None, *, bundled: bool) -> int:
 def _next_steps(stack: Stack, conversation: str) -> None:
     print(
         f"""
-events       were on stt.transcript.{TENANT}.{conversation}.speaker.> and stored in the stream
-             STT_TRANSCRIPTS of {stack.server.url} (which ends with the demo)
+events       were published on stt.transcript.{TENANT}.{conversation}.speaker.> and stored in the
+             stream STT_TRANSCRIPTS of {stack.server.url}, which stops with the demo
 
 try next     natterjack demo my-recording.mp3     a file of your own
              natterjack demo --mic                your microphone

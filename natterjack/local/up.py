@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .stack import PartFailed, Stack
 
-_USUAL_PORT = 4222
+_DEFAULT_PORT = 4222
 
 
 def _free(port: int) -> bool:
@@ -19,15 +19,19 @@ def _free(port: int) -> bool:
 
 
 async def up(*, workers: int, provider: str | None, directory: Path | None, port: int) -> int:
-    """Run until Ctrl-C or SIGTERM. Raises PartFailed when a worker ends by itself."""
+    """Run until Ctrl-C or SIGTERM; returns the exit status.
+
+    `port` 0 means 4222 if it is free, else any free port. Raises PartFailed if a worker ends.
+    """
     directory = directory or Path(tempfile.mkdtemp(prefix="natterjack-up-"))
     if port == 0:
-        port = _USUAL_PORT if _free(_USUAL_PORT) else -1
+        port = _DEFAULT_PORT if _free(_DEFAULT_PORT) else -1
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    print(f"starting a broker and {workers} worker(s), logs in {directory} ...", flush=True)
+    count = "1 worker" if workers == 1 else f"{workers} workers"
+    print(f"starting a broker and {count}, logs in {directory} ...", flush=True)
     async with Stack(directory, workers=workers, provider=provider, port=port) as stack:
         _print_addresses(stack)
         ended = [asyncio.create_task(part.wait()) for part in stack.workers]
@@ -36,7 +40,7 @@ async def up(*, workers: int, provider: str | None, directory: Path | None, port
             await asyncio.wait({*ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
             for part, task in zip(stack.workers, ended, strict=True):
                 if task.done():
-                    raise PartFailed(f"{part.name} ended: {part.last_words()}")
+                    raise PartFailed(f"{part.name} ended: {part.log_tail()}")
             print("stopping ...", flush=True)
         finally:
             for task in ended:

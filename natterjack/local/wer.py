@@ -1,4 +1,4 @@
-"""Word error rate: how far a transcript is from what was really said."""
+"""Word error rate: how far a transcript is from the words that were spoken."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 _NOT_A_WORD = re.compile(r"[^\w']+|_+")
 
 
-def normalised_words(text: str) -> list[str]:
-    """The words of `text` as they are compared: without case, punctuation and apostrophes.
+def normalized_words(text: str) -> list[str]:
+    """The words of `text` for comparison: without case, punctuation or apostrophes.
 
-    Hyphens and dashes part words. Digits stay digits: `10` and `ten` are different words.
+    Hyphens and dashes separate words. Digits stay digits: `10` and `ten` are different words.
     """
     plain = (
         unicodedata.normalize("NFKC", text)
@@ -24,26 +24,29 @@ def normalised_words(text: str) -> list[str]:
 
 
 def word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Fewest words to put in, take out or change to make `hypothesis` of `reference`
-    (Levenshtein distance over words)."""
+    """The fewest words to insert, delete or replace to turn `reference` into `hypothesis`.
+
+    This is the Levenshtein distance over words.
+    """
     row = list(range(len(hypothesis) + 1))
-    for i, said in enumerate(reference, 1):
+    for i, expected in enumerate(reference, 1):
         diagonal, row[0] = row[0], i
-        for j, heard in enumerate(hypothesis, 1):
+        for j, found in enumerate(hypothesis, 1):
             diagonal, row[j] = (
                 row[j],
-                min(row[j] + 1, row[j - 1] + 1, diagonal + (said != heard)),
+                min(row[j] + 1, row[j - 1] + 1, diagonal + (expected != found)),
             )
     return row[-1]
 
 
 def word_error_rate(reference: str, hypothesis: str) -> float:
-    """Word errors per word of `reference`, after normalising both: 0.0 is perfect, and many
-    invented words make it more than 1.
+    """Word errors per word of `reference`, both normalized.
+
+    0.0 is a perfect transcript; a rate above 1 is possible when the hypothesis is longer.
 
     Raises: ValueError if `reference` has no words.
     """
-    said = normalised_words(reference)
-    if not said:
+    expected = normalized_words(reference)
+    if not expected:
         raise ValueError("the reference has no words")
-    return word_errors(said, normalised_words(hypothesis)) / len(said)
+    return word_errors(expected, normalized_words(hypothesis)) / len(expected)

@@ -1,1 +1,1 @@
-"""Logs, traces, and the notifications that systemd expects."""
+"""Logs and traces."""

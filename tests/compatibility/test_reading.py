@@ -16,10 +16,10 @@ from natterjack.audio import (
     AUDIO_TIME,
     SESSION_ID,
     AudioFormat,
+    chunk_header_prefix,
     decode_chunk_headers,
     parse_headers,
     read_chunk_headers,
-    same_chunk_headers,
 )
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
@@ -188,7 +188,7 @@ def test_chunks_are_read_the_short_way_and_the_long_way(version: str) -> None:
         assert told == tuple(int(named[name]) for name in (AUDIO_SEQ, AUDIO_POS, AUDIO_TIME))
         if not last:
             assert told[:2] == (number, number * RATE * 80 // 1000)
-            same = same_chunk_headers(header.session_id)
+            same = chunk_header_prefix(header.session_id)
             assert read_chunk_headers(chunk.headers.encode(), same) == told
 
 
@@ -197,7 +197,7 @@ def test_headers_of_a_newer_release_are_ignored(version: str) -> None:
     layout = AudioFormat("linear16", RATE, 1)
     for chunk in recorded(version, "chunk"):
         named = parse_headers(chunk.headers.encode())
-        size, same = len(chunk.payload), same_chunk_headers(named[SESSION_ID])
+        size, same = len(chunk.payload), chunk_header_prefix(named[SESSION_ID])
         newer = chunk.headers.removesuffix("\r\n") + "Audio-Mood: cheerful\r\n\r\n"
         first = newer.replace("\r\n", "\r\nAudio-Mood: cheerful\r\n", 1)
         for raw in (newer.encode(), first.encode()):

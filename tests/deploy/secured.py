@@ -40,7 +40,7 @@ class SecuredServer(EmbeddedServer):
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
         self.home = home
 
-    def where_kept(self) -> tuple[str | Path, ...]:
+    def store_arguments(self) -> tuple[str | Path, ...]:
         return ()  # as the configuration says
 
     def start(self, timeout: float = 15) -> None:

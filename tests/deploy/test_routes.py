@@ -58,7 +58,7 @@ class Node(EmbeddedServer):
         (home / "nats.conf").write_text(text)
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
 
-    def where_kept(self) -> tuple[str | Path, ...]:
+    def store_arguments(self) -> tuple[str | Path, ...]:
         return ()  # nothing is
 
     @property

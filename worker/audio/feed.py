@@ -18,10 +18,10 @@ from typing import NamedTuple
 from natterjack.audio import (
     MAX_CHUNK_BYTES,
     SESSION_ID,
+    chunk_header_prefix,
     decode_chunk_headers,
     parse_headers,
     read_chunk_headers,
-    same_chunk_headers,
     wall_clock,
 )
 from natterjack.broker.connection import Broker
@@ -144,7 +144,7 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
-        self._same = same_chunk_headers(spec.session_id)
+        self._same = chunk_header_prefix(spec.session_id)
         self._expected = _NEVER
         self._deadline = 0.0
         """When `next` returns, whatever has come."""

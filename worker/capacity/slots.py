@@ -43,7 +43,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StoreUnavailable, StreamStore
-from natterjack.subjects import HEARD_PREFIX, SLOT_PREFIX
+from natterjack.subjects import REPUBLISHED_PREFIX, SLOT_PREFIX
 from natterjack.telemetry.log import fields
 
 log = logging.getLogger(__name__)
@@ -208,8 +208,8 @@ class Lane:
         self._js = js
         self._store = store
         self._subject = f"{prefix}.{account}"
-        self._heard_subject = f"{HEARD_PREFIX}.{self._subject.removeprefix('stt.')}.*"
-        self._waiting_subject = f"{HEARD_PREFIX}.waiting.{self._subject.removeprefix('stt.')}"
+        self._heard_subject = f"{REPUBLISHED_PREFIX}.{self._subject.removeprefix('stt.')}.*"
+        self._waiting_subject = f"{REPUBLISHED_PREFIX}.waiting.{self._subject.removeprefix('stt.')}"
         self.account = account
         self.instance = instance
         self.seconds = seconds

@@ -242,7 +242,7 @@ async def test_a_server_without_jetstream_is_said(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     class Plain(EmbeddedServer):
-        def where_kept(self) -> tuple[str | Path, ...]:
+        def store_arguments(self) -> tuple[str | Path, ...]:
             return ()
 
     server = Plain(tmp_path / "nats")

@@ -6,11 +6,11 @@ from importlib.resources import files
 
 import pytest
 
-from natterjack.local.wer import normalised_words, word_error_rate, word_errors
+from natterjack.local.wer import normalized_words, word_error_rate, word_errors
 
 
 def test_normalising() -> None:
-    assert normalised_words(
+    assert normalized_words(
         "It's  10 o\N{RIGHT SINGLE QUOTATION MARK}clock \N{EM DASH} Light, well-read!"
     ) == [
         "its",
@@ -20,7 +20,7 @@ def test_normalising() -> None:
         "well",
         "read",
     ]
-    assert normalised_words("\N{EIGHTH NOTE} ... _ ") == []
+    assert normalized_words("\N{EIGHTH NOTE} ... _ ") == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_word_error_rate() -> None:
 
 def test_bundled_text() -> None:
     text = files("natterjack").joinpath("data/two_cities.txt").read_text("utf-8")
-    words = normalised_words(text)
+    words = normalized_words(text)
     assert words[:6] == ["it", "was", "the", "best", "of", "times"]
     assert words[-3:] == ["of", "comparison", "only"]
     assert len(words) == 119

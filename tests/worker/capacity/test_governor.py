@@ -22,7 +22,7 @@ from natterjack.errors import UsageError
 from natterjack.fleet.limits import AccountLimit, limit_key, parse_account_limit
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
-from natterjack.subjects import HEARD_PREFIX
+from natterjack.subjects import REPUBLISHED_PREFIX
 from tests.waiting import SCALE, bound, soon, until
 from worker.capacity.governor import Governor
 from worker.capacity.slots import Permit, Waiting, share
@@ -339,7 +339,9 @@ async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[Non
     def total() -> Counter[str]:
         return sum(told.values(), Counter())
 
-    subscription = await broker.client.subscribe(f"{HEARD_PREFIX}.waiting.slot.deepgram", cb=take)
+    subscription = await broker.client.subscribe(
+        f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram", cb=take
+    )
     await broker.client.flush()
     yield
     await until(lambda: total() == wanted, f"{wanted} waiting")
@@ -365,7 +367,7 @@ async def test_slots_left_to_a_worker_that_died_are_taken_after_a_moment(fleet: 
 
 
 async def keep_telling(broker: Broker, waiting: dict[str, Any]) -> None:
-    subject = f"{HEARD_PREFIX}.waiting.slot.deepgram"
+    subject = f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram"
     while True:
         await broker.client.publish(subject, json.dumps(waiting).encode())
         await asyncio.sleep(0.1)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from natterjack.local.wer import normalised_words, word_error_rate, word_errors
+from natterjack.local.wer import normalized_words, word_error_rate, word_errors
 from natterjack.plugin.provider import Final, Interim, Turn
 from worker.providers.sherpa import SherpaProvider
 
@@ -120,14 +120,14 @@ async def test_starting_again_at_any_final_loses_and_doubles_nothing(
 
     whole = await take(speech)
     assert_partition(whole, speech)
-    expected = normalised_words(whole.text)
+    expected = normalized_words(whole.text)
     finals = whole.finals
     for index in range(0, len(finals) - 1, 2):
         head = " ".join(final.text for final in finals[: index + 1])
         rest = speech[round(finals[index].end * BYTES_PER_SECOND) :]
         tail = await take(rest)
         assert_partition(tail, rest)
-        joined = normalised_words(f"{head} {tail.text}")
+        joined = normalized_words(f"{head} {tail.text}")
         # Voice activity starts afresh, so a word may be heard otherwise (and split or joined on
         # other processors), but none is missing or there twice.
         assert abs(len(joined) - len(expected)) <= 1, f"after final {index}"
@@ -137,7 +137,7 @@ async def test_starting_again_at_any_final_loses_and_doubles_nothing(
 
 async def test_the_last_words_are_not_lost(provider: SherpaProvider, speech: bytes) -> None:
     take = await take_of(provider, seconds(32, 41.6, speech))  # ends as the last word does
-    assert normalised_words(take.text)[-2:] == ["comparison", "only"]
+    assert normalized_words(take.text)[-2:] == ["comparison", "only"]
     assert take.turns[-1].event == "ended"
 
 

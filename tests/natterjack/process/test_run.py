@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from natterjack.programs import end_tasks
-
-from ..waiting import bound
+from natterjack.process.run import end_tasks
+from tests.waiting import bound
 
 
 @pytest.mark.parametrize(

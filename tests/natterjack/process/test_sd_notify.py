@@ -19,7 +19,7 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.telemetry.sd_notify import tell_systemd
+from natterjack.process.sd_notify import notify_systemd
 from tests.edge_capture.conftest import StartEdge, start_edge
 from tests.waiting import bound, until, within
 from tests.worker.programs import WorkerProcess
@@ -72,7 +72,7 @@ def systemd() -> Iterator[Systemd]:
 
 @asynccontextmanager
 async def telling(environment: dict[str, str], stopping: asyncio.Event | None = None) -> Any:
-    task = asyncio.create_task(tell_systemd(stopping or asyncio.Event(), 42, environment))
+    task = asyncio.create_task(notify_systemd(stopping or asyncio.Event(), 42, environment))
     yield task
     task.cancel()
     await asyncio.wait([task])
@@ -80,7 +80,7 @@ async def telling(environment: dict[str, str], stopping: asyncio.Event | None = 
 
 async def test_whoever_was_not_started_by_systemd_tells_nothing() -> None:
     async with within(5):
-        await tell_systemd(asyncio.Event(), 1, {"WATCHDOG_USEC": "1"})
+        await notify_systemd(asyncio.Event(), 1, {"WATCHDOG_USEC": "1"})
 
 
 async def test_without_a_watchdog_there_are_no_signs_of_life(systemd: Systemd) -> None:
@@ -175,7 +175,7 @@ async def test_a_socket_that_is_not_there_is_said_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with within(5):
-        await tell_systemd(asyncio.Event(), 1, {"NOTIFY_SOCKET": str(tmp_path / "none")})
+        await notify_systemd(asyncio.Event(), 1, {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert "NOTIFY_SOCKET" in caplog.text
 
 

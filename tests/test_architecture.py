@@ -1,0 +1,175 @@
+"""The imports among modules follow the architecture: rooms in layers, and no circles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("natterjack", "worker", "edge_capture")
+
+MAX_MODULES = 16
+"""In a room, without its `__init__`."""
+MAX_LINES = 400
+LONG_MODULES = {
+    "worker.audio.feed",
+    "worker.capacity.slots",
+    "edge_capture.spool.session",
+    # being carved
+    "natterjack.plugin.contract",
+    "worker.session.session",
+    "edge_capture.sources.microphone",
+}
+
+CONTRACT = {"events", "subjects", "audio", "spec", "control", "settings", "errors"}
+"""Modules of `natterjack` that import neither asyncio nor NATS."""
+DESCRIPTION = {"asyncapi"}
+"""Made from the contract alone, so it may import no more than the contract does."""
+LAYERS: dict[str, list[set[str]]] = {
+    # A module imports its own room and those in earlier layers.
+    "natterjack": [
+        CONTRACT,
+        DESCRIPTION | {"telemetry", "process", "plugin"},
+        {"broker"},
+        {"fleet", "consume"},
+        {"local"},
+        {"cli"},
+        {"__init__", "__main__"},
+    ],
+    "worker": [
+        {"settings", "errors", "metrics"},
+        {"audio"},
+        {"providers", "metering", "capacity"},
+        {"session"},
+        {"claim"},
+        {"health"},
+        {"__main__"},
+        {"start"},
+    ],
+}
+ALLOWED_UPWARD = {
+    # being carved
+    ("worker.providers.deepgram_flux.connection", "worker.session.alarm"),
+    ("worker.providers.speechmatics.connection", "worker.session.alarm"),
+}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {_name(path): path for program in PROGRAMS for path in (ROOT / program).rglob("*.py")}
+
+
+def _imported_names(module: str) -> Iterator[str]:
+    """Absolute dotted names of all that a module imports, in functions too."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def _resolved(name: str) -> str | None:
+    """The module of ours that provides a dotted name."""
+    for candidate in (name, name.rpartition(".")[0]):
+        for module in (candidate, f"{candidate}.__init__"):
+            if module in MODULES:
+                return module
+    return None
+
+
+IMPORTS = {
+    module: {found for name in _imported_names(module) if (found := _resolved(name)) is not None}
+    - {module}
+    for module in MODULES
+}
+EDGES = [(module, imported) for module, found in IMPORTS.items() for imported in sorted(found)]
+
+
+def _room(module: str) -> str:
+    """The folder of a module; a module beside the rooms is a room of its own."""
+    program, *rest = module.split(".")
+    return f"{program}.{rest[0]}"
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in a directed graph, or nothing."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node not in done:
+            for following in sorted(graph.get(node, ())):
+                if found := visit(following, [*path, node]):
+                    return found
+            done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := visit(node, []))), [])
+
+
+def test_every_import_leads_to_the_same_layer_or_a_lower_one() -> None:
+    upward = []
+    for program, layers in LAYERS.items():
+        rank = {f"{program}.{room}": n for n, rooms in enumerate(layers) for room in rooms}
+        unknown = {_room(m) for m in MODULES if m.startswith(f"{program}.")} - {
+            *rank, f"{program}.__init__",
+        }  # fmt: skip
+        assert not unknown, f"in no layer: {unknown}"
+        for module, imported in EDGES:
+            here, there = rank.get(_room(module)), rank.get(_room(imported))
+            if here is not None and there is not None and here < there:
+                upward.append((module, imported))
+    assert set(upward) <= ALLOWED_UPWARD
+
+
+def test_no_circle_among_modules() -> None:
+    assert not _circle(IMPORTS)
+
+
+def test_no_circle_among_rooms() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, imported in EDGES:
+        if (module, imported) not in ALLOWED_UPWARD and _room(module) != _room(imported):
+            graph.setdefault(_room(module), set()).add(_room(imported))
+    assert not _circle(graph)
+
+
+def test_programs_do_not_import_each_other() -> None:
+    crossing = [
+        (module, imported)
+        for module, imported in EDGES
+        if (program := imported.split(".")[0]) != "natterjack" and program != module.split(".")[0]
+    ]
+    assert not crossing
+
+
+def test_the_contract_imports_neither_asyncio_nor_nats() -> None:
+    for module in CONTRACT | DESCRIPTION:
+        roots = {name.split(".")[0] for name in _imported_names(f"natterjack.{module}")}
+        assert not roots & {"asyncio", "nats"}, module
+
+
+def test_plugins_need_the_contract_alone() -> None:
+    allowed = {f"natterjack.{module}" for module in CONTRACT}
+    for module, imported in EDGES:
+        if _room(module) == "natterjack.plugin":
+            assert _room(imported) in {*allowed, "natterjack.plugin"}, (module, imported)
+
+
+def test_rooms_are_small() -> None:
+    rooms: dict[Path, int] = {}
+    for path in MODULES.values():
+        rooms[path.parent] = rooms.get(path.parent, 0) + (path.name != "__init__.py")
+    assert not {str(room): n for room, n in rooms.items() if n > MAX_MODULES}
+
+
+def test_modules_are_short_but_for_a_few() -> None:
+    long = {m for m, path in MODULES.items() if len(path.read_text().splitlines()) > MAX_LINES}
+    assert long <= LONG_MODULES
