@@ -71,7 +71,7 @@ async def test_wrong_usage_of_a_part_is_a_usage_error(tmp_path: Path) -> None:
 
 
 async def test_a_part_that_ends_too_early_has_failed(tmp_path: Path) -> None:
-    part = Part("worker 1", "natterjack-worker", ["--version"], tmp_path / "worker.log")
+    part = Part("worker 1", "natterjack-worker", ["--help"], tmp_path / "worker.log")
     await part.start({})
     with pytest.raises(PartFailed, match="worker 1 wrote no log"):
         await part.logged("worker ready")
