@@ -1,1 +1,1 @@
-"""The edge agent: captures sound and publishes it as the chunks of a session."""
+"""The edge agent: captures audio and publishes it as the chunks of a session."""

@@ -1,8 +1,8 @@
 """The `natterjack-edge` command.
 
-Exit codes: 0 all is published and acknowledged; 1 it is not, or the sound broke off, or with
-`--wait` the session did not end as closed; 2 a mistake in the call, the source or (with `--once`)
-the broker; 130 a second Ctrl-C.
+Exit codes: 0 everything is published and acknowledged; 1 it is not, the audio broke off, or with
+`--wait` the session did not end as closed; 2 a mistake in the command line, the source or (with
+`--once`) the broker; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
-from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
+from natterjack.settings import BrokerSettings, LogSettings, load
 from natterjack.subjects import SessionKey
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
-from .agent import Agent, RunOptions, stopped_by_signals
+from .agent import Agent, RunOptions
 from .display import clock_text, restore_terminal
 from .errors import SourceError
 from .publish import Publisher
@@ -49,15 +49,16 @@ from .settings import (
     RequestSettings,
     SpoolSettings,
     StdinSettings,
-    add_session_flags,
+    add_command_flags,
 )
 from .sources import DEVICE_THREADS, Source
-from .spool import Origin, Spool, SpooledBacklog, resumable
+from .spool import Origin, Spool, SpooledBacklog, find_resumable
+from .stop_signals import stopped_by_signals
 
 log = logging.getLogger("edge_capture")
 
 _END_SECONDS = 10.0
-"""Beyond the finish time: what closing the source, the connection and the spool may take."""
+"""Time beyond the finish time for closing the source, the connection and the spool."""
 
 _EXAMPLES = """\
 examples:
@@ -69,9 +70,14 @@ examples:
   natterjack-edge send --spool /var/lib/natterjack
   natterjack-edge devices
 
-Every flag has an environment variable, named in brackets beside it; the flag wins.
-Ctrl-C ends the session cleanly, a second one aborts.
-exit codes: 0 published and acknowledged, 1 not wholly, 2 a mistake in the call, 130 aborted
+Most settings are also environment variables, named in brackets; a flag takes precedence.
+Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
+
+exit codes:
+  0    everything is published and acknowledged
+  1    some chunks are not acknowledged, or the source broke off
+  2    a mistake in the command line, the settings, the source or the spool
+  130  aborted by a second Ctrl-C
 """
 
 
@@ -92,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=help,
-            description=help,
+            description=f"{help[0].upper()}{help[1:]}.",
             epilog=_EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -100,45 +106,45 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="natterjack-edge",
-        description="Capture sound and publish it to NATS, where workers transcribe it.",
+        description="Capture audio and publish it to NATS, where workers transcribe it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    speed = "times real time; 0 or max: as fast as the broker acknowledges"
+    speed = "playback speed, such as 2 for twice real time; 0 or max: as fast as possible"
 
-    file = command("file", "publish a sound file: WAV, FLAC, OGG, MP3, any rate and channels")
-    file.add_argument("path", type=Path, metavar="PATH")
+    file = command("file", "publish an audio file: WAV, FLAC, OGG or MP3, any rate and channels")
+    file.add_argument("path", type=Path, metavar="PATH", help="the file")
     file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
-    stdin = command("stdin", "publish raw sound from standard input")
-    stdin.add_argument("--speed", type=_speed, default=None, help=f"{speed} [default: as it comes]")
-    add_flags(stdin, StdinSettings)
+    stdin = command("stdin", "publish raw audio from standard input")
+    stdin.add_argument(
+        "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
+    )
     mic = command("mic", "publish a microphone")
-    add_flags(mic, MicrophoneSettings)
     send = command("send", "send what earlier sessions have left in the spool, and exit")
-    add_flags(send, DeliverySettings)
+    devices = command("devices", "list the microphones")
     for each in (file, stdin, mic, send):
-        each.add_argument("--once", action="store_true", help="exit if NATS is not there at first")
-        each.add_argument("--quiet", action="store_true", help="say nothing but warnings")
-        add_flags(each, SpoolSettings)
-        add_flags(each, BrokerSettings, "nats-")
+        each.add_argument(
+            "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
+        )
+        each.add_argument("--quiet", action="store_true", help="log warnings and errors only")
     for each in (file, stdin, mic):
         each.add_argument(
             "--resume",
             action="store_true",
-            help="go on with the session that the spool has of this source, if there is one",
+            help="continue the session that an earlier run of this source left in the spool, or "
+            "start a new one if there is none",
         )
         each.add_argument(
-            "--wait", action="store_true", help="stay until a worker has ended the session"
+            "--wait", action="store_true", help="wait until a worker has ended the session"
         )
-        add_session_flags(each)
-    for each in (file, stdin, mic, send, command("devices", "list the microphones")):
-        add_flags(each, LogSettings)
+    for each in (file, stdin, mic, send, devices):
+        add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser
 
 
 async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
-    """The source that the command names; nothing is published before it has sound to give."""
+    """Open the source that the command names. It has audio before anything is published."""
     if flags.command == "file":
         from .sources.file import FileSource
 
@@ -157,8 +163,8 @@ async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms
     return MicrophoneSource(load(MicrophoneSettings, flags), channels)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Source]) -> Source | None:
-    """The source that `work` opens, or None when `stop` is set first."""
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Source]) -> Source | None:
+    """Return the source that `work` opens, or None if `stop` is set first."""
     opening = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -171,15 +177,15 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Source]) -> Sou
 
 def _announce(sessions: list[EdgeSession]) -> None:
     """Print each session's key and id, for people and for scripts."""
-    with contextlib.suppress(OSError):  # nobody reads it
+    with contextlib.suppress(OSError):  # standard output is closed
         for session in sessions:
             print(session.spec.key, session.spec.session_id, flush=True)
 
 
 async def _capture(flags: argparse.Namespace) -> int:
-    edge = load(EdgeSettings, flags)
-    publish, request = load(PublishSettings, flags), load(RequestSettings, flags)
-    broker = load(BrokerSettings, flags)
+    """Run `file`, `stdin` or `mic`. Returns the exit code."""
+    edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
+    request, broker = load(RequestSettings, flags), load(BrokerSettings, flags)
     keys = make_keys(edge)
     spool = _open_spool(flags)
     if flags.resume and spool is None:
@@ -187,40 +193,46 @@ async def _capture(flags: argparse.Namespace) -> int:
     with stopped_by_signals(restore_terminal) as stop:
         found = await asyncio.to_thread(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
-        source = await _unless(stop, _open_source(flags, channels, publish.chunk_ms))
+        source = await _unless_stopped(stop, _open_source(flags, channels, publish.chunk_ms))
         if source is None:
-            log.info("stopped before there was any sound; nothing is published")
+            log.info("stopped before any audio arrived; nothing was published")
             return 0
         try:
             origin = _origin(flags, source, keys, publish)
-            resumed = _resumable(found, origin, edge, publish) if flags.resume else []
+            resumed = _find_resumable(found, origin, edge, publish) if flags.resume else []
             if resumed:
-                frame = await _brought_to(source, resumed)
+                frame = await _seek(source, resumed)
                 sessions = resume_sessions(
-                    resumed, source.format, source.waits, edge, publish, frame
+                    resumed, source.format, source.can_wait, edge, publish, frame
                 )
             else:
                 sessions = make_sessions(
-                    keys, source.format, source.waits, edge, publish, request, spool, origin
+                    keys, source.format, source.can_wait, edge, publish, request, spool, origin
                 )
             _announce(sessions)
             options = RunOptions(flags.once, flags.wait, flags.quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
             agent = Agent(source, sessions, broker, options, spool, leftovers)
-            async with asyncio.TaskGroup() as tasks:
-                telling = tasks.create_task(
-                    notify_systemd(stop, edge.finish_seconds + _END_SECONDS), name="systemd"
-                )
-                code = await agent.run(stop)
-                telling.cancel()
-            return code
+            return await _run_under_systemd(agent, stop, edge.finish_seconds)
         finally:
             source.close()
             if spool:
                 await spool.close()
 
 
+async def _run_under_systemd(agent: Agent, stop: asyncio.Event, finish_seconds: float) -> int:
+    """Run the agent and report to systemd meanwhile. Returns the exit code."""
+    async with asyncio.TaskGroup() as tasks:
+        notifying = tasks.create_task(
+            notify_systemd(stop, finish_seconds + _END_SECONDS), name="systemd"
+        )
+        code = await agent.run(stop)
+        notifying.cancel()
+    return code
+
+
 async def _send(flags: argparse.Namespace) -> int:
+    """Run `send`. Returns the exit code."""
     delivery, broker = load(DeliverySettings, flags), load(BrokerSettings, flags)
     spool = _open_spool(flags)
     if spool is None:
@@ -229,7 +241,7 @@ async def _send(flags: argparse.Namespace) -> int:
     code = None
     with stopped_by_signals(restore_terminal) as stop:
         try:
-            # What was sent is tidied away first, so that each round has others.
+            # `tidy` removes the sessions that were sent, so each round finds others.
             while not (code or stop.is_set()):
                 leftovers = _leftovers(await asyncio.to_thread(spool.adopt), delivery)
                 if not leftovers:
@@ -240,8 +252,8 @@ async def _send(flags: argparse.Namespace) -> int:
             await spool.close()
     if code is None:
         log.info(
-            "nothing in the spool is to be sent",
-            extra=fields(held_by_other_agents=spool.held),
+            "the spool has nothing to send",
+            extra=fields(held_by_other_agents=spool.locked_by_others),
         )
     return code or 0
 
@@ -265,17 +277,17 @@ def _origin(
     )
 
 
-def _resumable(
+def _find_resumable(
     found: list[SpooledBacklog], origin: Origin, edge: EdgeSettings, publish: PublishSettings
 ) -> list[SpooledBacklog]:
-    """What to go on with among `found`, and a line that says so. Raises: UsageError."""
+    """Return the sessions among `found` to resume, and log them. Raises: UsageError."""
     published = published_format(origin.format, publish, edge.split_channels is not None)
-    resumed = resumable(found, origin, published, edge.tenant, edge.conversation)
+    resumed = find_resumable(found, origin, published, edge.tenant, edge.conversation)
     for backlog in resumed:
         log.info(
-            "the session had ended; what is left of it is sent"
+            "the session has ended; sending its remaining audio"
             if backlog.ended
-            else "the session goes on where it stopped",
+            else "resuming the session where it stopped",
             extra=fields(
                 session=str(backlog.spec.key),
                 position=clock_text(published.seconds(backlog.head.pos)),
@@ -283,12 +295,15 @@ def _resumable(
             ),
         )
     if not resumed:
-        log.info("the spool has no session to go on with: a new one begins")
+        log.info("the spool has no session to resume; starting a new one")
     return resumed
 
 
-async def _brought_to(source: Source, resumed: list[SpooledBacklog]) -> int | None:
-    """The frame of a file where all of `resumed` go on, to which it is brought; else None."""
+async def _seek(source: Source, resumed: list[SpooledBacklog]) -> int | None:
+    """Move a file to the frame from which all of `resumed` continue, and return that frame.
+
+    Returns None for live audio.
+    """
     if resumed[0].origin.live:
         return None
     from .sources.file import FileSource
@@ -300,14 +315,14 @@ async def _brought_to(source: Source, resumed: list[SpooledBacklog]) -> int | No
 
 
 def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[Publisher]:
-    """Publishers of sessions that get no more sound but an end mark if they have none."""
+    """Create publishers for earlier sessions, which get an end mark if they have none."""
     for backlog in found:
         backlog.end()
     return [make_publisher(backlog, settings) for backlog in found]
 
 
 def _list_devices() -> int:
-    from .sources.microphone import list_devices
+    from .sources.devices import list_devices
 
     for device in list_devices():
         mark = "*" if device.default else " "
@@ -321,7 +336,7 @@ def _list_devices() -> int:
 def _configure_log(flags: argparse.Namespace) -> None:
     settings = load(LogSettings, flags)
     if flags.command in ("mic", "devices") and settings.log_level != "debug":
-        from .sources.microphone import mute_libraries
+        from .sources.devices import mute_libraries
 
         mute_libraries()
     if getattr(flags, "quiet", False) and settings.log_level in ("debug", "info"):
@@ -330,7 +345,7 @@ def _configure_log(flags: argparse.Namespace) -> None:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    """Do what the command says; the exit code."""
+    """Run the command. Returns the exit code."""
     try:
         _configure_log(flags)
         if flags.command == "devices":
@@ -338,7 +353,7 @@ def _run(flags: argparse.Namespace) -> int:
         with tracing.started("natterjack-edge"):
             return run_loop(_send(flags) if flags.command == "send" else _capture(flags))
     except* NatterjackError as group:
-        # A task group wraps even one; whichever came first is what went wrong.
+        # A task group wraps even a single error; the first one is the cause.
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -347,14 +362,14 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Returns the exit code."""
     flags = _parser().parse_args(arguments)
     try:
         code = _run(flags)
-    except KeyboardInterrupt:  # before the session's own handlers are in place
+    except KeyboardInterrupt:  # before the signal handlers are in place
         code = 128 + signal.SIGINT
     if any(thread.name.startswith(DEVICE_THREADS) for thread in threading.enumerate()):
-        # A dead device holds a thread inside its libraries, which may wait for it at exit.
+        # A dead device blocks a thread inside its libraries, and they may wait for it at exit.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""From a source's blocks to a session's chunks: one channel or a mix, resampled, cut to length."""
+"""Turning a source's blocks into a session's chunks: channel selection, resampling, cutting."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from natterjack.audio import AudioFormat
 Samples = npt.NDArray[Any]
 """Shape (frames, channels): int16, float32 in -1..1, or the bytes of mulaw or alaw as uint8."""
 
-SILENCE_DBFS = -96.0
-"""Least level said; the step of a 16-bit sample lies about there."""
-
 _FULL_SCALE = 32768.0
 _WARM_UP_S = 0.5
 _NS = 1_000_000_000
 
 
 class Chunk(NamedTuple):
-    """Sound that is ready to be published. It has no sequence number until it is."""
+    """Audio that is ready to be published. It gets its sequence number when it is published."""
 
     pos: int
-    """Index of the first frame at the published rate since the session's start."""
+    """Position of the first frame at the published rate, from the start of the session."""
     time_ns: int
-    """Wall clock of that frame at capture, nanoseconds since the epoch."""
+    """Wall clock at which that frame was captured, in nanoseconds since the epoch."""
     payload: bytes
     end: bool
 
 
 def resume_frame(pos: int, source_rate: int, rate: int) -> int:
-    """The source's frame to begin at so that frame `pos` of what is published is as if it had been
-    read from the start: early enough for the resampler, and where both rates meet."""
+    """Return the source frame from which to read so that output from `pos` on is unchanged.
+
+    It is early enough for the resampler to warm up, and is a frame at which both rates meet.
+    """
     if source_rate == rate:
         return pos
     step = source_rate // math.gcd(source_rate, rate)
     return max(0, pos * source_rate // rate - int(_WARM_UP_S * source_rate)) // step * step
 
 
-class Cutter:
-    """Makes one session's chunks.
+class Chunker:
+    """Makes the chunks of one session.
 
-    Takes channel `channel` of the blocks, or the mean of all if None. Sound in linear16 is
-    resampled from `source.sample_rate` to `published.sample_rate`; mulaw and alaw stay as they are.
+    It takes channel `channel` of each block, or the mean of all channels if None. Audio in linear16
+    is resampled from `source.sample_rate` to `published.sample_rate`; mulaw and alaw pass
+    unchanged.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class Cutter:
         self._channel = channel
         self._source_rate = source.sample_rate
         self._rate = published.sample_rate
-        self._coded = published.encoding != "linear16"
+        self._companded = published.encoding != "linear16"
         self._chunk_frames = max(1, self._rate * chunk_ms // 1000)
         self._resampler = self._new_resampler()
-        self._held: list[Samples] = []
-        self._held_frames = 0
+        self._pending: list[Samples] = []
+        self._pending_frames = 0
         self._frames_in = 0
-        """Frames taken since the session's start, lost ones included."""
+        """Source frames since the start of the session, lost ones included."""
         self._pos = 0
         self._discard_frames = 0
-        """Converted frames to be left out, since a former run has published them."""
+        """Converted frames to discard, because an earlier run has published them."""
         self._anchor = (0, 0)
-        """A frame of the source, and its wall clock."""
+        """A source frame and its wall clock."""
 
     @property
     def position(self) -> int:
@@ -75,15 +75,19 @@ class Cutter:
 
     @property
     def wanted_frames(self) -> int:
-        """Frames of the source, 1 at least, without which no chunk can be complete."""
-        missing = self._chunk_frames - self._held_frames
+        """Number of source frames (at least 1) below which no chunk can be complete."""
+        missing = self._chunk_frames - self._pending_frames
         if self._resampler is not None:
-            missing -= math.ceil(self._resampler.delay())  # it gives them late, and some at a time
+            # The resampler returns frames late, and several at a time.
+            missing -= math.ceil(self._resampler.delay())
         return max(1, missing * self._source_rate // self._rate)
 
     def resume(self, pos: int, source_frame: int | None = None) -> None:
-        """Go on at frame `pos`, before anything is fed. What is fed begins there, or at the
-        source's frame `source_frame`, which `pos` must not be before."""
+        """Continue at position `pos`. To be called before the first `feed`.
+
+        The first block fed starts at source frame `source_frame`, which must not be after `pos`;
+        if None, it starts at `pos`.
+        """
         self._pos = pos
         if source_frame is None:
             self._frames_in = -(-pos * self._source_rate // self._rate)
@@ -92,23 +96,29 @@ class Cutter:
             self._discard_frames = pos - source_frame * self._rate // self._source_rate
 
     def feed(self, samples: Samples, time_ns: int) -> list[Chunk]:
-        """The chunks that `samples` complete; `time_ns` is the wall clock of their first frame."""
+        """Return the chunks that `samples` complete.
+
+        `time_ns` is the wall clock of their first frame.
+        """
         self._anchor = (self._frames_in, time_ns)
         self._frames_in += len(samples)
-        self._hold(self._convert(samples))
-        if self._held_frames < self._chunk_frames:
+        self._append(self._convert(samples))
+        if self._pending_frames < self._chunk_frames:
             return []
-        frames = self._take_held()
+        frames = self._take_pending()
         whole = len(frames) - len(frames) % self._chunk_frames
         chunks = [
             self._chunk(frames[start : start + self._chunk_frames], end=False)
             for start in range(0, whole, self._chunk_frames)
         ]
-        self._hold(frames[whole:])
+        self._append(frames[whole:])
         return chunks
 
     def skip(self, lost_frames: int) -> list[Chunk]:
-        """Note that the source lost frames: positions jump. Returns what was held before them."""
+        """Advance the position by frames that the source lost.
+
+        Returns the chunk with the audio before them, if there is any.
+        """
         chunks = [chunk for chunk in [self._flush(end=False)] if chunk.payload]
         self._resampler = self._new_resampler()
         self._frames_in += lost_frames
@@ -116,29 +126,31 @@ class Cutter:
         return chunks
 
     def skip_time(self, seconds: float, lost_frames: int) -> None:
-        """Note that time has passed before anything is fed, in which the source lost frames:
-        positions jump."""
+        """Advance the position by `seconds`, in which the source lost at least `lost_frames`.
+
+        To be called before the first `feed`.
+        """
         self.skip(max(int(seconds * self._source_rate), lost_frames))
 
     def finish(self) -> Chunk:
-        """The last chunk: what is held, maybe nothing. To be called once."""
+        """Return the last chunk, which may be empty. To be called once."""
         return self._flush(end=True)
 
     def _flush(self, *, end: bool) -> Chunk:
         if self._resampler is not None and self._frames_in:
-            self._hold(_to_pcm(self._resampler.resample_chunk(_NOTHING, last=True)))
-        return self._chunk(self._take_held(), end=end)
+            self._append(_to_pcm(self._resampler.resample_chunk(_NOTHING, last=True)))
+        return self._chunk(self._take_pending(), end=end)
 
     def _new_resampler(self) -> Any:
-        if self._coded or self._source_rate == self._rate:
+        if self._companded or self._source_rate == self._rate:
             return None
         return soxr.ResampleStream(self._source_rate, self._rate, 1, dtype="float32")
 
     def _convert(self, samples: Samples) -> Samples:
         if self._channel is not None:
             samples = samples[:, self._channel]
-        elif self._coded:
-            return samples  # coded samples cannot be mixed; the session has all channels
+        elif self._companded:
+            return samples  # mulaw and alaw cannot be mixed; the session has all channels
         elif samples.shape[1] == 1:
             samples = samples[:, 0]
         else:
@@ -148,20 +160,20 @@ class Cutter:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(_to_float(samples)))
         return _to_pcm(samples)
 
-    def _hold(self, frames: Samples) -> None:
+    def _append(self, frames: Samples) -> None:
         if self._discard_frames:
             discarded = min(self._discard_frames, len(frames))
             self._discard_frames -= discarded
             frames = frames[discarded:]
         if len(frames):
-            self._held.append(frames)
-            self._held_frames += len(frames)
+            self._pending.append(frames)
+            self._pending_frames += len(frames)
 
-    def _take_held(self) -> Samples:
-        held, self._held, self._held_frames = self._held, [], 0
-        if len(held) == 1:
-            return held[0]
-        return np.concatenate(held) if held else np.empty(0, np.int16)
+    def _take_pending(self) -> Samples:
+        pending, self._pending, self._pending_frames = self._pending, [], 0
+        if len(pending) == 1:
+            return pending[0]
+        return np.concatenate(pending) if pending else np.empty(0, np.int16)
 
     def _chunk(self, frames: Samples, *, end: bool) -> Chunk:
         pos = self._pos
@@ -185,34 +197,3 @@ def _to_pcm(samples: Samples) -> Samples:
         return samples
     scaled = np.rint(samples * np.float32(_FULL_SCALE))
     return scaled.clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
-
-
-def _expansion(encoding: str) -> npt.NDArray[np.float32]:
-    """The linear value in -1..1 of each mulaw or alaw byte, by ITU-T G.711."""
-    code = np.arange(256)
-    if encoding == "mulaw":
-        code = ~code & 0xFF
-        exponent, mantissa = code >> 4 & 7, code & 15
-        magnitude = ((mantissa << 3) + 132 << exponent) - 132
-    else:
-        code = code ^ 0x55
-        exponent, mantissa = code >> 4 & 7, code & 15
-        magnitude = np.where(
-            exponent == 0, (mantissa << 4) + 8, (mantissa << 4) + 264 << np.maximum(exponent - 1, 0)
-        )
-    return (magnitude / _FULL_SCALE).astype(np.float32)
-
-
-_EXPANSIONS = {encoding: _expansion(encoding) for encoding in ("mulaw", "alaw")}
-
-
-def level_dbfs(payload: bytes, encoding: str) -> float:
-    """Root mean square of a chunk, SILENCE_DBFS at least; a full-scale square wave has 0."""
-    if not payload:
-        return SILENCE_DBFS
-    if encoding == "linear16":
-        samples = np.frombuffer(payload, "<i2").astype(np.float32) / np.float32(_FULL_SCALE)
-    else:
-        samples = _EXPANSIONS[encoding][np.frombuffer(payload, np.uint8)]
-    power = float(np.dot(samples, samples)) / len(samples)
-    return max(SILENCE_DBFS, 10 * math.log10(power)) if power else SILENCE_DBFS

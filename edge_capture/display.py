@@ -1,4 +1,4 @@
-"""What people see meanwhile: a live table on a terminal, a log line every 5 s elsewhere."""
+"""Progress for people: a live table on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.text import Text
 from natterjack.broker.connection import Broker
 from natterjack.telemetry.log import fields
 
-from .chunks import SILENCE_DBFS
+from .level import SILENCE_DBFS
 from .publish import Publisher
 from .session import EdgeSession
-from .status import WAITING
+from .session_status import WAITING
 
 log = logging.getLogger(__name__)
 
@@ -32,38 +32,38 @@ _LOUD_DBFS = -6.0
 
 
 class Agent(Protocol):
-    """What there is to see."""
+    """The parts of an agent that are displayed."""
 
     @property
     def title(self) -> str:
-        """The source, in a line."""
+        """Description of the source, in one line."""
 
     @property
     def sessions(self) -> Sequence[EdgeSession]:
-        """The sessions, which stay the same."""
+        """The sessions of this run, which do not change."""
 
     @property
     def leftovers(self) -> Sequence[Publisher]:
-        """Earlier sessions that are sent meanwhile."""
+        """Publishers of earlier sessions in the spool."""
 
     @property
     def broker(self) -> Broker | None:
-        """None as long as there was no connection."""
+        """The connection, or None before the first one."""
 
 
-def link_text(broker: Broker | None) -> str | None:
-    """What is wrong with the connection to NATS, or None."""
+def connection_text(broker: Broker | None) -> str | None:
+    """Describe what is wrong with the connection to NATS, or return None."""
     if broker is None:
         return "no NATS yet"
     return None if broker.connected else "NATS connection lost"
 
 
 def state_text(session: EdgeSession, broker: Broker | None) -> str:
-    """The session's state in some words: what stands in its way, else what its worker says."""
+    """Describe the session's state: what prevents publishing, else what its worker reports."""
     status = session.status
-    trouble = link_text(broker) or session.publisher.trouble
-    if trouble and not status.closing.is_set():
-        return trouble
+    problem = connection_text(broker) or session.publisher.problem
+    if problem and not status.closing.is_set():
+        return problem
     words = [status.state]
     if status.worker and status.state != WAITING:
         words.append(f"by {status.worker}")
@@ -73,21 +73,23 @@ def state_text(session: EdgeSession, broker: Broker | None) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """Hours if any, minutes, and seconds to a tenth."""
+    """Format as M:SS.s, or H:MM:SS.s from one hour on."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest:04.1f}"
 
 
 def leftovers_text(leftovers: Sequence[Publisher]) -> str:
-    """How much of earlier sessions is still to be sent; nothing if there is nothing."""
-    left = [publisher for publisher in leftovers if not publisher.finished.is_set()]
-    chunks = sum(publisher.unacknowledged for publisher in left)
-    return f"the spool has {chunks} chunks of {len(left)} earlier sessions to send" if left else ""
+    """Describe how much of earlier sessions is still to be sent; empty if nothing is."""
+    unfinished = [publisher for publisher in leftovers if not publisher.finished.is_set()]
+    if not unfinished:
+        return ""
+    chunks = sum(publisher.unacknowledged for publisher in unfinished)
+    return f"the spool has {chunks} chunks of {len(unfinished)} earlier sessions to send"
 
 
 async def log_progress(agent: Agent) -> None:
-    """A line every 5 s for each session. Runs until cancelled."""
+    """Log a line for each session every 5 s, until cancelled."""
     while True:
         await asyncio.sleep(_LOG_S)
         for session in agent.sessions:
@@ -102,19 +104,19 @@ async def log_progress(agent: Agent) -> None:
                     state=state_text(session, agent.broker),
                 ),
             )
-        if left := leftovers_text(agent.leftovers):
-            log.info(left)
+        if text := leftovers_text(agent.leftovers):
+            log.info(text)
 
 
 def restore_terminal() -> None:
-    """Undo what a live table leaves behind when the process ends without unwinding."""
+    """Show the cursor again, for a process that ends without closing the live table."""
     if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h\n")  # show the cursor
+        sys.stderr.write("\x1b[?25h\n")
         sys.stderr.flush()
 
 
 async def show_live(agent: Agent) -> None:
-    """A live table on standard error, log lines above it. Runs until cancelled."""
+    """Show a live table on standard error with log lines above it, until cancelled."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     with live, _logging_above():
@@ -125,7 +127,7 @@ async def show_live(agent: Agent) -> None:
 
 @contextlib.contextmanager
 def _logging_above() -> Iterator[None]:
-    """Send log lines through the stream that `Live` has put in place of standard error."""
+    """Send log lines through the stream that `Live` puts in place of standard error."""
     handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
     before = [handler.stream for handler in handlers]
     for handler in handlers:
@@ -148,8 +150,9 @@ def _table(agent: Agent) -> Table:
         table.add_column(name, justify=justify, no_wrap=name != "state")  # type: ignore[arg-type]
     for session in agent.sessions:
         level = session.level_dbfs()
-        lost = session.publisher.lost_frames
         state = state_text(session, agent.broker)
+        if dropped := session.publisher.dropped_frames:
+            state += f"; {session.published_seconds(dropped):.1f} s dropped"
         table.add_row(
             session.spec.speaker,
             _meter(level),
@@ -157,7 +160,7 @@ def _table(agent: Agent) -> Table:
             clock_text(session.seconds),
             str(session.publisher.published),
             str(session.publisher.unacknowledged),
-            Text(state + (f"; {session.published_seconds(lost):.1f} s dropped" if lost else "")),
+            Text(state),
         )
     table.caption = leftovers_text(agent.leftovers) or None
     return table

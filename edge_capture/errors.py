@@ -1,9 +1,9 @@
-"""What can go wrong at the edge.
+"""Errors of the edge agent.
 
 EdgeError
-├── SourceError   the sound cannot be had at all: a wrong file, no microphone; exit 2
-├── SpoolError    the spool cannot be used: no directory, or one that may not be written; exit 2
-└── SourceLost    the sound broke off in mid-session: the microphone vanished; exit 1
+├── SourceError   the source gives no audio: a wrong file, no microphone; exit code 2
+├── SpoolError    the spool is unusable: not a directory, or not writable; exit code 2
+└── SourceLost    the audio broke off in mid-session: the microphone vanished; exit code 1
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from natterjack.errors import NatterjackError, UsageError
 
 
 class EdgeError(NatterjackError):
-    """Base of what goes wrong at the edge."""
+    """Base class of the edge agent's errors."""
 
 
 class SourceError(EdgeError, UsageError):
-    """The sound cannot be had at all; the message says in one line why, and the cure."""
+    """The source gives no audio. The message gives the reason and the remedy in one line."""
 
 
 class SpoolError(EdgeError, UsageError):
-    """The spool cannot be used; the message says in one line why."""
+    """The spool is unusable. The message gives the reason in one line."""
 
 
 class SourceLost(EdgeError):
-    """The sound broke off in mid-session; what came before it is published all the same."""
+    """The audio broke off in mid-session. The audio before that is still published."""

@@ -1,11 +1,10 @@
 """Publishing one session: its request and its chunks, each until the broker has stored it.
 
-Chunks wait in the backlog, also for as long as the allowance is spent; entering the window they
-get their `Audio-Seq` and are published, and they leave it when their acknowledgement comes.
-Acknowledgements come to one inbox, whose last subject token is the number, so that a chunk costs no
-task, future or timer. Whatever is in the window is published again, in order, after a reconnect;
-the stream's duplicate window drops what it has. While the broker refuses chunks or is mute, nothing
-but the oldest is tried again.
+Chunks wait in the backlog, also while the token bucket is empty. On entering the window they get
+their `Audio-Seq` and are published; they leave it when they are acknowledged. All acknowledgements
+arrive at one inbox whose last subject token is the sequence number, so a chunk needs no task,
+future or timer. After a reconnect the whole window is published again, in order; the stream drops
+duplicates. While the broker refuses chunks or does not answer, only the oldest is retried.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import json
 import logging
 import random
 import time
-from collections import deque
 
 from nats.errors import Error as NatsError
 
@@ -25,41 +23,43 @@ from natterjack.broker.connection import Broker
 from natterjack.subjects import audio_subject, session_subject
 from natterjack.telemetry.log import fields
 
-from .allowance import Allowance
 from .backlog import Backlog
 from .chunks import Chunk
+from .token_bucket import TokenBucket
 from .tracing import PublishTrace
+from .window import Window
 
 log = logging.getLogger(__name__)
 
 _OVERDUE_S = 5.0
-_LOOK_S = 0.1
-"""Between two looks while something cannot be sent."""
-_CALM_LOOK_S = 1.0
+_POLL_S = 0.1
+"""Interval of checks while something waits to be sent."""
+_IDLE_POLL_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
-_CALM_S = 10.0
-"""Trouble that comes back sooner is the same trouble: its backoff goes on."""
+_RESET_S = 10.0
+"""A backoff starts afresh after this long without a failure."""
 _MAX_UNSENT_BYTES = 256 * 1024
-"""In nats-py's own buffer; it grows when the connection is up but takes nothing."""
+"""Limit of nats-py's send buffer, which grows when the connection is up but stalled."""
 _HEADER_BYTES = 512  # more than a chunk's headers ever have
 _NO_RESPONDERS = "NATS/1.0 503"
-_OPEN = "open"  # the acknowledgement token of the session request
+_REQUEST_REPLY = "open"
+"""Last subject token of the acknowledgement of the session request."""
 
-NO_STREAM = "waiting for a worker to make the streams"
+NO_STREAM = "waiting for a worker to create the streams"
 
 
 class Backoff:
-    """Delays that double, with jitter, until all has been well for a while."""
+    """Delays that double, with jitter, until there has been no failure for a while."""
 
     def __init__(self) -> None:
         self._delay = _FIRST_DELAY_S
         self._last = 0.0
         self.due = 0.0
-        """When to try again, on the monotonic clock; 0: at once."""
+        """Time of the next attempt on the monotonic clock; 0 means at once."""
 
     def failed(self, now: float) -> None:
-        """Move `due` on."""
-        if now - self._last > _CALM_S:
+        """Schedule the next attempt."""
+        if now - self._last > _RESET_S:
             self._delay = _FIRST_DELAY_S
         self._last = now
         self.due = now + self._delay * random.uniform(0.5, 1)  # noqa: S311 - jitter
@@ -67,60 +67,54 @@ class Backoff:
 
 
 class Publisher:
-    """One session's way to the broker. `offer` it chunks from the start; `run` sends them."""
+    """Publishes one session. `offer` accepts chunks from the start; `run` sends them."""
 
     def __init__(
-        self, backlog: Backlog, *, window_chunks: int, allowance: Allowance | None = None
+        self, backlog: Backlog, *, window_chunks: int, rate_limit: TokenBucket | None = None
     ) -> None:
-        """Without an `allowance` new chunks are published as fast as they are acknowledged."""
+        """Without a `rate_limit`, chunks are published as fast as they are acknowledged."""
         self.backlog = backlog
         self.spec = spec = backlog.spec
         self._format = spec.audio_format
         self._request = spec.model_dump_json(exclude_none=True).encode()
         self._audio_subject = audio_subject(spec.key)
-        self._window_chunks = window_chunks
-        self._allowance = allowance or Allowance(0, rate=0)  # which has no limit
-        self._window: dict[int, tuple[Chunk, float]] = {}
-        """Sequence number: chunk, and when it was last sent (monotonic). In order."""
-        self._again: deque[int] = deque()
-        """Numbers in the window that are to be sent again before anything new."""
-        self._after_last = 0
-        """The number after the last that was sent."""
+        self._rate_limit = rate_limit or TokenBucket(0, rate=0)
+        self._window = Window(window_chunks)
         self._trace = PublishTrace(spec)
         self._opened = False
-        self._open_backoff = Backoff()
-        self._backoff = Backoff()
-        self._troubles: dict[str, str] = {}
+        self._request_backoff = Backoff()
+        self._audio_backoff = Backoff()
+        self._problems: dict[str, str] = {}
+        """Why the broker does not store the "request" or the "audio"."""
         self._broker: Broker | None = None
         self._inbox = ""
         self._wake = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._room.set()
         self.finished = asyncio.Event()
-        """Set when the request and every chunk up to the end are stored, or nothing more is to be
-        sent."""
+        """Set when the request and every chunk up to the end are stored, or after `abandon`."""
         self.abandoned = False
-        """Whether the rest is not to be sent."""
+        """Whether the rest of the session is not to be sent."""
         self.published = 0
-        """Chunks sent at least once."""
+        """Number of chunks sent at least once."""
         self.acknowledged = 0
         self.resent = 0
         self.refused = 0
 
     @property
-    def lost_frames(self) -> int:
-        """Frames that were dropped because too much sound waited."""
-        return self.backlog.lost_frames
+    def dropped_frames(self) -> int:
+        """Frames dropped because too much audio waited."""
+        return self.backlog.dropped_frames
 
     @property
     def unacknowledged(self) -> int:
-        """Chunks that are not known to be stored, those that were never sent included."""
+        """Number of chunks not known to be stored, including those never sent."""
         return len(self._window) + len(self.backlog)
 
     @property
     def in_flight(self) -> int:
-        """Chunks in the window."""
+        """Number of chunks in the window."""
         return len(self._window)
 
     @property
@@ -129,12 +123,12 @@ class Publisher:
         return self._opened
 
     @property
-    def trouble(self) -> str | None:
-        """Why the broker takes nothing, or None."""
-        return next(iter(self._troubles.values()), None)
+    def problem(self) -> str | None:
+        """Why the broker stores nothing, or None."""
+        return next(iter(self._problems.values()), None)
 
     def offer(self, chunk: Chunk) -> None:
-        """Take a chunk to be published; none may follow one with `end`."""
+        """Accept a chunk for publishing. No chunk may follow one with `end`."""
         if self.abandoned:
             return
         self.backlog.put(chunk)
@@ -142,17 +136,16 @@ class Publisher:
             self._room.clear()
         self._wake.set()
 
-    def release(self) -> None:
-        """Publish new chunks from now on as fast as they are acknowledged."""
-        self._allowance = Allowance(0, rate=0)
+    def remove_rate_limit(self) -> None:
+        """Publish from now on as fast as chunks are acknowledged."""
+        self._rate_limit = TokenBucket(0, rate=0)
         self._wake.set()
 
     def abandon(self) -> None:
-        """Send nothing more, and keep nothing of it: the session was ended, and nobody reads it."""
+        """Send nothing more and discard the rest, because the session was ended."""
         self.abandoned = True
         self._window.clear()
-        self._again.clear()
-        self._troubles.clear()
+        self._problems.clear()
         self.backlog.discard()
         self.finished.set()
         self.close()
@@ -160,134 +153,127 @@ class Publisher:
         self._wake.set()
 
     def close(self) -> None:
-        """Nothing more will be sent. Idempotent."""
+        """End the trace; nothing more will be sent. Idempotent."""
         self._trace.end(chunks=self.published, resent=self.resent, stored=self.finished.is_set())
 
-    async def room(self) -> None:
-        """Return when a source that can wait should go on. Cancel-safe."""
+    async def wait_for_room(self) -> None:
+        """Return when a source that can wait should continue. Cancel-safe."""
         await self._room.wait()
 
     async def run(self, broker: Broker) -> None:
         """Send what is offered, until all is stored or the connection is closed for good.
 
-        May be called again with another connection. Cancel-safe.
+        It may be called again with another connection. Cancel-safe.
         """
         self._broker = broker
         self._inbox = broker.client.new_inbox()
         self._reconnected()
         broker.on_reconnect.add(self._reconnected)
-        arrivals = None
+        replies = None
         try:
-            arrivals = await broker.client.listen(f"{self._inbox}.*", self._answered)
+            replies = await broker.client.listen(f"{self._inbox}.*", self._replied)
             while not (self.finished.is_set() or broker.client.is_closed):
                 self._wake.clear()
                 self._send_due(broker)
                 if not self.backlog.full:
                     self._room.set()
-                self._check_finished()  # what cannot be read is not sent, and not acknowledged
-                self._set_alarm()
+                self._check_finished()  # unreadable chunks leave without an acknowledgement
+                self._set_timer()
                 await self._wake.wait()
         finally:
-            self._clear_alarm()
+            self._clear_timer()
             broker.on_reconnect.discard(self._reconnected)
-            if arrivals is not None:
+            if replies is not None:
                 with contextlib.suppress(NatsError):
-                    await arrivals.end()
+                    await replies.end()
 
-    def _set_alarm(self) -> None:
-        """Have `run` woken when time alone may make something due. A timer that is early enough is
-        left as it is."""
-        if self.backlog or self._again or self._troubles or not self._opened:
-            delay = _LOOK_S
+    def _set_timer(self) -> None:
+        """Wake `run` in time for what becomes due without an event.
+
+        A timer that fires early enough is kept: setting one for each chunk would be costly.
+        """
+        if self.backlog or self._window.resending or self._problems or not self._opened:
+            delay = _POLL_S
         else:
-            delay = _CALM_LOOK_S
+            delay = _IDLE_POLL_S
         due = asyncio.get_running_loop().time() + delay
-        if self._alarm is None or self._alarm.when() > due:
-            self._clear_alarm()
-            self._alarm = asyncio.get_running_loop().call_at(due, self._alarmed)
+        if self._timer is None or self._timer.when() > due:
+            self._clear_timer()
+            self._timer = asyncio.get_running_loop().call_at(due, self._timer_fired)
 
-    def _alarmed(self) -> None:
-        self._alarm = None
+    def _timer_fired(self) -> None:
+        self._timer = None
         self._wake.set()
 
-    def _clear_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _flows(self, broker: Broker) -> bool:
-        """Whether the connection takes what is published now."""
+    def _accepts_data(self, broker: Broker) -> bool:
+        """Return whether the connection is up and not stalled."""
         return broker.connected and broker.client.pending_data_size < _MAX_UNSENT_BYTES
 
     def _reconnected(self) -> None:
         assert self._broker is not None
-        self._again = deque(self._window)
-        self._backoff.due = self._open_backoff.due = 0
+        self._window.resend_all()
+        self._audio_backoff.due = self._request_backoff.due = 0
         self._wake.set()
 
     def _send_due(self, broker: Broker) -> None:
         now = time.monotonic()
         if not broker.connected:
             return
-        self._check_overdue(now)
-        if not self._flows(broker):
+        if "audio" not in self._problems and self._window.overdue(now, _OVERDUE_S):
+            self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
+        if not self._accepts_data(broker):
             return
-        if not self._opened and now >= self._open_backoff.due:
-            self._open_backoff.failed(now)  # as long as no acknowledgement says otherwise
+        if not self._opened and now >= self._request_backoff.due:
+            self._request_backoff.failed(now)  # until it is acknowledged
             self._send_request(broker)
-        if "audio" in self._troubles and now >= self._backoff.due and self._window:
-            self._backoff.failed(now)
-            self._send_again(broker, next(iter(self._window)), now)
-        while self._flows(broker) and "audio" not in self._troubles:
-            if self._again:
-                self._send_again(broker, self._again.popleft(), now)
+        if "audio" in self._problems and now >= self._audio_backoff.due:
+            oldest = self._window.oldest(now)
+            if oldest is not None:
+                self._audio_backoff.failed(now)
+                self._send_again(broker, *oldest)
+        while self._accepts_data(broker) and "audio" not in self._problems:
+            if (again := self._window.next_to_resend(now)) is not None:
+                self._send_again(broker, *again)
             elif (
-                len(self._window) < self._window_chunks
-                and self._allowance.allows(now)
+                not self._window.full
+                and self._rate_limit.allows(now)
                 and (taken := self.backlog.take())
             ):
-                self._send_next(broker, *taken, now)
+                self._send_new(broker, *taken, now)
             else:
                 break
-
-    def _check_overdue(self, now: float) -> None:
-        if not self._window or self._again or "audio" in self._troubles:
-            return
-        _, sent = next(iter(self._window.values()))
-        if now - sent > _OVERDUE_S:
-            self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
 
     def _send_request(self, broker: Broker) -> None:
         broker.client.post(
             session_subject(self.spec.key),
             self._request,
-            reply=f"{self._inbox}.{_OPEN}",
+            reply=f"{self._inbox}.{_REQUEST_REPLY}",
             headers={MSG_ID: self.spec.session_id, **self._trace.open()},
         )
 
-    def _send_next(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
-        self._allowance.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
-        self._after_last = seq + 1
+    def _send_new(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
+        self._rate_limit.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
         self.published += 1
-        self._window[seq] = (chunk, now)
+        self._window.add(seq, chunk, now)
         self._send(broker, seq, chunk)
 
-    def _send_again(self, broker: Broker, seq: int, now: float) -> None:
-        entry = self._window.get(seq)
-        if entry is None:
-            return  # acknowledged meanwhile
-        self._window[seq] = (entry[0], now)
+    def _send_again(self, broker: Broker, seq: int, chunk: Chunk) -> None:
         self.resent += 1
-        self._send(broker, seq, entry[0])
+        self._send(broker, seq, chunk)
 
     def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
-        most = broker.client.max_payload
-        if len(chunk.payload) + _HEADER_BYTES > most:
+        limit = broker.client.max_payload
+        if len(chunk.payload) + _HEADER_BYTES > limit:
             # The server would close the connection.
             self._failed(
                 "audio",
-                f"a chunk of {len(chunk.payload)} bytes is more than the server's max_payload "
-                f"of {most} allows; lower EDGE_CHUNK_MS or raise max_payload",
+                f"a chunk of {len(chunk.payload)} bytes exceeds the server's max_payload of "
+                f"{limit}; lower EDGE_CHUNK_MS or raise max_payload",
             )
             return
         header = ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
@@ -301,29 +287,27 @@ class Publisher:
         except NatsError as error:
             self._failed("audio", str(error))
 
-    def _answered(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
+    def _replied(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         token = subject[len(self._inbox) + 1 :].decode()
-        reason = _refusal(headers, data)
+        reason = refusal(headers, data)
         if reason is None:
             self._stored(token)
-        elif token == _OPEN:
+        elif token == _REQUEST_REPLY:
             self._failed("request", reason)
         elif int(token) in self._window:
             self._failed("audio", reason)
 
     def _stored(self, token: str) -> None:
-        if token == _OPEN:
+        if token == _REQUEST_REPLY:
             self._opened = True
             self._recovered("request")
         else:
-            seq = int(token)
-            oldest = next(iter(self._window), None)
-            if self._window.pop(seq, None) is not None:
-                self.acknowledged += 1
-            if seq == oldest:
-                self.backlog.settled(next(iter(self._window), self._after_last))
+            removed, stored_before = self._window.acknowledge(int(token))
+            self.acknowledged += removed
+            if stored_before is not None:
+                self.backlog.acknowledge(stored_before)
                 self._recovered("audio")
-        if self.backlog or self._again:
+        if self.backlog or self._window.resending:
             self._wake.set()
         self._check_finished()
 
@@ -335,34 +319,34 @@ class Publisher:
             self._wake.set()
 
     def _failed(self, what: str, reason: str, now: float | None = None) -> None:
-        """The broker refuses the request or a chunk: say so once, and try again by and by."""
+        """Record why the request or the audio is not stored, and log a reason that is new."""
         self.refused += 1
-        self._wake.set()  # there is a time to try again
-        known = reason in self._troubles.values()
-        if what not in self._troubles and what == "audio":
-            self._backoff.failed(now or time.monotonic())
-        self._troubles[what] = reason
+        self._wake.set()  # to set the timer for the next attempt
+        known = reason in self._problems.values()
+        if what not in self._problems and what == "audio":
+            self._audio_backoff.failed(now or time.monotonic())
+        self._problems[what] = reason
         if not known:
             log.warning("%s", reason, extra=fields(session=str(self.spec.key), refused=what))
 
     def _recovered(self, what: str) -> None:
-        if self._troubles.pop(what, None) is None:
+        if self._problems.pop(what, None) is None:
             return
         if what == "audio":
-            self._again = deque(self._window)  # perhaps sent while it refused them
-        if not self._troubles:
-            log.info("the broker takes it now", extra=fields(session=str(self.spec.key)))
+            self._window.resend_all()  # the broker may have refused any of them
+        if not self._problems:
+            log.info("the broker accepts data again", extra=fields(session=str(self.spec.key)))
 
 
-def _refusal(headers: bytes | None, data: bytes) -> str | None:
-    """Why JetStream has not stored what this answers, or None if it has."""
+def refusal(headers: bytes | None, data: bytes) -> str | None:
+    """Return why JetStream has not stored a message, from its reply; None if it has."""
     if not data:
         status = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
-        return NO_STREAM if status.startswith(_NO_RESPONDERS) else f"unexpected answer {status}"
+        return NO_STREAM if status.startswith(_NO_RESPONDERS) else f"unexpected reply {status}"
     if b'"error"' not in data:
         return None
     try:
         error = json.loads(data)["error"]
-        return f"the broker refuses it: {error['description']} ({error['err_code']})"
+        return f"refused by the broker: {error['description']} ({error['err_code']})"
     except (ValueError, KeyError, TypeError):
-        return f"unexpected answer {data[:100]!r}"
+        return f"unexpected reply {data[:100]!r}"

@@ -1,7 +1,7 @@
-"""Settings of the edge agent, and the flags made of them.
+"""Settings of the edge agent, and the command-line flags made from them.
 
-`BrokerSettings` and `LogSettings` are the shared ones. What describes the sound on standard input
-or the microphone is apart from what is published, since both have a sample rate.
+The format of the source and the format that is published are separate models, because both have a
+sample rate.
 """
 
 from __future__ import annotations
@@ -9,125 +9,145 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from natterjack.audio import Encoding
-from natterjack.settings import add_flags, described
+from natterjack.settings import BrokerSettings, LogSettings, add_flags, described
 
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class DeliverySettings(BaseSettings):
-    """How sound goes to the broker."""
+    """How audio is delivered to the broker."""
 
     model_config = _CONFIG
 
     window_chunks: int = described(
-        256, "chunks published and not yet acknowledged at most", ge=1, le=10_000
+        256, "maximum number of chunks published and not yet acknowledged", ge=1, le=10_000
     )
     burst_seconds: float = described(
-        600, "sound of a session published at most ahead of what EDGE_CATCH_UP_RATE allows", ge=0
+        600, "seconds of audio that a session may publish at once, without a rate limit", ge=0
     )
     catch_up_rate: float = described(
-        1.25, "seconds of sound published in a second beyond that, at least 1; 0: no limit", ge=0
+        1.25,
+        "seconds of audio per second that a session may publish beyond EDGE_BURST_SECONDS: "
+        "at least 1, or 0 for no limit",
+        ge=0,
     )
     finish_seconds: float = described(
-        10, "how long acknowledgements are awaited after Ctrl-C or SIGTERM", ge=0
+        10, "seconds to wait for acknowledgements after Ctrl-C or SIGTERM", ge=0
     )
 
     @field_validator("catch_up_rate")
     @classmethod
-    def _rate(cls, value: float) -> float:
+    def _catches_up(cls, value: float) -> float:
         if 0 < value < 1:
-            raise ValueError("live sound would never be published; at least 1, or 0")
+            raise ValueError("live audio would never be published; use at least 1, or 0")
         return value
 
 
 class EdgeSettings(DeliverySettings):
-    """Whose sound it is, what is asked for it, and how it is kept safe."""
+    """The session to request, and how its audio is delivered."""
 
     model_config = _CONFIG
 
-    tenant: str = described("default", "first part of the session's key")
+    tenant: str = described("default", "tenant: the first part of the session's key")
     conversation: str | None = described(
-        None, "second part of the key; a readable unique one is made when absent"
+        None, "conversation: the second part of the key; if unset, a unique one is generated"
     )
-    speaker: str = described("speaker", "third part of the key")
+    speaker: str = described("speaker", "speaker: the third part of the key")
     split_channels: str | None = described(
-        None, "speakers with commas between: one session for each channel, in this order"
+        None,
+        "comma-separated speakers, one for each channel in order: each channel becomes a session",
     )
-    language: str | None = described(None, "BCP-47 tag, such as en or de-CH")
+    language: str | None = described(None, "language as a BCP-47 tag, such as en or de-CH")
     provider: str | None = described(
-        None, "provider, or several to try in order with commas between; absent: the worker's"
+        None,
+        "provider, or a comma-separated list in order of preference; if unset, the worker decides",
     )
-    model: str | None = described(None, "the provider's model")
-    max_seconds: float | None = described(None, "end the session after so much audio", gt=0)
+    model: str | None = described(None, "model of the provider; if unset, the provider's default")
+    max_seconds: float | None = described(
+        None, "seconds of audio after which the worker ends the session; if unset, no limit", gt=0
+    )
     buffer_seconds: float = described(
         2700,
-        "live sound kept in memory while the broker takes none; beyond it the oldest goes",
+        "seconds of live audio kept in memory while the broker accepts none; when exceeded, the "
+        "oldest is dropped",
         gt=0,
     )
 
 
 class SpoolSettings(BaseSettings):
-    """Where sound that the broker does not have yet is kept on disk, and how much of it."""
+    """The spool: audio on disk until the broker has stored it."""
 
     model_config = SettingsConfigDict(**_CONFIG, env_ignore_empty=True)
 
-    spool: Path | None = described(None, "directory for it; absent: it is kept in memory alone")
+    spool: Path | None = described(
+        None, "spool directory; if unset, audio is buffered in memory only"
+    )
     spool_seconds: float = described(
-        2700, "sound of a session kept there; beyond it the oldest goes", ge=10
+        2700,
+        "maximum seconds of audio of one session in the spool; when exceeded, the oldest is "
+        "dropped",
+        ge=10,
     )
     spool_bytes: int = described(
-        512 * 1024 * 1024, "bytes of all that is kept there; beyond it the oldest goes", ge=65_536
+        512 * 1024 * 1024,
+        "maximum size of all sessions in the spool, in bytes; when exceeded, the oldest audio is "
+        "dropped",
+        ge=65_536,
     )
 
     @field_validator("spool")
     @classmethod
-    def _expanded(cls, value: Path | None) -> Path | None:
+    def _expand(cls, value: Path | None) -> Path | None:
         try:
-            return value and value.expanduser()  # no shell has, of a variable
+            return value and value.expanduser()  # a shell does not expand ~ in a variable
         except RuntimeError as error:
             raise ValueError(str(error)) from None
 
 
 class PublishSettings(BaseSettings):
-    """The form in which sound is published."""
+    """The format in which audio is published."""
 
     model_config = _CONFIG
 
     sample_rate: int = described(
-        16_000, "hertz; 0 keeps the source's; mulaw and alaw are never resampled", ge=0
+        16_000,
+        "sample rate in hertz; 0 keeps the rate of the source; mulaw and alaw are never resampled",
+        ge=0,
     )
-    chunk_ms: int = described(80, "milliseconds of sound in a chunk", ge=10, le=1000)
+    chunk_ms: int = described(80, "length of a chunk in milliseconds", ge=10, le=1000)
 
 
 class RequestSettings(BaseSettings):
-    """Parts of the session request that may be given several times."""
+    """Terms, options and labels of the session request."""
 
     model_config = _CONFIG
 
-    keyterms: Annotated[list[str], NoDecode] = described([], "terms to recognise, with commas")
+    keyterms: Annotated[list[str], NoDecode] = described(
+        [], "comma-separated terms that the provider should recognize"
+    )
     options: Annotated[dict[str, Any], NoDecode] = described(
-        {}, "passed to the provider, a JSON object"
+        {}, "options for the provider, as a JSON object"
     )
     labels: Annotated[dict[str, str], NoDecode] = described(
-        {}, "kept with the session, a JSON object of strings"
+        {}, "labels stored with the session, as a JSON object of strings"
     )
 
     @field_validator("keyterms", mode="before")
     @classmethod
-    def _terms(cls, value: object) -> object:
+    def _split_terms(cls, value: object) -> object:
         if isinstance(value, str):
             return [term.strip() for term in value.split(",") if term.strip()]
         return value
 
     @field_validator("options", "labels", mode="before")
     @classmethod
-    def _members(cls, value: object) -> object:
+    def _parse_object(cls, value: object) -> object:
         if isinstance(value, str):
             try:
                 return json.loads(value)
@@ -137,59 +157,111 @@ class RequestSettings(BaseSettings):
 
 
 class StdinSettings(BaseSettings):
-    """The raw sound that comes on standard input."""
+    """The raw audio on standard input."""
 
     model_config = SettingsConfigDict(env_prefix="EDGE_STDIN_", frozen=True, extra="ignore")
 
-    encoding: Encoding = described("linear16", "linear16 (little-endian), mulaw or alaw")
-    sample_rate: int = described(16_000, "hertz", ge=1)
-    channels: int = described(1, "interleaved channels", ge=1, le=32)
+    encoding: Encoding = described("linear16", "encoding: linear16 (little-endian), mulaw or alaw")
+    sample_rate: int = described(16_000, "sample rate in hertz", ge=1)
+    channels: int = described(1, "number of interleaved channels", ge=1, le=32)
     live: bool = described(
-        False, "never make the writer wait: if too much sound waits for NATS, the oldest goes"
+        False,
+        "never make the writer wait: when too much audio waits for NATS, the oldest is dropped",
     )
 
 
 class MicrophoneSettings(BaseSettings):
-    """Which microphone, and how it records."""
+    """The microphone."""
 
     model_config = _CONFIG
 
-    device: str | None = described(None, "part of its name, or its index; absent: the default")
-    device_rate: int | None = described(None, "hertz; absent: the device's own", ge=1)
+    device: str | None = described(
+        None, "microphone: part of its name, or its index; if unset, the system's default"
+    )
+    device_rate: int | None = described(
+        None, "recording rate in hertz; if unset, the default rate of the device", ge=1
+    )
     device_wait_seconds: float = described(
-        300, "how long a microphone that vanished is awaited; 0: the session ends at once", ge=0
+        300,
+        "seconds to wait for a microphone that has disappeared; 0 ends the session at once",
+        ge=0,
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
+CAPTURE_COMMANDS = ("file", "stdin", "mic")
+
+
+class Flags(NamedTuple):
+    """The commands that take a model's settings as flags."""
+
+    model: type[BaseSettings]
+    commands: tuple[str, ...]
+    prefix: str = ""
+
+
+FLAGS = (
+    Flags(StdinSettings, ("stdin",)),
+    Flags(MicrophoneSettings, ("mic",)),
+    Flags(EdgeSettings, CAPTURE_COMMANDS),
+    Flags(DeliverySettings, ("send",)),
+    # --sample-rate is the rate of the source.
+    Flags(PublishSettings, CAPTURE_COMMANDS, "publish-"),
+    Flags(RequestSettings, CAPTURE_COMMANDS),
+    Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
+    Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send"), "nats-"),
+    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "devices")),
+)
+"""The settings models of this program, in the order of its help text."""
+
+MODELS = tuple(
+    flags.model
+    for flags in FLAGS
+    if not any(flags.model in other.model.__bases__ for other in FLAGS)
+)
+"""The models that together have each setting of this program once."""
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
     return name, value
 
 
-def _option(text: str) -> tuple[str, object]:
-    name, value = _pair(text)
+def _parse_option(text: str) -> tuple[str, object]:
+    name, value = _parse_pair(text)
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
 
 
-def add_session_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of EdgeSettings, PublishSettings and RequestSettings, for `natterjack.settings.load`.
+def add_command_flags(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the flags of every settings model that `command` uses."""
+    for flags in FLAGS:
+        if command not in flags.commands:
+            continue
+        if flags.model is RequestSettings:
+            _add_request_flags(parser)
+        else:
+            add_flags(parser, flags.model, flags.prefix)
 
-    The published form's are `--publish-...`, because `--sample-rate` says what the source has.
-    """
-    add_flags(parser, EdgeSettings)
-    add_flags(parser, PublishSettings, "publish-")
-    group = parser.add_argument_group("More of the session request, each as often as needed")
+
+def _add_request_flags(parser: argparse.ArgumentParser) -> None:
+    """Add flags that may be repeated, for the collections of RequestSettings."""
+    group = parser.add_argument_group(f"{RequestSettings.__doc__} Each flag may be repeated")
     for flag, field, metavar, parse, text in (
-        ("--keyterm", "keyterms", "TERM", str, "a term to recognise"),
-        ("--option", "options", "NAME=VALUE", _option, "for the provider; JSON, else a string"),
-        ("--label", "labels", "NAME=VALUE", _pair, "kept with the session"),
+        ("--keyterm", "keyterms", "TERM", str, "a term that the provider should recognize"),
+        (
+            "--option",
+            "options",
+            "NAME=VALUE",
+            _parse_option,
+            "an option for the provider; a VALUE that is not JSON is a string",
+        ),
+        ("--label", "labels", "NAME=VALUE", _parse_pair, "a label stored with the session"),
     ):
-        env = f"EDGE_{field.upper()}: {RequestSettings.model_fields[field].description}"
+        variable = f"EDGE_{field.upper()}: {RequestSettings.model_fields[field].description}"
         group.add_argument(
             flag,
             dest=f"{RequestSettings.__name__}.{field}",
@@ -197,5 +269,5 @@ def add_session_flags(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             type=parse,
             metavar=metavar,
-            help=f"{text} [{env}]",
+            help=f"{text} [{variable}]",
         )

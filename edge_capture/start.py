@@ -1,4 +1,4 @@
-"""Entry point of `natterjack-edge`: says which extra is missing, where one is."""
+"""Entry point of `natterjack-edge`, which names the extra to install if one is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from natterjack.process.run import requires_extra
 
 
 def main() -> int:
-    """As the program's own, which needs more than `natterjack` does."""
+    """Run the program, whose modules need the `edge` extra. Returns its exit code."""
     with requires_extra("natterjack-edge", "edge"):
         from .__main__ import main as run
     return run()

@@ -1,4 +1,4 @@
-"""The trace of a session at the edge: a span from its request to the end of publishing."""
+"""Tracing of a session at the edge: one span from its request to the end of publishing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PublishTrace:
-    """One span, if tracing is on; else nothing."""
+    """One session's span. Does nothing when tracing is off."""
 
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
@@ -21,7 +21,10 @@ class PublishTrace:
         self._headers: dict[str, str] | None = None
 
     def open(self) -> Mapping[str, str]:
-        """Begin it. The trace headers of the session's request: the same at each call."""
+        """Start the span and return the trace headers for the session's request.
+
+        Later calls return the same headers.
+        """
         if self._headers is None:
             self._headers = {}
             if (tracer := tracing.current()) is not None:
@@ -37,7 +40,7 @@ class PublishTrace:
         return self._headers
 
     def end(self, *, chunks: int, resent: int, stored: bool) -> None:
-        """All is stored, or no more will be. Idempotent: what was said first counts."""
+        """End the span, once nothing more will be sent. Only the first call counts."""
         if self._span is None:
             return
         self._span.mark(chunks=chunks, resent=resent)

@@ -1,4 +1,4 @@
-"""Where sound comes from: files, standard input, microphones. Each opens before any session."""
+"""Sources of audio: files, standard input, microphones. A source opens before any session."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from natterjack.audio import AudioFormat
 from ..chunks import Samples
 
 DEVICE_THREADS = "device"
-"""What the names of threads begin with that a dead device may keep for good."""
-_LEAST_SLEEP_S = 0.001
+"""Prefix of the names of threads that a dead device may block forever."""
+_MIN_SLEEP_S = 0.001
 
 
 class Block(NamedTuple):
-    """Some sound as it was captured."""
+    """A stretch of audio as it was captured."""
 
     samples: Samples
     time_ns: int
-    """Wall clock of the first frame, nanoseconds since the epoch."""
+    """Wall clock of the first frame, in nanoseconds since the epoch."""
     lost_frames: int = 0
-    """Frames that were captured just before and could not be taken."""
+    """Number of frames lost just before this block."""
 
 
 class Source(Protocol):
-    """Sound that is open and ready to be read."""
+    """Audio that is open and ready to be read."""
 
     @property
     def name(self) -> str:
-        """What it is, for people."""
+        """Name for people."""
 
     @property
     def format(self) -> AudioFormat:
-        """Encoding, rate and channels of its blocks."""
+        """Encoding, rate and channels of the blocks."""
 
     @property
-    def waits(self) -> bool:
-        """True if it can be read later (a file), False if sound is lost then (a microphone)."""
+    def can_wait(self) -> bool:
+        """Whether audio can be read later (a file), or is lost if not read (a microphone)."""
 
     wanted_frames: int
-    """Frames without which no chunk can be complete, as whoever feeds the blocks has set it: fewer
-    are not worth a wake-up."""
+    """Number of frames below which a wake-up is not worthwhile. Set by the reader."""
 
     def blocks(self) -> AsyncGenerator[Block, None]:
-        """The sound in order, until it ends. Cancel-safe. Raises: SourceLost."""
+        """Yield the audio in order, until it ends. Cancel-safe. Raises: SourceLost."""
 
-    def rest(self) -> list[Block]:
-        """What has come and was not given, after `blocks` was cancelled."""
+    def remaining(self) -> list[Block]:
+        """Return audio that has arrived and was not yielded, after `blocks` was cancelled."""
 
     def close(self) -> None:
-        """Give the file or the device back. Idempotent."""
+        """Release the file or the device. Idempotent."""
 
 
 class Pace:
-    """Plays stored sound at `speed` times real time; None is as fast as it is taken.
+    """Plays stored audio at `speed` times real time, or without delay if None.
 
-    Behind its schedule, after a wait for the broker, it goes on at full speed until it is level.
+    After falling behind, for example to wait for the broker, it runs at full speed until it has
+    caught up.
     """
 
     def __init__(
         self, sample_rate: int, speed: float | None, first: int = 0, first_ns: int | None = None
     ) -> None:
-        """Frame `first` is the first to come; `first_ns` is its wall clock, if not now."""
+        """Start now at frame `first`, whose wall clock is `first_ns` or, if None, now."""
         self._frames_per_second = None if speed is None else sample_rate * speed
         self._sample_rate = sample_rate
         self._first = first
@@ -72,13 +72,13 @@ class Pace:
         self._first_ns = time.time_ns() if first_ns is None else first_ns
 
     def time_ns(self, pos: int) -> int:
-        """Wall clock of frame `pos`: that of the first, and the position."""
+        """Return the wall clock of frame `pos`, which follows from that of the first frame."""
         return self._first_ns + (pos - self._first) * 1_000_000_000 // self._sample_rate
 
-    async def captured(self, pos: int) -> None:
-        """Return when a microphone would have captured all before frame `pos`. Cancel-safe."""
+    async def wait_captured(self, pos: int) -> None:
+        """Return when a live source would have captured every frame before `pos`. Cancel-safe."""
         if self._frames_per_second is None:
             return
         due = self._started + (pos - self._first) / self._frames_per_second - time.monotonic()
-        if due > _LEAST_SLEEP_S:
+        if due > _MIN_SLEEP_S:
             await asyncio.sleep(due)

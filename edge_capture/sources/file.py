@@ -1,4 +1,4 @@
-"""Sound files by libsndfile: WAV, FLAC, OGG, MP3 and what else it reads, a block at a time."""
+"""Audio files read by libsndfile, such as WAV, FLAC, OGG and MP3, one block at a time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..errors import SourceError, SourceLost
 from . import Block, Pace
 
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-_EXACT_SEEKS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF")
+_EXACT_SEEK_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF")
 _SKIP_FRAMES = 1 << 20
-_FAST_BLOCK_MS = 500  # unpaced, longer blocks cost less
+_FAST_BLOCK_MS = 500  # without a pace, longer blocks cost less
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """A file read from its start to its end.
+    """A file read from start to end.
 
-    soundfile seeks to where it is after each read of a seekable file, and a seek makes the MP3
-    decoder start afresh: most of the sound is gone then.
+    After each read of a seekable file, soundfile seeks to the current frame. A seek restarts the
+    MP3 decoder, which then loses most of the audio.
     """
 
     def seekable(self) -> bool:
@@ -33,20 +33,22 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
 
 class FileSource:
-    """A sound file, open. Reading it blocks the event loop for the time that a disk takes."""
+    """An open audio file. Reads block the event loop for as long as the disk takes."""
 
-    waits = True
+    can_wait = True
     wanted_frames = 1
-    """Of no use here: it is not woken by its sound."""
+    """Unused: a file causes no wake-ups."""
 
     def __init__(self, path: Path, speed: float | None, block_ms: int) -> None:
-        """`speed` is times real time, in blocks of `block_ms`; None: as fast as it is taken.
+        """Open a file to be played at `speed` times real time in blocks of `block_ms`.
 
-        Raises: SourceError (no such file, a directory, no sound file, no samples).
+        With a `speed` of None it is read as fast as its blocks are taken.
+
+        Raises: SourceError if there is no such file, or it has no audio.
         """
         self.name = str(path)
         self._speed = speed
-        self._file = _opened(path)
+        self._file = _open(path)
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)
         milliseconds = _FAST_BLOCK_MS if speed is None else block_ms
         self._block_frames = max(1, self.format.sample_rate * milliseconds // 1000)
@@ -60,16 +62,16 @@ class FileSource:
         self._start_ns: int | None = None
 
     def start_at(self, frame: int, time_ns: int | None) -> None:
-        """Have `blocks` begin at `frame` (the end at most), with this wall clock; None: now.
+        """Make `blocks` start at `frame`, or at the end of the file if that comes first.
 
-        Blocks for as long as the sound before it takes to be decoded, where seeking is not exact.
-        Raises: SourceError.
+        `time_ns` is the wall clock of that frame; None means now. Where seeking is inexact, this
+        blocks while everything before the frame is decoded. Raises: SourceError.
         """
         self._start, self._start_ns = frame, time_ns
         self._file.close()
-        self._file = _opened(Path(self.name))
+        self._file = _open(Path(self.name))
         try:
-            if self._file.format in _EXACT_SEEKS:
+            if self._file.format in _EXACT_SEEK_FORMATS:
                 self._file.seek(min(frame, self._file.frames))
             else:
                 left = frame
@@ -77,15 +79,15 @@ class FileSource:
                     left -= read
             self._first = self._read()
         except (SourceLost, soundfile.LibsndfileError, OSError) as error:
-            raise SourceError(f"{self.name}: no sound from frame {frame} on: {error}") from None
+            raise SourceError(f"{self.name}: no audio from frame {frame} on: {error}") from None
 
     def _read(self) -> Samples:
         try:
             samples: Samples = self._file.read(self._block_frames, "float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise SourceLost(f"{self.name} cannot be read on: {_text(error)}") from None
+            raise SourceLost(f"{self.name} cannot be read further: {_text(error)}") from None
         if self._file.subtype in _FLOAT_SUBTYPES:
-            # One NaN would stay in the resampler for good.
+            # A single NaN would stay in the resampler forever.
             np.nan_to_num(samples, copy=False)
         return samples
 
@@ -93,22 +95,22 @@ class FileSource:
         pace = Pace(self.format.sample_rate, self._speed, self._start, self._start_ns)
         pos, samples = self._start, self._first
         while len(samples):
-            await pace.captured(pos + len(samples))
+            await pace.wait_captured(pos + len(samples))
             yield Block(samples, pace.time_ns(pos))
             pos += len(samples)
             samples = self._read()
 
-    def rest(self) -> list[Block]:
+    def remaining(self) -> list[Block]:
         return []
 
     def close(self) -> None:
         self._file.close()
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
+def _open(path: Path) -> soundfile.SoundFile:
     try:
         if path.is_dir():
-            raise SourceError(f"{path} is a directory, not a sound file")
+            raise SourceError(f"{path} is a directory, not an audio file")
         if path.exists() and not path.is_file():
             raise SourceError(
                 f"{path} is not a regular file; for a pipe use: natterjack-edge stdin"
@@ -120,11 +122,11 @@ def _opened(path: Path) -> soundfile.SoundFile:
     if empty:
         raise SourceError(f"{path} is empty")
     try:
-        return _Sequential(os.fsencode(path))  # a name need not be text
+        return _Sequential(os.fsencode(path))  # a file name need not be valid text
     except (soundfile.LibsndfileError, OSError) as error:
-        raise SourceError(f"{path} is not a sound file that can be read: {_text(error)}") from None
-    except TypeError:  # the name ends in .raw: no header says what is in it
-        raise SourceError(f"{path} is raw: use natterjack-edge stdin < {path}") from None
+        raise SourceError(f"{path} is not a readable audio file: {_text(error)}") from None
+    except TypeError:  # the name ends in .raw, and soundfile needs to be given its format
+        raise SourceError(f"{path} is raw audio; use: natterjack-edge stdin < {path}") from None
 
 
 def _text(error: Exception) -> str:

@@ -1,23 +1,26 @@
-"""The spool: sound on disk until the broker has it, so that a killed or cut off agent loses none.
+"""The spool: audio on disk until the broker has stored it, so that a killed agent loses none.
 
-    DIR/<session id>/session.json   what is asked for, and what is needed to go on
-                     <index>.seg    some 10 s of chunks, from the one with this index on;
-                     <index>.sent   its name once some of it may have been sent
-                     dropped.json   which indexes were dropped because the spool was full
+    DIR/<session id>/session.json   the request, and what is needed to resume the session
+                     <index>.seg    about 10 s of chunks, starting with the one of this index
+                     <index>.sent   the same file once some of its chunks may have been sent
+                     dropped.json   indexes of chunks dropped because the spool was full
 
-Each chunk is appended to the newest segment before it is sent first, and no more than 4 s of sound
-are sent that are not on the disk itself: less than what a run leaves out after a power cut. A
-segment goes when all of it is acknowledged and a later one is safe on the disk; so the newest
-always says where the session stands. Chunks have an index in the order of capture; the `Audio-Seq`
-of one is its index less the number of those dropped before it, and what is dropped has never been
-sent and is noted before anything behind it is.
+Chunks have an index in the order of capture. The `Audio-Seq` of a chunk is its index minus the
+number of chunks dropped before it. Only chunks that were never sent are dropped, and the drop is
+recorded on disk before any later chunk is numbered.
 
-What cannot be read any more is kept in DIR/damaged-<session id> when the session is done with.
+Each chunk is appended to the newest segment before it is first sent. At most 4 s of audio are sent
+before they are synced to the disk, which is less than the gap that a run leaves after a power cut.
+A segment is deleted once all of it is acknowledged and a later segment is synced, so the newest
+segment always tells where the session stands.
 
-A lock on a session's directory keeps it to one process; the system releases it when that one dies.
+Files that cannot be read any more move to DIR/damaged-<session id> when the session is finished.
+
+A lock on a session's directory gives it to one process. The system releases the lock when that
+process dies.
 """
 
-from .directory import Spool, resumable
-from .session import UNSURE_S, Origin, SpooledBacklog
+from .directory import Spool, find_resumable
+from .session import POWER_CUT_GAP_S, Origin, SpooledBacklog
 
-__all__ = ["UNSURE_S", "Origin", "Spool", "SpooledBacklog", "resumable"]
+__all__ = ["POWER_CUT_GAP_S", "Origin", "Spool", "SpooledBacklog", "find_resumable"]

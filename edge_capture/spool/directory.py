@@ -1,4 +1,4 @@
-"""The spool's directory: making sessions in it, holding its limits, taking up what was left."""
+"""The directory of the spool: creating sessions, adopting earlier ones, enforcing limits."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1
 _SEGMENT_S = 10.0
-_LEAST_SEGMENTS = 8
-"""That a limit is divided into at least."""
-_MAKING_S = 60.0
-"""Longer than it takes to make a session's directory, or to remove it."""
-_LOOKS = 10
-"""At the limits, between two of these."""
+_MIN_SEGMENTS = 8
+"""The smaller limit has room for at least this many segments."""
+_ABANDONED_S = 60.0
+"""Age at which a directory that is being created or removed is considered abandoned."""
 _TIDY_S = 1.0
-"""Between two writings to the disk itself: what a power cut can cost of sound not yet sent."""
-_MOST_ADOPTED = 64
-"""At a time: each holds a file."""
+"""Interval of syncs to the disk. A power cut loses at most this much audio not yet sent."""
+_LIMIT_CHECKS = 10
+"""Number of times per interval that the limits are checked."""
+_MAX_ADOPTED = 64
+"""Limit of sessions adopted at a time, since each holds an open file."""
 _SESSION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PASSING = re.compile(rf"\.(new|old)-{_SESSION_ID.pattern}")
-"""A directory that is being made or removed."""
+_TRANSIENT = re.compile(rf"\.(new|old)-{_SESSION_ID.pattern}")
+"""Name of a directory that is being created or removed."""
 
 
 class Spool:
-    """A directory with the sound of sessions: this run's, and what earlier ones have left."""
+    """The spool of one run: its own sessions, and those that it adopts from earlier runs."""
 
     def __init__(self, settings: SpoolSettings) -> None:
-        """Raises: SpoolError: EDGE_SPOOL is no directory that can be written to."""
+        """Create the directory if needed. Raises: SpoolError if it is not writable."""
         assert settings.spool is not None
         self.directory = settings.spool
-        self.most_seconds, self.most_bytes = settings.spool_seconds, settings.spool_bytes
+        self.max_seconds, self.max_bytes = settings.spool_seconds, settings.spool_bytes
         self._sessions: list[SpooledBacklog] = []
-        self.held = 0
-        """Sessions that `adopt` found with other agents."""
-        self._hurry = asyncio.Event()
-        """Set when sound waits to be sent until it is on the disk itself."""
+        self.locked_by_others = 0
+        """Number of sessions that the last `adopt` found in use by other agents."""
+        self._sync_needed = asyncio.Event()
+        """Set when audio must be synced to the disk before it can be sent."""
         self._thread = ThreadPoolExecutor(1, "spool")
-        """For what waits for the disk; in order, so that nothing overtakes."""
+        """A single thread for blocking disk operations, which keeps them in order."""
         if importlib.util.find_spec("fcntl") is None:
-            raise SpoolError("EDGE_SPOOL: this system has no locks for it (Windows)")
+            raise SpoolError("EDGE_SPOOL: a spool needs file locks, which Windows lacks")
         try:
             if self.directory.exists() and not self.directory.is_dir():
                 raise SpoolError(f"EDGE_SPOOL: {self.directory} is not a directory")
@@ -74,57 +74,58 @@ class Spool:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
 
     def create(self, spec: SessionSpec, origin: Origin, run: str) -> SpooledBacklog:
-        """The backlog of a new session. Raises: SpoolError."""
+        """Create the backlog of a new session of run `run`. Raises: SpoolError."""
         description = Description(
             version=_VERSION, spec=spec, origin=origin, run=run, boot=boot_id()
         )
-        # Nobody else looks at it before it has its name.
-        making = self.directory / f".new-{spec.session_id}"
+        # No other process adopts the directory before it has its final name.
+        temporary = self.directory / f".new-{spec.session_id}"
         try:
-            making.mkdir(mode=0o700)
-            lock = take_lock(making)
+            temporary.mkdir(mode=0o700)
+            lock = take_lock(temporary)
             assert lock is not None
-            save(making / SESSION, description.model_dump_json().encode())
+            save(temporary / SESSION, description.model_dump_json().encode())
             directory = self.directory / spec.session_id
-            os.rename(making, directory)
+            os.rename(temporary, directory)
             sync([self.directory])
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
-        return self._opened(directory, lock, description)
+        return self._open_backlog(directory, lock, description)
 
-    def _opened(self, directory: Path, lock: int, description: Description) -> SpooledBacklog:
+    def _open_backlog(self, directory: Path, lock: int, description: Description) -> SpooledBacklog:
         audio_format = description.spec.audio_format
         bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes
         bytes_per_second += RECORD_BYTES * 1000 // description.origin.chunk_ms
         sessions = len(description.origin.speakers)
-        longest = min(self.most_seconds, self.most_bytes / (bytes_per_second * sessions))
-        segment_s = min(_SEGMENT_S, longest / _LEAST_SEGMENTS)
+        limit_s = min(self.max_seconds, self.max_bytes / (bytes_per_second * sessions))
+        segment_s = min(_SEGMENT_S, limit_s / _MIN_SEGMENTS)
         frames = int(segment_s * audio_format.sample_rate)
         backlog = SpooledBacklog(
-            directory, lock, description, frames, self.most_seconds, 0.9 * longest, self._hurry
+            directory, lock, description, frames, self.max_seconds, 0.9 * limit_s, self._sync_needed
         )
         self._sessions.append(backlog)
         return backlog
 
     def adopt(self) -> list[SpooledBacklog]:
-        """Sessions that earlier runs have left and nobody has now: the newest 64, oldest first.
+        """Adopt the newest 64 sessions that earlier runs have left, and return them oldest first.
 
-        Reads all of them through. What cannot be used stays where it is, with a warning, and what
-        others keep in the directory without one. Raises: SpoolError.
+        Sessions in use by other agents are skipped. All adopted sessions are read completely. An
+        unusable session stays where it is, with a warning; files of other programs are ignored.
+        Raises: SpoolError.
         """
         try:
             found = [(_changed(path), path) for path in self.directory.iterdir()]
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None
-        self.held = 0
+        self.locked_by_others = 0
         adopted: list[SpooledBacklog] = []
         for changed, directory in sorted(found, reverse=True):
-            if _PASSING.fullmatch(directory.name):
-                if 0 < changed < time.time() - _MAKING_S:
+            if _TRANSIENT.fullmatch(directory.name):
+                if 0 < changed < time.time() - _ABANDONED_S:
                     _clear(directory)
             elif changed and _SESSION_ID.fullmatch(directory.name):
-                if len(adopted) == _MOST_ADOPTED:
-                    log.info("the spool has more sessions, which are left for another time")
+                if len(adopted) == _MAX_ADOPTED:
+                    log.info("the spool has more sessions, which are not sent for now")
                     break
                 adopted += self._adopt(directory)
         adopted.sort(key=lambda backlog: backlog.spec.opened_at)
@@ -136,7 +137,9 @@ class Spool:
         try:
             lock = take_lock(directory)
             if lock is None:
-                self.held += all(session.directory != directory for session in self._sessions)
+                self.locked_by_others += all(
+                    session.directory != directory for session in self._sessions
+                )
                 return []
             return [self._load(directory, lock)]
         except ValidationError as error:
@@ -154,42 +157,47 @@ class Spool:
         data = (directory / (FAILED if failed else SESSION)).read_bytes()
         description = Description.model_validate_json(data)
         if description.version != _VERSION:
-            raise ValueError(f"its version is {description.version}, this program's {_VERSION}")
-        backlog = self._opened(directory, lock, description)
-        backlog.numbered = not failed
+            raise ValueError(
+                f"its version is {description.version}, this program supports {_VERSION}"
+            )
+        backlog = self._open_backlog(directory, lock, description)
+        backlog.intact = not failed
         try:
             backlog.load()
-        except BaseException:  # whatever it was: a session that is not loaded is not kept
+        except BaseException:  # a session that failed to load must not stay in the list
             self._sessions.remove(backlog)
             raise
         return backlog
 
-    async def keep(self) -> None:
-        """Bring sound to the disk itself and hold the limits, until cancelled."""
+    async def maintain(self) -> None:
+        """Sync audio to the disk and enforce the limits, until cancelled."""
         while True:
-            self._hurry.clear()
+            self._sync_needed.clear()
             await self.tidy()
-            for _ in range(_LOOKS):
-                if self._over_limits() or self._hurry.is_set():
+            for _ in range(_LIMIT_CHECKS):
+                if self._mark_excess() or self._sync_needed.is_set():
                     break
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TIDY_S / _LOOKS):
-                        await self._hurry.wait()
+                    async with asyncio.timeout(_TIDY_S / _LIMIT_CHECKS):
+                        await self._sync_needed.wait()
 
-    def _over_limits(self) -> bool:
-        """Whether something is to be dropped; it is marked for it."""
+    def _mark_excess(self) -> bool:
+        """Mark segments to be dropped until the rest is within the limits.
+
+        Returns whether any were marked.
+        """
         marked = False
         for session in self._sessions:
-            while session.seconds > self.most_seconds and session.drop_oldest():
+            while session.seconds > self.max_seconds and session.drop_oldest():
                 marked = True
-        while sum(session.size for session in self._sessions) > self.most_bytes:
+        while sum(session.size for session in self._sessions) > self.max_bytes:
             if not any(session.drop_oldest() for session in self._sessions):
                 break
             marked = True
         return marked
 
     async def tidy(self) -> None:
-        """Bring what was put to the disk itself, and delete what is no longer needed."""
+        """Sync new audio to the disk, and delete what is no longer needed."""
         for session in list(self._sessions):
             if await session.tidy(self._in_thread):
                 self._sessions.remove(session)
@@ -198,27 +206,28 @@ class Spool:
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
-        """Bring all to the disk, remove what is done with, and give the locks back."""
+        """Sync everything to the disk, delete finished sessions, and release the locks."""
         for session in self._sessions:
             if session.head.index == 0:
-                session.discard()  # an error came before any sound
+                session.discard()  # it has no audio because of an early error
         await self.tidy()
         for session in self._sessions:
             session.close()
         self._thread.shutdown()
 
 
-def resumable(
+def find_resumable(
     found: list[SpooledBacklog],
     origin: Origin,
     published: AudioFormat,
     tenant: str,
     conversation: str | None,
 ) -> list[SpooledBacklog]:
-    """The newest sessions in `found` that go on with `origin`: one for each speaker, or none.
+    """Return the newest sessions in `found` that `origin` can continue.
 
-    A file's may have ended: then there is nothing to add to them, and those that are not left
-    are stored. What was heard too long ago is not gone on with: its worker has closed the session.
+    There is one for each speaker, or none. Sessions of a file may have ended: then only their
+    remaining audio is sent, and speakers without a session are stored already. Live audio that
+    ended too long ago is not continued, because its worker has closed the session.
     """
     runs: dict[str, dict[str, SpooledBacklog]] = {}
     for backlog in reversed(found):
@@ -229,11 +238,11 @@ def resumable(
         spec = backlog.spec
         return (
             backlog.origin == origin
-            and backlog.numbered
+            and backlog.intact
             and spec.audio_format == published
             and spec.tenant == tenant
             and conversation in (None, spec.conversation)
-            and (backlog.ended or now_ns - backlog.heard_ns < backlog.most_seconds * 1e9)
+            and (backlog.ended or now_ns - backlog.end_time_ns < backlog.max_seconds * 1e9)
             and not (backlog.ended and origin.live)
         )
 
@@ -245,7 +254,7 @@ def resumable(
 
 
 def _clear(directory: Path) -> None:
-    """Delete what a run has left that died while it made or removed a session's directory."""
+    """Delete a directory whose process died while creating or removing it."""
     with contextlib.suppress(OSError):
         lock = take_lock(directory)
         if lock is not None:
@@ -254,7 +263,10 @@ def _clear(directory: Path) -> None:
 
 
 def _changed(directory: Path) -> float:
-    """When a file in it was last made, renamed or deleted; 0 for what is no directory."""
+    """Return when a file in a directory was last created, renamed or deleted.
+
+    Returns 0 for anything but a directory.
+    """
     with contextlib.suppress(OSError):
         status = directory.lstat()
         if stat.S_ISDIR(status.st_mode):
@@ -264,7 +276,7 @@ def _changed(directory: Path) -> float:
 
 def _warn(directory: Path, reason: str) -> None:
     log.warning(
-        "a session in the spool cannot be used and is left alone: %s",
+        "ignoring an unusable session in the spool: %s",
         reason,
         extra=fields(directory=str(directory)),
     )

@@ -1,4 +1,4 @@
-"""The spool's files: records, and what is done to files so that they outlive a power cut."""
+"""The files of the spool: records, and file operations that survive a power cut."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from natterjack.audio import MAX_CHUNK_BYTES
 from ..chunks import Chunk
 
 MAGIC = b"NJSPOOL1"
-"""What a file of records begins with."""
+"""First bytes of a file of records."""
 _RECORD = struct.Struct("<IIQQqB")
-"""CRC-32 of all that follows, bytes of payload, index, position, time, 1 if it is the last."""
+"""CRC-32 of what follows, payload bytes, index, position, time, and 1 for the last chunk."""
 RECORD_BYTES = _RECORD.size
-"""On the disk, beside a chunk's payload."""
+"""Size of a record without its payload."""
 _CRC = struct.Struct("<I")
-_fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has none
+_fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _FILE = re.compile(r"(session|failed|dropped)\.(json|new)|\d{12,}\.(seg|sent)")
-"""Names of the files that are made in a session's directory."""
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+"""Names of the files that this program creates in a session's directory."""
+_TEMPORARY_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def encode_record(index: int, chunk: Chunk) -> bytes:
-    """A chunk as it is kept in a file."""
+    """Return the record of a chunk."""
     pos, time_ns, payload, end = chunk
     record = bytearray(_RECORD.pack(0, len(payload), index, pos, time_ns, end) + payload)
     _CRC.pack_into(record, 0, zlib.crc32(memoryview(record)[_CRC.size :]))
@@ -40,9 +40,9 @@ def encode_record(index: int, chunk: Chunk) -> bytes:
 
 
 def read_records(file: BinaryIO, index: int) -> Iterator[tuple[Chunk, int]]:
-    """Chunks with the bytes that each has in `file`, from `index` on, up to what is not whole.
+    """Yield each chunk with the size of its record, starting at `index`.
 
-    Raises: OSError.
+    Stops at the first record that is incomplete or damaged. Raises: OSError.
     """
     while len(head := file.read(_RECORD.size)) == _RECORD.size:
         crc, size, found, pos, time_ns, end = _RECORD.unpack(head)
@@ -56,7 +56,10 @@ def read_records(file: BinaryIO, index: int) -> Iterator[tuple[Chunk, int]]:
 
 
 def write_whole(descriptor: int, offset: int, data: bytes) -> int:
-    """Write at the end of a file, which is at `offset`; on an OSError nothing is left of it."""
+    """Append `data` to a file whose end is at `offset`. Returns the number of bytes.
+
+    On an OSError, the file is truncated to `offset`.
+    """
     written = 0
     try:
         while written < len(data):
@@ -69,20 +72,20 @@ def write_whole(descriptor: int, offset: int, data: bytes) -> int:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Put `data` into a file, wholly or not at all, also in a power cut. Raises: OSError."""
-    making = path.with_suffix(".new")
-    descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Replace a file atomically, even in a power cut. Raises: OSError."""
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         write_whole(descriptor, 0, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(making, path)
+    os.rename(temporary, path)
     sync([path.parent])
 
 
 def open_all(paths: Iterable[Path]) -> list[int]:
-    """Descriptors of files and directories, all or none. Raises: OSError."""
+    """Open files and directories, all or none, and return their descriptors. Raises: OSError."""
     descriptors: list[int] = []
     try:
         for path in paths:
@@ -95,12 +98,15 @@ def open_all(paths: Iterable[Path]) -> list[int]:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Bring files and directories to the disk itself. Raises: OSError."""
+    """Sync files and directories to the disk. Raises: OSError."""
     sync_open(open_all(paths))
 
 
 def sync_open(descriptors: list[int]) -> None:
-    """As `sync`, for what is open whatever its name has become; closes it. Raises: OSError."""
+    """Sync open files and directories, even if they were renamed, and close them.
+
+    Raises: OSError.
+    """
     try:
         for descriptor in descriptors:
             directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -111,51 +117,57 @@ def sync_open(descriptors: list[int]) -> None:
 
 
 def unlink(paths: Iterable[Path]) -> None:
-    """Delete files, those that are gone already included."""
+    """Delete files. Those that cannot be deleted are skipped."""
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def aside(directory: Path) -> Path:
-    """Where the damaged files of a session's directory stay once it is removed."""
+def damaged_path(directory: Path) -> Path:
+    """Return where a session's damaged files stay once its directory is removed."""
     return directory.with_name(f"damaged-{directory.name}")
 
 
 def remove(directory: Path, damaged: Iterable[Path] = ()) -> None:
-    """Delete a session's directory, at once for whoever looks, but for its `damaged` files."""
+    """Delete a session's directory except for its `damaged` files.
+
+    It is renamed first, so that other processes see it disappear at once.
+    """
     keep = {path.name for path in damaged}
-    dying = aside(directory) if keep else directory.with_name(f".old-{directory.name}")
+    renamed = damaged_path(directory) if keep else directory.with_name(f".old-{directory.name}")
     with contextlib.suppress(OSError):
-        os.rename(directory, dying)
-        _delete(dying, keep)
+        os.rename(directory, renamed)
+        _delete(renamed, keep)
 
 
 def clear(directory: Path) -> None:
-    """Delete what is left of a session's directory, if all that it holds is ours."""
+    """Delete a half-deleted session's directory, unless it has files of other programs."""
     with contextlib.suppress(OSError):
         if all(_FILE.fullmatch(path.name) for path in directory.iterdir()):
             _delete(directory, keep=set())
 
 
 def _delete(directory: Path, keep: set[str]) -> None:
-    """Delete our files in a directory, and it if nothing stays. Raises: OSError."""
+    """Delete this program's files in a directory except `keep`, and the directory if it is empty.
+
+    Raises: OSError.
+    """
     ours = [path for path in directory.iterdir() if _FILE.fullmatch(path.name)]
     unlink(path for path in ours if path.name not in keep)
     directory.rmdir()
 
 
-def passes(error: OSError) -> bool:
-    """Whether it says nothing about the disk: the system is short of something for now."""
-    return error.errno in _PASSING
+def is_temporary(error: OSError) -> bool:
+    """Return whether the system is only short of a resource, so that the disk is not at fault."""
+    return error.errno in _TEMPORARY_ERRNOS
 
 
 def take_lock(directory: Path) -> int | None:
-    """A descriptor that keeps others from `directory` until it is closed; None: another has it.
+    """Lock `directory` and return a descriptor that holds the lock until it is closed.
 
-    Raises: OSError.
+    Returns None if another process holds the lock. Raises: OSError.
     """
-    import fcntl  # Windows has none: `Spool` says so
+    import fcntl  # missing on Windows, which `Spool` refuses
 
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -170,7 +182,7 @@ def take_lock(directory: Path) -> int | None:
 
 
 def boot_id() -> str:
-    """Tells this run of the machine from others; empty where the system does not say."""
+    """Return an identifier of the machine's current boot; empty if the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

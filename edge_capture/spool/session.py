@@ -26,11 +26,11 @@ from ..chunks import Chunk
 from ..errors import SpoolError
 from .disk import (
     MAGIC,
-    aside,
     boot_id,
+    damaged_path,
     encode_record,
+    is_temporary,
     open_all,
-    passes,
     read_records,
     remove,
     save,
@@ -42,53 +42,53 @@ from .disk import (
 log = logging.getLogger(__name__)
 
 SESSION, FAILED = "session.json", "failed.json"
-_WAITING, _SENT = ".seg", ".sent"
-_READ_CHUNKS = 64
-"""Read back from the disk at once, and held in memory beside the window."""
-UNSURE_S = 5.0
-"""Left out after a power cut: more sound than was sent and not yet on the disk itself."""
-_UNSAFE_S = 4.0
-"""Sound that may be sent and not yet on the disk itself; from half of it on the disk is hurried."""
+_UNSENT, _SENT = ".seg", ".sent"
+_PREFETCH_CHUNKS = 64
+"""Number of chunks read back from the disk at a time and held in memory."""
+POWER_CUT_GAP_S = 5.0
+"""Audio skipped after a power cut: more than can have been sent and not synced."""
+_MAX_UNSYNCED_S = 4.0
+"""Audio that may be sent before it is synced. A sync is requested when half of it is reached."""
 _READ_PATIENCE_S = 30.0
-"""A file that the disk can not give back for so long is lost."""
-_OPEN_AT_ONCE = 16
-"""Files that are brought to the disk itself at a time."""
+"""How long reading a file is retried before its audio is given up."""
+_SYNC_FILES = 16
+"""Number of files opened to be synced at a time."""
 
 InThread = Callable[[Callable[[], object]], Awaitable[None]]
-"""Runs what waits for the disk beside the event loop."""
+"""Runs a blocking disk operation in a thread."""
 
 
 class Origin(BaseModel):
-    """Where a session's sound comes from: what must be the same for it to go on."""
+    """The source of a session. A run with an equal origin can resume the session."""
 
     model_config = ConfigDict(frozen=True)
 
     command: Literal["file", "stdin", "mic"]
     path: str | None = None
-    """Of a file: absolute."""
+    """Absolute path of a file."""
     size_bytes: int | None = None
-    """Of a file."""
+    """Size of a file."""
     format: AudioFormat
     speakers: tuple[str, ...]
-    """One for each session that is made of the source."""
+    """The speakers of the source, with one session each."""
     chunk_ms: int
 
     @property
     def live(self) -> bool:
-        """Whether time goes on for it while nobody listens."""
+        """Whether its audio is lost while no run captures it."""
         return self.command != "file"
 
 
 class Description(BaseModel):
-    """session.json."""
+    """Content of session.json."""
 
     version: int
     spec: SessionSpec
     origin: Origin
     run: str
-    """The same for sessions of one source."""
+    """Identifier shared by the sessions that one run created."""
     boot: str
-    """Of the machine, when the session was written last."""
+    """Boot of the machine in which the session was last written."""
 
 
 _DROPPED = TypeAdapter(list[tuple[int, int]])
@@ -96,7 +96,7 @@ _DROPPED = TypeAdapter(list[tuple[int, int]])
 
 @dataclass(slots=True, eq=False)
 class _Segment:
-    """A file of chunks with successive indexes."""
+    """A file of chunks with consecutive indexes."""
 
     path: Path
     first: int
@@ -104,33 +104,33 @@ class _Segment:
     count: int = 0
     frames: int = 0
     size: int = 0
-    """Bytes up to the end of its last whole chunk."""
+    """Size in bytes up to the end of its last complete chunk."""
     synced: int = 0
-    """Bytes that are safe on the disk itself."""
+    """Size in bytes of what is synced to the disk."""
     first_seq: int | None = None
-    """`Audio-Seq` of its first chunk, once reading has come here: then it is not dropped."""
+    """`Audio-Seq` of its first chunk. Once set, the segment is not dropped."""
     dropping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a session's sound ends."""
+    """The end of a session's audio."""
 
     index: int = 0
-    """Of the next chunk."""
+    """Index of the next chunk."""
     pos: int = 0
-    """Frame that follows the last."""
+    """Position after the last frame."""
     time_ns: int | None = None
-    """Its wall clock; None: there is no sound yet."""
+    """Wall clock of that position; None if there is no audio yet."""
 
 
 class SpooledBacklog(Backlog):
-    """A session's chunks on disk: of those that wait, the next few are in memory too.
+    """A session's chunks on disk, of which the next few are also in memory.
 
-    When the disk fails it goes on as a Backlog in memory.
+    If the disk fails, it continues as a Backlog in memory.
     """
 
-    place = "spool"
+    name = "spool"
 
     def __init__(
         self,
@@ -138,94 +138,103 @@ class SpooledBacklog(Backlog):
         lock: int,
         description: Description,
         segment_frames: int,
-        most_seconds: float,
-        ahead_seconds: float,
-        hurry: asyncio.Event,
+        max_seconds: float,
+        wait_seconds: float,
+        sync_needed: asyncio.Event,
     ) -> None:
-        """`lock` is the descriptor that holds it; `ahead_seconds` is what surely fits the limits,
-        of which `most_seconds` is one; `hurry` is set when `tidy` is needed soon."""
-        super().__init__(description.spec, most_seconds=0)
+        """Use `directory`, whose lock the descriptor `lock` holds.
+
+        At `wait_seconds` of audio, which fit the limits, a live source that can wait is paused.
+        `max_seconds` is one of the limits. `sync_needed` is set to ask for `tidy`.
+        """
+        super().__init__(description.spec, max_seconds=0)
         self.directory = directory
         self.origin = description.origin
         self.run = description.run
         self.head = Head()
-        self.numbered = True
-        """False if the disk has failed: others than those on it may have been sent."""
-        self.unsure = False
-        """True if chunks were perhaps sent that are not here: after a power cut."""
+        self.intact = True
+        """False once the disk has failed: chunks that are not on it may have been sent."""
+        self.chunks_missing = False
+        """True after a power cut: chunks that are not on the disk may have been sent."""
         self._rebooted = False
-        """True if the machine has, or may have, started anew since the session was written."""
+        """True if the machine has, or may have, rebooted since the session was written."""
         self.discarded = False
         self._description = description
         self._lock = lock
         self._segment_frames = segment_frames
         self._segments: deque[_Segment] = deque()
         self._dropped: list[tuple[int, int]] = []
-        """First index and number of what was dropped, in order, as dropped.json has it."""
+        """First index and number of dropped chunks, in order, as in dropped.json."""
         self._file: int | None = None
-        """Descriptor of the newest segment, if it is written to."""
-        self._ahead: deque[tuple[int, Chunk]] = deque()
+        """Descriptor of the newest segment while it is open for writing."""
+        self._prefetched: deque[tuple[int, Chunk]] = deque()
+        """The next chunks with their numbers."""
         self._unread = 0
-        """Chunks that wait on disk alone."""
+        """Number of waiting chunks that are on disk only."""
         self._read_index = 0
+        """Index of the first of them."""
         self._read_offset = 0
-        """Where the next of them is in its segment; meaningless until reading has come there."""
-        self._safe_index = 0
-        """All before it is on the disk itself."""
-        self._unsafe_chunks = max(1, int(_UNSAFE_S * 1000 / self.origin.chunk_ms))
-        self._hurry = hurry
+        """Its offset, unless it is the first chunk of a segment."""
+        self._synced_index = 0
+        """Index before which every chunk is synced to the disk."""
+        self._max_unsynced_chunks = max(1, int(_MAX_UNSYNCED_S * 1000 / self.origin.chunk_ms))
+        self._sync_needed = sync_needed
         self._damaged: list[_Segment] = []
-        """Segments of which something cannot be read for good."""
+        """Segments that cannot be read completely."""
         self._torn: _Segment | None = None
-        """The segment that was the last, if its end is no whole chunk."""
+        """The last segment of an earlier run, if its last chunk is incomplete."""
         self._unreadable_since: float | None = None
-        """When the disk began not to give back what is to be read next, on the monotonic clock."""
-        self._settled_seq = 0
-        self.most_seconds = most_seconds
-        self._ahead_seconds = ahead_seconds
+        """Time of the first failure to read the next chunk, on the monotonic clock."""
+        self._acknowledged_seq = 0
+        """Number before which every chunk is acknowledged."""
+        self.max_seconds = max_seconds
+        self._wait_seconds = wait_seconds
 
-    def bound(self, memory_seconds: float, *, waits: bool) -> None:
-        """How the source is treated: one that waits does so when its sound would not fit, and a
-        file sooner, since it can be read later. `memory_seconds` is for after a failure."""
-        self._most_bytes = int(memory_seconds * self.spec.sample_rate) * self._format.frame_bytes
-        if waits and self.origin.live:
-            self._ahead_chunks = max(1, int(self._ahead_seconds * 1000 / self.origin.chunk_ms))
-        elif waits:
+    def set_limits(self, memory_seconds: float, *, can_wait: bool) -> None:
+        """Set when a source that can wait is paused, and how much audio to keep in memory.
+
+        A pipe waits when the spool is almost full, a file sooner, because it can be read later.
+        `memory_seconds` applies after the disk has failed.
+        """
+        self._max_bytes = int(memory_seconds * self.spec.sample_rate) * self._format.frame_bytes
+        if can_wait and self.origin.live:
+            self._ahead_chunks = max(1, int(self._wait_seconds * 1000 / self.origin.chunk_ms))
+        elif can_wait:
             self._ahead_chunks = AHEAD_CHUNKS
 
     @property
     def size(self) -> int:
-        """Bytes on disk that no one has decided to drop."""
+        """Size in bytes of the segments that are not marked to be dropped."""
         return sum(segment.size for segment in self._segments if not segment.dropping)
 
     @property
     def seconds(self) -> float:
-        """Sound on disk that no one has decided to drop."""
+        """Seconds of audio in the segments that are not marked to be dropped."""
         frames = sum(segment.frames for segment in self._segments if not segment.dropping)
         return self._format.seconds(frames)
 
     @property
-    def heard_ns(self) -> int:
-        """Wall clock of the end of its sound; of its beginning if there is none."""
+    def end_time_ns(self) -> int:
+        """Wall clock of the end of the audio, or of the session's start if there is none."""
         if self.head.time_ns is not None:
             return self.head.time_ns
         return int(self.spec.opened_at.timestamp() * 1e9)
 
     @property
-    def safe(self) -> bool:
-        return self.numbered
+    def durable(self) -> bool:
+        return self.intact
 
     @property
-    def kept_aside(self) -> Path | None:
-        return aside(self.directory) if self._damaged else None
+    def damaged_directory(self) -> Path | None:
+        return damaged_path(self.directory) if self._damaged else None
 
     def __len__(self) -> int:
-        return len(self._ahead) + self._unread + super().__len__()
+        return len(self._prefetched) + self._unread + super().__len__()
 
-    # Writing. A write goes to the system's memory, which outlives this process.
+    # Writing. Data in the page cache survives the end of this process.
 
     def put(self, chunk: Chunk) -> None:
-        if self.numbered:
+        if self.intact:
             try:
                 self._append(chunk)
             except OSError as error:
@@ -241,8 +250,8 @@ class SpooledBacklog(Backlog):
         assert self._file is not None
         written = write_whole(self._file, size, encode_record(index, chunk))
         self._count(segment, chunk, written)
-        if self._unread == 0 and len(self._ahead) < _READ_CHUNKS:
-            self._ahead.append((self._enter(segment) + index - segment.first, chunk))
+        if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
+            self._prefetched.append((self._assign_numbers(segment) + index - segment.first, chunk))
             self._read_index, self._read_offset = index + 1, segment.size
         else:
             if self._unread == 0:
@@ -250,36 +259,36 @@ class SpooledBacklog(Backlog):
             self._unread += 1
 
     def _writable(self) -> _Segment:
-        """The segment to be written to. Raises: OSError."""
+        """Return the segment to write to, which may be new. Raises: OSError."""
         if self._file is not None:
             if self._segments[-1].frames < self._segment_frames:
                 return self._segments[-1]
             os.close(self._file)
             self._file = None
-        segment = _Segment(self.directory / f"{self.head.index:012}{_WAITING}", self.head.index)
+        segment = _Segment(self.directory / f"{self.head.index:012}{_UNSENT}", self.head.index)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         self._file = os.open(segment.path, flags, 0o600)
-        unlink([segment.path.with_suffix(_SENT)])  # what a power cut left has nothing in it
+        unlink([segment.path.with_suffix(_SENT)])  # an empty file that a power cut may leave
         self._segments.append(segment)
         segment.size = write_whole(self._file, 0, MAGIC)
         torn, self._torn = self._torn, None
-        if torn is not None and torn.first != segment.first:  # there is a later one now
+        if torn is not None and torn.first != segment.first:  # its last chunk is no longer needed
             os.truncate(torn.path, torn.size) if torn.count else unlink([torn.path])
         return segment
 
     def _failed(self, error: OSError) -> None:
-        """The disk takes no more: go on in memory. What is on disk is still read from there."""
-        if not self.numbered:
+        """Continue in memory after a write has failed. Chunks on disk are still read from there."""
+        if not self.intact:
             return
-        self.numbered = False
+        self.intact = False
         self._close_file()
         self._ahead_chunks = self._ahead_chunks and AHEAD_CHUNKS
         log.error(
-            "the spool fails (%s): the session goes on from memory alone, and cannot be resumed",
+            "the spool failed (%s): the session continues in memory only and cannot be resumed",
             error.strerror,
             extra=fields(session=str(self.spec.key), spool=str(self.directory)),
         )
-        # So that no other run gives numbers again that are used from memory now. Needs no room.
+        # No later run may reuse numbers that are now used from memory. A rename needs no space.
         with contextlib.suppress(OSError):
             os.rename(self.directory / SESSION, self.directory / FAILED)
 
@@ -289,42 +298,42 @@ class SpooledBacklog(Backlog):
             self._file = None
 
     def skip_numbers(self) -> None:
-        """Leave out the numbers that may have been used before a power cut, for good."""
-        if self.unsure:
-            chunks = int(UNSURE_S * 1000 / self.origin.chunk_ms)
+        """Skip the numbers that may have been used before a power cut."""
+        if self.chunks_missing:
+            chunks = int(POWER_CUT_GAP_S * 1000 / self.origin.chunk_ms)
             self.head = replace(self.head, index=self.head.index + chunks)
-            self.unsure = False
+            self.chunks_missing = False
 
     def end(self) -> None:
-        """Put the end mark that a session was not given before its agent died."""
-        if not (self.ended or self.numbered):
-            self.ended = True  # nobody knows its number
+        """Put the end mark, if an earlier run died before it did."""
+        if not (self.ended or self.intact):
+            self.ended = True  # the number of an end mark is unknown
         if not self.ended:
             self.skip_numbers()
-            self.put(Chunk(self.head.pos, self.heard_ns, b"", True))
+            self.put(Chunk(self.head.pos, self.end_time_ns, b"", True))
         self._close_file()
 
     # Reading.
 
     def take(self) -> tuple[int, Chunk] | None:
-        if not self._ahead:
-            self._read_ahead()
-        if self._ahead:
-            # Its number must not be used again after a power cut that takes it from the disk.
-            unsafe = self._read_index - len(self._ahead) - self._safe_index
-            if self.numbered and unsafe >= self._unsafe_chunks // 2:
-                self._hurry.set()
-                if unsafe >= self._unsafe_chunks:
+        if not self._prefetched:
+            self._prefetch()
+        if self._prefetched:
+            # After a power cut, numbers of lost chunks must not be reused.
+            unsynced = self._read_index - len(self._prefetched) - self._synced_index
+            if self.intact and unsynced >= self._max_unsynced_chunks // 2:
+                self._sync_needed.set()
+                if unsynced >= self._max_unsynced_chunks:
                     return None
-            return self._numbered(*self._ahead.popleft())
+            return self._numbered(*self._prefetched.popleft())
         if self._unread:
             return None
-        in_all = sum(count for _, count in self._dropped)
-        self._next_seq = max(self._next_seq, self.head.index - in_all)
+        dropped = sum(count for _, count in self._dropped)
+        self._next_seq = max(self._next_seq, self.head.index - dropped)
         return super().take()
 
-    def _enter(self, segment: _Segment) -> int:
-        """Number the chunks of `segment` for good; the number of its first."""
+    def _assign_numbers(self, segment: _Segment) -> int:
+        """Number the chunks of `segment` permanently. Returns the number of the first."""
         if segment.first_seq is None:
             before = sum(count for first, count in self._dropped if first < segment.first)
             segment.first_seq = segment.first - before
@@ -337,16 +346,16 @@ class SpooledBacklog(Backlog):
                 segment.path = sent
         return segment.first_seq
 
-    def _read_ahead(self) -> None:
-        """Read some chunks back. Blocks for the time that a disk takes."""
-        while self._unread and not self._ahead:
+    def _prefetch(self) -> None:
+        """Read chunks back from the disk, which blocks the event loop."""
+        while self._unread and not self._prefetched:
             segment = next(s for s in self._segments if s.first + s.count > self._read_index)
             if segment.dropping:
                 return
-            first_seq = self._enter(segment)
+            first_seq = self._assign_numbers(segment)
             if self._read_index <= segment.first:
                 self._read_index, self._read_offset = segment.first, len(MAGIC)
-            wanted = min(_READ_CHUNKS, segment.first + segment.count - self._read_index)
+            wanted = min(_PREFETCH_CHUNKS, segment.first + segment.count - self._read_index)
             failure = None
             try:
                 with segment.path.open("rb") as file:
@@ -354,40 +363,40 @@ class SpooledBacklog(Backlog):
                     records = itertools.islice(read_records(file, self._read_index), wanted)
                     for chunk, size in records:
                         seq = first_seq + self._read_index - segment.first
-                        self._ahead.append((seq, chunk))
+                        self._prefetched.append((seq, chunk))
                         self._read_index += 1
                         self._read_offset += size
             except OSError as error:
                 failure = error
-            self._unread -= len(self._ahead)
-            if self._ahead:
+            self._unread -= len(self._prefetched)
+            if self._prefetched:
                 self._unreadable_since = None
-            elif failure is not None and self._may_pass(failure, segment):
+            elif failure is not None and self._should_retry(failure, segment):
                 return
             else:
-                self._lose(segment, failure)
+                self._skip_rest(segment, failure)
 
-    def _may_pass(self, error: OSError, segment: _Segment) -> bool:
-        """Whether reading `segment` is to be tried again, with a warning the first time."""
+    def _should_retry(self, error: OSError, segment: _Segment) -> bool:
+        """Return whether to read `segment` again later. Logs a warning the first time."""
         now = time.monotonic()
         if isinstance(error, FileNotFoundError):
             return False
         if self._unreadable_since is None:
             self._unreadable_since = now
             log.warning(
-                "the spool cannot be read now, and is tried again: %s",
+                "cannot read the spool; retrying: %s",
                 error.strerror,
                 extra=fields(session=str(self.spec.key), file=str(segment.path)),
             )
-        return passes(error) or now - self._unreadable_since < _READ_PATIENCE_S
+        return is_temporary(error) or now - self._unreadable_since < _READ_PATIENCE_S
 
-    def _lose(self, segment: _Segment, error: OSError | None) -> None:
-        """Leave out the rest of a segment; its file stays aside."""
+    def _skip_rest(self, segment: _Segment, error: OSError | None) -> None:
+        """Give up the rest of a segment, whose file is kept."""
         lost = segment.first + segment.count - self._read_index
         log.error(
-            "%d chunks in the spool cannot be read back and are left out: %s",
+            "skipping %d chunks in the spool that cannot be read: %s",
             lost,
-            "not what was written" if error is None else error.strerror,
+            "the file is damaged" if error is None else error.strerror,
             extra=fields(session=str(self.spec.key), file=str(segment.path)),
         )
         self._damaged.append(segment)
@@ -395,21 +404,22 @@ class SpooledBacklog(Backlog):
         self._read_index += lost
         self._unread -= lost
 
-    # Clearing away.
+    # Deleting.
 
-    def settled(self, seq: int) -> None:
-        self._settled_seq = seq
+    def acknowledge(self, before_seq: int) -> None:
+        self._acknowledged_seq = before_seq
 
     def discard(self) -> None:
         self.discarded = True
 
     def drop_oldest(self) -> bool:
-        """Have `tidy` drop the oldest segment that waits; False if there is none to be dropped.
+        """Mark the oldest segment to be dropped by `tidy`. Returns False if there is none.
 
-        Not to be dropped is what may have been sent, the newest, which tells where the sound ends,
-        anything of a source that waits, and anything when it cannot be noted on the disk.
+        These are never dropped: segments that may have been sent; the newest one, which tells where
+        the audio ends; those of a source that can wait; and any once the disk has failed, because
+        the drop could not be recorded.
         """
-        if self._ahead_chunks is not None or not self.numbered:
+        if self._ahead_chunks is not None or not self.intact:
             return False
         for segment in itertools.islice(self._segments, len(self._segments) - 1):
             if segment.first_seq is None and not segment.dropping:
@@ -418,37 +428,40 @@ class SpooledBacklog(Backlog):
         return False
 
     async def tidy(self, in_thread: InThread) -> bool:
-        """Bring what was written to the disk itself, and delete what is no longer needed; True if
-        that was all of it."""
+        """Sync what was written to the disk, and delete what is no longer needed.
+
+        Returns whether the whole session is deleted.
+        """
         if self.discarded:
             damaged = [segment.path for segment in self._damaged]
             await in_thread(lambda: remove(self.directory, damaged))
             self.close()
             return True
         newest = self._segments[-1] if self._segments else None
-        settled = [segment for segment in self._segments if self._is_settled(segment)]
-        if newest in settled:
-            settled.remove(newest)
+        acknowledged = [segment for segment in self._segments if self._is_acknowledged(segment)]
+        if newest in acknowledged:
+            acknowledged.remove(newest)
         try:
             await self._drop(in_thread)
-            if self.numbered:
-                await self._sync(in_thread, settled)
+            if self.intact:
+                await self._sync(in_thread, acknowledged)
         except OSError as error:
-            if not passes(error):
+            if not is_temporary(error):
                 self._failed(error)
-        if settled:
-            self._segments = deque(s for s in self._segments if s not in settled)
-            paths = [segment.path for segment in settled if segment not in self._damaged]
+        if acknowledged:
+            self._segments = deque(s for s in self._segments if s not in acknowledged)
+            paths = [segment.path for segment in acknowledged if segment not in self._damaged]
             await in_thread(lambda: unlink(paths))
         return False
 
-    def _is_settled(self, segment: _Segment) -> bool:
+    def _is_acknowledged(self, segment: _Segment) -> bool:
         return (
-            segment.first_seq is not None and segment.first_seq + segment.count <= self._settled_seq
+            segment.first_seq is not None
+            and segment.first_seq + segment.count <= self._acknowledged_seq
         )
 
     async def _drop(self, in_thread: InThread) -> None:
-        """Note what is to be dropped, then drop it. Raises: OSError."""
+        """Record the marked segments in dropped.json, then delete them. Raises: OSError."""
         dropping = [segment for segment in self._segments if segment.dropping]
         if not dropping:
             return
@@ -472,34 +485,34 @@ class SpooledBacklog(Backlog):
             self._count_dropped(segment.frames)
         await in_thread(lambda: unlink([segment.path for segment in dropping]))
 
-    async def _sync(self, in_thread: InThread, settled: list[_Segment]) -> None:
-        """Raises: OSError."""
+    async def _sync(self, in_thread: InThread, acknowledged: list[_Segment]) -> None:
+        """Sync every segment except `acknowledged` to the disk. Raises: OSError."""
         end = self.head.index
-        unsafe = [
+        unsynced = [
             (segment, segment.size)
             for segment in self._segments
-            if segment.size > segment.synced and segment not in settled
+            if segment.size > segment.synced and segment not in acknowledged
         ]
-        for start in range(0, len(unsafe), _OPEN_AT_ONCE):
-            some = unsafe[start : start + _OPEN_AT_ONCE]
-            new = any(segment.synced == 0 for segment, _ in some)
-            paths = [segment.path for segment, _ in some] + [self.directory] * new
-            await in_thread(partial(sync_open, open_all(paths)))  # names change meanwhile
-            for segment, size in some:
+        for start in range(0, len(unsynced), _SYNC_FILES):
+            batch = unsynced[start : start + _SYNC_FILES]
+            new = any(segment.synced == 0 for segment, _ in batch)
+            paths = [segment.path for segment, _ in batch] + [self.directory] * new
+            await in_thread(partial(sync_open, open_all(paths)))  # files may be renamed meanwhile
+            for segment, size in batch:
                 segment.synced = size
-        self._safe_index = end
+        self._synced_index = end
 
     def close(self) -> None:
-        """Give the files and the lock back. Idempotent."""
+        """Close the files and release the lock. Idempotent."""
         self._close_file()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    # Taking up what another run has left.
+    # Loading what an earlier run has left.
 
     def load(self) -> None:
-        """Find what is in the directory. Raises: OSError, ValueError: it cannot be used."""
+        """Read the directory. Raises: OSError or ValueError if it cannot be used."""
         boot = boot_id()
         self._rebooted = not boot or boot != self._description.boot
         changed = self.directory.stat().st_mtime
@@ -518,42 +531,47 @@ class SpooledBacklog(Backlog):
             if segment.count:
                 self._segments.append(segment)
                 self._unread += segment.count
-                if path.suffix == _SENT or self._rebooted:  # the name need not be on the disk
-                    self._enter(segment)
+                if (
+                    path.suffix == _SENT or self._rebooted
+                ):  # the new name may not have reached the disk
+                    self._assign_numbers(segment)
                     sent_pos = self.head.pos
                 elif len(self._segments) == 1:
                     sent_pos = self.head.pos - segment.frames
         if torn and torn[-1] is segment:
-            self._torn = torn.pop()  # by whatever ended its agent
-            self.numbered = bool(self._segments)
+            self._torn = torn.pop()  # the write that the end of its agent interrupted
+            self.intact = bool(self._segments)
         self._damaged = torn
         if self._dropped:
             self.head = replace(self.head, index=max(self.head.index, sum(self._dropped[-1])))
-        self.unsure = self._rebooted or self._torn is not None
+        self.chunks_missing = self._rebooted or self._torn is not None
         self.sent_seconds = self._format.seconds(sent_pos)
         self.sent_ago_s = max(0.0, time.time() - changed)
 
     def _scan(self, segment: _Segment) -> bool:
-        """Count what is whole in `segment`; True, and a warning, if there is more than that."""
+        """Count the complete chunks of `segment`. Returns whether there is more than those.
+
+        In that case it logs a warning.
+        """
         self.head = replace(self.head, index=max(self.head.index, segment.first))
-        in_all = segment.path.stat().st_size
+        file_size = segment.path.stat().st_size
         with segment.path.open("rb") as file:
             if file.read(len(MAGIC)) == MAGIC:
                 segment.size = len(MAGIC)
                 for chunk, size in read_records(file, segment.first):
                     self._count(segment, chunk, size)
-        if in_all < len(MAGIC) and not self._rebooted:
-            return False  # its agent was killed just then
-        if segment.size < in_all:
+        if file_size < len(MAGIC) and not self._rebooted:
+            return False  # its agent was killed just after creating it
+        if segment.size < file_size:
             log.warning(
-                "%d bytes in the spool are no whole chunk and are left out",
-                in_all - segment.size,
+                "skipping %d bytes in the spool that are not a complete chunk",
+                file_size - segment.size,
                 extra=fields(session=str(self.spec.key), file=str(segment.path)),
             )
-        return segment.size < max(in_all, len(MAGIC))
+        return segment.size < max(file_size, len(MAGIC))
 
     def _count(self, segment: _Segment, chunk: Chunk, size: int) -> None:
-        """Note that `chunk` is the last in `segment`, and the last of all."""
+        """Record that `chunk` is now the last of `segment` and of the session."""
         frames = self._format.frames(len(chunk.payload))
         segment.count += 1
         segment.frames += frames
@@ -564,16 +582,16 @@ class SpooledBacklog(Backlog):
         )
         self.ended = chunk.end
 
-    def go_on(self) -> None:
-        """Prepare for more chunks than were left by another run. Raises: SpoolError."""
-        unsure = self.unsure
-        if self.origin.live:  # a file's chunks are the same again
+    def resume(self) -> None:
+        """Prepare to add chunks to those of an earlier run. Raises: SpoolError."""
+        chunks_missing = self.chunks_missing
+        if self.origin.live:  # a file gives the same chunks again
             self.skip_numbers()
-        if not (unsure or self._rebooted):
+        if not (chunks_missing or self._rebooted):
             return
         description = self._description.model_copy(update={"boot": boot_id()})
         try:
-            self._writable()  # its name keeps what is skipped
+            self._writable()  # the name of the new segment records the skipped numbers
             save(self.directory / SESSION, description.model_dump_json().encode())
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None

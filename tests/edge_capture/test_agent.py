@@ -24,7 +24,7 @@ async def test_a_connection_closed_for_good_is_made_anew(
     edge, publish = EdgeSettings(), PublishSettings()
     source = FileSource(tmp_path / "a.wav", 5, publish.chunk_ms)
     sessions = make_sessions(
-        make_keys(edge), source.format, source.waits, edge, publish, RequestSettings()
+        make_keys(edge), source.format, source.can_wait, edge, publish, RequestSettings()
     )
     agent = Agent(source, sessions, broker_settings, RunOptions(quiet=True))
     running = asyncio.create_task(agent.run(asyncio.Event()))

@@ -1,4 +1,4 @@
-"""The cutter with blocks of any size and lost frames: nothing is lost, doubled or misplaced."""
+"""The chunker with blocks of any size and lost frames: nothing is lost, doubled or misplaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_capture.chunks import Chunk, Cutter
+from edge_capture.chunks import Chunk, Chunker
 from natterjack.audio import AudioFormat
 
 from ..searching import examples
@@ -18,18 +18,18 @@ lengths_ms = st.sampled_from([1, 20, 80, 100])
 
 def cut(source: int, published: int, chunk_ms: int, script: list[int]) -> list[Chunk]:
     """The chunks of a source whose frame n has the value n."""
-    cutter = Cutter(
+    chunker = Chunker(
         AudioFormat("linear16", source, 1), AudioFormat("linear16", published, 1), None, chunk_ms
     )
     chunks, at = [], 0
     for size in script:
         if size > 0:
             frames = (np.arange(at, at + size) % 2**15).astype(np.int16)
-            chunks += cutter.feed(frames[:, None], at * 10**9 // source)
+            chunks += chunker.feed(frames[:, None], at * 10**9 // source)
         else:
-            chunks += cutter.skip(-size)
+            chunks += chunker.skip(-size)
         at += abs(size)
-    return [*chunks, cutter.finish()]
+    return [*chunks, chunker.finish()]
 
 
 @examples(100)
@@ -86,8 +86,8 @@ def test_fewer_frames_than_are_wanted_complete_no_chunk(
 ) -> None:
     """Who holds them back until there are as many makes no chunk later."""
     source, published = (AudioFormat("linear16", rate, 1) for rate in rates)
-    prompt = Cutter(source, published, None, chunk_ms)
-    patient = Cutter(source, published, None, chunk_ms)
+    prompt = Chunker(source, published, None, chunk_ms)
+    patient = Chunker(source, published, None, chunk_ms)
     at_once, held_back, held = 0, 0, 0
     for size in sizes:
         at_once += len(prompt.feed(np.zeros((size, 1), np.int16), 0))
@@ -100,7 +100,7 @@ def test_fewer_frames_than_are_wanted_complete_no_chunk(
 
 def test_a_whole_chunk_is_wanted() -> None:
     """So that there is a wake-up for it alone."""
-    cutter = Cutter(AudioFormat("linear16", 16_000, 2), AudioFormat("linear16", 16_000, 1), 0, 80)
-    assert cutter.wanted_frames == 1280
-    cutter.feed(np.zeros((1380, 2), np.int16), 0)
-    assert cutter.wanted_frames == 1180
+    chunker = Chunker(AudioFormat("linear16", 16_000, 2), AudioFormat("linear16", 16_000, 1), 0, 80)
+    assert chunker.wanted_frames == 1280
+    chunker.feed(np.zeros((1380, 2), np.int16), 0)
+    assert chunker.wanted_frames == 1180

@@ -47,7 +47,7 @@ async def test_a_terminal_shows_the_session_live(
         await until(lambda: shows("NATS connection lost"), "the loss is shown")
         nats_server.start()
         process.send_signal(2)
-        await until(lambda: shows("all is published and acknowledged"), "the summary", 20)
+        await until(lambda: shows("everything is published and acknowledged"), "the summary", 20)
         await until(lambda: shows("\x1b[?25h"), "the cursor is back")
         assert process.wait(20) == 0
     finally:

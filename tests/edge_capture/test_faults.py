@@ -14,7 +14,7 @@ import soundfile
 from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import APIError
 
-from edge_capture.status import SessionStatus
+from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS, ensure
 from natterjack.control import stop_reason
@@ -113,10 +113,10 @@ async def test_streams_that_a_worker_makes_later(
     broker: Broker, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "max")
-    await edge.says("waiting for a worker to make the streams")
+    await edge.says("waiting for a worker to create the streams")
     await ensure(broker, StreamSettings())
     assert await edge.exit_code() == 0, edge.stderr
-    assert edge.stderr.count("waiting for a worker to make the streams") == 1
+    assert edge.stderr.count("waiting for a worker to create the streams") == 1
     (await only_recording(broker)).check_whole()
 
 
@@ -135,7 +135,7 @@ async def test_a_full_stream_is_said_once_and_waited_for(
     await js.update_stream(full)
     assert await edge.exit_code() == 0, edge.stderr
     assert edge.stderr.count("maximum messages exceeded") == 1
-    assert edge.stderr.count("the broker takes it now") == 1
+    assert edge.stderr.count("the broker accepts data again") == 1
     assert '"chunks": 126' in edge.stderr
     (await only_recording(ready_broker)).check_whole()
 
@@ -148,7 +148,7 @@ async def test_a_full_queue_is_said_once_and_waited_for(
     queue = await js.stream_info(SESSIONS)
     await js.update_stream(queue.config.evolve(max_bytes=queue.state.bytes))
     edge = start_edge("file", speech, "--speed", "max")
-    await edge.says("the broker refuses it: maximum bytes exceeded")
+    await edge.says("refused by the broker: maximum bytes exceeded")
 
     async def all_stored() -> bool:
         return await chunks(ready_broker) == 126
@@ -170,7 +170,7 @@ async def test_chunks_beyond_the_servers_limit(
         edge = start_edge(
             "file", speech, "--speed", "100", "--finish-seconds", "0.2", "--nats-url", server.url
         )
-        await edge.says("a chunk of 2560 bytes is more than the server's max_payload of 2048")
+        await edge.says("a chunk of 2560 bytes exceeds the server's max_payload of 2048")
         edge.interrupt()
         assert await edge.exit_code() == 1
         assert " chunks are unacknowledged" in edge.stderr
@@ -186,7 +186,7 @@ async def test_a_signal_ends_the_session_cleanly(
     await some_chunks(ready_broker)
     edge.process.send_signal(number)
     assert await edge.exit_code() == 0
-    assert "all is published and acknowledged" in edge.stderr
+    assert "everything is published and acknowledged" in edge.stderr
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert 0.4 < recording.seconds < 10, "it was not ended by the signal"
@@ -200,7 +200,7 @@ async def test_a_second_signal_aborts(
     nats_server.kill()
     await edge.says("NATS connection lost")
     edge.interrupt()
-    await edge.says("stopping; once more to abort")
+    await edge.says("stopping; signal again to abort")
     edge.interrupt()
     assert await edge.exit_code() == 130
 

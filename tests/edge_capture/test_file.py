@@ -189,8 +189,8 @@ async def test_plays_at_the_speed_asked_for(
     [
         ("none.wav", None, "No such file or directory"),
         ("empty.wav", b"", "is empty"),
-        ("text.wav", b"no sound at all, only words", "is not a sound file"),
-        ("a.raw", b"\0" * 1000, "is raw: use natterjack-edge stdin"),
+        ("text.wav", b"no sound at all, only words", "is not a readable audio file"),
+        ("a.raw", b"\0" * 1000, "is raw audio; use: natterjack-edge stdin"),
         ("", None, "is a directory"),
         ("x" * 300, None, "File name too long"),
     ],
@@ -236,7 +236,7 @@ async def test_a_file_that_breaks_off_ends_its_session(
     recording.check_whole()
     assert 1 < recording.seconds < 2.2
     assert code == 1
-    assert "cannot be read on" in edge.stderr
+    assert "cannot be read further" in edge.stderr
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ async def test_a_file_that_breaks_off_ends_its_session(
         (["--tenant", "a.b"], "tenant 'a.b' is not valid: use 1 to 64 of the characters"),
         (["--split-channels", "a,b c"], "speaker 'b c' is not valid"),
         (["--split-channels", "a,a"], "each channel needs a speaker of its own"),
-        (["--split-channels", "a,b,c"], "names 3 speakers, the sound has 2 channels"),
-        (["--split-channels", "a"], "names 1 speakers, the sound has 2 channels"),
+        (["--split-channels", "a,b,c"], "names 3 speakers, the audio has 2 channels"),
+        (["--split-channels", "a"], "names 1 speakers, the audio has 2 channels"),
         (["--publish-chunk-ms", "5"], "EDGE_CHUNK_MS: Input should be greater than or equal to 10"),
         (["--publish-sample-rate", "1000"], "sample_rate: Input should be greater than or equal"),
         (

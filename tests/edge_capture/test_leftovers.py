@@ -99,7 +99,7 @@ async def test_send_sends_what_is_left(
     await spooled_more(spool, 10)
     edge.interrupt()
     assert await edge.exit_code() == 1
-    assert f"the spool keeps them, this sends them: natterjack-edge send --spool {spool}" in (
+    assert f"the spool keeps them; to send them: natterjack-edge send --spool {spool}" in (
         edge.stderr
     )
     edge = start_edge("send", "--spool", spool, "--once")
@@ -113,7 +113,7 @@ async def test_send_sends_what_is_left(
     assert gone(spool)
     edge = start_edge("send", environment={"EDGE_SPOOL": str(spool)})
     assert await edge.exit_code() == 0
-    assert "nothing in the spool is to be sent" in edge.stderr
+    assert "the spool has nothing to send" in edge.stderr
     assert await start_edge("send").exit_code() == 2
 
 
@@ -139,7 +139,7 @@ async def test_one_that_the_broker_never_takes_keeps_nobody(
         )  # fmt: skip
         assert await edge.exit_code() == 1, edge.stderr
         assert "an earlier session in the spool is published and acknowledged" in edge.stderr
-        assert "all is published and acknowledged" in edge.stderr
+        assert "everything is published and acknowledged" in edge.stderr
         assert "2 chunks of an earlier session are unacknowledged; the spool keeps" in edge.stderr
     finally:
         server.stop()

@@ -177,8 +177,8 @@ async def test_a_microphone_that_vanishes_ends_its_session(
     await hears(ready_broker, 0.5)
     os.kill(sound_server.pid, signal.SIGKILL)
     assert await edge.exit_code() == 1
-    assert "microphone 'default' is gone; the session ends here" in edge.stderr
-    assert "all is published and acknowledged" in edge.stderr
+    assert "microphone 'default' is gone; ending the session" in edge.stderr
+    assert "everything is published and acknowledged" in edge.stderr
     # One line each, and nothing from the libraries beneath.
     assert all(line.startswith("{") for line in edge.stderr.splitlines())
     assert (await only_recording(ready_broker)).headers[-1].end
@@ -191,7 +191,7 @@ async def test_a_microphone_that_falls_silent_ends_its_session(
     await until(lambda: requests(ready_broker), "the session is open", 20)
     os.kill(sound_server.pid, signal.SIGSTOP)
     assert await edge.exit_code() == 1
-    assert "microphone 'default' has given nothing for 5 s" in edge.stderr
+    assert "microphone 'default' has delivered no audio for 5 s" in edge.stderr
     assert (await only_recording(ready_broker)).headers[-1].end
 
 
@@ -234,7 +234,7 @@ async def test_a_microphone_that_comes_back_goes_on_in_its_session(
     await sounds(ready_broker)
     sound_server.kill()
     killed = time.monotonic()
-    await edge.says("microphone 'default' is gone; the session waits for it")
+    await edge.says("microphone 'default' is gone; waiting for it to return")
     await until(lambda: time.monotonic() - killed > 3, "it is away for a while")
     away = time.monotonic() - killed
     await sound_server.start()
@@ -277,7 +277,9 @@ async def test_a_microphone_that_is_mute_for_long_and_wakes(
     await sounds(ready_broker)
     os.kill(sound_server.pid, signal.SIGSTOP)
     try:
-        await edge.says("microphone 'default' has given nothing for 5 s; the session waits for it")
+        await edge.says(
+            "microphone 'default' has delivered no audio for 5 s; waiting for it to return"
+        )
     finally:
         os.kill(sound_server.pid, signal.SIGCONT)
     await edge.says("the microphone is back")
@@ -296,8 +298,8 @@ async def test_a_microphone_that_stays_away_ends_its_session(
     await sounds(ready_broker)
     sound_server.kill()
     assert await edge.exit_code() == 1
-    assert "microphone 'default' is gone; the session waits for it" in edge.stderr
-    assert "microphone 'default' is gone; the session ends here" in edge.stderr
+    assert "microphone 'default' is gone; waiting for it to return" in edge.stderr
+    assert "microphone 'default' is gone; ending the session" in edge.stderr
     assert (await only_recording(ready_broker)).headers[-1].end
 
 
@@ -313,10 +315,10 @@ async def test_a_signal_while_the_microphone_is_away(
     edge = start_edge("mic", environment=sound_server.environment)
     await sounds(ready_broker)
     os.kill(sound_server.pid, fault)
-    await edge.says("the session waits for it")
+    await edge.says("waiting for it to return")
     edge.process.send_signal(number)
     assert await edge.exit_code(10) == 0
-    assert "all is published and acknowledged" in edge.stderr
+    assert "everything is published and acknowledged" in edge.stderr
     assert all(line.startswith("{") for line in edge.stderr.splitlines())
     assert (await only_recording(ready_broker)).headers[-1].end
 
@@ -359,7 +361,7 @@ asyncio.run(main())
 async def test_a_device_that_refuses_its_old_rate_is_tried_on(sound_server: SoundServer) -> None:
     ended = await run_script(_REFUSED, sound_server)
     assert ended.stdout == "3 True\n", ended.stderr
-    refusal = "microphone 'default' does not record: Invalid sample rate; trying on"
+    refusal = "microphone 'default' cannot be recorded: Invalid sample rate; retrying"
     assert ended.stderr.count(refusal) == 1
     assert ended.stderr.count("the microphone is back") == 1
 
@@ -376,10 +378,10 @@ async def test_devices_lists_it(start_edge: StartEdge, sound_server: SoundServer
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--device", "webcam"], "no microphone is called 'webcam'; there are: 0 pulse"),
-        (["--device", "99"], "no microphone is called '99'"),
-        (["--device", "ul"], "several microphones are called 'ul', use an index: 0 pulse"),
-        (["--device-rate", "1"], "microphone 'default' does not record: "),
+        (["--device", "webcam"], "no microphone is named 'webcam'; available: 0 pulse"),
+        (["--device", "99"], "no microphone is named '99'"),
+        (["--device", "ul"], "several microphones match 'ul'; use an index: 0 pulse"),
+        (["--device-rate", "1"], "microphone 'default' cannot be recorded: "),
         (["--split-channels", ",".join(map(str, range(40)))], "names 40 speakers, microphone"),
     ],
 )
@@ -405,7 +407,7 @@ async def test_no_sound_device_at_all(
     sound_server.kill()
     edge = start_edge(command, environment=sound_server.environment)
     assert await edge.exit_code() == 2
-    assert edge.stderr.startswith("natterjack-edge: no microphone is here")
+    assert edge.stderr.startswith("natterjack-edge: no microphone found")
     assert "libasound2-plugins" in edge.stderr
     assert edge.stderr.count("\n") == 1
 
@@ -417,7 +419,9 @@ async def test_no_portaudio(start_edge: StartEdge, tmp_path: Path, command: str)
     )
     edge = start_edge(command, environment={"PYTHONPATH": str(tmp_path)})
     assert await edge.exit_code() == 2
-    assert edge.stderr.startswith("natterjack-edge: the PortAudio library is not here: apt-get")
+    assert edge.stderr.startswith(
+        "natterjack-edge: the PortAudio library is not installed: apt-get"
+    )
     assert edge.stderr.count("\n") == 1
 
 
@@ -450,4 +454,4 @@ asyncio.run(main())
 async def test_a_stalled_program_knows_what_it_lost(sound_server: SoundServer) -> None:
     ended = await run_script(_STALLED, sound_server)
     assert ended.stdout == "True True True\n", ended.stderr
-    assert "sound was lost before it could be taken" in ended.stderr
+    assert "audio was lost before it could be read" in ended.stderr

@@ -9,7 +9,7 @@ import pytest
 from edge_capture.backlog import AHEAD_CHUNKS, Backlog
 from edge_capture.chunks import Chunk
 from edge_capture.publish import Publisher
-from edge_capture.status import SessionStatus
+from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
@@ -30,7 +30,7 @@ def chunk(index: int, *, end: bool = False) -> Chunk:
 
 def publisher_with(window_chunks: int) -> Publisher:
     """For a source that waits."""
-    backlog = Backlog(SPEC, most_seconds=1, ahead_chunks=AHEAD_CHUNKS)
+    backlog = Backlog(SPEC, max_seconds=1, ahead_chunks=AHEAD_CHUNKS)
     return Publisher(backlog, window_chunks=window_chunks)
 
 
@@ -47,7 +47,7 @@ async def test_the_window_is_kept_while_the_broker_is_down(
     offered = 5
     while True:  # until the publisher has no room left
         try:
-            await asyncio.wait_for(publisher.room(), 1)
+            await asyncio.wait_for(publisher.wait_for_room(), 1)
         except TimeoutError:
             break
         publisher.offer(chunk(offered))
@@ -68,13 +68,13 @@ async def test_beyond_the_buffer_the_oldest_sound_goes(
 ) -> None:
     nats_server.kill()
     await until(lambda: not ready_broker.connected, "the connection is lost")
-    publisher = Publisher(Backlog(SPEC, most_seconds=2), window_chunks=4)
+    publisher = Publisher(Backlog(SPEC, max_seconds=2), window_chunks=4)
     running = asyncio.create_task(publisher.run(ready_broker))
     for index in range(60):
         publisher.offer(chunk(index))
         await asyncio.sleep(0)
     assert publisher.unacknowledged == 20
-    assert publisher.lost_frames == 40 * FRAMES
+    assert publisher.dropped_frames == 40 * FRAMES
     publisher.offer(Chunk(60 * FRAMES, 0, b"", True))
     nats_server.start()
     await asyncio.wait_for(running, 20)
@@ -82,8 +82,8 @@ async def test_beyond_the_buffer_the_oldest_sound_goes(
     assert [header.seq for header in recording.headers] == list(range(21))
     assert [header.pos for header in recording.headers] == [i * FRAMES for i in range(40, 61)]
     assert recording.headers[-1].end
-    assert sum("oldest sound is dropped" in record.message for record in caplog.records) == 1
-    assert any("4.0 s of sound were dropped" in record.message for record in caplog.records)
+    assert sum("oldest audio is dropped" in record.message for record in caplog.records) == 1
+    assert any("4.0 s of audio were dropped" in record.message for record in caplog.records)
 
 
 async def test_a_mute_subscriber_in_the_streams_place_is_noticed(broker: Broker) -> None:
@@ -98,7 +98,7 @@ async def test_a_mute_subscriber_in_the_streams_place_is_noticed(broker: Broker)
     running = asyncio.create_task(publisher.run(broker))
     for index in range(4):
         publisher.offer(chunk(index))
-    await until(lambda: publisher.trouble is not None, "it is noticed")
+    await until(lambda: publisher.problem is not None, "it is noticed")
     await until(lambda: publisher.resent >= 2, "the oldest is tried again", 20)
     await until(lambda: len(heard) == 4 + publisher.resent, "all of it has come")
     running.cancel()

@@ -72,7 +72,7 @@ async def test_killed_several_times_with_the_broker_up(
 
         await until(far_enough, f"{more} chunks are stored", 20)
         edge.kill()
-        assert ("the session goes on where it stopped" in edge.stderr) == (kill > 0)
+        assert ("resuming the session where it stopped" in edge.stderr) == (kill > 0)
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
     assert await edge.exit_code() == 0, edge.stderr
     recording = (await only_recording(ready_broker)).once_each()
@@ -99,7 +99,7 @@ async def test_killed_several_times_with_the_broker_down(
         if before < 25:  # a file is not read further ahead than the window and some chunks
             await spooled_more(spool, before)
         else:
-            await edge.says("the session goes on where it stopped")
+            await edge.says("resuming the session where it stopped")
         edge.kill()
     nats_server.start()
     edge = start_edge(*arguments)
@@ -123,14 +123,14 @@ async def test_killed_when_all_is_captured_and_not_all_is_stored(
     await edge.says("no NATS at")
     await spooled_more(spool, 10)
     edge.interrupt()  # the end mark is put
-    await edge.says("stopping; once more to abort")
+    await edge.says("stopping; signal again to abort")
     edge.interrupt()
     assert await edge.exit_code() == 130
     held = spooled(spool)
     nats_server.start()
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
     assert await edge.exit_code() == 0, edge.stderr
-    assert "the session had ended" in edge.stderr
+    assert "the session has ended" in edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
@@ -267,7 +267,7 @@ async def test_nothing_to_go_on_with(
 ) -> None:
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
     assert await edge.exit_code() == 0, edge.stderr
-    assert "no session to go on with: a new one begins" in edge.stderr
+    assert "no session to resume; starting a new one" in edge.stderr
     (await only_recording(ready_broker)).check_whole()
     edge = start_edge("file", speech, "--resume")
     assert await edge.exit_code() == 2
@@ -309,7 +309,7 @@ async def test_what_does_not_fit_is_ended_beside_a_new_session(
     await feed(edge, 2, 8)
     edge.process.stdin.close()  # type: ignore[union-attr]
     assert await edge.exit_code() == 0, edge.stderr
-    assert "a new one begins" in edge.stderr
+    assert "starting a new one" in edge.stderr
     ids = [spec.session_id for spec in await requests(ready_broker)]
     assert len(set(ids)) == 2
     last = {headers[SESSION_ID]: headers async for headers in stored_headers(ready_broker)}

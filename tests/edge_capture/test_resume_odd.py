@@ -63,13 +63,13 @@ async def test_a_session_that_its_worker_has_ended_ends_here_too(
     edge = start_edge(*arguments, stdin=subprocess.PIPE)  # and its writer goes on
     await feed(edge, 2, 10)
     assert await edge.exit_code() == 1, edge.stderr
-    assert "the session had been ended by its worker and cannot go on" in edge.stderr
+    assert "the worker has ended the session, so it cannot be resumed" in edge.stderr
     assert gone(spool)
     edge = start_edge(*arguments, stdin=subprocess.PIPE)
     await feed(edge, 3, 10)
     edge.process.stdin.close()  # type: ignore[union-attr]
     assert await edge.exit_code() == 0, edge.stderr
-    assert "a new one begins" in edge.stderr
+    assert "starting a new one" in edge.stderr
     assert len({request.session_id for request in await requests(ready_broker)}) == 2
 
 
@@ -127,7 +127,7 @@ async def test_of_a_split_file_that_had_ended_one_session_may_be_stored(
             shutil.rmtree(description.parent)
     edge = start_edge(*arguments, "--resume", "--spool", spool)
     assert await edge.exit_code() == 0, edge.stderr
-    assert "the session had ended; what is left of it is sent" in edge.stderr
+    assert "the session has ended; sending its remaining audio" in edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     assert list(await recordings(ready_broker)) == ["b"]
     assert gone(spool)
@@ -148,8 +148,8 @@ async def test_what_a_microphone_missed_is_part_of_what_has_passed(
     found = keeper.adopt()
     publish = PublishSettings(chunk_ms=100)
     (session,) = resume_sessions(found, FORMAT, False, EdgeSettings(), publish, None)
-    heard_ns = found[0].heard_ns
-    session.feed(silence(heard_ns + passed_s * 10**9, lost_frames=lost_s * 16000))
+    end_time_ns = found[0].end_time_ns
+    session.feed(silence(end_time_ns + passed_s * 10**9, lost_frames=lost_s * 16000))
     assert found[0].head.pos == FRAMES + gap_s * 16000 + FRAMES
     await keeper.close()
 

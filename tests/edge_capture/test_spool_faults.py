@@ -81,7 +81,7 @@ async def test_the_disk_is_hurried_when_sound_waits_for_it(
     monkeypatch.setattr(spool_directory, "_TIDY_S", 1000)
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
-    keeping = asyncio.create_task(keeper.keep())
+    keeping = asyncio.create_task(keeper.maintain())
     for index in range(300):
         backlog.put(chunk(index))
     count = 0
@@ -111,7 +111,7 @@ async def test_a_power_cut_may_take_the_mark_of_what_was_sent(
     monkeypatch.setattr(spool_session, "boot_id", lambda: "" if boot == "" else "a third")
     later = opened(spool, seconds=80)
     (found,) = later.adopt()
-    assert found.unsure
+    assert found.chunks_missing
     await held_to_limits(later)
     assert dict(await taken(later, found)).items() >= dict(sent).items()
     await later.close()
@@ -123,11 +123,12 @@ async def test_numbers_left_out_stay_so_when_the_next_power_comes_and_goes(spool
     os.truncate(newest, newest.stat().st_size - 5)
     keeper = opened(spool)
     (found,) = keeper.adopt()
-    found.go_on()
+    found.resume()
     await keeper.close()
     keeper = opened(spool)
     (found,) = keeper.adopt()
-    assert (found.head.index, found.unsure, found.kept_aside) == (99 + 50, False, None)
+    assert found.head.index == 99 + 50
+    assert (found.chunks_missing, found.damaged_directory) == (False, None)
     await keeper.close()
 
 
@@ -157,7 +158,7 @@ async def test_killed_before_a_segment_has_a_beginning(
     (directory / "000000000100.seg").write_bytes(disk.MAGIC[:size])
     keeper = opened(spool)
     (found,) = keeper.adopt()
-    assert (found.head.index, found.numbered, found.unsure) == (100, True, False)
+    assert (found.head.index, found.intact, found.chunks_missing) == (100, True, False)
     assert not caplog.records
     await keeper.close()
 
@@ -222,7 +223,7 @@ async def test_a_directory_that_is_being_made_is_not_locked_by_another(
 
 
 async def sent(keeper: Any, publisher: Publisher, broker: Broker) -> None:
-    keeping = asyncio.create_task(keeper.keep())
+    keeping = asyncio.create_task(keeper.maintain())
     await asyncio.wait_for(publisher.run(broker), 20)
     keeping.cancel()
     await keeper.close()
@@ -255,15 +256,15 @@ async def test_a_read_that_fails_for_a_moment_is_tried_again(
     failing(monkeypatch, "000000000100", number, 3)
     await sent(keeper, Publisher(found, window_chunks=8), ready_broker)
     (await only_recording(ready_broker)).check_whole()
-    assert found.kept_aside is None
+    assert found.damaged_directory is None
     assert [record.message for record in caplog.records] == [
-        f"the spool cannot be read now, and is tried again: {os.strerror(number)}"
+        f"cannot read the spool; retrying: {os.strerror(number)}"
     ]
     assert gone(spool)
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "unreadable", "found so"])
-async def test_what_cannot_be_read_for_good_is_kept_aside(
+async def test_what_cannot_be_read_for_good_is_damaged_directory(
     ready_broker: Broker, spool: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     monkeypatch.setattr(spool_session, "_READ_PATIENCE_S", 0.3)
@@ -283,7 +284,7 @@ async def test_what_cannot_be_read_for_good_is_kept_aside(
     await sent(keeper, Publisher(found, window_chunks=8), ready_broker)
     monkeypatch.undo()
     kept = spool / f"damaged-{name}"
-    assert found.kept_aside == kept
+    assert found.damaged_directory == kept
     assert [path.name for path in spool.iterdir()] == [kept.name]
     assert (kept / "000000000100.sent").read_bytes() == broken
     seqs = [header.seq for header in (await only_recording(ready_broker)).headers]
@@ -305,7 +306,7 @@ async def test_a_shortage_of_files_is_no_failure_of_the_disk(
 
     monkeypatch.setattr(spool_session, "open_all", none_left)
     await keeper.tidy()
-    assert backlog.numbered
+    assert backlog.intact
     monkeypatch.undo()
     assert len(await taken(keeper, backlog)) == 100
     await keeper.close()
@@ -333,7 +334,7 @@ async def test_sessions_are_taken_up_a_bounded_number_at_a_time(spool: Path) -> 
         backlog.discard()
     await keeper.tidy()
     assert len(keeper.adopt()) == 6
-    assert keeper.held == 0
+    assert keeper.locked_by_others == 0
     assert opened(spool).adopt() == []
     await keeper.close()
 
@@ -343,7 +344,7 @@ async def test_sessions_of_other_agents_are_counted(spool: Path) -> None:
     keeper.create(spec(), ORIGIN, "run").put(chunk(0))
     other = opened(spool)
     assert other.adopt() == []
-    assert other.held == 1
+    assert other.locked_by_others == 1
     await keeper.close()
 
 
@@ -376,7 +377,7 @@ async def test_small_chunks_have_records_too(spool: Path) -> None:
     origin = ORIGIN.model_copy(update={"chunk_ms": 10})
     keeper = opened(spool, size=65_536)
     backlog = keeper.create(spec(), origin, "run")
-    backlog.bound(1, waits=True)
+    backlog.set_limits(1, can_wait=True)
     index = 0
     while not backlog.full:
         backlog.put(Chunk(index * 160, index * 10_000_000, bytes(320), False))

@@ -115,7 +115,7 @@ async def test_beyond_the_limit_there_is_a_gap(
     writing = asyncio.create_task(asyncio.to_thread(edge.process.stdin.write, sound))
     await some_chunks(ready_broker)
     nats_server.kill()
-    await edge.says("the spool is full: the oldest sound is dropped")
+    await edge.says("the spool is full: the oldest audio is dropped")
     await writing
     edge.process.stdin.close()
 
@@ -186,7 +186,7 @@ async def test_a_full_disk_in_mid_session(
     assert edge.process.stdin is not None
     edge.process.stdin.write(sound)
     edge.process.stdin.close()
-    await edge.says("the spool fails (File too large): the session goes on from memory alone")
+    await edge.says("the spool failed (File too large): the session continues in memory only")
     nats_server.start()
     assert await edge.exit_code() == 0, edge.stderr
     assert "Traceback" not in edge.stderr
@@ -210,13 +210,13 @@ async def test_a_session_whose_disk_failed_is_not_gone_on_with(
     assert edge.process.stdin is not None
     edge.process.stdin.write(b"\1\0" * 1280 * 20)
     edge.process.stdin.flush()
-    await edge.says("the spool fails")
+    await edge.says("the spool failed")
     await some_chunks(ready_broker)
     edge.kill()
     edge = start_edge("stdin", "--spool", spool, "--resume", stdin=subprocess.PIPE)
     edge.process.communicate(b"\2\0" * 1280 * 20)
     assert await edge.exit_code() == 0, edge.stderr
-    assert "a new one begins" in edge.stderr
+    assert "starting a new one" in edge.stderr
     assert gone(spool)
 
 
@@ -231,7 +231,7 @@ async def test_a_spool_that_is_deleted_under_a_session(
 
     await until(delete, "the spool is deleted")
     assert await edge.exit_code() == 0, edge.stderr
-    assert "the spool fails (No such file or directory)" in edge.stderr
+    assert "the spool failed (No such file or directory)" in edge.stderr
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()

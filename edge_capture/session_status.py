@@ -1,4 +1,4 @@
-"""What the worker says about a session, for people to see and for `--wait`."""
+"""The state of a session as its worker reports it, for people to see and for `--wait`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from natterjack.telemetry.log import fields
 log = logging.getLogger(__name__)
 
 WAITING = "waiting for a worker"
-_LOOK_S = 5.0
-_STOP_LOOKS_S = (0.5, 1.0, 2.0, 4.0)
+_REFRESH_S = 5.0
+_STOP_RETRIES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class SessionStatus:
-    """The session's state as its workers report it."""
+    """Follows the status events of one session.
+
+    A user without the right to read the transcripts' stream sees live events only.
+    """
 
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
@@ -33,67 +36,68 @@ class SessionStatus:
         self._last: StatusEvent | None = None
         self._broker: Broker | None = None
         self.closing = asyncio.Event()
-        """Set when the session has ended at the worker."""
-        self._missed = asyncio.Event()
-        """Set when events may have gone unheard; and with `closing`."""
+        """Set when the worker has ended the session."""
+        self._check_stream = asyncio.Event()
+        """Set when events may have been missed, and together with `closing`."""
 
     @property
     def state(self) -> str:
-        """A StatusState, or WAITING."""
+        """A StatusState, or WAITING before the first event."""
         return self._last.state if self._last else WAITING
 
     @property
     def worker(self) -> str | None:
+        """Name of the worker that sent the last event."""
         return self._last.worker if self._last else None
 
     @property
     def reason(self) -> str | None:
+        """Reason given in the last event."""
         return self._last.reason if self._last else None
 
     async def subscribe(self, broker: Broker) -> None:
-        """Follow the live events. They may be missed while the connection is down."""
+        """Follow live events. Events sent while the connection is down are missed."""
         if self._broker is not None:
-            self._missed.set()
+            self._check_stream.set()
         self._broker = broker
-        broker.on_reconnect.add(self._missed.set)
+        broker.on_reconnect.add(self._check_stream.set)
         await broker.client.subscribe(self._subject, cb=self._received)
 
     async def wait_closing(self) -> None:
-        """Return when the session has ended, also if the event for it was missed. Cancel-safe."""
+        """Return when the session has ended, even if its closing event was missed. Cancel-safe."""
         while not self.closing.is_set():
             try:
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_REFRESH_S):
                     await self.closing.wait()
             except TimeoutError:
-                await self.look()
+                await self.refresh()
 
     async def wait_stopped(self) -> None:
-        """Return when a request (`stop`) has ended the session, also if the event for it was
-        missed. Cancel-safe.
+        """Return when a `stop` request has ended the session, even if its event was missed.
 
-        A worker that has lost the session without knowing may say that, too; so the stream, which
-        refuses it, is asked. Who may not read the stream does not learn it.
+        A worker that has lost its lease unknowingly may still report this. The stream refuses that
+        worker's events, so only what the stream has counts. Cancel-safe.
         """
         while True:
-            await self._missed.wait()
-            self._missed.clear()
-            for wait_s in _STOP_LOOKS_S:
+            await self._check_stream.wait()
+            self._check_stream.clear()
+            for wait_s in _STOP_RETRIES_S:
                 if self.closing.is_set() and not is_stop(self.reason):
                     break
                 event = await self._stored()
                 if event is not None:
-                    self._take(event)
+                    self._apply(event)
                     if event.closing and is_stop(event.reason):
                         return
                     if not self.closing.is_set():
                         break
-                await asyncio.sleep(wait_s)  # a replica may be behind, the stream away
+                await asyncio.sleep(wait_s)  # a replica may lag, or the stream be unavailable
 
-    async def look(self) -> None:
-        """Read the last stored event. A user who may not read the stream has the live ones."""
+    async def refresh(self) -> None:
+        """Apply the last event that the stream has."""
         event = await self._stored()
         if event is not None:
-            self._take(event)
+            self._apply(event)
 
     async def _stored(self) -> StatusEvent | None:
         if self._broker is None:
@@ -104,15 +108,15 @@ class SessionStatus:
             )
         except (NatsError, TimeoutError):
             return None
-        return self._parsed(message.data or b"")
+        return self._parse(message.data or b"")
 
     async def _received(self, message: Msg) -> None:
-        event = self._parsed(message.data)
+        event = self._parse(message.data)
         if event is not None:
-            self._take(event)
+            self._apply(event)
 
-    def _parsed(self, payload: bytes) -> StatusEvent | None:
-        """An event of this session, or None."""
+    def _parse(self, payload: bytes) -> StatusEvent | None:
+        """Return a status event of this session, or None for anything else."""
         try:
             event = parse_event(payload)
         except BadEvent as error:
@@ -122,16 +126,16 @@ class SessionStatus:
             return None
         return event
 
-    def _take(self, event: StatusEvent) -> None:
-        # A worker that lost the session without knowing may still speak; and after a look at the
-        # stream the same event may come live.
+    def _apply(self, event: StatusEvent) -> None:
+        # A worker that has lost its lease unknowingly may still send events, and an event read from
+        # the stream may also arrive live.
         last = self._last
         if last and (event.epoch, event.sequence) <= (last.epoch, last.sequence):
             return
         self._last = event
         if event.closing:
             self.closing.set()
-            self._missed.set()
+            self._check_stream.set()
         log.log(
             logging.WARNING if event.state in ("recovering", "failed") else logging.INFO,
             "session %s",

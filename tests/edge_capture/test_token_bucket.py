@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_capture.allowance import Allowance
 from edge_capture.backlog import Backlog
 from edge_capture.publish import Publisher
 from edge_capture.settings import DeliverySettings
+from edge_capture.token_bucket import TokenBucket
 from natterjack.broker.connection import Broker
 from natterjack.errors import UsageError
 from natterjack.settings import load
@@ -20,7 +20,7 @@ from tests.edge_capture.test_faults import some_chunks
 from tests.edge_capture.test_publish import SPEC, chunk
 
 
-def published(allowance: Allowance, now: float, most: int = 10_000) -> int:
+def published(allowance: TokenBucket, now: float, most: int = 10_000) -> int:
     """Chunks of 1 s that it allows at once."""
     count = 0
     while count < most and allowance.allows(now):
@@ -31,7 +31,7 @@ def published(allowance: Allowance, now: float, most: int = 10_000) -> int:
 
 def test_a_burst_and_then_a_rate() -> None:
     now = time.monotonic()
-    allowance = Allowance(600, 1.25)
+    allowance = TokenBucket(600, 1.25)
     assert published(allowance, now) == pytest.approx(600, abs=1)
     assert published(allowance, now) == 0
     assert published(allowance, now + 80) == pytest.approx(100, abs=1)
@@ -40,14 +40,14 @@ def test_a_burst_and_then_a_rate() -> None:
 
 def test_live_sound_spends_nothing() -> None:
     now = time.monotonic()
-    allowance = Allowance(600, 1.25)
+    allowance = TokenBucket(600, 1.25)
     for second in range(3600):
         assert published(allowance, now + second, 1) == 1
     assert published(allowance, now + 3600) == pytest.approx(600, abs=2)
 
 
 def test_no_limit() -> None:
-    assert published(Allowance(0, 0), time.monotonic()) == 10_000
+    assert published(TokenBucket(0, 0), time.monotonic()) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_no_limit() -> None:
     [(30, 0, 570), (5000, 0, 0), (5000, 80, 100), (5000, 5000, 600), (0, 0, 600)],
 )
 def test_what_a_former_run_has_spent(spent_seconds: float, ago_s: float, left: float) -> None:
-    allowance = Allowance(600, 1.25, spent_seconds=spent_seconds, ago_s=ago_s)
+    allowance = TokenBucket(600, 1.25, spent_seconds=spent_seconds, ago_s=ago_s)
     assert published(allowance, time.monotonic()) == pytest.approx(left, abs=1)
 
 
 async def test_new_chunks_wait_and_a_source_that_can_waits_too(ready_broker: Broker) -> None:
-    backlog = Backlog(SPEC, most_seconds=1, ahead_chunks=4)
-    publisher = Publisher(backlog, window_chunks=64, allowance=Allowance(2, 1.25))
+    backlog = Backlog(SPEC, max_seconds=1, ahead_chunks=4)
+    publisher = Publisher(backlog, window_chunks=64, rate_limit=TokenBucket(2, 1.25))
     running = asyncio.create_task(publisher.run(ready_broker))
     started = time.monotonic()
     for index in range(31):
-        await publisher.room()
+        await publisher.wait_for_room()
         publisher.offer(chunk(index, end=index == 30))
     await asyncio.wait_for(running, 20)
     passed_s = time.monotonic() - started

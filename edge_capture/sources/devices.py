@@ -1,0 +1,150 @@
+"""The input devices that PortAudio finds, and the choice of one of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import SourceError
+
+_MAX_CHANNELS = 32
+
+_NO_LIBRARY = (
+    "the PortAudio library is not installed: apt-get install libportaudio2 "
+    "(macOS and Windows: pip install --force-reinstall sounddevice)"
+)
+_NO_DEVICE = (
+    "no microphone found; `natterjack-edge devices` lists the available ones. To use a sound "
+    "server such as PulseAudio or PipeWire: apt-get install libasound2-plugins"
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """An input device."""
+
+    index: int
+    name: str
+    host: str
+    """Name of its host API, such as ALSA or Core Audio."""
+    channels: int
+    sample_rate: int
+    """Default rate in hertz."""
+    default: bool
+
+
+def mute_libraries() -> None:
+    """Keep messages of ALSA and PortAudio off the terminal, while Python's still appear.
+
+    The libraries write to descriptor 2 at any time, from threads of their own.
+    """
+    own = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    sys.stderr = own
+
+
+def portaudio() -> Any:
+    """Return the sounddevice module. Raises: SourceError that names what to install."""
+    try:
+        import sounddevice
+    except ModuleNotFoundError:
+        raise SourceError("microphones need: pip install 'natterjack[edge]'") from None
+    except OSError:
+        raise SourceError(_NO_LIBRARY) from None
+    except Exception as error:  # noqa: BLE001 - PortAudioError cannot be imported on its own
+        raise SourceError(f"PortAudio does not start: {error}") from None
+    return sounddevice
+
+
+def list_devices() -> list[Device]:
+    """Return all input devices. Raises: SourceError if there are none, or no PortAudio."""
+    library = portaudio()
+    hosts = library.query_hostapis()
+    default = library.default.device[0]
+    if default < 0:
+        default = next((host["default_input_device"] for host in hosts), -1)
+    devices = [
+        Device(
+            entry["index"],
+            entry["name"],
+            hosts[entry["hostapi"]]["name"],
+            entry["max_input_channels"],
+            round(entry["default_samplerate"]),
+            entry["index"] == default,
+        )
+        for entry in library.query_devices()
+        if entry["max_input_channels"] > 0
+    ]
+    if not devices:
+        raise SourceError(_NO_DEVICE)
+    return devices
+
+
+def select_device(devices: Sequence[Device], wanted: str | None) -> Device:
+    """Return the device with this index, name or part of a name; the default one if None.
+
+    Raises: SourceError if there is no such device, or more than one.
+    """
+    if wanted is None:
+        return next((device for device in devices if device.default), devices[0])
+    if wanted.isdecimal():
+        found = [device for device in devices if device.index == int(wanted)]
+    else:
+        found = [device for device in devices if device.name == wanted] or [
+            device for device in devices if wanted.casefold() in device.name.casefold()
+        ]
+    if not found:
+        raise SourceError(f"no microphone is named {wanted!r}; available: {_listed(devices)}")
+    if len(found) > 1:
+        raise SourceError(f"several microphones match {wanted!r}; use an index: {_listed(found)}")
+    return found[0]
+
+
+def reselect_device(devices: Sequence[Device], lost: Device, wanted: str | None) -> Device:
+    """Return the device that replaces `lost`: one of the same name, else the one `wanted`.
+
+    Raises: SourceError if there is none.
+    """
+    for device in devices:
+        if (device.name, device.host) == (lost.name, lost.host):
+            return device
+    if wanted is not None and wanted.isdecimal():
+        # The index may belong to another device by now.
+        raise SourceError(f"microphone {lost.name!r} is gone")
+    return select_device(devices, wanted)
+
+
+def choose_channels(device: Device, wanted: int | None, rate: int) -> int:
+    """Return how many channels to record at `rate`: `wanted`, else one if the device allows it.
+
+    Raises: SourceError if the device has fewer than `wanted`.
+    """
+    library = portaudio()
+    if wanted is not None:
+        if wanted > device.channels:
+            raise SourceError(
+                f"--split-channels names {wanted} speakers, "
+                f"microphone {device.name!r} has {device.channels} channels"
+            )
+        return wanted
+    try:
+        library.check_input_settings(device.index, channels=1, dtype="int16", samplerate=rate)
+    except library.PortAudioError:
+        return min(device.channels, _MAX_CHANNELS)
+    return 1
+
+
+def error_text(error: Exception) -> str:
+    """Return the text of a PortAudioError with that of the host API, if there is one."""
+    # The arguments are a text, a number and, if the host API failed, (index, number, text).
+    details = error.args[2][2] if len(error.args) > 2 else ""
+    return f"{error.args[0]}" + (f" ({details})" if details else "")
+
+
+def _listed(devices: Sequence[Device]) -> str:
+    return ", ".join(f"{device.index} {device.name}" for device in devices)
