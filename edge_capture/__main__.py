@@ -29,9 +29,9 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
+from .delivery.publisher import Publisher
 from .display import clock_text, restore_terminal
 from .errors import SourceError
-from .publish import Publisher
 from .session import (
     EdgeSession,
     file_start,
@@ -93,7 +93,9 @@ def _speed(text: str) -> float | None:
     return speed
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
@@ -363,7 +365,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
-    flags = _parser().parse_args(arguments)
+    flags = make_parser().parse_args(arguments)
     try:
         code = _run(flags)
     except KeyboardInterrupt:  # before the signal handlers are in place

@@ -16,10 +16,10 @@ from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.telemetry.log import fields
 
+from .delivery.leftovers import Leftovers
+from .delivery.publisher import Publisher
 from .display import log_progress, show_live
 from .errors import SourceLost
-from .leftovers import Leftovers
-from .publish import Publisher
 from .session import EdgeSession
 from .sources import Block, Source
 from .spool import Spool

@@ -17,8 +17,8 @@ from rich.text import Text
 from natterjack.broker.connection import Broker
 from natterjack.telemetry.log import fields
 
+from .delivery.publisher import Publisher
 from .level import SILENCE_DBFS
-from .publish import Publisher
 from .session import EdgeSession
 from .session_status import WAITING
 

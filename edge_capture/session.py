@@ -14,15 +14,15 @@ from natterjack.errors import UsageError
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
-from .backlog import AHEAD_CHUNKS, Backlog
 from .chunks import Chunk, Chunker, resume_frame
+from .delivery.backlog import AHEAD_CHUNKS, Backlog
+from .delivery.publisher import Publisher
+from .delivery.token_bucket import TokenBucket
 from .level import level_dbfs
-from .publish import Publisher
 from .session_status import SessionStatus
 from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
 from .spool import POWER_CUT_GAP_S, Origin, Spool, SpooledBacklog
-from .token_bucket import TokenBucket
 
 _NS = 1_000_000_000
 _SPEC_HEADROOM_BYTES = 4 * 1024  # the stream's limit includes headers

@@ -61,7 +61,7 @@ class SessionStatus:
             self._check_stream.set()
         self._broker = broker
         broker.on_reconnect.add(self._check_stream.set)
-        await broker.client.subscribe(self._subject, cb=self._received)
+        await broker.client.subscribe(self._subject, cb=self._on_message)
 
     async def wait_closing(self) -> None:
         """Return when the session has ended, even if its closing event was missed. Cancel-safe."""
@@ -110,8 +110,12 @@ class SessionStatus:
             return None
         return self._parse(message.data or b"")
 
-    async def _received(self, message: Msg) -> None:
-        event = self._parse(message.data)
+    async def _on_message(self, message: Msg) -> None:
+        self.received(message.data)
+
+    def received(self, payload: bytes) -> None:
+        """Apply a live event. Anything but a newer status event of this session is ignored."""
+        event = self._parse(payload)
         if event is not None:
             self._apply(event)
 

@@ -19,7 +19,6 @@ LONG_MODULES = {
     # being carved
     "natterjack.plugin.contract",
     "worker.session.session",
-    "edge_capture.sources.microphone",
 }
 
 CONTRACT = {"events", "subjects", "audio", "spec", "control", "settings", "errors"}

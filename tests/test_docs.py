@@ -8,21 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from edge_capture.settings import EdgeSettings, SpoolSettings
+from edge_capture.settings import MODELS as EDGE_MODELS
 from natterjack.plugin.entry_points import available
-from natterjack.settings import BrokerSettings, LogSettings, StreamSettings
+from natterjack.settings import StreamSettings
 from worker.providers.loading import load_class
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS: list[type[BaseSettings]] = [
-    WorkerSettings,
-    EdgeSettings,
-    SpoolSettings,
-    BrokerSettings,
-    StreamSettings,
-    LogSettings,
-]
+PROGRAMS: list[type[BaseSettings]] = [WorkerSettings, StreamSettings, *EDGE_MODELS]
 
 
 def table(model: type[BaseSettings]) -> str:

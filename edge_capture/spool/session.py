@@ -21,8 +21,8 @@ from natterjack.audio import AudioFormat
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
-from ..backlog import AHEAD_CHUNKS, Backlog
 from ..chunks import Chunk
+from ..delivery.backlog import AHEAD_CHUNKS, Backlog
 from ..errors import SpoolError
 from .disk import (
     MAGIC,

@@ -21,8 +21,9 @@ from tests.edge_capture.program import (
     requests,
     stored,
 )
+from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import gone, speech, spool, spooled, spooled_more
-from tests.edge_capture.test_spool import ORIGIN, chunk, opened, spec
+from tests.edge_capture.test_spool import ORIGIN, opened, spec
 from tests.waiting import until
 
 __all__ = ["speech", "spool"]  # fixtures

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from edge_capture.backlog import AHEAD_CHUNKS, Backlog
 from edge_capture.chunks import Chunk
-from edge_capture.publish import Publisher
+from edge_capture.delivery.backlog import AHEAD_CHUNKS, Backlog
+from edge_capture.delivery.publisher import Publisher
 from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
@@ -16,16 +16,11 @@ from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 from tests.edge_capture.program import only_recording
+from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import say, status_event
 from tests.waiting import until
 
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
-FRAMES = 1600
-
-
-def chunk(index: int, *, end: bool = False) -> Chunk:
-    """The `index`th 100 ms of a session; no two are alike."""
-    return Chunk(index * FRAMES, index * 100_000_000, index.to_bytes(2, "little") * FRAMES, end)
 
 
 def publisher_with(window_chunks: int) -> Publisher:

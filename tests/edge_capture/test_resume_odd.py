@@ -21,9 +21,10 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge, only_recording, recordings, requests
+from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import chunks, say, some_chunks, status_event
 from tests.edge_capture.test_resume import feed, gone, speech, spool, spooled_more
-from tests.edge_capture.test_spool import FORMAT, FRAMES, ORIGIN, chunk, opened, spec
+from tests.edge_capture.test_spool import FORMAT, ORIGIN, opened, spec
 from tests.waiting import until
 
 __all__ = ["speech", "spool"]  # fixtures

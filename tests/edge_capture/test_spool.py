@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_capture.chunks import Chunk
-from edge_capture.publish import Publisher
+from edge_capture.delivery.publisher import Publisher
 from edge_capture.settings import SpoolSettings
 from edge_capture.spool import Origin, Spool, SpooledBacklog
 from natterjack.audio import AudioFormat
@@ -20,23 +20,18 @@ from natterjack.spec import SessionSpec
 from tests.edge_capture.program import (
     only_recording,
 )
+from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_resume import gone, speech, spool, spooled
 from tests.waiting import until
 
 __all__ = ["speech", "spool"]  # fixtures
 
-FRAMES = 1600
 FORMAT = AudioFormat("linear16", 16000, 1)
 ORIGIN = Origin(command="stdin", format=FORMAT, speakers=("s",), chunk_ms=100)
 
 
 def spec() -> SessionSpec:
     return SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
-
-
-def chunk(index: int, *, end: bool = False) -> Chunk:
-    """The `index`th 100 ms of a session; no two are alike."""
-    return Chunk(index * FRAMES, index * 100_000_000, index.to_bytes(2, "little") * FRAMES, end)
 
 
 def opened(directory: Path, seconds: float = 2700, size: int = 2**29) -> Spool:

@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from edge_capture.chunks import Chunk
+from edge_capture.delivery.publisher import Publisher
 from edge_capture.errors import SpoolError
-from edge_capture.publish import Publisher
 from edge_capture.settings import EdgeSettings, MicrophoneSettings, SpoolSettings
 from edge_capture.spool import directory as spool_directory
 from edge_capture.spool import disk
@@ -25,8 +25,9 @@ from natterjack.errors import UsageError
 from natterjack.settings import load
 from natterjack.spec import SessionSpec
 from tests.edge_capture.program import only_recording
+from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import gone, spool
-from tests.edge_capture.test_spool import ORIGIN, chunk, held_to_limits, opened, spec, taken
+from tests.edge_capture.test_spool import ORIGIN, held_to_limits, opened, spec, taken
 
 __all__ = ["spool"]  # a fixture
 

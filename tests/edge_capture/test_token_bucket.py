@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from edge_capture.backlog import Backlog
-from edge_capture.publish import Publisher
+from edge_capture.delivery.backlog import Backlog
+from edge_capture.delivery.publisher import Publisher
+from edge_capture.delivery.token_bucket import TokenBucket
 from edge_capture.settings import DeliverySettings
-from edge_capture.token_bucket import TokenBucket
 from natterjack.broker.connection import Broker
 from natterjack.errors import UsageError
 from natterjack.settings import load
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording
+from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_faults import some_chunks
-from tests.edge_capture.test_publish import SPEC, chunk
+from tests.edge_capture.test_publish import SPEC
 
 
 def published(allowance: TokenBucket, now: float, most: int = 10_000) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from .chunks import Chunk
+from ..chunks import Chunk
 
 
 class Window:

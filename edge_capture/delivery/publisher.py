@@ -23,8 +23,8 @@ from natterjack.broker.connection import Broker
 from natterjack.subjects import audio_subject, session_subject
 from natterjack.telemetry.log import fields
 
+from ..chunks import Chunk
 from .backlog import Backlog
-from .chunks import Chunk
 from .token_bucket import TokenBucket
 from .tracing import PublishTrace
 from .window import Window

@@ -10,7 +10,7 @@ from natterjack.broker.connection import Broker
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
-from .publish import Publisher
+from .publisher import Publisher
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
-from .chunks import Chunk
+from ..chunks import Chunk
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from edge_capture.errors import SourceError
+from edge_capture.sources.devices import Device, reselect_device, select_device
+
+
+def device(index: int, name: str, host: str = "ALSA", *, default: bool = False) -> Device:
+    return Device(index, name, host, 2, 48_000, default)
+
+
+DEVICES = [device(0, "pulse"), device(1, "USB headset"), device(2, "default", default=True)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [(None, 2), ("0", 0), ("1", 1), ("USB headset", 1), ("HEAD", 1), ("pulse", 0)],
+)
+def test_a_device_is_selected_by_index_or_name(wanted: str | None, index: int) -> None:
+    assert select_device(DEVICES, wanted).index == index
+
+
+def test_without_a_default_the_first_device_is_used() -> None:
+    assert select_device(DEVICES[:2], None).index == 0
+
+
+def test_a_whole_name_takes_precedence_over_a_part() -> None:
+    devices = [device(0, "mic two"), device(1, "mic")]
+    assert select_device(devices, "mic").index == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("webcam", "no microphone is named 'webcam'; available: 0 pulse, 1 USB headset, 2 default"),
+        ("99", "no microphone is named '99'"),
+        ("ul", "several microphones match 'ul'; use an index: 0 pulse, 2 default"),
+    ],
+)
+def test_a_wrong_name_is_refused(wanted: str, message: str) -> None:
+    with pytest.raises(SourceError) as error:
+        select_device(DEVICES, wanted)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("wanted", [None, "headset", "4"])
+def test_a_lost_device_is_found_by_its_name_at_any_index(wanted: str | None) -> None:
+    assert reselect_device(DEVICES, device(4, "USB headset"), wanted).index == 1
+
+
+def test_the_same_name_of_another_host_api_is_another_device() -> None:
+    devices = [device(0, "mic", "OSS"), device(1, "other", default=True)]
+    assert reselect_device(devices, device(0, "mic", "ALSA"), None).index == 1
+
+
+def test_a_lost_device_is_replaced_by_the_one_that_the_setting_names() -> None:
+    assert reselect_device(DEVICES, device(0, "headset of before"), "headset").index == 1
+
+
+def test_a_lost_device_is_not_replaced_by_index() -> None:
+    """The index may belong to another device by now."""
+    with pytest.raises(SourceError, match="microphone 'gone' is gone"):
+        reselect_device(DEVICES, device(1, "gone"), "1")

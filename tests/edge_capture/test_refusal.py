@@ -1,0 +1,45 @@
+"""What a publisher makes of JetStream's replies, and when it tries again."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_capture.delivery.publisher import NO_STREAM, Backoff, refusal
+
+
+@pytest.mark.parametrize(
+    ("headers", "data", "reason"),
+    [
+        (None, b'{"stream":"STT_AUDIO","seq":7}', None),
+        (None, b'{"stream":"STT_AUDIO","seq":7,"duplicate":true}', None),
+        (b"NATS/1.0 503\r\n\r\n", b"", NO_STREAM),
+        (b"NATS/1.0 408 Request Timeout\r\n\r\n", b"", "unexpected reply NATS/1.0 408 Request"),
+        (None, b"", "unexpected reply "),
+        (
+            None,
+            b'{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}',
+            "refused by the broker: maximum bytes exceeded (10077)",
+        ),
+        (None, b'{"error": "what"}', "unexpected reply b'"),
+        (None, b'{"error": ', "unexpected reply b'"),
+    ],
+)
+def test_replies(headers: bytes | None, data: bytes, reason: str | None) -> None:
+    found = refusal(headers, data)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.startswith(reason)
+
+
+def test_delays_grow_to_a_limit_and_start_afresh_after_a_calm_time() -> None:
+    backoff, now, delays = Backoff(), 1000.0, []
+    for _ in range(10):
+        backoff.failed(now)
+        delays.append(backoff.due - now)
+        now = backoff.due
+    assert 0.125 <= delays[0] <= 0.25
+    assert all(2.5 <= delay <= 5 for delay in delays[5:])
+    backoff.failed(now + 10.1)
+    assert backoff.due - (now + 10.1) <= 0.25
