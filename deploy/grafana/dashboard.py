@@ -1,4 +1,4 @@
-"""Writes natterjack.json beside it: `python -m deploy.grafana.dashboard`."""
+"""Build the Grafana dashboard natterjack.json: `python -m deploy.grafana.dashboard`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _panel(panel: Panel, number: int, x: int, y: int, height: int) -> dict[str, 
 
 
 def _panels() -> Iterator[dict[str, Any]]:
-    """Rows from left to right, new lines where one is full."""
+    """Place the panels of each row from left to right, with a line break when a line is full."""
     number = y = 0
     for title, panels in ROWS.items():
         number += 1
@@ -113,11 +113,11 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 
 def build() -> dict[str, Any]:
-    """The dashboard as Grafana's JSON model."""
+    """Return the dashboard as Grafana's JSON model."""
     return {
         "uid": "natterjack",
         "title": "natterjack",
-        "description": "Live speech to live transcripts: workers, providers, and what they cost.",
+        "description": "Live transcription: sessions, latency, providers and their cost.",
         "tags": ["natterjack"],
         "schemaVersion": 39,
         "version": 1,
@@ -163,7 +163,7 @@ def build() -> dict[str, Any]:
 
 
 def text() -> str:
-    """As the file has it."""
+    """Return the content of the file."""
     return json.dumps(build(), indent=2) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""What the dashboard shows.
+"""The panels of the dashboard.
 
-A panel is a title, what it shows and how to read it, a unit of Grafana's, and queries. Counters are
-rates, gauges are added up or the worst of them is shown; `$job` and `$instance` choose the workers.
+Counters are shown as rates. Gauges of several workers are summed, or the worst one is shown. The
+variables `$job` and `$instance` select the workers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Panel:
     description: str
     unit: str
     queries: tuple[tuple[str, str], ...]
-    """Each with its legend."""
+    """Pairs of an expression and its legend."""
     kind: str = "timeseries"
     width: int = 8
     limit: float | None = None
-    """A line is drawn where an alert begins."""
+    """Threshold of an alert, drawn as a line."""
     stacked: bool = False
 
 
@@ -44,7 +44,7 @@ def _gauge(how: str, name: str, by: str = "", extra: str = "") -> str:
 def _quantiles(
     name: str, by: str = "", extra: str = "", shares: tuple[int, ...] = (50, 95, 99)
 ) -> tuple[tuple[str, str], ...]:
-    """Of a histogram; `by` is one label, or none."""
+    """Queries for quantiles of a histogram, grouped by at most one label."""
     legend = f"{{{{{by}}}}} " if by else ""
     grouping = f"le, {by}" if by else "le"
     return tuple(
@@ -72,66 +72,69 @@ _FAILED = "{} / {}".format(
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Overview": (
         Panel(
-            "Workers ready", "Workers that are connected to NATS and do not drain.", "short",
+            "Workers ready", "Workers that are connected to NATS and not draining.", "short",
             ((_READY, "ready"),), "stat", 4,
         ),
         Panel(
-            "Sessions", "Sessions that workers hold now.", "short",
+            "Sessions", "Sessions that workers hold.", "short",
             ((_gauge("sum", "sessions_active"), "sessions"),), "stat", 4,
         ),
         Panel(
-            "Free slots", "How many more sessions the workers that are ready would take.", "short",
+            "Free slots", "Number of further sessions that ready workers can claim.", "short",
             ((_FREE, "free"),), "stat", 4,
         ),
         Panel(
             "Waiting",
-            "Sessions in the queue that no worker has taken. It should be 0; the audio of a "
-            "session that waits is kept in the stream.",
+            "Sessions in the queue that no worker has claimed. It should be 0. The stream keeps "
+            "the audio of waiting sessions.",
             "short", ((_WAITING, "waiting"),), "stat", 4,
         ),
         Panel(
-            "Most lag", "Audio of one session that is known and not yet sent: the most of all.",
+            "Most lag", "Maximum, over all sessions, of stored audio not yet sent to the provider.",
             "s", ((_gauge("max", "session_lag_seconds"), "lag"),), "stat", 4,
         ),
         Panel(
-            "Cost an hour", "What all providers cost now, by the price table, in each currency.",
+            "Cost an hour", "Current cost of all providers by the price table, in each currency.",
             _COST_RATE,
             ((f"3600 * {_rate('credits_used_total', 'currency')}", "{{currency}}"),), "stat", 4,
         ),
         Panel(
-            "Sessions and capacity", "Sessions held, and the slots that all workers have.", "short",
+            "Sessions and capacity", "Sessions that workers hold, and slots of all workers.",
+            "short",
             (
                 (_gauge("sum", "sessions_active"), "sessions"),
                 (_gauge("sum", "session_slots"), "slots"),
             ),
         ),
         Panel(
-            "Queue", "Requests in the queue: waiting for a worker, or leased to one. Each worker "
-            "tells of the whole queue.", "short",
+            "Queue", "Requests in the queue that wait for a worker or are leased to one. Each "
+            "worker reports the whole queue.", "short",
             ((f"sum by (state) ({_gauge('max', 'queue_sessions', 'job, state')})", "{{state}}"),),
         ),
         Panel(
             "Sessions ended, by outcome",
-            "Leases given up a second. `closed` and `failed` end a session; after `handed_over`, "
-            "`lost`, `busy` and `crashed` it comes back to the queue; `rejected` was no session.",
+            "Leases that ended per second. `closed` and `failed` end a session. After "
+            "`handed_over`, `lost`, `busy` and `crashed` it returns to the queue. `rejected` "
+            "requests were invalid.",
             "ops", ((_rate("sessions_ended_total", "outcome"), "{{outcome}}"),), stacked=True,
         ),
         Panel(
-            "Sessions taken", "Leases taken a second, and those among them that were the first of "
-            "their session. What lies between is sessions that changed hands.", "ops",
+            "Sessions claimed", "Claims per second, and those among them that were the first of "
+            "their session. The difference is sessions that moved between workers.", "ops",
             (
                 (_rate("sessions_claimed_total"), "claimed"),
                 (_rate("sessions_started_total"), "started"),
             ),
         ),
         Panel(
-            "Sessions failed", "Part of the sessions that ended for good which no provider served.",
+            "Sessions failed", "Share of failed sessions among those that ended.",
             "percentunit", ((_FAILED, "failed"),), limit=0.05,
         ),
         Panel(
             "Leases lost, events refused",
-            "Sessions a second that another worker had taken over, and events that the broker "
-            "refused from the former holder. Both are harmless once; often, workers stand still.",
+            "Sessions per second that another worker took over, and events that the broker then "
+            "refused from the previous worker. Single ones are harmless; many mean that workers "
+            "stall.",
             "ops",
             (
                 (_rate("leases_lost_total", "instance"), "{{instance}} lost"),
@@ -141,33 +144,34 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Latency": (
         Panel(
-            "Interim latency", "From the arrival of the last sample covered to publishing.", "s",
+            "Interim latency",
+            "Time from arrival of the last frame that an interim covers to its publication.", "s",
             _quantiles("transcript_latency_seconds", "provider", ',kind="interim"'), limit=1,
         ),
         Panel(
             "Final latency",
-            "From the arrival of the last sample covered to publishing. The silence by which the "
-            "provider knows that speech has ended is in it.", "s",
+            "Time from arrival of the last frame that a final covers to its publication. It "
+            "includes the silence that the provider's endpointing needs.", "s",
             _quantiles("transcript_latency_seconds", "provider", ',kind="final"'), limit=3,
         ),
         Panel(
             "End of speech to final",
-            "From the arrival of the end of a turn's last word to publishing its last final: how "
-            "long whoever answers has to wait.", "s",
+            "Time from arrival of the end of a turn's last word to publication of its last final, "
+            "for which an answer has to wait.", "s",
             _quantiles("final_after_speech_seconds", "provider"), limit=3,
         ),
         Panel(
-            "First interim", "From the first speech sent on a provider stream to its first "
+            "First interim", "Time from the first speech sent on a provider stream to its first "
             "transcript.", "s", _quantiles("first_interim_seconds", "provider"),
         ),
         Panel(
             "Capture delay, by tenant",
-            "From capture at the edge to arrival, of live audio. It includes the difference of the "
-            "clocks: below zero, the capture machine's is ahead.", "s",
+            "Time from capture at the edge to arrival of live audio. It includes the difference "
+            "between the clocks: if it is negative, the capture machine's clock is ahead.", "s",
             _quantiles("capture_delay_seconds", "tenant", shares=(50, 95)), limit=1,
         ),
         Panel(
-            "Claim delay", "From the request of a session to its first lease.", "s",
+            "Claim delay", "Time from the request of a session to its first claim.", "s",
             _quantiles("session_claim_delay_seconds"), limit=3,
         ),
     ),
@@ -178,46 +182,48 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Errors, by cause",
-            "Faults a second. connect, rate_limit, server_error: a dial failed; auth, credit, "
-            "request: refused for good; the others: a stream that was open failed.", "ops",
+            "Errors per second. connect, rate_limit, server_error: a dial failed. auth, credit, "
+            "request: the provider refused permanently. Others: an open stream failed.", "ops",
             ((_rate("provider_errors_total", "provider, cause"), "{{provider}} {{cause}}"),),
         ),
         Panel(
-            "Recoveries, by cause", "Provider streams opened again, a second.", "ops",
+            "Recoveries, by cause", "Provider streams reopened per second.", "ops",
             ((_rate("recoveries_total", "cause"), "{{cause}}"),), stacked=True,
         ),
         Panel(
-            "Time to recover", "From a provider stream's failure to the next one. Audio waits "
-            "meanwhile.", "s", _quantiles("recovery_seconds", "cause", shares=(50, 95)), limit=10,
+            "Time to recover", "Time from the failure of a provider stream to the next stream. "
+            "Audio waits meanwhile.", "s",
+            _quantiles("recovery_seconds", "cause", shares=(50, 95)), limit=10,
         ),
         Panel(
-            "Breaker", "Workers that leave a provider alone after failures in a row.", "short",
+            "Breaker", "Workers that do not dial a provider after consecutive failures.", "short",
             ((_gauge("sum", "provider_breaker_open", "provider"), "{{provider}}"),), limit=1,
         ),
         Panel(
             "Connections of limited accounts",
-            "Connections held of accounts whose number is limited, and sessions that wait for one.",
-            "short",
+            "Permits of limited provider accounts that workers hold, and sessions that wait for "
+            "one.", "short",
             (
                 (_gauge("sum", "provider_slots_held", "account"), "{{account}} held"),
                 (_gauge("sum", "provider_slots_waited_for", "account"), "{{account}} waited for"),
             ),
         ),
         Panel(
-            "Wait for a connection", "How long sessions waited for a connection of an account.",
+            "Wait for a connection", "Time that sessions waited for a permit of an account.",
             "s", _quantiles("provider_slot_wait_seconds", "account", shares=(50, 95)),
         ),
         Panel(
-            "Notices, by code", "What providers said beside transcripts, a second. `malformed` "
-            "could not be decoded and was left out.", "ops",
+            "Notices, by code", "Provider messages other than transcripts per second. `malformed` "
+            "ones could not be decoded and were skipped.", "ops",
             ((_rate("provider_notices_total", "provider, code"), "{{provider}} {{code}}"),),
         ),
     ),
     "Audio": (
         Panel(
             "Audio",
-            "Seconds of audio a second: of live audio, the number of sessions that send. Replayed "
-            "is what was sent before; billed goes by the provider's rule.", _AUDIO_RATE,
+            "Seconds of audio per second; for live audio, the number of sending sessions. "
+            "Replayed audio was sent more than once. Billed audio follows the provider's rule.",
+            _AUDIO_RATE,
             (
                 (_rate("audio_received_seconds_total"), "received"),
                 (_rate("audio_sent_seconds_total", "provider"), "{{provider}} sent"),
@@ -226,19 +232,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ), width=12,
         ),
         Panel(
-            "Lag", "Audio known and not yet sent to the provider: the most over all sessions of a "
-            "worker.", "s", ((_gauge("max", "session_lag_seconds", "instance"), "{{instance}}"),),
+            "Lag", "Maximum, over a worker's sessions, of stored audio not yet sent to the "
+            "provider.", "s", ((_gauge("max", "session_lag_seconds", "instance"), "{{instance}}"),),
             width=12, limit=5,
         ),
         Panel(
             "Gaps, by cause",
-            "Seconds a second of audio that could not be had. missing: the broker does not have "
-            "it; edge: the edge left it out; bad_chunk: it came, and could not be used.",
+            "Seconds of missing audio per second. missing: the broker does not have it; edge: the "
+            "edge skipped it; bad_chunk: its chunk was unusable.",
             _AUDIO_RATE, ((_rate("audio_gap_seconds_total", "cause"), "{{cause}}"),), width=12,
         ),
         Panel(
             "Bad chunks, by cause",
-            "Chunks left out, a second; counted when a session's feed ends.", "ops",
+            "Unusable chunks per second, counted when a session's feed ends.", "ops",
             ((_rate("bad_chunks_total", "cause"), "{{cause}}"),), width=12,
         ),
     ),
@@ -256,51 +262,51 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               "{{tenant}} {{currency}}"),), stacked=True,
         ),
         Panel(
-            "Recovery share", "Part of the cost that was for audio sent before: what faults cost.",
+            "Recovery share", "Share of the cost that was for audio sent more than once.",
             "percentunit",
             ((f"{_rate('recovery_cost_total', 'provider, currency')}"
               f" / {_rate('credits_used_total', 'provider, currency')}",
               "{{provider}} {{currency}}"),), limit=0.05,
         ),
         Panel(
-            "Credit left, money", "What is left at a provider, as it last said.", "short",
+            "Credit left, money", "Remaining credit that the provider last reported.", "short",
             ((_gauge("min", "credits_remaining", "provider, unit", ',unit!="seconds"'),
               "{{provider}} {{unit}}"),), width=6,
         ),
         Panel(
-            "Credit left, time", "What is left at a provider that counts seconds, as it last said.",
-            "s",
+            "Credit left, time",
+            "Remaining credit that a provider which counts seconds last reported.", "s",
             ((_gauge("min", "credits_remaining", "provider", ',unit="seconds"'),
               "{{provider}}"),), width=6,
         ),
         Panel(
             "Budgets left, money",
-            "What is left today of tenants' budgets, of tenants that have sessions now.", "short",
+            "Remainder of today's budgets, for tenants that have sessions now.", "short",
             ((_gauge("min", "budget_remaining", "tenant, unit", ',unit!="seconds"'),
               "{{tenant}} {{unit}}"),), width=6,
         ),
         Panel(
             "Budgets left, time",
-            "What is left today of tenants' budgets, of tenants that have sessions now.", "s",
+            "Remainder of today's budgets, for tenants that have sessions now.", "s",
             ((_gauge("min", "budget_remaining", "tenant", ',unit="seconds"'), "{{tenant}}"),),
             width=6,
         ),
         Panel(
             "Sessions ended by budgets",
-            "Sessions a second that ended because a budget was used up. session: max_seconds of "
-            "the session itself; tenant: the tenant's day.", "ops",
+            "Sessions per second that an exhausted budget ended. session: the session's "
+            "max_seconds; tenant: the tenant's daily budget.", "ops",
             ((_rate("budget_ended_sessions_total", "scope"), "{{scope}}"),), width=24,
         ),
     ),
     "Process": (
         Panel(
-            "Event-loop delay", "How late the event loop ran a timer. Beyond 0.1 s the worker has "
-            "more sessions than its processor can carry.", "s",
+            "Event-loop delay", "Delay of timers of the event loop. Beyond 0.1 s, the worker has "
+            "more sessions than its CPU can serve.", "s",
             _quantiles("event_loop_delay_seconds", "instance", shares=(50, 99)), limit=0.1,
         ),
         Panel(
-            "CPU", "Processor cores used. One is the most that the event loop can use; an embedded "
-            "engine uses more.", "short",
+            "CPU", "CPU cores used. The event loop can use one core at most; an embedded engine "
+            "uses more.", "short",
             ((_rate("process_cpu_seconds_total", "instance"), "{{instance}}"),),
         ),
         Panel(
@@ -308,7 +314,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_gauge("sum", "process_resident_memory_bytes", "instance"), "{{instance}}"),),
         ),
         Panel(
-            "File descriptors", "Open files and sockets, as part of what the process may open.",
+            "File descriptors", "Open files and sockets, as a share of the process's limit.",
             "percentunit",
             ((f"{_series('process_open_fds')} / {_series('process_max_fds')}", "{{instance}}"),),
             limit=0.8,
@@ -318,11 +324,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_gauge("min", "nats_connected", "instance"), "{{instance}}"),), width=6,
         ),
         Panel(
-            "Draining", "1 from SIGTERM on.", "short",
+            "Draining", "1 after SIGTERM.", "short",
             ((_gauge("max", "draining", "instance"), "{{instance}}"),), width=5,
         ),
         Panel(
-            "Versions", "Workers by version of natterjack.", "short",
+            "Versions", "Number of workers per version of natterjack.", "short",
             ((_gauge("count", "build_info", "version"), "{{version}}"),), "stat", 5,
         ),
     ),
