@@ -1,4 +1,4 @@
-"""The chart, rendered by helm: what the tests of it have in common."""
+"""Helpers that render the chart with helm."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from .names import ROOT
 CHART = ROOT / "helm" / "natterjack"
 SCENARIOS = sorted(path.stem.removesuffix("-values") for path in CHART.glob("ci/*-values.yaml"))
 OLDEST = "1.28"
-"""Kubernetes that Chart.yaml asks for."""
+"""The oldest Kubernetes version that Chart.yaml supports."""
 NAMESPACE = "speech"
 
 Document = dict[str, Any]
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that is there twice, which YAML does and PyYAML does not."""
+    """A loader that refuses duplicate keys, which PyYAML accepts."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        assert not twice, f"{twice} twice, {node.start_mark}"
+        duplicates = {key for key in keys if keys.count(key) > 1}
+        assert not duplicates, f"duplicate keys {duplicates}, {node.start_mark}"
         return super().construct_mapping(node, deep=deep)
 
 
 def program(name: str) -> str:
-    """A program of the environment, else of the path; the test is skipped where there is none."""
-    beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    """Find a program beside Python or on the path; skip the test if there is none."""
+    local = Path(sysconfig.get_path("scripts")) / name
+    found = str(local) if local.exists() else shutil.which(name)
     if found is None:
-        pytest.skip(f"no {name} here: pip install -e '.[dev]' brings it")
+        pytest.skip(f"{name} is missing; install it with pip install -e '.[dev]'")
     return found
 
 
@@ -56,16 +56,16 @@ def values_of(scenario: str) -> Path:
 
 
 def refused(values: Document, *arguments: str | Path) -> str:
-    """What helm says to values that it must not render."""
+    """Return helm's error for values that it must refuse."""
     done = helm("template", "r", CHART, "-f", "-", *arguments, stdin=json.dumps(values))
-    assert done.returncode != 0, "it was rendered"
+    assert done.returncode != 0, "helm rendered the values"
     return done.stderr
 
 
 def render(
     values: Document | None = None, *, scenario: str | None = None, kubernetes: str = OLDEST
 ) -> list[Document]:
-    """The manifests of a release `r`: of a scenario, with values that win over its own."""
+    """Render a release `r` of a scenario; `values` take precedence over the scenario's."""
     arguments: list[str | Path] = ["template", "r", CHART, "-n", NAMESPACE]
     arguments += ["--kube-version", f"{kubernetes}.0"]
     if scenario:
@@ -77,12 +77,12 @@ def render(
 
 @cache
 def rendered(scenario: str, kubernetes: str = OLDEST) -> list[Document]:
-    """The same for all tests: not to be changed."""
+    """Render a scenario once for all tests, which must not modify the result."""
     return render(scenario=scenario, kubernetes=kubernetes)
 
 
 def find(documents: list[Document], kind: str, component: str | None = None) -> Document:
-    """The one document of a kind, and of a component of the release."""
+    """Find the only document of a kind and component."""
     found = [
         document
         for document in documents
@@ -99,7 +99,7 @@ def component_of(document: Document) -> str | None:
 
 
 def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
-    """Name of the owner, and the pod's template: `metadata` and `spec`."""
+    """Yield the name of each pod's owner and its template (`metadata` and `spec`)."""
     for document in documents:
         if document["kind"] == "Pod":
             yield document["metadata"]["name"], document
@@ -108,19 +108,19 @@ def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
 
 
 def settings_of(documents: list[Document], component: str) -> dict[str, str]:
-    """What a component's ConfigMap gives to its program."""
+    """Return the settings in a component's ConfigMap."""
     found: dict[str, str] = find(documents, "ConfigMap", component)["data"]
     return found
 
 
 def container(pod: Document) -> Document:
-    """The first one: ours."""
+    """Return the first container, which is natterjack's."""
     found: Document = pod["spec"]["containers"][0]
     return found
 
 
 def given(documents: list[Document], component: str) -> dict[str, str]:
-    """The settings that the chart gives to a component's program, however it does."""
+    """Return all settings of a component, from its ConfigMap or its `env`."""
     for document in documents:
         if component_of(document) == component and document["kind"] in ("Job", "Pod"):
             pod = document["spec"]["template"] if document["kind"] == "Job" else document

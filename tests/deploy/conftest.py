@@ -1,4 +1,4 @@
-"""The fixtures of the worker's tests."""
+"""Fixtures shared with the worker's tests."""
 
 from __future__ import annotations
 

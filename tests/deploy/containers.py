@@ -1,5 +1,7 @@
-"""Containers without a registry: images on a base that Debian's packages make, and a store of the
-project's own, `.cache/containers`. The base and the layers of the images stay there for later runs.
+"""Containers without a registry.
+
+The images use a base that is built from Debian packages, and a store of the project's own,
+`.cache/containers`, which keeps the base and the layers for later runs.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .names import ROOT
 
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
 BASE = "python:3.11-slim-bookworm"
-"""The base that deploy/Dockerfile names; here it is made of Debian's own Python."""
+"""The base that deploy/Dockerfile names, built here from Debian's Python."""
 WORKER_IMAGE, EDGE_IMAGE = (f"natterjack-{p}:{version('natterjack')}" for p in ("worker", "edge"))
 
 STORE = ROOT / ".cache" / "containers"
@@ -54,7 +56,7 @@ _numbers = itertools.count()
 
 
 class Podman:
-    """podman and buildah on the project's store."""
+    """Run podman and buildah on the project's store."""
 
     def __init__(self) -> None:
         STORE.mkdir(parents=True, exist_ok=True)
@@ -72,21 +74,24 @@ class Podman:
     def run(
         self, *command: str | Path, check: bool = True, seconds: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        """Raises AssertionError with what the command said, unless `check` is off."""
+        """Run a command.
+
+        Raises: AssertionError with its output if it fails and `check` is true.
+        """
         done = subprocess.run(
             list(map(str, command)), env=self.environment, capture_output=True, text=True,
             check=False, stdin=subprocess.DEVNULL, timeout=bound(seconds),
         )  # fmt: skip
         if check:
-            said = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {said}"
+            output = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {output}"
         return done
 
     def has_image(self, name: str) -> bool:
         return self.run("podman", "image", "exists", name, check=False).returncode == 0
 
     def build(self, *arguments: str | Path) -> None:
-        """Images of docker's format: that of OCI has no health checks."""
+        """Build an image in Docker's format, because the OCI format has no health checks."""
         self.run(
             "buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never",
             "--layers", "--format", "docker", *arguments, seconds=_BUILD_SECONDS,
@@ -95,7 +100,7 @@ class Podman:
 
 @cache
 def podman() -> Podman:
-    """Without the tools, or where they cannot run, the test is skipped."""
+    """Skip the test if the tools are missing or cannot run."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} missing; `make system-packages` as root helps")
@@ -109,12 +114,12 @@ def podman() -> Podman:
 
 
 def unique_name() -> str:
-    """Of a container or a pod of a test."""
+    """Return a new name for a container or a pod."""
     return f"{_NAME}-{os.getpid()}-{next(_numbers)}"
 
 
 def free_port() -> int:
-    """One of the loopback that nobody listens on now."""
+    """Return a free port on the loopback interface."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -122,7 +127,7 @@ def free_port() -> int:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """One process at a time: tests run in several, and what one builds another must not prune."""
+    """Lock out other test processes, so that none prunes what another one builds."""
     with (STORE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -145,8 +150,7 @@ def _make_base(containers: Podman) -> None:
 
 @cache
 def images() -> Podman:
-    """podman, with both images built of the sources as they are: once for all processes of a run of
-    the tests."""
+    """Return podman with both images, which are built once per test run, for all processes."""
     containers = podman()
     built = STORE / "built"
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
@@ -167,13 +171,13 @@ def images() -> Podman:
 
 CONFINED = ("--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--cap-drop=ALL",
             "--security-opt=no-new-privileges", "--timeout=600")  # fmt: skip
-"""As in compose.yaml: nothing can be written but in /tmp. And none outlives its test for long."""
+"""Restrictions as in compose.yaml; a timeout ends containers that outlive their test."""
 
 
 class WorkerContainer(WorkerProcess):
-    """The worker's image, run with the network of the host: the broker and the provider are there.
+    """A container of the worker's image on the host's network, with the broker and the provider.
 
-    `podman run` stays in the foreground: it hands signals on, and ends with the worker's status.
+    `podman run` stays in the foreground, forwards signals, and exits with the worker's status.
     """
 
     def __init__(

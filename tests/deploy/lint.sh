@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the deployment's files can be told without a cluster: the chart, its rendered manifests, the
-# Dockerfile, alert rules, YAML and scripts. `make lint` runs it. The first finding ends it.
+# Checks the deployment's files without a cluster: the chart, its rendered manifests, the Dockerfile, alert rules,
+# YAML and scripts. `make lint` runs it. The script stops at the first finding.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -24,7 +24,7 @@ fi
 if command -v promtool >/dev/null; then
 	promtool check rules deploy/prometheus/recording.yml deploy/prometheus/alerts.yml >/dev/null
 else
-	say "rules are not checked: there is no promtool (make system-packages)"
+	say "rules are not checked because promtool is missing (install it with make system-packages)"
 fi
 git ls-files '*.yml' '*.yaml' |
 	grep -v -e '^helm/natterjack/templates/' -e '^tests/emulators/specs/' |

@@ -1,4 +1,4 @@
-"""A load under which nearly every series of a worker exists."""
+"""A load that creates nearly every series of a worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORDS = 30
 
 
 class Load:
-    """Sessions of three tenants, while the provider breaks, garbles and reports."""
+    """Sessions of three tenants with a provider that drops streams and sends invalid messages."""
 
     def __init__(
         self, broker: Broker, settings: BrokerSettings, emulator: DeepgramEmulator
@@ -35,7 +35,7 @@ class Load:
         self._emulator = emulator
 
     async def limits(self) -> None:
-        """A budget that lasts, and a limit of connections that makes sessions wait."""
+        """Set a budget that is not exhausted, and a connection limit that makes sessions wait."""
         budget = Budget(seconds_per_day=36000, cost_per_day=100)
         limit = AccountLimit(connections=3, dials_per_second=20)
         for key, entry in (
@@ -46,7 +46,7 @@ class Load:
             await self._broker.client.jetstream().publish(subject, entry)
 
     async def run(self) -> None:
-        """Until all sessions are over."""
+        """Run until all sessions have ended."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._break())
             tasks.create_task(self._session("acme", 0, delay=0))
@@ -57,8 +57,7 @@ class Load:
                 tasks.create_task(self._hopeless(seconds))
 
     async def _break(self) -> None:
-        """Drop every connection a few times, after what the provider says to each has been
-        garbled."""
+        """Drop every connection a few times, after each has received an invalid message."""
         await self._emulator.set(garbage=("not_json",))
         for _ in range(4):
             await asyncio.sleep(3)
@@ -74,7 +73,7 @@ class Load:
         bad: bool = False,
         max_seconds: float | None = None,
     ) -> None:
-        """`left_out`: chunks that are holes; `bad`: chunks with headers of no chunk come too."""
+        """Run a session; `left_out` chunks are missing, and `bad` adds chunks with bad headers."""
         await asyncio.sleep(delay)
         speaker = Speaker(
             self._settings, _WORDS, speed=1.5, tenant=tenant, conversation=f"c{number}",
@@ -92,7 +91,7 @@ class Load:
         await closed(self._broker, speaker.spec, 60)
 
     async def _hopeless(self, delay: float) -> None:
-        """A session that no provider can serve."""
+        """Run a session that no provider can serve."""
         await asyncio.sleep(delay)
         speaker = Speaker(
             self._settings, 1, tenant="delta", conversation=f"h{delay:g}", provider="nobody"

@@ -18,7 +18,8 @@ from .chart import (
 )
 
 kubernetes_validate = pytest.importorskip(
-    "kubernetes_validate", reason="no kubernetes-validate here: pip install -e '.[dev]' brings it"
+    "kubernetes_validate",
+    reason="kubernetes-validate is missing; install it with pip install -e '.[dev]'",
 )
 
 NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
@@ -33,12 +34,12 @@ EVERYTHING: Document = {
     "proxy": {"url": "http://proxy:3128", "noProxy": ".svc"},
     "tests": {"audio": {"existingConfigMap": "recording"}},
 }
-"""All that can be switched on at once."""
+"""Values that enable everything that can be enabled at once."""
 
 
 @cache
 def custom_schemas() -> dict[tuple[str, str], Document]:
-    """Of custom resources, by apiVersion and kind."""
+    """Load the schemas of custom resources, by apiVersion and kind."""
     found = {}
     for path in (Path(__file__).parent / "schemas").glob("*.json"):
         schema = json.loads(path.read_text())
@@ -49,7 +50,7 @@ def custom_schemas() -> dict[tuple[str, str], Document]:
 
 
 def check(documents: list[Document], kubernetes: str) -> None:
-    """Every document is what a strict API server takes. Fails on a kind that nobody knows."""
+    """Check that a strict API server accepts every document; fail on an unknown kind."""
     for document in documents:
         schema = custom_schemas().get((document["apiVersion"], document["kind"]))
         if schema is not None:
@@ -72,7 +73,7 @@ def resolved(part: Document) -> Document:
 
 
 def leaves(part: Document, path: str = "") -> Iterator[tuple[str, Document]]:
-    """Every value that has no values below it, with its schema."""
+    """Yield every value that has no nested values, with its schema."""
     part = resolved(part)
     if "properties" in part:
         for name, below in part["properties"].items():

@@ -1,4 +1,4 @@
-"""What is in the rules and the dashboard, and what workers and the broker's exporter have."""
+"""Metrics of workers and of the NATS exporter, and their use in rules and the dashboard."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Metric(NamedTuple):
     """A metric family of the worker."""
 
     name: str
-    """Without the ending that samples of counters and histograms have."""
+    """The name without the suffix of counters' and histograms' samples."""
     kind: str
     labels: tuple[str, ...]
     help: str
 
     @property
     def samples(self) -> list[str]:
-        """Names of its series."""
+        """Names of the metric's series."""
         return [self.name + ending for ending in _ENDINGS.get(self.kind, ("",))]
 
 
 @cache
 def metrics() -> tuple[Metric, ...]:
-    """All metrics of a worker, in the order of their registration."""
+    """Return all metrics of a worker in order of registration."""
     found = []
     registry = Metrics(1).registry
     collectors: list[Collector] = list(registry._collector_to_names)
@@ -62,7 +62,7 @@ def metrics() -> tuple[Metric, ...]:
 
 @cache
 def labels_of_samples() -> dict[str, tuple[str, ...]]:
-    """The labels of every series that a worker can have, by its name."""
+    """Return the labels of every series that a worker can have, by name."""
     found = {}
     for metric in metrics():
         for sample in metric.samples:
@@ -83,16 +83,19 @@ BROKER = {
     "nats_server_max_storage": (*_SERVER, *_TARGET_LABELS),
     "nats_stream_total_bytes": (*_SERVER, *_ACCOUNT, *_STREAM, *_TARGET_LABELS),
 }
-"""Gauges, with their labels, of prometheus-nats-exporter 0.20 with the flags of NATS' own chart:
--prefix=nats -varz -jsz=all. What is under varz has the names of the server's /varz."""
+"""Gauges of prometheus-nats-exporter 0.20 and their labels.
+
+The flags are those of the official NATS chart: -prefix=nats -varz -jsz=all. Names with varz follow
+the server's /varz.
+"""
 
 
 class Selector(NamedTuple):
-    """One place where an expression reads a metric."""
+    """A use of a metric in an expression."""
 
     name: str
     labels: list[tuple[str, str, str]]
-    """Name, operator and value."""
+    """Label, operator and value."""
 
 
 def selectors(expression: str) -> list[Selector]:
@@ -103,13 +106,13 @@ def selectors(expression: str) -> list[Selector]:
 
 
 def unrated_counters(expression: str) -> list[str]:
-    """Counters that are read other than by rate or increase."""
+    """Return the counters that an expression uses without rate or increase."""
     bare = re.sub(r"(?:rate|increase)\((?:natterjack|process)_\w+(?:\{[^}]*\})?\[", "(", expression)
     return [s.name for s in selectors(bare) if s.name.endswith(COUNTER_ENDINGS)]
 
 
 def rules(*kinds: str) -> list[dict[str, Any]]:
-    """The rules of some kinds: `record`, `alert`."""
+    """Return the rules of the given kinds (`record`, `alert`)."""
     return [
         rule
         for path in RULE_FILES

@@ -1,4 +1,4 @@
-"""Debian's Prometheus: its checker, and a server process."""
+"""Prometheus' checker promtool and a server process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..waiting import bound, until
 
 
 def program(name: str) -> str:
-    """Path of `prometheus` or `promtool`; without it the test is skipped, and fails in CI."""
+    """Find `prometheus` or `promtool`; if it is missing, skip the test, or fail it in CI."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if found is None:
-        missing = f"{name} is missing; `make system-packages` helps"
+        missing = f"{name} is missing; install it with `make system-packages`"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
@@ -31,18 +31,21 @@ def program(name: str) -> str:
 
 
 def promtool(*arguments: str | Path, text: str = "") -> str:
-    """What it prints. Raises AssertionError with it when something is wrong."""
+    """Run promtool and return its output.
+
+    Raises: AssertionError with the output if promtool finds a problem.
+    """
     done = subprocess.run(
         [program("promtool"), *map(str, arguments)],
         input=text, capture_output=True, text=True, check=False, timeout=bound(60),
     )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
 
 
 class Prometheus:
-    """A server on a free port of the loopback that scrapes and evaluates every second."""
+    """A server on a free loopback port that scrapes and evaluates once a second."""
 
     def __init__(self, directory: Path, targets: list[str], rule_files: tuple[Path, ...]) -> None:
         self._program = program("prometheus")
@@ -93,7 +96,10 @@ class Prometheus:
         await self._reading
 
     async def ask(self, path: str, **parameters: str) -> Any:
-        """The `data` of an answer. Raises AssertionError with the server's complaint."""
+        """Return the `data` of a response.
+
+        Raises: AssertionError with the server's error.
+        """
         async with (
             aiohttp.ClientSession() as http,
             http.get(f"{self.url}/api/v1/{path}", params=parameters) as response,
@@ -103,12 +109,12 @@ class Prometheus:
         return answer["data"]
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that it has now."""
+        """Return the current series of an expression."""
         found: list[dict[str, Any]] = (await self.ask("query", query=expression))["result"]
         return found
 
     async def query_range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
-        """The series that it has between two times, in seconds since the epoch, each second."""
+        """Return the series between two times (seconds since the epoch), with a step of 1 s."""
         data = await self.ask(
             "query_range", query=expression, start=str(start), end=str(end), step="1"
         )

@@ -34,7 +34,7 @@ USERS = {
 
 
 class SecuredServer(EmbeddedServer):
-    """As deploy/nats/nats.conf says, but for its port and its store."""
+    """A server with deploy/nats/nats.conf, except for its port and store."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
@@ -58,7 +58,7 @@ class SecuredServer(EmbeddedServer):
         return f"tls://127.0.0.1:{self.port}"
 
     def reload(self) -> None:
-        """Have it read its configuration again, and see that it did."""
+        """Make the server reload its configuration, and wait until it has."""
         before = self.log_path.read_text().count("Reloaded server configuration")
         os.kill(self.pid, signal.SIGHUP)
         deadline = time.monotonic() + 10
@@ -68,12 +68,12 @@ class SecuredServer(EmbeddedServer):
 
     @property
     def complaints(self) -> list[str]:
-        """Lines of its log that say that somebody was refused something."""
+        """Log lines that report permission violations or errors."""
         lines = self.log_path.read_text().splitlines()
         return [line for line in lines if "Violation" in line or "[ERR]" in line]
 
     def environment(self, user: str) -> dict[str, str]:
-        """Settings of a program that is `user`."""
+        """Return the settings of a program that connects as `user`."""
         return {
             "NATS_URL": self.url,
             "NATS_CA": str(self.home / "tls" / "ca.pem"),
@@ -84,14 +84,14 @@ class SecuredServer(EmbeddedServer):
 
 
 async def add_user(home: Path, *arguments: str) -> str:
-    """What `natterjack users add` prints."""
+    """Run `natterjack users add` and return its output."""
     async with Command("users", "add", "--dir", str(home / "users"), *arguments) as command:
         assert await command.status() == 0, command.errors
     return command.out
 
 
 async def make_home(home: Path) -> None:
-    """A directory as deploy/README.md has one made: configuration, certificates, users."""
+    """Create a directory as in deploy/README.md: configuration, certificates, users."""
     home.mkdir()
     (home / "nats.conf").write_text((DEPLOY / "nats" / "nats.conf").read_text())
     script = [str(DEPLOY / "tls.sh"), "--dir", str(home / "tls")]
@@ -101,7 +101,7 @@ async def make_home(home: Path) -> None:
 
 
 class Guest:
-    """A plain client that is a user, and what it is refused."""
+    """A plain NATS client of one user, and the permission errors that it receives."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -147,9 +147,9 @@ async def guest(server: SecuredServer, user: str) -> AsyncIterator[Guest]:
 
 
 async def apply_streams(server: SecuredServer) -> None:
-    """As an installation does it."""
+    """Apply the streams as an installation does."""
     async with Command(
         "streams", "apply", terminal=False, **server.environment("operator")
     ) as command:
         assert await command.status() == 0, command.errors
-    await until(lambda: not server.complaints, "nobody was refused")
+    await until(lambda: not server.complaints, "no client was refused")

@@ -1,4 +1,4 @@
-"""A backup of the broker's store, and a disaster after it, as docs/handbook.md tells them."""
+"""Backup of the broker's store and disaster recovery, as in docs/handbook.md."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ..worker.programs import Speaker, StartWorker, closed, holder, queue_empty,
 __all__ = ["emulator", "provider_settings", "start_worker"]
 
 
-async def test_a_broker_that_lost_its_disk_goes_on_from_a_backup(
+async def test_a_broker_that_lost_its_disk_resumes_from_a_backup(
     nats_server: EmbeddedServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
     tmp_path: Path,
 ) -> None:
-    """What was stored by then is there, sessions that were open by then go on, and what was stored
-    after it is missing and said to be: nothing is doubled."""
+    """Data from before the backup is there, sessions that were open then continue, later data is
+    reported as missing, and nothing is duplicated."""
     await start_worker()
     ended = Speaker(broker_settings, 8, conversation="ended")
     await ended.speak()
@@ -57,8 +57,8 @@ async def test_a_broker_that_lost_its_disk_goes_on_from_a_backup(
 
     (await closed(broker, ended.spec)).audit(ended)
     transcript = await closed(broker, speaker.spec, 60)
-    said = [place.word for place in speaker.places if place.end < kept - 1.0]
-    assert transcript.heard[: len(said)] == said
+    expected = [place.word for place in speaker.places if place.end < kept - 1.0]
+    assert transcript.heard[: len(expected)] == expected
     counts = tones.compare(speaker.words, transcript.heard)
     assert counts.doubled == counts.out_of_order == 0, transcript.told()
     account = transcript.closing[-1].account
@@ -68,7 +68,7 @@ async def test_a_broker_that_lost_its_disk_goes_on_from_a_backup(
 
 
 @pytest.mark.parametrize("cure", ["stop", "a short WORKER_IDLE_SECONDS"])
-async def test_a_session_that_ended_after_the_backup_comes_back_until_it_is_ended(
+async def test_a_session_that_ended_after_the_backup_returns_until_it_is_stopped(
     nats_server: EmbeddedServer,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -76,7 +76,7 @@ async def test_a_session_that_ended_after_the_backup_comes_back_until_it_is_ende
     tmp_path: Path,
     cure: str,
 ) -> None:
-    """By the backup it is open, and no edge will say that it is not: it would hold a slot for
+    """In the backup the session is open, and no edge ends it: it would hold a slot for
     WORKER_IDLE_SECONDS."""
     worker = await start_worker()
     speaker = Speaker(broker_settings, 20, conversation="gone")
@@ -95,7 +95,7 @@ async def test_a_session_that_ended_after_the_backup_comes_back_until_it_is_ende
     shutil.rmtree(store)
     shutil.copytree(tmp_path / "backup", store)
     nats_server.start()
-    # Shown to have no audio when its provider's connection is given up, 30 s by default.
+    # The state is "no audio" once the provider's connection is closed, after 30 s by default.
     shown = {"WORKER_PARK_SECONDS": "1"} if cure == "stop" else {"WORKER_IDLE_SECONDS": "2"}
     again = await start_worker(**shown)
     if cure == "stop":
@@ -112,7 +112,7 @@ async def test_a_session_that_ended_after_the_backup_comes_back_until_it_is_ende
 
 
 async def _shown(settings: BrokerSettings, speaker: Speaker) -> None:
-    """`natterjack sessions` shows the session, and that it has no audio."""
+    """Whether `natterjack sessions` shows the session as having no audio."""
 
     async def look() -> bool:
         async with Command("sessions", "--no-words", NATS_URL=settings.url, terminal=False) as one:
@@ -122,13 +122,13 @@ async def _shown(settings: BrokerSettings, speaker: Speaker) -> None:
     await until(look, "it is shown to have no audio", 30)
 
 
-async def test_a_broker_that_lost_all_is_made_anew_and_serves(
+async def test_a_broker_that_lost_everything_is_recreated_and_works(
     nats_server: EmbeddedServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
 ) -> None:
-    """Without a backup what was stored is gone; workers and subscribers go on with what comes."""
+    """Without a backup the stored data is lost; workers and subscribers continue with new data."""
     await start_worker()
     before = Speaker(broker_settings, 8, conversation="before")
     await before.speak()

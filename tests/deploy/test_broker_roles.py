@@ -1,4 +1,4 @@
-"""Who may do what on the broker: deploy/nats/nats.conf and `natterjack users`, on a real server."""
+"""Permissions of each role on a real server with deploy/nats/nats.conf and `natterjack users`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def settings_of(server: SecuredServer, user: str) -> BrokerSettings:
     )
 
 
-# ---- the table ----------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 KEY, FOREIGN = "acme.call.agent", "other.call.agent"
 KINDS = ("interim", "final", "turn", "status", "usage")
@@ -195,7 +195,7 @@ MAY_HEAR: dict[str, set[str]] = {
 }  # fmt: skip
 
 
-async def test_every_role_may_do_what_the_table_says_and_nothing_else(
+async def test_every_role_has_exactly_the_permissions_of_the_table(
     server: SecuredServer,
 ) -> None:
     wrong = []
@@ -205,7 +205,7 @@ async def test_every_role_may_do_what_the_table_says_and_nothing_else(
                 own = subject == f"_INBOX_{user}.x"
                 if await one.may_subscribe(subject) != (own or subject in MAY_HEAR[user]):
                     wrong.append(f"{user} hears {subject}")
-        # What is allowed is looked at by name: the operator's would be carried out.
+        # Allowed requests are only compared by name, because the operator's would take effect.
         async with guest(server, user) as one:
             for subject in PUBLISHED:
                 if user == "operator" and subject.startswith("$JS.API."):
@@ -215,7 +215,7 @@ async def test_every_role_may_do_what_the_table_says_and_nothing_else(
     assert not wrong, "\n".join(wrong)
 
 
-async def test_without_a_key_or_a_certificate_nobody_gets_in(server: SecuredServer) -> None:
+async def test_clients_without_a_key_or_a_certificate_are_refused(server: SecuredServer) -> None:
     for settings, reason in (
         (BrokerSettings(url=server.url, ca=server.home / "tls" / "ca.pem"), "[Aa]uthorization"),
         (settings_of(server, "worker").model_copy(update={"ca": None}), "certificate"),
@@ -229,9 +229,9 @@ async def test_without_a_key_or_a_certificate_nobody_gets_in(server: SecuredServ
         assert reason.strip("[]")[-4:].lower() in command.errors.lower()
 
 
-async def test_no_acknowledgement_can_be_sent_anywhere_else(server: SecuredServer) -> None:
-    """Whoever publishes to a stream says where its acknowledgement is to go: nothing but that
-    edge's own account may be reached so."""
+async def test_acknowledgements_cannot_be_sent_to_other_accounts(server: SecuredServer) -> None:
+    """A publisher chooses the subject of its acknowledgement, which must reach only its own
+    account."""
     targets = (
         *(f"stt.transcript.{FOREIGN}.{kind}" for kind in ("final", "status")),
         f"stt.audio.{FOREIGN}", f"stt.session.{FOREIGN}", f"$KV.stt_sessions.{FOREIGN}",
@@ -256,7 +256,7 @@ async def test_no_acknowledgement_can_be_sent_anywhere_else(server: SecuredServe
         await other.client.flush()
         for reply in targets:
             await edge.client.publish(f"stt.audio.{KEY}", b"\0\0", reply=reply)
-        # Behind them all: when this one is acknowledged, so are they.
+        # The last message: once it is acknowledged, all others are too.
         acknowledged = await edge.client.request(f"stt.audio.{KEY}", b"\0\0")
         assert json.loads(acknowledged.data)["seq"] == len(targets) + 1
         for stream, subject in (
@@ -275,7 +275,7 @@ async def test_no_acknowledgement_can_be_sent_anywhere_else(server: SecuredServe
     assert not [line for line in server.log_path.read_text().splitlines() if "Invalid" in line]
 
 
-async def test_an_edge_reads_nothing_of_another_tenant(server: SecuredServer) -> None:
+async def test_an_edge_cannot_read_other_tenants(server: SecuredServer) -> None:
     async with guest(server, "worker") as worker, guest(server, "edge_acme_pi-1") as edge:
         for key in (KEY, FOREIGN):
             await worker.client.jetstream().publish(f"stt.transcript.{key}.status", b"secret")
@@ -289,35 +289,35 @@ async def test_an_edge_reads_nothing_of_another_tenant(server: SecuredServer) ->
                 await js.get_last_msg(streams.TRANSCRIPTS, subject, direct=True)
 
 
-async def test_a_live_subscriber_of_one_tenant_hears_no_other(server: SecuredServer) -> None:
-    heard: list[str] = []
+async def test_a_subscriber_of_one_tenant_receives_no_other(server: SecuredServer) -> None:
+    received: list[str] = []
 
     async def hear(message: object) -> None:
-        heard.append(getattr(message, "subject", ""))
+        received.append(getattr(message, "subject", ""))
 
     async with guest(server, "worker") as worker, guest(server, "subscriber_acme_shown") as one:
         await one.client.subscribe("stt.transcript.acme.>", cb=hear)
         await one.client.flush()
         for key in (FOREIGN, KEY):
             await worker.client.publish(f"stt.transcript.{key}.interim", b"{}")
-        await until(lambda: heard, "its own")
-        assert heard == [f"stt.transcript.{KEY}.interim"]
+        await until(lambda: received, "its own")
+        assert received == [f"stt.transcript.{KEY}.interim"]
 
 
-# ---- what each needs ----------------------------------------------------------------------------
+# ---- work of each role ---------------------------------------------------------------------------
 
 
 async def run(server: SecuredServer, user: str, *arguments: str, status: int = 0) -> str:
-    """A command as that user; what it prints, errors included."""
+    """Run a command as a user and return its output, errors included."""
     async with Command(*arguments, terminal=False, **server.environment(user)) as command:
         assert await command.status() == status, command.out + command.errors
     return command.out + command.errors
 
 
-async def test_all_programs_do_their_work_with_least_privilege(
+async def test_all_programs_work_with_least_privilege(
     server: SecuredServer, tmp_path: Path
 ) -> None:
-    """Sessions with limits and budgets, a killed worker, control, listening, erasing."""
+    """Run sessions with limits and budgets, kill a worker, control, listen and erase."""
     workers: list[WorkerProcess] = []
     tail = Command(
         "tail", "--tenant", "acme", "--from-start", "--json", terminal=False,
@@ -360,25 +360,25 @@ async def test_all_programs_do_their_work_with_least_privilege(
     assert not server.complaints
 
 
-async def test_a_consumer_that_somebody_changed_is_corrected_in_place(
+async def test_a_changed_consumer_is_corrected_in_place(
     server: SecuredServer,
 ) -> None:
-    """The cure of NatterjackQueueStuck: without the consumer, workers would end."""
+    """The cure for NatterjackQueueStuck: without the consumer, workers would exit."""
     async with guest(server, "operator") as operator:
         js = operator.client.jetstream()
         before = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
         await js.add_consumer(streams.SESSIONS, before.config.evolve(max_ack_pending=1))
         changed = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
         assert changed.config.max_ack_pending == 1
-        said = await run(server, "operator", "streams", "apply")
-        assert "max_ack_pending 1 -> -1" in said
-        assert "LOSES" not in said
+        output = await run(server, "operator", "streams", "apply")
+        assert "max_ack_pending 1 -> -1" in output
+        assert "LOSES" not in output
         after = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
         assert (after.config, after.created) == (before.config, before.created)
 
 
-async def test_an_operator_backs_a_stream_up_and_restores_it(server: SecuredServer) -> None:
-    """As `nats stream backup` and `nats stream restore` do it."""
+async def test_an_operator_backs_up_and_restores_a_stream(server: SecuredServer) -> None:
+    """Send the requests of `nats stream backup` and `nats stream restore`."""
     words = [b"one", b"two", b"three"]
     async with guest(server, "worker") as worker:
         for word in words:
@@ -390,9 +390,9 @@ async def test_an_operator_backs_a_stream_up_and_restores_it(server: SecuredServ
 
         async def ask(subject: str, payload: bytes) -> dict[str, Any]:
             answer = await client.request(subject, payload, timeout=bound(10))
-            told: dict[str, Any] = json.loads(answer.data or b"{}")
-            assert "error" not in told, told
-            return told
+            response: dict[str, Any] = json.loads(answer.data or b"{}")
+            assert "error" not in response, response
+            return response
 
         wanted = json.dumps({"deliver_subject": inbox}).encode()
         found = await ask(f"{api}.SNAPSHOT.{streams.TRANSCRIPTS}", wanted)
@@ -406,14 +406,14 @@ async def test_an_operator_backs_a_stream_up_and_restores_it(server: SecuredServ
         place = (await ask(f"{api}.RESTORE.{streams.TRANSCRIPTS}", backup))["deliver_subject"]
         for chunk in [*chunks, b""]:
             await ask(place, chunk)
-        await apply_streams(server)  # finds it as it has to be
+        await apply_streams(server)  # reports no difference
         js = client.jetstream()
         read = [await js.get_msg(streams.TRANSCRIPTS, seq) for seq in (1, 2, 3)]
         assert [message.data for message in read] == words
 
 
 async def _edge_program(server: SecuredServer) -> None:
-    """The agent itself, with a recording."""
+    """Run the edge with a recording."""
     process = await asyncio.create_subprocess_exec(
         *_edge_arguments(), env={**_clean(), **server.environment("edge_acme_pi-1")},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -433,13 +433,13 @@ def _clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "EDGE_"))}
 
 
-async def test_a_tenants_agents_leave_others_their_connections(server: SecuredServer) -> None:
+async def test_a_tenants_edges_leave_connections_to_others(server: SecuredServer) -> None:
     users = server.home / "users"
     command = Command("users", "config", "--dir", str(users), "--edge-connections", "3")
     async with command:
         assert await command.status() == 0
     assert '"max_connections": 3' in command.out
-    await add_user(server.home, "edge", "--tenant", "acme", "--name", "late")  # and it is kept
+    await add_user(server.home, "edge", "--tenant", "acme", "--name", "late")  # keeps the limit
     server.reload()
     async with contextlib.AsyncExitStack() as guests:
         for user in ("edge_acme_pi-1", "edge_acme_pi-1", "edge_acme_late"):
@@ -450,11 +450,11 @@ async def test_a_tenants_agents_leave_others_their_connections(server: SecuredSe
             assert await other.may_publish(f"stt.audio.{FOREIGN}")
 
 
-# ---- what is missing is said ---------------------------------------------------------------------
+# ---- missing settings and rights -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("user", "arguments", "said"),
+    ("user", "arguments", "expected"),
     [
         ("worker", ("streams", "apply", "--lease-seconds", "7"),
          r"may not publish to \$JS.API.CONSUMER.\S*CREATE.STT_SESSIONS.workers: .*operator"),
@@ -470,12 +470,12 @@ async def test_a_tenants_agents_leave_others_their_connections(server: SecuredSe
          r"may not subscribe to stt.transcript.other"),
     ],
 )  # fmt: skip
-async def test_a_user_without_the_right_is_told_which(
-    server: SecuredServer, user: str, arguments: tuple[str, ...], said: str
+async def test_a_user_without_a_permission_learns_which(
+    server: SecuredServer, user: str, arguments: tuple[str, ...], expected: str
 ) -> None:
     began = time.monotonic()
-    assert re.search(said, await run(server, user, *arguments, status=2))
-    assert time.monotonic() - began < bound(4)  # it does not wait for an answer
+    assert re.search(expected, await run(server, user, *arguments, status=2))
+    assert time.monotonic() - began < bound(4)  # it does not wait for a response
 
 
 @pytest.mark.parametrize(
@@ -496,15 +496,15 @@ async def test_a_missing_inbox_prefix_is_named(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "expected"),
     [
         ({"NATS_INBOX_PREFIX": "_INBOX"}, "set NATS_INBOX_PREFIX"),
         ({"NATTERJACK_CREATE_STREAMS": "true", "NATTERJACK_LEASE_SECONDS": "7"},
          "set NATTERJACK_CREATE_STREAMS=false"),
     ],
 )  # fmt: skip
-async def test_a_worker_says_what_it_was_not_told(
-    server: SecuredServer, changed: dict[str, str], said: str
+async def test_a_worker_names_its_missing_setting(
+    server: SecuredServer, changed: dict[str, str], expected: str
 ) -> None:
     environment = {**_clean(), **server.environment("worker"), **changed}
     process = await asyncio.create_subprocess_exec(
@@ -515,29 +515,29 @@ async def test_a_worker_says_what_it_was_not_told(
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), bound(30))
     assert process.returncode == 2
-    assert said in out.decode()
+    assert expected in out.decode()
 
 
-async def test_an_edge_says_what_it_was_not_told(server: SecuredServer) -> None:
+async def test_an_edge_names_its_missing_setting(server: SecuredServer) -> None:
     environment = {**_clean(), **server.environment("edge_acme_pi-1")}
     process = await asyncio.create_subprocess_exec(
         *_edge_arguments(), env={**environment, "NATS_INBOX_PREFIX": "_INBOX"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said = b""
+    output = b""
     try:
         assert process.stdout is not None
         async with asyncio.timeout(bound(30)):
-            while b"set NATS_INBOX_PREFIX" not in said:
+            while b"set NATS_INBOX_PREFIX" not in output:
                 line = await process.stdout.readline()
-                assert line, said
-                said += line
+                assert line, output
+                output += line
     finally:
         process.kill()
         await process.communicate()
 
 
-# ---- users --------------------------------------------------------------------------------------
+# ---- users ---------------------------------------------------------------------------------------
 
 
 async def test_a_user_is_added_and_removed_while_the_server_runs(server: SecuredServer) -> None:
@@ -557,10 +557,10 @@ async def test_a_user_is_added_and_removed_while_the_server_runs(server: Secured
         await until(lambda: one.client.is_closed, "its connection is ended")
 
 
-async def test_a_new_tenant_begins_while_the_server_runs(server: SecuredServer) -> None:
+async def test_a_tenant_is_added_while_the_server_runs(server: SecuredServer) -> None:
     async with guest(server, "edge_acme_pi-1") as theirs:
-        said = await add_user(server.home, "edge", "--tenant", "brand", "--name", "new")
-        assert "reload the server twice" in said
+        output = await add_user(server.home, "edge", "--tenant", "brand", "--name", "new")
+        assert "reload the server twice" in output
         server.reload()
         server.reload()
         async with guest(server, "edge_brand_new") as one:
@@ -575,7 +575,7 @@ async def test_a_new_tenant_begins_while_the_server_runs(server: SecuredServer) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("edge", "--tenant", "acme"), "--name"),
         (("edge", "--name", "x"), "--tenant"),
@@ -588,12 +588,14 @@ async def test_a_new_tenant_begins_while_the_server_runs(server: SecuredServer) 
         (("monitor", "--name", "m", "--public-key", "SUAB"), "56 characters"),
     ],
 )
-async def test_mistakes_are_named(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+async def test_mistakes_are_named(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
     await add_user(tmp_path, "operator")
     before = (tmp_path / "users" / "users.conf").read_text()
     async with Command("users", "add", "--dir", str(tmp_path / "users"), *arguments) as command:
         assert await command.status() == 2
-    assert said in command.errors
+    assert expected in command.errors
     assert "Traceback" not in command.errors
     assert (tmp_path / "users" / "users.conf").read_text() == before
 
@@ -604,7 +606,7 @@ def _public_key() -> str:
     return public
 
 
-async def test_a_key_made_elsewhere_leaves_no_seed(tmp_path: Path) -> None:
+async def test_an_imported_key_stores_no_seed(tmp_path: Path) -> None:
     public = _public_key()
     out = await add_user(tmp_path, "monitor", "--public-key", public)
     assert "NATS_NKEY" not in out
@@ -612,17 +614,17 @@ async def test_a_key_made_elsewhere_leaves_no_seed(tmp_path: Path) -> None:
     assert public in (tmp_path / "users" / "users.conf").read_text()
 
 
-async def test_a_key_with_a_mistake_or_of_another_is_refused(tmp_path: Path) -> None:
-    """A server with one of these does not start, or gives one user the rights of another."""
+async def test_an_invalid_or_duplicate_key_is_refused(tmp_path: Path) -> None:
+    """With such a key a server does not start, or gives one user the permissions of another."""
     public = _public_key()
     await add_user(tmp_path, "operator", "--public-key", public)
     before = (tmp_path / "users" / "users.conf").read_text()
     wrong = "A" if public[20] != "A" else "B"
     account = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT)
-    for key, said in (
+    for key, expected in (
         (public, "the user operator has that key"),
         (public[:20] + wrong + public[21:], "check sum"),
-        (public[:20] + "1" + public[21:], "check sum"),  # no letter of base 32
+        (public[:20] + "1" + public[21:], "check sum"),  # not a letter of base 32
         (public.lower(), "first a U"),
         (nkeys.from_seed(account).public_key.decode(), "first a U"),
     ):
@@ -631,11 +633,11 @@ async def test_a_key_with_a_mistake_or_of_another_is_refused(tmp_path: Path) -> 
         )
         async with command:
             assert await command.status() == 2
-        assert said in command.errors
+        assert expected in command.errors
     assert (tmp_path / "users" / "users.conf").read_text() == before
 
 
-async def test_users_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+async def test_users_added_concurrently_are_all_stored(tmp_path: Path) -> None:
     names = [f"pi-{n}" for n in range(8)]
     await asyncio.gather(
         *(add_user(tmp_path, "edge", "--tenant", "acme", "--name", name) for name in names)
@@ -647,7 +649,7 @@ async def test_users_that_are_added_at_the_same_time_are_all_there(tmp_path: Pat
     assert not list(users.glob("*.partial"))
 
 
-async def test_a_user_is_added_after_whoever_is_at_it(tmp_path: Path) -> None:
+async def test_adding_a_user_waits_for_the_lock(tmp_path: Path) -> None:
     await add_user(tmp_path, "operator")
     users = tmp_path / "users"
     directory = os.open(users, os.O_RDONLY)
@@ -663,7 +665,7 @@ async def test_a_user_is_added_after_whoever_is_at_it(tmp_path: Path) -> None:
     assert len(json.loads((users / "users.json").read_text())) == 2
 
 
-async def test_a_name_that_reads_like_anothers_is_explained(tmp_path: Path) -> None:
+async def test_an_ambiguous_name_is_explained(tmp_path: Path) -> None:
     await add_user(tmp_path, "edge", "--tenant", "a_b", "--name", "c")
     command = Command(
         "users", "add", "--dir", str(tmp_path / "users"), "edge", "--tenant", "a", "--name", "b_c"
@@ -674,7 +676,7 @@ async def test_a_name_that_reads_like_anothers_is_explained(tmp_path: Path) -> N
     assert "remove" not in command.errors
 
 
-def test_settings_have_an_inbox_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_have_an_inbox_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_INBOX_PREFIX", "_INBOX_worker")
     assert load(BrokerSettings).inbox_prefix == "_INBOX_worker"
     monkeypatch.setenv("NATS_INBOX_PREFIX", "a.>")

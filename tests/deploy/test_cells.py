@@ -1,4 +1,4 @@
-"""Two cells on one server (docs/scaling.md): an installation in each account, of the same names."""
+"""Two cells on one server (docs/scaling.md): an installation with the same names per account."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 async def test_the_same_names_in_two_accounts_are_two_installations(
     server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> None:
-    """Sessions of the same key at the same time, each with words of its own."""
+    """Run a session with the same key but different words in each account."""
     cells = {
         user: BrokerSettings(url=server.url, user=user, password=SecretStr(password))
         for user, password in CELLS.items()
@@ -63,7 +63,9 @@ async def test_the_same_names_in_two_accounts_are_two_installations(
                 assert {event.worker for event in transcript.closing} == {user}
                 await queue_empty(broker)
                 stored = await broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
-                assert stored.state.messages == len(transcript.events), "and nothing of the other"
+                assert stored.state.messages == len(transcript.events), (
+                    "events of the other account"
+                )
         for worker in workers:
             assert not worker.stray_lines
     finally:

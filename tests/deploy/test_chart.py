@@ -41,7 +41,7 @@ from .names import ROOT
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_helm_finds_nothing_wrong(scenario: str) -> None:
+def test_helm_lint_finds_no_problem(scenario: str) -> None:
     done = helm("lint", "--strict", CHART, "-f", values_of(scenario))
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -57,7 +57,7 @@ def test_manifests_are_valid(scenario: str, kubernetes: str) -> None:
     assert all(len(name) <= 63 for _, _, name in names)
 
 
-def test_scenarios_have_every_kind_and_every_custom_schema_is_used() -> None:
+def test_scenarios_cover_every_kind_and_custom_schema() -> None:
     kinds = {(d["apiVersion"], d["kind"]) for s in SCENARIOS for d in rendered(s)}
     assert set(custom_schemas()) <= kinds
     templates = "".join(path.read_text() for path in CHART.glob("templates/**/*.yaml"))
@@ -65,14 +65,14 @@ def test_scenarios_have_every_kind_and_every_custom_schema_is_used() -> None:
     assert {"DaemonSet", "Deployment"} <= {kind for _, kind in kinds}
 
 
-def test_the_oldest_kubernetes_is_what_the_chart_asks_for() -> None:
+def test_the_oldest_supported_kubernetes_is_tested() -> None:
     asked = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
     assert asked == f">={OLDEST}.0-0"
     assert "kubeVersion" in refused({}, "--kube-version", "1.27.9")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_no_variable_is_there_twice(scenario: str) -> None:
+def test_no_variable_is_set_twice(scenario: str) -> None:
     for name, pod in pods(rendered(scenario)):
         for each in pod["spec"]["containers"]:
             variables = [entry["name"] for entry in each.get("env", [])]
@@ -81,7 +81,7 @@ def test_no_variable_is_there_twice(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_pods_are_restricted(scenario: str) -> None:
-    """As Pod Security calls it, and a little more."""
+    """Pods satisfy the Pod Security level "restricted" and further restrictions."""
     for name, pod in pods(rendered(scenario)):
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -98,7 +98,7 @@ def test_pods_are_restricted(scenario: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert "memory" in each["resources"]["limits"]
-            assert "cpu" not in each["resources"]["limits"], "throttling makes everything late"
+            assert "cpu" not in each["resources"]["limits"], "throttling delays all transcripts"
             mounts = {mount["mountPath"]: mount["name"] for mount in each["volumeMounts"]}
             volumes = {volume["name"]: volume for volume in spec["volumes"]}
             assert volumes[mounts["/tmp"]]["emptyDir"]["sizeLimit"]
@@ -108,8 +108,8 @@ def test_pods_are_restricted(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_nothing_secret_is_in_a_manifest(scenario: str) -> None:
-    """Secrets are files, named by the user: none is made, none becomes a variable."""
+def test_manifests_contain_no_secrets(scenario: str) -> None:
+    """Secrets are mounted as files; the chart creates none and sets none as a variable."""
     documents = rendered(scenario)
     assert "Secret" not in {document["kind"] for document in documents}
     for _, pod in pods(documents):
@@ -118,13 +118,13 @@ def test_nothing_secret_is_in_a_manifest(scenario: str) -> None:
             assert "secretRef" not in json.dumps(each.get("envFrom", []))
 
 
-def test_no_value_asks_for_a_secret() -> None:
+def test_no_value_is_a_secret() -> None:
     asked = [path for path, _ in leaves(schema()) if re.search("(?i)password|token$|seed", path)]
     assert asked == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
+def test_selectors_match_only_their_own_pods(scenario: str) -> None:
     documents = rendered(scenario)
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(documents)}
     for document in documents:
@@ -140,7 +140,7 @@ def test_selectors_select_their_own_pods_and_no_others(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_labels_are_the_usual_ones(scenario: str) -> None:
+def test_resources_have_the_recommended_labels(scenario: str) -> None:
     for document in rendered(scenario):
         if document["metadata"]["name"] in ("r-natterjack-more", "sound"):
             continue  # the user's own
@@ -150,7 +150,7 @@ def test_labels_are_the_usual_ones(scenario: str) -> None:
             assert labels[f"app.kubernetes.io/{kind}"]
 
 
-def test_labels_and_annotations_of_the_user_never_replace_those_of_the_chart() -> None:
+def test_user_labels_and_annotations_never_replace_those_of_the_chart() -> None:
     name = "app.kubernetes.io/name"
     values = copy.deepcopy(EVERYTHING)
     values |= {"commonLabels": {"team": "all", name: "x"}, "commonAnnotations": {"a": "b"}}
@@ -174,7 +174,7 @@ def test_labels_and_annotations_of_the_user_never_replace_those_of_the_chart() -
     assert find(documents, "Deployment", "edge")["metadata"]["annotations"]["a"] == "b"
 
 
-def test_own_manifests_are_rendered() -> None:
+def test_extra_objects_are_rendered() -> None:
     found = next(d for d in rendered("proxy") if d["metadata"]["name"] == "r-natterjack-more")
     assert found["data"] == {"OTEL_SERVICE_NAME": "natterjack-worker"}
 
@@ -187,7 +187,7 @@ def test_long_names_stay_short_enough() -> None:
     assert all(len(name) <= 52 for name in names), "a Deployment's pods add 17 characters"
 
 
-def test_long_names_of_two_releases_are_two_names() -> None:
+def test_long_names_of_two_releases_differ() -> None:
     def name(release: str) -> str:
         done = helm("template", release, CHART, "-s", "templates/worker/deployment.yaml")
         found: str = yaml.safe_load(done.stdout)["metadata"]["name"]
@@ -200,7 +200,7 @@ def test_long_names_of_two_releases_are_two_names() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_notes_say_what_comes_next(scenario: str) -> None:
+def test_notes_list_the_next_steps(scenario: str) -> None:
     text, documents = notes({}, scenario), rendered(scenario)
     values = yaml.safe_load(values_of(scenario).read_text())
     assert "kubectl -n speech rollout status deployment/r-natterjack-worker" in text
@@ -211,7 +211,7 @@ def test_notes_say_what_comes_next(scenario: str) -> None:
 
 
 def notes(values: Document, scenario: str | None = None) -> str:
-    """Shown by a manifest of the user's, since helm itself shows them only to a cluster."""
+    """Render the notes through an extra object, because `helm template` does not show them."""
     include = '{{ include (print $.Template.BasePath "/NOTES.txt") $ | b64enc }}'
     shown = {"kind": "Notes", "apiVersion": "v1", "metadata": {"name": "notes"}, "text": include}
     documents = render({**values, "extraObjects": [shown]}, scenario=scenario)
@@ -219,14 +219,14 @@ def notes(values: Document, scenario: str | None = None) -> str:
     return base64.b64decode(text).decode()
 
 
-def test_a_secret_of_two_providers_is_to_be_made_once() -> None:
+def test_notes_list_a_shared_secret_once() -> None:
     text = notes({"providers": {"deepgram": {"existingSecret": "keys", "key": "deepgram"},
         "speechmatics": {"enabled": True, "existingSecret": "keys", "key": "other"}}})  # fmt: skip
     assert text.count("create secret generic keys") == 1
     assert "keys --from-file=deepgram=KEYFILE --from-file=other=KEYFILE\n" in text
 
 
-def test_versions_and_images_are_those_of_the_project() -> None:
+def test_versions_and_images_match_the_project() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert about["appVersion"] == project["version"]
@@ -237,7 +237,7 @@ def test_versions_and_images_are_those_of_the_project() -> None:
     assert about["annotations"]["artifacthub.io/license"] == project["license"]
 
 
-def test_a_digest_wins_over_the_tag_and_an_own_registry_over_the_common_one() -> None:
+def test_digests_and_specific_registries_take_precedence() -> None:
     digest = f"sha256:{'a' * 64}"
     image = {"registry": "images.example.org", "tag": "9", "digest": digest}
     documents = render({"image": image, "edge": {"image": {"registry": "edges.example.org"}}})
@@ -249,7 +249,7 @@ def test_a_digest_wins_over_the_tag_and_an_own_registry_over_the_common_one() ->
     assert container(find(documents, "Pod", "test"))["image"].endswith(":8")
 
 
-def test_the_packaged_chart_has_its_files(tmp_path: Path) -> None:
+def test_the_package_contains_all_files(tmp_path: Path) -> None:
     done = helm("package", CHART, "-d", tmp_path)
     assert done.returncode == 0, done.stderr
     package = next(tmp_path.glob("*.tgz"))

@@ -26,7 +26,7 @@ def test_streams_are_applied_before_workers_start() -> None:
     assert "args" not in each
     assert given(documents, "streams")["NATS_INBOX_PREFIX"] == "_INBOX_operator"
     assert settings_of(documents, "worker")["NATTERJACK_CREATE_STREAMS"] == "false"
-    # What the job needs is there before the release is: nothing of it but other, earlier hooks.
+    # The job runs before the release exists, so it may use only earlier hooks of the release.
     made = {
         (d["kind"], d["metadata"]["name"])
         for d in documents
@@ -42,8 +42,8 @@ def test_streams_are_applied_before_workers_start() -> None:
     )
 
 
-def test_what_makes_the_secrets_of_the_job_can_be_there_before_it() -> None:
-    """The README's example."""
+def test_objects_that_create_the_secrets_of_the_job_run_before_it() -> None:
+    """Check the example in README.md."""
     text = (CHART / "README.md").read_text()
     (example,) = re.findall(r"^    extraObjects:\n(?:      .*\n)+", text, flags=re.M)
     values = yaml.safe_load(example)
@@ -59,12 +59,12 @@ def test_what_makes_the_secrets_of_the_job_can_be_there_before_it() -> None:
     assert mounted == [name]
 
 
-def test_losing_something_has_to_be_asked_for() -> None:
+def test_loss_must_be_allowed_explicitly() -> None:
     job = find(render({"streams": {"allowLoss": True}}), "Job", "streams")
     assert container(job["spec"]["template"])["args"] == ["--allow-loss"]
 
 
-def test_the_test_runs_the_script_that_is_tested() -> None:
+def test_helm_test_runs_the_tested_script() -> None:
     documents = rendered("default")
     pod = find(documents, "Pod", "test")
     script = find(
@@ -77,19 +77,19 @@ def test_the_test_runs_the_script_that_is_tested() -> None:
     assert container(pod)["command"][-1] == "/etc/natterjack/test/session_test.py"
 
 
-def test_the_log_of_the_test_outlives_it() -> None:
-    """Helm 3 deletes what succeeded before `helm test --logs` asks for its log."""
+def test_the_log_of_helm_test_remains_available() -> None:
+    """Helm 3 deletes hooks that succeeded before `helm test --logs` reads their log."""
     pod = find(rendered("default"), "Pod", "test")
     policy = pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     assert policy == "before-hook-creation"
 
 
-def test_the_test_runs_where_it_is_told_to() -> None:
+def test_helm_test_respects_its_scheduling_values() -> None:
     tests = {"nodeSelector": {"pool": "speech"}, "tolerations": [{"operator": "Exists"}]}
     spec = find(render({"tests": tests}), "Pod", "test")["spec"]
     assert {name: spec[name] for name in tests} == tests
 
 
-def test_a_job_that_hangs_has_failed_before_helm_gives_up() -> None:
-    """`helm install` waits for 5 minutes unless told otherwise, and would not say why."""
+def test_a_hanging_job_fails_before_helm_times_out() -> None:
+    """`helm install` times out after 5 minutes by default, without a reason."""
     assert find(rendered("default"), "Job", "streams")["spec"]["activeDeadlineSeconds"] < 300

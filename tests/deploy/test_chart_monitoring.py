@@ -25,13 +25,13 @@ from .names import ROOT, rules
         ("natterjack.json", "deploy/grafana/natterjack.json"),
     ],
 )
-def test_files_of_the_chart_are_copies(copied: str, original: str) -> None:
+def test_files_of_the_chart_are_identical_copies(copied: str, original: str) -> None:
     assert (CHART / "files" / copied).read_bytes() == (ROOT / original).read_bytes(), (
         f"run: cp {original} helm/natterjack/files/"
     )
 
 
-def test_rules_are_installed_as_they_are() -> None:
+def test_rules_are_installed_unchanged() -> None:
     def without_runbooks(found: list[Document]) -> list[Document]:
         found = copy.deepcopy(found)
         for rule in found:
@@ -47,14 +47,14 @@ def test_rules_are_installed_as_they_are() -> None:
             assert rule["annotations"]["runbook_url"] == f"{page}#{rule['alert'].lower()}"
 
 
-def test_the_dashboard_is_installed_as_it_is() -> None:
+def test_the_dashboard_is_installed_unchanged() -> None:
     found = next(d for d in rendered("production") if d["metadata"]["name"].endswith("dashboard"))
     original = json.loads((ROOT / "deploy" / "grafana" / "natterjack.json").read_text())
     assert json.loads(found["data"]["natterjack.json"]) == original
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-def test_workers_are_scraped_where_they_tell() -> None:
+def test_workers_are_scraped_on_their_metrics_port() -> None:
     documents = rendered("production")
     endpoint = find(documents, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
     ports = container(find(documents, "Deployment", "worker")["spec"]["template"])["ports"]

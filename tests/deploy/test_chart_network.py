@@ -20,14 +20,14 @@ from .manifests import (
 )
 
 
-def test_workers_reach_names_nats_and_public_addresses() -> None:
+def test_workers_reach_dns_nats_and_public_addresses() -> None:
     spec = find(rendered("default"), "NetworkPolicy", "worker")["spec"]
     names, nats, providers = spec["egress"]
     assert {(port["port"], port["protocol"]) for port in names["ports"]} == {
         (53, "UDP"),
         (53, "TCP"),
     }
-    assert "to" not in names, "a cache on the node is in no namespace"
+    assert "to" not in names, "a DNS cache on the node is in no namespace"
     assert nats["ports"] == [{"port": 4222, "protocol": "TCP"}]
     assert nats["to"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "nats"}
     assert providers["ports"] == [{"port": 443, "protocol": "TCP"}]
@@ -39,7 +39,7 @@ def test_workers_reach_names_nats_and_public_addresses() -> None:
     assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == [9464]
 
 
-def test_names_of_providers_take_the_place_of_addresses() -> None:
+def test_cilium_allows_providers_by_name() -> None:
     documents = rendered("cilium")
     plain = find(documents, "NetworkPolicy", "worker")["spec"]
     assert "0.0.0.0/0" not in json.dumps(plain)
@@ -51,14 +51,14 @@ def test_names_of_providers_take_the_place_of_addresses() -> None:
 
 
 @pytest.mark.parametrize("component", ["edge", "streams", "test"])
-def test_the_others_reach_nats_alone(component: str) -> None:
+def test_other_components_reach_only_nats(component: str) -> None:
     spec = find(render(EVERYTHING), "NetworkPolicy", component)["spec"]
     assert spec["ingress"] == []
     assert [rule["ports"][0]["port"] for rule in spec["egress"]] == [53, 4222]
 
 
 @pytest.mark.parametrize("component", ["edge", "streams", "test"])
-def test_the_others_may_be_let_out_further(component: str) -> None:
+def test_other_components_accept_additional_rules(component: str) -> None:
     more = [{"ports": [{"port": 7, "protocol": "TCP"}]}]
     at = {"edge": "edge", "streams": "streams.job", "test": "tests"}[component]
     values = copy.deepcopy(EVERYTHING)
@@ -84,7 +84,7 @@ def test_the_others_may_be_let_out_further(component: str) -> None:
         ("ws://nats.example.org", [80]),
     ],
 )
-def test_policies_let_out_to_the_ports_of_the_url(url: str, ports: list[int]) -> None:
+def test_policies_allow_the_ports_of_the_url(url: str, ports: list[int]) -> None:
     values = {**EVERYTHING, "nats": {"url": url}}
     for component in ("worker", "edge", "streams", "test"):
         rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]

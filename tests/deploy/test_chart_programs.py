@@ -43,22 +43,22 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
 }
 BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
           "TEST_SECONDS", "TEST_AUDIO"}  # fmt: skip
-"""Variables of no settings model: Python's, a library's, and the test's own."""
+"""Variables without a settings model: of Python, of a library, and of the test."""
 
 
 def variables(model: type[BaseSettings]) -> dict[str, str]:
-    """Field by variable."""
+    """Return the fields of a model by their environment variables."""
     prefix = str(model.model_config.get("env_prefix", ""))
     return {f"{prefix}{name}".upper(): name for name in model.model_fields}
 
 
 @pytest.mark.parametrize("component", MODELS)
-def test_programs_know_every_setting(
+def test_programs_accept_every_setting(
     component: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = given(render(EVERYTHING), component)
     if "WORKER_SECRETS_DIR" in settings:
-        settings["WORKER_SECRETS_DIR"] = str(tmp_path)  # a directory that is there
+        settings["WORKER_SECRETS_DIR"] = str(tmp_path)  # a directory that exists
     known = {name for model in MODELS[component] for name in variables(model)}
     assert set(settings) - known - BESIDE == set()
     for name, value in settings.items():
@@ -68,11 +68,11 @@ def test_programs_know_every_setting(
         for variable, field in variables(model).items():
             if variable in settings:
                 value = getattr(loaded, field)
-                said = settings[variable]
-                assert str(value).lower() == said.lower() or float(value) == float(said)
+                expected = settings[variable]
+                assert str(value).lower() == expected.lower() or float(value) == float(expected)
 
 
-def test_a_worker_gets_what_the_values_say() -> None:
+def test_values_become_settings_of_the_worker() -> None:
     values = {"worker": {"maxSessions": 7, "provider": "a,b", "createStreams": True},
               "streams": {"audioMaxBytes": 107374182400}}  # fmt: skip
     settings = settings_of(render(values), "worker")
@@ -83,7 +83,7 @@ def test_a_worker_gets_what_the_values_say() -> None:
     assert settings["WORKER_HTTP_HOST"] == "0.0.0.0"
 
 
-def test_inboxes_are_those_of_the_user_whose_key_it_is() -> None:
+def test_the_inbox_prefix_follows_from_the_key() -> None:
     for auth, prefix in (
         ({"existingSecret": "s"}, "_INBOX_worker"),
         ({"existingSecret": "s", "inboxPrefix": "other"}, "other"),
@@ -94,7 +94,7 @@ def test_inboxes_are_those_of_the_user_whose_key_it_is() -> None:
         assert settings.get("NATS_INBOX_PREFIX") == prefix
 
 
-def test_a_changed_setting_replaces_the_pods_and_nothing_else_does() -> None:
+def test_only_a_changed_setting_replaces_the_pods() -> None:
     def checksum(values: Document) -> str:
         template = find(render(values), "Deployment", "worker")["spec"]["template"]
         found: str = template["metadata"]["annotations"]["checksum/config"]
@@ -119,11 +119,11 @@ def test_a_pod_lives_longer_than_its_drain(finish: int, handover: int) -> None:
     settings = settings_of(documents, "worker")
     assert settings["WORKER_DRAIN_SECONDS"] == str(finish)
     assert settings["WORKER_HANDOVER_SECONDS"] == str(handover)
-    # After so long the worker ends itself, whatever hangs: before the kubelet does.
+    # A worker that hangs exits by itself before the kubelet kills it.
     assert grace > finish + handover + worker_program._END_SECONDS
 
 
-async def test_probes_ask_what_the_worker_answers() -> None:
+async def test_probes_use_paths_that_the_worker_serves() -> None:
     each = container(find(rendered("default"), "Deployment", "worker")["spec"]["template"])
     assert each["ports"] == [{"name": "http", "containerPort": 9464, "protocol": "TCP"}]
     probes = {k.removesuffix("Probe"): v["httpGet"] for k, v in each.items() if k.endswith("Probe")}
@@ -136,13 +136,13 @@ async def test_probes_ask_what_the_worker_answers() -> None:
             for name, probe in probes.items():
                 async with http.get(health.address + probe["path"]) as response:
                     answers[name] = response.status
-        # Without NATS: alive, and not ready.
+        # Without NATS the worker is alive but not ready.
         assert answers == {"startup": 200, "liveness": 200, "readiness": 503}
     finally:
         await health.stop()
 
 
-def test_keys_are_files_that_change() -> None:
+def test_keys_are_files_that_can_change() -> None:
     worker = find(render(EVERYTHING), "Deployment", "worker")["spec"]["template"]
     volume = next(v for v in worker["spec"]["volumes"] if v["name"] == "keys")
     files = {
@@ -155,23 +155,23 @@ def test_keys_are_files_that_change() -> None:
         "MANAGED_TOKEN": "natterjack-managed",
     }
     mount = next(m for m in container(worker)["volumeMounts"] if m["name"] == "keys")
-    assert "subPath" not in mount, "the kubelet does not change files of a subPath"
+    assert "subPath" not in mount, "the kubelet does not update files of a subPath"
     assert mount["mountPath"] == settings_of(render(EVERYTHING), "worker")["WORKER_SECRETS_DIR"]
 
 
-def test_every_provider_with_a_key_of_its_own_can_be_switched_on() -> None:
+def test_every_provider_with_a_key_can_be_enabled() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())["providers"]
     known = {provider["variable"] for provider in values.values()}
     for name in available():
         settings = load_class(name).Settings
         secret = {f for f in settings.model_fields if f in ("api_key", "token")}
         wanted = {f"{settings.model_config.get('env_prefix')}{f}".upper() for f in secret}
-        # deepgram-flux and deepgram-rest take that of deepgram too
+        # deepgram-flux and deepgram-rest use the key of deepgram
         assert not wanted or wanted & known or name.startswith("deepgram-"), name
 
 
 @pytest.mark.parametrize("kind", ["nkey", "creds"])
-def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
+def test_each_role_gets_only_its_own_credentials(kind: str) -> None:
     values = {**EVERYTHING, "nats": {"auth": {"existingSecret": "users", "kind": kind}}}
     documents = render(values)
     keys = {}
@@ -190,14 +190,14 @@ def test_each_role_gets_its_own_credentials_alone(kind: str) -> None:
     }
 
 
-def test_only_a_rolling_update_has_bounds() -> None:
+def test_only_a_rolling_update_has_limits() -> None:
     def strategy(values: Document) -> Document:
         documents = render({"worker": {"updateStrategy": values}})
         check(documents, OLDEST)
         found: Document = find(documents, "Deployment", "worker")["spec"]["strategy"]
         return found
 
-    # The API server refuses bounds beside Recreate, which no schema says.
+    # The API server refuses rollingUpdate with Recreate, which the schema cannot express.
     assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
     bounds = {"maxSurge": 1, "maxUnavailable": "10%"}
     assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}

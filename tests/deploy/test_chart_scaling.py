@@ -16,7 +16,7 @@ from .chart import (
 from .names import metrics
 
 
-def test_keda_counts_the_sessions_of_the_queue() -> None:
+def test_keda_counts_the_sessions_in_the_queue() -> None:
     auto = {"enabled": True, "minReplicas": 3, "maxReplicas": 40}
     documents = render({"autoscaling": auto, "worker": {"maxSessions": 250}})
     spec = find(documents, "ScaledObject")["spec"]
@@ -30,11 +30,11 @@ def test_keda_counts_the_sessions_of_the_queue() -> None:
     assert metadata["consumer"] == streams.CONSUMER
     assert metadata["lagThreshold"] == "175", "70 % of 250"
     assert all(isinstance(value, str) for value in metadata.values())
-    # Nothing may cap the sessions below what the workers can hold.
+    # The consumer must not limit the sessions below the number of slots.
     assert streams.consumer_config(StreamSettings()).max_ack_pending == -1
 
 
-def test_an_autoscaler_has_the_number_of_workers_to_itself() -> None:
+def test_with_an_autoscaler_the_chart_sets_no_replicas() -> None:
     assert find(render(), "Deployment", "worker")["spec"]["replicas"] == 2
     for kind in ("keda", "hpa"):
         deployment = find(
@@ -43,18 +43,18 @@ def test_an_autoscaler_has_the_number_of_workers_to_itself() -> None:
         assert "replicas" not in deployment["spec"]
 
 
-def test_the_plain_autoscaler_reads_a_metric_that_workers_have() -> None:
+def test_the_hpa_uses_a_metric_that_workers_have() -> None:
     spec = find(rendered("hpa"), "HorizontalPodAutoscaler")["spec"]
     pods_metric = spec["metrics"][0]["pods"]
     assert pods_metric["metric"]["name"] in {metric.name for metric in metrics()}
     assert pods_metric["target"] == {"type": "AverageValue", "averageValue": "50"}
 
 
-def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
-    """`values-nats.yaml`, for NATS' own chart, which calls a headless Service NAME-headless."""
+def test_the_example_broker_matches_the_defaults_of_the_chart() -> None:
+    """The official NATS chart, for `values-nats.yaml`, names its headless Service NAME-headless."""
     example = yaml.safe_load((CHART / "values-nats.yaml").read_text())
     broker = example["config"]
-    assert not example["promExporter"]["podMonitor"]["enabled"], "its CRD is not in every cluster"
+    assert not example["promExporter"]["podMonitor"]["enabled"], "not every cluster has its CRD"
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
     assert host.startswith("nats-headless.nats.")
@@ -62,4 +62,4 @@ def test_the_broker_of_the_example_is_what_the_chart_expects() -> None:
     assert broker["cluster"]["replicas"] >= values["streams"]["replicas"]
     assert broker["jetstream"]["fileStore"]["pvc"]["enabled"]
     assert "memoryStore" not in broker["jetstream"]
-    assert values["streams"]["audioStorage"] == "file", "there is no other store"
+    assert values["streams"]["audioStorage"] == "file", "the example has no memory store"

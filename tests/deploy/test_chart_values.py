@@ -49,9 +49,9 @@ README_GENERATOR = "@bitnami/readme-generator-for-helm@2.7.2"
 
 
 def free_strings(text: str) -> Document:
-    """Everything switched on, and every free string `text`, wherever it is allowed to be."""
+    """Return values with everything enabled and every free string set to `text` where allowed."""
     values = copy.deepcopy(EVERYTHING)
-    # More are in lists, whose items have shapes of Kubernetes' own.
+    # Lists have further strings, in objects of Kubernetes.
     values["worker"] = {"extraEnv": [{"name": "MORE", "value": text}]}
     values["edge"]["extraEnv"] = [{"name": "MORE", "value": text}]
     values["imagePullSecrets"] = [{"name": text}]
@@ -84,7 +84,7 @@ def test_strings_stay_strings_whatever_they_look_like(text: str, kubernetes: str
 
 
 def paths(values: Document, above: str = "") -> Iterator[str]:
-    """Of every value, and of every map of values."""
+    """Yield the path of every value and of every map of values."""
     for name, value in values.items():
         path = f"{above}.{name}".lstrip(".")
         if "." not in name and "/" not in name:  # a label's name
@@ -94,7 +94,7 @@ def paths(values: Document, above: str = "") -> Iterator[str]:
 
 
 def nothings(part: Any, path: str = "") -> Iterator[str]:
-    """Where a manifest says zero, root, or nothing."""
+    """Yield the paths at which a manifest has zero, root, or nothing."""
     if isinstance(part, dict):
         for name, value in part.items():
             yield from nothings(value, f"{path}.{name}")
@@ -106,10 +106,12 @@ def nothings(part: Any, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
-def test_null_is_nothing_or_is_refused(scaled: str) -> None:
-    """`null` takes a default away. What is left must be valid; or it is said that it is needed."""
+def test_null_leaves_a_value_out_or_is_refused(scaled: str) -> None:
+    """`null` removes a default: the rest is valid, or an error says that the value is required."""
     base = copy.deepcopy(EVERYTHING)
-    base["metrics"] = {"podMonitor": {"enabled": True}}  # the rest is long, and none of it is ours
+    base["metrics"] = {
+        "podMonitor": {"enabled": True}
+    }  # other manifests are long and have no values of ours
     base["autoscaling"] = {"enabled": scaled != "not", "type": scaled}
     if scaled == "not":
         del base["autoscaling"]["type"]
@@ -137,14 +139,14 @@ def test_null_is_nothing_or_is_refused(scaled: str) -> None:
         assert after <= before, f"{path}: {after - before}"
 
 
-def test_ids_may_be_left_to_the_cluster() -> None:
+def test_ids_can_be_left_to_the_cluster() -> None:
     ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
     for _, pod in pods(render({**EVERYTHING, "podSecurityContext": ids})):
         assert not set(ids) & set(pod["spec"]["securityContext"])
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
-def test_values_are_closed() -> None:
+def test_unknown_values_are_refused() -> None:
     def objects(part: Document, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         part = resolved(part)
         if "properties" in part:
@@ -160,10 +162,10 @@ def test_values_are_closed() -> None:
         values = defaults()
         put(values, ".".join((*path, "mispelt")), "x")
         assert "mispelt" in " ".join(e.message for e in validator.iter_errors(values)), path
-    assert "mispelt" in refused({"worker": {"mispelt": 1}}), "helm asks the schema"
+    assert "mispelt" in refused({"worker": {"mispelt": 1}}), "helm validates values with the schema"
 
 
-def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
+def test_schema_and_defaults_have_the_same_values() -> None:
     jsonschema.Draft7Validator(schema()).validate(defaults())
     for path, _ in leaves(schema()):
         value = defaults()
@@ -174,12 +176,12 @@ def test_every_default_is_in_the_schema_and_every_value_has_a_default() -> None:
             value = value[name]
 
 
-def test_other_charts_may_have_global_values() -> None:
-    assert render({"global": {"imageRegistry": "of somebody else's chart"}}) == render()
+def test_global_values_are_ignored() -> None:
+    assert render({"global": {"imageRegistry": "for another chart"}}) == render()
 
 
-def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
-    """`condition: natterjack.enabled` puts that value among ours."""
+def test_the_chart_works_as_a_conditional_dependency(tmp_path: Path) -> None:
+    """`condition: natterjack.enabled` adds that value to those of the chart."""
     umbrella = tmp_path / "umbrella"
     shutil.copytree(CHART, umbrella / "charts" / "natterjack")
     about = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [
@@ -193,7 +195,7 @@ def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"worker": {"extraEnv": [{"name": "NATS_URL", "value": "x"}]}},
          "worker.extraEnv: NATS_URL is already set"),
@@ -258,12 +260,12 @@ def test_another_chart_may_have_this_one_on_a_condition(tmp_path: Path) -> None:
         ({"image": {"digest": "latest"}}, "digest"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(values: Document, said: str) -> None:
-    assert said in refused(values)
+def test_mistakes_are_named(values: Document, expected: str) -> None:
+    assert expected in refused(values)
 
 
-def test_paths_and_plain_addresses_are_no_secrets() -> None:
-    """Files of another's making, as of the Secrets Store CSI driver."""
+def test_paths_and_plain_addresses_are_not_secrets() -> None:
+    """Files from elsewhere, such as the Secrets Store CSI driver, are allowed."""
     settings = {"NATS_NKEY": "/vault/worker.nk", "NATS_KEY": "/vault/tls.key",
                 "MANAGED_URL": "wss://speech.example.org/who@example.org"}  # fmt: skip
     env = [{"name": "DEEPGRAM_ADMIN_KEY", "value": "/vault/admin"}]
@@ -273,7 +275,7 @@ def test_paths_and_plain_addresses_are_no_secrets() -> None:
 
 @pytest.mark.parametrize("name", sorted(available()))
 def test_a_provider_without_its_key_is_refused(name: str) -> None:
-    """Each of natterjack's own that would end the worker; and none that has its key in some way."""
+    """Each built-in provider is refused without its key, and accepted with it."""
     worker: Document = {"provider": f"sherpa, {name}"}
     off: Document = {"deepgram": {"enabled": False}}
     settings = load_class(name).Settings
@@ -281,9 +283,9 @@ def test_a_provider_without_its_key_is_refused(name: str) -> None:
     if not fields:
         render({"worker": worker, "providers": off})
         return
-    said = refused({"worker": worker, "providers": off})
-    assert f"lists {name}, but workers have no key for it" in said
-    (wanted,) = re.findall(r"set providers\.(\w+)\.enabled", said)
+    message = refused({"worker": worker, "providers": off})
+    assert f"lists {name}, but workers have no key for it" in message
+    (wanted,) = re.findall(r"set providers\.(\w+)\.enabled", message)
     render({"worker": worker, "providers": {**off, wanted: {"enabled": True}}})
     given: list[Document] = [
         {"extraEnvFrom": [{"secretRef": {"name": "keys"}}]},
@@ -300,10 +302,10 @@ def test_a_provider_without_its_key_is_refused(name: str) -> None:
         render({"worker": {**worker, **way}, "providers": off})
 
 
-def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
+def test_the_readme_has_the_table_of_values(tmp_path: Path) -> None:
     npx = shutil.which("npx")
     if npx is None:
-        pytest.skip("no npx here: apt-get install npm brings it")
+        pytest.skip("npx is missing; install it with apt-get install npm")
     readme = shutil.copy(CHART / "README.md", tmp_path)
     done = subprocess.run(
         [npx, "--yes", README_GENERATOR, "--values", CHART / "values.yaml", "--readme", readme],
@@ -317,7 +319,7 @@ def test_the_table_of_values_is_that_of_the_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [CHART / "README.md", ROOT / "docs" / "handbook.md"])
-def test_the_install_of_the_pages_reaches_the_broker_of_the_pages(page: Path) -> None:
+def test_the_documented_install_reaches_the_documented_broker(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^ +helm install natterjack helm/natterjack (.+)$", text, flags=re.M)
     done = helm("template", "natterjack", CHART, *shlex.split(line))
@@ -331,7 +333,9 @@ def test_the_install_of_the_pages_reaches_the_broker_of_the_pages(page: Path) ->
     made = set(re.findall(r"kubectl -n speech create secret generic (\S+)", text))
     keys = set(re.findall(r"--from-file=(?:users/)?([^=\s]+)", text))
     for name, pod in pods(documents):
-        assert container(pod)["image"].startswith("registry.example.org/"), "nobody else has them"
+        assert container(pod)["image"].startswith("registry.example.org/"), (
+            "no other registry has the images"
+        )
         for volume in pod["spec"]["volumes"]:
             for source in [volume, *volume.get("projected", {}).get("sources", [])]:
                 if secret := source.get("secret"):

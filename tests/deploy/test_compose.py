@@ -1,4 +1,4 @@
-"""compose.yaml: what it must and must not say, its TLS, and the whole of it running."""
+"""compose.yaml: its content, its certificates, and the running stack."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
 PRIVATE = ("./secrets/", "./data/")
-"""What is not in the repository."""
+"""Private directories, which are not in the repository."""
 
 
 def tool(name: str) -> str:
-    """Path of a program of the extra `dev`, without which the test is skipped."""
+    """Find a program of the extra `dev`; skip the test if it is missing."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if found is None:
-        pytest.skip(f"{name} is missing; the extra `dev` has it")
+        pytest.skip(f"{name} is missing; install the extra `dev`")
     return found
 
 
@@ -57,10 +57,10 @@ def _check(*command: str | Path) -> str:
     return done.stdout
 
 
-# ---- what it says ---------------------------------------------------------------------------
+# ---- the file -------------------------------------------------------------------------------
 
 
-def test_it_is_a_compose_file() -> None:
+def test_the_file_matches_the_compose_schema() -> None:
     _check(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
 
 
@@ -73,7 +73,7 @@ def test_compose_lint_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_confined(name: str) -> None:
+def test_services_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -87,16 +87,18 @@ def test_a_service_is_confined(name: str) -> None:
     assert registry is None, "an image's name has no registry"
 
 
-def test_no_secret_is_in_it() -> None:
+def test_the_file_contains_no_secret() -> None:
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             if re.search(r"KEY|PASSWORD|TOKEN|SECRET|SEED|CREDS", name):
-                assert re.fullmatch(r"/run/secrets/\w+", value), f"{name} is no file"
+                assert re.fullmatch(r"/run/secrets/\w+", value), (
+                    f"{name} is not the path of a secret"
+                )
 
 
-def test_all_that_it_mounts_is_in_the_repository_or_is_private() -> None:
+def test_mounted_files_are_in_the_repository_or_ignored_by_git() -> None:
     if not (ROOT / ".git").exists():
-        pytest.skip("git does not know this copy of the sources")
+        pytest.skip("this copy of the sources is not a git repository")
     mounted = [v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", [])]
     secrets = yaml.safe_load(COMPOSE.read_text())["secrets"]
     assert all(secret["file"].startswith("./secrets/") for secret in secrets.values())
@@ -105,7 +107,7 @@ def test_all_that_it_mounts_is_in_the_repository_or_is_private() -> None:
             ignored = subprocess.run(
                 ["git", "check-ignore", "--quiet", DEPLOY / path / "x"], cwd=ROOT, check=False
             )
-            assert ignored.returncode == 0, f"git would take {path}"
+            assert ignored.returncode == 0, f"git does not ignore {path}"
         else:
             assert (DEPLOY / path).exists(), path
 
@@ -122,14 +124,14 @@ def test_workers_have_time_to_drain() -> None:
     assert grace > drain + WorkerSettings().handover_seconds + _END_SECONDS
 
 
-def test_prometheus_understands_its_file(tmp_path: Path) -> None:
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     path = tmp_path / "prometheus.yml"
     path.write_text(text.replace("/etc/prometheus/natterjack", str(DEPLOY / "prometheus")))
     assert "SUCCESS" in _check(program("promtool"), "check", "config", path)
 
 
-def test_grafana_has_the_source_that_the_dashboard_asks_for() -> None:
+def test_grafana_has_the_data_source_of_the_dashboard() -> None:
     (source,) = yaml.safe_load(
         (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text()
     )["datasources"]
@@ -144,7 +146,7 @@ def test_grafana_has_the_source_that_the_dashboard_asks_for() -> None:
     assert f"{provider['options']['path']}/natterjack.json" in mounted
 
 
-# ---- its certificates -----------------------------------------------------------------------
+# ---- certificates ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -155,12 +157,15 @@ def tls(tmp_path: Path) -> Path:
     return tmp_path / "tls"
 
 
-def test_the_certificate_is_good_for_its_names(tls: Path) -> None:
-    said = _check("openssl", "x509", "-in", tls / "server.pem", "-noout", "-text")
+def test_the_certificate_is_valid_for_its_names(tls: Path) -> None:
+    output = _check("openssl", "x509", "-in", tls / "server.pem", "-noout", "-text")
     for name in ("DNS:nats", "DNS:localhost", "IP Address:127.0.0.1", "DNS:nats.example.org",
                  "IP Address:192.0.2.7", "IP Address:0:0:0:0:0:0:0:1"):  # fmt: skip
-        assert name in said
-    for purpose in ("sslserver", "sslclient"):  # servers of a cluster are one another's clients
+        assert name in output
+    for purpose in (
+        "sslserver",
+        "sslclient",
+    ):  # servers of a cluster are also clients of one another
         _check("openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", tls / "ca.pem",
                tls / "server.pem")  # fmt: skip
     modes = {path.name: path.stat().st_mode & 0o777 for path in tls.iterdir()}
@@ -178,12 +183,14 @@ def test_a_renewal_keeps_the_authority(tls: Path) -> None:
         "server.pem",
         "server-key.pem",
     }
-    assert (tls / "server.pem").stat().st_ino == inode, "a container has the file itself mounted"
+    assert (tls / "server.pem").stat().st_ino == inode, (
+        "containers mount the file itself, so it must keep its inode"
+    )
     _check("openssl", "verify", "-CAfile", tls / "ca.pem", tls / "server.pem")
 
 
 @pytest.mark.parametrize("arguments", [["bad name"], ["--help"], ["--dir"], ["a,DNS:evil"]])
-def test_a_call_that_makes_no_sense_makes_nothing(tmp_path: Path, arguments: list[str]) -> None:
+def test_invalid_arguments_create_nothing(tmp_path: Path, arguments: list[str]) -> None:
     script = tmp_path / "tls.sh"
     shutil.copy(DEPLOY / "tls.sh", script)
     done = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
@@ -203,7 +210,7 @@ def test_an_authority_without_its_key_is_not_replaced(tls: Path) -> None:
     assert (tls / "ca.pem").read_bytes() == authority
 
 
-async def test_a_server_and_a_client_meet_by_it(tls: Path, tmp_path: Path) -> None:
+async def test_a_server_and_a_client_connect_with_it(tls: Path, tmp_path: Path) -> None:
     server = EmbeddedServer(
         tmp_path / "nats",
         extra_arguments=(
@@ -225,17 +232,17 @@ async def test_a_server_and_a_client_meet_by_it(tls: Path, tmp_path: Path) -> No
         server.stop()
 
 
-# ---- the whole of it ------------------------------------------------------------------------
+# ---- the running stack ----------------------------------------------------------------------
 
 USER = 10001
-"""Not root, and not the user of this test."""
+"""A user that is neither root nor the one that runs the test."""
 
 
 class Stack:
-    """A copy of deploy/ with secrets of its own, run by podman-compose."""
+    """A copy of deploy/ with its own secrets, run by podman-compose."""
 
     def __init__(self, containers: Podman, deploy: Path, ports: dict[int, int]) -> None:
-        """`ports`: where ports of containers are published."""
+        """Prepare the copy; `ports` are the published ports of the containers."""
         self.deploy = deploy
         self._ports = ports
         self.project = f"natterjack-test-{os.getpid()}"
@@ -249,20 +256,22 @@ class Stack:
         return self._containers.run("podman", *arguments, seconds=90).stdout
 
     def write_provider(self, **settings: str) -> None:
-        """What workers read, and read again."""
+        """Directory of provider keys, which workers reload."""
         directory = self.deploy / "secrets" / "providers"
         directory.mkdir(exist_ok=True)
         for name, value in settings.items():
             (directory / name).write_text(f"{value}\n")
 
     def hand_over_files(self) -> None:
-        """To the user that all of it runs as."""
+        """Change the owner to the user that all services run as."""
         for path in [self.deploy, *self.deploy.rglob("*")]:
             os.chown(path, USER, USER)
 
     async def start(self, service: str) -> None:
-        """Start a service, and return when it is healthy or has done its work. Those that it
-        depends on must be there: this podman does not wait for health by itself."""
+        """Start a service and wait until it is healthy or has completed.
+
+        Services that it depends on must be running, because podman-compose does not wait for them.
+        """
         await asyncio.to_thread(self.compose, "up", "--detach", "--no-deps", "--no-build", service)
         names = self.names(service)
         assert names
@@ -277,18 +286,18 @@ class Stack:
         if about["State"]["Status"] == "exited":
             return bool(about["State"]["ExitCode"] == 0)
         if not about["Config"].get("Healthcheck"):
-            return False  # it is there to end
+            return False  # it is expected to exit
         checked = self._containers.run("podman", "healthcheck", "run", name, check=False)
         return checked.returncode == 0
 
     def names(self, service: str) -> list[str]:
-        """The containers of a service, ended ones too."""
-        said = self.podman(
+        """Return the containers of a service, exited ones included."""
+        output = self.podman(
             "ps", "--all", "--format", "{{.Names}}",
             "--filter", f"label=io.podman.compose.project={self.project}",
             "--filter", f"label=com.docker.compose.service={service}",
         )  # fmt: skip
-        return sorted(said.split())
+        return sorted(output.split())
 
     def state(self, name: str) -> dict[str, Any]:
         (about,) = json.loads(self.podman("inspect", name))
@@ -296,7 +305,7 @@ class Stack:
         return about
 
     def broker(self, user: str) -> BrokerSettings:
-        """How `user` reaches NATS from this machine."""
+        """Return the settings with which `user` connects to NATS from this machine."""
         secrets = self.deploy / "secrets"
         return BrokerSettings(
             url=f"tls://localhost:{self._ports[4222]}",
@@ -318,11 +327,11 @@ STAND_INS = {
     "nats:2.12-alpine": ("nats-server", "/usr/local/bin/nats-server"),
     "prom/prometheus:v3.5.0": ("prometheus", "/bin/prometheus"),
 }
-"""The images that compose.yaml takes from elsewhere, and the program that each is for."""
+"""Third-party images of compose.yaml, and the program that each runs."""
 
 
 def _make_stand_in(containers: Podman, image: str, found: Path, path: str, work: Path) -> None:
-    """The program alone, on the base of the tests, with the wget that health checks use."""
+    """Build an image with the program alone and the wget that health checks use."""
     work.mkdir()
     shutil.copy(found, work / "program")
     (work / "Dockerfile").write_text(
@@ -341,7 +350,7 @@ def _natterjack(*arguments: str | Path) -> str:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    """Nothing of it runs yet; its ports on this machine are free ones."""
+    """A stack that is not started yet, on free ports."""
     tool("podman-compose")
     containers = images()
     for image, (name, path) in STAND_INS.items():
@@ -355,7 +364,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     ports = {port: free_port() for port in (4222, 9090)}
     for port, free in ports.items():
         text = text.replace(f"127.0.0.1:{port}:", f"127.0.0.1:{free}:")
-    # Where tests run nobody may raise limits; containers.py sets what is allowed.
+    # Tests may not be allowed to raise limits; containers.py sets the permitted ones.
     text = re.sub(r"^    ulimits:\n      .*\n", "", text, flags=re.M)
     (deploy / "compose.yaml").write_text(text)
     scraping = deploy / "prometheus" / "prometheus.yml"
@@ -373,7 +382,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 @contextlib.asynccontextmanager
 async def _reachable(emulator: DeepgramEmulator) -> AsyncIterator[int]:
-    """A port on all of this machine's addresses that leads to the emulator, for containers."""
+    """Forward a port on all addresses of this machine to the emulator, for containers."""
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -395,7 +404,7 @@ async def _reachable(emulator: DeepgramEmulator) -> AsyncIterator[int]:
 
 @pytest.mark.timeout(900)
 async def test_the_stack_runs(stack: Stack, emulator: DeepgramEmulator) -> None:
-    """The services in their order, a session with a worker stopped in the middle, and metrics."""
+    """Start the services, stop a worker in the middle of a session, and check metrics."""
     async with _reachable(emulator) as port:
         stack.write_provider(
             DEEPGRAM_API_KEY="a-test-key",
@@ -417,7 +426,7 @@ async def test_the_stack_runs(stack: Stack, emulator: DeepgramEmulator) -> None:
                 tasks.create_task(speaker.speak())
                 await spoken(speaker, 6)
                 holder = await _holder(stack, workers)
-                await asyncio.to_thread(stack.podman, "stop", holder)  # as `compose` stops it
+                await asyncio.to_thread(stack.podman, "stop", holder)  # as Compose stops it
                 assert stack.state(holder)["State"]["ExitCode"] == 0
             transcript = await closed(broker, speaker.spec, 60)
         transcript.audit(speaker)
@@ -436,13 +445,13 @@ async def _found_by_prometheus(stack: Stack, workers: int) -> None:
 
 
 async def _holder(stack: Stack, workers: list[str]) -> str:
-    """The container that has the session."""
+    """Return the container that holds the session."""
     code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/sessions').read())"
 
     async def look() -> str | None:
         for name in workers:
-            said = await asyncio.to_thread(stack.podman, "exec", name, "python", "-c", code)
-            if "session_id" in said:
+            output = await asyncio.to_thread(stack.podman, "exec", name, "python", "-c", code)
+            if "session_id" in output:
                 return name
         return None
 

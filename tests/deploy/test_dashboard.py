@@ -1,4 +1,4 @@
-"""The dashboard: well made, and every query of it has data from a real worker under load."""
+"""The dashboard: its form, and data for every query from a real worker under load."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ QUERIES = [
 ]
 
 MAY_BE_EMPTY = {
-    "Credit left, time: {{provider}}": "only the managed proxy counts seconds",
+    "Credit left, time: {{provider}}": "only the managed proxy reports a credit in seconds",
 }
-"""Queries that have no data under this load, and why."""
+"""Queries without data under this load, and why."""
 PENDING = {
     "NatterjackAudioGaps",
     "NatterjackProviderStreamsBreak",
     "NatterjackRecoveriesFrequent",
     "NatterjackRecoveryCostHigh",
 }
-"""Alerts that this load would bring about if it went on."""
+"""Alerts that would fire if this load continued."""
 
 
 @pytest.fixture
@@ -64,13 +64,13 @@ def provider_settings(emulator: DeepgramEmulator) -> dict[str, str]:
 # ---- the file -----------------------------------------------------------------------------------
 
 
-def test_the_file_is_what_the_program_writes() -> None:
+def test_the_file_is_up_to_date() -> None:
     assert dashboard.DASHBOARD.read_text() == dashboard.text(), (
         "run: python -m deploy.grafana.dashboard"
     )
 
 
-def test_it_is_to_be_provisioned() -> None:
+def test_the_dashboard_can_be_provisioned() -> None:
     assert MODEL["editable"] is False
     variables = {variable["name"]: variable for variable in MODEL["templating"]["list"]}
     assert list(variables) == ["datasource", "job", "instance"]
@@ -96,7 +96,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_panels_say_what_they_show(panel: dict[str, Any]) -> None:
+def test_panels_have_a_title_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -105,7 +105,7 @@ def test_panels_say_what_they_show(panel: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("title", "expression"), QUERIES)
-def test_queries_read_what_workers_have(title: str, expression: str) -> None:
+def test_queries_use_existing_metrics_and_labels(title: str, expression: str) -> None:
     found = selectors(expression)
     assert found
     for selector in found:
@@ -116,7 +116,7 @@ def test_queries_read_what_workers_have(title: str, expression: str) -> None:
     assert set(re.findall(r"\[([^\]]*)\]", expression)) <= {"$__rate_interval"}
 
 
-def test_every_metric_of_ours_is_shown() -> None:
+def test_every_metric_of_natterjack_is_shown() -> None:
     shown = {s.name for _, expression in QUERIES for s in selectors(expression)}
     base = {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
     ours = {
@@ -131,7 +131,7 @@ def test_every_metric_of_ours_is_shown() -> None:
 
 
 def substituted(expression: str) -> str:
-    """As Grafana sends it, with all jobs and instances, each scrape taken into account."""
+    """Substitute variables as Grafana does, with all jobs and instances and a short interval."""
     values = {"$job": ".+", "$instance": ".+", "$__rate_interval": "8s"}
     for name, value in values.items():
         expression = expression.replace(name, value)
@@ -168,10 +168,10 @@ async def test_every_query_has_data_under_load(
             if await empty(substituted(expression)) != (title in MAY_BE_EMPTY)
         ] == []
         for variable in MODEL["templating"]["list"][1:]:
-            told = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
-            assert told is not None
-            found = await prometheus.query(substituted(told[1]))
-            assert all(one["metric"][told[2]] for one in found)
+            query = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert query is not None
+            found = await prometheus.query(substituted(query[1]))
+            assert all(one["metric"][query[2]] for one in found)
             assert found
         annotations = MODEL["annotations"]["list"][0]["target"]["expr"]
         await prometheus.query(annotations)
@@ -184,7 +184,10 @@ async def test_every_query_has_data_under_load(
 
 
 async def evaluated(prometheus: Prometheus) -> bool:
-    """Whether all rules have been; an AssertionError when one cannot."""
+    """Whether all rules have been evaluated.
+
+    Raises: AssertionError if a rule has an error.
+    """
     groups = (await prometheus.ask("rules"))["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     assert [rule["lastError"] for rule in found if rule.get("lastError")] == []

@@ -1,4 +1,4 @@
-"""The images, built and run: what is in them, and whole sessions through them."""
+"""The images: their content, and sessions in running containers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(900)
 
 USER = 10001
 MAX_MEGABYTES = {WORKER_IMAGE: 400, EDGE_IMAGE: 400}
-"""About half as much again as they have on this base; the embedded engine alone has more."""
+"""Size limits, 1.5 times the current sizes; the embedded engine alone would exceed them."""
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def containers() -> Podman:
 async def start_worker(
     containers: Podman, nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> AsyncIterator[StartWorker]:
-    """Starts containers of the worker's image that use `emulator`."""
+    """Return a function that starts worker containers, which use `emulator`."""
     workers: list[WorkerContainer] = []
 
     async def start(**settings: str) -> WorkerContainer:
@@ -63,7 +63,7 @@ async def start_worker(
     for worker in workers:
         await worker.stop()
     for worker in workers:
-        assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"
+        assert not worker.stray_lines, "a stack trace or a warning of the interpreter"
 
 
 def _image(containers: Podman, name: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _image(containers: Podman, name: str) -> dict[str, Any]:
 
 
 def _inside(containers: Podman, image: str, *command: str) -> str:
-    """What a command says in a container of `image`."""
+    """Run a command in a container of `image` and return its output."""
     entrypoint, *arguments = command
     return containers.run(
         "podman", "run", "--rm", "--network=none", *CONFINED, f"--entrypoint={entrypoint}", image,
@@ -81,11 +81,11 @@ def _inside(containers: Podman, image: str, *command: str) -> str:
     ).stdout  # fmt: skip
 
 
-# ---- what is in them ------------------------------------------------------------------------
+# ---- content --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image", [WORKER_IMAGE, EDGE_IMAGE])
-def test_what_an_image_says_of_itself(containers: Podman, image: str) -> None:
+def test_the_metadata_of_an_image(containers: Podman, image: str) -> None:
     about = _image(containers, image)
     program = image.partition(":")[0]
     assert about["Config"]["Entrypoint"] == [program], "no shell between signals and the program"
@@ -109,7 +109,7 @@ def test_what_an_image_says_of_itself(containers: Podman, image: str) -> None:
          ["worker", "aiohttp", "prometheus_client", "sherpa_onnx"]),
     ],
 )  # fmt: skip
-def test_an_image_has_its_own_packages_alone(
+def test_an_image_has_only_the_packages_it_needs(
     containers: Podman, image: str, has: list[str], lacks: list[str]
 ) -> None:
     asked = [*has, *lacks, "pip", "setuptools"]
@@ -124,13 +124,13 @@ def test_an_image_has_its_own_packages_alone(
 
 
 def test_the_worker_image_has_every_provider(containers: Podman) -> None:
-    told = json.loads(_inside(containers, WORKER_IMAGE, "natterjack", "plugins", "--json"))
-    assert [about["name"] for about in told] == sorted(available())
-    assert [about for about in told if "error" in about] == []
+    plugins = json.loads(_inside(containers, WORKER_IMAGE, "natterjack", "plugins", "--json"))
+    assert [about["name"] for about in plugins] == sorted(available())
+    assert [about for about in plugins if "error" in about] == []
 
 
-def test_the_images_are_made_of_the_sources_alone(containers: Podman, tmp_path: Path) -> None:
-    """Whatever lies about in a working copy, secrets above all, is not even sent to the builder."""
+def test_the_build_context_contains_only_the_sources(containers: Podman, tmp_path: Path) -> None:
+    """Other files of a working copy, such as secrets, are not sent to the builder."""
     root = Path(__file__).parents[2]
     recipe = tmp_path / "Dockerfile"
     recipe.write_text("FROM python:3.11-slim-bookworm\nCOPY . /context\n")
@@ -147,8 +147,8 @@ def test_the_images_are_made_of_the_sources_alone(containers: Podman, tmp_path: 
     assert deploy == ["healthcheck.py"]
 
 
-def test_a_worker_without_the_engine_says_what_to_do(containers: Podman) -> None:
-    """`sherpa` is the default provider, and not in the image."""
+def test_a_worker_without_the_engine_names_the_extra(containers: Podman) -> None:
+    """`sherpa` is the default provider but is not in the image."""
     done = containers.run(
         "podman", "run", "--rm", "--network=none", *CONFINED, WORKER_IMAGE, check=False
     )
@@ -157,10 +157,10 @@ def test_a_worker_without_the_engine_says_what_to_do(containers: Podman) -> None
 
 
 @pytest.mark.parametrize("what", ["seed", "directory"])
-def test_a_seed_of_another_user_is_said_at_once(
+def test_an_unreadable_seed_is_reported_at_once(
     containers: Podman, tmp_path: Path, what: str
 ) -> None:
-    """The first thing that goes wrong with files in containers: they are root's."""
+    """A common mistake with files in containers is that root owns them."""
     directory = tmp_path / "secrets"
     directory.mkdir(mode=0o755 if what == "seed" else 0o700)
     (directory / "worker.nk").touch(mode=0o600)
@@ -234,7 +234,7 @@ async def test_sigterm_hands_a_live_session_to_another_container(
 async def test_a_health_check_that_fails(
     start_worker: StartWorker, containers: Podman, nats_server: EmbeddedServer
 ) -> None:
-    """compose.yaml asks for /readyz: a worker that has lost NATS is not."""
+    """compose.yaml checks /readyz, which fails for a worker without NATS."""
     worker = await start_worker()
     assert isinstance(worker, WorkerContainer)
 
@@ -281,7 +281,7 @@ async def test_the_edge_container_publishes_a_file(
 
 
 def test_the_edge_image_has_portaudio(containers: Podman) -> None:
-    """There is no sound device; without PortAudio it would say something else."""
+    """There is no sound device; without PortAudio the error would be a different one."""
     done = containers.run(
         "podman", "run", "--rm", "--network=none", *CONFINED, EDGE_IMAGE, "devices", check=False
     )
@@ -289,10 +289,10 @@ def test_the_edge_image_has_portaudio(containers: Podman) -> None:
     assert "no microphone is here" in done.stderr
 
 
-async def test_the_worker_image_makes_the_streams(
+async def test_the_worker_image_creates_the_streams(
     containers: Podman, broker: Broker, nats_server: EmbeddedServer
 ) -> None:
-    """As a job does before the workers start."""
+    """Run `streams apply` as a job does before workers start."""
     containers.run(
         "podman", "run", "--rm", "--network=host", *CONFINED, f"--env=NATS_URL={nats_server.url}",
         "--entrypoint=natterjack", WORKER_IMAGE, "streams", "apply",

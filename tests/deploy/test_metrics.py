@@ -107,7 +107,7 @@ def test_every_label_is_on_the_page() -> None:
     }
 
 
-async def test_prometheus_has_no_complaint(
+async def test_promtool_accepts_the_metrics(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,

@@ -1,4 +1,4 @@
-"""What the pages for operators tell people to type."""
+"""Commands and figures in the pages for operators."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
 
 
 def code(page: Path) -> list[str]:
-    """The lines of its blocks of code, those that go on in the next one as one."""
+    """Return the lines of a page's code blocks, with continuation lines joined."""
     text = re.sub(r"\\\n +", "", page.read_text())
     return [line.strip() for line in text.splitlines() if line.startswith("    ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_streams_are_applied_with_settings(page: Path) -> None:
-    """Alone it would ask for one replica of everything."""
+def test_streams_are_applied_with_their_settings(page: Path) -> None:
+    """Without settings, `streams apply` uses a single replica."""
     for line in code(page):
         if "streams apply" in line and "docker" not in line:
             assert "--stream-replicas 3" in line, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_users_are_looked_for_in_a_directory(page: Path) -> None:
+def test_users_config_has_a_directory(page: Path) -> None:
     text = re.sub(r"\s+", " ", page.read_text())
     assert not re.findall(r"users config(?! --dir).{20}", text)
 
@@ -50,7 +50,7 @@ def test_the_handbook_builds_the_images_that_the_chart_runs() -> None:
     assert any(f"--set image.registry={registry} " in line for line in lines)
 
 
-def test_the_handbook_works_as_users_that_it_made() -> None:
+def test_the_handbook_uses_only_users_that_it_creates() -> None:
     text = HANDBOOK.read_text()
     made = next(line for line in code(HANDBOOK) if line.startswith("for role in"))
     used = set(re.findall(r"NATS_NKEY=users/(\w+)\.nk NATS_INBOX_PREFIX=_INBOX_\1", text))
@@ -68,8 +68,8 @@ def test_the_handbook_has_the_sizes_of_the_model() -> None:
     )
     assert f"with what the store adds {kept_bytes(model) / 1e6:.0f} MB" in text
     for sessions in (200, 1000):
-        told = f"{sessions:,} (?:sessions )?are {sessions * kept_bytes(model) / 1e9:.0f} GB"
-        assert re.search(told, text), told
+        expected = f"{sessions:,} (?:sessions )?are {sessions * kept_bytes(model) / 1e9:.0f} GB"
+        assert re.search(expected, text), expected
     assert f"events of one day {kept_bytes(day) / 1e6:.0f} MB" in text
     use = 500 * model.worker_cpu_s_per_hour / 3600
     assert f"500 sessions a worker are a third of it ({use:.2f})" in text

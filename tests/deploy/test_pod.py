@@ -1,7 +1,7 @@
-"""The chart's worker pods, run by podman: settings, files, users and confinement as rendered.
+"""The chart's worker pods, run by podman with the rendered settings, files, users and confinement.
 
-What podman 4.3 cannot do is left out of the pod or stands otherwise: ports (the network is the
-host's), probes (asked from outside), and the Secret's files, which are a directory here.
+Podman 4.3 lacks some features, so the pod uses the host's network instead of ports, the test probes
+it from outside, and a directory replaces the Secret.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 class WorkerPod(WorkerProcess):
-    """A pod of the worker's Deployment. Its process here is `podman logs`, which ends with it."""
+    """A pod of the worker's Deployment. The process is `podman logs`, which exits with the pod."""
 
     def __init__(self, containers: Podman, release: list[Document], directory: Path) -> None:
         super().__init__("", "")
@@ -52,7 +52,7 @@ class WorkerPod(WorkerProcess):
         spec["containers"] = [
             {name: value for name, value in container(template).items() if name not in left_out}
         ]
-        # The chart's volumes, by the names that its mounts have.
+        # The chart's volumes, by the names of their mounts.
         files = {"keys": {"hostPath": {"path": str(keys), "type": "Directory"}}}
         spec["volumes"] = [
             {"name": volume["name"], **files.get(volume["name"], {"emptyDir": {}})}
@@ -74,7 +74,7 @@ class WorkerPod(WorkerProcess):
         self._reading = asyncio.create_task(self._read())
 
     async def terminate(self) -> int:
-        """As the kubelet ends a pod: SIGTERM, SIGKILL when the grace is over. Its exit status."""
+        """Stop the pod as the kubelet does (SIGTERM, then SIGKILL) and return its exit status."""
         await self._run("pod", "stop", f"--time={self.grace}", self.name, seconds=self.grace + 60)
         await self.wait()
         return int(await self._run("inspect", "--format={{.State.ExitCode}}", self.container_name))
@@ -85,7 +85,7 @@ class WorkerPod(WorkerProcess):
             await self.wait()
 
     async def inside(self) -> dict[str, str]:
-        """What the kernel says of its process."""
+        """Return the status of the process in /proc."""
         found = await self._run("inspect", "--format={{.State.Pid}}", self.container_name)
         status = Path(f"/proc/{int(found)}/status").read_text()
         return dict(re.findall(r"^(\w+):\s*(.*)$", status, flags=re.M))
@@ -97,7 +97,7 @@ class WorkerPod(WorkerProcess):
 
 @pytest.fixture
 def release(nats_server: EmbeddedServer, emulator: DeepgramEmulator) -> list[Document]:
-    """As installed with the values that a user must give; the broker and the provider are here."""
+    """Render the chart with the required values, for the broker and provider of the test."""
     return render(
         {
             "image": {"registry": "localhost"},
@@ -127,7 +127,7 @@ async def pods(release: list[Document], tmp_path: Path) -> AsyncIterator[list[Wo
 async def test_a_rollout_of_the_charts_pods_loses_nothing(
     pods: list[WorkerPod], ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """A new pod is started and ready, then the old one is ended, while a session speaks."""
+    """Start a new pod, wait until it is ready, and stop the old one during a session."""
     old, new = pods
     await old.start()
     for path in old.probes.values():
@@ -151,5 +151,5 @@ async def test_a_rollout_of_the_charts_pods_loses_nothing(
     transcript = await closed(ready_broker, speaker.spec, 60)
     transcript.audit(speaker)
     assert "handed_over" in transcript.states
-    assert transcript.closing[-1].worker == new.name, "a worker is named by its pod"
-    assert not old.stray_lines + new.stray_lines, "a stack trace, or a warning of the interpreter"
+    assert transcript.closing[-1].worker == new.name, "a worker has the name of its pod"
+    assert not old.stray_lines + new.stray_lines, "a stack trace or a warning of the interpreter"

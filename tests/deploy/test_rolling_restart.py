@@ -1,11 +1,11 @@
-"""An upgrade and a rollback of workers as a Deployment's RollingUpdate does them, while sessions
-speak. Their edges and subscribers are of this version: what those of another write and read is held
-by tests/compatibility.
+"""An upgrade and a rollback of workers during sessions, as a Deployment's RollingUpdate does them.
 
-Each worker is replaced in turn: a new one is started, and once it is ready the old one gets
-SIGTERM. The version before is the newest release tag behind this commit; without tags, what there
-was before the last change of the programs. NATTERJACK_PREVIOUS names another. A checkout without
-history has none: then both are this one, and the printed table says so.
+Edges and subscribers are of this version; tests/compatibility covers other versions of them.
+
+Each worker is replaced in turn: the test starts a new one and, once it is ready, sends SIGTERM to
+the old one. The previous version is the newest release tag before this commit or, without tags, the
+commit before the last change of the programs. NATTERJACK_PREVIOUS selects another one. In a
+checkout without history both versions are this one, and the printed table says so.
 """
 
 from __future__ import annotations
@@ -43,64 +43,64 @@ from .containers import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("natterjack", "worker")
-"""What a worker consists of."""
+"""Packages of a worker."""
 WORKERS, SLOTS = 3, 2
 WORDS = round(300 * SCALE)
-"""Of each session: more than two minutes, longer than it takes to replace all workers twice."""
+"""Words per session: over two minutes, longer than it takes to replace all workers twice."""
 PHRASE_WORDS = 5
 
 
 class Talker(Speaker):
-    """Speaks in real time for as long as is needed."""
+    """A speaker that speaks in real time until it is told to hurry."""
 
     def hurry(self) -> None:
-        """Say what is left as fast as it is taken."""
+        """Publish the remaining words as fast as possible."""
         self._speed = 1000.0
 
 
 class Version(NamedTuple):
-    """A tree of sources that workers run from."""
+    """A source tree that workers run from."""
 
     name: str
     source: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        # Its packages and no others, whatever directory the process is started in.
+        # Use the packages of this tree, whatever the working directory.
         return {"PYTHONPATH": str(self.source), "PYTHONSAFEPATH": "1"}
 
     def check(self) -> None:
-        """See that a process of this environment does run these sources."""
-        said = subprocess.run(
+        """Check that a process in this environment imports these sources."""
+        done = subprocess.run(
             [sys.executable, "-c", "import worker, natterjack; print(worker.__file__, "
              "natterjack.__file__)"],
             env={**os.environ, **self.environment}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        for found in said.stdout.split():
-            assert Path(found).is_relative_to(self.source), said.stdout
+        for found in done.stdout.split():
+            assert Path(found).is_relative_to(self.source), done.stdout
 
 
 TODAY = Version("this version", ROOT)
 
 
 def _git(*words: str) -> str | None:
-    """What git says; None when it cannot."""
+    """Run git and return its output, or None if it fails."""
     try:
-        said = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return said.stdout.strip() if said.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @pytest.fixture
 def before(tmp_path: Path) -> Version:
-    """The version that is upgraded from."""
+    """The version to upgrade from."""
     wanted = os.environ.get("NATTERJACK_PREVIOUS")
     changed = _git("log", "-1", "--format=%h", "--", *PROGRAMS)
     name = wanted or _git("describe", "--tags", "--abbrev=0", "HEAD~1") or f"{changed}~1"
     commit = _git("rev-parse", "--short", f"{name}^{{commit}}")
     if commit is None:
-        assert not wanted, f"NATTERJACK_PREVIOUS={wanted}: git knows no such commit"
+        assert not wanted, f"NATTERJACK_PREVIOUS={wanted}: no such commit"
         return TODAY._replace(name="this version too: the checkout has no history")
     source = tmp_path / "before"
     source.mkdir()
@@ -114,7 +114,7 @@ def before(tmp_path: Path) -> Version:
 async def _all_heard(
     broker: Broker, speakers: Sequence[Speaker]
 ) -> AsyncIterator[list[list[Event]]]:
-    """What a plain subscriber hears of each."""
+    """Collect the events that a plain subscriber receives for each session."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(live_events(broker, s.spec)) for s in speakers]
 
@@ -124,7 +124,7 @@ async def _holds_all_it_can(worker: WorkerProcess) -> bool:
 
 
 class Handover(NamedTuple):
-    """How a session went from one worker to the next."""
+    """A handover of a session from one worker to the next."""
 
     session: str
     step: str
@@ -135,19 +135,19 @@ class Handover(NamedTuple):
 
 
 def _handovers(speaker: Speaker, events: Sequence[Event]) -> list[Handover]:
-    """All of one session, by what a plain subscriber saw."""
+    """Return all handovers of a session, from the events of a plain subscriber."""
     found = []
     epochs = sorted({event.epoch for event in events})
     for old, new in itertools.pairwise(epochs):
-        said = {e: [x for x in events if x.epoch == e] for e in (old, new)}
-        left = _status(said[old], "handed_over")
-        taken = _status(said[new], "streaming")
+        by_epoch = {e: [x for x in events if x.epoch == e] for e in (old, new)}
+        left = _status(by_epoch[old], "handed_over")
+        taken = _status(by_epoch[new], "streaming")
         words = {
-            e: [x.published_at for x in said[e] if isinstance(x, InterimEvent | FinalEvent)]
+            e: [x.published_at for x in by_epoch[e] if isinstance(x, InterimEvent | FinalEvent)]
             for e in (old, new)
         }
-        assert words[old], f"{left.worker} said nothing before it gave the session away"
-        assert words[new], f"{taken.worker} said nothing"
+        assert words[old], f"{left.worker} published nothing before the handover"
+        assert words[new], f"{taken.worker} published nothing"
         found.append(
             Handover(
                 speaker.spec.conversation,
@@ -164,7 +164,7 @@ def _status(events: Sequence[Event], state: str) -> StatusEvent:
 
 
 def _show(before: Version, handovers: Sequence[Handover], capsys: Any) -> None:
-    """Print the table, also when the test is well."""
+    """Print the table, even if the test passes."""
     rows = [
         (h.session, h.step, f"{h.without_worker:.2f}", f"{h.without_words:.2f}")
         for h in sorted(handovers)
@@ -191,7 +191,7 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
             WORKER_NAME=f"{step}-{seat}",
             WORKER_MAX_SESSIONS=str(SLOTS),
             WORKER_HTTP_PORT=str(free_port()),
-            NATTERJACK_LEASE_SECONDS="60",  # nobody dies here
+            NATTERJACK_LEASE_SECONDS="60",  # no lease expires in this test
             **version.environment,
         )
 
@@ -209,7 +209,9 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
                 old.signal(signal.SIGTERM)
                 assert await old.wait(30) == 0, old.log[-10:]
         await until(lambda: _holds_all_it_can(workers[-1]), "the last one has sessions", 30)
-        assert not speaking.done(), "they fell silent before all were replaced: WORDS is too small"
+        assert not speaking.done(), (
+            "the sessions ended before all workers were replaced: WORDS is too small"
+        )
         for speaker in speakers:
             speaker.hurry()
         await speaking
@@ -226,8 +228,8 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
 
 
 def _went_round(transcript: Transcript) -> None:
-    """The session was with the version before, then this one, then the one before; each time it was
-    given away in order, and no lease had to run out."""
+    """Check that the session moved from the previous version to this one and back, by orderly
+    handovers and without an expired lease."""
     assigned = [
         e for e in transcript.events if isinstance(e, StatusEvent) and e.state == "assigned"
     ]

@@ -1,4 +1,4 @@
-"""The cluster of the chart's `values-nats.yaml`: who may join it as a server, on real ones."""
+"""Real servers that join, or fail to join, the cluster of the chart's `values-nats.yaml`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .containers import free_port
 from .names import ROOT
 
 SECRET = {"tls.crt": "server.pem", "tls.key": "server-key.pem", "ca.crt": "ca.pem"}
-"""Of a Secret made as the example says: its keys, and the files of `deploy/tls.sh`."""
+"""Keys of the example's Secret, and the corresponding files of `deploy/tls.sh`."""
 
 
 def example() -> dict[str, Any]:
@@ -30,8 +30,11 @@ def example() -> dict[str, Any]:
 
 
 def cluster_block(secret: Path) -> dict[str, Any]:
-    """`cluster` as NATS' own chart makes it of the example (2.14: files/config/cluster.yaml and
-    tls.yaml), but for the addresses, and for where the Secret is mounted."""
+    """Return the `cluster` block that the official NATS chart renders from the example.
+
+    It follows files/config/cluster.yaml and tls.yaml of version 2.14, except for addresses and the
+    mount path of the Secret.
+    """
     values = example()["config"]["cluster"]
     block: dict[str, Any] = {"name": "nats", **values.get("merge", {})}
     tls = values.get("tls", {})
@@ -47,7 +50,7 @@ def cluster_block(secret: Path) -> dict[str, Any]:
 
 
 class Node(EmbeddedServer):
-    """A server of a cluster: `port` of its routes, and those that it looks for."""
+    """A server of a cluster; `port` is that of its routes."""
 
     def __init__(self, home: Path, block: dict[str, Any], port: int, routes: list[int]) -> None:
         home.mkdir()
@@ -63,7 +66,7 @@ class Node(EmbeddedServer):
 
     @property
     def peers(self) -> set[str]:
-        """Names of the servers that it is in one cluster with."""
+        """Names of the other servers in the cluster."""
         (ports,) = (json.loads(path.read_text()) for path in self.store.glob("*.ports"))
         port = ports["monitoring"][0].rpartition(":")[2]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/routez", timeout=5) as answer:
@@ -72,7 +75,7 @@ class Node(EmbeddedServer):
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """The mounted Secret of the servers."""
+    """The servers' mounted Secret."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is missing")
     subprocess.run(
@@ -98,7 +101,7 @@ def peers(tmp_path: Path, secret: Path) -> Iterator[list[Node]]:
 
 
 def certificate(home: Path, name: str, authority: Path | None) -> dict[str, Any]:
-    """A `tls` block with a certificate for a name: of an authority, or signed by itself."""
+    """Return a `tls` block with a certificate from an authority, or a self-signed one."""
     key, request, made = home / "key", home / "request", home / "certificate"
     common: list[str | Path] = [
         "openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc",
@@ -123,7 +126,7 @@ async def test_the_servers_of_a_cluster_find_one_another(peers: list[Node]) -> N
 
 @pytest.mark.parametrize("rogue", ["plain", "a certificate of its own", "a client's certificate"])
 async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) -> None:
-    """Who did would hear all accounts."""
+    """A server in the cluster could read all accounts."""
     await until(lambda: peers[0].peers == {"peer-1"}, "they are one cluster")
     block: dict[str, Any] = {"name": "nats"}
     if rogue == "a certificate of its own":
@@ -146,7 +149,7 @@ async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) 
         node.stop()
 
 
-def test_the_secret_of_the_example_is_what_the_servers_are_told_to_read() -> None:
+def test_the_secret_of_the_example_has_the_files_that_servers_read() -> None:
     config = example()["config"]
     assert config["cluster"]["tls"]["secretName"] == config["nats"]["tls"]["secretName"]
     for path in [CHART / "values-nats.yaml", CHART / "README.md", ROOT / "docs" / "handbook.md"]:
@@ -154,16 +157,18 @@ def test_the_secret_of_the_example_is_what_the_servers_are_told_to_read() -> Non
         for key, name in SECRET.items():
             assert f"--from-file={key}=tls/{name}" in text, path.name
         assert "'*.nats-headless'" in text, path.name
-        assert "--from-file=users/ " not in f"{text} ".replace("\n", " "), "all seeds are in it"
+        assert "--from-file=users/ " not in f"{text} ".replace("\n", " "), (
+            "the Secret would contain all seeds"
+        )
 
 
-def test_the_policy_of_the_example_knows_every_port() -> None:
+def test_the_policy_of_the_example_covers_every_port() -> None:
     validate = pytest.importorskip("kubernetes_validate").validate
     (policy,) = example()["extraResources"]
     validate(policy, "1.28", strict=True)
     ports = {rule["ports"][0]["port"]: rule["from"] for rule in policy["spec"]["ingress"]}
     assert set(ports) == {4222, 6222, 8222, 7777}
-    assert all(ports.values()), "everybody"
+    assert all(ports.values()), "a port is open to every pod"
     own = {"app.kubernetes.io/name": "nats", "app.kubernetes.io/component": "nats"}
     assert policy["spec"]["podSelector"]["matchLabels"] == own
     assert ports[6222] == [{"podSelector": {"matchLabels": own}}]

@@ -1,5 +1,4 @@
-"""The rules: they are valid, each alert fires when it should and not otherwise, and each has its
-page."""
+"""The rules: their validity, when each alert fires, and the page of each alert."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ VALUES = {
     "is_stream_leader": {"true", "false"},
     "stream_name": {"STT_.+", "KV_stt_.+"},
 }
-"""Values that labels can have which expressions ask for."""
+"""Possible values of the labels that expressions select."""
 
 
 @cache
@@ -51,7 +50,7 @@ def _tests() -> list[dict[str, Any]]:
 
 
 def cases(alert: str) -> list[dict[str, Any]]:
-    """What is tested of an alert: a case's last question with its series."""
+    """Return the cases of an alert: each case's last check with its series."""
     found = []
     for case in _tests():
         asked = [test for test in case["alert_rule_test"] if test["alertname"] == alert]
@@ -61,13 +60,13 @@ def cases(alert: str) -> list[dict[str, Any]]:
 
 
 def test_the_rules_are_valid() -> None:
-    said = promtool("check", "rules", *RULE_FILES)
-    assert said.count("SUCCESS") == len(RULE_FILES), said
+    output = promtool("check", "rules", *RULE_FILES)
+    assert output.count("SUCCESS") == len(RULE_FILES), output
 
 
-def test_the_rules_say_what_they_should() -> None:
-    said = promtool("test", "rules", *ALERT_CASES)
-    assert said.count("SUCCESS") == len(ALERT_CASES), said
+def test_the_cases_of_the_rules_pass() -> None:
+    output = promtool("test", "rules", *ALERT_CASES)
+    assert output.count("SUCCESS") == len(ALERT_CASES), output
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -79,7 +78,7 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alert: str) -> 
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_says_what_to_do(alert: str) -> None:
+def test_every_alert_has_annotations_and_a_runbook(alert: str) -> None:
     rule = ALERTS[alert]
     assert re.fullmatch(r"Natterjack(?:[A-Z][a-z]+)+", alert)
     assert rule["for"]
@@ -92,9 +91,9 @@ def test_every_alert_says_what_to_do(alert: str) -> None:
 def test_the_page_has_every_alert_and_no_other() -> None:
     page = (ROOT / "docs" / "alerts.md").read_text()
     sections = re.split(r"^### ", page, flags=re.M)[1:]
-    told = {section.partition("\n")[0]: section for section in sections}
-    assert list(told) == list(ALERTS), "in the order of the rules"
-    for alert, section in told.items():
+    pages = {section.partition("\n")[0]: section for section in sections}
+    assert list(pages) == list(ALERTS), "in the order of the rules"
+    for alert, section in pages.items():
         section = section.partition("\n## ")[0]
         parts = re.findall(r"^- \*\*(\w+):\*\*", section, flags=re.M)
         assert parts == ["Cause", "Check", "Cure"], alert
@@ -103,7 +102,7 @@ def test_the_page_has_every_alert_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", [*RECORDED, *ALERTS])
-def test_expressions_read_what_workers_and_the_exporter_have(name: str) -> None:
+def test_expressions_use_existing_metrics_and_labels(name: str) -> None:
     expression = (ALERTS.get(name) or RECORDED[name])["expr"]
     found = selectors(expression)
     recorded = re.findall(r"[\w]+:natterjack_\w+:\w+", expression)
@@ -116,13 +115,13 @@ def test_expressions_read_what_workers_and_the_exporter_have(name: str) -> None:
             assert set(value.split("|")) <= VALUES[label], f"{label}={value}"
 
 
-def test_streams_of_ours_are_known_by_their_names() -> None:
+def test_the_stream_patterns_match_all_streams() -> None:
     for stream in stream_configs(StreamSettings()):
         assert re.fullmatch("|".join(VALUES["stream_name"]), stream.name or "")
 
 
-async def test_the_server_tells_what_the_exporter_makes_metrics_of(tmp_path: Path) -> None:
-    """Each number in /varz becomes a metric, named after its place."""
+async def test_the_server_reports_the_values_that_the_exporter_exports(tmp_path: Path) -> None:
+    """The exporter turns each number in /varz into a metric named after its path."""
     port = free_port()
     server = EmbeddedServer(tmp_path, extra_arguments=("-m", str(port)))
     server.start()
@@ -131,17 +130,17 @@ async def test_the_server_tells_what_the_exporter_makes_metrics_of(tmp_path: Pat
             aiohttp.ClientSession() as http,
             http.get(f"http://127.0.0.1:{port}/varz") as answer,
         ):
-            told = (await answer.json())["jetstream"]
+            jetstream = (await answer.json())["jetstream"]
     finally:
         server.stop()
-    # A server alone has no cluster, and so no size of it.
+    # A single server reports no cluster size.
     for name in set(BROKER) - {"nats_varz_jetstream_meta_cluster_size"}:
         if place := re.fullmatch("nats_varz_jetstream_([a-z]+)_(.+)", name):
-            assert isinstance(told[place[1]][place[2]], int)
+            assert isinstance(jetstream[place[1]][place[2]], int)
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_names_tell_their_labels(name: str) -> None:
+def test_names_of_recording_rules_contain_their_labels(name: str) -> None:
     level, _, _ = name.split(":")
     by = set(re.findall(r"by \(([^)]*)\)", RECORDED[name]["expr"]))
     labels = {frozenset(re.split(r",\s*", one)) - {"le"} for one in by}

@@ -1,4 +1,4 @@
-"""What `helm test` runs, on a real broker, with a real worker and a real edge."""
+"""The script of `helm test`, with a real broker, worker and edge."""
 
 from __future__ import annotations
 
@@ -42,75 +42,75 @@ async def worker(
 
 
 async def session_test(NATS_URL: str, **settings: str) -> tuple[int, str, str]:
-    """Exit status, and what it said, on both outputs."""
+    """Run the script and return its exit status, standard output and standard error."""
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"  # as in the image
     process = await asyncio.create_subprocess_exec(
         sys.executable, CHART / "files" / "session_test.py",
         env={**os.environ, "PATH": path, "NATS_URL": NATS_URL, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, complained = await asyncio.wait_for(process.communicate(), bound(60))
+    output, errors = await asyncio.wait_for(process.communicate(), bound(60))
     assert process.returncode is not None
-    return process.returncode, said.decode(), complained.decode()
+    return process.returncode, output.decode(), errors.decode()
 
 
 def recording(path: Path, pcm: bytes) -> str:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(RATE)
-        sound.writeframes(pcm)
+    with wave.open(str(path), "wb") as audio:
+        audio.setnchannels(1)
+        audio.setsampwidth(2)
+        audio.setframerate(RATE)
+        audio.writeframes(pcm)
     return str(path)
 
 
 async def test_a_release_that_works(nats_server: EmbeddedServer, worker: WorkerProcess) -> None:
-    status, said, complained = await session_test(nats_server.url)
-    assert status == 0, complained
-    closing = json.loads(said.splitlines()[-1])
+    status, output, errors = await session_test(nats_server.url)
+    assert status == 0, errors
+    closing = json.loads(output.splitlines()[-1])
     assert closing["state"] == "closed"
     assert closing["account"]["received_seconds"] == closing["account"]["captured_seconds"] == 4
 
 
-async def test_speech_is_understood(
+async def test_speech_is_transcribed(
     nats_server: EmbeddedServer, worker: WorkerProcess, emulator: DeepgramEmulator, tmp_path: Path
 ) -> None:
     words = tones.sequence(5)
     speech = recording(tmp_path / "speech.wav", tones.encode(words, RATE, tail_seconds=0.5))
-    status, _, complained = await session_test(nats_server.url, TEST_AUDIO=speech)
-    assert status == 0, complained
+    status, _, errors = await session_test(nats_server.url, TEST_AUDIO=speech)
+    assert status == 0, errors
     assert emulator.words == words
 
 
-async def test_a_provider_that_refuses_is_said(
+async def test_a_refusal_of_the_provider_is_reported(
     nats_server: EmbeddedServer, worker: WorkerProcess, emulator: DeepgramEmulator
 ) -> None:
     emulator.api_key = "another"
-    status, _, complained = await session_test(nats_server.url)
+    status, _, errors = await session_test(nats_server.url)
     assert status == 1
-    assert "session test: the session ended as failed" in complained
-    assert "401" in complained
+    assert "session test: the session ended as failed" in errors
+    assert "401" in errors
 
 
-async def test_a_release_without_workers_is_said(
+async def test_a_release_without_workers_is_reported(
     nats_server: EmbeddedServer, ready_broker: Broker
 ) -> None:
-    status, _, complained = await session_test(nats_server.url, TEST_SECONDS="7")
+    status, _, errors = await session_test(nats_server.url, TEST_SECONDS="7")
     assert status == 1
-    assert "is a worker ready" in complained
+    assert "is a worker ready" in errors
 
 
-async def test_a_broker_that_is_not_there_is_said(nats_server: EmbeddedServer) -> None:
+async def test_an_unreachable_broker_is_reported(nats_server: EmbeddedServer) -> None:
     nats_server.stop()
-    status, _, complained = await session_test(nats_server.url)
+    status, _, errors = await session_test(nats_server.url)
     assert status == 1
-    assert f"session test: no NATS at {nats_server.url}" in complained
+    assert f"session test: no NATS at {nats_server.url}" in errors
 
 
-async def test_what_the_chart_gives_to_each_role_is_enough(
+async def test_the_settings_and_users_of_each_role_suffice(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
-    """The job of the streams, a worker and the test, with the settings and the users of a release,
-    on a broker that lets nobody do more."""
+    """Run the stream job, a worker and the test with the settings and users of a release, on a
+    broker that enforces their permissions."""
     users = tmp_path / "users"
     for role in (["operator"], ["worker"], ["edge", "--tenant", "helm-test", "--name", "test"]):
         await natterjack("users", "add", "--dir", str(users), *role)
@@ -126,7 +126,7 @@ async def test_what_the_chart_gives_to_each_role_is_enough(
     }
 
     def settings(component: str) -> dict[str, str]:
-        """As the pod has them, but for what is elsewhere here."""
+        """Return the settings of the pod, adapted to the broker and files of the test."""
         seed = str(users / keys[component])
         return {**given(documents, component), "NATS_URL": server.url, "NATS_NKEY": seed}
 
@@ -137,9 +137,9 @@ async def test_what_the_chart_gives_to_each_role_is_enough(
         worker = WorkerProcess(server.url, emulator.url, **{**settings("worker"), **here})
         try:
             await worker.start()
-            status, said, complained = await session_test(**settings("test"))
-            assert status == 0, complained
-            assert json.loads(said.splitlines()[-1])["state"] == "closed"
+            status, output, errors = await session_test(**settings("test"))
+            assert status == 0, errors
+            assert json.loads(output.splitlines()[-1])["state"] == "closed"
             assert not [line for line in worker.log if "ermission" in str(line)]
         finally:
             await worker.stop()
@@ -148,11 +148,11 @@ async def test_what_the_chart_gives_to_each_role_is_enough(
 
 
 async def natterjack(*arguments: str, **settings: str) -> None:
-    """Run the command; it must succeed."""
+    """Run a natterjack command, which must succeed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "natterjack", *arguments,
         env={**os.environ, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), bound(60))
-    assert process.returncode == 0, said.decode()
+    output, _ = await asyncio.wait_for(process.communicate(), bound(60))
+    assert process.returncode == 0, output.decode()

@@ -1,4 +1,4 @@
-"""The broker's stores have room for what the slots of their workers keep, by the capacity model."""
+"""Sizes of the broker's stores, compared with the capacity model for all slots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .names import ROOT, rules
 
 MODEL = Inputs()
 _UNITS = {"Gi": 2**30, "GB": 2**30, "MB": 2**20}
-"""Of Kubernetes, and of nats-server, whose GB is 2**30 too."""
+"""Units of Kubernetes and of nats-server, whose GB is also 2**30."""
 
 
 def size(text: str) -> int:
@@ -26,15 +26,15 @@ def size(text: str) -> int:
 
 
 class Installation(NamedTuple):
-    """A store, and who fills it."""
+    """A store and the workers that fill it."""
 
     name: str
     sessions: int
-    """Slots of all workers there may be."""
+    """Slots of the maximum number of workers."""
     store: int
     """Bytes that JetStream may store on a node."""
     disk: int | None
-    """Bytes of its volume, if that is given."""
+    """Bytes of its volume, if known."""
     settings: StreamSettings
 
     @property
@@ -45,12 +45,12 @@ class Installation(NamedTuple):
         )
 
     @property
-    def sound(self) -> float:
+    def audio(self) -> float:
         return self.sessions * stored_bytes_per_s(self.inputs) * self.inputs.kept_s
 
     @property
     def kept(self) -> float:
-        """On the disk of a node."""
+        """Bytes on the disk of a node."""
         return self.sessions * kept_bytes(self.inputs)
 
 
@@ -93,7 +93,7 @@ INSTALLATIONS = (
 
 @pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
 def test_the_store_has_room_for_all_slots(one: Installation) -> None:
-    """So much that nobody is told that it fills up."""
+    """NatterjackBrokerStorageHigh does not fire when all slots are in use."""
     high = next(rule for rule in rules("alert") if rule["alert"] == "NatterjackBrokerStorageHigh")
     share = re.search(r"max_storage > ([\d.]+)", high["expr"])
     assert share is not None
@@ -108,11 +108,11 @@ def test_the_disk_has_room_for_the_store(one: Installation) -> None:
 
 
 @pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
-def test_a_bound_of_the_sound_cuts_nothing_and_leaves_room_for_events(one: Installation) -> None:
+def test_a_limit_of_the_audio_fits_and_leaves_room_for_events(one: Installation) -> None:
     bound = one.settings.audio_max_bytes
     if bound > 0:
-        events = one.kept / MODEL.disk_per_byte - one.sound
-        assert one.sound < bound < one.store - events
+        events = one.kept / MODEL.disk_per_byte - one.audio
+        assert one.audio < bound < one.store - events
 
 
 @pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)

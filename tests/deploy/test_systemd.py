@@ -1,4 +1,4 @@
-"""The units: systemd understands all of them, and finds them well confined."""
+"""The units: valid for systemd, and confined."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .names import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 THRESHOLD = 30
-"""Tenths of the exposure that systemd-analyze computes: below 4 it says "OK" or better."""
+"""Limit in tenths of systemd-analyze's exposure level, which is "OK" below 4."""
 
 
 @pytest.fixture(params=UNITS, ids=lambda path: path.stem)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A unit whose program is the one of this environment: it must exist for the check."""
+    """Copy a unit with the program of this environment, which must exist for the check."""
     original: Path = request.param
     text = original.read_text()
     assert "ExecStart=/opt/natterjack/bin/" in text
@@ -44,22 +44,22 @@ def test_there_is_one_for_each_program() -> None:
     assert [path.stem for path in UNITS] == ["natterjack-edge", "natterjack-worker"]
 
 
-def test_its_head_names_what_a_user_of_least_privilege_needs(unit: Path) -> None:
+def test_comments_name_the_settings_of_least_privilege(unit: Path) -> None:
     assert "NATS_INBOX_PREFIX" in unit.read_text().partition("[Unit]")[0]
 
 
-def test_systemd_understands_all_of_it(unit: Path) -> None:
+def test_systemd_accepts_the_unit(unit: Path) -> None:
     done = _analyze("verify", unit)
-    assert done.stderr == "", "it exits with 0 for keys that it does not know"
+    assert done.stderr == "", "systemd-analyze exits with 0 for unknown keys"
     assert done.returncode == 0
 
 
-def test_systemd_would_say_what_it_does_not_understand(unit: Path) -> None:
+def test_systemd_reports_unknown_keys(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in _analyze("verify", unit).stderr
 
 
-def test_it_is_well_confined(unit: Path) -> None:
+def test_the_unit_is_confined(unit: Path) -> None:
     done = _analyze("security", "--offline=true", f"--threshold={THRESHOLD}", unit)
     assert done.returncode == 0, done.stdout + done.stderr
 
