@@ -24,7 +24,7 @@ from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 
 from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
-from .processes import say
+from .processes import progress
 
 Part = Callable[[argparse.Namespace], Awaitable[Any]]
 
@@ -158,7 +158,7 @@ async def main() -> int:
     for number, name in enumerate(names, 1):
         what, part = PARTS[name]
         print(f"\n{what}", flush=True)
-        say(f"[{number}/{len(names)}] {name} ...")
+        progress(f"[{number}/{len(names)}] {name} ...")
         began = time.monotonic()
         try:
             report[name] = await part(arguments)
@@ -166,7 +166,7 @@ async def main() -> int:
             failed = True
             report[name] = {"failed": str(error) or repr(error)}
             print(f"not measured: {report[name]['failed']}")
-        say(f"{name} took {time.monotonic() - began:.0f} s")
+        progress(f"{name} took {time.monotonic() - began:.0f} s")
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nall figures: {arguments.json}")

@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import json
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +29,8 @@ from natterjack.cli.users import accounts
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests.faults.cluster import Cluster
 
+from .nodes import running_nodes, written_bytes
 from .processes import Emulator, cpu_seconds, emulator, program, resident_bytes, worker
 
 CHUNK_MS = 80
@@ -119,7 +118,9 @@ class _Reading:
 
 async def _measured(case: Case, seconds: float) -> Point:
     async with contextlib.AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(_nodes(case.replicas, case.users))
+        nodes = await stack.enter_async_context(
+            running_nodes(case.replicas, _configuration() if case.users else "")
+        )
         url = ",".join(node.url for node in nodes)
         settings = StreamSettings(audio_storage=case.storage, stream_replicas=case.replicas)
         as_operator = _login(_OPERATOR, case.users)
@@ -158,7 +159,7 @@ async def _measured(case: Case, seconds: float) -> Point:
         await provider.stats(reset=True)
         before = await _read(nodes, stream)
         await asyncio.sleep(seconds)
-        after, heard = await _read(nodes, stream), await provider.stats()
+        after, received = await _read(nodes, stream), await provider.stats()
         await load.ask("end")
     took = after.at - before.at
     audio_s = case.sessions * took
@@ -174,7 +175,7 @@ async def _measured(case: Case, seconds: float) -> Point:
         kb_written=(after.written - before.written) / audio_s / 1000,
         mb_idle=idle.resident / 2**20,
         mb=after.resident / 2**20,
-        delivered=heard["bytes"] / (heard["seconds"] * case.sessions * _BYTES_A_SECOND),
+        delivered=received["bytes"] / (received["seconds"] * case.sessions * _BYTES_A_SECOND),
     )
 
 
@@ -196,32 +197,6 @@ def _configuration() -> str:
     return f"accounts: {json.dumps(made)}\nsystem_account: SYS\n"
 
 
-@contextlib.asynccontextmanager
-async def _nodes(count: int, users: bool) -> AsyncIterator[list[EmbeddedServer]]:
-    """As many nats-servers, of one cluster if several (which then knows no users). Raises:
-    UsageError, BrokerError."""
-    with tempfile.TemporaryDirectory() as directory:
-        store = Path(directory)
-        arguments: tuple[str, ...] = ()
-        if users:
-            path = store / "users.conf"
-            path.write_text(_configuration())
-            arguments = ("-c", str(path))
-        cluster = Cluster(store) if count > 1 else None
-        nodes = (
-            cluster.nodes[:count]
-            if cluster
-            else [EmbeddedServer(store / "n0", extra_arguments=arguments)]
-        )
-        try:
-            for node in nodes:
-                await asyncio.to_thread(node.start)
-            yield nodes
-        finally:
-            for node in nodes:
-                await asyncio.to_thread(node.stop)
-
-
 async def _read(nodes: Sequence[EmbeddedServer], stream: JetStreamContext) -> _Reading:
     stored = (await stream.stream_info(AUDIO)).state.bytes
     return _Reading(
@@ -229,7 +204,7 @@ async def _read(nodes: Sequence[EmbeddedServer], stream: JetStreamContext) -> _R
         cpu=[cpu_seconds(node.pid) for node in nodes],
         resident=sum(resident_bytes(node.pid) for node in nodes),
         on_disk=sum(_on_disk(node.store) for node in nodes),
-        written=sum(_written(node.pid) for node in nodes),
+        written=sum(written_bytes(node.pid) for node in nodes),
         stored=stored,
     )
 
@@ -241,12 +216,6 @@ def _on_disk(directory: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # the server has just replaced it
             total += path.stat().st_blocks * _BLOCK_BYTES
     return total
-
-
-def _written(pid: int) -> int:
-    """Bytes of the pages of files that a process has changed (proc(5): io, write_bytes)."""
-    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
 async def _all_begun(provider: Emulator, sessions: int) -> None:

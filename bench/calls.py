@@ -21,17 +21,17 @@ async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
         async with streaming(sessions, "-m", "bench.counted", str(out)) as (subject, provider):
             os.kill(subject.pid, signal.SIGUSR1)
             await provider.stats(reset=True)
-            heard = 0
-            while heard < chunks:
+            received = 0
+            while received < chunks:
                 await asyncio.sleep(0.1)
-                heard = (await provider.stats())["messages"]
+                received = (await provider.stats())["messages"]
             os.kill(subject.pid, signal.SIGUSR2)
             await until(out.exists, "the worker writes its counts", 30)
             calls = json.loads(out.read_text())
     found = {"worker": 0.0, "natterjack": 0.0, "nats": 0.0, "aiohttp": 0.0, "others": 0.0}
     for file, count in calls.items():
         package = next((name for name in found if f"/{name}/" in file), "others")
-        found[package] += count / heard
+        found[package] += count / received
     return {**found, "all": sum(found.values())}
 
 

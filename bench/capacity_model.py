@@ -308,8 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             count = math.ceil(found.sessions / found.cells)
             print(f"\none of {found.cells} cells, {count} sessions")
             for load in sorted(loads(count, inputs), key=lambda load: -load.share):
-                told = f"{load.needed:,.2f} of {load.allowed:,.0f} {load.unit}"
-                print(f"{load.share:>7.1%}  {load.what:24} {told}")
+                usage = f"{load.needed:,.2f} of {load.allowed:,.0f} {load.unit}"
+                print(f"{load.share:>7.1%}  {load.what:24} {usage}")
     return 0
 
 

@@ -65,10 +65,10 @@ async def measure(seconds: float = 1.0) -> list[Point]:
         for chunk_ms in CHUNKS_MS:
             arguments = ("--inside", source, "--chunk-ms", str(chunk_ms), "--seconds", str(seconds))
             async with program("-m", "bench.convert", *arguments) as process:
-                told = await process.told(60 + 10 * seconds)
-            if error := told.get("error"):
+                reply = await process.read_json(60 + 10 * seconds)
+            if error := reply.get("error"):
                 raise UsageError(error)
-            points.append(Point(**told))
+            points.append(Point(**reply))
     return points
 
 
@@ -80,7 +80,7 @@ def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
     audio_format = SOURCES[source]
     frame_ms = SherpaProvider.capabilities.frame_ms
     size = audio_format.sample_rate * chunk_ms // 1000 * audio_format.frame_bytes
-    noise = random.Random(1).randbytes(round(_NOISE_S * 1000 / chunk_ms) * size)  # noqa: S311 - sound
+    noise = random.Random(1).randbytes(round(_NOISE_S * 1000 / chunk_ms) * size)  # noqa: S311 - audio
     chunks = [noise[start : start + size] for start in range(0, len(noise), size)]
 
     def round_(converters: list[Converter]) -> float:
@@ -143,10 +143,10 @@ async def main() -> None:
     arguments = parser.parse_args()
     if arguments.inside:
         try:
-            told = _inside(arguments.inside, arguments.chunk_ms, arguments.seconds).as_dict()
+            reply = _inside(arguments.inside, arguments.chunk_ms, arguments.seconds).as_dict()
         except ImportError as error:
-            told = {"error": f"{error}: pip install 'natterjack[worker]' brings it"}
-        print(json.dumps(told), flush=True)
+            reply = {"error": f"{error}: pip install 'natterjack[worker]' brings it"}
+        print(json.dumps(reply), flush=True)
         return
     try:
         points = await measure(arguments.seconds)

@@ -173,8 +173,8 @@ async def _agent(case: Case, number: int, url: str, directory: Path) -> AsyncIte
         *(("--spool", str(directory / f"spool{number}")) if case.spool else ()),
     ]
     with contextlib.ExitStack() as stack:
-        sound, pipe = os.pipe()
-        stack.callback(os.close, sound)
+        readable, pipe = os.pipe()
+        stack.callback(os.close, readable)
         writable = stack.enter_context(os.fdopen(pipe, "wb", 0))
         errors: int | IO[bytes] = (
             stack.enter_context(_terminal())
@@ -183,7 +183,7 @@ async def _agent(case: Case, number: int, url: str, directory: Path) -> AsyncIte
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge_capture", "stdin", *arguments,
-            env=_environment(), stdin=sound, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
+            env=_environment(), stdin=readable, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
         delay = _BLOCK_MS / 1000 * number / _COPIES
         feeding = asyncio.create_task(_feed(case, writable, delay), name=f"feed {number}")
@@ -204,7 +204,7 @@ def _environment() -> dict[str, str]:
 async def _feed(case: Case, pipe: FileIO, delay: float) -> None:
     """Write sound in real time, until cancelled or nobody reads it."""
     size = case.rate * _BLOCK_MS // 1000 * case.channels * 2
-    noise = random.Random(1)  # noqa: S311 - sound
+    noise = random.Random(1)  # noqa: S311 - audio
     blocks = [noise.randbytes(size) for _ in range(_NOISE_BLOCKS)]
     transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, pipe)
     due, written = time.monotonic() + delay, 0

@@ -52,7 +52,7 @@ class Counts:
         self.delays_us = array("l")
         self.since_ns = time.monotonic_ns()
 
-    def told(self) -> dict[str, object]:
+    def report(self) -> dict[str, object]:
         return {
             "open": self.open,
             "messages": self.messages,
@@ -79,7 +79,7 @@ class Wire:
     neighbours speak, or make final, at the same moment, though their audio began at the same."""
 
     def __init__(self, number: int) -> None:
-        self.said = 0
+        self.events = 0
         self._final_at = number % _FINAL_EACH
 
     def utterance(self, seconds: int) -> tuple[int, bool]:
@@ -90,7 +90,7 @@ class Wire:
     def opening(self) -> list[str]:
         return []
 
-    def spoken(self, seconds: int) -> list[str]:
+    def transcripts(self, seconds: int) -> list[str]:
         raise NotImplementedError
 
     def text(self, message: str) -> list[str] | None:
@@ -113,7 +113,7 @@ def _words(start: int, count: int) -> list[tuple[str, float, float]]:
 class Listen(Wire):
     """Deepgram listen v1: an interim a second, and a final in its stead every fourth."""
 
-    def spoken(self, seconds: int) -> list[str]:
+    def transcripts(self, seconds: int) -> list[str]:
         start, over = self.utterance(seconds)
         words = _words(start, (seconds - start) * _WORDS_A_SECOND)
         final = "true" if over else "false"
@@ -138,19 +138,19 @@ class Flux(Wire):
         return ['{"type":"Connected","request_id":"bench","sequence_id":0}']
 
     def _event(self, event: str, seconds: int, words: list[tuple[str, float, float]]) -> str:
-        self.said += 1
+        self.events += 1
         start, _ = self.utterance(seconds)
         turn = (start + _FINAL_EACH - 1) // _FINAL_EACH
         listed = ",".join(f'{{"word":"{w}","confidence":0.98}}' for w, _, _ in words)
         text = " ".join(word for word, _, _ in words)
         return (
-            f'{{"type":"TurnInfo","request_id":"bench","sequence_id":{self.said},'
+            f'{{"type":"TurnInfo","request_id":"bench","sequence_id":{self.events},'
             f'"event":"{event}","turn_index":{turn},'
             f'"audio_window_start":{start}.0,"audio_window_end":{seconds}.0,'
             f'"transcript":"{text}","words":[{listed}],"end_of_turn_confidence":0.5}}'
         )
 
-    def spoken(self, seconds: int) -> list[str]:
+    def transcripts(self, seconds: int) -> list[str]:
         start, over = self.utterance(seconds)
         words = _words(start, (seconds - start) * _WORDS_A_SECOND)
         events = ["StartOfTurn"] if seconds - start == 1 else ["Update"]
@@ -165,7 +165,7 @@ class Speechmatics(Wire):
 
     _ends = False
 
-    def spoken(self, seconds: int) -> list[str]:
+    def transcripts(self, seconds: int) -> list[str]:
         start, over = self.utterance(seconds)
         words = _words(start, (seconds - start) * _WORDS_A_SECOND)
         kind = "AddTranscript" if over else "AddPartialTranscript"
@@ -175,14 +175,14 @@ class Speechmatics(Wire):
             for w, s, e in words
         )
         text = " ".join(word for word, _, _ in words)
-        said = [
+        messages = [
             f'{{"message":"{kind}","format":"2.9","metadata":{{"start_time":{start}.0,'
             f'"end_time":{seconds}.0,"transcript":"{text} "}},"results":[{results}]}}'
         ]
         if over and self._ends:
             at = f'{{"start_time":{seconds}.0,"end_time":{seconds}.0}}'
-            said.append(f'{{"message":"EndOfUtterance","format":"2.9","metadata":{at}}}')
-        return said
+            messages.append(f'{{"message":"EndOfUtterance","format":"2.9","metadata":{at}}}')
+        return messages
 
     def text(self, message: str) -> list[str] | None:
         content = json.loads(message)
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._counts = counts
         self._buffer = b""
         self._wire: Wire | None = None
-        self._heard = 0
+        self._received = 0
         self._seconds = 0
         self._due = 0.0
         """Bytes of audio after which it speaks next."""
@@ -264,13 +264,13 @@ class Connection(asyncio.Protocol):
             assert self._wire is not None
             answers = self._wire.text(content.decode())
             if answers is None:
-                self._say('{"type":"Metadata","request_id":"bench","created":"","duration":'
-                          f'{self._heard / BYTES_A_SECOND},"channels":1}}')  # fmt: skip
+                self._send_text('{"type":"Metadata","request_id":"bench","created":"","duration":'
+                          f'{self._received / BYTES_A_SECOND},"channels":1}}')  # fmt: skip
                 self._send(_CLOSE, (1000).to_bytes(2, "big"))
                 self._transport.close()
                 return
             for answer in answers:
-                self._say(answer)
+                self._send_text(answer)
         elif kind == _PING:
             self._send(_PONG, content)
         elif kind == _CLOSE:
@@ -283,20 +283,20 @@ class Connection(asyncio.Protocol):
         counts.bytes += length
         if 0 <= now - stamp < _PLAUSIBLE_NS:
             counts.delays_us.append((now - stamp) // 1000)
-        if not self._heard:
+        if not self._received:
             counts.begun += 1
             counts.last_begun_ns = now
-        self._heard += length
+        self._received += length
         wire = self._wire
         assert wire is not None
         self._audio_messages += 1
         if isinstance(wire, Speechmatics):
-            self._say(f'{{"message":"AudioAdded","seq_no":{self._audio_messages}}}')
-        if self._heard >= self._due:
+            self._send_text(f'{{"message":"AudioAdded","seq_no":{self._audio_messages}}}')
+        if self._received >= self._due:
             self._due += BYTES_A_SECOND
             self._seconds += 1
-            for message in wire.spoken(self._seconds):
-                self._say(message)
+            for message in wire.transcripts(self._seconds):
+                self._send_text(message)
 
     def _request(self, head: str) -> None:
         lines = head.split("\r\n")
@@ -323,10 +323,10 @@ class Connection(asyncio.Protocol):
         ]
         self._transport.write(("\r\n".join(upgrade) + "\r\n\r\n").encode())
         for message in self._wire.opening():
-            self._say(message)
+            self._send_text(message)
 
     def _answer(self, path: str) -> None:
-        body = json.dumps(self._counts.told()).encode()
+        body = json.dumps(self._counts.report()).encode()
         if path == "/reset":
             self._counts.reset()
         status = "200 OK" if path in ("/stats", "/reset") else "404 Not Found"
@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + body)
         self._transport.close()
 
-    def _say(self, message: str) -> None:
+    def _send_text(self, message: str) -> None:
         self._send(_TEXT, message.encode())
 
     def _send(self, kind: int, content: bytes) -> None:

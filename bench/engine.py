@@ -59,7 +59,7 @@ class Point:
     """From the end of speech, as the engine found it, to the final text of the turn; in it is the
     pause that ends a turn."""
     interim_s: list[float]
-    """From the last sound covered to the interim."""
+    """From the last audio covered to the interim."""
     words: int
     load_s: float
     """From an empty process to the first stream that is open."""
@@ -89,10 +89,10 @@ async def measure(seconds: float = 12.0, cases: Sequence[Case] = CASES) -> list[
     for case in cases:
         told_what = ("--inside", json.dumps(case), "--seconds", str(seconds))
         async with program("-m", "bench.engine", *told_what) as process:
-            told = await process.told(seconds + _PATIENCE_S)
-        if error := told.get("error"):
+            reply = await process.read_json(seconds + _PATIENCE_S)
+        if error := reply.get("error"):
             raise UsageError(error)
-        points.append(Point(**told))
+        points.append(Point(**reply))
     return points
 
 
@@ -157,10 +157,10 @@ def _parts(case: Case, seconds: float) -> list[bytes]:
     return [around[start : start + size] + end for start in starts]
 
 
-async def _speak(stream: ProviderStream, sound: bytes, began: float) -> None:
+async def _speak(stream: ProviderStream, audio: bytes, began: float) -> None:
     """Send each chunk when it would have been captured."""
-    for start in range(0, len(sound), _CHUNK_BYTES):
-        chunk = sound[start : start + _CHUNK_BYTES]
+    for start in range(0, len(audio), _CHUNK_BYTES):
+        chunk = audio[start : start + _CHUNK_BYTES]
         captured = (start + len(chunk)) / FORMAT.frame_bytes / FORMAT.sample_rate
         await asyncio.sleep(began + captured - time.monotonic())
         await stream.send(chunk)
@@ -219,12 +219,12 @@ async def main() -> None:
     arguments = parser.parse_args()
     if arguments.inside:
         try:
-            told = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
+            reply = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
         except* ImportError as group:
-            told = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
+            reply = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
         except* NatterjackError as group:
-            told = {"error": str(group.exceptions[0])}
-        print(json.dumps(told), flush=True)
+            reply = {"error": str(group.exceptions[0])}
+        print(json.dumps(reply), flush=True)
         return
     try:
         points = await measure(arguments.seconds)

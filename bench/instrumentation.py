@@ -24,56 +24,11 @@ from tests.faults.choir import Choir
 from tests.waiting import until
 from tests.worker.programs import WorkerProcess
 
-METERED = """
-import functools, json, sys, time
-import prometheus_client as p
-from worker.__main__ import main
-from worker.latency import Latencies
-from worker.relay import Relay
-from worker.report import Report
-from worker.session import Session
-
-spent, depth = 0.0, 0
-
-def metered(function):
-    @functools.wraps(function)
-    def call(*args, **kw):
-        global spent, depth
-        if depth:
-            return function(*args, **kw)
-        depth, began = 1, time.thread_time()
-        try:
-            return function(*args, **kw)
-        finally:
-            spent, depth = spent + time.thread_time() - began, 0
-    return call
-
-async def tell(self, records, draining):
-    global spent
-    began = time.thread_time()
-    await told(self, records, draining)
-    spent += time.thread_time() - began
-
-told, Report._tell = Report._tell, tell
-for kind, names in (
-    (p.Counter, ("inc", "labels")), (p.Gauge, ("set", "inc", "dec", "labels")),
-    (p.Histogram, ("observe", "labels")),
-    (Latencies, ("__init__", "heard", "interim", "final", "turn_ended")),
-    (Relay, ("count", "count_last")), (Session, ("record",)),
-):
-    for name in names:
-        setattr(kind, name, metered(getattr(kind, name)))
-main()
-line = {"level": "info", "message": "metered", "spent": spent, "all": time.process_time()}
-print(json.dumps(line), file=sys.stderr)
-"""
-"""The worker, with a watch on what counts, times and tells; the watch itself is counted in."""
-
 
 class MeteredWorker(WorkerProcess):
-    """Says at its end what instrumentation has cost."""
+    """A worker that logs what its instrumentation has cost when it exits."""
 
-    arguments = ("-c", METERED)
+    arguments = ("-m", "bench.metered")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -110,9 +65,9 @@ async def measure(sessions: int, seconds: float) -> tuple[float, float, float]:
                     await worker.stop()
         finally:
             await asyncio.to_thread(server.stop)
-    told = worker.find("metered")
-    assert told is not None, worker.log[-5:]
-    return told["spent"], told["all"], used / (sessions * seconds) * 3600
+    cost = worker.find("metered")
+    assert cost is not None, worker.log[-5:]
+    return cost["spent"], cost["all"], used / (sessions * seconds) * 3600
 
 
 async def main() -> int:

@@ -172,19 +172,19 @@ async def main() -> None:
     nats.subscribe("bench.result.*" if arguments.bare else transcript_filter(), 1)
     numbers = range(arguments.sessions)
     edges = [Edge(number, arguments.chunk_ms, arguments.inbox) for number in numbers]
-    _say(opened=time.monotonic_ns())
+    _print(opened=time.monotonic_ns())
     over = asyncio.Event()
     publishing = asyncio.create_task(
         _publish(nats, edges, arguments.chunk_ms, arguments.slot_ms / 1000, over)
     )
     opening = asyncio.create_task(_open(nats, edges, bare=arguments.bare))
-    _say(streaming=time.monotonic_ns())
+    _print(streaming=time.monotonic_ns())
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     while line := (await commands.readline()).strip():
         if line == b"end":
             break
-        _say(results=nats.results, result_delay_ms=percentiles(nats.delays_us))
+        _print(results=nats.results, result_delay_ms=percentiles(nats.delays_us))
         nats.results, nats.delays_us = 0, array("l")
     await opening
     over.set()
@@ -192,10 +192,10 @@ async def main() -> None:
     for edge in edges:
         nats.write(edge.chunk(0, 0, end=True))
     await asyncio.sleep(0.2)
-    _say(late_us=late)
+    _print(late_us=late)
 
 
-def _say(**what: Any) -> None:
+def _print(**what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 

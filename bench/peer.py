@@ -39,14 +39,14 @@ _END_S = 20.0
 _STAMP = re.compile(r"\bt(\d{9,})", re.IGNORECASE)
 """The first word of each of the emulator's messages: when it was said."""
 
-Heard = Callable[[str, bool], None]
+OnTranscript = Callable[[str, bool], None]
 """Called with the text of each transcript, and whether it is final."""
 
 
 class Session(Protocol):
     """One session of a peer."""
 
-    async def give(self, chunk: bytes) -> None:
+    async def send(self, chunk: bytes) -> None:
         """Mono linear16. Must not wait for the provider; raises what the peer raises."""
         ...
 
@@ -58,12 +58,12 @@ class Session(Protocol):
 class Peer(Protocol):
     """One STT service of a peer, with all its sessions."""
 
-    async def open(self, heard: Heard) -> Session:
+    async def open(self, on_transcript: OnTranscript) -> Session:
         """Begin a session."""
         ...
 
 
-class Ear:
+class Transcripts:
     """What the transcripts of one session say."""
 
     def __init__(self, seen: Seen) -> None:
@@ -75,15 +75,15 @@ class Ear:
         self.unended = False
         """It waits for the provider to end the session, which does not."""
 
-    def hear(self, text: str, final: bool) -> None:
+    def add(self, text: str, final: bool) -> None:
         now = time.monotonic_ns()
         if final:
             self.finals.append(text)
         # A peer may say again what it said, and words of an earlier message before those of a new.
-        said = max(map(int, _STAMP.findall(text)), default=0)
-        if said > self._last:
-            self._last = said
-            self._seen.delays_us.append((now - said) // 1000)
+        sent_at = max(map(int, _STAMP.findall(text)), default=0)
+        if sent_at > self._last:
+            self._last = sent_at
+            self._seen.delays_us.append((now - sent_at) // 1000)
 
 
 class Seen:
@@ -93,10 +93,10 @@ class Seen:
         self.delays_us = array("l")
         self.late_us = 0
 
-    def told(self) -> dict[str, Any]:
-        told = {"result_delay_ms": percentiles(self.delays_us), "late_ms": self.late_us / 1000}
+    def report(self) -> dict[str, Any]:
+        report = {"result_delay_ms": percentiles(self.delays_us), "late_ms": self.late_us / 1000}
         self.delays_us, self.late_us = array("l"), 0
-        return told
+        return report
 
 
 class Feed:
@@ -109,7 +109,7 @@ class Feed:
         self._speech = speech
         self._spread = spread_s
         self.sessions: list[Session] = []
-        self.ears: list[Ear] = []
+        self.transcripts: list[Transcripts] = []
 
     async def run(self) -> None:
         """Until the speech is over; without speech, for ever."""
@@ -134,52 +134,52 @@ class Feed:
                 for index, behind in members:
                     number = tick - behind
                     if number >= 0 and (chunks is None or number < chunks):
-                        await self._give(index, number)
+                        await self._send(index, number)
             tick += 1
 
-    async def _give(self, index: int, number: int) -> None:
-        ear = self.ears[index]
-        if ear.error:
+    async def _send(self, index: int, number: int) -> None:
+        own = self.transcripts[index]
+        if own.error:
             return
         if self._speech is None:
             chunk = time.monotonic_ns().to_bytes(8, "big") * (self._size // 8)
         else:
             chunk = self._speech[number * self._size : (number + 1) * self._size]
         try:
-            await self.sessions[index].give(chunk)
+            await self.sessions[index].send(chunk)
         except Exception as error:  # noqa: BLE001 - the peer has ended the session: that is a result
-            ear.error = repr(error)
+            own.error = repr(error)
 
     async def end(self) -> None:
         """End all sessions."""
-        await asyncio.gather(*(self._end(*each) for each in zip(self.sessions, self.ears,
+        await asyncio.gather(*(self._end(*each) for each in zip(self.sessions, self.transcripts,
                                                                 strict=True)))  # fmt: skip
 
-    async def _end(self, session: Session, ear: Ear) -> None:
+    async def _end(self, session: Session, own: Transcripts) -> None:
         try:
             async with asyncio.timeout(_END_S) as bound:
                 await session.end()
         except Exception as error:  # noqa: BLE001 - as above
             if bound.expired():
-                ear.unended = True
+                own.unended = True
             else:
-                ear.error = ear.error or repr(error)
+                own.error = own.error or repr(error)
 
 
-class Nobody:
+class NoPeer:
     """A peer that does nothing, and its session."""
 
-    async def open(self, heard: Heard) -> Session:
+    async def open(self, on_transcript: OnTranscript) -> Session:
         return self
 
-    async def give(self, chunk: bytes) -> None:
+    async def send(self, chunk: bytes) -> None:
         pass
 
     async def end(self) -> None:
         pass
 
 
-def say(**what: Any) -> None:
+def write(**what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
@@ -209,25 +209,29 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    say(versions=versions(packages))
+    write(versions=versions(packages))
     while line := (await commands.readline()).decode().strip():
         if line == "open":
-            feed.ears = [Ear(seen) for _ in range(arguments.sessions)]
-            feed.sessions = await asyncio.gather(*(peer.open(ear.hear) for ear in feed.ears))
+            feed.transcripts = [Transcripts(seen) for _ in range(arguments.sessions)]
+            feed.sessions = await asyncio.gather(*(peer.open(own.add) for own in feed.transcripts))
             feeding = asyncio.create_task(feed.run())
-            say(open=len(feed.sessions))
+            write(open=len(feed.sessions))
         elif line == "finish":
             assert feeding is not None
             await feeding
             await feed.end()
-            say(
-                finals=[ear.finals for ear in feed.ears],
-                errors=[ear.error for ear in feed.ears],
-                unended=sum(ear.unended for ear in feed.ears),
+            write(
+                finals=[own.finals for own in feed.transcripts],
+                errors=[own.error for own in feed.transcripts],
+                unended=sum(own.unended for own in feed.transcripts),
             )
         else:
             given = feeding is not None and feeding.done()
-            say(**seen.told(), given=given, broken=sum(bool(ear.error) for ear in feed.ears))
+            write(
+                **seen.report(),
+                given=given,
+                broken=sum(bool(own.error) for own in feed.transcripts),
+            )
     if feeding is not None:
         feeding.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -236,7 +240,7 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
 
 async def main() -> None:
     arguments = parse(__doc__, ["nothing"])
-    await serve(arguments, Nobody(), ())
+    await serve(arguments, NoPeer(), ())
 
 
 if __name__ == "__main__":

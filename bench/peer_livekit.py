@@ -18,7 +18,7 @@ from livekit import rtc  # type: ignore[import-not-found]
 from livekit.agents import stt  # type: ignore[import-not-found]
 from livekit.plugins import deepgram, speechmatics  # type: ignore[import-not-found]
 
-from .peer import KEY, RATE, Heard, parse, serve
+from .peer import KEY, RATE, OnTranscript, parse, serve
 
 _PACKAGES = {
     "deepgram": ("livekit-agents", "livekit-plugins-deepgram"),
@@ -32,12 +32,12 @@ _TEXTS = {
 
 
 class _Session:
-    def __init__(self, stream: Any, heard: Heard) -> None:
+    def __init__(self, stream: Any, on_transcript: OnTranscript) -> None:
         self._stream = stream
-        self._heard = heard
+        self._on_transcript = on_transcript
         self._listening = asyncio.create_task(self._listen())
 
-    async def give(self, chunk: bytes) -> None:
+    async def send(self, chunk: bytes) -> None:
         self._stream.push_frame(rtc.AudioFrame(chunk, RATE, 1, len(chunk) // 2))
 
     async def end(self) -> None:
@@ -51,16 +51,16 @@ class _Session:
         async for event in self._stream:
             final = _TEXTS.get(event.type)
             if final is not None and event.alternatives:
-                self._heard(event.alternatives[0].text, final)
+                self._on_transcript(event.alternatives[0].text, final)
 
 
 class LiveKit:
     def __init__(self, service: Callable[[], Any]) -> None:
         self._service = service
 
-    async def open(self, heard: Heard) -> _Session:
+    async def open(self, on_transcript: OnTranscript) -> _Session:
         # A session of livekit's has an STT of its own, as it is in a process of its own.
-        return _Session(self._service().stream(), heard)
+        return _Session(self._service().stream(), on_transcript)
 
 
 async def main() -> None:

@@ -60,8 +60,8 @@ class Loss:
     versions: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
 
-    def count(self, words: Sequence[str], heard: Iterable[str]) -> None:
-        found = tones.compare(words, heard)
+    def count(self, words: Sequence[str], received: Iterable[str]) -> None:
+        found = tones.compare(words, received)
         self.spoken += len(words)
         self.lost += found.lost
         self.doubled += found.doubled
@@ -138,7 +138,7 @@ async def peer_lost(
                 quiet=not verbose,
             ) as subject,
         ):
-            loss.versions = (await subject.told())["versions"]
+            loss.versions = (await subject.read_json())["versions"]
             await subject.ask("open")
             if fault != "none":
                 # The first is ahead of the last by the spread.
@@ -149,10 +149,10 @@ async def peer_lost(
                 return bool((await subject.ask("stats"))["given"])
 
             await until(given, "all is spoken", seconds + _SPREAD_S + _TAIL_S + 60)
-            told = await subject.ask("finish")
-    for finals in told["finals"]:
+            reply = await subject.ask("finish")
+    for finals in reply["finals"]:
         loss.count(words, (word for text in finals for word in tones.words_of(text)))
-    loss.broken, loss.unended = sum(map(bool, told["errors"])), told["unended"]
+    loss.broken, loss.unended = sum(map(bool, reply["errors"])), reply["unended"]
     return loss
 
 

@@ -35,7 +35,7 @@ from pipecat.services.deepgram.flux.stt import (  # type: ignore[import-not-foun
 from pipecat.services.deepgram.stt import DeepgramSTTService  # type: ignore[import-not-found]
 from pipecat.workers.runner import WorkerRunner  # type: ignore[import-not-found]
 
-from .peer import KEY, RATE, Heard, parse, serve
+from .peer import KEY, RATE, OnTranscript, parse, serve
 
 _PACKAGES = ("pipecat-ai", "deepgram-sdk", "websockets")
 
@@ -43,16 +43,16 @@ _PACKAGES = ("pipecat-ai", "deepgram-sdk", "websockets")
 class _Hearing(FrameProcessor):  # type: ignore[misc]
     """The end of the pipeline."""
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, on_transcript: OnTranscript) -> None:
         super().__init__()
-        self._heard = heard
+        self._on_transcript = on_transcript
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         if isinstance(frame, TranscriptionFrame):
-            self._heard(frame.text, True)
+            self._on_transcript(frame.text, True)
         elif isinstance(frame, InterimTranscriptionFrame):
-            self._heard(frame.text, False)
+            self._on_transcript(frame.text, False)
         await self.push_frame(frame, direction)
 
 
@@ -70,7 +70,7 @@ class _Session:
         async def on_finished(worker: Any, frame: Any) -> None:
             self._finished.set()
 
-    async def give(self, chunk: bytes) -> None:
+    async def send(self, chunk: bytes) -> None:
         frame = InputAudioRawFrame(audio=chunk, sample_rate=RATE, num_channels=1)
         await self._worker.queue_frame(frame)
 
@@ -84,9 +84,9 @@ class Pipecat:
         self._service = service
         self._runner = runner
 
-    async def open(self, heard: Heard) -> _Session:
+    async def open(self, on_transcript: OnTranscript) -> _Session:
         worker = PipelineWorker(
-            Pipeline([self._service(), _Hearing(heard)]),
+            Pipeline([self._service(), _Hearing(on_transcript)]),
             params=PipelineParams(audio_in_sample_rate=RATE),
             enable_rtvi=False,
             enable_turn_tracking=False,

@@ -42,7 +42,7 @@ async def _run(*command: str) -> None:
     )
     try:
         async with asyncio.timeout(_INSTALL_S):
-            _, said = await process.communicate()
+            _, output = await process.communicate()
     except TimeoutError:
         raise NotInstalled(f"pip took more than {_INSTALL_S:.0f} s") from None
     finally:
@@ -50,6 +50,6 @@ async def _run(*command: str) -> None:
             process.kill()
             await process.wait()
     if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        lines = output.decode(errors="replace").strip().splitlines() or ["no reason given"]
         errors = [line for line in lines if line.startswith("ERROR")]
         raise NotInstalled((errors or lines)[-1].removeprefix("ERROR: "))

@@ -148,7 +148,7 @@ async def _measure(
             quiet=not verbose,
         ) as subject,
     ):
-        ready = await subject.told()
+        ready = await subject.read_json()
         idle = resident_bytes(subject.pid)
         await subject.ask("open")
         if service != "nothing":
@@ -158,9 +158,9 @@ async def _measure(
         await provider.stats(reset=True)
         before = cpu_seconds(subject.pid)
         await asyncio.sleep(seconds)
-        cpu, heard = cpu_seconds(subject.pid) - before, await provider.stats()
-        said, loaded = await subject.ask("stats"), resident_bytes(subject.pid)
-    took = heard["seconds"]
+        cpu, received = cpu_seconds(subject.pid) - before, await provider.stats()
+        results, loaded = await subject.ask("stats"), resident_bytes(subject.pid)
+    took = received["seconds"]
     return PeerPoint(
         peer=module,
         service=service,
@@ -168,13 +168,13 @@ async def _measure(
         versions=ready["versions"],
         cpu_s_per_hour=cpu / (sessions * took) * 3600,
         cpu_share=cpu / took,
-        audio_ms=heard["audio_delay_ms"],
-        results_ms=said["result_delay_ms"],
-        delivered=heard["bytes"] / (took * sessions * 32_000),
+        audio_ms=received["audio_delay_ms"],
+        results_ms=results["result_delay_ms"],
+        delivered=received["bytes"] / (took * sessions * 32_000),
         kb_per_session=(loaded - idle) / sessions / 1024,
         mb_idle=idle / 2**20,
-        late_ms=said["late_ms"],
-        broken=said["broken"],
+        late_ms=results["late_ms"],
+        broken=results["broken"],
     )
 
 

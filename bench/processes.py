@@ -35,9 +35,9 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def say(what: str) -> None:
+def progress(message: str) -> None:
     """Progress, for whoever waits: not part of the results."""
-    print(what, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
 
 
 class Program:
@@ -63,16 +63,16 @@ class Program:
             raise RuntimeError(f"a process ended with {await self._process.wait()}")
         return line.decode().strip()
 
-    async def told(self, timeout: float = _START_S) -> dict[str, Any]:
+    async def read_json(self, timeout: float = _START_S) -> dict[str, Any]:
         """The next line, as JSON."""
-        told: dict[str, Any] = json.loads(await self.line(timeout))
-        return told
+        reply: dict[str, Any] = json.loads(await self.line(timeout))
+        return reply
 
     async def ask(self, what: str) -> dict[str, Any]:
         """Write a line, and read one."""
         assert self._process.stdin is not None
         self._process.stdin.write(what.encode() + b"\n")
-        return await self.told()
+        return await self.read_json()
 
     async def end(self, timeout: float = 30) -> None:
         """SIGTERM, and SIGKILL if that takes too long. Idempotent."""
@@ -116,8 +116,8 @@ class Emulator:
         """What it has seen since the last reset."""
         path = "reset" if reset else "stats"
         async with self._http.get(f"http://{self.address}/{path}") as response:
-            told: dict[str, Any] = await response.json(content_type=None)
-            return told
+            reply: dict[str, Any] = await response.json(content_type=None)
+            return reply
 
 
 @contextlib.asynccontextmanager
@@ -168,16 +168,16 @@ async def worker(
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
-    said: list[str] = []
+    log: list[str] = []
     reading: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(_START_S):
             async for line in process.stderr:
-                said.append(line.decode())
-                if "worker ready" in said[-1]:
+                log.append(line.decode())
+                if "worker ready" in log[-1]:
                     break
             else:
-                raise RuntimeError(f"the worker ended: {''.join(said)}")
+                raise RuntimeError(f"the worker ended: {''.join(log)}")
         took = time.monotonic() - began
         reading = asyncio.create_task(_discard(process.stderr))
         yield Program(process), took

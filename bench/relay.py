@@ -18,8 +18,8 @@ from .processes import (
     cpu_seconds,
     emulator,
     program,
+    progress,
     resident_bytes,
-    say,
 )
 from .processes import worker as worker_process
 
@@ -78,7 +78,7 @@ async def measure_all(seconds: float, runs: int) -> list[Point]:
         found: dict[str, list[Point]] = {"floor": [], "worker": []}
         for run in range(runs if often > 1 else 1):
             for who, measured in found.items():
-                say(f"{who}, {sessions} sessions, {chunk_ms} ms, run {run + 1}")
+                progress(f"{who}, {sessions} sessions, {chunk_ms} ms, run {run + 1}")
                 measured.append(await measure(who, sessions, chunk_ms, seconds))
         floor = _median(found["floor"], 0.0)
         points += [floor, _median(found["worker"], floor.cpu_s_per_hour)]
@@ -90,11 +90,11 @@ async def measure_capacity(seconds: float) -> list[Point]:
     points = []
     for chunk_ms, counts in CAPACITY.items():
         for sessions in counts:
-            say(f"worker, {sessions} sessions, {chunk_ms} ms")
+            progress(f"worker, {sessions} sessions, {chunk_ms} ms")
             try:
                 point = await measure("worker", sessions, chunk_ms, seconds)
             except TimeoutError:
-                say(f"{sessions} sessions never came to rest")
+                progress(f"{sessions} sessions never came to rest")
                 break
             points.append(point)
             late = max(point.audio_ms["p99"], point.results_ms["p99"])
@@ -176,27 +176,27 @@ async def measure(
                 *(("--bare",) if who == "floor" else ()),
             )
         )
-        opened = (await load.told())["opened"]
-        await load.told()
-        begun = await settled(provider, sessions)
+        opened = (await load.read_json())["opened"]
+        await load.read_json()
+        first = await settled(provider, sessions)
         point = await _window(subject, server.pid, load, provider, seconds)
         loaded = resident_bytes(subject.pid)
         await load.ask("end")
     audio_s = sessions * seconds
-    cpu, broker_cpu, took, heard, said = point
+    cpu, broker_cpu, took, received, results = point
     return Point(
         who=who,
         sessions=sessions,
         chunk_ms=chunk_ms,
         cpu_s_per_hour=cpu / (audio_s / 3600) * seconds / took,
         cpu_share=cpu / took,
-        audio_ms=heard["audio_delay_ms"],
-        results_ms=said["result_delay_ms"],
-        delivered=heard["bytes"] / (heard["seconds"] * sessions * 32_000),
+        audio_ms=received["audio_delay_ms"],
+        results_ms=results["result_delay_ms"],
+        delivered=received["bytes"] / (received["seconds"] * sessions * 32_000),
         kb_per_session=(loaded - idle) / sessions / 1024,
         mb_idle=idle / 2**20,
         start_s=start,
-        all_begun_s=(begun["last_begun_ns"] - opened) / 1e9,
+        all_begun_s=(first["last_begun_ns"] - opened) / 1e9,
         broker_cpu_s_per_hour=broker_cpu / (audio_s / 3600) * seconds / took,
     )
 
@@ -216,13 +216,13 @@ async def _window(
 async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
     """Return when all sessions have begun, with what the provider saw by then, and audio arrives as
     it is published: what waited at the start has been sent."""
-    begun = await _until(provider, "begun", sessions)
+    first = await _until(provider, "begun", sessions)
     async with asyncio.timeout(_BEGIN_S):
         while True:
             await provider.stats(reset=True)
             await asyncio.sleep(_SETTLE_S)
             if (await provider.stats())["audio_delay_ms"].get("p95", _LATE_MS) < _LATE_MS:
-                return begun
+                return first
 
 
 @contextlib.asynccontextmanager
@@ -234,8 +234,8 @@ async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Progr
         worker_process(server.url, provider.address, sessions, arguments=arguments) as (subject, _),
         program(*("-m", "bench.load", "--nats", server.url, "--sessions", str(sessions))) as load,
     ):
-        await load.told()
-        await load.told()
+        await load.read_json()
+        await load.read_json()
         await settled(provider, sessions)
         yield subject, provider
         await load.ask("end")
@@ -243,8 +243,8 @@ async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Progr
 
 async def _until(provider: Emulator, what: str, count: int) -> dict[str, Any]:
     async with asyncio.timeout(_BEGIN_S):
-        told = await provider.stats()
-        while told[what] < count:
+        stats = await provider.stats()
+        while stats[what] < count:
             await asyncio.sleep(0.1)
-            told = await provider.stats()
-    return told
+            stats = await provider.stats()
+    return stats

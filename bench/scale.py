@@ -1,14 +1,13 @@
-"""How much audio one stream takes: `python -m bench scale`, or `python -m bench.scale --help`.
+"""Throughput of one JetStream stream: `python -m bench scale`, `python -m bench.scale --help`.
 
-Many light sessions are published by one process, a connection to each node, and nothing else is
-done: no worker listens. Every chunk asks for its acknowledgement, which comes once it is stored (of
-three replicas: in two of them). What is told is how many acknowledgements come of those that are
-due, how long they take, and what each node uses. More and more sessions show where it ends; on a
-small machine that is the machine's end and not the stream's, so the publisher's own part is told
-too.
+One process publishes many light sessions, with one connection to each node; there are no workers.
+Every chunk requests an acknowledgement, which the broker sends once the chunk is stored (with three
+replicas, in two of them). The benchmark reports the share of acknowledgements that arrived, their
+delay, and what each node uses, for more and more sessions. On a small machine the publisher may
+reach its limit before the stream does, so its own usage is reported too.
 
-With `streams` more than 1 the sessions are spread over so many streams with leaders of their own,
-as they are over cells that share a cluster (docs/scaling.md).
+With `streams` above 1, the sessions are spread over several streams with leaders of their own, as
+over cells that share a cluster (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -16,45 +15,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
-import json
-import re
-import sys
-import tempfile
 import time
-from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 import uvloop
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from natterjack.audio import MSG_ID
-from natterjack.broker.connection import Broker, connected
-from natterjack.broker.streams import AUDIO, CONSUMER, SESSIONS, ensure, stream_configs
+from natterjack.broker.connection import connected
+from natterjack.broker.streams import AUDIO, stream_configs
 from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, Storage, StreamSettings
 from natterjack.subjects import AUDIO_PREFIX
-from tests.faults.cluster import Cluster
 
-from .emulator import percentiles
-from .processes import Program, cpu_seconds, program, resident_bytes, say
+from .nodes import running_nodes, written_bytes
+from .processes import Program, cpu_seconds, program, progress, resident_bytes
+from .scale_leases import BEGIN_S, SETTLE_S, measure_leases, print_leases
 
-RATE = 16_000
-_SETTLE_S = 3.0
-_BEGIN_S = 30.0
-_SLOT_S = 0.002
 _ENOUGH = 0.98
 _LATE_MS = 1000.0
-_INBOX = "_INBOX.scale"
-_ANSWER = re.compile(rb"MSG _INBOX\.scale\.\d+\.(\d+) [^\r\n]*\r\n(\{[^\r\n]*\})\r\n")
 
 
 class Case(NamedTuple):
@@ -126,7 +110,7 @@ async def measure(seconds: float = 8.0, cases: Sequence[Case] = CASES) -> list[P
         alike = case._replace(sessions=0)
         if alike in ended:
             continue
-        say(f"{case}")
+        progress(f"{case}")
         points.append(await _measured(case, seconds))
         if not points[-1].carried:
             ended.add(alike)
@@ -142,24 +126,24 @@ class _Reading(NamedTuple):
 
 async def _measured(case: Case, seconds: float) -> Point:
     async with contextlib.AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(_nodes(case.nodes))
+        nodes = await stack.enter_async_context(running_nodes(case.nodes))
         url = ",".join(node.url for node in nodes)
         client = await stack.enter_async_context(connected(BrokerSettings(url=url), name="bench"))
         stream = client.client.jetstream()
         nodes = await _make_streams(stream, case, nodes)
         load = await stack.enter_async_context(
             program(
-                *("-m", "bench.scale", "--publish", *(node.url for node in nodes)),
+                *("-m", "bench.scale_publisher", *(node.url for node in nodes)),
                 *("--sessions", str(case.sessions), "--chunk-ms", str(case.chunk_ms)),
                 *("--streams", str(case.streams)),
             )
         )
-        await load.told()
-        await asyncio.sleep(_SETTLE_S)
+        await load.read_json()
+        await asyncio.sleep(SETTLE_S)
         await load.ask("reset")
         before = _read(nodes, load)
         await asyncio.sleep(seconds)
-        after, told = _read(nodes, load), await load.ask("stats")
+        after, reply = _read(nodes, load), await load.ask("stats")
         resident = [resident_bytes(node.pid) / 2**20 for node in nodes]
         await load.ask("end")
     took = after.at - before.at
@@ -169,29 +153,15 @@ async def _measured(case: Case, seconds: float) -> Point:
     return Point(
         **case._asdict(),
         due_per_s=due,
-        acknowledged=told["acknowledged"] / told["seconds"] / due,
-        refused=told["refused"],
-        ack_ms=told["ack_ms"],
+        acknowledged=reply["acknowledged"] / reply["seconds"] / due,
+        refused=reply["refused"],
+        ack_ms=reply["ack_ms"],
         cpu_share=shares,
         written_mb_per_s=written,
         resident_mb=resident,
         publisher_share=(after.publisher - before.publisher) / took,
-        publisher_late_ms=told["late_ms"],
+        publisher_late_ms=reply["late_ms"],
     )
-
-
-@contextlib.asynccontextmanager
-async def _nodes(count: int) -> AsyncIterator[list[EmbeddedServer]]:
-    with tempfile.TemporaryDirectory() as directory:
-        cluster = Cluster(Path(directory)) if count > 1 else None
-        nodes = cluster.nodes[:count] if cluster else [EmbeddedServer(Path(directory) / "n0")]
-        try:
-            for node in nodes:
-                await asyncio.to_thread(node.start)
-            yield nodes
-        finally:
-            for node in nodes:
-                await asyncio.to_thread(node.stop)
 
 
 async def _make_streams(
@@ -206,7 +176,7 @@ async def _make_streams(
         config = replace(
             wanted, name=f"{AUDIO}_{number}", subjects=[f"{AUDIO_PREFIX}.part{number}.>"]
         )
-        async with asyncio.timeout(_BEGIN_S):
+        async with asyncio.timeout(BEGIN_S):
             while True:  # a cluster that has just begun has no leader yet
                 try:
                     info = await js.add_stream(config)
@@ -222,15 +192,9 @@ def _read(nodes: Sequence[EmbeddedServer], load: Program) -> _Reading:
     return _Reading(
         time.monotonic(),
         [cpu_seconds(node.pid) for node in nodes],
-        [_written(node.pid) for node in nodes],
+        [written_bytes(node.pid) for node in nodes],
         cpu_seconds(load.pid),
     )
-
-
-def _written(pid: int) -> int:
-    """Bytes of the pages of files that a process has changed (proc(5): io, write_bytes)."""
-    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
 def print_points(points: Sequence[Point]) -> None:
@@ -271,113 +235,6 @@ def print_points(points: Sequence[Point]) -> None:
         print("!: not stored in time")
 
 
-# ---- leases -------------------------------------------------------------------------------------
-
-
-class Leases(NamedTuple):
-    """What it costs to keep so many leases with three nodes, each renewed once a second."""
-
-    leases: int
-    cpu_share: list[float]
-    """Of one core, of each node, the consumer's leader first."""
-    sent: float
-    """Heartbeats that were sent of those that were due."""
-    run_out: int
-    """Leases that the broker gave to another all the same."""
-
-
-async def measure_leases(seconds: float, counts: Sequence[int]) -> list[Leases]:
-    """Raises: BrokerError."""
-    return [await _leases(count, seconds) for count in counts]
-
-
-async def _leases(count: int, seconds: float) -> Leases:
-    async with _nodes(3) as nodes:
-        url = ",".join(node.url for node in nodes)
-        async with connected(BrokerSettings(url=url), name="bench") as broker:
-            settings = StreamSettings(stream_replicas=3)
-            async with asyncio.timeout(_BEGIN_S):
-                while True:  # a cluster that has just begun has no leader yet
-                    try:
-                        js = await ensure(broker, settings)
-                        break
-                    except NatterjackError:
-                        await asyncio.sleep(0.25)
-            queue = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
-            held = await _hold(broker, queue, count)
-            info = await js.consumer_info(SESSIONS, CONSUMER)
-            leader = info.cluster.leader if info.cluster is not None else ""
-            nodes = sorted(nodes, key=lambda node: node.store.name != leader)
-            beats = [0]
-            lost: list[Msg] = []
-            tasks = (
-                asyncio.create_task(_beat(broker, held, beats)),
-                asyncio.create_task(_take(queue, lost)),
-            )
-            await asyncio.sleep(_SETTLE_S)
-            before, began = [cpu_seconds(node.pid) for node in nodes], time.monotonic()
-            sent_before = beats[0]
-            await asyncio.sleep(seconds)
-            took = time.monotonic() - began
-            sent = beats[0] - sent_before
-            after = [cpu_seconds(node.pid) for node in nodes]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
-    return Leases(count, shares, sent / took / count, len(lost))
-
-
-async def _hold(broker: Broker, queue: JetStreamContext.PullSubscription, count: int) -> list[str]:
-    """Ask for so many sessions and take them all; where each lease is renewed."""
-    requested = [
-        await broker.acks.publish(f"stt.session.t.c{number}.s", b"{}", {}, _BEGIN_S)
-        for number in range(count)
-    ]
-    await asyncio.gather(*requested)
-    held: list[str] = []
-    while len(held) < count:
-        held += [message.reply for message in await queue.fetch(min(500, count - len(held)))]
-        for reply in held[:-500]:  # those that are held already, so that they do not run out
-            broker.client.post(reply, Msg.Ack.Progress)
-    return held
-
-
-async def _take(queue: JetStreamContext.PullSubscription, lost: list[Msg]) -> None:
-    """Take what runs out, as another worker would, until cancelled."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            lost += await queue.fetch(100, timeout=1)
-
-
-async def _beat(broker: Broker, held: Sequence[str], beats: list[int]) -> None:
-    """Renew each lease once a second, spread evenly, until cancelled; counts in `beats`."""
-    began = time.monotonic()
-    while True:
-        due = int((time.monotonic() - began) * len(held))
-        while beats[0] < due:
-            broker.client.post(held[beats[0] % len(held)], Msg.Ack.Progress)
-            beats[0] += 1
-        await asyncio.sleep(_SLOT_S)
-
-
-def print_leases(points: Sequence[Leases]) -> None:
-    head = ("leases", "cores, leader first", "sent", "run out")
-    rows = [
-        (
-            str(point.leases),
-            " ".join(f"{share:.2f}" for share in point.cpu_share),
-            f"{point.sent:.3f}",
-            str(point.run_out),
-        )
-        for point in points
-    ]
-    print(*table([head, *rows], right=range(len(head))), sep="\n")
-
-
-# ---- memory -------------------------------------------------------------------------------------
-
-
 async def measure_memory(messages: int = 500_000) -> dict[str, float]:
     """Bytes of a server's resident memory for a message's id that it knows, and for a subject of
     its own, beside a message that has neither. Raises: BrokerError."""
@@ -392,7 +249,7 @@ async def measure_memory(messages: int = 500_000) -> dict[str, float]:
 
 async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
     async with (
-        _nodes(1) as (node,),
+        running_nodes(1) as (node,),
         connected(BrokerSettings(url=node.url), name="bench") as broker,
     ):
         js = broker.client.jetstream()
@@ -402,143 +259,12 @@ async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
             # As long as those of sessions.
             subject = f"scale.tenant.conversation-{number if subjects else 0:09}.speaker.final"
             headers = {MSG_ID: f"00000000-0000-0000-0000-000000000000:{number}"} if ids else {}
-            stored.append(await broker.acks.publish(subject, b"", headers, _BEGIN_S))
+            stored.append(await broker.acks.publish(subject, b"", headers, BEGIN_S))
             if len(stored) == 1000:
                 await asyncio.gather(*stored)
                 stored.clear()
         await asyncio.gather(*stored)
         return resident_bytes(node.pid)
-
-
-# ---- the publisher, a process of its own --------------------------------------------------------
-
-
-class _Node(asyncio.Protocol):
-    """As much of the broker's protocol as is needed to publish and to see what was stored."""
-
-    def __init__(self, number: int, delays_us: array[int]) -> None:
-        self.refused = 0
-        self.inbox = f"{_INBOX}.{number}"
-        """Of its own: else each node's answers would come to all."""
-        self._delays_us = delays_us
-        self._behind = b""
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are asyncio's by their methods, not by their class.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=256 * 1024 * 1024)
-        options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
-                   "lang": "bench", "version": "1"}  # fmt: skip
-        self.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
-        self.write(f"SUB {self.inbox}.* 1\r\n".encode())
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        if b"PING\r\n" in data:
-            self.write(b"PONG\r\n")
-        data, end = self._behind + data, 0
-        for found in _ANSWER.finditer(data):
-            end = found.end()
-            if b'"error"' in found[2]:
-                self.refused += 1
-            else:
-                self._delays_us.append((now - int(found[1])) // 1000)
-        self._behind = data[end:]
-
-
-class _Session:
-    """One session's chunks, as an edge publishes them; each asks for its acknowledgement, and the
-    inbox says when it was sent."""
-
-    __slots__ = ("_frames", "_head", "_id", "_pos", "_seq", "_sound", "node")
-
-    def __init__(self, number: int, chunk_ms: int, streams: int, node: _Node) -> None:
-        self.node = node
-        self._id = f"scale-session-{number:06}".encode()
-        subject = f"{AUDIO_PREFIX}.part{number % streams}.c{number // 100}.s{number}"
-        self._head = f"HPUB {subject} {node.inbox}.".encode()
-        self._frames = RATE * chunk_ms // 1000
-        self._sound = bytes(range(256)) * (self._frames * 2 // 256 + 1)
-        self._sound = self._sound[: self._frames * 2]
-        self._seq = self._pos = 0
-
-    def chunk(self, stamp_ns: int, wall_ns: int) -> bytes:
-        headers = (
-            b"NATS/1.0\r\nSession-Id: %b\r\nAudio-Seq: %d\r\nAudio-Pos: %d\r\n"
-            b"Audio-Time: %d\r\nNats-Msg-Id: %b:%d\r\n\r\n"
-        ) % (self._id, self._seq, self._pos, wall_ns, self._id, self._seq)
-        self._seq += 1
-        self._pos += self._frames
-        size = len(headers)
-        return b"%b%d %d %d\r\n%b%b\r\n" % (
-            self._head, stamp_ns, size, size + len(self._sound), headers, self._sound,
-        )  # fmt: skip
-
-
-async def _publish(sessions: list[_Session], chunk_ms: int, late_ms: list[float]) -> None:
-    """Every session's chunks in real time, spread evenly, until cancelled."""
-    period = chunk_ms / 1000
-    began = time.monotonic()
-    index, round_start = 0, began
-    while True:
-        now = time.monotonic()
-        stamp, wall = time.monotonic_ns(), time.time_ns()
-        out: dict[_Node, list[bytes]] = {}
-        while (due := round_start + index * period / len(sessions)) <= now:
-            late_ms[0] = max(late_ms[0], (now - due) * 1000)
-            session = sessions[index]
-            out.setdefault(session.node, []).append(session.chunk(stamp, wall))
-            index += 1
-            if index == len(sessions):
-                index, round_start = 0, round_start + period
-        for node, chunks in out.items():
-            node.write(b"".join(chunks))
-        await asyncio.sleep(_SLOT_S)
-
-
-async def _publisher(arguments: argparse.Namespace) -> None:
-    loop = asyncio.get_running_loop()
-    delays_us = array("l")
-    nodes = [_Node(number, delays_us) for number in range(len(arguments.publish))]
-    for number, url in enumerate(arguments.publish):
-        address, the_node = urlsplit(url), functools.partial(nodes.__getitem__, number)
-        await loop.create_connection(the_node, address.hostname, address.port)
-    sessions = [
-        # Not all of a stream's sessions to one node.
-        _Session(number, arguments.chunk_ms, arguments.streams,
-                 nodes[number // arguments.streams % len(nodes)])
-        for number in range(arguments.sessions[0])
-    ]  # fmt: skip
-    late_ms, began = [0.0], time.monotonic()
-    publishing = asyncio.create_task(_publish(sessions, arguments.chunk_ms, late_ms))
-    _say(streaming=True)
-    commands = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    while line := (await commands.readline()).strip():
-        if publishing.done():
-            await publishing
-        _say(
-            seconds=time.monotonic() - began,
-            acknowledged=len(delays_us),
-            refused=sum(node.refused for node in nodes),
-            ack_ms=percentiles(delays_us),
-            late_ms=late_ms[0],
-        )
-        if line == b"end":
-            break
-        del delays_us[:]
-        late_ms[0], began = 0.0, time.monotonic()
-        for node in nodes:
-            node.refused = 0
-    publishing.cancel()
-
-
-def _say(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
 
 
 async def main() -> None:
@@ -553,11 +279,7 @@ async def main() -> None:
     parser.add_argument("--storage", choices=("file", "memory"), default="file")
     parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
     parser.add_argument("--leases", type=int, nargs="+", help="so many leases of sessions, instead")
-    parser.add_argument("--publish", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.publish:
-        await _publisher(arguments)
-        return
     if arguments.memory:
         for what, size in (await measure_memory()).items():
             print(f"{what:16}{size:.0f}")

@@ -42,7 +42,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
             "aio/client.py:Client._flusher",
         ),
     ),
-    ("results", ("Session._receive", "worker/providers/", "aiohttp/", "_websocket/")),
+    ("results", ("Session._receive", "worker/providers/", "aiohttp/")),
     ("leases and watchdogs", ("Claimer._keep", "Session.tick", "Relay.watch")),
     (
         "receive",
