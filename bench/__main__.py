@@ -1,6 +1,6 @@
-"""All benchmarks, one after another: `make bench`, or `python -m bench --help`.
+"""Run all benchmarks, one after another: `make bench`, or `python -m bench --help`.
 
-Prints a table for each part, and writes all figures with what they were measured on as JSON.
+Prints a table for each part and writes all figures, with a description of the machine, as JSON.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def _scale(arguments: argparse.Namespace) -> Any:
 
 
 async def _peers(arguments: argparse.Namespace) -> Any:
-    # Given in the same way as the peers are: chunks that are due within 4 ms together.
+    # Publish as bench.peer does: chunks that are due within 4 ms together.
     ours = [
         await relay.measure(who, sessions, 80, arguments.seconds, slot_ms=4)
         for sessions in (100, 300)
@@ -93,24 +93,24 @@ def _points(module: Any, points: Sequence[Any]) -> Any:
 
 
 PARTS: dict[str, tuple[str, Part]] = {
-    "relay": ("a worker beside a bare relay", _relay),
-    "stages": ("where a worker's processor time goes, 300 sessions", _stages),
-    "capacity": ("sessions that one worker holds", _capacity),
-    "convert": ("resampling and mixing down", _convert),
-    "edge": ("the edge agent", _edge),
+    "relay": ("a worker compared with a bare relay", _relay),
+    "stages": ("CPU time of a worker by stage, 300 sessions", _stages),
+    "capacity": ("maximum number of sessions of one worker", _capacity),
+    "convert": ("resampling and downmixing", _convert),
+    "edge": ("the edge", _edge),
     "engine": ("the embedded engine", _engine),
-    "broker": ("nats-server under a worker", _broker),
-    "scale": ("audio of many sessions into one stream, of one node and of three", _scale),
-    "peers": ("other programs on the same emulator", _peers),
-    "losses": ("words lost when a provider drops its connection, or goes mute", _losses),
+    "broker": ("the broker under the load of a worker", _broker),
+    "scale": ("audio of many sessions in one JetStream stream, on one node and on three", _scale),
+    "peers": ("other programs with the same provider emulator", _peers),
+    "losses": ("words lost when a provider drops its connection or goes mute", _losses),
 }
 
-_APART = ("scale",)
-"""Takes minutes, and is about the broker alone."""
+_OPTIONAL = ("scale",)
+"""Parts that take minutes and run only on request."""
 
 
 def _machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine and the versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -142,14 +142,16 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "parts", nargs="*", choices=[[], *PARTS], metavar="PART",
-        help=f"of {', '.join(PARTS)}; default: all but {', '.join(_APART)}",
+        help=f"one of {', '.join(PARTS)}; default: all except {', '.join(_OPTIONAL)}",
     )  # fmt: skip
-    parser.add_argument("--no-peers", action="store_true", help="leave out peers and losses")
-    parser.add_argument("--seconds", type=float, default=6, help="measured, of each point")
-    parser.add_argument("--runs", type=int, default=3, help="of the points that have a goal")
+    parser.add_argument("--no-peers", action="store_true", help="skip peers and losses")
+    parser.add_argument("--seconds", type=float, default=6, help="duration of each measurement")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="repetitions of measurements that have a target"
+    )
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
-    names = arguments.parts or [name for name in PARTS if name not in _APART]
+    names = arguments.parts or [name for name in PARTS if name not in _OPTIONAL]
     if arguments.no_peers:
         names = [name for name in names if name not in ("peers", "losses")]
     report: dict[str, Any] = {"machine": _machine()}
@@ -169,7 +171,7 @@ async def main() -> int:
         progress(f"{name} took {time.monotonic() - began:.0f} s")
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\nall figures: {arguments.json}")
+    print(f"\nAll figures are in {arguments.json}")
     return int(failed)
 
 

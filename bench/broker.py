@@ -1,9 +1,9 @@
-"""What the broker costs: `python -m bench.broker`.
+"""Cost of the broker: `python -m bench.broker`.
 
-nats-server with audio kept in memory, in files, and in files of three nodes, while a real worker
-takes the sessions of bench.load to bench.emulator: all in processes of their own. In the last cases
-chunks are acknowledged, as edges want them to be; without users, and with those of
-`natterjack users`, where an edge's account reaches the streams by imports.
+Measures nats-server with audio in memory, in files, and in files of three nodes, while a real
+worker relays the sessions of bench.load to bench.emulator. All of them are processes of their own.
+In the last cases the broker acknowledges chunks, as edges request: without users, and with the
+users of `natterjack users`, where an edge's account imports the streams.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _BLOCK_BYTES = 512
 
 
 class Case(NamedTuple):
-    """How audio is kept."""
+    """One configuration of the broker."""
 
     sessions: int
     storage: str = "file"
-    """`file` or `memory`: of the audio; all else is in files."""
+    """Storage of audio: `file` or `memory`. Everything else is in files."""
     replicas: int = 1
-    """And as many nodes."""
+    """Number of replicas and nodes."""
     acks: bool = False
-    """Chunks are acknowledged."""
+    """Whether chunks are acknowledged."""
     users: bool = False
-    """Everybody is a user of least privilege."""
+    """Whether all clients are users with minimal permissions."""
 
 
 CASES = (
@@ -68,7 +68,7 @@ _WORKER, _OPERATOR = User("worker"), User("operator")
 
 @dataclass
 class Point:
-    """One case. Figures are of all nodes together, but where it says otherwise."""
+    """Result of one case. Figures are sums over all nodes unless stated otherwise."""
 
     sessions: int
     storage: str
@@ -76,37 +76,40 @@ class Point:
     acks: bool
     users: bool
     cpu_s_per_hour: float
-    """Processor seconds an hour of audio."""
+    """CPU seconds per hour of audio."""
     cpu_share: float
-    """Of one core."""
+    """Share of one core."""
     cpu_share_most: float
-    """The same, of the node that uses the most."""
+    """Share of one core that the busiest node uses."""
     kb_stored: float
-    """Of audio with its headers, a second of audio, in one replica."""
+    """Audio and headers stored per second of audio, in one replica."""
     kb_on_disk: float
-    """What the stores take at the end of the window, for each second of audio that they hold."""
+    """Disk space of the stores at the end of the window, per second of stored audio."""
     kb_written: float
-    """Written to files in the window a second of audio, what is deleted before it comes to the disk
-    itself included; 0 where the temporary directory is in memory."""
+    """Data written to files per second of audio, including data deleted before it reached the disk;
+    0 if the temporary directory is in memory."""
     mb_idle: float
-    """Resident memory with a worker and no session."""
+    """Resident memory with a worker but no session."""
     mb: float
     """Resident memory at the end of the window."""
     delivered: float
-    """Audio that arrived at the provider of that which was due: 1 when nothing lags."""
+    """Share of the due audio that arrived at the provider: 1 without lag."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 async def measure(seconds: float = 5.0, cases: Sequence[Case] = CASES) -> list[Point]:
-    """Each case for `seconds`. Raises: UsageError, BrokerError."""
+    """Measure each case for `seconds`.
+
+    Raises: UsageError, BrokerError.
+    """
     return [await _measured(case, seconds) for case in cases]
 
 
 @dataclass
 class _Reading:
-    """What the nodes had used and kept at some moment."""
+    """Usage of all nodes at one moment."""
 
     at: float
     cpu: list[float]
@@ -142,8 +145,8 @@ async def _measured(case: Case, seconds: float) -> Point:
                 )
             )
         except (RuntimeError, TimeoutError) as error:
-            words = str(error).strip().split("\n")[-1] or "it takes too long"
-            raise UsageError(f"no worker: {words}") from error
+            words = str(error).strip().split("\n")[-1] or "it did not start in time"
+            raise UsageError(f"the worker did not start: {words}") from error
         stream = client.client.jetstream()
         idle = await _read(nodes, stream)
         as_edge = f"{_EDGE.id}:{_EDGE.id}@" if case.users else ""
@@ -180,15 +183,17 @@ async def _measured(case: Case, seconds: float) -> Point:
 
 
 def _login(user: User, users: bool) -> dict[str, Any]:
-    """Settings of the broker for it; a password in place of a key, which is checked once a
-    connection either way."""
+    """Return the connection settings of a user.
+
+    A password replaces the key; the server checks either only once per connection.
+    """
     if not users:
         return {}
     return {"user": user.id, "password": user.id, "inbox_prefix": user.inbox_prefix}
 
 
 def _configuration() -> str:
-    """Of the server, with accounts as `natterjack users` makes them."""
+    """Return a server configuration with accounts as `natterjack users` creates them."""
     users = [User(u.role, u.name, u.tenant, public_key=u.id) for u in (_EDGE, _WORKER, _OPERATOR)]
     made = accounts(users)
     for account in made.values():
@@ -210,10 +215,10 @@ async def _read(nodes: Sequence[EmbeddedServer], stream: JetStreamContext) -> _R
 
 
 def _on_disk(directory: Path) -> int:
-    """Bytes that the files below `directory` take."""
+    """Return the disk space of all files below `directory`, in bytes."""
     total = 0
     for path in directory.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # the server has just replaced it
+        with contextlib.suppress(FileNotFoundError):  # the server has replaced it
             total += path.stat().st_blocks * _BLOCK_BYTES
     return total
 
@@ -222,13 +227,13 @@ async def _all_begun(provider: Emulator, sessions: int) -> None:
     deadline = time.monotonic() + _BEGIN_S
     while (await provider.stats())["begun"] < sessions:
         if time.monotonic() > deadline:
-            raise UsageError(f"not all sessions had begun after {_BEGIN_S:.0f} s")
+            raise UsageError(f"not all sessions had started after {_BEGIN_S:.0f} s")
         await asyncio.sleep(0.1)
 
 
 def print_points(points: Sequence[Point]) -> None:
     head = (
-        *("sessions", "kept in", "nodes", "acks", "users", "CPU s/h", "core", "busiest"),
+        *("sessions", "storage", "nodes", "acks", "users", "CPU s/h", "core", "busiest"),
         *("KB/s stored", "on disk", "written", "MB idle", "MB", "delivered"),
     )
     rows = [
@@ -255,8 +260,13 @@ def print_points(points: Sequence[Point]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each case")
-    parser.add_argument("--sessions", type=int, nargs="+", help="each with all ways to keep audio")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each case")
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        nargs="+",
+        help="numbers of sessions, each with all kinds of storage",
+    )
     arguments = parser.parse_args()
     ways = CASES[:3]
     cases = [way._replace(sessions=n) for n in arguments.sessions or () for way in ways]

@@ -1,4 +1,4 @@
-"""Calls of Python functions that a worker makes a chunk: `python -m bench.calls`."""
+"""Calls of Python functions in a worker per chunk: `python -m bench.calls`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .relay import streaming
 
 
 async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
-    """Calls a chunk of audio, everything else that happens meanwhile included, by package."""
+    """Return the number of calls per chunk of audio, by package.
+
+    It includes calls for everything else that happens meanwhile.
+    """
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "calls"
         async with streaming(sessions, "-m", "bench.counted", str(out)) as (subject, provider):
@@ -26,7 +29,7 @@ async def measure(sessions: int = 20, chunks: int = 2000) -> dict[str, float]:
                 await asyncio.sleep(0.1)
                 received = (await provider.stats())["messages"]
             os.kill(subject.pid, signal.SIGUSR2)
-            await until(out.exists, "the worker writes its counts", 30)
+            await until(out.exists, "the worker has written its counts", 30)
             calls = json.loads(out.read_text())
     found = {"worker": 0.0, "natterjack": 0.0, "nats": 0.0, "aiohttp": 0.0, "others": 0.0}
     for file, count in calls.items():

@@ -1,8 +1,8 @@
-"""What so many sessions need, computed: `python -m bench.capacity_model --help`.
+"""Compute the resources that a number of sessions needs: `python -m bench.capacity_model --help`.
 
-Plain arithmetic on stated inputs; each is a flag, so that you can put in what you have measured on
-your machines (`make bench`, `python -m bench.scale`) and what your account and your disks allow.
-docs/scaling.md tells where the defaults are from, and which of them are guesses.
+Each input is a flag, so that you can use measurements of your machines (`make bench`,
+`python -m bench.scale`) and the limits of your account and disks. docs/scaling.md lists the sources
+of the defaults and says which of them are guesses.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from natterjack.cli.table import table
 STEPS = (1, 100, 1_000, 10_000, 100_000)
 _MANY_CELLS = 100_000
 _DUPLICATES_S = 120
-"""How long STT_AUDIO knows the ids of chunks: natterjack.broker.streams.DUPLICATE_WINDOW_S."""
+"""Deduplication window of STT_AUDIO: natterjack.broker.streams.DUPLICATE_WINDOW_S."""
 _SUBJECTS = 4
-"""Of a session in STT_TRANSCRIPTS: final, turn, status, usage."""
+"""Subjects per session in STT_TRANSCRIPTS: final, turn, status, usage."""
 
 
 def _input(default: float, help: str) -> Any:
@@ -29,53 +29,67 @@ def _input(default: float, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is assumed. Shares are of 1."""
+    """Inputs of the model. Shares are between 0 and 1."""
 
-    # The sound
-    chunk_ms: float = _input(80, "milliseconds of sound in a chunk")
-    bytes_per_s: float = _input(32_000, "of sound, of a session; 16 kHz mono linear16")
-    header_bytes: float = _input(210, "of a chunk: headers and what the store adds")
+    # Audio
+    chunk_ms: float = _input(80, "milliseconds of audio per chunk")
+    bytes_per_s: float = _input(
+        32_000, "bytes of audio per second of a session; 16 kHz mono linear16"
+    )
+    header_bytes: float = _input(210, "bytes per chunk for headers and for overhead of the store")
     # Workers
-    worker_cpu_s_per_hour: float = _input(2.51, "processor seconds of a worker an hour of audio")
-    worker_core_use: float = _input(0.5, "of a worker's one core that is planned for")
+    worker_cpu_s_per_hour: float = _input(2.51, "CPU seconds of a worker per hour of audio")
+    worker_core_use: float = _input(0.5, "planned utilization of a worker's core")
     worker_sessions: int = _input(500, "WORKER_MAX_SESSIONS")
-    worker_base_mb: float = _input(69, "a worker without sessions")
-    worker_session_kb: float = _input(53, "a session in a worker")
-    spare_workers: int = _input(1, "that may be missing")
-    lease_s: float = _input(3, "NATTERJACK_LEASE_SECONDS; a session renews it three times in that")
+    worker_base_mb: float = _input(69, "MB of memory of a worker without sessions")
+    worker_session_kb: float = _input(53, "KB of memory per session in a worker")
+    spare_workers: int = _input(1, "workers that may be missing")
+    lease_s: float = _input(
+        3, "NATTERJACK_LEASE_SECONDS; a session renews its lease three times in it"
+    )
     # Provider
-    account_connections: int = _input(150, "that the account allows at a time")
+    account_connections: int = _input(
+        150, "concurrent connections that the provider account allows"
+    )
     # Broker
-    replicas: int = _input(3, "of each stream, on as many nodes")
+    replicas: int = _input(3, "replicas of each stream, and nodes of a cell")
     kept_s: float = _input(900, "NATTERJACK_AUDIO_MAX_AGE_SECONDS")
-    disk_per_byte: float = _input(1.2, "that a node's disk holds for each byte kept")
-    written_per_byte: float = _input(2.1, "that a node writes for each byte stored")
-    node_cpu_s_per_hour: float = _input(2.7, "of the busiest node, an hour of audio")
-    events_per_s: float = _input(0.75, "kept, of a session that speaks: finals, turns")
-    event_bytes: float = _input(830, "of one, with its headers")
+    disk_per_byte: float = _input(1.2, "disk space per stored byte")
+    written_per_byte: float = _input(2.1, "bytes that a node writes per stored byte")
+    node_cpu_s_per_hour: float = _input(2.7, "CPU seconds of the busiest node per hour of audio")
+    events_per_s: float = _input(0.75, "stored events per second of speech: finals, turns")
+    event_bytes: float = _input(830, "bytes per event, headers included")
     events_kept_s: float = _input(604_800, "NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS")
-    session_s: float = _input(600, "that a session lasts")
+    session_s: float = _input(600, "duration of a session in seconds")
     record_bytes: float = _input(
-        800, "of a session's record and checkpoints, written over each second"
+        800, "bytes per second of a session's record and checkpoints, which are overwritten"
     )
-    id_bytes: float = _input(230, "of memory for a chunk's id, which is known for two minutes")
+    id_bytes: float = _input(
+        230, "bytes of memory per chunk ID in the deduplication window of two minutes"
+    )
     subject_bytes: float = _input(
-        270, "of memory for a subject of STT_TRANSCRIPTS; a session has four"
+        270, "bytes of memory per subject of STT_TRANSCRIPTS; a session has four"
     )
-    # What a cell is planned to carry
-    stream_messages_per_s: float = _input(12_500, "that one STT_AUDIO stores")
-    node_cores: float = _input(8, "of a node")
-    node_core_use: float = _input(0.5, "of them that is planned for")
-    node_gbit_per_s: float = _input(10, "of a node's network, each way")
-    node_network_use: float = _input(0.5, "of it that is planned for")
-    node_gb: float = _input(32, "of a node's memory")
-    node_memory_use: float = _input(0.5, "of it that is planned for")
-    disk_gb: float = _input(1_000, "of a node for the stores")
-    disk_mb_per_s: float = _input(500, "that it writes, for good")
-    disk_use: float = _input(0.7, "of both that is planned for")
-    heartbeats_per_s: float = _input(40_000, "of leases that one consumer takes")
-    news_per_s: float = _input(100_000, "messages of slots that a cell delivers to its workers")
-    slot_news_s: float = _input(5, "between two renewals of a slot")
+    # Limits of a cell
+    stream_messages_per_s: float = _input(
+        12_500, "messages per second that one STT_AUDIO can store"
+    )
+    node_cores: float = _input(8, "cores of a node")
+    node_core_use: float = _input(0.5, "planned utilization of the cores")
+    node_gbit_per_s: float = _input(10, "Gbit/s of a node's network, each way")
+    node_network_use: float = _input(0.5, "planned utilization of the network")
+    node_gb: float = _input(32, "GB of memory of a node")
+    node_memory_use: float = _input(0.5, "planned utilization of the memory")
+    disk_gb: float = _input(1_000, "GB of disk space of a node for the stores")
+    disk_mb_per_s: float = _input(500, "MB/s that a node can write continuously")
+    disk_use: float = _input(0.7, "planned utilization of disk space and throughput")
+    heartbeats_per_s: float = _input(
+        40_000, "lease renewals per second that one consumer can process"
+    )
+    news_per_s: float = _input(
+        100_000, "messages about permits per second that a cell can deliver to its workers"
+    )
+    slot_news_s: float = _input(5, "seconds between two renewals of a permit")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -86,7 +100,7 @@ class Inputs:
 
 
 class Load(NamedTuple):
-    """How much of something one cell needs, of how much it may."""
+    """Load of one resource of a cell, and its limit."""
 
     what: str
     needed: float
@@ -100,80 +114,86 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """What `sessions` need."""
+    """Resources that `sessions` need."""
 
     sessions: int
     cells: int
-    """Installations, each with streams and nodes of its own, among which they are divided."""
+    """Number of installations, each with its own streams and nodes."""
     workers: int
     worker_cores: float
-    """That their processes use, not those that are planned for them."""
+    """Cores that the workers use; the planned number is higher."""
     worker_mb: float
-    """Of one that is full."""
+    """Memory of a full worker."""
     nodes: int
     chunks_per_s: float
     gbit_per_s: float
-    """Of sound with its headers, as the edges send it."""
+    """Audio and headers that the edges send."""
     leader_gbit_per_s: float
-    """That the leader of a cell's audio sends: to its followers, and to the workers."""
+    """Traffic from the audio stream's leader in one cell to followers and workers."""
     kept_gb: float
-    """On the disk of each node of a cell: audio and events."""
+    """Audio and events on the disk of each node of a cell."""
     written_mb_per_s: float
-    """By each node of a cell."""
+    """Write rate of each node of a cell."""
     connections: int
     accounts: float
-    """Times the account's limit that is."""
+    """Number of provider accounts with the given limit."""
     first: Load
-    """Of one cell, what is nearest its end."""
+    """Load of a cell that is nearest its limit."""
 
 
 def sessions_per_worker(inputs: Inputs) -> int:
-    """As many as its settings allow, and half a core (or what is planned for) carries."""
+    """Return the sessions per worker, limited by its slots and its planned CPU share."""
     by_cpu = math.floor(inputs.worker_core_use * 3600 / inputs.worker_cpu_s_per_hour)
     return max(1, min(inputs.worker_sessions, by_cpu))
 
 
 def workers(sessions: int, inputs: Inputs) -> int:
-    """With those that may be missing; one is one."""
+    """Return the number of workers, spare ones included; one session needs no spare."""
     needed = math.ceil(sessions / sessions_per_worker(inputs))
     return needed + (inputs.spare_workers if sessions > 1 else 0)
 
 
 def stored_bytes_per_s(inputs: Inputs) -> float:
-    """Of one session's audio, in one replica."""
+    """Return the stored bytes per second of one session's audio in one replica."""
     return inputs.bytes_per_s + inputs.header_bytes * 1000 / inputs.chunk_ms
 
 
 def leader_bytes_per_s(inputs: Inputs) -> float:
-    """Of one session's audio that the stream's leader sends, at most: once to each follower, and
-    once to its worker, if that is connected to the leader or behind it."""
+    """Return the bytes per second that the leader sends for one session's audio, at most.
+
+    It sends the audio once to each follower and once towards the worker.
+    """
     return stored_bytes_per_s(inputs) * inputs.replicas
 
 
 def kept_bytes(inputs: Inputs) -> float:
-    """Of one session that always is, on each node's disk: its audio, and the events of the
-    sessions before it."""
+    """Return the disk space per node for one continuous session.
+
+    It consists of the session's audio and the events of the sessions before it.
+    """
     audio = stored_bytes_per_s(inputs) * inputs.kept_s
     events = inputs.events_per_s * inputs.event_bytes * inputs.events_kept_s
     return (audio + events) * inputs.disk_per_byte
 
 
 def written_bytes_per_s(inputs: Inputs) -> float:
-    """By each node for one session: audio, events, its part of the record of its worker."""
+    """Return the bytes per second that each node writes for one session: audio, events, records."""
     events = inputs.events_per_s * inputs.event_bytes + inputs.record_bytes
     return (stored_bytes_per_s(inputs) + events) * inputs.written_per_byte
 
 
 def resident_bytes(inputs: Inputs) -> float:
-    """Of one session that always is, in each node's memory: the ids of its last chunks, and the
-    subjects under which the events of the sessions before it are kept."""
+    """Return the memory per node for one continuous session.
+
+    It consists of the IDs of its last chunks and the subjects of the events of earlier sessions.
+    """
     ids = 1000 / inputs.chunk_ms * min(_DUPLICATES_S, inputs.kept_s) * inputs.id_bytes
     subjects = _SUBJECTS * inputs.events_kept_s / inputs.session_s * inputs.subject_bytes
     return ids + subjects
 
 
 def loads(sessions: int, inputs: Inputs) -> list[Load]:
-    """What one cell with so many sessions needs of all that may come to its end."""
+    """Return the loads of all limited resources of a cell with so many sessions."""
     disk, network = inputs.disk_use, inputs.node_network_use
     news = sessions / inputs.slot_news_s * workers(sessions, inputs)
     chunks = sessions * 1000 / inputs.chunk_ms
@@ -196,17 +216,21 @@ def loads(sessions: int, inputs: Inputs) -> list[Load]:
 
 
 def first_limit(sessions: int, inputs: Inputs) -> Load:
-    """Of a cell with so many sessions, what is nearest its end, or farthest beyond it."""
+    """Return the load of a cell that is nearest its limit, or farthest beyond it."""
     return max(loads(sessions, inputs), key=lambda load: load.share)
 
 
 def cells(sessions: int, inputs: Inputs) -> int:
-    """The least number of cells in which nothing is beyond its end. Raises ValueError when one
-    session is too much."""
+    """Return the least number of cells in which no load exceeds its limit.
+
+    Raises: ValueError if a cell cannot carry a single session.
+    """
     low, high = 1, min(sessions, _MANY_CELLS)
     if first_limit(math.ceil(sessions / high), inputs).share > 1:
         load = first_limit(1, inputs)
-        raise ValueError(f"no cell carries a session: {load.what}, {load.needed:g} {load.unit}")
+        raise ValueError(
+            f"a cell cannot carry one session: {load.what}, {load.needed:g} {load.unit}"
+        )
     while low < high:
         middle = (low + high) // 2
         if first_limit(math.ceil(sessions / middle), inputs).share > 1:
@@ -217,7 +241,10 @@ def cells(sessions: int, inputs: Inputs) -> int:
 
 
 def need(sessions: int, inputs: Inputs) -> Need:
-    """What so many sessions need. Raises ValueError when no cell carries even one."""
+    """Compute the resources for so many sessions.
+
+    Raises: ValueError if a cell cannot carry a single session.
+    """
     if sessions < 1:
         raise ValueError("sessions must be 1 or more")
     count = cells(sessions, inputs)
@@ -249,7 +276,7 @@ _HEAD = (
 
 
 def rows(needs: Sequence[Need]) -> list[tuple[str, ...]]:
-    """A row for each, under `_HEAD`."""
+    """Return one table row per need, with the columns of `_HEAD`."""
     return [
         (
             f"{n.sessions:,}",
@@ -271,7 +298,7 @@ def rows(needs: Sequence[Need]) -> list[tuple[str, ...]]:
 
 
 def markdown(needs: Sequence[Need]) -> str:
-    """The table as docs/scaling.md has it."""
+    """Return the table of docs/scaling.md."""
     lines = [_HEAD, tuple("---" for _ in _HEAD), *rows(needs)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -280,13 +307,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.capacity_model", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--sessions", type=int, nargs="+", default=list(STEPS), help="at a time")
     parser.add_argument(
-        "--markdown", action="store_true", help="the table as docs/scaling.md has it"
+        "--sessions", type=int, nargs="+", default=list(STEPS), help="concurrent sessions"
     )
     parser.add_argument(
-        "--loads", action="store_true", help="all that may end, of one cell of each"
+        "--markdown", action="store_true", help="print the table of docs/scaling.md"
     )
+    parser.add_argument("--loads", action="store_true", help="print all loads of one cell")
     for each in fields(Inputs):
         parser.add_argument(
             f"--{each.name.replace('_', '-')}", dest=each.name, default=each.default,

@@ -1,8 +1,7 @@
-"""What it costs a worker to convert a session's audio: `python -m bench.convert`.
+"""Cost of converting audio in a worker: `python -m bench.convert`.
 
-`worker.audio.convert.Converter`, asked as the worker asks it, for many sessions in turn: their
-state does not stay in the processor's caches, as it would with one. Measured in a process of its
-own.
+Calls `worker.audio.convert.Converter` as the worker does, for many sessions in turn so that their
+state does not stay in the CPU's caches. The measurement runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ CHUNKS_MS = (80, 20, 200)
 _SESSIONS = 50
 _RUNS = 7
 _NOISE_S = 0.4
-"""Of each session's audio, over and over."""
+"""Length of the audio that is repeated for each session."""
 
 
 @dataclass
 class Point:
-    """One source in chunks of one length, into 16 kHz mono linear16."""
+    """Result for one source format and chunk length, converted to 16 kHz mono linear16."""
 
     source: str
     chunk_ms: int
     cpu_s_per_hour: float
-    """Processor seconds an hour of audio: the median of the runs."""
+    """CPU seconds per hour of audio: the median of the runs."""
     least: float
     most: float
-    """The same, of the quickest and the slowest run."""
+    """CPU seconds per hour of audio of the fastest and the slowest run."""
     core_share: float
-    """Of one core, for one session."""
+    """Share of one core per session."""
     kb_per_session: float
-    """Resident memory of a converter that is in use."""
+    """Resident memory of an active converter."""
     runs: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,7 +58,10 @@ class Point:
 
 
 async def measure(seconds: float = 1.0) -> list[Point]:
-    """`seconds` of processor time for each point, over all its runs. Raises: UsageError."""
+    """Measure each point for `seconds` of CPU time over all its runs.
+
+    Raises: UsageError.
+    """
     points = []
     for source in SOURCES:
         for chunk_ms in CHUNKS_MS:
@@ -73,7 +75,10 @@ async def measure(seconds: float = 1.0) -> list[Point]:
 
 
 def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
-    """The measurement itself. Raises: ImportError."""
+    """Run the measurement in this process.
+
+    Raises: ImportError.
+    """
     from worker.audio.convert import Converter
     from worker.providers.sherpa import SherpaProvider
 
@@ -84,7 +89,7 @@ def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
     chunks = [noise[start : start + size] for start in range(0, len(noise), size)]
 
     def round_(converters: list[Converter]) -> float:
-        """Some chunks of each session; seconds of audio in all."""
+        """Convert some chunks of each session and return the seconds of audio in total."""
         for chunk in chunks:
             for converter in converters:
                 for _ in converter.convert(chunk):
@@ -92,14 +97,14 @@ def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
         return len(chunks) * len(converters) * chunk_ms / 1000
 
     def run(converters: list[Converter]) -> float:
-        """Processor seconds for an hour of audio."""
+        """Return CPU seconds per hour of audio."""
         began, used, fed = time.process_time(), 0.0, 0.0
         while used < seconds / _RUNS:
             fed += round_(converters)
             used = time.process_time() - began
         return used / fed * 3600
 
-    round_([Converter(audio_format, TARGET, frame_ms)])  # what is loaded once
+    round_([Converter(audio_format, TARGET, frame_ms)])  # loads libraries before the measurement
     before = resident_bytes(os.getpid())
     converters = [Converter(audio_format, TARGET, frame_ms) for _ in range(_SESSIONS)]
     round_(converters)
@@ -119,7 +124,7 @@ def _inside(source: str, chunk_ms: int, seconds: float) -> Point:
 
 
 def print_points(points: Sequence[Point]) -> None:
-    head = ("to 16 kHz mono from", "chunk ms", "CPU s/h", "least", "most", "core", "KB a session")
+    head = ("to 16 kHz mono from", "chunk ms", "CPU s/h", "least", "most", "core", "KB/session")
     rows = [
         (
             point.source,
@@ -137,7 +142,7 @@ def print_points(points: Sequence[Point]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="processor time of each point")
+    parser.add_argument("--seconds", type=float, default=1.0, help="CPU time of each measurement")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--chunk-ms", type=int, default=80, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -145,7 +150,7 @@ async def main() -> None:
         try:
             reply = _inside(arguments.inside, arguments.chunk_ms, arguments.seconds).as_dict()
         except ImportError as error:
-            reply = {"error": f"{error}: pip install 'natterjack[worker]' brings it"}
+            reply = {"error": f"{error}: pip install 'natterjack[worker]' installs it"}
         print(json.dumps(reply), flush=True)
         return
     try:

@@ -1,7 +1,8 @@
 """A worker that counts its calls of Python functions: `python -m bench.counted FILE`.
 
-Counts do not depend on the machine or on what else runs on it: a test holds the worker to them. At
-SIGUSR1 they begin, at SIGUSR2 they are written to FILE, as JSON: calls by file, C functions aside.
+The counts depend neither on the machine nor on its load, so a test can limit them. Counting starts
+at SIGUSR1; at SIGUSR2 the worker writes the counts to FILE as JSON: calls of Python functions by
+file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the edge agent costs: `python -m bench.edge`.
+"""Cost of the edge: `python -m bench.edge`.
 
-The real `natterjack-edge` in processes of its own, fed by a pipe in real time as a recorder feeds
-it, publishing to a real nats-server. Several of them run at a time, for the median and the spread;
-each is measured by its own processor time.
+Runs several real `natterjack-edge` processes that read audio from a pipe in real time and publish
+it to a real nats-server. The result is the median and the spread of their CPU time.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from natterjack.settings import BrokerSettings, StreamSettings
 from .processes import broker, cpu_seconds, resident_bytes
 
 _BLOCK_MS = 20
-"""What a recorder writes at a time."""
+"""Milliseconds of audio per write into the pipe."""
 _COPIES = 3
 _NOISE_BLOCKS = 25
 _START_S = 30.0
@@ -45,15 +44,15 @@ _END_S = 10.0
 
 
 class Case(NamedTuple):
-    """How one agent runs."""
+    """Configuration of an edge."""
 
     channels: int = 1
-    """Each is a session of its own."""
+    """Number of channels, each of which is a session."""
     rate: int = 16_000
-    """Hertz of what it is given; it publishes 16 kHz."""
+    """Sample rate of the input in hertz; the edge publishes 16 kHz."""
     spool: bool = False
     terminal: bool = False
-    """Whether it shows its table, as on a terminal."""
+    """Whether the edge displays its table on a terminal."""
 
 
 CASES = (
@@ -70,23 +69,23 @@ CASES = (
 
 @dataclass
 class Point:
-    """One case: medians over the agents that ran at a time."""
+    """Result of one case: medians over the edges that ran concurrently."""
 
     channels: int
     rate: int
     spool: bool
     terminal: bool
     cpu_s_per_hour: float
-    """Processor seconds of the agent an hour of audio of one channel."""
+    """CPU seconds per hour of audio of one channel."""
     least: float
     most: float
-    """The same, of the agents that used the least and the most."""
+    """CPU seconds per hour of the edges that used the least and the most."""
     core_share: float
-    """Of one core, for all channels of an agent."""
+    """Share of one core for all channels of an edge."""
     mb: float
-    """Resident memory of an agent."""
+    """Resident memory of an edge."""
     published: float
-    """Audio that was stored of that which was due: 1 when nothing lags."""
+    """Share of the due audio that was stored: 1 without lag."""
     agents: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,20 +93,26 @@ class Point:
 
 
 class _Agent(NamedTuple):
-    """natterjack-edge, running."""
+    """A running natterjack-edge."""
 
     process: asyncio.subprocess.Process
     log: Path
 
     def check(self) -> None:
-        """Raises: UsageError with its last words if it has ended."""
+        """Check that the edge still runs.
+
+        Raises: UsageError with the last line of its log if it has exited.
+        """
         if self.process.returncode is not None:
             words = self.log.read_text().strip().split("\n")[-1]
-            raise UsageError(f"natterjack-edge ended with {self.process.returncode}: {words}")
+            raise UsageError(f"natterjack-edge exited with {self.process.returncode}: {words}")
 
 
 async def measure(seconds: float = 4.0, cases: Sequence[Case] = CASES) -> list[Point]:
-    """Each case for `seconds`. Raises: UsageError, BrokerError."""
+    """Measure each case for `seconds`.
+
+    Raises: UsageError, BrokerError.
+    """
     return [await _measured(case, seconds) for case in cases]
 
 
@@ -152,7 +157,7 @@ async def _stored(stream: JetStreamContext) -> StreamState:
 
 
 async def _all_publish(stream: JetStreamContext, agents: Sequence[_Agent], sessions: int) -> None:
-    """Wait until there is audio of all sessions."""
+    """Wait until audio of all sessions is stored."""
     try:
         async with asyncio.timeout(_START_S):
             while len((await _stored(stream)).subjects or {}) < sessions:
@@ -202,7 +207,7 @@ def _environment() -> dict[str, str]:
 
 
 async def _feed(case: Case, pipe: FileIO, delay: float) -> None:
-    """Write sound in real time, until cancelled or nobody reads it."""
+    """Write audio in real time until cancelled or until the pipe has no reader."""
     size = case.rate * _BLOCK_MS // 1000 * case.channels * 2
     noise = random.Random(1)  # noqa: S311 - audio
     blocks = [noise.randbytes(size) for _ in range(_NOISE_BLOCKS)]
@@ -218,7 +223,7 @@ async def _feed(case: Case, pipe: FileIO, delay: float) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL if that takes too long."""
+    """Send SIGTERM, and SIGKILL if the process does not exit in time."""
     if process.returncode is not None:
         return
     process.terminate()
@@ -232,7 +237,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[int]:
-    """A terminal's own end, whose other end is read by nobody who looks."""
+    """Open a pseudo-terminal for the edge; its output is read and discarded."""
     screen, own = pty.openpty()
     loop = asyncio.get_running_loop()
     loop.add_reader(screen, os.read, screen, 2**16)
@@ -265,7 +270,7 @@ def print_points(points: Sequence[Point]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="measured, of each case")
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each case")
     arguments = parser.parse_args()
     try:
         points = await measure(arguments.seconds)

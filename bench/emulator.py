@@ -1,14 +1,14 @@
-"""A speech provider that costs little: `python -m bench.emulator`, a process of its own.
+"""A cheap emulator of speech providers, as a process of its own: `python -m bench.emulator`.
 
-It upgrades, counts audio, and says something for every second of it; it does not listen. Three
-wires: Deepgram listen v1 (`/v1/listen`), Flux (`/v2/listen`) and Speechmatics (`/v2`). Whether it
-keeps to the specifications is not its business: tests/emulators is held to them.
+It accepts WebSocket connections, counts audio, and sends a transcript for each second of it,
+without recognizing anything. It speaks three protocols: Deepgram listen v1 (`/v1/listen`), Flux
+(`/v2/listen`) and Speechmatics (`/v2`). It does not check them; tests/emulators does.
 
-The first eight bytes of a chunk may be its time of publication (CLOCK_MONOTONIC in nanoseconds,
-which all processes of a machine share): from them comes the delay of audio. Transcripts carry the
-time at which they were sent as their first word, `t<nanoseconds>`.
+The first eight bytes of a chunk may be its publication time (CLOCK_MONOTONIC in nanoseconds, which
+all processes of a machine share), from which the emulator computes the delay of audio. The first
+word of a transcript, `t<nanoseconds>`, is the time at which it was sent.
 
-`GET /stats` tells what was seen since the last `GET /reset`.
+`GET /stats` returns the statistics since the last `GET /reset`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ BYTES_A_SECOND = 16_000 * 2
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _BINARY, _TEXT, _CLOSE, _PING, _PONG = 2, 1, 8, 9, 10
 _PLAUSIBLE_NS = 100 * 1_000_000_000
-"""A stamp that is older, or of the future, is sound."""
+"""Older or future timestamps are audio samples instead."""
 _WORDS_A_SECOND = 3
 _GOLDEN = 0.618034
-"""Of the golden section: multiples of it, less their whole parts, fill a second evenly."""
+"""Golden ratio minus 1; fractional parts of its multiples are spread evenly over a second."""
 _FINAL_EACH = 4
-"""Seconds of a final; interims come each second before it."""
+"""Seconds covered by a final; interims precede it every second."""
 
 
 class Counts:
-    """What all connections saw."""
+    """Statistics of all connections."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -47,7 +47,7 @@ class Counts:
         self.messages = 0
         self.bytes = 0
         self.begun = 0
-        """Connections that have had audio."""
+        """Connections that have received audio."""
         self.last_begun_ns = 0
         self.delays_us = array("l")
         self.since_ns = time.monotonic_ns()
@@ -65,7 +65,7 @@ class Counts:
 
 
 def percentiles(delays_us: array[int]) -> dict[str, float]:
-    """p50, p95, p99 and the greatest of delays in microseconds, in milliseconds."""
+    """Return p50, p95, p99 and maximum in milliseconds of delays in microseconds."""
     if not delays_us:
         return {}
     ordered = sorted(delays_us)
@@ -75,15 +75,18 @@ def percentiles(delays_us: array[int]) -> dict[str, float]:
 
 
 class Wire:
-    """What a provider says. `seconds` counts the audio of the stream; `number` the streams: no two
-    neighbours speak, or make final, at the same moment, though their audio began at the same."""
+    """The messages of a provider.
+
+    `seconds` is the audio of the stream so far. `number` is that of the stream; it spreads the
+    finals of streams whose audio started at the same time.
+    """
 
     def __init__(self, number: int) -> None:
         self.events = 0
         self._final_at = number % _FINAL_EACH
 
     def utterance(self, seconds: int) -> tuple[int, bool]:
-        """The second in which the utterance began that is under way, and whether it is over."""
+        """Return the second in which the current utterance began, and whether it has ended."""
         start = (seconds - 1 - self._final_at) // _FINAL_EACH * _FINAL_EACH + self._final_at
         return max(0, start), (seconds - self._final_at) % _FINAL_EACH == 0
 
@@ -94,12 +97,12 @@ class Wire:
         raise NotImplementedError
 
     def text(self, message: str) -> list[str] | None:
-        """Answers to a text message; None: the stream is over, close it."""
+        """Return the replies to a text message, or None to close the stream."""
         return None if "CloseStream" in message else []
 
 
 def _words(start: int, count: int) -> list[tuple[str, float, float]]:
-    """`count` words a third of a second apart; the first is the time."""
+    """Return `count` words a third of a second apart; the first is the current time."""
     return [
         (
             f"t{time.monotonic_ns()}" if index == 0 else f"word{index}",
@@ -111,7 +114,7 @@ def _words(start: int, count: int) -> list[tuple[str, float, float]]:
 
 
 class Listen(Wire):
-    """Deepgram listen v1: an interim a second, and a final in its stead every fourth."""
+    """Deepgram listen v1: an interim every second, and a final instead every fourth second."""
 
     def transcripts(self, seconds: int) -> list[str]:
         start, over = self.utterance(seconds)
@@ -160,8 +163,10 @@ class Flux(Wire):
 
 
 class Speechmatics(Wire):
-    """Speechmatics: a partial a second, and a transcript every fourth, which ends the utterance if
-    ends are asked for; every message of audio is acknowledged."""
+    """Speechmatics: a partial every second and a final transcript every fourth second.
+
+    The final ends the utterance if the client requested ends. Each audio message is acknowledged.
+    """
 
     _ends = False
 
@@ -203,7 +208,7 @@ _WIRES = {"/v1/listen": Listen, "/v2/listen": Flux, "/v2": Speechmatics, "/v2/":
 
 
 class Connection(asyncio.Protocol):
-    """One connection: HTTP first, then frames."""
+    """A connection: an HTTP request, then WebSocket frames."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
@@ -212,12 +217,12 @@ class Connection(asyncio.Protocol):
         self._received = 0
         self._seconds = 0
         self._due = 0.0
-        """Bytes of audio after which it speaks next."""
+        """Bytes of audio after which the next transcript is due."""
         self._audio_messages = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are asyncio's by their methods, not by their class.
+        # uvloop's transports have asyncio's methods but not its class.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -357,6 +362,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    import uvloop  # here, since peers use this file in environments that have none
+    import uvloop  # here, because environments of peers, which import this file, do not have it
 
     uvloop.run(main())

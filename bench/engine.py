@@ -1,7 +1,8 @@
-"""What the embedded engine costs: `python -m bench.engine`.
+"""Cost of the embedded engine: `python -m bench.engine`.
 
-The real provider object in a process of its own, given the bundled recording of a person reading in
-real time, in chunks of 80 ms. Streams that run at a time hear different parts of it.
+Runs the real provider in a process of its own and sends it the bundled recording of a reading
+person in real time, in chunks of 80 ms. Concurrent streams receive different parts of the
+recording.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _CHUNK_MS = 80
 _CHUNK_BYTES = FORMAT.sample_rate * _CHUNK_MS // 1000 * FORMAT.frame_bytes
 _PATIENCE_S = 60.0
 _END_S = 1.0
-"""Of silence behind the speech: its last turn ends as the others do, by a pause."""
+"""Silence after the speech, so that its last turn ends with a pause as the others do."""
 
 
 class Case(NamedTuple):
-    """How the engine is used."""
+    """Configuration of the engine."""
 
     streams: int = 1
     interims: bool = True
     silent: bool = False
-    """Whether nobody speaks."""
+    """Whether the audio is silence."""
 
 
 CASES = (Case(), Case(streams=4), Case(interims=False), Case(silent=True))
@@ -46,37 +47,37 @@ CASES = (Case(), Case(streams=4), Case(interims=False), Case(silent=True))
 
 @dataclass
 class Point:
-    """One case. Delays are in seconds, each of all streams, in order of size."""
+    """Result of one case. Delays are in seconds, for all streams, sorted."""
 
     streams: int
     interims: bool
     silent: bool
     audio_s: float
-    """Of all streams."""
+    """Audio of all streams."""
     cpu_s_per_audio_s: float
     streams_per_core: float
     final_s: list[float]
-    """From the end of speech, as the engine found it, to the final text of the turn; in it is the
-    pause that ends a turn."""
+    """Delay from the detected end of speech to the turn's final, including the pause that ends a
+    turn."""
     interim_s: list[float]
-    """From the last audio covered to the interim."""
+    """Delay from the last covered frame to the interim."""
     words: int
     load_s: float
-    """From an empty process to the first stream that is open."""
+    """Time from the start of the process to the first open stream."""
     mb_before: float
-    """Resident memory before the engine was loaded, ..."""
+    """Resident memory before the engine is loaded."""
     mb_loaded: float
-    """... with one stream open, ..."""
+    """Resident memory with one open stream."""
     mb: float
-    """... and with all streams at the end."""
+    """Resident memory with all streams at the end."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass
-class _Heard:
-    """What came of one stream."""
+class _StreamResult:
+    """Results of one stream."""
 
     final_s: list[float] = field(default_factory=list)
     interim_s: list[float] = field(default_factory=list)
@@ -84,11 +85,14 @@ class _Heard:
 
 
 async def measure(seconds: float = 12.0, cases: Sequence[Case] = CASES) -> list[Point]:
-    """Each case with `seconds` of audio a stream. Raises: UsageError."""
+    """Measure each case with `seconds` of audio per stream.
+
+    Raises: UsageError.
+    """
     points = []
     for case in cases:
-        told_what = ("--inside", json.dumps(case), "--seconds", str(seconds))
-        async with program("-m", "bench.engine", *told_what) as process:
+        arguments = ("--inside", json.dumps(case), "--seconds", str(seconds))
+        async with program("-m", "bench.engine", *arguments) as process:
             reply = await process.read_json(seconds + _PATIENCE_S)
         if error := reply.get("error"):
             raise UsageError(error)
@@ -97,7 +101,10 @@ async def measure(seconds: float = 12.0, cases: Sequence[Case] = CASES) -> list[
 
 
 async def _inside(case: Case, seconds: float) -> Point:
-    """The measurement itself. Raises: NatterjackError, ImportError."""
+    """Run the measurement in this process.
+
+    Raises: NatterjackError, ImportError.
+    """
     from worker.providers.sherpa import SherpaProvider
 
     parts = _parts(case, seconds)
@@ -109,7 +116,7 @@ async def _inside(case: Case, seconds: float) -> Point:
     streams = [await provider.open(requests[0])]
     load, loaded = time.monotonic() - began, resident_bytes(os.getpid())
     streams += [await provider.open(request) for request in requests[1:]]
-    heard = [_Heard() for _ in streams]
+    heard = [_StreamResult() for _ in streams]
     used = time.process_time()
     async with asyncio.TaskGroup() as tasks:
         for number, (stream, part) in enumerate(zip(streams, parts, strict=True)):
@@ -138,7 +145,7 @@ async def _inside(case: Case, seconds: float) -> Point:
 
 
 def _parts(case: Case, seconds: float) -> list[bytes]:
-    """What each stream hears: speech, or a third as much silence, which is soon measured.
+    """Return the audio of each stream: speech, or a third as much silence, which needs less time.
 
     Raises: UsageError, ImportError.
     """
@@ -158,7 +165,7 @@ def _parts(case: Case, seconds: float) -> list[bytes]:
 
 
 async def _speak(stream: ProviderStream, audio: bytes, began: float) -> None:
-    """Send each chunk when it would have been captured."""
+    """Send each chunk at the time at which it would have been captured."""
     for start in range(0, len(audio), _CHUNK_BYTES):
         chunk = audio[start : start + _CHUNK_BYTES]
         captured = (start + len(chunk)) / FORMAT.frame_bytes / FORMAT.sample_rate
@@ -167,7 +174,7 @@ async def _speak(stream: ProviderStream, audio: bytes, began: float) -> None:
     await stream.finish()
 
 
-async def _listen(stream: ProviderStream, heard: _Heard, began: float) -> None:
+async def _listen(stream: ProviderStream, heard: _StreamResult, began: float) -> None:
     final_at = 0.0
     async for event in stream:
         passed = time.monotonic() - began
@@ -182,13 +189,13 @@ async def _listen(stream: ProviderStream, heard: _Heard, began: float) -> None:
 
 
 def _percentile(delays: list[float], part: float) -> str:
-    """In milliseconds."""
+    """Return a percentile in milliseconds."""
     return f"{delays[round((len(delays) - 1) * part)] * 1000:.0f}" if delays else "-"
 
 
 def print_points(points: Sequence[Point]) -> None:
     head = (
-        *("streams", "CPU s/audio s", "a core", "final ms", "worst", "interim ms", "worst"),
+        *("streams", "CPU s/audio s", "per core", "final ms", "worst", "interim ms", "worst"),
         *("words", "load s", "MB before", "loaded", "end", "with"),
     )
     rows = [
@@ -214,14 +221,14 @@ def print_points(points: Sequence[Point]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=12.0, help="of audio, of each stream")
+    parser.add_argument("--seconds", type=float, default=12.0, help="seconds of audio per stream")
     parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
         try:
             reply = (await _inside(Case(*arguments.inside), arguments.seconds)).as_dict()
         except* ImportError as group:
-            reply = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' brings it"}
+            reply = {"error": f"{group.exceptions[0]}: pip install 'natterjack[local]' installs it"}
         except* NatterjackError as group:
             reply = {"error": str(group.exceptions[0])}
         print(json.dumps(reply), flush=True)

@@ -1,6 +1,6 @@
-"""The floor: a bare relay, with nothing that the worker does beside. `python -m bench.floor`.
+"""The lower bound of a worker's cost, a bare relay: `python -m bench.floor`.
 
-nats-py's core subscription to aiohttp's `send_bytes`, and what comes back to `publish`.
+It passes messages of a core NATS subscription to aiohttp's `send_bytes`, and replies to `publish`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def _relay(broker: Client, http: aiohttp.ClientSession, url: str, number: 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--nats", required=True)
-    parser.add_argument("--provider", required=True, help="URL of the emulator's socket")
+    parser.add_argument("--provider", required=True, help="WebSocket URL of the emulator")
     parser.add_argument("--sessions", type=int, required=True)
     arguments = parser.parse_args()
     broker = await nats.connect(arguments.nats)

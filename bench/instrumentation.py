@@ -1,8 +1,8 @@
-"""What metrics, ledgers and the roster cost a worker: `python -m bench.instrumentation`.
+"""Cost of metrics, ledgers and the roster in a worker: `python -m bench.instrumentation`.
 
-A real worker process transcribes sessions in real time, and adds up the processor time of its own
-instrumentation: both figures are of one process in one run, so a busy machine does not matter much.
-Broker and emulator are processes of their own.
+A real worker (bench.metered) transcribes sessions in real time and sums up the CPU time of its
+instrumentation. Both figures come from one process in one run, so the load of the machine matters
+little. Broker and emulator are processes of their own.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ class MeteredWorker(WorkerProcess):
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """Return the user and system CPU time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(sessions: int, seconds: float) -> tuple[float, float, float]:
-    """Processor seconds of instrumentation and of all since the start of the worker, and of all for
-    an hour of audio while every session streams."""
+    """Return CPU seconds of the instrumentation, of the whole worker, and per hour of audio.
+
+    The first two count from the start of the worker, the third while all sessions stream.
+    """
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedServer(Path(directory))
         await asyncio.to_thread(server.start)
@@ -73,7 +75,7 @@ async def measure(sessions: int, seconds: float) -> tuple[float, float, float]:
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=30, help="measured, of each run")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each run")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     shares = []
@@ -82,7 +84,7 @@ async def main() -> int:
         shares.append(spent / total)
         print(
             f"run {run + 1}: {spent:.2f} of {total:.2f} CPU s, {shares[-1]:.1%}; "
-            f"{hour:.2f} CPU s an hour of audio"
+            f"{hour:.2f} CPU s per hour of audio"
         )
     print(f"{arguments.sessions} sessions: median {statistics.median(shares):.1%}")
     return 0

@@ -1,11 +1,11 @@
-"""Edges that cost little: `python -m bench.load`, a process of its own.
+"""A cheap load generator in place of edges, as a process of its own: `python -m bench.load`.
 
-Publishes sessions' audio in real time over one bare connection, as the edge would (headers of
-natterjack.audio), and reads the transcripts that come back. A chunk begins with its time of
-publication; a transcript's first word is the time at which the provider sent it (bench.emulator).
+It publishes audio of sessions in real time over one plain connection, with the headers of
+natterjack.audio, and reads the transcripts. Each chunk starts with its publication time; the first
+word of a transcript is the time at which the provider sent it (bench.emulator).
 
-Says on its standard output, a JSON line each: `opened` (when the requests went out), `streaming`,
-and for each line that comes in on standard input (`reset` or `stats`) what it has seen.
+It prints JSON lines: `opened` (when it sent the requests), `streaming`, and, for each line `reset`
+or `stats` on standard input, the statistics so far.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .emulator import BYTES_A_SECOND, percentiles
 RATE = 16_000
 _OPENED_A_SECOND = 300
 _STAMP = re.compile(rb'"t(\d+) ')
-"""The first word of a transcript. Among its words it is there again, with a quote behind it."""
+"""The first word in the text of a transcript; in the list of words, a quote follows it."""
 _STAMP_BYTES = 40
 
 
 def spec(number: int) -> SessionSpec:
-    """The session that the load opens under `number`."""
+    """Return the specification of session `number`."""
     return SessionSpec(
         session_id=f"bench-session-{number:06}",
         tenant="bench",
@@ -45,12 +45,12 @@ def spec(number: int) -> SessionSpec:
 
 
 def result_subject(number: int) -> str:
-    """Where the bare relay publishes what the provider said of session `number`."""
+    """Return the subject on which the bare relay publishes results of session `number`."""
     return f"bench.result.s{number}"
 
 
 class Nats(asyncio.Protocol):
-    """As much of the broker's protocol as is needed to publish, and to see what comes."""
+    """A minimal NATS client that publishes and scans received messages."""
 
     def __init__(self, login: dict[str, str]) -> None:
         self._login = login
@@ -60,7 +60,7 @@ class Nats(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are asyncio's by their methods, not by their class.
+        # uvloop's transports have asyncio's methods but not its class.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=64 * 1024 * 1024)
         options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
@@ -86,7 +86,7 @@ class Nats(asyncio.Protocol):
 
 
 class Edge:
-    """One session's chunks."""
+    """The chunks of one session."""
 
     __slots__ = ("_head", "_id", "_pad", "_pos", "_seq", "frames", "opened", "request")
 
@@ -119,11 +119,13 @@ class Edge:
 async def _publish(
     nats: Nats, edges: list[Edge], chunk_ms: int, slot_s: float, over: asyncio.Event
 ) -> int:
-    """Each session's chunks in real time, the sessions spread over the length of a chunk; those
-    that are due within a slot go together. Returns the longest time that this process was late, in
-    microseconds."""
+    """Publish the chunks of all sessions in real time, spread over the length of a chunk.
+
+    Chunks that are due within `slot_s` are sent together. Returns the maximum delay of this process
+    in microseconds.
+    """
     period = chunk_ms / 1000
-    began = time.monotonic() + period  # the first chunk is due when it has been captured
+    began = time.monotonic() + period  # the first chunk is due once it has been captured
     due = [(began + index * period / len(edges), edge) for index, edge in enumerate(edges)]
     index, late = 0, 0.0
     round_start = 0.0
@@ -145,7 +147,7 @@ async def _publish(
 
 
 async def _open(nats: Nats, edges: list[Edge], *, bare: bool) -> None:
-    """Open the sessions, so many a second."""
+    """Open the sessions at a limited rate."""
     for number, edge in enumerate(edges):
         if number and number % _OPENED_A_SECOND == 0:
             await asyncio.sleep(1)
@@ -159,9 +161,16 @@ async def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--chunk-ms", type=int, default=80)
-    parser.add_argument("--slot-ms", type=float, default=1, help="chunks due in it go together")
-    parser.add_argument("--inbox", default="", help="have chunks acknowledged there, as edges do")
-    parser.add_argument("--bare", action="store_true", help="open no sessions: the floor does")
+    parser.add_argument(
+        "--slot-ms",
+        type=float,
+        default=1,
+        help="send chunks that are due within this time together",
+    )
+    parser.add_argument(
+        "--inbox", default="", help="subject for acknowledgements of chunks, as edges use"
+    )
+    parser.add_argument("--bare", action="store_true", help="open no sessions, for bench.floor")
     arguments = parser.parse_args()
     loop = asyncio.get_running_loop()
     address = urlsplit(arguments.nats)

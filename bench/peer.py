@@ -1,17 +1,17 @@
-"""The process of a peer, whatever the peer: sessions that are given audio in real time.
+"""The process of a peer, which sends audio to the peer's sessions in real time.
 
-bench.peer_pipecat and bench.peer_livekit run this, in environments of their own, which have neither
-natterjack nor what it needs: only the standard library may be imported here. `python -m bench.peer`
-is the process without a peer, to know what giving the audio costs.
+bench.peer_pipecat and bench.peer_livekit run this in environments that have neither natterjack nor
+its dependencies, so this module imports only the standard library. `python -m bench.peer` runs it
+without a peer, to measure the cost of sending audio.
 
-Audio is either chunks that hold the time at which they were given, over and over in each eight
-bytes (a peer may cut audio anew: each of its messages begins with such a time as long as it cuts
-after whole samples by fours), or a file, once to each session.
+The audio is either chunks filled with the time at which they were sent, in each eight bytes, or a
+file that each session receives once. A peer may split chunks differently: its messages still start
+with such a time if it splits after multiples of four samples.
 
-Says JSON lines: `versions` when it is ready, and an answer for each line that comes in: `open` (all
-sessions open, and audio is given), `reset` and `stats` (what was seen since the last of them; the
-file is `given`, or not yet), and `finish` (the finals of each session, once the sessions have
-ended).
+It prints JSON lines: `versions` when it is ready, and a reply to each line on standard input:
+`open` (open all sessions and start sending), `reset` and `stats` (statistics since the last reply,
+and whether the file has been sent: `given`), and `finish` (the finals of each session, once all
+sessions have ended).
 """
 
 from __future__ import annotations
@@ -34,60 +34,60 @@ from .emulator import percentiles
 RATE = 16_000
 KEY = "a-bench-key"
 _SLOT_S = 0.004
-"""Sessions that are due so close together are given their audio at once."""
+"""Sessions that are due within this time receive their audio together."""
 _END_S = 20.0
 _STAMP = re.compile(r"\bt(\d{9,})", re.IGNORECASE)
-"""The first word of each of the emulator's messages: when it was said."""
+"""The first word of each message of the emulator: the time at which it was sent."""
 
 OnTranscript = Callable[[str, bool], None]
-"""Called with the text of each transcript, and whether it is final."""
+"""Callback that receives the text of each transcript and whether it is final."""
 
 
 class Session(Protocol):
     """One session of a peer."""
 
     async def send(self, chunk: bytes) -> None:
-        """Mono linear16. Must not wait for the provider; raises what the peer raises."""
+        """Send mono linear16 without waiting for the provider; raises the peer's errors."""
         ...
 
     async def end(self) -> None:
-        """No more audio; return when all transcripts are in."""
+        """End the audio, and return when all transcripts have arrived."""
         ...
 
 
 class Peer(Protocol):
-    """One STT service of a peer, with all its sessions."""
+    """An STT service of a peer with all its sessions."""
 
     async def open(self, on_transcript: OnTranscript) -> Session:
-        """Begin a session."""
+        """Open a session."""
         ...
 
 
 class Transcripts:
-    """What the transcripts of one session say."""
+    """Transcripts of one session."""
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
         self._last = 0
         self.finals: list[str] = []
         self.error = ""
-        """What the peer raised."""
+        """Error that the peer raised."""
         self.unended = False
-        """It waits for the provider to end the session, which does not."""
+        """Whether the provider did not end the session in time."""
 
     def add(self, text: str, final: bool) -> None:
         now = time.monotonic_ns()
         if final:
             self.finals.append(text)
-        # A peer may say again what it said, and words of an earlier message before those of a new.
+        # A peer may repeat a transcript or prefix it with words of an earlier message.
         sent_at = max(map(int, _STAMP.findall(text)), default=0)
         if sent_at > self._last:
             self._last = sent_at
-            self._seen.delays_us.append((now - sent_at) // 1000)
+            self._statistics.delays_us.append((now - sent_at) // 1000)
 
 
-class Seen:
-    """What all sessions saw since the last answer."""
+class Statistics:
+    """Statistics of all sessions since the last reply."""
 
     def __init__(self) -> None:
         self.delays_us = array("l")
@@ -100,10 +100,12 @@ class Seen:
 
 
 class Feed:
-    """Gives all sessions their audio, spread over `spread_s`."""
+    """Sends audio to all sessions, whose starts are spread over `spread_s`."""
 
-    def __init__(self, seen: Seen, chunk_ms: int, speech: bytes | None, spread_s: float) -> None:
-        self._seen = seen
+    def __init__(
+        self, statistics: Statistics, chunk_ms: int, speech: bytes | None, spread_s: float
+    ) -> None:
+        self._statistics = statistics
         self._period = chunk_ms / 1000
         self._size = RATE * 2 * chunk_ms // 1000
         self._speech = speech
@@ -112,7 +114,7 @@ class Feed:
         self.transcripts: list[Transcripts] = []
 
     async def run(self) -> None:
-        """Until the speech is over; without speech, for ever."""
+        """Send audio until the end of the speech; without speech, forever."""
         began, period, count = time.monotonic() + self._period, self._period, len(self.sessions)
         chunks = None if self._speech is None else -(-len(self._speech) // self._size)
         late = [self._spread * index / count for index in range(count)]
@@ -130,7 +132,7 @@ class Feed:
                     await asyncio.sleep(wait)
                 else:
                     await asyncio.sleep(0)
-                    self._seen.late_us = max(self._seen.late_us, round(-wait * 1e6))
+                    self._statistics.late_us = max(self._statistics.late_us, round(-wait * 1e6))
                 for index, behind in members:
                     number = tick - behind
                     if number >= 0 and (chunks is None or number < chunks):
@@ -147,7 +149,7 @@ class Feed:
             chunk = self._speech[number * self._size : (number + 1) * self._size]
         try:
             await self.sessions[index].send(chunk)
-        except Exception as error:  # noqa: BLE001 - the peer has ended the session: that is a result
+        except Exception as error:  # noqa: BLE001 - a session that the peer ends is a result
             own.error = repr(error)
 
     async def end(self) -> None:
@@ -167,7 +169,7 @@ class Feed:
 
 
 class NoPeer:
-    """A peer that does nothing, and its session."""
+    """A peer, and its session, that does nothing."""
 
     async def open(self, on_transcript: OnTranscript) -> Session:
         return self
@@ -189,22 +191,22 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 
 def parse(description: str | None, services: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
-    parser.add_argument("--service", required=True, choices=services)
-    parser.add_argument("--url", required=True, help="the provider, without a path")
-    parser.add_argument("--sessions", type=int, required=True)
-    parser.add_argument("--chunk-ms", type=int, default=80)
-    parser.add_argument("--speech", type=Path, help="file of mono linear16 at 16 kHz")
-    parser.add_argument("--spread", type=float, help="seconds that the last session is behind the "
-                        "first (default: a chunk)")  # fmt: skip
+    parser.add_argument("--service", required=True, choices=services) parser.add_argument("--url",
+    required=True, help="URL of the provider without a path") parser.add_argument("--sessions",
+    type=int, required=True) parser.add_argument("--chunk-ms", type=int, default=80)
+    parser.add_argument("--speech", type=Path, help="file with mono linear16 at 16 kHz")
+    parser.add_argument("--spread", type=float, help="seconds from the first to the last session's
+    start "
+                        "(default: a chunk)")  # fmt: skip
     return parser.parse_args()
 
 
 async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[str]) -> None:
-    """Do what standard input says, until it ends."""
+    """Execute the commands on standard input until it ends."""
     speech = arguments.speech.read_bytes() if arguments.speech else None
-    seen = Seen()
+    statistics = Statistics()
     spread = arguments.chunk_ms / 1000 if arguments.spread is None else arguments.spread
-    feed = Feed(seen, arguments.chunk_ms, speech, spread)
+    feed = Feed(statistics, arguments.chunk_ms, speech, spread)
     feeding: asyncio.Task[None] | None = None
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -212,7 +214,7 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
     write(versions=versions(packages))
     while line := (await commands.readline()).decode().strip():
         if line == "open":
-            feed.transcripts = [Transcripts(seen) for _ in range(arguments.sessions)]
+            feed.transcripts = [Transcripts(statistics) for _ in range(arguments.sessions)]
             feed.sessions = await asyncio.gather(*(peer.open(own.add) for own in feed.transcripts))
             feeding = asyncio.create_task(feed.run())
             write(open=len(feed.sessions))
@@ -228,7 +230,7 @@ async def serve(arguments: argparse.Namespace, peer: Peer, packages: Sequence[st
         else:
             given = feeding is not None and feeding.done()
             write(
-                **seen.report(),
+                **statistics.report(),
                 given=given,
                 broken=sum(bool(own.error) for own in feed.transcripts),
             )

@@ -1,9 +1,9 @@
-"""livekit-agents' STT streams under a load: `python -m bench.peer_livekit` in its environment.
+"""livekit-agents' STT streams under load: `python -m bench.peer_livekit` in its environment.
 
-As its documentation has it: `stt.stream()`, `push_frame()`, and the events of the stream. Settings
-are the plugin's own, but for where the provider is, and Speechmatics' turn detection: `FIXED`, the
-provider's. The default (`EXTERNAL`) would run a voice activity detector of livekit's in the
-process too.
+It follows livekit's documentation: `stt.stream()`, `push_frame()`, and the events of the stream. It
+keeps the plugin's settings except for the provider's address and Speechmatics' turn detection:
+`FIXED` uses the provider's, while the default `EXTERNAL` would also run livekit's voice activity
+detector in the process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LiveKit:
         self._service = service
 
     async def open(self, on_transcript: OnTranscript) -> _Session:
-        # A session of livekit's has an STT of its own, as it is in a process of its own.
+        # In livekit each session has its own process and therefore its own STT object.
         return _Session(self._service().stream(), on_transcript)
 
 

@@ -1,8 +1,8 @@
-"""Words lost when a provider's connection is dropped, or says nothing more.
+"""Words lost when a provider drops its connections or goes mute.
 
-The words are tones (tests/emulators/tones.py), and the emulators those of the tests, which hear
-them. In the middle of the speech every connection is aborted once, or stays mute until its end;
-connections that are opened later are sound. Counted are the words of the finals.
+The words are tones (tests/emulators/tones.py) that the emulators of the tests recognize. In the
+middle of the speech every connection is aborted once, or stays mute until its end; connections that
+are opened later work. The benchmark counts the words in finals.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ OURS: Final = "natterjack"
 FAULTS: Final = ("none", "drop", "mute")
 _SECONDS_A_WORD: Final = 0.41
 _SPREAD_S: Final = 4.0
-"""The last speaker is so far behind the first: about a phrase, so that the fault meets each at
-another place of its phrase."""
+"""Delay of the last speaker after the first: about a phrase, so that the fault hits each at a
+different point of its phrase."""
 _TAIL_S: Final = 4.0
-"""Silence after the words, in which any endpointing makes them final."""
+"""Silence after the words, long enough for any endpointing."""
 _CLOSE_S: Final = 120.0
-_AT_ONCE: Final = 4
+_CONCURRENT: Final = 4
 
 
 @dataclass
 class Loss:
-    """What became of the words; `skipped`: why nobody knows."""
+    """Result for one service and fault; `skipped` says why it was not measured."""
 
     peer: str
     service: str
@@ -52,11 +52,11 @@ class Loss:
     lost: int = 0
     doubled: int = 0
     others: int = 0
-    """Out of order, or never spoken."""
+    """Words out of order or never spoken."""
     broken: int = 0
-    """Sessions that the peer itself ended, by raising."""
+    """Sessions in which the peer raised an error."""
     unended: int = 0
-    """Sessions that waited, after the end of the speech, for what the provider never said."""
+    """Sessions that did not end in time after the speech."""
     versions: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
 
@@ -77,14 +77,16 @@ async def measure_losses(
     ours: bool = True,
     verbose: bool = False,
 ) -> list[Loss]:
-    """Of natterjack (unless not `ours`), and of each service of each peer. Some at once: no delay
-    is measured, and a few voices are no load."""
-    room = asyncio.Semaphore(_AT_ONCE)
+    """Measure each service of each peer, and natterjack if `ours` is true.
+
+    Several measurements run concurrently, because delays do not matter and the load is small.
+    """
+    room = asyncio.Semaphore(_CONCURRENT)
     pairs = list(services)
     if ours:
         pairs = [*((OURS, service) for service in dict.fromkeys(s for _, s in services)), *pairs]
     for peer in {peer for peer, _ in pairs} - {OURS}:
-        with contextlib.suppress(NotInstalled):  # said in its rows
+        with contextlib.suppress(NotInstalled):  # its rows report the reason
             await installed(peer)
 
     async def measured(peer: str, service: str, fault: str) -> Loss:
@@ -104,18 +106,18 @@ async def measure_losses(
     return await asyncio.gather(*(measured(*which) for which in wanted))
 
 
-async def _commit(emulator: RemoteEmulator, fault: str, seconds: float, speakers: int) -> None:
-    """Once somebody has spoken for `seconds`."""
+async def _cause(emulator: RemoteEmulator, fault: str, seconds: float, speakers: int) -> None:
+    """Cause the fault once a session has `seconds` of audio."""
 
     async def spoken() -> bool:
-        await asyncio.sleep(0.1)  # the log is long
+        await asyncio.sleep(0.1)  # reading the long log is expensive
         return any(entry["audio_seconds"] >= seconds for entry in await emulator.log())
 
-    await until(spoken, f"{seconds} s spoken", seconds + 60)
+    await until(spoken, f"{seconds} s of audio were sent", seconds + 60)
     if fault == "drop":
         dropped = await emulator.drop()
         if dropped < speakers:
-            raise RuntimeError(f"only {dropped} connections stood")
+            raise RuntimeError(f"only {dropped} connections were open")
     elif fault == "mute":
         await emulator.set(mute_after_seconds=0, connections=speakers)
 
@@ -141,14 +143,14 @@ async def peer_lost(
             loss.versions = (await subject.read_json())["versions"]
             await subject.ask("open")
             if fault != "none":
-                # The first is ahead of the last by the spread.
-                await _commit(emulator, fault, (seconds + _SPREAD_S) / 2, speakers)
+                # The first speaker is ahead of the last one by the spread.
+                await _cause(emulator, fault, (seconds + _SPREAD_S) / 2, speakers)
 
             async def given() -> bool:
                 await asyncio.sleep(0.1)
                 return bool((await subject.ask("stats"))["given"])
 
-            await until(given, "all is spoken", seconds + _SPREAD_S + _TAIL_S + 60)
+            await until(given, "all audio was sent", seconds + _SPREAD_S + _TAIL_S + 60)
             reply = await subject.ask("finish")
     for finals in reply["finals"]:
         loss.count(words, (word for text in finals for word in tones.words_of(text)))
@@ -157,7 +159,7 @@ async def peer_lost(
 
 
 async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> Loss:
-    """The same of natterjack: a worker and a broker."""
+    """Measure natterjack, with a worker and a broker."""
     loss = Loss(OURS, service, fault)
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedServer(Path(directory))
@@ -172,7 +174,7 @@ async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> 
                     emulator.url,
                     WORKER_PROVIDER=service,
                     WORKER_MAX_SESSIONS=str(speakers),
-                    DEEPGRAM_CATCH_UP_RATE="1.25",  # its default, which the tests do not keep
+                    DEEPGRAM_CATCH_UP_RATE="1.25",  # the default, which the tests change
                     SPEECHMATICS_API_KEY="a-bench-key",
                     SPEECHMATICS_URL=f"{emulator.url}/v2",
                 )
@@ -181,7 +183,7 @@ async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> 
                     async with Choir(broker, "bench", speakers, seconds) as choir:
                         if fault != "none":
                             middle = (seconds + _SPREAD_S) / 2
-                            await _commit(emulator, fault, middle, speakers)
+                            await _cause(emulator, fault, middle, speakers)
                         await choir.sung()
                         await until(lambda: _all_closed(choir), "all closed", _CLOSE_S)
                 finally:

@@ -1,9 +1,9 @@
-"""pipecat's Deepgram services under a load: `python -m bench.peer_pipecat` in its environment.
+"""pipecat's Deepgram services under load: `python -m bench.peer_pipecat` in its environment.
 
-As its documentation has it: a pipeline of the STT service and what hears the transcripts, run by a
-worker, to which frames of audio are queued. Settings are the service's own, but for where the
-provider is. What a voice agent has beside is off: no voice activity detection, no turn tracking,
-no RTVI (events for a web client, which the worker adds to a pipeline otherwise), no metrics.
+It follows pipecat's documentation: a worker runs a pipeline of the STT service and a processor that
+receives transcripts, and audio frames are queued to the worker. It keeps the service's settings
+except for the provider's address. Other features of a voice agent are disabled: voice activity
+detection, turn tracking, RTVI (events for web clients) and metrics.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from .peer import KEY, RATE, OnTranscript, parse, serve
 _PACKAGES = ("pipecat-ai", "deepgram-sdk", "websockets")
 
 
-class _Hearing(FrameProcessor):  # type: ignore[misc]
-    """The end of the pipeline."""
+class _Receiver(FrameProcessor):  # type: ignore[misc]
+    """The last processor of the pipeline, which receives transcripts."""
 
     def __init__(self, on_transcript: OnTranscript) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Pipecat:
 
     async def open(self, on_transcript: OnTranscript) -> _Session:
         worker = PipelineWorker(
-            Pipeline([self._service(), _Hearing(on_transcript)]),
+            Pipeline([self._service(), _Receiver(on_transcript)]),
             params=PipelineParams(audio_in_sample_rate=RATE),
             enable_rtvi=False,
             enable_turn_tracking=False,

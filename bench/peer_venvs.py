@@ -1,4 +1,4 @@
-"""Environments of the peers: `.venv-peers/<peer>`, made when they are first wanted."""
+"""Virtual environments of the peers in `.venv-peers/<peer>`, created on first use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ _INSTALL_S = 900.0
 
 
 class NotInstalled(Exception):
-    """Why a peer cannot be measured."""
+    """A peer could not be installed; the message has the reason."""
 
 
 async def installed(peer: str, cache: Path = CACHE) -> Path:
-    """The Python that has the peer. Raises: NotInstalled."""
+    """Return the Python interpreter that has the peer, after installing it if necessary.
+
+    Raises: NotInstalled.
+    """
     wanted = [line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(f"{peer}-")]
     directory = cache / peer
     python, done = directory / "bin/python", directory / "installed.txt"

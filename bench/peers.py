@@ -1,8 +1,8 @@
-"""Other programs that stream speech to the same providers, side by side: `python -m bench.peers`.
+"""Comparison with other programs that stream speech to the same providers: `python -m bench.peers`.
 
-pipecat's and livekit-agents' speech-to-text services, each in a process and an environment of its
-own (bench.peer_venvs), against the emulators that natterjack is measured with. A peer that cannot
-be installed is left out, and the table says why.
+Measures the speech-to-text services of pipecat and livekit-agents, each in its own process and
+environment (bench.peer_venvs), with the emulators that are used for natterjack. The table says why
+a peer could not be installed.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ SERVICES = (
     ("pipecat", "deepgram"),
     ("pipecat", "deepgram-flux"),
 )
-"""Peers, and what is measured of them: names of providers as natterjack has them."""
+"""Peers and their services, by natterjack's names of the providers."""
 SESSIONS = (1, 100, 300)
 CHUNK_MS = 80
 _SETTLE_S = 2.0
 _BEGIN_S = 60.0
 _FULL = 0.9
-"""Share of a core from which on delays say more of the core than of the peer."""
+"""Share of a core above which delays depend on the core rather than on the peer."""
 _TOO_MUCH = 1.2
-"""Cores that so many sessions would take, by those before: a process of these peers has one."""
+"""Estimated cores above which a point is skipped, because a process of these peers uses one."""
 
 
 @dataclass
 class PeerPoint:
-    """One measurement. Delays are in milliseconds, by percentile; `skipped`: why there is none."""
+    """One measurement, or why it was `skipped`. Delays are in milliseconds, by percentile."""
 
     peer: str
     service: str
@@ -50,25 +50,26 @@ class PeerPoint:
     versions: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
     cpu_s_per_hour: float = 0.0
-    """Processor seconds of the process an hour of audio, less what giving the audio costs."""
+    """CPU seconds per hour of audio, without the cost of sending the audio."""
     giving_s_per_hour: float = 0.0
-    """What giving the audio costs: the same process with a peer that does nothing."""
+    """Cost of sending the audio: the same process with a peer that does nothing."""
     cpu_share: float = 0.0
-    """Of one core, with giving."""
+    """Share of one core, including the cost of sending."""
     audio_ms: dict[str, float] = field(default_factory=dict)
-    """Audio given to the peer → on the provider's socket, by the first byte of each message.
-    livekit cuts audio anew, into 50 ms for Deepgram and 100 ms for Speechmatics: what begins in one
-    chunk and ends in the next waits for it. With chunks of just that length nothing waits."""
+    """Delay from sending audio to the peer until the first byte of its message is at the provider.
+
+    livekit splits audio into 50 ms for Deepgram and 100 ms for Speechmatics, so a message that
+    spans two chunks waits for the second one. Chunks of exactly that length do not wait."""
     results_ms: dict[str, float] = field(default_factory=dict)
-    """Provider's message → text in the peer's own event or frame."""
+    """Delay from the provider's message to the text in the peer's event or frame."""
     delivered: float = 0.0
-    """Audio that arrived of that which was due: 1 when nothing lags."""
+    """Share of the due audio that arrived: 1 without lag."""
     kb_per_session: float = 0.0
     mb_idle: float = 0.0
     late_ms: float = 0.0
-    """The longest that audio was given too late, the process being busy."""
+    """Maximum delay of sending audio because the process was busy."""
     broken: int = 0
-    """Sessions that the peer ended by itself."""
+    """Sessions that the peer ended."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,7 +95,7 @@ async def measure_peers(
     chunk_ms: int = CHUNK_MS,
     verbose: bool = False,
 ) -> list[PeerPoint]:
-    """What each service of each peer costs at each number of sessions, in that order."""
+    """Measure each service of each peer at each number of sessions."""
     points, giving = [], {}
     for peer, service in services:
         try:
@@ -105,7 +106,7 @@ async def measure_peers(
         each = 0.0
         for count in sorted(sessions):
             if each * count > _TOO_MUCH:
-                why = f"would take {each * count:.1f} cores, and has one"
+                why = f"would need {each * count:.1f} cores but has one"
                 points.append(PeerPoint(peer, service, count, skipped=why))
                 continue
             if count not in giving:
@@ -124,7 +125,7 @@ async def measure_peers(
                 continue
             point.peer, point.giving_s_per_hour = peer, giving[count]
             point.cpu_s_per_hour -= giving[count]
-            if count > 1:  # one costs more than its share
+            if count > 1:  # a single session costs more than its share
                 each = point.cpu_share / count
             points.append(point)
     return points
@@ -182,7 +183,7 @@ async def _begun(provider: Emulator, sessions: int) -> None:
     async def begun() -> bool:
         return bool((await provider.stats())["begun"] >= sessions)
 
-    await until(begun, f"{sessions} sessions have begun", _BEGIN_S)
+    await until(begun, f"{sessions} sessions have started", _BEGIN_S)
 
 
 def print_points(points: Sequence[PeerPoint]) -> None:
@@ -213,14 +214,18 @@ def _three(delays: dict[str, float]) -> str:
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10, help="measured, of each point")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
     parser.add_argument("--sessions", type=int, nargs="+", default=SESSIONS)
     parser.add_argument("--chunk-ms", type=int, default=CHUNK_MS)
-    parser.add_argument("--speech-seconds", type=float, default=24, help="of each fault")
-    parser.add_argument("--speakers", type=int, default=16, help="of each fault; 0: no faults")
+    parser.add_argument(
+        "--speech-seconds", type=float, default=24, help="seconds of speech per fault"
+    )
+    parser.add_argument(
+        "--speakers", type=int, default=16, help="speakers per fault; 0 disables faults"
+    )
     parser.add_argument("--only", choices=["cost", "losses"], help="default: both")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    parser.add_argument("--verbose", action="store_true", help="show what the peers log")
+    parser.add_argument("--json", type=Path, help="file to write all figures to")
+    parser.add_argument("--verbose", action="store_true", help="show the logs of the peers")
     arguments = parser.parse_args()
     report = PeersReport([], [])
     if arguments.only != "losses":

@@ -1,4 +1,4 @@
-"""The processes of a measurement, and what they use: read from the system, not asked of them."""
+"""The processes of a measurement, and their resource usage as reported by the system."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _START_S = 60.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, user and system, of all its threads that live."""
+    """Return the user and system CPU time of all live threads of a process so far."""
     nanoseconds = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
+        with contextlib.suppress(FileNotFoundError):  # it has just exited
             nanoseconds += int((task / "schedstat").read_text().split()[0])
     return nanoseconds / 1e9
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process."""
+    """Return the resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def progress(message: str) -> None:
-    """Progress, for whoever waits: not part of the results."""
+    """Print progress to standard error; it is not part of the results."""
     print(message, file=sys.stderr, flush=True)
 
 
 class Program:
-    """A Python program that says things on its standard output."""
+    """A Python program that writes lines to its standard output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -55,27 +55,30 @@ class Program:
         return self._process.returncode is None
 
     async def line(self, timeout: float = _START_S) -> str:
-        """The next line that it says."""
+        """Return the next line of output.
+
+        Raises: RuntimeError if the program has exited, TimeoutError.
+        """
         assert self._process.stdout is not None
         async with asyncio.timeout(timeout):
             line = await self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a process ended with {await self._process.wait()}")
+            raise RuntimeError(f"a process exited with status {await self._process.wait()}")
         return line.decode().strip()
 
     async def read_json(self, timeout: float = _START_S) -> dict[str, Any]:
-        """The next line, as JSON."""
+        """Return the next line of output, parsed as JSON."""
         reply: dict[str, Any] = json.loads(await self.line(timeout))
         return reply
 
-    async def ask(self, what: str) -> dict[str, Any]:
-        """Write a line, and read one."""
+    async def ask(self, command: str) -> dict[str, Any]:
+        """Write a command line and return the reply."""
         assert self._process.stdin is not None
-        self._process.stdin.write(what.encode() + b"\n")
+        self._process.stdin.write(command.encode() + b"\n")
         return await self.read_json()
 
     async def end(self, timeout: float = 30) -> None:
-        """SIGTERM, and SIGKILL if that takes too long. Idempotent."""
+        """Send SIGTERM, and SIGKILL if the program does not exit in time. Idempotent."""
         if not self.running:
             return
         self._process.terminate()
@@ -91,7 +94,7 @@ class Program:
 async def program(
     *arguments: str, python: str = sys.executable, quiet: bool = False, **environment: str
 ) -> AsyncIterator[Program]:
-    """`python <arguments>`, running. `quiet`: what it logs is not shown."""
+    """Run `python <arguments>`; `quiet` hides its standard error."""
     process = await asyncio.create_subprocess_exec(
         python, *arguments, env={**os.environ, **environment}, limit=2**20,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -105,7 +108,7 @@ async def program(
 
 
 class Emulator:
-    """bench.emulator, running."""
+    """A running bench.emulator."""
 
     def __init__(self, process: Program, port: int, http: aiohttp.ClientSession) -> None:
         self.process = process
@@ -113,7 +116,7 @@ class Emulator:
         self._http = http
 
     async def stats(self, *, reset: bool = False) -> dict[str, Any]:
-        """What it has seen since the last reset."""
+        """Return the statistics since the last reset."""
         path = "reset" if reset else "stats"
         async with self._http.get(f"http://{self.address}/{path}") as response:
             reply: dict[str, Any] = await response.json(content_type=None)
@@ -146,8 +149,12 @@ async def worker(
     arguments: tuple[str, ...] = ("-m", "worker"),
     **settings: str,
 ) -> AsyncIterator[tuple[Program, float]]:
-    """A worker that is ready, and the seconds that it took from its start to that. `arguments`: of
-    Python."""
+    """Run a worker and yield it, once it is ready, with the seconds that its start took.
+
+    `arguments` are those of Python.
+
+    Raises: RuntimeError if the worker exits, TimeoutError.
+    """
     environment = {
         "NATS_URL": nats_url,
         "NATTERJACK_LOG_LEVEL": "info",
@@ -158,7 +165,7 @@ async def worker(
         "WORKER_DRAIN_SECONDS": "0",
         "DEEPGRAM_API_KEY": "a-bench-key",
         "DEEPGRAM_URL": f"ws://{emulator_address}",
-        "DEEPGRAM_CATCH_UP_RATE": "4",  # what waits at the start is soon sent
+        "DEEPGRAM_CATCH_UP_RATE": "4",  # sends audio that waits at the start quickly
         **settings,
     }
     began = time.monotonic()
@@ -177,7 +184,7 @@ async def worker(
                 if "worker ready" in log[-1]:
                     break
             else:
-                raise RuntimeError(f"the worker ended: {''.join(log)}")
+                raise RuntimeError(f"the worker exited: {''.join(log)}")
         took = time.monotonic() - began
         reading = asyncio.create_task(_discard(process.stderr))
         yield Program(process), took
@@ -190,6 +197,6 @@ async def worker(
 
 
 async def _discard(stream: asyncio.StreamReader) -> None:
-    """Read what it logs: a full pipe would stop it."""
+    """Read and discard the log, because a full pipe would block the worker."""
     while await stream.read(2**16):
         pass

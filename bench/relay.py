@@ -1,4 +1,4 @@
-"""A worker, or the floor, under a load: processor time, delays, memory, and time to start."""
+"""CPU time, delays, memory and start time of a worker, or of the bare relay, under load."""
 
 from __future__ import annotations
 
@@ -31,48 +31,48 @@ _MOST_MISSING = 0.02
 
 @dataclass
 class Point:
-    """One measurement. Delays are in milliseconds; `p99` and the like, by percentile."""
+    """One measurement. Delays are in milliseconds by percentile, such as `p99`."""
 
     who: str
     sessions: int
     chunk_ms: int
     cpu_s_per_hour: float
-    """Processor seconds of the process an hour of audio."""
+    """CPU seconds of the process per hour of audio."""
     cpu_share: float
-    """Of one core."""
+    """Share of one core."""
     audio_ms: dict[str, float]
-    """Chunk published → on the provider's socket."""
+    """Delay from the publication of a chunk to its arrival at the provider."""
     results_ms: dict[str, float]
-    """Provider's message → on NATS, at a subscriber."""
+    """Delay from the provider's message to its arrival at a NATS subscriber."""
     delivered: float
-    """Audio that arrived of that which was due: 1 when nothing lags."""
+    """Share of the due audio that arrived: 1 without lag."""
     kb_per_session: float
     mb_idle: float
     start_s: float
     all_begun_s: float
-    """From the requests to the first audio of the last session at the provider."""
+    """Time from the requests to the first audio of the last session at the provider."""
     broker_cpu_s_per_hour: float
     runs: int = 1
     cpu_least: float = 0.0
-    """CPU seconds an hour of audio, of the runs."""
+    """Minimum of the runs' CPU seconds per hour of audio."""
     cpu_most: float = 0.0
     of_floor: float = 0.0
-    """CPU of this point, in units of the floor's of the same run."""
+    """CPU time as a multiple of the bare relay's in the same run."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 CASES = ((1, 80, 1), (100, 80, 1), (300, 80, 3), (1000, 80, 3), (100, 20, 1), (100, 200, 1))
-"""Sessions, milliseconds of a chunk, and whether it is measured once or as often as is asked for
-(the points that have a goal)."""
+"""Sessions, milliseconds per chunk, and 1 for a single run or more for the requested number of runs
+(points with a target)."""
 CAPACITY = {80: (1250, 1500, 1750, 2000), 200: (2000, 2500, 3000)}
-"""Sessions, by milliseconds of a chunk."""
+"""Numbers of sessions by milliseconds per chunk."""
 _MOST_LATE_MS = 50.0
 
 
 async def measure_all(seconds: float, runs: int) -> list[Point]:
-    """Worker and floor in turn, so that both have the same machine. Medians of several runs."""
+    """Measure worker and bare relay in turn, and return medians of the runs."""
     points = []
     for sessions, chunk_ms, often in CASES:
         found: dict[str, list[Point]] = {"floor": [], "worker": []}
@@ -86,7 +86,7 @@ async def measure_all(seconds: float, runs: int) -> list[Point]:
 
 
 async def measure_capacity(seconds: float) -> list[Point]:
-    """More and more sessions, until delays or audio fall behind."""
+    """Measure more and more sessions until delays rise or audio lags."""
     points = []
     for chunk_ms, counts in CAPACITY.items():
         for sessions in counts:
@@ -94,7 +94,7 @@ async def measure_capacity(seconds: float) -> list[Point]:
             try:
                 point = await measure("worker", sessions, chunk_ms, seconds)
             except TimeoutError:
-                progress(f"{sessions} sessions never came to rest")
+                progress(f"{sessions} sessions did not settle")
                 break
             points.append(point)
             late = max(point.audio_ms["p99"], point.results_ms["p99"])
@@ -104,7 +104,7 @@ async def measure_capacity(seconds: float) -> list[Point]:
 
 
 def _median(points: list[Point], floor: float) -> Point:
-    """The run whose processor time is the median, with the spread of all."""
+    """Return the run with the median CPU time, and the spread of all runs."""
     ordered = sorted(points, key=lambda point: point.cpu_s_per_hour)
     point = ordered[len(ordered) // 2]
     point.runs = len(ordered)
@@ -118,7 +118,7 @@ def print_points(points: Sequence[Point]) -> None:
     head = (
         *("", "sessions", "chunk ms", "CPU s/h", "least-most", "of floor", "core"),
         *("audio p50/95/99 ms", "results p50/95/99 ms", "delivered", "KB/session", "MB idle"),
-        *("start s", "all begun s"),
+        *("start s", "all started s"),
     )
     rows = [
         (
@@ -149,7 +149,10 @@ def _three(delays: dict[str, float]) -> str:
 async def measure(
     who: str, sessions: int, chunk_ms: int, seconds: float, slot_ms: float = 1
 ) -> Point:
-    """`who`: `worker` or `floor`. `slot_ms`: chunks that are due within it go together."""
+    """Measure `who`: `worker` or `floor`.
+
+    Chunks that are due within `slot_ms` are sent together.
+    """
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(broker())
         provider = await stack.enter_async_context(emulator())
@@ -214,8 +217,10 @@ async def _window(
 
 
 async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
-    """Return when all sessions have begun, with what the provider saw by then, and audio arrives as
-    it is published: what waited at the start has been sent."""
+    """Wait until all sessions have started and audio arrives without lag.
+
+    Returns the provider's statistics at the moment when all sessions had started.
+    """
     first = await _until(provider, "begun", sessions)
     async with asyncio.timeout(_BEGIN_S):
         while True:
@@ -227,7 +232,7 @@ async def settled(provider: Emulator, sessions: int) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def streaming(sessions: int, *arguments: str) -> AsyncIterator[tuple[Program, Emulator]]:
-    """A worker, `python <arguments>`, whose sessions all stream, and its provider."""
+    """Run a worker, `python <arguments>`; yield it and its provider once all sessions stream."""
     async with (
         broker() as server,
         emulator() as provider,

@@ -1,8 +1,8 @@
-"""A worker that samples its own stack by processor time: `python -m bench.sampled FILE`.
+"""A worker that samples its own stack by CPU time: `python -m bench.sampled FILE`.
 
-SIGPROF comes each millisecond of processor time, so that time which the machine gives to others
-does not count (a sampler that looks from outside counts it). At SIGUSR1 the counts begin, at
-SIGUSR2 they are written to FILE: a line each, `function;function;... count`, the outermost first.
+SIGPROF arrives once per millisecond of CPU time, so that time of other processes does not count, as
+it would with an external sampler. Sampling starts at SIGUSR1; at SIGUSR2 the worker writes the
+counts to FILE, one line `function;function;... count` per stack, with the outermost function first.
 """
 
 from __future__ import annotations

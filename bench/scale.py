@@ -42,12 +42,12 @@ _LATE_MS = 1000.0
 
 
 class Case(NamedTuple):
-    """What is published, and to what."""
+    """One load and configuration of the broker."""
 
     sessions: int
     chunk_ms: int = 80
     nodes: int = 3
-    """And as many replicas; 1 or 3."""
+    """Number of nodes and replicas: 1 or 3."""
     streams: int = 1
     storage: Storage = "file"
 
@@ -63,7 +63,7 @@ CASES = (
 
 @dataclass
 class Point:
-    """One case. Lists have a figure for each node, the stream's leader first."""
+    """Result of one case. Lists have one figure per node, the stream's leader first."""
 
     sessions: int
     chunk_ms: int
@@ -71,30 +71,30 @@ class Point:
     streams: int
     storage: Storage
     due_per_s: float
-    """Chunks that are due a second."""
+    """Due chunks per second."""
     acknowledged: float
-    """Acknowledgements that came of those that were due: 1 when nothing lags."""
+    """Share of the due acknowledgements that arrived: 1 without lag."""
     refused: int
     ack_ms: dict[str, float]
-    """From publishing to acknowledgement, by percentile."""
+    """Delay from publication to acknowledgement, by percentile."""
     cpu_share: list[float]
-    """Of one core."""
+    """Share of one core."""
     written_mb_per_s: list[float]
-    """Pages of files that were changed; 0 where the temporary directory is in memory."""
+    """Dirtied file pages; 0 if the temporary directory is in memory."""
     resident_mb: list[float]
     publisher_share: float
-    """Of one core: of the process that publishes."""
+    """Share of one core that the publisher uses."""
     publisher_late_ms: float
-    """The most that it was behind the clock: it is the one that lags when this is large."""
+    """Maximum delay of the publisher; if it is large, the publisher is the bottleneck."""
 
     @property
     def carried(self) -> bool:
-        """Whether all of it was stored in time."""
+        """Whether all audio was stored in time."""
         return self.acknowledged >= _ENOUGH and self.ack_ms.get("p99", _LATE_MS) < _LATE_MS
 
     @property
     def cpu_s_per_hour(self) -> float:
-        """Processor seconds of all nodes an hour of audio."""
+        """CPU seconds of all nodes per hour of audio."""
         return sum(self.cpu_share) / self.sessions * 3600
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,8 +102,12 @@ class Point:
 
 
 async def measure(seconds: float = 8.0, cases: Sequence[Case] = CASES) -> list[Point]:
-    """Each case for `seconds`; of cases that differ in sessions alone none beyond the first that
-    was not carried. Raises: BrokerError."""
+    """Measure each case for `seconds`.
+
+    After a case that was not carried, cases with more sessions of the same kind are skipped.
+
+    Raises: BrokerError.
+    """
     points: list[Point] = []
     ended: set[Case] = set()
     for case in cases:
@@ -167,8 +171,7 @@ async def _measured(case: Case, seconds: float) -> Point:
 async def _make_streams(
     js: JetStreamContext, case: Case, nodes: list[EmbeddedServer]
 ) -> list[EmbeddedServer]:
-    """Make the stream of audio as the project makes it, or several of its kind; the nodes, the
-    leader of the first one at the front."""
+    """Create one or several audio streams; return the nodes, the first stream's leader first."""
     settings = StreamSettings(stream_replicas=case.nodes, audio_storage=case.storage)
     (wanted,) = (config for config in stream_configs(settings) if config.name == AUDIO)
     leader = ""
@@ -177,7 +180,7 @@ async def _make_streams(
             wanted, name=f"{AUDIO}_{number}", subjects=[f"{AUDIO_PREFIX}.part{number}.>"]
         )
         async with asyncio.timeout(BEGIN_S):
-            while True:  # a cluster that has just begun has no leader yet
+            while True:  # a cluster that has just started has no leader yet
                 try:
                     info = await js.add_stream(config)
                     break
@@ -204,7 +207,7 @@ def print_points(points: Sequence[Point]) -> None:
             "chunk ms",
             "nodes",
             "streams",
-            "kept in",
+            "storage",
             "chunks/s",
             "stored",
             "ack p50/99 ms",
@@ -232,12 +235,14 @@ def print_points(points: Sequence[Point]) -> None:
     ]
     print(*table([head, *rows], right=range(len(head))), sep="\n")
     if any(not point.carried for point in points):
-        print("!: not stored in time")
+        print("! = not stored in time")
 
 
 async def measure_memory(messages: int = 500_000) -> dict[str, float]:
-    """Bytes of a server's resident memory for a message's id that it knows, and for a subject of
-    its own, beside a message that has neither. Raises: BrokerError."""
+    """Measure the server's resident memory per message ID and per subject, in bytes.
+
+    Raises: BrokerError.
+    """
     plain = await _resident_after(messages, ids=False, subjects=False)
     return {
         "id_bytes": (await _resident_after(messages, ids=True, subjects=False) - plain) / messages,
@@ -256,7 +261,7 @@ async def _resident_after(messages: int, *, ids: bool, subjects: bool) -> int:
         await js.add_stream(name="SCALE", subjects=["scale.>"], duplicate_window=600)
         stored: list[asyncio.Future[int]] = []
         for number in range(messages):
-            # As long as those of sessions.
+            # As long as subjects of sessions.
             subject = f"scale.tenant.conversation-{number if subjects else 0:09}.speaker.final"
             headers = {MSG_ID: f"00000000-0000-0000-0000-000000000000:{number}"} if ids else {}
             stored.append(await broker.acks.publish(subject, b"", headers, BEGIN_S))
@@ -271,14 +276,25 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.scale", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--seconds", type=float, default=8.0, help="measured, of each case")
-    parser.add_argument("--sessions", type=int, nargs="+", help="one case each; default: a series")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each case")
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        nargs="+",
+        help="numbers of sessions, one case each; default: a series",
+    )
     parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--streams", type=int, default=1, help="to spread the sessions over")
+    parser.add_argument(
+        "--streams", type=int, default=1, help="streams to spread the sessions over"
+    )
     parser.add_argument("--storage", choices=("file", "memory"), default="file")
-    parser.add_argument("--memory", action="store_true", help="of ids and subjects, instead")
-    parser.add_argument("--leases", type=int, nargs="+", help="so many leases of sessions, instead")
+    parser.add_argument(
+        "--memory", action="store_true", help="measure memory of IDs and subjects instead"
+    )
+    parser.add_argument(
+        "--leases", type=int, nargs="+", help="measure renewals of so many leases instead"
+    )
     arguments = parser.parse_args()
     if arguments.memory:
         for what, size in (await measure_memory()).items():

@@ -26,19 +26,22 @@ _TICK_S = 0.002
 
 
 class Leases(NamedTuple):
-    """What it costs to keep so many leases with three nodes, each renewed once a second."""
+    """Cost of renewing each lease once a second on three nodes."""
 
     leases: int
     cpu_share: list[float]
-    """Of one core, of each node, the consumer's leader first."""
+    """Share of one core per node, the consumer's leader first."""
     sent: float
-    """Heartbeats that were sent of those that were due."""
-    run_out: int
-    """Leases that the broker gave to another all the same."""
+    """Share of the due renewals that were sent."""
+    expired: int
+    """Leases that expired in spite of renewals."""
 
 
 async def measure_leases(seconds: float, counts: Sequence[int]) -> list[Leases]:
-    """Raises: BrokerError."""
+    """Measure each number of leases for `seconds`.
+
+    Raises: BrokerError.
+    """
     return [await _leases(count, seconds) for count in counts]
 
 
@@ -48,29 +51,29 @@ async def _leases(count: int, seconds: float) -> Leases:
         async with connected(BrokerSettings(url=url), name="bench") as broker:
             settings = StreamSettings(stream_replicas=3)
             async with asyncio.timeout(BEGIN_S):
-                while True:  # a cluster that has just begun has no leader yet
+                while True:  # a cluster that has just started has no leader yet
                     try:
                         js = await ensure(broker, settings)
                         break
                     except NatterjackError:
                         await asyncio.sleep(0.25)
             queue = await js.pull_subscribe_bind(durable=CONSUMER, stream=SESSIONS)
-            held = await _hold(broker, queue, count)
+            leases = await _claim(broker, queue, count)
             info = await js.consumer_info(SESSIONS, CONSUMER)
             leader = info.cluster.leader if info.cluster is not None else ""
             nodes = sorted(nodes, key=lambda node: node.store.name != leader)
-            beats = [0]
+            renewals = [0]
             lost: list[Msg] = []
             tasks = (
-                asyncio.create_task(_beat(broker, held, beats)),
-                asyncio.create_task(_take(queue, lost)),
+                asyncio.create_task(_renew(broker, leases, renewals)),
+                asyncio.create_task(_claim_expired(queue, lost)),
             )
             await asyncio.sleep(SETTLE_S)
             before, began = [cpu_seconds(node.pid) for node in nodes], time.monotonic()
-            sent_before = beats[0]
+            sent_before = renewals[0]
             await asyncio.sleep(seconds)
             took = time.monotonic() - began
-            sent = beats[0] - sent_before
+            sent = renewals[0] - sent_before
             after = [cpu_seconds(node.pid) for node in nodes]
             for task in tasks:
                 task.cancel()
@@ -79,47 +82,47 @@ async def _leases(count: int, seconds: float) -> Leases:
     return Leases(count, shares, sent / took / count, len(lost))
 
 
-async def _hold(broker: Broker, queue: JetStreamContext.PullSubscription, count: int) -> list[str]:
-    """Ask for so many sessions and take them all; where each lease is renewed."""
+async def _claim(broker: Broker, queue: JetStreamContext.PullSubscription, count: int) -> list[str]:
+    """Publish and claim so many requests; return the reply subjects that renew their leases."""
     requested = [
         await broker.acks.publish(f"stt.session.t.c{number}.s", b"{}", {}, BEGIN_S)
         for number in range(count)
     ]
     await asyncio.gather(*requested)
-    held: list[str] = []
-    while len(held) < count:
-        held += [message.reply for message in await queue.fetch(min(500, count - len(held)))]
-        for reply in held[:-500]:  # those that are held already, so that they do not run out
+    leases: list[str] = []
+    while len(leases) < count:
+        leases += [message.reply for message in await queue.fetch(min(500, count - len(leases)))]
+        for reply in leases[:-500]:  # renew claimed leases, so that they do not expire
             broker.client.post(reply, Msg.Ack.Progress)
-    return held
+    return leases
 
 
-async def _take(queue: JetStreamContext.PullSubscription, lost: list[Msg]) -> None:
-    """Take what runs out, as another worker would, until cancelled."""
+async def _claim_expired(queue: JetStreamContext.PullSubscription, lost: list[Msg]) -> None:
+    """Claim requests whose lease has expired, as another worker would, until cancelled."""
     while True:
         with contextlib.suppress(TimeoutError):
             lost += await queue.fetch(100, timeout=1)
 
 
-async def _beat(broker: Broker, held: Sequence[str], beats: list[int]) -> None:
-    """Renew each lease once a second, spread evenly, until cancelled; counts in `beats`."""
+async def _renew(broker: Broker, leases: Sequence[str], renewals: list[int]) -> None:
+    """Renew each lease once a second, evenly spread, until cancelled; count in `renewals`."""
     began = time.monotonic()
     while True:
-        due = int((time.monotonic() - began) * len(held))
-        while beats[0] < due:
-            broker.client.post(held[beats[0] % len(held)], Msg.Ack.Progress)
-            beats[0] += 1
+        due = int((time.monotonic() - began) * len(leases))
+        while renewals[0] < due:
+            broker.client.post(leases[renewals[0] % len(leases)], Msg.Ack.Progress)
+            renewals[0] += 1
         await asyncio.sleep(_TICK_S)
 
 
 def print_leases(points: Sequence[Leases]) -> None:
-    head = ("leases", "cores, leader first", "sent", "run out")
+    head = ("leases", "cores, leader first", "sent", "expired")
     rows = [
         (
             str(point.leases),
             " ".join(f"{share:.2f}" for share in point.cpu_share),
             f"{point.sent:.3f}",
-            str(point.run_out),
+            str(point.expired),
         )
         for point in points
     ]

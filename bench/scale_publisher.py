@@ -26,18 +26,18 @@ _ANSWER = re.compile(rb"MSG _INBOX\.scale\.\d+\.(\d+) [^\r\n]*\r\n(\{[^\r\n]*\})
 
 
 class _Node(asyncio.Protocol):
-    """As much of the broker's protocol as is needed to publish and to see what was stored."""
+    """A minimal NATS client that publishes and reads acknowledgements."""
 
     def __init__(self, number: int, delays_us: array[int]) -> None:
         self.refused = 0
         self.inbox = f"{_INBOX}.{number}"
-        """Of its own: else each node's answers would come to all."""
+        """Inbox of this connection; a shared one would receive acknowledgements for all nodes."""
         self._delays_us = delays_us
         self._behind = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are asyncio's by their methods, not by their class.
+        # uvloop's transports have asyncio's methods but not its class.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=256 * 1024 * 1024)
         options = {"verbose": False, "pedantic": False, "headers": True, "echo": False,
@@ -63,10 +63,12 @@ class _Node(asyncio.Protocol):
 
 
 class _Session:
-    """One session's chunks, as an edge publishes them; each asks for its acknowledgement, and the
-    inbox says when it was sent."""
+    """The chunks of one session as an edge publishes them.
 
-    __slots__ = ("_frames", "_head", "_id", "_pos", "_seq", "_sound", "node")
+    Each requests an acknowledgement, whose subject contains the time of publication.
+    """
+
+    __slots__ = ("_audio", "_frames", "_head", "_id", "_pos", "_seq", "node")
 
     def __init__(self, number: int, chunk_ms: int, streams: int, node: _Node) -> None:
         self.node = node
@@ -74,8 +76,8 @@ class _Session:
         subject = f"{AUDIO_PREFIX}.part{number % streams}.c{number // 100}.s{number}"
         self._head = f"HPUB {subject} {node.inbox}.".encode()
         self._frames = RATE * chunk_ms // 1000
-        self._sound = bytes(range(256)) * (self._frames * 2 // 256 + 1)
-        self._sound = self._sound[: self._frames * 2]
+        self._audio = bytes(range(256)) * (self._frames * 2 // 256 + 1)
+        self._audio = self._audio[: self._frames * 2]
         self._seq = self._pos = 0
 
     def chunk(self, stamp_ns: int, wall_ns: int) -> bytes:
@@ -87,12 +89,12 @@ class _Session:
         self._pos += self._frames
         size = len(headers)
         return b"%b%d %d %d\r\n%b%b\r\n" % (
-            self._head, stamp_ns, size, size + len(self._sound), headers, self._sound,
+            self._head, stamp_ns, size, size + len(self._audio), headers, self._audio,
         )  # fmt: skip
 
 
 async def _publish(sessions: list[_Session], chunk_ms: int, late_ms: list[float]) -> None:
-    """Every session's chunks in real time, spread evenly, until cancelled."""
+    """Publish the chunks of all sessions in real time, evenly spread, until cancelled."""
     period = chunk_ms / 1000
     began = time.monotonic()
     index, round_start = 0, began
@@ -126,7 +128,7 @@ async def main() -> None:
         address, the_node = urlsplit(url), functools.partial(nodes.__getitem__, number)
         await loop.create_connection(the_node, address.hostname, address.port)
     sessions = [
-        # Not all of a stream's sessions to one node.
+        # Spread the sessions of a stream over the nodes.
         _Session(number, arguments.chunk_ms, arguments.streams,
                  nodes[number // arguments.streams % len(nodes)])
         for number in range(arguments.sessions)

@@ -1,4 +1,4 @@
-"""Where a worker's processor time goes, by stage: a profile of its own stack (bench.sampled)."""
+"""CPU time of a worker by stage, from a profile of its stack (bench.sampled)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import until
 from .relay import streaming
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    # The innermost function of a stack that is named here tells the stage.
+    # The innermost function of a stack that matches a mark determines the stage.
     ("send", ("natterjack/plugin/websocket.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
     ("decode headers", ("natterjack/audio.py:", "Feed._expect")),
@@ -55,7 +55,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def stage(stack: str) -> str:
-    """The stage of a stack, `function;function;...`, the outermost first."""
+    """Return the stage of a stack `function;function;...`, with the outermost function first."""
     for function in reversed(stack.split(";")):
         for name, marks in STAGES:
             if any(mark in function for mark in marks):
@@ -64,7 +64,7 @@ def stage(stack: str) -> str:
 
 
 async def measure(sessions: int = 300, seconds: float = 12.0) -> dict[str, float]:
-    """The share of each stage in the processor time of a worker with so many sessions."""
+    """Return the share of each stage in the CPU time of a worker with so many sessions."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "stacks"
@@ -72,7 +72,7 @@ async def measure(sessions: int = 300, seconds: float = 12.0) -> dict[str, float
             os.kill(subject.pid, signal.SIGUSR1)
             await asyncio.sleep(seconds)
             os.kill(subject.pid, signal.SIGUSR2)
-            await until(out.exists, "the worker writes its profile", 30)
+            await until(out.exists, "the worker has written its profile", 30)
         for line in out.read_text().splitlines():
             stack, _, count = line.rpartition(" ")
             counts[stage(stack)] += int(count)
