@@ -191,13 +191,14 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 
 def parse(description: str | None, services: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
-    parser.add_argument("--service", required=True, choices=services) parser.add_argument("--url",
-    required=True, help="URL of the provider without a path") parser.add_argument("--sessions",
-    type=int, required=True) parser.add_argument("--chunk-ms", type=int, default=80)
+    parser.add_argument("--service", required=True, choices=services)
+    parser.add_argument("--url", required=True, help="URL of the provider without a path")
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--chunk-ms", type=int, default=80)
     parser.add_argument("--speech", type=Path, help="file with mono linear16 at 16 kHz")
-    parser.add_argument("--spread", type=float, help="seconds from the first to the last session's
-    start "
-                        "(default: a chunk)")  # fmt: skip
+    parser.add_argument(
+        "--spread", type=float, help="seconds from the first session's start to the last one's"
+    )
     return parser.parse_args()
 
 

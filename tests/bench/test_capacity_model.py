@@ -145,7 +145,7 @@ def test_impossible_inputs_are_named() -> None:
         replace(ROUND, chunk_ms=0)
     with pytest.raises(ValueError, match="sessions must be 1 or more"):
         need(0, ROUND)
-    with pytest.raises(ValueError, match="no cell carries a session: disk of a node"):
+    with pytest.raises(ValueError, match="a cell cannot carry one session: disk of a node"):
         need(5, replace(ROUND, disk_gb=0.01))
 
 
