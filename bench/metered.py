@@ -66,8 +66,8 @@ def _metered_coroutine(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    owner, name = ROSTER
-    setattr(owner, name, _metered_coroutine(getattr(owner, name)))
+    reports, tell = ROSTER
+    setattr(reports, tell, _metered_coroutine(getattr(reports, tell)))
     for owner, names in METERED:
         for name in names:
             setattr(owner, name, _metered(getattr(owner, name)))
