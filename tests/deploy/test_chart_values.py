@@ -302,6 +302,19 @@ def test_a_provider_without_its_key_is_refused(name: str) -> None:
         render({"worker": {**worker, **way}, "providers": off})
 
 
+def test_every_value_has_a_comment_and_a_row_in_the_readme() -> None:
+    values, readme = ((CHART / name).read_text() for name in ("values.yaml", "README.md"))
+    commented = re.findall(r"^ *## @param (\S+) (?:\[[^]]*\] )?(.+)$", values, flags=re.M)
+    rows = re.findall(r"^\| `([\w.]+)` +\| (.+?) +\| ", readme, flags=re.M)
+    assert rows == commented
+    for path, _ in leaves(schema()):
+        if path not in ("global", "enabled"):
+            assert any(
+                f"{path}.".startswith(f"{name}.") or name.startswith(f"{path}.")
+                for name, _ in commented
+            ), path
+
+
 def test_the_readme_has_the_table_of_values(tmp_path: Path) -> None:
     npx = shutil.which("npx")
     if npx is None:
