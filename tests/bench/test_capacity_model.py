@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md, by hand."""
+"""The arithmetic of docs/scaling.md, checked by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROUND = Inputs(
     node_gbit_per_s=10, node_network_use=0.5, node_gb=16, node_memory_use=0.5, disk_gb=1000,
     disk_mb_per_s=500, disk_use=0.8, heartbeats_per_s=10_000, news_per_s=100_000, slot_news_s=5,
 )  # fmt: skip
-"""Numbers that can be worked out in one's head."""
+"""Numbers that are easy to calculate with."""
 
 
 def test_a_session() -> None:
@@ -51,7 +51,7 @@ def test_a_session() -> None:
     assert resident_bytes(ROUND) == 1200 * 100 + 4 * 144 * 200
 
 
-def test_ids_are_known_as_long_as_the_stream_knows_them() -> None:
+def test_ids_are_kept_for_the_deduplication_window() -> None:
     only_ids = replace(ROUND, subject_bytes=1e-9)
     assert resident_bytes(only_ids) == pytest.approx(DUPLICATE_WINDOW_S * 10 * 100)
     brief = replace(only_ids, kept_s=60)
@@ -61,10 +61,10 @@ def test_ids_are_known_as_long_as_the_stream_knows_them() -> None:
 @pytest.mark.parametrize(
     ("changes", "sessions"),
     [
-        ({}, 400),  # its settings
-        ({"worker_sessions": 1000}, 500),  # half of a core: 1,800 s of 3.6
+        ({}, 400),  # limited by its slots
+        ({"worker_sessions": 1000}, 500),  # half of a core: 1,800 s / 3.6 s
         ({"worker_sessions": 1000, "worker_core_use": 1.0}, 1000),
-        ({"worker_cpu_s_per_hour": 36_000}, 1),  # one at least, however dear
+        ({"worker_cpu_s_per_hour": 36_000}, 1),  # at least one
     ],
 )
 def test_sessions_of_a_worker(changes: dict[str, float], sessions: int) -> None:
@@ -72,7 +72,7 @@ def test_sessions_of_a_worker(changes: dict[str, float], sessions: int) -> None:
 
 
 @pytest.mark.parametrize(("sessions", "count"), [(1, 1), (2, 2), (400, 2), (401, 3), (4000, 11)])
-def test_workers_and_one_to_spare(sessions: int, count: int) -> None:
+def test_workers_include_a_spare_one(sessions: int, count: int) -> None:
     assert workers(sessions, ROUND) == count
 
 
@@ -85,7 +85,7 @@ def test_loads_of_a_cell() -> None:
         "disk of a node": (96.5, 800),
         "writes of a node": (70, 400),
         "heartbeats of leases": (1000, 10_000),
-        "news of provider slots": (800, 100_000),  # 1,000 slots told each 5 s to 4 workers
+        "news of provider slots": (800, 100_000),  # 1,000 permits every 5 s, sent to 4 workers
     }
     found = {load.what: load for load in loads(1000, ROUND)}
     assert found.keys() == expected.keys()
@@ -108,26 +108,26 @@ def test_loads_of_a_cell() -> None:
         ("news of provider slots", {"news_per_s": 100}),
     ],
 )
-def test_whatever_is_scarce_is_told_first(what: str, changes: dict[str, float]) -> None:
+def test_the_scarcest_resource_is_the_first_limit(what: str, changes: dict[str, float]) -> None:
     assert first_limit(1000, replace(ROUND, **changes)).what == what  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("sessions", "count"), [(1, 1), (1000, 1), (1001, 2), (2000, 2), (2001, 3), (100_000, 100)]
 )
-def test_cells_are_as_few_as_can_be(sessions: int, count: int) -> None:
+def test_cells_are_as_few_as_possible(sessions: int, count: int) -> None:
     assert cells(sessions, ROUND) == count
 
 
-def test_what_grows_with_the_square_divides_into_more_cells_than_its_share() -> None:
-    """Slots are told to every worker of the cell: half the sessions, a quarter of the news."""
-    told = replace(ROUND, news_per_s=2000, stream_messages_per_s=1e9)
-    share = first_limit(4000, told).share
-    assert share == pytest.approx(4000 / 5 * 11 / 2000)  # 4.4 times too much
-    assert cells(4000, told) == 3  # 1,334 sessions and 5 workers each: 1,334 of 2,000
+def test_quadratic_loads_need_fewer_cells_than_their_share() -> None:
+    """Every worker of a cell receives all messages: half the sessions make a quarter of them."""
+    inputs = replace(ROUND, news_per_s=2000, stream_messages_per_s=1e9)
+    share = first_limit(4000, inputs).share
+    assert share == pytest.approx(4000 / 5 * 11 / 2000)  # 4.4 times the limit
+    assert cells(4000, inputs) == 3  # 1,334 sessions and 5 workers each: 1,334 of 2,000
 
 
-def test_the_whole_need() -> None:
+def test_all_needs() -> None:
     found = need(4000, ROUND)
     assert (found.cells, found.nodes, found.workers) == (4, 12, 16)
     assert found.worker_cores == 4
@@ -153,16 +153,16 @@ def test_every_input_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for field in fields(Inputs):
-        assert f"--{field.name.replace('_', '-')}" in said
+        assert f"--{field.name.replace('_', '-')}" in output
 
 
 def test_flags_change_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--sessions", "1000", "--stream-messages-per-s", "1250", "--loads"]) == 0
-    said = capsys.readouterr().out
-    assert "chunks into STT_AUDIO, 100%" in said
-    assert "one of 10 cells, 100 sessions" in said
+    output = capsys.readouterr().out
+    assert "chunks into STT_AUDIO, 100%" in output
+    assert "one of 10 cells, 100 sessions" in output
     with pytest.raises(SystemExit) as ended:
         main(["--chunk-ms", "-1"])
     assert ended.value.code == 2

@@ -142,7 +142,7 @@ def test_selectors_match_only_their_own_pods(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_resources_have_the_recommended_labels(scenario: str) -> None:
     for document in rendered(scenario):
-        if document["metadata"]["name"] in ("r-natterjack-more", "sound"):
+        if document["metadata"]["name"] in ("r-natterjack-more", "audio"):
             continue  # the user's own
         labels = document["metadata"]["labels"]
         assert labels["helm.sh/chart"].startswith("natterjack-")

@@ -40,11 +40,11 @@ async def test_an_agent_publishes_the_audio_written_into_its_pipe(
 ) -> None:
     documents = rendered(scenario)
     spec = find(documents, EXAMPLES[scenario], "edge")["spec"]["template"]["spec"]
-    (tmp_path / "sound").mkdir()
-    pipe = tmp_path / "sound" / "pipe"
+    (tmp_path / "audio").mkdir()
+    pipe = tmp_path / "audio" / "pipe"
 
     def here(words: list[str]) -> list[str]:
-        return [word.replace("/sound/", f"{tmp_path}/sound/") for word in words]
+        return [word.replace("/audio/", f"{tmp_path}/audio/") for word in words]
 
     (first,) = spec["initContainers"]
     for _ in range(2):  # all containers of a pod may restart

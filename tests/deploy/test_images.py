@@ -260,8 +260,8 @@ async def test_the_edge_container_publishes_a_file(
 ) -> None:
     await start_worker()
     words = tones.sequence(16)
-    sound = np.frombuffer(tones.encode(words, RATE, tail_seconds=0.5), "<i2")
-    soundfile.write(tmp_path / "words.flac", sound, RATE)
+    audio = np.frombuffer(tones.encode(words, RATE, tail_seconds=0.5), "<i2")
+    soundfile.write(tmp_path / "words.flac", audio, RATE)
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool").chmod(0o777)
     done = await asyncio.to_thread(
