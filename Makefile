@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up test soak bench lint lint-deploy unit format clean help system-packages
+.PHONY: demo up test soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
 
 lint-deploy: $(VENV)/.dev $(VENV)-checkov/.done
 	@sh tests/deploy/lint.sh
+
+docs: $(VENV)/.dev ## write the generated reference pages, and build the site into build/site
+	@$(BIN)/python -m docs.generate
+	@$(MAKE) --no-print-directory lint-docs
+
+# The variable silences mkdocs-material's advertisement of its successor: mkdocs.yml has the reasons.
+lint-docs: $(VENV)/.dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)

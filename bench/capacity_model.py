@@ -1,8 +1,8 @@
 """Compute the resources that a number of sessions needs: `python -m bench.capacity_model --help`.
 
 Each input is a flag, so that you can use measurements of your machines (`make bench`,
-`python -m bench.scale`) and the limits of your account and disks. docs/scaling.md lists the sources
-of the defaults and says which of them are guesses.
+`python -m bench.scale`) and the limits of your account and disks. docs/explanation/scaling.md lists
+the sources of the defaults and says which of them are guesses.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def rows(needs: Sequence[Need]) -> list[tuple[str, ...]]:
 
 
 def markdown(needs: Sequence[Need]) -> str:
-    """Return the table of docs/scaling.md."""
+    """Return the table of docs/explanation/scaling.md."""
     lines = [_HEAD, tuple("---" for _ in _HEAD), *rows(needs)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -311,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sessions", type=int, nargs="+", default=list(STEPS), help="concurrent sessions"
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="print the table of docs/scaling.md"
+        "--markdown", action="store_true", help="print the table of docs/explanation/scaling.md"
     )
     parser.add_argument("--loads", action="store_true", help="print all loads of one cell")
     for each in fields(Inputs):

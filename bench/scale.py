@@ -7,7 +7,7 @@ delay, and what each node uses, for more and more sessions. On a small machine t
 reach its limit before the stream does, so its own usage is reported too.
 
 With `streams` above 1, the sessions are spread over several streams with leaders of their own, as
-over cells that share a cluster (docs/scaling.md).
+over cells that share a cluster (docs/explanation/scaling.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The AsyncAPI document of all messages on the wire, generated from the models.
 
-`python -m natterjack.asyncapi > docs/asyncapi.json` writes it, and a test compares the two.
+`make docs` writes it to docs/reference/asyncapi.json, and a test compares the two.
 (AsyncAPI 3.0.0, https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 """
 

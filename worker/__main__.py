@@ -46,7 +46,7 @@ _END_SECONDS = 15.0
 less."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="natterjack-worker",
         description="Takes sessions from the queue on NATS, holds one speech-provider stream for "
@@ -267,7 +267,7 @@ async def _bounded(claiming: asyncio.Task[None], seconds: float) -> None:
 
 def main() -> None:
     """Entry point of `natterjack-worker`."""
-    flags = _parser().parse_args()
+    flags = parser().parse_args()
     try:
         logs.configure(load(LogSettings, flags))
         with tracing.started("natterjack-worker"):

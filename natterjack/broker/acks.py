@@ -1,6 +1,7 @@
 """Publishing to streams, with one inbox for all acknowledgements and no task for any.
 
-As JetStreamContext.publish of nats-py, at about a third of its cost: docs/performance.md.
+As JetStreamContext.publish of nats-py, at about a third of its cost
+(docs/explanation/performance.md).
 """
 
 from __future__ import annotations

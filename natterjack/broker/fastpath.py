@@ -2,7 +2,8 @@
 
 Its own ways are made for comfort: for each message in, all headers are parsed and a task is woken;
 for each message out, headers are checked one by one and the socket is written to. What that costs
-is told in docs/performance.md. This is the one place that touches what nats-py keeps to itself.
+is told in docs/explanation/performance.md. This is the one place that touches what nats-py keeps
+to itself.
 """
 
 from __future__ import annotations

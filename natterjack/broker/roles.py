@@ -1,7 +1,7 @@
 """What each kind of broker user may do: the one definition, from which configurations are made.
 
 NATS checks every subject that a user publishes or subscribes to; what is not allowed here is
-refused. docs/security.md says what each is for, and what remains possible.
+refused. docs/explanation/security.md says what each is for, and what remains possible.
 """
 
 from __future__ import annotations

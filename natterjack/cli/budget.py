@@ -54,9 +54,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         _add(actions, "usage", "what was used, by tenant and provider: the invoice"),
     ]
     showing, (_, show, setting, removing, usage) = (parsers[0], parsers[1], parsers[4]), parsers
-    show.add_argument("tenant", metavar="TENANT")
+    show.add_argument("tenant", metavar="TENANT", help="the tenant")
     for parser in (setting, removing):
-        parser.add_argument("tenant", nargs="?", metavar="TENANT")
+        parser.add_argument("tenant", nargs="?", metavar="TENANT", help="the tenant")
         parser.add_argument("--default", action="store_true", help="of tenants without their own")
     setting.add_argument(
         "--seconds-per-day", type=float, metavar="N", help="of audio sent to providers; 0: none"

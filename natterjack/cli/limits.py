@@ -35,13 +35,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     listing = actions.add_parser("list", help="every limit, and the connections in use")
     listing.add_argument("--json", action="store_true", help="as JSON")
     setting = actions.add_parser("set", help="set a limit; workers obey at once")
-    setting.add_argument("account", metavar="ACCOUNT")
+    setting.add_argument("account", metavar="ACCOUNT", help="provider account")
     setting.add_argument("--connections", type=int, metavar="N", help="open at a time, from 1")
     setting.add_argument(
         "--dials-per-second", type=int, metavar="N", help="new connections in any second, from 1"
     )
     removing = actions.add_parser("remove", help="remove a limit")
-    removing.add_argument("account", metavar="ACCOUNT")
+    removing.add_argument("account", metavar="ACCOUNT", help="provider account")
     for parser in (listing, setting, removing):
         add_flags(parser, BrokerSettings, "nats-")
 

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md, checked by hand."""
+"""The arithmetic of docs/explanation/scaling.md, checked by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bench.capacity_model import (
 )
 from natterjack.broker.streams import DUPLICATE_WINDOW_S
 
-PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "scaling.md"
 ROUND = Inputs(
     chunk_ms=100, bytes_per_s=32_000, header_bytes=200, worker_cpu_s_per_hour=3.6,
     worker_core_use=0.5, worker_sessions=400, worker_base_mb=70, worker_session_kb=102.4,
@@ -172,6 +172,7 @@ def test_flags_change_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_page_has_the_table() -> None:
     needs = [need(sessions, Inputs()) for sessions in STEPS]
     assert markdown(needs) in PAGE.read_text(), (
-        "run: python -m bench.capacity_model --markdown, and put it into docs/scaling.md"
+        "run: python -m bench.capacity_model --markdown, and put it into "
+        "docs/explanation/scaling.md"
     )
     assert all(math.isfinite(found.first.share) for found in needs)

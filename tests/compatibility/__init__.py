@@ -1,1 +1,1 @@
-"""What one release writes, the releases beside it read: docs/compatibility.md."""
+"""What one release writes, the releases beside it read: docs/explanation/compatibility.md."""

@@ -52,7 +52,7 @@ async def test_a_fleet_of_today_writes_what_the_recorded_release_reads() -> None
         problems += [f"{kind}: {problem}" for problem in found]
     problems += _streams(today)
     problems += _spool(today)
-    assert not problems, "\n".join(["docs/compatibility.md has the rules", *problems])
+    assert not problems, "\n".join(["docs/explanation/compatibility.md has the rules", *problems])
 
 
 def _fixture(name: str) -> dict[str, Any]:

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.registry import Collector
 
-from worker.metrics import Metrics
+from docs.generate.metrics import metrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus"
@@ -19,45 +17,9 @@ RULE_FILES = (RULES / "recording.yml", RULES / "alerts.yml")
 ALERT_CASES = sorted((Path(__file__).parent / "alerts").glob("*.yml"))
 
 COUNTER_ENDINGS = ("_total", "_bucket", "_count", "_sum")
-_ENDINGS = {
-    "counter": ("_total",),
-    "info": ("_info",),
-    "histogram": ("_bucket", "_count", "_sum"),
-}
 _TARGET_LABELS = ("job", "instance")
 _SELECTOR = re.compile(r"(?<![\w:])((?:natterjack|process|nats)_\w+)(?:\{([^}]*)\})?")
 _LABEL = re.compile(r'(\w+)(!?=~?)"([^"]*)"')
-
-
-class Metric(NamedTuple):
-    """A metric family of the worker."""
-
-    name: str
-    """The name without the suffix of counters' and histograms' samples."""
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-
-    @property
-    def samples(self) -> list[str]:
-        """Names of the metric's series."""
-        return [self.name + ending for ending in _ENDINGS.get(self.kind, ("",))]
-
-
-@cache
-def metrics() -> tuple[Metric, ...]:
-    """Return all metrics of a worker in order of registration."""
-    found = []
-    registry = Metrics(1).registry
-    collectors: list[Collector] = list(registry._collector_to_names)
-    for collector in collectors:
-        for family in collector.collect():
-            if isinstance(collector, MetricWrapperBase) and family.type != "info":
-                labels = tuple(collector._labelnames)
-            else:
-                labels = tuple(family.samples[0].labels)
-            found.append(Metric(family.name, family.type, labels, family.documentation))
-    return tuple(found)
 
 
 @cache

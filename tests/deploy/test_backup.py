@@ -1,4 +1,4 @@
-"""Backup of the broker's store and disaster recovery, as in docs/handbook.md."""
+"""Backup of the broker's store and disaster recovery (docs/how-to/back-up-and-restore.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Two cells on one server (docs/scaling.md): an installation with the same names per account."""
+"""Two cells on one server: an installation with the same names per account.
+
+docs/explanation/scaling.md describes cells.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from docs.generate.metrics import metrics
 from natterjack.broker import streams
 from natterjack.settings import StreamSettings
 
@@ -13,7 +14,6 @@ from .chart import (
     render,
     rendered,
 )
-from .names import metrics
 
 
 def test_keda_counts_the_sessions_in_the_queue() -> None:

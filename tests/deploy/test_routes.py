@@ -152,7 +152,11 @@ async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) 
 def test_the_secret_of_the_example_has_the_files_that_servers_read() -> None:
     config = example()["config"]
     assert config["cluster"]["tls"]["secretName"] == config["nats"]["tls"]["secretName"]
-    for path in [CHART / "values-nats.yaml", CHART / "README.md", ROOT / "docs" / "handbook.md"]:
+    for path in [
+        CHART / "values-nats.yaml",
+        CHART / "README.md",
+        ROOT / "docs" / "how-to" / "install-on-kubernetes.md",
+    ]:
         text = path.read_text().replace("\\\n", " ")
         for key, name in SECRET.items():
             assert f"--from-file={key}=tls/{name}" in text, path.name

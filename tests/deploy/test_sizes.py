@@ -121,7 +121,7 @@ def test_one_stream_carries_all_slots(one: Installation) -> None:
 
 
 def test_the_production_release_names_secrets_that_the_handbook_makes() -> None:
-    handbook = (ROOT / "docs" / "handbook.md").read_text()
+    handbook = (ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     nats = yaml.safe_load(values_of("production").read_text())["nats"]
     for name in (nats["auth"]["existingSecret"], nats["tls"]["caSecret"]):
         assert f"create secret generic {name} " in handbook

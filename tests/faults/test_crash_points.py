@@ -1,5 +1,5 @@
 """A worker that is killed, or loses its connection, exactly at each point of its order of
-operations. `docs/guarantees.md` says what each point leads to, and names these tests."""
+operations. `docs/explanation/guarantees.md` says what each leads to, and names these tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """An edge with a spool that is killed, or loses its connection, exactly at each point of its order
-of operations. `docs/guarantees.md` says what each point leads to."""
+of operations. `docs/explanation/guarantees.md` says what each point leads to."""
 
 from __future__ import annotations
 

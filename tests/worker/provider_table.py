@@ -1,7 +1,8 @@
 """What becomes of words through every provider, rate and channel count.
 
-`python -m tests.worker.provider_table` prints the table of docs/providers.md: tone words through an
-edge, a broker, a worker process and the provider's emulator. The worker resamples and mixes down.
+`python -m tests.worker.provider_table` prints a table: tone words through an edge, a broker, a
+worker process and the provider's emulator. The worker resamples and mixes down.
+docs/explanation/faults.md has its figures.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench import calls
 
 MOST_CALLS = 65.0
-"""With its share of transcripts, events, checkpoints, leases and books: docs/performance.md has
-what was measured. It was 279 before any of it was looked at."""
+"""With its share of transcripts, events, checkpoints, leases and books: figures in
+docs/explanation/performance.md. It was 279 before any of it was looked at."""
 MOST_CALLS_OF_THE_WORKER = 32.0
 
 

@@ -20,7 +20,7 @@ from .programs import Speaker, StartWorker, Transcript, closed
 
 SECONDS, SPEED, SESSIONS = 45.0, 2.0, 3
 OVERSHOOT = 3.0
-"""Of each session, in seconds: twice what docs/budgets.md says, for slow machines."""
+"""Of each session, in seconds: twice what docs/explanation/metering.md says, for slow machines."""
 
 
 def the_end(transcript: Transcript) -> StatusEvent:

@@ -4,7 +4,7 @@ left.
 Each worker writes what it has used for a tenant to `stt_usage` and hears what others write there.
 A sum of what is known is never more than what was used, so whoever finds a budget used up is right
 without asking anybody; what is sent before everybody has found it out is the overshoot
-(docs/budgets.md).
+(docs/explanation/metering.md).
 
 Only a budget itself may be old knowledge, since an operator may raise it while NATS is away from
 us: nothing is ended, or kept from starting, unless the budget was read on the connection that

@@ -484,7 +484,7 @@ async def test_budgets_that_cannot_be_read_hold_nobody_up_for_long(
 
 async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue) -> None:
     """Ledgers tell once a second, as they do in a worker; each session sends at four times real
-    time. See docs/budgets.md: about 1.5 s of each session."""
+    time. See docs/explanation/metering.md: about 1.5 s of each session."""
     speed, limit = 4.0, 60.0
     await bucket.put("tenant.acme", b"60")
     workers = [await join(f"w{n}") for n in range(3)]

@@ -1,0 +1,1 @@
+"""The documentation: pages by kind, and the code that generates the reference."""

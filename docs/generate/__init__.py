@@ -1,0 +1,31 @@
+"""Generates the reference pages from the code: `python -m docs.generate` writes them.
+
+The pages are committed, so that they can be read, linked to and reviewed without a build; a test
+compares them with what this package generates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def pages() -> dict[Path, str]:
+    """The content of every generated file, by path."""
+    from . import alerts, api, commands, events, metrics, permissions, providers, settings
+
+    texts = {
+        "alerts.md": alerts.page(),
+        "asyncapi.json": events.asyncapi(),
+        "commands.md": commands.page(),
+        "events.md": events.page(),
+        "metrics.md": metrics.page(),
+        "permissions.md": permissions.page(),
+        "plugin-api.md": api.plugin_page(),
+        "providers.md": providers.page(),
+        "python-api.md": api.python_page(),
+        "settings.md": settings.page(),
+    }
+    return {REFERENCE / name: text for name, text in texts.items()}

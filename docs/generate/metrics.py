@@ -1,0 +1,119 @@
+"""docs/reference/metrics.md: every metric of a worker, from its registry."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from prometheus_client import Histogram
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from worker.metrics import Metrics
+
+from .markdown import cell, code, heading, table
+
+LABELS = {
+    "provider": "name of a provider; `unknown` if a session requests one that is not installed",
+    "account": "provider account whose connections are limited; by default the provider's name",
+    "tenant": "first token of a session's key, or `other`",
+    "kind": "`interim`, `final`",
+    "outcome": "`closed`, `failed`: the session has ended. `handed_over`, `lost`, `busy` (an "
+    "earlier session uses the key), `crashed` (an unexpected error of the worker): the session "
+    "returns to the queue. `rejected`: the request was invalid and is discarded",
+    "state": "`waiting`, `leased`",
+    "cause": "of errors and recoveries: `connect`, `rate_limit`, `server_error` (a dial failed); "
+    "`auth`, `credit`, `request` (the provider refused permanently); `dropped`, `mute`, "
+    "`send_blocked`, `finish`, `protocol` (an open stream failed). Of gaps: `missing` (the broker "
+    "does not have the audio), `edge` (the edge skipped it), `bad_chunk` (its chunk was unusable). "
+    "Of bad chunks: `headers`, `size`, `position`",
+    "code": "the provider's name of the message; `malformed`: it could not be decoded",
+    "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
+    "unit": "`seconds`, or an ISO 4217 currency such as `USD`",
+    "currency": "an ISO 4217 currency such as `USD`",
+}
+_ENDINGS = {
+    "counter": ("_total",),
+    "info": ("_info",),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
+
+
+class Metric(NamedTuple):
+    """A metric family of the worker."""
+
+    name: str
+    """Without the ending that samples of counters and histograms have."""
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def samples(self) -> list[str]:
+        """Names of its series."""
+        return [self.name + ending for ending in _ENDINGS.get(self.kind, ("",))]
+
+    @property
+    def shown(self) -> str:
+        """The name with the ending of its samples."""
+        return self.name if self.kind == "histogram" else self.samples[0]
+
+
+@cache
+def metrics() -> tuple[Metric, ...]:
+    """All metrics of a worker, in the order of their registration."""
+    found = []
+    for collector in collectors():
+        for family in collector.collect():
+            if isinstance(collector, MetricWrapperBase) and family.type != "info":
+                labels = tuple(collector._labelnames)
+            else:
+                labels = tuple(family.samples[0].labels)
+            found.append(Metric(family.name, family.type, labels, family.documentation))
+    return tuple(found)
+
+
+def collectors() -> list[Collector]:
+    """The collectors of a worker's registry."""
+    return list(Metrics(1).registry._collector_to_names)
+
+
+def _row(metric: Metric) -> tuple[str, ...]:
+    labels = ", ".join(code(label) for label in metric.labels)
+    return code(metric.shown), metric.kind, labels, cell(metric.help)
+
+
+def page() -> str:
+    """The page."""
+    columns = ("metric", "type", "labels", "meaning")
+    ours = [metric for metric in metrics() if metric.name.startswith("natterjack_")]
+    others = [metric for metric in metrics() if metric not in ours]
+    buckets = [
+        (code(c._name), " ".join(f"{bound:g}" for bound in c._upper_bounds[:-1]))
+        for c in collectors()
+        if isinstance(c, Histogram)
+    ]
+    return "\n".join(
+        [
+            heading(
+                "Metrics",
+                "a worker's metrics registry",
+                "Workers serve metrics in Prometheus' text format at `/metrics` on "
+                "`WORKER_HTTP_PORT` (9464). The dashboard is `deploy/grafana/natterjack.json`, and "
+                "`deploy/prometheus/` has the rules of the [alerts](alerts.md).\n\n"
+                "Metrics named `audio_..._seconds` count seconds of audio. Counters start at zero "
+                "with the process. No label has a session or a speaker. The first "
+                "`WORKER_METRICS_TENANTS` tenants have labels of their own; all others share "
+                "`other`. Most labeled series do not exist until their first event, and `rate` "
+                "misses that event.\n\n"
+                "Latencies are measured from the arrival of audio at the worker. "
+                "`natterjack_capture_delay_seconds` measures the time before that, from the "
+                "microphone to the worker; it depends on the clocks of both machines.",
+            ),
+            table(columns, map(_row, ours)),
+            "## Labels\n\n" + table(("label", "values"), [(code(n), t) for n, t in LABELS.items()]),
+            "## Buckets\n\nUpper bounds in seconds; the last is infinite.\n\n"
+            + table(("metric", "bounds"), buckets),
+            "## Process metrics\n\n" + table(columns, map(_row, others)),
+        ]
+    )

@@ -1,0 +1,39 @@
+"""docs/reference/permissions.md: what each role may publish and subscribe to."""
+
+from __future__ import annotations
+
+from natterjack.broker.roles import ROLES, Role, User
+
+from .markdown import heading, sentence
+
+_EXAMPLES: dict[Role, User] = {
+    "edge": User("edge", "NAME", "TENANT"),
+    "worker": User("worker"),
+    "subscriber": User("subscriber", "NAME", "TENANT", control=True),
+    "monitor": User("monitor"),
+    "operator": User("operator"),
+}
+
+
+def page() -> str:
+    """The page."""
+    parts = [
+        heading(
+            "Permissions",
+            "`natterjack/broker/roles.py`",
+            "The subjects that `natterjack users` allows each role. NATS refuses everything else. "
+            "An edge with `--speaker` has that speaker in place of `*`. A subscriber without "
+            "`--tenant` has `>` in place of its tenant; without `--control` it lacks "
+            "`stt.control`, and with `--live` it publishes to no `$JS.API` subject.",
+        )
+    ]
+    for role, about in ROLES.items():
+        permissions = _EXAMPLES[role].permissions()
+        publish = "\n".join(permissions.publish)
+        subscribe = "\n".join(permissions.subscribe)
+        answers = "\nIt may also reply to requests.\n" if permissions.answers else ""
+        parts.append(
+            f"## {role}\n\n{sentence(about)}\n\nPublish:\n\n```text\n{publish}\n```\n\n"
+            f"Subscribe:\n\n```text\n{subscribe}\n```\n{answers}"
+        )
+    return "\n".join(parts)
