@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import gc
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,22 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 
 collect_ignore = ["sample_plugin"]  # a package of its own, which test_plugins.py installs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Collect what a failed test leaves open, so that its warnings do not fail a later test."""
+    failed_before = item.session.testsfailed
+    result = yield
+    if item.session.testsfailed > failed_before:
+        for name in ("last_type", "last_value", "last_traceback"):  # keep its frames alive
+            vars(sys).pop(name, None)
+        hook, sys.unraisablehook = sys.unraisablehook, sys.__unraisablehook__
+        try:
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
+    return result
 
 
 @pytest.fixture
