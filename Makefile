@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up test soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
+.PHONY: demo up check test soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ up: $(VENV)/.local ## keep a whole stack running for development
 
 system-packages: ## what the tests want from Debian (installs it if root, else says so)
 	@sh tests/system_packages.sh
+
+check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that start no process
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist worksteal -m "not process" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .

@@ -1,27 +1,66 @@
-"""Fixtures that everything shares: a real nats-server process, and connections to it."""
+"""Fixtures that all tests share: a nats-server process and connections to it. Hooks that keep apart
+the tests that start processes, and that stretch each test's time limit with the machine's load."""
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pytest_timeout import timeout_sigalrm  # type: ignore[import-untyped]
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
+from tests.waiting import Countdown
 
-collect_ignore = ["sample_plugin"]  # a package of its own, which test_plugins.py installs
+collect_ignore = ["sample_plugin"]  # a package of its own, which test_loading.py installs
+
+# ---- tests that start processes ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def processes() -> None:
+    """Permission to start processes, for fixtures. A test that starts one by itself has the mark
+    `process`, which tests that use this fixture get without asking."""
+
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+_unmarked: pytest.Item | None = None
+"""The test that runs now, if it may start no process."""
+
+
+def _refuse_processes(event: str, _arguments: object) -> None:
+    if _unmarked is not None and event in _STARTS:
+        raise AssertionError(f"{_unmarked.nodeid} starts a process without the mark `process`")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Collect what a failed test leaves open, so that its warnings do not fail a later test."""
+    """Allow processes to marked tests only. Collect what a failed test leaves open, so that its
+    warnings do not fail a later test."""
+    global _unmarked
+    _unmarked = None if item.get_closest_marker("process") else item
     failed_before = item.session.testsfailed
-    result = yield
+    try:
+        result = yield
+    finally:
+        _unmarked = None
     if item.session.testsfailed > failed_before:
         for name in ("last_type", "last_value", "last_traceback"):  # keep its frames alive
             vars(sys).pop(name, None)
@@ -33,8 +72,38 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return result
 
 
+# ---- time limits ---------------------------------------------------------------------------------
+
+_ALARM_SECONDS = 5.0
+
+
+@pytest.hookimpl
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """The limit of pytest-timeout, as a Countdown."""
+    if settings.method != "signal":
+        return None
+    countdown = Countdown(settings.timeout, _ALARM_SECONDS)
+
+    def look(*_: object) -> None:
+        __tracebackhide__ = True
+        if countdown.expired():
+            timeout_sigalrm(item, settings)
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]  # pytest-timeout calls it
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _ALARM_SECONDS, _ALARM_SECONDS)
+    return True
+
+
+# ---- NATS ----------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def nats_server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
     """A nats-server of this test's own, which it may kill and start again."""
     server = EmbeddedServer(tmp_path / "nats")
     server.start()

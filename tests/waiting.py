@@ -1,4 +1,5 @@
-"""Waiting for conditions in tests: bounded, never a fixed sleep."""
+"""Waiting for conditions in tests. Each wait has a time limit that stretches while the machine is
+slow or busy, so that a limit tells a hang from a slow machine."""
 
 from __future__ import annotations
 
@@ -7,52 +8,106 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 SCALE = float(os.environ.get("TEST_TIMEOUT_SCALE", "1"))
-"""Multiplies every bound, for slow machines."""
+"""Multiplies every limit, beside what is measured."""
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_LOADAVG = Path("/proc/loadavg")
+_REFERENCE_SECONDS = 0.004
+"""CPU time of `_spin` on the machine that the limits were chosen on."""
+_MOST = 20.0
 _LOOK_SECONDS = 0.05
 
 
+def _spin() -> float:
+    before, total = time.thread_time(), 0
+    for number in range(100_000):
+        total += number * number
+    return time.thread_time() - before
+
+
+@cache
+def _slow_cores() -> float:
+    """How many times slower a core is than the reference, at least 1."""
+    return max(1.0, min(_spin() for _ in range(5)) / _REFERENCE_SECONDS)
+
+
+def _runnable() -> float:
+    """How many threads of the machine run or wait for a core: now, or on average over the last
+    minute if that is more. The kernel counts them on Linux; elsewhere there is only the average."""
+    average = os.getloadavg()[0]
+    if not _LOADAVG.exists():
+        return average
+    return max(average, int(_LOADAVG.read_text().split()[3].partition("/")[0]))
+
+
+def slowdown() -> float:
+    """How many times longer things take now than on an idle machine, from 1 to 20."""
+    return min(_MOST, max(1.0, _runnable() / _CORES) * _slow_cores())
+
+
 def bound(seconds: float) -> float:
-    return seconds * SCALE
+    """`seconds` of an idle machine, in seconds of this machine under its present load.
+
+    For settings, and for limits that cannot be extended later; prefer `within`, `soon` and `until`,
+    which go on measuring.
+    """
+    return seconds * SCALE * slowdown()
+
+
+class Countdown:
+    """A time limit in seconds of an idle machine. Call `expired` about every `interval` seconds.
+
+    Time during which this process stood still does not count.
+    """
+
+    def __init__(self, seconds: float, interval: float = _LOOK_SECONDS) -> None:
+        self._left = seconds * SCALE
+        self._most = 2 * interval
+        self._before = time.monotonic()
+
+    def expired(self) -> bool:
+        now = time.monotonic()
+        self._left -= min(now - self._before, self._most) / slowdown()
+        self._before = now
+        return self._left <= 0
 
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """As asyncio.timeout with this bound, in time in which this process runs: what hangs in it is
-    told from a machine that stands still for a moment."""
-    loop, left = asyncio.get_running_loop(), bound(seconds)
-    looking: asyncio.TimerHandle
+    """Like asyncio.timeout, with a Countdown."""
+    loop, countdown = asyncio.get_running_loop(), Countdown(seconds)
+    timer: asyncio.TimerHandle
     async with asyncio.timeout(None) as scope:
 
-        def look(before: float) -> None:
-            nonlocal left, looking
-            now = loop.time()
-            left -= min(now - before, 2 * _LOOK_SECONDS)
-            if left <= 0:
-                scope.reschedule(now)
+        def look() -> None:
+            nonlocal timer
+            if countdown.expired():
+                scope.reschedule(loop.time())
             else:
-                looking = loop.call_later(_LOOK_SECONDS, look, now)
+                timer = loop.call_later(_LOOK_SECONDS, look)
 
-        looking = loop.call_later(_LOOK_SECONDS, look, loop.time())
+        timer = loop.call_later(_LOOK_SECONDS, look)
         try:
             yield
         finally:
-            looking.cancel()
+            timer.cancel()
 
 
 class Lateness:
-    """How late this process was at most: what it measured meanwhile may be off by so much."""
+    """The longest delay of this process's event loop: its measurements may be off by as much."""
 
     seconds = 0.0
 
 
 @asynccontextmanager
 async def lateness() -> AsyncIterator[Lateness]:
-    """Watched during the block."""
+    """Measures during the block."""
     late = Lateness()
 
     async def watch() -> None:
@@ -69,7 +124,7 @@ async def lateness() -> AsyncIterator[Lateness]:
 
 
 async def soon(awaited: Awaitable[T], seconds: float) -> T:
-    """As asyncio.wait_for, but `within` this bound."""
+    """Like asyncio.wait_for, with a Countdown."""
     async with within(seconds):
         return await awaited
 
@@ -79,17 +134,18 @@ async def until(
     what: str,
     timeout: float = 30,
 ) -> Any:
-    """The first true value of `condition`; an AssertionError naming `what` when it stays false.
+    """Return the first true value of `condition`.
 
-    The bound tells what hangs from what is slow; nothing is waited for that is there.
+    Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
+    machine.
     """
-    deadline = time.monotonic() + bound(timeout)
+    started, countdown = time.monotonic(), Countdown(timeout, interval=0.5)
     while True:
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
         if value:
             return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {bound(timeout)} s: {what}")
+        if countdown.expired():
+            raise AssertionError(f"not within {time.monotonic() - started:.1f} s: {what}")
         await asyncio.sleep(0.01)

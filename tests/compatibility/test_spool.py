@@ -14,7 +14,7 @@ from natterjack.spec import SessionSpec
 
 from ..emulators import tones
 from ..faults.audit import audit
-from ..waiting import bound
+from ..waiting import soon
 from ..worker.programs import StartWorker, closed
 from .messages import FIXTURES, RELEASE, spool_files
 
@@ -35,7 +35,7 @@ async def test_a_spool_of_a_recorded_release_is_sent_to_the_last_word(
         env={**os.environ, "NATS_URL": broker_settings.url}, stderr=asyncio.subprocess.PIPE,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    _, said = await asyncio.wait_for(edge.communicate(), bound(30))
+    _, said = await soon(edge.communicate(), 30)
     assert edge.returncode == 0, said.decode()
     transcript = await closed(broker, spec)
     found = audit(transcript.events, told["words"], tones.places(told["words"], **told["phrase"]))

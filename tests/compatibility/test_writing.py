@@ -34,6 +34,7 @@ _OF_STREAMS = (
 """What programs rely on."""
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 async def test_a_fleet_of_today_writes_what_the_recorded_release_reads() -> None:
     """The programs of this checkout, under the load that was recorded."""

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from natterjack.local.embedded import EmbeddedServer
 from tests.natterjack.cli.test_commands import Command
 
-from ..waiting import bound, until
+from ..waiting import Countdown, until, within
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 USERS = {
@@ -61,10 +61,10 @@ class SecuredServer(EmbeddedServer):
         """Make the server reload its configuration, and wait until it has."""
         before = self.log_path.read_text().count("Reloaded server configuration")
         os.kill(self.pid, signal.SIGHUP)
-        deadline = time.monotonic() + 10
+        countdown = Countdown(10)
         while self.log_path.read_text().count("Reloaded server configuration") == before:
-            assert time.monotonic() < deadline, self.log_path.read_text()
-            time.sleep(0.02)
+            assert not countdown.expired(), self.log_path.read_text()
+            time.sleep(0.02)  # between two looks at the log
 
     @property
     def complaints(self) -> list[str]:
@@ -123,7 +123,7 @@ class Guest:
         mark = f"nobody.may.{self._count}"
         await self.client.publish(mark)
         refusals: list[str] = []
-        async with asyncio.timeout(bound(10)):
+        async with within(10):
             while not refusals or mark not in refusals[-1]:
                 refusals.append(await self._refusals.get())
         return len(refusals) == 1

@@ -8,16 +8,18 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nkeys
 import pytest
+import pytest_asyncio
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
@@ -30,22 +32,36 @@ from natterjack.settings import BrokerSettings, load
 from tests.natterjack.cli.test_commands import Command
 
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import bound, until
+from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
 from .secured import USERS, SecuredServer, add_user, apply_streams, guest, make_home
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[SecuredServer]:
-    home = tmp_path / "installation"
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def installation(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
+    """The directory of a server that has users and streams; each test runs a copy."""
+    home = tmp_path_factory.mktemp("broker") / "installation"
     await make_home(home)
     server = SecuredServer(home)
     server.start()
     try:
         await apply_streams(server)
-        yield server
     finally:
         server.stop()
+    return home
+
+
+@pytest.fixture
+def server(installation: Path, tmp_path: Path) -> Iterator[SecuredServer]:
+    home = tmp_path / "installation"
+    shutil.copytree(installation, home)
+    server = SecuredServer(home)
+    server.start()
+    yield server
+    server.stop()
+
+
+pytestmark = pytest.mark.process
 
 
 def settings_of(server: SecuredServer, user: str) -> BrokerSettings:
@@ -279,14 +295,18 @@ async def test_an_edge_cannot_read_other_tenants(server: SecuredServer) -> None:
     async with guest(server, "worker") as worker, guest(server, "edge_acme_pi-1") as edge:
         for key in (KEY, FOREIGN):
             await worker.client.jetstream().publish(f"stt.transcript.{key}.status", b"secret")
-        js = edge.client.jetstream()
-        own = await js.get_last_msg(
+        own = await edge.client.jetstream().get_last_msg(
             streams.TRANSCRIPTS, f"stt.transcript.{KEY}.status", direct=True
         )
         assert own.data == b"secret"
+        js = edge.client.jetstream(timeout=1)  # nobody will answer: the broker refuses each request
         for subject in (f"stt.transcript.{FOREIGN}.status", f"stt.transcript.{KEY}.final"):
             with pytest.raises((NatsTimeout, NoRespondersError)):
                 await js.get_last_msg(streams.TRANSCRIPTS, subject, direct=True)
+            asked = f'"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.{subject}"'
+            await until(
+                lambda asked=asked: [line for line in server.complaints if asked in line], "refused"
+            )
 
 
 async def test_a_subscriber_of_one_tenant_receives_no_other(server: SecuredServer) -> None:
@@ -418,7 +438,7 @@ async def _edge_program(server: SecuredServer) -> None:
         *_edge_arguments(), env={**_clean(), **server.environment("edge_acme_pi-1")},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await soon(process.communicate(), 60)
     assert process.returncode == 0, out.decode()
 
 
@@ -513,7 +533,7 @@ async def test_a_worker_names_its_missing_setting(
              "DEEPGRAM_API_KEY": "x"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), bound(30))
+    out, _ = await soon(process.communicate(), 30)
     assert process.returncode == 2
     assert expected in out.decode()
 
@@ -527,7 +547,7 @@ async def test_an_edge_names_its_missing_setting(server: SecuredServer) -> None:
     output = b""
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(bound(30)):
+        async with within(30):
             while b"set NATS_INBOX_PREFIX" not in output:
                 line = await process.stdout.readline()
                 assert line, output

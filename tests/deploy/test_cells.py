@@ -30,7 +30,7 @@ CELLS = {"north": "n", "south": "s"}
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
     (tmp_path / "nats.conf").write_text(ACCOUNTS)
     server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()

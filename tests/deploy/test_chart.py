@@ -39,6 +39,8 @@ from .manifests import (
 )
 from .names import ROOT
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_helm_lint_finds_no_problem(scenario: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from .chart import (
@@ -15,6 +16,8 @@ from .chart import (
     rendered,
     settings_of,
 )
+
+pytestmark = pytest.mark.process
 
 
 def test_streams_are_applied_before_workers_start() -> None:

@@ -31,6 +31,7 @@ def test_files_of_the_chart_are_identical_copies(copied: str, original: str) -> 
     )
 
 
+@pytest.mark.process
 def test_rules_are_installed_unchanged() -> None:
     def without_runbooks(found: list[Document]) -> list[Document]:
         found = copy.deepcopy(found)
@@ -47,6 +48,7 @@ def test_rules_are_installed_unchanged() -> None:
             assert rule["annotations"]["runbook_url"] == f"{page}#{rule['alert'].lower()}"
 
 
+@pytest.mark.process
 def test_the_dashboard_is_installed_unchanged() -> None:
     found = next(d for d in rendered("production") if d["metadata"]["name"].endswith("dashboard"))
     original = json.loads((ROOT / "deploy" / "grafana" / "natterjack.json").read_text())
@@ -54,6 +56,7 @@ def test_the_dashboard_is_installed_unchanged() -> None:
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
+@pytest.mark.process
 def test_workers_are_scraped_on_their_metrics_port() -> None:
     documents = rendered("production")
     endpoint = find(documents, "PodMonitor")["spec"]["podMetricsEndpoints"][0]

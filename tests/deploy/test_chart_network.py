@@ -19,6 +19,8 @@ from .manifests import (
     put,
 )
 
+pytestmark = pytest.mark.process
+
 
 def test_workers_reach_dns_nats_and_public_addresses() -> None:
     spec = find(rendered("default"), "NetworkPolicy", "worker")["spec"]

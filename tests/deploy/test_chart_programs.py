@@ -34,6 +34,8 @@ from .manifests import (
     check,
 )
 
+pytestmark = pytest.mark.process
+
 COMMON: list[type[BaseSettings]] = [BrokerSettings, LogSettings]
 MODELS: dict[str, list[type[BaseSettings]]] = {
     "worker": [*COMMON, WorkerSettings, StreamSettings],

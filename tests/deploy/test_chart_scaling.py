@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from docs.generate.metrics import metrics
@@ -14,6 +15,8 @@ from .chart import (
     render,
     rendered,
 )
+
+pytestmark = pytest.mark.process
 
 
 def test_keda_counts_the_sessions_in_the_queue() -> None:

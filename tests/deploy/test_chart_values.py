@@ -45,6 +45,8 @@ from .manifests import (
 )
 from .names import ROOT
 
+pytestmark = pytest.mark.process
+
 README_GENERATOR = "@bitnami/readme-generator-for-helm@2.7.2"
 
 

@@ -60,10 +60,12 @@ def _check(*command: str | Path) -> str:
 # ---- the file -------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_file_matches_the_compose_schema() -> None:
     _check(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
 
 
+@pytest.mark.process
 def test_compose_lint_finds_nothing() -> None:
     config = DEPLOY / ".compose-lint.yml"
     _check(
@@ -96,6 +98,7 @@ def test_the_file_contains_no_secret() -> None:
                 )
 
 
+@pytest.mark.process
 def test_mounted_files_are_in_the_repository_or_ignored_by_git() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this copy of the sources is not a git repository")
@@ -124,6 +127,7 @@ def test_workers_have_time_to_drain() -> None:
     assert grace > drain + WorkerSettings().handover_seconds + _END_SECONDS
 
 
+@pytest.mark.process
 def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     path = tmp_path / "prometheus.yml"
@@ -150,7 +154,7 @@ def test_grafana_has_the_data_source_of_the_dashboard() -> None:
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Path:
+def tls(tmp_path: Path, processes: None) -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is missing")
     _check(DEPLOY / "tls.sh", "--dir", tmp_path / "tls", "nats.example.org", "192.0.2.7", "::1")
@@ -189,6 +193,7 @@ def test_a_renewal_keeps_the_authority(tls: Path) -> None:
     _check("openssl", "verify", "-CAfile", tls / "ca.pem", tls / "server.pem")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["bad name"], ["--help"], ["--dir"], ["a,DNS:evil"]])
 def test_invalid_arguments_create_nothing(tmp_path: Path, arguments: list[str]) -> None:
     script = tmp_path / "tls.sh"
@@ -349,7 +354,7 @@ def _natterjack(*arguments: str | Path) -> str:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def stack(tmp_path: Path, processes: None) -> Iterator[Stack]:
     """A stack that is not started yet, on free ports."""
     tool("podman-compose")
     containers = images()

@@ -81,6 +81,7 @@ async def test_an_agent_publishes_the_audio_written_into_its_pipe(
     assert session.seconds > 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("scenario", EXAMPLES)
 def test_no_example_transcribes_files(scenario: str) -> None:
     spec = find(rendered(scenario), EXAMPLES[scenario], "edge")["spec"]["template"]["spec"]

@@ -34,7 +34,7 @@ from .containers import (
     images,
 )
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.process]
 
 USER = 10001
 MAX_MEGABYTES = {WORKER_IMAGE: 400, EDGE_IMAGE: 400}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from natterjack.local.embedded import EmbeddedServer
 
@@ -74,7 +77,7 @@ class Node(EmbeddedServer):
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
+def secret(tmp_path: Path, processes: None) -> Path:
     """The servers' mounted Secret."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is missing")
@@ -124,6 +127,19 @@ async def test_the_servers_of_a_cluster_find_one_another(peers: list[Node]) -> N
     await until(lambda: peers[1].peers == {"peer-0"}, "they are one cluster")
 
 
+@contextlib.asynccontextmanager
+async def client_of(node: Node) -> AsyncIterator[Client]:
+    client = Client()
+    await client.connect(node.url, allow_reconnect=False)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+REFUSALS = ("TLS route handshake error", "authentication error")
+
+
 @pytest.mark.parametrize("rogue", ["plain", "a certificate of its own", "a client's certificate"])
 async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) -> None:
     """A server in the cluster could read all accounts."""
@@ -137,14 +153,43 @@ async def test_nobody_else_joins(peers: list[Node], tmp_path: Path, rogue: str) 
     ports = [int(route.rpartition(":")[2]) for route in routes]
     node = Node(tmp_path / "rogue", block, free_port(), ports)
     node.start()
+    received: dict[str, list[str]] = {"rogue": [], "peer": []}
+
+    def refusals() -> int:
+        logs = [peer.log_path.read_text() for peer in peers]
+        return sum(log.count(sign) for log in logs for sign in REFUSALS)
+
+    async def listen(client: Client, name: str) -> None:
+        async def take(message: Msg) -> None:
+            received[name].append(message.subject)
+
+        await client.subscribe("account.>", cb=take)
+        await client.flush()
+
     try:
-        await until(
-            lambda: any(sign in peer.log_path.read_text() for peer in peers
-                        for sign in ("TLS route handshake error", "authentication error")),
-            "it was refused",
-        )  # fmt: skip
-        assert node.peers <= {""}
-        assert {name for peer in peers for name in peer.peers} == {"peer-0", "peer-1"}
+        async with (
+            client_of(node) as outside,
+            client_of(peers[0]) as one,
+            client_of(peers[1]) as two,
+        ):
+            await listen(outside, "rogue")
+            await listen(two, "peer")
+
+            async def refused() -> bool:
+                """Publishes in both directions on each look, so that no moment is left out."""
+                await one.publish("account.of.peer")
+                await outside.publish("account.of.rogue")
+                assert {name for peer in peers for name in peer.peers} == {"peer-0", "peer-1"}
+                return refusals() >= 3  # it dials each peer again and again
+
+            await until(refused, "it was refused")
+            for client in (one, outside):
+                await client.flush()
+            await until(lambda: received["peer"], "the peers are one cluster")
+        assert received["rogue"] == ["account.of.rogue"] * len(received["rogue"])
+        assert set(received["peer"]) == {"account.of.peer"}
+        # It may list a peer that has not refused it yet; that says nothing about messages.
+        await until(lambda: node.peers <= {""}, "it is alone")
     finally:
         node.stop()
 

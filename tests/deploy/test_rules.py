@@ -59,11 +59,13 @@ def cases(alert: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.process
 def test_the_rules_are_valid() -> None:
     output = promtool("check", "rules", *RULE_FILES)
     assert output.count("SUCCESS") == len(RULE_FILES), output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("path", ALERT_CASES, ids=lambda path: path.stem)
 def test_the_cases_of_the_rules_pass(path: Path) -> None:
     output = promtool("test", "rules", path)
@@ -121,6 +123,7 @@ def test_the_stream_patterns_match_all_streams() -> None:
         assert re.fullmatch("|".join(VALUES["stream_name"]), stream.name or "")
 
 
+@pytest.mark.process
 async def test_the_server_reports_the_values_that_the_exporter_exports(tmp_path: Path) -> None:
     """The exporter turns each number in /varz into a metric named after its path."""
     port = free_port()

@@ -18,7 +18,7 @@ from natterjack.local.embedded import EmbeddedServer
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import bound
+from ..waiting import soon
 from ..worker.programs import UNDISTURBED, WorkerProcess
 from .chart import CHART, container, find, given, pods, render
 
@@ -49,7 +49,7 @@ async def session_test(NATS_URL: str, **settings: str) -> tuple[int, str, str]:
         env={**os.environ, "PATH": path, "NATS_URL": NATS_URL, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), bound(60))
+    output, errors = await soon(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, output.decode(), errors.decode()
 
@@ -106,6 +106,7 @@ async def test_an_unreachable_broker_is_reported(nats_server: EmbeddedServer) ->
     assert f"session test: no NATS at {nats_server.url}" in errors
 
 
+@pytest.mark.process
 async def test_the_settings_and_users_of_each_role_suffice(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
@@ -154,5 +155,5 @@ async def natterjack(*arguments: str, **settings: str) -> None:
         env={**os.environ, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await asyncio.wait_for(process.communicate(), bound(60))
+    output, _ = await soon(process.communicate(), 60)
     assert process.returncode == 0, output.decode()

@@ -48,17 +48,20 @@ def test_comments_name_the_settings_of_least_privilege(unit: Path) -> None:
     assert "NATS_INBOX_PREFIX" in unit.read_text().partition("[Unit]")[0]
 
 
+@pytest.mark.process
 def test_systemd_accepts_the_unit(unit: Path) -> None:
     done = _analyze("verify", unit)
     assert done.stderr == "", "systemd-analyze exits with 0 for unknown keys"
     assert done.returncode == 0
 
 
+@pytest.mark.process
 def test_systemd_reports_unknown_keys(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in _analyze("verify", unit).stderr
 
 
+@pytest.mark.process
 def test_the_unit_is_confined(unit: Path) -> None:
     done = _analyze("security", "--offline=true", f"--threshold={THRESHOLD}", unit)
     assert done.returncode == 0, done.stdout + done.stderr

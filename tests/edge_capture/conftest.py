@@ -118,7 +118,7 @@ def _missing_packages() -> str | None:
 
 
 @pytest.fixture
-async def sound_server() -> AsyncIterator[SoundServer]:
+async def sound_server(processes: None) -> AsyncIterator[SoundServer]:
     """A running SoundServer. Without its packages tests are skipped here, and fail in CI."""
     if (missing := _missing_packages()) is not None:
         if os.environ.get("CI"):

@@ -13,7 +13,7 @@ from edge_capture.sources.file import FileSource
 from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import only_recording
-from tests.waiting import until
+from tests.waiting import soon, until
 
 
 async def test_a_connection_closed_for_good_is_made_anew(
@@ -31,7 +31,7 @@ async def test_a_connection_closed_for_good_is_made_anew(
     await until(lambda: sessions[0].publisher.acknowledged > 5, "some chunks are stored")
     assert agent.broker is not None
     await agent.broker.client.close()
-    assert await asyncio.wait_for(running, 20) == 0
+    assert await soon(running, 20) == 0
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert (recording.samples == noise).all()

@@ -18,7 +18,7 @@ from natterjack.subjects import audio_subject
 from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import say, status_event
-from tests.waiting import until
+from tests.waiting import soon, until
 
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
 
@@ -51,7 +51,7 @@ async def test_the_window_is_kept_while_the_broker_is_down(
     assert publisher.unacknowledged <= 8 + 16
     nats_server.start()
     publisher.offer(chunk(offered, end=True))
-    await asyncio.wait_for(running, 20)
+    await soon(running, 20)
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert len(recording.headers) == offered + 1
@@ -72,7 +72,7 @@ async def test_beyond_the_buffer_the_oldest_sound_goes(
     assert publisher.dropped_frames == 40 * FRAMES
     publisher.offer(Chunk(60 * FRAMES, 0, b"", True))
     nats_server.start()
-    await asyncio.wait_for(running, 20)
+    await soon(running, 20)
     recording = await only_recording(ready_broker)
     assert [header.seq for header in recording.headers] == list(range(21))
     assert [header.pos for header in recording.headers] == [i * FRAMES for i in range(40, 61)]
@@ -118,7 +118,7 @@ async def test_a_connection_that_is_closed_for_good_is_replaced(
     os.kill(nats_server.pid, signal.SIGCONT)
     async with connected(broker_settings, name="second", once=True) as second:
         publisher.offer(chunk(7, end=True))
-        await asyncio.wait_for(publisher.run(second), 20)
+        await soon(publisher.run(second), 20)
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert len(recording.headers) == 8
@@ -138,7 +138,7 @@ async def test_a_missed_closing_event_is_found_in_the_stream(ready_broker: Broke
     await say(ready_broker, status_event(SPEC, 3, "closed"))
     status = SessionStatus(SPEC)
     await status.subscribe(ready_broker)
-    await asyncio.wait_for(status.wait_closing(), 20)
+    await soon(status.wait_closing(), 20)
     assert (status.state, status.worker) == ("closed", "worker-1")
 
 

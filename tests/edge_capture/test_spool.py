@@ -22,7 +22,7 @@ from tests.edge_capture.program import (
 )
 from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_resume import gone, speech, spool, spooled
-from tests.waiting import until
+from tests.waiting import soon, until
 
 __all__ = ["speech", "spool"]  # fixtures
 
@@ -256,7 +256,7 @@ async def test_the_publisher_takes_from_it(ready_broker: Broker, spool: Path) ->
     for index in range(300):
         publisher.offer(chunk(index, end=index == 299))
     keeping = asyncio.create_task(keeper.maintain())
-    await asyncio.wait_for(publisher.run(ready_broker), 20)
+    await soon(publisher.run(ready_broker), 20)
     keeping.cancel()
     await keeper.close()
     recording = await only_recording(ready_broker)

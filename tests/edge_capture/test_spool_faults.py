@@ -28,6 +28,7 @@ from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import gone, spool
 from tests.edge_capture.test_spool import ORIGIN, held_to_limits, opened, spec, taken
+from tests.waiting import soon, within
 
 __all__ = ["spool"]  # a fixture
 
@@ -86,7 +87,7 @@ async def test_the_disk_is_hurried_when_sound_waits_for_it(
     for index in range(300):
         backlog.put(chunk(index))
     count = 0
-    async with asyncio.timeout(10):
+    async with within(10):
         while count < 300:
             count += backlog.take() is not None
             await asyncio.sleep(0)
@@ -225,7 +226,7 @@ async def test_a_directory_that_is_being_made_is_not_locked_by_another(
 
 async def sent(keeper: Any, publisher: Publisher, broker: Broker) -> None:
     keeping = asyncio.create_task(keeper.maintain())
-    await asyncio.wait_for(publisher.run(broker), 20)
+    await soon(publisher.run(broker), 20)
     keeping.cancel()
     await keeper.close()
 

@@ -24,7 +24,7 @@ from tests.edge_capture.program import (
     recordings,
     tone,
 )
-from tests.waiting import bound, until
+from tests.waiting import soon, until
 
 
 async def test_a_pipe_is_mixed_and_resampled(ready_broker: Broker, start_edge: StartEdge) -> None:
@@ -223,7 +223,7 @@ async def test_a_writer_waits_while_the_broker_takes_nothing(
     assert not done
     assert cpu_seconds(edge.process.pid) - used < 0.5  # it does not spin
     nats_server.start()
-    await asyncio.wait_for(writing, bound(20))
+    await soon(writing, 20)
     assert await edge.exit_code() == 0, edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)

@@ -19,6 +19,7 @@ from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_faults import some_chunks
 from tests.edge_capture.test_publish import SPEC
+from tests.waiting import soon
 
 
 def published(allowance: TokenBucket, now: float, most: int = 10_000) -> int:
@@ -68,7 +69,7 @@ async def test_new_chunks_wait_and_a_source_that_can_waits_too(ready_broker: Bro
     for index in range(31):
         await publisher.wait_for_room()
         publisher.offer(chunk(index, end=index == 30))
-    await asyncio.wait_for(running, 20)
+    await soon(running, 20)
     passed_s = time.monotonic() - started
     assert passed_s > (3.0 - 2.0 - 0.2) / 1.25  # all but the burst, at the rate
     (await only_recording(ready_broker)).check_whole()

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.waiting import bound
+from tests.waiting import within
 
 
 class RemoteEmulator:
@@ -57,7 +57,7 @@ async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[Remo
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(bound(20)):
+        async with within(20):
             url = (await process.stdout.readline()).decode().split()[-1]
             control_url = (await process.stdout.readline()).decode().split()[-1]
         async with aiohttp.ClientSession() as session:

@@ -324,6 +324,7 @@ async def test_streams_are_no_questions_of_account(emulator: DeepgramEmulator) -
     assert [entry.path for entry in emulator.asked] == ["/v1/projects"]
 
 
+@pytest.mark.process
 async def test_a_process_of_its_own() -> None:
     faults = '{"roles": {"root": "owner"}, "balances": [{"amount": 12.5}]}'
     async with (

@@ -7,7 +7,6 @@ schemas in specs/.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import warnings
@@ -20,7 +19,7 @@ import pytest
 import yaml
 from websockets.exceptions import ConnectionClosed
 
-from tests.waiting import bound, until
+from tests.waiting import until, within
 
 from . import tones
 from .deepgram_flux import DeepgramFluxEmulator
@@ -85,7 +84,7 @@ async def rest(connection: AsyncV2SocketClient) -> tuple[list[Any], int]:
     """Everything up to the close, and its code. Each message is of the model of its type."""
     messages: list[Any] = []
     code = 1000
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         try:
             while True:
                 messages.append(await connection.recv())

@@ -272,6 +272,7 @@ async def test_raw_audio(emulator: DeepgramRestEmulator, encoding: Any) -> None:
     assert emulator.words == WORDS
 
 
+@pytest.mark.process
 async def test_a_process_of_its_own() -> None:
     async with (
         emulator_process("deepgram-rest") as emulator,

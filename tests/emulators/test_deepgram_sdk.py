@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.waiting import bound, until
+from tests.waiting import until, within
 
 from . import pcm, tones
 from .deepgram import DeepgramEmulator
@@ -76,7 +76,7 @@ async def send(connection: AsyncV1SocketClient, audio: bytes) -> None:
 
 async def rest(connection: AsyncV1SocketClient) -> list[Any]:
     """Everything up to the close."""
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         return [message async for message in connection]
 
 
@@ -124,7 +124,7 @@ async def test_the_sdk_finalizes(emulator: DeepgramEmulator) -> None:
     async with connected(emulator, endpointing="false") as connection:
         await send(connection, tones.encode(words))
         await connection.send_finalize(ListenV1Finalize(type="Finalize"))
-        async with asyncio.timeout(bound(10)):
+        async with within(10):
             answer = await connection.recv()
         assert isinstance(answer, ListenV1Results)
         assert answer.from_finalize

@@ -247,6 +247,7 @@ async def test_silence_is_no_reason_to_close(client: aiohttp.ClientSession) -> N
         assert emulator.open_connections == 1
 
 
+@pytest.mark.process
 async def test_a_process_of_its_own(client: aiohttp.ClientSession) -> None:
     async with (
         emulator_process("managed", "--api-key", "user-session-token") as emulator,

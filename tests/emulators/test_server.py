@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from tests.waiting import bound, until
+from tests.waiting import until, within
 
 from . import tones
 from .deepgram import DeepgramEmulator
@@ -51,7 +51,7 @@ async def send(socket: aiohttp.ClientWebSocketResponse, audio: bytes) -> None:
 async def rest(socket: aiohttp.ClientWebSocketResponse) -> tuple[list[Any], aiohttp.WSMessage]:
     """Messages up to the end, and the frame that ended it."""
     messages: list[Any] = []
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         while True:
             frame = await socket.receive()
             if frame.type is aiohttp.WSMsgType.TEXT:
@@ -297,6 +297,7 @@ async def test_switches_are_checked(emulator: DeepgramEmulator) -> None:
         await emulator.set(latency_seconds=-1)
 
 
+@pytest.mark.process
 async def test_a_process_of_its_own(client: aiohttp.ClientSession) -> None:
     async with emulator_process("deepgram", "--faults", '{"connections": 0}') as emulator:
         with pytest.raises(aiohttp.ClientResponseError):

@@ -30,7 +30,7 @@ from speechmatics.rt import (
     TransportError,
 )
 
-from tests.waiting import bound, until
+from tests.waiting import bound, until, within
 
 from . import speechmatics_spec as spec
 from . import tones
@@ -85,7 +85,7 @@ class Client:
             await self.sdk.send_audio(audio[at : at + chunk])
 
     async def stop(self) -> None:
-        async with asyncio.timeout(bound(10)):
+        async with within(10):
             await self.sdk.stop_session()
 
 
@@ -223,7 +223,7 @@ async def talk(
         "transcription_config": CONFIG.to_dict(),
     }
     async with (
-        asyncio.timeout(bound(10)),
+        within(10),
         aiohttp.ClientSession(headers=headers) as session,
         session.ws_connect(f"{emulator.url}/v2/{query}") as socket,
     ):

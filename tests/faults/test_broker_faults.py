@@ -24,7 +24,7 @@ from natterjack.subjects import SessionKey
 from ..edge_capture.conftest import StartEdge
 from ..emulators import pcm, tones
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import until
+from ..waiting import soon, until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, spoken
 from .audit import audit
 from .cluster import Cluster
@@ -32,7 +32,7 @@ from .proxy import NatsProxy
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, processes: None) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path / "cluster")
     cluster.start()
     yield cluster
@@ -129,7 +129,7 @@ async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
         # The acknowledgements of some chunks are what is lost.
         lost = line.after("stt.audio.>", line.cut, n=100)
         edge = start_edge("file", tmp_path / "words.wav", "--speed", "2", "--nats-url", line.url)
-        await asyncio.wait_for(lost.fired.wait(), 30)
+        await soon(lost.fired.wait(), 30)
         before = (await js.stream_info(streams.AUDIO)).state.messages
         await asyncio.sleep(0.5)  # longer than the stream remembers
         line.heal()
@@ -166,7 +166,7 @@ async def test_a_broker_that_dies_while_sessions_are_taken(
         try:
             speakers = [Speaker(settings, 20, speed=2, conversation=f"c{n}") for n in range(6)]
             speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
-            await asyncio.wait_for(struck.fired.wait(), 30)
+            await soon(struck.fired.wait(), 30)
             await speaking
             for speaker in speakers:
                 transcript = await closed(broker, speaker.spec, 60)

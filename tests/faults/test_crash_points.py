@@ -191,7 +191,7 @@ class Stage:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def stage(tmp_path_factory: pytest.TempPathFactory, processes: None) -> AsyncIterator[Stage]:
     server = EmbeddedServer(Path(tmp_path_factory.mktemp("nats")))
     server.start()
     try:

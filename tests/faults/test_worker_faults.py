@@ -24,7 +24,7 @@ from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import bound, until
+from ..waiting import soon, until
 from ..worker.programs import (
     RATE,
     Speaker,
@@ -159,7 +159,7 @@ async def test_a_gap_stays_on_the_account_whatever_dies(
         where=lambda message: json.loads(message.payload)["position"] > start * RATE,
     )  # fmt: skip
     speaking = asyncio.create_task(speaker.speak())
-    await asyncio.wait_for(struck.fired.wait(), bound(30))
+    await soon(struck.fired.wait(), 30)
     await start_behind(**quick)
     await speaking
     transcript = await closed(broker, speaker.spec, 60)
@@ -192,6 +192,7 @@ async def test_a_rolling_restart_under_load(
         assert transcript.states.count("handed_over") == transcript.states.count("assigned") - 1
 
 
+@pytest.mark.process
 async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
@@ -258,6 +259,6 @@ async def test_nothing_is_left_behind_by_a_session(
     await until(lambda: emulator.open_connections == 0, "the provider's connections are closed")
     await until(lambda: not left() - before, f"{left()} are what was there before: {before}")
     claimer.drain()
-    await asyncio.wait_for(claiming, bound(20))
+    await soon(claiming, 20)
     await services.broker.close()
     await providers.close()

@@ -33,7 +33,7 @@ from natterjack.subjects import audio_subject, session_subject
 
 from ..emulators import pcm, tones
 from ..faults.audit import audit
-from ..waiting import bound, until
+from ..waiting import soon, until
 
 RATE = 16_000
 UNDISTURBED = {
@@ -139,7 +139,7 @@ class WorkerProcess:
         assert self._process is not None
         assert self._reading is not None
         try:
-            status = await asyncio.wait_for(self._process.wait(), bound(timeout))
+            status = await soon(self._process.wait(), timeout)
         except TimeoutError:
             raise AssertionError(f"a worker does not end; it said last {self.log[-15:]}") from None
         await self._reading

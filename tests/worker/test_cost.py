@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench import calls
 
 MOST_CALLS = 65.0
@@ -10,6 +12,7 @@ docs/explanation/performance.md. It was 279 before any of it was looked at."""
 MOST_CALLS_OF_THE_WORKER = 32.0
 
 
+@pytest.mark.process
 async def test_calls_a_chunk() -> None:
     counted = await calls.measure()
     assert 10 < counted["all"] < MOST_CALLS, counted

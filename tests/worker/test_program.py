@@ -675,6 +675,7 @@ async def test_streams_in_memory_are_made_again(
     (await closed(broker, speaker.spec, 60)).audit(speaker)
 
 
+@pytest.mark.process
 async def test_a_connection_closed_for_good_ends_the_worker(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

@@ -18,7 +18,7 @@ from ..emulators.deepgram import DeepgramEmulator
 from ..emulators.deepgram_rest import DeepgramRestEmulator
 from ..emulators.managed import ManagedEmulator
 from ..emulators.server import Emulator
-from ..waiting import bound, until
+from ..waiting import until
 from .programs import (
     UNDISTURBED,
     Speaker,
@@ -234,6 +234,6 @@ async def test_recordings_when_the_stream_is_refused(
         await streaming.set(handshake_status=402)
         streaming.drop()
         await speaking
-        transcript = await closed(broker, speaker.spec, bound(60))
+        transcript = await closed(broker, speaker.spec, 60)
     transcript.audit(speaker)
     assert {final.provider for final in transcript.finals} == {"deepgram", REST}

@@ -103,6 +103,7 @@ async def test_all_that_was_captured_is_on_the_day(
     assert day.captured_seconds == pytest.approx(captured, abs=0.01)
 
 
+@pytest.mark.process
 async def test_budgets_and_limits_that_cannot_be_read_stop_nobody(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:

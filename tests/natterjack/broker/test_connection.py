@@ -15,7 +15,7 @@ from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.proxy import NatsProxy
-from tests.waiting import bound
+from tests.waiting import bound, soon, within
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def key_file(tmp_path: Path) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
+def certificates(tmp_path: Path, processes: None) -> Path:
     """A directory with cert.pem and key.pem, self-signed for the loopback."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
@@ -41,7 +41,9 @@ def certificates(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def strict_server(tmp_path: Path, key_file: tuple[Path, str]) -> Iterator[EmbeddedServer]:
+def strict_server(
+    tmp_path: Path, key_file: tuple[Path, str], processes: None
+) -> Iterator[EmbeddedServer]:
     """A server with a user `worker`, password `pass`, and a user with the NKey."""
     configuration = tmp_path / "nats.conf"
     configuration.write_text(
@@ -121,9 +123,9 @@ async def test_waits_for_a_server_that_comes_later(nats_server: EmbeddedServer) 
     attempt = asyncio.create_task(
         connect(BrokerSettings(url=nats_server.url), name="test", on_waiting=on_waiting)
     )
-    await asyncio.wait_for(refused.wait(), 10)
+    await soon(refused.wait(), 10)
     nats_server.start()
-    broker = await asyncio.wait_for(attempt, 20)
+    broker = await soon(attempt, 20)
     assert broker.connected
     await broker.close()
 
@@ -133,7 +135,7 @@ async def test_survives_a_killed_server(nats_server: EmbeddedServer, ready_broke
     ready_broker.on_reconnect.add(back.set)
     nats_server.kill()
     nats_server.start()
-    await asyncio.wait_for(back.wait(), 20)
+    await soon(back.wait(), 20)
     assert await ready_broker.client.jetstream().account_info()
 
 
@@ -184,7 +186,7 @@ async def test_a_new_connection_is_up_only_when_everybody_was_told(
     told: list[int] = []
     broker.on_reconnect.add(lambda: told.append(broker.reconnects))
     nats_server.kill()
-    async with asyncio.timeout(bound(30)):
+    async with within(30):
         while broker.connected:
             await asyncio.sleep(0)
         nats_server.start()

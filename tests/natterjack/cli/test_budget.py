@@ -162,6 +162,7 @@ async def test_the_invoice_of_a_day(budget: Budgets, js: JetStreamContext) -> No
     assert await budget("usage", "--day", OTHER_DAY) == f"nothing was used on {OTHER_DAY}\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -20,7 +20,9 @@ from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import transcript_subject
 from tests.natterjack.consume.test_listener import final, interim
-from tests.waiting import bound, until
+from tests.waiting import soon, until
+
+pytestmark = pytest.mark.process
 
 
 class Command:
@@ -75,7 +77,7 @@ class Command:
 
     async def status(self, timeout: float = 60) -> int:
         assert self._process is not None
-        status = await asyncio.wait_for(self._process.wait(), bound(timeout))
+        status = await soon(self._process.wait(), timeout)
         await asyncio.gather(*self._reading)
         return status
 
@@ -159,7 +161,7 @@ async def test_up_keeps_a_stack_that_the_other_commands_use(clip: Path, tmp_path
                 env={**os.environ, "NATS_URL": url[1]},
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
-            assert await asyncio.wait_for(edge.wait(), bound(60)) == 0
+            assert await soon(edge.wait(), 60) == 0
             await until(lambda: '"closed"' in tail.out, "the closing event")
             events = [json.loads(line) for line in tail.out.splitlines()]
         assert {"interim", "final", "status"} <= {event["type"] for event in events}

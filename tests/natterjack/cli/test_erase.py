@@ -237,6 +237,7 @@ async def test_without_streams_it_says_so(nats_server: EmbeddedServer) -> None:
     assert "stream not found" in await erase(nats_server, "--tenant", "a", "--yes", status=2)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("erase", "--tenant", "a", "--yes"), ("streams", "apply")])
 async def test_a_server_without_jetstream_is_said(
     tmp_path: Path, arguments: tuple[str, ...]

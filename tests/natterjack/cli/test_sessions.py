@@ -421,6 +421,7 @@ async def as_reader(directory: Path, *rights: str, status: int = 0) -> tuple[str
     return command.out, command.errors
 
 
+@pytest.mark.process
 async def test_reading_rights_are_enough(tmp_path: Path) -> None:
     shown, errors = await as_reader(tmp_path, _BUCKET, *_QUEUE, _WORDS)
     assert "the last words" in shown
@@ -428,6 +429,7 @@ async def test_reading_rights_are_enough(tmp_path: Path) -> None:
     assert errors == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rights", [(), _QUEUE[:1]], ids=["the bucket", "and the queue's state"])
 async def test_with_fewer_rights_less_is_shown(tmp_path: Path, rights: tuple[str, ...]) -> None:
     shown, errors = await as_reader(tmp_path, _BUCKET, *rights)
@@ -437,6 +439,7 @@ async def test_with_fewer_rights_less_is_shown(tmp_path: Path, rights: tuple[str
     assert "last words cannot be read" in errors
 
 
+@pytest.mark.process
 async def test_without_the_right_to_the_bucket_the_right_is_named(tmp_path: Path) -> None:
     _, errors = await as_reader(tmp_path, *_QUEUE, _WORDS, status=2)
     assert f"needs the right to publish to {_BUCKET}" in errors
@@ -454,6 +457,7 @@ async def test_an_idle_fleet(sessions: Sessions, ready_broker: Broker) -> None:
     assert sessions.errors == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

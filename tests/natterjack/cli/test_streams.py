@@ -166,6 +166,7 @@ async def test_the_consumer_goes_with_its_stream_and_is_made_again(
     assert "all is as the settings say" in await apply(nats_server)
 
 
+@pytest.mark.process
 async def test_a_stream_is_not_deleted_for_one_that_would_be_refused(
     tmp_path: Path,
 ) -> None:

@@ -23,7 +23,7 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
 from tests.faults.proxy import NatsProxy
-from tests.waiting import bound, soon, until
+from tests.waiting import soon, until, within
 
 KEY = SessionKey("t", "c", "s")
 
@@ -69,7 +69,7 @@ async def listening(
             queue.put_nowait(event)
 
     async def take(count: int) -> list[Event]:
-        async with asyncio.timeout(bound(15)):
+        async with within(15):
             return [await queue.get() for _ in range(count)]
 
     pumping = asyncio.create_task(pump())

@@ -25,6 +25,7 @@ def shadowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", ["natterjack-worker", "natterjack-edge"])
 def test_a_program_runs_from_a_folder_with_modules_of_its_name(
     shadowing: Path, script: str
@@ -37,6 +38,7 @@ def test_a_program_runs_from_a_folder_with_modules_of_its_name(
     assert f"usage: {script}" in done.stdout
 
 
+@pytest.mark.process
 def test_the_current_folder_is_not_on_the_path_and_pythonpath_is(
     shadowing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +63,7 @@ def test_a_program_that_is_not_installed() -> None:
         program_command("natterjack-robot")
 
 
+@pytest.mark.process
 async def test_wrong_usage_of_a_part_is_a_usage_error(tmp_path: Path) -> None:
     part = Part("edge 1", "natterjack-edge", ["file"], tmp_path / "edge.log")
     await part.start({})
@@ -70,6 +73,7 @@ async def test_wrong_usage_of_a_part_is_a_usage_error(tmp_path: Path) -> None:
     assert "natterjack-edge file: error" in (tmp_path / "edge.log").read_text()
 
 
+@pytest.mark.process
 async def test_a_part_that_ends_too_early_has_failed(tmp_path: Path) -> None:
     part = Part("worker 1", "natterjack-worker", ["--help"], tmp_path / "worker.log")
     await part.start({})

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from natterjack.process.run import end_tasks
-from tests.waiting import bound
+from tests.waiting import soon, within
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("package", "module", "program"),
     [("edge_capture", "rich", "natterjack-edge"), ("worker", "aiohttp", "natterjack-worker")],
@@ -36,7 +37,7 @@ async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
         nonlocal rounds
         while True:
             rounds += 1
-            await asyncio.wait_for(answer if rounds == 1 else asyncio.Event().wait(), 600)
+            await soon(answer if rounds == 1 else asyncio.Event().wait(), 600)
 
     task = asyncio.create_task(ask_for_ever())
     await asyncio.sleep(0)  # it has begun to wait
@@ -44,6 +45,6 @@ async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
     answer.set_result(None)
     task.cancel()
     await asyncio.sleep(0)
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         await end_tasks([task])
     assert task.cancelled()

@@ -570,7 +570,7 @@ async def _play(world: World, script: list[Step]) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Iterator[Run]:
     """Runs a script in a world of its own, on one server, with times that are short for a test."""
     server = EmbeddedServer(tmp_path_factory.mktemp("nats"))
     server.start()

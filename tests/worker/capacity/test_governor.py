@@ -23,7 +23,7 @@ from natterjack.fleet.limits import AccountLimit, limit_key, parse_account_limit
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import REPUBLISHED_PREFIX
-from tests.waiting import SCALE, bound, soon, until
+from tests.waiting import SCALE, bound, soon, until, within
 from worker.capacity.governor import Governor
 from worker.capacity.slots import Permit, Waiting, share
 from worker.metrics import Metrics
@@ -63,7 +63,7 @@ class Worker:
         return task
 
     async def take(self, tenant: str = "t", adopt: str | None = None) -> Permit:
-        return await asyncio.wait_for(self.admit(tenant, adopt), bound(10))
+        return await soon(self.admit(tenant, adopt), 10)
 
     async def stop(self) -> None:
         assert not self.running.done() or self.running.exception() is None
@@ -85,7 +85,7 @@ class Fleet:
         name = f"worker-{len(self.workers)}"
         worker = Worker(await connect(self._settings, name=name, once=True), name, slot_seconds)
         self.workers.append(worker)
-        await asyncio.wait_for(worker.governor._limit_watch.ready.wait(), bound(10))
+        await soon(worker.governor._limit_watch.ready.wait(), 10)
         return worker
 
     async def limit(self, account: str = "deepgram", /, **limit: int) -> None:
@@ -227,7 +227,7 @@ async def test_50_slots_for_200_sessions_of_four_workers(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(4)]
     await fleet.limit(connections=50)
     out = Out()
-    async with asyncio.timeout(bound(60)), asyncio.TaskGroup() as tasks:
+    async with within(60), asyncio.TaskGroup() as tasks:
         for number in range(200):
             tenant = "small" if number >= 197 else f"big-{number % 2}"
             seconds = random.uniform(0.1, 0.4)
@@ -276,7 +276,7 @@ async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -
     assert out.served > 40
     assert sum(worker.broker.reconnects for worker in workers) > 3
     # And none was lost: all seven can be had again.
-    async with asyncio.timeout(bound(15)):
+    async with within(15):
         for worker in workers:
             await worker.broker.wait_connected()
         await asyncio.gather(*(workers[n % 4].take() for n in range(7)))
@@ -361,7 +361,7 @@ async def test_slots_left_to_a_worker_that_died_are_taken_after_a_moment(fleet: 
         async with all_waiting(fleet, {"small": 1, "big": 1}):
             pass
         await first.release()
-        await asyncio.wait_for(second, bound(10))
+        await soon(second, 10)
     finally:
         telling.cancel()
 
@@ -386,7 +386,7 @@ async def test_dials_of_the_fleet_are_spread(fleet: Fleet) -> None:
         await worker.governor.dial("deepgram")
         times.append(time.monotonic())
 
-    async with asyncio.timeout(bound(30)), asyncio.TaskGroup() as tasks:
+    async with within(30), asyncio.TaskGroup() as tasks:
         for number in range(45):
             tasks.create_task(dial(workers[number % 3]))
     assert len(times) == 45
@@ -428,7 +428,7 @@ class Holder:
 
     async def says(self) -> str:
         assert self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), bound(30))).decode().strip()
+        return (await soon(self.process.stdout.readline(), 30)).decode().strip()
 
     async def end(self) -> None:
         if self.process.returncode is None:
@@ -574,7 +574,7 @@ async def test_released_while_the_broker_is_away(fleet: Fleet, nats_server: Embe
     waiting = other.admit()
     nats_server.start()
     # Much sooner than by running out.
-    await asyncio.wait_for(waiting, bound(8))
+    await soon(waiting, 8)
 
 
 # Limits that change
@@ -636,7 +636,7 @@ async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedSer
     assert not waiting[1].done()
     await held[0].release()
     await held[1].release()
-    await asyncio.wait_for(asyncio.gather(*waiting), bound(10))
+    await soon(asyncio.gather(*waiting), 10)
     assert not any(permit.lost.is_set() for permit in held)
 
 

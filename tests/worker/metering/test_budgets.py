@@ -16,7 +16,7 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from tests.faults.proxy import NatsProxy
-from tests.waiting import SCALE, bound, until
+from tests.waiting import SCALE, until, within
 from worker.metering import budgets as budget
 from worker.metering.budgets import Budgets
 from worker.metering.tally import Tally
@@ -469,7 +469,7 @@ async def test_budgets_that_cannot_be_read_hold_nobody_up_for_long(
     worker = Worker(broker, "w1", Clock())
     task = asyncio.create_task(worker.run())
     try:
-        async with asyncio.timeout(bound(20)):
+        async with within(20):
             await worker.budgets.ready("acme")
             await worker.budgets.ready("other")
         assert worker.budgets.spent("acme") is None
@@ -508,7 +508,7 @@ async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue)
         worker.use("acme", untold)
         sent.append(said)
 
-    async with asyncio.timeout(bound(60)):
+    async with within(60):
         await asyncio.gather(*(stream(worker, n / 6) for n, worker in enumerate(workers * 2)))
     over = sum(sent) - limit
     assert over > 0, "nobody may be ended while something is left"

@@ -24,7 +24,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """A directory with the sample package installed in it."""
     target = tmp_path_factory.mktemp("plugins")
     source = tmp_path_factory.mktemp("source") / "beeps"

@@ -16,7 +16,7 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from tests.faults.proxy import NatsProxy
-from tests.waiting import until
+from tests.waiting import soon, until
 from worker.errors import LeaseLost, Overtaken
 from worker.session.checkpoint import Checkpoint, CheckpointStore
 from worker.session.publish import Publisher
@@ -171,7 +171,7 @@ async def test_an_event_published_while_the_server_is_killed_is_stored_once(
         await asyncio.sleep(0.05)  # somewhere in the middle, it does not matter where
         nats_server.kill()
         nats_server.start()
-    await asyncio.wait_for(speaking, 60)
+    await soon(speaking, 60)
     events = await stored_events(ready_broker)
     assert [n for n, _ in events] == list(range(301))
     assert [text for _, text in events] == ["status", *map(str, range(300))]

@@ -33,7 +33,7 @@ from natterjack.plugin.provider import (
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, lateness, soon, until
+from tests.waiting import lateness, soon, until, within
 from worker.providers.deepgram import DeepgramProvider
 
 from .conftest import SECRET, hear, opened, request, send
@@ -48,7 +48,7 @@ def said(events: list[ProviderEvent]) -> list[str]:
 
 
 async def transcribed(stream: ProviderStream, audio: bytes = AUDIO) -> list[ProviderEvent]:
-    async with asyncio.timeout(bound(10)), asyncio.TaskGroup() as tasks:
+    async with within(10), asyncio.TaskGroup() as tasks:
         hearing = tasks.create_task(hear(stream))
         await send(stream, audio)
         await stream.finish()
@@ -62,7 +62,7 @@ async def collect(stream: ProviderStream, into: list[ProviderEvent]) -> None:
 
 async def fails(stream: ProviderStream, audio: bytes = AUDIO) -> ProviderError:
     """The error that the iterator ends with."""
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         iterating = asyncio.create_task(hear(stream))
         with contextlib.suppress(ProviderError):
             await send(stream, audio)
@@ -172,7 +172,7 @@ async def test_nothing_empty_and_nothing_late_is_sent(
 async def test_more_streams_than_a_pool_would_hold(
     provider: DeepgramProvider, emulator: DeepgramEmulator
 ) -> None:
-    async with asyncio.timeout(bound(20)):
+    async with within(20):
         streams = await asyncio.gather(*(provider.open(request()) for _ in range(120)))
     assert emulator.open_connections == 120
     await asyncio.gather(*(stream.close() for stream in streams))

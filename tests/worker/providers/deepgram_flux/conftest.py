@@ -23,7 +23,7 @@ from natterjack.plugin.provider import (
 )
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
-from tests.waiting import bound
+from tests.waiting import within
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 from worker.providers.deepgram_flux.settings import DeepgramFluxSettings
 
@@ -107,7 +107,7 @@ async def transcribed(
 ) -> list[ProviderEvent]:
     """All that a stream says about `audio`."""
     events: list[ProviderEvent] = []
-    async with asyncio.timeout(bound(15)), asyncio.TaskGroup() as tasks:
+    async with within(15), asyncio.TaskGroup() as tasks:
         tasks.create_task(hear(stream, events))
         await send(stream, audio, frame_bytes)
         await stream.finish()
@@ -116,7 +116,7 @@ async def transcribed(
 
 async def fails(stream: ProviderStream, audio: bytes) -> ProviderError:
     """The error that the iterator ends with."""
-    async with asyncio.timeout(bound(15)):
+    async with within(15):
         iterating = asyncio.create_task(hear(stream))
         with contextlib.suppress(ProviderError):
             await send(stream, audio)

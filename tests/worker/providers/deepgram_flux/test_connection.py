@@ -12,7 +12,7 @@ from natterjack.plugin.errors import Dropped, RequestRefused, Stalled, Unavailab
 from natterjack.plugin.provider import Interim, ProviderEvent, Turn
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator
-from tests.waiting import bound, lateness, soon, until
+from tests.waiting import lateness, soon, until
 from worker.providers.deepgram_flux import DeepgramFluxProvider, open_turn
 
 from .conftest import (
@@ -331,7 +331,7 @@ async def test_no_head_of_a_turn_ends_next_to_a_number(
             await soon(stream.configure({"numerals": True}), 5)
         await send(stream, MONOLOGUE)
         await stream.finish()
-        await asyncio.wait_for(hearing, bound(15))
+        await soon(hearing, 15)
     assert said(events) == LONG
     spoken = [final for final in finals(events) if final.text]
     assert (len(spoken) == 1) is (how != "no")

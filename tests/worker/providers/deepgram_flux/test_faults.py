@@ -21,7 +21,7 @@ from natterjack.plugin.provider import ProviderEvent, ProviderStream
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
 from tests.emulators.faults import GARBAGE
-from tests.waiting import bound, soon, until
+from tests.waiting import soon, until, within
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from .conftest import (
@@ -260,7 +260,7 @@ async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
 
 async def first_error(stream: ProviderStream, audio: bytes, events: list[ProviderEvent]) -> None:
     """What the iterator ends with, and the events up to there."""
-    async with asyncio.timeout(bound(15)):
+    async with within(15):
         iterating = asyncio.create_task(hear(stream, events))
         with contextlib.suppress(ProviderError):
             await send(stream, audio)
@@ -357,7 +357,7 @@ async def test_the_end_of_a_provider_that_is_mute_in_a_turn(
         await stream.finish()
         heard: list[ProviderEvent] = []
         with pytest.raises(Stalled, match=r"the last 2\.\d s") as stalled:
-            await asyncio.wait_for(hear(stream, heard), bound(10))
+            await soon(hear(stream, heard), 10)
         assert stalled.value.cause == "mute"
     assert not said(heard)
     assert emulator.log[0].texts == {"ForceEndTurn": 1, "CloseStream": 1}
@@ -404,7 +404,7 @@ async def test_an_unread_server_keeps_its_word(
 async def test_more_streams_than_a_pool_would_hold(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
-    async with asyncio.timeout(bound(20)):
+    async with within(20):
         streams = await asyncio.gather(*(provider.open(request()) for _ in range(120)))
     assert emulator.open_connections == 120
     await asyncio.gather(*(stream.close() for stream in streams))

@@ -30,7 +30,7 @@ from natterjack.plugin.provider import (
 )
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram_rest import DeepgramRestEmulator
-from tests.waiting import bound, soon, until
+from tests.waiting import soon, until, within
 from worker.providers.deepgram_rest import DeepgramRestProvider
 
 from .conftest import SECRET, hear, opened, request, send
@@ -51,7 +51,7 @@ def billed(events: list[ProviderEvent]) -> float | None:
 
 
 async def transcribed(stream: ProviderStream, audio: bytes = AUDIO) -> list[ProviderEvent]:
-    async with asyncio.timeout(bound(10)), asyncio.TaskGroup() as tasks:
+    async with within(10), asyncio.TaskGroup() as tasks:
         hearing = tasks.create_task(hear(stream))
         await send(stream, audio)
         await stream.finish()
@@ -66,7 +66,7 @@ async def collect(stream: ProviderStream, into: list[ProviderEvent]) -> None:
 async def fails(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderError]:
     """What comes before the error that the iterator ends with."""
     heard: list[ProviderEvent] = []
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         collecting = asyncio.create_task(collect(stream, heard))
         await send(stream, AUDIO)
         await stream.finish()

@@ -34,7 +34,7 @@ from tests.emulators import tones
 from tests.emulators.faults import GARBAGE
 from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
 from tests.emulators.session import Outgoing, Session
-from tests.waiting import bound, soon, until
+from tests.waiting import soon, until, within
 from worker.providers.managed import ManagedProvider, protocol
 from worker.providers.managed.connection import ManagedStream
 from worker.providers.managed.memory import MuteMemory
@@ -56,7 +56,7 @@ def extended(emulator: ManagedEmulator) -> bool:
 
 
 async def transcribed(stream: ProviderStream, audio: bytes = AUDIO) -> list[ProviderEvent]:
-    async with asyncio.timeout(bound(15)), asyncio.TaskGroup() as tasks:
+    async with within(15), asyncio.TaskGroup() as tasks:
         hearing = tasks.create_task(hear(stream))
         await send(stream, audio)
         await stream.finish()
@@ -73,7 +73,7 @@ async def fails(
 ) -> tuple[list[ProviderEvent], ProviderError]:
     """What comes before the error that the iterator ends with."""
     heard: list[ProviderEvent] = []
-    async with asyncio.timeout(bound(15)):
+    async with within(15):
         iterating = asyncio.create_task(collect(stream, heard))
         with contextlib.suppress(ProviderError):
             await send(stream, audio)

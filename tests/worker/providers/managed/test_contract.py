@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from natterjack.plugin.contract import ProviderContract, Speech
-from tests.emulators import tones
 from tests.emulators.managed import ManagedEmulator
 from worker.providers.managed import ManagedProvider
 
-from .conftest import LINEAR_16K, TOKEN
+from ..emulated import EmulatedContract
+from .conftest import TOKEN
 
 
-def speech_of(words: list[str]) -> Speech:
-    audio = tones.encode(words, phrase_words=4, lead_seconds=0.3, tail_seconds=0.5)
-    return Speech(audio, LINEAR_16K, words=tuple(words))
-
-
-class TestManaged(ProviderContract):
-    @pytest.fixture
-    def provider(self, make: Callable[..., ManagedProvider]) -> ManagedProvider:
-        return make()
-
-    @pytest.fixture
-    def speech(self) -> Speech:
-        return speech_of(tones.sequence(10))
-
-    @pytest.fixture
-    def other_speech(self) -> Speech:
-        return speech_of(tones.sequence(20)[10:])
-
-    @pytest.fixture
-    def break_connection(self, emulator: ManagedEmulator) -> Callable[[], Awaitable[object]]:
-        async def drop() -> int:
-            return emulator.drop()
-
-        return drop
-
-    @pytest.fixture
-    def block_reading(self, emulator: ManagedEmulator) -> Callable[[], Awaitable[object]]:
-        async def block() -> None:
-            await emulator.set(stop_reading_after_seconds=0)
-
-        return block
-
+class TestManaged(EmulatedContract):
     @pytest.fixture
     def secrets(self) -> tuple[str, ...]:
         return (TOKEN,)

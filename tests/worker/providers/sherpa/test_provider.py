@@ -25,6 +25,7 @@ def test_entry_point() -> None:
     assert load_class("sherpa") is SherpaProvider
 
 
+@pytest.mark.process
 def test_importing_loads_neither_engine_nor_numpy() -> None:
     code = (
         "import sys, worker.providers.sherpa as s; s.SherpaProvider.capabilities;"

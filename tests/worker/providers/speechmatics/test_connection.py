@@ -59,7 +59,7 @@ def notices(events: list[ProviderEvent]) -> list[str]:
 
 
 async def transcribed(stream: ProviderStream, audio: bytes = AUDIO) -> list[ProviderEvent]:
-    async with asyncio.timeout(bound(10)), asyncio.TaskGroup() as tasks:
+    async with within(10), asyncio.TaskGroup() as tasks:
         hearing = tasks.create_task(hear(stream))
         await send(stream, audio)
         await stream.finish()
@@ -73,7 +73,7 @@ async def collect(stream: ProviderStream, into: list[ProviderEvent]) -> None:
 
 async def fails(stream: ProviderStream, audio: bytes = AUDIO) -> ProviderError:
     """The error that the iterator ends with."""
-    async with asyncio.timeout(bound(10)):
+    async with within(10):
         iterating = asyncio.create_task(hear(stream))
         with contextlib.suppress(ProviderError):
             await send(stream, audio)
@@ -244,7 +244,7 @@ async def test_each_connection_counts_anew(
 async def test_more_streams_than_a_pool_would_hold(
     provider: SpeechmaticsProvider, emulator: SpeechmaticsEmulator
 ) -> None:
-    async with asyncio.timeout(bound(20)):
+    async with within(20):
         streams = await asyncio.gather(*(provider.open(request()) for _ in range(120)))
     assert emulator.open_connections == 120
     await asyncio.gather(*(stream.close() for stream in streams))
@@ -449,7 +449,7 @@ async def test_acknowledgements_are_known_of_while_nobody_iterates(
     make: Make, emulator: SpeechmaticsEmulator
 ) -> None:
     async with opened(make(max_unacknowledged_seconds=1.0)) as stream:
-        async with asyncio.timeout(bound(10)):
+        async with within(10):
             await send(stream, AUDIO)
         await stream.finish()
         await until(lambda: emulator.log[0].closed, "the server is done")
@@ -477,7 +477,7 @@ async def test_a_slow_server_is_not_run_over(make: Make, emulator: SpeechmaticsE
             await stream.send(AUDIO[at : at + 2560])
             ahead.append((at + 2560) / 32000 - emulator.log[0].audio_seconds)
         await stream.finish()
-        async with asyncio.timeout(bound(10)):
+        async with within(10):
             assert said(await hearing) == WORDS
     assert max(ahead) < 1.3
 
@@ -552,7 +552,7 @@ async def test_sending_tells_the_reason_of_an_end(
     await emulator.set(error_type="timelimit_exceeded", error_after_seconds=0.5)
     async with opened(provider) as stream:
         with pytest.raises(RequestRefused) as caught:
-            await asyncio.wait_for(send(stream, AUDIO * 1000), bound(10))
+            await soon(send(stream, AUDIO * 1000), 10)
         assert caught.value.cause == "credit"
 
 
@@ -622,7 +622,7 @@ async def test_the_duration_limit(
         with contextlib.suppress(ProviderError):
             await send(stream, AUDIO)
         with pytest.raises(Dropped) as caught:
-            await asyncio.wait_for(hearing, bound(10))
+            await soon(hearing, 10)
     assert caught.value.code == "duration_limit_exceeded"
     assert "duration_limit_exceeded" in notices(heard)
     done = said(heard)
@@ -670,7 +670,7 @@ async def test_an_hour_without_audio_ends_the_stream(
     heard: list[ProviderEvent] = []
     async with opened(make(ping_seconds=0.05)) as stream:
         with pytest.raises(Dropped) as caught:
-            await asyncio.wait_for(collect(stream, heard), bound(10))
+            await soon(collect(stream, heard), 10)
     assert caught.value.code == "idle_timeout"
     assert notices(heard).count("idle_timeout") == 3
 
@@ -699,7 +699,7 @@ async def test_a_final_that_cannot_be_read_is_heard_again(
         with contextlib.suppress(ProviderError):
             await send(stream, AUDIO)
         with pytest.raises(RemoteProtocolError, match="a final that cannot be read") as caught:
-            await asyncio.wait_for(hearing, bound(10))
+            await soon(hearing, 10)
     assert caught.value.retryable
     at = round(16000 * finals(heard)[-1].end) * 2
     async with opened(provider) as stream:
@@ -759,7 +759,7 @@ async def test_an_iterator_that_is_slow_holds_the_server_back(
         hearing = asyncio.create_task(_rest(events, found))
         await sending
         await stream.finish()
-        await asyncio.wait_for(hearing, bound(10))
+        await soon(hearing, 10)
         assert said(found) == WORDS
 
 

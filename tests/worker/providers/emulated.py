@@ -1,0 +1,53 @@
+"""The contract suite for a provider that speaks to an emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from natterjack.audio import AudioFormat
+from natterjack.plugin.contract import ProviderContract, Speech
+from tests.emulators import tones
+from tests.emulators.server import Emulator
+
+BreakOrBlock = Callable[[], Awaitable[object]]
+
+
+class EmulatedContract(ProviderContract):
+    """Takes the provider's folder's fixtures `make` and `emulator`; give `secrets`."""
+
+    lead_seconds = 0.3
+
+    def speech_of(self, words: list[str]) -> Speech:
+        audio = tones.encode(
+            words, phrase_words=4, lead_seconds=self.lead_seconds, tail_seconds=0.5
+        )
+        return Speech(audio, AudioFormat("linear16", 16000, 1), words=tuple(words))
+
+    @pytest.fixture
+    def provider(self, make: Callable[..., Any]) -> Any:
+        return make()
+
+    @pytest.fixture
+    def speech(self) -> Speech:
+        return self.speech_of(tones.sequence(10))
+
+    @pytest.fixture
+    def other_speech(self) -> Speech:
+        return self.speech_of(tones.sequence(20)[10:])
+
+    @pytest.fixture
+    def break_connection(self, emulator: Emulator) -> BreakOrBlock | None:
+        async def drop() -> int:
+            return emulator.drop()
+
+        return drop
+
+    @pytest.fixture
+    def block_reading(self, emulator: Emulator) -> BreakOrBlock:
+        async def block() -> None:
+            await emulator.set(stop_reading_after_seconds=0)
+
+        return block
