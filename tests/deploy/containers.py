@@ -139,7 +139,7 @@ def _make_base(containers: Podman) -> None:
         containers.run(
             "mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates,python3-venv",
             '--customize-hook=ln -s python3 "$1/usr/bin/python"',
-            # Packages come by the way that this machine trusts.
+            # The base trusts the CAs of this machine, for package downloads.
             '--customize-hook=cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/"',
             "bookworm", archive, seconds=_BUILD_SECONDS,
         )  # fmt: skip
@@ -160,7 +160,7 @@ def images() -> Podman:
                 _make_base(containers)
             recipe = ("-f", ROOT / "deploy" / "Dockerfile", ROOT)
             for program, image in (("worker", WORKER_IMAGE), ("edge", EDGE_IMAGE)):
-                # The builder has a name, so that its layers stay for the next run.
+                # The tag of the builder keeps its layers for the next run.
                 builder = f"{program}-builder"
                 containers.build("--target", builder, "-t", f"natterjack-{builder}", *recipe)
                 containers.build("--target", program, "-t", image, *recipe)
@@ -200,7 +200,7 @@ class WorkerContainer(WorkerProcess):
 
     @property
     def stray_lines(self) -> list[str]:
-        return [line for line in super().stray_lines if not line.startswith('time="')]  # podman's
+        return [line for line in super().stray_lines if not line.startswith('time="')]  # of podman
 
     async def stop(self) -> None:
         if self.running:

@@ -41,12 +41,12 @@ class SecuredServer(EmbeddedServer):
         self.home = home
 
     def store_arguments(self) -> tuple[str | Path, ...]:
-        return ()  # as the configuration says
+        return ()  # the file has all options
 
     def start(self, timeout: float = 15) -> None:
         before = Path.cwd()
         os.environ["NATS_SERVER_NAME"] = "test"
-        os.chdir(self.home)  # paths of the configuration are taken from there
+        os.chdir(self.home)  # paths in the configuration are relative to it
         try:
             super().start(timeout)
         finally:

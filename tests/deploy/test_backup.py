@@ -31,8 +31,10 @@ async def test_a_broker_that_lost_its_disk_resumes_from_a_backup(
     start_worker: StartWorker,
     tmp_path: Path,
 ) -> None:
-    """Data from before the backup is there, sessions that were open then continue, later data is
-    reported as missing, and nothing is duplicated."""
+    """Data and sessions of the backup are there; later data is reported as missing.
+
+    Nothing is duplicated.
+    """
     await start_worker()
     ended = Speaker(broker_settings, 8, conversation="ended")
     await ended.speak()
@@ -76,8 +78,7 @@ async def test_a_session_that_ended_after_the_backup_returns_until_it_is_stopped
     tmp_path: Path,
     cure: str,
 ) -> None:
-    """In the backup the session is open, and no edge ends it: it would hold a slot for
-    WORKER_IDLE_SECONDS."""
+    """No edge ends the session, which would hold a slot for WORKER_IDLE_SECONDS."""
     worker = await start_worker()
     speaker = Speaker(broker_settings, 20, conversation="gone")
     speaking = asyncio.create_task(speaker.speak())
@@ -119,7 +120,7 @@ async def _shown(settings: BrokerSettings, speaker: Speaker) -> None:
             assert await one.status() == 0, one.errors
         return any(str(speaker.spec.key) in x and "no audio" in x for x in one.out.splitlines())
 
-    await until(look, "it is shown to have no audio", 30)
+    await until(look, "`natterjack sessions` shows no audio", 30)
 
 
 async def test_a_broker_that_lost_everything_is_recreated_and_works(

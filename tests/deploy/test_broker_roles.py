@@ -246,8 +246,7 @@ async def test_clients_without_a_key_or_a_certificate_are_refused(server: Secure
 
 
 async def test_acknowledgements_cannot_be_sent_to_other_accounts(server: SecuredServer) -> None:
-    """A publisher chooses the subject of its acknowledgement, which must reach only its own
-    account."""
+    """A publisher chooses the subject of its acknowledgement, but only in its own account."""
     targets = (
         *(f"stt.transcript.{FOREIGN}.{kind}" for kind in ("final", "status")),
         f"stt.audio.{FOREIGN}", f"stt.session.{FOREIGN}", f"$KV.stt_sessions.{FOREIGN}",

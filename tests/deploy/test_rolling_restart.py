@@ -219,7 +219,7 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
     handovers = []
     for speaker, transcript, events in zip(speakers, transcripts, heard, strict=True):
         transcript.audit(speaker)
-        _went_round(transcript)
+        _check_round_trip(transcript)
         handovers += _handovers(speaker, events)
     _show(before, handovers, capsys)
     assert len(handovers) >= 2 * len(speakers)
@@ -227,9 +227,8 @@ async def test_an_upgrade_and_a_rollback_lose_no_word(
     await queue_empty(broker)
 
 
-def _went_round(transcript: Transcript) -> None:
-    """Check that the session moved from the previous version to this one and back, by orderly
-    handovers and without an expired lease."""
+def _check_round_trip(transcript: Transcript) -> None:
+    """Check that the session moved to this version and back, without an expired lease."""
     assigned = [
         e for e in transcript.events if isinstance(e, StatusEvent) and e.state == "assigned"
     ]

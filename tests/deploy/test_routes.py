@@ -65,7 +65,7 @@ class Node(EmbeddedServer):
         super().__init__(home / "data", extra_arguments=("-c", str(home / "nats.conf"), "-m", "-1"))
 
     def store_arguments(self) -> tuple[str | Path, ...]:
-        return ()  # nothing is
+        return ()  # the file has all options
 
     @property
     def peers(self) -> set[str]:

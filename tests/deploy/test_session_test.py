@@ -110,8 +110,7 @@ async def test_an_unreachable_broker_is_reported(nats_server: EmbeddedServer) ->
 async def test_the_settings_and_users_of_each_role_suffice(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
-    """Run the stream job, a worker and the test with the settings and users of a release, on a
-    broker that enforces their permissions."""
+    """Run stream job, worker and test with a release's settings and users on a secured broker."""
     users = tmp_path / "users"
     for role in (["operator"], ["worker"], ["edge", "--tenant", "helm-test", "--name", "test"]):
         await natterjack("users", "add", "--dir", str(users), *role)
