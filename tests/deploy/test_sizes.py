@@ -120,9 +120,9 @@ def test_one_stream_carries_all_slots(one: Installation) -> None:
     assert one.sessions * 1000 / MODEL.chunk_ms <= MODEL.stream_messages_per_s
 
 
-def test_the_production_release_names_secrets_that_the_handbook_makes() -> None:
-    handbook = (ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
+def test_the_production_release_names_secrets_that_the_guide_creates() -> None:
+    guide = (ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
     nats = yaml.safe_load(values_of("production").read_text())["nats"]
     for name in (nats["auth"]["existingSecret"], nats["tls"]["caSecret"]):
-        assert f"create secret generic {name} " in handbook
+        assert f"create secret generic {name} " in guide
     assert "certSecret" not in nats["tls"]
