@@ -210,8 +210,8 @@ def loads(sessions: int, inputs: Inputs) -> list[Load]:
         Load("memory of a node", memory, inputs.node_gb * inputs.node_memory_use, "GB"),
         Load("disk of a node", kept, inputs.disk_gb * disk, "GB"),
         Load("writes of a node", written, inputs.disk_mb_per_s * disk, "MB/s"),
-        Load("heartbeats of leases", beats, inputs.heartbeats_per_s, "/s"),
-        Load("news of provider slots", news, inputs.news_per_s, "/s"),
+        Load("lease renewals", beats, inputs.heartbeats_per_s, "/s"),
+        Load("permit messages", news, inputs.news_per_s, "/s"),
     ]
 
 
@@ -269,9 +269,9 @@ def need(sessions: int, inputs: Inputs) -> Need:
 
 
 _HEAD = (
-    *("sessions", "cells", "NATS nodes", "workers", "their cores", "MB each", "chunks/s"),
-    *("Gbit/s in", "Gbit/s leader", "GB a node", "MB/s a node", "of the account"),
-    "nearest its end in a cell",
+    *("sessions", "cells", "NATS nodes", "workers", "worker cores", "MB a worker", "chunks/s"),
+    *("Gbit/s in", "Gbit/s leader", "GB a node", "MB/s a node", "accounts"),
+    "nearest limit of a cell",
 )
 
 

@@ -84,8 +84,8 @@ def test_loads_of_a_cell() -> None:
         "memory of a node": (0.2352, 8),
         "disk of a node": (96.5, 800),
         "writes of a node": (70, 400),
-        "heartbeats of leases": (1000, 10_000),
-        "news of provider slots": (800, 100_000),  # 1,000 permits every 5 s, sent to 4 workers
+        "lease renewals": (1000, 10_000),
+        "permit messages": (800, 100_000),  # 1,000 permits every 5 s, sent to 4 workers
     }
     found = {load.what: load for load in loads(1000, ROUND)}
     assert found.keys() == expected.keys()
@@ -104,8 +104,8 @@ def test_loads_of_a_cell() -> None:
         ("memory of a node", {"node_gb": 0.25}),
         ("disk of a node", {"disk_gb": 50}),
         ("writes of a node", {"disk_mb_per_s": 10}),
-        ("heartbeats of leases", {"heartbeats_per_s": 100}),
-        ("news of provider slots", {"news_per_s": 100}),
+        ("lease renewals", {"heartbeats_per_s": 100}),
+        ("permit messages", {"news_per_s": 100}),
     ],
 )
 def test_the_scarcest_resource_is_the_first_limit(what: str, changes: dict[str, float]) -> None:
