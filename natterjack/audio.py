@@ -88,18 +88,6 @@ def wall_clock(text: str | bytes) -> int:
     return value if 0 <= value <= _MAX_INT else 0
 
 
-def parse_headers(raw: bytes) -> dict[str, str]:
-    """Parse the headers of any message from their wire format (NATS ADR-4)."""
-    headers = {}
-    for line in raw.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
-        if colon:
-            headers[name.strip().decode("ascii", "replace")] = value.strip().decode(
-                "utf-8", "replace"
-            )
-    return headers
-
-
 def chunk_header_prefix(session_id: str) -> bytes:
     """The bytes with which the headers of a session's chunks begin on the wire."""
     return f"NATS/1.0\r\n{SESSION_ID}: {session_id}\r\n".encode()
@@ -121,13 +109,6 @@ def read_chunk_headers(raw: bytes, prefix: bytes) -> tuple[int, int, int] | None
     except ValueError:
         return None
     return fields if 0 <= fields[0] <= _MAX_INT and 0 <= fields[1] <= _MAX_INT else None
-
-
-def parse_status(raw: bytes) -> tuple[str, str]:
-    """Status code and description of a server's message (NATS ADR-4) from its raw headers."""
-    _, _, line = raw.partition(b"\r\n")[0].partition(b" ")
-    status, _, description = line.decode("ascii", "replace").strip().partition(" ")
-    return status, description.strip()
 
 
 def decode_chunk_headers(

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
 from pydantic_core import from_json
 
-from .fastpath import Arrivals, Client
+from .fastpath import Client, DirectSubscription
 
 _SWEEP_S = 0.25
 _NO_RESPONDERS = b"NATS/1.0 503"
@@ -26,7 +26,7 @@ class Acks:
         self._client = client
         self._inbox = ""
         self._starting: asyncio.Lock = asyncio.Lock()
-        self._arrivals: Arrivals | None = None
+        self._arrivals: DirectSubscription | None = None
         self._waiting: dict[int, tuple[asyncio.Future[int], float]] = {}
         """By number; and when it is late, by the loop's clock."""
         self._sweeping: asyncio.TimerHandle | None = None

@@ -257,7 +257,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         if not client.is_closed:
             # What nats-py had not written yet it would write to the next connection before anyone
             # can send again what went down with this one: newer messages ahead of older ones.
-            client.forget_unsent()
+            client.discard_unsent()
             log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:

@@ -1,9 +1,11 @@
-"""nats-py's client, with short ways in and out for what there is much of.
+"""nats-py's client with a faster path for subscriptions and publications of high volume.
 
-Its own ways are made for comfort: for each message in, all headers are parsed and a task is woken;
-for each message out, headers are checked one by one and the socket is written to. What that costs
-is told in docs/explanation/performance.md. This is the one place that touches what nats-py keeps
-to itself.
+nats-py parses all headers of every message it receives and wakes a task for it; for every message
+it sends, it validates each header and writes to the socket. docs/explanation/performance.md says
+what that costs. The fast path decodes and encodes with `wire` instead.
+
+This is the only module that uses private parts of nats-py. tests/test_dependencies.py checks that
+each of them exists in the installed release.
 """
 
 from __future__ import annotations
@@ -18,26 +20,23 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
-from nats.protocol.parser import (
-    AWAITING_CONTROL_LINE,
-    MAX_CONTROL_LINE_SIZE,
-    PERMISSIONS_ERR,
-    Parser,
-)
+from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR, Parser
 
 from natterjack.telemetry.log import fields
+
+from .wire import decode_messages, encode_publish
 
 log = logging.getLogger(__name__)
 
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 
 Receive = Callable[[bytes, bytes, bytes | None, bytes], None]
-"""Is given a message's subject, where it asks for an answer (else nothing), its headers as they are
-on the wire, and its payload."""
+"""Receives a message's subject, its reply subject (empty if absent), its headers as they are on the
+wire (None if absent) and its payload."""
 
 
-class Arrivals:
-    """A subscription whose messages go to a plain function, the moment they are read."""
+class DirectSubscription:
+    """A subscription whose messages go to a plain function as soon as they are read."""
 
     def __init__(self, client: Client, number: int, subscription: Subscription) -> None:
         self._client = client
@@ -45,183 +44,184 @@ class Arrivals:
         self._subscription = subscription
 
     async def end(self) -> None:
-        """No more messages. Idempotent."""
-        if self._client.direct.pop(self._number, None) is not None and not self._client.is_closed:
+        """Unsubscribe. Idempotent."""
+        key = b"%d" % self._number
+        if self._client.direct.pop(key, None) is not None and not self._client.is_closed:
             await self._subscription.unsubscribe()
 
 
 class _Parser(Parser):
-    """Takes messages of `direct` subscriptions off the front of what comes, the moment it comes;
-    all else goes through asyncio's reader to nats-py.
+    """Delivers messages of direct subscriptions as soon as bytes arrive, and passes everything else
+    through asyncio's reader to nats-py's parser.
 
-    Without a task to wake, a regular expression a line, or moving what lies behind a message to the
-    front.
+    This avoids waking a task for each read, a regular expression for each line, and moving all
+    later bytes to the front of a buffer after each message.
     """
 
     nc: Client
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
-        self._behind = 0
-        """Bytes that the reader was given and that were not parsed yet: all later ones have to wait
-        their turn."""
+        self._unparsed = 0
+        """Bytes that the reader holds and that are not parsed yet. Later bytes queue behind
+        them."""
         self._reader: asyncio.StreamReader | None = None
-        """Of the connection that is in use."""
+        """The reader of the current connection."""
 
-    def watch(self, reader: asyncio.StreamReader) -> None:
-        """Look at what is given to `reader` before it has it."""
-        give = reader.feed_data
+    def attach(self, reader: asyncio.StreamReader) -> None:
+        """Intercept the bytes that asyncio feeds to `reader`."""
+        feed_reader = reader.feed_data
         self._reader = reader
-        self._behind = len(getattr(reader, "_buffer", b""))
+        # asyncio has no public way to ask a reader how much it holds.
+        self._unparsed = len(getattr(reader, "_buffer", b""))
 
         def feed_data(data: bytes) -> None:
             if self._reader is not reader:
-                return  # an old connection's last words
-            if not self._behind:
-                data = self._take(data)
+                return  # late bytes of an earlier connection
+            if not self._unparsed:
+                data = self._deliver(data)
                 if not data:
                     return
-            self._behind += len(data)
-            give(data)
+            self._unparsed += len(data)
+            feed_reader(data)
 
         reader.feed_data = feed_data  # type: ignore[method-assign, assignment]
 
     async def parse(self, data: bytes = b"") -> None:
-        rest = self._take(data)
+        rest = self._deliver(data)
         if rest:
             await super().parse(rest)
-        self._behind -= len(data)
+        self._unparsed -= len(data)
 
-    def _take(self, data: bytes) -> bytes:
-        """What is left behind the messages of `direct` subscriptions. A part of one is kept."""
+    def _deliver(self, data: bytes) -> bytes:
+        """Deliver the messages at the front of `data` that belong to direct subscriptions; return
+        the rest. The beginning of such a message is kept for the next call."""
         if self.state != AWAITING_CONTROL_LINE:
             return data
         if self.buf:
             data = bytes(self.buf) + data
             self.buf.clear()
-        at, size, direct = 0, len(data), self.nc.direct
-        while at < size:
-            # NATS protocol: HMSG <subject> <sid> [reply] <bytes of headers> <bytes in all>, or
-            # MSG <subject> <sid> [reply] <bytes>.
-            if data.startswith(b"HMSG ", at):
-                begin, sizes = at + 5, 2
-            elif data.startswith(b"MSG ", at):
-                begin, sizes = at + 4, 1
-            else:
-                break
-            end = data.find(b"\r\n", begin)
-            if end < 0:
-                if size - at > MAX_CONTROL_LINE_SIZE:
-                    break  # nats-py says what is wrong
-                self.buf += data[at:]
-                return b""
-            words = data[begin:end].split()
+        messages, size, incomplete = decode_messages(data, self.nc.direct)
+        for receive, subject, reply, headers, payload in messages:
             try:
-                receive = direct.get(int(words[1]))
-                begin, stop = end + 2, end + 2 + int(words[-1])
-                head = begin if sizes == 1 else begin + int(words[-2])
-                reply = words[2] if len(words) > 2 + sizes else b""
-            except (ValueError, IndexError):
-                break
-            if receive is None:
-                break
-            if stop + 2 > size:
-                self.buf += data[at:]
-                return b""
-            at = stop + 2
-            try:
-                receive(words[0], reply, data[begin:head] or None, data[head:stop])
-            except Exception:  # a task boundary: what nats-py calls must not end its reading
-                log.exception("a message was not taken", extra=fields(subject=words[0].decode()))
-        return data[at:] if at else data
+                receive(subject, reply, headers, payload)
+            except Exception:  # a task boundary: nats-py's read loop must not end
+                log.exception("message handler failed", extra=fields(subject=subject.decode()))
+        if incomplete:
+            self.buf += data[size:]
+            return b""
+        return data[size:] if size else data
 
 
 class Client(NatsClient):
-    """`together`: what is published in one turn of the event loop is written at its end."""
+    """A NATS client with direct subscriptions (`listen`) and unchecked publications (`post`).
+
+    If `together` is set, all messages published in one turn of the event loop are written at once,
+    at its end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ps: _Parser = _Parser(self)
         self.together = False
-        self.direct: dict[int, Receive] = {}
-        """Where messages of a subscription go that do not go nats-py's way."""
+        self.direct: dict[bytes, Receive] = {}
+        """Receivers of direct subscriptions, by subscription ID as it is on the wire."""
         self._flushing: asyncio.Handle | None = None
-        self._wire: asyncio.WriteTransport | None = None
-        """What is written to goes there."""
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        self.abort()  # the server that was tried before, and said nothing: nats-py would forget it
-        await super()._connect_to_server(s)
-
-    async def _attempt_reconnect(self) -> None:
-        # nats-py closes it, and waits until all that was written has gone: to a server that takes
-        # nothing more that is a quarter of an hour, until the kernel gives up.
-        self.abort()
-        await super()._attempt_reconnect()
+        self._socket: asyncio.WriteTransport | None = None
+        """The write side of the current connection."""
 
     @property
     def inbox_prefix(self) -> str:
-        """What subjects of answers to us begin with."""
+        """The prefix of this client's inbox subjects."""
         return self._inbox_prefix.decode()
+
+    @property
+    def subscription_count(self) -> int:
+        """The number of subscriptions that are in place."""
+        return len(self._subs)
+
+    # ---- connecting -------------------------------------------------------------------------
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        # nats-py forgets a connection to a server that did not answer; close it.
+        self.abort()
+        await super()._connect_to_server(s)
+
+    async def _attempt_reconnect(self) -> None:
+        # nats-py closes the old connection and waits until everything written to it is sent. If the
+        # server reads nothing, that takes a quarter of an hour, until the kernel gives up.
+        self.abort()
+        await super()._attempt_reconnect()
 
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
         except RuntimeError:
-            # uvloop's, when the server is gone already. nats-py tries again after an OSError, which
-            # asyncio raises; it has no address, or each would be another complaint.
+            # uvloop raises it if the server has already closed the connection. nats-py retries
+            # after an OSError, which asyncio raises. The message has no address, so that repeats
+            # are recognized as the same complaint.
             raise ConnectionResetError("the connection is gone") from None
 
     async def _process_err(self, err_msg: str) -> None:
-        # nats-py makes small letters of it, and subjects are none. The line itself is still at the
-        # front of what it reads.
+        # nats-py lowercases the message, but subjects are case-sensitive. The original line is
+        # still at the front of its buffer.
         line = self._ps.buf.partition(b"\r\n")[0].decode(errors="replace")
-        _, quote, said = line.rstrip("'").partition("'")
-        if PERMISSIONS_ERR in err_msg and quote and said.lower() in err_msg:
-            await self._error_cb(NatsError(f"nats: {said}"))
+        _, quote, message = line.rstrip("'").partition("'")
+        if PERMISSIONS_ERR in err_msg and quote and message.lower() in err_msg:
+            await self._error_cb(NatsError(f"nats: {message}"))
             return
         await super()._process_err(err_msg)
 
-    # ---- in ---------------------------------------------------------------------------------
+    def abort(self) -> None:
+        """Abort the connection, if there is one, in whatever state nats-py is. Idempotent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
 
-    async def listen(self, subject: str, receive: Receive) -> Arrivals:
-        """Give what comes on `subject` to `receive`, which must be quick, until `end` is called."""
-        number = self._sid + 1  # the next subscription's; it is counted before anything is sent
-        self.direct[number] = receive
-        nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    # ---- receiving --------------------------------------------------------------------------
+
+    async def listen(self, subject: str, receive: Receive) -> DirectSubscription:
+        """Call `receive` with each message on `subject` until the subscription's `end`.
+
+        `receive` runs in the read path and must return quickly.
+        """
+        number = self._sid + 1  # `subscribe` increments it before it sends anything
+        self.direct[b"%d" % number] = receive
+        unused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            subscription = await self.subscribe(subject, future=nothing)  # a future: without a task
-        except BaseException:  # cancelled too
-            self.direct.pop(number, None)
+            # With a future, nats-py starts no task for the subscription.
+            subscription = await self.subscribe(subject, future=unused)
+        except BaseException:  # including cancellation
+            self.direct.pop(b"%d" % number, None)
             raise
         assert subscription._id == number
-        # Nothing comes to it, and it is as large as all the rest of a subscription.
+        # The queue stays empty, and takes more memory than the rest of the subscription.
         subscription._pending_queue = None  # type: ignore[assignment]
-        return Arrivals(self, number, subscription)
+        return DirectSubscription(self, number, subscription)
 
     async def _read_loop(self) -> None:
-        self._ps.reset()  # what is left of a message was the old connection's
+        self._ps.reset()  # drop an incomplete message of the previous connection
         writer = getattr(self._transport, "_io_writer", None)
-        self._wire = writer.transport if isinstance(writer, asyncio.StreamWriter) else None
+        self._socket = writer.transport if isinstance(writer, asyncio.StreamWriter) else None
         reader = getattr(self._transport, "_io_reader", None)
         if isinstance(reader, asyncio.StreamReader):
-            self._ps.watch(reader)
+            self._ps.attach(reader)
         await super()._read_loop()
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
-        # One that came behind something else.
-        receive = self.direct.get(sid)
+        # Messages of direct subscriptions come here if they arrived behind something else.
+        receive = self.direct.get(b"%d" % sid)
         if receive is None:
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
             return
         try:
             receive(subject, reply, headers, data)
-        except Exception:  # a task boundary
-            log.exception("a message was not taken", extra=fields(subject=subject.decode()))
+        except Exception:  # a task boundary: nats-py's read loop must not end
+            log.exception("message handler failed", extra=fields(subject=subject.decode()))
 
-    # ---- out --------------------------------------------------------------------------------
+    # ---- publishing -------------------------------------------------------------------------
 
     def post(
         self,
@@ -231,28 +231,27 @@ class Client(NatsClient):
         headers: Mapping[str, str] | None = None,
         reply: str = "",
     ) -> None:
-        """Publish without waiting for anything. Subject and headers are ours: not checked.
+        """Publish without waiting. Subject and headers are not validated.
 
-        Raises: MaxPayloadError; OutboundBufferLimitError when there is no connection, or it takes
-        no more; ConnectionClosedError.
+        Raises: MaxPayloadError; OutboundBufferLimitError if there is no connection or too much is
+        unsent; ConnectionClosedError.
         """
-        if self.is_closed:
-            raise ConnectionClosedError
         size = len(payload)
-        if size > self._max_payload:
+        if size > self._max_payload and not self.is_closed:
             raise MaxPayloadError
-        if not self.is_connected or self._pending_data_size + size > _MAX_UNSENT_BYTES:
+        if not self.is_connected:
+            raise ConnectionClosedError if self.is_closed else OutboundBufferLimitError
+        if self._pending_data_size + size > _MAX_UNSENT_BYTES:
             raise OutboundBufferLimitError
-        if headers:
-            lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-            head = f"NATS/1.0\r\n{lines}\r\n".encode()
-            about = f"HPUB {subject} {reply} {len(head)} {len(head) + size}\r\n".encode()
-            command = b"%b%b%b\r\n" % (about, head, payload)
-        else:
-            command = b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), payload)
+        command = encode_publish(subject, payload, headers, reply)
         self._pending.append(command)
         self._pending_data_size += len(command)
         self._flush_later()
+
+    def discard_unsent(self) -> None:
+        """Discard publications that are not written to the socket yet."""
+        self._pending.clear()
+        self._pending_data_size = 0
 
     @property
     def _flusher_ended(self) -> bool:
@@ -264,26 +263,26 @@ class Client(NatsClient):
 
     def _flush_now(self) -> None:
         self._flushing = None
-        wire = self._wire
+        socket = self._socket
         if (
             self.is_connected
-            and wire is not None
-            and not wire.is_closing()
-            and (self._flusher_ended or not wire.get_write_buffer_size())
+            and socket is not None
+            and not socket.is_closing()
+            and (self._flusher_ended or not socket.get_write_buffer_size())
         ):
-            # Nothing waits to be written: neither need this. (The flusher has ended when it was
-            # cancelled from outside; then nats-py writes so too.)
+            # The transport's buffer is empty, so this write need not wait in nats-py's flusher. (If
+            # the flusher was cancelled from outside, nats-py writes directly as well.)
             if self._pending:
-                wire.write(b"".join(self._pending))
-            self.forget_unsent()
+                socket.write(b"".join(self._pending))
+            self.discard_unsent()
             return
         queue = self._flush_queue
-        if queue is not None and queue.empty():  # else it is about to be written
+        if queue is not None and queue.empty():  # otherwise a flush is already due
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
-        # nats-py writes it at once, ahead of what waits to be written: its answer, which `flush`
-        # waits for, would say nothing of that.
+        # nats-py writes a PING at once, ahead of unsent publications. `flush` waits for its PONG,
+        # which must confirm that they were received.
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         self._pending.append(PING_PROTO)
         self._pending_data_size += len(PING_PROTO)
@@ -293,20 +292,9 @@ class Client(NatsClient):
         if force_flush or not self.together or not self.is_connected or self._flusher_ended:
             try:
                 return await super()._flush_pending(force_flush)
-            except (OSError, RuntimeError):  # uvloop's
-                # nats-py writes by itself once its flusher has ended, as it does with a connection
-                # that is lost. It has yet to notice that; no caller has to.
+            except (OSError, RuntimeError):  # RuntimeError: uvloop's
+                # Once its flusher has ended, nats-py writes directly, even to a connection whose
+                # loss it has not noticed yet. Callers need not handle that.
                 return None
         self._flush_later()
         return None
-
-    def abort(self) -> None:
-        """Cut the connection, if it stands, whatever nats-py is doing with it. Idempotent."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if isinstance(writer, asyncio.StreamWriter):
-            writer.transport.abort()
-
-    def forget_unsent(self) -> None:
-        """What was published and not written yet is not to be written."""
-        self._pending.clear()
-        self._pending_data_size = 0

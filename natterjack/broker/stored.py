@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from nats.errors import Error as NatsError
 
-from natterjack.audio import parse_headers, parse_status
 from natterjack.errors import BrokerError
 
 from .connection import Broker
-from .fastpath import Arrivals
+from .fastpath import DirectSubscription
+from .wire import parse_headers, parse_status
 
 _TIMEOUT_S = 3.0
 _MOST_BATCHES = 16
@@ -70,7 +70,7 @@ class StreamStore:
         self._inbox = self._client.new_inbox()
         self._waiting: dict[str, _Collected] = {}
         self._token = 0
-        self._arrivals: Arrivals | None = None
+        self._arrivals: DirectSubscription | None = None
         self._batches = asyncio.Semaphore(_MOST_BATCHES)
 
     async def start(self) -> None:

@@ -18,12 +18,12 @@ from natterjack.audio import (
     AudioFormat,
     chunk_header_prefix,
     decode_chunk_headers,
-    parse_headers,
     read_chunk_headers,
 )
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StreamStore
+from natterjack.broker.wire import parse_headers
 from natterjack.control import ControlReply, ControlRequest
 from natterjack.errors import UsageError
 from natterjack.events import parse_event

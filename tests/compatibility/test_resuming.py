@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from natterjack.audio import MSG_ID, parse_headers
+from natterjack.audio import MSG_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.broker.wire import parse_headers
 from natterjack.events import StatusEvent
 from natterjack.spec import SessionSpec
 

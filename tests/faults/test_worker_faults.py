@@ -249,7 +249,7 @@ async def test_nothing_is_left_behind_by_a_session(
 
     def left() -> Counter[str]:
         tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
-        return tasks + Counter(subscriptions=len(services.broker.client._subs))
+        return tasks + Counter(subscriptions=services.broker.client.subscription_count)
 
     await sessions(1, "first")
     await until(lambda: emulator.open_connections == 0, "the provider's connection is closed")

@@ -20,13 +20,13 @@ from natterjack.audio import (
     SESSION_ID,
     chunk_header_prefix,
     decode_chunk_headers,
-    parse_headers,
     read_chunk_headers,
     wall_clock,
 )
 from natterjack.broker.connection import Broker
-from natterjack.broker.fastpath import Arrivals
+from natterjack.broker.fastpath import DirectSubscription
 from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.broker.wire import parse_headers
 from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
@@ -133,7 +133,7 @@ class Feed:
         self._marks = Marks(mark)
         self._ahead = Held(spec.sample_rate)
         self._by_seq = self._ahead.by_seq
-        self._arrivals: Arrivals | None = None
+        self._arrivals: DirectSubscription | None = None
         self._waiter: asyncio.Future[Chunk | None] | None = None
         """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
         self._given: Chunk | Gap | None = None

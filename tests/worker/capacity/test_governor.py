@@ -284,9 +284,8 @@ async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -
 
 def cut(worker: Worker) -> None:
     """Cut its connection, without goodbye."""
-    transport: Any = worker.broker.client._transport
     if worker.broker.connected:
-        transport._io_writer.transport.abort()
+        worker.broker.client.abort()
 
 
 # Fair

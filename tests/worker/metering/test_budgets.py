@@ -374,13 +374,12 @@ async def test_a_tenant_that_has_gone_is_followed_no_more(
     monkeypatch.setattr(budget, "_LINGER_S", 0.5)
     await bucket.put("tenant.acme", b"100")
     here = await join()
-    # nats-py's own count of what the connection is subscribed to.
-    subscriptions = here.broker.client._subs
+    client = here.broker.client
     await here.budgets.ready("other")
-    before = len(subscriptions)
+    before = client.subscription_count
     await here.budgets.ready("acme")
-    assert len(subscriptions) == before + 2
-    await until(lambda: len(subscriptions) == before, "subscriptions are given up")
+    assert client.subscription_count == before + 2
+    await until(lambda: client.subscription_count == before, "subscriptions are given up")
     session = here.session("acme")
     here.use("acme", 100)
     await until(lambda: session.ends, "a tenant that has come again")
