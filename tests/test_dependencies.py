@@ -1,0 +1,210 @@
+"""Private parts of other projects: where they are used, that they exist, and that the range in
+pyproject.toml ends at a release that was tried."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from nats.protocol.parser import Parser
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+FASTPATH = "natterjack/broker/fastpath.py"
+
+NATS_PY = {
+    # Methods that fastpath overrides, with their parameters.
+    "_connect_to_server": ("client", "(s)"),
+    "_attempt_reconnect": ("client", "()"),
+    "_process_connect_init": ("client", "()"),
+    "_process_err": ("client", "(err_msg)"),
+    "_read_loop": ("client", "()"),
+    "_process_msg": ("client", "(sid, subject, reply, data, headers)"),
+    "_send_ping": ("client", "(future=None)"),
+    "_flush_pending": ("client", "(force_flush=False)"),
+    # Attributes of a client that is not connected yet, with their types.
+    "_ps": ("client", "Parser"),
+    "_error_cb": ("client", "function"),
+    "_inbox_prefix": ("client", "bytearray"),
+    "_subs": ("client", "dict"),
+    "_sid": ("client", "int"),
+    "_transport": ("client", "NoneType"),
+    "_max_payload": ("client", "int"),
+    "_pending": ("client", "list"),
+    "_pending_data_size": ("client", "int"),
+    "_flusher_task": ("client", "NoneType"),
+    "_flush_queue": ("client", "NoneType"),
+    "_pongs": ("client", "list"),
+    "_io_reader": ("transport", "NoneType"),
+    "_io_writer": ("transport", "NoneType"),
+    "_id": ("subscription", "int"),
+    "_pending_queue": ("subscription", "Queue"),
+    # Internal, though not private by name: the parser that fastpath derives its own from.
+    "buf": ("parser", "bytearray"),
+    "state": ("parser", "int"),
+    "reset": ("parser", "()"),
+    "parse": ("parser", "(data=b'')"),
+    # asyncio has no public way to ask a reader how much it holds.
+    "_buffer": ("reader", "bytearray"),
+}
+"""Every internal name that fastpath uses: the object that has it, and its parameters or its type.
+Why each is needed is said in fastpath."""
+
+OTHERS: dict[tuple[str, str], set[str]] = {
+    # PortAudio knows only the devices of its start, and sounddevice cannot restart it publicly; at
+    # exit it waits for a dead device without end.
+    ("sounddevice", "edge_capture/sources/microphone.py"): {
+        "_initialized", "_terminate", "_initialize", "_exit_handler",
+    },
+    # A registry does not list its collectors, nor a metric without samples its labels.
+    ("prometheus_client", "tests/deploy/names.py"): {"_collector_to_names", "_labelnames"},
+    ("prometheus_client", "tests/deploy/test_metrics.py"): {
+        "_collector_to_names", "_upper_bounds",
+    },
+}  # fmt: skip
+"""Private names that other modules use, by dependency and module."""
+
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}
+"""Documented names of NamedTuple and os that begin with an underscore."""
+
+WITHOUT_BOUND = {"_SubParsersAction", "_writer"}
+"""A type of argparse that has no public name; aiohttp's, which a test closes half of."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
+
+
+def last_name(node: ast.expr) -> str:
+    """Return `b` for `a.b`, `a` for `a`."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def accesses(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield each private name that is accessed on an object, with the last name of the object."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield last_name(node.value), node.attr
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "setattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and is_private(str(name.value)):
+                yield last_name(node.args[0]), str(name.value)
+
+
+def definitions(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of functions, classes, variables and attributes that a module defines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and last_name(node.value) == "self"
+        ):
+            yield node.attr
+
+
+TREES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text())
+    for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def test_the_list_of_internal_names_of_nats_py_is_complete() -> None:
+    tree = TREES[FASTPATH]
+    own = {"_flushing", "_socket", "_flusher_ended", "_flush_later", "_flush_now", "_number"}
+    own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver"}
+    overridden = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncFunctionDef) and is_private(node.name)
+    }
+    parser = {"buf", "state", "reset", "parse"}
+    used = {name for _, name in accesses(tree)} | overridden | parser
+    assert used - own == set(NATS_PY)
+    assert not own & set(dir(Client())), "nats-py has come to use a name of ours"
+
+
+async def test_the_installed_nats_py_has_every_internal_name() -> None:
+    client = Client()
+    owners = {
+        "client": client,
+        "transport": TcpTransport(),  # type: ignore[no-untyped-call]
+        "subscription": Subscription(client),
+        "parser": Parser(),  # type: ignore[no-untyped-call]
+        "reader": asyncio.StreamReader(),
+    }
+    problems = []
+    for name, (owner, expected) in NATS_PY.items():
+        value = getattr(owners[owner], name, "missing")
+        if inspect.ismethod(value):
+            parameters = inspect.signature(value).parameters.values()
+            bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+            found = str(inspect.Signature(bare))
+        else:
+            found = "missing" if value == "missing" else type(value).__name__
+        if found != expected:
+            problems.append(f"{owner}.{name} is {found}, expected {expected}")
+    assert not problems, "\n".join(["the installed nats-py differs:", *problems])
+
+
+def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None:
+    """A name that our own code defines somewhere is not recognized as somebody else's, except in
+    modules that use nats-py's connection."""
+    ours = {name for tree in TREES.values() for name in definitions(tree)}
+    found = {
+        (path, name)
+        for path, tree in TREES.items()
+        for owner, name in accesses(tree)
+        if path != FASTPATH
+        and name not in WITHOUT_BOUND
+        and (
+            (owner not in ("self", "cls") and name not in ours)
+            or (owner == "client" and name in NATS_PY)
+        )
+    }
+    assert found == {(path, name) for (_, path), names in OTHERS.items() for name in names}
+
+
+@pytest.mark.parametrize(("dependency", "path"), OTHERS)
+def test_private_names_of_others_exist(dependency: str, path: str) -> None:
+    if dependency == "sounddevice":
+        pytest.importorskip(dependency, exc_type=OSError)  # PortAudio is missing
+    text = Path(import_module(dependency).__file__ or "")
+    sources = [text] if text.name != "__init__.py" else sorted(text.parent.rglob("*.py"))
+    defined = {name for source in sources for name in definitions(ast.parse(source.read_text()))}
+    assert OTHERS[dependency, path] <= defined
+
+
+def requirements() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = [Requirement(line) for group in groups for line in group]
+    return {requirement.name.replace("-", "_"): requirement for requirement in found}
+
+
+@pytest.mark.parametrize("dependency", ["nats_py", *sorted({name for name, _ in OTHERS})])
+def test_a_dependency_whose_private_names_are_used_has_a_narrow_range(dependency: str) -> None:
+    """The range ends with the minor release that was tried, and holds the installed one."""
+    requirement = requirements()[dependency]
+    [bound] = [Version(s.version) for s in requirement.specifier if s.operator == "<"]
+    assert len(bound.release) == 2
+    assert requirement.specifier.contains(version(requirement.name))
+    last = Version(f"{bound.major}.{bound.minor - 1}")
+    assert requirement.specifier.contains(last), f"{last} is the newest release that was tried"
