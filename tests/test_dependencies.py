@@ -77,9 +77,9 @@ OTHERS: dict[tuple[str, str], set[str]] = {
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}
 """Documented names of NamedTuple and os that begin with an underscore."""
 
-WITHOUT_BOUND = {"_SubParsersAction", "_actions", "_choices_actions", "_writer"}
-"""argparse has no public name for the type of its subcommands and no list of a parser's arguments; a
-test uses aiohttp's writer to close one direction of a WebSocket."""
+WITHOUT_BOUND = {"_SubParsersAction", "_HelpAction", "_actions", "_choices_actions", "_writer"}
+"""argparse has no public name for some of its types, nor a list of a parser's arguments. A test
+uses aiohttp's writer to close one direction of a WebSocket."""
 
 
 def is_private(name: str) -> bool:
