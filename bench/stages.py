@@ -23,7 +23,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "metrics and ledger",
         (
             "prometheus_client/", "worker/metering/ledger.py:", "worker/metering/tally.py:",
-            "worker/metering/use.py:", "worker/metering/report.py:", "worker/session/latency.py:",
+            "worker/metering/usage.py:", "worker/metering/report.py:", "worker/session/latency.py:",
             "Relay.count", "Session.record", "Claimer.records",
         ),
     ),

@@ -1,1 +1,1 @@
-"""The worker: claims sessions, feeds a speech provider, publishes what it hears."""
+"""The worker: claims sessions, sends their audio to a speech provider, publishes transcripts."""

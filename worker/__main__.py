@@ -1,4 +1,4 @@
-"""natterjack-worker: takes sessions from the queue and transcribes them."""
+"""The `natterjack-worker` command: claims sessions from the queue and transcribes them."""
 
 from __future__ import annotations
 
@@ -42,21 +42,24 @@ log = logging.getLogger("worker")
 
 _GC_THRESHOLDS = 20_000, 20, 50
 _END_SECONDS = 15.0
-"""Beyond the times to drain and to hand over; all that is awaited then has bounds that add up to
-less."""
+"""How long the process may run after the times to drain and hand over. Every wait in that phase is
+bounded, and the bounds add up to less."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="natterjack-worker",
-        description="Takes sessions from the queue on NATS, holds one speech-provider stream for "
-        "each, and publishes what it hears. SIGTERM or Ctrl-C drains: sessions move to other "
-        "workers, no word is lost. Providers have settings of their own: see `natterjack plugins`.",
-        epilog="Exit status: 0 drained, 1 it had to be cut short, 2 a setting is wrong, or NATS is "
-        "not usable.",
+        description="Claims sessions from the queue on NATS, holds one speech-provider stream for "
+        "each, and publishes the transcripts. SIGTERM or Ctrl-C drains the worker: its sessions "
+        "move to other workers and no word is lost. Providers have settings of their own: see "
+        "`natterjack plugins`.",
+        epilog="Exit status: 0 after a complete drain, 1 if it was cut short, 2 if a setting "
+        "is wrong or NATS cannot be used.",
     )
     parser.add_argument(
-        "--once", action="store_true", help="do not wait for NATS: exit with 2 if it is not there"
+        "--once",
+        action="store_true",
+        help="do not wait for NATS: exit with status 2 if it cannot be reached",
     )
     add_flags(parser, WorkerSettings)
     add_flags(parser, BrokerSettings, "nats-")
@@ -74,7 +77,7 @@ async def _work(flags: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stopping.set)
     providers = Providers(settings)
     for name in settings.providers:
-        providers.get(name)  # an unknown provider or a missing key is said now, not in a session
+        providers.get(name)  # reports an unknown provider or a missing key now, not in a session
     health = Health(settings)
     try:
         await health.start()
@@ -138,7 +141,9 @@ async def _start(
     tally = Tally(instance)
     budgets = Budgets(broker, js, tally, metrics, settings.warning_fractions)
     report = Report(broker, js, roster, instance, settings, metrics, tally)
-    governor = Governor(broker, js, metrics, settings.account_of, instance, on_told=providers.told)
+    governor = Governor(
+        broker, js, metrics, settings.account_of, instance, on_refusal=providers.told
+    )
     return Services(
         broker, js, store, bucket, providers, settings, metrics, tally, report, budgets, prices,
         governor, asyncio.Event(), lease_seconds,
@@ -146,7 +151,7 @@ async def _start(
 
 
 def _instance(name: str) -> str:
-    """This process's name in buckets: the worker's, fit for a key, and never used again."""
+    """This process's name in buckets: the worker's name, valid in a key, and never used again."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{secrets.token_hex(4)}"
 
 
@@ -159,8 +164,8 @@ async def _run(
     settings = services.settings
     claimer = Claimer(services)
     health.serve(services, claimer)
-    # What is there by now stays: the collector need not look at it again and again, nor as often
-    # as it would in a program that is short of memory.
+    # Everything allocated so far stays for good, so the collector does not have to visit it again;
+    # and it runs less often than in a program that is short of memory.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -200,7 +205,7 @@ async def _run(
                 health.draining = True
                 services.metrics.draining.set(1)
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
-                _end_for_sure(stop_seconds)
+                _end_process_after(stop_seconds)
                 claimer.drain()
                 await _bounded(claiming, drain_seconds)
             await services.report.leave()
@@ -216,7 +221,7 @@ async def _run(
 
 
 def _explained(refusal: NotAllowed) -> NotAllowed:
-    """With the cure, if the worker was about to make or change something."""
+    """The same error with the cure, if the worker was about to create something."""
     if ".CREATE." not in refusal.subject:
         return refusal
     cure = (
@@ -227,7 +232,7 @@ def _explained(refusal: NotAllowed) -> NotAllowed:
 
 
 async def _restore(services: Services, settings: StreamSettings) -> None:
-    """After each reconnect, and when asked: make again what the server has lost."""
+    """Create again what the server has lost, after each reconnect and when asked to."""
     broker = services.broker
     broker.on_reconnect.add(services.restore.set)
     while True:
@@ -236,19 +241,19 @@ async def _restore(services: Services, settings: StreamSettings) -> None:
         try:
             await streams.ensure(broker, settings)
         except (BrokerError, NatsError, TimeoutError) as error:
-            log.warning("streams cannot be checked yet: %s", error)
+            log.warning("streams cannot be checked yet, retrying: %s", error)
             await asyncio.sleep(1)
             await broker.wait_connected()
             services.restore.set()
 
 
-def _end_for_sure(seconds: float) -> None:
-    """End the process after so long, whatever still hangs: its leases run out by themselves."""
+def _end_process_after(seconds: float) -> None:
+    """End the process after `seconds` even if something hangs: its leases run out by themselves."""
     loop = asyncio.get_running_loop()
 
     def end() -> None:
         hanging = [repr(task) for task in asyncio.all_tasks(loop)]
-        log.error("the worker does not end by itself", extra=logs.fields(tasks=hanging))
+        log.error("shutdown hangs, ending the process", extra=logs.fields(tasks=hanging))
         logging.shutdown()
         os._exit(1)
 
@@ -258,10 +263,10 @@ def _end_for_sure(seconds: float) -> None:
 
 
 async def _bounded(claiming: asyncio.Task[None], seconds: float) -> None:
-    """Wait for the drain. Leases that could not be given back run out by themselves."""
+    """Wait for the drain. Leases that are not given back run out by themselves."""
     await asyncio.wait({claiming}, timeout=seconds)
     if not claiming.done():
-        log.warning("drain took too long; the remaining leases will run out")
+        log.warning("drain took too long, the remaining leases will run out")
         await end_tasks([claiming])
 
 

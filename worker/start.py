@@ -1,4 +1,4 @@
-"""Entry point of `natterjack-worker`: says which extra is missing, where one is."""
+"""Entry point of `natterjack-worker`: names the extra to install if a module is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from natterjack.process.run import requires_extra
 
 
 def main() -> None:
-    """As the program's own, which needs more than `natterjack` does."""
+    """Run the program, which needs more packages than `natterjack` alone."""
     with requires_extra("natterjack-worker", "worker"):
         from .__main__ import main as run
     run()

@@ -53,9 +53,9 @@ MODELS = {
     "day_use": "natterjack.fleet.usage:DayUsage",
     "budget": "natterjack.fleet.budgets:Budget",
     "limit": "natterjack.fleet.limits:AccountLimit",
-    "provider_news": "worker.capacity.governor:_Told",
-    "slot": "worker.capacity.slots:Claim",
-    "dial": "worker.capacity.slots:Claim",
+    "provider_news": "worker.capacity.governor:Refusal",
+    "slot": "worker.capacity.permits:Holder",
+    "dial": "worker.capacity.permits:Holder",
     "control_request": "natterjack.control:ControlRequest",
     "control_reply": "natterjack.control:ControlReply",
 }

@@ -32,8 +32,8 @@ from natterjack.fleet.limits import parse_account_limit
 from natterjack.fleet.roster import parse_page
 from natterjack.settings import StreamSettings
 from natterjack.subjects import SLOT_PREFIX
-from worker.capacity.governor import _Told as ProviderNews
-from worker.capacity.slots import Claim, Lane
+from worker.capacity.governor import Refusal
+from worker.capacity.permits import Holder, PermitPool
 from worker.claim import parse_request
 from worker.session.checkpoint import Checkpoint
 
@@ -88,7 +88,7 @@ def _day_use(message: Message) -> Any:
 
 
 def _slot(message: Message) -> Any:
-    claim = Claim.parse(message.payload)
+    claim = Holder.parse(message.payload)
     assert claim is not None
     assert claim.id, "it was taken for a stranger's"
     return claim.model_dump(mode="json")
@@ -102,7 +102,7 @@ READERS: dict[str, Callable[[Message], Any]] = {
     "day_use": _day_use,
     "budget": lambda message: parse_budget(message.payload).model_dump(mode="json"),
     "limit": lambda message: parse_account_limit(message.payload).model_dump(mode="json"),
-    "provider_news": lambda m: ProviderNews.model_validate_json(m.payload).model_dump(mode="json"),
+    "provider_news": lambda m: Refusal.model_validate_json(m.payload).model_dump(mode="json"),
     "slot": _slot,
     "dial": _slot,
     "control_request": lambda m: ControlRequest.model_validate_json(m.payload).model_dump(),
@@ -213,8 +213,8 @@ async def test_who_waits_in_another_release_is_heard(ready_broker: Broker) -> No
     js, store = ready_broker.client.jetstream(), StreamStore(ready_broker, streams.SLOTS)
     account = message.subject.rpartition(".")[2]
     for payload in (message.payload, json.dumps(with_news(message.json)).encode()):
-        lane = Lane(ready_broker, js, store, SLOT_PREFIX, account, "we", 15.0, lambda: None)
-        await lane._heard_waiting(Msg(ready_broker.client, message.subject, "", payload))
+        lane = PermitPool(ready_broker, js, store, SLOT_PREFIX, account, "we", 15.0, lambda: None)
+        await lane._received_waiting(Msg(ready_broker.client, message.subject, "", payload))
         told = {tenant: len(ages) for tenant, ages in message.json["waiting"].items()}
         heard = [one.tenant for one in lane._waiting_elsewhere(0.0)]
         assert {tenant: heard.count(tenant) for tenant in heard} == told

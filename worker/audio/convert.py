@@ -1,4 +1,4 @@
-"""Audio of a session into what its provider takes: decode, mix down, resample, cut into frames."""
+"""Conversion of a session's audio for its provider: decode, mix down, resample, cut into frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Samples = npt.NDArray[np.int16]
 
 
 def _g711_tables() -> dict[Encoding, Samples]:
-    """16-bit value of each 8-bit code, by ITU-T G.711 (sections 3 and 4)."""
+    """The 16-bit value of each 8-bit code (ITU-T G.711, sections 3 and 4)."""
     code = np.arange(256, dtype=np.int32)
     mu = ~code & 0xFF
     magnitude = (((mu & 0x0F) << 3) + 0x84 << ((mu >> 4) & 7)) - 0x84
@@ -33,7 +33,7 @@ _G711 = _g711_tables()
 
 
 def loud_end(audio_format: AudioFormat, payload: bytes) -> bool:
-    """Whether the last 40 ms of `payload` are more than the quiet between words (-44 dBFS RMS)."""
+    """Whether the last 40 ms of `payload` are louder than a pause between words (-44 dBFS RMS)."""
     size = audio_format.sample_rate * 40 // 1000 * audio_format.frame_bytes
     table = _G711.get(audio_format.encoding)
     end = payload[-size:]
@@ -42,7 +42,8 @@ def loud_end(audio_format: AudioFormat, payload: bytes) -> bool:
 
 
 def wire_format(source: AudioFormat, capabilities: Capabilities) -> AudioFormat:
-    """The format in which audio of format `source` goes to a provider: unchanged if it takes it."""
+    """The format in which audio of format `source` is sent: unchanged if the provider accepts
+    it."""
     rates = capabilities.sample_rates
     rate = source.sample_rate
     if rates and rate not in rates:
@@ -57,17 +58,17 @@ def wire_format(source: AudioFormat, capabilities: Capabilities) -> AudioFormat:
 
 
 class Converter:
-    """Turns chunks of `source` into `target`, in frames of `frame_ms` if given, with state kept.
+    """Converts chunks from `source` to `target` format, in frames of `frame_ms` if given.
 
-    What `convert` and `flush` give out, put together, is the whole audio; positions are kept: the
-    resampler's delay comes out at the flush.
+    Keeps state between chunks. The results of all `convert` calls and the `flush` together are the
+    whole audio at unchanged positions; the flush returns what the resampler has delayed.
     """
 
     def __init__(
         self, source: AudioFormat, target: AudioFormat, frame_ms: int | None = None
     ) -> None:
         if target.encoding != source.encoding and target.encoding != "linear16":
-            raise ValueError(f"no way from {source.encoding} to {target.encoding}")
+            raise ValueError(f"cannot convert {source.encoding} to {target.encoding}")
         self._source = source
         self._identity = source == target
         self._mix = target.channels < source.channels
@@ -84,10 +85,10 @@ class Converter:
             self._frame_bytes = target.sample_rate * frame_ms // 1000 * target.frame_bytes
         self._rest = b""
         self.passes = self._identity and not self._frame_bytes
-        """Whether audio goes out as it came in: then `convert` need not be asked."""
+        """Whether audio passes unchanged, so that `convert` need not be called."""
 
     def convert(self, payload: bytes) -> Iterator[bytes]:
-        """Audio for `send` that is ready after `payload`: pieces, perhaps none, never empty."""
+        """The pieces of audio that are ready after `payload`: possibly none, never empty."""
         converted = payload if self._identity else self._samples(payload, last=False)
         if not self._frame_bytes:
             if converted:
@@ -103,7 +104,7 @@ class Converter:
             yield buffered[start : start + size]
 
     def flush(self) -> Iterator[bytes]:
-        """What is left at the end of the audio; the last frame may be short."""
+        """The remaining audio at the end of a stream; the last frame may be short."""
         tail = b"" if self._identity else self._samples(b"", last=True)
         buffered = self._rest + tail
         size = self._frame_bytes or len(buffered) or 1
@@ -117,7 +118,7 @@ class Converter:
         else:
             samples = np.frombuffer(payload, "<i2")
         if self._mix:
-            # A product of matrices: numpy's mean along a short axis takes five times as long.
+            # A matrix product: numpy's mean along a short axis takes five times as long.
             frames = samples.reshape(-1, self._source.channels).astype(np.float32)
             samples = (frames @ self._parts).astype(np.int16)
         if self._resampler is not None:

@@ -1,4 +1,4 @@
-"""A session's books: what became of its audio, over all its provider streams and workers."""
+"""A session's account: what became of its audio, over all its provider streams and workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from .ledger import Ledger
 log = logging.getLogger(__name__)
 
 _MAX_GAPS = 100
-"""Gaps that are told one by one; of the others, the seconds. The account must fit a message."""
+"""Gaps that are listed one by one; further ones only add to the seconds. The account must fit into
+a message."""
 
 
 class Books:
-    """Keeps what the closing event's account says. Positions are frames of the session."""
+    """Collects the figures of the closing event's account. Positions count frames of the
+    session."""
 
     def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -32,14 +34,14 @@ class Books:
         self._gaps: list[GapRecord] = []
         self._gap_seconds: dict[str, float] = {}
         self.gaps_until = 0.0
-        """Gaps before this second are in the books."""
+        """Gaps before this second are already counted."""
         self._bad: Counter[str] = Counter()
         self._recoveries: Counter[str] = Counter()
         self.captured = 0
-        """End of the newest audio that was known of."""
+        """End of the newest audio that is known to exist."""
 
     def adopt(self, account: Account, gaps_until: float) -> None:
-        """Go on from what another worker has left."""
+        """Continue the account of another worker."""
         self._gaps = list(account.gaps)
         self._gap_seconds = dict(account.gap_seconds)
         self.gaps_until = gaps_until
@@ -48,12 +50,12 @@ class Books:
         self.captured = round(account.captured_seconds * self._rate)
 
     def recovery(self, cause: str) -> None:
-        """A provider stream is opened again."""
+        """Count a recovery from a fault."""
         self._recoveries[cause] += 1
         self._metrics.recoveries.labels(cause).inc()
 
     def feed_ended(self, feed: Feed) -> None:
-        """A feed is over; take over its counts."""
+        """Add the counts of a feed that has been closed."""
         self._bad += feed.bad
         for cause, count in feed.bad.items():
             self._metrics.bad_chunks.labels(cause).inc(count)
@@ -61,9 +63,9 @@ class Books:
         self.captured = feed.head if feed.ended else max(self.captured, feed.head)
 
     def gap(self, gap: Gap) -> None:
-        """Audio that could not be had."""
+        """Count a gap, unless it was counted before."""
         end = round((gap.position + gap.frames) / self._rate, 6)
-        # Audio that is read again meets its gaps again.
+        # When audio is read again, its gaps come up again.
         start = max(round(gap.position / self._rate, 6), self.gaps_until)
         if end <= start:
             return
@@ -79,34 +81,37 @@ class Books:
             )
 
     def account(self, *, final: int, reached: int, feed: Feed | None = None) -> Account:
-        """The account as it stands: all before `final` is final, all before `reached` was received;
-        `feed` is the one that is open."""
+        """The account at this moment: audio before `final` is final, audio before `reached` was
+        received.
+
+        `feed` is the open feed, if any.
+        """
         return Account.model_validate_json(self.json(final=final, reached=reached, feed=feed))
 
     def json(self, *, final: int, reached: int, feed: Feed | None = None) -> str:
-        """As `account`, JSON; quick: it goes into every checkpoint."""
+        """The account as JSON, without building a model: it goes into every checkpoint."""
         bad, gaps = self._bad, sum(self._gap_seconds.values())
         if feed is not None and feed.bad:
             bad = bad + feed.bad
         captured = self.captured_until(reached, feed) / self._rate
         received = max(0.0, reached / self._rate - gaps)
         transcribed = max(0.0, final / self._rate - gaps)
-        told = (
+        text = (
             f'{{"captured_seconds":{captured:.6f},"received_seconds":{received:.6f},'
             f'"sent_seconds":{self.ledger.sent_seconds:.6f},"transcribed_seconds":{transcribed:.6f},'
             f'"connected_seconds":{self.ledger.connected_seconds:.3f},'
             f'"providers":{{{self.ledger.json()}}}'
         )
         if self._gaps:
-            told += f',"gaps":[{",".join(gap.model_dump_json() for gap in self._gaps)}]'
+            text += f',"gaps":[{",".join(gap.model_dump_json() for gap in self._gaps)}]'
         counted = {"gap_seconds": self._gap_seconds, "bad_chunks": bad}
         for name, counts in (*counted.items(), ("recoveries", self._recoveries)):
             if counts:
-                told += f',"{name}":{json.dumps(counts)}'
-        return told + "}"
+                text += f',"{name}":{json.dumps(counts)}'
+        return text + "}"
 
     def captured_until(self, reached: int, feed: Feed | None) -> int:
-        """End of the newest audio that is known of."""
+        """End of the newest audio that is known to exist, given where sending has come to."""
         if feed is None:
             return max(self.captured, reached)
         return max(reached, feed.head) if feed.ended else max(self.captured, reached, feed.head)

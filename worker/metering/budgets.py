@@ -1,14 +1,13 @@
-"""Budgets of tenants, kept by all workers together: sessions are warned, and ended when nothing is
-left.
+"""Budgets of tenants, enforced by all workers together: sessions are warned, then ended.
 
-Each worker writes what it has used for a tenant to `stt_usage` and hears what others write there.
-A sum of what is known is never more than what was used, so whoever finds a budget used up is right
-without asking anybody; what is sent before everybody has found it out is the overshoot
+Each worker writes what it has used for a tenant to `stt_usage` and watches what the others write.
+The sum of what it knows never exceeds the real usage, so a worker that finds a budget used up is
+right without asking anybody. Audio that is sent until every worker has noticed is the overshoot
 (docs/explanation/metering.md).
 
-Only a budget itself may be old knowledge, since an operator may raise it while NATS is away from
-us: nothing is ended, or kept from starting, unless the budget was read on the connection that
-stands now. A worker without NATS gets no new audio anyway.
+Only the budget itself may be stale, because an operator may raise it while this worker has no
+connection. Therefore no session is ended or refused unless the budget was read on the current
+connection. A worker without NATS gets no new audio anyway.
 """
 
 from __future__ import annotations
@@ -48,36 +47,37 @@ from .tally import Tally, today
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
-"""Ledgers tell the tally once a second; this comes on top of it, here and at every other worker."""
+"""How often budgets are checked. Ledgers update the tally once a second, and this delay comes on
+top."""
 _READY_S = 2.0
 _READY_POLL_S = 0.02
 _LINGER_S = 60.0
-"""A tenant whose last session ended so long ago is no longer followed."""
+"""A tenant's usage is watched for this long after its last session ended."""
 _RETRY_S = 1.0
 _SPENT = 1.0
 
 
 class Budgeted(Protocol):
-    """A session, as far as budgets go. Hashable, by identity."""
+    """The part of a session that budgets need. Hashable by identity."""
 
     key: SessionKey
 
     def low(self, remaining_seconds: float | None) -> None:
-        """A threshold was passed; so much audio is left for all sessions of the tenant."""
+        """A threshold was passed: `remaining_seconds` of audio are left for the whole tenant."""
 
     def exhaust(self, detail: str) -> None:
-        """Nothing is left: end."""
+        """The budget is used up: the session must end."""
 
 
 class _Followed:
-    """What other processes have used for a tenant on one day."""
+    """Watches what other processes use for a tenant on one day."""
 
     def __init__(self, broker: Broker, day: str, tenant: str, instance: str) -> None:
-        """`instance`: our own name in keys."""
+        """`instance` is this process's own name in keys."""
         self.day = day
         self.wanted_at = time.monotonic()
-        self.told = 0.0
-        """The highest threshold that the log has."""
+        self.logged = 0.0
+        """The highest threshold that was logged."""
         self.task: asyncio.Task[None] | None = None
         self.watch = Watch(broker, streams.USAGE_BUCKET, f"{day}.{tenant}.*", self._changed)
         self._own = f"{day}.{tenant}.{instance}"
@@ -91,7 +91,7 @@ class _Followed:
             self._usages.pop(key, None)
         elif usage := parse_usage(key, value):
             before = self._usages.get(key)
-            # Who writes for a worker that has died may be refused, and is heard all the same.
+            # A refused write on behalf of a dead worker is received live all the same.
             if before is None or usage.sent_seconds >= before.sent_seconds:
                 self._usages[key] = usage
         self._sums.clear()
@@ -104,7 +104,7 @@ class _Followed:
 
 
 class Budgets:
-    """The budgets, and what tenants with sessions here have used of them today."""
+    """The budgets, and what the tenants with sessions here have used today."""
 
     def __init__(
         self,
@@ -115,7 +115,8 @@ class Budgets:
         warnings: tuple[float, ...] = (0.8, 0.95),
         day: Callable[[], str] = today,
     ) -> None:
-        """`warnings`: parts of a budget, between 0 and 1, at which sessions are warned."""
+        """`warnings` are the fractions of a budget, between 0 and 1, at which sessions are
+        warned."""
         if not all(0 < level < 1 for level in warnings):
             raise ValueError(f"thresholds lie between 0 and 1: {warnings}")
         self._broker = broker
@@ -124,16 +125,16 @@ class Budgets:
         self._metrics = metrics
         self._levels = (*sorted(warnings), _SPENT)
         self._day = day
-        # One watch, so that a tenant's own budget and the default are always read together.
+        # A single watch, so that a tenant's own budget and the default are always read together.
         self._watch = Watch(broker, streams.BUDGETS_BUCKET, ">", self._changed)
         self._budgets: dict[str, Budget] = {}
-        """By key."""
+        """Valid budgets by key."""
         self._read_on: dict[str, int] = {}
-        """The connection, counted, on which a key was last heard of."""
+        """The number of the connection on which each key was last received."""
         self._bad: dict[str, bytes] = {}
         self._followed: dict[str, _Followed] = {}
-        self._told: dict[Budgeted, float] = {}
-        """The highest threshold that a session was told of."""
+        self._warned: dict[Budgeted, float] = {}
+        """The highest threshold that each session was warned of."""
         self._shown: set[tuple[str, str]] = set()
         self._unread = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -154,7 +155,7 @@ class Budgets:
         except UsageError as error:
             if self._bad.get(key) != value:
                 self._bad[key] = value
-                held = "the one before it holds" if key in self._budgets else "left out"
+                held = "the old one stays" if key in self._budgets else "ignored"
                 log.warning("%s in %s: %s; %s", key, streams.BUDGETS_BUCKET, error, held)
             return
         self._bad.pop(key, None)
@@ -167,29 +168,33 @@ class Budgets:
         return own if own in self._budgets else DEFAULT_KEY
 
     def of(self, tenant: str) -> Budget | None:
-        """The budget of a tenant, as far as is known."""
+        """The known budget of a tenant, or None."""
         return self._budgets.get(self._key(tenant)) if self._budgets else None
 
-    def _sure(self, tenant: str) -> bool:
-        """The tenant's budget is as the broker has it."""
+    def _current(self, tenant: str) -> bool:
+        """Whether the tenant's budget was read on the current connection."""
         read_on = self._read_on.get(self._key(tenant))
         return self._broker.connected and read_on == self._broker.reconnects
 
-    # ---- what sessions ask --------------------------------------------------------------------
+    # ---- for sessions ---------------------------------------------------------------------------
 
     async def ready(self, tenant: str) -> None:
-        """Return when it is known what the tenant has used, at the latest after 2 s; at once when
-        it has no budget. Costs the broker nothing then."""
+        """Wait up to 2 s until the tenant's usage is known.
+
+        Returns at once, without asking the broker, when the tenant has no budget.
+        """
         if self._watch.ready.is_set() and self.of(tenant) is None:
             return
         if self._unread and not self._watch.ready.is_set():
-            return  # once in vain is enough
+            return  # waiting in vain once is enough
         try:
             async with asyncio.timeout(_READY_S):
                 await self._watch.ready.wait()
                 while self.of(tenant) is not None:
                     followed = self._follow(tenant)
-                    if followed is None or (followed.watch.ready.is_set() and self._sure(tenant)):
+                    if followed is None or (
+                        followed.watch.ready.is_set() and self._current(tenant)
+                    ):
                         break
                     await asyncio.sleep(_READY_POLL_S)
             self._unread = False
@@ -197,20 +202,19 @@ class Budgets:
             if not self._unread:
                 self._unread = True
                 log.warning(
-                    "budgets, or what was used of them, cannot be read: sessions start without",
+                    "budgets or usage cannot be read, sessions start without budgets",
                     extra=fields(tenant=tenant),
                 )
 
     def spent(self, tenant: str) -> str | None:
-        """What there is to say of a budget that is used up; None when something is left, as far as
-        is known."""
+        """The detail for the closing event if the tenant's budget is used up, else None."""
         budget = self.of(tenant)
-        if budget is None or not self._sure(tenant):
+        if budget is None or not self._current(tenant):
             return None
         return spent_detail(tenant, self._day(), budget, self._used(tenant, budget))
 
     def _used(self, tenant: str, budget: Budget) -> Used:
-        """By all processes, as far as is known: never more than that."""
+        """Known usage of all processes: never more than the real usage."""
         day = self._day()
         own = Used.of((self._tally.of(day, tenant),), budget.currency)
         followed = self._followed.get(tenant)
@@ -219,15 +223,15 @@ class Budgets:
         others = followed.used(budget.currency)
         return Used(own.seconds + others.seconds, own.cost + others.cost)
 
-    # ---- the worker's task ----------------------------------------------------------------------
+    # ---- the task -------------------------------------------------------------------------------
 
     async def run(self, sessions: Callable[[], Iterable[Budgeted]]) -> None:
-        """Until cancelled. `sessions`: those that this worker holds."""
+        """Enforce budgets on the worker's `sessions` until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(_watching(self._watch), name="budgets")
-                tasks.create_task(self._write(), name="budgets: use")
+                tasks.create_task(self._write(), name="budgets: usage")
                 while True:
                     if self._budgets or self._followed:
                         self._look(sessions())
@@ -237,15 +241,14 @@ class Budgets:
             self._followed.clear()
 
     async def _write(self) -> None:
-        """Tell the others what is used here. Apart from looking, which must not wait for NATS."""
+        """Publish what is used here. A separate task, because checking must not wait for NATS."""
         while True:
             await asyncio.sleep(_LOOK_S)
             if self._followed and self._broker.connected:
                 await self._tally.write(self._js, set(self._followed))
 
     def _follow(self, tenant: str) -> _Followed | None:
-        """See that we hear what others use for the tenant. None: we have not begun, or have
-        ended."""
+        """Watch what other workers use for the tenant. None before `run` and after it has ended."""
         day, found = self._day(), self._followed.get(tenant)
         if found is not None and found.day != day:
             self._unfollow(tenant)
@@ -254,7 +257,7 @@ class Budgets:
             if self._tasks is None:
                 return None
             found = _Followed(self._broker, day, tenant, self._tally.instance)
-            found.task = self._tasks.create_task(_watching(found.watch), name=f"use of {tenant}")
+            found.task = self._tasks.create_task(_watching(found.watch), name=f"usage of {tenant}")
             self._followed[tenant] = found
         found.wanted_at = time.monotonic()
         return found
@@ -265,11 +268,11 @@ class Budgets:
             task.cancel()
 
     def _look(self, sessions: Iterable[Budgeted]) -> None:
-        """Warn and end sessions, and show what is left."""
+        """Warn and end sessions, and set the metric of what is left."""
         of_tenants: dict[str, list[Budgeted]] = {}
         for session in sessions:
             of_tenants.setdefault(session.key.tenant, []).append(session)
-        told, self._told = self._told, {}
+        warned, self._warned = self._warned, {}
         left: dict[tuple[str, str], float] = {}
         for tenant, its_sessions in of_tenants.items():
             budget = self.of(tenant)
@@ -278,18 +281,18 @@ class Budgets:
                 continue
             used = self._used(tenant, budget)
             for standing in standings(budget, used):
-                # Tenants that share a label show the one that has least.
+                # Tenants that share a label show the one with the least left.
                 name = self._metrics.tenant(tenant), standing.unit
                 left[name] = min(standing.remaining, left.get(name, standing.remaining))
             level = self._level(budget, used)
-            if level == _SPENT and not self._sure(tenant):
-                self._told |= {session: told.get(session, 0.0) for session in its_sessions}
+            if level == _SPENT and not self._current(tenant):
+                self._warned |= {session: warned.get(session, 0.0) for session in its_sessions}
                 continue
             self._log(tenant, followed, level, budget, used)
             for session in its_sessions:
-                self._told[session] = level
-                if level > told.get(session, 0.0):
-                    self._tell(session, level, budget, used)
+                self._warned[session] = level
+                if level > warned.get(session, 0.0):
+                    self._warn_or_end(session, level, budget, used)
         self._show(left)
         now = time.monotonic()
         for tenant in list(self._followed):
@@ -298,12 +301,14 @@ class Budgets:
                 self._unfollow(tenant)
 
     def _level(self, budget: Budget, used: Used) -> float:
-        """The highest threshold that is passed; 0: none. It falls again when a budget is raised or
-        a day begins, and is told anew when it rises."""
+        """The highest threshold that was passed, or 0.
+
+        It falls again when a budget is raised or a new day begins; warnings are then given anew.
+        """
         fraction = fraction_used(budget, used)
         return max((level for level in self._levels if level <= fraction), default=0.0)
 
-    def _tell(self, session: Budgeted, level: float, budget: Budget, used: Used) -> None:
+    def _warn_or_end(self, session: Budgeted, level: float, budget: Budget, used: Used) -> None:
         if level < _SPENT:
             session.low(remaining_seconds(budget, used))
         elif detail := spent_detail(session.key.tenant, self._day(), budget, used):
@@ -312,11 +317,11 @@ class Budgets:
     def _log(
         self, tenant: str, followed: _Followed, level: float, budget: Budget, used: Used
     ) -> None:
-        if level > followed.told:
+        if level > followed.logged:
             what = "budget is used up" if level == _SPENT else "budget is running low"
             shown = " and ".join(map(str, standings(budget, used)))
             log.info(what, extra=fields(tenant=tenant, used=shown))
-        followed.told = level
+        followed.logged = level
 
     def _show(self, left: dict[tuple[str, str], float]) -> None:
         gauge = self._metrics.budget_remaining
@@ -328,7 +333,7 @@ class Budgets:
 
 
 async def _watching(watch: Watch) -> None:
-    """Watch until cancelled, whatever NATS says to it."""
+    """Watch until cancelled; try again after errors of NATS."""
     while True:
         try:
             await watch.run()

@@ -1,6 +1,6 @@
-"""What a second at a provider costs, and which seconds it bills.
+"""Prices: what a second at a provider costs, and which seconds the provider bills.
 
-A price that the user sets wins: WORKER_PRICES, then the plugin's own setting, then the list below.
+WORKER_PRICES comes first, then the plugin's own setting, then the list below.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ class ListPrice(NamedTuple):
     provider: str
     model: str
     language: str | None
-    """None: any other."""
+    """None stands for every other language."""
     per_hour: float
-    """USD, of audio and channel."""
+    """USD per hour of audio, for each channel."""
 
 
 LIST_PRICES = (
-    # Captured from price pages of August to November 2026, pay as you go; the vendors change them.
+    # Pay-as-you-go prices from the vendors' pages between August and November 2026; they change.
     ListPrice("deepgram", "nova-3", "multi", 0.348),  # 0.0058 a minute
     ListPrice("deepgram", "nova-3", None, 0.288),  # 0.0048 a minute
     ListPrice("deepgram-flux", "flux-general-multi", None, 0.468),  # 0.0078 a minute
     ListPrice("deepgram-flux", "flux-general-en", None, 0.39),  # 0.0065 a minute
     ListPrice("deepgram-rest", "nova-3", None, 0.258),  # 0.0043 a minute; 0.0077 is quoted too
 )
-"""Where the price depends on more than the provider; a plugin's default has the usual model's."""
+"""Prices that depend on the model or language. A plugin's default is the price of its usual
+model."""
 
 
 class Price(NamedTuple):
@@ -40,15 +41,15 @@ class Price(NamedTuple):
     per_hour: float
     currency: str
     billing: str
-    """`audio`: seconds of audio and channel; `connected`: seconds of connection; `none`."""
+    """`audio`: seconds of audio, for each channel; `connected`: seconds of connection; `none`."""
     increment_seconds: float = 0.0
-    """Each stream is rounded up to a multiple of it."""
+    """Each stream is rounded up to a multiple of this."""
     channels: int = 1
 
     def billed_seconds(
         self, sent_seconds: float, connected_seconds: float, reported_seconds: float | None
     ) -> float:
-        """Seconds that the provider bills for a stream. What it reports wins over what was sent."""
+        """The seconds that the provider bills for a stream; its own report, if any, comes first."""
         if self.billing == "none":
             return 0.0
         if self.billing == "connected":
@@ -58,7 +59,7 @@ class Price(NamedTuple):
         else:
             seconds = sent_seconds * self.channels
         if self.increment_seconds > 0:
-            # Less a hair: what is a whole multiple in decimal may be a little more in binary.
+            # The tolerance keeps whole multiples whole despite binary rounding.
             steps = math.ceil(seconds / self.increment_seconds - 1e-9)
             seconds = steps * self.increment_seconds
         return seconds
@@ -68,7 +69,7 @@ class Price(NamedTuple):
 
 
 def parse_prices(text: str) -> dict[str, float]:
-    """The prices in `provider=0.29,provider/model=0.35`, an hour. Raises UsageError."""
+    """Parse hourly prices such as `provider=0.29,provider/model=0.35`. Raises UsageError."""
     prices: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition("=")
@@ -78,8 +79,8 @@ def parse_prices(text: str) -> dict[str, float]:
             price = -1.0
         if not name.strip() or not 0 <= price < math.inf:
             raise UsageError(
-                f"WORKER_PRICES: {part!r} is no price; write provider=0.29 or provider/model=0.35, "
-                "in the provider's currency an hour"
+                f"WORKER_PRICES: {part!r} is not a price; write provider=0.29 or "
+                "provider/model=0.35, per hour in the provider's currency"
             )
         prices[name.strip()] = price
     return prices
@@ -92,20 +93,28 @@ def price_of(
     channels: int,
     own: dict[str, float],
 ) -> Price:
-    """The price of a stream at `provider`; `own` is what `parse_prices` gave."""
-    able = provider.capabilities
+    """The price of a stream at `provider`. `own` holds the operator's prices (`parse_prices`)."""
+    capabilities = provider.capabilities
     per_hour = own.get(f"{provider.name}/{model}", own.get(provider.name))
     if per_hour is None:
-        per_hour = _listed(provider, able, model, language)
-    return Price(per_hour, able.currency, able.billing, able.billing_increment_seconds, channels)
+        per_hour = _listed(provider, capabilities, model, language)
+    return Price(
+        per_hour,
+        capabilities.currency,
+        capabilities.billing,
+        capabilities.billing_increment_seconds,
+        channels,
+    )
 
 
 def _listed(
-    provider: Provider, able: Capabilities, model: str | None, language: str | None
+    provider: Provider, capabilities: Capabilities, model: str | None, language: str | None
 ) -> float:
-    if able.price_per_hour == type(provider).capabilities.price_per_hour:  # nobody has set it
+    if (
+        capabilities.price_per_hour == type(provider).capabilities.price_per_hour
+    ):  # still the default
         for entry in LIST_PRICES:
             same = (entry.provider, entry.model) == (provider.name, model)
             if same and entry.language in (language, None):
                 return entry.per_hour
-    return able.price_per_hour
+    return capabilities.price_per_hour

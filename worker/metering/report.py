@@ -1,4 +1,4 @@
-"""Once a second: ledgers are brought up to date, and the worker tells the roster of itself."""
+"""The worker's record in the roster, published once a second, and reading the records of others."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ _READ_TIMEOUT_S = 1.0
 _PAGE_BYTES = 400_000
 _AT_ONCE = 10
 _FRESH_S = 0.5
-"""A dead worker's record is asked for by all who take over its sessions, at the same time."""
+"""How long a record that was read serves others: every session that takes over from a dead worker
+asks for the same one."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
 class Report:
-    """This worker's record, and what others' records say."""
+    """Publishes this worker's record and reads those of other workers."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Report:
         self._tally = tally
         self._pages = 0
         self._owed: dict[str, DayUsage] = {}
-        """Use of workers that have gone, which they had not written."""
+        """Usage that dead workers had not written yet, by key of the bucket."""
         self._read: dict[str, tuple[float, asyncio.Task[list[WorkerPage]]]] = {}
         started = datetime.now(UTC).isoformat()
         self._head = {
@@ -71,11 +72,13 @@ class Report:
             "slots": settings.max_sessions,
         }
 
-    # ---- telling ----------------------------------------------------------------------------
+    # ---- publishing -------------------------------------------------------------------------
 
     async def run(self, records: Callable[[], Iterable[str]], draining: Callable[[], bool]) -> None:
-        """Until cancelled. `records` brings the ledgers up to date and gives each session's part of
-        the record, as JSON."""
+        """Publish the record every second until cancelled.
+
+        `records` brings the ledgers up to date and returns each session's part as JSON.
+        """
         erased = streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*"))
         await self._broker.client.subscribe(erased, cb=self._erased)
         async with asyncio.TaskGroup() as tasks:
@@ -83,29 +86,30 @@ class Report:
             while True:
                 await asyncio.sleep(REPORT_SECONDS)
                 parts: list[str] = []
-                for part in records():  # with the broker or without
+                for part in records():  # also while the broker is away
                     parts.append(part)
                     if len(parts) % _AT_ONCE == 0:
-                        await asyncio.sleep(0)  # audio does not wait for books
+                        await asyncio.sleep(0)  # audio must not wait for accounting
                 if not self._broker.connected:
                     continue
                 try:
-                    await self._tell(parts, draining())
+                    await self._publish(parts, draining())
                 except NatsError as error:
-                    log.debug("nothing was told: %r", error)
+                    log.debug("record not published: %r", error)
                 except Exception:  # a task boundary
-                    # Telling of sessions must not end them.
-                    log.exception("the worker's record cannot be told")
+                    # A fault in reporting must not end the sessions.
+                    log.exception("the worker's record cannot be published")
 
     async def _erased(self, message: Msg) -> None:
-        """An operator has erased a tenant's use: what is not written yet is not to be written."""
+        """An operator erased a tenant's usage, so usage not written yet must not be written
+        either."""
         tenant = message.subject.split(".")[3]
         self._tally.forget(tenant)
         self._owed = {k: usage for k, usage in self._owed.items() if k.split(".")[1] != tenant}
-        log.info("use erased", extra=fields(tenant=tenant))
+        log.info("usage records erased", extra=fields(tenant=tenant))
 
     async def _write(self) -> None:
-        """What waits for the broker's answers."""
+        """Write usage and read the queue's depth: work that waits for the broker's answers."""
         asked = 0.0
         while True:
             await asyncio.sleep(_USAGE_SECONDS)
@@ -121,7 +125,7 @@ class Report:
                 with contextlib.suppress(NatsError, TimeoutError):
                     await self._count_queue()
 
-    async def _tell(self, records: list[str], draining: bool) -> None:
+    async def _publish(self, records: list[str], draining: bool) -> None:
         unwritten = self._tally.unwritten()
         usage = [f'"{k}":{d.model_dump_json(exclude_none=True)}' for k, d in unwritten.items()]
         pages = _paged(records, usage)
@@ -149,21 +153,23 @@ class Report:
         self._metrics.queue.labels("leased").set(info.num_ack_pending or 0)
 
     async def leave(self) -> None:
-        """Write what has been used, and strike the record."""
+        """Write the remaining usage and delete the record."""
         if not self._broker.connected:
             return
         await self._tally.write(self._js)
-        with contextlib.suppress(NatsError):  # what is not struck grows old
+        with contextlib.suppress(NatsError):  # a record that stays expires by age
             for page in range(self._pages):
                 await self._broker.client.publish(
                     self._subject(page), b"", headers={"KV-Operation": "DEL"}
                 )
 
-    # ---- what others have told --------------------------------------------------------------
+    # ---- reading other workers' records -----------------------------------------------------
 
     async def of(self, instance: str, holder: str, tenant: str) -> SessionRecord | None:
-        """What the process `instance` last told of the session that `holder` held; what it used for
-        the tenant and had not written will be written for it. None: nothing is known."""
+        """The last record of the session that `holder` held in process `instance`, or None.
+
+        Usage that this process had not written for the tenant is written on its behalf later.
+        """
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 pages = await self._pages_of(instance)
@@ -186,7 +192,7 @@ class Report:
         return await asyncio.shield(self._read[instance][1])
 
     async def _write_for(self, key: str, usage: DayUsage) -> None:
-        """Write another process's use, unless it has written as much since."""
+        """Write a dead process's usage, unless the bucket has as much already."""
         subject = streams.bucket_subject(streams.USAGE_BUCKET, key)
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
@@ -207,11 +213,11 @@ class Report:
                 subject, payload, timeout=_READ_TIMEOUT_S, headers={_EXPECTED: str(sequence)}
             )
         except (NatsError, TimeoutError):
-            log.debug("use of a worker that has gone is not written: %s", key)
+            log.debug("usage of a dead worker not written: %s", key)
 
 
 def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[str]]]:
-    """Cut up so that each page fits a message; one at least."""
+    """Split the parts into pages that each fit into a message; at least one page."""
     pages: list[tuple[list[str], list[str]]] = [([], [])]
     size = 0
     for kind, parts in enumerate((sessions, usage)):
@@ -225,6 +231,6 @@ def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[
 
 
 def _note(task: asyncio.Task[list[WorkerPage]]) -> None:
-    """See a task's error, whether or not anybody still waits for it."""
+    """Retrieve a task's error, so that asyncio does not report it when nobody waits any more."""
     if not task.cancelled():
         task.exception()

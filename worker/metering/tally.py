@@ -1,7 +1,7 @@
-"""What this process has used today (UTC), by tenant and provider, kept in the bucket `stt_usage`.
+"""The tally: what this process has used today (UTC), by tenant and provider, in `stt_usage`.
 
-The entries are absolute, one for each day, tenant and process: writing one twice counts once, and
-a tenant's use of a day is the sum over processes.
+Entries are absolute totals, one for each day, tenant and process. Writing one twice therefore
+counts once, and a tenant's usage on a day is the sum over processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from natterjack.broker import streams
 from natterjack.fleet.usage import DayUsage
 
-from .use import Use
+from .usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -39,34 +39,34 @@ def _date(day: int) -> str:
 
 
 class _Day:
-    """One tenant's use of one day."""
+    """One tenant's usage on one day."""
 
     def __init__(self) -> None:
         self.captured = 0.0
-        self.rows: dict[str, Use] = {}
+        self.rows: dict[str, Usage] = {}
         self.currencies: dict[str, str] = {}
 
-    def told(self) -> DayUsage:
-        providers = {name: row.told(self.currencies[name]) for name, row in self.rows.items()}
+    def to_record(self) -> DayUsage:
+        providers = {name: row.to_record(self.currencies[name]) for name, row in self.rows.items()}
         return DayUsage(captured_seconds=round(self.captured, 3), providers=providers)
 
 
 class Tally:
-    """Adds up, and writes what has changed."""
+    """Adds up usage in memory and writes entries that changed to the bucket."""
 
     def __init__(self, instance: str, day: Callable[[], str] = today) -> None:
-        """`instance`: this process's name in keys."""
+        """`instance` is this process's name in keys of the bucket."""
         self.instance = instance
         self._day_of = day
         self._days: dict[tuple[str, str], _Day] = {}
         self._changed: dict[tuple[str, str], None] = {}
         self._writing = asyncio.Lock()
 
-    def add(self, tenant: str, provider: str, currency: str, more: Use) -> None:
+    def add(self, tenant: str, provider: str, currency: str, more: Usage) -> None:
         day = self._day(tenant)
         row = day.rows.get(provider)
         if row is None:
-            row = day.rows[provider] = Use()
+            row = day.rows[provider] = Usage()
             day.currencies[provider] = currency
         row.add(more)
 
@@ -82,27 +82,33 @@ class Tally:
         return found
 
     def forget(self, tenant: str) -> None:
-        """Nothing that it has used until now is to be written."""
+        """Drop everything the tenant has used so far, so that it is never written."""
         for name in [name for name in self._days if name[1] == tenant]:
             del self._days[name]
             self._changed.pop(name, None)
 
     def of(self, day: str, tenant: str) -> DayUsage:
-        """What this process has used."""
+        """What this process has used for a tenant on a day."""
         found = self._days.get((day, tenant))
-        return DayUsage() if found is None else found.told()
+        return DayUsage() if found is None else found.to_record()
 
     def unwritten(self) -> dict[str, DayUsage]:
-        """What has not reached the bucket yet, by its key there: for whoever comes after us."""
-        return {self._key(*name): self._days[name].told() for name in self._changed}
+        """Entries that the bucket does not have yet, by key.
+
+        They go into the roster, so that a successor can write them if this process dies.
+        """
+        return {self._key(*name): self._days[name].to_record() for name in self._changed}
 
     def _key(self, day: str, tenant: str) -> str:
         return f"{day}.{tenant}.{self.instance}"
 
     async def write(self, js: JetStreamContext, tenants: set[str] | None = None) -> None:
-        """Write what has changed, of these tenants or of all. What cannot be written now stays
-        changed; never raises for the broker's sake."""
-        # One at a time: what one has in hand is not marked as changed, and another would drop it.
+        """Write the entries that changed, of `tenants` or of all.
+
+        Entries that cannot be written now are tried again next time; broker errors are not raised.
+        """
+        # One call at a time: the entry being written is not marked as changed, so a second call
+        # would drop it.
         async with self._writing:
             await self._write(js, tenants)
 
@@ -113,11 +119,11 @@ class Tally:
                 continue  # forgotten meanwhile
             subject = streams.bucket_subject(streams.USAGE_BUCKET, self._key(*name))
             try:
-                payload = self._days[name].told().model_dump_json(exclude_none=True).encode()
+                payload = self._days[name].to_record().model_dump_json(exclude_none=True).encode()
                 await js.publish(subject, payload, timeout=_TIMEOUT_S)
             except (NatsError, TimeoutError) as error:
                 self._not_written(name)
-                log.debug("usage is not written yet: %r", error)
+                log.debug("usage not written yet: %r", error)
                 return
             except BaseException:  # cancelled
                 self._not_written(name)

@@ -56,7 +56,7 @@ from natterjack.telemetry.log import fields
 from worker.audio import convert
 from worker.audio.feed import Feed, Gap
 from worker.capacity.governor import Governor
-from worker.capacity.slots import Permit
+from worker.capacity.permits import Permit
 from worker.errors import LeaseLost, Overtaken
 from worker.metering.account import Books
 from worker.metering.budgets import Budgets
@@ -542,7 +542,7 @@ class Session:
             if fault.cause in SHARED_CAUSES:
                 seconds = self._services.providers.breaker(failed).seconds_left(now)
                 if seconds > 0:
-                    await self._services.governor.tell(failed, fault.cause, seconds)
+                    await self._services.governor.announce(failed, fault.cause, seconds)
         self._fault = fault.cause, now
         reason = f"{fault.cause}: {fault}"
         if self._chain.name != failed:

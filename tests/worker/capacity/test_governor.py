@@ -25,18 +25,18 @@ from natterjack.settings import BrokerSettings
 from natterjack.subjects import REPUBLISHED_PREFIX
 from tests.waiting import SCALE, bound, soon, until, within
 from worker.capacity.governor import Governor
-from worker.capacity.slots import Permit, Waiting, share
+from worker.capacity.permits import Permit
 from worker.metrics import Metrics
 
-SLOT_SECONDS = 2.0 * SCALE
+PERMIT_SECONDS = 2.0 * SCALE
 
 
 class Worker:
     """What a worker process has of it."""
 
-    def __init__(self, broker: Broker, name: str, slot_seconds: float = SLOT_SECONDS) -> None:
+    def __init__(self, broker: Broker, name: str, permit_seconds: float = PERMIT_SECONDS) -> None:
         self.broker = broker
-        self.told: list[tuple[str, str, float]] = []
+        self.refusals: list[tuple[str, str, float]] = []
         self.metrics = Metrics(slots=1)
         self.governor = Governor(
             broker,
@@ -44,8 +44,8 @@ class Worker:
             self.metrics,
             {"flux": "deepgram"},
             name,
-            slot_seconds=slot_seconds,
-            on_told=lambda *news: self.told.append(news),
+            permit_seconds=permit_seconds,
+            on_refusal=lambda *refusal: self.refusals.append(refusal),
         )
         self.running = asyncio.ensure_future(self.governor.run())
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -81,9 +81,9 @@ class Fleet:
         self.broker = broker
         self.workers: list[Worker] = []
 
-    async def worker(self, slot_seconds: float = SLOT_SECONDS) -> Worker:
+    async def worker(self, permit_seconds: float = PERMIT_SECONDS) -> Worker:
         name = f"worker-{len(self.workers)}"
-        worker = Worker(await connect(self._settings, name=name, once=True), name, slot_seconds)
+        worker = Worker(await connect(self._settings, name=name, once=True), name, permit_seconds)
         self.workers.append(worker)
         await soon(worker.governor._limit_watch.ready.wait(), 10)
         return worker
@@ -119,7 +119,7 @@ async def fleet(broker_settings: BrokerSettings, ready_broker: Broker) -> AsyncI
 
 async def stays_waiting(task: asyncio.Task[Permit], why: str) -> None:
     """Fail if `task` gets a slot within twice the slot time."""
-    done, _ = await asyncio.wait([task], timeout=2 * SLOT_SECONDS)
+    done, _ = await asyncio.wait([task], timeout=2 * PERMIT_SECONDS)
     assert not done, why
 
 
@@ -141,24 +141,6 @@ class Out:
         assert not permit.lost.is_set()
         self.now -= 1
         await permit.release()
-
-
-# The plan
-
-
-def test_a_slot_goes_to_the_tenant_that_holds_fewest() -> None:
-    waiting = [Waiting("big", 9, "a"), Waiting("big", 8, "a"), Waiting("small", 1, "b")]
-    assert [w.tenant for w in share(2, {"big": 1}, waiting)] == ["small", "big"]
-
-
-def test_of_equal_tenants_the_longest_waiting_session_is_first() -> None:
-    waiting = [Waiting("x", 1, "a"), Waiting("y", 2, "b"), Waiting("x", 3, "c")]
-    assert [w.seconds for w in share(9, {}, waiting)] == [3, 2, 1]
-
-
-def test_slots_are_shared_out_evenly_as_far_as_there_is_need() -> None:
-    waiting = [Waiting("big", 99, "a")] * 50 + [Waiting("b", 1, "b")] * 9 + [Waiting("c", 1, "c")]
-    assert Counter(w.tenant for w in share(11, {}, waiting)) == {"big": 5, "b": 5, "c": 1}
 
 
 # Limits
@@ -191,7 +173,7 @@ async def test_a_bad_entry_is_logged_once_and_the_last_good_one_holds(
     await until(lambda: "connections" in caplog.text, "the complaint")
     second = worker.admit()
     await stays_waiting(second, "the last good limit was forgotten")
-    assert caplog.text.count("limit left as it was") == 1
+    assert caplog.text.count("invalid account limit, the old one stays") == 1
     await first.release()
     await soon(second, 5)
 
@@ -417,7 +399,7 @@ class Holder:
 
     @classmethod
     async def start(cls, settings: BrokerSettings, slots: int) -> Holder:
-        program = f"from {__name__} import hold; hold({settings.url!r}, {slots}, {SLOT_SECONDS})"
+        program = f"from {__name__} import hold; hold({settings.url!r}, {slots}, {PERMIT_SECONDS})"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
         )
@@ -435,11 +417,11 @@ class Holder:
         await self.process.wait()
 
 
-def hold(url: str, slots: int, slot_seconds: float) -> None:
+def hold(url: str, slots: int, permit_seconds: float) -> None:
     """What such a process does: hold, and release all once one was lost."""
 
     async def main() -> None:
-        worker = Worker(await connect(BrokerSettings(url=url), name="h"), "holder", slot_seconds)
+        worker = Worker(await connect(BrokerSettings(url=url), name="h"), "holder", permit_seconds)
         permits = [await worker.take() for _ in range(slots)]
         print("held", flush=True)
         await permits[0].lost.wait()
@@ -462,9 +444,9 @@ async def test_slots_of_a_killed_worker_come_back(
         await stays_waiting(tasks[0], "taken from a worker that lives")
         killed = time.monotonic()
         holder.process.send_signal(signal.SIGKILL)
-        await asyncio.wait_for(asyncio.gather(*tasks), SLOT_SECONDS + bound(3))
+        await asyncio.wait_for(asyncio.gather(*tasks), PERMIT_SECONDS + bound(3))
         # Renewed each third (and looked at each sixth) of the time, up to the kill.
-        assert time.monotonic() - killed > SLOT_SECONDS / 3
+        assert time.monotonic() - killed > PERMIT_SECONDS / 3
     finally:
         await holder.end()
 
@@ -547,7 +529,7 @@ async def test_cancelled_waiters_lose_no_slot(fleet: Fleet) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await (await task).release()
     # Both at once, sooner than by running out.
-    async with asyncio.timeout(SLOT_SECONDS * 0.9):
+    async with asyncio.timeout(PERMIT_SECONDS * 0.9):
         await asyncio.gather(other.admit(), other.admit())
 
 
@@ -564,7 +546,7 @@ async def test_release_is_idempotent_and_gives_one_slot_back_once(fleet: Fleet) 
 
 
 async def test_released_while_the_broker_is_away(fleet: Fleet, nats_server: EmbeddedServer) -> None:
-    worker, other = await fleet.worker(SLOT_SECONDS * 10), await fleet.worker(SLOT_SECONDS * 10)
+    worker, other = await fleet.worker(PERMIT_SECONDS * 10), await fleet.worker(PERMIT_SECONDS * 10)
     await fleet.limit(connections=1)
     permit = await worker.take()
     nats_server.kill()
@@ -596,7 +578,7 @@ async def test_a_lowered_limit_takes_nothing_away_and_lets_nobody_in(fleet: Flee
     held = [await (one, two)[n % 2].take() for n in range(4)]
     await fleet.limit(connections=2)
     waiting = two.admit()
-    held.sort(key=lambda permit: permit.slot)
+    held.sort(key=lambda permit: permit.number)
     await held[0].release()  # a slot below the new limit: yet three are held
     await held[1].release()
     await stays_waiting(waiting, "two are held, and two is the limit")
@@ -627,7 +609,7 @@ async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedSer
     held = [await (one, two)[n % 2].take() for n in range(4)]
     waiting = [worker.admit() for worker in (one, two)]
     nats_server.kill()
-    await asyncio.sleep(SLOT_SECONDS * 1.5)  # longer than a slot lasts
+    await asyncio.sleep(PERMIT_SECONDS * 1.5)  # longer than a slot lasts
     assert not any(permit.sure for permit in held)
     nats_server.start()
     await until(lambda: all(permit.sure for permit in held), "all renewed")
@@ -672,26 +654,26 @@ async def test_all_but_the_teller_learn_of_a_refusal(fleet: Fleet) -> None:
     teller, hearer = await fleet.worker(), await fleet.worker()
     assert await teller.governor.admit("deepgram", "t") is None  # the watches are there
     assert await hearer.governor.admit("deepgram", "t") is None
-    await teller.governor.tell("flux", "rate_limit", 30)
-    await until(lambda: hearer.told, "told")
+    await teller.governor.announce("flux", "rate_limit", 30)
+    await until(lambda: hearer.refusals, "told")
     late = await fleet.worker()
-    await until(lambda: late.told, "told at start")
+    await until(lambda: late.refusals, "told at start")
     for worker in (hearer, late):
-        [(provider, cause, left)] = worker.told
+        [(provider, cause, left)] = worker.refusals
         assert (provider, cause) == ("flux", "rate_limit")
         assert 0 < left <= 30
-    assert late.told[0][2] < hearer.told[0][2]
-    assert not teller.told
+    assert late.refusals[0][2] < hearer.refusals[0][2]
+    assert not teller.refusals
 
 
 async def test_many_refusals_are_told_once(fleet: Fleet) -> None:
     teller, hearer = await fleet.worker(), await fleet.worker()
     for _ in range(50):
-        await teller.governor.tell("deepgram", "credit", 30)
-    await teller.governor.tell("other", "credit", 30)
-    await until(lambda: "other" in [provider for provider, *_ in hearer.told], "the last one")
+        await teller.governor.announce("deepgram", "credit", 30)
+    await teller.governor.announce("other", "credit", 30)
+    await until(lambda: "other" in [provider for provider, *_ in hearer.refusals], "the last one")
     # An account's provider is what it was told of, and each one else that shares the account.
-    assert Counter(provider for provider, *_ in hearer.told)["deepgram"] <= 1
+    assert Counter(provider for provider, *_ in hearer.refusals)["deepgram"] <= 1
 
 
 async def test_old_or_broken_news_are_left_aside(
@@ -706,7 +688,7 @@ async def test_old_or_broken_news_are_left_aside(
         subject = streams.bucket_subject(streams.PROVIDERS_BUCKET, account)
         await js.publish(subject, json.dumps(news).encode())
     teller = await fleet.worker()
-    await teller.governor.tell("good", "credit", 5)
-    await until(lambda: worker.told, "the good one")
-    assert [provider for provider, *_ in worker.told] == ["good"]
+    await teller.governor.announce("good", "credit", 5)
+    await until(lambda: worker.refusals, "the good one")
+    assert [provider for provider, *_ in worker.refusals] == ["good"]
     assert "cannot be read" in caplog.text

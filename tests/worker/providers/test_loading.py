@@ -132,7 +132,7 @@ async def test_a_plugin_cannot_keep_a_worker_from_ending(
     try:
         worker.signal(signal.SIGTERM)
         assert await worker.wait() == 1
-        assert worker.find("does not end by itself")
+        assert worker.find("shutdown hangs")
     finally:
         await worker.stop()
 

@@ -1,4 +1,4 @@
-"""Seconds and money used at a provider: what ledgers and tallies add up."""
+"""Seconds and money used at a provider: the figures that ledgers and tallies add up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from natterjack.events import ProviderUsage
 
 
 @dataclass(slots=True)
-class Use:
-    """Used at one provider, of a stream, a session or a tenant; see ProviderUsage."""
+class Usage:
+    """Usage at one provider by a stream, a session or a tenant. Fields are those of
+    ProviderUsage."""
 
     connections: int = 0
     sent: float = 0.0
@@ -22,7 +23,7 @@ class Use:
     cost: float = 0.0
     recovery_cost: float = 0.0
 
-    def add(self, more: Use) -> None:
+    def add(self, more: Usage) -> None:
         self.connections += more.connections
         self.sent += more.sent
         self.replayed += more.replayed
@@ -34,9 +35,9 @@ class Use:
         self.cost += more.cost
         self.recovery_cost += more.recovery_cost
 
-    def since(self, before: Use) -> Use:
-        """What was used since it was `before`."""
-        return Use(
+    def since(self, before: Usage) -> Usage:
+        """The difference to an earlier state `before`."""
+        return Usage(
             self.connections - before.connections,
             self.sent - before.sent,
             self.replayed - before.replayed,
@@ -48,9 +49,12 @@ class Use:
             self.recovery_cost - before.recovery_cost,
         )
 
-    def told(self, currency: str) -> ProviderUsage:
-        """As events and buckets have it; milliseconds, and millionths of the currency. A day may
-        begin with less than nothing, when a provider reports less than was thought yesterday."""
+    def to_record(self, currency: str) -> ProviderUsage:
+        """The record for events and buckets, rounded to milliseconds and millionths of a currency.
+
+        Negative figures become 0: a day can begin with one when a provider reports less than was
+        assumed the day before.
+        """
         return ProviderUsage(
             connections=self.connections,
             sent_seconds=_seconds(self.sent),
@@ -65,7 +69,7 @@ class Use:
         )
 
     def json(self, currency: str) -> str:
-        """As `told`, JSON; quick."""
+        """The same record as JSON, without building a model: it goes into every checkpoint."""
         reported = "null" if self.reported is None else f"{max(0.0, self.reported):.3f}"
         return (
             f'{{"connections":{self.connections},"sent_seconds":{self.sent:.3f},'
@@ -76,7 +80,7 @@ class Use:
         )
 
     @classmethod
-    def of(cls, usage: ProviderUsage) -> Use:
+    def from_record(cls, usage: ProviderUsage) -> Usage:
         return cls(
             usage.connections,
             usage.sent_seconds,
