@@ -14,7 +14,7 @@ MAX_MODULES = 16
 MAX_LINES = 400
 LONG_MODULES = {
     "worker.audio.feed",
-    "worker.capacity.slots",
+    "worker.capacity.permits",
     "edge_capture.spool.session",
     # being carved
     "natterjack.plugin.contract",
