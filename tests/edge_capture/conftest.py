@@ -1,18 +1,23 @@
-"""Fixtures of the edge's tests: the program on the test's own broker, and a microphone."""
+"""Fixtures of the edge's tests: the program, a broker of the test's own, and a microphone."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import select
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from ctypes.util import find_library
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from edge_capture.__main__ import main
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import Edge
 from tests.waiting import until
@@ -41,6 +46,47 @@ def start_edge(tmp_path: Path, nats_server: EmbeddedServer) -> Iterator[StartEdg
     yield start
     for edge in started:
         edge.end()
+
+
+class Ended(NamedTuple):
+    """A run of the program in this process."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+RunEdge = Callable[..., Ended]
+
+
+@pytest.fixture
+def run_edge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[RunEdge]:
+    """Run the program in this process: `run_edge("file", path, environment={...})`.
+
+    For runs that end before they publish: it asserts that the program does not connect to NATS.
+    """
+    for name in list(os.environ):
+        if name.startswith(("EDGE_", "NATS_")):
+            monkeypatch.delenv(name)
+    root, nats, loop = (logging.getLogger(name) for name in ("", "nats", "asyncio"))
+    before = (root.handlers[:], root.level, nats.level, loop.filters[:])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("NATS_URL", f"nats://127.0.0.1:{server.getsockname()[1]}")
+
+        def run(*arguments: object, environment: dict[str, str] | None = None) -> Ended:
+            for name, value in (environment or {}).items():
+                monkeypatch.setenv(name, value)
+            try:
+                code = main([str(argument) for argument in arguments])
+            except SystemExit as ended:  # by argparse
+                code = int(ended.code or 0)
+            assert not select.select([server], [], [], 0)[0], "it connected to NATS"
+            return Ended(code, *capsys.readouterr())
+
+        yield run
+    root.handlers[:], root.level, nats.level, loop.filters[:] = before
 
 
 _ALSA = """

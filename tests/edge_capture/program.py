@@ -14,9 +14,14 @@ import numpy.typing as npt
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from edge_capture.__main__ import make_parser
+from edge_capture.session import make_keys, make_sessions
+from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings
+from edge_capture.sources import Source
 from natterjack.audio import ChunkHeader, decode_chunk_headers
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS
+from natterjack.settings import load
 from natterjack.spec import SessionSpec
 from tests.waiting import until
 
@@ -125,6 +130,33 @@ class Recording(NamedTuple):
             assert abs(header.time_ns - first - audio_format.seconds(pos) * 1e9) < 1e6
             pos += audio_format.frames(len(payload))
         assert [header.end for header in self.headers] == [False] * (len(self.headers) - 1) + [True]
+
+
+async def captured(source: Source, *arguments: str) -> dict[str, Recording]:
+    """The sessions that the program makes of a source, by speaker, without a broker.
+
+    `arguments` are flags of `natterjack-edge file`.
+    """
+    flags = make_parser().parse_args(["file", "unused", *arguments])
+    edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
+    sessions = make_sessions(
+        make_keys(edge), source.format, True, edge, publish, load(RequestSettings, flags)
+    )
+    async for block in source.blocks():
+        for session in sessions:
+            session.feed(block)
+    source.close()
+    found = {}
+    for session in sessions:
+        session.finish()
+        recording = found[session.spec.speaker] = Recording(session.spec, [], [])
+        while (taken := session.publisher.backlog.take()) is not None:
+            seq, chunk = taken
+            recording.headers.append(
+                ChunkHeader(session.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
+            )
+            recording.payloads.append(chunk.payload)
+    return found
 
 
 async def stored(broker: Broker, stream: str) -> list[Msg]:

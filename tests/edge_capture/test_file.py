@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from edge_capture.sources.file import FileSource
 from natterjack.broker.connection import Broker
-from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.conftest import RunEdge, StartEdge
 from tests.edge_capture.program import (
+    captured,
     loudest_hertz,
-    nothing_published,
     only_recording,
     recordings,
     requests,
@@ -40,19 +41,11 @@ def write(
         ("a.mp3", 44100, 2, None),
     ],
 )
-async def test_every_format_arrives_whole(
-    ready_broker: Broker,
-    start_edge: StartEdge,
-    tmp_path: Path,
-    name: str,
-    rate: int,
-    channels: int,
-    subtype: str | None,
+async def test_every_format_is_captured_whole(
+    tmp_path: Path, name: str, rate: int, channels: int, subtype: str | None
 ) -> None:
     write(tmp_path / name, channels, rate, subtype=subtype)
-    edge = start_edge("file", tmp_path / name, "--speed", "max")
-    assert await edge.exit_code() == 0, edge.stderr
-    recording = await only_recording(ready_broker)
+    (recording,) = (await captured(FileSource(tmp_path / name, None, 80))).values()
     recording.check_whole()
     assert recording.spec.audio_format == ("linear16", 16000, 1)
     assert recording.seconds == pytest.approx(2.0, abs=0.001)
@@ -63,28 +56,23 @@ async def test_every_format_arrives_whole(
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.flac"])
-async def test_reading_in_blocks_changes_nothing(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, name: str
-) -> None:
+async def test_reading_in_blocks_changes_nothing(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(1)
     sound = tone(440, 4, 16000, 0.3) + rng.normal(0, 0.05, 64000)
     soundfile.write(tmp_path / name, sound, 16000)
     # Paced, so that blocks are no longer than a chunk.
-    edge = start_edge("file", tmp_path / name, "--speed", "1000", "--publish-chunk-ms", "10")
-    assert await edge.exit_code() == 0, edge.stderr
-    samples = (await only_recording(ready_broker)).samples
+    source = FileSource(tmp_path / name, 1000, 10)
+    (recording,) = (await captured(source, "--publish-chunk-ms", "10")).values()
+    samples = recording.samples
     whole = soundfile.read(tmp_path / name)[0]
     assert len(samples) == len(whole)
     assert np.abs(samples / 32768 - whole).max() < 0.001
 
 
-async def test_sixteen_bits_at_the_published_rate_are_left_alone(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
-) -> None:
+async def test_sixteen_bits_at_the_published_rate_do_not_change(tmp_path: Path) -> None:
     samples = np.random.default_rng(1).integers(-32768, 32767, 20_001, np.int16, endpoint=True)
     soundfile.write(tmp_path / "a.wav", samples, 16000, "PCM_16")
-    assert await start_edge("file", tmp_path / "a.wav", "--speed", "0").exit_code() == 0
-    recording = await only_recording(ready_broker)
+    (recording,) = (await captured(FileSource(tmp_path / "a.wav", None, 80))).values()
     assert (recording.samples == samples).all()
     assert [len(payload) for payload in recording.payloads] == [2560] * 15 + [1602]
 
@@ -154,7 +142,7 @@ async def test_the_request_says_all_that_was_asked(
 
 
 async def test_lists_come_from_the_environment_too(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write(tmp_path / "a.wav", 1, 16000, 0.2)
     environment = {
@@ -163,9 +151,10 @@ async def test_lists_come_from_the_environment_too(
         "EDGE_LABELS": '{"room": "7"}',
         "EDGE_PROVIDER": "deepgram",
     }
-    edge = start_edge("file", tmp_path / "a.wav", environment=environment)
-    assert await edge.exit_code() == 0, edge.stderr
-    (spec,) = await requests(ready_broker)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (recording,) = (await captured(FileSource(tmp_path / "a.wav", None, 80))).values()
+    spec = recording.spec
     assert spec.keyterms == ["heron", "natterjack toad"]
     assert (spec.options, spec.labels, spec.provider) == ({"tier": 2}, {"room": "7"}, "deepgram")
 
@@ -195,32 +184,23 @@ async def test_plays_at_the_speed_asked_for(
         ("x" * 300, None, "File name too long"),
     ],
 )
-async def test_wrong_files_are_named_and_publish_nothing(
-    ready_broker: Broker,
-    start_edge: StartEdge,
-    tmp_path: Path,
-    name: str,
-    content: bytes | None,
-    words: str,
+def test_a_wrong_file_is_reported_in_one_line(
+    run_edge: RunEdge, tmp_path: Path, name: str, content: bytes | None, words: str
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    edge = start_edge("file", tmp_path / name)
-    assert await edge.exit_code() == 2
+    edge = run_edge("file", tmp_path / name)
+    assert edge.code == 2
     assert edge.stderr.startswith("natterjack-edge: ")
     assert edge.stderr.count("\n") == 1
     assert words in edge.stderr
-    assert await nothing_published(ready_broker)
 
 
-async def test_a_file_without_samples_publishes_nothing(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
-) -> None:
+def test_a_file_without_samples_publishes_nothing(run_edge: RunEdge, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((0, 1)), 16000)
-    edge = start_edge("file", tmp_path / "a.wav")
-    assert await edge.exit_code() == 2
+    edge = run_edge("file", tmp_path / "a.wav")
+    assert edge.code == 2
     assert edge.stderr == f"natterjack-edge: {tmp_path / 'a.wav'} has no samples\n"
-    assert await nothing_published(ready_broker)
 
 
 async def test_a_file_that_breaks_off_ends_its_session(
@@ -258,36 +238,29 @@ async def test_a_file_that_breaks_off_ends_its_session(
         (["--nats-creds", "/nowhere"], "NATS_CREDS: there is no file /nowhere"),
     ],
 )
-async def test_mistakes_are_told_in_one_line(
-    ready_broker: Broker,
-    start_edge: StartEdge,
-    tmp_path: Path,
-    arguments: list[str],
-    words: str,
+def test_a_mistake_is_reported_in_one_line(
+    run_edge: RunEdge, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     write(tmp_path / "a.wav", 2, 16000, 0.2)
-    edge = start_edge("file", tmp_path / "a.wav", *arguments)
-    assert await edge.exit_code() == 2
+    edge = run_edge("file", tmp_path / "a.wav", *arguments)
+    assert edge.code == 2
     assert words in edge.stderr
     assert edge.stderr.startswith("natterjack-edge: ")
     assert edge.stderr.count("\n") == 1
-    assert await nothing_published(ready_broker)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["--speed", "-1"], ["--speed", "fast"], ["--option", "x"], ["--label", "=1"], ["--no-such"]],
 )
-async def test_wrong_flags_are_refused(
-    start_edge: StartEdge, tmp_path: Path, arguments: list[str]
-) -> None:
-    edge = start_edge("file", tmp_path / "a.wav", *arguments)
-    assert await edge.exit_code() == 2
+def test_wrong_flags_are_refused(run_edge: RunEdge, tmp_path: Path, arguments: list[str]) -> None:
+    edge = run_edge("file", tmp_path / "a.wav", *arguments)
+    assert edge.code == 2
     assert "error: " in edge.stderr
 
 
-async def test_wrong_json_in_the_environment(start_edge: StartEdge, tmp_path: Path) -> None:
+def test_wrong_json_in_the_environment(run_edge: RunEdge, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 1, 16000, 0.2)
-    edge = start_edge("file", tmp_path / "a.wav", environment={"EDGE_OPTIONS": "tier=2"})
-    assert await edge.exit_code() == 2
+    edge = run_edge("file", tmp_path / "a.wav", environment={"EDGE_OPTIONS": "tier=2"})
+    assert edge.code == 2
     assert edge.stderr == "natterjack-edge: EDGE_OPTIONS: Value error, not a JSON object\n"

@@ -14,7 +14,7 @@ from natterjack.broker.streams import AUDIO, ensure
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
-from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.conftest import RunEdge, StartEdge
 from tests.edge_capture.program import (
     only_recording,
     recordings,
@@ -115,7 +115,10 @@ async def test_send_sends_what_is_left(
     edge = start_edge("send", environment={"EDGE_SPOOL": str(spool)})
     assert await edge.exit_code() == 0
     assert "the spool has nothing to send" in edge.stderr
-    assert await start_edge("send").exit_code() == 2
+
+
+def test_sending_needs_a_spool(run_edge: RunEdge) -> None:
+    assert run_edge("send").code == 2
 
 
 async def test_one_that_the_broker_never_takes_keeps_nobody(

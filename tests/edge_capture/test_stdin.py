@@ -5,35 +5,57 @@ import asyncio
 import fcntl
 import os
 import subprocess
+import sys
 import termios
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
 from bench.processes import cpu_seconds
+from edge_capture.settings import StdinSettings
+from edge_capture.sources.stdin import StdinSource
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO
 from natterjack.local.embedded import EmbeddedServer
-from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.conftest import RunEdge, StartEdge
 from tests.edge_capture.program import (
+    Recording,
+    captured,
     loudest_hertz,
     nothing_published,
     only_recording,
-    recordings,
     tone,
 )
 from tests.waiting import soon, until
 
 
-async def test_a_pipe_is_mixed_and_resampled(ready_broker: Broker, start_edge: StartEdge) -> None:
+async def captured_from(
+    audio: bytes, *arguments: str, piece_bytes: int = 65536, **settings: Any
+) -> dict[str, Recording]:
+    """What the program makes of a pipe into which `audio` is written in pieces."""
+    readable, writable = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writable, "wb", buffering=0) as pipe:
+            for start in range(0, len(audio), piece_bytes):
+                pipe.write(audio[start : start + piece_bytes])
+
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    try:
+        source = StdinSource(readable, StdinSettings(**settings), None, 80)
+        await source.open()
+        return await captured(source, *arguments)
+    finally:
+        await writing
+        os.close(readable)
+
+
+async def test_a_pipe_is_mixed_and_resampled() -> None:
     left, right = tone(440, 3, 48000, 0.4), np.zeros(3 * 48000)
     pcm = (np.stack([left, right], axis=1) * 32767).astype("<i2").tobytes()
-    edge = start_edge("stdin", "--sample-rate", "48000", "--channels", "2", stdin=subprocess.PIPE)
-    edge.process.communicate(pcm)
-    assert await edge.exit_code() == 0, edge.stderr
-    recording = await only_recording(ready_broker)
+    (recording,) = (await captured_from(pcm, sample_rate=48000, channels=2)).values()
     recording.check_whole()
     assert recording.seconds == pytest.approx(3)
     assert loudest_hertz(recording.samples, 16000) == pytest.approx(440, abs=1)
@@ -63,7 +85,7 @@ async def _equals(count: object, wanted: int) -> bool:
     return bool(await count() == wanted)  # type: ignore[operator]
 
 
-async def test_a_cut_frame_at_the_end_is_left_out_and_said(
+async def test_an_incomplete_frame_at_the_end_is_ignored_with_a_warning(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     sound = np.random.default_rng(1).bytes(40_003)
@@ -76,51 +98,29 @@ async def test_a_cut_frame_at_the_end_is_left_out_and_said(
     assert (await only_recording(ready_broker)).payload == sound[:-1]
 
 
-async def test_frames_may_come_in_odd_pieces(ready_broker: Broker, start_edge: StartEdge) -> None:
+async def test_frames_may_arrive_in_odd_pieces() -> None:
     sound = np.random.default_rng(1).bytes(4 * 5000)
-    edge = start_edge("stdin", "--channels", "2", "--split-channels", "a,b", stdin=subprocess.PIPE)
-    pipe = edge.process.stdin
-    assert pipe is not None
-    for start in range(0, len(sound), 997):
-        pipe.write(sound[start : start + 997])
-        pipe.flush()
-    pipe.close()
-    assert await edge.exit_code() == 0, edge.stderr
-    found = await recordings(ready_broker)
+    found = await captured_from(sound, "--split-channels", "a,b", piece_bytes=997, channels=2)
     frames = np.frombuffer(sound, "<i2").reshape(-1, 2)
     assert (found["a"].samples == frames[:, 0]).all()
     assert (found["b"].samples == frames[:, 1]).all()
 
 
 @pytest.mark.parametrize("encoding", ["mulaw", "alaw"])
-async def test_coded_telephone_sound_is_passed_through(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, encoding: str
-) -> None:
+async def test_telephone_audio_passes_unchanged(encoding: str) -> None:
     sound = np.random.default_rng(1).bytes(8001)
-    (tmp_path / "raw").write_bytes(sound)
-    with (tmp_path / "raw").open("rb") as file:
-        edge = start_edge("stdin", "--encoding", encoding, "--sample-rate", "8000", stdin=file)
-    assert await edge.exit_code() == 0, edge.stderr
-    recording = await only_recording(ready_broker)
+    (recording,) = (await captured_from(sound, encoding=encoding, sample_rate=8000)).values()
     recording.check_whole()
     assert recording.spec.audio_format == (encoding, 8000, 1)
     assert recording.payload == sound
     assert len(recording.payloads[0]) == 640
 
 
-async def test_coded_channels_stay_together_or_are_split(
-    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
-) -> None:
+async def test_channels_of_telephone_audio_stay_together_or_are_split() -> None:
     sound = np.random.default_rng(1).bytes(4000)
-    (tmp_path / "raw").write_bytes(sound)
+    found: dict[str, Recording] = {}
     for extra in (["--speaker", "both"], ["--split-channels", "a,b"]):
-        with (tmp_path / "raw").open("rb") as file:
-            edge = start_edge(
-                "stdin", "--encoding", "mulaw", "--sample-rate", "8000", "--channels", "2",
-                *extra, stdin=file,
-            )  # fmt: skip
-        assert await edge.exit_code() == 0, edge.stderr
-    found = await recordings(ready_broker)
+        found |= await captured_from(sound, *extra, encoding="mulaw", sample_rate=8000, channels=2)
     assert found["both"].spec.channels == 2
     assert found["both"].payload == sound
     found["both"].check_whole()
@@ -133,15 +133,18 @@ async def test_coded_channels_stay_together_or_are_split(
     ("sound", "words"),
     [(b"", "standard input is empty"), (b"x", "empty: 1 bytes are not a whole frame")],
 )
-async def test_without_sound_nothing_is_published(
-    ready_broker: Broker, start_edge: StartEdge, sound: bytes, words: str
+def test_without_audio_nothing_is_published(
+    run_edge: RunEdge, monkeypatch: pytest.MonkeyPatch, sound: bytes, words: str
 ) -> None:
-    edge = start_edge("stdin", stdin=subprocess.PIPE)
-    edge.process.communicate(sound)
-    assert await edge.exit_code() == 2
+    readable, writable = os.pipe()
+    os.write(writable, sound)
+    os.close(writable)
+    with os.fdopen(readable) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        edge = run_edge("stdin")
+    assert edge.code == 2
     assert words in edge.stderr
     assert edge.stderr.count("\n") == 1
-    assert await nothing_published(ready_broker)
 
 
 async def test_stopped_before_any_sound(ready_broker: Broker, start_edge: StartEdge) -> None:
