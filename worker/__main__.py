@@ -142,7 +142,7 @@ async def _start(
     budgets = Budgets(broker, js, tally, metrics, settings.warning_fractions)
     report = Report(broker, js, roster, instance, settings, metrics, tally)
     governor = Governor(
-        broker, js, metrics, settings.account_of, instance, on_refusal=providers.told
+        broker, js, metrics, settings.account_of, instance, on_refusal=providers.refused_elsewhere
     )
     return Services(
         broker, js, store, bucket, providers, settings, metrics, tally, report, budgets, prices,

@@ -1,4 +1,68 @@
-"""The public API for authors of speech providers: interface, errors, WebSocket, contract suite.
+"""The API for plugins that add speech providers.
 
-A plugin imports this package and nothing of `worker`.
+A plugin imports this package and nothing of `worker`. Two of its modules need more than the base
+installation: `natterjack.plugin.websocket` (`natterjack[worker]`) has WebSocket connections, and
+`natterjack.plugin.contract` (`natterjack[plugin-test]`) has the tests that every provider passes.
 """
+
+from natterjack.audio import AudioFormat, Encoding
+from natterjack.events import TurnKind
+from natterjack.settings import described
+
+from .errors import (
+    Dropped,
+    PluginError,
+    PluginFault,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Stalled,
+    Unavailable,
+    http_error,
+)
+from .options import parse_options
+from .provider import (
+    Balance,
+    Capabilities,
+    Final,
+    Interim,
+    Notice,
+    Provider,
+    ProviderEvent,
+    ProviderStream,
+    ProviderWord,
+    StreamRequest,
+    Turn,
+    Usage,
+)
+from .proxy import proxy_for
+
+__all__ = [
+    "AudioFormat",
+    "Balance",
+    "Capabilities",
+    "Dropped",
+    "Encoding",
+    "Final",
+    "Interim",
+    "Notice",
+    "PluginError",
+    "PluginFault",
+    "Provider",
+    "ProviderError",
+    "ProviderEvent",
+    "ProviderStream",
+    "ProviderWord",
+    "RemoteProtocolError",
+    "RequestRefused",
+    "Stalled",
+    "StreamRequest",
+    "Turn",
+    "TurnKind",
+    "Unavailable",
+    "Usage",
+    "described",
+    "http_error",
+    "parse_options",
+    "proxy_for",
+]

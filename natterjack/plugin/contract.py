@@ -30,8 +30,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import pytest
-import pytest_asyncio
+try:
+    import pytest
+    import pytest_asyncio
+except ImportError as error:
+    needed = "natterjack.plugin.contract needs pytest: pip install 'natterjack[plugin-test]'"
+    raise ImportError(needed) from error
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 

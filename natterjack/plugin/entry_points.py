@@ -1,4 +1,4 @@
-"""The entry-point group that provider plugins register in."""
+"""The entry-point group in which packages register their providers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ GROUP = "natterjack.providers"
 
 @cache
 def available() -> dict[str, EntryPoint]:
-    """The entry points of all installed providers, by name. Imports none of them.
+    """Return the entry points of all installed providers by name, without importing any.
 
-    Looked up once per process, because it reads the metadata of every installed package.
+    The result is cached for the life of the process, because finding entry points reads the
+    metadata of every installed package.
     """
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}

@@ -1,13 +1,18 @@
-"""What can go wrong with a provider. `cause` is a metric label: one of a small fixed set of words.
+"""Errors of providers.
 
 NatterjackError
-├── PluginError             a provider is unknown, or its plugin cannot be loaded or configured
-└── ProviderError           the provider's side of a session failed (provider, cause, retryable)
-    ├── RequestRefused      it will not serve this request: wrong key, no credit, bad parameters
-    ├── Unavailable         it cannot be reached or is overloaded now; trying again may help
+├── UsageError
+│   └── PluginError         a provider is unknown, or its plugin cannot be loaded or configured
+└── ProviderError           a stream failed (provider, cause, code, retryable)
+    ├── RequestRefused      the provider will never serve this request: key, credit, parameters
+    ├── Unavailable         the provider cannot be reached or is overloaded; a retry may succeed
     ├── Dropped             the connection broke
-    ├── Stalled             it is connected but does not answer, or takes no more audio
-    └── RemoteProtocolError it sent something that its protocol does not allow
+    ├── Stalled             the provider is connected but does not answer, or accepts no more audio
+    ├── RemoteProtocolError the provider sent something that its protocol does not allow
+    └── PluginFault         the plugin itself failed: it raised another error, or broke the contract
+
+A plugin raises ProviderError and its subclasses for everything that goes wrong on the provider's
+side. Their `cause` is a metric label, so it is one of a fixed set of words.
 """
 
 from __future__ import annotations
@@ -22,18 +27,26 @@ StalledCause = Literal["send_blocked", "mute", "finish"]
 
 
 class PluginError(UsageError):
-    """A provider is unknown, or its plugin cannot be loaded or configured."""
+    """A provider is unknown, or its plugin cannot be loaded or configured.
+
+    A plugin's constructor raises it when a setting is missing; the message names the environment
+    variable.
+    """
 
 
 class ProviderError(NatterjackError):
-    """The provider's side of a session failed.
+    """A stream failed on the provider's side.
 
-    `code` is the provider's own (an HTTP status, a close code), for people and logs.
+    The worker opens another stream after most errors, at this provider or at the next one of the
+    session's chain, and sends the audio that has no final yet again.
     """
 
     retryable: ClassVar[bool] = True
+    """Whether the same request may succeed later. If not, the session leaves this provider."""
 
     def __init__(self, provider: str, cause: str, message: str, code: str | None = None) -> None:
+        """`provider` is the provider's name, `message` a text for people, and `code` the provider's
+        own code: an HTTP status, a close code, a word. None of them may contain a secret."""
         super().__init__(f"{provider}: {message}" + (f" ({code})" if code else ""))
         self.provider = provider
         self.cause = cause
@@ -41,7 +54,10 @@ class ProviderError(NatterjackError):
 
 
 class RequestRefused(ProviderError):
-    """It will not serve this request, however often it is asked."""
+    """The provider will not serve this request, however often it is sent.
+
+    `cause` is `auth` (a wrong key), `credit` (no money left) or `request` (a parameter is wrong).
+    """
 
     retryable = False
 
@@ -52,7 +68,11 @@ class RequestRefused(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """It cannot be reached or is overloaded now."""
+    """The provider cannot be reached or is overloaded.
+
+    `cause` is `connect` (no connection), `rate_limit` (too many requests or connections) or
+    `server_error` (the provider reports a fault of its own).
+    """
 
     def __init__(
         self, provider: str, cause: UnavailableCause, message: str, code: str | None = None
@@ -61,21 +81,54 @@ class Unavailable(ProviderError):
 
 
 class Dropped(ProviderError):
-    """The connection broke."""
+    """The connection broke before the stream was complete. `cause` is `dropped`."""
 
     def __init__(self, provider: str, message: str, code: str | None = None) -> None:
         super().__init__(provider, "dropped", message, code)
 
 
 class Stalled(ProviderError):
-    """It is connected but does not answer, or takes no more audio."""
+    """The provider is connected but does not answer, or accepts no more audio.
+
+    `cause` is `send_blocked`, `mute` or `finish` (the stream does not end). The worker detects all
+    three by itself; a plugin raises this error only if it knows better.
+    """
 
     def __init__(self, provider: str, cause: StalledCause, message: str) -> None:
         super().__init__(provider, cause, message)
 
 
 class RemoteProtocolError(ProviderError):
-    """It said something that its protocol does not allow."""
+    """The provider sent something that its protocol does not allow. `cause` is `protocol`."""
 
     def __init__(self, provider: str, message: str, code: str | None = None) -> None:
         super().__init__(provider, "protocol", message, code)
+
+
+class PluginFault(ProviderError):
+    """The plugin raised an error that is not a ProviderError, or broke the contract.
+
+    `cause` is `plugin`. The worker raises this error; plugins do not.
+    """
+
+    def __init__(self, provider: str, message: str) -> None:
+        super().__init__(provider, "plugin", message)
+
+
+def http_error(provider: str, status: int, message: str) -> ProviderError:
+    """The error that an HTTP status of 400 or more stands for.
+
+    401 and 403 are RequestRefused (`auth`), 402 is RequestRefused (`credit`), 429 is Unavailable
+    (`rate_limit`), 408 and 5xx are Unavailable (`server_error`), and every other status is
+    RequestRefused (`request`). The status becomes the error's `code`.
+    """
+    code = str(status)
+    if status in (401, 403):
+        return RequestRefused(provider, "auth", message, code)
+    if status == 402:
+        return RequestRefused(provider, "credit", message, code)
+    if status == 429:
+        return Unavailable(provider, "rate_limit", message, code)
+    if status == 408 or status >= 500:
+        return Unavailable(provider, "server_error", message, code)
+    return RequestRefused(provider, "request", message, code)

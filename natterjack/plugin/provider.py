@@ -1,9 +1,9 @@
-"""What a provider plugin is: the interface between the worker and a speech provider.
+"""The interface between the worker and a speech provider.
 
-A plugin is a subclass of Provider, named in the entry-point group `natterjack.providers`. The
-worker makes one object of it a process and opens one stream on it for each connection. All
-times here are seconds of the audio given to `send` on *this* stream, from zero; the worker maps
-them onto the session's clock.
+A plugin is a subclass of `Provider` that a package registers in the entry-point group
+`natterjack.providers`. A worker makes one object of it per process, and opens one stream on it per
+connection. All times in this module are seconds of the audio that was passed to `send` on the same
+stream, from 0; the worker converts them to positions in the session.
 """
 
 from __future__ import annotations
@@ -21,81 +21,81 @@ from natterjack.events import TurnKind
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider takes and gives. The worker converts audio to fit."""
+    """What a provider accepts and what it returns. The worker converts audio to fit."""
 
     encodings: tuple[Encoding, ...]
-    """Accepted, best first. Audio in another encoding becomes the first of these."""
+    """Accepted encodings, best first. Audio in another encoding is converted to the first one."""
     sample_rates: tuple[int, ...] = ()
-    """Accepted, in hertz; empty: any. Audio at another rate is resampled to the nearest above,
-    else to the highest."""
+    """Accepted rates in hertz; empty for any. Audio at another rate is resampled to the nearest
+    higher rate, or to the highest."""
     max_channels: int = 1
     """Audio with more channels is mixed down to one."""
     frame_ms: int | None = None
-    """Length that each `send` must have (the last of a stream may be shorter); None: any."""
+    """Required length of the audio of each `send`, in milliseconds; the last one of a stream may be
+    shorter. None for any length."""
     interims: bool = True
+    """Whether the provider sends interims."""
     words: Literal["timed", "estimated", "none"] = "timed"
-    """Whether words carry the provider's own times, estimates, or are not given."""
+    """Whether words have the provider's own times, estimated times, or are not returned."""
     confidences: bool = True
+    """Whether finals and words have confidences."""
     turns: bool = False
-    """Whether the provider gives events of turns or ends of utterances."""
+    """Whether the provider reports the start and the end of turns."""
     finalize: bool = False
-    """Whether `finalize` makes pending audio final without ending the stream."""
+    """Whether streams implement `finalize`."""
     configurable: frozenset[str] = frozenset()
-    """Names that `configure` takes in mid-stream."""
+    """Names of the settings that `configure` changes on an open stream."""
     answers_silence: bool = True
-    """Whether the provider goes on sending messages while it gets silence; only then can its
-    going mute be told from there being nothing to say."""
+    """Whether the provider sends messages while it receives silence. Only then can the worker tell
+    a mute provider from one that has nothing to transcribe."""
     catch_up_rate: float = 1.25
-    """Times real time at which recorded audio may be sent."""
+    """Rate at which recorded audio may be sent, as a multiple of real time."""
     price_per_hour: float = 0.0
+    """Price of one hour of what `billing` names, in `currency`."""
     currency: str = "USD"
+    """ISO 4217 code."""
     billing: Literal["audio", "connected", "none"] = "audio"
-    """What is billed: audio sent (each channel of it), the connection's time, or nothing."""
+    """What is billed: the audio of each channel, the time of the connection, or nothing."""
     billing_increment_seconds: float = 0.0
-    """Each stream is billed in steps of so many seconds, rounded up; 0: to the sample."""
+    """Each stream is billed in steps of this length, rounded up; 0 bills every sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """What one stream is opened with."""
+    """The parameters of one stream."""
 
     session_id: str
+    """Identifier of the session, the same for all of its streams."""
     format: AudioFormat
-    """Of every `send` on this stream; it fits the provider's capabilities."""
+    """Format of all audio on the stream; it fits the provider's capabilities."""
     language: str | None = None
+    """Language tag, such as `en-US`; None leaves the choice to the provider."""
     model: str | None = None
+    """Name of the provider's model; None for its default."""
     keyterms: tuple[str, ...] = ()
+    """Words and names that the provider should expect."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """As the session's opener gave them; the plugin validates and raises RequestRefused."""
+    """Options of the provider, as the client gave them. The plugin validates them, and raises
+    RequestRefused (`request`) with the name of an option that is unknown or wrong."""
 
 
 class ProviderWord(NamedTuple):
+    """One word of a transcript."""
+
     text: str
     start: float | None = None
     end: float | None = None
     confidence: float | None = None
+    """From 0 to 1."""
     speaker: str | None = None
+    """The provider's label for the speaker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interim:
-    """What the audio from `start` to `end` may say. Replaces the interim before it."""
+    """A transcript of the audio from `start` to `end` that may still change.
 
-    text: str
-    start: float
-    end: float
-    words: tuple[ProviderWord, ...] = ()
-    confidence: float | None = None
-    language: str | None = None
-    times_estimated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Final:
-    """What the audio from `start` to `end` says; nothing up to `end` will be revised.
-
-    Finals of a stream follow one another and never overlap. An empty text finalises silence: it
-    makes no event, but the session's position moves on.
+    Each interim replaces the interim before it.
     """
 
     text: str
@@ -105,34 +105,56 @@ class Final:
     confidence: float | None = None
     language: str | None = None
     times_estimated: bool = False
+    """The times are estimates of the plugin, not the provider's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """A transcript of the audio from `start` to `end` that will not change.
+
+    No later event covers audio before `end`: after a fault, another stream begins there. Finals of
+    a stream follow one another and do not overlap. A final with an empty text says that the audio
+    is silence; it moves the session's position and is not published.
+    """
+
+    text: str
+    start: float
+    end: float
+    words: tuple[ProviderWord, ...] = ()
+    confidence: float | None = None
+    language: str | None = None
+    times_estimated: bool = False
+    """The times are estimates of the plugin, not the provider's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A boundary of a turn, after the finals that belong before it."""
+    """The start or the end of a turn. It follows the finals that belong before it."""
 
     event: TurnKind
     at: float
-    """Where in the audio it holds."""
+    """Time of the boundary."""
     text: str | None = None
     confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The provider's own account of this stream."""
+    """The provider's own account of the stream."""
 
     audio_seconds: float | None = None
     credits_remaining_seconds: float | None = None
     low: bool = False
+    """The provider warns that little credit is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Anything else the provider said. `code` comes from a small fixed set: it is a metric label;
-    `malformed` counts a message that could not be decoded and was skipped."""
+    """Any other message of the provider."""
 
     code: str
+    """A word from a small fixed set, since it is a metric label. `malformed` counts a message that
+    could not be decoded and was skipped."""
     message: str = ""
 
 
@@ -141,7 +163,7 @@ ProviderEvent = Interim | Final | Turn | Usage | Notice
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Credit left with a provider, over all of its streams; below zero when it is overdrawn."""
+    """Credit that is left with a provider. Negative if the account is overdrawn."""
 
     amount: float
     unit: str
@@ -149,78 +171,104 @@ class Balance:
 
 
 class ProviderStream(ABC):
-    """One stream to a provider. One task sends, another iterates.
+    """One stream to a provider. One task sends audio while another iterates over events.
 
-    The iterator ends when the provider has said all that is due after `finish`. It raises an error
-    of worker.errors.ProviderError when the stream ends in any other way, whatever the reason.
+    Iteration ends when the provider has sent everything that is due after `finish`, and raises
+    ProviderError if the stream ends in any other way, `close` included. Every method may be
+    cancelled; after that the stream can only be closed.
     """
 
     reference: str | None = None
-    """The provider's own name for this stream (a request id), for support."""
+    """The provider's own identifier of this stream, for support requests."""
     used_seconds: float | None = None
-    """What the provider bills for this stream so far, where that is not the audio that `send` was
-    given; read about once a second."""
+    """Seconds that the provider bills for this stream so far, if they differ from the audio that
+    was sent. The worker reads it about once a second."""
 
     @abstractmethod
     async def send(self, audio: bytes) -> None:
-        """Give the next audio: whole frames in the request's format, never empty.
+        """Send the next audio: whole frames in the request's format, never empty.
 
-        Waits while the provider takes no more. Raises ProviderError.
+        Waits while the provider accepts no more, so that little audio is held in memory. Raises
+        ProviderError.
         """
 
     def send_nowait(self, audio: bytes) -> bool:
-        """As `send`, without waiting, if nothing has to be waited for; False: not done, `send` it.
+        """Send the next audio if that needs no waiting, and return True.
 
-        Audio of many sessions is cheaper this way: no task has to be woken. A stream need not
-        have it. Raises ProviderError.
+        Returns False, and sends nothing, if it does; the worker then calls `send`. Implementing
+        this method is optional: it saves waking a task for each chunk of audio. Raises
+        ProviderError.
         """
         return False
 
     @abstractmethod
     async def finish(self) -> None:
-        """Say that no audio follows; the iterator ends once the provider has said the rest."""
+        """Tell the provider that no audio follows. Raises ProviderError.
+
+        Iteration ends once the provider has sent the last events.
+        """
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[ProviderEvent]:
-        """Events as they come. Called once a stream."""
+        """Iterate over events as they arrive. Called once per stream."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of the stream at once, in whatever state it is. Idempotent, bounded, no error."""
+        """Release the stream at once, in whatever state it is.
+
+        Idempotent; returns within two seconds and raises nothing. Iteration that is still going on
+        raises ProviderError.
+        """
 
     async def finalize(self) -> None:
-        """Ask that pending audio be made final. Only if the capabilities say so."""
+        """Ask the provider to turn pending audio into finals. Raises ProviderError.
+
+        Implemented if the capabilities have `finalize`.
+        """
         raise NotImplementedError
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        """Change settings in mid-stream. Only names that the capabilities list."""
+        """Change settings of the open stream. Raises ProviderError.
+
+        `changes` has only names that `Capabilities.configurable` lists.
+        """
         raise NotImplementedError
 
 
 class Provider(ABC):
-    """A speech provider. The worker makes one object a process, from settings of `Settings`."""
+    """A speech provider. The worker makes one object per process."""
 
     name: ClassVar[str]
+    """Name of the entry point, and of the provider in settings, events and metrics."""
     Settings: ClassVar[type[BaseSettings]]
-    """Own environment prefix; every field has a default or is a clear error when missing."""
+    """Settings of the provider: a pydantic-settings model with an environment prefix of its own and
+    a description for each field. Keys and passwords are SecretStr."""
     capabilities: Capabilities
-    """On the class: with default settings. On an object: with its own."""
+    """On the class, the capabilities with default settings; on an object, with its own settings."""
     balance_seconds: float = 0
-    """How often to ask for the balance, in seconds; 0: there is none to ask for."""
+    """Interval between calls of `balance`, in seconds; 0 if the provider reports no balance."""
 
     @abstractmethod
     def __init__(self, settings: Any) -> None:
-        """From an object of `Settings`. Cheap. Raises a natterjack.errors.UsageError that names the
-        environment variable when a key is missing."""
+        """Make a provider from an object of `Settings`, without network access.
+
+        Raises PluginError with the name of the environment variable if a setting is missing.
+        """
 
     @abstractmethod
     async def open(self, request: StreamRequest) -> ProviderStream:
-        """A stream that is ready for audio. Bounded in time. Raises ProviderError."""
+        """Open a stream that is ready for audio.
+
+        Bounded in time by the plugin's own settings. Raises ProviderError. A cancelled `open`
+        leaves no connection behind.
+        """
 
     async def balance(self) -> list[Balance]:
-        """What is left, one of each unit; empty when the provider names none. Not an exact meter.
-        Bounded in time. Raises ProviderError."""
+        """Return the credit that is left, one entry per unit.
+
+        Bounded in time. Raises ProviderError.
+        """
         return []
 
-    async def close(self) -> None:  # noqa: B027 - most have nothing to let go of
-        """Let go of what the process shares (models, connection pools). Idempotent."""
+    async def close(self) -> None:  # noqa: B027 - most providers have nothing to release
+        """Release what the streams share, such as models and connection pools. Idempotent."""

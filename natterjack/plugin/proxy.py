@@ -1,6 +1,6 @@
-"""The proxy on the way to a provider, where HTTPS_PROXY names one.
+"""The HTTP proxy on the way to a provider.
 
-aiohttp's own `trust_env` knows no WebSockets (it looks for WSS_PROXY), and reads ~/.netrc besides.
+aiohttp's own `trust_env` looks for WSS_PROXY where a WebSocket is opened, and also reads ~/.netrc.
 """
 
 from __future__ import annotations
@@ -14,36 +14,40 @@ from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the
     proxy_bypass_environment,
 )
 
-_HTTP = {"wss": "https", "ws": "http"}
+_HTTP_SCHEMES = {"wss": "https", "ws": "http"}
 
 
-class Through(TypedDict, total=False):
-    """Arguments of aiohttp's requests; none of them without a proxy."""
+class ProxyArguments(TypedDict, total=False):
+    """Arguments for a request of aiohttp; empty if no proxy is used."""
 
     proxy: str
     proxy_headers: dict[str, str]
 
 
-def _here(host: str) -> bool:
+def proxy_for(url: str) -> ProxyArguments:
+    """Return the arguments with which aiohttp reaches `url`, for `session.get(url, **arguments)`.
+
+    The environment decides: HTTPS_PROXY for https and wss, HTTP_PROXY for http and ws, and NO_PROXY
+    for exceptions, where lower-case names win. NO_PROXY lists host names and domains, not networks.
+    Loopback addresses are never reached through a proxy.
+    """
+    target = urlsplit(url)
+    proxy = getproxies_environment().get(_HTTP_SCHEMES.get(target.scheme, target.scheme))
+    bypassed = _is_loopback(target.hostname or "") or proxy_bypass_environment(target.netloc)
+    if not proxy or bypassed:
+        return {}
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    credentials, _, host = parts.netloc.rpartition("@")
+    arguments: ProxyArguments = {"proxy": urlunsplit(parts._replace(netloc=host))}
+    if credentials:
+        # Credentials go into a header, since aiohttp's errors show the proxy's address.
+        encoded = b64encode(unquote(credentials).encode()).decode()
+        arguments["proxy_headers"] = {"Proxy-Authorization": f"Basic {encoded}"}
+    return arguments
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def through(url: str) -> Through:
-    """How to reach `url`: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say (or their small letters,
-    which win). A WebSocket goes the way of HTTP. NO_PROXY takes names and their endings, no
-    networks; this machine itself is never reached through a proxy."""
-    target = urlsplit(url)
-    proxy = getproxies_environment().get(_HTTP.get(target.scheme, target.scheme))
-    if not proxy or _here(target.hostname or "") or proxy_bypass_environment(target.netloc):
-        return {}
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    credentials, _, host = parts.netloc.rpartition("@")
-    way: Through = {"proxy": urlunsplit(parts._replace(netloc=host))}
-    if credentials:
-        # Not in the address, which aiohttp's errors show.
-        coded = b64encode(unquote(credentials).encode()).decode()
-        way["proxy_headers"] = {"Proxy-Authorization": f"Basic {coded}"}
-    return way

@@ -59,6 +59,6 @@ async def test_a_worker_tells_what_is_left(
     assert heard < 100 - 1
     await until(lambda: is_left(heard), "what the session cost")
     await emulator.set(account_status=503)
-    await until(lambda: worker.find("balance not known"), "a failure is told")
+    await until(lambda: worker.find("provider balance not available"), "a failure is told")
     worker.signal(signal.SIGTERM)
     assert await worker.wait() == 0

@@ -1,4 +1,4 @@
-"""The chain of a session: whose turn it is among the providers that its request names."""
+"""The providers that a session may use, and the choice among them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .breaker import Breaker
 
 
 class Exhausted(Exception):
-    """Every provider of the chain has refused the session; the message is the last reason."""
+    """Every provider of the chain refuses the session. The message has their reasons."""
 
 
 class Chain:
-    """Providers in the order of preference, each with this worker's breaker for it.
+    """The providers of a session in order of preference, each with the worker's breaker for it.
 
-    The next one takes over on a permanent refusal, on a stall, and after `failover_after` failures
-    in a row; behind the last comes the first again. One that has refused is not asked again.
+    The session leaves its provider for the next one after a refusal, after a stall, and after
+    `failover_after` failures in a row. The first provider follows the last. A provider that has
+    refused the session is not dialed again.
     """
 
     def __init__(
@@ -32,17 +33,21 @@ class Chain:
         self._failover_after = failover_after
         self._index = 0
         self._failures = 0
-        self._tried: set[str] = set()
+        self._failed: set[str] = set()
+        """Providers that have failed since the last progress."""
         self._refusals: dict[str, ProviderError] = {}
 
     @property
     def name(self) -> str:
-        """The provider whose turn it is."""
+        """The current provider."""
         return self.names[self._index]
 
     def choose(self, now: float) -> float:
-        """0 if the provider whose turn it is may be dialled; perhaps the turn has moved on past
-        ones whose breaker is open. Else the seconds to wait. Raises Exhausted."""
+        """Return 0 if the current provider may be dialed, and else the seconds to wait.
+
+        Makes another provider the current one if the breaker of this one is open and that of the
+        other is not. Raises Exhausted.
+        """
         waits, refusals = [], [str(fault) for fault in self._refusals.values()]
         for offset in range(len(self.names)):
             index = (self._index + offset) % len(self.names)
@@ -63,22 +68,25 @@ class Chain:
         return min(waits)
 
     def works(self, *, fresh: bool) -> None:
-        """The provider has answered on the stream that is open; `fresh`: for the first time."""
+        """Record an answer on the open stream; `fresh` marks the first one."""
         self._breaker(self.name).works(fresh=fresh)
 
     def fails(self, fault: ProviderError, now: float, *, answered: bool, progress: bool) -> None:
-        """A stream has failed: after the provider had `answered` on it, and after finals had moved
-        on (`progress`), or not. Raises Exhausted."""
+        """Record a failure of a stream, and choose the provider to dial next.
+
+        `answered`: the provider had sent something on the stream. `progress`: the stream had moved
+        the position of the session. Raises Exhausted.
+        """
         if not answered:
             self._breaker(self.name).fails(fault, now)
         if progress:
             self.progress()
         self._failures += 1
-        self._tried.add(self.name)
+        self._failed.add(self.name)
         if not fault.retryable:
             self._refusals[self.name] = fault
             if len(self._refusals) == len(self.names):
-                self._exhausted()
+                raise Exhausted("; ".join(str(refusal) for refusal in self._refusals.values()))
         elif not isinstance(fault, Stalled) and self._failures < self._failover_after:
             return
         for offset in range(1, len(self.names)):
@@ -88,30 +96,28 @@ class Chain:
                 return
 
     def progress(self) -> None:
-        """Finals have moved on, or a stream has lasted: what failed before counts no more."""
+        """Forget earlier failures: the session's position has moved, or a stream has lasted."""
         self._failures = 0
-        self._tried.clear()
+        self._failed.clear()
 
     @property
     def untried(self) -> bool:
-        """Whether the provider whose turn it is has not failed since there was progress."""
-        return self.name not in self._tried
+        """Whether the current provider has not failed since the last progress."""
+        return self.name not in self._failed
 
     def _move(self, index: int) -> None:
         if index != self._index:
             self._index, self._failures = index, 0
 
-    def _exhausted(self) -> None:
-        raise Exhausted("; ".join(str(fault) for fault in self._refusals.values()))
-
     def request(
         self, spec: SessionSpec, audio_format: AudioFormat, configured: dict[str, Any]
     ) -> StreamRequest:
-        """What the provider whose turn it is is asked for.
+        """Return the parameters of the next stream, for the current provider.
 
-        `model` and `options` of the request are for the first provider of the chain; options under
-        a provider's name are for that one, its `model` among them. Language and key terms are for
-        all. `configured` (changes in mid-stream) come last.
+        The session's `model` and `options` are for the first provider of the chain. Options under
+        the name of a provider are for that provider, and may have a `model` too. Language and key
+        terms are for every provider. `configured`, the changes made during the session, come last.
+        Raises RequestRefused if the key terms are malformed.
         """
         first = self._index == 0
         options: dict[str, Any] = {}
@@ -121,12 +127,12 @@ class Chain:
         if isinstance(own, dict):
             options |= own
         elif own is not None:
-            options[self.name] = own  # the provider says what is wrong with it
+            options[self.name] = own  # the plugin reports what is wrong with it
         model = options.pop("model", spec.model if first else None)
         options |= configured
         keyterms = options.pop("keyterms", spec.keyterms)
         if not isinstance(keyterms, list) or not all(isinstance(term, str) for term in keyterms):
-            raise RequestRefused(self.name, "request", "keyterms must be a list of texts")
+            raise RequestRefused(self.name, "request", "keyterms must be a list of strings")
         return StreamRequest(
             session_id=spec.session_id,
             format=audio_format,

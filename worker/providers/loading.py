@@ -1,4 +1,4 @@
-"""Provider plugins: found by entry point, loaded by name, one at a time."""
+"""Loading of provider plugins: found by entry point and loaded by name, one at a time."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from natterjack.settings import load
 from natterjack.telemetry.log import fields
 from worker.settings import WorkerSettings
 
+from .boundary import GuardedProvider
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
 
-_CLOSE_S = 5.0
-_LOOK_S: Final = 1.0
-"""How often it is looked whether a file of WORKER_SECRETS_DIR has changed."""
+_CLOSE_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 1.0
+"""Interval between looks at the files of WORKER_SECRETS_DIR."""
 
-Stamps = frozenset[tuple[str, int, int, int]]
-"""Of files: name, inode, time of change, size. Kubernetes exchanges the directory behind them."""
+FileStamps = frozenset[tuple[str, int, int, int]]
+"""Name, inode, time of change and size of each file. Kubernetes replaces the files of a mounted
+secret by replacing the directory that they link to, so the inode changes."""
 
 
-def _stamps(directory: Path) -> Stamps:
-    """Raises OSError."""
+def _stamp(directory: Path) -> FileStamps:
+    """Return the stamps of the visible files. Raises OSError."""
     found = set()
     for path in directory.iterdir():
         if not path.name.startswith("."):
@@ -44,7 +46,11 @@ def _stamps(directory: Path) -> Stamps:
 
 
 def load_class(name: str) -> type[Provider]:
-    """The class of provider `name`. Raises PluginError with package, version and cause."""
+    """Load the class of provider `name`.
+
+    Raises PluginError if there is no such provider, or if it cannot be loaded; the message then
+    names the package, its version and the cause.
+    """
     points = available()
     if name not in points:
         raise PluginError(
@@ -52,35 +58,37 @@ def load_class(name: str) -> type[Provider]:
             "(WORKER_PROVIDER, or `provider` in the session's request)"
         )
     point = points[name]
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
     try:
-        found = point.load()
-    except Exception as error:  # a stranger's package may fail in any way
-        package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        loaded = point.load()
+    except Exception as error:  # importing a plugin may fail in any way
         raise PluginError(f"provider {name!r} of {package} cannot be loaded: {error!r}") from error
-    if not (isinstance(found, type) and issubclass(found, Provider)):
-        raise PluginError(f"provider {name!r}: {point.value} is not a natterjack.plugin.Provider")
-    return found
+    if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
+        raise PluginError(
+            f"provider {name!r} of {package}: {point.value} is not a natterjack.plugin.Provider"
+        )
+    return loaded
 
 
 class Providers:
-    """The providers in use by this process, each made once, at its first session; and the breaker
-    of each, which all sessions share.
+    """The providers that this process uses, and the breaker of each; all sessions share them.
 
-    One whose files in WORKER_SECRETS_DIR change is made anew. Streams of the former one go on;
-    it is closed at the end, with all others: it holds nothing but them.
+    A provider is made at its first session. It is made again when its files in WORKER_SECRETS_DIR
+    change; open streams continue on the provider that it replaces, which is closed at the end.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._made: dict[str, Provider] = {}
+        self._made: dict[str, GuardedProvider] = {}
         self._made_from: dict[str, BaseSettings] = {}
-        self._former: list[Provider] = []
-        self._stamps: Stamps | None = None
-        """Of the files that the providers were made from; None: not all could be."""
-        self._complaint = ""
+        self._replaced: list[GuardedProvider] = []
+        self._stamps: FileStamps | None = None
+        """Stamps of the files that the providers were made from; None if some could not be."""
+        self._problem = ""
+        """The last problem with the files that was logged."""
         self.breakers: dict[str, Breaker] = {}
         if settings.secrets_dir is not None:
-            self._stamps = _stamps(settings.secrets_dir)
+            self._stamps = _stamp(settings.secrets_dir)
             for name in sorted({stamp[0].upper() for stamp in self._stamps} & set(os.environ)):
                 log.warning(
                     "%s is in the environment, which wins over its file in %s: changes of the file "
@@ -88,16 +96,16 @@ class Providers:
                 )  # fmt: skip
 
     @property
-    def made(self) -> Mapping[str, Provider]:
-        """Those in use so far, by name; it grows as sessions ask for others."""
+    def made(self) -> Mapping[str, GuardedProvider]:
+        """The providers made so far, by name; it grows as sessions ask for others."""
         return MappingProxyType(self._made)
 
     def breaker(self, name: str) -> Breaker:
-        """The breaker of provider `name`."""
+        """Return the breaker of provider `name`."""
         breaker = self.breakers.get(name)
         if breaker is None:
             breaker = self._new_breaker()
-            if name in available():  # requests may name anything
+            if name in available():  # a request may contain any name
                 self.breakers[name] = breaker
         return breaker
 
@@ -107,52 +115,63 @@ class Providers:
             settings.breaker_failures, settings.breaker_seconds, settings.breaker_max_seconds
         )
 
-    def told(self, name: str, cause: str, seconds: float) -> None:
-        """Another worker says that the account of provider `name` refuses everybody."""
+    def refused_elsewhere(self, name: str, cause: str, seconds: float) -> None:
+        """Open the breaker of provider `name`: another worker reports that the provider refuses
+        the account with `cause`, `credit` or `rate_limit`."""
         message = "another worker was refused"
         fault: ProviderError
         if cause == "credit":
             fault = RequestRefused(name, "credit", message)
         else:
             fault = Unavailable(name, "rate_limit", message)
-        self.breaker(name).hear(fault, time.monotonic(), seconds)
+        self.breaker(name).refused_elsewhere(fault, time.monotonic(), seconds)
 
-    def get(self, name: str) -> Provider:
-        """Provider `name`, made now if need be. Raises PluginError (unknown, key missing, ...)."""
+    def get(self, name: str) -> GuardedProvider:
+        """Return provider `name`, and make it first if necessary.
+
+        Raises PluginError if it is unknown or cannot be made.
+        """
         provider = self._made.get(name)
         if provider is None:
             provider = self._make(name)
             assert provider is not None
         return provider
 
-    def _make(self, name: str) -> Provider | None:
-        """Make the provider; None if it would be what it is. Raises PluginError."""
-        found = load_class(name)
+    def _make(self, name: str) -> GuardedProvider | None:
+        """Make provider `name`; None if its settings have not changed. Raises PluginError."""
+        plugin = load_class(name)
         try:
-            settings = load(found.Settings, secrets_dir=self._settings.secrets_dir)
+            settings = load(plugin.Settings, secrets_dir=self._settings.secrets_dir)
             if settings == self._made_from.get(name):
                 return None
-            provider = found(settings)
+            provider = GuardedProvider(name, plugin(settings))
         except PluginError:
             raise
         except NatterjackError as error:
             raise PluginError(f"provider {name!r}: {error}") from error
+        except Exception as error:
+            # A plugin may fail in any way; the traceback is for its author.
+            log.exception("a provider cannot be made", extra=fields(provider=name))
+            what = f"{type(error).__name__}: {error}"
+            raise PluginError(f"provider {name!r} cannot be made: {what}") from error
         self._made[name], self._made_from[name] = provider, settings
         return provider
 
     async def watch(self) -> None:
-        """Until cancelled: `look`, each second. Returns at once without WORKER_SECRETS_DIR."""
+        """Call `look` each second, until cancelled. Returns at once without WORKER_SECRETS_DIR."""
         while self._settings.secrets_dir is not None:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_SECONDS)
             self.look(self._settings.secrets_dir)
 
     def look(self, directory: Path) -> None:
-        """Make anew the providers whose files have changed. What cannot be used is said once, and
-        the former provider serves on until it can."""
+        """Make the providers whose files have changed again.
+
+        If the files cannot be used, that is logged once, and the current provider serves on.
+        """
         problems = []
         try:
-            stamps = _stamps(directory)
-        except OSError as error:  # it may be amid being exchanged
+            stamps = _stamp(directory)
+        except OSError as error:  # the directory may be replaced at this moment
             stamps = None
             problems.append(str(error))
         if stamps is not None and stamps == self._stamps:
@@ -160,34 +179,35 @@ class Providers:
         self._stamps = None
         for name in list(self._made):
             try:
-                self._renew(name)
-            except Exception as error:  # noqa: BLE001 - a stranger's plugin may fail in any way
-                problems.append(str(error) or repr(error))
+                self._make_again(name)
+            except PluginError as error:
+                problems.append(str(error))
         if not problems:
             self._stamps = stamps
-        complaint = "; ".join(problems)
-        if complaint and complaint != self._complaint:
-            log.error("a change in WORKER_SECRETS_DIR cannot be used: %s", complaint)
-        self._complaint = complaint
+        problem = "; ".join(problems)
+        if problem and problem != self._problem:
+            log.error("a change in WORKER_SECRETS_DIR cannot be used: %s", problem)
+        self._problem = problem
 
-    def _renew(self, name: str) -> None:
-        """Raises what making it does; all is then as it was."""
-        former = self._made[name]
+    def _make_again(self, name: str) -> None:
+        """Replace a provider if its settings have changed. Raises PluginError, and then nothing
+        has changed."""
+        replaced = self._made[name]
         if self._make(name) is not None:
-            self._former.append(former)
+            self._replaced.append(replaced)
             if name in self.breakers:
-                self.breakers[name] = self._new_breaker()  # whatever was refused had other keys
+                self.breakers[name] = self._new_breaker()  # refusals were of the former key
             log.info("provider made anew from changed files", extra=fields(provider=name))
 
     async def close(self) -> None:
-        """Close every provider made; one that takes long is left as it is. Idempotent."""
-        providers = [*self._made.values(), *self._former]
+        """Close every provider, each within five seconds. Idempotent."""
+        providers = [*self._made.values(), *self._replaced]
         self._made.clear()
         self._made_from.clear()
-        self._former.clear()
+        self._replaced.clear()
         for provider in providers:
             try:
-                async with asyncio.timeout(_CLOSE_S):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await provider.close()
             except TimeoutError:
                 log.warning("provider %s does not close", provider.name)

@@ -483,7 +483,8 @@ class Session:
     def _price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
         """Raises PluginError."""
         services = self._services
-        return price_of(services.providers.get(name), model, language, channels, services.prices)
+        provider = services.providers.get(name).plugin
+        return price_of(provider, model, language, channels, services.prices)
 
     # ---- serving ----------------------------------------------------------------------------
 

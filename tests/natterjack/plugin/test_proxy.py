@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from natterjack.broker.connection import Broker
-from natterjack.plugin.proxy import through
+from natterjack.plugin.proxy import proxy_for
 from natterjack.settings import BrokerSettings
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
@@ -42,12 +42,12 @@ def test_what_is_encrypted_goes_through_the_proxy_for_https(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
-    assert through(f"{scheme}://api.example.org/v1/listen?a=b") == {"proxy": "http://proxy:3128"}
-    assert through(f"{scheme.removesuffix('s')}://api.example.org") == {}
+    assert proxy_for(f"{scheme}://api.example.org/v1/listen?a=b") == {"proxy": "http://proxy:3128"}
+    assert proxy_for(f"{scheme.removesuffix('s')}://api.example.org") == {}
 
 
 def test_without_a_proxy_there_is_none() -> None:
-    assert through("wss://api.example.org") == {}
+    assert proxy_for("wss://api.example.org") == {}
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_exceptions(url: str, goes: bool, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "speech.internal,.svc")
-    assert bool(through(url)) == goes
+    assert bool(proxy_for(url)) == goes
 
 
 def test_credentials_are_no_part_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://a%20user:a%20p%40ss:word@proxy:3128")
-    assert through("wss://api.example.org") == {
+    assert proxy_for("wss://api.example.org") == {
         "proxy": "http://proxy:3128",
         "proxy_headers": {"Proxy-Authorization": CREDENTIALS},
     }
@@ -80,7 +80,7 @@ def test_credentials_are_no_part_of_the_address(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_proxy_may_be_named_without_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "proxy:3128")
-    assert through("wss://api.example.org") == {"proxy": "http://proxy:3128"}
+    assert proxy_for("wss://api.example.org") == {"proxy": "http://proxy:3128"}
 
 
 # ---- a worker -------------------------------------------------------------------------------

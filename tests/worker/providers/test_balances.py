@@ -135,7 +135,7 @@ async def test_failures_are_told_once_and_passed_over(
         assert left(metrics) == 100  # as it was told last
         await emulator.set(roles={ADMIN: "owner"}, balances=[{"amount": 50}])
         await until(lambda: left(metrics) == 50, "it is told again")
-        await until(lambda: "balance is told again" in caplog.text, "and that is said")
+        await until(lambda: "provider balance available again" in caplog.text, "and that is said")
         await emulator.set(roles={ADMIN: "member"})
         await until(lambda: len(warnings(caplog)) == 3, "the same one is told anew, later")
     assert ADMIN not in caplog.text
@@ -195,7 +195,7 @@ async def test_one_that_hangs_holds_up_no_other(
     async with polled(metrics, "odd", "deepgram") as providers:
         await until(lambda: left(metrics) == 100, "the balance of the other")
         await asked_again(emulator, 3)
-        made = providers.made["odd"]
+        made = providers.made["odd"].plugin
         assert isinstance(made, OddProvider)
         assert made.times == 1
 
@@ -225,7 +225,7 @@ async def test_whatever_a_strangers_plugin_raises_is_passed_over(
 async def test_it_ends_when_it_is_cancelled(metrics: Metrics, odd: type[OddProvider]) -> None:
     odd.does = lambda times: "hang"
     providers = Providers(WorkerSettings())
-    made = providers.get("odd")
+    made = providers.get("odd").plugin
     assert isinstance(made, OddProvider)
     async with asyncio.TaskGroup() as tasks:
         polling = tasks.create_task(poll(providers, metrics))

@@ -113,7 +113,7 @@ def test_streams_that_run_do_not_say_that_new_ones_are_let_in() -> None:
 
 def test_another_workers_refusal_holds_here_for_a_bounded_time() -> None:
     breaker = Breaker(3, 10, 60)
-    breaker.hear(NO_CREDIT, 0, 10**9)
+    breaker.refused_elsewhere(NO_CREDIT, 0, 10**9)
     assert breaker.ask(0) == 60
     assert breaker.refuses is NO_CREDIT
     assert breaker.seconds_left(20) == 40

@@ -60,7 +60,7 @@ def providers(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Providers:
 
 def key_of(providers: Providers) -> str:
     """The key with which the next stream would be opened."""
-    made = providers.get("deepgram")
+    made = providers.get("deepgram").plugin
     assert isinstance(made, DeepgramProvider)
     return made._api_key.get_secret_value()
 

@@ -25,7 +25,7 @@ from natterjack.plugin.errors import (
     Unavailable,
 )
 from natterjack.plugin.provider import Balance
-from natterjack.plugin.proxy import through
+from natterjack.plugin.proxy import proxy_for
 
 from . import vendor
 from .options import NAME, refused
@@ -210,7 +210,7 @@ class Account:
                 request.url,
                 headers=request.headers,
                 allow_redirects=False,
-                **through(request.url),
+                **proxy_for(request.url),
             ) as response:
                 status, body = response.status, await _read(response)
         except aiohttp.ClientConnectorError as error:

@@ -6,12 +6,12 @@ parameters). An option beats the session's own fields, which beat the settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
 from . import vendor
@@ -20,7 +20,7 @@ from .vendor import MAX_CHANNELS, either, many
 
 NAME: Final = "deepgram"
 
-__all__ = ["MAX_CHANNELS", "NAME", "Listen", "Options", "listen", "parse_options", "refused"]
+__all__ = ["MAX_CHANNELS", "NAME", "Listen", "Options", "listen", "refused"]
 
 _Redact = Literal["pci", "numbers", "aggressive_numbers", "ssn"]
 _Tag = Annotated[str, Field(min_length=1, max_length=128)]
@@ -55,11 +55,6 @@ class Options(BaseModel):
     multichannel: bool | None = None
 
 
-def parse_options(options: Mapping[str, Any]) -> Options:
-    """`options`, checked. Raises: RequestRefused naming the option."""
-    return vendor.parse_options(NAME, Options, options)
-
-
 def refused(message: str) -> RequestRefused:
     """The request cannot be served."""
     return vendor.refused(NAME, message)
@@ -78,7 +73,7 @@ class Listen(BaseModel):
 
 def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
     """The query of a stream. Raises: RequestRefused."""
-    options = parse_options(request.options)
+    options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, channels = request.format
     if options.channels not in (None, channels):
         raise refused(f"option 'channels': the audio has {channels}")

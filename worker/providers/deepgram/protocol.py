@@ -36,8 +36,9 @@ def connect_request(url: str, api_key: SecretStr, stream: Listen) -> ConnectRequ
 
 
 def encode_keepalive() -> str:
-    """Resets the server's timer of ten seconds; there is no answer. "Keep Alive": a text frame,
-    for in a binary one it would be decoded as audio."""
+    """Resets the server's timer of ten seconds, after which it closes a connection without audio or
+    text; there is no answer, and one each 3 to 5 s is advised. "Keep Alive": a text frame, for in a
+    binary one it would be decoded as audio."""
     return '{"type": "KeepAlive"}'
 
 
@@ -247,22 +248,3 @@ def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
     """What the end of a connection means; None: it is as it should be. `finishing`: CloseStream
     is on the wire, so that 1000 says that all was transcribed."""
     return vendor.close_error(NAME, closed, in_order=(1000,) if finishing else ())
-
-
-# ---- state ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Keepalive:
-    """When the next keepalive is due. "Keep Alive": after ten seconds without audio or a text
-    message the server closes; one each 3 to 5 s is advised. Times are of any one clock, in
-    seconds."""
-
-    interval_seconds: float
-    sent_at: float
-    """When audio or a keepalive last went out."""
-
-    @property
-    def deadline(self) -> float:
-        """When to send a keepalive if nothing else is sent before."""
-        return self.sent_at + self.interval_seconds

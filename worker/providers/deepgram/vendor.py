@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr
 from pydantic_core import from_json
 
+from natterjack.plugin import errors
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -29,8 +30,6 @@ MAX_QUOTE: Final = 200
 MAX_CHANNELS: Final = 20
 """Deepgram docs, "Multichannel"."""
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
 
 # ---- errors ---------------------------------------------------------------------------------
 
@@ -40,19 +39,12 @@ def http_error(
 ) -> ProviderError:
     """What an HTTP error means. "Errors": `dg-error` has the text where it is an upgrade that
     failed (else `message` says it), `dg-request-id` the name under which support finds it."""
-    code = str(status)
     said = headers.get("dg-error", "")[:MAX_QUOTE] or message[:MAX_QUOTE]
     if request_id := headers.get("dg-request-id"):
         said += f", request {request_id}"
-    if status in (401, 403):
-        return RequestRefused(provider, "auth", said, code)
-    if status == 402:
-        return RequestRefused(provider, "credit", said, code)
-    if status == 429:
-        return Unavailable(provider, "rate_limit", said, code)
-    if status in (408, 499) or status >= 500:
-        return Unavailable(provider, "server_error", said, code)
-    return RequestRefused(provider, "request", said, code)
+    if status == 499:
+        return Unavailable(provider, "server_error", said, str(status))
+    return errors.http_error(provider, status, said)
 
 
 def said(body: bytes) -> str:
@@ -182,20 +174,6 @@ def authorization(api_key: SecretStr) -> dict[str, str]:
 def refused(provider: str, message: str) -> RequestRefused:
     """The request cannot be served."""
     return RequestRefused(provider, "request", message)
-
-
-def parse_options(
-    provider: str, model: type[ModelT], options: Mapping[str, Any], what: str = "option"
-) -> ModelT:
-    """`options`, checked. Raises: RequestRefused naming the option, and saying `what` it is."""
-    try:
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        name = problem["loc"][0] if problem["loc"] else "?"
-        if problem["type"] == "extra_forbidden":
-            raise refused(provider, f"unknown {what} {name!r}") from None
-        raise refused(provider, f"{what} {name!r}: {problem['msg']}") from None
 
 
 def either(option: bool | None, setting: bool) -> bool:

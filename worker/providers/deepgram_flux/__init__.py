@@ -79,12 +79,8 @@ class DeepgramFluxProvider(Provider):
     async def open(self, request: StreamRequest) -> ProviderStream:
         listen = options.listen(self._settings, request)
         connect = protocol.connect_request(self._settings.url, self._api_key, listen)
-        socket = await self._connector.connect(connect, protocol.handshake_error)
-        try:
+        async with self._connector.opening(connect, protocol.handshake_error) as socket:
             greeting = await self._greeting(socket, request.session_id)
-        except BaseException:  # cancelled too: no socket may be left open
-            await socket.close()
-            raise
         clock = Clock(request.format)
         now = asyncio.get_running_loop().time()
         stream = DeepgramFluxStream(

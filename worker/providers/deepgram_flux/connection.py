@@ -73,7 +73,7 @@ class DeepgramFluxStream(ProviderStream):
         if self._finishing:
             raise RuntimeError("send after finish")
         self._sent(audio)
-        await self._socket.send_bytes(audio)
+        await self._socket.send(audio)
 
     def send_nowait(self, audio: bytes) -> bool:
         if not audio or self._finishing or not self._socket.send_nowait(audio):
@@ -98,7 +98,7 @@ class DeepgramFluxStream(ProviderStream):
     async def finalize(self) -> None:
         """Ends the open turn, with what is decoded so far: the rest begins the next turn."""
         if not self._finishing:
-            await self._socket.send_text(protocol.encode_force_end_turn())
+            await self._socket.send(protocol.encode_force_end_turn())
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
         """Returns when the provider has taken the changes. Those asked for meanwhile go out
@@ -206,7 +206,7 @@ class DeepgramFluxStream(ProviderStream):
                 if self._upkeep.phase is Phase.CLOSING:
                     return
                 if message := self._configuring.due(self._time()):
-                    await self._socket.send_text(message)
+                    await self._socket.send(message)
                 self._asleep_until = min(self._upkeep.deadline, self._configuring.deadline)
                 await self._alarm.wait(self._asleep_until)
                 self._asleep_until = 0.0
@@ -218,10 +218,10 @@ class DeepgramFluxStream(ProviderStream):
         match act:
             case Act.SILENCE:
                 self._clock.silence(len(self._silence))
-                await self._socket.send_bytes(self._silence)
+                await self._socket.send(self._silence)
             case Act.FORCE_END_TURN:
-                await self._socket.send_text(protocol.encode_force_end_turn())
+                await self._socket.send(protocol.encode_force_end_turn())
             case Act.CLOSE_STREAM:
                 # After it nothing may be sent, and the answers to changes may not come any more.
                 self._configuring.fail(Stalled(NAME, "finish", "the stream is ended"))
-                await self._socket.send_text(protocol.encode_close_stream())
+                await self._socket.send(protocol.encode_close_stream())

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
 from ..deepgram import vendor
@@ -116,7 +117,7 @@ def refused(message: str) -> RequestRefused:
 def parse_changes(changes: Mapping[str, Any], model: str) -> dict[str, Any]:
     """`changes` for `configure`, checked. Raises: RequestRefused naming the one that is wrong."""
     listed_changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
-    parsed = vendor.parse_options(NAME, Changes, listed_changes, what="configure")
+    parsed = parse_options(NAME, Changes, listed_changes, what="configure")
     found = parsed.model_dump(include=set(changes))
     if "language_hints" in found and model != _MULTILINGUAL:
         raise refused(f"configure 'language_hints': only with {_MULTILINGUAL}")
@@ -136,7 +137,7 @@ class Listen(BaseModel):
 
 def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
     """The query of a stream. Raises: RequestRefused."""
-    options = vendor.parse_options(NAME, Options, request.options)
+    options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, channels = request.format
     if channels != 1 or sample_rate not in SAMPLE_RATES:
         # "Flux configuration": mono only, and interleaved channels are not noticed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 
 from natterjack.plugin.errors import Dropped, Stalled, Unavailable
-from natterjack.plugin.proxy import through
+from natterjack.plugin.proxy import proxy_for
 
 from . import protocol
 from .options import NAME
@@ -39,7 +39,7 @@ class Client:
                 data=recording,
                 headers=request.headers,
                 allow_redirects=False,
-                **through(request.url),
+                **proxy_for(request.url),
             ) as response:
                 status, headers = response.status, response.headers
                 body = await response.read()

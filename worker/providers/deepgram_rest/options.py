@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
 from ..deepgram.settings import listed
-from ..deepgram.vendor import MAX_CHANNELS, diarize, either, many, parse_options, refused, terms
+from ..deepgram.vendor import MAX_CHANNELS, diarize, either, many, refused, terms
 from .settings import DeepgramRestSettings
 
 NAME: Final = "deepgram-rest"

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings
 
 from natterjack.plugin.errors import PluginError, RequestRefused
+from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
 from natterjack.plugin.websocket import Connector, ConnectRequest
 
-from ..deepgram.vendor import parse_options
 from . import protocol
 from .connection import Ending, ManagedStream, Muteness, wait_ready
 from .memory import MuteMemory
@@ -96,12 +96,8 @@ class ManagedProvider(Provider):
         settings = self._settings
         auth = protocol.Auth(self._token, config(settings, request))
         address = ConnectRequest(settings.url + protocol.PATH)
-        socket = await self._connector.connect(address, protocol.handshake_error)
-        try:
+        async with self._connector.opening(address) as socket:
             ready = await wait_ready(socket, auth, settings.ready_timeout_seconds)
-        except BaseException:  # cancelled too
-            await socket.close()
-            raise
         known = settings.extensions == "on"
         extended = known or (settings.extensions == "auto" and ready.session_id is not None)
         ending = Ending(

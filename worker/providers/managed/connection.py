@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled
+from natterjack.plugin.errors import RemoteProtocolError, Stalled
 from natterjack.plugin.provider import Final as FinalEvent
-from natterjack.plugin.provider import Interim, Notice, ProviderEvent, ProviderStream
-from natterjack.plugin.websocket import Closed, Socket
+from natterjack.plugin.provider import Interim, Notice, ProviderEvent
+from natterjack.plugin.websocket import Closed, Socket, WebSocketStream
 
 from . import protocol
 from .memory import MuteMemory
@@ -61,7 +61,7 @@ async def wait_ready(socket: Socket, auth: protocol.Auth, timeout_seconds: float
     failed: protocol.Error | None = None
     try:
         async with asyncio.timeout(timeout_seconds):
-            await socket.send_text(protocol.encode_client(auth))
+            await socket.send(protocol.encode_client(auth))
             while True:
                 message = await socket.receive()
                 if isinstance(message, Closed):
@@ -85,7 +85,7 @@ async def wait_ready(socket: Socket, auth: protocol.Auth, timeout_seconds: float
         raise Stalled(NAME, "mute", f"not ready within {timeout_seconds:g} s") from None
 
 
-class ManagedStream(ProviderStream):
+class ManagedStream(WebSocketStream):
     """A session of the proxy that is ready."""
 
     def __init__(
@@ -96,12 +96,11 @@ class ManagedStream(ProviderStream):
         muteness: Muteness,
         reference: str | None,
     ) -> None:
+        super().__init__(socket)
         self.reference = reference
         self._muteness = muteness
-        self._socket = socket
         self._texts = texts
         self._ending = ending
-        self._loop = asyncio.get_running_loop()
         self._finished_at: float | None = None
         self._heard_at = self._loop.time()
         """When the proxy last said something."""
@@ -117,40 +116,34 @@ class ManagedStream(ProviderStream):
         """Since when there is speech without an answer."""
         self._error: protocol.Error | None = None
         self._error_at = 0.0
-        self._closed = False
 
-    async def send(self, audio: bytes) -> None:
-        if self._finished_at is not None:
-            raise RuntimeError("send after finish")
+    def on_audio(self, audio: bytes) -> None:
         self._texts.hear(audio)
-        await self._socket.send_bytes(audio)
 
-    def send_nowait(self, audio: bytes) -> bool:
-        if self._finished_at is not None or not self._socket.send_nowait(audio):
-            return False
-        self._texts.hear(audio)
-        return True
+    def encode_finish(self) -> str:
+        return protocol.encode_client(protocol.End())
 
     async def finish(self) -> None:
-        if self._finished_at is not None:
+        if self.finishing:
             return
         self._finished_at = self._heard_at = self._loop.time()
         self._texts.finish()
         if self._ending.extended:
-            await self._socket.send_text(protocol.encode_client(protocol.End()))
+            await super().finish()
             return
+        self.finishing = True
         # 3.3: there is no message for it, and closing would lose what is still to be said. Silence
         # makes the upstream end the last utterance.
         left = round(self._ending.silence * BYTES_PER_SECOND / 2) * 2
         while left > 0:
-            await self._socket.send_bytes(bytes(min(left, _FRAME_BYTES)))
+            await self.socket.send(bytes(min(left, _FRAME_BYTES)))
             left -= _FRAME_BYTES
 
     async def finalize(self) -> None:
         """Only of a proxy that is known to take it (setting `extensions`)."""
         if not self._ending.finalize:
             raise NotImplementedError
-        await self._socket.send_text(protocol.encode_client(protocol.Finalize()))
+        await self.socket.send(protocol.encode_client(protocol.Finalize()))
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
         raise NotImplementedError
@@ -162,7 +155,7 @@ class ManagedStream(ProviderStream):
                 async with asyncio.timeout(
                     _HOLDING_SECONDS if self._texts.holding else _LOOK_SECONDS
                 ):
-                    message = await self._socket.receive()
+                    message = await self.socket.receive()
             except TimeoutError:
                 pass
             if isinstance(message, Closed):
@@ -170,7 +163,7 @@ class ManagedStream(ProviderStream):
                     raise protocol.session_error(self._error, message)
                 break
             if message is not None:
-                for event in self._give(self._take(message)):
+                for event in self._give(self.decode(message)):
                     yield event
             for event in self._give(self._texts.due()):
                 yield event
@@ -208,7 +201,7 @@ class ManagedStream(ProviderStream):
         start = self._kept[0].start
         return Interim(" ".join(filter(None, parts)), start, end, times_estimated=True)
 
-    def _take(self, message: str | bytes) -> list[ProviderEvent]:
+    def decode(self, message: str | bytes) -> list[ProviderEvent]:
         try:
             decoded = protocol.decode_server(message)
         except RemoteProtocolError as error:
@@ -229,7 +222,7 @@ class ManagedStream(ProviderStream):
         """What to give if speech has had no answer for long. Raises: Stalled, if the worker is to
         send it once more."""
         quiet, now = self._muteness.quiet, self._loop.time()
-        if self._closed or self._finished_at is not None:
+        if self.failure is not None or self._finished_at is not None:
             return []
         owed = self._texts.owed
         if owed <= 0:
@@ -259,8 +252,8 @@ class ManagedStream(ProviderStream):
             if now - self._error_at >= _GRACE_SECONDS:
                 raise protocol.session_error(self._error, None)
             return False
-        if self._closed:
-            raise Dropped(NAME, "the stream was closed here")
+        if self.failure is not None:
+            raise self.failure
         if self._finished_at is None or self._ending.extended:
             return False
         quiet = now - self._heard_at
@@ -273,7 +266,3 @@ class ManagedStream(ProviderStream):
             return True  # the stream before had the same audio, and no answer to it either
         self._note(sent - self._final)
         raise Stalled(NAME, "finish", f"no answer to some of the last {sent - self._final:.1f} s")
-
-    async def close(self) -> None:
-        self._closed = True
-        await self._socket.close()

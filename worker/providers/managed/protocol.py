@@ -333,17 +333,3 @@ def ready_error(error: Error | None, closed: Closed | None) -> ProviderError:
     if isinstance(found, Dropped) and error is not None:
         return Unavailable(NAME, "server_error", error.message[:_MAX_QUOTE], found.code)
     return found
-
-
-def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
-    """What a refused handshake means; the protocol says nothing of it, HTTP does."""
-    said, code = "the handshake was refused", str(status)
-    if status in (401, 403):
-        return RequestRefused(NAME, "auth", said, code)
-    if status == 402:
-        return RequestRefused(NAME, "credit", said, code)
-    if status == 429:
-        return Unavailable(NAME, "rate_limit", said, code)
-    if status == 408 or status >= 500:
-        return Unavailable(NAME, "server_error", said, code)
-    return RequestRefused(NAME, "request", said, code)

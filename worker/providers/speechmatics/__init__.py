@@ -15,7 +15,7 @@ from natterjack.plugin.errors import PluginError, ProviderError
 from natterjack.plugin.provider import Capabilities, Provider, ProviderStream, StreamRequest
 from natterjack.plugin.websocket import Connector
 
-from . import connection, failures, options, protocol
+from . import connection, options, protocol
 from .keys import Keys
 from .settings import SpeechmaticsSettings
 from .state import Limits
@@ -92,14 +92,10 @@ class SpeechmaticsProvider(Provider):
         settings = self._settings
         key = await self._keys.get()
         connect = protocol.connect_request(settings.url, key, settings.app, str(uuid.uuid4()))
-        socket = await self._connector.connect(connect, failures.handshake_error)
-        try:
+        async with self._connector.opening(connect) as socket:
             return await connection.start(
                 socket, recognition, self._limits, settings.start_timeout_seconds
             )
-        except BaseException:  # cancelled too
-            await socket.close()
-            raise
 
     def _failed(self, session_id: str, error: ProviderError) -> None:
         if error.cause == "auth":

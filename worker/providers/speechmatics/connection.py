@@ -37,7 +37,7 @@ async def start(
         async with asyncio.timeout(timeout_seconds):
             # "Error handling": it may have refused already; what it says is read in any case.
             with contextlib.suppress(Dropped):
-                await socket.send_text(protocol.encode_start(recognition))
+                await socket.send(protocol.encode_start(recognition))
             while len(early) < _MAX_EARLY:
                 received = await socket.receive()
                 if isinstance(received, Closed):
@@ -103,7 +103,7 @@ class SpeechmaticsStream(ProviderStream):
         self._check()
         # Counted first: the acknowledgement may be here before `send_bytes` returns.
         self._state.sent(len(audio))
-        await self._write(self._socket.send_bytes(audio))
+        await self._write(self._socket.send(audio))
 
     def send_nowait(self, audio: bytes) -> bool:
         if not audio or self._finishing or not self._state.ready:
@@ -118,15 +118,15 @@ class SpeechmaticsStream(ProviderStream):
         if self._finishing:
             return
         self._finishing = True
-        await self._write(self._socket.send_text(self._state.finish()))
+        await self._write(self._socket.send(self._state.finish()))
 
     async def finalize(self) -> None:
         """Ends the turn as well."""
-        await self._write(self._socket.send_text(self._state.finalize()))
+        await self._write(self._socket.send(self._state.finalize()))
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
         """No answer is documented; a refusal would end the stream."""
-        await self._write(self._socket.send_text(self._state.configure(changes)))
+        await self._write(self._socket.send(self._state.configure(changes)))
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
         while True:

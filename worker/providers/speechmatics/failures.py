@@ -5,7 +5,6 @@ Sources: Speechmatics docs, "Error handling" and "Limits"; specification, ErrorT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from natterjack.plugin.errors import (
@@ -49,21 +48,6 @@ _TYPES: Final = {
 """Error types by the close code that goes with them (Speechmatics docs, "Error handling")."""
 _MISUSED: Final = (1002, 1007, 1009)
 """RFC 6455, 7.4.1: what we sent was against the WebSocket protocol, or too big."""
-
-
-def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
-    """What a refused handshake means."""
-    code = str(status)
-    said = "the handshake was refused"
-    if status in (401, 403):
-        return RequestRefused(NAME, "auth", said, code)
-    if status == 402:
-        return RequestRefused(NAME, "credit", said, code)
-    if status == 429:
-        return Unavailable(NAME, "rate_limit", said, code)
-    if status == 408 or status >= 500:
-        return Unavailable(NAME, "server_error", said, code)
-    return RequestRefused(NAME, "request", said, code)
 
 
 def error_of(error: Error) -> ProviderError:

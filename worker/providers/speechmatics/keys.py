@@ -18,7 +18,7 @@ from natterjack.plugin.errors import (
     RequestRefused,
     Unavailable,
 )
-from natterjack.plugin.proxy import through
+from natterjack.plugin.proxy import proxy_for
 
 from .options import NAME
 from .settings import SpeechmaticsSettings
@@ -106,7 +106,7 @@ class Keys:
                     json={"ttl": self._settings.temporary_key_ttl_seconds},
                     headers={"Authorization": f"Bearer {self._api_key.get_secret_value()}"},
                     allow_redirects=False,  # the key is for nobody else
-                    **through(self._settings.management_url),
+                    **proxy_for(self._settings.management_url),
                 ) as response,
             ):
                 if response.status != 201:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from natterjack.audio import AudioFormat, Encoding
 from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
 from .settings import Model, SpeechmaticsSettings
@@ -32,7 +33,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-_StrictT = TypeVar("_StrictT", bound=_Strict)
 _Text = Annotated[str, Field(min_length=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -128,26 +128,10 @@ def refused(message: str) -> RequestRefused:
     return RequestRefused(NAME, "request", message)
 
 
-def _parse(model: type[_StrictT], given: Mapping[str, Any], what: str) -> _StrictT:
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in problem["loc"]) or "?"
-        if problem["type"] == "extra_forbidden":
-            raise refused(f"unknown {what} {name!r}") from None
-        raise refused(f"{what} {name!r}: {problem['msg']}") from None
-
-
-def parse_options(options: Mapping[str, Any]) -> Options:
-    """`options`, checked. Raises: RequestRefused naming the option."""
-    return _parse(Options, options, "option")
-
-
 def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     """What `configure` is to change, checked: one wrong field would end the session (fact: the
     answer to it is an Error). Raises: RequestRefused naming it."""
-    return _plain(_parse(Changes, changes, "configure"))
+    return _plain(parse_options(NAME, Changes, changes, "configure"))
 
 
 @dataclass(frozen=True)
@@ -161,7 +145,7 @@ class Recognition:
 
 def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recognition:
     """The configuration of a stream. Raises: RequestRefused."""
-    options = parse_options(request.options)
+    options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, _ = request.format
     if encoding not in _ENCODINGS:
         raise refused(f"audio in {encoding} is not taken")
@@ -222,7 +206,7 @@ def _model(
         return {"operating_point": options.operating_point}
     named = options.model
     if named is None and request.model is not None:
-        named = _parse(Options, {"model": request.model}, "session's").model
+        named = parse_options(NAME, Options, {"model": request.model}, "session's").model
     if settings.operating_point is not None:
         return {"operating_point": named or settings.operating_point}
     return {"model": named or settings.model}

@@ -204,7 +204,7 @@ async def closes_unasked(socket: web.WebSocketResponse, message: dict[str, Any])
 async def test_a_close_that_nobody_asked_for_is_none_in_order(make: Make) -> None:
     """Not even when it is read after `finish` was called: it came before."""
     async with scripted(make, closes_unasked) as stream:
-        await until(lambda: stream._socket.close_received, "it is here")  # type: ignore[attr-defined]
+        await until(lambda: stream.socket.close_received, "it is here")  # type: ignore[attr-defined]
         await stream.finish()
         events, error = await ends(stream)
     assert texts(events) == ["one"]
@@ -221,7 +221,7 @@ async def test_a_close_while_finish_is_on_its_way_is_none_in_order(
         async def blocked(data: str) -> None:
             await release.wait()
 
-        monkeypatch.setattr(stream._socket, "send_text", blocked)  # type: ignore[attr-defined]
+        monkeypatch.setattr(stream.socket, "send", blocked)  # type: ignore[attr-defined]
         finishing = asyncio.create_task(stream.finish())
         await asyncio.sleep(0)
         _, error = await ends(stream)
@@ -376,7 +376,7 @@ async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None
         if how == "close":
             await stream.close()
         else:
-            stream._socket.abort()  # type: ignore[attr-defined]
+            stream.socket.abort()  # type: ignore[attr-defined]
         with pytest.raises(Dropped):
             await soon(asking, 1)
         with pytest.raises(Dropped):

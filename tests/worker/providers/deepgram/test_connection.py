@@ -384,7 +384,7 @@ async def test_a_failed_keepalive_fails_the_stream(
         def broken(data: bytes | str) -> bool:
             raise Dropped("deepgram", "no way to send")
 
-        monkeypatch.setattr(stream._socket, "send_nowait", broken)  # type: ignore[attr-defined]
+        monkeypatch.setattr(stream.socket, "send_nowait", broken)  # type: ignore[attr-defined]
         with pytest.raises(Dropped, match="no way to send"):
             await soon(hear(stream), 5)
     await until(lambda: emulator.log[0].closed, "the connection was cut")

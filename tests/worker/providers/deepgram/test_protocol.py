@@ -17,7 +17,6 @@ from worker.providers.deepgram import protocol
 from worker.providers.deepgram.options import listen
 from worker.providers.deepgram.protocol import (
     ConfigureAnswer,
-    Keepalive,
     Results,
     SpeechStarted,
     Summary,
@@ -356,10 +355,3 @@ def test_the_end_after_close_stream() -> None:
     assert close_error(Closed(1000), finishing=True) is None
     for code in (1001, 1005, 1011, None):
         assert isinstance(close_error(Closed(code), finishing=True), Dropped)
-
-
-def test_keepalive_deadlines() -> None:
-    keepalive = Keepalive(4.0, sent_at=100.0)
-    assert keepalive.deadline == 104.0
-    keepalive.sent_at = 103.5
-    assert keepalive.deadline == 107.5

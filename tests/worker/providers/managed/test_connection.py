@@ -298,7 +298,7 @@ async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: Manag
     for word in WORDS[:4]:
         await asyncio.sleep(1)
         assert not collecting.done()
-        heard += stream._give(stream._take(protocol.encode_server(Transcript(word, True))))
+        heard += stream._give(stream.decode(protocol.encode_server(Transcript(word, True))))
     assert not said(heard), "not final before all was said"
     assert [event for event in heard if isinstance(event, Interim)][-1].text.split() == WORDS[:4]
     with pytest.raises(Stalled):

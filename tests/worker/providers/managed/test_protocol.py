@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -246,21 +245,3 @@ def test_before_ready_an_error_without_a_known_code_goes_by_the_close() -> None:
     assert isinstance(protocol.ready_error(unknown, Closed(1000)), Unavailable)
     assert isinstance(protocol.ready_error(unknown, None), Unavailable)
     assert isinstance(protocol.ready_error(None, Closed(1006)), Dropped)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "cause"),
-    [
-        (401, RequestRefused, "auth"),
-        (403, RequestRefused, "auth"),
-        (402, RequestRefused, "credit"),
-        (404, RequestRefused, "request"),
-        (408, Unavailable, "server_error"),
-        (429, Unavailable, "rate_limit"),
-        (502, Unavailable, "server_error"),
-    ],
-)
-def test_refused_handshakes(status: int, kind: Any, cause: str) -> None:
-    error = protocol.handshake_error(status, {})
-    assert type(error) is kind
-    assert (error.cause, error.code) == (cause, str(status))

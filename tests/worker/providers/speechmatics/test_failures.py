@@ -8,7 +8,7 @@ from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Una
 from natterjack.plugin.websocket import Closed
 from tests.emulators import speechmatics_spec as spec
 from tests.emulators.speechmatics_faults import CLOSE_CODES
-from worker.providers.speechmatics.failures import close_error, error_of, handshake_error
+from worker.providers.speechmatics.failures import close_error, error_of
 from worker.providers.speechmatics.keys import management_error
 from worker.providers.speechmatics.messages import Error
 
@@ -86,26 +86,6 @@ def test_close_codes_without_a_type(
         error = close_error(Closed(code, reason))
         assert (type(error), error.cause) == (kind, cause)
         assert error.code == (None if code is None else str(code))
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "cause"),
-    [
-        (400, RequestRefused, "request"),
-        (401, RequestRefused, "auth"),
-        (402, RequestRefused, "credit"),
-        (403, RequestRefused, "auth"),
-        (404, RequestRefused, "request"),
-        (405, RequestRefused, "request"),
-        (408, Unavailable, "server_error"),
-        (429, Unavailable, "rate_limit"),
-        (500, Unavailable, "server_error"),
-        (503, Unavailable, "server_error"),
-    ],
-)
-def test_refused_handshakes(status: int, kind: type[ProviderError], cause: str) -> None:
-    error = handshake_error(status, {})
-    assert (type(error), error.cause, error.code) == (kind, cause, str(status))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""One WebSocket connection to a provider."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+
+from ..errors import Dropped
+
+CLOSE_SECONDS: Final = 0.5
+"""Longest closing handshake; after it the connection is aborted."""
+_UNSENT_BYTES: Final = 32 * 1024
+"""Unsent data after which `send` waits for the peer; aiohttp adds up to 64 kB. With less, a blocked
+connection is noticed earlier and loses less audio."""
+
+
+class Closed(NamedTuple):
+    """The end of a connection."""
+
+    code: int | None
+    """Close code; None if the connection ended without a close frame (RFC 6455, 7.1.5: 1006)."""
+    reason: str = ""
+
+
+class Socket:
+    """One WebSocket connection to a provider. One task receives; several tasks may send."""
+
+    def __init__(
+        self,
+        provider: str,
+        connection: aiohttp.ClientWebSocketResponse,
+        response: aiohttp.ClientResponse,
+    ) -> None:
+        """Only a Connector makes sockets."""
+        self.provider = provider
+        """Name of the provider, as in the errors that the socket raises."""
+        self.headers: Mapping[str, str] = response.headers
+        """Headers of the handshake's response."""
+        self._connection = connection
+        opened = response.connection
+        # uvloop's transports have the methods of asyncio.Transport, but not the class.
+        self._transport: Any = None if opened is None else opened.transport
+        self._closed = False
+        self._close_given = False
+        """`receive` has returned the peer's close frame."""
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+            raw = self._transport.get_extra_info("socket")
+            if raw is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                with contextlib.suppress(OSError, NotImplementedError):
+                    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    async def send(self, data: bytes | str) -> None:
+        """Send bytes as a binary frame or text as a text frame.
+
+        Waits while the peer reads too slowly. Raises Dropped. A cancelled `send` may or may not
+        have sent the frame, but never a part of it.
+        """
+        try:
+            await self._sending(data)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._dropped(error) from error
+
+    def send_nowait(self, data: bytes | str) -> bool:
+        """Send a frame without waiting, and return True.
+
+        Returns False, and sends nothing, while earlier frames wait to be written: call `send`
+        then. Raises Dropped.
+        """
+        if self._transport is None or self._transport.get_write_buffer_size():
+            return False
+        sending = self._sending(data)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return True
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._dropped(error) from error
+        # The frame is written. aiohttp would wait until the buffer is empty; the next send does.
+        sending.close()
+        return True
+
+    async def receive(self) -> str | bytes | Closed:
+        """Return the next message, or how the connection ended. Cancelling loses no message."""
+        message = await self._connection.receive()
+        if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
+            data: str | bytes = message.data
+            return data
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            # aiohttp reports 0 for a frame without a status, which is 1005 (RFC 6455, 7.4.1).
+            self._close_given = True
+            return Closed(message.data or 1005, message.extra or "")
+        # Not `close_code`: aiohttp reports the end of TCP without a close frame as 1000.
+        error = message.data if message.type is aiohttp.WSMsgType.ERROR else None
+        error = error or self._connection.exception()
+        return Closed(None, "" if error is None else str(error))
+
+    @property
+    def close_received(self) -> bool:
+        """Whether the peer's close frame has arrived, even if `receive` has not returned it yet."""
+        if self._close_given or self._connection.closed:
+            return True
+        # aiohttp has no public way to look at messages that nobody has received yet, and `receive`
+        # belongs to another task. A close that arrived before we ended the stream must not count as
+        # the answer to it: the provider would seem to have transcribed audio that it never read.
+        unread = self._connection._reader._buffer
+        # Before aiohttp 3.11 the queue holds pairs of a message and its size.
+        messages: Iterable[Any] = (item if hasattr(item, "type") else item[0] for item in unread)
+        return any(message.type is aiohttp.WSMsgType.CLOSE for message in messages)
+
+    def abort(self) -> None:
+        """Cut the connection at once; `receive` then returns Closed."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def close(self) -> None:
+        """Close the connection, with a closing handshake of half a second at most. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._connection.close()
+        finally:
+            # A transport with unsent data would live for as long as the peer does not read.
+            self.abort()
+
+    def _sending(self, data: bytes | str) -> Any:
+        connection = self._connection
+        return connection.send_str(data) if isinstance(data, str) else connection.send_bytes(data)
+
+    def _dropped(self, error: Exception) -> Dropped:
+        return Dropped(self.provider, f"the connection broke: {error}")
