@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 
@@ -37,8 +38,7 @@ async def _relay(arguments: argparse.Namespace) -> Any:
 
 async def _stages(arguments: argparse.Namespace) -> Any:
     shares = await stages.measure(seconds=2 * arguments.seconds)
-    for name, share in shares.items():
-        print(f"{name:24}{share:>7.1%}")
+    print(*table([[name, f"{share:.1%}"] for name, share in shares.items()], right=(1,)), sep="\n")
     return shares
 
 

@@ -334,9 +334,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for found in needs:
             count = math.ceil(found.sessions / found.cells)
             print(f"\none of {found.cells} cells, {count} sessions")
-            for load in sorted(loads(count, inputs), key=lambda load: -load.share):
-                usage = f"{load.needed:,.2f} of {load.allowed:,.0f} {load.unit}"
-                print(f"{load.share:>7.1%}  {load.what:24} {usage}")
+            lines = [
+                [f"{load.share:.1%}", load.what,
+                 f"{load.needed:,.2f} of {load.allowed:,.0f} {load.unit}"]
+                for load in sorted(loads(count, inputs), key=lambda load: -load.share)
+            ]  # fmt: skip
+            print(*table(lines, right=(0,)), sep="\n")
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from natterjack.broker.connection import connected
+from natterjack.cli.table import table
 from natterjack.events import FinalEvent, StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
@@ -205,15 +206,14 @@ def _all_closed(choir: Choir) -> bool:
 
 
 def print_losses(losses: Sequence[Loss]) -> None:
-    print(f"{'':28}{'fault':>8}{'spoken':>8}{'lost':>7}{'doubled':>9}{'others':>8}")
+    lines = [["", "fault", "spoken", "lost", "doubled", "others", ""]]
     for loss in losses:
         name = f"{loss.peer} {loss.service}"
         if loss.skipped:
-            print(f"{name:28}{loss.fault:>8}  not measured: {loss.skipped}")
+            lines.append([name, loss.fault, *[""] * 4, f"not measured: {loss.skipped}"])
             continue
-        notes = f"  {loss.broken} sessions broke" if loss.broken else ""
-        notes += f"  {loss.unended} sessions did not end" if loss.unended else ""
-        print(
-            f"{name:28}{loss.fault:>8}{loss.spoken:>8}{loss.lost:>7}{loss.doubled:>9}"
-            f"{loss.others:>8}{notes}"
-        )
+        notes = [f"{loss.broken} sessions broke"] if loss.broken else []
+        notes += [f"{loss.unended} sessions did not end"] if loss.unended else []
+        counts = [str(n) for n in (loss.spoken, loss.lost, loss.doubled, loss.others)]
+        lines.append([name, loss.fault, *counts, ", ".join(notes)])
+    print(*table(lines, right=range(1, 6)), sep="\n")

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from natterjack.cli.table import table
 from tests.waiting import until
 
 from .peer_losses import Loss, measure_losses, print_losses
@@ -187,23 +188,25 @@ async def _begun(provider: Emulator, sessions: int) -> None:
 
 
 def print_points(points: Sequence[PeerPoint]) -> None:
-    head = f"{'peer':24}{'sessions':>9}{'CPU s/h':>9}{'core':>7}"
-    print(head + f"{'audio p50/p95/p99 ms':>23}{'results p50/p95/p99 ms':>25}{'KB/session':>12}")
+    head = ["peer", "sessions", "CPU s/h", "core", "audio p50/p95/p99 ms"]
+    lines = [[*head, "results p50/p95/p99 ms", "KB/session", ""]]
     for point in points:
         name = f"{point.peer} {point.service}"
         if point.skipped:
-            print(f"{name:24}{point.sessions or '':>9}  not measured: {point.skipped}")
+            sessions = str(point.sessions or "")
+            lines.append([name, sessions, *[""] * 5, f"not measured: {point.skipped}"])
             continue
-        notes = f"  {point.broken} sessions broke" if point.broken else ""
+        notes = [f"{point.broken} sessions broke"] if point.broken else []
         if point.cpu_share >= _FULL:
-            notes += "  the core is full"
+            notes.append("the core is full")
         if abs(point.delivered - 1) > 0.02:
-            notes += f"  {point.delivered:.1%} of audio delivered"
-        print(
-            f"{name:24}{point.sessions:>9}{point.cpu_s_per_hour:>9.2f}{point.cpu_share:>7.2f}"
-            f"{_three(point.audio_ms):>23}{_three(point.results_ms):>25}"
-            f"{point.kb_per_session:>12.0f}{notes}"
-        )
+            notes.append(f"{point.delivered:.1%} of audio delivered")
+        lines.append(
+            [name, str(point.sessions), f"{point.cpu_s_per_hour:.2f}", f"{point.cpu_share:.2f}",
+             _three(point.audio_ms), _three(point.results_ms), f"{point.kb_per_session:.0f}",
+             ", ".join(notes)]
+        )  # fmt: skip
+    print(*table(lines, right=range(1, 7)), sep="\n")
     versions = {name: v for point in points for name, v in point.versions.items()}
     print(", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
 

@@ -1,4 +1,4 @@
-"""A collector of traces: OTLP over HTTP, as the real ones speak it, that keeps what it is sent."""
+"""A trace collector for tests: it speaks OTLP over HTTP and stores the spans it receives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 
-class Seen(NamedTuple):
-    """A span as it arrived."""
+class ReceivedSpan(NamedTuple):
+    """A span as received."""
 
     service: str
     name: str
@@ -30,16 +30,16 @@ class Seen(NamedTuple):
     attributes: dict[str, Any]
     events: list[str]
 
-    def about(self, name: str) -> Any:
+    def attribute(self, name: str) -> Any:
         """The value of `natterjack.<name>`, or None."""
         return self.attributes.get(f"natterjack.{name}")
 
 
 class Collector:
-    """Answers with `status`; keeps spans of what it answered with 200."""
+    """Replies with `status` and stores the spans of requests that succeed."""
 
     def __init__(self) -> None:
-        self.spans: list[Seen] = []
+        self.spans: list[ReceivedSpan] = []
         self.raw: list[bytes] = []
         self.status = 200
         self.requests = 0
@@ -47,17 +47,17 @@ class Collector:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a program send its spans here, soon."""
+        """Variables that make a program export its spans here without much delay."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
 
-    def named(self, name: str) -> list[Seen]:
-        """In the order of their beginnings."""
+    def named(self, name: str) -> list[ReceivedSpan]:
+        """Spans with this name, ordered by start."""
         return sorted((s for s in self.spans if s.name == name), key=lambda span: span.start)
 
-    def of(self, service: str, name: str = "session") -> list[Seen]:
+    def of(self, service: str, name: str = "session") -> list[ReceivedSpan]:
         return [span for span in self.named(name) if span.service == service]
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -68,7 +68,7 @@ class Collector:
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                 service = {a.key: a.value for a in resource.resource.attributes}["service.name"]
                 for scope in resource.scope_spans:
-                    self.spans += [_seen(service.string_value, span) for span in scope.spans]
+                    self.spans += [_parsed(service.string_value, span) for span in scope.spans]
         return web.Response(
             status=self.status,
             body=ExportTraceServiceResponse().SerializeToString(),
@@ -76,9 +76,9 @@ class Collector:
         )
 
 
-def _seen(service: str, span: trace_pb2.Span) -> Seen:
+def _parsed(service: str, span: trace_pb2.Span) -> ReceivedSpan:
     failed = span.status.code == trace_pb2.Status.STATUS_CODE_ERROR
-    return Seen(
+    return ReceivedSpan(
         service,
         span.name,
         trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
@@ -96,7 +96,7 @@ def _seen(service: str, span: trace_pb2.Span) -> Seen:
 
 @asynccontextmanager
 async def collecting() -> AsyncIterator[Collector]:
-    """A running collector on a free port."""
+    """Run a collector on a free port."""
     collector = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", collector._take)

@@ -1,1 +1,1 @@
-"""The `natterjack` command: one module for each subcommand, and their tables."""
+"""The `natterjack` command: one module for each subcommand, and the tables they print."""

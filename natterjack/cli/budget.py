@@ -1,4 +1,4 @@
-"""`natterjack budget`: what tenants may use in a day, what they have used, and what is left."""
+"""`natterjack budget`: daily budgets of tenants, and what has been used of them."""
 
 from __future__ import annotations
 
@@ -31,63 +31,71 @@ from natterjack.fleet.budgets import (
 from natterjack.fleet.usage import DayUsage
 from natterjack.settings import BrokerSettings, LogSettings, add_flags
 
+from .arguments import add_command
+from .table import table
+
 _NAME = "natterjack-budget"
 
 
 class NoBudget(NatterjackError):
-    """There is none to show or to remove."""
+    """The budget does not exist."""
 
 
 # ---- flags --------------------------------------------------------------------------------------
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `budget` and those under it."""
-    about = "what tenants may use in a day (UTC), and what they have used"
-    command = commands.add_parser("budget", help=about, description=_sentence(about))
+    """Add the subcommand `budget` and its actions."""
+    command = commands.add_parser(
+        "budget",
+        help="manage daily budgets of tenants and show what they have used",
+        description="Manage daily budgets of tenants and show what they have used. Days are in "
+        "UTC.",
+    )
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     parsers = [
-        _add(actions, "list", "every budget, what was used of it and what is left"),
-        _add(actions, "show", "the budget of one tenant: its own, or else the default"),
-        _add(actions, "set", "set a budget, in place of the one there was; workers obey at once"),
-        _add(actions, "remove", "remove a budget"),
-        _add(actions, "usage", "what was used, by tenant and provider: the invoice"),
+        add_command(actions, "list", "show all budgets with what has been used and what is left"),
+        add_command(actions, "show", "show the budget of one tenant, its own or the default"),
+        add_command(
+            actions, "set", "set a budget, replacing an existing one; it takes effect at once"
+        ),
+        add_command(actions, "remove", "remove a budget"),
+        add_command(actions, "usage", "show what was used, by tenant and provider"),
     ]
-    showing, (_, show, setting, removing, usage) = (parsers[0], parsers[1], parsers[4]), parsers
-    show.add_argument("tenant", metavar="TENANT", help="the tenant")
+    _, show, setting, removing, usage = parsers
+    show.add_argument("tenant", metavar="TENANT", help="tenant to show")
     for parser in (setting, removing):
-        parser.add_argument("tenant", nargs="?", metavar="TENANT", help="the tenant")
-        parser.add_argument("--default", action="store_true", help="of tenants without their own")
+        parser.add_argument("tenant", nargs="?", metavar="TENANT", help="tenant of the budget")
+        parser.add_argument(
+            "--default",
+            action="store_true",
+            help="the budget of each tenant without one of its own",
+        )
     setting.add_argument(
-        "--seconds-per-day", type=float, metavar="N", help="of audio sent to providers; 0: none"
+        "--seconds-per-day",
+        type=float,
+        metavar="N",
+        help="seconds of audio sent to providers; 0: none",
     )
     setting.add_argument(
-        "--cost-per-day", type=float, metavar="X", help="money at providers; 0: none"
+        "--cost-per-day", type=float, metavar="X", help="money spent at providers; 0: none"
     )
-    setting.add_argument("--currency", default="USD", metavar="C", help="of the money (USD)")
-    usage.add_argument("--tenant", metavar="TENANT", help="only this one")
-    for parser in showing:
-        parser.add_argument("--day", metavar="YYYY-MM-DD", help="in UTC; today if left out")
-        parser.add_argument("--json", action="store_true", help="as JSON")
+    setting.add_argument(
+        "--currency", default="USD", metavar="C", help="currency of --cost-per-day (default: USD)"
+    )
+    usage.add_argument("--tenant", metavar="TENANT", help="show only this tenant")
+    for parser in (parsers[0], show, usage):
+        parser.add_argument("--day", metavar="YYYY-MM-DD", help="day in UTC (default: today)")
+        parser.add_argument("--json", action="store_true", help="print JSON")
     for parser in parsers:
         add_flags(parser, BrokerSettings, "nats-")
         add_flags(parser, LogSettings)
 
 
-def _add(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str
-) -> argparse.ArgumentParser:
-    return actions.add_parser(name, help=about, description=_sentence(about))
-
-
-def _sentence(about: str) -> str:
-    return f"{about[0].upper()}{about[1:]}."
-
-
 def _chosen_key(flags: argparse.Namespace) -> str:
-    """The bucket's key that is meant. Raises UsageError."""
+    """The key of the budget that the flags name. Raises UsageError."""
     if flags.default == (flags.tenant is not None):
-        raise UsageError(f"{flags.action}: name a tenant, or --default")
+        raise UsageError(f"{flags.action}: name a tenant, or give --default")
     return DEFAULT_KEY if flags.default else budget_key(flags.tenant)
 
 
@@ -97,7 +105,7 @@ def _chosen_day(flags: argparse.Namespace) -> str:
     try:
         return date.fromisoformat(flags.day).isoformat()
     except ValueError:
-        raise UsageError(f"--day {flags.day!r} is no day: write it as YYYY-MM-DD") from None
+        raise UsageError(f"--day {flags.day!r} is not a date of the form YYYY-MM-DD") from None
 
 
 def _chosen_budget(flags: argparse.Namespace) -> Budget:
@@ -113,18 +121,18 @@ def _chosen_budget(flags: argparse.Namespace) -> Budget:
         raise UsageError(f"set: {first_problem(error)}") from None
 
 
-# ---- doing it -----------------------------------------------------------------------------------
+# ---- actions ------------------------------------------------------------------------------------
 
 
 async def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, BrokerError, NoBudget."""
+    """Run the action and return the exit status. Raises UsageError, BrokerError, NoBudget."""
     if flags.action == "set":
         return await _set(flags, _chosen_key(flags), _chosen_budget(flags))
     if flags.action == "remove":
         return await _remove(flags, _chosen_key(flags))
     day, tenant = _chosen_day(flags), getattr(flags, "tenant", None)
     if tenant is not None:
-        budget_key(tenant)  # a bad one is said first
+        budget_key(tenant)  # an invalid tenant is reported before connecting
     entries = None
     async with broker_of(flags, _NAME) as broker:
         used = await _read_usage(broker, day, tenant or "*")
@@ -158,17 +166,16 @@ async def _set(flags: argparse.Namespace, key: str, budget: Budget) -> int:
 async def _remove(flags: argparse.Namespace, key: str) -> int:
     async with broker_of(flags, _NAME) as broker:
         if not await remove(broker, key):
-            raise NoBudget(f"there is no {key} to remove")
+            raise NoBudget(f"there is no budget {key} to remove")
     print(f"{key}: removed")
     return 0
 
 
-# ---- showing it ---------------------------------------------------------------------------------
+# ---- output -------------------------------------------------------------------------------------
 
 
 def _amounts(budget: Budget) -> list[str]:
-    nothing = standings(budget, Used())
-    return [_amount(standing.unit, standing.limit) for standing in nothing]
+    return [_amount(standing.unit, standing.limit) for standing in standings(budget, Used())]
 
 
 def _amount(unit: str, number: float) -> str:
@@ -178,7 +185,7 @@ def _amount(unit: str, number: float) -> str:
 def _standing(
     tenant: str | None, budget: Budget | None, own: bool, usages: Sequence[DayUsage]
 ) -> dict[str, Any]:
-    """How a tenant stands, as JSON has it. Tenant None: the default, of which nobody uses."""
+    """The JSON form of a tenant's standing. Tenant None is the default budget itself."""
     rows = []
     if budget is not None:
         for row in standings(budget, Used.of(usages, budget.currency)):
@@ -207,12 +214,12 @@ def _show_all(day: str, entries: Entries, used: dict[str, list[DayUsage]], *, as
             own = tenant in entries.tenants
             shown.append(_standing(tenant, budget, own, used.get(tenant, ())))
     if as_json:
-        print(json.dumps({"day": day, "budgets": shown, "wrong": entries.wrong}, indent=2))
+        print(json.dumps({"day": day, "budgets": shown, "wrong": entries.invalid}, indent=2))
     elif shown:
         _print_standings(shown)
     else:
-        print("no budgets: every tenant may use as much as it likes")
-    return _complain(entries.wrong)
+        print("no budgets: the use of all tenants is unlimited")
+    return _report_invalid(entries.invalid)
 
 
 def _show_one(
@@ -224,27 +231,27 @@ def _show_one(
         print(json.dumps({"day": day, **standing}, indent=2))
     elif budget is None:
         seconds = plain(Used.of(usages, "").seconds, 1)
-        print(f"{tenant} has no budget; on {day} it has used {seconds} s")
+        print(f"{tenant} has no budget; it used {seconds} s on {day}")
     else:
         _print_standings([standing])
     key = budget_key(tenant)
-    return _complain({key: entries.wrong[key]} if key in entries.wrong else {})
+    return _report_invalid({key: entries.invalid[key]} if key in entries.invalid else {})
 
 
-def _complain(wrong: dict[str, str]) -> int:
-    for key, problem in sorted(wrong.items()):
+def _report_invalid(invalid: dict[str, str]) -> int:
+    for key, problem in sorted(invalid.items()):
         print(f"natterjack budget: {key}: {problem}", file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if invalid else 0
 
 
 def _print_standings(shown: list[dict[str, Any]]) -> None:
-    table = [["TENANT", "BUDGET", "A DAY", "USED", "LEFT"]]
+    lines = [["TENANT", "BUDGET", "A DAY", "USED", "LEFT"]]
     for one in shown:
         for row in one["units"]:
             numbers = [row["limit"], row["used"], row["remaining"]]
             amounts = ["" if n is None else _amount(row["unit"], n) for n in numbers]
-            table.append([one["tenant"] or "(others)", one["key"], *amounts])
-    _print_table(table, left=2)
+            lines.append([one["tenant"] or "(others)", one["key"], *amounts])
+    _print_table(lines)
 
 
 def _show_usage(day: str, used: dict[str, list[DayUsage]], *, as_json: bool) -> int:
@@ -266,7 +273,7 @@ def _show_usage(day: str, used: dict[str, list[DayUsage]], *, as_json: bool) -> 
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """Sums of rounded numbers, rounded as they were."""
+    """Sums of rounded numbers need rounding again."""
     return {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
 
 
@@ -274,9 +281,9 @@ _USAGE_COLUMNS = ("sent", "replayed", "connected", "reported", "billed")
 
 
 def _print_usage(tenants: list[dict[str, Any]]) -> None:
-    """Seconds, but for the money. What was captured belongs to no provider: once a tenant."""
+    """Print seconds, and costs. Captured seconds are shown once per tenant, for all providers."""
     head = ["TENANT", "PROVIDER", "CAPTURED", *map(str.upper, _USAGE_COLUMNS), "COST", "RECOVERY"]
-    table = [head]
+    lines = [head]
     for tenant in tenants:
         captured = f"{tenant['captured_seconds']:.1f}"
         for row in tenant["providers"] or [None]:
@@ -287,17 +294,11 @@ def _print_usage(tenants: list[dict[str, Any]]) -> None:
                 line += ["-" if value is None else f"{value:.1f}" for value in seconds]
                 line.append(f"{row['cost']:.4f} {row['currency']}")
                 line.append(f"{row['recovery_cost']:.4f} {row['currency']}")
-            table.append(line + [""] * (len(head) - len(line)))
+            lines.append(line + [""] * (len(head) - len(line)))
             captured = ""
-    _print_table(table, left=2)
+    _print_table(lines)
 
 
-def _print_table(table: list[list[str]], *, left: int) -> None:
-    """Aligned; the first `left` columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        cells = [
-            cell.ljust(width) if n < left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+def _print_table(lines: list[list[str]]) -> None:
+    """Print the first two columns aligned to the left, the others to the right."""
+    print(*table(lines, right=range(2, len(lines[0]))), sep="\n")

@@ -1,4 +1,4 @@
-"""`natterjack erase`: remove what the broker keeps of a tenant, a conversation or a speaker."""
+"""`natterjack erase`: remove the stored data of a tenant, a conversation or a speaker."""
 
 from __future__ import annotations
 
@@ -35,60 +35,65 @@ from natterjack.subjects import (
     parse_key,
 )
 
+from .table import table
+
 _NAME = "natterjack-erase"
 _TIMEOUT_S = 60.0
-_ANSWER_S = 5.0
-_LOOK_S = 0.2
-_LONGEST_PAUSE_S = 2.0
-"""Longer than it takes whoever speaks on to send the next chunk, of a second at most."""
-_LOOKS = 2
-"""What was on its way when the sessions were ended comes before the first of them."""
-_SHOWN = 10
+_PUBLISH_TIMEOUT_S = 5.0
+_POLL_S = 0.2
+_RECHECK_DELAY_S = 2.0
+"""A client that is still writing sends a chunk, of at most one second, within this time."""
+_RECHECKS = 2
+"""The first recheck may find messages that were in flight when the sessions ended."""
+_MAX_KEYS_SHOWN = 10
 
 
 class StillOpen(NatterjackError):
-    """Sessions are under way, and would go on to write."""
+    """Sessions or other clients are still writing."""
 
 
-class Place(NamedTuple):
-    """Messages of one stream that are to go."""
+class Target(NamedTuple):
+    """Messages of one stream to remove."""
 
-    what: str
+    label: str
     stream: str
     subjects: tuple[str, ...]
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `erase`."""
+    """Add the subcommand `erase`."""
     command = commands.add_parser(
         "erase",
-        help="remove what the broker keeps of a tenant",
-        description="Removes sound, transcripts and checkpoints of a tenant, a conversation or one "
-        "speaker from the broker, for good. What was used (seconds and cost, no content) stays "
-        "for the invoice unless --usage is given. Sound that an edge keeps in its spool, and what "
-        "subscribers have stored, is not reached by it. Remove the tenant's users first, or its "
-        "agents begin anew.",
-        epilog="Exit status: 0 all is gone, or --dry-run; 1 sessions are open, somebody goes on "
-        "writing, or it was not confirmed; 2 wrong usage, no NATS, or it refuses.",
+        help="remove the stored data of a tenant from the broker",
+        description="Remove audio, transcripts and checkpoints of a tenant, a conversation or one "
+        "speaker from the broker, permanently. Usage records (seconds and cost, no content) are "
+        "kept for invoices unless --usage is given. Audio in an edge's spool and data that "
+        "subscribers have stored are not removed. Remove the tenant's users first; otherwise its "
+        "edges open new sessions.",
+        epilog="Exit status: 0 everything was removed, or --dry-run was given; 1 sessions are "
+        "open, another client is still writing, or the removal was not confirmed; 2 wrong usage, "
+        "no connection to NATS, or the server refused.",
     )
-    command.add_argument("--tenant", required=True, help="whose")
-    command.add_argument("--conversation", help="only this one")
-    command.add_argument("--speaker", help="only this one, of the conversation")
+    command.add_argument("--tenant", required=True, help="tenant whose data is removed")
+    command.add_argument("--conversation", help="remove only this conversation")
+    command.add_argument("--speaker", help="remove only this speaker of the conversation")
     command.add_argument(
-        "--usage", action="store_true", help="also what it has used, and its budget"
+        "--usage", action="store_true", help="also remove the tenant's usage records and budget"
     )
     command.add_argument(
-        "--stop", action="store_true", help="end sessions that are open first; those that wait go"
+        "--stop",
+        action="store_true",
+        help="end open sessions first, and remove requests that are still waiting",
     )
-    command.add_argument("--dry-run", action="store_true", help="count, remove nothing")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--dry-run", action="store_true", help="count messages, remove nothing")
+    command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_flags(command, BrokerSettings, "nats-")
 
 
-def places(
+def targets(
     tenant: str, conversation: str | None, speaker: str | None, *, usage: bool
-) -> list[Place]:
-    """Where there may be something. Raises InvalidKey, UsageError."""
+) -> list[Target]:
+    """The messages to remove, by stream and subject. Raises InvalidKey, UsageError."""
     tokens = [check_token("tenant", tenant)]
     if conversation is not None:
         tokens.append(check_token("conversation", conversation))
@@ -100,196 +105,196 @@ def places(
     key = ".".join(tokens) + ("" if whole else ".>")
     events = key + ".>" if whole else key
     found = [
-        Place("sound", streams.AUDIO, (f"{AUDIO_PREFIX}.{key}",)),
-        Place("events", streams.TRANSCRIPTS, (f"{TRANSCRIPT_PREFIX}.{events}",)),
-        Place(
+        Target("audio", streams.AUDIO, (f"{AUDIO_PREFIX}.{key}",)),
+        Target("events", streams.TRANSCRIPTS, (f"{TRANSCRIPT_PREFIX}.{events}",)),
+        Target(
             "checkpoints", f"KV_{streams.BUCKET}", (streams.bucket_subject(streams.BUCKET, key),)
         ),
     ]
     if usage:
         if conversation is not None:
-            raise UsageError("--usage is of a whole tenant: leave out --conversation")
+            raise UsageError("--usage applies to a whole tenant: omit --conversation")
         used = streams.bucket_subject(streams.USAGE_BUCKET, f"*.{tenant}.>")
         budget = streams.bucket_subject(streams.BUDGETS_BUCKET, f"tenant.{tenant}")
-        found.append(Place("usage", f"KV_{streams.USAGE_BUCKET}", (used,)))
-        found.append(Place("budget", f"KV_{streams.BUDGETS_BUCKET}", (budget,)))
+        found.append(Target("usage", f"KV_{streams.USAGE_BUCKET}", (used,)))
+        found.append(Target("budget", f"KV_{streams.BUDGETS_BUCKET}", (budget,)))
     return found
 
 
 async def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, BrokerError, StillOpen."""
-    chosen = places(flags.tenant, flags.conversation, flags.speaker, usage=flags.usage)
+    """Run the command and return the exit status. Raises UsageError, BrokerError, StillOpen."""
+    chosen = targets(flags.tenant, flags.conversation, flags.speaker, usage=flags.usage)
     name = ".".join(t for t in (flags.tenant, flags.conversation, flags.speaker) if t)
     async with broker_of(flags, _NAME) as broker:
-        counts = {place: await _count(broker, place) for place in chosen}
-        waiting, odd = await _open(broker, flags)
+        counts = [(t.label, await _count(broker, t), t.stream) for t in chosen]
+        open_keys, invalid = await _open(broker, flags)
         slots = await _slots(broker, flags)
-        for place, count in counts.items():
-            print(f"{place.what:14}{count:>10}  {place.stream}")
-        print(f"{'open sessions':14}{len(waiting):>10}  {streams.SESSIONS}")
-        for what, found, stream in (
-            ("bad requests", odd, streams.SESSIONS), ("slots", slots, streams.SLOTS),
-        ):  # fmt: skip
-            if found:
-                print(f"{what:14}{len(found):>10}  {stream}")
+        counts.append(("open sessions", len(open_keys), streams.SESSIONS))
+        counts += [("invalid requests", len(invalid), streams.SESSIONS)] if invalid else []
+        counts += [("slots", len(slots), streams.SLOTS)] if slots else []
+        lines = [[label, str(count), stream] for label, count, stream in counts]
+        print(*table(lines, right=(1,)), sep="\n")
         if flags.dry_run:
             print("\ndry run: nothing was removed")
             return 0
-        if waiting and not flags.stop:
-            shown = ", ".join(map(str, waiting[:_SHOWN])) + (
-                " ..." if len(waiting) > _SHOWN else ""
-            )
+        if open_keys and not flags.stop:
+            shown = ", ".join(map(str, open_keys[:_MAX_KEYS_SHOWN]))
+            more = " ..." if len(open_keys) > _MAX_KEYS_SHOWN else ""
             raise StillOpen(
-                f"{len(waiting)} sessions are open and would go on to write: {shown}. "
+                f"{len(open_keys)} sessions are open and still write: {shown}{more}. "
                 "End them, or give --stop; nothing was removed"
             )
         if not flags.yes and not _confirmed(name):
             print("nothing was removed", file=sys.stderr)
             return 1
-        if waiting:
-            await _stop(broker, flags, waiting)
+        if open_keys:
+            await _stop(broker, flags, open_keys)
         if flags.usage:
             await _announce(broker, flags.tenant)
-        chosen += [Place("requests", streams.SESSIONS, (subject,)) for subject in odd]
-        removed = sum([await _purge(broker, place) for place in chosen])
+        chosen += [Target("requests", streams.SESSIONS, (subject,)) for subject in invalid]
+        removed = sum([await _purge(broker, target) for target in chosen])
         for slot in await _slots(broker, flags):
-            removed += await _purge(broker, Place("slot", streams.SLOTS, (slot.subject,)), slot)
-        for _ in range(_LOOKS):
-            print("looking whether anything comes in still ...", file=sys.stderr)
-            await asyncio.sleep(_LONGEST_PAUSE_S)
-            came: Counter[str] = Counter()
-            for place in chosen:
-                came[place.what] += await _purge(broker, place)
-            removed += came.total()
-            if not came.total():
+            removed += await _purge(broker, Target("slot", streams.SLOTS, (slot.subject,)), slot)
+        for _ in range(_RECHECKS):
+            print("checking whether any client is still writing ...", file=sys.stderr)
+            await asyncio.sleep(_RECHECK_DELAY_S)
+            arrived: Counter[str] = Counter()
+            for target in chosen:
+                arrived[target.label] += await _purge(broker, target)
+            removed += arrived.total()
+            if not arrived.total():
                 break
     print(f"\nremoved {removed} messages of {name}")
-    if came.total():
-        told = ", ".join(f"{what} {count}" for what, count in came.items() if count)
+    if arrived.total():
+        shown = ", ".join(f"{label} {count}" for label, count in arrived.items() if count)
         raise StillOpen(
-            f"somebody goes on writing, and will after this: {told} in {_LONGEST_PAUSE_S:g} s. "
-            "Remove the tenant's users first (`natterjack users remove`, and reload the server), "
-            "or end its agents; then run it again"
+            f"another client is still writing: {shown} in {_RECHECK_DELAY_S:g} s. Remove the "
+            "tenant's users first (`natterjack users remove`, then reload the server) or stop its "
+            "edges, and run this command again"
         )
     return 0
 
 
 def _confirmed(name: str) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("--yes is needed where nobody can be asked")
-    print(f"\nRemove all this for good? Type {name} to confirm: ", end="", flush=True)
+        raise UsageError("--yes is needed when standard input is not a terminal")
+    print(f"\nRemove all this permanently? Type {name} to confirm: ", end="", flush=True)
     return sys.stdin.readline().strip() == name
 
 
-async def _ask(broker: Broker, subject: str, question: dict[str, object]) -> dict[str, object]:
-    """What the JetStream API answers. Raises StreamMismatch."""
-    reply = await broker.client.request(subject, json.dumps(question).encode(), _TIMEOUT_S)
-    answer: dict[str, object] = json.loads(reply.data)
-    error = answer.get("error")
+async def _ask(broker: Broker, subject: str, request: dict[str, object]) -> dict[str, object]:
+    """Send a request to the JetStream API and return its reply. Raises StreamMismatch."""
+    message = await broker.client.request(subject, json.dumps(request).encode(), _TIMEOUT_S)
+    reply: dict[str, object] = json.loads(message.data)
+    error = reply.get("error")
     if isinstance(error, dict):
         raise StreamMismatch(f"{subject}: {error.get('description')}")
-    return answer
+    return reply
 
 
 async def _subjects(broker: Broker, stream: str, subject: str) -> dict[str, int]:
-    """How many messages there are on each subject that the filter `subject` matches."""
+    """The number of messages on each subject that the filter `subject` matches."""
     found: dict[str, int] = {}
     offset, total = 0, 1
     while offset < total:
-        question: dict[str, object] = {"subjects_filter": subject, "offset": offset}
-        answer = await _ask(broker, f"$JS.API.STREAM.INFO.{stream}", question)
-        state = answer.get("state")
+        request: dict[str, object] = {"subjects_filter": subject, "offset": offset}
+        reply = await _ask(broker, f"$JS.API.STREAM.INFO.{stream}", request)
+        state = reply.get("state")
         subjects = state.get("subjects") if isinstance(state, dict) else None
-        more: dict[str, int] = subjects if isinstance(subjects, dict) else {}
-        found |= more
-        total = int(str(answer.get("total") or 0))
-        offset += len(more) or total
+        page: dict[str, int] = subjects if isinstance(subjects, dict) else {}
+        found |= page
+        total = int(str(reply.get("total") or 0))
+        offset += len(page) or total
     return found
 
 
-async def _count(broker: Broker, place: Place) -> int:
-    counted = [await _subjects(broker, place.stream, subject) for subject in place.subjects]
+async def _count(broker: Broker, target: Target) -> int:
+    counted = [await _subjects(broker, target.stream, subject) for subject in target.subjects]
     return sum(sum(found.values()) for found in counted)
 
 
-async def _purge(broker: Broker, place: Place, last: Stored | None = None) -> int:
-    """How many are gone. Up to `last`, if that is given."""
+async def _purge(broker: Broker, target: Target, last: Stored | None = None) -> int:
+    """Remove messages, up to and including `last` if given. Returns how many were removed."""
     removed = 0
-    for subject in place.subjects:
-        question: dict[str, object] = {"filter": subject}
+    for subject in target.subjects:
+        request: dict[str, object] = {"filter": subject}
         if last is not None:
-            question["seq"] = last.sequence + 1  # the first that stays
-        answer = await _ask(broker, f"$JS.API.STREAM.PURGE.{place.stream}", question)
-        removed += int(str(answer.get("purged") or 0))
+            request["seq"] = last.sequence + 1  # the first message to keep
+        reply = await _ask(broker, f"$JS.API.STREAM.PURGE.{target.stream}", request)
+        removed += int(str(reply.get("purged") or 0))
     return removed
 
 
 async def _open(broker: Broker, flags: argparse.Namespace) -> tuple[list[SessionKey], list[str]]:
-    """Sessions that a worker holds, or that wait for one; and subjects of requests that no worker
-    can take, since their keys are none."""
+    """Keys of sessions that are in the queue or held by a worker, and subjects of invalid requests.
+
+    An invalid request has a subject without a session key, so no worker can claim it.
+    """
     tokens = [t for t in (flags.tenant, flags.conversation, flags.speaker) if t]
     subject = ".".join([SESSION_PREFIX, *tokens, *([] if len(tokens) == 3 else [">"])])
-    keys, odd = [], []
+    keys, invalid = [], []
     for found in await _subjects(broker, streams.SESSIONS, subject):
         with contextlib.suppress(InvalidKey):
             key = parse_key(found)
             if found == f"{SESSION_PREFIX}.{key}":
                 keys.append(key)
                 continue
-        odd.append(found)
-    return sorted(keys), odd
+        invalid.append(found)
+    return sorted(keys), invalid
 
 
 async def _slots(broker: Broker, flags: argparse.Namespace) -> list[Stored]:
-    """Slots of providers' accounts that the tenant has, or had when its worker died."""
+    """Stored slots of provider accounts that belong to the tenant, also those of dead workers."""
     if flags.conversation is not None:
         return []
     async with store_of(broker, streams.SLOTS) as store:
-        taken = [
+        stored_slots = [
             stored
             for prefix in (SLOT_PREFIX, DIAL_PREFIX)
             for stored in await store.read_all(f"{prefix}.>")
         ]
-    return [stored for stored in taken if _holder(stored.data) == flags.tenant]
+    return [stored for stored in stored_slots if _tenant(stored.data) == flags.tenant]
 
 
-def _holder(claim: bytes) -> str | None:
-    """The tenant that a slot's entry names."""
+def _tenant(slot: bytes) -> str | None:
+    """The tenant in a slot's entry."""
     with contextlib.suppress(ValueError):
-        told = json.loads(claim)
-        if isinstance(told, dict):
-            return str(told.get("tenant"))
+        entry = json.loads(slot)
+        if isinstance(entry, dict):
+            return str(entry.get("tenant"))
     return None
 
 
 async def _announce(broker: Broker, tenant: str) -> None:
-    """Have every worker forget what the tenant has used, and its budget: a purge is not heard."""
+    """Make all workers forget the tenant's usage and budget: they receive no event of a purge."""
     js = broker.client.jetstream()
     for subject in (
         streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased(tenant)),
         streams.bucket_subject(streams.BUDGETS_BUCKET, f"tenant.{tenant}"),
     ):
-        await js.publish(subject, b"", timeout=_ANSWER_S, headers={"KV-Operation": "PURGE"})
-    await asyncio.sleep(_LOOK_S)
+        await js.publish(
+            subject, b"", timeout=_PUBLISH_TIMEOUT_S, headers={"KV-Operation": "PURGE"}
+        )
+    await asyncio.sleep(_POLL_S)
 
 
 async def _stop(broker: Broker, flags: argparse.Namespace, keys: list[SessionKey]) -> None:
-    """End sessions, and return when none is open. Raises StillOpen."""
+    """End sessions and return when none is open. Raises StillOpen."""
     request = ControlRequest(command="stop", reason="erased")
 
     async def stop(key: SessionKey) -> None:
         try:
             await control_session(broker, key, request)
-        except BrokerError:  # no worker has it: nobody will, without its request
+        except BrokerError:  # no worker holds it, and none can claim it without its request
             subject = f"{SESSION_PREFIX}.{key}"
-            await _purge(broker, Place("request", streams.SESSIONS, (subject,)))
+            await _purge(broker, Target("request", streams.SESSIONS, (subject,)))
 
     print(f"ending {len(keys)} sessions ...", file=sys.stderr)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             for start in range(0, len(keys), 50):
                 await asyncio.gather(*(stop(key) for key in keys[start : start + 50]))
-            while (await _open(broker, flags))[0]:  # noqa: ASYNC110 - the queue says nothing of itself
-                await asyncio.sleep(_LOOK_S)
+            while (await _open(broker, flags))[0]:  # noqa: ASYNC110 - the queue sends no events
+                await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        raise StillOpen("sessions do not end within a minute; nothing was removed") from None
+        raise StillOpen("the sessions did not end within a minute; nothing was removed") from None

@@ -1,5 +1,4 @@
-"""`natterjack limits`: how many connections, and new ones a second, all workers may open on a
-provider's account."""
+"""`natterjack limits`: connection limits of provider accounts, which all workers share."""
 
 from __future__ import annotations
 
@@ -16,38 +15,42 @@ from natterjack.fleet.limits import ACCOUNT_KEYS, AccountLimit, limit_key, parse
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.subjects import SLOT_PREFIX, check_token
 
+from .arguments import add_command
+
 _NAME = "natterjack-limits"
 
 
 class NoLimit(NatterjackError):
-    """There is none to remove."""
+    """The limit does not exist."""
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `limits` and those under it."""
+    """Add the subcommand `limits` and its actions."""
     command = commands.add_parser(
         "limits",
-        help="what all workers together may open on a provider's account",
-        description="Limits of provider accounts, which hold for all workers together. An account "
-        "is a provider's name, unless WORKER_ACCOUNTS groups several.",
+        help="manage connection limits of provider accounts",
+        description="Manage connection limits of provider accounts, which all workers share. An "
+        "account is the name of a provider, unless WORKER_ACCOUNTS groups several.",
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="every limit, and the connections in use")
-    listing.add_argument("--json", action="store_true", help="as JSON")
-    setting = actions.add_parser("set", help="set a limit; workers obey at once")
+    listing = add_command(actions, "list", "show all limits and the connections in use")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    setting = add_command(actions, "set", "set a limit; it takes effect at once")
     setting.add_argument("account", metavar="ACCOUNT", help="provider account")
-    setting.add_argument("--connections", type=int, metavar="N", help="open at a time, from 1")
     setting.add_argument(
-        "--dials-per-second", type=int, metavar="N", help="new connections in any second, from 1"
+        "--connections", type=int, metavar="N", help="connections open at a time, 1 or more"
     )
-    removing = actions.add_parser("remove", help="remove a limit")
+    setting.add_argument(
+        "--dials-per-second", type=int, metavar="N", help="new connections per second, 1 or more"
+    )
+    removing = add_command(actions, "remove", "remove a limit")
     removing.add_argument("account", metavar="ACCOUNT", help="provider account")
     for parser in (listing, setting, removing):
         add_flags(parser, BrokerSettings, "nats-")
 
 
 async def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, BrokerError, NoLimit."""
+    """Run the action and return the exit status. Raises UsageError, BrokerError, NoLimit."""
     if flags.action == "list":
         return await _list(flags)
     check_token("account", flags.account)
@@ -76,7 +79,7 @@ async def _set(flags: argparse.Namespace) -> int:
 
 async def _list(flags: argparse.Namespace) -> int:
     limits: dict[str, AccountLimit] = {}
-    bad: dict[str, str] = {}
+    invalid: dict[str, str] = {}
     used: Counter[str] = Counter()
     subject = streams.bucket_subject(streams.BUDGETS_BUCKET, f"{ACCOUNT_KEYS}.*")
     async with broker_of(flags, _NAME) as broker:
@@ -91,18 +94,20 @@ async def _list(flags: argparse.Namespace) -> int:
             try:
                 limits[account] = parse_account_limit(entry.data)
             except UsageError as error:
-                bad[account] = str(error)
+                invalid[account] = str(error)
     if flags.json:
-        told = {a: {**limit.model_dump(), "in_use": used[a]} for a, limit in limits.items()}
-        print(json.dumps(told))
+        limits_in_use = {
+            a: {**limit.model_dump(), "in_use": used[a]} for a, limit in limits.items()
+        }
+        print(json.dumps(limits_in_use))
     else:
         for account, limit in sorted(limits.items()):
             print(_line(account, limit, used[account]))
-        if not limits and not bad:
-            print("no account is limited")
-    for account, problem in sorted(bad.items()):
+        if not limits and not invalid:
+            print("no account has a limit")
+    for account, problem in sorted(invalid.items()):
         print(f"{account}: {problem}")
-    return 1 if bad else 0
+    return 1 if invalid else 0
 
 
 def _line(account: str, limit: AccountLimit, used: int | None) -> str:
@@ -112,5 +117,5 @@ def _line(account: str, limit: AccountLimit, used: int | None) -> str:
         if used is not None:
             parts[-1] += f" ({used} in use)"
     if limit.dials_per_second is not None:
-        parts.append(f"{limit.dials_per_second} new ones a second")
+        parts.append(f"{limit.dials_per_second} new ones per second")
     return f"{account}: {', '.join(parts) or 'no limit'}"

@@ -21,6 +21,7 @@ from natterjack.subjects import transcript_filter
 from natterjack.telemetry import log as logs
 
 from . import budget, erase, limits, plugins, sessions, streams, users
+from .arguments import add_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "demo",
         help="transcribe a recording or the microphone on this machine",
-        description="Starts a broker, a worker and an edge on this machine, shows captions, and "
-        "stops everything at the end. Needs no account: the default provider is an engine that "
+        description="Start a broker, a worker and an edge on this machine, show captions, and stop "
+        "everything at the end. This needs no account: the default provider is an engine that "
         "runs inside the worker.",
     )
     command.add_argument(
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "up",
         help="run a broker and workers on this machine, for development",
-        description="Runs a broker and workers on this machine until Ctrl-C, for development.",
+        description="Run a broker and workers on this machine until Ctrl-C, for development.",
     )
     command.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "tail",
         help="show transcripts as they arrive",
-        description="Shows transcripts as they arrive, until Ctrl-C.",
+        description="Show transcripts as they arrive, until Ctrl-C.",
     )
     for name in ("tenant", "conversation", "speaker"):
         command.add_argument(f"--{name}", help=f"show only this {name}")
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(command, BrokerSettings, "nats-")
 
     about = "list the installed providers with their capabilities and settings"
-    command = commands.add_parser("plugins", help=about, description=f"{about.capitalize()}.")
+    command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
     for subcommand in (budget, limits, sessions, streams, erase, users):
         subcommand.add_to(commands)

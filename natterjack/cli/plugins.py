@@ -1,4 +1,4 @@
-"""`natterjack plugins`: the installed providers, what they can do and how they are set."""
+"""`natterjack plugins`: the installed providers with their capabilities and settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from natterjack.plugin.entry_points import available
 
+from .table import table
+
 
 def describe(point: EntryPoint) -> dict[str, Any]:
-    """Name, package, version, capabilities and settings; or the error that loading it gave."""
+    """Name, package, version, capabilities and settings of a plugin, or its loading error."""
     about: dict[str, Any] = {"name": point.name}
     if point.dist is not None:
         about |= {"package": point.dist.name, "version": point.dist.version}
@@ -19,7 +21,7 @@ def describe(point: EntryPoint) -> dict[str, Any]:
         found = point.load()
         capabilities = dataclasses.asdict(found.capabilities)
         settings = found.Settings
-    except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way
+    except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         return {**about, "error": f"{type(error).__name__}: {error}"}
     prefix = settings.model_config.get("env_prefix", "")
     about["capabilities"] = {
@@ -43,7 +45,7 @@ def _plain(value: Any) -> Any:
 
 
 def show(*, as_json: bool) -> int:
-    """Print the list; the exit status: 1 when a plugin cannot be loaded."""
+    """Print the list and return the exit status, which is 1 if a plugin cannot be loaded."""
     points = available().values()
     plugins = [describe(point) for point in points]
     if as_json:
@@ -61,16 +63,19 @@ def _print(about: dict[str, Any]) -> None:
     if "error" in about:
         print(f"  cannot be loaded: {about['error']}\n")
         return
+    capabilities, settings = [], []
     for name, value in about["capabilities"].items():
-        shown = "nothing" if name == "configurable" and not value else _words(value)
-        print(f"  {name.replace('_', ' '):16} {shown}")
+        shown = "nothing" if name == "configurable" and not value else _text(value)
+        capabilities.append([f"  {name.replace('_', ' ')}", shown])
     for setting in about["settings"]:
         default = "required" if setting["required"] else f"default {setting['default']}"
-        print(f"  {setting['name']:32} {setting['help']} [{default}]")
+        settings.append([f"  {setting['name']}", f"{setting['help']} [{default}]"])
+    for lines in (capabilities, settings):
+        print(*(table(lines) if lines else []), sep="\n")
     print()
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`natterjack sessions`: who is where, in what state, how late, at what cost, and what was said."""
+"""`natterjack sessions`: all open sessions with their state, lag, cost and last words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from natterjack.settings import BrokerSettings, add_flags, load
 
 from .table import plain, start, table
 
-_WATCH_S, _LEAST_WATCH_S = 2.0, 0.2
+_WATCH_S, _MIN_WATCH_S = 2.0, 0.2
 _HOME, _CLEAR, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
 _COLUMNS = ["SESSION", "STATE", "WORKER", "PROVIDER", "LAG", "SECONDS", "COST", "LAST WORDS"]
 _ELASTIC, _RIGHT = (0, 2), (4, 5, 6)
@@ -37,44 +37,50 @@ _SORTS: dict[str, Callable[[Row], float]] = {
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `sessions`."""
+    """Add the subcommand `sessions`."""
     command = commands.add_parser(
         "sessions",
-        help="who is where: state, lag, provider, seconds, cost, last words",
-        description="Every session that is open or waits for a worker. Reads NATS only, and makes "
-        "nothing there.",
-        epilog="LAG is seconds behind live; of a session in the state waiting, since it was asked "
-        "for. gone? is a session whose worker has been silent for 5 s; another will take it. "
-        "SECONDS is audio captured.",
+        help="show sessions: state, worker, provider, lag, seconds, cost, last words",
+        description="Show all sessions that are open or waiting for a worker. This only reads from "
+        "NATS.",
+        epilog="LAG is seconds behind live audio or, in the state waiting, seconds since the "
+        "request. SECONDS is audio captured. In the state gone?, the session's worker has not "
+        "reported for 5 s; another worker will take over the session.",
     )
     for name in ("tenant", "conversation", "speaker"):
-        command.add_argument(f"--{name}", help="only this one")
-    command.add_argument("--worker", help="only this worker's, by its name or process")
-    command.add_argument("--state", help="only in this state, such as streaming, waiting, gone")
+        command.add_argument(f"--{name}", help=f"show only this {name}")
+    command.add_argument("--worker", help="show only sessions of this worker, by name or instance")
     command.add_argument(
-        "--sort", choices=_SORTS, default="key", help="by key (default), or the greatest first"
+        "--state", help="show only sessions in this state, such as streaming, waiting or gone"
     )
-    command.add_argument("--no-words", action="store_true", help="leave out what was said")
-    command.add_argument("--json", action="store_true", help="one JSON array")
+    command.add_argument(
+        "--sort",
+        choices=_SORTS,
+        default="key",
+        help="sort by key (default), or greatest value first",
+    )
+    command.add_argument("--no-words", action="store_true", help="do not show last words")
+    command.add_argument("--json", action="store_true", help="print a JSON array")
     command.add_argument(
         "--watch", nargs="?", type=float, const=_WATCH_S, metavar="SECONDS",
-        help=f"again and again until Ctrl-C, every {_WATCH_S:g} s if not said otherwise; with "
-        "--json, one line each time",
+        help=f"repeat until Ctrl-C, every SECONDS (default: {_WATCH_S:g}); with --json, one line "
+        "each time",
     )  # fmt: skip
     add_flags(command, BrokerSettings, "nats-")
 
 
 async def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, BrokerError."""
+    """Run the command and return the exit status. Raises UsageError, BrokerError."""
     keys = KeyFilter(flags.tenant, flags.conversation, flags.speaker).check()
-    if flags.watch is not None and not _LEAST_WATCH_S <= flags.watch < math.inf:
-        raise UsageError(f"--watch {flags.watch:g}: give {_LEAST_WATCH_S:g} s or more")
+    if flags.watch is not None and not _MIN_WATCH_S <= flags.watch < math.inf:
+        raise UsageError(f"--watch {flags.watch:g}: give {_MIN_WATCH_S:g} s or more")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # words may be in any script
+        sys.stdout.reconfigure(errors="replace")  # last words may be in any script
     settings = load(BrokerSettings, flags)
     async with connected(settings, name="natterjack-sessions", once=True) as broker:
         view = _View(flags, keys, FleetReader(broker))
-        # A user who may not read all of it is shown the rest; one who hears no answer is told why.
+        # Without permission for some data, the rest is shown. Without permission for replies, the
+        # command fails with the reason.
         async with broker.allowed(only_answers=True):
             await view.start()
             if flags.watch is None:
@@ -85,8 +91,10 @@ async def run(flags: argparse.Namespace) -> int:
 
 
 async def _watch(view: _View, broker: Broker, seconds: float) -> None:
-    """Until cancelled. What is wrong at the start is raised; a broker that goes away later is
-    waited for."""
+    """Show sessions again and again until canceled.
+
+    Raises errors of the first read; later, waits for the broker to come back.
+    """
     await view.show()
     while True:
         await asyncio.sleep(seconds)
@@ -94,18 +102,18 @@ async def _watch(view: _View, broker: Broker, seconds: float) -> None:
             await view.show()
         except BrokerError as error:
             if broker.client.is_closed:
-                raise BrokerUnreachable("the connection to NATS is closed for good") from None
-            view.complain(error)
+                raise BrokerUnreachable("the connection to NATS is closed") from None
+            view.show_error(error)
 
 
 def _same_state(state: str, wanted: str) -> bool:
-    """Written in any of the ways that events, shells and this command have."""
-    one, other = (s.casefold().replace("_", " ").replace("-", " ") for s in (state, wanted))
-    return one.rstrip("?") == other.rstrip("?")
+    """Compare states, spelled as in events, on a command line or in this command's output."""
+    left, right = (s.casefold().replace("_", " ").replace("-", " ") for s in (state, wanted))
+    return left.rstrip("?") == right.rstrip("?")
 
 
 class _View:
-    """Shows the fleet as the flags say, on a terminal or elsewhere."""
+    """Writes the fleet to a terminal or elsewhere, according to the flags."""
 
     def __init__(self, flags: argparse.Namespace, keys: KeyFilter, reader: FleetReader) -> None:
         self._flags = flags
@@ -113,19 +121,19 @@ class _View:
         self._reader = reader
         self._live = flags.watch is not None and not flags.json and sys.stdout.isatty()
         self._frame: list[str] | None = None
-        self._said: list[str] = []
+        self._last_notes: list[str] = []
 
     async def start(self) -> None:
         await self._reader.start()
 
     async def show(self) -> None:
-        """Read, and show it. Raises BrokerError."""
+        """Read the fleet and show it. Raises BrokerError."""
         fleet = await self._reader.read(self._keys)
         rows = self._chosen(fleet)
         size = shutil.get_terminal_size()
-        # Header, summary, notes, and the line below, on which the cursor stands.
-        fits = max(1, size.lines - 5 - len(fleet.notes)) if self._live else len(rows)
-        shown = rows if len(rows) <= fits else rows[: fits - 1]
+        # Room for the header, the summary, the notes and the line with the cursor.
+        limit = max(1, size.lines - 5 - len(fleet.notes)) if self._live else len(rows)
+        shown = rows if len(rows) <= limit else rows[: limit - 1]
         if not self._flags.no_words:
             note = await self._reader.add_words(shown)
             fleet.notes += [note] if note else []
@@ -157,7 +165,7 @@ class _View:
         exclude = {"__all__": {"last_words"}} if self._flags.no_words else None
         indent = None if self._flags.watch is not None else 2
         print(_JSON.dump_json(rows, indent=indent, exclude=exclude).decode(), flush=True)
-        self._say(notes)
+        self._print_notes(notes)
 
     def _write(self, lines: list[str], notes: list[str]) -> None:
         if self._flags.watch is not None:
@@ -169,27 +177,27 @@ class _View:
             self._draw(notes)
             return
         print("\n".join(lines), end="\n\n" if self._flags.watch is not None else "\n", flush=True)
-        self._say(notes)
+        self._print_notes(notes)
 
     def _draw(self, notes: list[str]) -> None:
         room = shutil.get_terminal_size().columns
-        # Nothing is switched on that would have to be switched off, however this process ends.
+        # Uses no terminal mode that would have to be reset when this process ends.
         lines = [start(line, room) for line in (*(self._frame or ()), *map(plain, notes))]
         text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)
         print(f"{_HOME}{text}{_CLEAR_BELOW}", end="", flush=True)
 
-    def complain(self, error: BrokerError) -> None:
-        """Say that there is no new picture."""
+    def show_error(self, error: BrokerError) -> None:
+        """Show why there is no new view."""
         if self._live:
             self._draw([f"{datetime.now():%H:%M:%S}  {error}"])
         else:
-            self._say([str(error)])
+            self._print_notes([str(error)])
 
-    def _say(self, notes: list[str]) -> None:
+    def _print_notes(self, notes: list[str]) -> None:
         for note in notes:
-            if note not in self._said:
+            if note not in self._last_notes:
                 print(f"natterjack sessions: {note}", file=sys.stderr, flush=True)
-        self._said = notes
+        self._last_notes = notes
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -199,7 +207,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _money(cost: dict[str, float]) -> str:
-    """Currencies are not added up."""
+    """The cost in each currency."""
     spent = [f"{_number(v, 4)} {plain(c)}" for c, v in sorted(cost.items()) if v]
     return " + ".join(spent) or "0"
 
@@ -218,26 +226,26 @@ def _cells(row: Row) -> list[str]:
 
 
 def _counted(counts: dict[str, int]) -> str:
-    some = [f"{plain(name)} {count}" for name, count in sorted(counts.items()) if count]
-    return f" ({', '.join(some)})" if some else ""
+    shown = [f"{plain(name)} {count}" for name, count in sorted(counts.items()) if count]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _summary(rows: list[Row], fleet: Fleet, worker: str | None) -> str:
-    """Of the sessions that are shown; workers and slots of all, or of the worker that is meant."""
+    """Totals of the sessions in `rows`, and of all workers or the given one."""
     states = Counter(row.state for row in rows)
     waiting = states.pop(WAITING, 0)
     cost: dict[str, float] = {}
     for row in rows:
         for currency, spent in row.cost.items():
             cost[currency] = cost.get(currency, 0.0) + spent
-    told = [one for one in fleet.workers if worker in (None, one.name, one.instance)]
-    live = [one for one in told if not one.gone]
-    kinds = {"gone?": len(told) - len(live), "draining": sum(one.draining for one in live)}
+    known = [one for one in fleet.workers if worker in (None, one.name, one.instance)]
+    live = [one for one in known if not one.gone]
+    kinds = {"gone?": len(known) - len(live), "draining": sum(one.draining for one in live)}
     return ", ".join(
         [
             f"sessions {states.total()}{_counted(states)}",
             f"waiting {waiting}",
-            f"workers {len(told)}{_counted(kinds)}",
+            f"workers {len(known)}{_counted(kinds)}",
             f"slots {sum(one.used for one in live)}/{sum(one.slots for one in live)}",
             f"cost {_money(cost)}",
         ]

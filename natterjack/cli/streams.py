@@ -1,4 +1,4 @@
-"""`natterjack streams`: the streams, the consumer and the buckets as the settings say."""
+"""`natterjack streams`: bring streams, consumer and buckets in line with the settings."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ from natterjack.broker.differences import COPIES, STORED, plain
 from natterjack.errors import NatterjackError
 from natterjack.settings import BrokerSettings, StreamSettings, add_flags, load
 
+from .arguments import add_command
+from .table import table
+
 _NAME = "natterjack-streams"
 
 
 class WouldLose(NatterjackError):
-    """A change would drop what is stored, and nobody has said that it may."""
+    """A change would lose stored data, and --allow-loss was not given."""
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `streams` and what is under it."""
-    about = "make or change what the broker keeps: streams, queue consumer, buckets"
-    command = commands.add_parser("streams", help=about)
+    """Add the subcommand `streams` and its action."""
+    about = "create or change the streams, the consumer and the buckets on the broker"
+    command = add_command(commands, "streams", about)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     applying = actions.add_parser(
         "apply",
-        help="show what differs from the settings, then make it so",
-        description="Makes the streams, the consumer and the buckets that are missing, and "
-        "changes those that differ from the settings. Shows what it will do first. What an "
-        "operator has set beside the settings (placement, compression, descriptions) stays.",
-        epilog="Exit status: 0 all is as the settings say, or --dry-run; 1 stored messages or "
-        "copies would be lost, and nothing was changed; 2 wrong usage, no NATS, or it refuses.",
+        help="show what differs from the settings, then change it",
+        description="Create missing streams, consumers and buckets and change those that differ "
+        "from the settings. The changes are shown first. Other configuration that an operator has "
+        "set (placement, compression, descriptions) is kept.",
+        epilog="Exit status: 0 everything is as the settings say, or --dry-run was given; 1 stored "
+        "messages or replicas would be lost, so nothing was changed; 2 wrong usage, no connection "
+        "to NATS, or the server refused.",
     )
-    applying.add_argument("--dry-run", action="store_true", help="show it, change nothing")
+    applying.add_argument(
+        "--dry-run", action="store_true", help="show the changes without making them"
+    )
     applying.add_argument(
         "--allow-loss",
         action="store_true",
-        help="also where stored messages are lost, or copies of them: a shorter age, another "
+        help="also make changes that lose stored messages or replicas: a shorter age, another "
         "storage, fewer replicas",
     )
     add_flags(applying, StreamSettings, without=("create_streams",))
@@ -44,22 +50,23 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 async def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, BrokerError, WouldLose."""
+    """Run the action and return the exit status. Raises UsageError, BrokerError, WouldLose."""
     settings = load(StreamSettings, flags)
     async with broker_of(flags, _NAME) as broker:
         planned = await changes.plan(broker, settings)
-        for change in planned:
-            print(*_lines(change), sep="\n")
-        due = [change for change in planned if change.action != "same"]
+        print(*table([line for change in planned for line in _lines(change)]), sep="\n")
+        pending = [change for change in planned if change.action != "same"]
         if flags.dry_run:
-            print(f"\ndry run: {_count(len(due))} to be made; nothing was changed")
+            print(f"\ndry run: {_count(len(pending))} to make; nothing was changed")
             return 0
-        if not flags.allow_loss and (losing := lost(due)):
-            raise WouldLose(f"{losing}, so nothing was changed: --allow-loss does it all the same")
-        for change in due:
+        if not flags.allow_loss and (losing := lost(pending)):
+            raise WouldLose(
+                f"{losing}, so nothing was changed: --allow-loss makes the changes anyway"
+            )
+        for change in pending:
             print(f"{change.action} {change.name} ...", file=sys.stderr)
             await changes.apply(broker, change)
-    print(f"\n{_count(len(due))} made" if due else "\nall is as the settings say")
+    print(f"\n{_count(len(pending))} made" if pending else "\neverything is as the settings say")
     return 0
 
 
@@ -67,27 +74,28 @@ def _count(number: int) -> str:
     return f"{number} change" if number == 1 else f"{number} changes"
 
 
-def lost(due: list[changes.Change]) -> str:
-    """What would be lost, in a sentence; nothing if nothing is."""
-    stored = ", ".join(change.name for change in due if change.loses == STORED)
-    copies = ", ".join(change.name for change in due if change.loses == COPIES)
+def lost(pending: list[changes.Change]) -> str:
+    """A sentence that names what the changes would lose; empty if nothing."""
+    stored = ", ".join(change.name for change in pending if change.loses == STORED)
+    copies = ", ".join(change.name for change in pending if change.loses == COPIES)
     parts = [f"stored messages of {stored} would be lost"] if stored else []
     if copies:
         parts.append(
-            f"copies of {copies} on other servers would be given up "
-            "(NATTERJACK_STREAM_REPLICAS says how many there are to be)"
+            f"replicas of {copies} on other servers would be removed "
+            "(NATTERJACK_STREAM_REPLICAS sets their number)"
         )
     return ", and ".join(parts)
 
 
-def _lines(change: changes.Change) -> list[str]:
+def _lines(change: changes.Change) -> list[list[str]]:
+    """One line for each difference: action, name, difference."""
     lines = []
     for number, difference in enumerate(change.differences):
         action, name = ("", "") if number else (change.action, change.name)
         mark = f"   LOSES {difference.loses}" if difference.loses else ""
         what = f"{difference.what} {_shown(difference.found)} -> {_shown(difference.wanted)}"
-        lines.append(f"{action:8}{name:24}{what}{mark}")
-    return lines or [f"{change.action:8}{change.name}"]
+        lines.append([action, name, f"{what}{mark}"])
+    return lines or [[change.action, change.name, ""]]
 
 
 def _shown(value: object) -> str:

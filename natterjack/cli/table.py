@@ -1,4 +1,4 @@
-"""Text in columns for a terminal: cleaned of what could steer it, and cut to its width."""
+"""Tables for a terminal: without control characters, and cut to the terminal's width."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import unicodedata
 from collections.abc import Sequence
 
 GAP = "  "
-_LEAST_LAST = 8
+_MIN_LAST = 8
 _JOINERS = "\u200c\u200d"
-_STEERING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_REMOVED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def plain(text: str) -> str:
-    """On one line, without control characters and what turns the direction of writing."""
+    """`text` on one line, without control characters and marks that change text direction."""
     if not text.isprintable():
         text = "".join(
-            char if char in _JOINERS or unicodedata.category(char) not in _STEERING else " "
+            char
+            if char in _JOINERS or unicodedata.category(char) not in _REMOVED_CATEGORIES
+            else " "
             for char in text
         )
     return " ".join(text.split())
 
 
 def width(text: str) -> int:
-    """In cells of a terminal: East Asian characters take two, combining ones none."""
+    """Width in terminal cells: wide East Asian characters take two, combining characters none."""
     if text.isascii():
         return len(text)
     return sum(map(_cells, text))
@@ -35,7 +37,7 @@ def _cells(char: str) -> int:
 
 
 def end(text: str, room: int) -> str:
-    """As much of the end of `text` as has room, in cells; it says if something is missing."""
+    """The end of `text`, cut to `room` cells; an ellipsis marks the cut."""
     if width(text) <= room:
         return text
     left, kept = room - 1, len(text)
@@ -46,12 +48,12 @@ def end(text: str, room: int) -> str:
 
 
 def start(text: str, room: int) -> str:
-    """The same of its start."""
+    """The start of `text`, cut to `room` cells."""
     return end(text[::-1], room)[::-1]
 
 
 def middle(text: str, room: int) -> str:
-    """The start and the end of `text`."""
+    """The start and the end of `text`, cut to `room` cells in the middle."""
     if width(text) <= room:
         return text
     tail = end(text, room - room // 2)
@@ -66,9 +68,11 @@ def table(
     room: int | None = None,
     least: int = 12,
 ) -> list[str]:
-    """Aligned lines, the columns `right` to the right. With `room` (cells), no line is wider: the
-    `elastic` columns give way first, down to `least`; the last column has what is left, or is left
-    out if that is too little to be read."""
+    """Align `lines` in columns; the columns in `right` are aligned to the right.
+
+    With `room`, no line is wider than that many cells: the `elastic` columns shrink first, down to
+    `least` cells each. The last column gets the rest, or is omitted if that is too narrow.
+    """
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
     if room is not None:
@@ -78,7 +82,7 @@ def table(
             widths[max(elastic, key=widths.__getitem__)] -= 1
             spare += 1
         widths[last] = max(0, min(widths[last], wanted + spare))
-        if widths[last] < min(wanted, _LEAST_LAST) and last not in right:
+        if widths[last] < min(wanted, _MIN_LAST) and last not in right:
             fewer = [line[:-1] for line in lines]
             return table(fewer, right=right, elastic=elastic, room=room, least=least)
     shown = []

@@ -1,4 +1,4 @@
-"""`natterjack users`: users of the broker with least privilege, their keys, its configuration."""
+"""`natterjack users`: least-privilege users of the broker, their keys and the server's config."""
 
 from __future__ import annotations
 
@@ -20,82 +20,97 @@ from natterjack.broker.roles import ROLES, User
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
 
+from .arguments import add_command
+
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
 MAIN = "STT"
-"""Account of workers, subscribers, operators and all streams."""
+"""The account of workers, subscribers, operators and all streams."""
 _MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
-"""A subscriber that listens has a consumer."""
+"""Each listening subscriber has a consumer."""
 EDGE_CONNECTIONS = 1024
-"""Of all agents of a tenant at a time, if nothing else was said."""
+"""Default limit of simultaneous connections for all edges of a tenant together."""
 _EDGE_SUBSCRIPTIONS = 1024
-"""Of one connection: an agent has two for each session."""
+"""Limit of subscriptions per connection. An edge has two for each session."""
 
 
 class NoSuchUser(NatterjackError):
-    """There is none of that name."""
+    """No user has that name."""
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command `users` and those under it."""
+    """Add the subcommand `users` and its actions."""
     command = commands.add_parser(
         "users",
-        help="users of the broker with least privilege",
-        description="Makes an NKey for each user, and nats-server's configuration of all of them. "
-        "Only the seeds (*.nk) are secret; the server has none of them.",
+        help="manage least-privilege users of the broker",
+        description="Create an NKey for each user, and the nats-server configuration for all of "
+        "them. Only the seeds (*.nk) are secret, and the server does not need them.",
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     adding = actions.add_parser(
         "add",
-        help="make a user: DIR/<user>.nk, and DIR/users.conf anew",
-        description="Makes a user. Reload the server then: nats-server --signal reload.",
+        help="add a user: write DIR/<user>.nk and update DIR/users.conf",
+        description="Add a user: write its seed to DIR/<user>.nk and update DIR/users.conf. "
+        "Reload the server afterwards: nats-server --signal reload.",
         epilog="Roles: " + "; ".join(f"{role}: {what}" for role, what in ROLES.items()),
     )
     adding.add_argument("role", choices=ROLES, metavar="ROLE", help=", ".join(ROLES))
-    adding.add_argument("--tenant", help="of an edge; of a subscriber, if it is not to read all")
-    adding.add_argument("--name", default="", help="which one: an agent, a service")
-    adding.add_argument("--speaker", help="the only one that an edge may speak for")
     adding.add_argument(
-        "--control", action="store_true", help="a subscriber may also end and steer sessions"
+        "--tenant", help="tenant of an edge; for a subscriber, the only tenant it may read"
+    )
+    adding.add_argument(
+        "--name",
+        default="",
+        help="distinguishes users of the same role, for example edges or services",
+    )
+    adding.add_argument("--speaker", help="the only speaker for which an edge may open sessions")
+    adding.add_argument(
+        "--control",
+        action="store_true",
+        help="a subscriber may also send control requests to sessions",
     )
     adding.add_argument(
         "--live",
         action="store_true",
-        help="a subscriber reads nothing that is stored, only hears: for strangers",
+        help="a subscriber receives live events but cannot read stored ones: for third parties",
     )
-    adding.add_argument("--public-key", help="of a key made elsewhere (U...); no seed is written")
-    removing = actions.add_parser(
-        "remove", help="remove a user, its seed, and make users.conf anew"
+    adding.add_argument(
+        "--public-key", help="public key (U...) of a key pair made elsewhere; no seed is written"
     )
-    removing.add_argument("user", metavar="USER", help="as `users list` shows it")
-    listing = actions.add_parser("list", help="every user, and its settings")
-    listing.add_argument("--json", action="store_true", help="as JSON")
-    showing = actions.add_parser(
-        "config", help="make users.conf anew, as this version has the roles, and print it"
+    removing = add_command(
+        actions, "remove", "remove a user: delete its seed and update DIR/users.conf"
+    )
+    removing.add_argument("user", metavar="USER", help="name as shown by `natterjack users list`")
+    listing = add_command(actions, "list", "show all users and the settings for their programs")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    showing = add_command(
+        actions, "config", "update DIR/users.conf to the roles of this version, and print it"
     )
     showing.add_argument(
         "--format", choices=("nats", "helm"), default="nats",
-        help="nats: users.conf; helm: values for the NATS chart",
+        help="format to print: nats for users.conf, helm for values of the NATS chart",
     )  # fmt: skip
     showing.add_argument(
         "--edge-connections", type=int, metavar="NUMBER",
-        help="from now on so many connections for all agents of a tenant together "
-        f"({EDGE_CONNECTIONS}), that it cannot take all that the server has",
+        help="set the limit of simultaneous connections for all edges of a tenant together "
+        f"(initially {EDGE_CONNECTIONS})",
     )  # fmt: skip
     for action in (adding, removing, listing, showing):
-        action.add_argument("--dir", type=Path, required=True, help="directory of seeds and users")
+        action.add_argument(
+            "--dir", type=Path, required=True, help="directory of seeds and configuration"
+        )
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Do what `flags` say; the exit status. Raises UsageError, NoSuchUser."""
+    """Run the action and return the exit status. Raises UsageError, NoSuchUser."""
     directory: Path = flags.dir
     if flags.action == "list":
         return _list(flags, _read(directory))
     if flags.action == "add":
-        about = {
+        fields = {
             name: getattr(flags, name)
             for name in ("role", "name", "tenant", "speaker", "control", "live")
         }
-        user = User(**about, public_key=flags.public_key or "")
+        user = User(**fields, public_key=flags.public_key or "")
         if user.public_key:
             _check(user.public_key)
         with _locked(directory):
@@ -108,22 +123,22 @@ def run(flags: argparse.Namespace) -> int:
             return _remove(directory, users, flags.user)
         if flags.edge_connections is not None:
             if flags.edge_connections < 1:
-                raise UsageError("--edge-connections: 1 or more")
+                raise UsageError("--edge-connections must be 1 or more")
             _put(directory / _LIMITS, json.dumps({"edge_connections": flags.edge_connections}))
         _write(directory, users)
         connections = _edge_connections(directory)
-    made = helm_values if flags.format == "helm" else server_config
-    print(made(users, connections), end="")
+    render = helm_values if flags.format == "helm" else server_config
+    print(render(users, connections), end="")
     return 0
 
 
 def _remove(directory: Path, users: list[User], name: str) -> int:
-    left = [user for user in users if user.id != name]
-    if len(left) == len(users):
+    remaining = [user for user in users if user.id != name]
+    if len(remaining) == len(users):
         raise NoSuchUser(f"there is no user {name} in {directory}")
-    _write(directory, left)
+    _write(directory, remaining)
     (directory / f"{name}.nk").unlink(missing_ok=True)
-    print(f"{name}: removed; reload the server, which ends its connections")
+    print(f"{name}: removed; reload the server, which closes the user's connections")
     return 0
 
 
@@ -132,7 +147,7 @@ def _add(directory: Path, users: list[User], user: User) -> int:
         if other.id == user.id:
             raise UsageError(_taken(other, user, directory))
         if other.public_key == user.public_key:
-            raise UsageError(f"--public-key: the user {other.id} has that key")
+            raise UsageError(f"--public-key: the user {other.id} already has this key")
     if not user.public_key:
         seed, public_key = _make_key()
         _write_secret(directory / f"{user.id}.nk", seed)
@@ -140,18 +155,18 @@ def _add(directory: Path, users: list[User], user: User) -> int:
     _write(directory, [*users, user])
     print(_settings(directory, user))
     if user.role == "edge" and all(other.tenant != user.tenant for other in users):
-        # Seen with nats-server 2.15: what a new account imports is there from the second reload on.
-        print(f"# the first agent of {user.tenant}: reload the server twice")
+        # nats-server 2.15 activates the imports of a new account only at the second reload.
+        print(f"# first edge of {user.tenant}: reload the server twice")
     return 0
 
 
 def _taken(other: User, user: User, directory: Path) -> str:
-    """Why `user` cannot be made beside `other`, which has its id."""
+    """Explain why `user` cannot be added: `other` has the same id."""
     if (other.tenant, other.name) == (user.tenant, user.name):
-        return f"there is a user {user.id} in {directory} already: remove it first"
+        return f"there is already a user {user.id} in {directory}: remove it first"
     return (
-        f"the {other.role} of the tenant {other.tenant} with the name {other.name} is called "
-        f"{user.id} too, in {directory}: take another --name"
+        f"the {other.role} of the tenant {other.tenant} with the name {other.name} in {directory} "
+        f"is also called {user.id}: choose another --name"
     )
 
 
@@ -163,12 +178,12 @@ def _settings(directory: Path, user: User) -> str:
 
 def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:
     if flags.json:
-        told = [
+        shown = [
             {"user": user.id, "inbox_prefix": user.inbox_prefix, **asdict(user),
              **user.permissions().config()}
             for user in users
         ]  # fmt: skip
-        print(json.dumps(told, indent=2))
+        print(json.dumps(shown, indent=2))
     else:
         print("\n\n".join(_settings(flags.dir, user) for user in users) or "no users")
     return 0
@@ -189,15 +204,15 @@ def _read(directory: Path) -> list[User]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Nobody else reads the users in order to write them, for the block."""
-    with contextlib.ExitStack() as held:
+    """Hold an exclusive lock on the directory for the block, so that no update is lost."""
+    with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(ImportError):  # Windows has none
+            with contextlib.suppress(ImportError):  # not available on Windows
                 import fcntl
 
                 descriptor = os.open(directory, os.O_RDONLY)
-                held.callback(os.close, descriptor)
+                stack.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise UsageError(f"{directory} cannot be used: {error.strerror}") from None
@@ -221,7 +236,7 @@ def _write(directory: Path, users: Sequence[User]) -> None:
 
 
 def _put(path: Path, text: str) -> None:
-    """Write a file as a whole."""
+    """Replace a file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text)
@@ -235,7 +250,7 @@ def _write_secret(path: Path, seed: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise UsageError(f"{path} is there already, and belongs to no user: move it away") from None
+        raise UsageError(f"{path} already exists but belongs to no user: move it away") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     with os.fdopen(descriptor, "wb") as file:
@@ -243,16 +258,18 @@ def _write_secret(path: Path, seed: bytes) -> None:
 
 
 def _make_key() -> tuple[bytes, str]:
-    """Seed and public key of a new user."""
+    """Make the seed and the public key of a new user."""
     seed = bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
     return seed, nkeys.from_seed(seed).public_key.decode()
 
 
 def _check(public_key: str) -> None:
-    """Raises UsageError unless it is the public key of a user (nkeys: a byte that says so, the key,
-    a CRC-16; in base 32): nats-server would not start with another."""
+    """Raise UsageError unless `public_key` is a user's NKey: nats-server does not start otherwise.
+
+    The key is a type byte, 32 bytes and a CRC-16, encoded in base 32.
+    """
     if len(public_key) != 56 or not public_key.startswith("U"):
-        raise UsageError("--public-key: that of a user's NKey has 56 characters, the first a U")
+        raise UsageError("--public-key: a user's public NKey has 56 characters and begins with U")
     try:
         raw = base64.b32decode(public_key)
     except ValueError:
@@ -262,23 +279,23 @@ def _check(public_key: str) -> None:
         or raw[0] != nkeys.PREFIX_BYTE_USER
         or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little")
     ):
-        raise UsageError("--public-key: there is a mistake in it, its check sum is wrong")
+        raise UsageError("--public-key: the key has a typing error, its checksum is wrong")
 
 
 # ---- configurations -----------------------------------------------------------------------------
 
 
 def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> dict[str, Any]:
-    """The accounts of the broker, as nats-server's configuration has them (JSON is part of it).
+    """The `accounts` section of nats-server's configuration.
 
-    The edges of each tenant have one of their own. In an account that has streams, whoever may
-    publish to one chooses where its acknowledgement goes, and that is not checked: into another
-    tenant's transcripts, or to the interface that purges streams. From theirs no more than these
-    imports leads out.
+    The edges of each tenant have an account of their own, with only the imports they need. They
+    must not share the account that has the streams: a client that may publish to a stream chooses
+    the reply subject of the acknowledgement, and the server does not check it. It could be another
+    tenant's transcript subject, or the API that purges streams.
     """
     tenants = sorted({user.tenant for user in users if user.role == "edge" and user.tenant})
     to_edges = {"accounts": [edge_account(tenant) for tenant in tenants]}
-    made: dict[str, Any] = {
+    sections: dict[str, Any] = {
         MAIN: {
             "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},
             "users": _users(user for user in users if user.role != "edge"),
@@ -287,7 +304,7 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
         "SYS": {},
     }
     for tenant in tenants:
-        made[edge_account(tenant)] = {
+        sections[edge_account(tenant)] = {
             "limits": {
                 "max_connections": edge_connections,
                 "max_subscriptions": _EDGE_SUBSCRIPTIONS,
@@ -297,16 +314,16 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
                 {kind: {"account": MAIN, "subject": subject}} for kind, subject in _crossing(tenant)
             ],
         }
-    return made
+    return sections
 
 
 def edge_account(tenant: str) -> str:
-    """The account of a tenant's edges."""
+    """Name of the account of a tenant's edges."""
     return f"EDGE_{tenant}"
 
 
 def _crossing(tenant: str) -> list[tuple[str, str]]:
-    """What edges of a tenant ask of, and hear from, the account with the streams."""
+    """Imports of an edge account: services it requests and streams it receives from MAIN."""
     status = f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.status"
     return [
         ("service", f"{SESSION_PREFIX}.{tenant}.*.*"),
@@ -321,18 +338,18 @@ def _users(users: Iterable[User]) -> list[dict[str, Any]]:
 
 
 def server_config(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
-    """For `include` in nats-server's configuration."""
+    """The file to `include` in nats-server's configuration, which accepts JSON."""
     named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
-    made = json.dumps(accounts(users, edge_connections), indent=2)
+    section = json.dumps(accounts(users, edge_connections), indent=2)
     return (
-        "# Made by `natterjack users`: changes are lost when a user is added or removed.\n"
-        f"{named}accounts: {made}\nsystem_account: SYS\n"
+        "# Written by `natterjack users`: changes are lost when a user is added or removed.\n"
+        f"{named}accounts: {section}\nsystem_account: SYS\n"
     )
 
 
 def helm_values(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
-    """For the values of the official NATS chart (YAML, of which JSON is a part)."""
+    """Values for the official NATS Helm chart. JSON is valid YAML."""
     named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
     merge = {"accounts": accounts(users, edge_connections), "system_account": "SYS"}
     text = json.dumps({"config": {"merge": merge}}, indent=2)
-    return f"# Made by `natterjack users config --format helm`.\n{named}{text}\n"
+    return f"# Written by `natterjack users config --format helm`.\n{named}{text}\n"

@@ -1,1 +1,1 @@
-"""Reading transcripts: `listen()` and what is built on it."""
+"""Reading transcripts: `listen()`, and captions for a terminal."""

@@ -1,4 +1,4 @@
-"""Transcript events as lines for people: interims rewrite themselves, finals stay."""
+"""Captions: transcript events as lines of text, where finals replace interims."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss.t"""
+    """Format seconds as m:ss.t."""
     tenths = round(seconds * 10)
     return f"{tenths // 600}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
 class Captions:
-    """Writes events to a terminal, or plain lines without interims to anything else."""
+    """Writes events to a terminal; to other outputs, plain lines without interims."""
 
     def __init__(
         self, out: TextIO = sys.stdout, *, speakers: bool = True, states: bool = True
@@ -38,7 +38,7 @@ class Captions:
         self._interim_shown = False
 
     def show(self, event: Event) -> None:
-        """Write one event. Turns and usage are left to `--json`."""
+        """Write one event. Turn and usage events are ignored."""
         if isinstance(event, InterimEvent):
             if self._live:
                 self._show_interim(event)
@@ -51,7 +51,7 @@ class Captions:
             assert isinstance(event, TurnEvent | UsageEvent | StatusEvent)
 
     def line(self, text: str) -> None:
-        """Write a line of its own, over the interim shown now."""
+        """Write a line, replacing the interim that is shown."""
         clear = _CLEAR if self._interim_shown else ""
         self._interim_shown = False
         print(f"{clear}{text}", file=self._out, flush=True)

@@ -1,8 +1,8 @@
-"""listen(): transcript events for downstream services, each durable one exactly once.
+"""listen(): transcript events for downstream services, each durable event exactly once.
 
-Durable events are read from the stream, never from the live subject: a worker that has lost its
-lease may still publish to the subject, but the stream refuses it. Interims, which no stream
-keeps, come from the live subject and are dropped when they are behind what was already final.
+Durable events are read from the stream and not from the live subject: a worker that has lost its
+lease can still publish to the subject, but the stream refuses its events. Interims are not stored,
+so they come from the live subject. They are dropped if a final of their segment has been read.
 """
 
 from __future__ import annotations
@@ -32,22 +32,26 @@ log = logging.getLogger(__name__)
 
 _BATCH = 256
 _MAX_INTERIMS = 1024
-"""Interims waiting to be read; beyond it the oldest go, since newer ones restate them."""
+"""Buffered interims. When the buffer is full, the oldest are dropped: newer ones replace them."""
 _CONSUMER_LIFE_S = 30.0
 _ROUNDING = timedelta(milliseconds=1)
-"""What a time of storage may have lost on its way through floating point."""
+"""Upper bound of the rounding error of a storage time."""
 
 
-class _Seen(NamedTuple):
+class _Progress(NamedTuple):
+    """How far a session has been read."""
+
     session_id: str
     epoch: int
     segment: int
-    """Of the last final; -1 before the first."""
+    """Segment of the last final; -1 before the first final."""
 
 
 class _Place(NamedTuple):
-    """A message of the stream. A sequence alone is none: a stream that was lost or restored counts
-    anew."""
+    """Identifies a message of the stream.
+
+    The sequence is not enough, because a stream that was lost or restored reuses sequences.
+    """
 
     sequence: int
     stored_at: datetime
@@ -61,23 +65,25 @@ class _Listener:
         self._want_interims = interims
         self._puller: Puller | None = None
         self._newest = 0
-        """Without `from_start`: of the stream, when listening began."""
+        """Without `from_start`: last sequence of the stream when listening began."""
         self._began: datetime | None = None
-        """By the server's clock."""
+        """When listening began, by the server's clock."""
         self._last: _Place | None = None
-        """Of the last durable event that was looked at."""
+        """The last durable event that was read."""
         self._since: datetime | None = None
-        """The stream is another than it was: what was stored up to then is not given out."""
+        """Set when the stream was replaced: events stored up to this time are skipped."""
         self._checking = False
-        """The consumer's first message is to be the last one of before."""
-        self._complained = False
+        """Set while the consumer's first message must equal `_last`."""
+        self._warned = False
         self._consumer_next = 1
-        self._fresh = False
+        """The consumer's next sequence; another one means that messages were lost."""
+        self._current = False
+        """False when the consumer has to be replaced."""
         self._interims: deque[Msg] = deque(maxlen=_MAX_INTERIMS)
-        self._seen: dict[SessionKey, _Seen] = {}
+        self._progress: dict[SessionKey, _Progress] = {}
 
     def _reconnected(self) -> None:
-        self._fresh = False  # what the server sent into the dead connection is lost
+        self._current = False  # messages sent to the lost connection are gone
         if self._puller is not None:
             self._puller.poke()
 
@@ -87,36 +93,36 @@ class _Listener:
             self._puller.poke()
 
     async def _renew(self) -> None:
-        """A new ephemeral consumer that goes on after the last event given out."""
+        """Make a new ephemeral consumer that continues after the last event."""
         puller, self._puller = self._puller, None
         if puller is not None:
             await puller.stop()
-        self._fresh, self._checking = True, False  # a reconnect from here on needs another
+        self._current, self._checking = True, False  # a reconnect resets _current
         if self._began is None:
             if self._from_start:
                 info = await self._consume(DeliverPolicy.ALL)
             else:
                 info = await self._consume(DeliverPolicy.NEW)
-                self._newest = _before(info)
+                self._newest = _last_sequence(info)
             self._began = info.created
         elif self._since is not None:
             info = await self._consume(
                 DeliverPolicy.BY_START_TIME, opt_start_time=self._since - _ROUNDING
             )
         elif self._last is not None:
-            # That one itself first, to see that it is still there: it is not given out again.
+            # Read the last event again, without yielding it, to verify that it is still there.
             self._checking = True
             info = await self._consume(
                 DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._last.sequence
             )
             if not info.num_pending:
-                self._is_another(self._last.stored_at)
+                self._restart_after(self._last.stored_at)
                 return
         elif self._from_start:
             info = await self._consume(DeliverPolicy.ALL)
         else:
-            if _before(await self._consume(DeliverPolicy.NEW)) < self._newest:
-                self._is_another(self._began)
+            if _last_sequence(await self._consume(DeliverPolicy.NEW)) < self._newest:
+                self._restart_after(self._began)
                 return
             info = await self._consume(
                 DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._newest + 1
@@ -124,7 +130,7 @@ class _Listener:
         self._consumer_next = 1
         self._puller = Puller(self._broker, streams.TRANSCRIPTS, info.name)
         await self._puller.start()
-        self._complained = False
+        self._warned = False
 
     async def _consume(self, policy: DeliverPolicy, **start: Any) -> ConsumerInfo:
         config = ConsumerConfig(
@@ -139,21 +145,24 @@ class _Listener:
         )
         return await self._broker.client.jetstream().add_consumer(streams.TRANSCRIPTS, config)
 
-    def _is_another(self, since: datetime) -> None:
-        """The stream was made anew or restored from a backup, or what was read last was erased or
-        is too old: sequences say nothing any more."""
+    def _restart_after(self, since: datetime) -> None:
+        """Continue by time, because the last event that was read is not in the stream.
+
+        The stream was recreated or restored from a backup, so that sequences have a new meaning; or
+        the event was erased or has expired.
+        """
         log.warning(
-            "what was read last of %s is not there any more: going on with what came after %s",
+            "the last event read from %s is no longer there: continuing with events after %s",
             streams.TRANSCRIPTS,
             since.isoformat(timespec="milliseconds"),
         )
-        self._since, self._fresh = since, False
-        self._seen.clear()
+        self._since, self._current = since, False
+        self._progress.clear()
 
     def _admit_durable(self, message: Msg) -> Event | None:
         metadata = message.metadata
         if metadata.sequence.consumer != self._consumer_next:
-            self._fresh = False  # messages were lost on the way here; read them again
+            self._current = False  # messages were lost on the way: read them again
             return None
         self._consumer_next += 1
         place = _Place(metadata.sequence.stream, metadata.timestamp)
@@ -161,7 +170,7 @@ class _Listener:
             assert self._last is not None
             self._checking = False
             if place != self._last:
-                self._is_another(self._last.stored_at)
+                self._restart_after(self._last.stored_at)
             return None
         if self._since is not None:
             if place.stored_at <= self._since:
@@ -175,13 +184,13 @@ class _Listener:
             return None
         if isinstance(event, InterimEvent):
             return None
-        seen = self._seen.get(event.key)
-        segment = seen.segment if seen and seen.session_id == event.session_id else -1
+        progress = self._progress.get(event.key)
+        segment = progress.segment if progress and progress.session_id == event.session_id else -1
         if isinstance(event, FinalEvent):
             segment = event.segment
-        self._seen[event.key] = _Seen(event.session_id, event.epoch, segment)
+        self._progress[event.key] = _Progress(event.session_id, event.epoch, segment)
         if isinstance(event, StatusEvent) and event.closing:
-            del self._seen[event.key]
+            del self._progress[event.key]
         return event
 
     def _admit_interim(self, message: Msg) -> Event | None:
@@ -192,11 +201,11 @@ class _Listener:
             return None
         if not isinstance(event, InterimEvent):
             return None
-        seen = self._seen.get(event.key)
+        progress = self._progress.get(event.key)
         if (
-            seen is not None
-            and seen.session_id == event.session_id
-            and (event.epoch < seen.epoch or event.segment <= seen.segment)
+            progress is not None
+            and progress.session_id == event.session_id
+            and (event.epoch < progress.epoch or event.segment <= progress.segment)
         ):
             return None
         return event
@@ -212,19 +221,19 @@ class _Listener:
                     cb=self._received_interim,
                 )
             while True:
-                if not self._fresh:
+                if not self._current:
                     try:
                         async with self._broker.asking():
                             await self._renew()
                     except (NatsError, TimeoutError) as error:
-                        self._fresh = False
+                        self._current = False
                         if self._began is None and isinstance(error, NotFoundError):
                             raise StreamMismatch(
                                 f"stream {streams.TRANSCRIPTS} is missing: start a worker, which "
-                                "makes it"
+                                "creates it"
                             ) from None
-                        if not self._complained:
-                            self._complained = True
+                        if not self._warned:
+                            self._warned = True
                             log.warning("cannot read %s yet: %r", streams.TRANSCRIPTS, error)
                         await self._broker.wait_connected()
                     continue
@@ -232,7 +241,7 @@ class _Listener:
                 try:
                     message = await self._puller.next(_BATCH, timeout=60)
                 except ConsumerGone:
-                    self._fresh = False
+                    self._current = False
                     continue
                 if message is not None:
                     event = self._admit_durable(message)
@@ -251,8 +260,8 @@ class _Listener:
                     await self._puller.stop()
 
 
-def _before(info: ConsumerInfo) -> int:
-    """The stream's sequence that a new consumer begins behind."""
+def _last_sequence(info: ConsumerInfo) -> int:
+    """The stream sequence after which a new consumer starts."""
     return info.delivered.stream_seq or 0 if info.delivered is not None else 0
 
 
@@ -266,18 +275,20 @@ async def listen(
     broker: Broker | None = None,
     settings: BrokerSettings | None = None,
 ) -> AsyncIterator[Event]:
-    """Events of a tenant, a conversation or a speaker (None: of all), as they come, for good.
+    """Iterate over events of a tenant, a conversation or a speaker as they arrive, without end.
 
-    With `from_start` the stored durable events come first, then the live ones, without hole or
-    double, across reconnects and restarts of the broker too. Durable events of one session come in
-    order of `sequence`. Without a `broker` a connection is made from `settings`, or from the
-    environment (NATS_URL ...), and kept trying.
+    None matches any tenant, conversation or speaker. With `from_start`, stored durable events come
+    first, then live ones. None is missed or repeated, even if the connection is lost or the broker
+    restarts. Durable events of one session arrive in order of `sequence`.
 
-    A broker that comes back with another stream (made anew, or restored from a backup) is noticed,
-    and said in the log: what was stored after the last event is given. A session that was under way
-    then may say anew what had been heard of it and is not in the backup.
+    Uses `broker` or else makes a connection from `settings` or the environment (NATS_URL ...),
+    which it retries until it succeeds.
 
-    Raises: InvalidKey, UsageError, StreamMismatch (no worker has made the streams yet).
+    If the broker comes back with a different stream, recreated or restored from a backup, a warning
+    is logged and events stored after the last one continue. A session that was open at that time
+    may then repeat events that are not in the backup.
+
+    Raises: InvalidKey; UsageError; StreamMismatch if no worker has created the streams yet.
     """
     subject = transcript_filter(tenant, conversation, speaker)
     own = None

@@ -1,1 +1,1 @@
-"""What workers report and operators read: the roster, sessions, budgets, account limits, usage."""
+"""What workers report and operators read: roster, sessions, budgets, account limits, usage."""

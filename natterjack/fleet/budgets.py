@@ -1,7 +1,7 @@
-"""Budgets: what a tenant may use in a day (UTC), as operators keep them in `stt_budgets`.
+"""Budgets: what a tenant may use in a day (UTC), stored by operators in `stt_budgets`.
 
-Seconds are audio sent to providers, each second once: what is sent again after a fault of ours is
-not counted. Money is all that was spent, for audio sent again too.
+A budget in seconds counts audio sent to providers, without audio sent again after a fault. A budget
+in money counts everything spent, including the cost of audio sent again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .usage import DayUsage
 log = logging.getLogger(__name__)
 
 DEFAULT_KEY = "default"
-"""The budget of every tenant that has none of its own; each has the whole of it."""
+"""Key of the budget of each tenant without one of its own. Tenants do not share it."""
 TENANT_KEYS = "tenant"
-"""First token of the other keys; the second is the tenant."""
+"""First token of a tenant's key; the second is the tenant."""
 SECONDS = "seconds"
 
 
@@ -47,13 +47,13 @@ class Budget(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _something(self) -> Budget:
+    def _not_empty(self) -> Budget:
         if self.seconds_per_day is None and self.cost_per_day is None:
             raise ValueError("seconds_per_day or cost_per_day is needed")
         return self
 
     def encode(self) -> bytes:
-        """As the bucket has it."""
+        """The value to store in the bucket."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
 
@@ -63,22 +63,22 @@ def budget_key(tenant: str) -> str:
 
 
 def parse_budget(value: bytes | str) -> Budget:
-    """The budget in an entry. Raises UsageError that says what is wrong and what is right."""
+    """Parse an entry of the bucket. Raises UsageError, which shows the correct form."""
     try:
         return Budget.model_validate_json(value)
     except ValidationError as error:
         problem = first_problem(error).removeprefix("Value error, ")
         raise UsageError(
-            f"no budget: {problem}; it looks like 3600 (seconds a day), or "
+            f"not a budget: {problem}; a budget looks like 3600 (seconds a day) or "
             '{"seconds_per_day": 3600, "cost_per_day": 5, "currency": "USD"}'
         ) from None
 
 
-# ---- how a budget stands ------------------------------------------------------------------------
+# ---- standing -----------------------------------------------------------------------------------
 
 
 class Used(NamedTuple):
-    """What a tenant has used in a day, over all processes."""
+    """What a tenant has used in a day, summed over all processes."""
 
     seconds: float = 0.0
     cost: float = 0.0
@@ -96,7 +96,7 @@ class Used(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How a budget stands, in one of its units."""
+    """Limit and use of a budget in one of its units."""
 
     unit: str
     """`seconds`, or a currency."""
@@ -109,7 +109,7 @@ class Standing(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """Of the limit that is used; 1 or more: all, as of a limit of nothing."""
+        """The used fraction of the limit; 1 or more if nothing is left, as for a limit of 0."""
         return self.used / self.limit if self.limit > 0 else 1.0
 
     def __str__(self) -> str:
@@ -118,12 +118,12 @@ class Standing(NamedTuple):
 
 
 def plain(number: float, digits: int) -> str:
-    """With so many decimals at most, and no exponent."""
+    """Format `number` with at most `digits` decimals and without an exponent."""
     return f"{number:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{number:.0f}"
 
 
 def standings(budget: Budget, used: Used) -> list[Standing]:
-    """How it stands, in each unit that it has."""
+    """The standing in each unit of the budget."""
     found = []
     if budget.seconds_per_day is not None:
         found.append(Standing(SECONDS, budget.seconds_per_day, used.seconds))
@@ -133,48 +133,50 @@ def standings(budget: Budget, used: Used) -> list[Standing]:
 
 
 def fraction_used(budget: Budget, used: Used) -> float:
-    """Of whichever unit is nearer its end; from 1 on nothing is left."""
+    """The greatest used fraction of any unit; nothing is left at 1 or more."""
     return max(standing.fraction for standing in standings(budget, used))
 
 
 def remaining_seconds(budget: Budget, used: Used) -> float | None:
-    """Audio that all sessions of the tenant together may still send; what is left of money at the
-    price that a second had over the day. None: not known."""
-    left = []
+    """Seconds of audio that all sessions of the tenant together may still send, or None if unknown.
+
+    The rest of a budget in money is divided by the average price of a second on that day.
+    """
+    remaining = []
     if budget.seconds_per_day is not None:
-        left.append(max(0.0, budget.seconds_per_day - used.seconds))
+        remaining.append(max(0.0, budget.seconds_per_day - used.seconds))
     if budget.cost_per_day is not None and used.cost > 0 and used.seconds > 0:
-        left.append(max(0.0, budget.cost_per_day - used.cost) * used.seconds / used.cost)
-    return min(left, default=None)
+        remaining.append(max(0.0, budget.cost_per_day - used.cost) * used.seconds / used.cost)
+    return min(remaining, default=None)
 
 
 def spent_detail(tenant: str, day: str, budget: Budget, used: Used) -> str | None:
-    """For people: of what nothing is left. None: something is."""
+    """A message that names the used-up units, or None if none is used up."""
     spent = [standing for standing in standings(budget, used) if standing.used >= standing.limit]
     if not spent:
         return None
     return f"tenant {tenant} has used {' and '.join(map(str, spent))} of {day}"
 
 
-# ---- reading the buckets ------------------------------------------------------------------------
+# ---- buckets ------------------------------------------------------------------------------------
 
 
 class Entries(NamedTuple):
-    """What the bucket of budgets holds."""
+    """Contents of the bucket of budgets."""
 
     default: Budget | None
     tenants: dict[str, Budget]
-    wrong: dict[str, str]
-    """Entries that are no budgets: what is wrong, by key. Limits of accounts are not among them."""
+    invalid: dict[str, str]
+    """Problems of invalid entries, by key. Limits of provider accounts are not included."""
 
     def of(self, tenant: str) -> Budget | None:
         return self.tenants.get(tenant, self.default)
 
 
 async def read_budgets(store: StreamStore) -> Entries:
-    """`store` reads the stream of `stt_budgets`. Raises StoreUnavailable."""
+    """Read all budgets. `store` reads the stream of `stt_budgets`. Raises StoreUnavailable."""
     prefix = streams.bucket_subject(streams.BUDGETS_BUCKET, "")
-    default, tenants, wrong = None, {}, {}
+    default, tenants, invalid = None, {}, {}
     for stored in await store.read_all(f"{prefix}>"):
         key = stored.subject.removeprefix(prefix)
         head, _, tenant = key.partition(".")
@@ -187,24 +189,28 @@ async def read_budgets(store: StreamStore) -> Entries:
                 check_token("tenant", tenant)
                 tenants[tenant] = parse_budget(stored.data)
             else:
-                wrong[key] = "no key that is read: tenant.<tenant>, default, account.<account>"
+                invalid[key] = "unknown key: use tenant.<tenant>, default or account.<account>"
         except UsageError as error:
-            wrong[key] = str(error)
-    return Entries(default, tenants, wrong)
+            invalid[key] = str(error)
+    return Entries(default, tenants, invalid)
 
 
 def parse_usage(key: str, value: bytes) -> DayUsage | None:
-    """The use in an entry of `stt_usage`; None, and a line in the log, when it is none."""
+    """Parse an entry of `stt_usage`. Logs a warning and returns None if it is invalid."""
     try:
         return DayUsage.model_validate_json(value)
     except ValidationError as error:
-        log.warning("%s in %s is no use: %s", key, streams.USAGE_BUCKET, first_problem(error))
+        log.warning(
+            "%s in %s is not a usage record: %s", key, streams.USAGE_BUCKET, first_problem(error)
+        )
         return None
 
 
 async def read_usage(store: StreamStore, day: str, tenant: str = "*") -> dict[str, list[DayUsage]]:
-    """What each process used on `day`, by tenant. `store` reads the stream of `stt_usage`.
-    Raises StoreUnavailable."""
+    """Read the usage records of `day`, one for each process, by tenant.
+
+    `store` reads the stream of `stt_usage`. Raises StoreUnavailable.
+    """
     found: dict[str, list[DayUsage]] = {}
     for stored in await store.read_all(_usage_subject(day, tenant)):
         usage = None if stored.headers.get("KV-Operation") else _parsed(stored)
@@ -223,7 +229,7 @@ def _usage_subject(day: str, tenant: str) -> str:
 
 
 def by_provider(usages: Iterable[DayUsage]) -> dict[tuple[str, str], ProviderUsage]:
-    """The sum over processes, by provider and currency."""
+    """Sum usage records over processes, by provider and currency."""
     sums: dict[tuple[str, str], dict[str, Any]] = {}
     for usage in usages:
         for provider, row in usage.providers.items():

@@ -1,6 +1,6 @@
 """Reading the fleet: the roster, the queue, and the last finals of sessions.
 
-Only direct gets, and questions about the queue's stream: nothing is made on the broker.
+Uses only direct gets and requests for the state of the queue: creates nothing on the broker.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from natterjack.subjects import SessionKey, parse_key, transcript_subject
 from .roster import WorkerPage
 from .sessions import (
     GONE,
-    LET_GO,
+    RELEASED,
     Fleet,
     KeyFilter,
     Request,
     Row,
-    Told,
+    StoredPage,
     current,
     holders,
-    settled,
+    merged,
     workers,
 )
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 T = TypeVar("T")
 
-_ASK_S = 2.0
-_ASK_AGAIN_S = 15.0
-_AT_ONCE = 100
-_SUBJECTS_A_READ = 500
+_REQUEST_TIMEOUT_S = 2.0
+_RETRY_S = 15.0
+_CONCURRENCY = 100
+_SUBJECTS_PER_READ = 500
 _NO_STREAM, _NO_MESSAGE = 10059, 10037
 
 
-class _Asked(BaseModel):
-    """What is needed of a request, whatever else may be wrong with it."""
+class _QueuedSpec(BaseModel):
+    """The part of a request that is needed here; the rest of it may be invalid."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -59,8 +59,8 @@ class _Asked(BaseModel):
     opened_at: datetime | None = None
 
 
-class _Said(BaseModel):
-    """What is needed of a final."""
+class _LastFinal(BaseModel):
+    """The part of a final that is needed here."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -69,7 +69,7 @@ class _Said(BaseModel):
 
 
 class _Refused(Exception):
-    """The broker answered with an error; the message is its description."""
+    """JetStream replied with an error; the message is its description."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(str(error.get("description")))
@@ -77,68 +77,68 @@ class _Refused(Exception):
 
 
 class FleetReader:
-    """Reads the fleet, as often as one likes, over one connection."""
+    """Reads the fleet repeatedly over one connection."""
 
     def __init__(self, broker: Broker) -> None:
         self._client = broker.client
         self._roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
         self._finals = StreamStore(broker, streams.TRANSCRIPTS)
-        self._silent: dict[str, float] = {}
-        """When to ask again what gave no answer: a user without the right gets none."""
+        self._retry_at: dict[str, float] = {}
+        """When to repeat a request that got no reply: a user without permission gets none."""
 
     async def start(self) -> None:
         await self._roster.start()
         await self._finals.start()
 
     async def read(self, keys: KeyFilter) -> Fleet:
-        """Sessions whose keys match, and all workers; without last words.
+        """Read the sessions whose keys match, without last words, and all workers.
 
-        Raises StreamMismatch when the streams are not made yet, BrokerUnreachable.
+        Raises: StreamMismatch if the streams do not exist yet; BrokerUnreachable.
         """
         queue, entries = await self._queue(keys), await self._entries()
         now = datetime.now(UTC) if queue is None else datetime.fromisoformat(queue["ts"])
         notes = []
         pages, unreadable = _pages(entries, now)
-        told = current(pages)
-        held, odd = holders(told, keys)
-        if unreadable or odd:
-            notes.append(f"left out as odd: {unreadable} records and {odd} sessions")
+        pages = current(pages)
+        held, invalid = holders(pages, keys)
+        if unreadable or invalid:
+            notes.append(f"skipped invalid data: {unreadable} records and {invalid} sessions")
         requests = None
         with contextlib.suppress(StoreUnavailable):
             if queue is not None:
-                requests = await self._unless_silent("requests", self._requests, queue, held, now)
+                requests = await self._unless_refused("requests", self._requests, queue, held, now)
         if requests is None:
-            notes.append("the queue cannot be read: sessions that wait are not shown")
-        return Fleet(settled(held, requests), workers(told), notes)
+            notes.append("the queue cannot be read: waiting sessions are not shown")
+        return Fleet(merged(held, requests), workers(pages), notes)
 
     async def add_words(self, rows: Sequence[Row]) -> str | None:
-        """Fill in `last_words` of these rows. A note for people if they cannot be read."""
+        """Set `last_words` of these rows. Returns a note for people if they cannot be read."""
         by_id = {(row.key, row.session_id): row for row in rows}
         keys = {key for key, session_id in by_id if session_id is not None}
-        of = {transcript_subject(SessionKey.parse(key), "final"): key for key in keys}
-        subjects = list(of)
+        key_of = {transcript_subject(SessionKey.parse(key), "final"): key for key in keys}
+        subjects = list(key_of)
         try:
-            for n in range(0, len(subjects), _SUBJECTS_A_READ):
-                batch = subjects[n : n + _SUBJECTS_A_READ]
-                for stored in await self._unless_silent("words", self._finals.last_of, batch):
-                    said = _parsed(_Said, stored.data)
-                    row = said and by_id.get((of[stored.subject], said.session_id))
-                    if said and row:
-                        row.last_words = said.text
+            for n in range(0, len(subjects), _SUBJECTS_PER_READ):
+                batch = subjects[n : n + _SUBJECTS_PER_READ]
+                for stored in await self._unless_refused("words", self._finals.last_of, batch):
+                    final = _parsed(_LastFinal, stored.data)
+                    row = final and by_id.get((key_of[stored.subject], final.session_id))
+                    if final and row:
+                        row.last_words = final.text
         except StoreUnavailable:
             return f"last words cannot be read from {streams.TRANSCRIPTS}"
         return None
 
-    async def _unless_silent(
+    async def _unless_refused(
         self, what: str, ask: Callable[..., Awaitable[T]], *arguments: Any
     ) -> T:
-        """Raises StoreUnavailable, at once if there was no answer lately."""
-        if time.monotonic() < self._silent.get(what, 0.0):
+        """Call `ask`. Raises StoreUnavailable, at once if an earlier call got no reply recently."""
+        if time.monotonic() < self._retry_at.get(what, 0.0):
             raise StoreUnavailable(what)
         try:
             return await ask(*arguments)
         except StoreUnavailable:
-            self._silent[what] = time.monotonic() + _ASK_AGAIN_S
+            self._retry_at[what] = time.monotonic() + _RETRY_S
             raise
 
     async def _entries(self) -> list[Stored]:
@@ -146,102 +146,104 @@ class FleetReader:
         try:
             return await self._roster.read_all(streams.bucket_subject(bucket, "*.*"))
         except StoreUnavailable as error:
-            self._silent.clear()  # then the others were silent for the same reason
+            self._retry_at.clear()  # the others failed for the same reason
             if ": 503" in str(error):
                 raise StreamMismatch(
-                    f"there is no bucket {bucket}: start a worker once, it makes the streams"
+                    f"there is no bucket {bucket}: start a worker once, which creates the streams"
                 ) from None
             raise BrokerUnreachable(
-                f"the bucket {bucket} does not answer; its reader needs the right to publish to "
+                f"no reply from the bucket {bucket}: its readers need the permission to publish to "
                 f"$JS.API.DIRECT.GET.KV_{bucket}"
             ) from None
 
     async def _queue(self, keys: KeyFilter) -> dict[str, Any] | None:
-        """What the broker says of the queue's stream, with its subjects; None: no answer."""
-        question = {"subjects_filter": keys.requests}
+        """State of the queue's stream with its subjects, or None without a reply."""
+        request = {"subjects_filter": keys.requests}
         what = f"STREAM.INFO.{streams.SESSIONS}"
         try:
-            return await self._unless_silent("queue", self._ask, what, question)
+            return await self._unless_refused("queue", self._ask, what, request)
         except StoreUnavailable:
             return None
         except _Refused as error:
             if error.code == _NO_STREAM:
                 raise StreamMismatch(
-                    f"there is no stream {streams.SESSIONS}: start a worker once, it makes it"
+                    f"there is no stream {streams.SESSIONS}: start a worker once, which creates it"
                 ) from None
             raise BrokerUnreachable(f"JetStream refused: {error}") from None
 
     async def _requests(
         self, queue: dict[str, Any], held: dict[str, Row], now: datetime
     ) -> list[Request]:
-        """Requests that may be of sessions that nobody holds: those of live holders stay unread."""
+        """Requests whose sessions may have no holder; requests of live holders are not read."""
         live = Counter(
-            row.key for row in held.values() if row.state != GONE and row.state not in LET_GO
+            row.key for row in held.values() if row.state != GONE and row.state not in RELEASED
         )
-        unclear = []
+        unread = []
         for subject, count in (queue["state"].get("subjects") or {}).items():
             try:
                 key = parse_key(subject)
             except InvalidKey:
-                continue  # the next worker throws it away
+                continue  # workers discard such a request
             if count > live[str(key)]:
-                unclear.append((key, subject, count))
+                unread.append((key, subject, count))
         found: list[Request] = []
-        for n in range(0, len(unclear), _AT_ONCE):
-            asking = (self._stored(*one, now) for one in unclear[n : n + _AT_ONCE])
-            for some in await asyncio.gather(*asking):
-                found += some
+        for n in range(0, len(unread), _CONCURRENCY):
+            asking = (self._stored(*one, now) for one in unread[n : n + _CONCURRENCY])
+            for batch in await asyncio.gather(*asking):
+                found += batch
         return found
 
     async def _stored(
         self, key: SessionKey, subject: str, count: int, now: datetime
     ) -> list[Request]:
-        """The requests of one key, oldest first. The stream allows no direct get."""
+        """The requests of one key, oldest first. The stream does not allow direct gets."""
         found: list[Request] = []
         sequence = 1
         while len(found) < count:
-            question = {"seq": sequence, "next_by_subj": subject}
+            request = {"seq": sequence, "next_by_subj": subject}
             try:
-                answer = await self._ask(f"STREAM.MSG.GET.{streams.SESSIONS}", question)
+                reply = await self._ask(f"STREAM.MSG.GET.{streams.SESSIONS}", request)
             except _Refused as error:
                 if error.code == _NO_MESSAGE:
-                    break  # done with, meanwhile
+                    break  # its session has ended since
                 raise BrokerUnreachable(f"JetStream refused: {error}") from None
-            message = answer["message"]
+            message = reply["message"]
             sequence = message["seq"] + 1
-            asked = _parsed(_Asked, base64.b64decode(message.get("data", "")))
+            spec = _parsed(_QueuedSpec, base64.b64decode(message.get("data", "")))
             ago = (now - datetime.fromisoformat(message["time"])).total_seconds()
-            session_id, opened_at = (asked.session_id, asked.opened_at) if asked else (None, None)
+            session_id, opened_at = (spec.session_id, spec.opened_at) if spec else (None, None)
             found.append(Request(key, session_id, opened_at, max(0.0, ago)))
         return found
 
-    async def _ask(self, what: str, question: dict[str, Any]) -> dict[str, Any]:
-        """An answer of JetStream. Raises _Refused, StoreUnavailable, BrokerUnreachable."""
+    async def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Request `what` from JetStream. Raises _Refused, StoreUnavailable, BrokerUnreachable."""
         subject = f"$JS.API.{what}"
         try:
-            reply = await self._client.request(subject, json.dumps(question).encode(), _ASK_S)
+            message = await self._client.request(
+                subject, json.dumps(request).encode(), _REQUEST_TIMEOUT_S
+            )
         except NoRespondersError:
             raise BrokerUnreachable("JetStream is not available: nats-server needs -js") from None
         except (NatsError, TimeoutError) as error:
             raise StoreUnavailable(f"{subject}: {error!r}") from None
-        answer: dict[str, Any] = json.loads(reply.data)
-        if "error" in answer:
-            raise _Refused(answer["error"])
-        return answer
+        reply: dict[str, Any] = json.loads(message.data)
+        if "error" in reply:
+            raise _Refused(reply["error"])
+        return reply
 
 
-def _pages(entries: Iterable[Stored], now: datetime) -> tuple[list[Told], int]:
-    """The pages in the roster's entries, and how many entries are none."""
+def _pages(entries: Iterable[Stored], now: datetime) -> tuple[list[StoredPage], int]:
+    """Parse the roster's entries. Also returns the number of invalid entries."""
     pages, unreadable = [], 0
     for stored in entries:
         if stored.headers.get("KV-Operation") or not stored.data:
-            continue  # a worker that has left
+            continue  # the worker has ended
         page = _parsed(WorkerPage, stored.data)
         if page is None:
             unreadable += 1
         else:
             ago = (now - datetime.fromisoformat(stored.stored_at)).total_seconds()
-            pages.append(Told(page, max(0.0, ago)))
+            pages.append(StoredPage(page, max(0.0, ago)))
     return pages, unreadable
 
 

@@ -1,7 +1,7 @@
-"""The roster: what every worker tells of itself and its sessions, each second, in `stt_workers`.
+"""The roster: what each worker reports about itself and its sessions once a second.
 
-Who takes a session over learns from it what a worker that was killed had used; `natterjack
-sessions` shows it to people. Nothing else rests on it.
+It is stored in the bucket `stt_workers`. A worker that takes over a session reads from it what a
+killed worker had used, and `natterjack sessions` shows it. Nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -24,30 +24,34 @@ REPORT_SECONDS = 1.0
 
 
 class SessionRecord(BaseModel):
-    """One session, as its holder has it."""
+    """One session, as reported by its holder."""
 
     model_config = ConfigDict(extra="ignore")
 
     key: Annotated[str, Field(description="<tenant>.<conversation>.<speaker>")]
     session_id: str
     epoch: int
-    holder: Annotated[str, Field(description="of whom it is, as in the checkpoint")]
+    holder: Annotated[str, Field(description="the session's holder, as in the checkpoint")]
     state: str
     provider: str | None = None
     opened_at: datetime
     lag_seconds: float = 0
     captured_seconds: Seconds = 0
     final_seconds: Seconds = 0
-    sent_until: Annotated[int, Field(description="audio before this position was sent once")] = 0
+    sent_until: Annotated[
+        int, Field(description="audio before this position was sent at least once")
+    ] = 0
     providers: dict[str, ProviderUsage] = Field(default_factory=dict)
 
 
 class WorkerPage(BaseModel):
-    """Some of a worker's sessions. Key: `<instance>.<page>`."""
+    """A part of a worker's record, stored under `<instance>.<page>`."""
 
     model_config = ConfigDict(extra="ignore")
 
-    instance: Annotated[str, Field(description="the process: a worker's name may be used again")]
+    instance: Annotated[
+        str, Field(description="unique name of the process; a worker's name may be reused")
+    ]
     worker: str
     page: int = 0
     pages: int = 1
@@ -57,24 +61,26 @@ class WorkerPage(BaseModel):
     draining: bool = False
     sessions: list[SessionRecord] = Field(default_factory=list)
     usage: Annotated[
-        dict[str, DayUsage], Field(description="not in `stt_usage` yet, by the key there")
+        dict[str, DayUsage], Field(description="usage not yet in `stt_usage`, by its key there")
     ] = Field(default_factory=dict)
 
 
 def parse_page(stored: Stored) -> WorkerPage | None:
-    """The page in an entry; None when it was deleted or is none."""
+    """Parse an entry of the roster; None if it was deleted or is invalid."""
     if stored.headers.get("KV-Operation") or not stored.data:
         return None
     try:
         return WorkerPage.model_validate_json(stored.data)
     except ValidationError as error:
-        log.warning("%s is no worker's record: %s", stored.subject, error.errors()[0]["msg"])
+        log.warning("%s is not a worker's record: %s", stored.subject, error.errors()[0]["msg"])
         return None
 
 
 async def read_pages(store: StreamStore, instance: str = "*") -> list[WorkerPage]:
-    """The pages of one worker, or of all. Pages that a record has no more are left out.
-    Raises StoreUnavailable."""
+    """Read the current pages of one worker or of all. Raises StoreUnavailable.
+
+    Pages left over from when the worker's record was longer are skipped.
+    """
     subject = streams.bucket_subject(streams.WORKERS_BUCKET, f"{instance}.*")
     pages = [parse_page(stored) for stored in await store.read_all(subject)]
     found = [page for page in pages if page is not None]

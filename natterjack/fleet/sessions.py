@@ -1,6 +1,4 @@
-"""The fleet at one moment: every session and who has it. Pure: `fleet_reader` reads what it is made
-of.
-"""
+"""The fleet at one moment: all sessions and their holders. Pure: `reader` reads the data."""
 
 from __future__ import annotations
 
@@ -18,20 +16,20 @@ from natterjack.subjects import SESSION_PREFIX, SessionKey, check_token
 from .roster import SessionRecord, WorkerPage
 
 WAITING = "waiting"
-"""In the queue, and nobody has it."""
+"""The session is in the queue and no worker holds it."""
 NO_AUDIO = "no audio"
-"""What a worker calls waiting: it has the session, and awaits the first sound, or the next."""
+"""A worker holds the session and waits for audio; workers call this state `waiting`."""
 GONE = "gone?"
-"""Its worker has not told of itself for a while: it was killed, or is cut off."""
+"""The worker has not reported for a while: it was killed or is disconnected."""
 
 GONE_SECONDS = 5.0
 FORGOTTEN_SECONDS = 60.0
-LET_GO = {"closed", "failed", "handed over", "lost"}
-"""States in which a worker does not hold a session any more."""
+RELEASED = {"closed", "failed", "handed over", "lost"}
+"""States in which a worker no longer holds a session."""
 
 
 class Row(BaseModel):
-    """A session. Seconds and money are of its whole life, as its worker last told them."""
+    """A session. Seconds and costs cover its whole life, as last reported by its worker."""
 
     key: str
     session_id: str | None = None
@@ -52,16 +50,17 @@ class Row(BaseModel):
 
     @property
     def behind_seconds(self) -> float:
-        """How far behind live it is: what was told, and the time since if nobody goes on with it;
-        what nobody has taken is behind by all of its wait."""
+        """Seconds behind live audio: the reported lag, plus the time since then if the worker is
+        gone. For a waiting session, the time it has been waiting.
+        """
         if self.waiting_seconds is not None:
             return self.waiting_seconds
-        lost = (self.told_seconds_ago or 0.0) if self.state == GONE else 0.0
-        return (self.lag_seconds or 0.0) + lost
+        since = (self.told_seconds_ago or 0.0) if self.state == GONE else 0.0
+        return (self.lag_seconds or 0.0) + since
 
 
 class Worker(NamedTuple):
-    """A worker that has told of itself in the last minute."""
+    """A worker that has reported in the last minute."""
 
     name: str
     instance: str
@@ -71,8 +70,8 @@ class Worker(NamedTuple):
     gone: bool
 
 
-class Told(NamedTuple):
-    """A page of the roster, and how long ago it was stored, by the server's clock."""
+class StoredPage(NamedTuple):
+    """A page of the roster, and its age by the server's clock."""
 
     page: WorkerPage
     seconds_ago: float
@@ -89,7 +88,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Fleet:
-    """`notes`: what could not be read, for people."""
+    """Sessions and workers. `notes` say, for people, what could not be read."""
 
     rows: list[Row]
     workers: list[Worker]
@@ -97,14 +96,14 @@ class Fleet:
 
 
 class KeyFilter(NamedTuple):
-    """Which sessions are meant; None: any."""
+    """Selects sessions by key; None matches any token."""
 
     tenant: str | None = None
     conversation: str | None = None
     speaker: str | None = None
 
     def check(self) -> KeyFilter:
-        """Itself. Raises InvalidKey."""
+        """Return the filter itself if its tokens are valid. Raises InvalidKey."""
         for name, value in self._asdict().items():
             if value is not None:
                 check_token(name, value)
@@ -112,42 +111,45 @@ class KeyFilter(NamedTuple):
 
     @property
     def requests(self) -> str:
-        """The subjects of their requests."""
+        """A subject filter for the requests of these sessions."""
         return ".".join([SESSION_PREFIX, *(value or "*" for value in self)])
 
     def matches(self, key: SessionKey) -> bool:
-        return all(w is None or w == has for w, has in zip(self, key, strict=True))
+        return all(want in (None, have) for want, have in zip(self, key, strict=True))
 
 
-# ---- putting it together ------------------------------------------------------------------------
+# ---- merging ------------------------------------------------------------------------------------
 
 
-def current(told: Iterable[Told]) -> list[Told]:
-    """Each page once, as it was last told; without pages that a record has no more."""
-    pages: dict[tuple[str, int], Told] = {}
-    for one in sorted(told, key=lambda one: -one.seconds_ago):
+def current(stored: Iterable[StoredPage]) -> list[StoredPage]:
+    """The latest version of each page, without pages left over from a longer record."""
+    pages: dict[tuple[str, int], StoredPage] = {}
+    for one in sorted(stored, key=lambda one: -one.seconds_ago):
         pages[one.page.instance, one.page.page] = one
     count = {instance: one.page.pages for (instance, page), one in pages.items() if page == 0}
     return [one for (instance, page), one in pages.items() if page < count.get(instance, 0)]
 
 
-def holders(told: Iterable[Told], keys: KeyFilter) -> tuple[dict[str, Row], int]:
-    """By session id, what its holder says of each session: of several, the one that has it by all
-    signs. And how many were left out since their keys are none."""
+def holders(pages: Iterable[StoredPage], keys: KeyFilter) -> tuple[dict[str, Row], int]:
+    """The row of each session by session ID, and the number of sessions with invalid keys.
+
+    If several workers report a session, its holder is most likely the one that reported lately, has
+    not released it, and has the greatest epoch.
+    """
     best: dict[str, tuple[tuple[bool, bool, int, float], Row]] = {}
-    odd = 0
-    for page, ago in told:
+    invalid = 0
+    for page, ago in pages:
         for session in page.sessions:
             try:
                 key = SessionKey.parse(session.key)
             except InvalidKey:
-                odd += 1
+                invalid += 1
                 continue
-            rank = (ago <= GONE_SECONDS, session.state not in LET_GO, session.epoch, -ago)
+            rank = (ago <= GONE_SECONDS, session.state not in RELEASED, session.epoch, -ago)
             known = best.get(session.session_id)
             if keys.matches(key) and (known is None or known[0] < rank):
                 best[session.session_id] = rank, _row(page, session, ago)
-    return {session_id: row for session_id, (_, row) in best.items()}, odd
+    return {session_id: row for session_id, (_, row) in best.items()}, invalid
 
 
 def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
@@ -165,9 +167,12 @@ def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
     )  # fmt: skip
 
 
-def settled(held: dict[str, Row], requests: Sequence[Request] | None) -> list[Row]:
-    """The sessions there are. What a worker that has gone held and is not in the queue any more has
-    ended; what is in the queue and held by nobody waits. `requests` None: the queue is unknown."""
+def merged(held: dict[str, Row], requests: Sequence[Request] | None) -> list[Row]:
+    """All sessions: those that workers hold and those that wait in the queue.
+
+    A session of a worker that is gone has ended if it is no longer in the queue. `requests` is None
+    if the queue could not be read.
+    """
     rows, waiting = [], {}
     by_id = {request.session_id: request for request in requests or () if request.session_id}
     for session_id, row in held.items():
@@ -189,7 +194,7 @@ def settled(held: dict[str, Row], requests: Sequence[Request] | None) -> list[Ro
 
 
 def _waiting(request: Request, before: Row | None) -> Row:
-    """A row of the queue. `before`: what is known from a holder that has gone."""
+    """The row of a request in the queue. `before` is the last row of a holder that is gone."""
     ago = request.seconds_ago
     row = before or Row(
         key=str(request.key), session_id=request.session_id, state=WAITING,
@@ -201,14 +206,14 @@ def _waiting(request: Request, before: Row | None) -> Row:
     return row.model_copy(update={**gone, "state": WAITING, "waiting_seconds": round(ago, 3)})
 
 
-def workers(told: Sequence[Told]) -> list[Worker]:
-    """Who has told of itself in the last minute."""
+def workers(pages: Sequence[StoredPage]) -> list[Worker]:
+    """The workers that have reported in the last minute."""
     used: dict[str, set[str]] = {}
-    for page, _ in told:
+    for page, _ in pages:
         used.setdefault(page.instance, set()).update(s.session_id for s in page.sessions)
     return [
         Worker(page.worker, page.instance, page.slots, len(used[page.instance]), page.draining,
                gone=ago > GONE_SECONDS)
-        for page, ago in told
+        for page, ago in pages
         if page.page == 0 and ago <= FORGOTTEN_SECONDS
     ]  # fmt: skip

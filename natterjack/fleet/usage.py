@@ -1,4 +1,4 @@
-"""What tenants use in a day, as the bucket `stt_usage` holds it."""
+"""Daily usage of tenants, as stored in the bucket `stt_usage`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from natterjack.events import ProviderUsage
 
 
 class DayUsage(BaseModel):
-    """What one process (a sum: what all) used on one day (UTC) for one tenant.
+    """What one process used for one tenant on one day (UTC), or a sum over processes.
 
-    In the bucket under `<YYYY-MM-DD>.<tenant>.<process>`.
+    The key in the bucket is `<YYYY-MM-DD>.<tenant>.<process>`.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -23,5 +23,5 @@ class DayUsage(BaseModel):
         return sum(usage.sent_seconds for usage in self.providers.values())
 
     def cost(self, currency: str) -> float:
-        """Of the providers that are paid in `currency`."""
+        """The total cost of providers paid in `currency`."""
         return sum(u.cost for u in self.providers.values() if u.currency == currency)

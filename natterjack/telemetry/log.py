@@ -1,4 +1,4 @@
-"""Logging of all programs: one line a state change, key=value on a terminal, JSON elsewhere."""
+"""Logging of all programs: key=value lines on a terminal, JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from natterjack.settings import LogSettings
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
-    """`extra=` of a log call: values that belong to the line, as JSON members or key=value."""
+    """The `extra` argument of a log call: fields of the line, as JSON members or key=value."""
     return {"fields": values}
 
 
@@ -40,18 +40,18 @@ class _Json(logging.Formatter):
 
 
 def configure(settings: LogSettings) -> None:
-    """Send the root logger to standard error in the chosen form."""
+    """Configure the root logger to write to standard error."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(_Text() if text else _Json())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    # nats-py logs each failed attempt with a traceback; connection.py says it in one line.
+    # nats-py logs each failed attempt with a traceback; broker.connection logs it in one line.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(_worth_saying)
+    logging.getLogger("asyncio").addFilter(_relevant)
 
 
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Not that a TLS connection cannot be half closed, which asyncio says at each end of one."""
+def _relevant(record: logging.LogRecord) -> bool:
+    """Drop the warning that asyncio logs whenever a TLS connection is closed."""
     return not record.getMessage().startswith("returning true from eof_received()")

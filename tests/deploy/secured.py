@@ -15,7 +15,7 @@ from pathlib import Path
 from nats.aio.client import Client
 
 from natterjack.local.embedded import EmbeddedServer
-from tests.natterjack.cli.test_commands import Command
+from tests.natterjack.cli.commands import Command
 
 from ..waiting import Countdown, until, within
 

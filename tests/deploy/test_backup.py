@@ -14,7 +14,7 @@ from natterjack.broker.streams import ensure
 from natterjack.control import ControlRequest
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests.natterjack.cli.test_commands import Command
+from tests.natterjack.cli.commands import Command
 
 from ..emulators import tones
 from ..waiting import until

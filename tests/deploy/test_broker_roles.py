@@ -29,7 +29,7 @@ from natterjack.broker.connection import connect, connected
 from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
-from tests.natterjack.cli.test_commands import Command
+from tests.natterjack.cli.commands import Command
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
@@ -641,11 +641,11 @@ async def test_an_invalid_or_duplicate_key_is_refused(tmp_path: Path) -> None:
     wrong = "A" if public[20] != "A" else "B"
     account = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT)
     for key, expected in (
-        (public, "the user operator has that key"),
-        (public[:20] + wrong + public[21:], "check sum"),
-        (public[:20] + "1" + public[21:], "check sum"),  # not a letter of base 32
-        (public.lower(), "first a U"),
-        (nkeys.from_seed(account).public_key.decode(), "first a U"),
+        (public, "the user operator already has this key"),
+        (public[:20] + wrong + public[21:], "checksum"),
+        (public[:20] + "1" + public[21:], "checksum"),  # not a letter of base 32
+        (public.lower(), "begins with U"),
+        (nkeys.from_seed(account).public_key.decode(), "begins with U"),
     ):
         command = Command(
             "users", "add", "--dir", str(tmp_path / "users"), "monitor", "--public-key", key

@@ -1,4 +1,4 @@
-"""Fixtures of the commands' tests: the worker's, which what they look at is made with."""
+"""The worker's fixtures, for tests of commands that need a running worker."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ STEREO = AudioFormat("linear16", 16_000, 2)
 HEADER = ChunkHeader("session-1", 7, 8960, 1_700_000_000_000_000_000, False)
 
 
-def test_headers_survive_the_way() -> None:
+def test_headers_round_trip() -> None:
     for header in (HEADER, HEADER._replace(end=True)):
         assert decode_chunk_headers(encode_chunk_headers(header), 2560, STEREO) == header
     assert encode_chunk_headers(HEADER)["Nats-Msg-Id"] == "session-1:7"
@@ -35,7 +35,7 @@ def test_the_last_chunk_may_be_empty() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, MAX_CHUNK_BYTES + 4])
-def test_sizes_that_cannot_be(size: int) -> None:
+def test_invalid_sizes(size: int) -> None:
     with pytest.raises(BadChunk) as caught:
         decode_chunk_headers(encode_chunk_headers(HEADER), size, STEREO)
     assert caught.value.cause == "size"
@@ -49,13 +49,13 @@ def test_sizes_that_cannot_be(size: int) -> None:
         {"Audio-Pos": str(2**63)}, {"Audio-Time": ""},
     ],
 )  # fmt: skip
-def test_headers_that_are_missing_or_nonsense(change: dict[str, str | None]) -> None:
+def test_missing_and_invalid_headers(change: dict[str, str | None]) -> None:
     headers = {**encode_chunk_headers(HEADER), **change}
     with pytest.raises(BadChunk) as caught:
         decode_chunk_headers({k: v for k, v in headers.items() if v is not None}, 2560, STEREO)
     assert caught.value.cause == "headers"
 
 
-def test_no_headers_at_all() -> None:
+def test_no_headers() -> None:
     with pytest.raises(BadChunk):
         decode_chunk_headers(None, 2560, STEREO)

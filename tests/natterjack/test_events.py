@@ -16,7 +16,7 @@ COMMON = {
 }  # fmt: skip
 
 
-def test_events_survive_the_way_and_leave_out_what_is_absent() -> None:
+def test_events_round_trip_without_absent_values() -> None:
     event = FinalEvent(
         **COMMON, sequence=4, segment=1, text="hi", start=0.5, end=1.25, words=[Word(text="hi")]
     )
@@ -26,7 +26,7 @@ def test_events_survive_the_way_and_leave_out_what_is_absent() -> None:
     assert b'"type":"final"' in event.encode()
 
 
-def test_a_subscriber_outlives_newer_workers() -> None:
+def test_unknown_fields_are_ignored() -> None:
     wire = InterimEvent(**COMMON, segment=0, text="x", start=0, end=1).encode()
     newer = wire[:-1] + b',"mood":"cheerful"}'
     assert isinstance(parse_event(newer), InterimEvent)
@@ -36,7 +36,7 @@ def test_a_subscriber_outlives_newer_workers() -> None:
     "payload",
     [b"", b"{]", b"[]", b"7", b"{}", b'{"type":"song"}', b'{"type":"final","text":"x"}', b"\xff"],
 )
-def test_nonsense_is_one_clear_error(payload: bytes) -> None:
+def test_invalid_payloads_raise_one_error(payload: bytes) -> None:
     with pytest.raises(BadEvent, match="not an event") as caught:
         parse_event(payload)
     assert "\n" not in str(caught.value)

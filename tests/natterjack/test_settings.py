@@ -25,12 +25,12 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.lease_seconds == 9
 
 
-def test_bad_values_are_named_by_their_variable() -> None:
+def test_invalid_values_are_named_by_their_variable() -> None:
     with pytest.raises(UsageError, match=r"^NATTERJACK_STREAM_REPLICAS: .*; NATTERJACK_LEASE_SEC"):
         load(StreamSettings, _flags("--stream-replicas", "nine", "--lease-seconds", "0"))
 
 
-def test_secrets_are_no_flags_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_have_no_flags_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, BrokerSettings, "nats-")
     assert "password" not in parser.format_help()

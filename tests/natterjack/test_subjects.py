@@ -23,7 +23,7 @@ def test_subjects() -> None:
     assert transcript_subject(KEY, "final") == "stt.transcript.acme.call-7.agent_1.final"
 
 
-def test_every_subject_gives_its_key_back() -> None:
+def test_keys_are_parsed_from_subjects() -> None:
     for subject in (session_subject(KEY), audio_subject(KEY), transcript_subject(KEY, "turn")):
         assert parse_key(subject) == KEY
     assert SessionKey.parse(str(KEY)) == KEY
@@ -39,7 +39,7 @@ def test_filters() -> None:
 @pytest.mark.parametrize(
     "token", ["", "a.b", "a b", "*", ">", "a\n", "é", "x" * 65, "a/b", "$JS", "a\r\nPUB x 0"]
 )
-def test_what_cannot_be_a_token_is_refused_by_name(token: str) -> None:
+def test_invalid_tokens_are_rejected(token: str) -> None:
     with pytest.raises(InvalidKey, match=r"conversation .* is not valid: use 1 to 64 of"):
         SessionKey.checked("t", token, "s")
     with pytest.raises(InvalidKey):

@@ -17,7 +17,7 @@ from natterjack.settings import BrokerSettings
 from natterjack.subjects import session_subject
 from natterjack.telemetry.spans import trace_id_of
 
-from ..collector import Collector, Seen, collecting
+from ..collector import Collector, ReceivedSpan, collecting
 from ..edge_capture.program import Edge, requests
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
@@ -79,17 +79,19 @@ def edge(tmp_path: Path, nats_server: EmbeddedServer, speaker: Speaker) -> Itera
         edge.process.end()
 
 
-async def seen(collector: Collector, service: str, name: str = "session", count: int = 1) -> Seen:
+async def seen(
+    collector: Collector, service: str, name: str = "session", count: int = 1
+) -> ReceivedSpan:
     """The last of `count` spans."""
     try:
         await until(lambda: len(collector.of(service, name)) >= count, "a span")
     except AssertionError:
-        there = [(span.service, span.name, span.about("outcome")) for span in collector.spans]
+        there = [(span.service, span.name, span.attribute("outcome")) for span in collector.spans]
         raise AssertionError(f"no {count} {name} of {service}, but {there}") from None
     return collector.of(service, name)[-1]
 
 
-def inside(collector: Collector, span: Seen) -> list[str]:
+def inside(collector: Collector, span: ReceivedSpan) -> list[str]:
     """Names of the children, in the order of their beginnings."""
     children = [each for each in collector.spans if each.parent_id == span.span_id]
     return [child.name for child in sorted(children, key=lambda child: child.start)]
@@ -110,21 +112,21 @@ async def test_a_session_is_one_trace_from_the_edge_to_the_last_final(
     key, session_id = program.stdout.split()
     assert key == "t.c.s"
     assert (top.kind, top.parent_id, top.error) == ("PRODUCER", "", None)
-    assert top.about("session") == key
-    assert top.about("session_id") == session_id
-    assert top.about("tenant") == "t"
-    assert top.about("format") == "linear16, 16000 Hz, 1 channels"
-    assert top.about("chunks") > 10
+    assert top.attribute("session") == key
+    assert top.attribute("session_id") == session_id
+    assert top.attribute("tenant") == "t"
+    assert top.attribute("format") == "linear16, 16000 Hz, 1 channels"
+    assert top.attribute("chunks") > 10
     assert (lease.kind, lease.parent_id, lease.error) == ("CONSUMER", top.span_id, None)
     assert {span.trace_id for span in collector.spans} == {f"{trace_id_of(session_id):032x}"}
-    assert lease.about("session") == key
-    assert lease.about("session_id") == session_id
-    assert (lease.about("epoch"), lease.about("worker")) == (1, "w1")
-    assert lease.about("outcome") == "closed"
+    assert lease.attribute("session") == key
+    assert lease.attribute("session_id") == session_id
+    assert (lease.attribute("epoch"), lease.attribute("worker")) == (1, "w1")
+    assert lease.attribute("outcome") == "closed"
     assert inside(collector, lease) == ["claim", "connect", "finish"]
     (connect,), (finish,) = collector.named("connect"), collector.named("finish")
-    assert connect.about("provider") == "deepgram"
-    assert connect.about("reference")
+    assert connect.attribute("provider") == "deepgram"
+    assert connect.attribute("reference")
     assert connect.end <= finish.start <= finish.end <= lease.end
     # Neither what was said nor what must not be known.
     everything = b"".join(collector.raw)
@@ -152,10 +154,10 @@ async def test_the_successor_of_a_killed_worker_goes_on_in_the_same_trace(
     top = await seen(collector, EDGE)
     lease = await seen(collector, WORKER)
     names = {workers[0]: "w1", workers[1]: "w2"}
-    assert first.about("worker") == names.pop(killed)
-    assert lease.about("worker") in names.values()
-    assert lease.about("epoch") == 2
-    assert lease.about("outcome") == "closed"
+    assert first.attribute("worker") == names.pop(killed)
+    assert lease.attribute("worker") in names.values()
+    assert lease.attribute("epoch") == 2
+    assert lease.attribute("outcome") == "closed"
     assert lease.parent_id == top.span_id
     assert inside(collector, lease) == ["claim", "connect", "finish"]
     # The killed one's lease was never ended; its steps are there, beside the successor's.
@@ -202,8 +204,8 @@ async def test_a_handed_over_session_is_two_leases_in_one_trace(
     (await closed(broker, speaker.spec)).audit(speaker)
     await seen(collector, WORKER, count=2)
     leases = collector.of(WORKER)
-    assert [lease.about("outcome") for lease in leases] == ["handed_over", "closed"]
-    assert [lease.about("epoch") for lease in leases] == [1, 2]
+    assert [lease.attribute("outcome") for lease in leases] == ["handed_over", "closed"]
+    assert [lease.attribute("epoch") for lease in leases] == [1, 2]
     assert [lease.parent_id for lease in leases] == ["", ""]
     trace_id = f"{trace_id_of(speaker.spec.session_id):032x}"
     assert {span.trace_id for span in collector.spans} == {trace_id}
@@ -226,10 +228,10 @@ async def test_a_lease_that_waits_for_an_earlier_session_is_not_seen(
     await seen(collector, WORKER, count=2)
     await queue_empty(broker)
     leases = collector.of(WORKER)
-    assert [lease.about("session_id") for lease in leases] == [
+    assert [lease.attribute("session_id") for lease in leases] == [
         earlier.spec.session_id, later.spec.session_id,
     ]  # fmt: skip
-    assert leases[1].about("epoch") > 1  # it was taken before, and given back
+    assert leases[1].attribute("epoch") > 1  # it was taken before, and given back
     assert leases[1].start >= leases[0].end
     assert len(collector.named("claim")) == 2
 
@@ -265,16 +267,16 @@ async def test_a_recovery_lasts_from_the_fault_to_the_next_stream(
     (recover,) = collector.named("recover")
     connects = collector.named("connect")
     assert [connect.error for connect in connects] == [None, "server_error", "server_error", None]
-    assert [connect.about("cause") for connect in connects] == [
+    assert [connect.attribute("cause") for connect in connects] == [
         None, "server_error", "server_error", None,
     ]  # fmt: skip
-    assert recover.about("cause") == "dropped"
-    assert recover.about("faults") == 3
+    assert recover.attribute("cause") == "dropped"
+    assert recover.attribute("faults") == 3
     assert recover.events == ["fault", "fault"]
     assert recover.error is None
     assert connects[0].end <= recover.start <= connects[1].start
     assert connects[2].end <= recover.end
-    assert (lease.about("outcome"), lease.error) == ("closed", None)
+    assert (lease.attribute("outcome"), lease.error) == ("closed", None)
 
 
 async def test_a_refusal_is_an_error_with_its_cause(
@@ -290,7 +292,7 @@ async def test_a_refusal_is_an_error_with_its_cause(
     await speaker.speak()
     await closed(broker, speaker.spec)
     lease = await seen(collector, WORKER)
-    assert (lease.about("outcome"), lease.error) == ("failed", "auth")
+    assert (lease.attribute("outcome"), lease.error) == ("failed", "auth")
     assert [span.error for span in collector.named("connect")] == ["auth"]
     assert [span.error for span in collector.named("recover")] == ["auth"]
     assert b"a-test-key" not in b"".join(collector.raw)
@@ -336,7 +338,7 @@ async def test_a_request_that_cannot_be_served_is_a_failed_lease(
         b'{"session_id": "bad-request", "channels": 0}',
     )
     lease = await seen(collector, WORKER)
-    assert (lease.about("outcome"), lease.error) == ("failed", "request")
+    assert (lease.attribute("outcome"), lease.error) == ("failed", "request")
     assert inside(collector, lease) == ["claim"]
 
 

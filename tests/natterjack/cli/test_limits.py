@@ -1,4 +1,4 @@
-"""`natterjack limits` as operators meet it: real processes, a real broker."""
+"""`natterjack limits` on a real broker."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from natterjack.local.embedded import EmbeddedServer
 from worker.capacity.governor import Governor
 from worker.metrics import Metrics
 
-from .test_commands import Command
+from .commands import run_async
 
 
 async def limits(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
-    """What it prints, errors included."""
-    async with Command("limits", *arguments, NATS_URL=server.url) as command:
-        assert await command.status() == status, command.out + command.errors
-    assert "Traceback" not in command.errors
+    """Run `natterjack limits` and return its output, including errors."""
+    command = await run_async("limits", *arguments, NATS_URL=server.url)
+    assert command.status == status, command.out + command.errors
     return command.out + command.errors
 
 
-async def test_a_limit_is_set_shown_obeyed_and_removed(
+async def test_a_limit_is_set_shown_applied_and_removed(
     ready_broker: Broker, nats_server: EmbeddedServer
 ) -> None:
-    assert await limits(nats_server, "list") == "no account is limited\n"
-    set_line = "deepgram: 2 connections, 5 new ones a second\n"
+    assert await limits(nats_server, "list") == "no account has a limit\n"
+    set_line = "deepgram: 2 connections, 5 new ones per second\n"
     assert (
         await limits(
             nats_server, "set", "deepgram", "--connections", "2", "--dials-per-second", "5"
@@ -42,17 +41,17 @@ async def test_a_limit_is_set_shown_obeyed_and_removed(
         assert await limits(nats_server, "list") == set_line.replace(
             "connections", "connections (1 in use)"
         )
-        told = json.loads(await limits(nats_server, "list", "--json"))
-        assert told == {"deepgram": {"connections": 2, "dials_per_second": 5, "in_use": 1}}
+        shown = json.loads(await limits(nats_server, "list", "--json"))
+        assert shown == {"deepgram": {"connections": 2, "dials_per_second": 5, "in_use": 1}}
         await permit.release()
     finally:
         running.cancel()
         await asyncio.wait({running})
     assert await limits(nats_server, "remove", "deepgram") == "deepgram: no limit\n"
-    assert await limits(nats_server, "list") == "no account is limited\n"
+    assert await limits(nats_server, "list") == "no account has a limit\n"
 
 
-async def test_mistakes_are_named(ready_broker: Broker, nats_server: EmbeddedServer) -> None:
+async def test_mistakes_are_reported(ready_broker: Broker, nats_server: EmbeddedServer) -> None:
     assert "--connections" in await limits(nats_server, "set", "deepgram", status=2)
     assert "connections" in await limits(
         nats_server, "set", "deepgram", "--connections", "0", status=2
@@ -64,7 +63,5 @@ async def test_mistakes_are_named(ready_broker: Broker, nats_server: EmbeddedSer
     assert "whole number" in await limits(nats_server, "list", status=1)
 
 
-async def test_without_buckets_it_says_who_makes_them(
-    broker: Broker, nats_server: EmbeddedServer
-) -> None:
+async def test_missing_buckets_are_reported(broker: Broker, nats_server: EmbeddedServer) -> None:
     assert "a worker makes them" in await limits(nats_server, "list", status=2)

@@ -1,4 +1,4 @@
-"""`natterjack sessions` as operators meet it: real workers, a real broker, a real terminal."""
+"""`natterjack sessions` with real workers, a real broker and a real terminal."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ from tests.emulators import tones
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, closed
 
-from .test_commands import Command
+from .commands import Command, run, run_async
 
 NOW = datetime.now(UTC)
 
 
 class Sessions:
-    """The command, on a broker of its own."""
+    """Runs `natterjack sessions` on one broker."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.errors = ""
 
     async def __call__(self, *arguments: str, status: int = 0) -> str:
-        """What it prints."""
-        async with Command("sessions", *arguments, NATS_URL=self.url) as command:
-            assert await command.status() == status, command.out + command.errors
+        """Run the command and return its output."""
+        command = await run_async("sessions", *arguments, NATS_URL=self.url)
+        assert command.status == status, command.out + command.errors
         self.errors = command.errors
-        assert "Traceback" not in command.errors
         return command.out
 
     async def rows(self, *arguments: str) -> list[dict[str, Any]]:
@@ -80,23 +79,23 @@ def page(worker: str, *sessions: dict[str, Any], slots: int = 8, **more: Any) ->
 
 
 @contextlib.asynccontextmanager
-async def telling(broker: Broker, **pages: bytes) -> AsyncIterator[None]:
-    """Workers that tell these records of themselves, as real ones do."""
+async def reporting(broker: Broker, **pages: bytes) -> AsyncIterator[None]:
+    """Store these records repeatedly, as workers do."""
     js = broker.client.jetstream()
 
-    async def tell() -> None:
+    async def report() -> None:
         for worker, payload in pages.items():
             await js.publish(
                 streams.bucket_subject(streams.WORKERS_BUCKET, f"{worker}-1.0"), payload
             )
 
-    async def keep_telling() -> None:
+    async def keep_reporting() -> None:
         while True:
             await asyncio.sleep(0.5)
-            await tell()
+            await report()
 
-    await tell()
-    task = asyncio.create_task(keep_telling())
+    await report()
+    task = asyncio.create_task(keep_reporting())
     try:
         yield
     finally:
@@ -105,7 +104,7 @@ async def telling(broker: Broker, **pages: bytes) -> AsyncIterator[None]:
             await task
 
 
-async def say(broker: Broker, key: str, session_id: str, text: str) -> None:
+async def publish_final(broker: Broker, key: str, session_id: str, text: str) -> None:
     place = SessionKey.parse(key)
     final = FinalEvent(
         session_id=session_id, **place._asdict(), epoch=1, published_at=NOW, sequence=0, segment=0,
@@ -115,7 +114,7 @@ async def say(broker: Broker, key: str, session_id: str, text: str) -> None:
     await js.publish(transcript_subject(place, "final"), final.encode())
 
 
-async def ask_for(broker: Broker, **spec: Any) -> SessionSpec:
+async def request(broker: Broker, **spec: Any) -> SessionSpec:
     made = SessionSpec(tenant="t", conversation="c", **spec)
     await broker.client.jetstream().publish(
         session_subject(made.key), made.model_dump_json().encode()
@@ -126,7 +125,7 @@ async def ask_for(broker: Broker, **spec: Any) -> SessionSpec:
 # ---- real workers -------------------------------------------------------------------------------
 
 
-async def test_a_running_session_and_one_without_a_free_slot(
+async def test_a_running_session_and_a_waiting_one(
     sessions: Sessions,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -136,13 +135,13 @@ async def test_a_running_session_and_one_without_a_free_slot(
     first = Speaker(broker_settings, 200, speed=2, speaker="first")
     async with speaking(first):
 
-        async def heard() -> dict[str, Any] | None:
+        async def transcribed() -> dict[str, Any] | None:
             rows = await sessions.rows()
             ready = rows and rows[0]["last_words"] and rows[0]["cost"] and rows[0]["final_seconds"]
             return rows[0] if ready else None
 
-        row = await until(heard, "the first session has words", 30)
-        late = await ask_for(broker, speaker="late")
+        row = await until(transcribed, "the first session has words", 30)
+        late = await request(broker, speaker="late")
 
         both = await sessions.rows()
         shown = await sessions()
@@ -165,7 +164,7 @@ async def test_a_running_session_and_one_without_a_free_slot(
         assert sessions.errors == ""
 
 
-async def test_a_killed_worker_is_gone_and_another_takes_its_session(
+async def test_another_worker_takes_over_the_session_of_a_killed_one(
     sessions: Sessions,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -229,12 +228,12 @@ async def test_filters_and_sorting(sessions: Sessions, ready_broker: Broker) -> 
         record("a.y.p", "session-2", lag_seconds=3, captured_seconds=10, cost=2),
     )
     two = page("two", record("b.x.q", "session-3", state="recovering", lag_seconds=2))
-    await ask_for(ready_broker, speaker="s")
+    await request(ready_broker, speaker="s")
 
     async def keys(*arguments: str) -> str:
         return " ".join(row["key"] for row in await sessions.rows("--no-words", *arguments))
 
-    async with telling(ready_broker, one=one, two=two):
+    async with reporting(ready_broker, one=one, two=two):
         assert await keys() == "a.x.p a.y.p b.x.q t.c.s"
         assert await keys("--tenant", "a") == "a.x.p a.y.p"
         assert await keys("--conversation", "x", "--speaker", "q") == "b.x.q"
@@ -250,24 +249,24 @@ async def test_filters_and_sorting(sessions: Sessions, ready_broker: Broker) -> 
 
 async def test_last_words_are_the_sessions_own(sessions: Sessions, ready_broker: Broker) -> None:
     records = page("one", record("t.c.a", "session-1"), record("t.c.b", "session-2"))
-    await say(ready_broker, "t.c.a", "session-1", "before")
-    await say(ready_broker, "t.c.a", "session-1", "red\x1b[31m\n\u202ewords")
-    await say(ready_broker, "t.c.b", "an-older-session", "of somebody else")
-    async with telling(ready_broker, one=records):
+    await publish_final(ready_broker, "t.c.a", "session-1", "before")
+    await publish_final(ready_broker, "t.c.a", "session-1", "red\x1b[31m\n\u202ewords")
+    await publish_final(ready_broker, "t.c.b", "an-older-session", "of another session")
+    async with reporting(ready_broker, one=records):
         words = {row["key"]: row["last_words"] for row in await sessions.rows()}
         assert words == {"t.c.a": "red\x1b[31m\n\u202ewords", "t.c.b": None}
         shown = await sessions()
         assert "red [31m words\n" in shown
-        assert "somebody" not in shown
+        assert "another" not in shown
         assert "words" not in await sessions("--no-words")
         assert "last_words" not in (await sessions.rows("--no-words"))[0]
 
 
-async def test_odd_records_do_no_harm(sessions: Sessions, ready_broker: Broker) -> None:
+async def test_invalid_records_are_skipped(sessions: Sessions, ready_broker: Broker) -> None:
     js = ready_broker.client.jetstream()
     bad_numbers = record("t.c.s", "session-1", cost=0.5) | {"lag_seconds": 1e300}
-    odd = {
-        "good": page("go\x1b[2Jod", bad_numbers, record("no key", "session-2"), pages=1),
+    invalid = {
+        "valid": page("go\x1b[2Jod", bad_numbers, record("no key", "session-2"), pages=1),
         "text": b"this is no JSON",
         "list": b"[]",
         "half": b'{"instance": "half"}',
@@ -280,7 +279,7 @@ async def test_odd_records_do_no_harm(sessions: Sessions, ready_broker: Broker) 
     await js.publish("stt.session.t.c.broken", b"{}")
     await js.publish("stt.session.nokey", b"{}")
     await js.publish("stt.transcript.t.c.s.final", b"this is no event")
-    async with telling(ready_broker, **odd):
+    async with reporting(ready_broker, **invalid):
         shown = await sessions()
         complaint = sessions.errors
         rows = await sessions.rows()
@@ -290,14 +289,14 @@ async def test_odd_records_do_no_harm(sessions: Sessions, ready_broker: Broker) 
     ]
     assert "\x1b" not in shown
     assert "go [2Jod" in shown
-    assert complaint == "natterjack sessions: left out as odd: 5 records and 1 sessions\n"
+    assert complaint == "natterjack sessions: skipped invalid data: 5 records and 1 sessions\n"
 
 
-async def test_requests_that_share_a_key_are_told_apart(
+async def test_requests_with_the_same_key_are_distinguished(
     sessions: Sessions, ready_broker: Broker
 ) -> None:
-    first, second, third = [await ask_for(ready_broker, speaker="s") for _ in range(3)]
-    async with telling(ready_broker, one=page("one", record("t.c.s", second.session_id))):
+    first, second, third = [await request(ready_broker, speaker="s") for _ in range(3)]
+    async with reporting(ready_broker, one=page("one", record("t.c.s", second.session_id))):
         rows = await sessions.rows()
     states = {row["session_id"]: row["state"] for row in rows}
     assert states == {
@@ -309,11 +308,13 @@ async def test_requests_that_share_a_key_are_told_apart(
 
 async def test_hundreds_are_all_shown(sessions: Sessions, ready_broker: Broker) -> None:
     ids = {f"t.c.s{n}": f"session-{n}" for n in range(600)}
-    await asyncio.gather(*(say(ready_broker, key, i, f"words of {i}") for key, i in ids.items()))
-    await asyncio.gather(*(ask_for(ready_broker, speaker=f"w{n}") for n in range(250)))
+    await asyncio.gather(
+        *(publish_final(ready_broker, key, i, f"words of {i}") for key, i in ids.items())
+    )
+    await asyncio.gather(*(request(ready_broker, speaker=f"w{n}") for n in range(250)))
     records = [record(key, session_id) for key, session_id in ids.items()]
     pages = {"one": page("one", *records[:300]), "two": page("two", *records[300:])}
-    async with telling(ready_broker, **pages):
+    async with reporting(ready_broker, **pages):
         rows = await sessions.rows()
         shown = await sessions()
     words = {row["session_id"]: row["last_words"] for row in rows if row["state"] != "waiting"}
@@ -327,16 +328,18 @@ async def test_hundreds_are_all_shown(sessions: Sessions, ready_broker: Broker) 
 
 async def test_watch_redraws_within_the_terminal(sessions: Sessions, ready_broker: Broker) -> None:
     records = [record(f"t.{'long-' * 9}{n:02}.s", f"session-{n}") for n in range(50)]
-    await say(ready_broker, records[0]["key"], "session-0", "said at first " * 20 + "and last")
+    await publish_final(
+        ready_broker, records[0]["key"], "session-0", "said at first " * 20 + "and last"
+    )
     arguments = ("sessions", "--watch", "0.2")
     async with (
-        telling(ready_broker, one=page("one", *records)),
+        reporting(ready_broker, one=page("one", *records)),
         Command(
             *arguments, terminal=True, NATS_URL=sessions.url, COLUMNS="100", LINES="20"
         ) as watch,
     ):
         await until(lambda: watch.out.count("\x1b[H") >= 3, "it is drawn again", 30)
-        await ask_for(ready_broker, speaker="late")
+        await request(ready_broker, speaker="late")
         await until(lambda: "waiting 1," in watch.out, "what is new is shown")
         await until(lambda: "\x1b[H" in watch.out.partition("waiting 1,")[2], "once more")
         watch.signal(signal.SIGINT)
@@ -354,11 +357,11 @@ async def test_watch_redraws_within_the_terminal(sessions: Sessions, ready_broke
         assert re.match(r"\d\d:\d\d:\d\d  sessions 50 ", lines[-2])
 
 
-async def test_watch_appends_where_it_cannot_redraw(
+async def test_watch_appends_when_the_output_is_not_a_terminal(
     sessions: Sessions, ready_broker: Broker
 ) -> None:
     async with (
-        telling(ready_broker, one=page("one", record("t.c.s", "session-1"))),
+        reporting(ready_broker, one=page("one", record("t.c.s", "session-1"))),
         Command("sessions", "--watch", "0.2", NATS_URL=sessions.url) as watch,
     ):
         await until(lambda: watch.out.count("workers 1, slots 1/8") >= 3, "three times", 30)
@@ -369,22 +372,22 @@ async def test_watch_appends_where_it_cannot_redraw(
 async def test_watch_outlives_the_broker(
     sessions: Sessions, ready_broker: Broker, nats_server: EmbeddedServer
 ) -> None:
-    def looks() -> int:
+    def views() -> int:
         return watch.out.count("workers 0, slots 0/0")
 
     async with Command("sessions", "--watch", "0.2", NATS_URL=sessions.url) as watch:
-        await until(looks, "a first look", 30)
+        await until(views, "a first view", 30)
         nats_server.kill()
         await until(lambda: "natterjack sessions: " in watch.errors, "it says so", 30)
-        before = looks()
+        before = views()
         nats_server.start()
-        await until(lambda: looks() > before, "it looks again", 30)
+        await until(lambda: views() > before, "another view", 30)
         watch.signal(signal.SIGINT)
         assert await watch.status() == 130
     assert "Traceback" not in watch.errors
 
 
-# ---- rights and mistakes ------------------------------------------------------------------------
+# ---- permissions and mistakes -------------------------------------------------------------------
 
 _USERS = """
 accounts {{ A {{ jetstream: enabled, users: [
@@ -397,32 +400,34 @@ _QUEUE = ["$JS.API.STREAM.INFO.STT_SESSIONS", "$JS.API.STREAM.MSG.GET.STT_SESSIO
 _WORDS = "$JS.API.DIRECT.GET.STT_TRANSCRIPTS"
 
 
-async def as_reader(directory: Path, *rights: str, status: int = 0) -> tuple[str, str]:
-    """Output and errors of the command, for a user that may publish to these subjects."""
+async def as_reader(directory: Path, *permissions: str, status: int = 0) -> tuple[str, str]:
+    """Run the command as a user with permission to publish to these subjects."""
     config = directory / "nats.conf"
-    config.write_text(_USERS.format(rights=", ".join(f'"{right}"' for right in rights)))
+    config.write_text(
+        _USERS.format(rights=", ".join(f'"{permission}"' for permission in permissions))
+    )
     server = EmbeddedServer(directory / "restricted", extra_arguments=("-c", str(config)))
     server.start()
     try:
         admin = BrokerSettings.model_validate({"url": server.url, "user": "admin", "password": "x"})
         async with connected(admin, name="admin", once=True) as broker:
             await streams.ensure(broker, StreamSettings())
-            await ask_for(broker, speaker="late")
-            await say(broker, "t.c.s", "session-1", "the last words")
+            await request(broker, speaker="late")
+            await publish_final(broker, "t.c.s", "session-1", "the last words")
             async with (
-                telling(broker, one=page("one", record("t.c.s", "session-1"))),
-                Command(
-                    "sessions", NATS_URL=server.url, NATS_USER="reader", NATS_PASSWORD="x"
-                ) as command,
+                reporting(broker, one=page("one", record("t.c.s", "session-1"))),
             ):
-                assert await command.status() == status, command.out + command.errors
+                command = await run_async(
+                    "sessions", NATS_URL=server.url, NATS_USER="reader", NATS_PASSWORD="x"
+                )
+                assert command.status == status, command.out + command.errors
     finally:
         server.stop()
     return command.out, command.errors
 
 
 @pytest.mark.process
-async def test_reading_rights_are_enough(tmp_path: Path) -> None:
+async def test_permissions_for_reading_are_enough(tmp_path: Path) -> None:
     shown, errors = await as_reader(tmp_path, _BUCKET, *_QUEUE, _WORDS)
     assert "the last words" in shown
     assert "waiting 1," in shown
@@ -431,21 +436,25 @@ async def test_reading_rights_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("rights", [(), _QUEUE[:1]], ids=["the bucket", "and the queue's state"])
-async def test_with_fewer_rights_less_is_shown(tmp_path: Path, rights: tuple[str, ...]) -> None:
+async def test_fewer_permissions_show_less(
+    tmp_path: Path, rights: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without permission for a request, the command waits for the timeout.
+    monkeypatch.setattr("natterjack.fleet.reader._REQUEST_TIMEOUT_S", 0.3)
     shown, errors = await as_reader(tmp_path, _BUCKET, *rights)
     assert re.search(r"^t\.c\.s +streaming +one", shown, re.MULTILINE)
     assert "the last words" not in shown
-    assert "sessions that wait are not shown" in errors
+    assert "waiting sessions are not shown" in errors
     assert "last words cannot be read" in errors
 
 
 @pytest.mark.process
-async def test_without_the_right_to_the_bucket_the_right_is_named(tmp_path: Path) -> None:
+async def test_the_missing_permission_for_the_bucket_is_named(tmp_path: Path) -> None:
     _, errors = await as_reader(tmp_path, *_QUEUE, _WORDS, status=2)
-    assert f"needs the right to publish to {_BUCKET}" in errors
+    assert f"need the permission to publish to {_BUCKET}" in errors
 
 
-async def test_a_broker_on_which_no_worker_was_started(sessions: Sessions, broker: Broker) -> None:
+async def test_missing_buckets_are_reported(sessions: Sessions, broker: Broker) -> None:
     await sessions(status=2)
     assert "start a worker once" in sessions.errors
     assert sessions.errors.count("\n") == 1
@@ -457,7 +466,6 @@ async def test_an_idle_fleet(sessions: Sessions, ready_broker: Broker) -> None:
     assert sessions.errors == ""
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -468,8 +476,8 @@ async def test_an_idle_fleet(sessions: Sessions, ready_broker: Broker) -> None:
         (("--sort", "name"), "--sort"),
     ],
 )
-async def test_mistakes_are_status_2(arguments: tuple[str, ...], says: str) -> None:
-    async with Command("sessions", *arguments) as command:
-        assert await command.status() == 2
+def test_mistakes_are_status_2(arguments: tuple[str, ...], says: str) -> None:
+    command = run("sessions", *arguments)
+    assert command.status == 2
     assert says in command.errors
     assert "Traceback" not in command.errors

@@ -1,4 +1,4 @@
-"""Text in columns, in cells of a terminal."""
+"""Tables of text, measured in terminal cells."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from natterjack.cli.table import end, middle, plain, start, table, width
     [
         ("two\nlines\tand\x1b[31m red\x07", "two lines and [31m red"),
         ("left\u202eright\u2028next", "left right next"),
-        ("कर्\u200dम", "कर्\u200dम"),  # a joiner that the script needs
+        ("कर्\u200dम", "कर्\u200dम"),  # a joiner that the script requires
         ("", ""),
     ],
 )
-def test_nothing_that_is_shown_steers_the_terminal(text: str, shown: str) -> None:
+def test_control_characters_are_removed(text: str, shown: str) -> None:
     assert plain(text) == shown
 
 
@@ -35,12 +35,12 @@ def test_width_is_in_cells() -> None:
         (end, 0, ""),
     ],
 )
-def test_what_has_no_room_is_cut(cut: object, room: int, shown: str) -> None:
+def test_long_text_is_cut(cut: object, room: int, shown: str) -> None:
     assert callable(cut)
     assert cut("last words", room) == shown
 
 
-def test_wide_characters_are_never_halved() -> None:
+def test_wide_characters_are_not_split() -> None:
     for room in range(1, 9):
         for cut in (start, end, middle):
             assert width(cut("日本語の文字", room)) <= room
@@ -52,7 +52,7 @@ LINES = [
 ]
 
 
-def test_columns_are_aligned_and_whole_without_a_terminal() -> None:
+def test_columns_are_aligned_and_not_cut_without_a_width() -> None:
     head, line = table(LINES, right=(1,))
     assert line == "  ".join(LINES[1])
     assert head.index("LAG") == line.index("0.5")
@@ -64,14 +64,14 @@ def test_no_line_is_wider_than_the_terminal(room: int) -> None:
         assert width(line) <= room
 
 
-def test_elastic_columns_give_way_so_that_words_have_room() -> None:
+def test_elastic_columns_shrink_first() -> None:
     line = table(LINES, right=(1,), elastic=(0,), room=60)[1]
     assert line.startswith("tenant.a-long")
     assert line.endswith("said last of all")
     assert width(line) == 60
 
 
-def test_words_that_could_not_be_read_are_left_out() -> None:
+def test_a_last_column_that_is_too_narrow_is_omitted() -> None:
     head, line = table(LINES, right=(1,), elastic=(0,), room=22, least=10)
     assert head.split() == ["KEY", "LAG"]
     assert line.endswith("0.5")

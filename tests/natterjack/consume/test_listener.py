@@ -1,4 +1,4 @@
-"""listen() against a real broker: stored first, then live, no hole and no double."""
+"""listen() on a real broker: stored events, then live ones, each exactly once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def publish(broker: Broker, *events: Event) -> None:
 async def listening(
     settings: BrokerSettings, **options: bool | str
 ) -> AsyncIterator[Callable[[int], asyncio.Future[list[Event]]]]:
-    """A listener that is under way; gives a way to take the next so many events."""
+    """A running listener; yields a function that awaits the given number of events."""
     source = natterjack.listen(settings=settings, **options)  # type: ignore[arg-type]
     queue: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -96,12 +96,12 @@ async def test_stored_first_then_live(
     assert texts(events) == [f"final {n}" for n in range(620)]
 
 
-async def test_without_from_start_only_what_is_new(
+async def test_without_from_start_only_new_events_arrive(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, final(0))
     async with listening(broker_settings) as take:
-        # An interim tells when it listens: interims are kept nowhere.
+        # An interim shows that it is listening: interims are not stored.
         first = take(1)
         while not first.done():
             await publish(ready_broker, interim(5, "ready"))
@@ -113,7 +113,7 @@ async def test_without_from_start_only_what_is_new(
     assert texts(seen) == ["final 1"]
 
 
-async def test_interims_behind_a_final_or_an_epoch_are_dropped(
+async def test_interims_of_older_segments_or_epochs_are_dropped(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, final(0, epoch=2))
@@ -123,9 +123,9 @@ async def test_interims_behind_a_final_or_an_epoch_are_dropped(
             ready_broker,
             interim(0, "late", epoch=2),
             interim(1, "zombie", epoch=1),
-            interim(1, "good", epoch=2),
+            interim(1, "current", epoch=2),
         )
-        assert texts(await take(1)) == ["good"]
+        assert texts(await take(1)) == ["current"]
 
 
 async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) -> None:
@@ -142,7 +142,7 @@ async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) ->
             pass
 
 
-async def test_what_is_no_event_is_skipped(
+async def test_invalid_events_are_skipped(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"{]")
@@ -151,7 +151,7 @@ async def test_what_is_no_event_is_skipped(
         assert texts(await take(1)) == ["final 0"]
 
 
-async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
+async def test_each_event_arrives_once_when_the_server_is_killed(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
@@ -167,7 +167,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
 
 
 async def restart(server: EmbeddedServer, store: Path | None) -> None:
-    """A broker that comes back with another store; None: with nothing, and streams made anew."""
+    """Restart the broker with another store, or with an empty one if None."""
     server.kill()
     shutil.rmtree(server.store / "jetstream")
     if store is not None:
@@ -177,7 +177,7 @@ async def restart(server: EmbeddedServer, store: Path | None) -> None:
 
 @pytest.mark.parametrize("new", [3, 30], ids=["fewer", "more"])
 @pytest.mark.parametrize("backup", ["backup", "nothing"])
-async def test_a_broker_that_comes_back_with_another_store_is_heard_on(
+async def test_listening_continues_on_a_broker_with_another_store(
     nats_server: EmbeddedServer,
     ready_broker: Broker,
     tmp_path: Path,
@@ -185,7 +185,7 @@ async def test_a_broker_that_comes_back_with_another_store_is_heard_on(
     new: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whether or not its sequences have passed those that were read before."""
+    """With fewer or more messages than were read before."""
     async with NatsProxy(nats_server.port) as line:
         near = BrokerSettings(url=line.url)
         async with listening(near, from_start=True) as take:
@@ -207,10 +207,10 @@ async def test_a_broker_that_comes_back_with_another_store_is_heard_on(
             assert await take(new) == later
             await publish(ready_broker, final(new, session_id="session-2"))
             assert texts(await take(1)) == [f"final {new}"]
-    assert caplog.text.count("is not there any more") == 1
+    assert caplog.text.count("is no longer there") == 1
 
 
-async def test_who_waits_for_the_first_event_hears_it_from_a_stream_made_anew(
+async def test_the_first_event_may_come_from_a_recreated_stream(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
@@ -229,7 +229,7 @@ async def test_who_waits_for_the_first_event_hears_it_from_a_stream_made_anew(
         assert texts(await take(1)) == ["final 0"]
 
 
-async def test_what_is_read_last_may_be_erased(
+async def test_the_last_event_read_may_be_erased(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     async with listening(broker_settings, from_start=True) as take:
@@ -243,10 +243,10 @@ async def test_what_is_read_last_may_be_erased(
         assert texts(await take(3)) == ["final 5", "final 6", "final 7"]
 
 
-async def test_a_connection_that_is_lost_again_while_it_begins_anew_keeps_nobody_waiting(
+async def test_a_second_disconnect_while_resuming_causes_no_delay(
     broker_settings: BrokerSettings, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """nats-py awaits answers on the lost one for ten seconds."""
+    """nats-py waits up to ten seconds for replies on a lost connection."""
     stop, stopped = Puller.stop, 0
     async with connected(broker_settings, name="reader", once=True) as reader:
 
@@ -268,7 +268,7 @@ async def test_a_connection_that_is_lost_again_while_it_begins_anew_keeps_nobody
         await source.aclose()  # type: ignore[attr-defined]
 
 
-async def test_without_the_stream_it_says_so(
+async def test_a_missing_stream_is_reported(
     broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     with pytest.raises(StreamMismatch, match="STT_TRANSCRIPTS is missing"):

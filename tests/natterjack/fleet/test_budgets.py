@@ -1,3 +1,5 @@
+"""Budgets: their entries, their standing, and the buckets they are read from."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,7 +28,7 @@ from natterjack.fleet.usage import DayUsage
 DAY = "2026-11-20"
 
 
-def use(
+def usage(
     sent: float, replayed: float = 0, cost: float = 0, *, currency: str = "USD", name: str = "a"
 ) -> DayUsage:
     row = ProviderUsage(
@@ -77,10 +79,10 @@ def test_entries(text: str, budget: Budget) -> None:
         ('{"cost_per_day": 5, "currency": "euro"}', "currency"),
     ],
 )
-def test_bad_entries_say_what_is_wrong_and_what_is_right(text: str, says: str) -> None:
+def test_invalid_entries_name_the_problem_and_the_correct_form(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         parse_budget(text)
-    assert "it looks like 3600 (seconds a day)" in str(caught.value)
+    assert "a budget looks like 3600 (seconds a day)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -91,14 +93,14 @@ def test_keys() -> None:
         budget_key("acme.com")
 
 
-# ---- how a budget stands ------------------------------------------------------------------------
+# ---- standing -----------------------------------------------------------------------------------
 
 
-def test_seconds_count_once_and_money_as_it_was_spent() -> None:
+def test_replayed_seconds_count_as_money_only() -> None:
     usages = [
-        use(100, replayed=10, cost=1.0),
-        use(20, cost=0.5),
-        use(5, cost=9.0, currency="EUR", name="b"),
+        usage(100, replayed=10, cost=1.0),
+        usage(20, cost=0.5),
+        usage(5, cost=9.0, currency="EUR", name="b"),
     ]
     assert Used.of(usages, "USD") == Used(115, 1.5)
     assert Used.of(usages, "EUR") == Used(115, 9.0)
@@ -112,15 +114,17 @@ def test_seconds_count_once_and_money_as_it_was_spent() -> None:
         (Budget(seconds_per_day=100), Used(100, 1), 1, 0),
         (Budget(seconds_per_day=100), Used(150, 1), 1.5, 0),
         (Budget(seconds_per_day=0), Used(), 1, 0),
-        (Budget(cost_per_day=10), Used(100, 5), 0.5, 100),  # 5 more at 0.05 a second
+        (Budget(cost_per_day=10), Used(100, 5), 0.5, 100),  # 5 more at 0.05 per second
         (Budget(cost_per_day=10), Used(100, 12), 1.2, 0),
-        (Budget(cost_per_day=10), Used(100, 0), 0, None),  # nothing costs anything so far
+        (Budget(cost_per_day=10), Used(100, 0), 0, None),  # nothing has cost anything so far
         (Budget(cost_per_day=0), Used(), 1, None),
         (Budget(seconds_per_day=1000, cost_per_day=10), Used(100, 5), 0.5, 100),
         (Budget(seconds_per_day=110, cost_per_day=10), Used(100, 5), 100 / 110, 10),
     ],
 )
-def test_what_is_left(budget: Budget, used: Used, fraction: float, remaining: float | None) -> None:
+def test_the_rest_of_a_budget(
+    budget: Budget, used: Used, fraction: float, remaining: float | None
+) -> None:
     assert fraction_used(budget, used) == pytest.approx(fraction)
     assert remaining_seconds(budget, used) == (
         None if remaining is None else pytest.approx(remaining)
@@ -128,7 +132,7 @@ def test_what_is_left(budget: Budget, used: Used, fraction: float, remaining: fl
     assert (spent_detail("acme", DAY, budget, used) is not None) == (fraction >= 1)
 
 
-def test_what_people_read_of_it() -> None:
+def test_messages_about_a_spent_budget() -> None:
     used = Used(3600.04, 5.0199)
     seconds = Budget(seconds_per_day=3600)
     assert spent_detail("acme", DAY, seconds, used) == (
@@ -148,8 +152,13 @@ def test_what_people_read_of_it() -> None:
     ]
 
 
-def test_the_sum_over_processes_by_provider_and_currency() -> None:
-    usages = [use(1, 0.5, 2), use(10, 0, 20), use(3, 0, 5, currency="EUR"), use(4, name="b")]
+def test_sums_over_processes_by_provider_and_currency() -> None:
+    usages = [
+        usage(1, 0.5, 2),
+        usage(10, 0, 20),
+        usage(3, 0, 5, currency="EUR"),
+        usage(4, name="b"),
+    ]
     usages[0].providers["a"] = usages[0].providers["a"].model_copy(update={"reported_seconds": 7})
     sums = by_provider(usages)
     assert list(sums) == [("a", "EUR"), ("a", "USD"), ("b", "USD")]
@@ -177,11 +186,11 @@ async def test_budgets_are_read_from_the_bucket(ready_broker: Broker) -> None:
     entries = await read_budgets(store)
     assert entries.of("acme") == Budget(cost_per_day=5)
     assert entries.of("gone") == entries.of("bad") == Budget(seconds_per_day=60)
-    assert sorted(entries.wrong) == ["tenant.bad", "tenants.acme"]
-    assert "Invalid JSON" in entries.wrong["tenant.bad"]
+    assert sorted(entries.invalid) == ["tenant.bad", "tenants.acme"]
+    assert "Invalid JSON" in entries.invalid["tenant.bad"]
 
 
-async def test_use_is_read_by_day_and_tenant(
+async def test_usage_is_read_by_day_and_tenant(
     ready_broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     js = ready_broker.client.jetstream()
@@ -192,8 +201,8 @@ async def test_use_is_read_by_day_and_tenant(
         f"{DAY}.other.w1": 4,
         "2026-11-19.acme.w1": 8,
     }.items():
-        await put(js, bucket, key, use(sent).model_dump_json(exclude_none=True).encode())
-    await put(js, bucket, f"{DAY}.acme.w3", b"no use")
+        await put(js, bucket, key, usage(sent).model_dump_json(exclude_none=True).encode())
+    await put(js, bucket, f"{DAY}.acme.w3", b"no record")
     await put(js, bucket, f"{DAY}.acme.w4", b"", **{"KV-Operation": "DEL"})
     store = StreamStore(ready_broker, f"KV_{bucket}")
     await store.start()
@@ -204,4 +213,4 @@ async def test_use_is_read_by_day_and_tenant(
     }
     assert list(await read_usage(store, DAY, "other")) == ["other"]
     assert await read_usage(store, "2026-11-18") == {}
-    assert f"{DAY}.acme.w3 in stt_usage is no use" in caplog.text
+    assert f"{DAY}.acme.w3 in stt_usage is not a usage record" in caplog.text

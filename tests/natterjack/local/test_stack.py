@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,24 @@ async def test_wrong_usage_of_a_part_is_a_usage_error(tmp_path: Path) -> None:
         await part.logged("ready")
     await part.stop()
     assert "natterjack-edge file: error" in (tmp_path / "edge.log").read_text()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("content", [b"", None], ids=["empty", "missing"])
+async def test_a_file_that_is_not_a_recording_is_a_usage_error(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.wav"
+    if content is not None:
+        path.write_bytes(content)
+    part = Part("edge 1", "natterjack-edge", ["file", str(path)], tmp_path / "edge.log")
+    await part.start({"NATS_URL": "nats://127.0.0.1:9"})
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        await part.logged("ready")
+    await part.stop()
+    log = (tmp_path / "edge.log").read_text()
+    assert log.count("\n") == 1
+    assert "Traceback" not in log
 
 
 @pytest.mark.process

@@ -1,4 +1,4 @@
-"""The measure that tests and the demo judge transcripts by."""
+"""Word error rate, by which tests and the demo judge transcripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from natterjack.local.wer import normalized_words, word_error_rate, word_errors
 
 
-def test_normalising() -> None:
+def test_normalization() -> None:
     assert normalized_words(
         "It's  10 o\N{RIGHT SINGLE QUOTATION MARK}clock \N{EM DASH} Light, well-read!"
     ) == [

@@ -1,4 +1,4 @@
-"""What both programs begin with."""
+"""Starting and ending programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from natterjack.process.run import end_tasks
-from tests.waiting import soon, within
+from tests.waiting import within
 
 
 @pytest.mark.process
@@ -24,25 +24,25 @@ def test_a_program_without_its_extra_names_it(package: str, module: str, program
         [sys.executable, "-c", start], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
-    said = f"{program}: the module {module} is missing: pip install 'natterjack[{extra}]'\n"
-    assert done.stderr == said
+    message = f"{program}: the module {module} is missing: pip install 'natterjack[{extra}]'\n"
+    assert done.stderr == message
 
 
-async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
-    """As one does that awaits NATS when the answer and the cancellation come together."""
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+async def test_a_task_that_drops_a_cancellation_ends() -> None:
+    """A task that awaits NATS can drop it if the reply arrives at the same time."""
+    reply: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     rounds = 0
 
-    async def ask_for_ever() -> None:
+    async def request_repeatedly() -> None:
         nonlocal rounds
         while True:
             rounds += 1
-            await soon(answer if rounds == 1 else asyncio.Event().wait(), 600)
+            await asyncio.wait_for(reply if rounds == 1 else asyncio.Event().wait(), 600)
 
-    task = asyncio.create_task(ask_for_ever())
-    await asyncio.sleep(0)  # it has begun to wait
+    task = asyncio.create_task(request_repeatedly())
+    await asyncio.sleep(0)  # let the task start waiting
     await asyncio.sleep(0)
-    answer.set_result(None)
+    reply.set_result(None)
     task.cancel()
     await asyncio.sleep(0)
     async with within(10):

@@ -1,4 +1,4 @@
-"""What systemd is told, on a real socket: by the function, and by both programs."""
+"""Notifications for systemd on a real socket: from the function and from both programs."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ __all__ = ["start_edge"]
 
 
 class Systemd:
-    """The end of the socket that systemd reads."""
+    """systemd's end of the socket."""
 
     def __init__(self, address: str) -> None:
         self.environment = {"NOTIFY_SOCKET": address}
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
 
     def read(self) -> list[str]:
-        """All that was told so far."""
+        """All messages so far."""
         while True:
             try:
-                self.told.append(self._socket.recv(4096).decode())
+                self.messages.append(self._socket.recv(4096).decode())
             except BlockingIOError:
-                return self.told
+                return self.messages
 
-    async def hears(self, message: str, times: int = 1, timeout: float = 10) -> None:
+    async def receives(self, message: str, times: int = 1, timeout: float = 10) -> None:
         await until(lambda: self.read().count(message) >= times, f"{times} x {message}", timeout)
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ def listening(address: str) -> Iterator[Systemd]:
 
 @pytest.fixture
 def systemd() -> Iterator[Systemd]:
-    # Not under tmp_path: a socket's path has room for 107 characters.
+    # Not under tmp_path: the path of a socket can have only 107 characters.
     with (
         tempfile.TemporaryDirectory(prefix="notify") as directory,
         listening(str(Path(directory) / "socket")) as systemd,
@@ -71,48 +71,48 @@ def systemd() -> Iterator[Systemd]:
 
 
 @asynccontextmanager
-async def telling(environment: dict[str, str], stopping: asyncio.Event | None = None) -> Any:
+async def notifying(environment: dict[str, str], stopping: asyncio.Event | None = None) -> Any:
     task = asyncio.create_task(notify_systemd(stopping or asyncio.Event(), 42, environment))
     yield task
     task.cancel()
     await asyncio.wait([task])
 
 
-async def test_whoever_was_not_started_by_systemd_tells_nothing() -> None:
+async def test_without_systemd_nothing_is_sent() -> None:
     async with within(5):
         await notify_systemd(asyncio.Event(), 1, {"WATCHDOG_USEC": "1"})
 
 
-async def test_without_a_watchdog_there_are_no_signs_of_life(systemd: Systemd) -> None:
+async def test_without_a_watchdog_there_are_no_watchdog_signals(systemd: Systemd) -> None:
     stopping = asyncio.Event()
-    async with telling(systemd.environment, stopping) as task:
-        await systemd.hears("READY=1")
+    async with notifying(systemd.environment, stopping) as task:
+        await systemd.receives("READY=1")
         stopping.set()
         await asyncio.wait([task], timeout=bound(5))
         assert task.done()
     assert systemd.read() == ["READY=1", "STOPPING=1\nEXTEND_TIMEOUT_USEC=42000000"]
 
 
-async def test_signs_of_life_go_on_while_it_stops(systemd: Systemd) -> None:
+async def test_watchdog_signals_continue_while_the_program_stops(systemd: Systemd) -> None:
     stopping = asyncio.Event()
-    async with telling(systemd.environment | {"WATCHDOG_USEC": "20000"}, stopping):
-        await systemd.hears("WATCHDOG=1", 3)
+    async with notifying(systemd.environment | {"WATCHDOG_USEC": "20000"}, stopping):
+        await systemd.receives("WATCHDOG=1", 3)
         stopping.set()
         await until(
-            lambda: any("STOPPING" in told for told in systemd.read()[:-1]),
-            "signs of life after it",
+            lambda: any("STOPPING" in message for message in systemd.read()[:-1]),
+            "watchdog signals after it",
         )
-    assert systemd.told[0] == "READY=1"
-    assert systemd.told[-1] == "WATCHDOG=1"
+    assert systemd.messages[0] == "READY=1"
+    assert systemd.messages[-1] == "WATCHDOG=1"
 
 
-async def test_a_loop_that_hangs_gives_no_sign_of_life(systemd: Systemd) -> None:
-    async with telling(systemd.environment | {"WATCHDOG_USEC": "20000"}):
-        await systemd.hears("WATCHDOG=1")
+async def test_a_hanging_loop_sends_no_watchdog_signal(systemd: Systemd) -> None:
+    async with notifying(systemd.environment | {"WATCHDOG_USEC": "20000"}):
+        await systemd.receives("WATCHDOG=1")
         before = len(systemd.read())
-        time.sleep(0.3)  # the loop hangs: this is not a wait for something
+        time.sleep(0.3)  # blocks the event loop on purpose
         assert len(systemd.read()) == before
-        await systemd.hears("WATCHDOG=1", before + 2)
+        await systemd.receives("WATCHDOG=1", before + 2)
 
 
 @pytest.mark.parametrize(
@@ -123,68 +123,68 @@ async def test_a_loop_that_hangs_gives_no_sign_of_life(systemd: Systemd) -> None
         {"WATCHDOG_USEC": "soon"},
     ],
 )
-async def test_no_signs_of_life_that_are_not_for_us_to_give(
+async def test_watchdog_settings_that_do_not_apply(
     systemd: Systemd, watchdog: dict[str, str]
 ) -> None:
     stopping = asyncio.Event()
-    async with telling(systemd.environment | watchdog, stopping) as task:
-        await systemd.hears("READY=1")
+    async with notifying(systemd.environment | watchdog, stopping) as task:
+        await systemd.receives("READY=1")
         stopping.set()
         await asyncio.wait([task], timeout=bound(5))
         assert task.done()
     assert "WATCHDOG=1" not in systemd.read()
 
 
-async def test_our_own_watchdog_pid(systemd: Systemd) -> None:
+async def test_the_watchdog_pid_of_this_process(systemd: Systemd) -> None:
     ours = {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": str(os.getpid())}
-    async with telling(systemd.environment | ours):
-        await systemd.hears("WATCHDOG=1", 2)
+    async with notifying(systemd.environment | ours):
+        await systemd.receives("WATCHDOG=1", 2)
 
 
 async def test_a_socket_in_the_abstract_name_space() -> None:
     with listening(f"@natterjack-test-{os.getpid()}") as systemd:
-        async with telling(systemd.environment):
-            await systemd.hears("READY=1")
+        async with notifying(systemd.environment):
+            await systemd.receives("READY=1")
 
 
 def _fill(systemd: Systemd) -> int:
-    """Leave no room in its socket; how many messages that took."""
+    """Fill the buffer of the socket and return the number of messages sent."""
     sent = 0
     while True:
         before = sent
-        # A sender has a limit of its own: it is the socket's when a new sender has no room at all.
+        # Each sender has a limit too. The socket is full when a new sender cannot send anything.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as other:
             other.connect(systemd.environment["NOTIFY_SOCKET"])
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    other.send(b"somebody else")
+                    other.send(b"other")
                     sent += 1
         if sent == before:
             return sent
 
 
-async def test_a_systemd_that_is_slow_to_read_is_told_all_the_same(systemd: Systemd) -> None:
+async def test_a_full_socket_is_retried(systemd: Systemd) -> None:
     sent = _fill(systemd)
-    async with telling(systemd.environment):
-        await asyncio.sleep(0)  # it has tried once, and there was no room
-        assert systemd.read() == ["somebody else"] * sent
-        await systemd.hears("READY=1")
+    async with notifying(systemd.environment):
+        await asyncio.sleep(0)  # the first attempt has found no room
+        assert systemd.read() == ["other"] * sent
+        await systemd.receives("READY=1")
 
 
-async def test_a_socket_that_is_not_there_is_said_and_no_more(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_missing_socket_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with within(5):
         await notify_systemd(asyncio.Event(), 1, {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert "NOTIFY_SOCKET" in caplog.text
 
 
 def _stopping_seconds(systemd: Systemd) -> float:
-    (found,) = [m for told in systemd.read() if (m := re.match(r"STOPPING=1\n.+=(\d+)$", told))]
+    (found,) = [
+        m for message in systemd.read() if (m := re.match(r"STOPPING=1\n.+=(\d+)$", message))
+    ]
     return int(found[1]) / 1e6
 
 
-async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedServer) -> None:
+async def test_the_worker_notifies_systemd(systemd: Systemd, nats_server: EmbeddedServer) -> None:
     worker = WorkerProcess(
         nats_server.url,
         "ws://127.0.0.1:9",
@@ -195,16 +195,16 @@ async def test_the_worker_tells_systemd(systemd: Systemd, nats_server: EmbeddedS
     )
     try:
         await worker.launch()
-        await systemd.hears("READY=1", timeout=60)
-        await until(lambda: worker.find("worker ready"), "it says so in its log too")
+        await systemd.receives("READY=1", timeout=60)
+        await until(lambda: worker.find("worker ready"), "the worker logs that it is ready")
         assert (await worker.get("/readyz"))[0] == 200
-        await systemd.hears("WATCHDOG=1", 3)
+        await systemd.receives("WATCHDOG=1", 3)
         worker.signal(signal.SIGTERM)
         assert await worker.wait() == 0
     finally:
         await worker.stop()
     assert _stopping_seconds(systemd) > 7 + 60
-    assert systemd.told[0] == "READY=1"
+    assert systemd.messages[0] == "READY=1"
 
 
 async def test_a_worker_that_waits_for_nats_is_not_ready_yet(
@@ -217,26 +217,26 @@ async def test_a_worker_that_waits_for_nats_is_not_ready_yet(
         await until(lambda: worker.find("next attempt"), "the worker waits for NATS", 60)
         assert systemd.read() == []
         nats_server.start()
-        await systemd.hears("READY=1", timeout=30)
+        await systemd.receives("READY=1", timeout=30)
     finally:
         await worker.stop()
 
 
-async def test_the_edge_tells_systemd(
+async def test_the_edge_notifies_systemd(
     systemd: Systemd, start_edge: StartEdge, ready_broker: Broker
 ) -> None:
     reading, writing = os.pipe()
-    with open(reading, "rb") as sound, open(writing, "wb") as microphone:
+    with open(reading, "rb") as audio, open(writing, "wb") as microphone:
         edge = start_edge(
             "stdin", "--sample-rate", 16000,
-            stdin=sound,
+            stdin=audio,
             environment=systemd.environment
             | {"WATCHDOG_USEC": "200000", "EDGE_FINISH_SECONDS": "3"},
         )  # fmt: skip
         microphone.write(bytes(32_000))
         microphone.flush()
-        await systemd.hears("READY=1", timeout=60)
-        await systemd.hears("WATCHDOG=1", 3)
+        await systemd.receives("READY=1", timeout=60)
+        await systemd.receives("WATCHDOG=1", 3)
         edge.process.send_signal(signal.SIGTERM)
         assert await edge.exit_code() == 0
     assert _stopping_seconds(systemd) > 3

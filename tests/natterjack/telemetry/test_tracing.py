@@ -1,6 +1,9 @@
+"""Traces: switching them on, spans, headers, and collectors that fail."""
+
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -31,7 +34,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    """A collector that the variables name."""
+    """A collector to which the variables point."""
     async with collecting() as collector:
         for name, value in collector.environment.items():
             monkeypatch.setenv(name, value)
@@ -42,6 +45,11 @@ def tracer() -> Tracer:
     found = tracing.current()
     assert found is not None
     return found
+
+
+@functools.cache
+def tracer_without_exporters() -> Tracer:
+    return Tracer("test", [], print)
 
 
 # ---- on and off -----------------------------------------------------------------------------
@@ -88,16 +96,16 @@ def test_on(
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "pigeon"}, "pigeon"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "grpc"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "queue"),
     ],
 )
-def test_what_cannot_be_had_is_said_in_a_line(
+def test_a_problem_at_startup_is_one_warning(
     variables: dict[str, str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -107,10 +115,10 @@ def test_what_cannot_be_had_is_said_in_a_line(
         assert tracing.current() is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert said in record.getMessage()
+    assert message in record.getMessage()
 
 
-def test_what_the_sdk_dislikes_at_the_start_is_said(
+def test_warnings_of_the_sdk_at_startup_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
@@ -160,7 +168,7 @@ async def test_a_service_name_from_outside_wins(
     assert collector.spans[0].service == "captions"
 
 
-async def test_traces_that_are_not_sampled_are_not_sent_nor_continued(
+async def test_traces_that_are_not_sampled_are_not_exported(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
@@ -172,13 +180,13 @@ async def test_traces_that_are_not_sampled_are_not_sent_nor_continued(
         worker.child("claim").end()
         worker.end()
         edge.end()
-        tracer().session("consumer", ID, {"traceparent": PARENT}).end()  # this one is
+        tracer().session("consumer", ID, {"traceparent": PARENT}).end()  # sampled: its parent is
         await sent(collector, 1)
     assert [span.trace_id for span in collector.spans] == [PARENT[3:35]]
 
 
 def test_ratios_hold_for_the_trace_ids_of_sessions() -> None:
-    # A sampler compares the lower half, or the lower 56 bits, with a share of their range.
+    # A sampler compares the lower 64 or 56 bits with a fraction of their range.
     ids = [trace_id_of(f"session-{number}") for number in range(2000)]
     for bits in (64, 56):
         lower = sum(each % 2**bits < 2**bits // 10 for each in ids)
@@ -200,7 +208,7 @@ async def test_contexts_of_others_are_continued(collector: Collector) -> None:
         assert span.state == "vendor=1,other=2"
 
 
-async def test_a_bad_tracestate_leaves_the_context(collector: Collector) -> None:
+async def test_an_invalid_tracestate_keeps_the_context(collector: Collector) -> None:
     bad = ["=", "a=1,a=2", "A=1", "x" * 5000, ",".join(f"k{n}=1" for n in range(40)), "k=\u20ac"]
     with tracing.started("test"):
         for state in bad:
@@ -225,8 +233,8 @@ headers = some.dictionaries(
 
 @examples(300)
 @given(headers)
-def test_no_header_hurts(headers: dict[str, str]) -> None:
-    span = Tracer("test", [], print).session("consumer", ID, headers)
+def test_any_header_gives_a_valid_span(headers: dict[str, str]) -> None:
+    span = tracer_without_exporters().session("consumer", ID, headers)
     version, trace_id, span_id, flags = span.headers()["traceparent"].split("-")
     assert version == "00"
     assert int(trace_id, 16)
@@ -242,25 +250,25 @@ def test_no_header_hurts(headers: dict[str, str]) -> None:
         PARENT + " " * 5000, "x" * 100_000, PARENT + "\u20ac", "\ud800",
     ],
 )  # fmt: skip
-def test_a_bad_traceparent_is_as_none(value: str) -> None:
-    span = Tracer("test", [], print).session("consumer", ID, {"traceparent": value})
+def test_an_invalid_traceparent_is_ignored(value: str) -> None:
+    span = tracer_without_exporters().session("consumer", ID, {"traceparent": value})
     assert span.headers()["traceparent"].split("-")[1] == f"{trace_id_of(ID):032x}"
 
 
-async def test_no_text_costs_the_other_spans(collector: Collector) -> None:
+async def test_invalid_text_does_not_lose_other_spans(collector: Collector) -> None:
     with tracing.started("test"):
-        odd = tracer().session("producer", ID, session="\ud800" + "x" * 5000)
-        odd.note("fault", cause="\udfff")
-        odd.end()
+        long = tracer().session("producer", ID, session="\ud800" + "x" * 5000)
+        long.note("fault", cause="\udfff")
+        long.end()
         tracer().session("consumer", ID).end()
         await sent(collector, 2)
-    assert collector.named("session")[0].about("session") == "?" + "x" * 255
+    assert collector.named("session")[0].attribute("session") == "?" + "x" * 255
 
 
-# ---- a collector that is not there ------------------------------------------------------------
+# ---- collectors that fail ---------------------------------------------------------------------
 
 
-async def test_a_line_when_spans_cannot_be_sent_and_when_they_can(
+async def test_one_line_when_exports_fail_and_when_they_work_again(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -277,7 +285,7 @@ async def test_a_line_when_spans_cannot_be_sent_and_when_they_can(
         collector.status = 200
         for count in (4, 5):
             await refused(count)
-        await until(lambda: len(caplog.records) > 1, "a line that all is well")
+        await until(lambda: len(caplog.records) > 1, "a line that exports work again")
         collector.status = 400
         await refused(6)
         await until(lambda: len(caplog.records) > 2, "another warning")
@@ -288,16 +296,17 @@ async def test_a_line_when_spans_cannot_be_sent_and_when_they_can(
     assert "400" in messages[0]
 
 
-async def test_a_mute_collector_does_not_hold_up_the_end(
+async def test_a_collector_without_replies_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, and never answers
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections and never replies
+        monkeypatch.setattr(tracing, "_CLOSE_S", 0.5)
         address = f"http://127.0.0.1:{mute.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         with tracing.started("test"):
             tracer().session("producer", ID).end()
             await asyncio.sleep(0)
             ended = time.monotonic()
-        assert time.monotonic() - ended < bound(8)  # the SDK would take ten seconds and more
+        assert time.monotonic() - ended < bound(8)  # the SDK alone would take more than ten seconds
     (record,) = caplog.records
-    assert record.getMessage() == "traces are not exported: the collector does not answer"
+    assert record.getMessage() == "traces are not exported: the collector does not respond"
