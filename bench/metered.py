@@ -30,7 +30,7 @@ METERED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (Session, ("record",)),
 )
 """Classes and the names of their synchronous methods that are instrumentation."""
-ROSTER = (Report, "_tell")
+ROSTER = (Report, "_publish")
 """The coroutine that publishes the worker's roster records."""
 
 _spent = 0.0

@@ -14,13 +14,15 @@ from pathlib import Path
 from types import FrameType
 
 _INTERVAL_S = 0.001
+_PATH_PARTS = 4
+"""Parts of a file's path in the name of a function, enough for the longest mark in bench.stages."""
 
 _stacks: collections.Counter[str] = collections.Counter()
 
 
 def _name(frame: FrameType) -> str:
     code = frame.f_code
-    return f"{'/'.join(code.co_filename.split('/')[-2:])}:{code.co_qualname}"
+    return f"{'/'.join(code.co_filename.split('/')[-_PATH_PARTS:])}:{code.co_qualname}"
 
 
 def _sample(_number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from .relay import streaming
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that matches a mark determines the stage.
-    ("send", ("natterjack/plugin/websocket.py:Socket.send", ".send_nowait", "Stream.send")),
+    ("send", ("websocket/connection.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
     ("decode headers", ("natterjack/audio.py:", "Feed._expect")),
     ("relay and clock", ("relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
