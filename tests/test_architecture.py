@@ -47,11 +47,6 @@ LAYERS: dict[str, list[set[str]]] = {
         {"start"},
     ],
 }
-ALLOWED_UPWARD = {
-    # being carved
-    ("worker.providers.deepgram_flux.connection", "worker.session.alarm"),
-    ("worker.providers.speechmatics.connection", "worker.session.alarm"),
-}
 
 
 def _name(path: Path) -> str:
@@ -125,7 +120,7 @@ def test_every_import_leads_to_the_same_layer_or_a_lower_one() -> None:
             here, there = rank.get(_room(module)), rank.get(_room(imported))
             if here is not None and there is not None and here < there:
                 upward.append((module, imported))
-    assert set(upward) <= ALLOWED_UPWARD
+    assert not upward
 
 
 def test_no_circle_among_modules() -> None:
@@ -135,7 +130,7 @@ def test_no_circle_among_modules() -> None:
 def test_no_circle_among_rooms() -> None:
     graph: dict[str, set[str]] = {}
     for module, imported in EDGES:
-        if (module, imported) not in ALLOWED_UPWARD and _room(module) != _room(imported):
+        if _room(module) != _room(imported):
             graph.setdefault(_room(module), set()).add(_room(imported))
     assert not _circle(graph)
 
