@@ -40,6 +40,7 @@ class Row(BaseModel):
     provider: str | None = None
     opened_at: datetime | None = None
     told_seconds_ago: float | None = None
+    """Seconds since the last report of the worker."""
     waiting_seconds: float | None = None
     lag_seconds: float | None = None
     captured_seconds: float = 0
@@ -50,8 +51,10 @@ class Row(BaseModel):
 
     @property
     def behind_seconds(self) -> float:
-        """Seconds behind live audio: the reported lag, plus the time since then if the worker is
-        gone. For a waiting session, the time it has been waiting.
+        """Seconds behind live audio.
+
+        This is the reported lag, plus the time since the report if the worker is gone. For a
+        waiting session, it is the time since the request.
         """
         if self.waiting_seconds is not None:
             return self.waiting_seconds

@@ -12,6 +12,7 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.cli.erase import targets
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
@@ -21,6 +22,33 @@ from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, closed, queue_empty, spoken
 
 from .commands import Command, run, run_async
+
+
+def removed(
+    tenant: str, conversation: str | None = None, speaker: str | None = None, *, usage: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """The subjects to remove, by label."""
+    return {t.label: t.subjects for t in targets(tenant, conversation, speaker, usage=usage)}
+
+
+def test_subjects_of_a_tenant_a_conversation_and_a_speaker() -> None:
+    assert removed("acme") == {
+        "audio": ("stt.audio.acme.>",),
+        "events": ("stt.transcript.acme.>",),
+        "checkpoints": ("$KV.stt_sessions.acme.>",),
+    }
+    assert removed("acme", "call")["audio"] == ("stt.audio.acme.call.>",)
+    assert removed("acme", "call", "anna") == {
+        "audio": ("stt.audio.acme.call.anna",),
+        "events": ("stt.transcript.acme.call.anna.>",),
+        "checkpoints": ("$KV.stt_sessions.acme.call.anna",),
+    }
+
+
+def test_usage_adds_usage_records_and_the_budget() -> None:
+    found = removed("acme", usage=True)
+    assert found["usage"] == ("$KV.stt_usage.*.acme.>",)
+    assert found["budget"] == ("$KV.stt_budgets.tenant.acme",)
 
 
 @pytest.fixture
