@@ -27,7 +27,7 @@ StartEdge = Callable[..., Edge]
 
 @pytest.fixture
 def start_edge(tmp_path: Path, nats_server: EmbeddedServer) -> Iterator[StartEdge]:
-    """Starts the program: `start_edge("file", path, environment={...}, stdin=...)`."""
+    """Start the program as a process: `start_edge("file", path, environment={...}, stdin=...)`."""
     started: list[Edge] = []
     counter = itertools.count()
 
@@ -100,7 +100,7 @@ ctl.!default { type pulse }
 
 
 class SoundServer:
-    """A PulseAudio of a test's own: what is played into it is what its microphone hears."""
+    """A PulseAudio server of one test. Its microphone records what is played into it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -116,7 +116,7 @@ class SoundServer:
         self._players: list[subprocess.Popen[bytes]] = []
 
     async def start(self) -> None:
-        """Also after `kill`: the microphone is plugged in again."""
+        """Start the server. After `kill`, this is as if the microphone were plugged in again."""
         with (self._directory / "pulseaudio.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -143,13 +143,13 @@ class SoundServer:
         return self._process.pid
 
     def play(self, path: Path) -> None:
-        """Play a sound file; returns at once."""
+        """Start to play an audio file."""
         self._players.append(
             subprocess.Popen(["paplay", "-d", "virt", str(path)], env=self._everything)
         )
 
     def kill(self) -> None:
-        """The microphone is pulled out. Idempotent."""
+        """Kill the server, as if the microphone were unplugged. Idempotent."""
         for process in [*self._players, *filter(None, [self._process])]:
             process.kill()
             process.wait()
@@ -165,7 +165,7 @@ def _missing_packages() -> str | None:
 
 @pytest.fixture
 async def sound_server(processes: None) -> AsyncIterator[SoundServer]:
-    """A running SoundServer. Without its packages tests are skipped here, and fail in CI."""
+    """A running SoundServer. If its packages are missing, tests are skipped, or fail in CI."""
     if (missing := _missing_packages()) is not None:
         if os.environ.get("CI"):
             pytest.fail(missing)

@@ -1,4 +1,4 @@
-"""The edge program as a process of its own, and what it has published."""
+"""The edge program as a process, and readers of what it has published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.waiting import until
 
 
 class Edge:
-    """`python -m edge_capture` with its output in files."""
+    """A process of `python -m edge_capture` with its output in files."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class Edge:
         self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is dead."""
+        """Send SIGKILL and wait until the process has ended."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Kill what is left of it. Idempotent."""
+        """Kill the process if it is running. Idempotent."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -88,7 +88,7 @@ class Edge:
 
 
 class Recording(NamedTuple):
-    """A session as the streams have it."""
+    """A session as it is stored in the streams."""
 
     spec: SessionSpec
     headers: list[ChunkHeader]
@@ -109,9 +109,9 @@ class Recording(NamedTuple):
         return audio_format.seconds(audio_format.frames(len(self.payload)))
 
     def once_each(self) -> Recording:
-        """As a reader takes it that drops what it has: each number once, in order.
+        """Return the session without duplicates, in the order of sequence numbers.
 
-        Asserts that what was stored twice is the same.
+        Asserts that duplicates are equal.
         """
         found: dict[int, tuple[ChunkHeader, bytes]] = {}
         for header, payload in zip(self.headers, self.payloads, strict=True):
@@ -120,7 +120,7 @@ class Recording(NamedTuple):
         return Recording(self.spec, [h for h, _ in chunks], [p for _, p in chunks])
 
     def check_whole(self) -> None:
-        """Assert that sequence numbers, positions and times run on, to one end marker."""
+        """Assert that numbers, positions and times are continuous up to one end mark."""
         audio_format, pos = self.spec.audio_format, 0
         first = self.headers[0].time_ns
         assert [header.seq for header in self.headers] == list(range(len(self.headers)))
@@ -133,7 +133,7 @@ class Recording(NamedTuple):
 
 
 async def captured(source: Source, *arguments: str) -> dict[str, Recording]:
-    """The sessions that the program makes of a source, by speaker, without a broker.
+    """Return the sessions that the program makes of a source, by speaker, without a broker.
 
     `arguments` are flags of `natterjack-edge file`.
     """
@@ -160,7 +160,7 @@ async def captured(source: Source, *arguments: str) -> dict[str, Recording]:
 
 
 async def stored(broker: Broker, stream: str) -> list[Msg]:
-    """Every message in a stream, in its order."""
+    """Return every message in a stream, in order."""
     js = broker.client.jetstream()
     count = (await js.stream_info(stream)).state.messages
     config = ConsumerConfig(
@@ -175,7 +175,7 @@ async def stored(broker: Broker, stream: str) -> list[Msg]:
 
 
 async def requests(broker: Broker) -> list[SessionSpec]:
-    """The session requests in the queue, none of them taken."""
+    """Return the session requests in the queue, without claiming them."""
     js = broker.client.jetstream()
     state = (await js.stream_info(SESSIONS)).state
     messages = [
@@ -187,7 +187,7 @@ async def requests(broker: Broker) -> list[SessionSpec]:
 
 
 async def recordings(broker: Broker) -> dict[str, Recording]:
-    """Every session by its speaker."""
+    """Return every session by its speaker."""
     found = {spec.speaker: Recording(spec, [], []) for spec in await requests(broker)}
     for message in await stored(broker, AUDIO):
         recording = found[message.subject.rpartition(".")[2]]
@@ -199,7 +199,7 @@ async def recordings(broker: Broker) -> dict[str, Recording]:
 
 
 async def only_recording(broker: Broker) -> Recording:
-    """The one session there is."""
+    """Return the only session."""
     (recording,) = (await recordings(broker)).values()
     return recording
 
@@ -210,11 +210,11 @@ async def nothing_published(broker: Broker) -> bool:
 
 
 def tone(hertz: float, seconds: float, rate: int, amplitude: float = 0.5) -> npt.NDArray[Any]:
-    """A sine as float64, shape (frames,)."""
+    """Return a sine as float64, shape (frames,)."""
     return amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
 
 
 def loudest_hertz(samples: npt.NDArray[np.int16], rate: int) -> float:
-    """The frequency that most of the sound lies at."""
+    """Return the strongest frequency."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum)) * rate / len(samples)

@@ -16,7 +16,7 @@ from tests.edge_capture.program import only_recording
 from tests.waiting import soon, until
 
 
-async def test_a_connection_closed_for_good_is_made_anew(
+async def test_a_connection_closed_for_good_is_replaced(
     ready_broker: Broker, broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(1).integers(-9000, 9000, 160_000, np.int16)

@@ -14,13 +14,13 @@ def linear(rate: int, channels: int = 1) -> AudioFormat:
     return AudioFormat("linear16", rate, channels)
 
 
-def test_positions_and_times_run_on_over_blocks_of_any_size() -> None:
+def test_positions_and_times_are_continuous_for_blocks_of_any_size() -> None:
     chunker = Chunker(linear(44100), linear(RATE), None, 80)
-    sound = tone(440, 5, 44100).astype(np.float32)[:, None]
+    audio = tone(440, 5, 44100).astype(np.float32)[:, None]
     random, fed, chunks = np.random.default_rng(1), 0, []
-    while fed < len(sound):
+    while fed < len(audio):
         size = int(random.integers(1, 9000))
-        chunks += chunker.feed(sound[fed : fed + size], 1_000_000_000 + fed * 10**9 // 44100)
+        chunks += chunker.feed(audio[fed : fed + size], 1_000_000_000 + fed * 10**9 // 44100)
         fed += size
     chunks.append(chunker.finish())
     assert [chunk.pos for chunk in chunks] == [index * 1280 for index in range(len(chunks))]
@@ -32,7 +32,7 @@ def test_positions_and_times_run_on_over_blocks_of_any_size() -> None:
     assert len(samples) == 5 * RATE
     assert loudest_hertz(samples, RATE) == pytest.approx(440, abs=0.5)
     assert samples.std() / 32768 == pytest.approx(0.5 / np.sqrt(2), rel=0.001)
-    # A seam between blocks would be heard as a click: a leap that the sine does not make.
+    # A seam between blocks would be a click: a jump that a sine does not have.
     assert np.abs(np.diff(samples.astype(np.int32)))[100:-100].max() < 3000
 
 
@@ -59,12 +59,12 @@ def test_lost_frames_make_positions_jump(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [RATE, 44100])
-def test_a_session_without_sound_has_an_empty_last_chunk(rate: int) -> None:
+def test_a_session_without_audio_has_an_empty_last_chunk(rate: int) -> None:
     chunk = Chunker(linear(rate), linear(RATE), None, 80).finish()
     assert (chunk.pos, chunk.payload, chunk.end) == (0, b"", True)
 
 
-def test_the_mix_is_the_mean_and_too_loud_sound_is_clipped() -> None:
+def test_the_mix_is_the_mean_and_is_clipped() -> None:
     stereo = np.array([[0.5, -0.25], [1.5, 1.5], [-3, -3]], np.float32)
     chunk = Chunker(linear(RATE, 2), linear(RATE), None, 80)
     chunk.feed(stereo, 0)

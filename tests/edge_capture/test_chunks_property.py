@@ -1,4 +1,4 @@
-"""The chunker with blocks of any size and lost frames: nothing is lost, doubled or misplaced."""
+"""The chunker with random blocks and losses: no frame is lost, duplicated or misplaced."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from natterjack.audio import AudioFormat
 
 from ..searching import examples
 
-# A block of so many frames; negative: so many were lost.
+# A positive number is a block of so many frames, a negative one so many lost frames.
 blocks = st.lists(st.integers(1, 3000) | st.integers(-5000, -1), max_size=30)
 lengths_ms = st.sampled_from([1, 20, 80, 100])
 
 
 def cut(source: int, published: int, chunk_ms: int, script: list[int]) -> list[Chunk]:
-    """The chunks of a source whose frame n has the value n."""
+    """Return the chunks of a source whose frame n has the value n."""
     chunker = Chunker(
         AudioFormat("linear16", source, 1), AudioFormat("linear16", published, 1), None, chunk_ms
     )
@@ -34,7 +34,7 @@ def cut(source: int, published: int, chunk_ms: int, script: list[int]) -> list[C
 
 @examples(100)
 @given(rate=st.sampled_from([8000, 16_000, 44_100]), chunk_ms=lengths_ms, script=blocks)
-def test_each_frame_is_in_its_place_once(rate: int, chunk_ms: int, script: list[int]) -> None:
+def test_each_frame_is_at_its_position_once(rate: int, chunk_ms: int, script: list[int]) -> None:
     chunks = cut(rate, rate, chunk_ms, script)
     got = [
         (chunk.pos + n, value)
@@ -57,14 +57,14 @@ def test_each_frame_is_in_its_place_once(rate: int, chunk_ms: int, script: list[
     chunk_ms=lengths_ms,
     script=blocks,
 )
-def test_resampled_sound_keeps_its_length_and_place(
+def test_resampled_audio_keeps_its_length_and_position(
     rates: tuple[int, int], chunk_ms: int, script: list[int]
 ) -> None:
     source, published = rates
     chunks = cut(source, published, chunk_ms, script)
     ends = [chunk.pos + len(chunk.payload) // 2 for chunk in chunks]
     assert all(end <= chunk.pos for end, chunk in zip(ends, chunks[1:], strict=False))
-    # Each stretch without loss is rounded to a whole frame of its own.
+    # Each stretch between losses is rounded to a whole frame.
     stretches = 1 + sum(size < 0 for size in script)
     frames = sum(size for size in script if size > 0)
     length = sum(len(chunk.payload) // 2 for chunk in chunks)
@@ -81,10 +81,10 @@ def test_resampled_sound_keeps_its_length_and_place(
     chunk_ms=lengths_ms,
     sizes=st.lists(st.integers(1, 3000) | st.just(960), min_size=20, max_size=60),
 )
-def test_fewer_frames_than_are_wanted_complete_no_chunk(
+def test_fewer_than_the_wanted_frames_complete_no_chunk(
     rates: tuple[int, int], chunk_ms: int, sizes: list[int]
 ) -> None:
-    """Who holds them back until there are as many makes no chunk later."""
+    """Holding frames back until there are `wanted_frames` delays no chunk."""
     source, published = (AudioFormat("linear16", rate, 1) for rate in rates)
     prompt = Chunker(source, published, None, chunk_ms)
     patient = Chunker(source, published, None, chunk_ms)
@@ -99,7 +99,7 @@ def test_fewer_frames_than_are_wanted_complete_no_chunk(
 
 
 def test_a_whole_chunk_is_wanted() -> None:
-    """So that there is a wake-up for it alone."""
+    """One wake-up per chunk is enough."""
     chunker = Chunker(AudioFormat("linear16", 16_000, 2), AudioFormat("linear16", 16_000, 1), 0, 80)
     assert chunker.wanted_frames == 1280
     chunker.feed(np.zeros((1380, 2), np.int16), 0)

@@ -1,4 +1,4 @@
-"""What becomes of sound when the broker, the stream or the user interfere."""
+"""The program while the broker fails, a stream is full, or a signal arrives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.waiting import soon, until
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """10 s of noise that has no two chunks alike."""
+    """10 s of noise, in which all chunks differ."""
     path = tmp_path / "speech.wav"
     noise = np.random.default_rng(1).integers(-9000, 9000, 160_000, np.int16)
     soundfile.write(path, noise, 16000)
@@ -48,7 +48,7 @@ async def some_chunks(broker: Broker) -> None:
     await until(some, "some chunks are stored")
 
 
-async def test_a_killed_broker_loses_and_doubles_nothing(
+async def test_a_killed_broker_loses_and_duplicates_nothing(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "5")
@@ -67,7 +67,7 @@ async def test_a_killed_broker_loses_and_doubles_nothing(
 async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
 ) -> None:
-    """Chunks that had not left the process must not overtake those that were lost on the way."""
+    """Chunks still in the process must not overtake those lost on the way."""
     noise = np.random.default_rng(1).integers(-9000, 9000, (48_000 * 120, 2), np.int16)
     soundfile.write(tmp_path / "long.wav", noise, 48000)
     edge = start_edge(
@@ -86,7 +86,7 @@ async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
         assert (recording.samples == noise[:, "ab".index(speaker)]).all()
 
 
-async def test_a_broker_that_comes_late(
+async def test_a_broker_that_starts_late(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
@@ -99,7 +99,7 @@ async def test_a_broker_that_comes_late(
     (await only_recording(ready_broker)).check_whole()
 
 
-async def test_no_broker_once(
+async def test_with_once_a_missing_broker_ends_the_program(
     nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
@@ -109,7 +109,7 @@ async def test_no_broker_once(
     assert edge.stderr.count("\n") == 1
 
 
-async def test_streams_that_a_worker_makes_later(
+async def test_streams_that_a_worker_creates_later(
     broker: Broker, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "max")
@@ -120,7 +120,7 @@ async def test_streams_that_a_worker_makes_later(
     (await only_recording(broker)).check_whole()
 
 
-async def test_a_full_stream_is_said_once_and_waited_for(
+async def test_a_full_stream_is_logged_once_and_retried(
     ready_broker: Broker, start_edge: StartEdge, speech: Path
 ) -> None:
     js = ready_broker.client.jetstream()
@@ -140,7 +140,7 @@ async def test_a_full_stream_is_said_once_and_waited_for(
     (await only_recording(ready_broker)).check_whole()
 
 
-async def test_a_full_queue_is_said_once_and_waited_for(
+async def test_a_full_queue_is_logged_once_and_retried(
     ready_broker: Broker, start_edge: StartEdge, speech: Path
 ) -> None:
     js = ready_broker.client.jetstream()
@@ -153,7 +153,7 @@ async def test_a_full_queue_is_said_once_and_waited_for(
     async def all_stored() -> bool:
         return await chunks(ready_broker) == 126
 
-    await until(all_stored, "the sound is stored all the same")
+    await until(all_stored, "the audio is stored nevertheless")
     await js.update_stream(queue.config)
     assert await edge.exit_code() == 0, edge.stderr
     assert edge.stderr.count("maximum bytes exceeded") == 1
@@ -205,7 +205,7 @@ async def test_a_second_signal_aborts(
     assert await edge.exit_code() == 130
 
 
-async def test_what_could_not_be_stored_is_counted(
+async def test_unacknowledged_chunks_are_counted(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--finish-seconds", "0.3", "--speed", "2")
@@ -218,7 +218,7 @@ async def test_what_could_not_be_stored_is_counted(
     assert "Traceback" not in edge.stderr
 
 
-async def test_never_connected_and_stopped(
+async def test_stopped_without_ever_being_connected(
     nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
@@ -295,7 +295,7 @@ async def test_a_session_that_a_request_ended_while_the_connection_was_down(
     await soon(stopped, 10)
 
 
-async def test_a_request_ends_the_session_after_a_worker_that_the_stream_did_not_hear(
+async def test_a_request_ends_the_session_after_a_refused_event(
     ready_broker: Broker,
 ) -> None:
     spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
@@ -309,7 +309,7 @@ async def test_a_request_ends_the_session_after_a_worker_that_the_stream_did_not
             transcript_subject(spec.key, "status"), unheard.encode(),
             headers={"Nats-Expected-Last-Subject-Sequence": "999"},
         )  # fmt: skip
-    await until(status.closing.is_set, "it is taken for ended")
+    await until(status.closing.is_set, "the session counts as ended")
     await ready_broker.client.flush()
     assert not stopped.done()
     later = {"epoch": 2, "reason": stop_reason("erased")}
@@ -317,7 +317,7 @@ async def test_a_request_ends_the_session_after_a_worker_that_the_stream_did_not
     await soon(stopped, 10)
 
 
-async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
+async def test_an_event_that_the_stream_refuses_ends_nothing(
     ready_broker: Broker, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "2")
@@ -327,7 +327,7 @@ async def test_a_worker_that_is_not_heard_by_the_stream_ends_nothing(
     event = status_event(spec, 1, "closed").model_copy(update={"reason": stop_reason("old")})
     live = transcript_subject(spec.key, "status")
     js = ready_broker.client.jetstream()
-    with pytest.raises(APIError):  # as a worker's fence has it
+    with pytest.raises(APIError):  # as for a worker that has lost its lease
         await js.publish(
             live, event.encode(), headers={"Nats-Expected-Last-Subject-Sequence": "999"}
         )

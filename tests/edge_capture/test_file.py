@@ -23,7 +23,7 @@ from tests.edge_capture.program import (
 def write(
     path: Path, channels: int, rate: int, seconds: float = 2.0, subtype: str | None = None
 ) -> None:
-    """A file with 440 Hz on its first channel and silence on the others."""
+    """Write a file with 440 Hz on its first channel and silence on the others."""
     samples = np.zeros((round(seconds * rate), channels))
     samples[:, 0] = tone(440, seconds, rate)
     soundfile.write(path, samples, rate, subtype)
@@ -58,9 +58,9 @@ async def test_every_format_is_captured_whole(
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.flac"])
 async def test_reading_in_blocks_changes_nothing(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(1)
-    sound = tone(440, 4, 16000, 0.3) + rng.normal(0, 0.05, 64000)
-    soundfile.write(tmp_path / name, sound, 16000)
-    # Paced, so that blocks are no longer than a chunk.
+    audio = tone(440, 4, 16000, 0.3) + rng.normal(0, 0.05, 64000)
+    soundfile.write(tmp_path / name, audio, 16000)
+    # With a pace, blocks are no longer than a chunk.
     source = FileSource(tmp_path / name, 1000, 10)
     (recording,) = (await captured(source, "--publish-chunk-ms", "10")).values()
     samples = recording.samples
@@ -116,7 +116,7 @@ async def test_channels_become_sessions(
     assert "acme.call-7.agent" in edge.stdout
 
 
-async def test_the_request_says_all_that_was_asked(
+async def test_the_request_has_every_setting(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     write(tmp_path / "a.wav", 1, 16000, 0.2)
@@ -159,7 +159,7 @@ async def test_lists_come_from_the_environment_too(
     assert (spec.options, spec.labels, spec.provider) == ({"tier": 2}, {"room": "7"}, "deepgram")
 
 
-async def test_plays_at_the_speed_asked_for(
+async def test_a_file_is_played_at_the_given_speed(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     write(tmp_path / "a.wav", 1, 16000, 4.0)
@@ -169,7 +169,7 @@ async def test_plays_at_the_speed_asked_for(
     last = await js.get_msg("STT_AUDIO", 51)
     assert first.time is not None
     assert last.time is not None
-    # 4 s of sound in one second; the first chunk comes when a microphone would have filled it.
+    # 4 s of audio in one second; the first chunk is sent when a microphone would have filled it.
     assert (last.time - first.time).total_seconds() == pytest.approx(0.98, abs=0.15)
 
 
@@ -178,7 +178,7 @@ async def test_plays_at_the_speed_asked_for(
     [
         ("none.wav", None, "No such file or directory"),
         ("empty.wav", b"", "is empty"),
-        ("text.wav", b"no sound at all, only words", "is not a readable audio file"),
+        ("text.wav", b"no audio at all, only words", "is not a readable audio file"),
         ("a.raw", b"\0" * 1000, "is raw audio; use: natterjack-edge stdin"),
         ("", None, "is a directory"),
         ("x" * 300, None, "File name too long"),

@@ -1,4 +1,4 @@
-"""What earlier runs have left in the spool, sent by a later one."""
+"""Sessions that earlier runs have left in the spool are sent by a later run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["speech", "spool"]  # fixtures
 async def left_in(
     spool: Path, start_edge: StartEdge, nats_server: EmbeddedServer, speech: Path, speaker: str
 ) -> None:
-    """Leave a session without an end in the spool; the broker is down afterwards."""
+    """Leave a session without an end in the spool. Afterwards the broker is down."""
     nats_server.kill()
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--speaker", speaker)
     before = spooled(spool)
@@ -52,27 +52,27 @@ async def test_leftovers_are_sent_while_a_new_session_runs(
     nats_server.start()
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--speaker", "c")
     assert await edge.exit_code() == 0, edge.stderr
-    said = "an earlier session in the spool is published and acknowledged"
-    assert edge.stderr.count(said) == 2
+    message = "an earlier session in the spool is published and acknowledged"
+    assert edge.stderr.count(message) == 2
     await until(lambda: ready_broker.connected, "the test is connected")
     found = await recordings(ready_broker)
     assert sorted(found) == ["a", "b", "c"]
-    sound = soundfile.read(speech, dtype="int16")[0]
+    audio = soundfile.read(speech, dtype="int16")[0]
     for recording in found.values():
         recording.check_whole()
-        assert (recording.samples == sound[: len(recording.samples)]).all()
-    assert len(found["c"].samples) == len(sound)
+        assert (recording.samples == audio[: len(recording.samples)]).all()
+    assert len(found["c"].samples) == len(audio)
     assert gone(spool)
 
 
-async def test_a_leftover_goes_before_a_new_session_with_its_key(
+async def test_a_leftover_is_sent_before_a_new_session_with_its_key(
     ready_broker: Broker,
     nats_server: EmbeddedServer,
     start_edge: StartEdge,
     speech: Path,
     spool: Path,
 ) -> None:
-    """Its worker must not have two at a time."""
+    """A worker must not have two sessions of one key at a time."""
     arguments = ("file", speech, "--speed", "max", "--spool", spool, "--conversation", "same")
     nats_server.kill()
     edge = start_edge(*arguments)
@@ -121,7 +121,7 @@ def test_sending_needs_a_spool(run_edge: RunEdge) -> None:
     assert run_edge("send").code == 2
 
 
-async def test_one_that_the_broker_never_takes_keeps_nobody(
+async def test_a_session_that_the_broker_never_accepts_delays_nothing_else(
     ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
 ) -> None:
     keeper = opened(spool)
@@ -149,7 +149,7 @@ async def test_one_that_the_broker_never_takes_keeps_nobody(
         server.stop()
 
 
-async def test_more_than_are_taken_up_at_a_time(
+async def test_send_sends_more_sessions_than_are_adopted_at_a_time(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
     for number in range(70):
@@ -164,7 +164,7 @@ async def test_more_than_are_taken_up_at_a_time(
     assert len(await stored(ready_broker, AUDIO)) == 140
 
 
-async def test_what_another_agent_holds_is_named(
+async def test_sessions_of_another_agent_are_reported(
     nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path
 ) -> None:
     keeper = opened(spool)

@@ -1,4 +1,4 @@
-"""The microphone by a real sound server and PortAudio."""
+"""The microphone with a real sound server and PortAudio."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ pytestmark = pytest.mark.sound
 
 @pytest.fixture
 def melody(tmp_path: Path) -> Path:
-    """440 Hz on the left for 2 s, 1000 Hz on the right."""
+    """2 s with 440 Hz on the left and 1000 Hz on the right."""
     both = np.stack([tone(440, 2, 48000), tone(1000, 2, 48000)], axis=1)
     soundfile.write(tmp_path / "melody.wav", both, 48000)
     return tmp_path / "melody.wav"
 
 
 async def so_far(broker: Broker) -> Recording | None:
-    """What the stream has of the one session that is running."""
+    """Return what is stored of the only session, which is running."""
     specs = await requests(broker)
     if not specs:
         return None
@@ -58,14 +58,14 @@ async def so_far(broker: Broker) -> Recording | None:
 
 
 async def hears(broker: Broker, seconds: float) -> None:
-    """Wait until so much loud sound is stored."""
+    """Wait until so much loud audio is stored."""
 
     async def enough() -> bool:
         recording = await so_far(broker)
         if recording is None:
             return False
         loud = np.abs(recording.samples.astype(np.int32)) > 1000
-        return bool(loud.sum() > seconds * 16000 * 0.9)  # a sine is low at times
+        return bool(loud.sum() > seconds * 16000 * 0.9)  # a sine is quiet near its zeros
 
     await until(enough, "the tone is heard", 20)
 
@@ -76,7 +76,7 @@ def loud_part(recording: Recording) -> np.ndarray[tuple[int], np.dtype[np.int16]
 
 
 async def run_script(script: str, sound_server: SoundServer) -> subprocess.CompletedProcess[str]:
-    """Run Python code of its own process on the sound server."""
+    """Run Python code in a process that uses the sound server."""
     return await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", script],
@@ -88,7 +88,7 @@ async def run_script(script: str, sound_server: SoundServer) -> subprocess.Compl
     )
 
 
-async def test_what_is_played_is_published(
+async def test_audio_from_the_microphone_is_published(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
 ) -> None:
     edge = start_edge("mic", environment=sound_server.environment)
@@ -103,8 +103,8 @@ async def test_what_is_played_is_published(
     tune = loud_part(recording)
     assert loudest_hertz(tune, 16000) in (pytest.approx(440, abs=2), pytest.approx(1000, abs=2))
     assert len(tune) / 16000 == pytest.approx(2, abs=0.5)
-    # Positions run on, and capture times follow them: within what a busy machine's sound server
-    # skips or brings late, which is far from a wrong unit or a wrong origin.
+    # Positions are continuous, and capture times follow them. The tolerance is for what the sound
+    # server of a busy machine skips or delivers late; a wrong unit or origin would be far off.
     first = recording.headers[0]
     for header, payload, following in zip(
         recording.headers, recording.payloads, recording.headers[1:], strict=False
@@ -163,7 +163,7 @@ async def test_recording_runs_before_the_broker_is_there(
 
 
 def _captured_seconds(edge: Edge) -> float:
-    """From the last line of progress."""
+    """Return the position in the last line of progress."""
     _, found, rest = edge.stderr.rpartition('"position": "0:')
     return float(rest.partition('"')[0]) if found else 0.0
 
@@ -179,12 +179,12 @@ async def test_a_microphone_that_vanishes_ends_its_session(
     assert await edge.exit_code() == 1
     assert "microphone 'default' is gone; ending the session" in edge.stderr
     assert "everything is published and acknowledged" in edge.stderr
-    # One line each, and nothing from the libraries beneath.
+    # Every line is a log line: the libraries print nothing.
     assert all(line.startswith("{") for line in edge.stderr.splitlines())
     assert (await only_recording(ready_broker)).headers[-1].end
 
 
-async def test_a_microphone_that_falls_silent_ends_its_session(
+async def test_a_microphone_that_delivers_nothing_ends_its_session(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer
 ) -> None:
     edge = start_edge("mic", "--device-wait-seconds", 0, environment=sound_server.environment)
@@ -196,18 +196,20 @@ async def test_a_microphone_that_falls_silent_ends_its_session(
 
 
 async def sounds(broker: Broker) -> None:
-    """Wait until the session has some sound, if only silence."""
+    """Wait until some audio is stored, which may be silence."""
 
     async def some() -> bool:
         recording = await so_far(broker)
         return recording is not None and len(recording.payloads) > 5
 
-    await until(some, "some sound is stored", 20)
+    await until(some, "some audio is stored", 20)
 
 
 def check_jump(recording: Recording, away: float, played_at: float) -> None:
-    """Assert that positions jump once, by `away` seconds or more, and are true after it: that of
-    each chunk, and that of the tone that was played at `played_at` (time.time())."""
+    """Assert that positions jump once, by `away` seconds or more, and are right after that.
+
+    The tone that was played at `played_at` (time.time()) must be at its position.
+    """
     headers, starts = recording.headers, []
     assert [header.seq for header in headers] == list(range(len(headers)))
     assert headers[-1].end
@@ -227,7 +229,7 @@ def check_jump(recording: Recording, away: float, played_at: float) -> None:
     assert -bound(0.5) < began - played_at < bound(5)  # the player takes a while to start
 
 
-async def test_a_microphone_that_comes_back_goes_on_in_its_session(
+async def test_a_microphone_that_comes_back_continues_its_session(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
 ) -> None:
     edge = start_edge("mic", environment=sound_server.environment)
@@ -270,7 +272,7 @@ async def test_a_microphone_that_comes_back_twice(
         assert seconds == pytest.approx(header.pos / rate, abs=bound(0.5))
 
 
-async def test_a_microphone_that_is_mute_for_long_and_wakes(
+async def test_a_microphone_that_delivers_nothing_for_a_while(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, melody: Path
 ) -> None:
     edge = start_edge("mic", environment=sound_server.environment)
@@ -345,7 +347,7 @@ async def main():
     first = await anext(blocks)
     sounddevice.RawInputStream = refuse
     started = time.monotonic()
-    source._recording.close()  # as if it were gone, which is noticed in no time
+    source._recording.close()  # as if the device were gone, which is noticed at once
     source._recording._finished()
     while not (block := await anext(blocks)).lost_frames:
         pass
@@ -358,7 +360,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_device_that_refuses_its_old_rate_is_tried_on(sound_server: SoundServer) -> None:
+async def test_a_device_that_refuses_its_old_rate_is_retried(sound_server: SoundServer) -> None:
     ended = await run_script(_REFUSED, sound_server)
     assert ended.stdout == "3 True\n", ended.stderr
     refusal = "microphone 'default' cannot be recorded: Invalid sample rate; retrying"
@@ -366,7 +368,9 @@ async def test_a_device_that_refuses_its_old_rate_is_tried_on(sound_server: Soun
     assert ended.stderr.count("the microphone is back") == 1
 
 
-async def test_devices_lists_it(start_edge: StartEdge, sound_server: SoundServer) -> None:
+async def test_devices_lists_the_microphone(
+    start_edge: StartEdge, sound_server: SoundServer
+) -> None:
     edge = start_edge("devices", environment=sound_server.environment)
     assert await edge.exit_code() == 0, edge.stderr
     (default,) = [line for line in edge.stdout.splitlines() if line.startswith("*")]
@@ -385,7 +389,7 @@ async def test_devices_lists_it(start_edge: StartEdge, sound_server: SoundServer
         (["--split-channels", ",".join(map(str, range(40)))], "names 40 speakers, microphone"),
     ],
 )
-async def test_unusable_devices_are_told_in_one_line(
+async def test_an_unusable_device_is_reported_in_one_line(
     ready_broker: Broker,
     start_edge: StartEdge,
     sound_server: SoundServer,
@@ -451,7 +455,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_stalled_program_knows_what_it_lost(sound_server: SoundServer) -> None:
+async def test_a_stalled_program_counts_what_it_lost(sound_server: SoundServer) -> None:
     ended = await run_script(_STALLED, sound_server)
     assert ended.stdout == "True True True\n", ended.stderr
     assert "audio was lost before it could be read" in ended.stderr

@@ -26,7 +26,7 @@ SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
 
 
 def publisher_with(window_chunks: int) -> Publisher:
-    """For a source that waits."""
+    """Return a publisher for a source that can wait."""
     backlog = Backlog(SPEC, max_seconds=1, ahead_chunks=AHEAD_CHUNKS)
     return Publisher(backlog, window_chunks=window_chunks)
 
@@ -42,7 +42,7 @@ async def test_the_window_is_kept_while_the_broker_is_down(
     nats_server.kill()
     await until(lambda: not ready_broker.connected, "the connection is lost")
     offered = 5
-    while True:  # until the publisher has no room left
+    while True:  # until the publisher is full
         try:
             await asyncio.wait_for(publisher.wait_for_room(), 1)
         except TimeoutError:
@@ -60,7 +60,7 @@ async def test_the_window_is_kept_while_the_broker_is_down(
     assert publisher.acknowledged == publisher.published == offered + 1
 
 
-async def test_beyond_the_buffer_the_oldest_sound_goes(
+async def test_beyond_the_buffer_the_oldest_audio_is_dropped(
     ready_broker: Broker, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     nats_server.kill()
@@ -105,10 +105,10 @@ async def test_a_subscriber_that_does_not_reply_is_noticed(
     await asyncio.wait([running])
 
 
-async def test_a_connection_that_is_closed_for_good_is_replaced(
+async def test_a_publisher_continues_on_another_connection(
     ready_broker: Broker, broker_settings: BrokerSettings, nats_server: EmbeddedServer
 ) -> None:
-    """nats-py closes it at some errors, as when credentials expire."""
+    """nats-py closes a connection for good on some errors, such as expired credentials."""
     publisher = publisher_with(8)
     async with connected(broker_settings, name="first", once=True) as first:
         running = asyncio.create_task(publisher.run(first))
@@ -129,7 +129,7 @@ async def test_a_connection_that_is_closed_for_good_is_replaced(
     assert len(recording.headers) == 8
 
 
-async def test_cancelled_while_it_waits(ready_broker: Broker) -> None:
+async def test_a_publisher_can_be_cancelled_while_it_waits(ready_broker: Broker) -> None:
     publisher = publisher_with(4)
     running = asyncio.create_task(publisher.run(ready_broker))
     await until(lambda: publisher.opened, "the request is stored")

@@ -1,4 +1,4 @@
-"""An agent that is killed, and goes on from its spool."""
+"""An agent that is killed resumes from its spool."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """30 s of noise that has no two chunks alike."""
+    """30 s of noise, in which all chunks differ."""
     noise = np.random.default_rng(1).integers(-9000, 9000, 480_000, np.int16)
     soundfile.write(tmp_path / "speech.wav", noise, 16000)
     return tmp_path / "speech.wav"
 
 
 def spooled(spool: Path) -> int:
-    """Records in the directory, as far as they are whole."""
+    """Return the number of complete records in the spool."""
     count = 0
-    with contextlib.suppress(FileNotFoundError):  # it is being made or removed
+    with contextlib.suppress(FileNotFoundError):  # a directory is being created or removed
         for path in spool.glob("*/*.se*"):
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 file.seek(8)
@@ -54,7 +54,7 @@ async def spooled_more(spool: Path, than: int) -> None:
 
 
 def gone(spool: Path) -> bool:
-    """Whether no session is left in the spool."""
+    """Return whether no session is left in the spool."""
     return not any(path.is_dir() for path in spool.iterdir())
 
 
@@ -96,7 +96,7 @@ async def test_killed_several_times_with_the_broker_down(
     for _ in range(3):
         before = spooled(spool)
         edge = start_edge(*arguments, "--window-chunks", "10")
-        if before < 25:  # a file is not read further ahead than the window and some chunks
+        if before < 25:  # the window and backlog of a file hold no more
             await spooled_more(spool, before)
         else:
             await edge.says("resuming the session where it stopped")
@@ -111,7 +111,7 @@ async def test_killed_several_times_with_the_broker_down(
     assert gone(spool)
 
 
-async def test_killed_when_all_is_captured_and_not_all_is_stored(
+async def test_killed_when_everything_is_captured_but_not_stored(
     ready_broker: Broker,
     nats_server: EmbeddedServer,
     start_edge: StartEdge,
@@ -122,7 +122,7 @@ async def test_killed_when_all_is_captured_and_not_all_is_stored(
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool)
     await edge.says("no NATS at")
     await spooled_more(spool, 10)
-    edge.interrupt()  # the end mark is put
+    edge.interrupt()  # it puts the end mark
     await edge.says("stopping; signal again to abort")
     edge.interrupt()
     assert await edge.exit_code() == 130
@@ -139,7 +139,7 @@ async def test_killed_when_all_is_captured_and_not_all_is_stored(
 
 
 @pytest.mark.parametrize(("name", "rate"), [("a.flac", 44100), ("a.mp3", 48000), ("a.wav", 8000)])
-async def test_resampled_channels_go_on_at_the_sample(
+async def test_resampled_channels_resume_at_the_exact_frame(
     ready_broker: Broker,
     start_edge: StartEdge,
     tmp_path: Path,
@@ -169,17 +169,17 @@ async def test_resampled_channels_go_on_at_the_sample(
 
 
 async def feed(edge: Edge, value: int, count: int) -> None:
-    """So many chunks of a sample value into its standard input."""
+    """Write `count` chunks of samples with one value to standard input."""
     assert edge.process.stdin is not None
     edge.process.stdin.write(value.to_bytes(2, "little") * 1280 * count)
     edge.process.stdin.flush()
 
 
-async def test_what_comes_on_standard_input_goes_on_after_a_gap(
+async def test_standard_input_resumes_after_a_gap(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
     edge = start_edge("stdin", "--live", "--spool", spool, stdin=subprocess.PIPE)
-    await feed(edge, 1, 2)  # shorter than it takes to start again
+    await feed(edge, 1, 2)  # shorter than a restart takes
 
     async def stored(count: int) -> bool:
         return await chunks(ready_broker) >= count
@@ -228,10 +228,10 @@ async def test_a_clock_that_was_set_back_gives_no_gap(
     assert [header.pos for header in recording.headers] == [1280 * index for index in range(9)]
 
 
-async def test_another_boot_of_the_machine_gives_no_number_twice(
+async def test_no_number_is_reused_after_a_reboot(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
-    """A power cut may take chunks from the disk that were sent: their numbers are left out."""
+    """A power cut may lose chunks that were sent, so their numbers are skipped."""
     edge = start_edge("stdin", "--spool", spool, stdin=subprocess.PIPE)
     await feed(edge, 1, 10)
 
@@ -246,7 +246,7 @@ async def test_another_boot_of_the_machine_gives_no_number_twice(
         file.truncate(segment.stat().st_size - 3000)
     text = json.loads(description.read_text())
     description.write_text(json.dumps(text | {"boot": "another"}))
-    for value in (2, 3):  # killed once more: the numbers left out stay so, and no more are
+    for value in (2, 3):  # after another kill, the same numbers are skipped and no others
         edge = start_edge("stdin", "--spool", spool, "--resume", stdin=subprocess.PIPE)
         before = await chunks(ready_broker)
         await feed(edge, value, 1)
@@ -262,7 +262,7 @@ async def test_another_boot_of_the_machine_gives_no_number_twice(
     assert recording.headers[10].pos - 8 * 1280 >= 5 * 16000
 
 
-async def test_nothing_to_go_on_with(
+async def test_without_a_session_to_resume_a_new_one_begins(
     ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "max", "--spool", spool, "--resume")
@@ -284,7 +284,7 @@ def test_resuming_needs_a_spool(run_edge: RunEdge) -> None:
         ["--spool-seconds", "10"],
     ],
 )
-async def test_what_does_not_fit_is_ended_beside_a_new_session(
+async def test_a_session_that_does_not_fit_is_ended_beside_a_new_one(
     ready_broker: Broker,
     start_edge: StartEdge,
     tmp_path: Path,
@@ -317,14 +317,14 @@ async def test_what_does_not_fit_is_ended_beside_a_new_session(
 
 
 async def stored_headers(broker: Broker) -> AsyncIterator[dict[str, str]]:
-    """Of every chunk, in the order of the stream."""
+    """Yield the headers of every chunk in the order of the stream."""
     for message in await stored(broker, AUDIO):
         assert message.headers is not None
         yield message.headers
 
 
 @pytest.mark.sound
-async def test_a_microphone_goes_on_after_a_gap_of_true_length(
+async def test_a_microphone_resumes_after_a_gap_of_the_right_length(
     ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, spool: Path
 ) -> None:
     arguments = ("mic", "--spool", spool, "--resume")

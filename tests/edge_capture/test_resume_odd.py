@@ -1,4 +1,4 @@
-"""Sessions that are gone on with and are not as they were left: ended, dead, cut apart."""
+"""Resuming sessions that have ended, lost a speaker, or whose channels differ in length."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["speech", "spool"]  # fixtures
 async def killed_after(
     broker: Broker, start_edge: StartEdge, spool: Path, *arguments: object
 ) -> SessionSpec:
-    """Leave a session of standard input whose first sound is stored."""
+    """Leave a session of standard input whose first audio is stored."""
     edge = start_edge("stdin", "--spool", spool, *arguments, stdin=subprocess.PIPE)
     await feed(edge, 1, 30)
     await some_chunks(broker)
@@ -43,7 +43,7 @@ async def killed_after(
 
 
 async def went_on(broker: Broker, edge: Edge) -> None:
-    """Wait until sound of this run is stored."""
+    """Wait until audio of this run is stored."""
     before = await chunks(broker)
     await feed(edge, 2, 10)
 
@@ -54,14 +54,14 @@ async def went_on(broker: Broker, edge: Edge) -> None:
 
 
 @pytest.mark.parametrize("state", ["closed", "failed"])
-async def test_a_session_that_its_worker_has_ended_ends_here_too(
+async def test_a_session_that_its_worker_has_ended_is_not_resumed(
     ready_broker: Broker, start_edge: StartEdge, spool: Path, state: str
 ) -> None:
-    """And the next start begins a new one: whoever restarts the program loses little."""
+    """The next start begins a new one, so that a service that restarts loses little."""
     left = await killed_after(ready_broker, start_edge, spool)
     await say(ready_broker, status_event(left, 0, state))  # type: ignore[arg-type]
     arguments = ("stdin", "--spool", spool, "--resume")
-    edge = start_edge(*arguments, stdin=subprocess.PIPE)  # and its writer goes on
+    edge = start_edge(*arguments, stdin=subprocess.PIPE)
     await feed(edge, 2, 10)
     assert await edge.exit_code() == 1, edge.stderr
     assert "the worker has ended the session, so it cannot be resumed" in edge.stderr
@@ -74,7 +74,7 @@ async def test_a_session_that_its_worker_has_ended_ends_here_too(
     assert len({request.session_id for request in await requests(ready_broker)}) == 2
 
 
-async def test_a_session_whose_worker_lives_goes_on(
+async def test_a_session_whose_worker_is_active_is_resumed(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
     left = await killed_after(ready_broker, start_edge, spool)
@@ -91,7 +91,7 @@ async def test_a_session_whose_worker_lives_goes_on(
 async def left_ended(
     nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path, *arguments: object
 ) -> None:
-    """Leave the whole sound of a file in the spool up to where it was interrupted."""
+    """Leave a session of a file in the spool, with an end mark where it was interrupted."""
     nats_server.kill()
     edge = start_edge(*arguments, "--spool", spool, "--finish-seconds", "0.1")
     await spooled_more(spool, 5)
@@ -100,7 +100,7 @@ async def left_ended(
     nats_server.start()
 
 
-async def test_a_file_whose_session_had_ended_is_not_played(
+async def test_a_file_whose_session_had_ended_is_not_read_again(
     ready_broker: Broker,
     nats_server: EmbeddedServer,
     start_edge: StartEdge,
@@ -112,7 +112,7 @@ async def test_a_file_whose_session_had_ended_is_not_played(
     assert await edge.exit_code() == 0, edge.stderr  # and not after 8 hours
 
 
-async def test_of_a_split_file_that_had_ended_one_session_may_be_stored(
+async def test_one_session_of_a_split_file_may_be_stored_already(
     ready_broker: Broker,
     nats_server: EmbeddedServer,
     start_edge: StartEdge,
@@ -139,7 +139,7 @@ def silence(time_ns: int, channels: int = 1, lost_frames: int = 0) -> Block:
 
 
 @pytest.mark.parametrize(("passed_s", "lost_s", "gap_s"), [(20, 10, 20), (-600, 10, 10)])
-async def test_what_a_microphone_missed_is_part_of_what_has_passed(
+async def test_frames_that_a_microphone_lost_are_part_of_the_gap(
     spool: Path, passed_s: int, lost_s: int, gap_s: int
 ) -> None:
     keeper = opened(spool)
@@ -155,7 +155,7 @@ async def test_what_a_microphone_missed_is_part_of_what_has_passed(
     await keeper.close()
 
 
-async def test_channels_that_were_cut_apart_go_on_together(spool: Path) -> None:
+async def test_channels_with_different_ends_resume_together(spool: Path) -> None:
     origin = Origin(
         command="stdin", format=FORMAT._replace(channels=2), speakers=("a", "b"), chunk_ms=100
     )
@@ -174,17 +174,17 @@ async def test_channels_that_were_cut_apart_go_on_together(spool: Path) -> None:
     await keeper.close()
 
 
-async def test_a_limit_that_is_less_than_a_chunk(
+async def test_a_spool_limit_smaller_than_a_chunk(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
-    sound = np.random.default_rng(1).integers(-9000, 9000, 48000 * 5, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 48000 * 5, np.int16).tobytes()
     edge = start_edge(
         "stdin", "--spool", spool, "--spool-bytes", "65536", "--sample-rate", "48000",
         "--publish-sample-rate", "0", "--publish-chunk-ms", "1000", stdin=subprocess.PIPE,
     )  # fmt: skip
-    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, sound))
+    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, audio))
     assert await edge.exit_code() == 0, edge.stderr
     await writing
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio

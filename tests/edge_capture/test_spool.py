@@ -1,4 +1,4 @@
-"""What the spool keeps while the broker takes nothing, and what it does when the disk fails."""
+"""The spool: its order, its limits, and what it makes of damaged files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def opened(directory: Path, seconds: float = 2700, size: int = 2**29) -> Spool:
 async def taken(
     keeper: Spool, backlog: SpooledBacklog, most: int = 10_000
 ) -> list[tuple[int, Chunk]]:
-    """What can be taken, what must be on the disk first included."""
+    """Take up to `most` chunks, syncing to the disk where that is needed."""
     found: list[tuple[int, Chunk]] = []
     while len(found) < most:
         item = backlog.take()
@@ -55,9 +55,9 @@ async def taken(
 
 
 async def held_to_limits(spool: Spool) -> None:
-    """Let the keeper do its work once."""
+    """Let the spool enforce its limits once."""
     keeping = asyncio.create_task(spool.maintain())
-    await until(lambda: not spool._mark_excess(), "the limits are held")
+    await until(lambda: not spool._mark_excess(), "the limits are enforced")
     await asyncio.sleep(0)
     keeping.cancel()
     await asyncio.wait([keeping])
@@ -86,7 +86,7 @@ async def test_chunks_come_back_as_they_were(spool: Path) -> None:
     assert left.ended
 
 
-async def test_what_is_settled_is_deleted_and_the_newest_stays(spool: Path) -> None:
+async def test_acknowledged_segments_are_deleted_except_the_newest(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     for index in range(450):
@@ -104,7 +104,7 @@ async def test_what_is_settled_is_deleted_and_the_newest_stays(spool: Path) -> N
     assert (left.head.index, left.head.pos) == (450, 450 * FRAMES)
 
 
-async def test_everything_is_for_its_owner_alone(spool: Path) -> None:
+async def test_only_the_owner_can_read_the_spool(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     backlog.put(chunk(0))
@@ -113,7 +113,7 @@ async def test_everything_is_for_its_owner_alone(spool: Path) -> None:
     await keeper.close()
 
 
-async def test_a_session_belongs_to_one(spool: Path) -> None:
+async def test_a_session_belongs_to_one_agent(spool: Path) -> None:
     keeper = opened(spool)
     keeper.create(spec(), ORIGIN, "run").put(chunk(0))
     assert opened(spool).adopt() == []
@@ -122,7 +122,7 @@ async def test_a_session_belongs_to_one(spool: Path) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"seconds": 40.0}, {"size": 40 * 32_000}])
-async def test_beyond_a_limit_the_oldest_that_was_not_sent_goes(
+async def test_beyond_a_limit_the_oldest_unsent_audio_is_dropped(
     spool: Path, limits: dict[str, float], caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper = opened(spool, **limits)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ async def test_beyond_a_limit_the_oldest_that_was_not_sent_goes(
     dropped = backlog.dropped_frames // FRAMES
     assert 580 < dropped < 680
     assert sum("the spool is full" in record.message for record in caplog.records) == 1
-    # A second agent numbers them the same, whether it is killed now or later.
+    # A second agent gives them the same numbers.
     held = await taken(keeper, backlog)
     indexes = [found.pos // FRAMES for _, found in sent + held]
     assert [seq for seq, _ in sent + held] == list(range(1000 - dropped))
@@ -150,7 +150,7 @@ async def test_beyond_a_limit_the_oldest_that_was_not_sent_goes(
     assert await taken(later, left) == sent + held
 
 
-async def test_what_may_have_been_sent_is_never_dropped_by_a_later_run(spool: Path) -> None:
+async def test_a_later_run_never_drops_what_may_have_been_sent(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     for index in range(1000):
@@ -166,8 +166,10 @@ async def test_what_may_have_been_sent_is_never_dropped_by_a_later_run(spool: Pa
 
 
 @pytest.mark.parametrize("cut", [1, 3000, 3232, 3233])
-async def test_a_torn_tail(spool: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
-    """In the payload, in the header, after one byte, and just between two records."""
+async def test_an_incomplete_last_record_is_skipped(
+    spool: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut in the payload, in the header, after one byte, and between two records."""
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     for index in range(150):
@@ -184,7 +186,7 @@ async def test_a_torn_tail(spool: Path, cut: int, caplog: pytest.LogCaptureFixtu
     await later.close()
 
 
-async def test_garbage_in_the_middle_costs_its_segment(
+async def test_damage_in_the_middle_costs_the_rest_of_its_segment(
     spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper = opened(spool)
@@ -204,7 +206,7 @@ async def test_garbage_in_the_middle_costs_its_segment(
     await later.close()
 
 
-async def test_files_that_go_bad_while_they_wait(
+async def test_files_that_are_damaged_while_they_wait(
     spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper = opened(spool)
@@ -230,7 +232,7 @@ async def test_files_that_go_bad_while_they_wait(
         ("99", "its version is 99"),
     ],
 )
-async def test_sessions_that_cannot_be_used_are_left_alone(
+async def test_unusable_sessions_are_ignored_with_a_warning(
     spool: Path, caplog: pytest.LogCaptureFixture, text: str | None, words: str
 ) -> None:
     keeper = opened(spool)
@@ -250,7 +252,7 @@ async def test_sessions_that_cannot_be_used_are_left_alone(
     assert spooled(spool) == 1
 
 
-async def test_the_publisher_takes_from_it(ready_broker: Broker, spool: Path) -> None:
+async def test_a_publisher_sends_from_the_spool(ready_broker: Broker, spool: Path) -> None:
     keeper = opened(spool)
     publisher = Publisher(keeper.create(spec(), ORIGIN, "run"), window_chunks=8)
     for index in range(300):

@@ -1,4 +1,4 @@
-"""The spool after a power cut, with a disk that fails for a moment, and beside what others keep."""
+"""The spool after a power cut, with a failing disk, and beside files of other programs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def left(spool: Path, count: int, *, end: bool = False) -> None:
 
 
 def rebooted(spool: Path) -> None:
-    """As if the machine had started anew since."""
+    """Change the session as if the machine had rebooted since."""
     (description,) = spool.glob("*/session.json")
     text = json.loads(description.read_text())
     description.write_text(json.dumps(text | {"boot": "another"}))
 
 
-async def test_no_number_is_sent_long_before_it_is_on_the_disk_itself(spool: Path) -> None:
+async def test_no_more_than_four_seconds_are_sent_before_they_are_synced(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     for index in range(300):
@@ -67,7 +67,7 @@ async def test_no_number_is_sent_long_before_it_is_on_the_disk_itself(spool: Pat
     await keeper.close()
 
 
-async def test_what_a_former_run_wrote_is_brought_to_the_disk_first(spool: Path) -> None:
+async def test_audio_of_an_earlier_run_is_synced_before_it_is_sent(spool: Path) -> None:
     await left(spool, 300)
     later = opened(spool)
     (found,) = later.adopt()
@@ -77,7 +77,7 @@ async def test_what_a_former_run_wrote_is_brought_to_the_disk_first(spool: Path)
     await later.close()
 
 
-async def test_the_disk_is_hurried_when_sound_waits_for_it(
+async def test_a_sync_is_requested_when_audio_waits_for_it(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_directory, "_TIDY_S", 1000)
@@ -96,10 +96,10 @@ async def test_the_disk_is_hurried_when_sound_waits_for_it(
 
 
 @pytest.mark.parametrize("boot", ["another", ""])
-async def test_a_power_cut_may_take_the_mark_of_what_was_sent(
+async def test_a_power_cut_may_undo_the_renaming_of_sent_segments(
     spool: Path, boot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What may have been sent is not dropped: those behind it would get its numbers."""
+    """Chunks that may have been sent are not dropped, or later chunks would reuse their numbers."""
     monkeypatch.setattr(spool_directory, "boot_id", lambda: boot)
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
@@ -119,7 +119,7 @@ async def test_a_power_cut_may_take_the_mark_of_what_was_sent(
     await later.close()
 
 
-async def test_numbers_left_out_stay_so_when_the_next_power_comes_and_goes(spool: Path) -> None:
+async def test_skipped_numbers_stay_skipped_after_another_run(spool: Path) -> None:
     await left(spool, 100)
     newest = max(spool.glob("*/*.se*"))
     os.truncate(newest, newest.stat().st_size - 5)
@@ -142,7 +142,7 @@ async def test_dropped_numbers_are_not_used_again(spool: Path) -> None:
     await held_to_limits(keeper)
     first, count = backlog._dropped[0]
     await keeper.close()
-    for path in spool.glob("*/*.se*"):  # none of the sound was on the disk
+    for path in spool.glob("*/*.se*"):  # none of the audio reached the disk
         path.unlink()
     rebooted(spool)
     keeper = opened(spool)
@@ -152,7 +152,7 @@ async def test_dropped_numbers_are_not_used_again(spool: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3])
-async def test_killed_before_a_segment_has_a_beginning(
+async def test_killed_before_a_segment_has_its_first_bytes(
     spool: Path, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     await left(spool, 100)
@@ -165,7 +165,7 @@ async def test_killed_before_a_segment_has_a_beginning(
     await keeper.close()
 
 
-async def test_only_our_own_directories_are_deleted(spool: Path) -> None:
+async def test_only_directories_of_the_spool_are_deleted(spool: Path) -> None:
     spool.mkdir()
     long_ago = time.time() - 3600
     ours = [spool / f".{word}-{uuid4()}" for word in ("new", "old")]
@@ -190,7 +190,7 @@ async def test_only_our_own_directories_are_deleted(spool: Path) -> None:
     assert (theirs[-1] / "session.json").exists()
 
 
-async def test_what_others_put_into_a_session_stays(spool: Path) -> None:
+async def test_files_of_other_programs_in_a_session_stay(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     backlog.put(chunk(0))
@@ -200,7 +200,7 @@ async def test_what_others_put_into_a_session_stays(spool: Path) -> None:
     assert [path.name for path in spool.glob("*/*")] == ["precious"]
 
 
-async def test_directories_of_others_are_passed_over_in_silence(
+async def test_directories_of_other_programs_are_ignored_without_a_warning(
     spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("lost+found", "other-program", ".cache"):
@@ -209,7 +209,7 @@ async def test_directories_of_others_are_passed_over_in_silence(
     assert not caplog.records
 
 
-async def test_a_directory_that_is_being_made_is_not_locked_by_another(
+async def test_a_directory_that_is_being_created_is_not_locked_by_another_agent(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper, other = opened(spool), opened(spool)
@@ -232,7 +232,7 @@ async def sent(keeper: Any, publisher: Publisher, broker: Broker) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int) -> None:
-    """Have files of this name not be opened for reading so many times."""
+    """Make opening files of this name fail so many times."""
     fails = [number] * times
     opened_before = Path.open
 
@@ -245,7 +245,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
-async def test_a_read_that_fails_for_a_moment_is_tried_again(
+async def test_a_read_that_fails_for_a_moment_is_retried(
     ready_broker: Broker,
     spool: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -266,7 +266,7 @@ async def test_a_read_that_fails_for_a_moment_is_tried_again(
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "unreadable", "found so"])
-async def test_what_cannot_be_read_for_good_is_damaged_directory(
+async def test_files_that_cannot_be_read_are_kept_in_a_directory_of_their_own(
     ready_broker: Broker, spool: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     monkeypatch.setattr(spool_session, "_READ_PATIENCE_S", 0.3)
@@ -295,7 +295,7 @@ async def test_what_cannot_be_read_for_good_is_damaged_directory(
     assert opened(spool).adopt() == []
 
 
-async def test_a_shortage_of_files_is_no_failure_of_the_disk(
+async def test_a_shortage_of_files_is_not_a_disk_failure(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = opened(spool)
@@ -318,7 +318,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_sessions_are_taken_up_a_bounded_number_at_a_time(spool: Path) -> None:
+async def test_a_bounded_number_of_sessions_is_adopted_at_a_time(spool: Path) -> None:
     for number in range(70):
         keeper = opened(spool)
         one = SessionSpec(tenant="t", conversation=f"c{number}", speaker="s", sample_rate=16000)
@@ -350,8 +350,8 @@ async def test_sessions_of_other_agents_are_counted(spool: Path) -> None:
     await keeper.close()
 
 
-async def test_what_was_sent_and_when(spool: Path) -> None:
-    """So that a later run does not publish too much at once."""
+async def test_a_later_run_knows_what_was_sent_and_when(spool: Path) -> None:
+    """This keeps a later run from publishing too much at once."""
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
     for index in range(1000):
@@ -365,7 +365,7 @@ async def test_what_was_sent_and_when(spool: Path) -> None:
     assert found.sent_ago_s == pytest.approx(500, abs=60)
 
 
-async def test_nothing_was_sent(spool: Path) -> None:
+async def test_a_session_of_which_nothing_was_sent(spool: Path) -> None:
     await left(spool, 0)
     await left(spool, 150)
     for path in spool.glob("*/*.sent"):
@@ -374,8 +374,8 @@ async def test_nothing_was_sent(spool: Path) -> None:
     assert found.sent_seconds == 0
 
 
-async def test_small_chunks_have_records_too(spool: Path) -> None:
-    """A pipe waits before its sound is more than the limit."""
+async def test_the_size_limit_includes_record_headers(spool: Path) -> None:
+    """A pipe waits before its audio exceeds the limit."""
     origin = ORIGIN.model_copy(update={"chunk_ms": 10})
     keeper = opened(spool, size=65_536)
     backlog = keeper.create(spec(), origin, "run")
@@ -388,7 +388,7 @@ async def test_small_chunks_have_records_too(spool: Path) -> None:
     await keeper.close()
 
 
-async def test_a_directory_that_may_not_be_listed(
+async def test_a_directory_that_cannot_be_listed(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = opened(spool)
@@ -401,19 +401,19 @@ async def test_a_directory_that_may_not_be_listed(
         keeper.adopt()
 
 
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+def test_a_spool_whose_name_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="File name too long"):
         opened(tmp_path / ("x" * 300))
 
 
-def test_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spool_may_be_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_SPOOL", "~/spool")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert SpoolSettings().spool == Path("/home/somebody/spool")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert SpoolSettings().spool == Path("/home/ann/spool")
 
 
 @pytest.mark.parametrize("name", ["buffer_seconds", "finish_seconds", "device_wait_seconds"])
-def test_nothing_lasts_for_ever(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_durations_are_finite(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"EDGE_{name.upper()}", "inf")
     model = MicrophoneSettings if name.startswith("device") else EdgeSettings
     with pytest.raises(UsageError, match="finite number"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from edge_capture.spool.disk import RECORD_BYTES
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import RunEdge, StartEdge
@@ -62,47 +63,53 @@ def resident_bytes(edge: Edge) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_half_an_hour_without_network_is_kept_on_disk_alone(
+async def test_half_an_hour_without_network_is_kept_on_disk_only(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path
 ) -> None:
-    sound = np.random.default_rng(1).integers(-9000, 9000, 16000 * 1800, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 1800, np.int16).tobytes()
     nats_server.kill()
     edge = start_edge(
         "stdin", "--live", "--spool", spool, "--catch-up-rate", "0", stdin=subprocess.PIPE
     )
     assert edge.process.stdin is not None
     minute = 16000 * 2 * 60
-    await asyncio.to_thread(edge.process.stdin.write, sound[: 2 * minute])
-    await until(lambda: spooled_bytes(spool) > 1400 * 2560, "two minutes are in the spool", 20)
+    await asyncio.to_thread(edge.process.stdin.write, audio[: 2 * minute])
+    await until(
+        lambda: spooled_bytes(spool) > 1400 * (2560 + RECORD_BYTES),
+        "two minutes are in the spool",
+        20,
+    )
     before = resident_bytes(edge)
-    await asyncio.to_thread(edge.process.stdin.write, sound[2 * minute :])
+    await asyncio.to_thread(edge.process.stdin.write, audio[2 * minute :])
     edge.process.stdin.close()
-    await until(lambda: spooled_bytes(spool) > len(sound), "all is in the spool", 60)
+    await until(
+        lambda: spooled_bytes(spool) > len(audio) + 22_501 * RECORD_BYTES, "all is in the spool", 60
+    )
     assert resident_bytes(edge) - before < 8 * 2**20
     nats_server.start()
     assert await edge.exit_code(60) == 0, edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio
     assert gone(spool)
 
 
 async def test_half_an_hour_without_network_is_kept_in_memory(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
 ) -> None:
-    sound = np.random.default_rng(1).integers(-9000, 9000, 16000 * 1800, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 1800, np.int16).tobytes()
     nats_server.kill()
     edge = start_edge("stdin", "--live", "--catch-up-rate", "0", stdin=subprocess.PIPE)
     assert edge.process.stdin is not None
-    await asyncio.to_thread(edge.process.stdin.write, sound)
+    await asyncio.to_thread(edge.process.stdin.write, audio)
     edge.process.stdin.close()
     nats_server.start()
     assert await edge.exit_code(60) == 0, edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -114,13 +121,13 @@ async def test_beyond_the_limit_there_is_a_gap(
     killed: bool,
 ) -> None:
     seconds = 120
-    sound = np.random.default_rng(1).integers(-9000, 9000, 16000 * seconds, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * seconds, np.int16).tobytes()
     arguments = (
         "stdin", "--live", "--speed", "20", "--spool", spool, "--spool-seconds", "30",
     )  # fmt: skip
     edge = start_edge(*arguments, "--window-chunks", "10", stdin=subprocess.PIPE)
     assert edge.process.stdin is not None
-    writing = asyncio.create_task(asyncio.to_thread(edge.process.stdin.write, sound))
+    writing = asyncio.create_task(asyncio.to_thread(edge.process.stdin.write, audio))
     await some_chunks(ready_broker)
     nats_server.kill()
     await edge.says("the spool is full: the oldest audio is dropped")
@@ -139,31 +146,31 @@ async def test_beyond_the_limit_there_is_a_gap(
     assert await edge.exit_code() == 0, edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = (await only_recording(ready_broker)).once_each()
-    check_gap(recording, sound, to_its_end=not killed)
+    check_gap(recording, audio, to_its_end=not killed)
     if not killed:
         lost = json.loads(edge.stderr.splitlines()[-1])["dropped_seconds"]
         assert lost == pytest.approx(seconds - recording.seconds)
     assert gone(spool)
 
 
-def check_gap(recording: Recording, sound: bytes, *, to_its_end: bool) -> None:
-    """Assert that numbers run on, that sound stands at its position, and that there is a gap."""
+def check_gap(recording: Recording, audio: bytes, *, to_its_end: bool) -> None:
+    """Assert that numbers are continuous, audio is at its position, and there is a gap."""
     assert [header.seq for header in recording.headers] == list(range(len(recording.headers)))
     for header, payload in zip(recording.headers, recording.payloads, strict=True):
-        assert sound[header.pos * 2 : header.pos * 2 + len(payload)] == payload
+        assert audio[header.pos * 2 : header.pos * 2 + len(payload)] == payload
     assert recording.headers[-1].end
     if to_its_end:
-        assert recording.headers[-1].pos * 2 + len(recording.payloads[-1]) == len(sound)
-    assert len(recording.payload) < len(sound) / 2
+        assert recording.headers[-1].pos * 2 + len(recording.payloads[-1]) == len(audio)
+    assert len(recording.payload) < len(audio) / 2
 
 
-async def test_a_writer_that_can_wait_does_so_when_the_spool_is_full(
+async def test_a_writer_waits_while_the_spool_is_full(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path
 ) -> None:
-    sound = np.random.default_rng(1).integers(-9000, 9000, 16000 * 60, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 60, np.int16).tobytes()
     nats_server.kill()
     edge = start_edge("stdin", "--spool", spool, "--spool-seconds", "20", stdin=subprocess.PIPE)
-    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, sound))
+    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, audio))
     await until(lambda: spooled(spool) >= 225, "the spool is full", 20)
     nats_server.start()
     await writing
@@ -171,7 +178,7 @@ async def test_a_writer_that_can_wait_does_so_when_the_spool_is_full(
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio
 
 
 async def test_a_full_disk_in_mid_session(
@@ -181,18 +188,18 @@ async def test_a_full_disk_in_mid_session(
     tmp_path: Path,
     spool: Path,
 ) -> None:
-    """No file may grow beyond 100 kB; the system says so as it does of a full disk."""
+    """A file cannot grow beyond 100 kB, which fails like a full disk."""
     (tmp_path / "sitecustomize.py").write_text(
         "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     )
-    sound = np.random.default_rng(1).integers(-9000, 9000, 16000 * 10, np.int16).tobytes()
+    audio = np.random.default_rng(1).integers(-9000, 9000, 16000 * 10, np.int16).tobytes()
     nats_server.kill()
     edge = start_edge(
         "stdin", "--live", "--spool", spool, "--finish-seconds", "0.2", stdin=subprocess.PIPE,
         environment={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert edge.process.stdin is not None
-    edge.process.stdin.write(sound)
+    edge.process.stdin.write(audio)
     edge.process.stdin.close()
     await edge.says("the spool failed (File too large): the session continues in memory only")
     nats_server.start()
@@ -201,11 +208,11 @@ async def test_a_full_disk_in_mid_session(
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio
     assert gone(spool)
 
 
-async def test_a_session_whose_disk_failed_is_not_gone_on_with(
+async def test_after_a_disk_failure_a_new_session_begins(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, spool: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -228,13 +235,13 @@ async def test_a_session_whose_disk_failed_is_not_gone_on_with(
     assert gone(spool)
 
 
-async def test_a_spool_that_is_deleted_under_a_session(
+async def test_a_spool_that_is_deleted_during_a_session(
     ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "10", "--spool", spool)
     await some_chunks(ready_broker)
 
-    def delete() -> bool:  # what is being written while it is deleted may need another try
+    def delete() -> bool:  # a file that is written meanwhile may need another try
         return subprocess.run(["rm", "-rf", str(spool)], check=False).returncode == 0
 
     await until(delete, "the spool is deleted")
@@ -245,7 +252,7 @@ async def test_a_spool_that_is_deleted_under_a_session(
     assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()
 
 
-async def test_an_error_before_any_sound_leaves_nothing(
+async def test_an_error_before_any_audio_leaves_nothing_in_the_spool(
     nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path, spool: Path
 ) -> None:
     nats_server.kill()

@@ -34,7 +34,7 @@ from tests.waiting import soon, until
 async def captured_from(
     audio: bytes, *arguments: str, piece_bytes: int = 65536, **settings: Any
 ) -> dict[str, Recording]:
-    """What the program makes of a pipe into which `audio` is written in pieces."""
+    """Return what the program makes of a pipe into which `audio` is written in pieces."""
     readable, writable = os.pipe()
 
     def write() -> None:
@@ -61,7 +61,9 @@ async def test_a_pipe_is_mixed_and_resampled() -> None:
     assert loudest_hertz(recording.samples, 16000) == pytest.approx(440, abs=1)
 
 
-async def test_chunks_go_out_as_they_come(ready_broker: Broker, start_edge: StartEdge) -> None:
+async def test_chunks_are_published_as_they_arrive(
+    ready_broker: Broker, start_edge: StartEdge
+) -> None:
     edge = start_edge("stdin", stdin=subprocess.PIPE)
     pipe = edge.process.stdin
     assert pipe is not None
@@ -88,56 +90,56 @@ async def _equals(count: object, wanted: int) -> bool:
 async def test_an_incomplete_frame_at_the_end_is_ignored_with_a_warning(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:
-    sound = np.random.default_rng(1).bytes(40_003)
-    (tmp_path / "raw").write_bytes(sound)
+    audio = np.random.default_rng(1).bytes(40_003)
+    (tmp_path / "raw").write_bytes(audio)
     with (tmp_path / "raw").open("rb") as file:
         edge = start_edge("stdin", stdin=file)
     assert await edge.exit_code() == 0
     ignored = "ignoring the last 1 bytes of standard input, which are not a whole frame of 2"
     assert ignored in edge.stderr
-    assert (await only_recording(ready_broker)).payload == sound[:-1]
+    assert (await only_recording(ready_broker)).payload == audio[:-1]
 
 
 async def test_frames_may_arrive_in_odd_pieces() -> None:
-    sound = np.random.default_rng(1).bytes(4 * 5000)
-    found = await captured_from(sound, "--split-channels", "a,b", piece_bytes=997, channels=2)
-    frames = np.frombuffer(sound, "<i2").reshape(-1, 2)
+    audio = np.random.default_rng(1).bytes(4 * 5000)
+    found = await captured_from(audio, "--split-channels", "a,b", piece_bytes=997, channels=2)
+    frames = np.frombuffer(audio, "<i2").reshape(-1, 2)
     assert (found["a"].samples == frames[:, 0]).all()
     assert (found["b"].samples == frames[:, 1]).all()
 
 
 @pytest.mark.parametrize("encoding", ["mulaw", "alaw"])
 async def test_telephone_audio_passes_unchanged(encoding: str) -> None:
-    sound = np.random.default_rng(1).bytes(8001)
-    (recording,) = (await captured_from(sound, encoding=encoding, sample_rate=8000)).values()
+    audio = np.random.default_rng(1).bytes(8001)
+    (recording,) = (await captured_from(audio, encoding=encoding, sample_rate=8000)).values()
     recording.check_whole()
     assert recording.spec.audio_format == (encoding, 8000, 1)
-    assert recording.payload == sound
+    assert recording.payload == audio
     assert len(recording.payloads[0]) == 640
 
 
 async def test_channels_of_telephone_audio_stay_together_or_are_split() -> None:
-    sound = np.random.default_rng(1).bytes(4000)
+    audio = np.random.default_rng(1).bytes(4000)
     found: dict[str, Recording] = {}
     for extra in (["--speaker", "both"], ["--split-channels", "a,b"]):
-        found |= await captured_from(sound, *extra, encoding="mulaw", sample_rate=8000, channels=2)
+        found |= await captured_from(audio, *extra, encoding="mulaw", sample_rate=8000, channels=2)
     assert found["both"].spec.channels == 2
-    assert found["both"].payload == sound
+    assert found["both"].payload == audio
     found["both"].check_whole()
     assert found["b"].spec.channels == 1
-    assert found["b"].payload == sound[1::2]
+    assert found["b"].payload == audio[1::2]
     found["b"].check_whole()
 
 
 @pytest.mark.parametrize(
-    ("sound", "words"),
+    ("audio", "words"),
     [(b"", "standard input is empty"), (b"x", "empty: 1 bytes are not a whole frame")],
 )
 def test_without_audio_nothing_is_published(
-    run_edge: RunEdge, monkeypatch: pytest.MonkeyPatch, sound: bytes, words: str
+    run_edge: RunEdge, monkeypatch: pytest.MonkeyPatch, audio: bytes, words: str
 ) -> None:
     readable, writable = os.pipe()
-    os.write(writable, sound)
+    os.write(writable, audio)
     os.close(writable)
     with os.fdopen(readable) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
@@ -147,7 +149,7 @@ def test_without_audio_nothing_is_published(
     assert edge.stderr.count("\n") == 1
 
 
-async def test_stopped_before_any_sound(ready_broker: Broker, start_edge: StartEdge) -> None:
+async def test_stopped_before_any_audio(ready_broker: Broker, start_edge: StartEdge) -> None:
     edge = start_edge("stdin", stdin=subprocess.PIPE)
     await until(lambda: _catches_interrupts(edge.process.pid), "the edge has its handlers")
     edge.interrupt()
@@ -157,20 +159,20 @@ async def test_stopped_before_any_sound(ready_broker: Broker, start_edge: StartE
 
 
 def _catches_interrupts(pid: int) -> bool:
-    """Whether SIGTERM has a handler, which Python's own start does not give it."""
+    """Return whether SIGTERM has a handler, which Python itself does not install."""
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(caught >> 14 & 1)
 
 
-async def test_what_makes_no_chunk_yet_is_published_after_a_signal(
+async def test_an_incomplete_chunk_is_published_after_a_signal(
     ready_broker: Broker, start_edge: StartEdge
 ) -> None:
-    sound = np.random.default_rng(1).bytes(2560 + 1001)
+    audio = np.random.default_rng(1).bytes(2560 + 1001)
     edge = start_edge("stdin", stdin=subprocess.PIPE)
     pipe = edge.process.stdin
     assert pipe is not None
-    pipe.write(sound[:2560])
+    pipe.write(audio[:2560])
     pipe.flush()
     js = ready_broker.client.jetstream()
 
@@ -178,14 +180,14 @@ async def test_what_makes_no_chunk_yet_is_published_after_a_signal(
         return (await js.stream_info(AUDIO)).state.messages
 
     await until(lambda: _equals(stored, 1), "a chunk is stored")
-    pipe.write(sound[2560:])
+    pipe.write(audio[2560:])
     pipe.flush()
     await until(lambda: _unread_bytes(pipe) == 0, "the rest is read")
     edge.interrupt()
     assert await edge.exit_code() == 0, edge.stderr
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound[:-1]
+    assert recording.payload == audio[:-1]
 
 
 def _unread_bytes(pipe: int | IO[bytes]) -> int:
@@ -194,7 +196,7 @@ def _unread_bytes(pipe: int | IO[bytes]) -> int:
     return answer[0]
 
 
-async def test_the_pipe_stays_as_it_was_for_all_who_share_it(
+async def test_the_pipe_stays_blocking_for_other_processes(
     ready_broker: Broker, start_edge: StartEdge
 ) -> None:
     ours, writable = os.pipe()
@@ -214,11 +216,11 @@ async def test_a_writer_waits_while_the_broker_takes_nothing(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
 ) -> None:
     nats_server.kill()
-    sound = np.random.default_rng(1).bytes(1_000_000)
+    audio = np.random.default_rng(1).bytes(1_000_000)
     edge = start_edge("stdin", stdin=subprocess.PIPE)
     pipe = edge.process.stdin
     assert pipe is not None
-    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, sound))
+    writing = asyncio.create_task(asyncio.to_thread(edge.process.communicate, audio))
     await edge.says("no NATS at")
     await until(lambda: _unread_bytes(pipe) > 0, "the pipe is full")
     used = cpu_seconds(edge.process.pid)
@@ -231,4 +233,4 @@ async def test_a_writer_waits_while_the_broker_takes_nothing(
     await until(lambda: ready_broker.connected, "the test is connected")
     recording = await only_recording(ready_broker)
     recording.check_whole()
-    assert recording.payload == sound
+    assert recording.payload == audio

@@ -23,7 +23,7 @@ from tests.waiting import soon
 
 
 def published(allowance: TokenBucket, now: float, most: int = 10_000) -> int:
-    """Chunks of 1 s that it allows at once."""
+    """Return how many chunks of 1 s are allowed at once."""
     count = 0
     while count < most and allowance.allows(now):
         allowance.spend(1.0, now)
@@ -40,7 +40,7 @@ def test_a_burst_and_then_a_rate() -> None:
     assert published(allowance, now + 10_000) == pytest.approx(600, abs=1)  # never more at once
 
 
-def test_live_sound_spends_nothing() -> None:
+def test_live_audio_never_exhausts_the_bucket() -> None:
     now = time.monotonic()
     allowance = TokenBucket(600, 1.25)
     for second in range(3600):
@@ -56,12 +56,14 @@ def test_no_limit() -> None:
     ("spent_seconds", "ago_s", "left"),
     [(30, 0, 570), (5000, 0, 0), (5000, 80, 100), (5000, 5000, 600), (0, 0, 600)],
 )
-def test_what_a_former_run_has_spent(spent_seconds: float, ago_s: float, left: float) -> None:
+def test_an_earlier_run_has_spent_some(spent_seconds: float, ago_s: float, left: float) -> None:
     allowance = TokenBucket(600, 1.25, spent_seconds=spent_seconds, ago_s=ago_s)
     assert published(allowance, time.monotonic()) == pytest.approx(left, abs=1)
 
 
-async def test_new_chunks_wait_and_a_source_that_can_waits_too(ready_broker: Broker) -> None:
+async def test_the_rate_limit_delays_chunks_and_a_source_that_can_wait(
+    ready_broker: Broker,
+) -> None:
     backlog = Backlog(SPEC, max_seconds=1, ahead_chunks=4)
     publisher = Publisher(backlog, window_chunks=64, rate_limit=TokenBucket(2, 1.25))
     running = asyncio.create_task(publisher.run(ready_broker))
@@ -75,14 +77,14 @@ async def test_new_chunks_wait_and_a_source_that_can_waits_too(ready_broker: Bro
     (await only_recording(ready_broker)).check_whole()
 
 
-def test_a_rate_that_never_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_below_real_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_CATCH_UP_RATE", "0.9")
     with pytest.raises(UsageError, match=r"EDGE_CATCH_UP_RATE: .*at least 1, or 0"):
         load(DeliverySettings)
 
 
 @pytest.mark.parametrize("spooled", [False, True])
-async def test_what_waits_at_the_end_is_published_unless_it_is_in_the_spool(
+async def test_waiting_audio_is_published_at_the_end_unless_it_is_in_the_spool(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, spooled: bool
 ) -> None:
     arguments = ["--burst-seconds", "1", "--catch-up-rate", "1", "--finish-seconds", "2"]
