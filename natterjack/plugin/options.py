@@ -24,7 +24,7 @@ def parse_options(
         return model.model_validate(dict(options))
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in problem["loc"]) or "?"
+        name = problem["loc"][0] if problem["loc"] else "?"
         if problem["type"] == "extra_forbidden":
             raise RequestRefused(provider, "request", f"unknown {what} {name!r}") from None
         message = f"{what} {name!r}: {problem['msg']}"
