@@ -75,8 +75,9 @@ Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
 exit codes:
   0    everything is published and acknowledged
-  1    some chunks are not acknowledged, or the source broke off
-  2    a mistake in the command line, the settings, the source or the spool
+  1    some chunks are not acknowledged, the source broke off, a request ended the session, or with
+       --wait it did not end as closed
+  2    a mistake in the command line, the settings, the source or the spool, or with --once no NATS
   130  aborted by a second Ctrl-C
 """
 

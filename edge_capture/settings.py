@@ -250,18 +250,32 @@ def add_command_flags(parser: argparse.ArgumentParser, command: str) -> None:
 def _add_request_flags(parser: argparse.ArgumentParser) -> None:
     """Add flags that may be repeated, for the collections of RequestSettings."""
     group = parser.add_argument_group(f"{RequestSettings.__doc__} Each flag may be repeated")
-    for flag, field, metavar, parse, text in (
-        ("--keyterm", "keyterms", "TERM", str, "a term that the provider should recognize"),
+    for flag, field, metavar, parse, text, form in (
+        (
+            "--keyterm",
+            "keyterms",
+            "TERM",
+            str,
+            "a term that the provider should recognize",
+            "comma-separated",
+        ),
         (
             "--option",
             "options",
             "NAME=VALUE",
             _parse_option,
             "an option for the provider; a VALUE that is not JSON is a string",
+            "a JSON object",
         ),
-        ("--label", "labels", "NAME=VALUE", _parse_pair, "a label stored with the session"),
+        (
+            "--label",
+            "labels",
+            "NAME=VALUE",
+            _parse_pair,
+            "a label stored with the session",
+            "a JSON object",
+        ),
     ):
-        variable = f"EDGE_{field.upper()}: {RequestSettings.model_fields[field].description}"
         group.add_argument(
             flag,
             dest=f"{RequestSettings.__name__}.{field}",
@@ -269,5 +283,5 @@ def _add_request_flags(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             type=parse,
             metavar=metavar,
-            help=f"{text} [{variable}]",
+            help=f"{text} [EDGE_{field.upper()}, {form}]",
         )

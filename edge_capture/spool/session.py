@@ -531,9 +531,8 @@ class SpooledBacklog(Backlog):
             if segment.count:
                 self._segments.append(segment)
                 self._unread += segment.count
-                if (
-                    path.suffix == _SENT or self._rebooted
-                ):  # the new name may not have reached the disk
+                # After a reboot, a renaming may not have reached the disk.
+                if path.suffix == _SENT or self._rebooted:
                     self._assign_numbers(segment)
                     sent_pos = self.head.pos
                 elif len(self._segments) == 1:

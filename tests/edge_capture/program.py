@@ -15,7 +15,8 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from edge_capture.__main__ import make_parser
-from edge_capture.session import make_keys, make_sessions
+from edge_capture.chunks import Chunk
+from edge_capture.session import EdgeSession, make_keys, make_sessions
 from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings
 from edge_capture.sources import Source
 from natterjack.audio import ChunkHeader, decode_chunk_headers
@@ -94,6 +95,13 @@ class Recording(NamedTuple):
     headers: list[ChunkHeader]
     payloads: list[bytes]
 
+    def add(self, seq: int, chunk: Chunk) -> None:
+        """Append a chunk that was taken from a backlog."""
+        self.headers.append(
+            ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
+        )
+        self.payloads.append(chunk.payload)
+
     @property
     def payload(self) -> bytes:
         return b"".join(self.payloads)
@@ -142,21 +150,23 @@ async def captured(source: Source, *arguments: str) -> dict[str, Recording]:
     sessions = make_sessions(
         make_keys(edge), source.format, True, edge, publish, load(RequestSettings, flags)
     )
+    await feed_all(sessions, source)
+    found = {}
+    for session in sessions:
+        recording = found[session.spec.speaker] = Recording(session.spec, [], [])
+        while (taken := session.publisher.backlog.take()) is not None:
+            recording.add(*taken)
+    return found
+
+
+async def feed_all(sessions: list[EdgeSession], source: Source) -> None:
+    """Feed the whole source to all sessions, and finish them."""
     async for block in source.blocks():
         for session in sessions:
             session.feed(block)
     source.close()
-    found = {}
     for session in sessions:
         session.finish()
-        recording = found[session.spec.speaker] = Recording(session.spec, [], [])
-        while (taken := session.publisher.backlog.take()) is not None:
-            seq, chunk = taken
-            recording.headers.append(
-                ChunkHeader(session.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
-            )
-            recording.payloads.append(chunk.payload)
-    return found
 
 
 async def stored(broker: Broker, stream: str) -> list[Msg]:

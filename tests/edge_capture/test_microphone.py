@@ -305,8 +305,9 @@ async def test_a_microphone_that_stays_away_ends_its_session(
     assert (await only_recording(ready_broker)).headers[-1].end
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("fault", "number"), [(signal.SIGKILL, signal.SIGTERM), (signal.SIGSTOP, signal.SIGINT)]
+)
 async def test_a_signal_while_the_microphone_is_away(
     ready_broker: Broker,
     start_edge: StartEdge,
@@ -383,8 +384,6 @@ async def test_devices_lists_the_microphone(
     ("arguments", "words"),
     [
         (["--device", "webcam"], "no microphone is named 'webcam'; available: 0 pulse"),
-        (["--device", "99"], "no microphone is named '99'"),
-        (["--device", "ul"], "several microphones match 'ul'; use an index: 0 pulse"),
         (["--device-rate", "1"], "microphone 'default' cannot be recorded: "),
         (["--split-channels", ",".join(map(str, range(40)))], "names 40 speakers, microphone"),
     ],

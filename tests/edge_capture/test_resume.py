@@ -14,13 +14,26 @@ import numpy as np
 import pytest
 import soundfile
 
+from edge_capture.session import file_start, make_keys, make_sessions, resume_sessions
+from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings, SpoolSettings
+from edge_capture.sources.file import FileSource
+from edge_capture.spool import Origin, Spool
 from edge_capture.spool.disk import read_records
 from natterjack.audio import AUDIO_END, SESSION_ID
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import RunEdge, SoundServer, StartEdge
-from tests.edge_capture.program import Edge, only_recording, recordings, requests, stored
+from tests.edge_capture.program import (
+    Edge,
+    Recording,
+    captured,
+    feed_all,
+    only_recording,
+    recordings,
+    requests,
+    stored,
+)
 from tests.edge_capture.test_faults import chunks, some_chunks
 from tests.waiting import bound, until
 
@@ -140,13 +153,58 @@ async def test_killed_when_everything_is_captured_but_not_stored(
 
 @pytest.mark.parametrize(("name", "rate"), [("a.flac", 44100), ("a.mp3", 48000), ("a.wav", 8000)])
 async def test_resampled_channels_resume_at_the_exact_frame(
-    ready_broker: Broker,
-    start_edge: StartEdge,
-    tmp_path: Path,
-    spool: Path,
-    name: str,
-    rate: int,
+    tmp_path: Path, spool: Path, name: str, rate: int
 ) -> None:
+    path = tmp_path / name
+    soundfile.write(path, np.random.default_rng(1).normal(0, 0.1, (20 * rate, 2)), rate)
+    edge, publish = EdgeSettings(split_channels="a,b"), PublishSettings()
+    source = FileSource(path, None, 80)
+    origin = Origin(
+        command="file", path=str(path), format=source.format, speakers=("a", "b"), chunk_ms=80
+    )
+    keeper = Spool(SpoolSettings(spool=spool))
+    keys = make_keys(edge)
+    sessions = make_sessions(
+        keys, source.format, True, edge, publish, RequestSettings(), keeper, origin
+    )
+    blocks = source.blocks()
+    for _ in range(15):  # 7.5 s
+        block = await anext(blocks)
+        for session in sessions:
+            session.feed(block)
+    await blocks.aclose()
+    source.close()
+    await keeper.close()
+
+    keeper = Spool(SpoolSettings(spool=spool))
+    found = keeper.adopt()
+    source = FileSource(path, None, 80)
+    frame, time_ns = file_start(found, rate)
+    assert 0 < frame < 7.5 * rate
+    source.start_at(frame, time_ns)
+    sessions = resume_sessions(found, source.format, True, edge, publish, frame)
+    await feed_all(sessions, source)
+    expected = await captured(FileSource(path, None, 80), "--split-channels", "a,b")
+    for session, backlog in zip(sessions, found, strict=True):
+        recording = Recording(session.spec, [], [])
+        while len(backlog):
+            if (taken := backlog.take()) is None:
+                await keeper.tidy()  # the rest must be synced first
+            else:
+                recording.add(*taken)
+        recording.check_whole()
+        uncut = expected[session.spec.speaker].samples.astype(int)
+        assert len(recording.samples) == len(uncut)
+        assert np.abs(recording.samples - uncut).max() <= 1
+        backlog.discard()
+    await keeper.close()
+    assert gone(spool)
+
+
+async def test_a_killed_run_with_split_channels_resumes(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, spool: Path
+) -> None:
+    name, rate = "a.flac", 44100
     noise = np.random.default_rng(1).normal(0, 0.1, (20 * rate, 2))
     soundfile.write(tmp_path / name, noise, rate)
     arguments = ("file", tmp_path / name, "--split-channels", "a,b", "--spool", spool, "--resume")
