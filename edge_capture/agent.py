@@ -118,13 +118,13 @@ class Agent:
     async def _publish(self) -> None:
         """Connect, and run every session's publisher on the one connection, until cancelled."""
         while True:
-            # nats-py closes a connection for good on some errors, such as expired credentials.
+            # nats-py closes a connection permanently on some errors, such as expired credentials.
             if self.broker is None or self.broker.client.is_closed:
                 self.broker = await self._connect()
             await self._publish_on(self.broker)
 
     async def _publish_on(self, broker: Broker) -> None:
-        """Publish until the connection is closed for good."""
+        """Publish until the connection is closed permanently."""
         try:
             for session in self.sessions:
                 await session.status.subscribe(broker)
@@ -167,7 +167,7 @@ class Agent:
                 "not transcribed; the next start begins a new session",
                 extra=fields(session=str(session.spec.key), reason=session.status.reason),
             )
-            session.publisher.remove_rate_limit()  # nobody reads it
+            session.publisher.remove_rate_limit()  # no worker reads it
             self._ended.set()
 
     async def _end_if_stopped(self, session: EdgeSession) -> None:
@@ -241,17 +241,17 @@ class Agent:
 
     def _report(self) -> int:
         """Log what became of each session. Returns the exit code."""
-        good = not (self._source_error or self._ended.is_set())
+        complete = not (self._source_error or self._ended.is_set())
         for publisher in (*(session.publisher for session in self.sessions), *self.leftovers):
             publisher.close()
-            good &= self._report_damage(publisher)
+            complete &= self._report_damage(publisher)
         for session in self.sessions:
-            good &= self._report_session(session)
+            complete &= self._report_session(session)
             if self._options.wait:
-                good &= session.status.state == "closed"
+                complete &= session.status.state == "closed"
         for publisher in self.leftovers:
-            good &= self._report_leftover(publisher)
-        return 0 if good else 1
+            complete &= self._report_leftover(publisher)
+        return 0 if complete else 1
 
     def _report_damage(self, publisher: Publisher) -> bool:
         """Log where damaged files are kept. Returns whether there are none."""

@@ -25,7 +25,7 @@ class Leftovers:
         """Take `publishers` in the order in which to send them, oldest first."""
         self.publishers = publishers
         self._unfinished = set(publishers)
-        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._limit = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def by_key(self) -> dict[SessionKey, list[Publisher]]:
         """Group the publishers by session key. Those of one key are sent one after the other."""
@@ -36,13 +36,13 @@ class Leftovers:
 
     async def publish_when_free(self, publishers: Iterable[Publisher], broker: Broker) -> None:
         """Run `publish` as soon as fewer than 16 groups are being sent."""
-        async with self._slots:
+        async with self._limit:
             await self.publish(publishers, broker)
 
     async def publish(self, publishers: Iterable[Publisher], broker: Broker) -> bool:
         """Send `publishers` one after the other.
 
-        Returns False if the connection is closed for good before all are stored.
+        Returns False if the connection is closed permanently before all are stored.
         """
         for publisher in publishers:
             if publisher not in self._unfinished:

@@ -161,7 +161,7 @@ class Publisher:
         await self._room.wait()
 
     async def run(self, broker: Broker) -> None:
-        """Send what is offered, until all is stored or the connection is closed for good.
+        """Send what is offered, until all is stored or the connection is closed permanently.
 
         It may be called again with another connection. Cancel-safe.
         """
