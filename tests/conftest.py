@@ -19,8 +19,6 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.waiting import Countdown
 
-collect_ignore = ["sample_plugin"]  # a package of its own, which test_loading.py installs
-
 # ---- tests that start processes ------------------------------------------------------------------
 
 

@@ -116,7 +116,8 @@ def _tree(module: str) -> ast.Module:
 def plugin_modules() -> list[str]:
     """The modules of the plugin API."""
     folder = Path(inspect.getfile(natterjack.plugin)).parent
-    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    names = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    names += [path.parent.name for path in folder.glob("*/__init__.py")]
     order = ["provider", "errors", "websocket", "contract"]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     return [f"natterjack.plugin.{name}" for name in names]
@@ -136,6 +137,9 @@ def plugin_page() -> str:
         tree = _tree(module)
         parts.append(f"## {module}\n\n{_doc(ast.get_docstring(tree))}")
         parts += _public(tree)
+        # A package exports what its modules define.
+        for path in sorted((ROOT / Path(*module.split("."))).glob("[a-z]*.py")):
+            parts += _public(_tree(f"{module}.{path.stem}"))
     return "\n".join(parts)
 
 

@@ -24,9 +24,9 @@ LABELS = {
     "state": "`waiting`, `leased`",
     "cause": "of errors and recoveries: `connect`, `rate_limit`, `server_error` (a dial failed); "
     "`auth`, `credit`, `request` (the provider refused permanently); `dropped`, `mute`, "
-    "`send_blocked`, `finish`, `protocol` (an open stream failed). Of gaps: `missing` (the broker "
-    "does not have the audio), `edge` (the edge skipped it), `bad_chunk` (its chunk was unusable). "
-    "Of bad chunks: `headers`, `size`, `position`",
+    "`send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "
+    "`missing` (the broker does not have the audio), `edge` (the edge skipped it), "
+    "`bad_chunk` (its chunk was unusable). Of bad chunks: `headers`, `size`, `position`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",

@@ -14,6 +14,7 @@ from .deepgram_rest import DeepgramRestEmulator
 from .managed import ManagedEmulator
 from .server import Emulator
 from .speechmatics import SpeechmaticsEmulator
+from .vosk import VoskEmulator
 
 _ALL: list[type[Emulator]] = [
     DeepgramEmulator,
@@ -21,6 +22,7 @@ _ALL: list[type[Emulator]] = [
     DeepgramRestEmulator,
     ManagedEmulator,
     SpeechmaticsEmulator,
+    VoskEmulator,
 ]
 EMULATORS = {emulator.name: emulator for emulator in _ALL}
 
