@@ -17,15 +17,15 @@ import prometheus_client
 
 from worker.__main__ import main as work
 from worker.metering.report import Report
-from worker.session.latency import Latencies
 from worker.session.relay import Relay
+from worker.session.results import Latencies
 from worker.session.session import Session
 
 METERED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (prometheus_client.Counter, ("inc", "labels")),
     (prometheus_client.Gauge, ("set", "inc", "dec", "labels")),
     (prometheus_client.Histogram, ("observe", "labels")),
-    (Latencies, ("__init__", "heard", "interim", "final", "turn_ended")),
+    (Latencies, ("__init__", "received", "interim", "final", "turn_ended")),
     (Relay, ("count", "count_last")),
     (Session, ("record",)),
 )

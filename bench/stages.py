@@ -23,14 +23,14 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "metrics and ledger",
         (
             "prometheus_client/", "worker/metering/ledger.py:", "worker/metering/tally.py:",
-            "worker/metering/usage.py:", "worker/metering/report.py:", "worker/session/latency.py:",
+            "worker/metering/usage.py:", "worker/metering/report.py:", "results.py:Latencies.",
             "Relay.count", "Session.record", "Claimer.records",
         ),
     ),
     (
         "checkpoint",
         (
-            "worker/session/checkpoint.py:", "Session._write_checkpoint",
+            "worker/session/checkpoint.py:", "worker/session/lease.py:",
             "worker/metering/account.py:",
         ),
     ),
@@ -38,11 +38,11 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "publish",
         (
             "worker/session/publish.py:", "natterjack/broker/acks.py:", "natterjack/events.py:",
-            "worker/session/scribe.py:", "Client.post", "Client._flush",
+            "worker/session/events.py:", "Client.post", "Client._flush",
             "aio/client.py:Client._flusher",
         ),
     ),
-    ("results", ("Session._receive", "worker/providers/", "aiohttp/")),
+    ("results", ("worker/session/results.py:", "worker/providers/", "aiohttp/")),
     ("leases and watchdogs", ("Claimer._keep", "Session.tick", "Relay.watch")),
     (
         "receive",

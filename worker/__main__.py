@@ -31,7 +31,7 @@ from worker.metering.report import Report
 from worker.metering.tally import Tally
 from worker.providers.balances import poll
 from worker.providers.loading import Providers
-from worker.session.session import Services
+from worker.services import Services
 
 from .claim import Claimer
 from .health import Health

@@ -1,4 +1,4 @@
-"""Claiming sessions: leases on the work queue, taken with free slots only, kept by heartbeats."""
+"""Claiming sessions from the queue while slots are free, and renewing their leases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, parse_key
 from natterjack.telemetry.log import fields
 from worker.providers.breaker import BreakerState
-from worker.session.session import Busy, Services, Session, State
+from worker.services import Services
+from worker.session.lease import KeyBusy
+from worker.session.session import Session
+from worker.session.states import State
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +39,21 @@ _TICK_S = 0.25
 
 
 class BadRequest(Exception):
-    """A request to open a session that no session can be made of."""
+    """A request that names no session."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a message of the queue asks for. `problem`: why it can only fail, or None."""
+    """A request to open a session. `problem` is why it can only fail, or None."""
 
     spec: SessionSpec
     problem: str | None
 
 
 def parse_request(subject: str, payload: bytes) -> Request:
-    """The request in a message of the queue.
+    """Parse a message of the queue.
 
-    Raises: BadRequest when it names no session at all, so that nobody can be told.
+    Raises BadRequest if it names no session, so that no event can report the problem.
     """
     try:
         key = parse_key(subject)
@@ -68,7 +71,8 @@ def parse_request(subject: str, payload: bytes) -> Request:
 
 
 def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
-    """A spec under which to say that the real one is bad. Raises BadRequest without session id."""
+    """A minimal spec, to report under its session id that the real one is bad. Raises BadRequest if
+    there is no usable session id."""
     try:
         session_id = json.loads(payload)["session_id"]
         return SessionSpec(
@@ -82,7 +86,7 @@ def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
 
 
 class Claimer:
-    """Takes sessions from the queue and runs each as a task, until told to drain."""
+    """Claims sessions from the queue and runs each as a task, until `drain` is called."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -91,11 +95,11 @@ class Claimer:
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
         self._puller: Puller | None = None
-        self._taken = 0
-        """Slots in use: sessions, and requests on their way to being one."""
+        self._used_slots = 0
+        """Slots in use, by sessions and by requests that are about to become sessions."""
 
     def drain(self) -> None:
-        """Take no more; every session is given back at its next final. Idempotent."""
+        """Claim no more sessions, and hand over each one at its next final. Idempotent."""
         if self._draining.is_set():
             return
         self._draining.set()
@@ -106,25 +110,24 @@ class Claimer:
             session.drain()
 
     def records(self) -> Iterator[str]:
-        """Each session's part of the worker's record. Sessions may come and go meanwhile."""
+        """The roster record of each session. Sessions may start and end during the iteration."""
         now, lag = time.monotonic(), 0.0
         for session in list(self.sessions):
             try:
-                lag = max(lag, session.lag_seconds)
+                lag = max(lag, session.progress.lag_seconds)
                 yield session.record(now)
-            except Exception:  # a task boundary
-                # Nor here may a fault in one session end its neighbours.
-                log.exception("session is not told of", extra=fields(session=str(session.key)))
+            except Exception:  # a defect in one session must not affect the others
+                log.exception("session cannot be reported", extra=fields(session=str(session.key)))
         self._services.metrics.lag.set(lag)
 
     async def run(self) -> None:
-        """Until `drain`, and then until the last session is over."""
+        """Claim sessions until `drain` is called; return when the last session is over."""
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(self._keep(), name="leases")
             running: set[asyncio.Task[None]] = set()
             await self._claim(tasks, running)
             for session in list(self.sessions):
-                session.drain()  # one that was claimed while drain was called
+                session.drain()  # it may have been claimed while `drain` was called
             if running:
                 await asyncio.wait(running)
             keeper.cancel()
@@ -136,7 +139,7 @@ class Claimer:
         await puller.start()
         try:
             while not self._draining.is_set():
-                free = self._slots - self._taken
+                free = self._slots - self._used_slots
                 if free <= 0:
                     self._freed.clear()
                     await self._freed.wait()
@@ -150,31 +153,30 @@ class Claimer:
                     continue
                 if message is None:
                     continue
-                self._taken += 1
+                self._used_slots += 1
                 task = tasks.create_task(self._hold(message), name=message.subject)
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
-            # What is not given back here comes back to the queue when its lease runs out.
+            # Requests that cannot be given back return to the queue when their leases run out.
             with contextlib.suppress(NatsError, TimeoutError):
                 for message in await puller.stop():
                     await message.nak()
 
     async def _hold(self, message: Msg) -> None:
-        """One lease, from the message to its ack or nak."""
+        """Hold one lease, from its message to the ack or nak."""
         try:
             await self._serve(message)
         except (NatsError, BrokerError) as error:
-            # The lease runs out and another worker, or this one, takes the session again.
+            # The lease runs out, and another worker, or this one, claims the session again.
             log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
-        except Exception:  # a task boundary
-            # A fault of ours in one session must not end its neighbours.
+        except Exception:  # a defect in one session must not affect the others
             log.exception("session ended by an error", extra=fields(subject=message.subject))
             self._services.metrics.sessions_ended.labels("crashed").inc()
             with contextlib.suppress(NatsError):
                 await message.nak(delay=_CRASH_RETRY_S)
         finally:
-            self._taken -= 1
+            self._used_slots -= 1
             self._freed.set()
 
     async def _serve(self, message: Msg) -> None:
@@ -195,14 +197,14 @@ class Claimer:
                 problem=request.problem,
                 headers=message.headers,
             )
-        except Exception:  # whatever a request may hold
-            # No request may come back for good and block those behind it.
-            log.exception("no session can be made of it", extra=fields(subject=message.subject))
+        except Exception:  # no request may return to the queue for ever, and block later ones
+            log.exception("request rejected", extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()
             return
-        # Not all at once, though all may have come at once.
-        session.beat_at = time.monotonic() + random.random() * self._services.lease_seconds / 3  # noqa: S311
+        # Spread the heartbeats of sessions that were claimed together.
+        first = random.random() * self._services.lease_seconds / 3  # noqa: S311
+        session.next_heartbeat = time.monotonic() + first
         self.sessions[session] = message
         metrics.sessions_claimed.inc()
         if metadata.num_delivered == 1:
@@ -214,7 +216,7 @@ class Claimer:
             session.drain()
         try:
             outcome = await session.run()
-        except Busy:
+        except KeyBusy:
             session.trace.drop()
             metrics.sessions_ended.labels("busy").inc()
             await message.nak(delay=_BUSY_RETRY_S)
@@ -230,7 +232,7 @@ class Claimer:
             metrics.sessions_active.dec()
 
     async def _keep(self) -> None:
-        """Heartbeats of all leases and the watchdogs of all sessions: one timer for the process."""
+        """Renew all leases and run the watchdogs of all sessions, with one timer."""
         async with asyncio.TaskGroup() as tasks:
             await self._beat(tasks)
 
@@ -239,14 +241,14 @@ class Claimer:
         lease = self._services.lease_seconds
         beat = last = time.monotonic()
         answered = asked = beat
-        """When the broker was last asked something that it has answered since; and at all."""
+        """When the broker was last asked something that it answered; and when it was last asked."""
         question: asyncio.Task[bool] | None = None
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             late = max(0.0, now - last - _TICK_S)
             metrics.loop_delay.observe(late)
-            stood = late if late > _TICK_S else 0
+            paused = late if late > _TICK_S else 0
             last = now
             connected = broker.connected
             metrics.nats_connected.set(connected)
@@ -254,9 +256,9 @@ class Claimer:
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
             for session, message in sessions:
-                session.tick(now, listening=connected, stood=stood)
-                if now >= session.beat_at and connected:
-                    session.beat_at = now + lease / 3
+                session.tick(now, connected=connected, paused=paused)
+                if now >= session.next_heartbeat and connected:
+                    session.next_heartbeat = now + lease / 3
                     try:
                         broker.client.post(message.reply, _IN_PROGRESS)
                     except NatsError as error:
@@ -266,7 +268,7 @@ class Claimer:
                     answered = asked
                 question = None
             if now - answered > lease:
-                # This process stood still, or what it sends does not arrive.
+                # This process stood still, or its messages do not arrive.
                 answered = now
                 for session, _ in sessions:
                     session.doubt()
@@ -278,7 +280,7 @@ class Claimer:
 
 
 async def _answers(broker: Broker, seconds: int) -> bool:
-    """Whether the broker answers within so many seconds."""
+    """Whether the broker answers within `seconds`."""
     try:
         await broker.client.flush(seconds)
     except NatsError:

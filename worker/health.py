@@ -1,7 +1,7 @@
 """The worker's HTTP port: /startupz, /livez, /readyz, /healthz, /metrics, /sessions.
 
-It is open before NATS is there, so that a worker that waits for NATS is known to be alive: nobody
-is to restart it, which would help nothing.
+The port is open before the worker is connected to NATS: a worker that waits for NATS is alive, and
+restarting it would not help.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from natterjack.errors import UsageError
-from worker.session.session import Services
+from worker.services import Services
 
 from .claim import Claimer
 from .settings import WorkerSettings
 
 
 class Health:
-    """Answers probes and scrapes. `port` is the one in use, once started."""
+    """Answers probes and scrapes. `port` is the port in use once the server has started."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -34,7 +34,7 @@ class Health:
         return f"http://{self._settings.http_host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen. Raises UsageError when the port is taken."""
+        """Start to listen. Raises UsageError if the port is in use."""
         app = web.Application()
         app.add_routes(
             [
@@ -56,22 +56,22 @@ class Health:
             await self._runner.cleanup()
             raise UsageError(
                 f"cannot listen on {settings.http_host}:{settings.http_port}: {error.strerror} "
-                "(WORKER_HTTP_PORT, 0 takes a free one)"
+                "(set WORKER_HTTP_PORT; 0 picks a free port)"
             ) from None
         self.port = self._runner.addresses[0][1]
 
     def serve(self, services: Services, claimer: Claimer) -> None:
-        """From now on sessions are taken."""
+        """Report the worker as ready: it claims sessions from now on."""
         self._services, self._claimer = services, claimer
 
     async def stop(self) -> None:
-        """Idempotent."""
+        """Stop listening. Idempotent."""
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _alive(self, request: web.Request) -> web.Response:
-        # That the event loop got here is the answer. The health of the broker and of providers is
-        # not the worker's: a restart would cure neither, and costs every session it holds.
+        # The event loop runs, which is all that a restart could fix. A restart because of the
+        # broker or a provider would cure nothing and interrupt every session of this worker.
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
@@ -97,8 +97,8 @@ class Health:
                     "epoch": session.epoch,
                     "state": session.state.value,
                     "seconds_held": round(now - session.since, 1),
-                    "final_seconds": round(session.position / session.spec.sample_rate, 2),
-                    "lag_seconds": round(session.lag_seconds, 2),
+                    "final_seconds": round(session.progress.final / session.spec.sample_rate, 2),
+                    "lag_seconds": round(session.progress.lag_seconds, 2),
                 }
                 for session in list(self._claimer.sessions if self._claimer else ())
             ]

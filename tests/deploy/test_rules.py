@@ -15,7 +15,7 @@ from natterjack.broker.streams import stream_configs
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin import errors
 from natterjack.settings import StreamSettings
-from worker.session.session import State
+from worker.session.states import State
 
 from .containers import free_port
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors

@@ -1,4 +1,4 @@
-"""A session's checkpoint: where to resume it, in the bucket `stt_sessions`, by compare-and-set."""
+"""The checkpoint of a session, from which another worker can resume it: bucket `stt_sessions`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _TIMEOUT_S = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Checkpoint:
-    """What a worker that takes over must know, beside the durable events.
+    """What a worker that takes over has to know besides the durable events.
 
-    `position` counts frames since the session's start: all before it is final. `mark_*` is a
-    place in STT_AUDIO from which reading finds all from `position` on.
+    All audio before `position`, in frames, is final. `mark_*` is a place in STT_AUDIO: reading from
+    there finds all audio from `position` on.
     """
 
     session_id: str
     epoch: int
     worker: str
     holder: str = ""
-    """Of whom it is: another for each time a session is taken."""
+    """Names one lease: different each time the session is taken over."""
     instance: str = ""
-    """Process of the worker, as the roster names it."""
+    """The worker's process, as the roster names it."""
     state: str
     closed: bool = False
     provider: str | None = None
@@ -48,27 +48,27 @@ class Checkpoint:
     mark_seq: int = 0
     mark_stream_sequence: int = 1
     crashes: int = 0
-    """Workers that failed on this session without progress."""
+    """How many workers in a row died with this session since it last made progress."""
     request_sequence: int = 0
-    """Of the session's request in STT_SESSIONS."""
+    """The sequence of the session's request in STT_SESSIONS."""
     closed_before: list[str] = field(default_factory=list)
-    """The last sessions of this key that were closed."""
+    """The latest closed sessions of this key."""
     gaps_until: float = 0
-    """Gaps before this second are in the account."""
+    """The account contains all gaps before this time, in seconds."""
     slot: str | None = None
-    """Ticket of the provider's slot that is held."""
+    """The ticket of the provider permit that the session holds."""
     limit: int | None = None
-    """Position at which the session ends."""
+    """The position at which the session ends, whatever audio follows."""
     limit_reason: str | None = None
     limit_detail: str | None = None
     configured: dict[str, Any] = field(default_factory=dict)
-    """Settings changed in mid-stream."""
+    """Settings that a control request has changed."""
     sent_until: int = 0
-    """Audio before this position was sent at least once."""
+    """All audio before this position was sent at least once."""
     opened_at: datetime
     updated_at: datetime | None = None
     account: Account | None = None
-    """As it was read; who writes gives it as JSON."""
+    """Set when a checkpoint is read. `encode` takes the account as JSON instead."""
 
     @property
     def mark(self) -> Mark:
@@ -76,11 +76,11 @@ class Checkpoint:
 
     @classmethod
     def decode(cls, payload: bytes) -> Checkpoint:
-        """Raises ValidationError. Unknown fields are left out."""
+        """Parse a stored checkpoint; unknown fields are ignored. Raises ValidationError."""
         return _ADAPTER.validate_json(payload)
 
     def encode(self, account: str) -> bytes:
-        """JSON; absent values are left out. `account` is JSON already."""
+        """Encode as JSON without absent values. `account` is JSON already."""
         rest = _ADAPTER.dump_json(self, exclude_none=True, exclude=_ACCOUNT)
         return b'%b,"account":%b}' % (rest[:-1], account.encode())
 
@@ -90,7 +90,9 @@ _ACCOUNT = {"account"}
 
 
 class CheckpointStore:
-    """The checkpoint of one key, as one holder sees it. Every write is a compare-and-set."""
+    """Reads and writes the checkpoint of one key. Every write is a compare-and-set."""
+
+    __slots__ = ("_broker", "_bucket", "_key", "_lock", "_revision", "_subject")
 
     def __init__(self, broker: Broker, bucket: KeyValue, key: SessionKey) -> None:
         self._broker = broker
@@ -101,12 +103,12 @@ class CheckpointStore:
         self._lock = asyncio.Lock()
 
     async def read(self) -> Checkpoint | None:
-        """What is stored; later writes succeed only if nobody wrote in between."""
+        """Read the checkpoint. Later writes succeed only if no other holder has written since."""
         stored, self._revision = await self._look()
         return stored
 
     async def _look(self) -> tuple[Checkpoint | None, int]:
-        """What is stored, and its revision."""
+        """Read the checkpoint and its revision."""
         while True:
             try:
                 async with self._broker.asking():
@@ -120,12 +122,14 @@ class CheckpointStore:
             try:
                 return Checkpoint.decode(entry.value or b""), revision
             except ValidationError:
-                return None, revision  # not one of ours: write over it
+                return None, revision  # unreadable: the next write replaces it
 
     async def write(self, checkpoint: Checkpoint, account: str) -> None:
-        """Raises LeaseLost when another holder wrote since; Overtaken if that was an older one, so
-        that what it wrote is to be read first. Tries on while the broker is away. `account`:
-        natterjack.events.Account, as JSON."""
+        """Store the checkpoint; retry while the broker is away. `account` is an Account as JSON.
+
+        Raises LeaseLost if another holder wrote since the last read, or its subclass Overtaken if
+        that holder has an older epoch: then its checkpoint has to be read first.
+        """
         payload = checkpoint.encode(account)
         async with self._lock:
             await self._write(checkpoint, payload)
@@ -141,13 +145,13 @@ class CheckpointStore:
                 if error.err_code not in _WRONG_LAST_SEQUENCE:
                     await self._broker.wait_connected()
                     continue
-                # Perhaps by our own write, whose acknowledgement was lost. If it was another's, its
-                # revision must not become ours: the next write would be let through.
+                # It may be our own write, whose acknowledgement was lost. The revision of another
+                # holder's write must not be adopted: the next write would succeed.
                 stored, revision = await self._look()
                 if stored is None or stored.session_id != checkpoint.session_id:
-                    raise LeaseLost(f"the checkpoint of {self._key} was written over") from None
+                    raise LeaseLost(f"the checkpoint of {self._key} was replaced") from None
                 if stored.holder != checkpoint.holder:
-                    # Delivery counts are not for ever: a broker that was killed may count anew.
+                    # Epochs may restart: a broker that was killed may have lost delivery counts.
                     kind = LeaseLost if stored.epoch >= checkpoint.epoch else Overtaken
                     raise kind(f"{stored.worker} has the session, epoch {stored.epoch}") from None
                 self._revision = revision

@@ -1,4 +1,4 @@
-"""Requests to a session on its control subject, while a worker holds it."""
+"""Answering requests on the control subject of a session."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from natterjack.broker.connection import Broker
 from natterjack.control import ControlReply, ControlRequest, Supports
 from natterjack.errors import first_problem
 from natterjack.plugin.errors import PluginError, ProviderError
-from natterjack.plugin.provider import Capabilities
+from natterjack.plugin.provider import Capabilities, ProviderStream
+from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, control_subject
 from natterjack.telemetry.log import fields
 from worker.errors import LeaseLost
 
+from .admission import Admission
+from .intake import Intake
+from .lease import Lease
+
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 100
-_ANSWERED = (b"_INBOX", b"_R_.")
-"""What addresses of answers begin with (`_R_`: from another account). Nobody is to have us publish
-anywhere else."""
+_REPLY_PREFIXES = (b"_INBOX", b"_R_.")
+"""Prefixes of reply subjects (`_R_`: from another account). A request must not make the worker
+publish anywhere else."""
 
 
 class Controllable(Protocol):
-    """What of a session is needed here; see worker.session.session.Session."""
+    """What a control request needs of a session: `Controls`."""
 
     id: str
     key: SessionKey
@@ -37,13 +42,75 @@ class Controllable(Protocol):
     @property
     def provider_name(self) -> str: ...
     @property
-    def able(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities: ...
     @property
     def sent_seconds(self) -> float: ...
     async def finalize(self) -> None: ...
     async def configure(self, settings: dict[str, Any]) -> None: ...
     async def stop(self, reason: str) -> float: ...
     def doubt(self) -> None: ...
+
+
+class Controls:
+    """Carries out the control requests of a session."""
+
+    __slots__ = ("_admission", "_intake", "_lease", "_rate", "id", "key")
+
+    def __init__(
+        self, spec: SessionSpec, admission: Admission, intake: Intake, lease: Lease
+    ) -> None:
+        self.id = spec.session_id
+        self.key = spec.key
+        self._rate = spec.sample_rate
+        self._admission = admission
+        self._intake = intake
+        self._lease = lease
+
+    @property
+    def provider_name(self) -> str:
+        """The provider whose turn it is."""
+        return self._admission.chain.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The capabilities of that provider. Raises PluginError."""
+        return self._admission.provider.capabilities
+
+    @property
+    def sent_seconds(self) -> float:
+        """The position of the next frame that goes to the provider."""
+        return round(self._lease.progress.sent / self._rate, 6)
+
+    @property
+    def _stream(self) -> ProviderStream:
+        """Raises NoStream if no stream is open, or all audio is sent."""
+        relay = self._lease.progress.relay
+        if relay is None or relay.finishing:
+            raise NoStream
+        return relay.stream
+
+    async def finalize(self) -> None:
+        """Ask the provider to finalize pending audio. Raises ProviderError, NoStream."""
+        await self._stream.finalize()
+
+    async def configure(self, settings: dict[str, Any]) -> None:
+        """Change settings of this stream and of all later ones. Raises ProviderError, NoStream,
+        LeaseLost."""
+        await self._stream.configure(settings)
+        self._lease.checkpoint.configured |= settings
+        await self._lease.write()
+
+    async def stop(self, reason: str) -> float:
+        """End the session where its audio is now. Return that position in seconds. Raises
+        LeaseLost."""
+        lease, stored = self._lease, await self._intake.stored_head()
+        end = lease.cutoff.stop(reason, max(lease.progress.captured, stored))
+        lease.progress.limit(end)
+        await lease.write()
+        return round(end / self._rate, 6)
+
+    def doubt(self) -> None:
+        self._lease.doubt()
 
 
 @contextlib.asynccontextmanager
@@ -56,7 +123,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
         nonlocal answering
         if over or len(waiting) >= _MAX_WAITING:
-            return  # who asks hears nothing, and asks again
+            return  # the client times out and asks again
         waiting.append((reply, data))
         if answering is None or answering.done():
             answering = asyncio.create_task(answer(), name=f"control {session.key}")
@@ -65,17 +132,16 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
         while waiting:
             reply, data = waiting.pop(0)
             try:
-                said = await _answer(session, data)
-                if reply.startswith(_ANSWERED):
-                    broker.client.post(
-                        reply.decode(), said.model_dump_json(exclude_none=True).encode()
-                    )
+                answered = await _answer(session, data)
+                if reply.startswith(_REPLY_PREFIXES):
+                    payload = answered.model_dump_json(exclude_none=True)
+                    broker.client.post(reply.decode(), payload.encode())
             except LeaseLost:
-                session.doubt()  # the new holder answers, if it is asked again
+                session.doubt()  # the new holder answers the next request
             except NatsError as error:
-                log.debug("not answered: %r", error)
+                log.debug("control reply not sent: %r", error)
             except Exception:  # a task boundary
-                log.exception("a request was not answered", extra=fields(session=str(session.key)))
+                log.exception("control request failed", extra=fields(session=str(session.key)))
 
     arrivals = await broker.client.listen(control_subject(session.key), requested)
     try:
@@ -93,36 +159,37 @@ async def _answer(session: Controllable, payload: bytes) -> ControlReply:
         return _reply(session, position=await _do(session, request))
     except ValidationError as error:
         return _reply(session, error=f"bad request: {first_problem(error)}")
-    except (_Cannot, NoStream, ProviderError, PluginError) as error:
+    except (_Unsupported, NoStream, ProviderError, PluginError) as error:
         return _reply(session, error=str(error))
 
 
-class _Cannot(Exception):
-    """The provider has no such ability."""
+class _Unsupported(Exception):
+    """The provider cannot do what the request asks for."""
 
 
 class NoStream(Exception):
-    """No provider stream is open: before the first audio, in a long pause, while recovering."""
+    """No provider stream is open: no audio has come for a while, or the provider failed."""
 
     def __str__(self) -> str:
         return "no provider stream is open now; ask again when the session is streaming"
 
 
 async def _do(session: Controllable, request: ControlRequest) -> float:
-    """Do what is asked; the position for the reply. Raises _Cannot and what the session raises."""
+    """Carry out a request and return the position for the reply. Raises _Unsupported, and what the
+    session raises."""
     position = session.sent_seconds
     if request.command == "stop":
         return await session.stop(request.reason or "by request")
     if request.command == "finalize":
-        if not session.able.finalize:
-            raise _Cannot(f"{session.provider_name} cannot finalize in mid-stream")
+        if not session.capabilities.finalize:
+            raise _Unsupported(f"{session.provider_name} cannot finalize in mid-stream")
         await session.finalize()
         return position
     if not request.settings:
-        raise _Cannot("no settings were given")
-    if unknown := sorted(set(request.settings) - session.able.configurable):
+        raise _Unsupported("no settings were given")
+    if unknown := sorted(set(request.settings) - session.capabilities.configurable):
         names = ", ".join(unknown)
-        raise _Cannot(f"{session.provider_name}: no setting {names} to change in mid-stream")
+        raise _Unsupported(f"{session.provider_name}: no setting {names} to change in mid-stream")
     await session.configure(request.settings)
     return position
 
@@ -132,8 +199,8 @@ def _reply(
 ) -> ControlReply:
     supports = Supports()
     with contextlib.suppress(PluginError):
-        able = session.able
-        supports = Supports(finalize=able.finalize, configure=sorted(able.configurable))
+        offered = session.capabilities
+        supports = Supports(finalize=offered.finalize, configure=sorted(offered.configurable))
     return ControlReply(
         ok=error is None,
         session_id=session.id,

@@ -1,4 +1,4 @@
-"""Publishing a session's events: durable ones fenced, numbered without holes, and once each."""
+"""Publishing the events of a session: each durable one is fenced, numbered, and stored once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Last(NamedTuple):
 
 
 class _Event(NamedTuple):
-    """A durable event, ready to be sent."""
+    """A durable event that is ready to be published."""
 
     kind: EventKind
     sequence: int
@@ -51,12 +51,18 @@ class _Event(NamedTuple):
 
 
 class Publisher:
-    """Events of one session, published by the worker that holds its lease.
+    """Publishes the events of one session for the worker that holds its lease.
 
-    Every durable event names the last one of the session that its publisher knows, and the broker
-    refuses it when there is a later one: so of two workers that believe they hold the lease, one
-    gets through. Core subscribers see a refused event all the same; listen() reads the stream.
+    Every durable event names the last event that its publisher knows, and the broker refuses it if
+    there is a later one. So only one of two workers that both believe they hold the lease can
+    publish. Core subscribers receive a refused event all the same; listen() reads the stream.
     """
+
+    __slots__ = (
+        "_broker", "_epoch", "_filter", "_interim_subject", "_js", "_key",
+        "_last_stream_sequence", "_lock", "_msg_id_prefix", "_next_sequence", "_session_id",
+        "_subjects", "fenced",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,7 +73,8 @@ class Publisher:
         epoch: int,
         holder: str,
     ) -> None:
-        """`holder` tells its events from those of any other holder, of the same epoch even."""
+        """`holder` distinguishes this publisher's events from those of all others, even of the same
+        epoch."""
         self._broker = broker
         self._js = js
         self._key = key
@@ -81,10 +88,10 @@ class Publisher:
         self._last_stream_sequence = 0
         self._next_sequence = 0
         self.fenced = False
-        """A durable event of ours was refused: another worker publishes for this session."""
+        """Set when a durable event was refused: another worker publishes for this session."""
 
     async def _last(self, subject: str) -> _Last | None:
-        """The newest stored event on `subject`, as the stream's leader knows it."""
+        """The newest stored event on `subject`, read from the stream's leader."""
         while True:
             try:
                 async with self._broker.asking():
@@ -98,10 +105,10 @@ class Publisher:
             return _Last(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
 
     async def resume(self) -> None:
-        """Take up the numbering where it stands. To be called after `establish`.
+        """Continue the numbering after the last stored event. Call it after `establish`.
 
-        Raises LeaseLost when somebody else has published since: to number our events behind theirs
-        would be to climb over the fence.
+        Raises LeaseLost if another worker has published since: numbering events after that
+        worker's would get around the fence.
         """
         async with self._lock:
             known = self._last_stream_sequence
@@ -113,7 +120,7 @@ class Publisher:
                 raise LeaseLost("another worker has published for this session")
 
     def _number_after(self, last: _Last | None) -> Durable | None:
-        """Number the next event behind `last`; that event, if it is of *this* session."""
+        """Number the next event after `last`. Return that event if it belongs to *this* session."""
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
         if event is None or event.session_id != self._session_id:
@@ -138,10 +145,10 @@ class Publisher:
         return event.session_id == self._session_id
 
     async def establish(self, make: Callable[[int], bytes]) -> Durable | None:
-        """Publish the first event of our epoch, after which no older holder gets through.
+        """Publish the first event of this epoch; after it, older holders cannot publish.
 
-        An older holder may have published since we looked: then look again. Returns the last
-        durable event before ours; publishes nothing when that one closes the session.
+        If an older holder has published in between, try again. Return the last durable event before
+        it; if that event closes the session, publish nothing. Raises LeaseLost.
         """
         while True:
             async with self._lock:
@@ -149,7 +156,7 @@ class Publisher:
             if isinstance(before, StatusEvent) and before.closing:
                 return before
             if before is not None and before.epoch > self._epoch:
-                raise LeaseLost(f"epoch {before.epoch} has published, ours is {self._epoch}")
+                raise LeaseLost(f"epoch {before.epoch} has published, this is {self._epoch}")
             try:
                 await self.durable("status", make)
             except LeaseLost:
@@ -159,28 +166,29 @@ class Publisher:
             return before
 
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
-        """Publish the event whose JSON `make` makes of its `sequence`; return when it is stored.
+        """Publish the event that `make` encodes for its `sequence`; return when it is stored.
 
-        Tries on while the broker is away. Raises LeaseLost when it is refused. A publish that has
-        begun goes on when its caller is cancelled, and `resume` waits for it: else an event that
-        is on its way would be missed, and its words would be said again.
+        Retries while the broker is away. Raises LeaseLost if the event is refused. If the caller is
+        cancelled, a publish that has begun continues and `resume` waits for it: otherwise `resume`
+        would miss the event, and its words would be published twice.
         """
         await self._lock.acquire()
         try:
             if self.fenced:
                 raise LeaseLost("another worker publishes for this session")
             sequence = self._next_sequence
-            # With its kind: the server must not take one event for another's double.
+            # The kind is part of the id: the server must not take one event for a duplicate of
+            # another.
             msg_id = f"{self._msg_id_prefix}{sequence}:{kind}"
             event = _Event(kind, sequence, msg_id, make(sequence))
             acknowledged = await self._post(event)
-        except BaseException:  # whatever it is, cancelled too: nobody else lets go of the lock
+        except BaseException:  # also when cancelled: nothing else releases the lock
             self._lock.release()
             raise
         try:
             stored = await asyncio.shield(acknowledged)
         except BaseException as error:  # an error, or cancelled
-            # Who was cancelled goes; what is wrong is looked after by a task of its own. It has the
+            # A cancelled caller goes on at once; a task of its own settles the event, and owns the
             # lock from here on.
             settling = asyncio.create_task(
                 self._settle(event, acknowledged), name=f"publish {self._key}"
@@ -203,7 +211,7 @@ class Publisher:
         return await self._broker.acks.publish(subject, event.payload, headers, _TIMEOUT_S)
 
     async def _settle(self, event: _Event, acknowledged: asyncio.Future[int]) -> None:
-        """Have an event stored that is on its way, and release the lock."""
+        """Wait until a published event is stored, then release the lock."""
         try:
             stored = await self._store(event, acknowledged)
             self._last_stream_sequence, self._next_sequence = stored, event.sequence + 1
@@ -211,14 +219,14 @@ class Publisher:
             self._lock.release()
 
     async def _store(self, event: _Event, acknowledged: asyncio.Future[int]) -> int:
-        """Stream sequence of the stored event; again and again until it is."""
-        complained = False
+        """Publish the event again until it is stored. Return its stream sequence."""
+        warned = False
         while True:
             try:
                 return await acknowledged
             except APIError as error:
                 if error.err_code == _WRONG_LAST_SEQUENCE:
-                    # Perhaps by our own first try, whose acknowledgement was lost.
+                    # It may be our own first attempt, whose acknowledgement was lost.
                     last = await self._last(self._filter)
                     if last is not None and last.msg_id == event.msg_id:
                         return last.stream_sequence
@@ -229,8 +237,8 @@ class Publisher:
                 raise
             except (NatsError, TimeoutError) as error:
                 reason = repr(error)
-            if not complained:
-                complained = True
+            if not warned:
+                warned = True
                 log.warning(
                     "event not stored yet: %s", reason, extra=fields(session=str(self._key))
                 )
@@ -238,13 +246,13 @@ class Publisher:
             acknowledged = await self._post(event)
 
     async def interim(self, event: bytes) -> None:
-        """Publish an interim, or drop it while the broker is away: the next one restates it."""
+        """Publish an interim, or drop it while the broker is away: the next interim replaces it."""
         if self._broker.connected and not self.fenced:
             with contextlib.suppress(NatsError):
                 self._broker.client.post(self._interim_subject, event)
 
 
 def _note(task: asyncio.Task[None]) -> None:
-    """See a task's error, whether or not its caller still waits for it."""
+    """Retrieve a task's error, so that asyncio does not log it if the caller is gone."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Audio of a session out to one provider stream: paced, converted, and watched."""
+"""Sending the audio of a session to one provider stream: paced, converted, and watched."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ from worker.settings import WorkerSettings
 from .timeline import Timeline
 
 _BURST_SECONDS = 0.5
-"""Audio that may go out at once before the catch-up rate holds."""
+"""The length of audio that may be sent at once, before the catch-up rate applies."""
 _LOOK_SECONDS = 2.0
-"""How often it is asked whether more audio will come."""
+"""How often to check whether more audio will come."""
 _COUNT_SECONDS = 0.9
 _MUTE_AUDIO_SECONDS = 3.0
-"""A provider is mute only if it owes an answer to at least so much audio."""
+"""A provider is mute only if this much audio or more is unanswered."""
 
 
 class Relay:
-    """One provider stream of a session, its place on the clock, and its watchdog."""
+    """One provider stream of a session, its timeline, and its watchdog."""
+
+    __slots__ = (
+        "_alarm", "_answered_audio", "_burst", "_capture_delay", "_converter", "_counted_at",
+        "_failure", "_format", "_last", "_ledger", "_next_send_at", "_nudge", "_opened",
+        "_passes", "_rate", "_received_at", "_sampled", "_seconds_a_frame", "_send_started",
+        "_settings", "_unanswered_since", "_unsent", "answered", "finishing", "handling",
+        "limit", "provider", "stream", "timeline",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,39 +51,41 @@ class Relay:
         metrics: Metrics,
         ledger: Ledger,
     ) -> None:
-        """`position`: of the first frame that will be sent. `ledger`: has this stream open."""
+        """`position` is that of the first frame to send. `ledger` has this stream open."""
         self.provider = provider
         self.stream = stream
         self.timeline = Timeline(spec.sample_rate, position)
         self.limit: int | None = None
-        """Position at which the session ends, whatever audio follows."""
+        """The position at which the session ends, whatever audio follows."""
         self.finishing = False
-        """The provider has been told that no audio follows."""
+        """Set once the provider knows that no audio follows."""
         self._converter = converter
         self._passes = converter.passes
         self._format = spec.audio_format
         self._rate = spec.sample_rate
         self._settings = settings
         self._opened = time.monotonic()
-        self._go_at = 0.0
+        self._next_send_at = 0.0
         rate = provider.capabilities.catch_up_rate
         self._burst = _BURST_SECONDS / rate
         self._seconds_a_frame = 1 / (spec.sample_rate * rate)
         self._unsent: list[bytes] = []
-        """What the stream did not take at once."""
+        """Audio that the stream did not accept at once."""
         self._nudge: Callable[[], None]
         self._last: tuple[int, int, bytes, int, float] | None = None
-        """Of the last chunk: number, frames, payload, wall clock (0 if it was stored), arrival."""
+        """The last chunk: number, frames, payload, wall clock (0 if it was stored), arrival."""
         self._sampled = -1
-        """Number of the last chunk whose delay was sampled."""
+        """The number of the last chunk whose delay was sampled."""
         self._counted_at = 0.0
         self._send_started: float | None = None
         self._unanswered_since: float | None = None
         self._answered_audio = 0.0
-        self._heard_at = self._opened
+        self._received_at = self._opened
+        self.answered = False
+        """Set once the provider has sent an event."""
         self.handling = False
-        """An event of the provider is being published: its silence meanwhile is ours."""
-        self._trouble: Exception | None = None
+        """Set while an event is being published: the provider's silence is not its fault then."""
+        self._failure: Exception | None = None
         self._alarm = AutoResetEvent()
         self._ledger = ledger
         self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
@@ -92,10 +102,10 @@ class Relay:
         books: Books,
         over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
-        """Send what the feed gives.
+        """Send the audio of the feed.
 
-        True when the session's audio is at its end, has reached `limit`, or `over` says
-        that none will come; False when it has only paused for `park_seconds`.
+        True when the audio has ended or reached `limit`, or when `over` says that no more will
+        come; False when it has only paused for `park_seconds`.
         """
         feed.sink, self._nudge = self.take, feed.nudge
         try:
@@ -132,14 +142,15 @@ class Relay:
                 return True
 
     def take(self, seq: int, frames: int, payload: bytes, time_ns: int, now: float) -> bool:
-        """Send a live chunk at once, without waking the sender; False: it has to be woken."""
-        limit, timeline, go_at = self.limit, self.timeline, self._go_at
-        if go_at > now:
+        """Send a live chunk at once, without waking the sender. False if the sender has to send
+        it."""
+        limit, timeline, due = self.limit, self.timeline, self._next_send_at
+        if due > now:
             return False
         if limit is not None and timeline.position + frames >= limit:
             return False
-        since = now - self._burst  # as `_pace`
-        self._go_at = (since if since > go_at else go_at) + frames * self._seconds_a_frame
+        since = now - self._burst  # paced as in `_pace`
+        self._next_send_at = (since if since > due else due) + frames * self._seconds_a_frame
         timeline.advance(frames, now, time_ns)
         self._last = (seq, frames, payload, time_ns, now)
         if self._unanswered_since is None:
@@ -149,7 +160,7 @@ class Relay:
             for audio in pieces:
                 if self._unsent or not self.stream.send_nowait(audio):
                     self._unsent.append(audio)
-        except Exception as error:  # noqa: BLE001 - a task boundary: who calls reads from the broker
+        except Exception as error:  # noqa: BLE001 - a plugin's fault must not reach the NATS reader
             self.fail(error)
         if self._unsent:
             self._nudge()
@@ -157,22 +168,22 @@ class Relay:
 
     @property
     def cut_short(self) -> bool:
-        """Whether what was sent ends amid a sound: perhaps in a word that goes on later."""
+        """Whether the sent audio ends in speech, perhaps within a word."""
         return self._last is not None and convert.loud_end(self._format, self._last[2])
 
     async def finish(self) -> None:
         """Tell the provider that no audio follows."""
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
         self.finishing = True
         await self.stream.finish()
 
     async def _pace(self, frames: int) -> None:
         """Wait until `frames` more frames are within the provider's catch-up rate."""
         now = time.monotonic()
-        self._go_at = max(self._go_at, now - self._burst)
-        if self._go_at > now:
-            await asyncio.sleep(self._go_at - now)
-        self._go_at += frames * self._seconds_a_frame
+        self._next_send_at = max(self._next_send_at, now - self._burst)
+        if self._next_send_at > now:
+            await asyncio.sleep(self._next_send_at - now)
+        self._next_send_at += frames * self._seconds_a_frame
 
     async def _send_chunk(self, chunk: Chunk) -> None:
         await self._pace(chunk.frames)
@@ -183,7 +194,7 @@ class Relay:
             await self._send_audio(audio)
 
     async def _send_gap(self, gap: Gap) -> None:
-        """Silence of the gap's length, or of a bounded length: then the clock jumps."""
+        """Send silence in place of the gap, up to `max_gap_seconds`; skip the rest."""
         frames = min(gap.frames, round(self._settings.max_gap_seconds * self._rate))
         self.timeline.advance_gap(gap.frames, frames)
         piece = max(1, self._rate // 10)
@@ -202,40 +213,40 @@ class Relay:
 
     # ---- watchdog ---------------------------------------------------------------------------
 
-    def heard(self) -> None:
-        """The provider said something, or could not be heard for reasons of ours."""
+    def restart_watchdog(self) -> None:
+        """Note that the provider sent something, or that this worker could not receive."""
         self._unanswered_since = None
         self._answered_audio = self.timeline.sent_seconds
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
 
     def fail(self, error: Exception) -> None:
         """End this stream with `error`."""
-        self._trouble = self._trouble or error
+        self._failure = self._failure or error
         self._alarm.set()
 
     def alarm(self) -> None:
-        """Wake whoever awaits `alarmed`."""
+        """Make `alarmed` return."""
         self._alarm.set()
 
     async def alarmed(self) -> None:
-        """Return after each `alarm`; raise what `fail` was given."""
+        """Wait for the next `alarm`. Raises the first error given to `fail`."""
         await self._alarm.wait()
-        if self._trouble is not None:
-            raise self._trouble
+        if self._failure is not None:
+            raise self._failure
 
-    def watch(self, now: float, *, listening: bool, stood: float = 0) -> None:
-        """Called a few times a second. `listening`: the broker takes what the provider says.
-        `stood`: seconds since the last call in which this process stood still."""
+    def watch(self, now: float, *, connected: bool, paused: float = 0) -> None:
+        """Check for a stalled stream; called a few times a second. `connected`: the broker accepts
+        transcripts. `paused`: seconds since the last call in which the process stood still."""
         settings, name = self._settings, self.provider.name
-        if stood:
-            self._excuse(now, stood)
+        if paused:
+            self._excuse(now, paused)
         blocked = 0.0 if self._send_started is None else now - self._send_started
         if blocked > settings.send_blocked_seconds:
-            self.fail(Stalled(name, "send_blocked", "it takes no more audio"))
-        if self.handling or not listening:
-            self.heard()  # it may have spoken, and we could not listen
+            self.fail(Stalled(name, "send_blocked", "it accepts no more audio"))
+        if self.handling or not connected:
+            self.restart_watchdog()  # results may have arrived unread
         elif self.finishing:
-            if now - self._heard_at > settings.finish_seconds:
+            if now - self._received_at > settings.finish_seconds:
                 self.fail(Stalled(name, "finish", "it does not end the stream"))
         elif self.provider.capabilities.answers_silence and self._unanswered_since is not None:
             owed = self.timeline.sent_seconds - self._answered_audio
@@ -243,24 +254,24 @@ class Relay:
             if waited > settings.mute_seconds and owed > _MUTE_AUDIO_SECONDS:
                 self.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
 
-    def _excuse(self, now: float, stood: float) -> None:
-        """Nobody was waited for meanwhile: what was said may be there, and is read in a moment."""
-        self._heard_at = min(now, self._heard_at + stood)
+    def _excuse(self, now: float, paused: float) -> None:
+        """Leave out time in which the process stood still: results may have arrived unread."""
+        self._received_at = min(now, self._received_at + paused)
         if self._send_started is not None:
-            self._send_started = min(now, self._send_started + stood)
+            self._send_started = min(now, self._send_started + paused)
         if self._unanswered_since is not None:
-            self._unanswered_since = min(now, self._unanswered_since + stood)
+            self._unanswered_since = min(now, self._unanswered_since + paused)
 
     # ---- books ------------------------------------------------------------------------------
 
     def count(self, now: float | None = None) -> None:
-        """Bring the ledger up to date, and sample how long live audio was on its way. `now`, by the
-        monotonic clock: only if it is a second old."""
+        """Bring the ledger up to date, and sample the delay of live audio. With `now`, on the
+        monotonic clock, do so only if the last count is about a second old."""
         if now is not None and now - self._counted_at < _COUNT_SECONDS:
             return
         self._counted_at = time.monotonic()
         timeline = self.timeline
-        self._note_used()
+        self._count_reported()
         self._ledger.progress(timeline.position, timeline.sent_seconds, self.connected_seconds)
         if self._last is None:
             return
@@ -271,11 +282,11 @@ class Relay:
             self._capture_delay.observe(came - time_ns / 1e9 - frames / self._rate)
 
     def count_last(self) -> None:
-        """The stream is over. Idempotent."""
+        """Close the stream in the ledger. Idempotent."""
         timeline = self.timeline
-        self._note_used()
+        self._count_reported()
         self._ledger.closed(timeline.position, timeline.sent_seconds, self.connected_seconds)
 
-    def _note_used(self) -> None:
+    def _count_reported(self) -> None:
         if self.stream.used_seconds is not None:
             self._ledger.reported(self.stream.used_seconds)

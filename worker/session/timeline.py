@@ -1,7 +1,7 @@
-"""The session's clock: times of one provider stream to positions of the session, and back.
+"""The session's clock: converts the times of one provider stream to positions of the session.
 
-A provider's clock starts at zero with each stream and counts the audio it was sent. Positions
-count frames since the session's start. The two run side by side except where a long gap was
+A provider's clock starts at zero with each stream and counts the audio that was sent. Positions
+count frames since the start of the session. The two advance together except where a long gap was
 shortened, so the map is a short list of pieces.
 """
 
@@ -16,16 +16,18 @@ from natterjack.plugin.provider import ProviderWord
 
 class _Piece(NamedTuple):
     sent: int
-    """Frames sent on this stream before the piece."""
+    """The number of frames sent on this stream before the piece."""
     position: int
 
 
 _MAX_ARRIVALS = 20_000
-"""Chunks that were sent and are not final: about half an hour of them; older ones are forgotten."""
+"""The most chunks that are remembered until they are final: about half an hour of audio."""
 
 
 class Timeline:
-    """One provider stream's place on the session's clock."""
+    """Maps the clock of one provider stream to the session's clock."""
+
+    __slots__ = ("_arrivals", "_known_from", "_pieces", "_position", "_rate", "_sent")
 
     def __init__(self, sample_rate: int, start: int) -> None:
         self._rate = sample_rate
@@ -33,22 +35,22 @@ class Timeline:
         self._sent = 0
         self._position = self._known_from = start
         self._arrivals: list[Any] = []
-        """Of each chunk that was sent and is not final, one after another: its position, its end,
-        the wall clock at capture of its first frame in nanoseconds, time.monotonic() when it came
-        in. Not a tuple for each: there is one for each chunk, in each session."""
+        """Four items for each chunk that was sent and is not final: its position, its end, the wall
+        clock at the capture of its first frame in nanoseconds, and time.monotonic() at its arrival.
+        A flat list takes less memory than a tuple for each chunk."""
 
     @property
     def position(self) -> int:
-        """End of what was sent: the position of the next frame."""
+        """The position of the next frame to be sent."""
         return self._position
 
     @property
     def sent_seconds(self) -> float:
-        """Audio sent on this stream."""
+        """The length of the audio sent on this stream."""
         return self._sent / self._rate
 
     def advance(self, frames: int, arrived: float, time_ns: int) -> None:
-        """`frames` frames of captured audio were sent next."""
+        """Note that `frames` frames of captured audio were sent."""
         position = self._position
         self._sent += frames
         self._position = end = position + frames
@@ -58,14 +60,14 @@ class Timeline:
             del arrivals[:_MAX_ARRIVALS]
 
     def advance_gap(self, frames: int, silence: int) -> None:
-        """A gap of `frames` frames comes next, for which `silence` <= `frames` were sent."""
+        """Note a gap of `frames` frames, for which `silence` <= `frames` frames were sent."""
         self._sent += silence
         self._position += frames
         if silence < frames:
             self._pieces.append(_Piece(self._sent, self._position))
 
     def to_position(self, stream_seconds: float) -> int:
-        """Position of a time on the stream's clock, held within what was sent."""
+        """Convert a time on the stream's clock to a position within the audio that was sent."""
         frames = stream_seconds * self._rate
         if len(self._pieces) == 1 and 0 <= frames <= self._sent:  # nearly always
             first = self._pieces[0]
@@ -76,11 +78,11 @@ class Timeline:
         return min(piece.position + sent - piece.sent, self._position)
 
     def to_seconds(self, stream_seconds: float) -> float:
-        """The session's time of a time on the stream's clock."""
+        """Convert a time on the stream's clock to seconds since the start of the session."""
         return round(self.to_position(stream_seconds) / self._rate, 6)
 
     def words(self, words: Iterable[ProviderWord]) -> list[dict[str, Any]]:
-        """Words on the session's clock, as fields of natterjack.events.Word."""
+        """Convert words to the session's clock, as fields of natterjack.events.Word."""
         first = self._pieces[0]
         shift = (first.position - first.sent) / self._rate
         plain = len(self._pieces) == 1 and not first.sent
@@ -104,7 +106,7 @@ class Timeline:
         return made
 
     def arrived(self, position: int) -> float | None:
-        """When the last captured frame before `position` came in, or None if that is not known."""
+        """When the last captured frame before `position` arrived; None if that is unknown."""
         if position > self._position:
             return None
         # Nearly always one of the newest: look from the right.
@@ -115,8 +117,8 @@ class Timeline:
         return None
 
     def wall_clock_ns(self, position: int) -> int | None:
-        """Wall clock at capture of the frame at `position`, or None if that is not known. That of a
-        frame in a gap is told by the chunk behind the gap."""
+        """The wall clock at the capture of the frame at `position`; None if that is unknown. For a
+        frame in a gap it is derived from the chunk after the gap."""
         arrivals = self._arrivals
         for at in range(0, len(arrivals), 4):
             if position < arrivals[at + 1]:
@@ -127,7 +129,7 @@ class Timeline:
         return None
 
     def forget(self, position: int) -> None:
-        """Nothing before `position` will be asked for again."""
+        """Drop what is known of positions before `position`."""
         self._known_from = max(self._known_from, position)
         arrivals, known = self._arrivals, 0
         while known < len(arrivals) and arrivals[known + 1] <= position:

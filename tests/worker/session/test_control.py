@@ -21,7 +21,7 @@ class Slow:
     """A session whose provider takes its time."""
 
     id, key, provider_name, sent_seconds = "1", KEY, "slow", 1.0
-    able = Capabilities(encodings=("linear16",), finalize=True)
+    capabilities = Capabilities(encodings=("linear16",), finalize=True)
 
     def __init__(self) -> None:
         self.go = asyncio.Event()

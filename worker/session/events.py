@@ -1,10 +1,11 @@
-"""What a provider says becomes the session's events: on its clock, numbered, and published."""
+"""Turning what a provider sends into the session's events: timed, numbered, and published."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from natterjack.events import (
     FinalEvent,
@@ -12,25 +13,63 @@ from natterjack.events import (
     StatusEvent,
     StatusState,
     TurnEvent,
+    TurnKind,
     UsageEvent,
 )
 from natterjack.plugin.provider import Final, Interim, Turn
 from natterjack.spec import SessionSpec
+from natterjack.subjects import EventKind
 from worker.metering.ledger import Ledger
 
-from .publish import Publisher
 from .timeline import Timeline
-from .turns import Turns
 
 
-class Scribe:
-    """Makes and publishes the events of one session under one lease.
+class Outlet(Protocol):
+    """Where events go: worker.session.publish.Publisher."""
 
-    `position` (frames of the session) is where finals end: the place to resume at.
-    """
+    async def resume(self) -> None: ...
+    async def last_final(self) -> FinalEvent | None: ...
+    async def last_turn(self) -> TurnEvent | None: ...
+    async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None: ...
+    async def interim(self, event: bytes) -> None: ...
 
-    def __init__(self, publisher: Publisher, spec: SessionSpec, epoch: int, worker: str) -> None:
-        self._publisher = publisher
+
+class Turns:
+    """The numbering of turns across provider streams: each starts once, and ends once."""
+
+    __slots__ = ("index", "open")
+
+    def __init__(self, last: TurnEvent | None = None) -> None:
+        """`last` is the newest turn event that any worker has published for the session."""
+        self.open = last is not None and last.event != "ended"
+        self.index = 0 if last is None else last.turn + (not self.open)
+
+    def admit(self, kind: TurnKind) -> int | None:
+        """The turn number to publish an event under, or None if it must not be published."""
+        if kind == "started":
+            if self.open:
+                return None
+            self.open = True
+            return self.index
+        if not self.open:
+            return None
+        index = self.index
+        if kind == "ended":
+            self.open = False
+            self.index += 1
+        return index
+
+
+class EventWriter:
+    """Makes and publishes the events of one session under one lease."""
+
+    __slots__ = (
+        "_identity", "_outlet", "_rate", "_segment", "_spec", "_turns", "_worker", "position",
+        "provider",
+    )  # fmt: skip
+
+    def __init__(self, outlet: Outlet, spec: SessionSpec, epoch: int, worker: str) -> None:
+        self._outlet = outlet
         self._spec = spec
         self._rate = spec.sample_rate
         self._worker = worker
@@ -38,21 +77,22 @@ class Scribe:
         self._segment = 0
         self._turns = Turns()
         self.provider: str | None = None
-        """Whose words these are."""
+        """The provider that the events come from."""
         self.position = 0
+        """Where finals end, in frames: the place to resume at."""
 
     async def resume(self) -> None:
-        """Learn from the broker where finals end. An event that was being published when its task
-        was cancelled may be stored or not: the broker knows. Raises LeaseLost."""
-        await self._publisher.resume()
-        final = await self._publisher.last_final()
+        """Read from the broker where finals end. A publish whose task was cancelled may have been
+        stored or not; only the broker knows. Raises LeaseLost."""
+        await self._outlet.resume()
+        final = await self._outlet.last_final()
         if final is not None:
             self._segment = final.segment + 1
             self.position = max(self.position, round(final.end * self._rate))
-        self._turns = Turns(await self._publisher.last_turn())
+        self._turns = Turns(await self._outlet.last_turn())
 
     def _common(self) -> dict[str, Any]:
-        """Fields that every event has."""
+        """The fields that every event has."""
         return {
             **self._identity,
             "provider": self.provider,
@@ -63,7 +103,7 @@ class Scribe:
     def _transcript(
         self, timeline: Timeline, event: Interim | Final, start: int, end: int
     ) -> dict[str, Any]:
-        """Fields that interims and finals share."""
+        """The fields that interims and finals share."""
         arrived = timeline.arrived(end)
         clock = timeline.wall_clock_ns(start)
         return {
@@ -81,27 +121,28 @@ class Scribe:
         }
 
     def _span(self, timeline: Timeline, event: Interim | Final) -> tuple[int, int]:
-        """Positions of an event's start and end; nothing reaches behind what is final."""
+        """The positions of an event's start and end, neither before the last final's end."""
         start = max(timeline.to_position(event.start), self.position)
         return start, max(timeline.to_position(event.end), start)
 
     async def interim(self, timeline: Timeline, event: Interim) -> float | None:
-        """Publish an interim. Its latency in seconds, if it has text and that is known."""
+        """Publish an interim that has text. Return its latency in seconds, if it is known."""
         if not event.text:
             return None
         made = self._transcript(timeline, event, *self._span(timeline, event))
-        await self._publisher.interim(InterimEvent.model_validate(made).encode())
+        await self._outlet.interim(InterimEvent.model_validate(made).encode())
         latency: float | None = made["latency"]
         return latency
 
     async def final(self, timeline: Timeline, event: Final) -> float | None:
-        """Publish a final, if it has text, and move the position to its end. Latency as above."""
+        """Publish a final if it has text, and move `position` to its end. Return its latency in
+        seconds, if it is known."""
         start, end = self._span(timeline, event)
         latency = None
         if event.text:
             made = self._transcript(timeline, event, start, end)
             latency = made["latency"]
-            await self._publisher.durable(
+            await self._outlet.durable(
                 "final", lambda n: FinalEvent.model_validate(made | {"sequence": n}).encode()
             )
             self._segment += 1
@@ -110,7 +151,7 @@ class Scribe:
         return latency
 
     async def turn(self, event: Turn, at: float) -> None:
-        """Publish a turn event that holds at `at` seconds, unless the turn is there already."""
+        """Publish a turn event at `at` seconds of the session, unless it repeats an earlier one."""
         index = self._turns.admit(event.event)
         if index is None:
             return
@@ -124,10 +165,10 @@ class Scribe:
             "end": at if ends else None,
             "confidence": event.confidence,
         }
-        await self._publisher.durable("turn", lambda n: TurnEvent(**made, sequence=n).encode())
+        await self._outlet.durable("turn", lambda n: TurnEvent(**made, sequence=n).encode())
 
     async def end_turn(self) -> None:
-        """End a turn that is open, where finals end: nobody else will."""
+        """End the open turn, if any, where finals end: no provider stream will end it."""
         if self._turns.open:
             await self.turn(Turn("ended", 0.0), round(self.position / self._rate, 6))
 
@@ -146,12 +187,12 @@ class Scribe:
             "low": low,
             "providers": ledger.usage(),
         }
-        await self._publisher.durable("usage", lambda n: UsageEvent(**made, sequence=n).encode())
+        await self._outlet.durable("usage", lambda n: UsageEvent(**made, sequence=n).encode())
 
     def status_event(
         self, sequence: int, state: StatusState, reason: str | None = None, **extra: Any
     ) -> StatusEvent:
-        """A status event that is not published yet."""
+        """Make a status event without publishing it."""
         return StatusEvent(
             **self._common(),
             sequence=sequence,
@@ -163,6 +204,37 @@ class Scribe:
 
     async def status(self, state: StatusState, reason: str | None = None, **extra: Any) -> None:
         """Publish a status event."""
-        await self._publisher.durable(
+        await self._outlet.durable(
             "status", lambda n: self.status_event(n, state, reason, **extra).encode()
         )
+
+
+class UsageSchedule:
+    """Which usage events are due: one every `interval` seconds, and warnings."""
+
+    __slots__ = ("_due", "_interval", "_last", "_warning")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self._interval = interval
+        self._last = now
+        self._due = False
+        self._warning: tuple[float | None] | None = None
+
+    def warn(self, remaining_seconds: float | None) -> None:
+        """Have a warning published; `remaining_seconds` of audio are left, if that is known."""
+        self._warning = (remaining_seconds,)
+
+    def check(self, now: float) -> bool:
+        """Whether an event is due at `now`."""
+        if now - self._last >= self._interval:
+            self._last, self._due = now, True
+        return self._due or self._warning is not None
+
+    async def publish(self, writer: EventWriter, ledger: Ledger) -> None:
+        """Publish the events that are due."""
+        if self._warning is not None:
+            (remaining,), self._warning = self._warning, None
+            await writer.usage(ledger, remaining_seconds=remaining, low=True)
+        if self._due:
+            self._due = False
+            await writer.usage(ledger)

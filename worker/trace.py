@@ -1,4 +1,4 @@
-"""The trace of a lease: a span from taking a session to giving it up, with its steps inside."""
+"""The trace of a lease: a span from claiming a session to giving it up, with its steps inside."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ _ENDS = {"CLOSED", "FAILED", "HANDED_OVER", "LOST"}
 
 
 class NoTrace:
-    """While tracing is off."""
+    """Does nothing: tracing is off."""
 
-    def moved(self, state: str, told: Mapping[str, Any]) -> None:
-        """The session is in another state, named as `session.State` does; with what the log is
-        told about it."""
+    def moved(self, state: str, details: Mapping[str, Any]) -> None:
+        """Note the session's new state, by the name of a `State`, with the logged details."""
 
     def fault(self, cause: str) -> None:
-        """What the session was at has failed; `cause` is a metric label."""
+        """Note that the current step has failed; `cause` is a metric label."""
 
     def end(self, outcome: str) -> None:
-        """The lease is over; `aborted` by an error. Idempotent: what was said first counts."""
+        """End the trace; `aborted` is the outcome of an error. Only the first call counts."""
 
     def drop(self) -> None:
-        """Nothing was done under this lease: there is nothing to be seen."""
+        """Discard the trace: nothing was done under this lease."""
 
 
 class LeaseTrace(NoTrace):
-    """`claim`, `connect` and `finish` come one after another; `recover` lasts from the first fault
-    until a provider stream is open again, with the failed attempts to connect beside it."""
+    """The spans of one lease. `claim`, `connect` and `finish` follow one another; `recover` lasts
+    from the first fault until a provider stream is open again, alongside failed attempts to
+    connect."""
 
     def __init__(self, span: Span, epoch: int, worker: str) -> None:
         self._span: Span | None = span.mark(epoch=epoch, worker=worker)
-        # Said here too: the lease's own span is never seen if the worker is killed.
+        # Repeated here, because the lease's own span is lost if the worker is killed.
         self._step: Span | None = span.child("claim", epoch=epoch, worker=worker)
         self._recovery: Span | None = None
         self._faults = 0
         self._cause = "request"
-        """Of the last fault; a session that fails without any had a bad request."""
+        """The cause of the last fault; a session that fails without one had a bad request."""
 
-    def moved(self, state: str, told: Mapping[str, Any]) -> None:
+    def moved(self, state: str, details: Mapping[str, Any]) -> None:
         if self._span is None:
             return
-        if state == "STREAMING" and self._step is not None and (ref := told.get("reference")):
+        if state == "STREAMING" and self._step is not None and (ref := details.get("reference")):
             self._step.mark(reference=str(ref))
         if state == "FAILED":
             for span in (self._span, self._recovery):
@@ -57,7 +57,7 @@ class LeaseTrace(NoTrace):
         if state == "STREAMING":
             self._end_recovery()
         elif state == "CONNECTING":
-            self._step = self._span.child("connect", provider=str(told.get("provider")))
+            self._step = self._span.child("connect", provider=str(details.get("provider")))
         elif state == "FINISHING":
             self._step = self._span.child("finish")
         elif state in _ENDS:
@@ -102,7 +102,7 @@ class LeaseTrace(NoTrace):
 def lease_trace(
     spec: SessionSpec, epoch: int, worker: str, headers: Mapping[str, str] | None
 ) -> NoTrace:
-    """The trace of a lease that begins now; `headers` are those of the session's request."""
+    """Start the trace of a lease; `headers` are those of the session's request."""
     tracer = tracing.current()
     if tracer is None:
         return NoTrace()

@@ -1,0 +1,89 @@
+"""Where a session's events and checkpoints go, without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from natterjack.events import FinalEvent, TurnEvent, parse_event
+from natterjack.spec import SessionSpec
+from natterjack.subjects import EventKind
+from worker.errors import LeaseLost, Overtaken
+from worker.metering.account import Books
+from worker.metering.ledger import Ledger
+from worker.metering.tally import Tally
+from worker.metrics import Metrics
+from worker.session.checkpoint import Checkpoint
+from worker.session.events import EventWriter
+from worker.session.progress import Progress
+
+
+class Published:
+    """An outlet that keeps what is published, numbered as the broker would have it."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.interims: list[Any] = []
+
+    async def resume(self) -> None:
+        pass
+
+    async def last_final(self) -> FinalEvent | None:
+        return next((e for e in reversed(self.events) if isinstance(e, FinalEvent)), None)
+
+    async def last_turn(self) -> TurnEvent | None:
+        return next((e for e in reversed(self.events) if isinstance(e, TurnEvent)), None)
+
+    async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
+        event = parse_event(make(len(self.events)))
+        assert event.type == kind
+        self.events.append(event)
+
+    async def interim(self, event: bytes) -> None:
+        self.interims.append(parse_event(event))
+
+
+class Bucket:
+    """One key of a bucket, with compare-and-set."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.stored: bytes | None = None
+
+    def read(self) -> Checkpoint | None:
+        return None if self.stored is None else Checkpoint.decode(self.stored)
+
+
+class BucketStore:
+    """One holder's view of a bucket: a write fails if another holder wrote since it read."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.writes: list[Checkpoint] = []
+        self.after_read: Callable[[], Awaitable[None]] | None = None
+        """Called once, between a read and the write that follows it."""
+        self._revision = -1
+
+    async def read(self) -> Checkpoint | None:
+        self._revision, stored = self.bucket.revision, self.bucket.read()
+        if self.after_read is not None:
+            act, self.after_read = self.after_read, None
+            await act()
+        return stored
+
+    async def write(self, checkpoint: Checkpoint, account: str) -> None:
+        if self._revision != self.bucket.revision:
+            other = self.bucket.read()
+            newer = other is None or other.epoch >= checkpoint.epoch
+            raise LeaseLost("lost") if newer else Overtaken("overtaken")
+        self.bucket.stored = checkpoint.encode(account)
+        self.bucket.revision = self._revision = self.bucket.revision + 1
+        self.writes.append(replace(checkpoint))
+
+
+def progress(spec: SessionSpec, outlet: Published | None = None, epoch: int = 1) -> Progress:
+    metrics, rate = Metrics(1), spec.sample_rate
+    ledger = Ledger(spec.tenant, rate, metrics, Tally("w"))
+    writer = EventWriter(outlet or Published(), spec, epoch, "w")
+    return Progress(rate, writer, Books(spec.key, rate, metrics, ledger), ledger)

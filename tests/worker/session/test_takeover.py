@@ -1,0 +1,204 @@
+"""Whether a session may be taken over, and what is assumed of its former holder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from natterjack.events import Account, ProviderUsage
+from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
+from worker.session import takeover
+from worker.session.checkpoint import Checkpoint
+from worker.session.states import State
+from worker.session.takeover import Claimant, Estimate, Queued, decide
+
+OPENED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+RATE = 1000
+MINE = Claimant("session-1", 7, 2, "w2", "holder-2", "w2-b")
+
+
+def stored(**changes: Any) -> Checkpoint:
+    former = Checkpoint(
+        session_id="session-1", epoch=1, worker="w1", holder="holder-1", instance="w1-a",
+        state="streaming", provider="deepgram", position=5000, request_sequence=7,
+        opened_at=OPENED, sent_until=6000,
+    )  # fmt: skip
+    return replace(former, **changes)
+
+
+def test_a_first_session_starts_when_its_request_is_the_first_of_the_key() -> None:
+    assert decide(None, MINE) == takeover.Ask(1)
+    assert decide(None, MINE, Queued(7)) == takeover.Start([])
+
+
+@pytest.mark.parametrize("first", [3, None])
+def test_an_earlier_request_for_the_key_comes_first(first: int | None) -> None:
+    """None: the request itself has left the queue, as one does whose session another worker has
+    just closed."""
+    assert decide(None, MINE, Queued(first)) == takeover.Busy()
+    assert decide(stored(session_id="session-0"), MINE, Queued(first)) == takeover.Busy()
+
+
+def test_a_session_starts_behind_an_earlier_one_of_the_key() -> None:
+    former = stored(session_id="session-0", closed_before=["older"])
+    assert decide(former, MINE) == takeover.Ask(1)
+    assert decide(former, MINE, Queued(7)) == takeover.Start(["older", "session-0"])
+
+
+def test_the_list_of_earlier_sessions_is_bounded() -> None:
+    former = stored(session_id="last", closed_before=[f"s{n}" for n in range(50)])
+    started = decide(former, MINE, Queued(7))
+    assert isinstance(started, takeover.Start)
+    assert len(started.closed_before) == 50
+    assert started.closed_before[-2:] == ["s49", "last"]
+
+
+def test_a_session_that_was_closed_before_later_ones_stays_closed() -> None:
+    former = stored(session_id="session-5", closed_before=["session-1"])
+    assert decide(former, MINE) == takeover.Finished()
+
+
+def test_a_closed_session_stays_closed() -> None:
+    assert decide(stored(closed=True), MINE) == takeover.Finished()
+
+
+def test_an_open_session_is_adopted_by_a_greater_epoch() -> None:
+    former = stored()
+    assert decide(former, MINE) == takeover.Adopt(former)
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_the_greater_epoch_wins(epoch: int) -> None:
+    assert decide(stored(epoch=epoch), MINE) == takeover.HeldElsewhere("w1", epoch)
+
+
+def test_a_second_request_for_a_session_in_progress_is_only_acknowledged() -> None:
+    former = stored(request_sequence=4)
+    assert decide(former, MINE) == takeover.Ask(4)
+    assert decide(former, MINE, Queued(4)) == takeover.Finished()
+
+
+@pytest.mark.parametrize("first", [7, None])
+def test_a_request_takes_the_place_of_one_that_has_left_the_queue(first: int | None) -> None:
+    former = stored(request_sequence=4)
+    assert decide(former, MINE, Queued(first)) == takeover.Adopt(former)
+    assert decide(replace(former, epoch=9), MINE, Queued(first)) == takeover.HeldElsewhere("w1", 9)
+
+
+def test_an_early_release_did_not_store_the_request() -> None:
+    former = stored(request_sequence=0)
+    assert decide(former, MINE) == takeover.Adopt(former)
+
+
+@pytest.mark.parametrize(
+    ("state", "crashes"),
+    [
+        (State.CONNECTING, 4),
+        (State.STREAMING, 4),
+        (State.FINISHING, 4),
+        (State.WAITING, 0),
+        (State.QUEUED, 0),
+        (State.RECOVERING, 0),
+        (State.TAKING_OVER, 0),
+        (State.HANDED_OVER, 0),
+    ],
+)
+def test_a_worker_that_died_with_an_open_stream_may_have_died_of_it(
+    state: State, crashes: int
+) -> None:
+    assert takeover.crashes(stored(state=state.value, crashes=3)) == crashes
+
+
+def test_a_session_that_kills_its_workers_is_given_up() -> None:
+    assert takeover.give_up_reason(10) is None
+    assert takeover.give_up_reason(11) == "gave up after 11 attempts without progress"
+
+
+def test_what_the_claimant_stores_of_an_adopted_session() -> None:
+    former = stored(crashes=1, slot="account.0.x", configured={"a": 1}, account=Account())
+    adopted = takeover.adopted(former, MINE)
+    assert (adopted.epoch, adopted.worker, adopted.holder) == (2, "w2", "holder-2")
+    assert (adopted.instance, adopted.state, adopted.crashes) == ("w2-b", "taking over", 2)
+    assert (adopted.position, adopted.slot, adopted.configured) == (5000, "account.0.x", {"a": 1})
+    assert adopted.account is None
+    assert takeover.started(MINE, OPENED).position == 0
+
+
+# What the former holder has used
+
+
+def usage(sent: float) -> ProviderUsage:
+    return ProviderUsage(sent_seconds=sent, currency="USD")
+
+
+def record(**changes: Any) -> SessionRecord:
+    fields = {
+        "key": "t.c.s", "session_id": "session-1", "epoch": 1, "holder": "holder-1",
+        "state": "streaming", "provider": "deepgram", "opened_at": OPENED,
+        "captured_seconds": 9.0, "sent_until": 8000, "providers": {"deepgram": usage(8.0)},
+    }  # fmt: skip
+    return SessionRecord(**{**fields, **changes})
+
+
+ACCOUNT = Account(captured_seconds=7.0, providers={"deepgram": usage(6.0)})
+
+
+def former_use(
+    former: Checkpoint, told: SessionRecord | None, instance: str = "w2-b"
+) -> takeover.FormerUse:
+    return takeover.former_use(former, ACCOUNT, told, instance=instance, sample_rate=RATE)
+
+
+def test_a_holder_that_handed_over_or_named_no_instance_has_used_what_it_stored() -> None:
+    assert takeover.may_have_used_more(stored())
+    assert not takeover.may_have_used_more(stored(state="handed over"))
+    assert not takeover.may_have_used_more(stored(instance=""))
+
+
+def test_without_a_roster_record_the_checkpoint_counts() -> None:
+    assert former_use(stored(), None) == takeover.FormerUse(
+        {"deepgram": usage(6.0)}, 6000, 7.0, None
+    )
+
+
+def test_a_killed_holder_is_assumed_to_have_sent_for_half_a_report_more() -> None:
+    used = former_use(stored(), record())
+    assert used.providers == {"deepgram": usage(8.0)}
+    assert used.captured_seconds == 9.0
+    assert used.estimate == Estimate("deepgram", REPORT_SECONDS / 2)
+    assert used.sent_until == 8000 + REPORT_SECONDS / 2 * RATE
+
+
+def test_a_checkpoint_newer_than_the_record_counts() -> None:
+    older = record(sent_until=3000, captured_seconds=4.0, providers={"deepgram": usage(3.0)})
+    used = former_use(stored(state="waiting"), replace_state(older, "waiting"))
+    assert used == takeover.FormerUse({"deepgram": usage(6.0)}, 6000, 7.0, None)
+
+
+def replace_state(told: SessionRecord, state: str) -> SessionRecord:
+    return told.model_copy(update={"state": state})
+
+
+def test_a_provider_that_only_the_record_has_is_added() -> None:
+    used = former_use(stored(), record(providers={"speechmatics": usage(1.0)}))
+    assert used.providers == {"deepgram": usage(6.0), "speechmatics": usage(1.0)}
+
+
+@pytest.mark.parametrize("state", ["waiting", "recovering"])
+def test_a_holder_without_a_stream_sent_nothing_more(state: str) -> None:
+    assert former_use(stored(state=state), record(state=state)).estimate is None
+    # The checkpoint is newer: it opened a stream after its last report.
+    assert former_use(stored(), record(state=state)).estimate is not None
+
+
+def test_an_earlier_attempt_of_this_process_is_known_in_full() -> None:
+    used = former_use(stored(), record(), instance="w1-a")
+    assert used.estimate is None
+    assert used.sent_until == 8000
+
+
+def test_a_holder_that_never_had_a_provider_sent_nothing() -> None:
+    assert former_use(stored(provider=None), record(provider=None)).estimate is None

@@ -1,0 +1,350 @@
+"""The way to a provider stream: breaker, budget, permit, dial; and giving way when the worker
+drains."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+from natterjack.plugin.entry_points import available
+from natterjack.plugin.errors import ProviderError, RequestRefused
+from natterjack.plugin.provider import Provider, ProviderStream
+from natterjack.spec import SessionSpec
+from worker.audio import convert
+from worker.capacity.permits import Permit
+from worker.metering.prices import Price, price_of
+from worker.providers.breaker import SHARED_CAUSES, BreakerState
+from worker.providers.chain import Chain, Exhausted
+from worker.services import Services
+
+from .lease import Lease
+from .retry import Retry
+from .states import State
+
+T = TypeVar("T")
+
+_CHECK_SECONDS = 0.5
+
+
+class HandOver(Exception):
+    """The worker drains: give the session back to the queue."""
+
+
+class CutoffReached(Exception):
+    """The session has reached the position at which it ends."""
+
+
+class NoProvider(Exception):
+    """No provider can serve the session; the message is the reason."""
+
+
+class Drain:
+    """The request to hand a session over, which ends every wait of the session."""
+
+    __slots__ = ("_deadline", "_waiter", "requested")
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deadline = math.inf
+        self._waiter: asyncio.Future[None] | None = None
+
+    def request(self, deadline: float) -> None:
+        """Hand the session over at the next final, or at `deadline` on the monotonic clock."""
+        self.requested, self._deadline = True, deadline
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def overdue(self, now: float) -> bool:
+        return now > self._deadline
+
+    def _wait(self) -> asyncio.Future[None]:
+        """A future that is done when the drain is requested. One task at a time may wait."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        if self.requested:
+            waiter.set_result(None)
+        return waiter
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep. Raises HandOver as soon as the drain is requested."""
+        try:
+            await asyncio.wait({self._wait()}, timeout=seconds)
+        finally:
+            self._waiter = None
+        if self.requested:
+            raise HandOver
+
+    async def first(
+        self,
+        wanted: Coroutine[Any, Any, T],
+        *,
+        discard: Callable[[T], Awaitable[None]],
+        check: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """Return the result of `wanted`. Raises HandOver if the drain is requested before that.
+
+        `check` is called twice a second, and may raise to end the wait. When the wait ends without
+        the result (this task may be cancelled, too), `wanted` is cancelled and awaited; a result
+        that arrives all the same is given to `discard`.
+        """
+        task = asyncio.ensure_future(wanted)
+        taken = False
+        try:
+            draining = self._wait()
+            either: set[asyncio.Future[Any]] = {task, draining}
+            while True:
+                await asyncio.wait(
+                    either,
+                    timeout=None if check is None else _CHECK_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if task.done():
+                    taken = True
+                    return task.result()
+                if draining.done():
+                    raise HandOver
+                if check is not None:
+                    await check()
+        finally:
+            self._waiter = None
+            if not taken:
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled() and task.exception() is None:
+                    await discard(task.result())
+
+
+class Opened(NamedTuple):
+    """An open provider stream, and what is needed to use it."""
+
+    provider: Provider
+    stream: ProviderStream
+    converter: convert.Converter
+    price: Price
+
+
+class Admission:
+    """Opens provider streams for one session. The session keeps its permit until it ends, parks,
+    or changes to a provider of another account."""
+
+    __slots__ = (
+        "_account", "_drain", "_enter", "_lease", "_permit", "_retry", "_services", "_spec",
+        "chain",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        services: Services,
+        spec: SessionSpec,
+        drain: Drain,
+        retry: Retry,
+        lease: Lease,
+        enter: Callable[..., None],
+    ) -> None:
+        """`enter` changes the session's state, and logs the keyword arguments."""
+        settings = services.settings
+        self._services = services
+        self._spec = spec
+        self._drain = drain
+        self._retry = retry
+        self._lease = lease
+        self._enter = enter
+        names = spec.providers or settings.providers
+        self.chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self._permit: Permit | None = None
+        """The permit that is held, if the number of connections is limited."""
+        self._account = ""
+        """The provider account of the permit."""
+
+    @property
+    def permit_lost(self) -> bool:
+        """Whether another worker has taken the permit over."""
+        return self._permit is not None and self._permit.lost.is_set()
+
+    @property
+    def provider(self) -> Provider:
+        """The provider whose turn it is. Raises PluginError."""
+        return self._services.providers.get(self.chain.name)
+
+    def price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
+        """Raises PluginError."""
+        provider = self._services.providers.get(name).plugin
+        return price_of(provider, model, language, channels, self._services.prices)
+
+    async def connect(self) -> Opened:
+        """Open a stream at the provider whose turn it is.
+
+        Raises HandOver, CutoffReached, NoProvider, LeaseLost, ProviderError, PluginError.
+        """
+        self._retry.answered_seconds = None
+        await self._check_budget()
+        while True:
+            name = await self._choose()
+            await self._admit(name)
+            # Waiting may have taken long: another session may have been refused meanwhile.
+            if self._services.providers.breaker(name).state is not BreakerState.OPEN:
+                return await self._open(name)
+
+    async def _open(self, name: str) -> Opened:
+        self._enter(State.CONNECTING, provider=name)
+        provider = self._services.providers.get(name)
+        capabilities = provider.capabilities
+        source = self._spec.audio_format
+        target = convert.wire_format(source, capabilities)
+        try:
+            converter = convert.Converter(source, target, capabilities.frame_ms)
+        except ValueError as error:
+            raise RequestRefused(name, "request", str(error)) from None
+        configured = {
+            key: value
+            for key, value in self._lease.checkpoint.configured.items()
+            if key in capabilities.configurable
+        }
+        request = self.chain.request(self._spec, target, configured)
+        price = self.price(name, request.model, request.language, target.channels)
+        started = time.monotonic()
+        stream = await self._drain.first(provider.open(request), discard=_close)
+        self._services.metrics.connect.labels(name).observe(time.monotonic() - started)
+        return Opened(provider, stream, converter, price)
+
+    def _check_cutoff(self) -> None:
+        if self._lease.cutoff.reached(self._lease.progress.final):
+            raise CutoffReached
+
+    async def _check_budget(self) -> None:
+        """Raises CutoffReached if the tenant's budget is used up: no provider is dialed then."""
+        budgets, tenant = self._services.budgets, self._spec.tenant
+        await budgets.ready(tenant)
+        if detail := budgets.spent(tenant):
+            self._lease.cutoff.exhaust(detail, self._lease.progress.frontier)
+            self._check_cutoff()
+
+    async def _choose(self) -> str:
+        """The provider to dial, once its breaker allows it."""
+        while True:
+            self._check_cutoff()
+            now = time.monotonic()
+            try:
+                wait = self.chain.choose(now)
+            except Exhausted as exhausted:
+                raise NoProvider(str(exhausted)) from None
+            if wait == 0:
+                return self.chain.name
+            if self._retry.failing(now):
+                raise NoProvider(f"no provider for {self._services.settings.recovery_seconds:g} s")
+            self._queue("its breaker is open")
+            await self._drain.pause(wait)
+
+    def _queue(self, reason: str) -> None:
+        if self._lease.checkpoint.state == State.WAITING.value:
+            self._enter(State.QUEUED, reason=reason)
+
+    async def _admit(self, name: str) -> None:
+        """Wait for a permit of the provider's account and for leave to dial; both at once if the
+        account has no limits."""
+        governor, checkpoint = self._services.governor, self._lease.checkpoint
+        permit = self._permit
+        if permit is not None and (governor.account(name) != self._account or not permit.sure):
+            await self.release()
+        if self._permit is None:
+            admitting = governor.admit(name, self._spec.tenant, adopt=checkpoint.slot)
+            permit = await self._wait_for(admitting, f"a connection of account {name}", _release)
+            checkpoint.slot = None
+            if permit is not None:
+                self._permit, self._account = permit, governor.account(name)
+                checkpoint.slot = permit.ticket
+                # A worker that takes over can use the permit at once, before its time runs out.
+                await self._lease.write()
+        await self._wait_for(governor.dial(name), f"leave to dial, of account {name}", _drop)
+
+    async def _wait_for(
+        self, wanted: Coroutine[Any, Any, T], what: str, discard: Callable[[T], Awaitable[None]]
+    ) -> T:
+        """The result of `wanted`. Publishes a status event when that takes long."""
+        began, announced = time.monotonic(), False
+
+        async def check() -> None:
+            nonlocal announced
+            self._check_cutoff()
+            await self._lease.confirm()
+            if not announced:
+                announced = True
+                self._queue(f"waiting for {what}")
+                await self._lease.progress.writer.status("assigned", f"waiting for {what}")
+
+        try:
+            return await self._drain.first(wanted, discard=discard, check=check)
+        finally:
+            self._retry.excuse(time.monotonic() - began)
+
+    async def release(self, *, leave: bool = False) -> None:
+        """Give the permit back, if one is held; with `leave`, to the worker that takes over."""
+        permit, self._permit = self._permit, None
+        if permit is None:
+            return
+        if leave:
+            permit.leave()
+        else:
+            self._lease.checkpoint.slot = None
+            await permit.release()
+
+    def reset(self) -> None:
+        """Forget earlier failures: there was progress."""
+        self._retry.reset()
+        self.chain.progress()
+
+    async def recover(self, fault: ProviderError, *, finals_moved: bool) -> None:
+        """Prepare another attempt after a fault, and wait until it is due. Raises NoProvider,
+        HandOver, LeaseLost."""
+        retry, metrics = self._retry, self._services.metrics
+        progress = retry.made_progress(finals_moved=finals_moved)
+        if progress:
+            retry.reset()
+        known = fault.provider if fault.provider in available() else "unknown"
+        metrics.provider_errors.labels(known, fault.cause).inc()
+        now = time.monotonic()
+        if retry.failing(now):
+            patience = self._services.settings.recovery_seconds
+            raise NoProvider(f"no provider for {patience:g} s: {fault}")
+        changed = await self._report(fault, now, progress=progress)
+        retry.recovering(fault.cause, now)
+        reason = f"{fault.cause}: {fault}"
+        if changed:
+            reason += f"; {self.chain.name} takes over"
+        self._lease.progress.books.recovery(fault.cause)
+        self._enter(State.RECOVERING, cause=fault.cause, reason=reason)
+        await self._lease.progress.writer.status("recovering", reason)
+        at_once = changed and self.chain.untried
+        await self._drain.pause(retry.next_delay(random.random(), at_once=at_once))  # noqa: S311
+
+    async def _report(self, fault: ProviderError, now: float, *, progress: bool) -> bool:
+        """Report a fault to the chain and to other workers. Return whether the turn has gone to
+        another provider. Raises NoProvider if every provider has refused the session."""
+        failed = self.chain.name
+        try:
+            answered = self._retry.answered_seconds is not None
+            self.chain.fails(fault, now, answered=answered, progress=progress)
+        except Exhausted as exhausted:
+            raise NoProvider(str(exhausted)) from None
+        finally:
+            if fault.cause in SHARED_CAUSES:
+                seconds = self._services.providers.breaker(failed).seconds_left(now)
+                if seconds > 0:
+                    await self._services.governor.announce(failed, fault.cause, seconds)
+        return self.chain.name != failed
+
+
+async def _close(stream: ProviderStream) -> None:
+    await stream.close()
+
+
+async def _release(permit: Permit | None) -> None:
+    if permit is not None:
+        await permit.release()
+
+
+async def _drop(_: object) -> None:
+    """Leave to dial cannot be given back."""

@@ -1,0 +1,172 @@
+"""The audio of a session on its way in: where it stands, and whether more will come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
+
+from natterjack.audio import SESSION_ID, decode_chunk_headers
+from natterjack.broker import streams
+from natterjack.broker.stored import StoreUnavailable
+from natterjack.errors import BadChunk
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject, session_subject
+from worker.audio.feed import Feed, Gap
+from worker.audio.marks import Mark
+from worker.services import Services
+
+from .admission import Admission, Drain, HandOver
+from .lease import Lease, QueueUnknown
+
+_WAIT_SECONDS = 0.25
+_LOOK_SECONDS = 2.0
+
+
+class Parked(Exception):
+    """Audio has paused in the middle of speech: what may go on must not be made final."""
+
+
+class Intake:
+    """Opens the session's feed, and decides when its audio has ended without an end chunk."""
+
+    __slots__ = (
+        "_admission", "_drain", "_lease", "_parked_head", "_quiet_since", "_services", "_spec",
+        "end_reason",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        services: Services,
+        spec: SessionSpec,
+        drain: Drain,
+        lease: Lease,
+        admission: Admission,
+    ) -> None:
+        self._services = services
+        self._spec = spec
+        self._drain = drain
+        self._lease = lease
+        self._admission = admission
+        self._parked_head: int | None = None
+        """The end of the audio when the session was parked in the middle of speech."""
+        self._quiet_since = 0.0
+        """When audio last came in before the session was parked."""
+        self.end_reason: str | None = None
+        """Why the session ends before its end chunk."""
+
+    def feed(self, mark: Mark, position: int) -> Feed:
+        """A new feed of the audio from `position` on, which is stored behind `mark`."""
+        self.end_reason = None
+        services = self._services
+        return Feed(
+            services.broker,
+            services.store,
+            self._spec,
+            mark,
+            position,
+            services.settings.hole_seconds,
+        )
+
+    async def first_queued(self, sequence: int) -> int | None:
+        """The sequence of the first request for the session's key in the queue, from `sequence` on.
+        Raises QueueUnknown."""
+        subject = session_subject(self._spec.key)
+        try:
+            found = await self._services.js.get_msg(
+                streams.SESSIONS, seq=sequence, subject=subject, next=True
+            )
+        except NotFoundError:
+            return None
+        except (NatsError, TimeoutError):
+            raise QueueUnknown from None
+        return found.seq
+
+    async def stored_head(self) -> int:
+        """The end of this session's newest stored chunk; 0 if it is not known."""
+        spec = self._spec
+        try:
+            stored = await self._services.store.last(audio_subject(spec.key))
+            if stored is None or stored.headers.get(SESSION_ID) != spec.session_id:
+                return 0
+            size = len(stored.data)
+            header = decode_chunk_headers(stored.headers, size, spec.audio_format)
+        except (StoreUnavailable, BadChunk):
+            return 0
+        return header.pos + spec.audio_format.frames(size)
+
+    async def is_over(self, feed: Feed) -> bool:
+        """Whether audio has stopped for so long that no more will come; sets `end_reason`."""
+        quiet, settings = time.monotonic() - feed.heard, self._services.settings
+        if not feed.caught_up:
+            return False
+        if quiet > settings.idle_seconds:
+            self.end_reason = f"idle: no audio for {settings.idle_seconds:g} s"
+        elif feed.superseded and quiet > settings.superseded_seconds:
+            # A late chunk of an older session on the key looks the same: only the queue knows.
+            with contextlib.suppress(QueueUnknown):
+                feed.superseded = await self._superseded()
+                quiet = time.monotonic() - feed.heard  # audio may have come in the meantime
+                if feed.superseded and quiet > settings.superseded_seconds:
+                    self.end_reason = "superseded: a newer session uses the key"
+        return self.end_reason is not None
+
+    async def _superseded(self) -> bool:
+        """Whether a later request for the key is in the queue. Raises QueueUnknown."""
+        request_sequence = self._lease.checkpoint.request_sequence
+        return await self.first_queued(request_sequence + 1) is not None
+
+    def park(self, feed: Feed) -> None:
+        """Note that the provider stream is closed in the middle of speech: none is opened before
+        there is more audio."""
+        self._parked_head, self._quiet_since = feed.head, feed.heard
+
+    async def begins(self, feed: Feed) -> bool:
+        """Wait for audio before a provider is dialed: most providers drop an idle connection. False
+        if the session ends without more audio. Raises HandOver, LeaseLost."""
+        while not self._lease.cutoff.reached(self._lease.progress.final):
+            await self._lease.confirm()
+            item = await feed.next(_WAIT_SECONDS)
+            if self._drain.requested:
+                raise HandOver
+            if item is None:
+                if time.monotonic() - feed.heard > _LOOK_SECONDS:
+                    await self._admission.release()  # other sessions may need the permit
+                if await self.is_over(feed):
+                    return False
+            elif isinstance(item, Gap) or item.frames:
+                await self._unpark(feed)
+                feed.give_back(item)
+                return True
+            elif item.end:
+                return False
+        self.end_reason = self._lease.cutoff.reason
+        return False
+
+    async def _unpark(self, feed: Feed) -> None:
+        """Wait until there is more audio than when the session was parked, or none will come."""
+        parked, self._parked_head = self._parked_head, None
+        if parked is None:
+            return
+        feed.heard = self._quiet_since  # the pause began before this feed was opened
+        look_at = 0.0
+        while (known := max(feed.head, self._lease.progress.final)) <= parked:
+            now = time.monotonic()
+            if self._drain.requested:
+                raise HandOver
+            idle = now - feed.heard > self._services.settings.idle_seconds
+            if self._lease.cutoff.reached(known) or idle:
+                return
+            if now >= look_at:
+                look_at = now + _LOOK_SECONDS
+                if await self.stored_head() > parked:
+                    return
+                with contextlib.suppress(QueueUnknown):
+                    later = await self._superseded()
+                    if feed.superseded and later:
+                        return
+            await self._lease.confirm()
+            await asyncio.sleep(_WAIT_SECONDS)

@@ -1,0 +1,188 @@
+"""A worker's lease on a session, and the checkpoint that proves it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from natterjack.events import Account
+from natterjack.fleet.roster import SessionRecord
+from natterjack.plugin.provider import Final
+from natterjack.spec import SessionSpec
+from worker.errors import LeaseLost, Overtaken
+
+from . import takeover
+from .checkpoint import Checkpoint
+from .cutoff import Cutoff
+from .progress import Progress
+from .states import State
+from .takeover import Claimant, Estimate
+
+_SILENCE_SECONDS = 5.0
+"""A checkpoint is written after each final with text, and after this much finalized silence."""
+_MARK_SECONDS = 10.0
+"""How often the place of the live audio in the stream is looked up. It bounds what a worker that
+takes over has to read again."""
+_PROBE_SECONDS = 0.25
+
+
+AskQueue = Callable[[int], Awaitable[int | None]]
+AskRoster = Callable[[str, str, str], Awaitable[SessionRecord | None]]
+
+
+class KeyBusy(Exception):
+    """An earlier session still has the key; try again later."""
+
+
+class AlreadyClosed(Exception):
+    """The session was closed before: only the ack of its request is missing."""
+
+
+class QueueUnknown(Exception):
+    """The broker does not answer what the queue holds."""
+
+
+class Store(Protocol):
+    """Where checkpoints are kept: worker.session.checkpoint.CheckpointStore."""
+
+    async def read(self) -> Checkpoint | None: ...
+    async def write(self, checkpoint: Checkpoint, account: str) -> None: ...
+
+
+class Lease:
+    """Writes the session's checkpoint. Each write fails once another worker has taken over."""
+
+    __slots__ = (
+        "_marked_at", "_spec", "_store", "checkpoint", "cutoff", "in_doubt",
+        "progress",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        store: Store,
+        claimant: Claimant,
+        spec: SessionSpec,
+        progress: Progress,
+        cutoff: Cutoff,
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self.progress = progress
+        self.cutoff = cutoff
+        self._marked_at = 0.0
+        self.in_doubt = False
+        self.checkpoint = takeover.started(claimant, spec.opened_at)
+        """What the next write stores. `state`, `provider`, `slot` and `configured` are kept up to
+        date here by the session; `write` fills in the rest."""
+
+    async def acquire(self, first_queued: AskQueue, last_record: AskRoster) -> Estimate | None:
+        """Become the session's only holder: adopt the stored checkpoint, and write it.
+
+        `first_queued` asks the queue for the sequence of the first request for the key from a
+        sequence on, and raises QueueUnknown. `last_record` reads the roster record that an
+        instance last wrote of a holder's session of a tenant. Returns what the former holder is
+        assumed to have used beyond its records. Raises LeaseLost, KeyBusy, AlreadyClosed.
+        """
+        claimant = Claimant.of(self.checkpoint)
+        while True:
+            stored = await self._store.read()
+            decision = takeover.decide(stored, claimant)
+            if isinstance(decision, takeover.Ask):
+                try:
+                    queued = takeover.Queued(await first_queued(decision.sequence))
+                except QueueUnknown:
+                    raise KeyBusy from None
+                decision = takeover.decide(stored, claimant, queued)
+            estimate = None
+            match decision:
+                case takeover.Adopt(former):
+                    estimate = await self._adopt(former, claimant, last_record)
+                case takeover.Start(closed_before):
+                    self.checkpoint.closed_before = closed_before
+                case takeover.Finished():
+                    raise AlreadyClosed
+                case takeover.HeldElsewhere(worker, epoch):
+                    raise LeaseLost(f"{worker} has epoch {epoch}")
+                case _:
+                    raise KeyBusy
+            with contextlib.suppress(Overtaken):  # an older holder wrote after the read: read again
+                await self.write()
+                return estimate
+
+    async def _adopt(
+        self, stored: Checkpoint, claimant: Claimant, last_record: AskRoster
+    ) -> Estimate | None:
+        """Continue from where the former holder, or an earlier attempt, left the session."""
+        progress, spec = self.progress, self._spec
+        account, record = stored.account or Account(), None
+        if takeover.may_have_used_more(stored):
+            record = await last_record(stored.instance, stored.holder, spec.tenant)
+        used = takeover.former_use(
+            stored, account, record, instance=claimant.instance, sample_rate=spec.sample_rate
+        )
+        self.checkpoint = takeover.adopted(stored, claimant)
+        progress.writer.position = stored.position
+        progress.writer.provider = stored.provider
+        progress.books.adopt(account, stored.gaps_until)
+        progress.ledger.adopt(used.providers, used.sent_until, used.captured_seconds)
+        self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, stored.position)
+        return used.estimate
+
+    async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:
+        """Store the checkpoint. `closed` and `handed_over` tell that the lease ends with it.
+
+        Raises LeaseLost if another worker holds the session.
+        """
+        checkpoint, progress, cutoff = self.checkpoint, self.progress, self.cutoff
+        feed = progress.feed
+        if feed is not None:
+            now = time.monotonic()
+            if now - self._marked_at > _MARK_SECONDS:
+                self._marked_at = now
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(feed.probe(), _PROBE_SECONDS)
+        final = progress.final
+        mark = checkpoint.mark if feed is None else feed.mark_before(final)
+        if final > checkpoint.position:
+            checkpoint.crashes = 0
+        if handed_over:
+            checkpoint.state = State.HANDED_OVER.value
+        checkpoint.closed = closed or checkpoint.closed
+        checkpoint.position = final
+        checkpoint.mark_position, checkpoint.mark_seq, checkpoint.mark_stream_sequence = mark
+        checkpoint.gaps_until = progress.books.gaps_until
+        checkpoint.limit, checkpoint.limit_reason = cutoff.position, cutoff.reason
+        checkpoint.limit_detail = cutoff.detail
+        # After a final, figures as old as those in the roster are good enough.
+        account = progress.account_json(exact=closed or handed_over)
+        checkpoint.sent_until, checkpoint.updated_at = progress.sent_until, datetime.now(UTC)
+        await self._store.write(checkpoint, account)
+
+    async def before_final(self) -> None:
+        """Store gaps before the final that follows them: a worker that resumes after the final
+        does not see them. Raises LeaseLost."""
+        if self.progress.books.gaps_until > self.checkpoint.gaps_until:
+            await self.write()
+
+    async def after_final(self, event: Final) -> None:
+        """Store the position that a final has moved, if it is worth it. Raises LeaseLost."""
+        silence = (self.progress.final - self.checkpoint.position) / self._spec.sample_rate
+        if event.text or silence >= _SILENCE_SECONDS:
+            await self.write()
+
+    def doubt(self) -> None:
+        """Note that the lease may have run out while this process or its connection stood still.
+        Nothing may be published before `confirm` returns."""
+        self.in_doubt = True
+        if self.progress.relay is not None:
+            self.progress.relay.alarm()
+
+    async def confirm(self) -> None:
+        """Write the checkpoint if the lease is in doubt. Raises LeaseLost if it is lost."""
+        if self.in_doubt:
+            await self.write()
+            self.in_doubt = False

@@ -1,0 +1,103 @@
+"""How far the audio of a session has come: captured, sent, and final."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from natterjack.events import Account
+from worker.audio.feed import Feed
+from worker.metering.account import Books
+from worker.metering.ledger import Ledger
+
+from .events import EventWriter
+from .relay import Relay
+
+
+class Progress:
+    """The open ends of a session, and its books. Positions are frames of the session."""
+
+    __slots__ = ("_rate", "books", "feed", "ledger", "relay", "writer")
+
+    def __init__(self, sample_rate: int, writer: EventWriter, books: Books, ledger: Ledger) -> None:
+        self._rate = sample_rate
+        self.writer = writer
+        self.books = books
+        self.ledger = ledger
+        self.feed: Feed | None = None
+        """The audio coming in, while it is open."""
+        self.relay: Relay | None = None
+        """The audio going out, while a provider stream is open."""
+
+    @property
+    def final(self) -> int:
+        """All audio before this position is final."""
+        return self.writer.position
+
+    @property
+    def sent(self) -> int:
+        """The position of the next frame that goes to the provider."""
+        return self.writer.position if self.relay is None else self.relay.timeline.position
+
+    @property
+    def sent_until(self) -> int:
+        """All audio before this position was sent at least once."""
+        relay = self.relay
+        return self.ledger.sent_until(None if relay is None else relay.timeline.position)
+
+    @property
+    def frontier(self) -> int:
+        """The end of all audio that was ever sent, or is final."""
+        return max(self.writer.position, self.sent_until)
+
+    @property
+    def captured(self) -> int:
+        """The end of the newest audio that this worker has seen."""
+        head = 0 if self.feed is None else self.feed.head
+        return max(self.sent, self.books.captured, head)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The length of the captured audio that has not been sent yet."""
+        feed = self.feed
+        if feed is None:
+            return 0.0
+        return max(0, feed.head + feed.unread - self.sent) / self._rate
+
+    def limit(self, position: int | None) -> None:
+        """Send no audio from `position` on."""
+        if self.relay is not None:
+            self.relay.limit = position
+
+    def account(self) -> Account:
+        """The session's account as of now."""
+        sent = self._count(exact=True)
+        return self.books.account(final=self.final, reached=sent, feed=self.feed)
+
+    def account_json(self, *, exact: bool) -> str:
+        """The account as JSON; unless `exact`, it may be a second old."""
+        sent = self._count(exact=exact)
+        return self.books.json(final=self.final, reached=sent, feed=self.feed)
+
+    def _count(self, *, exact: bool) -> int:
+        """Bring the ledger up to date, and return `sent`."""
+        relay, sent = self.relay, self.writer.position
+        if relay is not None:
+            relay.count(None if exact else time.monotonic())
+            sent = relay.timeline.position
+        self.ledger.captured(self.books.captured_until(sent, self.feed) / self._rate)
+        return sent
+
+    def record_json(self) -> str:
+        """The members of a roster record (SessionRecord) that tell the progress. Brings the ledger
+        up to date, apart from the open stream's use."""
+        rate, final = self._rate, self.writer.position
+        head = self.books.captured if self.feed is None else self.feed.head
+        captured = max(head, final) / rate
+        self.ledger.captured(captured)
+        return (
+            f'"provider":{json.dumps(self.writer.provider)},'
+            f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'
+            f'"final_seconds":{final / rate:.3f},"sent_until":{self.sent_until},'
+            f'"providers":{{{self.ledger.json()}}}'
+        )

@@ -1,0 +1,189 @@
+"""Receiving what a provider sends on one stream: published, measured, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from natterjack.plugin.errors import ProviderError, RequestRefused
+from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Turn, Usage
+from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
+from worker.errors import LeaseLost
+from worker.metrics import Metrics
+from worker.providers.chain import Chain
+
+from .admission import Drain, HandOver
+from .intake import Parked
+from .lease import Lease
+from .progress import Progress
+from .relay import Relay
+from .timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+_TURN_END_SECONDS = 0.1
+
+
+class Latencies:
+    """Observes how late the transcripts of one provider stream are."""
+
+    __slots__ = (
+        "_after_speech", "_final", "_first", "_has_begun", "_interim", "_late", "_opened",
+        "_spoken_at",
+    )  # fmt: skip
+
+    def __init__(self, metrics: Metrics, provider: str) -> None:
+        # Looking up labels is slow: once for each stream.
+        self._interim = metrics.latency.labels("interim", provider)
+        self._final = metrics.latency.labels("final", provider)
+        self._first = metrics.first_interim.labels(provider)
+        self._after_speech = metrics.final_delay.labels(provider)
+        self._opened = time.monotonic()
+        self._has_begun = False
+        self._spoken_at: float | None = None
+        self._late: float | None = None
+
+    def received(self, timeline: Timeline, event: Interim | Final) -> None:
+        """Note a transcript. Call it before the event is published, when the timeline forgets."""
+        if self._has_begun or not event.text:
+            return
+        self._has_begun = True
+        start = event.words[0].start if event.words else None
+        at = timeline.to_position(event.start if start is None else start)
+        arrived = timeline.arrived(at + 1)
+        if arrived is not None:
+            self._first.observe(time.monotonic() - max(arrived, self._opened))
+
+    def received_final(self, timeline: Timeline, event: Final) -> None:
+        """Note a final, like `received`."""
+        self.received(timeline, event)
+        end = event.words[-1].end if event.words else None
+        self._spoken_at = None if end is None else timeline.arrived(timeline.to_position(end))
+
+    def interim(self, latency: float | None) -> None:
+        """Observe the latency of an interim that was published."""
+        if latency is not None:
+            self._interim.observe(latency)
+
+    def final(self, latency: float | None) -> None:
+        """Observe the latency of a final that was published."""
+        if latency is None:
+            return
+        self._final.observe(latency)
+        self._late = None if self._spoken_at is None else time.monotonic() - self._spoken_at
+
+    def turn_ended(self) -> None:
+        """Observe how long after the speech the last final of a turn came."""
+        if self._late is not None:
+            self._after_speech.observe(self._late)
+            self._late = None
+
+
+class Results:
+    """Publishes the events of one provider stream, and stores checkpoints after its finals."""
+
+    __slots__ = (
+        "_chain", "_drain", "_key", "_lease", "_log_transcripts", "_metrics", "_progress", "_relay",
+        "_writer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        relay: Relay,
+        progress: Progress,
+        lease: Lease,
+        chain: Chain,
+        drain: Drain,
+        metrics: Metrics,
+        key: SessionKey,
+        *,
+        log_transcripts: bool,
+    ) -> None:
+        self._relay = relay
+        self._progress = progress
+        self._writer = progress.writer
+        self._lease = lease
+        self._chain = chain
+        self._drain = drain
+        self._metrics = metrics
+        self._key = key
+        self._log_transcripts = log_transcripts
+
+    async def run(self) -> None:
+        """Publish events until the provider ends the stream. Raises ProviderError, LeaseLost."""
+        relay, writer, lease = self._relay, self._writer, self._lease
+        latencies = Latencies(self._metrics, relay.provider.name)
+        async for event in relay.stream:
+            relay.handling = True
+            if not relay.answered or isinstance(event, Final):
+                self._chain.works(fresh=not relay.answered)
+                relay.answered = True
+            if lease.in_doubt:
+                await lease.confirm()
+            if isinstance(event, Interim):
+                latencies.received(relay.timeline, event)
+                latencies.interim(await writer.interim(relay.timeline, event))
+            elif isinstance(event, Final):
+                await lease.before_final()
+                latencies.received_final(relay.timeline, event)
+                latencies.final(await writer.final(relay.timeline, event))
+                if self._log_transcripts and event.text:
+                    log.info("final", extra=fields(session=str(self._key), text=event.text))
+                await lease.after_final(event)
+                if self._drain.requested and not relay.finishing:
+                    # The end of the turn may come right after its last final: give it a moment.
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(_TURN_END_SECONDS, relay.fail, HandOver())
+            else:
+                await self._other(event)
+                if isinstance(event, Turn) and event.event == "ended":
+                    latencies.turn_ended()
+            relay.handling = False
+            relay.restart_watchdog()
+            del event  # free it, with all its words, before waiting for the next one
+
+    async def _other(self, event: ProviderEvent) -> None:
+        relay = self._relay
+        if isinstance(event, Turn):
+            await self._writer.turn(event, relay.timeline.to_seconds(event.at))
+        elif isinstance(event, Usage):
+            await self._usage(event)
+        elif isinstance(event, Notice):
+            self._metrics.provider_notices.labels(relay.provider.name, event.code).inc()
+            log.debug(
+                "provider notice %s: %s",
+                event.code,
+                event.message,
+                extra=fields(session=str(self._key)),
+            )
+
+    async def _usage(self, usage: Usage) -> None:
+        """Count what the provider says the stream has used, and publish what is left."""
+        relay, ledger = self._relay, self._progress.ledger
+        if usage.audio_seconds is not None:
+            ledger.reported(usage.audio_seconds)
+        left = usage.credits_remaining_seconds
+        if left is not None:
+            self._metrics.credits_remaining.labels(relay.provider.name, "seconds").set(left)
+        if usage.low or left is not None:
+            relay.count()
+            await self._writer.usage(ledger, remaining_seconds=left, low=usage.low)
+
+
+def decisive(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that decides what happens next, among those that the tasks of a stream raised."""
+    causes: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        else:
+            causes.append(error)
+    for kind in (LeaseLost, HandOver, RequestRefused, ProviderError, Parked):
+        for cause in causes:
+            if isinstance(cause, kind):
+                return cause
+    return causes[0]

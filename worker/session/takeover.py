@@ -1,0 +1,225 @@
+"""Whether a worker that claimed a request may take its session over, and what it takes over.
+
+Pure functions: the caller reads the checkpoint, and asks the queue when the answer is `Ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from natterjack.events import Account, ProviderUsage
+from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
+
+from .checkpoint import Checkpoint
+from .states import State
+
+_MAX_CLOSED_BEFORE = 50
+MAX_CRASHES = 10
+"""A session is given up when more workers than this died holding it without any progress."""
+_RISKY = {state.value for state in (State.CONNECTING, State.STREAMING, State.FINISHING)}
+_IDLE = {state.value for state in (State.WAITING, State.RECOVERING)}
+
+
+class Claimant(NamedTuple):
+    """The worker that has claimed the request of a session."""
+
+    session_id: str
+    request_sequence: int
+    """Position of the request in the JetStream stream of the queue."""
+    epoch: int
+    worker: str
+    holder: str
+    instance: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Claimant:
+        """The holder that wrote, or is about to write, a checkpoint."""
+        return cls(
+            checkpoint.session_id,
+            checkpoint.request_sequence,
+            checkpoint.epoch,
+            checkpoint.worker,
+            checkpoint.holder,
+            checkpoint.instance,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The decision depends on the first request for the key in the queue, from `sequence` on."""
+
+    sequence: int
+
+
+class Queued(NamedTuple):
+    """The queue's answer to `Ask`. `first` is None if it has no such request."""
+
+    first: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Continue the session from the stored checkpoint."""
+
+    stored: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the session from its first frame. `closed_before` are the key's earlier sessions."""
+
+    closed_before: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The session has ended before, or another request for it exists: only the ack is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """An earlier session still has the key: try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldElsewhere:
+    """Another worker holds the session, with an epoch that is no smaller."""
+
+    worker: str
+    epoch: int
+
+
+Decision = Ask | Adopt | Start | Finished | Busy | HeldElsewhere
+
+
+def decide(stored: Checkpoint | None, claimant: Claimant, queued: Queued | None = None) -> Decision:
+    """What to do about a claimed session, given the checkpoint stored under its key.
+
+    Returns Ask only if `queued` is None.
+    """
+    mine = claimant.request_sequence
+    if stored is not None and claimant.session_id in stored.closed_before:
+        return Finished()  # the request was delivered again after later sessions used the key
+    if stored is None or stored.session_id != claimant.session_id:
+        # Sessions of one key run one after another, in the order of their requests.
+        if queued is None:
+            return Ask(1)
+        if queued.first != mine:
+            return Busy()
+        if stored is None:
+            return Start([])
+        return Start([*stored.closed_before, stored.session_id][-_MAX_CLOSED_BEFORE:])
+    if stored.closed:
+        return Finished()
+    if stored.request_sequence not in (0, mine):
+        if queued is None:
+            return Ask(stored.request_sequence)
+        if queued.first == stored.request_sequence:
+            return Finished()  # a second request for a session that is in progress
+    if stored.epoch >= claimant.epoch:
+        return HeldElsewhere(stored.worker, stored.epoch)
+    return Adopt(stored)
+
+
+def crashes(stored: Checkpoint) -> int:
+    """How many workers in a row have died with the session since it last made progress.
+
+    A worker that held the session without a provider stream, or gave it back, did not die of it.
+    """
+    return stored.crashes + 1 if stored.state in _RISKY else 0
+
+
+def give_up_reason(crashed: int) -> str | None:
+    """The reason to fail a session that has killed `crashed` workers; None to try again."""
+    if crashed <= MAX_CRASHES:
+        return None
+    return f"gave up after {crashed} attempts without progress"
+
+
+def started(claimant: Claimant, opened_at: datetime) -> Checkpoint:
+    """The claimant's first checkpoint of a session that starts."""
+    return Checkpoint(
+        session_id=claimant.session_id,
+        epoch=claimant.epoch,
+        worker=claimant.worker,
+        holder=claimant.holder,
+        instance=claimant.instance,
+        state=State.TAKING_OVER.value,
+        request_sequence=claimant.request_sequence,
+        opened_at=opened_at,
+    )
+
+
+def adopted(stored: Checkpoint, claimant: Claimant) -> Checkpoint:
+    """The claimant's first checkpoint of a session that continues from `stored`."""
+    return replace(
+        stored,
+        epoch=claimant.epoch,
+        worker=claimant.worker,
+        holder=claimant.holder,
+        instance=claimant.instance,
+        state=State.TAKING_OVER.value,
+        request_sequence=claimant.request_sequence,
+        crashes=crashes(stored),
+        account=None,
+    )
+
+
+class Estimate(NamedTuple):
+    """Audio that a killed worker is assumed to have sent after its last report."""
+
+    provider: str
+    seconds: float
+
+
+class FormerUse(NamedTuple):
+    """What the former holder has used, as far as is known, and what to assume beyond that."""
+
+    providers: dict[str, ProviderUsage]
+    sent_until: int
+    captured_seconds: float
+    estimate: Estimate | None
+
+
+def may_have_used_more(stored: Checkpoint) -> bool:
+    """Whether the former holder may have reported more to the roster than its checkpoint says."""
+    return bool(stored.instance) and stored.state != State.HANDED_OVER.value
+
+
+def former_use(
+    stored: Checkpoint,
+    account: Account,
+    record: SessionRecord | None,
+    *,
+    instance: str,
+    sample_rate: int,
+) -> FormerUse:
+    """What the former holder has used: by its checkpoint (`account` is the one in it), or by its
+    roster record if that is newer. A killed worker is assumed to have sent audio for half of the
+    time between two reports. `instance` is this process."""
+    if record is None:
+        return FormerUse(account.providers, stored.sent_until, account.captured_seconds, None)
+    providers = account.providers | _later(record.providers, account.providers)
+    captured = max(record.captured_seconds, account.captured_seconds)
+    sent_until = max(record.sent_until, stored.sent_until)
+    provider = stored.provider or record.provider
+    idle = record.state in _IDLE and stored.state != State.STREAMING.value
+    if stored.instance == instance or provider is None or idle:
+        return FormerUse(providers, sent_until, captured, None)
+    estimate = Estimate(provider, REPORT_SECONDS / 2)
+    sent_until += round(estimate.seconds * sample_rate)
+    return FormerUse(providers, sent_until, captured, estimate)
+
+
+def _later(
+    reported: Mapping[str, ProviderUsage], stored: Mapping[str, ProviderUsage]
+) -> dict[str, ProviderUsage]:
+    """The rows of a roster record that are at least as new as the checkpoint's."""
+    return {
+        name: usage
+        for name, usage in reported.items()
+        if name not in stored or usage.sent_seconds >= stored[name].sent_seconds
+    }
