@@ -131,8 +131,8 @@ class Admission:
     or changes to a provider of another account."""
 
     __slots__ = (
-        "_account", "_drain", "_enter", "_lease", "_permit", "_retry", "_services", "_spec",
-        "chain",
+        "_account", "_drain", "_enter", "_lease", "_retry", "_services", "_spec", "chain",
+        "permit",
     )  # fmt: skip
 
     def __init__(
@@ -154,15 +154,10 @@ class Admission:
         self._enter = enter
         names = spec.providers or settings.providers
         self.chain = Chain(names, services.providers.breaker, settings.failover_after)
-        self._permit: Permit | None = None
+        self.permit: Permit | None = None
         """The permit that is held, if the number of connections is limited."""
         self._account = ""
         """The provider account of the permit."""
-
-    @property
-    def permit_lost(self) -> bool:
-        """Whether another worker has taken the permit over."""
-        return self._permit is not None and self._permit.lost.is_set()
 
     @property
     def provider(self) -> Provider:
@@ -246,15 +241,15 @@ class Admission:
         """Wait for a permit of the provider's account and for leave to dial; both at once if the
         account has no limits."""
         governor, checkpoint = self._services.governor, self._lease.checkpoint
-        permit = self._permit
+        permit = self.permit
         if permit is not None and (governor.account(name) != self._account or not permit.sure):
             await self.release()
-        if self._permit is None:
+        if self.permit is None:
             admitting = governor.admit(name, self._spec.tenant, adopt=checkpoint.slot)
             permit = await self._wait_for(admitting, f"a connection of account {name}", _release)
             checkpoint.slot = None
             if permit is not None:
-                self._permit, self._account = permit, governor.account(name)
+                self.permit, self._account = permit, governor.account(name)
                 checkpoint.slot = permit.ticket
                 # A worker that takes over can use the permit at once, before its time runs out.
                 await self._lease.write()
@@ -282,7 +277,7 @@ class Admission:
 
     async def release(self, *, leave: bool = False) -> None:
         """Give the permit back, if one is held; with `leave`, to the worker that takes over."""
-        permit, self._permit = self._permit, None
+        permit, self.permit = self.permit, None
         if permit is None:
             return
         if leave:

@@ -372,12 +372,12 @@ class Session:
     def tick(self, now: float, *, connected: bool, paused: float = 0) -> None:
         """Watch the provider stream; called a few times a second. `connected`: the broker accepts
         transcripts. `paused`: seconds since the last call in which the process stood still."""
-        relay = self.progress.relay
+        relay, permit = self.progress.relay, self._admission.permit
         if relay is None:
             return
-        if self._admission.permit_lost:
+        if permit is not None and permit.lost.is_set():
             reason = "its permit was taken over: this process stood still"
             relay.fail(Dropped(relay.provider.name, reason))
         relay.watch(now, connected=connected, paused=paused)
-        if self._drain.overdue(now):
+        if self._drain.requested and self._drain.overdue(now):
             relay.fail(HandOver())
