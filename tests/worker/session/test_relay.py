@@ -121,8 +121,8 @@ def test_a_burst_is_held_to_the_catch_up_rate() -> None:
     while taken < 100 and case.take(later=0.0):
         taken += 1
     assert 5 <= taken <= 7  # half a second at once
-    assert not case.take(later=0.01)
-    assert case.take(later=0.1)
+    in_a_second = sum(case.take(later=0.01) for _ in range(100))
+    assert 19 <= in_a_second <= 21  # two seconds of audio
 
 
 def test_the_limit_is_left_to_the_sender() -> None:
@@ -228,8 +228,8 @@ async def test_a_provider_has_to_end_a_finished_stream() -> None:
     case = Case()
     await case.relay.finish()
     assert case.tape.finished
-    assert await stalled(case, case.settings.finish_seconds - 1) is None
-    assert await stalled(case, case.settings.finish_seconds + 1) == "finish"
+    assert await stalled(case, case.settings.finish_seconds / 2) is None
+    assert await stalled(case, case.settings.finish_seconds + 60) == "finish"
 
 
 def test_the_ledger_is_brought_up_to_date() -> None:
@@ -257,7 +257,7 @@ def test_a_count_a_moment_later_is_spared() -> None:
     case = Case()
     case.relay.count()
     speak(case, 2)
-    case.relay.count(time.monotonic())
+    case.relay.count(case.now - 60)
     assert case.ledger.sent_seconds == 0.0
-    case.relay.count(time.monotonic() + 1)
+    case.relay.count(case.now + 60)
     assert case.ledger.sent_seconds == pytest.approx(2.0)
