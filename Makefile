@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo up check test soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
+.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,10 @@ unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 test: lint unit ## what CI runs
+	@$(BIN)/python -m tests.ranges --skip-installed
+
+test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py allowed
+	@$(BIN)/python -m tests.ranges
 
 soak: $(VENV)/.dev ## an hour and a half of random faults, with a table at the end
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
