@@ -116,7 +116,7 @@ async def _start(
     try:
         while True:
             try:
-                async with broker.allowed():
+                async with broker.raising_refusals():
                     js = await streams.ensure(broker, stream_settings)
                     bucket = await js.key_value(streams.BUCKET)
                     consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)

@@ -31,7 +31,7 @@ def page() -> str:
         permissions = _EXAMPLES[role].permissions()
         publish = "\n".join(permissions.publish)
         subscribe = "\n".join(permissions.subscribe)
-        answers = "\nIt may also reply to requests.\n" if permissions.answers else ""
+        answers = "\nIt may also reply to requests.\n" if permissions.responds else ""
         parts.append(
             f"## {role}\n\n{sentence(about)}\n\nPublish:\n\n```text\n{publish}\n```\n\n"
             f"Subscribe:\n\n```text\n{subscribe}\n```\n{answers}"

@@ -1,4 +1,4 @@
-"""Reading and editing the buckets of operators, for commands: one connection, one error for all."""
+"""Reading and editing operators' buckets for the commands, with errors for the terminal."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ _TIMEOUT_S = 5.0
 
 @contextlib.asynccontextmanager
 async def broker_of(flags: argparse.Namespace, name: str) -> AsyncIterator[Broker]:
-    """A connection. Raises BrokerUnreachable for whatever NATS says in the block; NotAllowed as
-    soon as it refuses the user something."""
+    """Connect for the block.
+
+    Raises: BrokerUnreachable for any error of NATS in the block; NotAllowed as soon as the server
+    refuses this user a subject.
+    """
     async with connected(load(BrokerSettings, flags), name=name, once=True) as broker:
         try:
-            async with broker.allowed():
+            async with broker.raising_refusals():
                 yield broker
         except NotAllowed as refusal:
             raise NotAllowed(
                 refusal.subject, publishes=refusal.publishes, own_inbox=refusal.own_inbox,
-                remedy="run it as a user of the role operator; one of an earlier release may need "
-                "`natterjack users config`, and a reload of the server",
+                remedy="run it as a user with the role operator (users of an earlier release need "
+                "`natterjack users config` and a reload of the server)",
             ) from None  # fmt: skip
         except NoRespondersError:
             raise BrokerUnreachable(
                 "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
             ) from None
         except (StoreUnavailable, NatsError, TimeoutError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise BrokerUnreachable(
-                f"the buckets do not answer ({said}); a worker makes them when it first starts"
+                f"the buckets do not answer ({reason}); a worker creates them when it first starts"
             ) from None
 
 
 @contextlib.asynccontextmanager
 async def store_of(broker: Broker, stream: str) -> AsyncIterator[StreamStore]:
-    """Direct reads of a stream, for the block."""
+    """Open a store for direct reads of a stream, for the block."""
     store = StreamStore(broker, stream)
     await store.start()
     try:

@@ -1,4 +1,4 @@
-"""Bringing streams and the consumer on the broker to their definition."""
+"""Changing the streams and the consumer on the broker to match their definition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from natterjack.settings import StreamSettings
 from .connection import Broker
 from .differences import (
     COPIES,
-    PUSHED,
+    PUSH_ONLY,
     REMAKE_CONSUMER,
     REMAKE_STREAM,
     STORED,
@@ -37,24 +37,24 @@ _CONSUMER_NAME = f"{SESSIONS} > {CONSUMER}"
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to one stream, or to the consumer."""
+    """What to do with one stream or the consumer."""
 
     name: str
     action: Action
     differences: tuple[Difference, ...]
     wanted: StreamConfig | ConsumerConfig
-    """What it is to be, with all that an operator has set beside our definition."""
+    """The new configuration, including what an operator has set beyond our definition."""
     found: StreamConfig | ConsumerConfig | None = None
 
     @property
-    def loses(self) -> str:
-        """What would be gone: STORED, COPIES, or nothing."""
-        lost = {difference.loses for difference in self.differences}
+    def loss(self) -> str:
+        """What the change would delete: STORED, COPIES, or nothing."""
+        lost = {difference.loss for difference in self.differences}
         return STORED if STORED in lost else COPIES if COPIES in lost else ""
 
 
 async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
-    """What would have to be done for everything to be as `settings` say. Changes nothing.
+    """Return the changes that would make everything match `settings`. Changes nothing.
 
     Raises: StreamMismatch, BrokerUnreachable.
     """
@@ -72,13 +72,13 @@ async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
         consumer = await _consumer_change(js, consumer_config(settings))
     queue = next(change for change in changes if change.name == SESSIONS)
     if queue.action == "remake" and consumer.action != "make":
-        # It goes with its stream.
+        # Deleting the stream deletes its consumer.
         consumer = Change(_CONSUMER_NAME, "make", consumer.differences, consumer.wanted)
     return [*changes, consumer]
 
 
 def _action(differences: list[Difference], remade: tuple[str, ...]) -> Action:
-    if any(difference.what in remade for difference in differences):
+    if any(difference.field in remade for difference in differences):
         return "remake"
     return "change" if differences else "same"
 
@@ -87,7 +87,7 @@ def _stream_change(found: StreamConfig, wanted: StreamConfig) -> Change:
     assert wanted.name is not None
     differences = stream_differences(found, wanted)
     action = _action(differences, REMAKE_STREAM)
-    new = found.evolve(**{difference.what: difference.wanted for difference in differences})
+    new = found.evolve(**{difference.field: difference.wanted for difference in differences})
     if action == "remake":
         new = new.evolve(first_seq=None)
     return Change(wanted.name, action, tuple(differences), new, found)
@@ -100,11 +100,11 @@ async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Chan
         return Change(_CONSUMER_NAME, "make", (), wanted)
     found = info.config if info.paused else info.config.evolve(pause_until=None)
     differences = consumer_differences(found, wanted)
-    new = found.evolve(**{difference.what: difference.wanted for difference in differences})
+    new = found.evolve(**{difference.field: difference.wanted for difference in differences})
     new = new.evolve(
         opt_start_seq=None,
         opt_start_time=None,
-        **({} if new.deliver_subject else dict.fromkeys(PUSHED)),
+        **({} if new.deliver_subject else dict.fromkeys(PUSH_ONLY)),
     )
     return Change(
         _CONSUMER_NAME, _action(differences, REMAKE_CONSUMER), tuple(differences), new, found
@@ -112,17 +112,17 @@ async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Chan
 
 
 async def apply(broker: Broker, change: Change) -> None:
-    """Do what `change` says. Raises: StreamMismatch with the server's reason; BrokerUnreachable."""
+    """Apply one change. Raises: StreamMismatch with the server's reason; BrokerUnreachable."""
     js = broker.client.jetstream()
     new, found = change.wanted, change.found
     with translated(change.name):
         if isinstance(new, ConsumerConfig):
             if change.action == "remake":
                 await js.delete_consumer(SESSIONS, CONSUMER)
-                await _make_anew(change, lambda config: _set_consumer(broker, config))
+                await _recreate(change, lambda config: _set_consumer(broker, config))
             else:
                 await _set_consumer(broker, new)
-            if any(difference.what == "pause_until" for difference in change.differences):
+            if any(difference.field == "pause_until" for difference in change.differences):
                 await _resume(broker)
         elif change.action == "change":
             await js.update_stream(new)
@@ -130,18 +130,18 @@ async def apply(broker: Broker, change: Change) -> None:
             assert isinstance(found, StreamConfig)
             await _probe(js, new, found)
             await js.delete_stream(change.name)
-            await _make_anew(change, js.add_stream)
+            await _recreate(change, js.add_stream)
         else:
             await js.add_stream(new)
 
 
 async def _set_consumer(broker: Broker, config: ConsumerConfig) -> None:
-    """Make or change it. Raises as nats-py does."""
+    """Create or update the consumer. Raises nats-py's errors."""
     await broker.client.jetstream().add_consumer(SESSIONS, config)
 
 
 async def _resume(broker: Broker) -> None:
-    """End a pause (NATS ADR-26), which an update of the consumer does not."""
+    """End a pause of the consumer (NATS ADR-26); updating it does not."""
     subject = f"$JS.API.CONSUMER.PAUSE.{SESSIONS}.{CONSUMER}"
     answer = json.loads((await broker.client.request(subject, b"{}", _TIMEOUT_S)).data)
     if "error" in answer:
@@ -149,14 +149,14 @@ async def _resume(broker: Broker) -> None:
 
 
 async def _probe(js: JetStreamContext, wanted: StreamConfig, found: StreamConfig) -> None:
-    """See that the server would make such a stream, before the one that is there is deleted.
+    """Check that the server would create such a stream, before the existing one is deleted.
 
-    Raises: StreamMismatch; whatever nats-py does.
+    Raises: StreamMismatch; nats-py's errors.
     """
     name = f"{wanted.name}_PROBE_{secrets.token_hex(4)}"
     size = wanted.max_bytes
     if wanted.storage == found.storage and (size or 0) > 0 and (found.max_bytes or 0) > 0:
-        size = max(1, (size or 0) - (found.max_bytes or 0))  # the rest is free once that is gone
+        size = max(1, (size or 0) - (found.max_bytes or 0))  # the rest becomes free
     try:
         await js.add_stream(
             wanted.evolve(
@@ -166,7 +166,7 @@ async def _probe(js: JetStreamContext, wanted: StreamConfig, found: StreamConfig
         )  # fmt: skip
     except APIError as error:
         raise StreamMismatch(
-            f"{wanted.name}: JetStream would refuse to make it anew, so nothing was done to it: "
+            f"{wanted.name}: JetStream would refuse to recreate it, so it was not changed: "
             f"{error.description}"
         ) from None
     finally:
@@ -174,8 +174,8 @@ async def _probe(js: JetStreamContext, wanted: StreamConfig, found: StreamConfig
             await js.delete_stream(name)
 
 
-async def _make_anew(change: Change, make: Callable[..., Awaitable[object]]) -> None:
-    """Make what was deleted; else put back what it was. Raises: StreamMismatch."""
+async def _recreate(change: Change, make: Callable[..., Awaitable[object]]) -> None:
+    """Create the changed stream or consumer, or else the previous one. Raises: StreamMismatch."""
     try:
         await make(change.wanted)
     except (NatsError, TimeoutError) as error:
@@ -185,12 +185,12 @@ async def _make_anew(change: Change, make: Callable[..., Awaitable[object]]) -> 
     try:
         await make(change.found)
     except (NatsError, TimeoutError) as error:
-        then = f"it could not be made again as it was either, and is missing: {_reason(error)}"
+        then = f"the previous one could not be recreated either, so it is missing: {_reason(error)}"
     else:
-        then = "it was made again as it was, and is empty"
+        then = "the previous one was recreated, and is empty"
     raise StreamMismatch(
-        f"{change.name}: it was deleted, and JetStream refused to make it anew: {reason}; {then}. "
-        "Correct that, and run `natterjack streams apply` again"
+        f"{change.name}: it was deleted, and JetStream refused to recreate it: {reason}; {then}. "
+        "Correct that and run `natterjack streams apply` again"
     )
 
 

@@ -1,4 +1,4 @@
-"""The connection to NATS: made with backoff, kept for good, and said in the log when it changes."""
+"""The connection to NATS: made with backoff, kept up until closed, its changes logged."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from .fastpath import Client
 log = logging.getLogger(__name__)
 
 OLDEST_SERVER = (2, 11, 0)
-"""The first with batched direct get. Found by running the tests: 2.11.0, 2.11.11, 2.12.0 and 2.15.1
-pass them, 2.10.26 does not."""
+"""The first release with batched direct get. 2.11.0, 2.11.11, 2.12.0 and 2.15.1 pass the tests;
+2.10.26 does not."""
 
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
-_REPEAT_S, _MAX_COMPLAINTS = 30.0, 20
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
+_REPEAT_S, _MAX_REPEATS = 30.0, 20
+"""How long an error is not logged again, and of how many errors that is remembered."""
+_FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 5.0
 
 
 def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
@@ -76,7 +77,7 @@ def _check_readable(name: str, path: Path) -> None:
 
 
 def shown(urls: str) -> str:
-    """Server URLs without the user and password that they may carry."""
+    """Return server URLs without the user and password that they may contain."""
     return re.sub(r"(^|//|,)[^/@,]*@", r"\1", urls)
 
 
@@ -89,9 +90,9 @@ def _reason(error: BaseException) -> str:
 
 
 class Broker:
-    """One connection to NATS that outlives servers; `client` is nats-py's.
+    """One connection to NATS that survives restarts of servers; `client` is nats-py's client.
 
-    `on_reconnect` callbacks run after each reconnect, when subscriptions are in place again.
+    `on_reconnect` callbacks run after each reconnect, once subscriptions are restored.
     """
 
     def __init__(self, client: Client) -> None:
@@ -99,28 +100,28 @@ class Broker:
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.on_refusal: set[Callable[[NotAllowed], None]] = set()
-        """Called when the server's permissions refuse this user something. Nothing else says so:
-        an answer just does not come."""
+        """Called when the server's permissions refuse this user a subject. There is no other sign
+        of it: a reply simply does not arrive."""
         self.slow_consumers = 0
         self.reconnects = 0
-        """The connection that stands, or stood last: 0 is the first."""
+        """The number of the current or last connection; 0 is the first."""
 
     @property
     def connected(self) -> bool:
-        """The connection is up, subscriptions are in place again, and `on_reconnect` callbacks have
-        run: nobody takes what is known of the last connection for knowledge of this one."""
-        # nats-py is connected for a round trip before it calls back.
+        """True once the connection is up, subscriptions are restored and `on_reconnect` callbacks
+        have run, so that nothing known from the last connection is mistaken for current."""
+        # nats-py counts as connected one round trip before it calls `on_reconnected`.
         return self.client.is_connected and self.client.stats["reconnects"] == self.reconnects
 
     @contextlib.asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
-        """Raises TimeoutError in the block once the connection has been made anew: the answer to
-        what was asked on the old one will not come, whatever became of the question."""
-        async with asyncio.timeout(None) as answer:
+    async def within_connection(self) -> AsyncIterator[None]:
+        """Raise TimeoutError in the block as soon as the client has reconnected. Replies to
+        requests sent on the old connection do not arrive, whether or not they were handled."""
+        async with asyncio.timeout(None) as timeout:
 
             def lost() -> None:
-                if not answer.expired():
-                    answer.reschedule(asyncio.get_running_loop().time())
+                if not timeout.expired():
+                    timeout.reschedule(asyncio.get_running_loop().time())
 
             self.on_reconnect.add(lost)
             try:
@@ -129,15 +130,15 @@ class Broker:
                 self.on_reconnect.discard(lost)
 
     @contextlib.asynccontextmanager
-    async def allowed(self, *, only_answers: bool = False) -> AsyncIterator[None]:
-        """Raises NotAllowed, in place of what goes on in the block, as soon as the server refuses
-        this user something; with `only_answers`: the answers to what it asks."""
+    async def raising_refusals(self, *, only_replies: bool = False) -> AsyncIterator[None]:
+        """Raise NotAllowed in the block as soon as the server refuses this user a subject; with
+        `only_replies`, only if it refuses the replies to the user's requests."""
         refusals: list[NotAllowed] = []
         try:
             async with asyncio.timeout(None) as end:
 
                 def refused(refusal: NotAllowed) -> None:
-                    if not refusals and (refusal.own_inbox or not only_answers):
+                    if not refusals and (refusal.own_inbox or not only_replies):
                         refusals.append(refusal)
                         end.reschedule(asyncio.get_running_loop().time())
 
@@ -146,13 +147,13 @@ class Broker:
                     yield
                 finally:
                     self.on_refusal.discard(refused)
-        except Exception:  # whatever the refusal has led to
+        except Exception:  # any consequence of the refusal
             if refusals:
                 raise refusals[0] from None
             raise
 
-    def refused(self, error: Exception) -> NotAllowed | None:
-        """What `error`, which nats-py was told by the server, refuses this user, if it does."""
+    def refusal(self, error: Exception) -> NotAllowed | None:
+        """Return the refusal that the server's `error` reports, or None if it is another error."""
         found = _REFUSED.search(str(error))
         if found is None:
             return None
@@ -161,39 +162,39 @@ class Broker:
         return NotAllowed(subject, publishes=publishes, own_inbox=own)
 
     async def wait_connected(self) -> None:
-        """Return when the connection is up, after a breath at least. Cancel-safe.
+        """Wait at least 0.1 s, and until the connection is up. Cancel-safe.
 
-        Raises: BrokerUnreachable when it is closed for good.
+        Raises: BrokerUnreachable if it is closed.
         """
         await asyncio.sleep(0.1)
         while not self.connected:
             if self.client.is_closed:
-                raise BrokerUnreachable("the connection to NATS is closed for good")
+                raise BrokerUnreachable("the connection to NATS is closed")
             await asyncio.sleep(0.1)
 
     async def wait_closed(self) -> None:
-        """Return when the connection is closed for good: by `close`, or because the server will
-        not have us any more (credentials expired or revoked). Cancel-safe."""
-        # nats-py calls no callback when that happens while it reconnects.
+        """Wait until the connection is closed: by `close`, or because the server does not accept
+        us any longer (expired or revoked credentials). Cancel-safe."""
+        # nats-py calls no callback if that happens while it reconnects.
         while not self.client.is_closed:  # noqa: ASYNC110
             await asyncio.sleep(1)
 
     async def close(self) -> None:
-        """Flush what is pending, as far as that is quickly possible, and close. Idempotent."""
+        """Flush for 2 s at most, then close. Idempotent."""
         if not self.client.is_closed:
             await self._close()
-        self.client.abort()  # one that was being made anew just now
+        self.client.abort()  # a connection that nats-py was just making
 
     async def _close(self) -> None:
         if self.client.is_connected:
             with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                 await self.client.flush(timeout=2)
-        # A server that has gone makes close() wait on its socket; and a connection that is just
-        # being lost makes it end cancelled, though nobody cancelled us.
+        # close() waits on the socket if the server is gone, and ends cancelled, although nobody
+        # cancelled us, if the connection is just being lost.
         closing = asyncio.ensure_future(self.client.close())
         await asyncio.wait({closing}, timeout=3)
         if not closing.cancel() and not closing.cancelled():
-            with contextlib.suppress(NatsError, OSError, RuntimeError):  # uvloop's: it is gone
+            with contextlib.suppress(NatsError, OSError, RuntimeError):  # RuntimeError: uvloop's
                 closing.result()
 
 
@@ -204,11 +205,13 @@ async def connect(
     once: bool = False,
     on_waiting: Callable[[str], Awaitable[None]] | None = None,
 ) -> Broker:
-    """A connection to the broker at `settings.url`.
+    """Connect to the broker at `settings.url`.
 
-    With `once`, raises BrokerUnreachable when the first attempt fails; else tries for good with
-    backoff and jitter, one log line an attempt. Either way a connection once made is kept up for
-    good. Raises UsageError for unusable settings and ServerTooOld. Cancel-safe.
+    Retries without end, with backoff, jitter and one log line per attempt, unless `once` is set. A
+    connection that was made once is restored whenever it is lost.
+
+    Raises: BrokerUnreachable with `once`, if the first attempt fails; UsageError for unusable
+    settings; ServerTooOld. Cancel-safe.
     """
     delay = _FIRST_DELAY_S
     while True:
@@ -225,45 +228,45 @@ async def connect(
             if on_waiting is not None:
                 await on_waiting(reason)
             await asyncio.sleep(wait)
-            delay = min(delay * 2, _LONGEST_DELAY_S)
+            delay = min(delay * 2, _MAX_DELAY_S)
         else:
             return broker
 
 
 async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> None:
     client = broker.client
-    complaints: dict[str, float] = {}
-    made = False
+    quiet_until: dict[str, float] = {}
+    connected_once = False
     first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
         if not first_error.done():
             first_error.set_result(error)
-        refusal = broker.refused(error)
+        refusal = broker.refusal(error)
         if refusal is not None:
             error = refusal
             for callback in list(broker.on_refusal):
                 callback(refusal)
         if isinstance(error, SlowConsumerError):
-            broker.slow_consumers += 1  # its reader sees the hole and fills it from the stream
-        elif made and complaints.get(_reason(error), 0.0) < time.monotonic():
-            # A missing permission, or a server that is away, is complained of again and again.
-            if len(complaints) > _MAX_COMPLAINTS:
-                complaints.clear()
-            complaints[_reason(error)] = time.monotonic() + _REPEAT_S
+            broker.slow_consumers += 1  # the feed notices the gap and reads it from the stream
+        elif connected_once and quiet_until.get(_reason(error), 0.0) < time.monotonic():
+            # A missing permission or an absent server causes the same error again and again.
+            if len(quiet_until) > _MAX_REPEATS:
+                quiet_until.clear()
+            quiet_until[_reason(error)] = time.monotonic() + _REPEAT_S
             log.warning("NATS: %s", _reason(error))
 
     async def on_disconnected() -> None:
         if not client.is_closed:
-            # What nats-py had not written yet it would write to the next connection before anyone
-            # can send again what went down with this one: newer messages ahead of older ones.
+            # nats-py would write unsent messages to the next connection before publishers can
+            # repeat those that were lost with this one: newer messages ahead of older ones.
             client.discard_unsent()
             log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
 
     async def on_reconnected() -> None:
         broker.reconnects = client.stats["reconnects"]
         log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
-        broker.acks.lost()
+        broker.acks.connection_lost()
         for callback in list(broker.on_reconnect):
             callback()
 
@@ -282,7 +285,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         )
     )
     try:
-        # nats-py repeats a failed first attempt silently; stop it at its first error.
+        # nats-py retries a failed first attempt silently; stop at its first error.
         await asyncio.wait(
             [attempt, first_error],  # type: ignore[type-var]
             timeout=5,
@@ -291,10 +294,11 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         if not attempt.done():
             raise first_error.result() if first_error.done() else TimeoutError()
         attempt.result()
-        made = True
+        connected_once = True
     finally:
         first_error.cancel()
-        # Python's wait_for, in nats-py, may swallow a cancellation that comes with an answer.
+        # asyncio.wait_for, inside nats-py, may swallow a cancellation that arrives together with
+        # a result.
         while not attempt.done():
             attempt.cancel()
             await asyncio.wait([attempt], timeout=0.1)
@@ -313,7 +317,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
 async def connected(
     settings: BrokerSettings, *, name: str, once: bool = False
 ) -> AsyncIterator[Broker]:
-    """`connect`, closed at the end of the block."""
+    """Connect for the block."""
     broker = await connect(settings, name=name, once=once)
     try:
         yield broker

@@ -16,7 +16,10 @@ from .connection import Broker
 async def control_session(
     broker: Broker, key: SessionKey, request: ControlRequest, *, timeout: float = 10
 ) -> ControlReply:
-    """Ask the session's worker. Raises BrokerError when no worker holds the session or answers."""
+    """Send a control request to the session's worker and return its reply.
+
+    Raises: BrokerError if no worker has the session or the reply does not arrive in time.
+    """
     try:
         answer = await broker.client.request(
             control_subject(key), request.model_dump_json().encode(), timeout=timeout
@@ -25,4 +28,4 @@ async def control_session(
     except NoRespondersError:
         raise BrokerError(f"no worker holds a session {key}") from None
     except (NatsError, TimeoutError, ValidationError) as error:
-        raise BrokerError(f"session {key} gave no answer: {error!r}") from None
+        raise BrokerError(f"session {key}: no valid reply: {error!r}") from None

@@ -1,8 +1,8 @@
 """Reading a pull consumer message by message, without pauses between requests.
 
-nats-py's `fetch` makes one request a call and waits for a whole batch; here a request is always
-open at the server, so that a message comes the moment it is stored, and a request that the
-server forgot (it was killed, the connection moved) is noticed by its missing heartbeats.
+nats-py's `fetch` makes one request per call and waits for the whole batch. A Puller keeps a request
+open at the server, so that a message arrives as soon as it is stored. Missing heartbeats reveal a
+request that the server has lost, because it was killed or the connection moved.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from .connection import Broker
 
 _EXPIRES_S = 20.0
 _HEARTBEAT_S = 1.0
-_SILENCE_S = 3.0  # heartbeats come each second; after so long without any the request is gone
+_SILENCE_S = 3.0
+"""How long heartbeats, one per second, may be missing before the request counts as lost."""
 
 
 class ConsumerGone(Exception):
-    """The consumer does not exist (any more); make it again."""
+    """The consumer does not exist; create it again."""
 
 
 class Puller:
-    """Messages of one pull consumer. Not for use by two tasks at once."""
+    """The messages of one pull consumer. Not safe for concurrent use by several tasks."""
 
     def __init__(
         self,
@@ -37,8 +38,8 @@ class Puller:
         consumer: str,
         surplus: Callable[[Msg], Awaitable[None]] | None = None,
     ) -> None:
-        """`surplus` is given messages that were not asked for, or not any more: a request from
-        before a reconnect is still in force at the server, and so is the one that followed."""
+        """`surplus` receives messages that no open request accounts for. After a reconnect the
+        server may still serve the earlier request beside the new one."""
         self._client = broker.client
         self._surplus = surplus
         self._broker = broker
@@ -48,18 +49,18 @@ class Puller:
         self._subscription: Subscription | None = None
         self._wake = asyncio.Event()
         self._open = 0
-        """Messages that the request in force may still bring; 0: no request is in force."""
-        self._heard = 0.0
+        """Messages that the open request may still deliver; 0 if no request is open."""
+        self._last_received = 0.0
         self._gone = False
         self._poked = False
 
     @property
     def waiting(self) -> bool:
-        """Whether messages are at hand."""
+        """True if received messages wait to be read."""
         return bool(self._messages)
 
     def poke(self) -> None:
-        """Let a waiting `next` return None at once."""
+        """Make a waiting `next` return None at once."""
         self._poked = True
         self._wake.set()
 
@@ -72,8 +73,9 @@ class Puller:
         self._wake.set()
 
     async def _received(self, message: Msg) -> None:
-        self._heard = time.monotonic()
-        # What was stored has an address for its acknowledgement, whatever its own headers say.
+        self._last_received = time.monotonic()
+        # A stored message has a reply subject for its acknowledgement. Its own headers may contain
+        # anything, even `Status`.
         stored = message.reply.startswith("$JS.ACK.")
         status = None if stored else (message.headers or {}).get("Status")
         if status is None:
@@ -85,8 +87,8 @@ class Puller:
         elif status == "100":
             return  # heartbeat
         else:
-            # 404, 408: the request has ended; 409: exceeded limits, or the consumer was deleted;
-            # 503: nobody answers for the consumer.
+            # 404, 408: the request has ended. 409: it exceeds limits, or the consumer was deleted.
+            # 503: the consumer has no responder.
             self._open = 0
             description = (message.headers or {}).get("Description", "")
             if status == "503" or "Consumer Deleted" in description:
@@ -94,14 +96,14 @@ class Puller:
         self._wake.set()
 
     async def next(self, batch: int, timeout: float) -> Msg | None:
-        """The next message, or None after `timeout` seconds or a `poke`. Cancel-safe.
+        """Return the next message, or None after `timeout` seconds or a `poke`. Cancel-safe.
 
-        At most `batch` messages are asked for at a time, so never more than that are at hand.
+        Requests at most `batch` messages at a time, so no more than that are ever buffered.
         Raises: ConsumerGone.
         """
         deadline = time.monotonic() + timeout
         while True:
-            self._wake.clear()  # before the checks: what comes while we await below is not missed
+            self._wake.clear()  # before the checks, so that nothing is missed while waiting below
             if self._messages:
                 return self._messages.popleft()
             if self._poked:
@@ -111,10 +113,10 @@ class Puller:
                 self._gone = False
                 raise ConsumerGone
             now = time.monotonic()
-            if self._open and now - self._heard > _SILENCE_S:
+            if self._open and now - self._last_received > _SILENCE_S:
                 self._open = 0
             if not self._open and self._broker.connected:
-                self._open, self._heard = batch, now
+                self._open, self._last_received = batch, now
                 request = {
                     "batch": batch,
                     "expires": int(_EXPIRES_S * 1e9),
@@ -132,7 +134,8 @@ class Puller:
                 continue
 
     async def stop(self) -> list[Msg]:
-        """Withdraw the request; return what had arrived, for the caller to give back."""
+        """Unsubscribe; return the messages that were received and not read, which the caller must
+        give back."""
         self._broker.on_reconnect.discard(self._reconnected)
         if self._subscription is not None and self._broker.connected:
             await self._subscription.drain()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""What each kind of broker user may do: the one definition, from which configurations are made.
+"""The permissions of each kind of broker user, from which server configurations are made.
 
-NATS checks every subject that a user publishes or subscribes to; what is not allowed here is
-refused. docs/explanation/security.md says what each is for, and what remains possible.
+The server checks every subject that a user publishes or subscribes to, and refuses what is not
+listed here. docs/explanation/security.md explains each permission and what it still makes possible.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from . import streams
 
 Role = Literal["edge", "worker", "subscriber", "monitor", "operator"]
 ROLES: Mapping[Role, str] = {
-    "edge": "an agent of one tenant: opens sessions, publishes sound, hears their status",
-    "worker": "takes sessions, reads sound, publishes transcripts",
+    "edge": "an edge of one tenant: opens sessions, publishes audio, receives their status",
+    "worker": "claims sessions, reads audio, publishes transcripts",
     "subscriber": "a service that reads transcripts, of one tenant or of all",
-    "monitor": "looks at sessions and streams, without their words",
-    "operator": "makes streams, sets budgets and limits, ends sessions, erases",
+    "monitor": "reads the state of sessions and streams, but no transcripts",
+    "operator": "creates streams, sets budgets and limits, ends sessions, erases data",
 }
 
 _API = "$JS.API"
@@ -42,49 +42,49 @@ class Permissions:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
-    answers: bool = False
-    """It may answer whoever asks it something."""
+    responds: bool = False
+    """True if the user may reply to requests that it receives."""
 
     def config(self) -> dict[str, Any]:
-        """As nats-server's configuration has it."""
-        # An empty list would allow all.
+        """Return the permissions in the form of nats-server's configuration."""
+        # An empty list would allow everything.
         made: dict[str, Any] = {
             "publish": {"allow": list(self.publish)} if self.publish else {"deny": [">"]},
             "subscribe": {"allow": list(self.subscribe)},
         }
-        if self.answers:
-            # For a minute, since a control request may wait for a provider.
+        if self.responds:
+            # A minute, because a control request may wait for a provider.
             made["allow_responses"] = {"max": 1, "expires": "1m"}
         return made
 
 
 @dataclass(frozen=True)
 class User:
-    """A user of the broker. Raises UsageError for what makes no sense."""
+    """A user of the broker. Raises UsageError for a combination that is not possible."""
 
     role: Role
     name: str = ""
-    """Tells users of a role apart: an agent, a service."""
+    """Distinguishes users of one role: the name of an edge or a service."""
     tenant: str | None = None
     speaker: str | None = None
-    """An edge may be held to one."""
+    """The only speaker of an edge; None for any."""
     control: bool = False
-    """A subscriber may also send requests to sessions."""
+    """True if a subscriber may send control requests to sessions."""
     live: bool = False
-    """A subscriber reads nothing that is stored, and so asks the broker nothing."""
+    """True if a subscriber receives live events only, and may not read stored ones."""
     public_key: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for what in ("name", "tenant", "speaker"):
-            value = getattr(self, what)
+        for field_name in ("name", "tenant", "speaker"):
+            value = getattr(self, field_name)
             if value:
-                check_token(what, value)
+                check_token(field_name, value)
         if self.role == "edge" and not (self.tenant and self.name):
-            raise UsageError("an edge needs --tenant and --name: whose agent it is, and which")
+            raise UsageError("an edge needs --tenant and --name")
         if self.role == "subscriber" and not self.name:
             raise UsageError("a subscriber needs --name")
         if self.tenant and self.role not in ("edge", "subscriber"):
-            raise UsageError(f"a {self.role} is of no tenant")
+            raise UsageError(f"a {self.role} has no tenant")
         if self.speaker and self.role != "edge":
             raise UsageError("--speaker is for edges")
         if (self.control or self.live) and self.role != "subscriber":
@@ -92,16 +92,17 @@ class User:
 
     @property
     def id(self) -> str:
-        """Of files and inboxes."""
+        """The name of the user's files and inboxes."""
         parts = (self.role, self.tenant or "", self.name)
         return "_".join(part for part in parts if part)
 
     @property
     def inbox_prefix(self) -> str:
-        """NATS_INBOX_PREFIX: where answers to it come, and to nobody else."""
+        """The user's NATS_INBOX_PREFIX; no other user may subscribe to it."""
         return f"_INBOX_{self.id}"
 
     def permissions(self) -> Permissions:
+        """Return what the user may publish and subscribe to."""
         own = (f"{self.inbox_prefix}.>",)
         if self.role == "edge":
             return _edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
@@ -113,7 +114,7 @@ class User:
 
     def _subscriber(self, key: str, own: tuple[str, ...]) -> Permissions:
         stored = (
-            # The filter is part of the subject, so that a tenant's stays a tenant's.
+            # The filter is part of the subject, which confines it to the tenant.
             f"{_API}.CONSUMER.CREATE.{streams.TRANSCRIPTS}.*.{TRANSCRIPT_PREFIX}.{key}",
             f"{_API}.CONSUMER.MSG.NEXT.{streams.TRANSCRIPTS}.*",
             f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{TRANSCRIPT_PREFIX}.{key}",
@@ -167,7 +168,7 @@ def _worker(own: tuple[str, ...]) -> Permissions:
             f"{_API}.CONSUMER.MSG.NEXT.{queue}",
             f"$JS.ACK.{queue}.>",
             f"{_API}.STREAM.INFO.*",
-            # The leader's answer, where a replica's might be behind.
+            # Answered by the leader; a replica may lag behind.
             f"{_API}.STREAM.MSG.GET.{streams.SESSIONS}",
             f"{_API}.STREAM.MSG.GET.{streams.TRANSCRIPTS}",
             f"{_API}.STREAM.MSG.GET.{streams.SLOTS}",
@@ -185,7 +186,7 @@ def _worker(own: tuple[str, ...]) -> Permissions:
             streams.bucket_subject(streams.USAGE_BUCKET, ">"),
             streams.bucket_subject(streams.PROVIDERS_BUCKET, ">"),
         ),
-        answers=True,
+        responds=True,
     )
 
 
@@ -211,7 +212,7 @@ def _operator(own: tuple[str, ...]) -> Permissions:
     return Permissions(
         publish=(
             f"{_API}.>",
-            # What a backup is acknowledged with, and a restore is sent to.
+            # Acknowledgements of a backup, and the data of a restore.
             "$JS.SNAPSHOT.>",
             streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
             streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),

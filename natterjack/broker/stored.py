@@ -1,7 +1,7 @@
-"""Reading a stream's stored messages by direct get: stateless, so nothing to lose or clean up.
+"""Reading the stored messages of a stream by direct get (NATS ADR-31).
 
-Batched direct get answers with the messages themselves and ends with a status message; no
-consumer is made on the server. (NATS ADR-31: direct get, `next_by_subj`, `batch`.)
+Direct get keeps no state on the server, so there is nothing to lose or clean up. A batched request
+is answered with the messages themselves and a closing status message.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .fastpath import DirectSubscription
 from .wire import parse_headers, parse_status
 
 _TIMEOUT_S = 3.0
-_MOST_BATCHES = 16
-"""Asked for at once: when many sessions begin or recover at the same time, live audio is behind the
-answers on the same connection, and the server cuts off who is too slow for both."""
+_MAX_BATCHES = 16
+"""Batches requested at the same time. When many sessions start or recover together, live audio
+queues behind the answers on the same connection, and the server disconnects a slow consumer."""
 _BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
 
 
 class StoreUnavailable(BrokerError):
-    """The stream did not answer; ask again later."""
+    """The stream did not answer; the request may be repeated later."""
 
 
 class Stored(NamedTuple):
-    """A message as the stream holds it."""
+    """A message of a stream."""
 
     sequence: int
     raw: bytes
-    """Its headers as they came, those that the server adds among them."""
+    """The headers as they are on the wire, including those that the server adds."""
     data: bytes
 
     @property
@@ -48,11 +48,13 @@ class Stored(NamedTuple):
 
     @property
     def stored_at(self) -> str:
-        """By the server's clock, RFC 3339."""
+        """The server's time of storage, RFC 3339."""
         return self.headers["Nats-Time-Stamp"]
 
 
-class _Collected:
+class _Answer:
+    """The messages that answer one request, until the last has arrived."""
+
     __slots__ = ("done", "messages")
 
     def __init__(self) -> None:
@@ -61,74 +63,73 @@ class _Collected:
 
 
 class StreamStore:
-    """Direct reads of one stream, over one inbox for the whole process."""
+    """Direct reads of one stream, through one inbox."""
 
     def __init__(self, broker: Broker, stream: str) -> None:
         self._client = broker.client
         self._stream = stream
         self._subject = f"$JS.API.DIRECT.GET.{stream}"
         self._inbox = self._client.new_inbox()
-        self._waiting: dict[str, _Collected] = {}
+        self._waiting: dict[str, _Answer] = {}
         self._token = 0
-        self._arrivals: DirectSubscription | None = None
-        self._batches = asyncio.Semaphore(_MOST_BATCHES)
+        self._subscription: DirectSubscription | None = None
+        self._batches = asyncio.Semaphore(_MAX_BATCHES)
 
     async def start(self) -> None:
-        self._arrivals = await self._client.listen(f"{self._inbox}.*", self._received)
+        self._subscription = await self._client.listen(f"{self._inbox}.*", self._received)
 
     async def stop(self) -> None:
-        """Idempotent. A store that lives as long as its connection need not be stopped."""
-        arrivals, self._arrivals = self._arrivals, None
-        if arrivals is not None:
-            await arrivals.end()
+        """Unsubscribe. Idempotent; not needed before the connection is closed."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.end()
 
     def _received(self, subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
-        collected = self._waiting.get(subject.rpartition(b".")[2].decode())
-        if collected is None or collected.done.done():
+        answer = self._waiting.get(subject.rpartition(b".")[2].decode())
+        if answer is None or answer.done.done():
             return
         raw = raw or b""
-        # What was stored has its sequence added behind whatever headers of its own it has.
+        # The server appends the sequence to the message's own headers.
         _, found, rest = raw.rpartition(b"\r\nNats-Sequence: ")
         if found:
             sequence = int(rest[: rest.index(b"\r\n")])
-            collected.messages.append(Stored(sequence, raw, data))
-            # A single get has no closing status; a batch says in each message what is left.
+            answer.messages.append(Stored(sequence, raw, data))
+            # A single get has no closing status; in a batch, each message has the number left.
             if b"\r\nNats-Num-Pending: " not in rest:
-                collected.done.set_result(0)
+                answer.done.set_result(0)
             return
         status, description = parse_status(raw)
         if status == "204":
-            collected.done.set_result(int(parse_headers(raw).get("Nats-Num-Pending", 0)))
+            answer.done.set_result(int(parse_headers(raw).get("Nats-Num-Pending", 0)))
         elif status == "404":
-            collected.done.set_result(0)
+            answer.done.set_result(0)
         else:
             detail = f"{status} {description}".strip()
-            collected.done.set_exception(StoreUnavailable(f"{self._subject}: {detail}"))
+            answer.done.set_exception(StoreUnavailable(f"{self._subject}: {detail}"))
 
     async def _get(self, request: dict[str, Any]) -> tuple[list[Stored], int]:
         self._token += 1
         token = str(self._token)
-        collected = self._waiting[token] = _Collected()
+        answer = self._waiting[token] = _Answer()
         try:
             await self._client.publish(
                 self._subject, json.dumps(request).encode(), reply=f"{self._inbox}.{token}"
             )
             async with asyncio.timeout(_TIMEOUT_S):
-                left = await collected.done
+                left = await answer.done
         except (NatsError, TimeoutError) as error:
             raise StoreUnavailable(f"{self._subject}: {error!r}") from None
         finally:
             del self._waiting[token]
-        return collected.messages, left
+        return answer.messages, left
 
     async def last(self, subject: str) -> Stored | None:
-        """The newest message on `subject`. Raises StoreUnavailable."""
+        """Return the newest message on `subject`, or None. Raises StoreUnavailable."""
         messages, _ = await self._get({"last_by_subj": subject})
         return messages[0] if messages else None
 
     async def last_of(self, subjects: Sequence[str]) -> list[Stored]:
-        """The newest message of each subject that has one, in one answer (NATS ADR-31:
-        `multi_last`). Raises StoreUnavailable."""
+        """Return the newest message of each subject that has one. Raises StoreUnavailable."""
         found: list[Stored] = []
         missing = list(subjects)
         while missing:
@@ -141,8 +142,8 @@ class StreamStore:
         return found
 
     async def newest_sequence(self) -> int:
-        """Of the whole stream, as its leader knows it: direct reads are answered by any replica,
-        and one may lag behind. Raises StoreUnavailable."""
+        """Return the stream's last sequence from its leader. Direct reads are answered by any
+        replica, which may lag behind. Raises StoreUnavailable."""
         try:
             state = (await self._client.jetstream().stream_info(self._stream)).state
         except (NatsError, TimeoutError) as error:
@@ -152,8 +153,8 @@ class StreamStore:
     async def read(
         self, subject: str, from_sequence: int, *, batch: int, max_bytes: int
     ) -> tuple[list[Stored], int]:
-        """Up to `batch` messages on `subject` from a stream sequence on, oldest first, and how many
-        more there are. Raises StoreUnavailable."""
+        """Return up to `batch` messages on `subject` from a stream sequence on, oldest first, and
+        the number of messages left. Raises StoreUnavailable."""
         request = {
             "seq": max(1, from_sequence),
             "next_by_subj": subject,
@@ -164,15 +165,15 @@ class StreamStore:
             async with asyncio.timeout(_TIMEOUT_S):
                 await self._batches.acquire()
         except TimeoutError:
-            raise StoreUnavailable(f"{self._subject}: too much is asked for at once") from None
+            raise StoreUnavailable(f"{self._subject}: too many reads at the same time") from None
         try:
             return await self._get(request)
         finally:
             self._batches.release()
 
     async def read_all(self, subject: str) -> list[Stored]:
-        """Every message on `subject` (which may have wildcards), oldest first; of a bucket, its
-        entries, and what says that one was deleted. Raises StoreUnavailable."""
+        """Return every message on `subject` (which may have wildcards), oldest first. For a bucket
+        these are its entries and markers of deleted ones. Raises StoreUnavailable."""
         found: list[Stored] = []
         left = 1
         while left:

@@ -1,4 +1,4 @@
-"""The streams, the consumer and the buckets: their one definition, made or checked at start."""
+"""The definition of the streams, the consumer and the buckets; created or checked at start."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _NAME_IN_USE = 10058
 
 
 def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
-    """The streams as we make them, those behind the buckets included."""
+    """Return the configuration of all streams, including those behind the buckets."""
     file, replicas = StorageType.FILE, settings.stream_replicas
     return [
         StreamConfig(
@@ -69,7 +69,7 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             storage=file,
             num_replicas=replicas,
             max_bytes=settings.sessions_max_bytes,
-            discard=DiscardPolicy.NEW,  # an agent that is refused asks again; one that waits stays
+            discard=DiscardPolicy.NEW,  # a refused edge retries; requests that wait are kept
             max_msg_size=MAX_SPEC_BYTES,
             duplicate_window=DUPLICATE_WINDOW_S,
         ),
@@ -95,13 +95,14 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             allow_direct=True,
         ),
         StreamConfig(
-            # One subject a slot or dial of a provider account; its message says who has it.
+            # One subject for each connection and each dial of a provider account; the message names
+            # its holder.
             name=SLOTS,
             subjects=[f"{SLOT_PREFIX}.>", f"{DIAL_PREFIX}.>"],
             storage=file,
             num_replicas=replicas,
             max_msgs_per_subject=1,
-            # Whoever uses a limited account hears what was stored, and only that.
+            # Workers that use a limited account receive exactly what was stored.
             republish=RePublish(src="stt.>", dest=f"{REPUBLISHED_PREFIX}.>"),
             allow_direct=True,
         ),
@@ -114,7 +115,8 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
 
 
 def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
-    """The stream behind a bucket that keeps the last value of each key. Age 0: for good."""
+    """Return the stream behind a bucket, which keeps the last value of each key. A maximum age of 0
+    means no limit."""
     return StreamConfig(
         name=f"KV_{name}",
         subjects=[f"$KV.{name}.>"],
@@ -130,17 +132,18 @@ def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
 
 
 def bucket_subject(bucket: str, key: str) -> str:
-    """Where the entry `key` (which may have wildcards) of a bucket is published and stored."""
+    """Return the subject of a bucket's entry; `key` may have wildcards."""
     return f"$KV.{bucket}.{key}"
 
 
 def usage_erased(tenant: str) -> str:
-    """The key of `stt_usage` that, deleted, says that nothing of the tenant's use is to be kept."""
+    """Return the key of `stt_usage` whose deletion tells workers to forget the tenant's usage."""
     return f"all.{tenant}.erased"
 
 
 def consumer_config(settings: StreamSettings) -> ConsumerConfig:
-    """The durable pull consumer that all workers share: their leases."""
+    """Return the configuration of the durable pull consumer that all workers share; its ack_wait is
+    the lease time."""
     return ConsumerConfig(
         durable_name=CONSUMER,
         ack_policy=AckPolicy.EXPLICIT,
@@ -151,19 +154,19 @@ def consumer_config(settings: StreamSettings) -> ConsumerConfig:
     )
 
 
-_USED = (
+_REQUIRED = (
     "subjects", "retention", "sealed", "no_ack", "allow_direct", "republish",
     "max_msgs_per_subject",
 )  # fmt: skip
-"""Needed lest something be lost or doubled; in the rest an operator may have meant otherwise."""
+"""Fields that must match, or messages may be lost or duplicated. The rest is up to an operator."""
 
 
 async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
-    """JetStream, with every stream, the consumer and the bucket there and fit for use.
+    """Create what is missing of the streams, the consumer and the buckets; return JetStream.
 
-    Missing ones are made unless `settings.create_streams` is off. Existing ones are checked and,
-    but for the consumer's ack_wait, never changed. Several programs may do this at once.
-    Raises: StreamMismatch naming what is wrong and the cure; BrokerUnreachable.
+    Nothing is created if `settings.create_streams` is off. Existing ones are checked, and never
+    changed except for the consumer's ack_wait. Several programs may do this at the same time.
+    Raises: StreamMismatch, which names the problem and its remedy; BrokerUnreachable.
     """
     js = broker.client.jetstream()
     with translated():
@@ -182,24 +185,24 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
         if not create:
             raise StreamMismatch(
                 f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "
-                "run `natterjack streams apply` as a user that may make streams"
+                "run `natterjack streams apply` as a user that may create streams"
             ) from None
         try:
             info = await js.add_stream(wanted)
-            log.info("stream made", extra=fields(stream=name))
+            log.info("stream created", extra=fields(stream=name))
         except APIError as error:
             if error.err_code != _NAME_IN_USE:
                 raise
-            info = await js.stream_info(name)  # another program made it meanwhile
+            info = await js.stream_info(name)  # another program created it
     differences = stream_differences(info.config, wanted)
-    if wrong := [d for d in differences if d.what in _USED]:
+    if wrong := [d for d in differences if d.field in _REQUIRED]:
         raise StreamMismatch(
             f"stream {name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
             "`natterjack streams apply` corrects it"
         )
     if differences:
         log.info(
-            "stream differs from the settings and is left as it is: %s",
+            "stream differs from the settings, not changed: %s",
             "; ".join(map(str, differences)),
             extra=fields(stream=name),
         )
@@ -219,7 +222,7 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
         raise StreamMismatch(
             f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
             "acknowledgement and unlimited deliveries: `natterjack streams apply --allow-loss` "
-            "makes it anew"
+            "recreates it"
         )
     if found.ack_wait != wanted.ack_wait or found.max_ack_pending != -1:
         if not create:
@@ -229,13 +232,13 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
             )
             return
         new = found.evolve(ack_wait=wanted.ack_wait, max_ack_pending=-1)
-        await js.add_consumer(SESSIONS, new)  # an update, since the name exists
-        log.info("lease time set", extra=fields(seconds=wanted.ack_wait))
+        await js.add_consumer(SESSIONS, new)  # updates it, since the name exists
+        log.info("lease time changed", extra=fields(seconds=wanted.ack_wait))
 
 
 @contextlib.contextmanager
 def translated(name: str = "") -> Iterator[None]:
-    """Errors of the broker as ours."""
+    """Translate nats-py's errors in the block into ours."""
     where = f"{name}: " if name else ""
     try:
         yield

@@ -1,8 +1,7 @@
-"""Entries of a bucket, kept up to date: read once, then heard live, and read again after each
-reconnect.
+"""Watching the entries of a bucket: read once, updated live, and read again after each reconnect.
 
-nats-py's own watch rests on its ordered consumer, which stays silent for good once the server was
-killed and restarted.
+nats-py's own watch uses an ordered consumer, which stays silent forever once the server was killed
+and restarted.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .stored import StoreUnavailable, StreamStore
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_AGAIN_S = 1.0
+_REREAD_S = 1.0
 _DELETED = ("DEL", "PURGE")
 
 
 class Watch:
-    """Calls `changed(key, value)` for every entry that matches, whenever it is read or heard (so
-    again after each reconnect, changed or not); None: deleted.
+    """Calls `changed(key, value)` for every matching entry whenever it is read or updated; a value
+    of None means that it was deleted. Each reconnect repeats all entries, changed or not.
 
-    Live values come from the subject, so one that the broker then refused (a compare-and-set that
-    failed) is seen too: watch buckets that are written without conditions.
+    Updates are the messages published on the bucket's subjects, including those that the broker
+    then refuses (a failed compare-and-set). Watch only buckets that are written unconditionally.
     """
 
     def __init__(
@@ -50,18 +49,19 @@ class Watch:
         self._changed = changed
         self._known: set[str] = set()
         self._live: set[str] = set()
-        """Subjects heard live since reading began: what is read of them may be older."""
+        """Subjects updated since reading began: their stored values may be older."""
         self._stale = asyncio.Event()
         self.ready = asyncio.Event()
-        """Set once every entry has been read."""
+        """Set once all entries have been read."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
         await self._store.start()
         subscription = await self._broker.client.subscribe(self._subject, cb=self._received)
         self._broker.on_reconnect.add(self._stale.set)
-        # What is published while the subscription begins may be neither read nor heard.
-        again, complained = True, False
+        # A value published while the subscription takes effect may be missed by both, so all
+        # entries are read twice.
+        reread, warned = True, False
         try:
             while True:
                 self._stale.clear()
@@ -69,18 +69,18 @@ class Watch:
                     await self._read()
                     self.ready.set()
                 except StoreUnavailable as error:
-                    if not complained and self._broker.connected:
-                        complained = True
-                        log.warning("bucket %s cannot be read, trying on: %s", self._bucket, error)
+                    if not warned and self._broker.connected:
+                        warned = True
+                        log.warning("bucket %s cannot be read, retrying: %s", self._bucket, error)
                     await asyncio.sleep(_RETRY_S)
                     continue
-                complained = False
+                warned = False
                 try:
-                    async with asyncio.timeout(_AGAIN_S if again else None):
+                    async with asyncio.timeout(_REREAD_S if reread else None):
                         await self._stale.wait()
-                    again = True
+                    reread = True
                 except TimeoutError:
-                    again = False
+                    reread = False
         finally:
             self._broker.on_reconnect.discard(self._stale.set)
             with contextlib.suppress(NatsError):
@@ -89,7 +89,7 @@ class Watch:
 
     async def _received(self, message: Msg) -> None:
         self._live.add(message.subject)
-        self._take(message.subject, message.headers or {}, message.data)
+        self._apply(message.subject, message.headers or {}, message.data)
 
     async def _read(self) -> None:
         self._live.clear()
@@ -97,11 +97,11 @@ class Watch:
         for stored in await self._store.read_all(self._subject):
             seen.add(stored.subject)
             if stored.subject not in self._live:
-                self._take(stored.subject, stored.headers, stored.data)
-        for subject in before - seen - self._live:  # gone by age, or purged
-            self._take(subject, {"KV-Operation": "PURGE"}, b"")
+                self._apply(stored.subject, stored.headers, stored.data)
+        for subject in before - seen - self._live:  # expired or purged
+            self._apply(subject, {"KV-Operation": "PURGE"}, b"")
 
-    def _take(self, subject: str, headers: dict[str, str], data: bytes) -> None:
+    def _apply(self, subject: str, headers: dict[str, str], data: bytes) -> None:
         key = subject.removeprefix(self._prefix)
         if headers.get("KV-Operation") in _DELETED:
             if subject in self._known:

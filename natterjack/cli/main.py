@@ -101,7 +101,7 @@ async def _tail(flags: argparse.Namespace) -> int:
             from_start=flags.from_start,
             broker=broker,
         )
-        async with broker.allowed(), contextlib.aclosing(source):  # type: ignore[type-var]
+        async with broker.raising_refusals(), contextlib.aclosing(source):  # type: ignore[type-var]
             async for event in source:
                 if flags.json:
                     print(event.encode().decode(), flush=True)

@@ -81,7 +81,7 @@ async def run(flags: argparse.Namespace) -> int:
         view = _View(flags, keys, FleetReader(broker))
         # Without permission for some data, the rest is shown. Without permission for replies, the
         # command fails with the reason.
-        async with broker.allowed(only_answers=True):
+        async with broker.raising_refusals(only_replies=True):
             await view.start()
             if flags.watch is None:
                 await view.show()

@@ -76,8 +76,8 @@ def _count(number: int) -> str:
 
 def lost(pending: list[changes.Change]) -> str:
     """A sentence that names what the changes would lose; empty if nothing."""
-    stored = ", ".join(change.name for change in pending if change.loses == STORED)
-    copies = ", ".join(change.name for change in pending if change.loses == COPIES)
+    stored = ", ".join(change.name for change in pending if change.loss == STORED)
+    copies = ", ".join(change.name for change in pending if change.loss == COPIES)
     parts = [f"stored messages of {stored} would be lost"] if stored else []
     if copies:
         parts.append(
@@ -92,8 +92,8 @@ def _lines(change: changes.Change) -> list[list[str]]:
     lines = []
     for number, difference in enumerate(change.differences):
         action, name = ("", "") if number else (change.action, change.name)
-        mark = f"   LOSES {difference.loses}" if difference.loses else ""
-        what = f"{difference.what} {_shown(difference.found)} -> {_shown(difference.wanted)}"
+        mark = f"   LOSES {difference.loss}" if difference.loss else ""
+        what = f"{difference.field} {_shown(difference.found)} -> {_shown(difference.wanted)}"
         lines.append([action, name, f"{what}{mark}"])
     return lines or [[change.action, change.name, ""]]
 

@@ -223,7 +223,7 @@ class _Listener:
             while True:
                 if not self._current:
                     try:
-                        async with self._broker.asking():
+                        async with self._broker.within_connection():
                             await self._renew()
                     except (NatsError, TimeoutError) as error:
                         self._current = False

@@ -309,7 +309,7 @@ class PermitPool:
         """
         subject = f"{self._subject}.{number}"
         try:
-            async with self._broker.asking(), asyncio.timeout(_WRITE_TIMEOUT_S):
+            async with self._broker.within_connection(), asyncio.timeout(_WRITE_TIMEOUT_S):
                 stored = await self._js.get_last_msg(streams.SLOTS, subject)
         except NotFoundError:
             self._entries.pop(number, None)
@@ -327,7 +327,7 @@ class PermitPool:
         if not self._broker.connected:
             raise _Unknown("not connected")
         try:
-            async with self._broker.asking():
+            async with self._broker.within_connection():
                 ack = await self._js.publish(
                     f"{self._subject}.{number}",
                     data,

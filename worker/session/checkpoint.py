@@ -111,7 +111,7 @@ class CheckpointStore:
         """Read the checkpoint and its revision."""
         while True:
             try:
-                async with self._broker.asking():
+                async with self._broker.within_connection():
                     entry = await self._bucket.get(self._key)
             except KeyNotFoundError as missing:
                 return None, (missing.entry.revision or 0) if missing.entry else 0

@@ -94,7 +94,7 @@ class Publisher:
         """The newest stored event on `subject`, read from the stream's leader."""
         while True:
             try:
-                async with self._broker.asking():
+                async with self._broker.within_connection():
                     found = await self._js.get_last_msg(streams.TRANSCRIPTS, subject)
             except NotFoundError:
                 return None

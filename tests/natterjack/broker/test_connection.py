@@ -159,11 +159,11 @@ async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
         lost = proxy.after("stt.transcript.>")
         js = near.client.jetstream()
         with pytest.raises(TimeoutError):
-            async with near.asking():
+            async with near.within_connection():
                 await js.publish("stt.transcript.t.c.s.final", b"", timeout=100)
         assert lost.fired.is_set()
         assert near.connected
-        async with near.asking():
+        async with near.within_connection():
             await js.publish("stt.transcript.t.c.s.final", b"")
         assert not near.on_reconnect
 

@@ -138,7 +138,7 @@ async def test_an_acknowledgement_that_does_not_come(ready_broker: Broker) -> No
     with pytest.raises(TimeoutError):
         await silent
     silent = await ready_broker.acks.publish("silent", b"", {}, 60)
-    ready_broker.acks.lost()
+    ready_broker.acks.connection_lost()
     with pytest.raises(TimeoutError):
         await silent
 
@@ -186,7 +186,7 @@ def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With uvloop, whose writes to a lost connection raise what asyncio's do not."""
-    monkeypatch.setattr("natterjack.broker.connection._LONGEST_DELAY_S", 0.1)
+    monkeypatch.setattr("natterjack.broker.connection._MAX_DELAY_S", 0.1)
     tries = 0
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

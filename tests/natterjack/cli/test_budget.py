@@ -198,5 +198,5 @@ async def test_missing_buckets_are_reported(
 ) -> None:
     command = await run_async("budget", *arguments, NATS_URL=nats_server.url)
     assert command.status == 2
-    assert "a worker makes them when it first starts" in command.errors
+    assert "a worker creates them when it first starts" in command.errors
     assert command.errors.count("\n") == 1

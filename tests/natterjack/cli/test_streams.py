@@ -183,7 +183,7 @@ async def test_a_stream_is_not_deleted_if_the_new_one_would_be_refused(
             output = await apply(
                 server, *wanted, "--audio-storage", "memory", "--allow-loss", status=2
             )
-            assert "nothing was done to it: insufficient memory resources" in output
+            assert "so it was not changed: insufficient memory resources" in output
             assert (await js.stream_info(streams.AUDIO)).state.messages == 1
             assert len(await js.streams_info()) == 9  # the stream made to try it is gone
     finally:
@@ -197,8 +197,8 @@ async def test_a_stream_that_cannot_be_recreated_is_restored(
     await js.add_stream(StreamConfig(name="THEIRS", subjects=["stt.session.b.>"]))
     await js.add_stream(StreamConfig(name=streams.SESSIONS, subjects=["stt.session.a.>"]))
     output = await apply(nats_server, "--allow-loss", status=2)
-    assert "it was deleted, and JetStream refused to make it anew: subjects overlap" in output
-    assert "it was made again as it was, and is empty" in output
+    assert "it was deleted, and JetStream refused to recreate it: subjects overlap" in output
+    assert "the previous one was recreated, and is empty" in output
     assert (await js.stream_info(streams.SESSIONS)).config.subjects == ["stt.session.a.>"]
 
 
@@ -206,9 +206,9 @@ def test_fewer_replicas_need_allow_loss() -> None:
     wanted = streams.stream_configs(StreamSettings())[0]
     found = wanted.evolve(num_replicas=3)
     (fewer,) = stream_differences(found, wanted)
-    assert (fewer.what, fewer.loses) == ("num_replicas", COPIES)
+    assert (fewer.field, fewer.loss) == ("num_replicas", COPIES)
     (more,) = stream_differences(wanted, found)
-    assert not more.loses
+    assert not more.loss
     output = lost([Change("STT_SESSIONS", "change", (fewer,), wanted, found)])
     assert "replicas of STT_SESSIONS on other servers would be removed" in output
     assert "NATTERJACK_STREAM_REPLICAS" in output

@@ -1,0 +1,119 @@
+"""Permissions of broker users, without a broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from natterjack.broker import streams
+from natterjack.broker.differences import overlap
+from natterjack.broker.roles import ROLES, Permissions, Role, User
+from natterjack.errors import UsageError
+
+EDGE = User("edge", name="desk", tenant="acme")
+EVERYBODY = (
+    EDGE,
+    User("worker"),
+    User("subscriber", name="crm", tenant="acme"),
+    User("monitor"),
+    User("operator"),
+)
+
+
+def allows(filters: tuple[str, ...], subject: str) -> bool:
+    return any(overlap(one, subject) for one in filters)
+
+
+@pytest.mark.parametrize(
+    ("role", "values", "message"),
+    [
+        ("edge", {"name": "desk"}, "needs --tenant and --name"),
+        ("edge", {"tenant": "acme"}, "needs --tenant and --name"),
+        ("edge", {"name": "desk", "tenant": "a.b"}, "tenant"),
+        ("subscriber", {}, "needs --name"),
+        ("worker", {"tenant": "acme"}, "a worker has no tenant"),
+        ("worker", {"speaker": "s"}, "--speaker is for edges"),
+        ("monitor", {"control": True}, "--control and --live"),
+        ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--control and --live"),
+    ],
+)
+def test_impossible_combinations(role: Role, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        User(role, **values)
+
+
+def test_every_role_has_a_user_here() -> None:
+    assert {user.role for user in EVERYBODY} == set(ROLES)
+
+
+def test_inboxes_are_private() -> None:
+    prefixes = [user.inbox_prefix for user in EVERYBODY]
+    assert len(set(prefixes)) == len(prefixes)
+    for user in EVERYBODY:
+        for other in EVERYBODY:
+            reply = f"{other.inbox_prefix}.reply"
+            assert allows(user.permissions().subscribe, reply) == (user is other)
+
+
+def test_an_edge_is_confined_to_its_tenant_and_speaker() -> None:
+    permissions = EDGE.permissions()
+    for prefix in ("stt.session", "stt.audio"):
+        assert allows(permissions.publish, f"{prefix}.acme.call.agent")
+        assert not allows(permissions.publish, f"{prefix}.other.call.agent")
+        assert not allows(permissions.subscribe, f"{prefix}.acme.call.agent")
+    assert allows(permissions.subscribe, "stt.transcript.acme.call.agent.status")
+    assert not allows(permissions.subscribe, "stt.transcript.acme.call.agent.final")
+    confined = User("edge", name="desk", tenant="acme", speaker="agent").permissions()
+    assert allows(confined.publish, "stt.audio.acme.call.agent")
+    assert not allows(confined.publish, "stt.audio.acme.call.customer")
+
+
+def test_a_subscriber_of_a_tenant_reads_its_transcripts_only() -> None:
+    plain = User("subscriber", name="crm", tenant="acme").permissions()
+    assert allows(plain.subscribe, "stt.transcript.acme.c.s.final")
+    assert not allows(plain.subscribe, "stt.transcript.other.c.s.final")
+    assert not allows(plain.publish, "stt.control.acme.c.s")
+    control = User("subscriber", name="crm", tenant="acme", control=True).permissions()
+    assert allows(control.publish, "stt.control.acme.c.s")
+    assert not allows(control.publish, "stt.control.other.c.s")
+    everything = User("subscriber", name="crm").permissions()
+    assert allows(everything.subscribe, "stt.transcript.other.c.s.final")
+
+
+def test_a_live_subscriber_publishes_nothing() -> None:
+    live = User("subscriber", name="crm", live=True).permissions()
+    assert live.publish == ()
+    assert live.config()["publish"] == {"deny": [">"]}
+
+
+def test_a_monitor_reads_no_transcripts_and_changes_nothing() -> None:
+    permissions = User("monitor").permissions()
+    assert not allows(permissions.subscribe, "stt.transcript.t.c.s.final")
+    for subject in (
+        "stt.session.t.c.s",
+        "$JS.API.STREAM.DELETE.STT_AUDIO",
+        f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}",
+        streams.bucket_subject(streams.BUDGETS_BUCKET, "x"),
+    ):
+        assert not allows(permissions.publish, subject)
+
+
+def test_a_worker_may_not_change_streams_or_budgets() -> None:
+    publish = User("worker").permissions().publish
+    assert not allows(publish, "$JS.API.STREAM.UPDATE.STT_AUDIO")
+    assert not allows(publish, streams.bucket_subject(streams.BUDGETS_BUCKET, "tenant.acme"))
+    assert allows(publish, streams.bucket_subject(streams.USAGE_BUCKET, "all.acme"))
+
+
+def test_configuration_of_the_server() -> None:
+    worker = User("worker").permissions()
+    assert worker.config()["allow_responses"] == {"max": 1, "expires": "1m"}
+    plain = Permissions(("a",), ("b",)).config()
+    assert plain == {"publish": {"allow": ["a"]}, "subscribe": {"allow": ["b"]}}
+
+
+def test_ids() -> None:
+    assert EDGE.id == "edge_acme_desk"
+    assert EDGE.inbox_prefix == "_INBOX_edge_acme_desk"
+    assert User("worker").id == "worker"
