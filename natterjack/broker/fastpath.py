@@ -268,13 +268,14 @@ class Client(NatsClient):
             self.is_connected
             and socket is not None
             and not socket.is_closing()
-            and (self._flusher_ended or not socket.get_write_buffer_size())
+            and (not socket.get_write_buffer_size() or self._flusher_ended)
         ):
             # The transport's buffer is empty, so this write need not wait in nats-py's flusher. (If
             # the flusher was cancelled from outside, nats-py writes directly as well.)
             if self._pending:
                 socket.write(b"".join(self._pending))
-            self.discard_unsent()
+                self._pending.clear()
+                self._pending_data_size = 0
             return
         queue = self._flush_queue
         if queue is not None and queue.empty():  # otherwise a flush is already due

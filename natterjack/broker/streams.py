@@ -34,7 +34,7 @@ from natterjack.subjects import (
 from natterjack.telemetry.log import fields
 
 from .connection import Broker
-from .differences import stream_differences
+from .differences import Difference, stream_differences
 
 log = logging.getLogger(__name__)
 
@@ -194,17 +194,35 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
             if error.err_code != _NAME_IN_USE:
                 raise
             info = await js.stream_info(name)  # another program created it
-    differences = stream_differences(info.config, wanted)
-    if wrong := [d for d in differences if d.field in _REQUIRED]:
-        raise StreamMismatch(
-            f"stream {name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
-            "`natterjack streams apply` corrects it"
-        )
-    if differences:
+    if differences := check_stream(info.config, wanted):
         log.info(
             "stream differs from the settings, not changed: %s",
             "; ".join(map(str, differences)),
             extra=fields(stream=name),
+        )
+
+
+def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
+    """Return the differences that an operator may have intended.
+
+    Raises: StreamMismatch if a stream with this configuration cannot be used.
+    """
+    differences = stream_differences(found, wanted)
+    if wrong := [d for d in differences if d.field in _REQUIRED]:
+        raise StreamMismatch(
+            f"stream {wanted.name} exists and cannot be used: {'; '.join(map(str, wrong))}. "
+            "`natterjack streams apply` corrects it"
+        )
+    return differences
+
+
+def check_consumer(found: ConsumerConfig) -> None:
+    """Check that workers can use a consumer with this configuration. Raises: StreamMismatch."""
+    if found.ack_policy != AckPolicy.EXPLICIT or found.deliver_subject or found.max_deliver != -1:
+        raise StreamMismatch(
+            f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
+            "acknowledgement and unlimited deliveries: `natterjack streams apply --allow-loss` "
+            "recreates it"
         )
 
 
@@ -218,12 +236,7 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
             ) from None
         await js.add_consumer(SESSIONS, wanted)
         return
-    if found.ack_policy != AckPolicy.EXPLICIT or found.deliver_subject or found.max_deliver != -1:
-        raise StreamMismatch(
-            f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
-            "acknowledgement and unlimited deliveries: `natterjack streams apply --allow-loss` "
-            "recreates it"
-        )
+    check_consumer(found)
     if found.ack_wait != wanted.ack_wait or found.max_ack_pending != -1:
         if not create:
             log.info(

@@ -1,4 +1,4 @@
-"""Connecting to a real server: credentials, TLS, refusals, restarts."""
+"""Connections to a real server: credentials, TLS, refusals, restarts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key_file(tmp_path: Path) -> tuple[Path, str]:
 
 @pytest.fixture
 def certificates(tmp_path: Path, processes: None) -> Path:
-    """A directory with cert.pem and key.pem, self-signed for the loopback."""
+    """A directory with cert.pem and key.pem, self-signed for the loopback address."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
          "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
@@ -67,7 +67,7 @@ async def test_nkey_file(strict_server: EmbeddedServer, key_file: tuple[Path, st
         assert broker.connected
 
 
-async def test_wrong_password_is_refused_without_showing_it(
+async def test_the_error_for_a_wrong_password_does_not_show_it(
     strict_server: EmbeddedServer,
 ) -> None:
     settings = BrokerSettings(url=strict_server.url, user="worker", password="hunter2")
@@ -76,7 +76,7 @@ async def test_wrong_password_is_refused_without_showing_it(
     assert "hunter2" not in str(caught.value)
 
 
-async def test_tls_with_a_ca_of_our_own(tmp_path: Path, certificates: Path) -> None:
+async def test_tls_with_a_private_ca(tmp_path: Path, certificates: Path) -> None:
     arguments = ("--tls", "--tlscert", str(certificates / "cert.pem"))
     server = EmbeddedServer(
         tmp_path / "nats",
@@ -93,27 +93,27 @@ async def test_tls_with_a_ca_of_our_own(tmp_path: Path, certificates: Path) -> N
         server.stop()
 
 
-async def test_files_that_are_not_there_are_named() -> None:
+async def test_missing_files_are_named() -> None:
     for name in ("creds", "nkey", "ca"):
         settings = BrokerSettings.model_validate({name: "/no/such/file"})
         with pytest.raises(UsageError, match=f"NATS_{name.upper()}"):
             await connect(settings, name="test", once=True)
 
 
-async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """Once, and not as a server that is not there, which is tried again and again."""
+async def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    """It is an error of usage: connecting is not retried."""
     for name in ("creds", "nkey"):
         settings = BrokerSettings.model_validate({name: tmp_path})
         with pytest.raises(UsageError, match=f"NATS_{name.upper()}: .* cannot be read: Is a dir"):
             await connect(settings, name="test")
 
 
-async def test_no_server_once() -> None:
+async def test_a_missing_server_is_an_error_with_once() -> None:
     with pytest.raises(BrokerUnreachable, match=r"no NATS at nats://127.0.0.1:9: .*NATS_URL"):
         await connect(BrokerSettings(url="nats://127.0.0.1:9"), name="test", once=True)
 
 
-async def test_waits_for_a_server_that_comes_later(nats_server: EmbeddedServer) -> None:
+async def test_connect_waits_for_a_server_that_starts_later(nats_server: EmbeddedServer) -> None:
     nats_server.kill()
     refused = asyncio.Event()
 
@@ -130,7 +130,9 @@ async def test_waits_for_a_server_that_comes_later(nats_server: EmbeddedServer) 
     await broker.close()
 
 
-async def test_survives_a_killed_server(nats_server: EmbeddedServer, ready_broker: Broker) -> None:
+async def test_a_killed_server_is_survived(
+    nats_server: EmbeddedServer, ready_broker: Broker
+) -> None:
     back = asyncio.Event()
     ready_broker.on_reconnect.add(back.set)
     nats_server.kill()
@@ -139,7 +141,7 @@ async def test_survives_a_killed_server(nats_server: EmbeddedServer, ready_broke
     assert await ready_broker.client.jetstream().account_info()
 
 
-async def test_closing_a_connection_that_is_just_being_lost(nats_server: EmbeddedServer) -> None:
+async def test_closing_while_the_connection_is_lost(nats_server: EmbeddedServer) -> None:
     async with NatsProxy(nats_server.port) as proxy:
         broker = await connect(BrokerSettings(url=proxy.url), name="test", once=True)
         proxy.cut()
@@ -149,7 +151,7 @@ async def test_closing_a_connection_that_is_just_being_lost(nats_server: Embedde
         assert broker.client.is_closed
 
 
-async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
+async def test_no_reply_is_awaited_after_a_reconnect(
     nats_server: EmbeddedServer, ready_broker: Broker
 ) -> None:
     async with (
@@ -169,7 +171,7 @@ async def test_an_answer_is_not_awaited_when_its_connection_is_gone(
 
 
 async def test_connecting_can_be_cancelled_at_any_moment() -> None:
-    """With nobody there, an attempt fails within a millisecond or two: somewhere around it."""
+    """Without a server an attempt fails within two milliseconds; cancel around that time."""
     settings = BrokerSettings(url="nats://127.0.0.1:1")
     for moment in range(200):
         connecting = asyncio.create_task(connect(settings, name="test"))
@@ -179,12 +181,11 @@ async def test_connecting_can_be_cancelled_at_any_moment() -> None:
         assert done, "the cancellation was swallowed"
 
 
-async def test_a_new_connection_is_up_only_when_everybody_was_told(
+async def test_connected_is_true_only_after_the_reconnect_callbacks(
     nats_server: EmbeddedServer, broker: Broker
 ) -> None:
-    """So that nobody takes what was heard on the old one for all there is."""
-    told: list[int] = []
-    broker.on_reconnect.add(lambda: told.append(broker.reconnects))
+    called: list[int] = []
+    broker.on_reconnect.add(lambda: called.append(broker.reconnects))
     nats_server.kill()
     async with within(30):
         while broker.connected:
@@ -192,4 +193,4 @@ async def test_a_new_connection_is_up_only_when_everybody_was_told(
         nats_server.start()
         while not broker.connected:
             await asyncio.sleep(0)
-    assert told == [1]
+    assert called == [1]

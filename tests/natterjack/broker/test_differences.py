@@ -25,6 +25,7 @@ from natterjack.broker.differences import (
     plain,
     stream_differences,
 )
+from natterjack.errors import StreamMismatch
 from natterjack.settings import StreamSettings
 
 WANTED = StreamConfig(
@@ -151,3 +152,28 @@ def test_every_stream_is_like_its_own_definition() -> None:
     subjects = [subject for config in configs for subject in config.subjects or ()]
     for index, subject in enumerate(subjects):
         assert not any(overlap(subject, other) for other in subjects[index + 1 :])
+
+
+def test_a_stream_must_have_the_fields_that_guard_against_loss() -> None:
+    for wanted in streams.stream_configs(StreamSettings()):
+        assert streams.check_stream(wanted, wanted) == []
+        for changes in ({"subjects": ["a"]}, {"sealed": True}, {"no_ack": True}):
+            with pytest.raises(StreamMismatch, match=f"{wanted.name} .*{next(iter(changes))} is"):
+                streams.check_stream(wanted.evolve(**changes), wanted)  # type: ignore[arg-type]
+
+
+def test_an_operator_may_choose_sizes_and_ages() -> None:
+    wanted = streams.stream_configs(StreamSettings())[1]
+    theirs = wanted.evolve(max_age=1.0, max_bytes=10**6, num_replicas=3)
+    fields = [difference.field for difference in streams.check_stream(theirs, wanted)]
+    assert fields == ["num_replicas", "max_age", "max_bytes"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ack_policy": AckPolicy.ALL}, {"deliver_subject": "push"}, {"max_deliver": 5}]
+)
+def test_a_consumer_that_workers_cannot_use(changes: dict[str, Any]) -> None:
+    wanted = streams.consumer_config(StreamSettings())
+    streams.check_consumer(wanted.evolve(ack_wait=99.0, description="ours"))
+    with pytest.raises(StreamMismatch, match="streams apply --allow-loss"):
+        streams.check_consumer(wanted.evolve(**changes))

@@ -1,4 +1,4 @@
-"""The short ways in and out of the client, against a real server."""
+"""The client's fast path, against real and scripted servers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Received:
         self.messages.append((subject, headers, data))
 
 
-async def test_messages_of_all_sizes_come_whole_and_in_order(nats_server: EmbeddedServer) -> None:
-    """Beside those that go nats-py's way, on one connection, in pieces of any size."""
+async def test_messages_of_all_sizes_arrive_whole_and_in_order(nats_server: EmbeddedServer) -> None:
+    """Mixed with messages for nats-py's own subscriptions, on one connection."""
     settings = BrokerSettings(url=nats_server.url)
     rng, received, others = random.Random(7), Received(), []
 
@@ -64,8 +64,8 @@ async def test_messages_of_all_sizes_come_whole_and_in_order(nats_server: Embedd
             sent.append((number, headers, data))
             if number % 100 == 0:
                 await far.client.flush()
-        await until(lambda: len(received.messages) == len(sent), "all direct ones come", 30)
-        await until(lambda: len(others) == len(sent_others), "all others come", 30)
+        await until(lambda: len(received.messages) == len(sent), "all direct messages arrive", 30)
+        await until(lambda: len(others) == len(sent_others), "all other messages arrive", 30)
     assert others == sent_others
     for (number, headers, data), (subject, raw, came) in zip(sent, received.messages, strict=True):
         assert subject == b"direct.%d" % number
@@ -73,24 +73,24 @@ async def test_messages_of_all_sizes_come_whole_and_in_order(nats_server: Embedd
         assert came == data
 
 
-async def test_who_fails_ends_nobodys_reading(
+async def test_a_failing_receiver_does_not_stop_the_others(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     received = Received()
 
     def failing(*_: object) -> None:
-        raise ValueError("a fault of ours")
+        raise ValueError("a failing receiver")
 
     await broker.client.listen("bad", failing)
     await broker.client.listen("good", received)
     for _ in range(3):
         broker.client.post("bad", b"")
         broker.client.post("good", b"x")
-    await until(lambda: len(received.messages) == 3, "the neighbour hears")
+    await until(lambda: len(received.messages) == 3, "the other receives all")
     assert "message handler failed" in caplog.text
 
 
-async def test_it_hears_on_after_a_reconnect_and_no_more_after_its_end(
+async def test_a_direct_subscription_lasts_from_listen_to_end(
     nats_server: EmbeddedServer, broker: Broker
 ) -> None:
     received = Received()
@@ -100,7 +100,7 @@ async def test_it_hears_on_after_a_reconnect_and_no_more_after_its_end(
     nats_server.kill()
     await until(lambda: not broker.connected, "the connection is lost")
     with pytest.raises(OutboundBufferLimitError):
-        broker.client.post("direct", b"nobody has it")
+        broker.client.post("direct", b"not sent")
     nats_server.start()
     await until(lambda: broker.connected, "the connection is back", 20)
     broker.client.post("direct", b"after")
@@ -118,7 +118,7 @@ async def test_a_message_that_is_too_large_is_refused(broker: Broker) -> None:
         broker.client.post("direct", bytes(broker.client.max_payload + 1))
 
 
-async def test_what_is_published_to_a_stream_is_acknowledged(ready_broker: Broker) -> None:
+async def test_publications_to_a_stream_are_acknowledged(ready_broker: Broker) -> None:
     acks = ready_broker.acks
     subject = streams.bucket_subject(streams.BUCKET, "t.c.s")
     first = await (await acks.publish(subject, b"1", {}, 5))
@@ -131,7 +131,7 @@ async def test_what_is_published_to_a_stream_is_acknowledged(ready_broker: Broke
         await (await acks.publish("no.stream.takes.it", b"", {}, 5))
 
 
-async def test_an_acknowledgement_that_does_not_come(ready_broker: Broker) -> None:
+async def test_an_acknowledgement_that_does_not_arrive(ready_broker: Broker) -> None:
     silent: asyncio.Future[int]
     await ready_broker.client.subscribe("silent")  # there is a subscriber, so no 503
     silent = await ready_broker.acks.publish("silent", b"", {}, 0.2)
@@ -182,10 +182,10 @@ async def test_an_incomplete_message_does_not_outlive_its_connection() -> None:
         await client.close()
 
 
-def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
+def test_connecting_is_retried_if_the_server_closes_after_its_greeting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With uvloop, whose writes to a lost connection raise what asyncio's do not."""
+    """With uvloop, whose writes to a lost connection raise errors that asyncio's do not."""
     monkeypatch.setattr("natterjack.broker.connection._MAX_DELAY_S", 0.1)
     tries = 0
 
@@ -212,8 +212,8 @@ def test_a_server_that_is_gone_after_its_greeting_is_tried_again(
     uvloop.run(play())
 
 
-def test_a_connection_is_closed_while_the_server_is_away(nats_server: EmbeddedServer) -> None:
-    """With uvloop, and with something left to be written."""
+def test_closing_while_the_server_is_away(nats_server: EmbeddedServer) -> None:
+    """With uvloop and unsent data."""
 
     async def play() -> None:
         broker = await connect(BrokerSettings(url=nats_server.url), name="test")
@@ -226,7 +226,7 @@ def test_a_connection_is_closed_while_the_server_is_away(nats_server: EmbeddedSe
     uvloop.run(play())
 
 
-async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
+async def test_many_reads_of_a_mute_stream_fail_in_time(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("natterjack.broker.stored._TIMEOUT_S", 0.3)
@@ -240,7 +240,7 @@ async def test_many_who_read_a_store_that_is_mute_are_told_in_time(
 
 
 class MuteServer:
-    """Takes a connection as nats-server does, and then reads nothing until `go` is set."""
+    """Accepts a connection as nats-server does, then reads nothing until `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -277,8 +277,8 @@ class MuteServer:
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_what_the_server_does_not_take_waits_here_within_bounds(loop: str, together: bool) -> None:
-    """Not in the transport, where nobody would see it; and it goes out whole and in order."""
+def test_unsent_publications_are_bounded_and_stay_in_order(loop: str, together: bool) -> None:
+    """They wait in the client, not in the transport, whose buffer has no limit."""
 
     async def run() -> None:
         async with MuteServer() as server:
@@ -307,8 +307,8 @@ def test_what_the_server_does_not_take_waits_here_within_bounds(loop: str, toget
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_flush_does_not_overtake_what_was_sent_before_it(together: bool) -> None:
-    """Its answer says that the server has a subscription, and what was published."""
+async def test_a_flush_does_not_overtake_earlier_commands(together: bool) -> None:
+    """Its PONG confirms that the server received the subscription and the publications."""
     async with MuteServer() as server:
         client = Client()
         client.together = together
@@ -328,8 +328,8 @@ async def test_a_flush_does_not_overtake_what_was_sent_before_it(together: bool)
         await client.close()
 
 
-async def test_a_server_that_says_nothing_is_left(nats_server: EmbeddedServer) -> None:
-    """One that is frozen takes connections all the same: each that is given up is closed."""
+async def test_connections_to_a_mute_server_are_closed(nats_server: EmbeddedServer) -> None:
+    """A frozen server still accepts connections. Each abandoned one must be closed."""
     opened = closed = 0
 
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -357,8 +357,8 @@ async def test_a_server_that_says_nothing_is_left(nats_server: EmbeddedServer) -
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_server_that_takes_nothing_more_is_left(loop: str, nats_server: EmbeddedServer) -> None:
-    """With what was written to it: nobody waits until that has gone."""
+def test_a_server_that_stops_reading_is_abandoned(loop: str, nats_server: EmbeddedServer) -> None:
+    """Without waiting until everything written to it is sent."""
 
     async def run() -> None:
         async with MuteServer() as server:
@@ -378,10 +378,10 @@ def test_a_server_that_takes_nothing_more_is_left(loop: str, nats_server: Embedd
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_who_publishes_as_the_connection_is_lost_is_not_to_blame(
+def test_publishing_while_the_connection_is_lost_raises_nothing(
     loop: str, nats_server: EmbeddedServer
 ) -> None:
-    """Before nats-py has noticed: its flusher has ended, and it writes by itself."""
+    """Before nats-py notices: its flusher has ended, and it writes directly."""
 
     async def run() -> None:
         broker = await connect(BrokerSettings(url=nats_server.url), name="test")

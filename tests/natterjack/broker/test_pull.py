@@ -1,4 +1,4 @@
-"""Reading a pull consumer over a connection that is lost."""
+"""Reading a pull consumer while the connection is lost and restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.proxy import NatsProxy
 from tests.waiting import until
 
 
-async def test_what_was_asked_for_before_a_reconnect_is_surplus(
+async def test_messages_for_a_request_before_a_reconnect_are_surplus(
     nats_server: EmbeddedServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
@@ -36,7 +36,7 @@ async def test_what_was_asked_for_before_a_reconnect_is_surplus(
     ):
         puller = Puller(near, streams.SESSIONS, streams.CONSUMER, surplus=give_back)
         await puller.start()
-        asking = asyncio.create_task(puller.next(1, 60))
+        reading = asyncio.create_task(puller.next(1, 60))
         await until(waiting, "a request is in force")
         proxy.cut()
         proxy.heal()
@@ -45,11 +45,11 @@ async def test_what_was_asked_for_before_a_reconnect_is_surplus(
         async def twice() -> bool:
             return await waiting() == 2
 
-        await until(twice, "the server has both")
+        await until(twice, "the server has both requests")
         for speaker in ("a", "b"):
             await js.publish(f"stt.session.t.c.{speaker}", b"{}")
-        assert await asking is not None
-        await until(lambda: surplus, "the other one is not kept")
+        assert await reading is not None
+        await until(lambda: surplus, "the other message is surplus")
         assert not puller.waiting
         again = await puller.next(1, 10)
         assert again is not None
