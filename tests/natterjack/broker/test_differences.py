@@ -159,7 +159,7 @@ def test_a_stream_must_have_the_fields_that_guard_against_loss() -> None:
         assert streams.check_stream(wanted, wanted) == []
         for changes in ({"subjects": ["a"]}, {"sealed": True}, {"no_ack": True}):
             with pytest.raises(StreamMismatch, match=f"{wanted.name} .*{next(iter(changes))} is"):
-                streams.check_stream(wanted.evolve(**changes), wanted)  # type: ignore[arg-type]
+                streams.check_stream(wanted.evolve(**changes), wanted)
 
 
 def test_an_operator_may_choose_sizes_and_ages() -> None:
