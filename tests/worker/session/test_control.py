@@ -18,7 +18,7 @@ REQUEST = b'{"command":"finalize"}'
 
 
 class Slow:
-    """A session whose provider takes its time."""
+    """A session whose provider is slow to answer."""
 
     id, key, provider_name, sent_seconds = "1", KEY, "slow", 1.0
     capabilities = Capabilities(encodings=("linear16",), finalize=True)
@@ -37,13 +37,13 @@ class Slow:
             self.at_once -= 1
 
     async def configure(self, settings: dict[str, Any]) -> None:
-        raise AssertionError("not asked for")
+        raise AssertionError("not requested")
 
     async def stop(self, reason: str) -> float:
-        raise AssertionError("not asked for")
+        raise AssertionError("not requested")
 
     def doubt(self) -> None:
-        raise AssertionError("the session is ours")
+        raise AssertionError("the lease is not in doubt")
 
 
 async def test_a_flood_of_requests_is_bounded_and_answered_in_order(

@@ -25,7 +25,7 @@ KEY = SessionKey("t", "c", "s")
 
 
 class Holder:
-    """A publisher with the events to give it."""
+    """A publisher, and events for it to publish."""
 
     def __init__(
         self, broker: Broker, epoch: int, session_id: str = "session-1", name: str = "a"
@@ -127,7 +127,7 @@ async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_brok
         while True:
             await old.final(f"old {n}")
             n += 1
-            await asyncio.sleep(0.002)  # many times as fast as anybody speaks
+            await asyncio.sleep(0.002)  # many times faster than speech
 
     chattering = asyncio.create_task(chatter())
     await new.publisher.establish(new.status)
@@ -168,7 +168,7 @@ async def test_an_event_published_while_the_server_is_killed_is_stored_once(
 
     speaking = asyncio.create_task(speak())
     for _ in range(2):
-        await asyncio.sleep(0.05)  # somewhere in the middle, it does not matter where
+        await asyncio.sleep(0.05)  # somewhere in the middle; the place does not matter
         nats_server.kill()
         nats_server.start()
     await soon(speaking, 60)
@@ -217,18 +217,18 @@ async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: 
     events = await stored_events(ready_broker)
     assert [n for n, _ in events] == list(range(stored))
     finals = [text for _, text in events if text != "status"]
-    assert len(finals) > 50, "hardly any was published at all"
+    assert len(finals) > 50, "hardly any final was published"
     assert finals == sorted(set(finals), key=int)
 
 
 @pytest.mark.parametrize(
     ("epoch", "session_id"), [(2, "session-1"), (1, "session-1"), (1, "session-2")]
 )
-async def test_nobody_climbs_over_the_fence(
+async def test_a_suspended_holder_does_not_get_around_the_fence(
     ready_broker: Broker, epoch: int, session_id: str
 ) -> None:
-    """A holder that has slept learns from the broker where finals end, and that it is fenced. A
-    broker that was killed may give the same epoch twice."""
+    """A suspended holder learns from the broker that it is fenced. A broker that was killed may
+    assign the same epoch twice."""
     old, new = Holder(ready_broker, 1), Holder(ready_broker, epoch, session_id, "b")
     await old.publisher.establish(old.status)
     await old.final("a")
@@ -264,14 +264,14 @@ async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
 
 
 async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
-    """Whoever is refused has lost the session, but for one that has a higher epoch: it is to read
-    again, and what an older holder wrote last is not written over."""
+    """A holder whose write is refused has lost the session. If its epoch is greater, it has
+    to read what the older holder wrote last, and does not replace it unread."""
     bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
     a, b, c = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(3))
     for store in (a, b, c):
         assert await store.read() is None
     await a.write(_checkpoint("a", 1), "{}")
-    for _ in range(2):  # being refused teaches nobody the revision by which to be let through
+    for _ in range(2):  # a refusal must not reveal the revision that the next write needs
         with pytest.raises(LeaseLost) as refused:
             await b.write(_checkpoint("b", 1), "{}")
         assert not isinstance(refused.value, Overtaken)

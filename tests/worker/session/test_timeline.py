@@ -51,8 +51,8 @@ def test_wall_clock_at_a_position_and_forgetting() -> None:
 
 
 def test_clocks_amid_a_gap() -> None:
-    """What ends in a gap is as late as the sound before it; what begins there is told by the sound
-    behind it."""
+    """The end of a transcript within a gap counts as arrived with the audio before the gap; the
+    clock of a start within it comes from the audio after the gap."""
     timeline = Timeline(1000, 0)
     timeline.advance(100, 10.0, 5_000_000_000)
     timeline.advance_gap(400, 50)

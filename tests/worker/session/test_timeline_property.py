@@ -15,7 +15,7 @@ RATES = st.sampled_from([8000, 16_000, 44_100, 1000])
 
 
 class Audio(NamedTuple):
-    """A chunk; `clock` is how far the capture clock is off when it comes, None if not known."""
+    """A chunk. `clock` is the error of the capture clock; None if the clock is unknown."""
 
     frames: int
     clock: int | None
@@ -56,7 +56,7 @@ steps = st.lists(
 
 
 class Model:
-    """Frame by frame: what each frame sent stands for, and when and how each position came."""
+    """Remembers for each sent frame its position, and for each position when it arrived."""
 
     def __init__(self, rate: int, start: int) -> None:
         self.rate = rate
