@@ -59,7 +59,7 @@ NATS_PY = {
     "_buffer": ("reader", "bytearray"),
 }
 """Every internal name that fastpath uses: the object that has it, and its parameters or its type.
-Why each is needed is said in fastpath."""
+fastpath says why each is needed."""
 
 OTHERS: dict[tuple[str, str], set[str]] = {
     # PortAudio knows only the devices of its start, and sounddevice cannot restart it publicly; at
@@ -165,8 +165,8 @@ async def test_the_installed_nats_py_has_every_internal_name() -> None:
 
 
 def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None:
-    """A name that our own code defines somewhere is not recognized as somebody else's, except in
-    modules that use nats-py's connection."""
+    """A name that our own code also defines is not recognized, unless it is accessed on a
+    `client`."""
     ours = {name for tree in TREES.values() for name in definitions(tree)}
     found = {
         (path, name)

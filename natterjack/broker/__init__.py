@@ -1,5 +1,5 @@
-"""Everything that talks to NATS: the connection, stored messages, streams, buckets, permissions.
+"""Access to NATS: the connection, stored messages, streams, buckets, permissions.
 
-Imports the contract modules and `natterjack.telemetry`. All use of nats-py's private parts is in
-`fastpath`.
+Imports the contract modules and `natterjack.telemetry`. `wire` encodes and decodes the protocol;
+`fastpath` is the only module that uses private parts of nats-py.
 """

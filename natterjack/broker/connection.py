@@ -1,4 +1,4 @@
-"""The connection to NATS: made with backoff, kept up until closed, its changes logged."""
+"""The connection to NATS, which reconnects with backoff until it is closed and logs its changes."""
 
 from __future__ import annotations
 
@@ -189,8 +189,8 @@ class Broker:
         if self.client.is_connected:
             with contextlib.suppress(NatsError, TimeoutError, OSError, RuntimeError):
                 await self.client.flush(timeout=2)
-        # close() waits on the socket if the server is gone, and ends cancelled, although nobody
-        # cancelled us, if the connection is just being lost.
+        # close() waits on the socket if the server is gone. If the connection is just being lost,
+        # it ends cancelled, although this task was not.
         closing = asyncio.ensure_future(self.client.close())
         await asyncio.wait({closing}, timeout=3)
         if not closing.cancel() and not closing.cancelled():
@@ -207,8 +207,8 @@ async def connect(
 ) -> Broker:
     """Connect to the broker at `settings.url`.
 
-    Retries without end, with backoff, jitter and one log line per attempt, unless `once` is set. A
-    connection that was made once is restored whenever it is lost.
+    Retries forever with backoff, jitter and one log line per attempt, unless `once` is set. An
+    established connection is restored whenever it is lost.
 
     Raises: BrokerUnreachable with `once`, if the first attempt fails; UsageError for unusable
     settings; ServerTooOld. Cancel-safe.

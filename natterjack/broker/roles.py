@@ -48,14 +48,14 @@ class Permissions:
     def config(self) -> dict[str, Any]:
         """Return the permissions in the form of nats-server's configuration."""
         # An empty list would allow everything.
-        made: dict[str, Any] = {
+        config: dict[str, Any] = {
             "publish": {"allow": list(self.publish)} if self.publish else {"deny": [">"]},
             "subscribe": {"allow": list(self.subscribe)},
         }
         if self.responds:
             # A minute, because a control request may wait for a provider.
-            made["allow_responses"] = {"max": 1, "expires": "1m"}
-        return made
+            config["allow_responses"] = {"max": 1, "expires": "1m"}
+        return config
 
 
 @dataclass(frozen=True)

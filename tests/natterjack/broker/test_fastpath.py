@@ -232,7 +232,7 @@ async def test_many_reads_of_a_mute_stream_fail_in_time(
     monkeypatch.setattr("natterjack.broker.stored._TIMEOUT_S", 0.3)
     store = StreamStore(broker, "MUTE")
     await store.start()
-    await broker.client.subscribe("$JS.API.DIRECT.GET.MUTE")  # there is somebody, so no 503
+    await broker.client.subscribe("$JS.API.DIRECT.GET.MUTE")  # a responder, so no 503
     reads = (store.read("x", 1, batch=1, max_bytes=1000) for _ in range(200))
     async with within(5):  # 0.3 s each for a place and an answer; 4 s in a row
         answers = await asyncio.gather(*reads, return_exceptions=True)
@@ -392,7 +392,7 @@ def test_publishing_while_the_connection_is_lost_raises_nothing(
         client.abort()
         assert client.is_connected
         await client.publish("a", b"x")
-        await until(lambda: broker.reconnects, "the connection is made anew")
+        await until(lambda: broker.reconnects, "the client has reconnected")
         await broker.close()
 
     (asyncio.run if loop == "asyncio" else uvloop.run)(run())

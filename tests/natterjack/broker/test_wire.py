@@ -1,4 +1,4 @@
-"""Decoding and encoding of the NATS protocol, on recorded and on hand-made bytes."""
+"""The NATS protocol, decoded and encoded from recorded and hand-written bytes."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_recorded_messages_are_what_was_published() -> None:
 
 
 def test_recorded_answers_of_the_server() -> None:
-    nobody, _, stored, direct = (message for message in RECORDED_MESSAGES if message[0] == 3)
-    assert nobody[3] is not None
-    assert parse_status(nobody[3]) == ("503", "")
-    assert parse_headers(nobody[3]) == {"Nats-Subject": "nobody"}
+    unanswered, _, stored, direct = (message for message in RECORDED_MESSAGES if message[0] == 3)
+    assert unanswered[3] is not None
+    assert parse_status(unanswered[3]) == ("503", "")
+    assert parse_headers(unanswered[3]) == {"Nats-Subject": "nobody"}
     assert (stored[3], stored[4]) == (None, b'{"stream":"WIRE","seq":1}')
     assert direct[3] is not None
     headers = parse_headers(direct[3])
