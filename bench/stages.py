@@ -17,7 +17,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that matches a mark determines the stage.
     ("send", ("websocket/connection.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
-    ("decode headers", ("natterjack/audio.py:", "Feed._expect")),
+    ("decode headers", ("natterjack/audio.py:", "broker/wire.py:parse", "Feed._expect")),
     ("relay and clock", ("relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
     (
         "metrics and ledger",
@@ -38,6 +38,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "publish",
         (
             "worker/session/publish.py:", "natterjack/broker/acks.py:", "natterjack/events.py:",
+            "broker/wire.py:encode",
             "worker/session/events.py:", "Client.post", "Client._flush",
             "aio/client.py:Client._flusher",
         ),
@@ -48,6 +49,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         "receive",
         (
             "worker/audio/feed.py:", "natterjack/broker/fastpath.py:", "protocol/parser.py:",
+            "broker/wire.py:decode",
             "asyncio/streams.py:", "Client._read_loop",
         ),
     ),

@@ -36,7 +36,7 @@ def test_marks_of_stages_exist(mark: str) -> None:
     ]
     owner, _, method = name.rpartition(".")
     wanted = [rf"^class \w*{owner}\b"] if owner else []
-    wanted += [rf"^ +(?:async )?def {method}"] if method else []
+    wanted += [rf"^ *(?:async )?def {method}"] if method else []
     assert any(
         all(re.search(pattern, source, flags=re.M) for pattern in wanted) for source in sources
     ), f"{mark} matches no file or function"
