@@ -1,7 +1,7 @@
-"""The contract suite: what every provider plugin must do, as one pytest class.
+"""The contract suite: one pytest class with the tests that every provider passes.
 
-A plugin's author subclasses it and says how to make a provider and what to let it hear. Needs
-pytest and pytest-asyncio, which the worker itself does not.
+The author of a provider subclasses `ProviderContract` and overrides two fixtures. The suite needs
+pytest and pytest-asyncio, which `natterjack[plugin-test]` installs.
 
     class TestMyProvider(ProviderContract):
         @pytest_asyncio.fixture
@@ -14,8 +14,8 @@ pytest and pytest-asyncio, which the worker itself does not.
         def speech(self):
             return Speech(pcm, AudioFormat("linear16", 16000, 1), words=("good", "morning"))
 
-With `pytest.register_assert_rewrite("natterjack.plugin.contract")` in a conftest.py, before the
-import, pytest shows the values in failed assertions.
+For values in the messages of failed assertions, call
+`pytest.register_assert_rewrite("natterjack.plugin.contract")` in a conftest.py.
 """
 
 from __future__ import annotations
@@ -57,37 +57,39 @@ from .provider import (
 
 _T = TypeVar("_T")
 
-_MOST_HELD_BYTES = 16 * 1024 * 1024
-"""Kernel buffers included."""
+_MAX_HELD_BYTES = 16 * 1024 * 1024
+"""Largest amount of audio that a stream may hold in memory and in the kernel's buffers."""
 _SECRET_NAMES = ("key", "token", "password", "secret")
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Audio with a few seconds of speech, and what it says if that is known for certain."""
+    """A few seconds of speech, with its transcript if that is certain."""
 
     audio: bytes
     format: AudioFormat
-    """Must fit the provider's capabilities."""
+    """Format of the audio; it has to fit the provider's capabilities."""
     words: tuple[str, ...] | None = None
-    """In lower case, without punctuation; None: any text will do."""
+    """The expected words in lower case, without punctuation. None accepts any text."""
 
     @property
     def seconds(self) -> float:
+        """Duration of the audio."""
         return self.format.seconds(self.format.frames(len(self.audio)))
 
 
 def plain_words(text: str) -> list[str]:
-    """Words of a transcript in lower case, without punctuation at their ends."""
+    """Return the words of a transcript in lower case, without punctuation around them."""
     return [word for raw in text.lower().split() if (word := raw.strip(string.punctuation))]
 
 
 def finals(events: Iterable[ProviderEvent]) -> list[Final]:
+    """Return the finals among `events`."""
     return [event for event in events if isinstance(event, Final)]
 
 
 def text_of(events: Iterable[ProviderEvent]) -> list[str]:
-    """All words of the finals."""
+    """Return the words of all finals."""
     return [word for final in finals(events) for word in plain_words(final.text)]
 
 
@@ -100,39 +102,39 @@ def _nothing(self: ProviderContract) -> None:
 
 
 class ProviderContract:
-    """Subclass it, and override `provider` and `speech` at least."""
+    """The tests that every provider passes. A subclass overrides `provider` and `speech`."""
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [pytest.mark.asyncio]
 
     answer_seconds: ClassVar[float] = 30.0
-    """Within so long everything must have been said about `speech`."""
+    """Longest time for the transcription of `speech`."""
     close_seconds: ClassVar[float] = 2.0
-    """Within so long a stream must be closed, whatever state it is in."""
+    """Longest time for closing a stream, whatever state it is in."""
     pace: ClassVar[float | None] = None
-    """Times real time at which audio is sent; None: as fast as it is taken."""
+    """Rate at which audio is sent, as a multiple of real time; None for as fast as possible."""
     tolerance_seconds: ClassVar[float] = 0.05
-    """By how much a time may lie outside where it belongs."""
+    """Largest error of a time."""
 
-    # ---- what the author gives: fixtures, overridden (`Any`: they may be async) ---------------
+    # ---- fixtures for authors to override (typed Any, since they may be async) ------------------
 
     provider: Any = pytest.fixture(_missing)
-    """A Provider that is ready; the fixture closes it afterwards."""
+    """The Provider to test. The fixture closes it afterwards."""
     speech: Any = pytest.fixture(_missing)
-    """The Speech that streams are to hear."""
+    """The Speech that the tests send."""
     other_speech: Any = pytest.fixture(_nothing)
-    """Something else, of the same format, for the test of two streams at once; optional."""
+    """Optional: another Speech of the same format, for the test of two streams at once."""
     break_connection: Any = pytest.fixture(_nothing)
-    """An async function that cuts the connections of open streams; optional."""
+    """Optional: an async function that cuts the connections of open streams."""
     block_reading: Any = pytest.fixture(_nothing)
-    """An async function after which the provider's side takes no more audio; optional."""
+    """Optional: an async function after which the provider's side reads no more audio."""
     secrets: Any = pytest.fixture(_nothing)
-    """The secrets that `provider` was made with: texts that may be told nowhere; optional."""
+    """Optional: the keys and passwords of `provider`, which must not appear anywhere."""
 
-    # ---- tools ------------------------------------------------------------------------------
+    # ---- helpers ----------------------------------------------------------------------------
 
     @pytest_asyncio.fixture(autouse=True)
     async def nothing_left_running(self) -> AsyncIterator[None]:
-        """After each test, and after the provider is closed, no task may be left."""
+        """Fail if tasks are left after the test, once the provider is closed."""
         before = asyncio.all_tasks()
         yield
         running = {
@@ -140,14 +142,14 @@ class ProviderContract:
         }
         if running:
             _, running = await asyncio.wait(running, timeout=1)
-        assert not running, f"tasks were left running: {running}"
+        assert not running, f"tasks are still running: {running}"
 
     def request_for(self, speech: Speech, **changes: object) -> StreamRequest:
-        """What a stream that hears `speech` is opened with."""
+        """Return the request for a stream that receives `speech`."""
         return StreamRequest(session_id="contract", format=speech.format, **changes)  # type: ignore[arg-type]
 
     def frame_bytes(self, provider: Provider, audio_format: AudioFormat) -> int:
-        """Size of a `send`: the provider's frame, or 80 ms."""
+        """Return the size of one `send` in bytes: the provider's frame, or 80 ms."""
         frame_ms = provider.capabilities.frame_ms or 80
         return audio_format.sample_rate * frame_ms // 1000 * audio_format.frame_bytes
 
@@ -160,8 +162,8 @@ class ProviderContract:
         *,
         at_once: bool = False,
     ) -> None:
-        """Send `audio` in pieces of `sizes` bytes, at `pace`. `at_once`: without waiting, where the
-        stream takes it so."""
+        """Send `audio` in pieces of `sizes` bytes, at `pace`; with `at_once`, by `send_nowait`
+        where the stream accepts that."""
         loop = asyncio.get_running_loop()
         begin, at = loop.time(), 0
         for size in sizes:
@@ -183,7 +185,7 @@ class ProviderContract:
         *,
         at_once: bool = False,
     ) -> list[ProviderEvent]:
-        """All that a stream says about `speech`."""
+        """Return all events of a stream that receives `speech`."""
         sizes = sizes or itertools.repeat(self.frame_bytes(provider, speech.format))
         events: list[ProviderEvent] = []
 
@@ -209,9 +211,9 @@ class ProviderContract:
         speech: Speech,
         block_reading: Callable[[], Awaitable[object]] | None,
     ) -> AsyncIterator[tuple[ProviderStream, bytes]]:
-        """A stream that has begun, whose audio nobody reads any more, and a frame for it."""
+        """An open stream whose audio the provider's side no longer reads, and a frame for it."""
         if block_reading is None:
-            pytest.skip("no way to stop the provider's reading was given")
+            pytest.skip("override the fixture `block_reading` for this test")
         stream = await provider.open(self.request_for(speech))
         frame = speech.audio[: self.frame_bytes(provider, speech.format)]
         try:
@@ -222,19 +224,19 @@ class ProviderContract:
             await self.closes(stream)
 
     async def closes(self, stream: ProviderStream) -> None:
-        """Close a stream twice, in time."""
+        """Close a stream twice, within `close_seconds`."""
         async with asyncio.timeout(self.close_seconds):
             await stream.close()
             await stream.close()
 
-    def hears(self, events: Sequence[ProviderEvent], speech: Speech) -> None:
-        """The finals say what was spoken."""
-        heard = text_of(events)
-        assert heard, "no final has text"
+    def check_words(self, events: Sequence[ProviderEvent], speech: Speech) -> None:
+        """Fail unless the finals have the words of `speech`."""
+        words = text_of(events)
+        assert words, "no final has text"
         if speech.words is not None:
-            assert heard == list(speech.words), f"heard {heard}, spoken was {list(speech.words)}"
+            assert words == list(speech.words), f"the finals have {words}, not {list(speech.words)}"
 
-    # ---- what it declares -------------------------------------------------------------------
+    # ---- declarations -----------------------------------------------------------------------
 
     async def test_capabilities_are_sane(self, provider: Provider) -> None:
         caps = provider.capabilities
@@ -244,7 +246,7 @@ class ProviderContract:
         assert all(rate > 0 for rate in caps.sample_rates), "sample rates are positive"
         assert caps.max_channels >= 1, "at least one channel"
         assert caps.frame_ms is None or caps.frame_ms > 0, "frames have a length"
-        assert caps.catch_up_rate >= 1, "less than real time would never catch up"
+        assert caps.catch_up_rate >= 1, "a rate below real time never catches up"
         assert caps.price_per_hour >= 0, "a price is not negative"
         assert len(caps.currency) == 3, "a currency is three letters (ISO 4217)"
         kind = type(provider)
@@ -259,7 +261,7 @@ class ProviderContract:
             if name.rpartition("_")[2] in _SECRET_NAMES:
                 assert SecretStr.__name__ in str(field.annotation), f"{name} is not a SecretStr"
 
-    async def test_only_what_is_declared_is_offered(
+    async def test_undeclared_methods_are_not_implemented(
         self, provider: Provider, speech: Speech
     ) -> None:
         stream = await provider.open(self.request_for(speech))
@@ -274,13 +276,12 @@ class ProviderContract:
             await self.closes(stream)
 
     async def test_declared_formats_are_accepted(self, provider: Provider, speech: Speech) -> None:
-        """Half a second of silence, in each encoding and at each rate, says nothing."""
+        """Half a second of silence has no text, in each encoding and at each rate."""
         caps = provider.capabilities
         for encoding in caps.encodings:
             for rate in caps.sample_rates or (8000, speech.format.sample_rate):
                 audio_format = AudioFormat(encoding, rate, 1)
-                quiet = {"linear16": b"\0\0", "mulaw": b"\xff", "alaw": b"\xd5"}[encoding]
-                silence = Speech(quiet * (rate // 2), audio_format)
+                silence = Speech(audio_format.silence(rate // 2), audio_format)
                 assert not text_of(await self.transcribe(provider, silence)), audio_format
 
     async def test_unknown_option_is_refused(self, provider: Provider, speech: Speech) -> None:
@@ -294,11 +295,11 @@ class ProviderContract:
         stream = await provider.open(request)
         await stream.close()
 
-    # ---- what it says -----------------------------------------------------------------------
+    # ---- transcripts ------------------------------------------------------------------------
 
-    async def test_hears_speech(self, provider: Provider, speech: Speech) -> None:
-        """All words are in finals by the time the iterator ends, which it does after finish."""
-        self.hears(await self.transcribe(provider, speech), speech)
+    async def test_transcribes_speech(self, provider: Provider, speech: Speech) -> None:
+        """Iteration ends after `finish`, and all words are in finals by then."""
+        self.check_words(await self.transcribe(provider, speech), speech)
 
     async def test_finals_partition_the_audio(self, provider: Provider, speech: Speech) -> None:
         frontier = 0.0
@@ -316,11 +317,13 @@ class ProviderContract:
                 assert not final.words, "the capabilities say that there are no words"
             elif final.text:
                 assert final.words, f"{final} has text, but no words"
-                self._check_words(final, timed=kind == "timed")
+                self._check_word_times(final, timed=kind == "timed")
             if not provider.capabilities.confidences:
-                assert final.confidence is None, "the capabilities say: no confidences"
+                assert final.confidence is None, (
+                    "the capabilities say that there are no confidences"
+                )
 
-    def _check_words(self, final: Final, *, timed: bool) -> None:
+    def _check_word_times(self, final: Final, *, timed: bool) -> None:
         start, slack = final.start, self.tolerance_seconds
         words: tuple[ProviderWord, ...] = final.words
         for word in words:
@@ -345,7 +348,7 @@ class ProviderContract:
                 texts += bool(event.text)
                 assert event.end >= event.start, f"{event} ends before it starts"
                 early = frontier - self.tolerance_seconds
-                assert event.start >= early, f"{event} is about what is final"
+                assert event.start >= early, f"{event} starts before the end of the last final"
         assert bool(texts) == provider.capabilities.interims, f"{texts} interims with text"
 
     async def test_turns_open_and_close(self, provider: Provider, speech: Speech) -> None:
@@ -357,22 +360,22 @@ class ProviderContract:
                 assert (event.event == "started") != open_, f"{event}, turn open: {open_}"
                 open_ = event.event != "ended"
                 assert -1e-6 <= event.at <= speech.seconds + self.tolerance_seconds, event
-        assert not open_, "a turn was not ended with the audio"
+        assert not open_, "a turn has no end when the audio ends"
         assert bool(seen) == provider.capabilities.turns, f"{seen} events of turns"
 
     async def test_frames_of_any_size(self, provider: Provider, speech: Speech) -> None:
         if provider.capabilities.frame_ms is not None:
-            pytest.skip("the provider wants frames of one size")
+            pytest.skip("the provider requires frames of one size")
         unit = speech.format.frame_bytes
         sizes = itertools.cycle(unit * frames for frames in (1, 7, 1601, 333, 4001))
-        self.hears(await self.transcribe(provider, speech, sizes), speech)
+        self.check_words(await self.transcribe(provider, speech, sizes), speech)
 
     async def test_short_last_frame(self, provider: Provider, speech: Speech) -> None:
         """The last frame of a stream may be shorter than the others."""
         frame = self.frame_bytes(provider, speech.format)
         whole = len(speech.audio) - len(speech.audio) % frame
         audio = speech.audio[:whole] + speech.audio[-speech.format.frame_bytes :]
-        self.hears(await self.transcribe(provider, Speech(audio, speech.format)), speech)
+        self.check_words(await self.transcribe(provider, Speech(audio, speech.format)), speech)
 
     async def test_no_audio_then_finish(self, provider: Provider, speech: Speech) -> None:
         events = await self.transcribe(provider, Speech(b"", speech.format))
@@ -385,14 +388,14 @@ class ProviderContract:
         first, second = await asyncio.gather(
             self.transcribe(provider, speech), self.transcribe(provider, other)
         )
-        self.hears(first, speech)
+        self.check_words(first, speech)
         if other_speech is not None:
-            self.hears(second, other_speech)
+            self.check_words(second, other_speech)
         elif speech.format.encoding == "linear16":
             assert not text_of(second), "the silent stream has words"
 
     async def test_finalize_loses_nothing(self, provider: Provider, speech: Speech) -> None:
-        """Asked for after the speech, it makes final what is pending, and the stream goes on."""
+        """After the speech, `finalize` makes pending words final, and the stream continues."""
         if not provider.capabilities.finalize:
             pytest.skip("the provider has no finalize")
         frame = self.frame_bytes(provider, speech.format)
@@ -408,25 +411,25 @@ class ProviderContract:
                     events.append(event)
             finally:
                 await stream.close()
-        self.hears(events, speech)
+        self.check_words(events, speech)
 
-    async def test_what_follows_a_final_can_be_heard_alone(
+    async def test_a_stream_may_begin_where_a_final_ends(
         self, provider: Provider, speech: Speech
     ) -> None:
-        """Where a final ends a new stream may begin, as after a crash, and no word is amiss."""
+        """A new stream may begin at the end of a final, as after a fault, without loss of words."""
         if speech.words is None:
-            pytest.skip("what is spoken is not known for certain")
+            pytest.skip("the words of the speech are not certain")
         spoken = [final for final in finals(await self.transcribe(provider, speech)) if final.text]
         if len(spoken) < 2:
-            pytest.skip("the speech makes one final only: pauses in it would make more")
+            pytest.skip("the speech has a single final: add pauses to it")
         middle = (len(spoken) - 1) // 2
         frames = round(spoken[middle].end * speech.format.sample_rate)
         rest = Speech(speech.audio[frames * speech.format.frame_bytes :], speech.format)
         assert text_of(await self.transcribe(provider, rest)) == text_of(spoken[middle + 1 :])
 
-    # ---- what it keeps to itself, and what it does not keep -----------------------------------
+    # ---- secrets and memory ---------------------------------------------------------------------
 
-    async def test_secrets_are_told_nowhere(
+    async def test_secrets_appear_nowhere(
         self,
         provider: Provider,
         speech: Speech,
@@ -434,26 +437,30 @@ class ProviderContract:
         break_connection: Callable[[], Awaitable[object]] | None,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """Not in logs at any level, events, errors with their tracebacks, or representations."""
+        """No log, event, error, traceback or representation contains a secret."""
         if not secrets:
-            pytest.skip("no secrets were given")
+            pytest.skip("override the fixture `secrets` for this test")
         caplog.set_level(logging.DEBUG)
-        told = [repr(provider), repr(vars(provider)), repr(await self.transcribe(provider, speech))]
+        shown = [
+            repr(provider),
+            repr(vars(provider)),
+            repr(await self.transcribe(provider, speech)),
+        ]
         try:
             await provider.open(self.request_for(speech, options={"no_such_option": 1}))
         except ProviderError as error:
-            told += traceback.format_exception(error)
+            shown += traceback.format_exception(error)
         if break_connection is not None:
             stream = await provider.open(self.request_for(speech))
-            told.append(repr(vars(stream)))
+            shown.append(repr(vars(stream)))
             await stream.send(speech.audio[: self.frame_bytes(provider, speech.format)])
             await break_connection()
             try:
                 await self._drained(stream)
             except ProviderError as error:
-                told += traceback.format_exception(error)
+                shown += traceback.format_exception(error)
             await self.closes(stream)
-        everything = "\n".join([*told, caplog.text])
+        everything = "\n".join([*shown, caplog.text])
         assert not [secret for secret in secrets if secret in everything]
 
     async def test_back_pressure(
@@ -462,37 +469,37 @@ class ProviderContract:
         speech: Speech,
         block_reading: Callable[[], Awaitable[object]] | None,
     ) -> None:
-        """A provider that takes no more makes `send` wait, before much is held in memory."""
+        """`send` waits for a provider that reads no more, before much audio is held in memory."""
         async with self._unread(provider, speech, block_reading) as (stream, frame):
             sent = 0
             with contextlib.suppress(TimeoutError):
-                while sent < _MOST_HELD_BYTES:
+                while sent < _MAX_HELD_BYTES:
                     async with asyncio.timeout(1):
                         await stream.send(frame)
                     sent += len(frame)
-            assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
+            assert sent < _MAX_HELD_BYTES, f"the stream accepted {sent} bytes that nobody reads"
 
-    async def test_what_is_sent_without_waiting_is_heard(
+    async def test_send_nowait_keeps_audio_complete(
         self, provider: Provider, speech: Speech
     ) -> None:
-        """`send_nowait` and `send`, in turn as they come: the audio stays in order and whole."""
-        self.hears(await self.transcribe(provider, speech, at_once=True), speech)
+        """Audio stays complete and in order when `send_nowait` and `send` alternate."""
+        self.check_words(await self.transcribe(provider, speech, at_once=True), speech)
 
-    async def test_what_is_sent_without_waiting_has_a_bound(
+    async def test_send_nowait_is_bounded(
         self,
         provider: Provider,
         speech: Speech,
         block_reading: Callable[[], Awaitable[object]] | None,
     ) -> None:
-        """`send_nowait` gives up before much is held in memory."""
+        """`send_nowait` returns False before much audio is held in memory."""
         async with self._unread(provider, speech, block_reading) as (stream, frame):
             sent = 0
-            while sent < _MOST_HELD_BYTES and stream.send_nowait(frame):
+            while sent < _MAX_HELD_BYTES and stream.send_nowait(frame):
                 sent += len(frame)
                 await asyncio.sleep(0)
-            assert sent < _MOST_HELD_BYTES, f"{sent} bytes were taken that nobody reads"
+            assert sent < _MAX_HELD_BYTES, f"the stream accepted {sent} bytes that nobody reads"
 
-    # ---- how it ends ------------------------------------------------------------------------
+    # ---- ends -------------------------------------------------------------------------------
 
     async def test_close_at_once(self, provider: Provider, speech: Speech) -> None:
         await self.closes(await provider.open(self.request_for(speech)))
@@ -515,7 +522,7 @@ class ProviderContract:
         await asyncio.sleep(0)
         await self.closes(stream)
         async with asyncio.timeout(self.close_seconds):
-            # It did not end as it should, so an error is in order; anything else is not.
+            # The stream ended early, so iteration may raise ProviderError, and nothing else.
             with contextlib.suppress(ProviderError):
                 await iterating
 
@@ -528,14 +535,14 @@ class ProviderContract:
         await provider.close()
         await provider.close()
 
-    async def test_broken_connection_is_told(
+    async def test_broken_connection_raises(
         self,
         provider: Provider,
         speech: Speech,
         break_connection: Callable[[], Awaitable[object]] | None,
     ) -> None:
         if break_connection is None:
-            pytest.skip("no way to break the connection was given")
+            pytest.skip("override the fixture `break_connection` for this test")
         stream = await provider.open(self.request_for(speech))
         try:
             await stream.send(speech.audio[: self.frame_bytes(provider, speech.format)])
@@ -543,11 +550,11 @@ class ProviderContract:
             async with asyncio.timeout(self.answer_seconds):
                 with pytest.raises(ProviderError) as caught:
                     await self._drained(stream)
-            assert caught.value.retryable, "a broken connection is worth another try"
+            assert caught.value.retryable, "a broken connection is worth a retry"
         finally:
             await self.closes(stream)
 
-    # ---- cancelled anywhere -----------------------------------------------------------------
+    # ---- cancellation -----------------------------------------------------------------------
 
     @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8])
     async def test_cancel_open(self, provider: Provider, speech: Speech, steps: int) -> None:
@@ -555,12 +562,12 @@ class ProviderContract:
         stream = await self._cancelled(opening, steps)
         if stream is not None:
             await self.closes(stream)
-        self.hears(await self.transcribe(provider, speech), speech)
+        self.check_words(await self.transcribe(provider, speech), speech)
 
     @pytest.mark.parametrize("steps", [0, 1, 3, 8])
     @pytest.mark.parametrize("what", ["send", "finish", "iterate"])
     async def test_cancel(self, provider: Provider, speech: Speech, what: str, steps: int) -> None:
-        """After a cancel a stream can be closed, and the provider can open others."""
+        """After a cancelled call, the stream can be closed and the provider opens others."""
         stream = await provider.open(self.request_for(speech))
         frame = self.frame_bytes(provider, speech.format)
         task: asyncio.Task[None]
@@ -574,10 +581,10 @@ class ProviderContract:
             )
         await self._cancelled(task, steps)
         await self.closes(stream)
-        self.hears(await self.transcribe(provider, speech), speech)
+        self.check_words(await self.transcribe(provider, speech), speech)
 
     async def _cancelled(self, task: asyncio.Task[_T], steps: int) -> _T | None:
-        """Cancel `task` after some turns of the loop; its result if it was done by then."""
+        """Cancel `task` after `steps` turns of the loop; return its result if it was done."""
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()

@@ -187,9 +187,9 @@ _S = Suite()
 @pytest.mark.parametrize(
     ("provider", "test"),
     [
-        (broken(LosesLastWord), lambda p: _S.test_hears_speech(p, tight())),
+        (broken(LosesLastWord), lambda p: _S.test_transcribes_speech(p, tight())),
         (broken(Overlaps), lambda p: _S.test_finals_partition_the_audio(p, SPEECH)),
-        (broken(NeverEnds), lambda p: _S.test_hears_speech(p, SPEECH)),
+        (broken(NeverEnds), lambda p: _S.test_transcribes_speech(p, SPEECH)),
         (broken(NeverCloses), lambda p: _S.test_close_at_once(p, SPEECH)),
         (broken(IsNotEndedByClose), lambda p: _S.test_close_ends_iteration(p, SPEECH)),
         (broken(StartsTurnsTwice), lambda p: _S.test_turns_open_and_close(p, SPEECH)),
@@ -232,4 +232,4 @@ async def test_an_offer_that_is_not_declared_is_noticed() -> None:
             pass
 
     with pytest.raises(pytest.fail.Exception):
-        await _S.test_only_what_is_declared_is_offered(broken(Eager), SPEECH)
+        await _S.test_undeclared_methods_are_not_implemented(broken(Eager), SPEECH)

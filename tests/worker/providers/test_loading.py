@@ -136,7 +136,7 @@ class TestBroken(page.TestVosk):
 """)
     checked = run_suite(run, "test_broken.py", VOSK_URL=server.url)
     assert checked.returncode == 1, checked.stdout
-    assert "FAILED test_broken.py::TestBroken::test_hears_speech" in checked.stdout
+    assert "FAILED test_broken.py::TestBroken::test_transcribes_speech" in checked.stdout
 
 
 def worker_with(

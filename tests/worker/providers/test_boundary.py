@@ -1,0 +1,143 @@
+"""Plugins that fail in every way, at the boundary that the worker puts around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from natterjack.audio import AudioFormat
+from natterjack.plugin import (
+    Capabilities,
+    Dropped,
+    Final,
+    PluginError,
+    PluginFault,
+    Provider,
+    ProviderEvent,
+    ProviderStream,
+    StreamRequest,
+)
+from worker.providers.boundary import GuardedProvider
+
+REQUEST = StreamRequest("s", AudioFormat("linear16", 16_000, 1))
+
+
+class OddStream(ProviderStream):
+    """Does what the test says: an exception is raised, anything else is returned."""
+
+    def __init__(self, does: Any) -> None:
+        self.does = does
+
+    def _do(self) -> Any:
+        if isinstance(self.does, Exception):
+            raise self.does
+        return self.does
+
+    async def send(self, audio: bytes) -> None:
+        self._do()
+
+    def send_nowait(self, audio: bytes) -> bool:
+        return self._do()  # type: ignore[no-any-return]
+
+    async def finish(self) -> None:
+        self._do()
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        yield self._do()
+
+    async def close(self) -> None:
+        self._do()
+
+
+class OddProvider(Provider):
+    name = "odd"
+    Settings = BaseSettings
+    capabilities = Capabilities(encodings=("linear16",))
+
+    def __init__(self, opens: Any) -> None:
+        self.opens = opens
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        if isinstance(self.opens, Exception):
+            raise self.opens
+        return self.opens  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        raise KeyError("in close")
+
+
+async def stream_that(does: Any) -> ProviderStream:
+    return await GuardedProvider("p", OddProvider(OddStream(does))).open(REQUEST)
+
+
+@pytest.mark.parametrize("opens", [KeyError("no such key"), None, "a stream"])
+async def test_open(opens: Any) -> None:
+    with pytest.raises(PluginFault, match="open") as caught:
+        await GuardedProvider("p", OddProvider(opens)).open(REQUEST)
+    assert (caught.value.provider, caught.value.cause) == ("p", "plugin")
+    assert caught.value.retryable
+
+
+async def call(stream: ProviderStream, method: str) -> None:
+    match method:
+        case "send":
+            await stream.send(b"\0\0")
+        case "finish":
+            await stream.finish()
+        case "send_nowait":
+            stream.send_nowait(b"\0\0")
+        case _:
+            await anext(aiter(stream))
+
+
+@pytest.mark.parametrize("method", ["send", "finish", "send_nowait", "iteration"])
+async def test_errors_become_faults_with_a_traceback_in_the_log(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = await stream_that(KeyError("no such key"))
+    with pytest.raises(PluginFault, match=rf"KeyError in {method}: 'no such key'"):
+        await call(stream, method)
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
+
+
+async def test_errors_of_the_provider_pass(caplog: pytest.LogCaptureFixture) -> None:
+    failure = Dropped("odd", "the connection broke")
+    stream = await stream_that(failure)
+    with pytest.raises(Dropped) as caught:
+        await anext(aiter(stream))
+    assert caught.value is failure
+    with pytest.raises(Dropped):
+        stream.send_nowait(b"\0\0")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [None, 1, "event"])
+async def test_values_of_a_wrong_type_are_faults(value: Any) -> None:
+    stream = await stream_that(value)
+    with pytest.raises(PluginFault, match="not an event"):
+        await anext(aiter(stream))
+    with pytest.raises(PluginFault, match="not a bool"):
+        stream.send_nowait(b"\0\0")
+
+
+async def test_what_is_right_passes() -> None:
+    final = Final("word", 0, 1)
+    assert [event async for event in await stream_that(final)] == [final]
+    assert (await stream_that(True)).send_nowait(b"\0\0")
+
+
+async def test_close_raises_nothing() -> None:
+    await (await stream_that(KeyError("in close"))).close()
+    await GuardedProvider("p", OddProvider(None)).close()
+
+
+def test_a_provider_without_capabilities_is_refused() -> None:
+    plugin = OddProvider(None)
+    plugin.capabilities = None  # type: ignore[assignment]
+    with pytest.raises(PluginError, match="capabilities"):
+        GuardedProvider("p", plugin)
