@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from natterjack.broker.connection import connected
-from natterjack.consume.captions import Captions
-from natterjack.consume.listener import listen
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
 from natterjack.local.up import up
-from natterjack.settings import BrokerSettings, LogSettings, add_flags, load
-from natterjack.subjects import transcript_filter
+from natterjack.settings import LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
-from . import budget, erase, limits, plugins, sessions, streams, users
+from . import budget, erase, limits, plugins, sessions, streams, tail, users
 from .arguments import add_command
 
 
@@ -69,17 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--store", type=Path, help="directory for logs and the broker's data (default: temporary)"
     )
 
-    command = commands.add_parser(
-        "tail",
-        help="show transcripts as they arrive",
-        description="Show transcripts as they arrive, until Ctrl-C.",
-    )
-    for name in ("tenant", "conversation", "speaker"):
-        command.add_argument(f"--{name}", help=f"show only this {name}")
-    command.add_argument("--from-start", action="store_true", help="show stored finals first")
-    command.add_argument("--json", action="store_true", help="show every event as a line of JSON")
-    add_flags(command, BrokerSettings, "nats-")
-
+    tail.add_to(commands)
     about = "list the installed providers with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -88,26 +73,6 @@ def parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         add_flags(command, LogSettings)
     return parser
-
-
-async def _tail(flags: argparse.Namespace) -> int:
-    captions = Captions()
-    transcript_filter(flags.tenant, flags.conversation, flags.speaker)  # before connecting
-    async with connected(load(BrokerSettings, flags), name="natterjack-tail", once=True) as broker:
-        source = listen(
-            flags.tenant,
-            flags.conversation,
-            flags.speaker,
-            from_start=flags.from_start,
-            broker=broker,
-        )
-        async with broker.raising_refusals(), contextlib.aclosing(source):  # type: ignore[type-var]
-            async for event in source:
-                if flags.json:
-                    print(event.encode().decode(), flush=True)
-                else:
-                    captions.show(event)
-    return 0
 
 
 def _start(flags: argparse.Namespace) -> Awaitable[int]:
@@ -126,9 +91,8 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
             directory=flags.store,
             port=flags.port,
         )
-    if flags.command == "tail":
-        return _tail(flags)
     subcommands = {
+        "tail": tail.run,
         "budget": budget.run,
         "limits": limits.run,
         "sessions": sessions.run,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from natterjack.process.run import end_tasks
+from natterjack.process.run import end_tasks, requires_extra, run_loop
 from tests.waiting import within
 
 
@@ -48,3 +48,27 @@ async def test_a_task_that_drops_a_cancellation_ends() -> None:
     async with within(10):
         await end_tasks([task])
     assert task.cancelled()
+
+
+def test_a_missing_module_of_an_extra_ends_the_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, requires_extra("natterjack-edge", "edge"):
+        raise ModuleNotFoundError("No module", name="rich.table")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "natterjack-edge: the module rich is missing: pip install 'natterjack[edge]'\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["worker.nothing", "natterjack", "edge_capture.x", None])
+def test_a_missing_module_of_ours_is_an_error(name: str | None) -> None:
+    with pytest.raises(ModuleNotFoundError), requires_extra("natterjack-edge", "edge"):
+        raise ModuleNotFoundError("No module", name=name)
+
+
+def test_run_loop_returns_the_result() -> None:
+    async def main() -> int:
+        return 7
+
+    assert run_loop(main()) == 7
