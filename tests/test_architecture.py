@@ -18,7 +18,6 @@ LONG_MODULES = {
     "edge_capture.spool.session",
     # being carved
     "natterjack.plugin.contract",
-    "worker.session.session",
 }
 
 CONTRACT = {"events", "subjects", "audio", "spec", "control", "settings", "errors"}
@@ -40,6 +39,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"settings", "errors", "metrics"},
         {"audio"},
         {"providers", "metering", "capacity"},
+        {"services", "trace"},
         {"session"},
         {"claim"},
         {"health"},
