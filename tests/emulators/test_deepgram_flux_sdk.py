@@ -194,6 +194,7 @@ async def test_the_sdk_configures(emulator: DeepgramFluxEmulator) -> None:
 
 async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramFluxEmulator) -> None:
     async with connected(emulator) as connection:
+        # The SDK has no public method for a message that the API does not have.
         await connection._send('{"type": "KeepAlive"}')
         (_, error), code = await rest(connection)
     assert isinstance(error, ListenV2FatalError)

@@ -169,6 +169,7 @@ async def test_the_sdk_configures(emulator: DeepgramEmulator) -> None:
 
 async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramEmulator) -> None:
     async with connected(emulator) as connection:
+        # The SDK has no public method that sends an invalid message.
         await connection._send('{"type": "Configure", "keyterm": ["x"]}')
         answer = await connection.recv()
         assert isinstance(answer, ListenV1Error)
