@@ -64,4 +64,4 @@ async def test_mistakes_are_reported(ready_broker: Broker, nats_server: Embedded
 
 
 async def test_missing_buckets_are_reported(broker: Broker, nats_server: EmbeddedServer) -> None:
-    assert "a worker makes them" in await limits(nats_server, "list", status=2)
+    assert "a worker creates them" in await limits(nats_server, "list", status=2)
