@@ -32,11 +32,11 @@ up: $(VENV)/.local ## keep a whole stack running for development
 system-packages: ## what the tests want from Debian (installs it if root, else says so)
 	@sh tests/system_packages.sh
 
-check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that start no process
+check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that start neither a process nor the engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal -m "not process" $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not process and not engine" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .

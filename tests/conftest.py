@@ -28,6 +28,14 @@ def processes() -> None:
     `process`, which tests that use this fixture get without asking."""
 
 
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """For fixtures that run the embedded engine. Tests that use this fixture have the mark
+    `engine`: they start no process, but compute for a minute."""
+
+
+_MARKS = {"processes": "process", "engine": "engine"}
+"""Fixtures, and the marks of the tests that use them."""
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 _unmarked: pytest.Item | None = None
 """The test that runs now, if it may start no process."""
@@ -44,8 +52,8 @@ sys.addaudithook(_refuse_processes)
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "processes" in getattr(item, "fixturenames", ()):
-            item.add_marker("process")
+        for fixture in _MARKS.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(_MARKS[fixture])
 
 
 @pytest.hookimpl(wrapper=True)

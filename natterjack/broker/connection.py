@@ -32,6 +32,8 @@ _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^
 _REPEAT_S, _MAX_REPEATS = 30.0, 20
 """How long an error is not logged again, and of how many errors that is remembered."""
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 5.0
+_ATTEMPT_S, _ONLY_ATTEMPT_S = 2.0, 10.0
+"""The time limit of a connection attempt, and of one that is not repeated."""
 
 
 def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
@@ -217,7 +219,7 @@ async def connect(
     while True:
         broker = Broker(Client())
         try:
-            await _connect_once(broker, settings, name)
+            await _connect_once(broker, settings, name, _ONLY_ATTEMPT_S if once else _ATTEMPT_S)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
             reason = f"no NATS at {shown(settings.url)}: {_reason(error)}"
             await broker.close()
@@ -233,7 +235,9 @@ async def connect(
             return broker
 
 
-async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> None:
+async def _connect_once(
+    broker: Broker, settings: BrokerSettings, name: str, seconds: float
+) -> None:
     client = broker.client
     quiet_until: dict[str, float] = {}
     connected_once = False
@@ -274,7 +278,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         client.connect(
             **_options(settings),  # type: ignore[arg-type]
             name=name,
-            connect_timeout=2,
+            connect_timeout=seconds,  # type: ignore[arg-type]  # any number will do
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type]
             ping_interval=5,
@@ -288,7 +292,7 @@ async def _connect_once(broker: Broker, settings: BrokerSettings, name: str) -> 
         # nats-py retries a failed first attempt silently; stop at its first error.
         await asyncio.wait(
             [attempt, first_error],  # type: ignore[type-var]
-            timeout=5,
+            timeout=seconds + 3,
             return_when=asyncio.FIRST_COMPLETED,
         )
         if not attempt.done():

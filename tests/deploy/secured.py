@@ -139,6 +139,7 @@ async def guest(server: SecuredServer, user: str) -> AsyncIterator[Guest]:
         inbox_prefix=f"_INBOX_{user}".encode(),
         error_cb=one.complain,
         allow_reconnect=False,
+        connect_timeout=10,
     )
     try:
         yield one

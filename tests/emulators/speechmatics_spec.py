@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
-import yaml
+
+from .specification import load_specification
 
 SPECIFICATION: Final = Path(__file__).parent / "specs" / "speechmatics-realtime.yaml"
 
 Where = tuple[str | int, ...]
 
 
-@cache
 def document() -> dict[str, Any]:
     """The AsyncAPI document."""
-    loaded: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())
-    return loaded
+    return load_specification(SPECIFICATION)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import AsyncIterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import aiohttp
 import httpx
 import jsonschema
 import pytest
-import yaml
 
 from . import pcm, tones
 from .deepgram import DeepgramEmulator
 from .process import emulator_process
+from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.
@@ -162,10 +161,8 @@ async def test_the_sdk_cannot_stream_without_credit(emulator: DeepgramEmulator) 
 # ---- the specification ----------------------------------------------------------------------
 
 
-@cache
 def specification() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())
-    return document
+    return load_specification(SPECIFICATION)
 
 
 def check(path: str, content: Any, status: str = "200") -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 import jsonschema
 import pytest
-import yaml
 from websockets.exceptions import ConnectionClosed
 
 from tests.waiting import until, within
 
 from . import tones
 from .deepgram_flux import DeepgramFluxEmulator
+from .specification import load_specification
 from .test_deepgram_sdk import KEY, SPECIFICATION, required
 
 with warnings.catch_warnings():
@@ -224,7 +224,7 @@ async def test_an_inactive_client_is_told_so(emulator: DeepgramFluxEmulator) -> 
 
 def specification() -> tuple[dict[str, Any], dict[str, Any]]:
     """The channel of listen v2, and the document."""
-    document = yaml.safe_load(SPECIFICATION.read_text())
+    document = load_specification(SPECIFICATION)
     return document["channels"]["/v2/listen"], document
 
 

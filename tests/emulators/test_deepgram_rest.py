@@ -16,12 +16,12 @@ import aiohttp
 import httpx
 import jsonschema
 import pytest
-import yaml
 
 from . import pcm, tones
 from .deepgram_rest import DeepgramRestEmulator, parse
 from .process import emulator_process
 from .session import Refusal
+from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.
@@ -87,10 +87,8 @@ async def post(
 # ---- the specification ----------------------------------------------------------------------
 
 
-@cache
 def specification() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(SPECIFICATION.read_text())
-    return document
+    return load_specification(SPECIFICATION)
 
 
 @cache

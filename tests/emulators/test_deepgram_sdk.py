@@ -18,12 +18,12 @@ from typing import Any
 import aiohttp
 import jsonschema
 import pytest
-import yaml
 
 from tests.waiting import until, within
 
 from . import pcm, tones
 from .deepgram import DeepgramEmulator
+from .specification import load_specification
 
 with warnings.catch_warnings():
     # The SDK still looks for names that its own WebSocket library calls deprecated.
@@ -186,7 +186,7 @@ async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramEmulator) -> None
 
 def schemas() -> dict[str, Any]:
     """A validator for each message that the server of listen v1 sends, by type."""
-    document = yaml.safe_load(SPECIFICATION.read_text())
+    document = load_specification(SPECIFICATION)
     refs = document["channels"]["/v1/listen"]["publish"]["message"]["oneOf"]
     found = {}
     for ref in refs:

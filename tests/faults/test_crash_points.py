@@ -26,7 +26,7 @@ from natterjack.spec import SessionSpec
 from worker.session.checkpoint import Checkpoint, CheckpointStore
 
 from ..emulators.deepgram import DeepgramEmulator
-from ..waiting import until
+from ..waiting import bound, until
 from ..worker.programs import RATE, Speaker, Transcript, WorkerProcess, closed, stored
 from .audit import audit
 from .proxy import Message, NatsProxy, Receiver, Trigger
@@ -118,6 +118,9 @@ class Stage:
         self._proxies = contextlib.AsyncExitStack()
         self._keys = itertools.count()
         self.dirty = False
+        self._lease = min(4.0, bound(1))
+        """Long enough under the present load to be renewed in time, while most cases wait for its
+        end."""
 
     @property
     def victim(self) -> Seat:
@@ -153,7 +156,10 @@ class Stage:
     async def _seat(self) -> None:
         proxy = await self._proxies.enter_async_context(NatsProxy(self._server.port))
         worker = WorkerProcess(
-            proxy.url, self.emulator.url, NATTERJACK_LEASE_SECONDS="1", WORKER_BACKOFF_SECONDS="0.1"
+            proxy.url,
+            self.emulator.url,
+            NATTERJACK_LEASE_SECONDS=str(self._lease),
+            WORKER_BACKOFF_SECONDS="0.1",
         )
         self._seats.append(Seat(proxy, worker))
 

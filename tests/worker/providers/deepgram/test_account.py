@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import SecretStr, ValidationError
 
 from natterjack.errors import UsageError
@@ -26,6 +25,7 @@ from natterjack.plugin.provider import Balance
 from natterjack.settings import load
 from tests.emulators import tones
 from tests.emulators.deepgram import DeepgramEmulator
+from tests.emulators.specification import load_specification
 from tests.waiting import until
 from worker.providers.deepgram import DeepgramProvider, account
 from worker.providers.deepgram.settings import DeepgramSettings
@@ -51,7 +51,7 @@ def balances(*items: Any) -> bytes:
 
 def test_requests_are_those_of_the_specification() -> None:
     key = SecretStr(ADMIN)
-    paths = yaml.safe_load(SPECIFICATION.read_text())["paths"]
+    paths = load_specification(SPECIFICATION)["paths"]
     first = account.projects_request("https://h", key)
     second = account.balances_request("https://h", key, "an-id")
     assert first.url == "https://h/v1/projects"

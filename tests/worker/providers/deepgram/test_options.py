@@ -8,7 +8,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 from pydantic import SecretStr
 
 import worker.providers.deepgram as package
@@ -17,6 +16,7 @@ from natterjack.errors import UsageError
 from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
 from tests.emulators.deepgram_query import parse
+from tests.emulators.specification import load_specification
 from tests.emulators.test_deepgram_sdk import SPECIFICATION
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram.options import Options, listen
@@ -37,7 +37,7 @@ STEREO = AudioFormat("linear16", 16000, 2)
 
 def specification() -> tuple[dict[str, Any], dict[str, Any]]:
     """The channel of listen v1, and the document."""
-    document = yaml.safe_load(SPECIFICATION.read_text())
+    document = load_specification(SPECIFICATION)
     return document["channels"]["/v1/listen"], document
 
 

@@ -14,7 +14,7 @@ from .speech import Take, take_of, two_cities
 
 
 @pytest.fixture(scope="package")
-def provider() -> Iterator[SherpaProvider]:
+def provider(engine: None) -> Iterator[SherpaProvider]:
     provider = SherpaProvider(SherpaSettings())
     yield provider
     asyncio.run(provider.close())
