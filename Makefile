@@ -68,7 +68,7 @@ unit: $(VENV)/.dev system-packages ## the tests alone
 test: lint unit ## what CI runs
 	@$(BIN)/python -m tests.ranges --skip-installed
 
-test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py allowed
+test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py and aiohttp allowed
 	@$(BIN)/python -m tests.ranges
 
 soak: $(VENV)/.dev ## an hour and a half of random faults, with a table at the end

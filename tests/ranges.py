@@ -1,6 +1,7 @@
-"""Runs the connection tests with the oldest and the newest nats-py that pyproject.toml allows.
+"""Runs the connection tests with the oldest and the newest nats-py and aiohttp that pyproject.toml
+allows: the packages whose internal parts the connections use.
 
-`python -m tests.ranges`. With `--skip-installed`, leaves out the release that `make unit` tests.
+`python -m tests.ranges`. With `--skip-installed`, leaves out the releases that `make unit` tests.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-TESTS = (
-    "tests/natterjack/broker",
-    "tests/natterjack/consume",
-    "tests/natterjack/cli/test_sessions.py",
-)
+TESTS = {
+    "nats-py": (
+        "tests/natterjack/broker",
+        "tests/natterjack/consume",
+        "tests/natterjack/cli/test_sessions.py",
+    ),
+    "aiohttp": ("tests/natterjack/plugin", "tests/worker/providers/deepgram"),
+}
+"""Tests of each package."""
 
 
 def requirement(name: str) -> Requirement:
     """Return one of the package's own requirements."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return next(r for r in map(Requirement, project["dependencies"]) if r.name == name)
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return next(r for group in groups for r in map(Requirement, group) if r.name == name)
 
 
 def ends(name: str) -> tuple[str, str]:
@@ -49,21 +55,29 @@ def installed(wanted: str) -> Path:
 
 def main() -> int:
     failed = []
-    for wanted in ends("nats-py"):
-        folder = installed(wanted)
-        [metadata] = folder.glob("nats_py-*.dist-info")
-        found = metadata.name.removeprefix("nats_py-").removesuffix(".dist-info")
-        if "--skip-installed" in sys.argv and Version(found) == Version(version("nats-py")):
-            continue
-        print(f"connection tests with nats-py {found}", flush=True)
-        path = os.pathsep.join(filter(None, (str(folder), str(ROOT), os.environ.get("PYTHONPATH"))))
-        tests = (sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider", *TESTS)
-        done = subprocess.run(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, check=False)
-        if done.returncode:
-            failed.append(found)
+    for name in TESTS:
+        for wanted in ends(name):
+            folder = installed(wanted)
+            prefix = name.replace("-", "_") + "-"
+            [metadata] = folder.glob(f"{prefix}*.dist-info")
+            found = metadata.name.removeprefix(prefix).removesuffix(".dist-info")
+            if "--skip-installed" in sys.argv and Version(found) == Version(version(name)):
+                continue
+            print(f"connection tests with {name} {found}", flush=True)
+            if not passed(name, folder):
+                failed.append(f"{name} {found}")
     if failed:
-        print(f"failed with nats-py {' and '.join(failed)}")
+        print(f"failed with {' and '.join(failed)}")
     return 1 if failed else 0
+
+
+def passed(name: str, folder: Path) -> bool:
+    """Run the tests of a package, with the release in `folder`."""
+    path = os.pathsep.join(filter(None, (str(folder), str(ROOT), os.environ.get("PYTHONPATH"))))
+    options = ("-q", "-n", "4", "-p", "no:cacheprovider")
+    tests = (sys.executable, "-m", "pytest", *options, *TESTS[name])
+    done = subprocess.run(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, check=False)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

@@ -200,7 +200,9 @@ def requirements() -> dict[str, Requirement]:
     return {requirement.name.replace("-", "_"): requirement for requirement in found}
 
 
-@pytest.mark.parametrize("dependency", ["nats_py", *sorted({name for name, _ in OTHERS})])
+@pytest.mark.parametrize(
+    "dependency", ["aiohttp", "nats_py", *sorted({name for name, _ in OTHERS})]
+)
 def test_a_dependency_whose_private_names_are_used_has_a_narrow_range(dependency: str) -> None:
     """The range ends with the minor release that was tried, and holds the installed one."""
     requirement = requirements()[dependency]
