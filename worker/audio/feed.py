@@ -1,9 +1,9 @@
 """The feed: a session's audio in order and without holes, from any position.
 
-Live chunks come by a core subscription. Whatever it missed (before it began, during a reconnect,
-when a queue was full) is read from the stream, and a hole that the stream cannot fill becomes a
-gap. The one question "is there more in the stream than I was given?" is asked at the start, on
-each hole, after each reconnect and whenever nothing comes for a while.
+Live chunks arrive on a core subscription. Whatever the subscription missed (before it began, during
+a reconnect, while a queue was full) is read from the stream STT_AUDIO, and a hole that the stream
+cannot fill becomes a gap. The feed checks whether the stream has more than it has received at the
+start, on each hole, after each reconnect, and whenever nothing arrives for a while.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
 from .marks import Mark, Marks
-from .reorder import LONGEST_LONE_GAP_S, Chunk, Held
+from .reorder import LONGEST_LONE_GAP_S, Chunk, ReorderBuffer
 
 _MAX_AHEAD = 128
-"""Chunks further ahead than this must have positions that allow for those between."""
+"""Chunks that are further ahead must have a position that leaves room for those in between."""
 _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
 _MOMENT_S = 0.002
 _NEVER = b"\0"
-"""No headers begin so."""
+"""A prefix that no headers have."""
 _LONGEST_GAP_S = 24 * 3600.0
-"""A position further ahead than this is a forgery or a fault of the edge, not a gap."""
+"""A position that is further ahead is forged or a fault of the edge, not a gap."""
 _MAX_BAD_SEEN = 1000
 _ALL_DOUBT_S = 30.0
-"""How long chunks in doubt may be waited for, all in all."""
+"""The most seconds that a feed waits for doubtful chunks in all."""
 _TAILS = 16
 
 
 class Gap(NamedTuple):
-    """Audio that cannot be had. `cause`: `edge` (the edge left it out), `missing` (it never
-    reached the stream, or left it by age), `bad_chunk`."""
+    """A stretch without audio. `cause` is `edge` (the edge skipped it), `missing` (it never reached
+    the stream, or expired there) or `bad_chunk`."""
 
     position: int
     frames: int
@@ -60,7 +60,7 @@ class Gap(NamedTuple):
 
 
 class Feed:
-    """Audio of one session from `position` on. One task calls `next`; not restartable."""
+    """The audio of one session from `position` on. One task calls `next`; not restartable."""
 
     __slots__ = (
         "_after_bad_chunk",
@@ -92,7 +92,6 @@ class Feed:
         "_position",
         "_quiet",
         "_reading",
-        "_rings_at",
         "_same",
         "_scanned",
         "_session_id",
@@ -101,6 +100,7 @@ class Feed:
         "_subject",
         "_tails",
         "_timer",
+        "_timer_at",
         "_waiter",
         "_woken",
         "bad",
@@ -131,111 +131,112 @@ class Feed:
         self._start = position
         self._next_seq, self._position = mark.seq, mark.position
         self._marks = Marks(mark)
-        self._ahead = Held(spec.sample_rate)
+        self._ahead = ReorderBuffer(spec.sample_rate)
         self._by_seq = self._ahead.by_seq
         self._arrivals: DirectSubscription | None = None
         self._waiter: asyncio.Future[Chunk | None] | None = None
-        """Of `next` while it waits: a chunk that is the next one is given to it as it comes."""
+        """The future on which `next` waits. A live chunk that is next in order completes it."""
         self._given: Chunk | Gap | None = None
-        """Such a chunk that was not taken, for `next` was cancelled; or what was given back."""
+        """A chunk that `next` was cancelled before returning, or an item that was given back."""
         self.sink: Callable[[int, int, bytes, int, float], bool] | None = None
-        """Is offered live chunks that are next while `next` waits: number, frames, payload, wall
-        clock and arrival, as in Chunk. False: `next` gives it."""
+        """Called with live chunks that are next in order while `next` waits: number, frames,
+        payload, wall clock and arrival, as in Chunk. If it returns False, `next` returns the
+        chunk."""
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._same = chunk_header_prefix(spec.session_id)
         self._expected = _NEVER
         self._deadline = 0.0
-        """When `next` returns, whatever has come."""
-        self._rings_at = 0.0
-        """When the timer wakes `next`; 0: none is set."""
+        """When `next` returns at the latest."""
+        self._timer_at = 0.0
+        """When the timer wakes `next`; 0 if no timer is set."""
         self._look = True
-        """Whether the stream may hold more than we were given."""
+        """Whether the stream may have more than was received."""
         self._look_at = 0.0
-        """When to look in the stream, if there is reason to or nothing comes."""
+        """When to check the stream next, if there is a reason or nothing arrives."""
         self._quiet = _QUIET_FIRST_S
         self._scanned = 0
-        """Stream sequence up to which every message has been taken."""
+        """Stream sequence up to which every message has been processed."""
         self._reading = False
-        """What was stored is perhaps on its way to us."""
+        """Whether a read of stored messages is in progress."""
         self._deep_scans = 0
         self._newest: tuple[int, float] | None = None
-        """The newest stream sequence when it was last asked for, and when that was."""
+        """The newest stream sequence when it was last asked for, and the time of that."""
         self._hole_seen = False
         self._passed_since: float | None = None
-        """Since when a chunk behind the hole is known to be stored: a stream that stores nothing,
-        as while it has no leader, proves nothing."""
+        """Since when a chunk behind the hole is known to be stored. A stream that stores nothing,
+        for example because it has no leader, does not show that the hole is lost."""
         self._doubt_since: float | None = None
         self._doubt_left = _ALL_DOUBT_S
         self._after_bad_chunk = False
         self._bad_seen: set[int] = set()
         self.bad: Counter[str] = Counter()
-        """Chunks left out, by cause."""
+        """Refused chunks by cause."""
         self.ended = False
-        """The last chunk has been given out."""
+        """The last chunk has been returned."""
         self.heard = time.monotonic()
-        """When the last chunk of this session came in, or the connection came back."""
+        """When the last chunk of this session arrived, or the connection came back."""
         self.superseded = False
-        """A chunk of another session has come live on the same subject."""
+        """A live chunk of another session was received on the same subject."""
         self.head = position
-        """End of the newest audio known of."""
+        """End of the newest audio that is known to exist."""
         self._left, self._left_frames = 0, 0
-        """Chunks in the stream behind those that were read, and how long one is."""
+        """How many chunks the stream has behind those that were read, and the frames of one."""
         self._tails: list[tuple[int, int]] = []
-        """Number and position of what would follow the newest live chunks."""
+        """Number and position that would follow each of the newest live chunks."""
 
     @property
     def caught_up(self) -> bool:
-        """Whether nothing more is known to be, or may be, in the stream."""
+        """Whether the stream is not known or suspected to have more."""
         return not self._look and not self._ahead and self._broker.connected
 
     @property
     def unread(self) -> int:
-        """Frames that lie in the stream behind `head`, by the number of chunks."""
+        """Frames in the stream behind `head`, estimated from the number of chunks."""
         return self._left * self._left_frames
 
     async def open(self) -> None:
-        """Subscribe live. What is stored is read by `next`."""
+        """Subscribe to live chunks. Stored ones are read by `next`."""
         self._arrivals = await self._broker.client.listen(self._subject, self._received)
-        self._broker.on_reconnect.add(self._suspect)
+        self._broker.on_reconnect.add(self._reconnected)
 
     async def close(self) -> None:
-        """Stop. Idempotent."""
-        self._broker.on_reconnect.discard(self._suspect)
+        """Unsubscribe. Idempotent."""
+        self._broker.on_reconnect.discard(self._reconnected)
         if self._timer is not None:
             self._timer.cancel()
         arrivals, self._arrivals = self._arrivals, None
         if arrivals is not None:
             await arrivals.end()
 
-    def _suspect(self) -> None:
-        """The connection is back: chunks may have been missed, and the edge needs time too."""
+    def _reconnected(self) -> None:
+        """The connection is back: check the stream, and give the edge time to come back too."""
         self.heard = time.monotonic()
         self._look, self._look_at = True, 0.0
         self._wake()
 
     def _wake(self) -> None:
-        """Have `next` look again at what there is."""
+        """Make `next` check again what is there."""
         self._woken = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def give_back(self, item: Chunk | Gap) -> None:
-        """Have `next` return `item`, its last, once more."""
+        """Make `next` return its last item once more."""
         self._given = item
 
     def nudge(self) -> None:
-        """Have `next` return None, now if it waits."""
+        """Make `next` return None, at once if it waits."""
         self._nudged = True
         self._wake()
 
     def _received(self, _subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
-        """A chunk has come live."""
+        """Handle a live message."""
         if self._by_seq and self._ahead.full and self._next_seq in self._by_seq:
-            # More is at hand than can be sent soon. What comes live is stored, and will be read: to
-            # look at it now would be to fall behind further.
+            # There is more than can be sent soon. Live chunks are stored too and will be read
+            # later; processing them now would only make the worker fall further behind.
             self.heard, self._look, self._look_at = time.monotonic(), True, 0.0
             return
         waiter, expected, size = self._waiter, self._expected, len(data)
@@ -252,7 +253,7 @@ class Feed:
             self._take(raw, data, 0)
             self._wake()
             return
-        # Nearly always: the one that is waited for. As `_take` and `_admit`, cut short.
+        # The usual case: the chunk that `next` waits for. A short version of `_take` and `_admit`.
         now = time.monotonic()
         try:
             time_ns = wall_clock(raw[len(expected) : raw.index(b"\r\n", len(expected))])
@@ -274,8 +275,8 @@ class Feed:
             waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, False, 0))
 
     def _expect(self) -> bytes:
-        """How the headers of the next chunk begin, if nothing is the matter: numbers need not be
-        read that are known."""
+        """How the headers of the next chunk begin in the usual case, so that its numbers need not
+        be parsed."""
         if (
             self._doubt_since is not None
             or self._position < self._start
@@ -290,8 +291,10 @@ class Feed:
         )  # fmt: skip
 
     def _take(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
-        """Keep a chunk that is still to come; count it if it is bad. False: there is no room.
-        `raw`: its headers as they are on the wire."""
+        """Keep a chunk that is not due yet, and count it if it is bad.
+
+        `raw` is its header block. Returns False if there is no room for it.
+        """
         size = len(data)
         quick = None if raw is None else read_chunk_headers(raw, self._same)
         if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
@@ -303,8 +306,7 @@ class Feed:
                 headers is not None
                 and headers.get(SESSION_ID, self._session_id) != self._session_id
             ):
-                # Sessions may follow one another on a key; the stream holds the older ones' audio
-                # too.
+                # The stream also holds audio of earlier sessions that used the same key.
                 self.superseded = self.superseded or stream_sequence == 0
                 return True
             try:
@@ -316,7 +318,7 @@ class Feed:
         frames = size // self._frame_bytes
         ahead = position - self._position
         if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
-            # Forged: every chunk in between has a frame at least, and a day's gap is none.
+            # Forged: every chunk in between has at least one frame, and no gap lasts a day.
             self._count_place(seq, position)
             return True
         now = time.monotonic()
@@ -326,7 +328,7 @@ class Feed:
             if not (self._look or self._ahead):
                 self._look_at = now + _QUIET_FIRST_S
             place = seq, position
-            # What follows nothing may be forged.
+            # A chunk that does not follow a known one may be forged.
             if place == (self._next_seq, self._position) or place in self._tails:
                 self.head = max(self.head, position + frames)
             self._tails.append((seq + 1, position + frames))
@@ -344,15 +346,18 @@ class Feed:
         return room
 
     def _make_room(self, seq: int) -> bool | None:
-        """Whether there is room for a chunk; None if it is not to be kept. Nearer ones come first,
-        or a hole would be given up together with what is stored behind it."""
+        """Make room for a chunk by dropping ones that are further ahead.
+
+        Returns True if there is room, False if others had to go, and None if this chunk is the one
+        to drop. Without this, a hole would be given up together with the chunks stored behind it.
+        """
         room = True
         while self._ahead.full:
             if seq == self._next_seq:
                 break
             self._look, room = True, False
             if self._next_seq in self._ahead:
-                self._look_at = 0.0  # as soon as there is room
+                self._look_at = 0.0  # read on as soon as there is room
             farthest = self._ahead.last
             if seq > farthest:
                 return None
@@ -362,10 +367,10 @@ class Feed:
             self._ahead.drop(farthest)
         return room
 
-    def _decide(self, seq: int, good: int | None) -> None:
-        """The chunk is given out, or left out: all of its number were bad but that at `good`."""
+    def _decide(self, seq: int, valid: int | None) -> None:
+        """Move on past number `seq`. All chunks with it are bad except the one at `valid`."""
         for version in self._ahead.versions(seq):
-            if version.position != good:
+            if version.position != valid:
                 self._count_place(seq, version.position)
         if self._doubt_since is not None:
             self._doubt_left -= time.monotonic() - self._doubt_since
@@ -374,20 +379,20 @@ class Feed:
         self._next_seq = seq + 1
 
     def _chosen(self) -> Chunk | None:
-        """The chunk that is next; None if it is not there, or in doubt."""
+        """The chunk that is next in order, or None if it is missing or in doubt."""
         doubt = self._doubt_since
         waited = None if doubt is None else time.monotonic() - doubt
         patience = min(self._hole_seconds, self._doubt_left)
         return self._ahead.choose(self._next_seq, self._position, waited, patience)
 
     def _count_bad(self, cause: str, raw: bytes | None, data: bytes) -> None:
-        # The same message may come live and from the stream, which adds headers of its own.
+        # The same message may arrive live and from the stream, which adds headers of its own.
         headers = parse_headers(raw or b"")
         own = sorted((k, v) for k, v in headers.items() if not k.startswith("Nats-"))
         self._count_once(cause, hash((tuple(own), data)))
 
     def _count_place(self, seq: int, position: int) -> None:
-        """Of a chunk that cannot be there: it may have been met before its turn, too."""
+        """Count a chunk with an impossible position, once even if it is met again."""
         self._count_once("position", hash((seq, position)))
 
     def _count_once(self, cause: str, mark: int) -> None:
@@ -397,8 +402,7 @@ class Feed:
                 self._bad_seen.add(mark)
 
     async def next(self, timeout: float) -> Chunk | Gap | None:
-        """What comes next, or None after `timeout` seconds without anything, or a `nudge`.
-        Cancel-safe."""
+        """The next chunk or gap, or None after `timeout` seconds or a `nudge`. Cancel-safe."""
         given, self._given = self._given, None
         if given is not None:
             return given
@@ -434,10 +438,10 @@ class Feed:
                     return given
 
     async def _wait(self, now: float, until: float) -> Chunk | None:
-        """Return when there may be something, or at `until` by the monotonic clock; with the chunk
-        if it is the next one."""
-        if not now < self._rings_at <= until:
-            self._alarm(until - now)
+        """Wait until there may be something, or until the monotonic time `until`. Returns the chunk
+        that is next in order if that is what arrived."""
+        if not now < self._timer_at <= until:
+            self._set_timer(until - now)
         self._expected = self._expect()
         waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
@@ -450,25 +454,28 @@ class Feed:
         finally:
             self._waiter = None
 
-    def _alarm(self, seconds: float) -> None:
-        """Wake `next` in so many seconds. A timer that is set for earlier is left: to be woken in
-        vain once a second costs less than to set one for each chunk."""
+    def _set_timer(self, seconds: float) -> None:
+        """Wake `next` in `seconds`.
+
+        A timer that fires earlier is left alone: a needless wake-up once a second costs less than
+        setting a timer for each chunk.
+        """
         if self._timer is not None:
             self._timer.cancel()
         seconds = max(0.0, seconds)
-        self._rings_at = time.monotonic() + seconds
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+        self._timer_at = time.monotonic() + seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._timer_fired)
 
-    def _ring(self) -> None:
-        self._rings_at, self._timer = 0.0, None
+    def _timer_fired(self) -> None:
+        self._timer_at, self._timer = 0.0, None
         wait = min(self._look_at, self._deadline) - time.monotonic()
         if wait > _MOMENT_S:
-            self._alarm(wait)  # a chunk has come meanwhile: nobody need be woken
+            self._set_timer(wait)  # a chunk arrived in the meantime: too early to wake
         else:
             self._wake()
 
     def _admit(self, chunk: Chunk) -> Chunk | Gap | None:
-        """The chunk that is next, as it is to be given out; None if it is not."""
+        """The item to return for the chunk that is next in order, or None if there is none."""
         place, ahead = chunk.position, chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
             if ahead > self._longest or self._ahead.contradicted(chunk, self._position):
@@ -487,10 +494,10 @@ class Feed:
         self._after_bad_chunk = False
         self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
         self._position = end = chunk.position + chunk.frames
-        # The last chunk is the end for certain, whatever was forged beyond it.
+        # The last chunk is the end, whatever was forged beyond it.
         self.head = end if chunk.end else max(self.head, end)
         if chunk.stream_sequence:
-            # Those behind it may be stored before it: they are at hand then, or not taken yet.
+            # Later chunks may be stored before it. They are present then, or not processed yet.
             behind = (c.stream_sequence for c in self._ahead.chunks if c.stream_sequence)
             first = min(chunk.stream_sequence, self._scanned + 1, *behind)
             self._marks.add(Mark(chunk.position, chunk.seq, first))
@@ -510,54 +517,57 @@ class Feed:
         return None
 
     def _reject(self, chunk: Chunk) -> None:
-        """Leave out a chunk whose position cannot be; the next one shows how long it was."""
+        """Refuse a chunk with an impossible position. The next one shows how long it was."""
         self._decide(chunk.seq, None)
         self._after_bad_chunk = True
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
-        """The gap up to `position`, as far as it lies behind where the feed was opened."""
+        """The gap up to `position`, without what lies before the position of the feed's start."""
         start = max(self._position, self._start)
         self._position = position
         return Gap(start, position - start, cause) if position > start else None
 
     def mark_before(self, position: int) -> Mark:
-        """The latest place known from which reading finds all from `position` on."""
+        """The latest mark from which reading finds all audio from `position` on."""
         return self._marks.before(position)
 
     async def probe(self) -> None:
-        """Learn where the live head is in the stream, for `mark_before`. Quick; never raises."""
+        """Learn the stream sequence of the newest chunk, for `mark_before`. Quick; never raises."""
         with contextlib.suppress(StoreUnavailable):
             await self._more_stored()
 
     async def _more_stored(self) -> bool:
-        """Whether the newest message in the stream says that there may be more to read."""
+        """Whether the newest message in the stream shows that there may be more to read."""
         stored = await self._store.last(self._subject)
         if stored is None:
             return False
         sequence = stored.sequence
         if sequence < self._scanned:
             if await self._store.newest_sequence() >= self._scanned:
-                return True  # a replica that lags behind has answered
-            # The stream was made anew, as one in memory is when its server restarts.
+                return True  # a replica that lags has answered
+            # The stream was created anew, as a memory stream is when its server restarts.
             self._scanned, self._newest = 0, None
             self._marks.forget_places()
         self._mark_next()
         self._newest = sequence, time.monotonic()
         if stored.headers.get(SESSION_ID) != self._session_id:
-            self.superseded = True  # or an older edge's late chunk: whoever asks the queue knows
+            self.superseded = True  # or a late chunk of an earlier session: the queue decides
             return True
         try:
             header = decode_chunk_headers(stored.headers, len(stored.data), self._format)
         except BadChunk:
             return True
         if header.seq == self._next_seq - 1:
-            # Unless it is a double, that is all. After a long while it is made sure.
+            # Nothing more, unless this is a duplicate; after a long silence check anyway.
             return sequence > self._scanned and self._quiet >= _QUIET_LONGEST_S
         return header.seq >= self._next_seq or sequence > self._scanned
 
     def _mark_next(self) -> None:
-        """Whatever was stored when the newest sequence was last asked for has long come in. If all
-        of that is given out, the chunk that is next, and all behind it, are stored later."""
+        """Add a mark at the next chunk if everything stored before it has been returned.
+
+        Whatever was stored when the newest sequence was last asked for has arrived by now. If all
+        of it has been returned, the next chunk and all later ones are stored behind it.
+        """
         if self._newest is None or self._look or self._reading or self.ended:
             return
         sequence, asked = self._newest
@@ -565,7 +575,7 @@ class Feed:
             self._marks.add(Mark(self._position, self._next_seq, max(1, sequence)))
 
     async def _fill(self) -> Gap | None:
-        """Read what is missing from the stream; the gap when it is not there and will not come."""
+        """Read missing chunks from the stream. Returns the gap if they are lost."""
         started = time.monotonic()
         quiet = not self._look and not self._ahead
         self._look = found = unread = False
@@ -589,24 +599,24 @@ class Feed:
         return self._give_up_hole(started)
 
     def _waited(self, now: float) -> float:
-        """Seconds for which the hole has been one for sure; negative: it may still be none."""
+        """Seconds since the hole was confirmed; negative if it is not confirmed yet."""
         return -1.0 if self._passed_since is None else now - self._passed_since
 
     def _give_up_hole(self, now: float) -> Gap | None:
-        """Chunks are at hand, the one before them is not: after a while it counts as lost."""
+        """Later chunks are present and the next one is missing: after a while it counts as lost."""
         if self._passed_since is None and any(c.stream_sequence for c in self._ahead.chunks):
             self._passed_since = now
         waited = self._waited(now)
         versions = self._ahead.versions(self._ahead.first)
-        likely = (chunk for chunk in versions if self._ahead.borne_out(chunk, self._position))
+        likely = (chunk for chunk in versions if self._ahead.confirmed(chunk, self._position))
         first = next(likely, versions[0])
-        # Nobody wants what lies before the start. But each chunk has a frame at least: a position
-        # that cannot be says nothing.
+        # Audio before the start is not needed, so its loss need not be waited for. But a position
+        # that leaves no frame for each chunk in between is impossible and shows nothing.
         least = self._position + first.seq - self._next_seq
         if first.position > self._start or first.position < least:
             if waited < self._hole_seconds:
                 return None
-            # A real chunk is followed by others; one that was forged far ahead is not.
+            # Other chunks follow a real one; none follow one that was forged far ahead.
             lone = self._ahead.lone(first) and not first.end
             if lone and waited < 4 * self._hole_seconds:
                 return None
@@ -622,25 +632,28 @@ class Feed:
         return self._gap_to(first.position, "missing")
 
     async def _read_on(self) -> bool:
-        """Take stored chunks from where the last reading ended, until the wanted one is there or
-        all is read; True if it is there. Whether more is stored is noted in `_look`."""
+        """Read on in the stream until the next chunk is found or everything is read.
+
+        Returns whether it was found. `_look` notes whether more is stored.
+        """
         mark = self._marks.before_chunk(self._next_seq)
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
         waited = self._waited(now)
-        if self._next_seq in self._ahead:  # and in doubt
+        if self._next_seq in self._ahead:  # but in doubt
             again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
         else:
             again = bool(self._ahead) and self._deep_scans <= (waited >= self._hole_seconds)
         if not found and again:
-            # Stored out of order, before the place where reading began or far behind? Look at the
-            # start of a hole, and before it is given up.
+            # It may be stored out of order, before the place where reading began or far behind:
+            # read everything, at the start of a hole and again before giving it up.
             found = await self._read_from(1, past_room=True)
             self._deep_scans += 1
         return found
 
     async def _read_from(self, sequence: int, *, past_room: bool = False) -> bool:
-        """As `_read_on`. `past_room`: to the end for the wanted chunk, room for others or not."""
+        """Read from `sequence` on, as `_read_on` does. With `past_room`, search to the end of the
+        stream for the next chunk even if there is no room for the others."""
         room = True
         while True:
             messages, left = await self._store.read(
@@ -651,7 +664,7 @@ class Feed:
                 if room:
                     self._scanned = max(self._scanned, message.sequence)
                 elif not past_room:
-                    return False  # `_look` is set, and this one is read again
+                    return False  # `_look` is set, so this message is read again
             self._left = left
             if messages:
                 self._left_frames = len(messages[-1].data) // self._format.frame_bytes

@@ -1,6 +1,6 @@
-"""Chunks that have come and are not given out yet, and which of several of one number is true.
+"""Received chunks that are not due yet, and the choice between chunks with the same number.
 
-Pure: it is told how long was waited.
+Pure: the caller passes how long it has waited.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 _MAX_CHUNKS, _MAX_BYTES = 128, 4 * 1024 * 1024
 _MAX_RIVALS = 3
-_WITNESSES = 8
-"""Chunks behind a doubtful one that are asked about it."""
+_CONSULTED = 8
+"""How many chunks behind a doubtful one are consulted."""
 _DOUBT_S, _ABSURD_DOUBT_S = 3.0, 12.0
-"""How long another chunk of the same number is awaited when one is not where the last one ended and
-the chunk behind it does not bear it out; and when it would make a gap that nothing follows and that
-is longer than any that is likely."""
+"""How long to wait for another chunk with the same number when a chunk does not begin where the
+last one ended and the chunk behind it does not confirm it; and how long when it would also make a
+gap that is longer than `LONGEST_LONE_GAP_S` and that no chunk follows."""
 LONGEST_LONE_GAP_S = 60.0
 
 
 class Chunk(NamedTuple):
-    """A chunk, or the part of it from where the feed was opened."""
+    """A chunk, or the part of it that lies behind the position where the feed was opened."""
 
     seq: int
     position: int
@@ -31,19 +31,23 @@ class Chunk(NamedTuple):
     """time.monotonic() when it reached this process."""
     end: bool
     stream_sequence: int
-    """0 when it came live and has not been seen in the stream."""
+    """Its sequence in STT_AUDIO; 0 if it was received live and has not been seen in the stream."""
 
 
-class Held:
-    """The chunks at hand, by number. Of one number there may be some at several positions (forged,
-    or by a fault of the edge): at most one of them is true."""
+class ReorderBuffer:
+    """Received chunks by number, bounded in number and bytes.
+
+    There may be several chunks with one number at different positions, forged or sent by a faulty
+    edge; at most one of them is valid. Without this choice, a single forged chunk that arrives
+    before the real one moves the session's clock, and all real chunks behind it are refused.
+    """
 
     def __init__(self, sample_rate: int) -> None:
         self._chunks: dict[int, Chunk] = {}
         self._rivals: dict[int, list[Chunk]] = {}
         self._bytes = 0
         self._last: int | None = None
-        """Greatest number, if it is known."""
+        """The greatest number, if known."""
         self._longest_lone_gap = LONGEST_LONE_GAP_S * sample_rate
 
     def __len__(self) -> int:
@@ -54,22 +58,22 @@ class Held:
 
     @property
     def by_seq(self) -> Mapping[int, Chunk]:
-        """One of each number; the same mapping always."""
+        """One chunk per number; always the same mapping."""
         return self._chunks
 
     @property
     def chunks(self) -> Collection[Chunk]:
-        """One of each number."""
+        """One chunk per number."""
         return self._chunks.values()
 
     @property
     def first(self) -> int:
-        """Least number. Raises ValueError when nothing is held."""
+        """The least number. Raises ValueError if there are no chunks."""
         return min(self._chunks)
 
     @property
     def last(self) -> int:
-        """Greatest number. Raises ValueError when nothing is held."""
+        """The greatest number. Raises ValueError if there are no chunks."""
         if self._last is None:
             self._last = max(self._chunks)
         return self._last
@@ -79,17 +83,17 @@ class Held:
         return len(self._chunks) >= _MAX_CHUNKS or self._bytes >= _MAX_BYTES
 
     def add(self, chunk: Chunk) -> None:
-        """Hold a chunk, or learn where one that is held is stored."""
-        held = self._chunks.get(chunk.seq)
-        if held is None:
+        """Add a chunk, or note the stream sequence of one that is here already."""
+        present = self._chunks.get(chunk.seq)
+        if present is None:
             self._bytes += len(chunk.payload)
             self._chunks[chunk.seq] = chunk
             if self._last is not None and chunk.seq > self._last:
                 self._last = chunk.seq
-        elif held.position != chunk.position:
+        elif present.position != chunk.position:
             self._add_rival(chunk)
-        elif not held.stream_sequence:
-            self._chunks[chunk.seq] = held._replace(stream_sequence=chunk.stream_sequence)
+        elif not present.stream_sequence:
+            self._chunks[chunk.seq] = present._replace(stream_sequence=chunk.stream_sequence)
 
     def _add_rival(self, chunk: Chunk) -> None:
         rivals = self._rivals.setdefault(chunk.seq, [])
@@ -99,12 +103,12 @@ class Held:
             self._bytes += len(chunk.payload)
 
     def versions(self, seq: int) -> list[Chunk]:
-        """All of this number."""
-        held = self._chunks.get(seq)
-        return [] if held is None else [held, *self._rivals.get(seq, ())]
+        """All chunks with this number."""
+        present = self._chunks.get(seq)
+        return [] if present is None else [present, *self._rivals.get(seq, ())]
 
     def drop(self, seq: int) -> None:
-        """Let go of all of this number."""
+        """Remove all chunks with this number."""
         if seq == self._last:
             self._last = None
         self._bytes -= len(self._chunks.pop(seq).payload)
@@ -112,44 +116,46 @@ class Held:
             self._bytes -= len(rival.payload)
 
     def lone(self, chunk: Chunk) -> bool:
-        """Whether nothing is held that follows it."""
+        """Whether the next number is missing."""
         return chunk.seq + 1 not in self._chunks
 
     def choose(
         self, seq: int, position: int, waited: float | None, patience: float
     ) -> Chunk | None:
-        """The chunk numbered `seq`, where the one before it ended at `position`; None if it is not
-        there, or in doubt. `waited`: for how many seconds it has been; None: not yet. `patience`:
-        how many it may be, at most."""
-        held = self._chunks.get(seq)
-        if held is None or held.position == position:
-            return held  # nearly always
+        """The chunk with number `seq`, given that the previous one ended at `position`.
+
+        None if it is missing, or still in doubt. `waited` is how many seconds it has been in doubt
+        (None: not before), `patience` the most it may be.
+        """
+        present = self._chunks.get(seq)
+        if present is None or present.position == position:
+            return present  # the usual case
         versions = self.versions(seq)
         for chunk in versions:
             if chunk.position == position:
                 return chunk
-        likely = [chunk for chunk in versions if self.borne_out(chunk, position)]
+        likely = [chunk for chunk in versions if self.confirmed(chunk, position)]
         if likely or waited is None:
             return min(likely, default=None, key=_position)
-        # Nothing better has come: what may be a gap is one, unless it is absurd.
+        # Nothing better was received: accept the gap unless it is absurd.
         later = (chunk for chunk in versions if chunk.position > position)
-        able = (chunk for chunk in later if not self.contradicted(chunk, position))
-        chunk = min(able, default=held, key=_position)
+        possible = (chunk for chunk in later if not self.contradicted(chunk, position))
+        chunk = min(possible, default=present, key=_position)
         absurd = self.lone(chunk) and chunk.position - position > self._longest_lone_gap
         wait = min(patience, _ABSURD_DOUBT_S if absurd else _DOUBT_S)
         return chunk if waited >= wait else None
 
-    def borne_out(self, chunk: Chunk, position: int) -> bool:
-        """Whether the chunk behind one that lies ahead of `position` begins where it ends, or
-        later."""
+    def confirmed(self, chunk: Chunk, position: int) -> bool:
+        """Whether the next chunk confirms one that lies ahead of `position`, by beginning where it
+        ends or later."""
         end = chunk.position + chunk.frames
         behind = [version.position >= end for version in self.versions(chunk.seq + 1)]
         return chunk.position > position and any(behind)
 
     def contradicted(self, chunk: Chunk, position: int) -> bool:
-        """Whether chunks behind one that lies ahead of `position` agree that it is not there."""
+        """Whether later chunks show that one that lies ahead of `position` cannot be there."""
         end, against, last = chunk.position + chunk.frames, 0, position
-        for seq in range(chunk.seq + 1, chunk.seq + _WITNESSES + 1):
+        for seq in range(chunk.seq + 1, chunk.seq + _CONSULTED + 1):
             positions = [version.position for version in self.versions(seq)]
             if any(position >= end for position in positions):
                 return False
