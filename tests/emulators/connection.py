@@ -117,7 +117,7 @@ class Connection:
         while limit is not None and self._inbox.qsize() >= limit:
             if transport is None or transport.is_closing() or self._entry.closed is not None:
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # polling interval; the loop waits for room in the queue
 
     async def _tick(self) -> None:
         assert self.session.tick_seconds is not None
@@ -243,7 +243,7 @@ class Connection:
         assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
         while self._emulator.faults.stop_reading_after_seconds is not None:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # polling interval; the loop waits for the switch
             if transport.is_closing():
                 return
         transport.resume_reading()

@@ -141,7 +141,7 @@ async def test_the_sdk_keeps_a_stream_alive() -> None:
             idle_until = loop.time() + 1
             while loop.time() < idle_until:
                 await connection.send_keep_alive()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # the keepalive interval, below the timeout
             assert emulator.log[0].closed is None
             await until(lambda: emulator.log[0].closed, "the server gives up on a silent client")
         assert emulator.log[0].closed == "server 1011"

@@ -284,7 +284,7 @@ async def test_a_connection_without_audio_is_closed(
             if keepalives:
                 for _ in range(2):
                     await socket.send_str('{"type": "KeepAlive"}')
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # the keepalive interval, below the timeout
             _, frame = await rest(socket)
         assert frame.data == 1011
         assert str(frame.extra).startswith("NET-0001")

@@ -171,7 +171,7 @@ async def killed(lease: str, goal: float | None, rounds: int, voices: int) -> li
                 again += await of_all(choir, partial(_of_next, since, epochs), "transcripts")
                 new += await of_all(choir, partial(_unseen, since, ends), "new words")
                 holder = following
-                await asyncio.sleep(3)  # at another place in a phrase
+                await asyncio.sleep(3)  # moves the next kill to another place in the phrase
             await made.check(choir)
     p95 = percentile(again, 95)
     what = (
@@ -255,11 +255,11 @@ async def dropped(rounds: int, voices: int) -> list[Row]:
                 for at in [next(at for at, event in voice.heard if _state(event, "streaming"))]
             )
             for number in range(rounds):
-                await asyncio.sleep(2 + 0.37 * (number % 7))  # at another place in a phrase
+                await asyncio.sleep(2 + 0.37 * (number % 7))  # varies the place in the phrase
                 since = time.monotonic()
                 assert await made.emulator.drop() == voices
                 times += await of_all(choir, partial(_recovered, since), "transcripts")
-            await asyncio.sleep(3)
+            await asyncio.sleep(3)  # separates the two measurements: streams settle first
             since = time.monotonic()
             await made.emulator.set(mute_after_seconds=0, connections=voices)
             mutes += await of_all(choir, partial(_mute, since), "mute is found")

@@ -102,7 +102,7 @@ async def _session(
         while True:
             quiet.edge_memory.append(resident_bytes(process.pid))
             quiet.worker_memory.append(resident_bytes(worker.pid))
-            await asyncio.sleep(5)
+            await asyncio.sleep(5)  # sampling interval
 
     measuring = asyncio.create_task(measure())
     await feeding

@@ -166,7 +166,7 @@ class Storm:
                 f"order, worst time {a.worst_time_seconds * 1000:.1f} ms; "
                 f"worker {found.worker_memory[-1] / 1e6:.1f} MB"
             )
-            await asyncio.sleep(10)
+            await asyncio.sleep(10)  # sampling interval
 
     async def _talk_on(self, number: int) -> None:
         count = 0
@@ -327,7 +327,7 @@ class Storm:
             now, _ = await emulator.committed()
             if now.get(fault, 0) >= before.get(fault, 0) + count:
                 return True
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # polling interval of an HTTP endpoint
         return False
 
     async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:

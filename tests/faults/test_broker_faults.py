@@ -131,7 +131,7 @@ async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
         edge = start_edge("file", tmp_path / "words.wav", "--speed", "2", "--nats-url", line.url)
         await soon(lost.fired.wait(), 30)
         before = (await js.stream_info(streams.AUDIO)).state.messages
-        await asyncio.sleep(0.5)  # longer than the stream remembers
+        await asyncio.sleep(0.5)  # longer than the stream's duplicate window
         line.heal()
         assert await edge.exit_code(60) == 0, edge.stderr
     stored = (await js.stream_info(streams.AUDIO)).state.messages
@@ -194,7 +194,7 @@ async def test_a_worker_that_is_stopped_while_nats_is_mute_ends_cleanly(
         await worker.start()
         try:
             line.stall()
-            await asyncio.sleep(2)  # it asks once a second whether it is heard
+            await asyncio.sleep(2)  # covers two of the worker's liveness checks, one per second
             worker.signal(signal.SIGTERM)
             assert await worker.wait(60) == 0
             assert not worker.stray_lines

@@ -17,7 +17,7 @@ import asyncio, worker.__main__ as program
 run = program.Claimer.run
 async def never(self):
     await run(self)
-    await asyncio.sleep(600)
+    await asyncio.sleep(600)  # never ends within the test
 program.Claimer.run = never
 program.main()
 """)  # fmt: skip

@@ -480,7 +480,7 @@ async def test_late_audio_of_an_older_session_supersedes_nothing(
 
     with pytest.raises(Pause):
         await speaker.speak(before_chunk=pause)
-    await asyncio.sleep(1)  # longer than a superseded session lives; nothing may happen
+    await asyncio.sleep(1)  # longer than a superseded session may last; nothing may happen
     await speaker.speak(before_chunk=disturb)
     await asyncio.gather(*sending)
     (await closed(broker, speaker.spec)).audit(speaker)

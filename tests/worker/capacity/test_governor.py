@@ -357,7 +357,7 @@ async def keep_telling(broker: Broker, waiting: dict[str, Any]) -> None:
     subject = f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram"
     while True:
         await broker.client.publish(subject, json.dumps(waiting).encode())
-        await asyncio.sleep(0.1)  # a worker repeats this several times a second
+        await asyncio.sleep(0.1)  # paces messages: a worker repeats this several times a second
 
 
 # Dials

@@ -498,7 +498,7 @@ async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue)
         told = last = loop.time()
         said = untold = 0.0
         while not session.ends:
-            await asyncio.sleep(0.02)  # the pace at which a session sends
+            await asyncio.sleep(0.02)  # paces real-time audio, as a session sends it
             now = loop.time()
             late = max(late, bound(3))
             passed, last = min(now - last, 0.2), now  # who stands still sends nothing
