@@ -1,4 +1,4 @@
-"""What can go wrong in a worker, apart from its providers (`natterjack.plugin.errors`).
+"""Errors of a worker, apart from those of its providers (`natterjack.plugin.errors`).
 
 WorkerError
 └── LeaseLost       another worker has the session: stop, publish nothing, do not ack

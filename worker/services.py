@@ -1,4 +1,4 @@
-"""What all sessions of a worker share."""
+"""Services that all sessions of a worker share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What workers report and operators read: roster, sessions, budgets, account limits, usage."""
+"""Data that workers report and operators read: roster, sessions, budgets, limits, usage."""

@@ -31,7 +31,7 @@ SECONDS = "seconds"
 
 
 class Budget(BaseModel):
-    """What a tenant may use in a day. A bare number is `seconds_per_day`."""
+    """The limits on a tenant's use in one day. A bare number means `seconds_per_day`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -78,7 +78,7 @@ def parse_budget(value: bytes | str) -> Budget:
 
 
 class Used(NamedTuple):
-    """What a tenant has used in a day, summed over all processes."""
+    """A tenant's use in one day, summed over all processes."""
 
     seconds: float = 0.0
     cost: float = 0.0

@@ -11,7 +11,7 @@ ACCOUNT_KEYS = "account"
 
 
 class AccountLimit(BaseModel):
-    """What all workers together may open on one account. None is unlimited."""
+    """Limits on the connections of all workers to one provider account. None means unlimited."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -8,7 +8,7 @@ from natterjack.events import ProviderUsage
 
 
 class DayUsage(BaseModel):
-    """What one process used for one tenant on one day (UTC), or a sum over processes.
+    """The use by one process for one tenant on one day (UTC), or a sum over processes.
 
     The key in the bucket is `<YYYY-MM-DD>.<tenant>.<process>`.
     """

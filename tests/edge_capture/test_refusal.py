@@ -1,4 +1,4 @@
-"""What a publisher makes of JetStream's replies, and when it tries again."""
+"""How a publisher interprets JetStream's replies, and when it retries."""
 
 from __future__ import annotations
 

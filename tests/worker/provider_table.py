@@ -1,4 +1,4 @@
-"""What becomes of words through every provider, rate and channel count.
+"""Words lost, doubled or reordered, for every provider, sample rate and channel count.
 
 `python -m tests.worker.provider_table` prints a table: tone words through an edge, a broker, a
 worker process and the provider's emulator. The worker resamples and mixes down.
@@ -26,7 +26,7 @@ RATES = (8000, 16_000, 48_000)
 CHANNELS = (1, 2)
 SPEED = 6.0
 _WORD_SECONDS = 0.41
-"""Of audio that one word takes, pauses included."""
+"""Duration of one word, pauses included."""
 
 
 class Row(NamedTuple):
@@ -38,10 +38,10 @@ class Row(NamedTuple):
     received: int
     counts: tones.Counts
     largest_error_ms: float | None
-    """Of the start of any word; None: the provider gives no word times."""
+    """Largest error of a word's start; None if the provider gives no word times."""
 
     def line(self) -> str:
-        """As a row of a Markdown table."""
+        """Format the row for a Markdown table."""
         error = "none given" if self.largest_error_ms is None else f"{self.largest_error_ms:.1f}"
         cells = [
             self.provider, f"{self.rate // 1000} kHz", "stereo" if self.channels == 2 else "mono",

@@ -1,1 +1,1 @@
-"""What sessions use and what it costs: ledgers, prices, tallies, budgets, reports."""
+"""Measuring the use and cost of sessions: ledgers, prices, tallies, budgets, reports."""

@@ -88,7 +88,7 @@ class Tally:
             self._changed.pop(name, None)
 
     def of(self, day: str, tenant: str) -> DayUsage:
-        """What this process has used for a tenant on a day."""
+        """This process's use for a tenant on one day."""
         found = self._days.get((day, tenant))
         return DayUsage() if found is None else found.to_record()
 

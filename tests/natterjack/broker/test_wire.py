@@ -169,7 +169,7 @@ def test_damaged_recordings_are_neither_fatal_nor_endless() -> None:
 
 
 def test_a_publication_comes_back_as_it_was() -> None:
-    """What a client sends differs from what the server delivers in its first word and its ID."""
+    """PUB and MSG lines differ only in the operation and the subscription ID."""
     for subject, payload, headers, reply in PUBLISHED:
         sent = encode_publish(subject, payload, headers, reply)
         line, _, rest = sent.partition(b"\r\n")

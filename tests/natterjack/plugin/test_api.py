@@ -1,4 +1,4 @@
-"""What the public API of plugins is, what it needs, and who imports what."""
+"""The public plugin API: its names, its dependencies, and the direction of imports."""
 
 from __future__ import annotations
 

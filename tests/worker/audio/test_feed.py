@@ -105,8 +105,8 @@ async def test_a_hole_that_is_filled_late_is_no_gap(edge: PlainEdge, open_feed: 
 async def test_a_stream_that_stores_nothing_proves_no_hole(
     edge: PlainEdge, open_feed: OpenFeed, ready_broker: Broker
 ) -> None:
-    """As while it has no leader: what comes live then is sent again by its edge, and so is what
-    came while we were away."""
+    """A stream without a leader behaves like this. The edge resends the chunks that arrive
+    meanwhile."""
     await edge.publish(0, 1)
     js = ready_broker.client.jetstream()
     config = (await js.stream_info(streams.AUDIO)).config

@@ -67,7 +67,7 @@ class Session(NamedTuple):
     pieces: list[Piece]
     ended: bool
     last_frames: int
-    """Of the chunk with the end, if there is one."""
+    """Frames in the chunk that carries the end, if there is one."""
 
 
 class Placed(NamedTuple):

@@ -52,7 +52,7 @@ def volume(tmp_path: Path) -> Volume:
 
 @pytest.fixture
 def providers(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Providers:
-    """Of a worker that has `volume`, with a first key in it and none in its environment."""
+    """A worker's providers, with a first key in `volume` and none in the environment."""
     monkeypatch.delenv("DEEPGRAM_API_KEY", raising=False)
     volume.write(DEEPGRAM_API_KEY="one\n")
     return Providers(WorkerSettings(secrets_dir=volume.path))

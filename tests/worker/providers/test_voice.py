@@ -1,4 +1,4 @@
-"""What counts as speech: tones and a person's voice, in silence and in noise."""
+"""Detection of speech: tones and a person's voice, in silence and in noise."""
 
 from __future__ import annotations
 

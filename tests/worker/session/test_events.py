@@ -1,4 +1,4 @@
-"""What a provider sends becomes the session's events."""
+"""The session turns a provider's events into its own."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from .conftest import SECRET, hear, opened, request
 
 Make = Callable[..., DeepgramProvider]
 Script = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
-"""What the server does about a text message; a first one of type `Opened` is made up."""
+"""The server's reaction to a text message. A synthetic message of type `Opened` comes first."""
 UNANSWERED = "configure_unanswered"
 SUMMARY = {"type": "Metadata", "duration": 3.0, "channels": 1}
 
@@ -109,7 +109,7 @@ def says(*messages: dict[str, Any]) -> Script:
 
 
 async def ends(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderError | None]:
-    """What the stream says to its end, and the error it ends with."""
+    """Collect the events until the stream ends, and the error it ends with."""
     events: list[ProviderEvent] = []
     try:
         async with within(5):
@@ -278,7 +278,7 @@ async def test_redirects_are_not_followed(make: Make, status: int) -> None:
 
 @asynccontextmanager
 async def heard(stream: ProviderStream) -> AsyncIterator[list[ProviderEvent]]:
-    """What the stream says meanwhile."""
+    """Collect the stream's events inside the block."""
     events: list[ProviderEvent] = []
 
     async def listen() -> None:
@@ -384,7 +384,7 @@ async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None
 
 
 class Wire:
-    """What a Configuring sends."""
+    """Records the messages that a Configuring sends."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []

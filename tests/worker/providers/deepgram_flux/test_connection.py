@@ -189,7 +189,7 @@ async def test_no_silence_while_audio_flows(make: Make, emulator: DeepgramFluxEm
 
 
 async def test_an_idle_stream_is_kept_alive(make: Make, emulator: DeepgramFluxEmulator) -> None:
-    """By silence, before any audio and between; and by pings alone."""
+    """Silence keeps it open, before and between audio; pings alone do, too."""
     await emulator.set(inactive_seconds=2)
     for settings in ({"keepalive_seconds": 0.1, "ping_seconds": 50}, {"ping_seconds": 0.1}):
         emulator.log.clear()

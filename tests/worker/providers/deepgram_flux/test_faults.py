@@ -259,7 +259,7 @@ async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
 
 
 async def first_error(stream: ProviderStream, audio: bytes, events: list[ProviderEvent]) -> None:
-    """What the iterator ends with, and the events up to there."""
+    """Append the events to `events`, and raise the error that the iterator ends with."""
     async with within(15):
         iterating = asyncio.create_task(hear(stream, events))
         with contextlib.suppress(ProviderError):

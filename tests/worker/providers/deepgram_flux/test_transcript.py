@@ -254,7 +254,7 @@ def test_the_head_of_a_long_turn_is_made_final() -> None:
 
 
 def test_the_last_word_of_a_turn_is_never_committed() -> None:
-    """Who resumes there would hear silence, and the turn would never end."""
+    """A stream resumed there would receive only silence, and the turn would never end."""
     transcript = Transcript(spoken(60), EAGER)
     events = transcript.receive(info("StartOfTurn", 1.2, "a b c"))
     for second in range(2, 40):
@@ -512,7 +512,7 @@ def untimed(text: str) -> tuple[ProviderWord, ...]:
 
 
 def test_times_are_those_of_the_message_before() -> None:
-    """As in the vendor's sample of a turn that was ended by hand."""
+    """The vendor's sample of a manually ended turn has no word times, either."""
     transcript, events = committed()
     text = "one two three four five six"
     events += transcript.receive(info("EndOfTurn", 7, text, words=untimed(text), trigger="manual"))
@@ -601,7 +601,7 @@ def test_every_word_at_its_time(lag: float, phrase: int) -> None:
 @pytest.mark.parametrize("gap", [0.02, 0.08])
 @pytest.mark.parametrize("phrase", [0, 7])
 def test_at_every_final_a_new_stream_can_go_on(gap: float, phrase: int) -> None:
-    """As after a crash; also where words follow one another closely."""
+    """This happens after a crash. It also works when words follow each other closely."""
     how: dict[str, Any] = {"phrase_words": phrase, "lead_seconds": 3.5, "gap_seconds": gap}
     audio = tones.encode(SPOKEN[:40], tail_seconds=4, **how)
     events = through_the_emulator(audio, 0.1, Commit(2, 0.5, 0.3))

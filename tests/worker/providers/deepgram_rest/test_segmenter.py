@@ -37,7 +37,7 @@ def cut(audio: bytes, *, pause: float = 0.5, longest: float = 10.0) -> list[Segm
 
 
 def heard(audio: bytes, segments: list[Segment]) -> list[str]:
-    """What is heard when each segment with speech is listened to on its own."""
+    """Decode each segment with speech on its own and return the words."""
     words = []
     for segment in segments:
         if segment.speech:

@@ -64,7 +64,7 @@ async def collect(stream: ProviderStream, into: list[ProviderEvent]) -> None:
 
 
 async def fails(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderError]:
-    """What comes before the error that the iterator ends with."""
+    """Return the events before the error that the iterator ends with, and the error."""
     heard: list[ProviderEvent] = []
     async with within(10):
         collecting = asyncio.create_task(collect(stream, heard))
@@ -276,7 +276,7 @@ async def test_broken_requests(
 async def test_every_nonsense_is_an_error(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator
 ) -> None:
-    """What an answer that makes no sense would have said is not to be skipped."""
+    """The audio of a malformed answer must not be skipped."""
     for kind in emulator.bodies():
         await emulator.set(garbage=(kind,))
         async with opened(provider) as stream:

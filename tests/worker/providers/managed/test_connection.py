@@ -71,7 +71,7 @@ async def collect(stream: ProviderStream, into: list[ProviderEvent]) -> None:
 async def fails(
     stream: ProviderStream, audio: bytes = AUDIO
 ) -> tuple[list[ProviderEvent], ProviderError]:
-    """What comes before the error that the iterator ends with."""
+    """Return the events before the error that the iterator ends with, and the error."""
     heard: list[ProviderEvent] = []
     async with within(15):
         iterating = asyncio.create_task(collect(stream, heard))
@@ -83,7 +83,7 @@ async def fails(
 
 
 async def fails_at_end(stream: ProviderStream) -> tuple[list[ProviderEvent], ProviderError]:
-    """As `fails`, of a stream that is told of the end."""
+    """Do the same as `fails` after `finish`."""
     await send(stream, AUDIO)
     await stream.finish()
     return await fails(stream, b"")
@@ -513,7 +513,7 @@ async def test_other_errors_are_only_told(
 
 
 async def test_credits_run_out(provider: ManagedProvider, emulator: ManagedEmulator) -> None:
-    """What was heard until then is still said."""
+    """Words received up to that point are still reported."""
     await emulator.set(credits_seconds=2.5)
     async with opened(provider) as stream:
         heard, error = await fails(stream)

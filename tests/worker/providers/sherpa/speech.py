@@ -95,7 +95,7 @@ async def feed(stream: ProviderStream, audio: bytes, size: int = CHUNK_BYTES) ->
 async def take_of(
     provider: Provider, audio: bytes, *, size: int = CHUNK_BYTES, **options: Any
 ) -> Take:
-    """What a stream with these options says of `audio`."""
+    """Send `audio` through a stream with these options and collect its events."""
     stream = await provider.open(request(options=options))
     take = Take()
     async with asyncio.TaskGroup() as group:

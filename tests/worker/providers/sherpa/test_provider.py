@@ -1,4 +1,4 @@
-"""What the provider says of itself, what it refuses, and that it costs nothing until used."""
+"""The provider's capabilities, the requests it refuses, and its lazy loading."""
 
 from __future__ import annotations
 

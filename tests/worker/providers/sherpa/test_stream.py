@@ -200,7 +200,7 @@ async def test_a_broken_engine_ends_the_stream(provider: SherpaProvider, speech:
 
 
 async def test_the_event_loop_is_never_held_up(provider: SherpaProvider, speech: bytes) -> None:
-    """By what this process does: while the machine does something else, nobody in it computes."""
+    """Only this process's CPU time counts, because other load on the machine delays the loop."""
     longest = 0.0
 
     async def watch() -> None:

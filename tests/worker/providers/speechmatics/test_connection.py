@@ -485,7 +485,7 @@ async def test_a_slow_server_is_not_run_over(make: Make, emulator: SpeechmaticsE
 async def test_silence_is_answered(
     provider: SpeechmaticsProvider, emulator: SpeechmaticsEmulator
 ) -> None:
-    """By acknowledgements at least; so a session can tell silence from a dead server."""
+    """At least acknowledgements arrive, so a session can tell silence from a dead server."""
     await emulator.set(quiet_in_silence=True)
     async with opened(provider) as stream:
         events = await transcribed(stream, tones.silence(20))
@@ -647,7 +647,7 @@ async def test_warnings_are_notices(
 
 
 async def test_an_idle_connection_is_kept_alive(make: Make, emulator: SpeechmaticsEmulator) -> None:
-    """By pings: a clock a thousand times as fast ends a silent one after 0.18 s."""
+    """Pings keep it open: with a 1000-fold clock, the server drops an idle client in 0.18 s."""
     await emulator.set(clock_rate=1000)
     loop = asyncio.get_running_loop()
     async with opened(make(ping_seconds=0.05)) as stream:

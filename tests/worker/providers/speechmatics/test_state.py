@@ -1,4 +1,4 @@
-"""What was sent, what was said, and what is owed."""
+"""The protocol state: audio sent, answers received, answers outstanding."""
 
 from __future__ import annotations
 
