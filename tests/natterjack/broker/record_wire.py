@@ -35,8 +35,8 @@ PUBLISHED = (
     Publication("wire.e", bytes(range(256)), reply="answers.to.e"),
     Publication("wire.f.g", b"\r\n\r\n", {"Session-Id": "x", "Audio-Seq": "7"}, "answers.to.f"),
 )
-"""The published messages, in this order. Subscription 1 is to `wire.>`, 2 to `other`, and 3 is the inbox
-of nats-py's requests: one without responders, two of JetStream, and a direct get."""
+"""The published messages, in this order. Subscription 1 is to `wire.>`, 2 to `other`, and 3 is the
+inbox of nats-py's requests: one without responders, two of JetStream, and a direct get."""
 
 
 async def _copy(
