@@ -42,7 +42,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(MAKE) --no-print-directory lint-deploy
+	@$(MAKE) --no-print-directory lint-docs lint-deploy
 
 # Of its own: it pins versions of what the rest of the project uses too.
 $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python

@@ -6,12 +6,15 @@ The site shows them as pages, and links between them and `docs/` lead to the pag
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+log = logging.getLogger("mkdocs.plugins.natterjack")
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -27,6 +30,8 @@ ELSEWHERE = {
 """Pages of the site outside `docs/`, from the root of the repository, and their places."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 """A relative link: its text, path and anchor."""
+LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(https?://[^\"'>\s]+)")
+"""What a page loads from elsewhere."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -59,3 +64,10 @@ def _moved(link: re.Match[str], source: Path, place: str) -> str:
     else:
         return link[0]  # the build warns about it
     return f"[{text}]({os.path.relpath(moved, Path(place).parent)}{anchor})"
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Warn about what a page would load from elsewhere: it is to be read without a network."""
+    for url in LOADED.findall(output):
+        log.warning("%s loads %s", page.file.src_uri, url)
+    return output

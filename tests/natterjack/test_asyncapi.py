@@ -1,4 +1,4 @@
-"""docs/asyncapi.json: it matches the models, and events match it."""
+"""docs/reference/asyncapi.json: it matches the models, and events match it."""
 
 from __future__ import annotations
 
