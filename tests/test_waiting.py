@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from . import waiting
 from .waiting import bound, soon, until, within
 
 
@@ -27,3 +28,19 @@ async def test_a_process_that_stood_still_has_not_waited() -> None:
     await soon(done.wait(), 0.5)
     async with within(0.5):
         pass
+
+
+async def test_a_busy_machine_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SCALE", 1.0)
+    monkeypatch.setattr(waiting, "slowdown", lambda: 4.0)
+    assert bound(2) == 8
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await soon(asyncio.Event().wait(), 0.2)
+    with pytest.raises(AssertionError, match="never"):
+        await until(lambda: False, "never", 0.2)
+    assert time.monotonic() - began >= 2 * 0.8
+
+
+def test_the_slowdown_is_measured_within_limits() -> None:
+    assert 1 <= waiting.slowdown() <= 20
