@@ -123,6 +123,12 @@ async def lateness() -> AsyncIterator[Lateness]:
         watching.cancel()
 
 
+async def settle() -> None:
+    """Let every task that can go on do so, as far as it waits for nothing outside this loop."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 async def soon(awaited: Awaitable[T], seconds: float) -> T:
     """Like asyncio.wait_for, with a Countdown."""
     async with within(seconds):

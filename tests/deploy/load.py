@@ -60,7 +60,7 @@ class Load:
         """Drop every connection a few times, after each has received an invalid message."""
         await self._emulator.set(garbage=("not_json",))
         for _ in range(4):
-            await asyncio.sleep(3)
+            await asyncio.sleep(3)  # between two faults
             self._emulator.drop()
 
     async def _session(

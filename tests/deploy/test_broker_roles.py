@@ -668,6 +668,13 @@ async def test_users_added_concurrently_are_all_stored(tmp_path: Path) -> None:
     assert not list(users.glob("*.partial"))
 
 
+def _waits_for_lock(path: Path) -> bool:
+    """Whether a process waits for a lock on `path`: the kernel lists it after an arrow."""
+    inode = f":{path.stat().st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and inode in line for line in lines)
+
+
 async def test_adding_a_user_waits_for_the_lock(tmp_path: Path) -> None:
     await add_user(tmp_path, "operator")
     users = tmp_path / "users"
@@ -675,7 +682,7 @@ async def test_adding_a_user_waits_for_the_lock(tmp_path: Path) -> None:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         adding = asyncio.create_task(add_user(tmp_path, "worker"))
-        await asyncio.sleep(3)
+        await until(lambda: _waits_for_lock(users), "the command waits for the lock")
         assert not adding.done()
         assert len(json.loads((users / "users.json").read_text())) == 1
     finally:

@@ -440,7 +440,7 @@ async def main():
     blocks, frames, lost = source.blocks(), 0, 0
     await anext(blocks)
     started = time.monotonic()
-    time.sleep(1)
+    time.sleep(1)  # the loop hangs
     while time.monotonic() - started < 1.5:
         block = await anext(blocks)
         frames += len(block.samples)

@@ -91,7 +91,7 @@ async def reporting(broker: Broker, **pages: bytes) -> AsyncIterator[None]:
 
     async def keep_reporting() -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # workers report each second
             await report()
 
     await report()

@@ -145,7 +145,7 @@ class NeverEnds(PlainStream):
 
 class NeverCloses(PlainStream):
     async def close(self) -> None:
-        await asyncio.sleep(3600)
+        await asyncio.sleep(3600)  # for ever
 
 
 class IsNotEndedByClose(PlainStream):

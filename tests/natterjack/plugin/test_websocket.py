@@ -123,7 +123,7 @@ async def read(stream: WebSocketStream) -> list[ProviderEvent]:
 async def send_until_it_fails(socket: Socket) -> None:
     while True:
         await socket.send("into the void")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # lets the connection fail
 
 
 # ---- connecting -----------------------------------------------------------------------------

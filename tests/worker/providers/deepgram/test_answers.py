@@ -27,7 +27,7 @@ from natterjack.plugin.provider import (
     Usage,
 )
 from tests.emulators.deepgram import DeepgramEmulator
-from tests.waiting import soon, until, within
+from tests.waiting import settle, soon, until, within
 from worker.providers.deepgram import DeepgramProvider, connection
 from worker.providers.deepgram.configure import Configuring
 from worker.providers.deepgram.protocol import ConfigureAnswer
@@ -407,7 +407,7 @@ async def test_one_is_on_its_way_and_later_ones_are_merged() -> None:
     ]
     with pytest.raises(RequestRefused):
         await configuring.ask({"nonsense": 1})
-    await asyncio.sleep(0.01)
+    await settle()
     assert len(wire.sent) == 1
     configuring.answered(ConfigureAnswer(keyterms=["a"]))
     await first
@@ -430,7 +430,7 @@ async def test_a_late_answer_is_not_taken_for_that_of_the_next() -> None:
     asking = asyncio.create_task(configuring.ask({"keyterms": ["b"]}))
     await until(lambda: len(wire.sent) == 2, "the second is sent")
     configuring.answered(ConfigureAnswer(keyterms=["a"]))
-    await asyncio.sleep(0.01)
+    await settle()
     assert not asking.done()
     configuring.answered(ConfigureAnswer(refusal="why"))
     with pytest.raises(RequestRefused):
@@ -467,7 +467,7 @@ async def test_nothing_is_sent_once_the_stream_is_being_finished() -> None:
     first = asyncio.create_task(configuring.ask({"numerals": True}))
     await until(lambda: len(wire.sent) == 1, "the first is sent")
     second = asyncio.create_task(configuring.ask({"numerals": False}))
-    await asyncio.sleep(0.01)
+    await settle()
     configuring.finish()
     configuring.answered(ConfigureAnswer())
     await first

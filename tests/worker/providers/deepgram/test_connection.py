@@ -33,7 +33,7 @@ from natterjack.plugin.provider import (
 from tests.emulators import pcm, tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.faults import GARBAGE
-from tests.waiting import lateness, soon, until, within
+from tests.waiting import bound, lateness, soon, until, within
 from worker.providers.deepgram import DeepgramProvider
 
 from .conftest import SECRET, hear, opened, request, send
@@ -134,7 +134,7 @@ async def test_no_keepalive_while_audio_flows(make: Make, emulator: DeepgramEmul
     async with opened(make(keepalive_seconds=0.5)) as stream, lateness() as ours:
         for _ in range(14):
             await stream.send(tones.silence(0.05))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the pace of audio
         assert emulator.log[0].texts == {} or ours.seconds > 0.3, "it did not flow"
 
 
@@ -462,7 +462,7 @@ async def test_sending_blocks_when_nobody_reads(
     before = -1
     while before != sent:
         before = sent
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(bound(0.1))  # so long nothing more was taken
     assert sent * 0.08 < 15
     await soon(stream.close(), 1)
     for task in (sending, hearing):

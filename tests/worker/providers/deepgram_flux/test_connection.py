@@ -184,7 +184,7 @@ async def test_no_silence_while_audio_flows(make: Make, emulator: DeepgramFluxEm
     async with opened(provider) as stream, lateness() as ours:
         for _ in range(12):
             await stream.send(tones.silence(0.08))
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.08)  # the pace of audio
         assert emulator.log[0].audio_frames == 12 or ours.seconds > 0.2, "it did not flow"
 
 

@@ -21,7 +21,7 @@ from natterjack.plugin.provider import ProviderEvent, ProviderStream
 from tests.emulators import tones
 from tests.emulators.deepgram_flux import DeepgramFluxEmulator, FluxSession
 from tests.emulators.faults import GARBAGE
-from tests.waiting import soon, until, within
+from tests.waiting import bound, soon, until, within
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
 from .conftest import (
@@ -382,7 +382,7 @@ async def test_sending_blocks_when_nobody_reads(
     before = -1
     while before != sent:
         before = sent
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(bound(0.1))  # so long nothing more was taken
     assert sent * 0.08 < 15
     await soon(stream.close(), 1)
     for task in (sending, hearing):

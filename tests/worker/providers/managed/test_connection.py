@@ -34,7 +34,7 @@ from tests.emulators import tones
 from tests.emulators.faults import GARBAGE
 from tests.emulators.managed import ManagedEmulator, ManagedFaults, ManagedSession
 from tests.emulators.session import Outgoing, Session
-from tests.waiting import soon, until, within
+from tests.waiting import bound, soon, until, within
 from worker.providers.managed import ManagedProvider, protocol
 from worker.providers.managed.connection import ManagedStream
 from worker.providers.managed.memory import MuteMemory
@@ -287,7 +287,8 @@ async def test_texts_after_the_end_are_not_final_before_all_was_said(
 @pytest.mark.parametrize("emulator", [False], indirect=True, ids=["plain"])
 async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: ManagedEmulator) -> None:
     """The bound is of the time since the last text, not since the end of audio."""
-    stream = await make(end_wait_seconds=3).open(request())
+    pause = bound(0.3)
+    stream = await make(end_wait_seconds=3 * pause).open(request())
     heard: list[ProviderEvent] = []
     await emulator.set(mute_after_seconds=0)
     audio = tones.encode(WORDS * 2, phrase_words=1, pause_seconds=1, tail_seconds=0.5)
@@ -296,7 +297,7 @@ async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: Manag
     collecting = asyncio.create_task(collect(stream, heard))
     assert isinstance(stream, ManagedStream)
     for word in WORDS[:4]:
-        await asyncio.sleep(1)
+        await asyncio.sleep(pause)  # four of them are longer than the bound
         assert not collecting.done()
         heard += stream._give(stream.decode(protocol.encode_server(Transcript(word, True))))
     assert not said(heard), "not final before all was said"

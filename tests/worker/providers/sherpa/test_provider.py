@@ -81,7 +81,7 @@ async def test_opening_at_once_and_cancelled_opening(speech: bytes) -> None:
     first = asyncio.create_task(provider.open(request()))
     await asyncio.sleep(0)
     others = [asyncio.create_task(provider.open(request())) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # somewhere while the model loads
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

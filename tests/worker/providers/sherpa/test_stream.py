@@ -40,7 +40,7 @@ async def test_send_waits_when_nothing_is_taken(provider: SherpaProvider, speech
         await stream.finish()
 
     sending = asyncio.create_task(send_all())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # more may not be taken
     assert sent <= MAX_UNHEARD_BYTES + 2_560
     take = Take()
     await collect(stream, take)
@@ -207,7 +207,7 @@ async def test_the_event_loop_is_never_held_up(provider: SherpaProvider, speech:
         nonlocal longest
         while True:
             before, used = time.monotonic(), time.process_time()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the interval of the measurement
             held = time.monotonic() - before - 0.01
             longest = max(longest, min(held, time.process_time() - used))
 
