@@ -1,1 +1,1 @@
-"""Tests of what the benchmarks compute."""
+"""Tests of the benchmarks' calculations."""

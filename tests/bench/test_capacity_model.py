@@ -38,10 +38,10 @@ ROUND = Inputs(
     node_gbit_per_s=10, node_network_use=0.5, node_gb=16, node_memory_use=0.5, disk_gb=1000,
     disk_mb_per_s=500, disk_use=0.8, heartbeats_per_s=10_000, news_per_s=100_000, slot_news_s=5,
 )  # fmt: skip
-"""Numbers that are easy to calculate with."""
+"""Round numbers, for calculations by hand."""
 
 
-def test_a_session() -> None:
+def test_needs_of_one_session() -> None:
     assert stored_bytes_per_s(ROUND) == 34_000  # 10 chunks a second of 3,200 + 200 bytes
     assert leader_bytes_per_s(ROUND) == 102_000  # two followers and a worker
     # 34,000 x 1,000 s of audio and 500 bytes x 86,400 s of events, a quarter more on the disk
@@ -62,12 +62,12 @@ def test_ids_are_kept_for_the_deduplication_window() -> None:
     ("changes", "sessions"),
     [
         ({}, 400),  # limited by its slots
-        ({"worker_sessions": 1000}, 500),  # half of a core: 1,800 s / 3.6 s
+        ({"worker_sessions": 1000}, 500),  # half a core: 1,800 s / 3.6 s
         ({"worker_sessions": 1000, "worker_core_use": 1.0}, 1000),
         ({"worker_cpu_s_per_hour": 36_000}, 1),  # at least one
     ],
 )
-def test_sessions_of_a_worker(changes: dict[str, float], sessions: int) -> None:
+def test_sessions_per_worker(changes: dict[str, float], sessions: int) -> None:
     assert sessions_per_worker(replace(ROUND, **changes)) == sessions  # type: ignore[arg-type]
 
 
@@ -76,7 +76,7 @@ def test_workers_include_a_spare_one(sessions: int, count: int) -> None:
     assert workers(sessions, ROUND) == count
 
 
-def test_loads_of_a_cell() -> None:
+def test_loads_per_cell() -> None:
     expected = {
         "chunks into STT_AUDIO": (10_000, 10_000),
         "cores of the leader": (2, 4),
@@ -127,7 +127,7 @@ def test_quadratic_loads_need_fewer_cells_than_their_share() -> None:
     assert cells(4000, inputs) == 3  # 1,334 sessions and 5 workers each: 1,334 of 2,000
 
 
-def test_all_needs() -> None:
+def test_needs_of_a_fleet() -> None:
     found = need(4000, ROUND)
     assert (found.cells, found.nodes, found.workers) == (4, 12, 16)
     assert found.worker_cores == 4
@@ -140,7 +140,7 @@ def test_all_needs() -> None:
     assert (found.connections, found.accounts) == (4000, 40)
 
 
-def test_impossible_inputs_are_named() -> None:
+def test_impossible_inputs_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="chunk_ms must be more than 0"):
         replace(ROUND, chunk_ms=0)
     with pytest.raises(ValueError, match="sessions must be 1 or more"):

@@ -11,7 +11,7 @@ from bench import metered, stages
 
 ROOT = Path(__file__).parents[2]
 _LIBRARIES = ("prometheus_client/", "aiohttp/", "aio/client.py", "protocol/parser.py", "asyncio/")
-"""Beginnings of marks that belong to libraries."""
+"""Prefixes of marks that belong to libraries."""
 MARKS = sorted(
     {mark for _, marks in stages.STAGES for mark in marks if not mark.startswith(_LIBRARIES)}
 )

@@ -1,1 +1,1 @@
-"""What one release writes, the releases beside it read: docs/explanation/compatibility.md."""
+"""Neighboring releases read what each other write: docs/explanation/compatibility.md."""

@@ -1,4 +1,4 @@
-"""What goes over the wire and is stored, by kind, and how two recordings of it are compared."""
+"""Kinds of published and stored messages, their fixtures, and the comparison of recordings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RELEASE = "0.1.0"
-"""The newest recorded release. What is written today is held to it."""
+"""The newest recorded release. Today's output is compared with it."""
 EARLY = "0.1.0-early"
-"""Of a day before the first release: checkpoints without holders and ledgers."""
+"""A recording from before the first release: checkpoints without holders and ledgers."""
 
 _TOKEN = r"[^.]+"
 _KEY = rf"{_TOKEN}\.{_TOKEN}\.{_TOKEN}"
@@ -37,7 +37,7 @@ SUBJECTS = {
     "waiting": rf"stt\.slots\.waiting\.slot\.{_TOKEN}",
     "control_request": rf"stt\.control\.{_KEY}",
 }
-"""By kind. `control_reply` is what answers a control request, on whatever inbox that names."""
+"""Subject pattern of each kind. A `control_reply` has none: it goes to the request's inbox."""
 REPLY = "control_reply"
 KINDS = (*SUBJECTS, REPLY)
 EVENTS = ("interim", "final", "turn", "status", "usage")
@@ -59,24 +59,24 @@ MODELS = {
     "control_request": "natterjack.control:ControlRequest",
     "control_reply": "natterjack.control:ControlReply",
 }
-"""By which a release reads each kind."""
+"""The model that reads each kind, as `module:name`."""
 
 MAPS = {
     *("providers", "usage", "labels", "options", "configured", "settings"),
     *("gap_seconds", "bad_chunks", "recoveries", "waiting"),
 }
-"""Members that hold names of the users' or the providers' making, not fields."""
-_TELLING = ("state", "event", "command", "closed", "ok", "low", "draining", "limit_reason")
-"""Fields of which each value is worth a sample."""
-_MOST_SAMPLES = 16
+"""Members whose keys are chosen by users or providers, and are not fields."""
+_SAMPLED_VALUES = ("state", "event", "command", "closed", "ok", "low", "draining", "limit_reason")
+"""Fields for which every distinct value gets a sample."""
+_MAX_SAMPLES = 16
 
 
 class Message(NamedTuple):
-    """A message as the broker had it."""
+    """A message as the broker delivered it."""
 
     subject: str
     headers: str
-    """As they are on the wire; empty without any."""
+    """The raw header block; empty if there are no headers."""
     payload: bytes
 
     @property
@@ -88,56 +88,56 @@ class Message(NamedTuple):
         return {line.split(":")[0] for line in self.headers.split("\r\n")[1:] if line}
 
     def as_dict(self) -> dict[str, str]:
-        """For a fixture: JSON as the text that it is, sound in base64."""
+        """Return the message for a fixture, with JSON as text and audio in base64."""
         common = {"subject": self.subject, "headers": self.headers}
         if self.payload[:1] == b"{" and "Audio-Seq" not in self.headers:
             return {**common, "payload": self.payload.decode()}
         return {**common, "base64": base64.b64encode(self.payload).decode()}
 
     @classmethod
-    def of(cls, told: dict[str, str]) -> Message:
-        if "payload" in told:
-            payload = told["payload"].encode()
+    def from_dict(cls, stored: dict[str, str]) -> Message:
+        """Return the message that `as_dict` wrote."""
+        if "payload" in stored:
+            payload = stored["payload"].encode()
         else:
-            payload = base64.b64decode(told["base64"])
-        return cls(told["subject"], told["headers"], payload)
+            payload = base64.b64decode(stored["base64"])
+        return cls(stored["subject"], stored["headers"], payload)
 
 
 def kind_of(subject: str) -> str | None:
-    """Of what kind a message on `subject` is, if it is one of ours."""
+    """Return the kind of a message on `subject`, or None if the subject is unknown."""
     found = (kind for kind, pattern in SUBJECTS.items() if re.fullmatch(pattern, subject))
     return next(found, None)
 
 
 def recorded(version: str, kind: str) -> list[Message]:
-    """The fixture of one kind; empty if that release has no such messages."""
+    """Load the fixture of one kind. Empty if that release has no such messages."""
     path = FIXTURES / version / f"{kind}.json"
     if not path.exists():
         return []
-    return [Message.of(told) for told in json.loads(path.read_text())["messages"]]
+    return [Message.from_dict(stored) for stored in json.loads(path.read_text())["messages"]]
 
 
 def spool_files(version: str) -> dict[str, bytes]:
-    """By path: what an edge of that release has left in its spool."""
-    told = json.loads((FIXTURES / version / "spool.json").read_text())["files"]
-    return {name: gzip.decompress(base64.b64decode(content)) for name, content in told.items()}
+    """Return the files that an edge of that release left in its spool, by path."""
+    files = json.loads((FIXTURES / version / "spool.json").read_text())["files"]
+    return {name: gzip.decompress(base64.b64decode(content)) for name, content in files.items()}
 
 
 def samples(kind: str, messages: Iterable[Message]) -> list[Message]:
-    """Of many messages of a kind those that show something which the ones before do not, and the
-    last."""
-    every = list(messages)
+    """Choose the messages of a kind that show a shape or value for the first time, and the last."""
+    received = list(messages)
     if kind == "chunk":
-        ends = [message for message in every if "Audio-End" in message.headers]
-        return [*every[:2], *ends[:1]]
+        ends = [message for message in received if "Audio-End" in message.headers]
+        return [*received[:2], *ends[:1]]
     chosen: list[Message] = []
     seen: set[tuple[str, str]] = set()
-    for message in every:
-        shows = set(_flat(shape(message.json))) | _values(message.json)
-        if shows - seen and len(chosen) < _MOST_SAMPLES:
-            seen |= shows
+    for message in received:
+        traits = set(_flat(shape(message.json))) | _values(message.json)
+        if traits - seen and len(chosen) < _MAX_SAMPLES:
+            seen |= traits
             chosen.append(message)
-    return chosen if every[-1:] == chosen[-1:] else [*chosen, every[-1]]
+    return chosen if received[-1:] == chosen[-1:] else [*chosen, received[-1]]
 
 
 def _values(value: Any) -> set[tuple[str, str]]:
@@ -145,7 +145,7 @@ def _values(value: Any) -> set[tuple[str, str]]:
         return {found for item in value for found in _values(item)}
     if not isinstance(value, dict):
         return set()
-    own = {(name, str(value[name])) for name in _TELLING if name in value}
+    own = {(name, str(value[name])) for name in _SAMPLED_VALUES if name in value}
     return own | {found for item in value.values() for found in _values(item)}
 
 
@@ -156,28 +156,28 @@ Shape = dict[str, set[str]]
 
 
 def shape(value: Any) -> Shape:
-    """What fields a message has, and of which types."""
+    """Return the fields of a message and their types."""
     found: Shape = {}
-    _look(value, "", found)
+    _collect(value, "", found)
     return found
 
 
-def _look(value: Any, path: str, found: Shape) -> None:
+def _collect(value: Any, path: str, found: Shape) -> None:
     found.setdefault(path, set()).add(_type(value))
     if isinstance(value, list):
         for item in value:
-            _look(item, f"{path}[]", found)
+            _collect(item, f"{path}[]", found)
     elif isinstance(value, dict):
         name = path.rpartition(".")[2]
         for key, item in value.items():
-            _look(item, f"{path}.{'*' if name in MAPS else key}", found)
+            _collect(item, f"{path}.{'*' if name in MAPS else key}", found)
 
 
 def _type(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int | float):
-        return "number"  # whole or not is told by the schemas
+        return "number"  # the schemas distinguish integers
     names = ((str, "string"), (list, "array"), (dict, "object"))
     return next((name for kind, name in names if isinstance(value, kind)), "null")
 
@@ -187,7 +187,7 @@ def _flat(some: Shape) -> set[tuple[str, str]]:
 
 
 def shape_of_all(messages: Iterable[Message]) -> Shape:
-    """The shapes of many messages in one."""
+    """Merge the shapes of many messages."""
     found: Shape = {}
     for message in messages:
         for path, kinds in shape(message.json).items():
@@ -196,8 +196,7 @@ def shape_of_all(messages: Iterable[Message]) -> Shape:
 
 
 def missed(before: Shape, now: Shape) -> list[str]:
-    """What a reader that knows `before` would miss in `now`: fields that are gone, types that it
-    has never seen."""
+    """List what breaks a reader of `before` in `now`: missing fields and unknown types."""
     problems = []
     for path, kinds in sorted(before.items()):
         if path not in now:
@@ -207,13 +206,13 @@ def missed(before: Shape, now: Shape) -> list[str]:
     return problems
 
 
-def with_news(value: Any, name: str = "") -> Any:
-    """The same message from a release that has one more field in each object."""
+def with_new_fields(value: Any, name: str = "") -> Any:
+    """Return the message as a newer release would write it, with one more field per object."""
     if isinstance(value, list):
-        return [with_news(item) for item in value]
+        return [with_new_fields(item) for item in value]
     if not isinstance(value, dict):
         return value
-    newer = {key: with_news(item, key) for key, item in value.items()}
+    newer = {key: with_new_fields(item, key) for key, item in value.items()}
     if name not in MAPS:
         newer["from_a_newer_release"] = {"of": ["whatever", 1, None]}
     return newer

@@ -1,12 +1,12 @@
-"""Record what a release writes: `python -m tests.compatibility.record VERSION`.
+"""Record the messages of a release: `python -m tests.compatibility.record VERSION`.
 
-Real processes (nats-server, a provider's emulator, workers, an edge agent, the `natterjack`
-command) hold sessions that meet whatever makes a message of another form: a killed worker, a
-drained one, a limit, a budget, a refusal, a hole in the sound, control requests. What the broker
-had is written to tests/compatibility/fixtures/VERSION as it was, ids and times too.
+Real processes (nats-server, a provider's emulator, workers, an edge, the `natterjack` command) run
+sessions through every event that changes the form of a message: a killed worker, a drained worker,
+a limit, a budget, a refusal, a gap in the audio, control requests. All messages are written to
+tests/compatibility/fixtures/VERSION unchanged, including ids and times.
 
-`--source DIR` runs the programs of another checkout, such as that of an older release. What it has
-no commands for is left out, and said.
+`--source DIR` runs the programs of another checkout, for example an older release. Steps for which
+that checkout has no command are skipped and listed.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from .messages import FIXTURES, KINDS, MODELS, REPLY, Message, kind_of, samples
 
 ROOT = Path(__file__).parents[2]
 RATE = 8000
-"""Of what the edge publishes: fixtures are to be small."""
+"""Sample rate of the edge's audio, low to keep the fixtures small."""
 PHRASE: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 WORDS = 30
 SPOOLED = SessionKey("acme", "call-11", "agent")
 SPOOLED_WORDS = 16
 NOBODY = "nats://127.0.0.1:1"
-"""Where no broker is."""
+"""An address without a broker."""
 _CHUNK_BYTES = RATE * 2 * 80 // 1000
-OWN = "beta"
+OWN_TENANT = "beta"
 """Tenant of the sessions that this program opens itself."""
 INTERRUPTED = SessionKey("acme", "call-7", "agent")
 STREAMS = ("STT_SESSIONS", "STT_AUDIO", "STT_TRANSCRIPTS", "STT_SLOTS", "KV_stt_sessions",
@@ -76,50 +76,50 @@ print(json.dumps(found))
 
 @dataclass
 class Recording:
-    """All that the broker had."""
+    """Everything that was published and stored."""
 
     messages: dict[str, list[Message]] = field(default_factory=lambda: {k: [] for k in KINDS})
-    """By kind, in order."""
+    """All messages by kind, in order."""
     interrupted: dict[str, list[Message]] = field(default_factory=dict)
-    """By kind: a session whose worker was killed, before anybody took it over; its sound to the
-    end."""
+    """Messages by kind of a session whose worker was killed, before another worker took it over.
+    The audio is complete."""
     spool: dict[str, bytes] = field(default_factory=dict)
-    """By path: what a killed edge that had no broker has left in its spool."""
+    """Files by path that a killed edge without a broker left in its spool."""
     streams: dict[str, Any] = field(default_factory=dict)
-    """Configurations by name, as the broker tells them, and that of the consumer."""
+    """Configurations by name, as the broker reports them, and that of the consumer."""
     schemas: dict[str, Any] = field(default_factory=dict)
-    """By kind: what the release's own models read, as JSON Schema."""
+    """JSON Schema by kind, from the release's own models."""
     left_out: list[str] = field(default_factory=list)
 
 
 class Tape:
-    """Hears all that is published."""
+    """Records everything that is published."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self.durable: list[Message] = []
-        """Events that are stored, in order."""
+        """Durable events, in order."""
 
     async def listen(self, broker: Broker) -> None:
-        # Not all there is: who listens to everybody's inboxes is taken for a dead worker.
+        # Not `>`: a subscriber to all inboxes would be taken for a dead worker.
         for subject in ("stt.>", "$KV.>"):
-            await broker.client.listen(subject, self._heard)
+            await broker.client.listen(subject, self._received)
 
-    def _heard(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
+    def _received(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         kind = kind_of(subject.decode())
         message = Message(subject.decode(), (headers or b"").decode(), bytes(data))
         if kind is None or not (data or kind == "chunk"):
-            return  # an empty value: a slot that is free, a worker that has left
-        if kind in ("request", "chunk") and f".{OWN}." in message.subject:
-            return  # not written by a program of the checkout
+            return  # an empty value: a free permit, or a worker that has left
+        if kind in ("request", "chunk") and f".{OWN_TENANT}." in message.subject:
+            return  # not written by a program of this checkout
         self._recording.messages[kind].append(message)
         if kind in ("final", "turn", "status", "usage"):
             self.durable.append(message)
 
     def of(self, kind: str, key: SessionKey) -> list[Message]:
-        """What was heard of a session; not for chunks."""
-        every = self._recording.messages[kind]
-        return [m for m in every if f".{key}" in m.subject or str(key).encode() in m.payload]
+        """Return the recorded messages of a session. Not for chunks."""
+        received = self._recording.messages[kind]
+        return [m for m in received if f".{key}" in m.subject or str(key).encode() in m.payload]
 
 
 class Programs:
@@ -146,7 +146,7 @@ class Programs:
         await self._stack.aclose()
 
     async def worker(self, name: str) -> WorkerProcess:
-        """A worker that is ready."""
+        """Start a worker and wait until it is ready."""
         worker = WorkerProcess(
             self._url, self._provider, WORKER_NAME=name, WORKER_USAGE_SECONDS="2",
             WORKER_BUDGET_WARNINGS="0.3,0.6", WORKER_HOLE_SECONDS="0.5",
@@ -159,28 +159,30 @@ class Programs:
         return worker
 
     async def run(self, module: str, *arguments: str) -> tuple[int, str]:
-        """Run one of the programs to its end; its exit status, and what it said."""
+        """Run one of the programs to its end. Return its exit status and its standard error."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments, env=self._environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, said = await process.communicate()
+        _, stderr = await process.communicate()
         assert process.returncode is not None
-        return process.returncode, said.decode()
+        return process.returncode, stderr.decode()
 
     async def edge(self, wav: Path, key: SessionKey, *arguments: str) -> None:
-        """Play a file as the session `key`, to the end."""
-        status, said = await self.run(
+        """Play a file as the session `key` to its end."""
+        status, stderr = await self.run(
             "edge_capture", "file", str(wav), "--tenant", key.tenant,
             "--conversation", key.conversation, "--speaker", key.speaker,
             "--language", "en-US", "--once", *arguments,
         )  # fmt: skip
-        assert status == 0, f"edge of {key}: {said}"
+        assert status == 0, f"edge of {key}: {stderr}"
 
     async def spooled(self, directory: Path, key: SessionKey, audio: bytes) -> str:
-        """Have an edge that finds no broker keep `audio`, and kill it; what it said at once if it
-        ended by itself."""
+        """Let an edge without a broker spool `audio`, then kill it.
+
+        Return its standard error if it exited by itself, else an empty string.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge_capture", "stdin", "--spool", str(directory),
             "--tenant", key.tenant, "--conversation", key.conversation, "--speaker", key.speaker,
@@ -192,10 +194,11 @@ class Programs:
         ended = asyncio.create_task(process.wait())
         process.stdin.write(audio)
 
-        def kept() -> int:
+        def spooled_bytes() -> int:
             return sum(path.stat().st_size for path in directory.glob("*/0*"))
 
-        await until(lambda: ended.done() or kept() >= len(audio) - 2 * _CHUNK_BYTES, "spooled", 30)
+        wanted = len(audio) - 2 * _CHUNK_BYTES
+        await until(lambda: ended.done() or spooled_bytes() >= wanted, "spooled", 30)
         if ended.done():
             assert process.stderr is not None
             return (await process.stderr.read()).decode()
@@ -204,18 +207,18 @@ class Programs:
         return ""
 
     def schemas(self) -> dict[str, Any]:
-        """What the checkout's models read."""
-        said = subprocess.run(
+        """Return the JSON Schemas of the checkout's models, by kind."""
+        done = subprocess.run(
             [sys.executable, "-c", _SCHEMAS, json.dumps(MODELS)], env=self._environment,
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        found: dict[str, Any] = json.loads(said.stdout)
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
 
 @dataclass
 class _Stage:
-    """Where it is recorded."""
+    """The processes and connections of a recording."""
 
     directory: Path
     settings: BrokerSettings
@@ -225,23 +228,23 @@ class _Stage:
     recording: Recording
     tape: Tape
 
-    # What has been heard
+    # Waiting for messages
 
-    async def heard(
-        self, kind: str, key: SessionKey, says: Callable[[Any], bool] = lambda told: True
+    async def received(
+        self, kind: str, key: SessionKey, matches: Callable[[Any], bool] = lambda message: True
     ) -> None:
-        """Return when a message of which `says` holds has been heard of the session."""
+        """Wait for a message of the session for which `matches` is true."""
 
         def found() -> bool:
-            return any(says(message.json) for message in self.tape.of(kind, key))
+            return any(matches(message.json) for message in self.tape.of(kind, key))
 
         await until(found, f"{kind} of {key}", 40)
 
     async def closed(self, key: SessionKey) -> None:
-        await self.heard("checkpoint", key, lambda told: bool(told["closed"]))
+        await self.received("checkpoint", key, lambda message: bool(message["closed"]))
 
-    async def asked(self, key: SessionKey, *, ok: bool = True, **request: Any) -> None:
-        """Ask the session's worker until it answers so."""
+    async def request(self, key: SessionKey, *, ok: bool = True, **request: Any) -> None:
+        """Send a control request until the answer's `ok` is as given."""
 
         async def answered() -> bool:
             wanted = ControlRequest.model_validate(request).model_dump_json().encode()
@@ -255,17 +258,17 @@ class _Stage:
 
         await until(answered, f"answer to {request}", 20)
 
-    # What is done
+    # Steps
 
     async def interrupt(self) -> None:
-        """A worker is killed behind the second final of a session; another takes it to its end."""
+        """Kill a worker after the second final of a session; another worker finishes it."""
         first = await self.programs.worker("worker-1")
         wav = _wav(self.directory / "words.wav", WORDS)
         more = ("--speed", "2", "--keyterm", "natterjack", "--label", "team=support")
         playing = asyncio.create_task(self.programs.edge(wav, INTERRUPTED, *more))
         second = tones.places(tones.sequence(WORDS), **PHRASE)[2 * PHRASE["phrase_words"] - 1]
-        await self.heard(
-            "checkpoint", INTERRUPTED, lambda told: bool(told["position"] >= second.end * RATE)
+        await self.received(
+            "checkpoint", INTERRUPTED, lambda found: bool(found["position"] >= second.end * RATE)
         )
         first.signal(signal.SIGKILL)
         await first.wait()
@@ -274,7 +277,7 @@ class _Stage:
             "request": self.tape.of("request", INTERRUPTED)[:1],
             "chunk": list(self.recording.messages["chunk"]),
             "event": list(self.tape.durable),
-            # Of a bucket the last entry is what is there.
+            # A bucket holds only the last entry of a key.
             "checkpoint": self.tape.of("checkpoint", INTERRUPTED)[-1:],
             "roster": self.tape.of("roster", INTERRUPTED)[-1:],
         }
@@ -282,7 +285,7 @@ class _Stage:
         await self.closed(INTERRUPTED)
 
     async def limits(self) -> bool:
-        """Set a limit and budgets, if the checkout has commands for them."""
+        """Set a limit and budgets. Return False if the checkout has no commands for them."""
         commands = (
             ("limits", "set", "deepgram", "--connections", "1", "--dials-per-second", "5"),
             (
@@ -299,64 +302,64 @@ class _Stage:
             ("budget", "set", "--default", "--seconds-per-day", "600"),
         )
         for command in commands:
-            status, said = await self.programs.run("natterjack", *command)
-            if "invalid choice" in said:
+            status, stderr = await self.programs.run("natterjack", *command)
+            if "invalid choice" in stderr:
                 return False
-            assert status == 0, said
+            assert status == 0, stderr
         return True
 
-    async def wait_in_turn(self) -> None:
-        """Two sessions for one connection, which is refused for a moment; both have an end."""
+    async def share_one_permit(self) -> None:
+        """Run two sessions under a limit of one connection, which the provider refuses once."""
         wav = _wav(self.directory / "more.wav", 16)
         first, second = (SessionKey("acme", "call-8", name) for name in ("agent", "caller"))
         playing = asyncio.create_task(self.programs.edge(wav, first, "--max-seconds", "6"))
-        await self.heard("interim", first)
+        await self.received("interim", first)
         await self.provider.set(handshake_status=429, handshakes=1)
         await self.provider.drop()
         await self.programs.edge(wav, second, "--speed", "4", "--max-seconds", "4")
         await playing
         await self.closed(first)
         await self.closed(second)
-        status, said = await self.programs.run("natterjack", "limits", "remove", "deepgram")
-        assert status == 0, said
+        status, stderr = await self.programs.run("natterjack", "limits", "remove", "deepgram")
+        assert status == 0, stderr
 
     async def control(self) -> None:
-        """Requests to a session, which is handed over and then stopped."""
-        speaker = Speaker(self.settings, 120, speed=2, tenant=OWN, conversation="call-9")
+        """Send control requests to a session, hand it over, and stop it."""
+        speaker = Speaker(self.settings, 120, speed=2, tenant=OWN_TENANT, conversation="call-9")
         key = speaker.spec.key
         speaking = asyncio.create_task(speaker.speak())
         try:
-            await self.heard("interim", key)
-            await self.asked(key, command="configure", settings={"keyterms": ["toad"]})
-            await self.asked(key, ok=False, command="configure", settings={"mood": "cheerful"})
-            await self.asked(key, command="finalize")
+            await self.received("interim", key)
+            await self.request(key, command="configure", settings={"keyterms": ["toad"]})
+            await self.request(key, ok=False, command="configure", settings={"mood": "cheerful"})
+            await self.request(key, command="finalize")
             await self.programs.worker("worker-3")
             old = self.programs.workers["worker-2"]
             old.signal(signal.SIGTERM)
             assert await old.wait(30) == 0, "a drained worker ended with an error"
-            await self.heard("status", key, lambda told: bool(told["state"] == "handed_over"))
-            await self.asked(key, command="stop", reason="enough")
+            await self.received("status", key, lambda event: bool(event["state"] == "handed_over"))
+            await self.request(key, command="stop", reason="enough")
             await self.closed(key)
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
 
-    async def hole(self) -> None:
-        """An edge of another make leaves out some of the sound, and publishes what is none."""
-        speaker = Speaker(self.settings, 16, speed=4, tenant=OWN, conversation="call-10")
+    async def gap(self) -> None:
+        """Publish a session with missing chunks and an invalid one, as a foreign edge might."""
+        speaker = Speaker(self.settings, 16, speed=4, tenant=OWN_TENANT, conversation="call-10")
         speaker.left_out = set(range(30, 36))
         speaking = asyncio.create_task(speaker.speak())
-        await self.heard("interim", speaker.spec.key)
+        await self.received("interim", speaker.spec.key)
         await self.broker.client.publish(audio_subject(speaker.spec.key), b"no chunk")
         await speaking
         await self.closed(speaker.spec.key)
 
     async def spool(self) -> None:
-        """An edge is killed that had no broker to publish to."""
+        """Kill an edge that had no broker to publish to, and keep its spool."""
         directory, audio = self.directory / "spool", _audio(SPOOLED_WORDS)
-        said = await self.programs.spooled(directory, SPOOLED, audio)
-        if said:
-            assert "unrecognized arguments" in said, said
+        stderr = await self.programs.spooled(directory, SPOOLED, audio)
+        if stderr:
+            assert "unrecognized arguments" in stderr, stderr
             self.recording.left_out.append("the edge's spool: it has none")
         self.recording.spool = {
             str(path.relative_to(directory)): path.read_bytes()
@@ -365,20 +368,20 @@ class _Stage:
         }
 
     async def streams(self) -> dict[str, Any]:
-        """The configurations of the streams and the consumer there are."""
-        questions = {name: f"STREAM.INFO.{name}" for name in STREAMS}
-        questions[CONSUMER] = f"CONSUMER.INFO.STT_SESSIONS.{CONSUMER}"
+        """Return the configurations of the existing streams and of the consumer."""
+        requests = {name: f"STREAM.INFO.{name}" for name in STREAMS}
+        requests[CONSUMER] = f"CONSUMER.INFO.STT_SESSIONS.{CONSUMER}"
         found = {}
-        for name, question in questions.items():
-            answer = await self.broker.client.request(f"$JS.API.{question}", b"", 5)
-            told = json.loads(answer.data)
-            if "config" in told:
-                found[name] = told["config"]
+        for name, request in requests.items():
+            answer = await self.broker.client.request(f"$JS.API.{request}", b"", 5)
+            reply = json.loads(answer.data)
+            if "config" in reply:
+                found[name] = reply["config"]
         return found
 
 
 async def record(source: Path = ROOT) -> Recording:
-    """Have the programs of `source` write every kind of message; takes most of a minute."""
+    """Let the programs of `source` write every kind of message. Takes almost a minute."""
     recording = Recording()
     with tempfile.TemporaryDirectory() as name:
         async with _stage(Path(name), source, recording) as stage:
@@ -386,14 +389,14 @@ async def record(source: Path = ROOT) -> Recording:
             await stage.tape.listen(stage.broker)
             await stage.interrupt()
             if await stage.limits():
-                await stage.wait_in_turn()
+                await stage.share_one_permit()
             else:
                 recording.left_out.append("limits and budgets: it has no commands for them")
             await stage.control()
             if source != ROOT:
                 recording.messages["control_request"].clear()
                 recording.left_out.append("control requests: those are of this checkout")
-            await stage.hole()
+            await stage.gap()
             await stage.spool()
             recording.streams = await stage.streams()
     return recording
@@ -429,7 +432,7 @@ def _wav(path: Path, words: int) -> Path:
 
 
 def write(recording: Recording, directory: Path, about: dict[str, Any]) -> None:
-    """Make the fixtures of a release anew."""
+    """Replace the fixtures of a release."""
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.iterdir():
         stale.unlink()
@@ -437,15 +440,15 @@ def write(recording: Recording, directory: Path, about: dict[str, Any]) -> None:
         chosen = [message.as_dict() for message in samples(kind, messages)]
         if chosen:
             _write(directory / f"{kind}.json", {"messages": chosen})
-    told: dict[str, Any] = {"words": tones.sequence(WORDS), "phrase": PHRASE}
+    session: dict[str, Any] = {"words": tones.sequence(WORDS), "phrase": PHRASE}
     for kind, messages in recording.interrupted.items():
-        told[kind] = [message.as_dict() for message in messages]
-    for chunk, message in zip(told["chunk"], recording.interrupted["chunk"], strict=True):
+        session[kind] = [message.as_dict() for message in messages]
+    for chunk, message in zip(session["chunk"], recording.interrupted["chunk"], strict=True):
         del chunk["base64"]
         chunk["bytes"] = len(message.payload)
-    _write(directory / "interrupted.json", told)
-    sound = b"".join(message.payload for message in recording.interrupted["chunk"])
-    (directory / "interrupted.pcm.gz").write_bytes(gzip.compress(sound, 9, mtime=0))
+    _write(directory / "interrupted.json", session)
+    audio = b"".join(message.payload for message in recording.interrupted["chunk"])
+    (directory / "interrupted.pcm.gz").write_bytes(gzip.compress(audio, 9, mtime=0))
     if recording.spool:
         files = {
             name: base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
@@ -466,7 +469,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.compatibility.record", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("version", help="name of the release: of the fixtures' directory")
+    parser.add_argument("version", help="name of the release and of its fixtures' directory")
     parser.add_argument("--source", type=Path, default=ROOT, help="checkout whose programs run")
     arguments = parser.parse_args()
     recording = asyncio.run(record(arguments.source.resolve()))

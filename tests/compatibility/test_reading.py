@@ -1,4 +1,4 @@
-"""Today's code reads all that a recorded release wrote, and what is newer than itself."""
+"""Today's code reads every message of a recorded release, and messages with newer fields."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from .messages import (
     RELEASE,
     Message,
     recorded,
-    with_news,
+    with_new_fields,
 )
 from .record import RATE
 
 VERSIONS = (RELEASE, EARLY)
-BY_HAND = ("budget", "limit")
-"""Kinds that people write: an unknown field is a slip of the pen, and is refused."""
+WRITTEN_BY_USERS = ("budget", "limit")
+"""Kinds that users write. An unknown field is refused as a typo."""
 
 
 def _event(kind: str) -> Callable[[Message], Any]:
@@ -90,7 +90,7 @@ def _day_use(message: Message) -> Any:
 def _slot(message: Message) -> Any:
     claim = Holder.parse(message.payload)
     assert claim is not None
-    assert claim.id, "it was taken for a stranger's"
+    assert claim.id, "the message was not recognized as a permit holder's"
     return claim.model_dump(mode="json")
 
 
@@ -108,11 +108,11 @@ READERS: dict[str, Callable[[Message], Any]] = {
     "control_request": lambda m: ControlRequest.model_validate_json(m.payload).model_dump(),
     "control_reply": lambda m: ControlReply.model_validate_json(m.payload).model_dump(),
 }
-"""By kind: what today's code makes of a message, as JSON again."""
+"""Reader of each kind: decodes a message with today's code and returns it as JSON again."""
 
 
 def _lost(wrote: Any, read: Any, path: str = "") -> list[str]:
-    """What was written and not understood."""
+    """List the fields that were written but not read."""
     if isinstance(wrote, dict):
         if not isinstance(read, dict):
             return [f"{path}: {read!r}"]
@@ -149,24 +149,24 @@ def _cases() -> list[Any]:
     ]
 
 
-def test_every_kind_was_recorded() -> None:
+def test_every_kind_is_recorded() -> None:
     assert {kind for kind in KINDS if recorded(RELEASE, kind)} == set(KINDS)
     assert {*READERS, "chunk", "waiting"} == set(KINDS)
     about = json.loads((FIXTURES / RELEASE / "recorded.json").read_text())
     assert about["left_out"] == []
-    # What only an older form has is not there for nothing.
+    # The early recording is worth keeping: its checkpoints have an older form.
     assert all("holder" not in message.json for message in recorded(EARLY, "checkpoint"))
 
 
 @pytest.mark.parametrize(("kind", "message"), _cases())
-def test_what_was_written_is_read_field_for_field(kind: str, message: Message) -> None:
+def test_every_recorded_field_is_read(kind: str, message: Message) -> None:
     assert _lost(message.json, READERS[kind](message)) == []
 
 
 @pytest.mark.parametrize(("kind", "message"), _cases())
 def test_fields_of_a_newer_release_are_ignored(kind: str, message: Message) -> None:
-    newer = message._replace(payload=json.dumps(with_news(message.json)).encode())
-    if kind in BY_HAND:
+    newer = message._replace(payload=json.dumps(with_new_fields(message.json)).encode())
+    if kind in WRITTEN_BY_USERS:
         with pytest.raises(UsageError, match="from_a_newer_release"):
             READERS[kind](newer)
     else:
@@ -174,7 +174,7 @@ def test_fields_of_a_newer_release_are_ignored(kind: str, message: Message) -> N
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_chunks_are_read_the_short_way_and_the_long_way(version: str) -> None:
+def test_fast_and_general_header_parsers_agree(version: str) -> None:
     chunks = recorded(version, "chunk")
     assert len(chunks) == 3, "the first two and the last"
     layout = AudioFormat("linear16", RATE, 1)
@@ -184,12 +184,12 @@ def test_chunks_are_read_the_short_way_and_the_long_way(version: str) -> None:
         header = decode_chunk_headers(named, len(chunk.payload), layout)
         assert header.end is last
         assert header.session_id == named[SESSION_ID]
-        told = header.seq, header.pos, header.time_ns
-        assert told == tuple(int(named[name]) for name in (AUDIO_SEQ, AUDIO_POS, AUDIO_TIME))
+        place = header.seq, header.pos, header.time_ns
+        assert place == tuple(int(named[name]) for name in (AUDIO_SEQ, AUDIO_POS, AUDIO_TIME))
         if not last:
-            assert told[:2] == (number, number * RATE * 80 // 1000)
+            assert place[:2] == (number, number * RATE * 80 // 1000)
             same = chunk_header_prefix(header.session_id)
-            assert read_chunk_headers(chunk.headers.encode(), same) == told
+            assert read_chunk_headers(chunk.headers.encode(), same) == place
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -208,28 +208,28 @@ def test_headers_of_a_newer_release_are_ignored(version: str) -> None:
         assert read_chunk_headers(newer.encode(), same) == expected
 
 
-async def test_who_waits_in_another_release_is_heard(ready_broker: Broker) -> None:
+async def test_waiting_sessions_of_another_release_are_counted(ready_broker: Broker) -> None:
     (message, *_) = [m for m in recorded(RELEASE, "waiting") if any(m.json["waiting"].values())]
     js, store = ready_broker.client.jetstream(), StreamStore(ready_broker, streams.SLOTS)
     account = message.subject.rpartition(".")[2]
-    for payload in (message.payload, json.dumps(with_news(message.json)).encode()):
-        lane = PermitPool(ready_broker, js, store, SLOT_PREFIX, account, "we", 15.0, lambda: None)
-        await lane._received_waiting(Msg(ready_broker.client, message.subject, "", payload))
-        told = {tenant: len(ages) for tenant, ages in message.json["waiting"].items()}
-        heard = [one.tenant for one in lane._waiting_elsewhere(0.0)]
-        assert {tenant: heard.count(tenant) for tenant in heard} == told
+    for payload in (message.payload, json.dumps(with_new_fields(message.json)).encode()):
+        pool = PermitPool(ready_broker, js, store, SLOT_PREFIX, account, "we", 15.0, lambda: None)
+        await pool._received_waiting(Msg(ready_broker.client, message.subject, "", payload))
+        published = {tenant: len(ages) for tenant, ages in message.json["waiting"].items()}
+        tenants = [one.tenant for one in pool._waiting_elsewhere(0.0)]
+        assert {tenant: tenants.count(tenant) for tenant in tenants} == published
 
 
-async def test_streams_of_a_recorded_release_are_taken_as_they_are(broker: Broker) -> None:
-    """A worker of today that may make nothing finds them fit for use."""
-    made = json.loads((FIXTURES / RELEASE / "streams.json").read_text())
-    for name, config in made.items():
-        what = "STREAM.CREATE." + name
-        question: Any = config
+async def test_streams_of_a_recorded_release_are_accepted_unchanged(broker: Broker) -> None:
+    """A worker that may not create streams accepts them."""
+    recorded_configs = json.loads((FIXTURES / RELEASE / "streams.json").read_text())
+    for name, config in recorded_configs.items():
+        operation = "STREAM.CREATE." + name
+        request: Any = config
         if name == streams.CONSUMER:
-            what = f"CONSUMER.DURABLE.CREATE.{streams.SESSIONS}.{name}"
-            question = {"stream_name": streams.SESSIONS, "config": config}
-        subject = f"$JS.API.{what}"
-        answer = await broker.client.request(subject, json.dumps(question).encode(), 5)
+            operation = f"CONSUMER.DURABLE.CREATE.{streams.SESSIONS}.{name}"
+            request = {"stream_name": streams.SESSIONS, "config": config}
+        subject = f"$JS.API.{operation}"
+        answer = await broker.client.request(subject, json.dumps(request).encode(), 5)
         assert "error" not in json.loads(answer.data), answer.data
     await streams.ensure(broker, StreamSettings(create_streams=False))

@@ -1,4 +1,4 @@
-"""A session that another release's worker left behind goes on, with no word lost or doubled."""
+"""A session of another release's worker continues, with no word lost or doubled."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from natterjack.spec import SessionSpec
 from ..emulators import tones
 from ..faults.audit import audit
 from ..worker.programs import StartWorker, closed, queue_empty
-from .messages import EARLY, FIXTURES, RELEASE, Message, with_news
+from .messages import EARLY, FIXTURES, RELEASE, Message, with_new_fields
 from .record import RATE
 
 
 class Interrupted:
-    """What a killed worker has left in the broker, and the sound that came after."""
+    """The messages that a killed worker left in the broker, and the audio that followed."""
 
     def __init__(self, version: str, *, newer: bool) -> None:
-        """`newer`: as if a release had written it that has more fields."""
-        told = json.loads((FIXTURES / version / "interrupted.json").read_text())
-        self.words: list[str] = told["words"]
-        self.places = tones.places(self.words, **told["phrase"])
+        """Load the recording. With `newer`, every message has additional fields."""
+        recording = json.loads((FIXTURES / version / "interrupted.json").read_text())
+        self.words: list[str] = recording["words"]
+        self.places = tones.places(self.words, **recording["phrase"])
         self._newer = newer
-        self._told = told
-        self._sound = gzip.decompress((FIXTURES / version / "interrupted.pcm.gz").read_bytes())
+        self._recording = recording
+        self._audio = gzip.decompress((FIXTURES / version / "interrupted.pcm.gz").read_bytes())
         (self.request,) = self._messages("request")
         (self.checkpoint,) = self._messages("checkpoint")
         self.spec = SessionSpec.model_validate_json(self.request.payload)
 
     @property
     def seconds(self) -> float:
-        return len(self._sound) / 2 / RATE
+        return len(self._audio) / 2 / RATE
 
     def _messages(self, kind: str) -> list[Message]:
-        messages = [Message.of(told) for told in self._told[kind]]
+        messages = [Message.from_dict(stored) for stored in self._recording[kind]]
         if not self._newer:
             return messages
-        news = [json.dumps(with_news(message.json)).encode() for message in messages]
-        return [m._replace(payload=p) for m, p in zip(messages, news, strict=True)]
+        payloads = [json.dumps(with_new_fields(message.json)).encode() for message in messages]
+        return [m._replace(payload=p) for m, p in zip(messages, payloads, strict=True)]
 
     def _chunks(self) -> Iterator[Message]:
         at = 0
-        for told in self._told["chunk"]:
-            headers = told["headers"]
+        for chunk in self._recording["chunk"]:
+            headers = chunk["headers"]
             if self._newer:
                 headers = headers.removesuffix("\r\n") + "Audio-Mood: cheerful\r\n\r\n"
-            yield Message(told["subject"], headers, self._sound[at : at + told["bytes"]])
-            at += told["bytes"]
-        assert at == len(self._sound)
+            yield Message(chunk["subject"], headers, self._audio[at : at + chunk["bytes"]])
+            at += chunk["bytes"]
+        assert at == len(self._audio)
 
     async def put(self, broker: Broker) -> None:
-        """Store all of it, in the order in which it was stored."""
+        """Store all messages in their original order."""
         for message in (self.request, *self._chunks(), *self._messages("event")):
             await _publish(broker, message)
         await _publish(broker, self.checkpoint)
@@ -69,39 +69,44 @@ class Interrupted:
 
 
 async def _publish(broker: Broker, message: Message) -> None:
-    """As it was stored, but for the conditions under which it was: they were met then."""
+    """Publish a recorded message without its `Nats-Expected-*` conditions."""
     headers = parse_headers(message.headers.encode())
     kept = {name: value for name, value in headers.items() if "Expected" not in name}
     await broker.client.jetstream().publish(message.subject, message.payload, headers=kept)
 
 
-@pytest.mark.parametrize("newer", [False, True], ids=["as it was", "with more fields"])
+@pytest.mark.parametrize("newer", [False, True], ids=["unchanged", "with-more-fields"])
 @pytest.mark.parametrize("version", [RELEASE, EARLY])
-async def test_a_session_of_another_release_goes_on(
+async def test_a_session_of_another_release_continues(
     version: str, newer: bool, start_worker: StartWorker, ready_broker: Broker
 ) -> None:
-    left = Interrupted(version, newer=newer)
-    before = left.checkpoint.json
-    assert 0 < before["position"] < left.seconds * RATE, "it was recorded in mid-session"
-    await left.put(ready_broker)
-    await _lapse(ready_broker)
+    interrupted = Interrupted(version, newer=newer)
+    before = interrupted.checkpoint.json
+    assert 0 < before["position"] < interrupted.seconds * RATE, (
+        "the recording must stop in mid-session"
+    )
+    await interrupted.put(ready_broker)
+    await _redeliver(ready_broker)
     await start_worker()
-    transcript = await closed(ready_broker, left.spec, 60)
+    transcript = await closed(ready_broker, interrupted.spec, 60)
     found = audit(
-        transcript.events, left.words, left.places, captured_seconds=left.seconds
-    )  # the account too: it began with the worker that was killed
+        transcript.events,
+        interrupted.words,
+        interrupted.places,
+        captured_seconds=interrupted.seconds,
+    )  # checks the account too, which the killed worker began
     assert found.clean, f"{found}\n{transcript.told()}"
     epochs = [event.epoch for event in transcript.events]
     assert set(epochs) == {before["epoch"], before["epoch"] + 1}
-    # Nothing that was final before was heard again.
+    # No audio before the checkpoint is transcribed again.
     first = next(final for final in transcript.finals if final.epoch > before["epoch"])
     assert first.start * RATE >= before["position"] - 1
-    _goes_on(before, transcript.closing[0])
+    _check_usage(before, transcript.closing[0])
     await queue_empty(ready_broker)
 
 
-async def _lapse(broker: Broker) -> None:
-    """The request has been delivered once, and comes again."""
+async def _redeliver(broker: Broker) -> None:
+    """Take the request once and return it, so that the next worker gets a second delivery."""
     js = broker.client.jetstream()
     leases = await js.pull_subscribe_bind(durable=streams.CONSUMER, stream=streams.SESSIONS)
     (request,) = await leases.fetch(1)
@@ -109,8 +114,8 @@ async def _lapse(broker: Broker) -> None:
     await leases.unsubscribe()
 
 
-def _goes_on(checkpoint: dict[str, Any], closing: StatusEvent) -> None:
-    """What the killed worker had used is still on the bill."""
+def _check_usage(checkpoint: dict[str, Any], closing: StatusEvent) -> None:
+    """The account still includes the killed worker's use."""
     assert closing.account is not None
     for name, used in checkpoint["account"].get("providers", {}).items():
         now = closing.account.providers[name]
@@ -120,8 +125,8 @@ def _goes_on(checkpoint: dict[str, Any], closing: StatusEvent) -> None:
 
 
 @pytest.mark.parametrize("version", [RELEASE, EARLY])
-def test_what_was_recorded_is_a_session_with_names_for_its_messages(version: str) -> None:
-    """Else the broker would take a repeated message for a new one."""
-    left = Interrupted(version, newer=False)
-    for message in (left.request, *left._chunks(), *left._messages("event")):
+def test_recorded_messages_have_ids(version: str) -> None:
+    """Without a message ID the broker would store a repeated message twice."""
+    interrupted = Interrupted(version, newer=False)
+    for message in (interrupted.request, *interrupted._chunks(), *interrupted._messages("event")):
         assert MSG_ID in parse_headers(message.headers.encode())

@@ -1,4 +1,4 @@
-"""Sound that an edge of another release has left on the disk is sent by one of today."""
+"""Today's edge sends the audio that an edge of another release left on the disk."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..worker.programs import StartWorker, closed
 from .messages import FIXTURES, RELEASE, spool_files
 
 
-async def test_a_spool_of_a_recorded_release_is_sent_to_the_last_word(
+async def test_a_spool_of_a_recorded_release_is_sent_completely(
     tmp_path: Path, start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    told = json.loads((FIXTURES / RELEASE / "spool.json").read_text())
+    recording = json.loads((FIXTURES / RELEASE / "spool.json").read_text())
     for name, content in spool_files(RELEASE).items():
         path = tmp_path / "spool" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,9 +35,13 @@ async def test_a_spool_of_a_recorded_release_is_sent_to_the_last_word(
         env={**os.environ, "NATS_URL": broker_settings.url}, stderr=asyncio.subprocess.PIPE,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    _, said = await soon(edge.communicate(), 30)
-    assert edge.returncode == 0, said.decode()
+    _, stderr = await soon(edge.communicate(), 30)
+    assert edge.returncode == 0, stderr.decode()
     transcript = await closed(broker, spec)
-    found = audit(transcript.events, told["words"], tones.places(told["words"], **told["phrase"]))
+    found = audit(
+        transcript.events,
+        recording["words"],
+        tones.places(recording["words"], **recording["phrase"]),
+    )
     assert found.clean, f"{found}\n{transcript.told()}"
-    assert not about.exists(), "what was sent is removed"
+    assert not about.exists(), "the spool is removed after sending"

@@ -1,5 +1,5 @@
-"""What is written today can be read by the release before: its fields are there, of their types,
-and with values that it knows."""
+"""The previous release can read today's messages: all its fields exist, with known types and
+values."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from .messages import (
 from .record import Recording, record
 
 JSON_KINDS = tuple(kind for kind in KINDS if kind != "chunk")
-_OF_STREAMS = (
+_STREAM_FIELDS = (
     *("subjects", "retention", "storage", "max_msgs_per_subject", "allow_direct", "republish"),
     *("max_msg_size", "durable_name", "ack_policy", "max_deliver", "max_ack_pending"),
 )
-"""What programs rely on."""
+"""Stream settings on which programs rely."""
 
 
 @pytest.mark.process
 @pytest.mark.timeout(300)
-async def test_a_fleet_of_today_writes_what_the_recorded_release_reads() -> None:
-    """The programs of this checkout, under the load that was recorded."""
+async def test_the_recorded_release_reads_what_this_one_writes() -> None:
+    """The programs of this checkout run the recorded scenario."""
     today = await record()
     problems: list[str] = []
     for kind in KINDS:
         messages = today.messages[kind]
         if not messages:
-            problems.append(f"{kind}: none was written: has its subject changed?")
+            problems.append(f"{kind}: no messages: has the subject changed?")
             continue
         found = _headers(kind, messages)
         if kind in JSON_KINDS:
@@ -62,7 +62,7 @@ def _fixture(name: str) -> dict[str, Any]:
 
 
 def _headers(kind: str, messages: list[Message]) -> list[str]:
-    """Names of headers that nobody writes any more."""
+    """List the headers that are no longer written."""
 
     def names(some: list[Message]) -> set[str]:
         return {name for message in some for name in message.header_names}
@@ -72,36 +72,36 @@ def _headers(kind: str, messages: list[Message]) -> list[str]:
 
 
 def _refused(kind: str, messages: list[Message]) -> list[str]:
-    """What the models of the recorded release do not take: a value that they do not know, a number
-    that is no longer whole, a field that they need."""
-    judge = jsonschema.Draft202012Validator(_fixture("schemas")[kind])
+    """List the violations of the recorded release's models: an unknown value, a number that is no
+    longer an integer, a missing field."""
+    validator = jsonschema.Draft202012Validator(_fixture("schemas")[kind])
     found = {
         f"{problem.json_path}: {problem.message[:200]}"
         for message in messages
-        for problem in judge.iter_errors(message.json)
+        for problem in validator.iter_errors(message.json)
     }
     return sorted(found)
 
 
 def _streams(today: Recording) -> list[str]:
-    """What the recorded release would not find as it wants it."""
+    """List the stream settings that differ from the recorded release's."""
     return [
         f"{name}: {part} is {today.streams.get(name, {}).get(part)}, was {config.get(part)}"
         for name, config in _fixture("streams").items()
-        for part in _OF_STREAMS
+        for part in _STREAM_FIELDS
         if today.streams.get(name, {}).get(part) != config.get(part)
     ]
 
 
 def _spool(today: Recording) -> list[str]:
-    """What the recorded release's edge would not understand in a spool that one of today left."""
+    """List what the recorded release's edge could not read in a spool written today."""
     before, now = (
         {Path(name).name.partition(".")[2]: content for name, content in files.items()}
         for files in (spool_files(RELEASE), today.spool)
     )
     found = missed(shape(json.loads(before["json"])), shape(json.loads(now["json"])))
     if json.loads(before["json"])["version"] != json.loads(now["json"])["version"]:
-        found.append(".version is another")
+        found.append(".version has changed")
     if before["sent"][:8] != now["sent"][:8]:
         found.append(f"segments begin with {now['sent'][:8]!r}")
     return [f"spool: {problem}" for problem in found]
@@ -114,7 +114,7 @@ Change = Callable[[str, Any], tuple[str, Any]]
 
 
 def _changed(value: Any, place: str, change: Change, path: str = "") -> Any:
-    """`value` with the field at `place`, a path of its shape, changed wherever it is."""
+    """Return `value` with `change` applied to every field at the path `place` of its shape."""
     if isinstance(value, list):
         return [_changed(item, place, change, f"{path}[]") for item in value]
     if not isinstance(value, dict):
@@ -137,8 +137,8 @@ def _retyped(name: str, item: Any) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("kind", JSON_KINDS)
-def test_a_field_that_is_renamed_or_retyped_is_seen(kind: str) -> None:
-    """Each field that was recorded, one after the other."""
+def test_a_renamed_or_retyped_field_is_detected(kind: str) -> None:
+    """Every recorded field is changed once."""
     messages = recorded(RELEASE, kind)
     before = shape_of_all(messages)
     assert missed(before, before) == []
