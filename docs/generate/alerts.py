@@ -9,7 +9,7 @@ import yaml
 from . import ROOT
 from .markdown import cell, heading, table
 
-RUNBOOK = "../alerts.md"
+RUNBOOK = "../how-to/answer-an-alert.md"
 """The runbook, from the generated page; each alert is a section of it."""
 
 

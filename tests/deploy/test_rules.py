@@ -21,7 +21,7 @@ from .containers import free_port
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors
 from .prometheus import promtool
 
-RUNBOOKS = "https://natterjack.example/docs/alerts.md"
+RUNBOOKS = "https://natterjack.example/docs/how-to/answer-an-alert.md"
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
 RECORDED = {rule["record"]: rule for rule in rules("record")}
 VALUES = {
@@ -92,7 +92,7 @@ def test_every_alert_has_annotations_and_a_runbook(alert: str) -> None:
 
 
 def test_the_page_has_every_alert_and_no_other() -> None:
-    page = (ROOT / "docs" / "alerts.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "answer-an-alert.md").read_text()
     sections = re.split(r"^### ", page, flags=re.M)[1:]
     pages = {section.partition("\n")[0]: section for section in sections}
     assert list(pages) == list(ALERTS), "in the order of the rules"
