@@ -106,7 +106,7 @@ class Feed:
         "bad",
         "ended",
         "head",
-        "heard",
+        "last_arrival",
         "sink",
         "superseded",
     )
@@ -175,7 +175,7 @@ class Feed:
         """Refused chunks by cause."""
         self.ended = False
         """The last chunk has been returned."""
-        self.heard = time.monotonic()
+        self.last_arrival = time.monotonic()
         """When the last chunk of this session arrived, or the connection came back."""
         self.superseded = False
         """A live chunk of another session was received on the same subject."""
@@ -212,7 +212,7 @@ class Feed:
 
     def _reconnected(self) -> None:
         """The connection is back: check the stream, and give the edge time to come back too."""
-        self.heard = time.monotonic()
+        self.last_arrival = time.monotonic()
         self._look, self._look_at = True, 0.0
         self._wake()
 
@@ -237,7 +237,7 @@ class Feed:
         if self._by_seq and self._ahead.full and self._next_seq in self._by_seq:
             # There is more than can be sent soon. Live chunks are stored too and will be read
             # later; processing them now would only make the worker fall further behind.
-            self.heard, self._look, self._look_at = time.monotonic(), True, 0.0
+            self.last_arrival, self._look, self._look_at = time.monotonic(), True, 0.0
             return
         waiter, expected, size = self._waiter, self._expected, len(data)
         if (
@@ -261,7 +261,7 @@ class Feed:
             self._count_bad("headers", raw, data)
             return
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
-        self.heard = now
+        self.last_arrival = now
         self._quiet = _QUIET_FIRST_S
         if not self._look:
             self._look_at = now + _QUIET_FIRST_S
@@ -323,7 +323,7 @@ class Feed:
             return True
         now = time.monotonic()
         if stream_sequence == 0:
-            self.heard = now
+            self.last_arrival = now
             self._quiet = _QUIET_FIRST_S
             if not (self._look or self._ahead):
                 self._look_at = now + _QUIET_FIRST_S

@@ -100,7 +100,7 @@ class Intake:
 
     async def is_over(self, feed: Feed) -> bool:
         """Whether audio has stopped for so long that no more will come; sets `end_reason`."""
-        quiet, settings = time.monotonic() - feed.heard, self._services.settings
+        quiet, settings = time.monotonic() - feed.last_arrival, self._services.settings
         if not feed.caught_up:
             return False
         if quiet > settings.idle_seconds:
@@ -109,7 +109,7 @@ class Intake:
             # A late chunk of an older session on the key looks the same: only the queue knows.
             with contextlib.suppress(QueueUnknown):
                 feed.superseded = await self._superseded()
-                quiet = time.monotonic() - feed.heard  # audio may have come in the meantime
+                quiet = time.monotonic() - feed.last_arrival  # audio may have come in the meantime
                 if feed.superseded and quiet > settings.superseded_seconds:
                     self.end_reason = "superseded: a newer session uses the key"
         return self.end_reason is not None
@@ -122,7 +122,7 @@ class Intake:
     def park(self, feed: Feed) -> None:
         """Note that the provider stream is closed in the middle of speech: none is opened before
         there is more audio."""
-        self._parked_head, self._quiet_since = feed.head, feed.heard
+        self._parked_head, self._quiet_since = feed.head, feed.last_arrival
 
     async def begins(self, feed: Feed) -> bool:
         """Wait for audio before a provider is dialed: most providers drop an idle connection. False
@@ -133,7 +133,7 @@ class Intake:
             if self._drain.requested:
                 raise HandOver
             if item is None:
-                if time.monotonic() - feed.heard > _LOOK_SECONDS:
+                if time.monotonic() - feed.last_arrival > _LOOK_SECONDS:
                     await self._admission.release()  # other sessions may need the permit
                 if await self.is_over(feed):
                     return False
@@ -151,13 +151,13 @@ class Intake:
         parked, self._parked_head = self._parked_head, None
         if parked is None:
             return
-        feed.heard = self._quiet_since  # the pause began before this feed was opened
+        feed.last_arrival = self._quiet_since  # the pause began before this feed was opened
         look_at = 0.0
         while (known := max(feed.head, self._lease.progress.final)) <= parked:
             now = time.monotonic()
             if self._drain.requested:
                 raise HandOver
-            idle = now - feed.heard > self._services.settings.idle_seconds
+            idle = now - feed.last_arrival > self._services.settings.idle_seconds
             if self._lease.cutoff.reached(known) or idle:
                 return
             if now >= look_at:

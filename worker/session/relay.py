@@ -136,7 +136,10 @@ class Relay:
                 await self._send_gap(item)
             elif await over(feed):
                 return True
-            elif feed.caught_up and time.monotonic() - feed.heard > self._settings.park_seconds:
+            elif (
+                feed.caught_up
+                and time.monotonic() - feed.last_arrival > self._settings.park_seconds
+            ):
                 return False
             if self.limit is not None and self.timeline.position >= self.limit:
                 return True

@@ -74,7 +74,9 @@ class Socket:
         """
         if self._transport is None or self._transport.get_write_buffer_size():
             return False
-        sending = self._sending(data)
+        # As `_sending`, which would be one more call for each chunk.
+        out = self._connection
+        sending: Any = out.send_str(data) if isinstance(data, str) else out.send_bytes(data)
         try:
             sending.send(None)
         except StopIteration:

@@ -35,6 +35,10 @@ class WebSocketStream(ProviderStream):
         """The message of `encode_finish` was sent, and the peer had not closed before."""
         self.failure: ProviderError | None = None
         """The error that ended the stream on this side; iteration raises it."""
+        # Called for each chunk only where a subclass has its own: calls are what a chunk costs.
+        kind = type(self)
+        self._encodes = kind.encode_audio is not WebSocketStream.encode_audio
+        self._accounts = kind.on_audio is not WebSocketStream.on_audio
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
         self._keepalive_seconds = keepalive_seconds
@@ -92,10 +96,13 @@ class WebSocketStream(ProviderStream):
         await self.socket.send(message)
 
     def send_nowait(self, audio: bytes) -> bool:
-        if not audio or self.finishing or not self.socket.send_nowait(self.encode_audio(audio)):
+        if not audio or self.finishing:
+            return False
+        if not self.socket.send_nowait(self.encode_audio(audio) if self._encodes else audio):
             return False
         self._sent_at = self._loop.time()
-        self.on_audio(audio)
+        if self._accounts:
+            self.on_audio(audio)
         return True
 
     async def finish(self) -> None:
