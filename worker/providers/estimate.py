@@ -1,4 +1,4 @@
-"""When words were spoken: as the model says, or spread over the voiced spans."""
+"""Times of words, from the model's token times or estimated from the voiced spans."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ Span = tuple[float, float]
 
 
 def spoken_text(text: str) -> str:
-    """`text` as transcribed, or nothing if there is no letter or digit in it: for noise and music
-    the model writes notes or full stops."""
+    """Return `text` without outer whitespace, or `""` if it has no letter or digit.
+
+    Models transcribe noise and music as notes or periods.
+    """
     return text.strip() if any(character.isalnum() for character in text) else ""
 
 
 def estimated_words(text: str, voiced: Sequence[Span]) -> tuple[ProviderWord, ...]:
-    """The words of `text` spread over the voiced spans, each as long as it has characters."""
+    """Spread the words of `text` over the voiced spans, in proportion to their lengths."""
     words = text.split()
     total_s = sum(end - start for start, end in voiced)
-    # One more for each word: short words take longer than their letters.
+    # One extra character per word: a short word takes longer than its letters suggest.
     per_character = total_s / (sum(len(word) + 1 for word in words) or 1)
     found, spoken = [], 0.0
     for word in words:
@@ -32,7 +34,10 @@ def estimated_words(text: str, voiced: Sequence[Span]) -> tuple[ProviderWord, ..
 
 
 def _at(spoken: float, voiced: Sequence[Span], *, after: bool) -> float:
-    """Where `spoken` seconds of speech are over; in a pause, `after` or before it."""
+    """The time at which `spoken` seconds of speech have passed.
+
+    Where that falls on a pause, the end of the pause if `after`, else its start.
+    """
     for start, end in voiced:
         if spoken < end - start or (spoken <= end - start + 1e-9 and not after):
             return start + spoken
@@ -43,10 +48,10 @@ def _at(spoken: float, voiced: Sequence[Span], *, after: bool) -> float:
 def timed_words(
     tokens: Sequence[str], times: Sequence[float], voiced: Sequence[Span]
 ) -> tuple[ProviderWord, ...]:
-    """Words from the model's tokens and the second at which each begins.
+    """Build words from the model's tokens and their start times in seconds.
 
-    A token that starts with a space (or SentencePiece's mark for one) starts a word. A word ends
-    where the next starts, or before that with the voiced span in which it was spoken.
+    A token that starts with a space, or with SentencePiece's mark for one, starts a word. A word
+    ends where the next word starts or where its voiced span ends, whichever comes first.
     """
     texts: list[str] = []
     starts: list[float] = []

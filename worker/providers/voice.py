@@ -1,7 +1,7 @@
-"""What in a stretch of audio sounds like speech: everything that is louder than the noise.
+"""Voice activity detection by energy: audio that is louder than the noise floor is speech.
 
-In doubt it is speech: to take noise for speech costs a little, to take speech for noise costs
-words. Pure but for numpy: no sockets, clocks or environment.
+The detector errs toward speech: noise taken for speech costs little, speech taken for noise loses
+words. Pure apart from numpy: no sockets, clocks or environment.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import numpy.typing as npt
 
 BLOCK_SECONDS: Final = 0.010
 _ABOVE_NOISE: Final = 4.0
-"""Times the power of the noise floor that is speech (6 dB)."""
+"""Ratio of the power of speech to that of the noise floor (6 dB)."""
 _FAINTEST: Final = 1e-6
-"""Mean square (full scale is 1) below which all is silence: -60 dB."""
+"""Mean square (full scale is 1) below which audio is always silence: -60 dB."""
 _LOUD: Final = 1e-4
-"""Mean square above which all is speech, whatever the noise: -40 dB."""
+"""Mean square above which audio is always speech: -40 dB."""
 _SMOOTH_BLOCKS: Final = 5
-"""The floor is the least power of so many blocks together ..."""
+"""Length of the moving average whose minimum is the noise floor, in blocks."""
 _PART_BLOCKS: Final = 50
 _PARTS: Final = 10
-"""... in the last so many parts of so many blocks (5 s): speech has dips in that time."""
+"""The minimum is taken over this many parts of `_PART_BLOCKS` blocks each (5 s in all): speech
+pauses within that time."""
 
 
 class Block(NamedTuple):
-    """A hundredth of a second of audio."""
+    """10 ms of audio."""
 
     voiced: bool
     power: float
@@ -35,25 +36,28 @@ class Block(NamedTuple):
 
 
 class Voice:
-    """Takes audio in pieces of any size and tells of each block whether it may be speech.
+    """Splits audio into blocks and decides for each whether it may be speech.
 
-    Audio of several channels is voiced where any of them is.
+    The result does not depend on the sizes of the pieces. A block of several channels is voiced
+    if any channel is.
     """
 
     def __init__(self, sample_rate: int, channels: int = 1) -> None:
-        """For linear16 with frames of `channels` samples."""
+        """The audio is linear16 with frames of `channels` samples."""
         self.block_frames = round(BLOCK_SECONDS * sample_rate)
         self._channels = channels
         self._rest = b""
         self._recent = np.zeros(_SMOOTH_BLOCKS - 1, np.float64)
-        # As if five seconds of silence lay before: speech that starts at once is not the floor.
+        # As if five seconds of silence came first, so that speech at the very start is not taken
+        # for the noise floor.
         self._floors: deque[float] = deque([0.0] * _PARTS, maxlen=_PARTS)
         self._part = 0
-        """Blocks of the part that runs, and its least power so far."""
+        """Number of blocks in the current part."""
         self._least = np.inf
+        """Least power of the current part."""
 
     def feed(self, audio: bytes) -> list[Block]:
-        """The blocks that end in `audio`."""
+        """Return the blocks that `audio` completes."""
         audio = self._rest + audio
         size = 2 * self._channels * self.block_frames
         count = len(audio) // size
@@ -63,7 +67,7 @@ class Voice:
         return self._judge(_powers(audio[: count * size], count, self._channels))
 
     def flush(self) -> list[Block]:
-        """The last block, if there is a piece of one."""
+        """Return the last, shorter block, if any audio is left."""
         rest, self._rest = self._rest, b""
         whole = len(rest) - len(rest) % (2 * self._channels)
         return self._judge(_powers(rest[:whole], 1, self._channels)) if whole else []
@@ -73,7 +77,7 @@ class Voice:
         self._recent = recent[1 - _SMOOTH_BLOCKS :]
         smooth = np.convolve(recent, np.full(_SMOOTH_BLOCKS, 1 / _SMOOTH_BLOCKS), "valid")
         judged: list[Block] = []
-        # By the rest of a part at a time: nothing depends on the size of pieces.
+        # At most the rest of a part at a time, so that the sizes of pieces do not matter.
         while len(powers):
             count = _PART_BLOCKS - self._part
             least = self._thresholds(smooth[:count])
@@ -82,7 +86,7 @@ class Voice:
         return judged
 
     def _thresholds(self, smooth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The power above which each of some blocks of a part is speech."""
+        """The power above which each of these blocks, all of one part, is speech."""
         running = np.minimum(np.minimum.accumulate(smooth), self._least)
         self._least = float(running[-1])
         self._part += len(smooth)
@@ -94,9 +98,9 @@ class Voice:
 
 
 def _powers(audio: bytes, count: int, channels: int) -> npt.NDArray[np.float64]:
-    """Mean square of each of `count` blocks, on the channel where it is greatest."""
+    """Mean square of each of `count` blocks, on its loudest channel."""
     samples = np.frombuffer(audio, "<i2").astype(np.float64) / 32768
     blocks = samples.reshape(count, -1, channels)
-    # A constant offset is no sound.
+    # The variance ignores a constant offset, which is inaudible.
     mean_square: npt.NDArray[np.float64] = blocks.var(axis=1).max(axis=1)
     return mean_square

@@ -24,7 +24,7 @@ from .transcript import Transcript
 
 def _capabilities(settings: DeepgramSettings) -> Capabilities:
     return Capabilities(
-        # Deepgram docs, "Encoding", "Sample Rate": raw audio goes as it is, at any rate.
+        # Deepgram docs, "Encoding", "Sample Rate": raw audio is accepted at any rate.
         encodings=("linear16", "mulaw", "alaw"),
         max_channels=options.MAX_CHANNELS if settings.multichannel else 1,
         interims=settings.interim_results,
@@ -33,7 +33,7 @@ def _capabilities(settings: DeepgramSettings) -> Capabilities:
         turns=True,
         finalize=True,
         configurable=protocol.CONFIGURABLE,
-        # Deepgram docs, "Interim Results": silence gives results with an empty transcript.
+        # Deepgram docs, "Interim Results": silence yields results with an empty transcript.
         answers_silence=True,
         catch_up_rate=settings.catch_up_rate,
         price_per_hour=settings.price_per_hour,
@@ -45,10 +45,10 @@ def _capabilities(settings: DeepgramSettings) -> Capabilities:
 class DeepgramProvider(Provider):
     """Streams over one shared aiohttp session.
 
-    `open` connects at once, so that a refusal is known before audio is taken. Deepgram closes a
-    connection that gets no audio within ten seconds of its opening, keepalives or not (its docs,
-    page on troubleshooting), and silence sent in its stead would shift all times: open a stream
-    when the first audio is at hand.
+    `open` completes the handshake, so that a refusal is known before any audio is sent. Deepgram
+    closes a connection that receives no audio within ten seconds of opening, even if keepalives
+    are sent (Deepgram docs, troubleshooting page), and sending silence instead would shift all
+    times. Open a stream when its first audio is available.
     """
 
     name: ClassVar[str] = options.NAME

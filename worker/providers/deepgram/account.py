@@ -1,7 +1,7 @@
-"""Deepgram's account interface, as far as the credit that is left: projects and balances.
+"""Deepgram's management API: projects and their balances.
 
-Pure functions for the wire (no sockets, clocks, environment or broker), then the thin loop that
-asks. Sections named in comments are pages of the vendor's documentation ("Deepgram docs").
+Pure functions for the wire format (no sockets, clocks, environment or broker), then a thin HTTP
+client. Sections named in comments are pages of the vendor's documentation ("Deepgram docs").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .options import NAME, refused
 from .vendor import MAX_QUOTE
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-"""An answer is a few hundred bytes a project or balance."""
+"""Largest response that is read; a project or balance takes a few hundred bytes."""
 _UNITS: Final = {
     "second": "seconds",
     "seconds": "seconds",
@@ -47,19 +47,19 @@ _MAX_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """What to ask for, and how to say who asks. The headers hold a secret: they are not shown."""
+    """A GET request. `repr` omits the headers, which hold the key."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
 
 
 def projects_request(url: str, key: SecretStr) -> Get:
-    """ "List Projects": the projects that the key belongs to."""
+    """The request for the projects of the key ("List Projects")."""
     return Get(f"{url}/v1/projects", vendor.authorization(key))
 
 
 def balances_request(url: str, key: SecretStr, project_id: str) -> Get:
-    """ "Get Project Balances"."""
+    """The request for a project's balances ("Get Project Balances")."""
     path = f"/v1/projects/{quote(project_id, safe='')}/balances"
     return Get(url + path, vendor.authorization(key))
 
@@ -68,23 +68,25 @@ def balances_request(url: str, key: SecretStr, project_id: str) -> Get:
 
 
 def decode_projects(body: bytes) -> list[str]:
-    """Identifiers of the projects in an answer ("List Projects"). Raises: RemoteProtocolError."""
+    """Identifiers of the projects in a response ("List Projects"). Raises: RemoteProtocolError."""
     found = []
     for project in _items(body, "projects"):
         project_id = project.get("project_id")
         if not isinstance(project_id, str) or not project_id:
-            vendor.wrong(NAME, "a project without an identifier")
+            vendor.protocol_error(NAME, "project without an identifier")
         found.append(project_id)
     return found
 
 
 def only_project(project_ids: Sequence[str]) -> str:
-    """The one that the key belongs to. Raises: RequestRefused that names the setting which
-    chooses, when there is more than one, or none."""
+    """Return the only project of the key.
+
+    Raises: RequestRefused if there is none or more than one; it names the setting to use.
+    """
     if len(project_ids) == 1:
         return project_ids[0]
     if not project_ids:
-        raise refused("DEEPGRAM_ADMIN_KEY belongs to no project: its balance cannot be asked for")
+        raise refused("DEEPGRAM_ADMIN_KEY belongs to no project, so there is no balance to read")
     named = ", ".join(project_ids[:_MAX_NAMED])[:MAX_QUOTE]
     raise refused(
         f"DEEPGRAM_ADMIN_KEY belongs to {len(project_ids)} projects: "
@@ -93,37 +95,39 @@ def only_project(project_ids: Sequence[str]) -> str:
 
 
 def decode_balances(body: bytes) -> list[Balance]:
-    """What is left ("Get Project Balances"): the balances of a unit are summed, different units
-    never are. A project may have none. Raises: RemoteProtocolError."""
+    """Balances in a response ("Get Project Balances"), summed by unit; a project may have none.
+
+    Raises: RemoteProtocolError.
+    """
     amounts: dict[str, list[float]] = {}
     for item in _items(body, "balances"):
         amounts.setdefault(_unit(item), []).append(_amount(item))
     try:
         return [Balance(math.fsum(each), unit) for unit, each in sorted(amounts.items())]
     except OverflowError:
-        vendor.wrong(NAME, "balances too large to be summed")
+        vendor.protocol_error(NAME, "the sum of the balances is out of range")
 
 
 def status_error(status: int, body: bytes) -> ProviderError:
-    """What an answer of another status than 200 means. It quotes the body."""
+    """The error for a response whose status is not 200; its message quotes the body."""
     code = str(status)
     if status < 400:
-        return RemoteProtocolError(NAME, "the balance was not told, nor an error", code)
-    said = vendor.said(body)[:MAX_QUOTE]
+        return RemoteProtocolError(NAME, "unexpected status in response to a balance request", code)
+    reason = vendor.error_text(body)[:MAX_QUOTE]
     if status in (401, 403):
-        # "Roles": members may transcribe, and may not see money.
+        # "Roles": members may transcribe but may not read balances.
         message = (
-            f"DEEPGRAM_ADMIN_KEY may not read the balance, it needs billing:read (role admin or "
-            f"owner): {said}"
+            f"DEEPGRAM_ADMIN_KEY may not read the balance; it needs billing:read (role admin or "
+            f"owner): {reason}"
         )
         return RequestRefused(NAME, "auth", message, code)
     if status == 404:
         message = (
-            f"no such project, or no such interface at DEEPGRAM_API_URL (regional hosts have "
-            f"none); see DEEPGRAM_PROJECT_ID: {said}"
+            f"project not found (see DEEPGRAM_PROJECT_ID), or DEEPGRAM_API_URL does not serve "
+            f"balances (regional hosts do not): {reason}"
         )
         return RequestRefused(NAME, "request", message, code)
-    return vendor.http_error(NAME, status, {}, f"the balance was not told: {said}")
+    return vendor.http_error(NAME, status, {}, f"balance request failed: {reason}")
 
 
 def _items(body: bytes, name: str) -> list[dict[str, Any]]:
@@ -131,29 +135,29 @@ def _items(body: bytes, name: str) -> list[dict[str, Any]]:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        # Not quoted: what answers in Deepgram's stead may echo the request, and the key.
-        vendor.wrong(NAME, f"an answer that is not JSON, of {len(body)} bytes")
+        # Not quoted: a proxy that responds instead of Deepgram may echo the request with the key.
+        vendor.protocol_error(NAME, f"response of {len(body)} bytes is not JSON")
     items = content.get(name) if isinstance(content, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        vendor.wrong(NAME, f"an answer without a list of {name}")
+        vendor.protocol_error(NAME, f"response without a list of {name}")
     return items
 
 
 def _amount(item: Mapping[str, Any]) -> float:
-    amount = item.get("amount", 0)  # the default of the vendor's specification
+    amount = item.get("amount", 0)  # the default in the vendor's specification
     if not isinstance(amount, int | float) or isinstance(amount, bool):
-        vendor.wrong(NAME, f"a balance's amount is no number: {amount!r:.{MAX_QUOTE}}")
+        vendor.protocol_error(NAME, f"amount of a balance is not a number: {amount!r:.{MAX_QUOTE}}")
     try:
         amount = float(amount)
     except OverflowError:
         amount = math.inf
     if not math.isfinite(amount):
-        vendor.wrong(NAME, "a balance's amount is not finite")
+        vendor.protocol_error(NAME, "amount of a balance is not finite")
     return amount
 
 
 def _unit(item: Mapping[str, Any]) -> str:
-    """ "Get Project Balances": `usd` or `USD`; on old contracts `hour`."""
+    """The unit of a balance ("Get Project Balances": `usd` or `USD`; `hour` on old contracts)."""
     units = item.get("units")
     if isinstance(units, str):
         if (known := _UNITS.get(units.strip().lower())) is not None:
@@ -161,31 +165,31 @@ def _unit(item: Mapping[str, Any]) -> str:
         currency = units.strip().upper()
         if len(currency) == 3 and currency.isascii() and currency.isalpha():
             return currency
-    vendor.wrong(NAME, f"a balance's unit is {units!r:.{MAX_QUOTE}}")
+    vendor.protocol_error(NAME, f"unknown unit of a balance: {units!r:.{MAX_QUOTE}}")
 
 
-# ---- the loop -------------------------------------------------------------------------------
+# ---- client ---------------------------------------------------------------------------------
 
 
 class Account:
-    """Asks what is left. Connections are not kept: minutes lie between two questions."""
+    """Reads balances. It keeps no connection open, since minutes pass between two requests."""
 
     def __init__(
         self, url: str, key: SecretStr, project_id: str | None, *, timeout_seconds: float
     ) -> None:
-        """`timeout_seconds` bounds each request, connecting included."""
+        """`timeout_seconds` bounds each request, including its connection."""
         self._url = url
         self._key = key
         self._project_id = project_id
         self._found: str | None = None
-        """The key's one project, once it is known."""
+        """The only project of the key, once it is known."""
         self._seconds = timeout_seconds
 
     async def balance(self) -> list[Balance]:
-        """One balance of each unit; empty when the project has none.
+        """Return one balance per unit; empty if the project has none.
 
-        Raises: RequestRefused (auth: the key may not; request: no such project, or several to
-        choose from), Unavailable, Stalled (mute), Dropped, RemoteProtocolError.
+        Raises: RequestRefused (auth: the key lacks permission; request: the project does not
+        exist, or the key has several), Unavailable, Stalled (mute), Dropped, RemoteProtocolError.
         """
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self._seconds), cookie_jar=aiohttp.DummyCookieJar()
@@ -198,13 +202,13 @@ class Account:
                 request = balances_request(self._url, self._key, project_id)
                 balances = decode_balances(await self._get(session, request))
             except RequestRefused:
-                self._found = None  # the project may have gone: look again the next time
+                self._found = None  # the project may be gone: look it up next time
                 raise
             self._found = project_id
             return balances
 
     async def _get(self, session: aiohttp.ClientSession, request: Get) -> bytes:
-        # `from None`: aiohttp's errors show the request's headers, and with them the key.
+        # `from None`: aiohttp's errors show the request's headers, which hold the key.
         try:
             async with session.get(
                 request.url,
@@ -214,13 +218,15 @@ class Account:
             ) as response:
                 status, body = response.status, await _read(response)
         except aiohttp.ClientConnectorError as error:
-            raise Unavailable(NAME, "connect", f"no connection for the balance: {error}") from None
+            raise Unavailable(
+                NAME, "connect", f"cannot connect to read the balance: {error}"
+            ) from None
         except TimeoutError:
-            message = f"the balance was not told within {self._seconds:g} s"
+            message = f"no response to a balance request within {self._seconds:g} s"
             raise Stalled(NAME, "mute", message) from None
         except (aiohttp.ClientError, OSError) as error:
             shown = str(error).replace(self._key.get_secret_value(), "***")[:MAX_QUOTE]
-            message = f"the connection broke before the balance was told: {shown}"
+            message = f"connection lost before the balance was read: {shown}"
             raise Dropped(NAME, message) from None
         if status != 200:
             raise status_error(status, body.replace(self._key.get_secret_value().encode(), b"***"))
@@ -228,10 +234,10 @@ class Account:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body. Raises: RemoteProtocolError when there is no end to it."""
+    """Read the body. Raises: RemoteProtocolError if it exceeds MAX_BODY_BYTES."""
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            vendor.wrong(NAME, f"an answer of more than {MAX_BODY_BYTES} bytes")
+            vendor.protocol_error(NAME, f"response exceeds {MAX_BODY_BYTES} bytes")
     return bytes(body)

@@ -1,8 +1,8 @@
-"""Changes of settings in mid-stream: one message on its way at a time, later changes merged.
+"""Changes of settings on an open stream: one message in flight, later changes merged.
 
-Deepgram docs, "Configure": each is answered with ConfigureSuccess or ConfigureFailure, in order; a
-failing one changes nothing; one may be unanswered at a time. Servers from before October 2026 say
-nothing of a success, and Error of a failure.
+Deepgram docs, "Configure": the server responds to each in order, with ConfigureSuccess or
+ConfigureFailure; a failed one changes nothing; only one may be in flight. Servers from before
+October 2026 do not confirm a success, and send Error for a failure.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from .options import NAME, refused
 from .protocol import ConfigureAnswer, encode_configure
 
 ANSWER_SECONDS: Final = 4.0
-"""How long an answer is awaited. Two of it (behind one on its way) are less than a client waits."""
-_UNANSWERED: Final = Notice("configure_unanswered", "no answer to Configure: taken as a success")
+"""How long to wait for a response. A change that waits behind another takes up to twice as long,
+which is still less than a client waits."""
+_UNANSWERED: Final = Notice(
+    "configure_unanswered", "no response to Configure; assuming that it succeeded"
+)
 
 
 @dataclass
 class _Batch:
-    """Changes that go out together."""
+    """Changes that are sent in one message."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     done: bool = False
@@ -33,7 +36,7 @@ class _Batch:
 
 
 class Configuring:
-    """The changes of one stream."""
+    """Sends the changes of one stream and waits for the responses."""
 
     def __init__(self, send: Callable[[str], Awaitable[None]], timeout_seconds: float) -> None:
         self._send = send
@@ -42,17 +45,19 @@ class Configuring:
         self._next: _Batch | None = None
         self._sent: tuple[dict[str, Any], asyncio.Future[None]] | None = None
         self._given_up = 0
-        """Messages whose answer was awaited in vain, and may come yet."""
+        """Number of messages whose responses did not come in time but still may."""
         self._over: ProviderError | None = None
         self._notices: list[Notice] = []
 
     async def ask(self, changes: Mapping[str, Any]) -> None:
-        """Returns when the provider has taken the changes, or has said nothing in time.
+        """Apply changes; return once the provider confirms them or the timeout passes.
 
-        Raises: RequestRefused where they are wrong, or the provider says so (it goes on as it
-        was); the error of the stream.
+        If it is cancelled, the changes may or may not be applied.
+
+        Raises: RequestRefused if the changes are invalid or the provider rejects them (the stream
+        continues unchanged); the error of the stream.
         """
-        encode_configure(changes)  # what is wrong must not spoil a batch
+        encode_configure(changes)  # invalid changes must not fail the batch
         if self._over is not None:
             raise self._over
         if self._next is None:
@@ -92,39 +97,41 @@ class Configuring:
             if not answer.done():
                 self._given_up += 1
             elif not answer.cancelled():
-                answer.exception()  # seen, even where sending failed first
+                answer.exception()  # mark as retrieved, even if sending failed first
 
     def answered(self, answer: ConfigureAnswer) -> None:
-        """The provider took or refused the changes on their way."""
+        """Handle the provider's response to the message in flight."""
         if self._sent is None or self._sent[1].done():
             self._given_up = max(0, self._given_up - 1)
             return
         changes, waiter = self._sent
         if answer.refusal is not None:
-            waiter.set_exception(refused(f"configure: {answer.refusal or 'it was refused'}"))
+            waiter.set_exception(
+                refused(f"configure: {answer.refusal or 'rejected by the provider'}")
+            )
         elif self._given_up and answer.keyterms not in (None, changes.get("keyterms")):
-            self._given_up -= 1  # the late answer to one that was given up
+            self._given_up -= 1  # a late response to an earlier message
         else:
             waiter.set_result(None)
 
     def notices(self) -> list[Notice]:
-        """What is to be told since the last call."""
+        """Return the notices since the last call."""
         notices, self._notices = self._notices, []
         return notices
 
     def finish(self) -> None:
-        """Nothing may be sent any more; an answer may come."""
+        """Refuse further changes; the message in flight may still be confirmed."""
         self._over = self._over or refused("configure: the stream is being finished")
 
     def end(self) -> None:
-        """The stream has ended in order, so that no answer will come."""
+        """End the wait after a normal end of the stream: no response will come."""
         self._over = self._over or Dropped(NAME, "the stream has ended")
         if self._sent is not None and not self._sent[1].done():
             self._notices.append(_UNANSWERED)
             self._sent[1].set_result(None)
 
     def fail(self, error: ProviderError) -> None:
-        """The stream is over."""
+        """Fail the change in flight and all later ones with `error`."""
         self._over = error
         if self._sent is not None and not self._sent[1].done():
             self._sent[1].set_exception(error)

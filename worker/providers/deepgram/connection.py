@@ -1,4 +1,4 @@
-"""One stream to Deepgram: reads, decodes, hands over, writes. No policy."""
+"""One stream to Deepgram: reads and decodes messages, writes audio. No policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .transcript import Transcript
 
 
 class DeepgramStream(WebSocketStream):
-    """A listen v1 connection that stands."""
+    """An open connection to listen v1."""
 
     def __init__(self, socket: Socket, transcript: Transcript, keepalive_seconds: float) -> None:
         super().__init__(socket, keepalive_seconds=keepalive_seconds)
@@ -34,19 +34,25 @@ class DeepgramStream(WebSocketStream):
         return protocol.encode_close_stream()
 
     async def finish(self) -> None:
-        # Deepgram docs, "Close Stream": nothing may follow it.
+        # Deepgram docs, "Close Stream": no message may follow it.
         self._configuring.finish()
         await super().finish()
 
     async def finalize(self) -> None:
-        """A word that is being spoken is cut by it: this is for the end of a turn."""
+        """Request finals for all audio sent so far.
+
+        This splits a word that is being spoken, so use it at the end of a turn.
+        """
         await self.socket.send(protocol.encode_finalize())
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        """Returns when the provider has taken the changes; those asked for meanwhile go out
-        together, behind it. An answer that never comes is a success (older servers), and a Notice
-        `configure_unanswered`. Raises: RequestRefused with the provider's reason (the stream goes
-        on as it was)."""
+        """Apply changes; return once the provider confirms them.
+
+        Changes that are requested meanwhile are sent together afterwards. Without a response
+        (older servers), the change counts as applied, with a Notice `configure_unanswered`.
+
+        Raises: RequestRefused with the provider's reason (the stream continues unchanged).
+        """
         await self._configuring.ask(changes)
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
@@ -58,11 +64,11 @@ class DeepgramStream(WebSocketStream):
                     break
                 for event in self.decode(message):
                     yield event
-                    del event  # nothing of a message is held while the next is awaited
-            if (until := self._transcript.unsaid_until) is not None:
+                    del event  # keep no message alive while waiting for the next
+            if (until := self._transcript.unfinalized_until) is not None:
                 for event in self._summary:
                     yield event
-                raise Dropped(NAME, f"what it showed up to {until:.1f} s never became final")
+                raise Dropped(NAME, f"interims up to {until:.1f} s never became final")
         except ProviderError as error:
             self._configuring.fail(error)
             raise
@@ -80,17 +86,20 @@ class DeepgramStream(WebSocketStream):
         for item in self._messages(message):
             if isinstance(item, protocol.ConfigureAnswer):
                 self._configuring.answered(item)
-            said = self._transcript.receive(item)
+            received = self._transcript.receive(item)
             if self.finish_sent and isinstance(item, protocol.Summary):
-                self._over, self._summary = True, said
+                self._over, self._summary = True, received
             else:
-                events += said
+                events += received
         events += self._configuring.notices()
         return events
 
     def _messages(self, message: str | bytes) -> tuple[protocol.Message, ...]:
-        """What the server said. Raises: RemoteProtocolError for a final that cannot be read: those
-        after it would go over its audio, which has to be sent again instead."""
+        """Decode a message; one that is malformed becomes a notice.
+
+        Raises: RemoteProtocolError if it was a final. The next final would cover its audio without
+        its words, so the audio has to be sent again on another stream.
+        """
         try:
             return protocol.decode(message)
         except RemoteProtocolError as error:
@@ -99,5 +108,5 @@ class DeepgramStream(WebSocketStream):
             return (Notice("malformed", str(error)),)
 
     async def close(self) -> None:
-        self._configuring.fail(self.failure or Dropped(NAME, "the stream was closed here"))
+        self._configuring.fail(self.failure or Dropped(NAME, "the stream was closed"))
         await super().close()

@@ -1,7 +1,7 @@
-"""The options that a session may give to the `deepgram` provider, and the query made of them.
+"""Options of a session for the `deepgram` provider, and the query built from them.
 
 Names and rules are those of the vendor's query parameters (Deepgram docs, "Live audio", query
-parameters). An option beats the session's own fields, which beat the settings.
+parameters). An option overrides the session's own fields, which override the settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from natterjack.plugin.provider import StreamRequest
 
 from . import vendor
 from .settings import DeepgramSettings, listed
-from .vendor import MAX_CHANNELS, either, many
+from .vendor import MAX_CHANNELS, as_list, either
 
 NAME: Final = "deepgram"
 
@@ -27,14 +27,14 @@ _Tag = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Options(BaseModel):
-    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean."""
+    """Schema of `StreamRequest.options`. Types are strict: `"true"` is not a boolean."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: str | None = None
     language: str | None = None
     detect_language: bool = False
-    """On a stream this is `language=multi`: `detect_language` itself is for recordings only."""
+    """Sent as `language=multi`: Deepgram accepts `detect_language` only for recordings."""
     interim_results: bool | None = None
     smart_format: bool | None = None
     punctuate: bool | None = None
@@ -56,27 +56,27 @@ class Options(BaseModel):
 
 
 def refused(message: str) -> RequestRefused:
-    """The request cannot be served."""
+    """The error for a request that this provider cannot serve."""
     return vendor.refused(NAME, message)
 
 
 class Listen(BaseModel):
-    """What a stream is opened with, all sources put together."""
+    """Parameters of a stream, merged from options, session and settings."""
 
     model_config = ConfigDict(frozen=True)
 
     query: tuple[tuple[str, str], ...]
     interim_results: bool
     channels: int
-    """Transcribed apart."""
+    """Number of channels that are transcribed separately."""
 
 
 def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
-    """The query of a stream. Raises: RequestRefused."""
+    """Build the query of a stream. Raises: RequestRefused."""
     options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, channels = request.format
     if options.channels not in (None, channels):
-        raise refused(f"option 'channels': the audio has {channels}")
+        raise refused(f"option 'channels': the audio has {channels} channels")
     multichannel = either(options.multichannel, settings.multichannel) and channels > 1
     model = options.model or request.model or settings.model
     interims = either(options.interim_results, settings.interim_results)
@@ -100,16 +100,16 @@ def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
         "profanity_filter": options.profanity_filter,
         "mip_opt_out": either(options.mip_opt_out, settings.mip_opt_out),
     }
-    # All are off by default. Deepgram docs: booleans are `true` and `false` in lower case.
+    # All are off by default. Deepgram docs: booleans are lowercase `true` and `false`.
     query += [(name, "true") for name, on in flags.items() if on]
     query.append(("endpointing", _endpointing(options, settings)))
     query += _utterance_end(options, settings, interims)
     query += vendor.diarize(NAME, options.diarize_model, options.diarize, settings.diarize)
     query += vendor.terms(NAME, model, request.keyterms, options.keyterm, options.keywords)
     redact = listed(settings.redact) if options.redact is None else options.redact
-    query += [("redact", kind) for kind in many(redact)]
+    query += [("redact", kind) for kind in as_list(redact)]
     tags = listed(settings.tag) if options.tag is None else options.tag
-    query += [("tag", tag) for tag in many(tags)]
+    query += [("tag", tag) for tag in as_list(tags)]
     return Listen(
         query=tuple(query), interim_results=interims, channels=channels if multichannel else 1
     )
@@ -119,7 +119,7 @@ def _language(options: Options, settings: DeepgramSettings, request: StreamReque
     language = options.language or request.language
     if options.detect_language:
         if language not in (None, "multi"):
-            raise refused(f"option 'detect_language': the language is given as {language!r}")
+            raise refused(f"option 'detect_language': the session sets the language {language!r}")
         return "multi"
     return language or settings.language
 
@@ -128,14 +128,14 @@ def _endpointing(options: Options, settings: DeepgramSettings) -> str:
     silence = settings.endpointing_ms or False
     if options.endpointing is not None:
         silence = options.endpointing
-    # `is False`: an explicit option of 0 ms is a length, and 0 == False.
+    # `is False`: an explicit 0 ms is a duration, and 0 == False.
     return "false" if silence is False else str(silence)
 
 
 def _utterance_end(
     options: Options, settings: DeepgramSettings, interims: bool
 ) -> list[tuple[str, str]]:
-    """Deepgram docs, "Utterance End": needs interim results."""
+    """The parameter `utterance_end_ms`, if on (Deepgram docs, "Utterance End": needs interims)."""
     gap = settings.utterance_end_ms if interims else 0
     if options.utterance_end_ms is not None:
         gap = options.utterance_end_ms

@@ -1,4 +1,4 @@
-"""Deepgram's listen v1 as it is on the wire: no sockets, clocks, environment or broker.
+"""Wire protocol of Deepgram's listen v1: no sockets, clocks, environment or broker.
 
 Sections named in comments are pages of the vendor's documentation ("Deepgram docs").
 """
@@ -22,7 +22,7 @@ from .options import MAX_CHANNELS, NAME, Listen, refused
 from .vendor import MAX_QUOTE
 
 CONFIGURABLE: Final = frozenset({"keyterms", "numerals"})
-"""Names that a stream's `configure` takes."""
+"""Names of the settings that `configure` changes."""
 
 
 # ---- out ------------------------------------------------------------------------------------
@@ -36,27 +36,32 @@ def connect_request(url: str, api_key: SecretStr, stream: Listen) -> ConnectRequ
 
 
 def encode_keepalive() -> str:
-    """Resets the server's timer of ten seconds, after which it closes a connection without audio or
-    text; there is no answer, and one each 3 to 5 s is advised. "Keep Alive": a text frame, for in a
-    binary one it would be decoded as audio."""
+    """A keepalive ("Keep Alive").
+
+    The server closes a connection after ten seconds without audio or text; the documentation
+    recommends a keepalive every 3 to 5 s. It must be a text frame: a binary one would be decoded
+    as audio. The server does not respond to it.
+    """
     return '{"type": "KeepAlive"}'
 
 
 def encode_finalize() -> str:
-    """Asks for finals of all that was sent ("Finalize"); an answer is not guaranteed."""
+    """A request for finals of all audio sent so far ("Finalize"); a response is not guaranteed."""
     return '{"type": "Finalize"}'
 
 
 def encode_close_stream() -> str:
-    """Says that no audio follows ("Close Stream"): finals, Metadata and close 1000 come then.
-    An empty binary frame would mean the same, which is why none must ever be sent."""
+    """The end of the audio ("Close Stream"); finals, Metadata and close code 1000 follow.
+
+    An empty binary frame means the same, so never send one as audio.
+    """
     return '{"type": "CloseStream"}'
 
 
 def encode_configure(changes: Mapping[str, Any]) -> str:
-    """New keyterms (they replace all before) and features ("Configure").
+    """A change of keyterms (the list replaces the previous one) and features ("Configure").
 
-    Raises: RequestRefused for a name that is not in CONFIGURABLE, or a value of a wrong type.
+    Raises: RequestRefused for a name that is not in CONFIGURABLE or a value of the wrong type.
     """
     message: dict[str, Any] = {"type": "Configure"}
     for name, value in changes.items():
@@ -77,14 +82,14 @@ def encode_configure(changes: Mapping[str, Any]) -> str:
 
 
 class Results(NamedTuple):
-    """What the audio from `start` to `end` of a channel says ("Interim Results")."""
+    """Transcript of one channel's audio from `start` to `end` ("Interim Results")."""
 
     channel: int
     start: float
     end: float
     is_final: bool
     speech_final: bool
-    """"Endpointing": silence has followed the speech."""
+    """Whether silence has ended the utterance ("Endpointing")."""
     text: str
     words: tuple[ProviderWord, ...]
     confidence: float | None
@@ -93,7 +98,7 @@ class Results(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """Voice activity ("Speech Started"); words need not follow."""
+    """Start of voice activity ("Speech Started"); words may not follow."""
 
     channel: int
     at: float
@@ -101,7 +106,8 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceEnd:
-    """A gap after a word ("Utterance End"). `last_word_end` None: it was final before."""
+    """A gap after a word ("Utterance End"). `last_word_end` is None if the word was already
+    final."""
 
     channel: int
     last_word_end: float | None
@@ -109,28 +115,28 @@ class UtteranceEnd:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The last message of a stream that was closed in order ("Close Stream": Metadata)."""
+    """The last message of a stream that ends normally ("Close Stream": Metadata)."""
 
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigureAnswer:
-    """What became of a change of settings ("Configure")."""
+    """Response to a change of settings ("Configure")."""
 
     refusal: str | None = None
-    """None: it is in force."""
+    """Reason of a failure; None if the change is in effect."""
     keyterms: list[Any] | None = None
-    """Now in force, where the change replaced them."""
+    """Keyterms now in effect, if the change replaced them."""
 
 
 Message = Results | SpeechStarted | UtteranceEnd | Summary | ConfigureAnswer | Notice
 
 
 def decode(message: str | bytes) -> tuple[Message, ...]:
-    """What the server said. A well-formed message of a type that is unknown is a Notice.
+    """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: RemoteProtocolError for anything else.
+    Raises: RemoteProtocolError if the message is malformed.
     """
     content = vendor.parse_message(NAME, message)
     kind: str = content["type"]
@@ -140,7 +146,7 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
         case "SpeechStarted":
             return (SpeechStarted(_channel(content, "channel"), _seconds(content, "timestamp")),)
         case "UtteranceEnd":
-            # "Utterance End": -1 when the result was final already; to be ignored.
+            # "Utterance End": -1 if the word was already final; to be ignored.
             end = _number(content, "last_word_end")
             return (UtteranceEnd(_channel(content, "channel"), end if end >= 0 else None),)
         case "Metadata":
@@ -150,24 +156,27 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
             answer = ConfigureAnswer(keyterms=keyterms if isinstance(keyterms, list) else None)
             return (answer, Notice("configured"))
         case "ConfigureFailure":
-            said = f"{content.get('code')}: {content.get('description')}"[:MAX_QUOTE]
-            return (ConfigureAnswer(refusal=said), Notice("configure_failed", said))
+            reason = f"{content.get('code')}: {content.get('description')}"[:MAX_QUOTE]
+            return (ConfigureAnswer(refusal=reason), Notice("configure_failed", reason))
         case "Error":
-            # "Errors": about a text message of ours; the stream goes on.
-            said = f"{content.get('variant')}: {content.get('description')}"[:MAX_QUOTE]
-            notice = Notice("provider_error", said)
-            # It quotes the message where it could not be read. Nothing else of ours that may be
-            # unanswered can be wrong.
-            about = content.get("message")
-            if isinstance(about, str) and about and '"Configure"' not in about:
+            # "Errors": about a text message from the client; the stream continues.
+            reason = f"{content.get('variant')}: {content.get('description')}"[:MAX_QUOTE]
+            notice = Notice("provider_error", reason)
+            # It quotes a message that the server could not parse. Of the messages that this
+            # client sends, only Configure can be wrong.
+            quoted = content.get("message")
+            if isinstance(quoted, str) and quoted and '"Configure"' not in quoted:
                 return (notice,)
-            return (ConfigureAnswer(refusal=said), notice)
+            return (ConfigureAnswer(refusal=reason), notice)
     return (Notice("unknown", f"message of type {kind[:MAX_QUOTE]!r}"),)
 
 
 def is_lost_final(message: str | bytes, *, interims: bool) -> bool:
-    """Whether a message that `decode` raised an error for was to make audio final: the finals
-    after it would go over what it said. `interims` off: every result is final."""
+    """Whether a message that `decode` rejected was a final.
+
+    Later finals would cover its audio without its words. Without `interims`, every result is
+    final.
+    """
     try:
         content = vendor.parse_message(NAME, message)
     except RemoteProtocolError:
@@ -180,7 +189,7 @@ def is_lost_final(message: str | bytes, *, interims: bool) -> bool:
 
 
 def _results(content: dict[str, Any]) -> Results:
-    is_final, speech_final = _flag(content, "is_final"), _flag(content, "speech_final")
+    is_final, speech_final = _boolean(content, "is_final"), _boolean(content, "speech_final")
     start, duration = _seconds(content, "start"), _seconds(content, "duration")
     best = vendor.best_alternative(NAME, content.get("channel"))
     text: str = best["transcript"]
@@ -202,25 +211,25 @@ def _results(content: dict[str, Any]) -> Results:
 def _summary(content: dict[str, Any]) -> Summary:
     channels = content.get("channels")
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 0:
-        _wrong("Metadata without channels")
-    # Billed are the seconds of audio of each channel (Deepgram docs, pricing).
+        _protocol_error("Metadata without channels")
+    # Each channel's audio is billed (Deepgram docs, pricing).
     return Summary(Usage(audio_seconds=_seconds(content, "duration") * channels))
 
 
-def _flag(content: dict[str, Any], name: str) -> bool:
-    """One that is null or not there is not set."""
+def _boolean(content: dict[str, Any], name: str) -> bool:
+    """A boolean; False if it is null or missing."""
     value = content.get(name)
     if value is not None and not isinstance(value, bool):
-        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+        _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
     return value is True
 
 
 def _channel(content: dict[str, Any], name: str) -> int:
-    """ "Multichannel": a pair of the channel's index and the number of channels."""
+    """The index in a pair of channel index and number of channels ("Multichannel")."""
     pair = content.get(name)
     index = pair[0] if isinstance(pair, list) and pair else None
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_CHANNELS:
-        _wrong(f"{name} is {pair!r:.{MAX_QUOTE}}")
+        _protocol_error(f"{name} is {pair!r:.{MAX_QUOTE}}")
     return index
 
 
@@ -232,19 +241,22 @@ def _seconds(content: dict[str, Any], name: str) -> float:
     return vendor.seconds(NAME, content, name)
 
 
-def _wrong(what: str) -> NoReturn:
-    vendor.wrong(NAME, what)
+def _protocol_error(what: str) -> NoReturn:
+    vendor.protocol_error(NAME, what)
 
 
 # ---- errors ---------------------------------------------------------------------------------
 
 
 def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
-    """What a refused handshake means."""
-    return vendor.http_error(NAME, status, headers, "the handshake was refused")
+    """The error for a failed handshake."""
+    return vendor.http_error(NAME, status, headers, "handshake refused")
 
 
 def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
-    """What the end of a connection means; None: it is as it should be. `finishing`: CloseStream
-    is on the wire, so that 1000 says that all was transcribed."""
-    return vendor.close_error(NAME, closed, in_order=(1000,) if finishing else ())
+    """The error for the end of a connection; None if the end is normal.
+
+    `finishing` means that CloseStream was sent, so that code 1000 confirms that all audio was
+    transcribed.
+    """
+    return vendor.close_error(NAME, closed, normal=(1000,) if finishing else ())

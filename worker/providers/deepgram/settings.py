@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class DeepgramAccount(BaseSettings):
-    """Where Deepgram is, and who asks."""
+    """Address of Deepgram and the API key."""
 
     model_config = SettingsConfigDict(env_prefix="DEEPGRAM_", frozen=True, extra="ignore")
 
-    api_key: SecretStr | None = described(None, "API key; there is no default")
+    api_key: SecretStr | None = described(None, "API key; required")
     url: str = described(
         "wss://api.deepgram.com",
         "base address (wss:// or ws://); /v1/listen or /v2/listen is appended",
@@ -32,12 +32,14 @@ class DeepgramAccount(BaseSettings):
         return url.rstrip("/")
 
     def checked_key(self) -> SecretStr:
-        """The key. Raises PluginError when there is none; says in the log when it will travel
-        without encryption."""
+        """Return the API key; log a warning if the address is not encrypted.
+
+        Raises: PluginError if the key is not set.
+        """
         if self.api_key is None or not self.api_key.get_secret_value().strip():
-            raise PluginError("DEEPGRAM_API_KEY is not set: it takes a Deepgram API key")
+            raise PluginError("DEEPGRAM_API_KEY is not set; set it to a Deepgram API key")
         if self.url.startswith("ws://"):
-            log.warning("Deepgram is reached without encryption, at %s", self.url)
+            log.warning("connecting to Deepgram without encryption, at %s", self.url)
         return self.api_key
 
 
@@ -46,77 +48,82 @@ class DeepgramSettings(DeepgramAccount):
 
     model: str = described("nova-3", "model, unless the session names one")
     language: str | None = described(
-        None, "language (BCP 47, or `multi`), unless the session names one; none: Deepgram's (en)"
+        None,
+        "language (BCP 47, or `multi`), unless the session names one; if unset, Deepgram's default "
+        "(en)",
     )
-    interim_results: bool = described(True, "give interims, about each second")
-    smart_format: bool = described(True, "format numbers, dates and the like, and punctuate")
-    punctuate: bool = described(False, "punctuate, where smart_format is off")
+    interim_results: bool = described(True, "send interims, about one per second")
+    smart_format: bool = described(True, "format numbers, dates and similar text, and punctuate")
+    punctuate: bool = described(False, "punctuate when smart_format is off")
     endpointing_ms: int = described(
-        300, "silence that ends an utterance, in milliseconds; 0: off", ge=0
+        300, "silence that ends an utterance, in milliseconds; 0 turns it off", ge=0
     )
     utterance_end_ms: int = described(
         1000,
-        "gap between words that ends an utterance, in milliseconds, 1000 to 5000; 0: off; "
+        "gap between words that ends an utterance, in milliseconds, 1000 to 5000; 0 turns it off; "
         "needs interims",
         ge=0,
         le=5000,
     )
-    vad_events: bool = described(True, "let voice activity, not only words, start a turn")
-    diarize: bool = described(False, "tell speakers apart")
+    vad_events: bool = described(True, "start turns at voice activity, not only at words")
+    diarize: bool = described(False, "distinguish speakers")
     multichannel: bool = described(
-        False, "transcribe up to 20 channels apart, instead of mixing them"
+        False, "transcribe up to 20 channels separately instead of mixing them"
     )
     filler_words: bool = described(False, "keep `uh` and `um`")
     numerals: bool = described(False, "write numbers as digits")
     redact: str = described(
-        "", "what to redact, with commas between: pci, numbers, aggressive_numbers, ssn"
+        "", "what to redact, separated by commas: pci, numbers, aggressive_numbers, ssn"
     )
-    tag: str = described("", "tags for the vendor's usage reports, with commas between")
+    tag: str = described("", "tags for Deepgram's usage reports, separated by commas")
     mip_opt_out: bool = described(
-        False, "opt out of the vendor's model improvement programme (changes the price)"
+        False, "opt out of Deepgram's model improvement program (changes the price)"
     )
     keepalive_seconds: float = described(
-        4, "a keepalive is sent after so long without audio, in seconds", gt=0, lt=10
+        4, "time without audio after which a keepalive is sent, in seconds", gt=0, lt=10
     )
     ping_seconds: float = described(
-        20, "a WebSocket ping is sent after so long without a message, in seconds", gt=0
+        20, "time without a message after which a WebSocket ping is sent, in seconds", gt=0
     )
     connect_timeout_seconds: float = described(
-        10, "bound of connecting, handshake included, in seconds", gt=0
+        10, "timeout for connecting, including the handshake, in seconds", gt=0
     )
     catch_up_rate: float = described(
-        1.25, "times real time at which recorded audio is sent; Deepgram asks for 1.25", ge=1
+        1.25,
+        "rate at which recorded audio is sent, as a multiple of real time; Deepgram recommends "
+        "1.25",
+        ge=1,
     )
     price_per_hour: float = described(
         0.288,
-        "USD an hour of audio and channel (0.0048 a minute: Nova-3 monolingual, pay as you go, "
-        "price lists of November 2026)",
+        "USD per hour of audio and channel (0.0048 per minute: Nova-3 monolingual, pay as you go, "
+        "November 2026)",
         ge=0,
     )
 
     admin_key: SecretStr | None = described(
         None,
-        "API key that may read the balance (billing:read: role admin or owner); none: the balance "
-        "is not asked for",
+        "API key that may read the balance (billing:read, roles admin and owner); if unset, the "
+        "balance is not read",
     )
     api_url: str = described(
         "https://api.deepgram.com",
         "base address for the balance (https:// or http://); regional hosts do not serve it",
     )
     balance_seconds: float = described(
-        300, "how often the balance is asked for, in seconds; 0: never", ge=0
+        300, "interval between reads of the balance, in seconds; 0 turns them off", ge=0
     )
     project_id: str | None = described(
-        None, "project whose balance is asked for; none: the one that the key belongs to"
+        None, "project whose balance is read; if unset, the only project of the key"
     )
 
     @field_validator("admin_key", mode="after")
     @classmethod
     def _key_or_none(cls, key: SecretStr | None) -> SecretStr | None:
-        # A file's last line break must not get into a header.
+        # A trailing newline, as from a file, must not end up in a header.
         stripped = "" if key is None else key.get_secret_value().strip()
         if not stripped.isprintable() or " " in stripped:
-            raise ValueError("must be one word")
+            raise ValueError("must not contain spaces or control characters")
         return SecretStr(stripped) if stripped else None
 
     @field_validator("project_id", mode="after")
@@ -133,12 +140,14 @@ class DeepgramSettings(DeepgramAccount):
         return url.rstrip("/")
 
     def checked_admin_key(self) -> SecretStr | None:
-        """The key that may read the balance, where it is to be asked for; says in the log when it
-        will travel without encryption."""
+        """Return the key for the balance, or None if the balance is not to be read.
+
+        Logs a warning if the address is not encrypted.
+        """
         if self.admin_key is None or not self.balance_seconds:
             return None
         if self.api_url.startswith("http://"):
-            log.warning("Deepgram's balance is asked for without encryption, at %s", self.api_url)
+            log.warning("reading Deepgram's balance without encryption, at %s", self.api_url)
         return self.admin_key
 
     @field_validator("utterance_end_ms")
@@ -150,5 +159,5 @@ class DeepgramSettings(DeepgramAccount):
 
 
 def listed(names: str) -> list[str]:
-    """The items of a setting that has commas between them."""
+    """Split a comma-separated setting; empty items are dropped."""
     return [name.strip() for name in names.split(",") if name.strip()]

@@ -1,6 +1,6 @@
-"""From the messages of one stream to provider events: finals that partition the audio, and turns.
+"""Turns the messages of one stream into provider events: interims, finals and turns.
 
-Pure: no sockets, clocks or environment.
+Finals partition the audio. Pure: no sockets, clocks or environment.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
 
 _TOLERANCE_SECONDS: Constant = 0.0015
-"""Two times so near are the same: they are rounded to milliseconds, and their sums to binary."""
+"""Difference up to which two times count as equal: Deepgram rounds them to milliseconds, and their
+sums have binary rounding errors."""
 
 
 class Turns:
-    """Boundaries of turns, each once and in order. A turn is open while any channel speaks.
+    """Boundaries of turns, each reported once and in order. A turn is open while any channel has
+    speech.
 
     Deepgram docs, "Utterance End": an utterance ends with the first of speech_final and
     UtteranceEnd; SpeechStarted may come without words, and words without SpeechStarted.
@@ -36,13 +38,13 @@ class Turns:
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
-        """Channels that are speaking, and since when."""
+        """Start of the current speech of each channel that has any."""
         self._ended: dict[int, float] = {}
-        """Where each channel's last utterance ended: older words start no new one."""
+        """End of each channel's last utterance; earlier words do not start a new one."""
         self._queue: list[Turn] = []
 
     def words(self, channel: int, words: Iterable[ProviderWord]) -> None:
-        """A channel speaks these words."""
+        """Record words on a channel."""
         if channel in self._since:
             return
         for word in words:
@@ -50,7 +52,7 @@ class Turns:
                 self.speech(channel, word.start)
 
     def speech(self, channel: int, at: float) -> None:
-        """A channel speaks, at `at` or since."""
+        """Record that a channel has speech from `at` on."""
         if channel in self._since or at < self._ended.get(channel, 0.0):
             return
         if not self._since:
@@ -58,11 +60,11 @@ class Turns:
         self._since[channel] = at
 
     def since(self, channel: int) -> float | None:
-        """Since when a channel speaks; None: it is silent."""
+        """Start of the channel's current speech; None if it is silent."""
         return self._since.get(channel)
 
     def silence(self, channel: int, at: float) -> None:
-        """A channel's utterance ended at `at`. One that began later is not meant."""
+        """Record that the channel's utterance ended at `at`; one that began later stays open."""
         self._ended[channel] = max(at, self._ended.get(channel, 0.0))
         if channel in self._since and at >= self._since[channel]:
             del self._since[channel]
@@ -70,59 +72,61 @@ class Turns:
                 self._queue.append(Turn("ended", at))
 
     def due(self, frontier: float) -> list[Turn]:
-        """Boundaries to tell of, when finals reach up to `frontier`: an end waits for them."""
+        """Take the boundaries to report now. The end of a turn waits until finals, which end at
+        `frontier`, cover it."""
         due: list[Turn] = []
         while self._queue and (self._queue[0].event == "started" or self._queue[0].at <= frontier):
             due.append(self._queue.pop(0))
         return due
 
     def end(self, at: float) -> list[Turn]:
-        """Those still to tell of when the audio has ended at `at`."""
+        """Close open turns at the end of the audio, `at`, and take all remaining boundaries."""
         for channel in list(self._since):
             self.silence(channel, max(at, self._since[channel]))
         due, self._queue = self._queue, []
         return due
 
 
-class _Shown(NamedTuple):
-    """What is kept of an interim, not its words: streams are many."""
+class _LastInterim(NamedTuple):
+    """Times of an interim. Its words are not kept, to save memory with many streams."""
 
     end: float
-    place: float
-    """Of its last word; its end if it has none."""
+    last_word: float
+    """Middle of its last word; its end if it has no words."""
 
 
 @dataclass(slots=True)
 class _Channel:
     cursor: float = 0.0
-    """End of its last final."""
-    held: list[ProviderWord] = field(default_factory=list)
-    """Final, but another channel is not so far yet."""
+    """End of the last final."""
+    pending: list[ProviderWord] = field(default_factory=list)
+    """Words that are final here but whose audio is not yet final on another channel."""
     interim: tuple[ProviderWord, ...] = ()
-    shown: _Shown | None = None
-    """The last interim, if it has text: a final is to come."""
+    last_interim: _LastInterim | None = None
+    """The last interim, if it had text; a final must follow."""
     last_word_end: float = 0.0
-    """Of the words in its finals."""
+    """End of the last word in a final."""
 
 
 class Transcript:
     """Interims, finals and turns of one stream.
 
-    Deepgram docs, "Interim Results": finals of a channel follow one another without holes, and an
-    interim restates all since the last final. With several channels their finals are merged: what
-    goes out is final on all of them, and ends inside no word of any.
+    Deepgram docs, "Interim Results": the finals of a channel are contiguous, and an interim covers
+    everything since the last final. The finals of several channels are merged: a merged final is
+    final on all channels and does not split a word of any.
     """
 
     def __init__(self, *, interims: bool, channels: int = 1) -> None:
-        """`interims` off: every result is final, whatever it says (Deepgram docs, same page)."""
+        """Without `interims`, every result is final, even one that is not marked as such (Deepgram
+        docs, same page)."""
         self.interims = interims
         self._channels = [_Channel() for _ in range(channels)]
         self._turns = Turns()
         self.frontier = 0.0
-        """End of the last Final given, in seconds of this stream's audio."""
+        """End of the last Final returned, in seconds of this stream's audio."""
 
     def receive(self, message: Message) -> list[ProviderEvent]:
-        """Provider events that follow from a message."""
+        """Return the provider events for a message."""
         match message:
             case Results():
                 return self._results(message)
@@ -140,14 +144,14 @@ class Transcript:
         return [*self._turns.due(self.frontier)]
 
     def end(self) -> list[ProviderEvent]:
-        """What is left to say when all is final."""
-        return [*self._rest(), *self._turns.end(self.frontier)]
+        """Return the remaining events once everything is final."""
+        return [*self._remaining(), *self._turns.end(self.frontier)]
 
     @property
-    def unsaid_until(self) -> float | None:
-        """End of what was shown and never made final; None: all was."""
-        ends = [one.shown.end for one in self._channels if one.shown and _beyond(one)]
-        return max(ends, default=None)
+    def unfinalized_until(self) -> float | None:
+        """End of the last interim whose words never became final; None if all did."""
+        interims = [one.last_interim for one in self._channels if _unfinalized(one)]
+        return max((interim.end for interim in interims if interim), default=None)
 
     def _results(self, results: Results) -> list[ProviderEvent]:
         if results.channel >= len(self._channels):
@@ -159,23 +163,23 @@ class Transcript:
         events: list[ProviderEvent] = [*self._turns.due(self.frontier)]
         is_final = results.is_final or not self.interims
         channel = self._channels[results.channel]
-        many = len(self._channels) > 1
+        several = len(self._channels) > 1
         if not is_final:
-            # Of a span that is final by now: such an interim came too late.
+            # An interim of audio that is already final came too late.
             late = results.end <= channel.cursor or results.start < channel.cursor - 0.01
             if not late:
-                channel.shown = _shown(results) if results.text else None
-            if many:
+                channel.last_interim = _last_interim(results) if results.text else None
+            if several:
                 events.append(self._merged_interim(results))
             elif not late:
                 events.append(self._interim(results))
             return events
         channel.cursor = max(channel.cursor, results.end)
-        events += self._merged_final(results) if many else self._final(results)
+        events += self._merged_final(results) if several else self._final(results)
         channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
         if results.speech_final:
             at, since = channel.last_word_end, self._turns.since(results.channel)
-            # Without a word since the turn began, what has ended was a noise.
+            # If the turn has no word, it was noise.
             self._turns.silence(results.channel, at if since is None or at > since else results.end)
         events += self._turns.due(self.frontier)
         return events
@@ -191,7 +195,7 @@ class Transcript:
         )
 
     def _final(self, results: Results) -> list[ProviderEvent]:
-        # An answer to Finalize may cover nothing new.
+        # A response to Finalize may cover no new audio.
         if results.end <= self.frontier:
             return []
         start, self.frontier = self.frontier, results.end
@@ -207,8 +211,8 @@ class Transcript:
         ]
 
     def _merged_interim(self, results: Results) -> Interim:
-        self._channels[results.channel].interim = _spoken_by(results)
-        words = [word for one in self._channels for word in (*one.held, *one.interim)]
+        self._channels[results.channel].interim = _with_channel(results)
+        words = [word for one in self._channels for word in (*one.pending, *one.interim)]
         words.sort(key=_start)
         return Interim(
             text=" ".join(word.text for word in words),
@@ -220,38 +224,38 @@ class Transcript:
 
     def _merged_final(self, results: Results) -> list[ProviderEvent]:
         channel = self._channels[results.channel]
-        channel.held += _spoken_by(results)
+        channel.pending += _with_channel(results)
         channel.interim = ()
         end = min(one.cursor for one in self._channels)
-        held = sorted((word for one in self._channels for word in one.held), key=_start)
-        # From the last to the first: a step back to a word's start may land inside an earlier one.
-        for word in reversed(held):
+        pending = sorted((word for one in self._channels for word in one.pending), key=_start)
+        # Latest word first: stepping back to the start of a word may land inside an earlier one.
+        for word in reversed(pending):
             if _start(word) < end < _end(word) - _TOLERANCE_SECONDS:
                 end = _start(word)
         if end <= self.frontier:
             return []
         return [self._merge(end, results.language)]
 
-    def _rest(self) -> list[Final]:
-        """The words that no other channel's final has reached."""
-        ends = [_end(word) for one in self._channels for word in one.held]
+    def _remaining(self) -> list[Final]:
+        """A final with the words that are still pending, if any."""
+        ends = [_end(word) for one in self._channels for word in one.pending]
         if not ends:
             return []
         return [self._merge(max(self.frontier, *ends, *(one.cursor for one in self._channels)))]
 
     def _merge(self, end: float, language: str | None = None) -> Final:
-        """All words up to `end`, which is inside none."""
+        """Build the final up to `end`, which must not be inside a word."""
         latest = end + _TOLERANCE_SECONDS
-        held = sorted((word for one in self._channels for word in one.held), key=_start)
-        words = tuple(word for word in held if _end(word) <= latest)
+        pending = sorted((word for one in self._channels for word in one.pending), key=_start)
+        words = tuple(word for word in pending if _end(word) <= latest)
         for one in self._channels:
-            one.held = [word for word in one.held if _end(word) > latest]
+            one.pending = [word for word in one.pending if _end(word) > latest]
         start, self.frontier = self.frontier, end
         return Final(" ".join(word.text for word in words), start, end, words, language=language)
 
 
-def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
-    """Words with their channel as the speaker, and behind it the diarizer's label if any."""
+def _with_channel(results: Results) -> tuple[ProviderWord, ...]:
+    """Words with the channel as their speaker, followed by the diarizer's label, if any."""
     channel = str(results.channel)
     return tuple(
         word._replace(speaker=channel if word.speaker is None else f"{channel}.{word.speaker}")
@@ -259,16 +263,16 @@ def _spoken_by(results: Results) -> tuple[ProviderWord, ...]:
     )
 
 
-def _shown(results: Results) -> _Shown:
-    # A word counts where its middle is: finals revise the times of words a little.
+def _last_interim(results: Results) -> _LastInterim:
+    # The middle of the word, since finals revise the times of words slightly.
     doubled = [(start or 0.0) + (end or 0.0) for _, start, end, _, _ in results.words]
-    return _Shown(results.end, max(doubled) / 2 if doubled else results.end)
+    return _LastInterim(results.end, max(doubled) / 2 if doubled else results.end)
 
 
-def _beyond(channel: _Channel) -> bool:
-    """Whether the last interim has a word, or text without words, beyond the finals."""
-    shown = channel.shown
-    return shown is not None and shown.place > channel.cursor + _TOLERANCE_SECONDS
+def _unfinalized(channel: _Channel) -> bool:
+    """Whether the last interim has a word, or text without words, after the last final."""
+    last = channel.last_interim
+    return last is not None and last.last_word > channel.cursor + _TOLERANCE_SECONDS
 
 
 def _start(word: ProviderWord) -> float:

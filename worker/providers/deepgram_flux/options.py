@@ -18,7 +18,7 @@ from natterjack.plugin.provider import StreamRequest
 
 from ..deepgram import vendor
 from ..deepgram.settings import listed
-from ..deepgram.vendor import either, many
+from ..deepgram.vendor import as_list, either
 from .settings import DeepgramFluxSettings
 
 NAME: Final = "deepgram-flux"
@@ -166,7 +166,7 @@ def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
     if redact:
         query.append(("redact", redact))
     tags = listed(settings.flux_tag) if options.tag is None else options.tag
-    query += [("tag", tag) for tag in many(tags)]
+    query += [("tag", tag) for tag in as_list(tags)]
     rewrites_numbers = flags["numerals"] or bool(redact)
     return Listen(query=tuple(query), model=model, rewrites_numbers=rewrites_numbers)
 
@@ -194,7 +194,7 @@ def _thresholds(options: Options, settings: DeepgramFluxSettings) -> list[tuple[
 
 def _terms(options: Options, request: StreamRequest) -> Sequence[str]:
     terms = list(request.keyterms) if options.keyterms is None else options.keyterms
-    found = list(dict.fromkeys([*terms, *many(options.keyterm)]))
+    found = list(dict.fromkeys([*terms, *as_list(options.keyterm)]))
     try:
         return _not_too_many([_plain_term(term) for term in found])
     except ValueError as error:
@@ -209,7 +209,7 @@ def _hints(
     language = (request.language or "").partition("-")[0].lower()
     given = options.language_hints
     if given is None and options.language_hint is not None:
-        given = [hint for hint in _LANGUAGES if hint in many(options.language_hint)]
+        given = [hint for hint in _LANGUAGES if hint in as_list(options.language_hint)]
     if model != _MULTILINGUAL:
         if given:
             raise refused(f"option 'language_hints': only with {_MULTILINGUAL}")

@@ -186,7 +186,7 @@ def _said(content: dict[str, Any], name: str) -> str:
 def _turn_info(content: dict[str, Any]) -> TurnInfo:
     event, text, words = content.get("event"), content.get("transcript"), content.get("words")
     if not isinstance(event, str) or not isinstance(text, str) or not isinstance(words, list):
-        vendor.wrong(NAME, "TurnInfo without event, transcript or words")
+        vendor.protocol_error(NAME, "TurnInfo without event, transcript or words")
     trigger, languages = content.get("trigger"), content.get("languages")
     language = languages[0] if isinstance(languages, list) and languages else None
     said = tuple([_word(word) for word in words])
@@ -206,7 +206,7 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
 
 def _word(word: Any) -> ProviderWord:
     if not isinstance(word, dict) or not isinstance(text := word.get("word"), str) or not text:
-        vendor.wrong(NAME, "a word without text")
+        vendor.protocol_error(NAME, "a word without text")
     start = None if word.get("start") is None else vendor.seconds(NAME, word, "start")
     end = None if word.get("end") is None else vendor.seconds(NAME, word, "end")
     return ProviderWord(text, start, end, _confidence(word, "confidence"))
@@ -215,7 +215,7 @@ def _word(word: Any) -> ProviderWord:
 def _index(content: dict[str, Any], name: str) -> int:
     value = content.get(name)
     if not _is_index(value):
-        vendor.wrong(NAME, f"{name} is {value!r:.{vendor.MAX_QUOTE}}")
+        vendor.protocol_error(NAME, f"{name} is {value!r:.{vendor.MAX_QUOTE}}")
     return value
 
 
@@ -277,4 +277,4 @@ def fatal_error(error: FatalError, *, again: bool) -> ProviderError:
 def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
     """What the end of a connection means; None: it is as it should be. "Close Stream": after
     CloseStream comes a close without a status, which RFC 6455 calls 1005."""
-    return vendor.close_error(NAME, closed, in_order=(1000, 1005) if finishing else ())
+    return vendor.close_error(NAME, closed, normal=(1000, 1005) if finishing else ())

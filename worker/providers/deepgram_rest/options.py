@@ -15,7 +15,7 @@ from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
 from ..deepgram.settings import listed
-from ..deepgram.vendor import MAX_CHANNELS, diarize, either, many, refused, terms
+from ..deepgram.vendor import MAX_CHANNELS, as_list, diarize, either, refused, terms
 from .settings import DeepgramRestSettings
 
 NAME: Final = "deepgram-rest"
@@ -96,7 +96,7 @@ def plan(settings: DeepgramRestSettings, request: StreamRequest) -> Plan:
     redact = listed(settings.redact) if options.redact is None else options.redact
     tags = listed(settings.tag) if options.tag is None else options.tag
     repeated = {"redact": redact, "tag": tags, "replace": options.replace, "extra": options.extra}
-    query += [(name, value) for name, values in repeated.items() for value in many(values)]
+    query += [(name, value) for name, values in repeated.items() for value in as_list(values)]
     return Plan(query=tuple(query), channels=channels if multichannel else 1)
 
 
@@ -122,6 +122,6 @@ def _language(
     if detect is None:
         detect = settings.detect_language and language is None
     if detect:
-        return [("detect_language", value) for value in many(detect)]
+        return [("detect_language", value) for value in as_list(detect)]
     language = language or settings.language
     return [] if language is None else [("language", language)]

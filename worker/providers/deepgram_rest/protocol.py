@@ -77,11 +77,11 @@ def decode(body: bytes) -> Result:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        vendor.wrong(NAME, f"not JSON: {body[: vendor.MAX_QUOTE]!r}")
+        vendor.protocol_error(NAME, f"not JSON: {body[: vendor.MAX_QUOTE]!r}")
     results = content.get("results") if isinstance(content, dict) else None
     channels = results.get("channels") if isinstance(results, dict) else None
     if not isinstance(channels, list) or not channels:
-        vendor.wrong(NAME, "an answer without results")
+        vendor.protocol_error(NAME, "an answer without results")
     best = [vendor.best_alternative(NAME, channel) for channel in channels]
     many = len(channels) > 1
     words = [
@@ -123,4 +123,4 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes) -> Provid
     """What an answer of another status than 200 means."""
     if status < 400:
         return RemoteProtocolError(NAME, "an answer that is none", str(status))
-    return vendor.http_error(NAME, status, headers, vendor.said(body))
+    return vendor.http_error(NAME, status, headers, vendor.error_text(body))

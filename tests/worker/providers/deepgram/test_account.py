@@ -268,7 +268,7 @@ def test_a_key_without_encryption_is_told_of(
     make: Make, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], told: bool
 ) -> None:
     make(**settings)
-    assert ("balance is asked for without encryption" in caplog.text) == told
+    assert ("balance without encryption" in caplog.text) == told
     assert ADMIN not in caplog.text
 
 

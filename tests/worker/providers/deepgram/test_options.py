@@ -91,7 +91,7 @@ def test_client_messages_fit_the_specification() -> None:
 def test_the_readme_accounts_for_the_whole_specification() -> None:
     channel, _ = specification()
     offered = set(Options.model_fields) | {"encoding", "sample_rate"}
-    unsupported = README.partition("## Not supported")[2]
+    unsupported = README.partition("## Unsupported")[2]
     for name in channel["bindings"]["ws"]["query"]["properties"]:
         assert name in offered or f"`{name}`" in unsupported, name
 

@@ -389,7 +389,7 @@ def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
 def test_what_was_shown_and_never_made_final(messages: list[Message], until: float | None) -> None:
     transcript = Transcript(interims=True)
     run(transcript, *messages)
-    assert transcript.unsaid_until == until
+    assert transcript.unfinalized_until == until
 
 
 def test_what_one_of_several_channels_showed_and_never_made_final() -> None:
@@ -399,9 +399,9 @@ def test_what_one_of_several_channels_showed_and_never_made_final() -> None:
         results(0, 2, YEAH, channel=0, final=True),
         results(0, 2, MY, channel=1),
     )
-    assert transcript.unsaid_until == 2
+    assert transcript.unfinalized_until == 2
     run(transcript, results(0, 2, MY, channel=1, final=True))
-    assert transcript.unsaid_until is None
+    assert transcript.unfinalized_until is None
 
 
 @pytest.mark.parametrize("speaker", [None, "3"])
