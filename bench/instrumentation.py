@@ -56,7 +56,7 @@ async def measure(sessions: int, seconds: float) -> tuple[float, float, float]:
                 try:
                     async with Choir(broker, "bench", sessions, seconds + 10) as choir:
                         await until(
-                            lambda: all(voice.heard for voice in choir.voices), "all begin", 60
+                            lambda: all(voice.received for voice in choir.voices), "all begin", 60
                         )
                         before = cpu_seconds(worker.pid)
                         await asyncio.sleep(seconds)

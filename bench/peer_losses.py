@@ -185,14 +185,14 @@ async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> 
                         if fault != "none":
                             middle = (seconds + _SPREAD_S) / 2
                             await _cause(emulator, fault, middle, speakers)
-                        await choir.sung()
+                        await choir.published()
                         await until(lambda: _all_closed(choir), "all closed", _CLOSE_S)
                 finally:
                     await worker.stop()
         finally:
             await asyncio.to_thread(server.stop)
     for voice in choir.voices:
-        finals = [event for _, event in voice.heard if isinstance(event, FinalEvent)]
+        finals = [event for _, event in voice.received if isinstance(event, FinalEvent)]
         finals.sort(key=lambda final: final.sequence)
         loss.count(choir.words, (word.text for final in finals for word in final.words))
     return loss
@@ -200,7 +200,7 @@ async def ours_lost(service: str, fault: str, seconds: float, speakers: int) -> 
 
 def _all_closed(choir: Choir) -> bool:
     return all(
-        any(isinstance(event, StatusEvent) and event.closing for _, event in voice.heard)
+        any(isinstance(event, StatusEvent) and event.closing for _, event in voice.received)
         for voice in choir.voices
     )
 

@@ -1,6 +1,7 @@
-"""The auditor: what became of a session's words, told by the streams alone.
+"""The auditor compares a session's transcript with the words that were spoken.
 
-It knows what was spoken and when, and reads STT_TRANSCRIPTS; it asks no worker, edge or provider.
+It knows the words and their times, and reads only STT_TRANSCRIPTS. It asks no worker, edge or
+provider.
 """
 
 from __future__ import annotations
@@ -15,32 +16,32 @@ from natterjack.events import Account, DurableEvent, FinalEvent, StatusEvent, Tu
 from ..emulators import tones
 
 WORST_TIME_SECONDS: Final = 0.02
-"""Most that a word's time may be off."""
+"""Largest allowed error of a word's time."""
 _CLOSE: Final = 0.001
-"""Seconds within which sums of an account are the same."""
+"""Tolerance, in seconds, for sums of an account."""
 
 
 @dataclass
 class Audit:
-    """What was found in one session, or in many, summed up."""
+    """The findings of one session, or the sum over several."""
 
     sessions: int = 0
     words: int = 0
-    """Spoken."""
+    """Words spoken."""
     lost: int = 0
     doubled: int = 0
     out_of_order: int = 0
     worst_time_seconds: float = 0.0
-    """Largest distance of a word's start from where it was spoken."""
+    """Largest difference between a word's reported start and its true start."""
     problems: list[str] = field(default_factory=list)
-    """Everything else that must not be, in words."""
+    """Descriptions of all other violations."""
 
     @property
     def clean(self) -> bool:
         return not (self.lost or self.doubled or self.out_of_order or self.problems)
 
     def add(self, other: Audit) -> None:
-        """Count another one's sessions in."""
+        """Add the findings of `other`."""
         self.sessions += other.sessions
         self.words += other.words
         self.lost += other.lost
@@ -61,7 +62,7 @@ def audit(
     """Audit the durable events of one session in which `words` were spoken at `places`.
 
     `captured_seconds`: length of the session's audio, if it was published to its end. `gaps`:
-    start, end and cause of the audio that was never published; None if it is not known.
+    start, end and cause of the audio that was never published; None if unknown.
     """
     finals = [event for event in events if isinstance(event, FinalEvent)]
     heard = [word for final in finals for word in final.words]
@@ -88,18 +89,18 @@ def audit(
         found.problems.append("the closing event has no account")
     else:
         found.problems += _account(account, captured_seconds)
-        told = [(gap.start, gap.end, gap.cause) for gap in account.gaps]
-        if gaps is not None and not _same(told, gaps):
-            found.problems.append(f"gaps {told}, and not {list(gaps)}")
+        reported = [(gap.start, gap.end, gap.cause) for gap in account.gaps]
+        if gaps is not None and not _same(reported, gaps):
+            found.problems.append(f"gaps {reported}, not {list(gaps)}")
     return found
 
 
 def _same(
-    told: Sequence[tuple[float, float, str]], gaps: Sequence[tuple[float, float, str]]
+    reported: Sequence[tuple[float, float, str]], gaps: Sequence[tuple[float, float, str]]
 ) -> bool:
-    """Whether these are the same gaps. One that was met in two parts is told in two."""
+    """Whether these are the same gaps. A gap found in two parts is reported as two."""
     joined: list[tuple[float, float, str]] = []
-    for start, end, cause in told:
+    for start, end, cause in reported:
         if joined and joined[-1][2] == cause and abs(joined[-1][1] - start) < _CLOSE:
             joined[-1] = (joined[-1][0], end, cause)
         else:
@@ -130,7 +131,7 @@ def _turns(turns: Sequence[TurnEvent]) -> list[str]:
 
 
 def _account(account: Account, captured_seconds: float | None) -> list[str]:
-    """What does not add up in a session's account."""
+    """List the inconsistencies in a session's account."""
     problems = []
     gaps = sum(account.gap_seconds.values())
     if captured_seconds is not None and abs(account.captured_seconds - captured_seconds) > _CLOSE:
@@ -141,9 +142,9 @@ def _account(account: Account, captured_seconds: float | None) -> list[str]:
     if abs(account.transcribed_seconds - account.received_seconds) > _CLOSE:
         problems.append(f"{account.transcribed_seconds} s transcribed, "
                         f"{account.received_seconds} received")  # fmt: skip
-    told: dict[str, float] = {}
+    by_cause: dict[str, float] = {}
     for gap in account.gaps:
-        told[gap.cause] = told.get(gap.cause, 0.0) + gap.end - gap.start
-    if any(abs(told.get(cause, 0.0) - s) > _CLOSE for cause, s in account.gap_seconds.items()):
-        problems.append(f"gaps {told} are not those by cause {account.gap_seconds}")
+        by_cause[gap.cause] = by_cause.get(gap.cause, 0.0) + gap.end - gap.start
+    if any(abs(by_cause.get(cause, 0.0) - s) > _CLOSE for cause, s in account.gap_seconds.items()):
+        problems.append(f"gaps {by_cause} differ from gap_seconds {account.gap_seconds}")
     return problems

@@ -1,4 +1,4 @@
-"""Many sessions from one process and one connection, in real time, and all that is said of them."""
+"""Many real-time sessions from one process and one connection, and all their events."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from .fleet import PHRASE, RATE, TAIL_SECONDS
 
 _FRAMES = 1280
 _STAGGER_TICKS = 50
-"""Chunks that the last voice is behind the first."""
+"""Chunks by which the last voice lags behind the first."""
 
 
 @dataclass
 class Voice:
-    """One session, and what came of it."""
+    """One session and its events."""
 
     spec: SessionSpec
-    heard: list[tuple[float, Event]] = field(default_factory=list)
-    """time.monotonic() when each event came, in order."""
+    received: list[tuple[float, Event]] = field(default_factory=list)
+    """Events in order of arrival, each with the time.monotonic() of its arrival."""
 
 
 class Choir:
-    """`voices` sessions that say the same words, each a little later than the last: over 4 s, as
-    long as a phrase, so that finals are spread as those of strangers are.
+    """`voices` sessions with the same words, each a little later than the one before it.
 
-    Chunks are published without waiting for the broker, which must not fail meanwhile.
+    The starts are spread over 4 s, the length of a phrase, so finals are spread like those of
+    unrelated sessions. Chunks are published without waiting for the broker, which must not fail
+    meanwhile.
     """
 
     def __init__(self, broker: Broker, name: str, voices: int, seconds: float, **spec: Any) -> None:
@@ -53,12 +54,12 @@ class Choir:
         self._broker = broker
         self._name = name
         self._by_key = {str(voice.spec.key): voice for voice in self.voices}
-        self._singing: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
         self._subscription: Any = None
 
     async def __aenter__(self) -> Choir:
         self._subscription = await self._broker.client.subscribe(
-            f"stt.transcript.{self._name}.>", cb=self._heard
+            f"stt.transcript.{self._name}.>", cb=self._received
         )
         js = self._broker.client.jetstream()
         for voice in self.voices:
@@ -67,7 +68,7 @@ class Choir:
                 voice.spec.model_dump_json(exclude_none=True).encode(),
                 headers={"Nats-Msg-Id": voice.spec.session_id},
             )
-        self._singing = asyncio.create_task(self._sing())
+        self._publishing = asyncio.create_task(self._publish())
         return self
 
     async def __aexit__(
@@ -76,24 +77,24 @@ class Choir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._singing is not None
-        self._singing.cancel()
-        await asyncio.gather(self._singing, return_exceptions=True)
+        assert self._publishing is not None
+        self._publishing.cancel()
+        await asyncio.gather(self._publishing, return_exceptions=True)
         await self._subscription.unsubscribe()
 
-    async def _heard(self, message: Any) -> None:
+    async def _received(self, message: Any) -> None:
         event = parse_event(message.data)
         voice = self._by_key[f"{event.tenant}.{event.conversation}.{event.speaker}"]
-        voice.heard.append((time.monotonic(), event))
+        voice.received.append((time.monotonic(), event))
 
-    async def _sing(self) -> None:
+    async def _publish(self) -> None:
         started, publish = time.monotonic(), self._broker.client.publish
-        singers = [
+        voices = [
             (number * _STAGGER_TICKS / len(self.voices), audio_subject(voice.spec.key), voice)
             for number, voice in enumerate(self.voices)
         ]
         for tick in range(len(self._chunks) + _STAGGER_TICKS):
-            for late, subject, voice in singers:
+            for late, subject, voice in voices:
                 seq = tick - int(late)
                 if not 0 <= seq < len(self._chunks):
                     continue
@@ -105,24 +106,24 @@ class Choir:
                 header = ChunkHeader(voice.spec.session_id, seq, pos, now, end)
                 await publish(subject, self._chunks[seq], headers=encode_chunk_headers(header))
 
-    async def sung(self) -> None:
-        """Return when all is published."""
-        assert self._singing is not None
-        await self._singing
+    async def published(self) -> None:
+        """Wait until all audio is published."""
+        assert self._publishing is not None
+        await self._publishing
 
     def audit(self) -> Audit:
-        """Of all sessions, by what came live: the broker has not failed."""
+        """Audit all sessions by their live events, complete as long as the broker did not fail."""
         total = Audit()
         for voice in self.voices:
-            events = [event for _, event in voice.heard if not isinstance(event, InterimEvent)]
+            events = [event for _, event in voice.received if not isinstance(event, InterimEvent)]
             events.sort(key=lambda event: event.sequence)
             total.add(audit(events, self.words, self.places, captured_seconds=self.seconds))
         return total
 
-    def told(self) -> str:
-        """For a failure: the first session that is not right."""
+    def describe_failure(self) -> str:
+        """Describe the first session with a violation."""
         for voice in self.voices:
-            events = [event for _, event in voice.heard if not isinstance(event, InterimEvent)]
+            events = [event for _, event in voice.received if not isinstance(event, InterimEvent)]
             found = audit(events, self.words, self.places, captured_seconds=self.seconds)
             if not found.clean:
                 return f"{found}\n{Transcript(events).told()}"

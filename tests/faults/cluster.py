@@ -1,4 +1,4 @@
-"""Three nats-server processes on loopback that are one cluster."""
+"""A cluster of three nats-server processes on loopback."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _NODES = 3
 
 
 def _free_ports(count: int) -> list[int]:
-    """Below those that outgoing connections take, and none of another process of these tests: a
-    node that is down finds its own still free."""
+    """Choose free ports below the ephemeral range, from a range of this test process alone.
+
+    A node that restarts therefore finds its port still free.
+    """
     ports: list[int] = []
-    beside = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
-    first = 20_000 + 1_000 * beside
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
+    first = 20_000 + 1_000 * process
     while len(ports) < count:
         port = random.randrange(first, first + 1_000)
         with socket.socket() as probe:
@@ -30,7 +32,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """Nodes `n0` to `n2`, each with a store of its own. Streams in it want 3 replicas."""
+    """Nodes `n0` to `n2`, each with its own store. Streams in it should have 3 replicas."""
 
     def __init__(self, store: Path) -> None:
         free = _free_ports(2 * _NODES)
@@ -51,7 +53,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """All nodes, as NATS_URL takes them."""
+        """The addresses of all nodes, in the form of NATS_URL."""
         return ",".join(node.url for node in self.nodes)
 
     def start(self) -> None:
@@ -59,12 +61,12 @@ class Cluster:
             node.start()
 
     def stop(self) -> None:
-        """Idempotent."""
+        """Stop all nodes. Idempotent."""
         for node in self.nodes:
             node.stop()
 
     async def leader(self, broker: Broker, stream: str) -> EmbeddedServer | None:
-        """The node that leads `stream`, or None while there is none."""
+        """Return the node that leads `stream`, or None while there is no leader."""
         try:
             info = await broker.client.jetstream().stream_info(stream)
         except (NotFoundError, TimeoutError):

@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: the worker's, a broker and a provider emulator beside it."""
+"""Fixtures of the fault tests: a worker, an edge, a broker and a provider emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole installation on loopback, of real processes, every part of which can be made to fail."""
+"""A complete installation of real processes on loopback; every part can be made to fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAIL_SECONDS = 0.5
 
 
 class Line:
-    """One program's way to every node of the broker, which can be cut or stalled."""
+    """One program's connections to all broker nodes, which can be cut or stalled."""
 
     def __init__(self, nodes: Sequence[EmbeddedServer]) -> None:
         self._proxies = [NatsProxy(node.port) for node in nodes]
@@ -62,49 +62,49 @@ class Line:
 
 
 class Seat:
-    """A place for a worker: when one has ended, the next takes it."""
+    """The place of one worker, which is replaced when it ends."""
 
     def __init__(self, line: Line, environment: dict[str, str]) -> None:
         self.line = line
         self._environment = environment
         self.worker = self._new()
         self.stray: list[str] = []
-        """Log lines of earlier workers that are no log lines of ours."""
+        """Output of earlier workers that is not in our log format, and their failed drains."""
         self.busy = asyncio.Lock()
-        """Held by whoever does something to the worker."""
+        """Locked while a fault is applied to the worker."""
 
     def _new(self) -> WorkerProcess:
         return WorkerProcess(self.line.url, "", **self._environment)
 
     async def replace(self) -> None:
-        """Start a new worker where one has ended."""
+        """Start a new worker in place of one that has ended."""
         self.stray += self.worker.stray_lines
         self.worker = self._new()
         await self.worker.start()
 
     async def kill(self) -> None:
-        """SIGKILL, and a new one."""
+        """Send SIGKILL and start a new worker."""
         await self.worker.stop()
         await self.replace()
 
     async def drain(self) -> None:
-        """SIGTERM, and a new one once it has ended."""
+        """Send SIGTERM, wait for the exit, and start a new worker."""
         self.worker.signal(signal.SIGTERM)
         if await self.worker.wait(60) != 0:
             self.stray.append("a drained worker ended with an error")
         await self.replace()
 
     async def freeze(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so long."""
+        """Send SIGSTOP, and SIGCONT after `seconds`."""
         self.worker.signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
         self.worker.signal(signal.SIGCONT)
 
 
 class Talk:
-    """A session: `natterjack-edge file` with words that the auditor knows.
+    """A session: `natterjack-edge file` with known words.
 
-    The process is started again with `--resume` whenever it was killed.
+    A killed process is started again with `--resume`.
     """
 
     def __init__(self, directory: Path, line: Line, name: str, words: int, speed: float) -> None:
@@ -114,8 +114,8 @@ class Talk:
         self.seconds = len(audio) / 2 / RATE
         self.line = line
         self.specs: list[SessionSpec] = []
-        """Of its sessions, as the edge's processes have announced them; only key and id are true.
-        Killed when nothing was left to do, the next one begins to say all of it anew."""
+        """The sessions that the edge's processes announced; only key and id are meaningful. An edge
+        killed after its last chunk is followed by a second session with the same words."""
         self.kills = 0
         self.errors = directory / f"{name}.log"
         self._name = name
@@ -126,7 +126,7 @@ class Talk:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, *arguments: str) -> int:
-        """Speak to the end, whatever is done to the process; its last exit status."""
+        """Run the edge to the end, restarting it when killed. Return the last exit status."""
         while True:
             with self.errors.open("ab") as errors:
                 process = self._process = await asyncio.create_subprocess_exec(
@@ -150,7 +150,7 @@ class Talk:
                 return status
 
     def kill(self) -> bool:
-        """SIGKILL the edge, if it runs and has announced its session, the first one."""
+        """SIGKILL a running edge that has announced exactly one session. Return whether it did."""
         if self._process is None or len(self.specs) != 1:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -159,7 +159,7 @@ class Talk:
         return True
 
     def clear(self) -> None:
-        """Remove what is not needed once the session is audited."""
+        """Remove files that are not needed after the audit."""
         self._wav.unlink()
         self.errors.unlink()
 
@@ -180,8 +180,10 @@ class Fleet:
 
 
 def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
-    """Settings under which a worker uses the emulators and feeds them fast. `deepgram` and
-    `deepgram-flux` have one address, so only one of the two can be there."""
+    """Return worker settings for the emulators and for fast catching up.
+
+    `deepgram` and `deepgram-flux` share an address, so only one of them can be used.
+    """
     environment = dict.fromkeys(
         ("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key"
     )
@@ -205,8 +207,10 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
 async def fleet(
     directory: Path, workers: int, providers: Sequence[str], **settings: str
 ) -> AsyncIterator[Fleet]:
-    """A running installation; `settings` are of the workers' environment. Workers have few slots,
-    so that each holds sessions."""
+    """Run an installation. `settings` are added to the workers' environment.
+
+    Workers have few slots, so that each of them holds sessions.
+    """
     cluster = Cluster(directory / "nats")
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(cluster.stop)
@@ -232,7 +236,7 @@ async def _stop(seat: Seat) -> None:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process has in use."""
+    """Return the resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What the providers' emulators would bill, against what the sessions' ledgers say."""
+"""Comparison of the emulators' bills with the sessions' ledgers."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ _BREAKING = (
     "provider goes mute", "provider refuses TCP", "provider talks nonsense",
     "provider closes with 1011", "provider closes at once, again and again",
 )  # fmt: skip
-"""Faults after which the two sides of a connection may not agree on how much was sent."""
+"""Faults after which both sides of a connection may disagree on how much was sent."""
 
 
 @dataclass
 class Item:
-    """One provider's part of the bill."""
+    """The bill of one provider."""
 
-    heard_seconds: float = 0.0
-    """Audio that the emulator read and heard, by its own log."""
+    received_seconds: float = 0.0
+    """Audio that the emulator received, by its own log."""
     connections: int = 0
-    """That it saw; of a provider that is posted to, requests."""
+    """Connections in the emulator's log, or requests for a provider that receives recordings."""
     billed_seconds: float = 0.0
-    """By the day's use of all tenants, as every process has told it: the invoice."""
+    """The invoice: the use of all tenants, as reported by every process."""
     account_seconds: float = 0.0
-    """By the closing accounts of all sessions, which do not know what a worker sent after it had
-    lost its lease, or after the end."""
+    """Sum over the closing accounts of all sessions. They do not include audio that a worker sent
+    after it had lost its lease or after the end."""
     estimated_seconds: float = 0.0
     ledger_connections: int = 0
 
     @property
-    def apart_seconds(self) -> float:
-        """More than was heard: sent, and lost with a connection that broke. Less: of workers that
-        were killed."""
-        return self.billed_seconds - self.heard_seconds
+    def difference_seconds(self) -> float:
+        """The invoice minus the audio that the emulator received.
+
+        Positive: audio sent but lost with a broken connection. Negative: use that killed workers
+        did not report.
+        """
+        return self.billed_seconds - self.received_seconds
 
     def add(self, more: Item) -> None:
-        self.heard_seconds += more.heard_seconds
+        self.received_seconds += more.received_seconds
         self.connections += more.connections
         self.billed_seconds += more.billed_seconds
         self.account_seconds += more.account_seconds
@@ -54,27 +57,30 @@ class Item:
 
     def __str__(self) -> str:
         return (
-            f"{self.heard_seconds:.1f} s heard in {self.connections} connections, "
-            f"{self.billed_seconds:.1f} s billed ({self.apart_seconds:+.1f}; "
-            f"{self.estimated_seconds:.1f} of it assumed), {self.account_seconds:.1f} s on accounts"
+            f"{self.received_seconds:.1f} s received in {self.connections} connections, "
+            f"{self.billed_seconds:.1f} s billed ({self.difference_seconds:+.1f}; "
+            f"{self.estimated_seconds:.1f} estimated), {self.account_seconds:.1f} s on accounts"
         )
 
 
-def unseen_seconds(faults: Counter[str]) -> float:
-    """What killed workers may have sent and told nobody, and what may have been sent and not heard
-    on connections that broke: a second each, at the rate at which the fleet's workers are fed."""
+def uncertain_seconds(faults: Counter[str]) -> float:
+    """Return an upper bound on audio that the two sides may count differently after `faults`.
+
+    A killed worker or a broken connection accounts for one second each, at the fleet's catch-up
+    rate of 8.
+    """
     return 8.0 * sum(faults[name] for name in _BREAKING)
 
 
 async def invoice(
     broker: Broker, emulators: dict[str, RemoteEmulator], accounts: Iterable[Account]
 ) -> dict[str, Item]:
-    """By provider. The broker has had nothing else today."""
+    """Return the bill by provider. The broker must hold no other use."""
     items = {name: Item() for name in emulators}
     for name, emulator in emulators.items():
         for entry in await emulator.log():
             if entry["audio_seconds"]:
-                items[name].heard_seconds += entry["audio_seconds"]
+                items[name].received_seconds += entry["audio_seconds"]
                 items[name].connections += 1
     for account in accounts:
         for name, used in account.providers.items():
@@ -88,7 +94,7 @@ async def invoice(
 
 
 async def _days(broker: Broker) -> list[DayUsage]:
-    """What every process has told, of whatever day: a run may go past midnight."""
+    """Read the use that every process reported, for any day: a run may pass midnight."""
     store = StreamStore(broker, f"KV_{streams.USAGE_BUCKET}")
     await store.start()
     entries = await store.read_all(streams.bucket_subject(streams.USAGE_BUCKET, ">"))

@@ -1,7 +1,7 @@
 """Half an hour without network: `python -m tests.faults.offline --minutes 31`.
 
-Two edges that hear somebody speak in real time are cut off from the broker for so long, with the
-default limits: one has a spool, the other its memory alone. Not a word may be missing.
+Two edges that capture speech in real time lose the connection to the broker, with default limits.
+One has a spool, the other buffers in memory. No word may be missing.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ BEFORE_SECONDS, AFTER_SECONDS = 30.0, 30.0
 
 @dataclass
 class Absence:
-    """What came of one session."""
+    """The result of one session."""
 
-    kept: str
-    """Where its sound was meanwhile."""
+    buffer: str
+    """Where the audio was meanwhile: `spool` or `memory`."""
     minutes: float
     audit: Audit = field(default_factory=Audit)
-    told: str = ""
+    details: str = ""
     memory_bytes: int = 0
-    """More of it in use at the end of the absence than at its beginning."""
+    """Growth of resident memory during the absence."""
 
 
 async def _feed(process: asyncio.subprocess.Process, audio: bytes) -> None:
@@ -86,17 +86,17 @@ async def _absence(made: Bench, name: str, minutes: float, arguments: list[str])
     if status != 0:
         found.audit.problems.append(f"the edge ended with {status}")
     if not found.audit.clean:
-        found.told = transcript.told()
+        found.details = transcript.told()
     return found
 
 
-async def offline(minutes: float, say: Callable[[str], None]) -> list[Absence]:
-    """With a spool and without, at the same time."""
+async def offline(minutes: float, progress: Callable[[str], None]) -> list[Absence]:
+    """Run an edge with a spool and one without at the same time."""
     async with contextlib.AsyncExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = await stack.enter_async_context(bench())
         await made.worker(DEEPGRAM_CATCH_UP_RATE="8")
-        say(f"2 edges without network for {minutes:g} minutes")
+        progress(f"2 edges without network for {minutes:g} minutes")
         return list(
             await asyncio.gather(
                 _absence(made, "spool", minutes, ["--spool", str(spool)]),
@@ -110,6 +110,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=31)
     absences = asyncio.run(offline(parser.parse_args().minutes, lambda line: print(line)))
     for absence in absences:
-        print(f"{absence.kept}: {absence.audit}, memory {absence.memory_bytes / 1e6:+.1f} MB")
-        print(absence.told, end="")
+        print(f"{absence.buffer}: {absence.audit}, memory {absence.memory_bytes / 1e6:+.1f} MB")
+        print(absence.details, end="")
     sys.exit(not all(absence.audit.clean for absence in absences))

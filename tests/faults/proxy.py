@@ -1,5 +1,5 @@
-"""A TCP proxy between NATS clients and a server that knows where messages begin and end, so that a
-test can kill, cut or stall exactly at the n-th message of a subject."""
+"""A TCP proxy between NATS clients and a server that understands message boundaries, so that a test
+can kill, cut or stall at exactly the n-th message of a subject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Receiver = Literal["server", "client"]
 
 
 class Message(NamedTuple):
-    """A message on its way. `headers` as they are on the wire, empty without any."""
+    """A message in transit. `headers` is the raw header block, empty if there are no headers."""
 
     subject: str
     reply: str
@@ -33,7 +33,7 @@ Action = Callable[[], Awaitable[object] | object]
 
 @dataclass
 class Trigger:
-    """What is to happen at the n-th message that fits."""
+    """An action to run at the n-th matching message."""
 
     subject: re.Pattern[str]
     action: Action | None
@@ -42,14 +42,14 @@ class Trigger:
     after: bool
     where: Callable[[Message], bool] | None
     seen: int = 0
-    """Messages that fitted so far."""
+    """Matching messages so far."""
     message: Message | None = None
-    """The one that it was."""
+    """The n-th matching message, once it was seen."""
     fired: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the action is done."""
+    """Set once the action is done."""
 
     def hit(self, message: Message, to: Receiver) -> bool:
-        """Whether it is this message."""
+        """Count a matching message and return whether it is the n-th."""
         if to != self.to or self.seen >= self.n or not self.subject.fullmatch(message.subject):
             return False
         if self.where is not None and not self.where(message):
@@ -62,32 +62,32 @@ class Trigger:
 
 @dataclass(eq=False)
 class _Link:
-    """A client's connection and ours to the server."""
+    """A client's connection and the proxy's connection to the server."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     answers: dict[str, Trigger] = field(default_factory=dict)
-    """Reply subjects whose message will fire a trigger: the server has done what was asked."""
+    """Triggers to fire at the server's reply, by reply subject."""
 
     def abort(self) -> None:
         self.client.transport.abort()
-        self.server.close()  # what was forwarded does arrive
+        self.server.close()  # data already forwarded still arrives
 
 
 class NatsProxy:
-    """Listens on a free loopback port for as long as its `async with` lasts.
+    """Listens on a free loopback port inside its `async with` block.
 
-    An action runs before its message is forwarded (`before`), or when the server's answer to it has
-    come and is not forwarded (`after`; at once if it asks for no answer). Then the connection is
-    aborted, for a TCP connection that has lost a message is none; but if the action has stalled
-    the proxy, the message waits like everything else.
+    A `before` trigger runs its action before the message is forwarded. An `after` trigger runs it
+    when the server's reply arrives, which is not forwarded; without a reply subject, it runs right
+    after forwarding. The connection is then aborted, because TCP cannot lose a single message. If
+    the action stalls the proxy, the message waits like all others.
     """
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._listener: socket.socket | None = None
         self._bound: socket.socket | None = None
-        """Keeps the port while nothing listens on it."""
+        """Reserves the port while the proxy does not listen."""
         self.port = 0
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class NatsProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.accepted = 0
-        """Connections that were let through."""
+        """Number of connections forwarded to the server."""
 
     async def __aenter__(self) -> NatsProxy:
         self._listen()
@@ -121,7 +121,7 @@ class NatsProxy:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
-    # ---- what a test does -------------------------------------------------------------------
+    # ---- used by tests ----------------------------------------------------------------------
 
     def cut(self) -> None:
         """Abort every connection and refuse new ones, until `heal`."""
@@ -138,7 +138,7 @@ class NatsProxy:
         self._flowing.clear()
 
     def heal(self) -> None:
-        """End `cut` and `stall`. What was held back is forwarded."""
+        """End `cut` and `stall`, and forward the data that was held back."""
         if self._listener is None:
             self._listen()
         self._flowing.set()
@@ -152,7 +152,7 @@ class NatsProxy:
         to: Receiver = "server",
         where: Callable[[Message], bool] | None = None,
     ) -> Trigger:
-        """At the n-th message on `subject` (wildcards allowed) act, and never deliver it."""
+        """Run `action` at the n-th message on `subject` (wildcards allowed), which is dropped."""
         return self._trigger(Trigger(_pattern(subject), action, n, to, False, where))
 
     def after(
@@ -164,7 +164,7 @@ class NatsProxy:
         to: Receiver = "server",
         where: Callable[[Message], bool] | None = None,
     ) -> Trigger:
-        """As `before`, but once the message has arrived: only its answer is not delivered."""
+        """Run `action` after the n-th message was delivered; its reply is dropped."""
         return self._trigger(Trigger(_pattern(subject), action, n, to, True, where))
 
     def _trigger(self, trigger: Trigger) -> Trigger:
@@ -190,18 +190,18 @@ class NatsProxy:
         try:
             client, _ = listener.accept()
         except OSError:
-            return  # it has gone again
+            return  # the client has gone
         task = asyncio.create_task(self._forward(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: client.close())  # cancelled before it began, it cannot
+        task.add_done_callback(lambda _: client.close())  # a task cancelled before its start cannot
 
     async def _forward(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)
         try:
             with contextlib.suppress(OSError):  # the server may be down, or go down
                 await self._serve(reader, writer)
-        except Exception as error:  # noqa: BLE001 - an action's, for the test to see
+        except Exception as error:  # noqa: BLE001 - raised by an action; the test reports it
             self._errors.append(error)
         finally:
             writer.transport.abort()
@@ -231,12 +231,12 @@ class NatsProxy:
     async def _pump(
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Receiver
     ) -> None:
-        held = bytearray()
+        buffer = bytearray()
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(_READ_BYTES):
-                held += data
+                buffer += data
                 out = bytearray()
-                for frame in _frames(held):
+                for frame in _frames(buffer):
                     acted = self._acting(link, frame, to)
                     if acted is not None:
                         trigger, arrives = acted
@@ -252,7 +252,7 @@ class NatsProxy:
                 await self._write(writer, out)
 
     def _acting(self, link: _Link, frame: bytes, to: Receiver) -> tuple[Trigger, bool] | None:
-        """The trigger that this frame sets off, and whether the frame is to arrive first."""
+        """Return the trigger of this frame, and whether to forward the frame first."""
         if not (self._triggers or link.answers) or not _has_payload(frame):
             return None
         message = _message(frame)
@@ -262,7 +262,10 @@ class NatsProxy:
         return (hits[0], hits[0].after) if hits else None
 
     async def _fire(self, link: _Link, trigger: Trigger) -> None:
-        """Raises ConnectionError unless the proxy is stalled: the connection is no more."""
+        """Run the trigger's action and abort the link, unless the proxy is stalled.
+
+        Raises ConnectionError if the connection is closed.
+        """
         done = trigger.action() if trigger.action is not None else None
         if isinstance(done, Awaitable):
             await done
@@ -280,25 +283,25 @@ class NatsProxy:
 
 
 def _pattern(subject: str) -> re.Pattern[str]:
-    """A subject with NATS wildcards as an expression."""
+    """Compile a subject with NATS wildcards into a regular expression."""
     tokens = {"*": "[^.]+", ">": ".+"}
     return re.compile(r"\.".join(tokens.get(t) or re.escape(t) for t in subject.split(".")))
 
 
-def _frames(held: bytearray) -> Iterator[bytes]:
-    """Take whole protocol messages, payload and line ends included, from the front of `held`."""
+def _frames(buffer: bytearray) -> Iterator[bytes]:
+    """Remove and yield complete protocol messages from the front of `buffer`."""
     start = 0
     try:
-        while (end := held.find(b"\r\n", start) + 2) > 1:
-            words = held[start:end].split()
+        while (end := buffer.find(b"\r\n", start) + 2) > 1:
+            words = buffer[start:end].split()
             if words and bytes(words[0]).upper() in _WITH_PAYLOAD:
                 end += int(words[-1]) + 2
-                if end > len(held):
+                if end > len(buffer):
                     return
-            yield bytes(held[start:end])
+            yield bytes(buffer[start:end])
             start = end
     finally:
-        del held[:start]
+        del buffer[:start]
 
 
 def _has_payload(frame: bytes) -> bool:
@@ -317,8 +320,8 @@ def _message(frame: bytes) -> Message:
 
 
 def _without_addresses(info: bytes) -> bytes:
-    """The server's INFO without the addresses of its cluster: clients are to come here."""
-    said = json.loads(info[5:])
-    if said.pop("connect_urls", None) is None:
+    """Remove the cluster's addresses from INFO, so that clients stay with this proxy."""
+    fields = json.loads(info[5:])
+    if fields.pop("connect_urls", None) is None:
         return info
-    return b"INFO " + json.dumps(said).encode() + b"\r\n"
+    return b"INFO " + json.dumps(fields).encode() + b"\r\n"

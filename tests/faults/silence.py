@@ -1,7 +1,7 @@
-"""An hour in which nobody speaks: `python -m tests.faults.silence --minutes 60`.
+"""An hour of silence: `python -m tests.faults.silence --minutes 60`.
 
-Each provider has a session that is fed silence in real time, digital and with faint noise, and a
-few words at the end. Nothing may be taken for a fault, and memory must stay as it is.
+Each provider gets a session with real-time silence, alternately digital zero and faint noise, and a
+few words at the end. No fault may be reported, and memory must not grow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..worker.programs import Transcript, WorkerProcess, closed
 from .fleet import resident_bytes, worker_environment
 
 GROUPS = (("deepgram", "deepgram-rest", "managed"), ("deepgram-flux", "speechmatics"))
-"""Providers of one worker each."""
+"""Groups of providers. Each group has one worker."""
 _RATE = 16_000
 _FRAMES = 1280
 _WORDS = 5
@@ -42,32 +42,32 @@ _WORDS = 5
 
 @dataclass
 class Quiet:
-    """What came of one session."""
+    """The result of one session."""
 
     provider: str
     minutes: float
     alarms: list[str] = field(default_factory=list)
-    """Why it recovered, each time."""
+    """The reason of each recovery."""
     words: int = 0
-    """Of those at the end, heard in order."""
+    """Words at the end that were transcribed."""
     edge_memory: list[int] = field(default_factory=list)
-    """Resident bytes, sampled all the time."""
+    """Samples of resident bytes."""
     worker_memory: list[int] = field(default_factory=list)
 
     @property
-    def right(self) -> bool:
+    def passed(self) -> bool:
         return not self.alarms and self.words == _WORDS
 
 
 def growth(samples: list[int]) -> float:
-    """How much more the last tenth is than the second, as a share; 0.1: ten percent."""
+    """Return the growth from the second tenth to the last tenth, as a fraction."""
     tenth = max(1, len(samples) // 10)
     before, after = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
     return sum(after) / len(after) / (sum(before) / len(before)) - 1
 
 
 async def _feed(process: asyncio.subprocess.Process, seconds: float) -> None:
-    """Silence in real time, and the words."""
+    """Send silence in real time, then the words."""
     assert process.stdin is not None
     noise = np.random.default_rng(1).integers(-20, 20, 60 * _RATE, np.int16).tobytes()
     words = tones.encode(tones.sequence(_WORDS), _RATE, lead_seconds=0.3, tail_seconds=0.5)
@@ -119,8 +119,8 @@ async def _session(
     return quiet
 
 
-async def silence(minutes: float, say: Callable[[str], None]) -> list[Quiet]:
-    """One session for each provider, all at the same time."""
+async def silence(minutes: float, progress: Callable[[str], None]) -> list[Quiet]:
+    """Run one session for each provider, all at the same time."""
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = EmbeddedServer(directory / "nats")
@@ -133,7 +133,7 @@ async def silence(minutes: float, say: Callable[[str], None]) -> list[Quiet]:
                 name: await stack.enter_async_context(emulator_process(name)) for name in group
             }
             environment = worker_environment(emulators)
-            # Full with its own sessions, it leaves the others' to the next.
+            # A full worker leaves the other sessions to the next worker.
             environment["WORKER_MAX_SESSIONS"] = str(len(group))
             worker = WorkerProcess(server.url, "", **environment)
             stack.push_async_callback(worker.stop)
@@ -143,7 +143,7 @@ async def silence(minutes: float, say: Callable[[str], None]) -> list[Quiet]:
                 for name in group
             ]
             await until(partial(_full, worker, len(group)), "all are taken", 30)
-        say(f"{len(sessions)} sessions of silence, {minutes:g} minutes")
+        progress(f"{len(sessions)} sessions of silence, {minutes:g} minutes")
         return list(await asyncio.gather(*sessions))
 
 
@@ -161,4 +161,4 @@ if __name__ == "__main__":
             f"{quiet.provider}: alarms {quiet.alarms}, {quiet.words} of {_WORDS} words, edge "
             f"{growth(quiet.edge_memory):+.1%}, worker {growth(quiet.worker_memory):+.1%}"
         )
-    sys.exit(not all(quiet.right for quiet in found))
+    sys.exit(not all(quiet.passed for quiet in found))

@@ -1,4 +1,4 @@
-"""Random faults, alone and at the same time, on a whole installation that is transcribing."""
+"""Random faults, singly and combined, on a complete installation under load."""
 
 from __future__ import annotations
 
@@ -35,55 +35,55 @@ from .fleet import Fleet, Line, Seat, Talk, open_files, resident_bytes
 from .invoice import Item, invoice
 
 CLOSED_SECONDS = 300.0
-"""A session that has not ended so long after its edge is lost."""
+"""A session still open this long after its edge has ended counts as lost."""
 _OFF: dict[str, Any] = {
     "drop_after_seconds": None, "close_after_seconds": None, "mute_after_seconds": None,
     "stop_reading_after_seconds": None, "garbage": [],
 }  # fmt: skip
-"""An emulator's switches of running connections."""
-_TOLD_SECONDS = 8.0
-"""Within so long each worker has written what it used: it does so every 5 s."""
+"""The switches for running connections, off."""
+_USAGE_SECONDS = 8.0
+"""Time within which each worker has written its use; it does so every 5 s."""
 _COMMIT_SECONDS = 8.0
-"""A fault that nobody has met after so long is given up, and not counted."""
+"""A fault that affected no connection within this time is not counted."""
 
 
 @dataclass
 class Settings:
-    """What a storm is like."""
+    """Parameters of a storm."""
 
     faults: int
     seed: int
     talks: int = 6
-    """Sessions at a time."""
+    """Concurrent sessions."""
     words: int = 60
     speed: float = 2
-    hands: int = 2
-    """Faults that may be under way at a time."""
-    most_pause_seconds: float = 1.5
-    """Between two of them."""
+    parallel_faults: int = 2
+    """Concurrent faults."""
+    max_pause_seconds: float = 1.5
+    """Longest pause between two faults."""
     long_cuts: bool = False
-    """Some edges are cut off for minutes."""
+    """Whether some edges are cut off for minutes."""
 
 
 @dataclass
 class Outcome:
-    """What came of a storm."""
+    """The result of a storm."""
 
     audit: Audit = field(default_factory=Audit)
     faults: Counter[str] = field(default_factory=Counter)
     edge_kills: int = 0
     worker_memory: list[int] = field(default_factory=list)
-    """Of the worker that was never killed: resident bytes, every ten seconds."""
+    """Resident bytes of the worker that is never killed, every ten seconds."""
     files_left: int = 0
-    """Open files of that worker, when it held nothing any more, beyond those of its start."""
+    """Open files of that worker at the end, without sessions, minus those at the start."""
     bill: dict[str, Item] = field(default_factory=dict)
-    """By provider."""
+    """Bill by provider."""
     failures: list[str] = field(default_factory=list)
-    """Sessions that were not right, told at length."""
+    """Detailed descriptions of failed sessions."""
 
 
 class Storm:
-    """Talks, faults and the audit. The worker in the first seat is never ended, only hindered."""
+    """Runs sessions and faults, and audits the sessions. The first seat's worker is never ended."""
 
     def __init__(self, fleet: Fleet, directory: Path, settings: Settings) -> None:
         self._fleet = fleet
@@ -135,14 +135,15 @@ class Storm:
     # ---- the run ----------------------------------------------------------------------------
 
     async def run(self, progress: Callable[[str], None]) -> Outcome:
-        """Until so many faults were committed and every session is audited."""
+        """Run until the faults are injected and every session is audited."""
         async with asyncio.TaskGroup() as tasks:
             meter = tasks.create_task(self._measure(progress))
             talks = [
                 tasks.create_task(self._talk_on(number)) for number in range(self._settings.talks)
             ]
-            hands = [tasks.create_task(self._break()) for _ in range(self._settings.hands)]
-            await asyncio.wait(hands)
+            count = self._settings.parallel_faults
+            faults = [tasks.create_task(self._inject_faults()) for _ in range(count)]
+            await asyncio.wait(faults)
             self._over.set()
             await asyncio.wait(talks)
             meter.cancel()
@@ -196,8 +197,8 @@ class Storm:
         if status != 0:
             found.problems.append(f"the edge ended with {status}")
         if not found.clean:
-            said = talk.errors.read_text()[-3000:]
-            self.outcome.failures.append(f"{name} {chain} {found}\n{said}")
+            log = talk.errors.read_text()[-3000:]
+            self.outcome.failures.append(f"{name} {chain} {found}\n{log}")
         self.outcome.audit.add(found)
         self._ended.append(talk)
         talk.clear()
@@ -215,8 +216,10 @@ class Storm:
         return found
 
     async def _settle(self) -> None:
-        """When all is calm: nothing is held or queued any more, and what the streams say now, after
-        every zombie has woken, is the last word."""
+        """Wait until no session is held or queued, and audit all sessions again.
+
+        By then every frozen worker has resumed, so the streams no longer change.
+        """
         async with connected(self._fleet.broker_settings, name="auditor") as broker:
             try:
                 await queue_empty(broker, CLOSED_SECONDS)
@@ -232,7 +235,7 @@ class Storm:
                     last.add(await self._audit(broker, spec, talk, 10))
         last.problems += [p for p in self.outcome.audit.problems if p not in last.problems]
         self.outcome.audit = last
-        await asyncio.sleep(_TOLD_SECONDS)  # workers write what was used each few seconds
+        await asyncio.sleep(_USAGE_SECONDS)  # workers write their use every few seconds
         async with connected(self._fleet.broker_settings, name="auditor") as broker:
             self.outcome.bill = await invoice(
                 broker, self._fleet.emulators, self._accounts.values()
@@ -240,22 +243,22 @@ class Storm:
         witness = self._fleet.seats[0].worker.pid
         self.outcome.files_left = open_files(witness) - self._files_before
 
-    async def _break(self) -> None:
+    async def _inject_faults(self) -> None:
         names = list(self.faults)
         weights = [self.faults[name][0] for name in names]
         while self.outcome.faults.total() < self._settings.faults:
-            await asyncio.sleep(self._random.uniform(0, self._settings.most_pause_seconds))
+            await asyncio.sleep(self._random.uniform(0, self._settings.max_pause_seconds))
             (name,) = self._random.choices(names, weights)
             if await self.faults[name][1]():
                 self.outcome.faults[name] += 1
 
-    # ---- faults: each says whether it was committed -----------------------------------------
+    # ---- faults: each returns whether it took effect ----------------------------------------
 
     def _between(self, least: float, most: float) -> float:
         return self._random.uniform(least, most)
 
     async def _seat(self, *, mortal: bool) -> Seat | None:
-        """One that nobody is busy with, and whose worker has sessions: else nothing is hit."""
+        """Choose a seat that no other fault uses and whose worker has sessions."""
         seats = self._fleet.seats[1:] if mortal else self._fleet.seats
         for seat in self._random.sample(seats, len(seats)):
             if seat.busy.locked():
@@ -311,7 +314,7 @@ class Storm:
         return True
 
     def _emulator(self, *, sockets: bool = False) -> RemoteEmulator:
-        """One of them; with `sockets`, one of those that hold connections open."""
+        """Choose an emulator; with `sockets`, one whose connections stay open."""
         names = list(self._fleet.emulators)
         names = [name for name in names if not sockets or name != "deepgram-rest"]
         return self._fleet.emulators[self._random.choice(names)]
@@ -319,7 +322,7 @@ class Storm:
     async def _committed(
         self, emulator: RemoteEmulator, fault: str, switches: dict[str, Any], count: int = 1
     ) -> bool:
-        """Throw switches; whether the fault has come to be on so many connections more, soon."""
+        """Set switches. Return whether the fault soon affects `count` more connections."""
         before, _ = await emulator.committed()
         await emulator.set(**switches)
         deadline = time.monotonic() + _COMMIT_SECONDS
@@ -331,7 +334,7 @@ class Storm:
         return False
 
     async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:
-        """Throw a switch of running connections, for the next so many."""
+        """Set a switch for the next `count` connections."""
         switches = {**_OFF, switch: value, "connections": count}
         return await self._committed(self._emulator(sockets=True), switch, switches, count)
 
@@ -360,7 +363,7 @@ class Storm:
         return hit > 0
 
     async def _handshake(self, emulator: RemoteEmulator, **switches: Any) -> bool:
-        """Drop what stands, so that it is dialled again."""
+        """Drop open connections, so that workers dial again."""
         await emulator.drop()
         off = {"handshake_status": None, "handshake_drop": False, "handshake_delay_seconds": 0.0}
         done = await self._committed(emulator, "handshake", {**off, **switches})
@@ -375,8 +378,10 @@ class Storm:
         )  # fmt: skip
 
     async def _provider_forbids(self) -> bool:
-        """Only ever the first: one that refuses for good is not asked again in a session, so of
-        every chain one must never do it."""
+        """Refuse permanently, at the first provider only.
+
+        A session does not dial such a provider again, so every chain needs another one.
+        """
         emulator = next(iter(self._fleet.emulators.values()))
         status = self._random.choice([401, 402])
         return await self._handshake(emulator, handshake_status=status, handshakes=1)
@@ -387,16 +392,16 @@ class Storm:
         return await self._handshake(self._emulator(), **how, handshakes=count)
 
     async def _provider_closes_again(self) -> bool:
-        """After each connect, four times."""
+        """Close the next four connections right after the handshake."""
         return await self._provider("close_after_seconds", 0, 4)
 
     async def _provider_late(self) -> bool:
         emulator = self._emulator()
-        _, standing = await emulator.committed()
+        _, open_connections = await emulator.committed()
         await emulator.set(latency_seconds=self._between(0.3, 2))
         await asyncio.sleep(self._between(1, 5))
         await emulator.set(latency_seconds=0)
-        return standing > 0
+        return open_connections > 0
 
     async def _restart(self, nodes: list[EmbeddedServer], seconds: float) -> bool:
         if self._nodes_busy.locked():
@@ -458,8 +463,8 @@ class Storm:
         return True
 
     async def _audio_forged(self) -> bool:
-        """Somebody publishes the newest chunks of a session once more, in any order, some of them
-        at places that are not theirs."""
+        """Publish the newest chunks of a session again, in random order, some of them at wrong
+        positions."""
         if (talk := self._any_talk()) is None or not talk.specs:
             return False
         spec = talk.specs[-1]
@@ -483,11 +488,11 @@ class Storm:
                         audio_subject(spec.key), chunk.data, headers=headers, timeout=2
                     )
             except (StoreUnavailable, NatsError, TimeoutError):
-                return False  # another fault was there first
+                return False  # another fault is in effect
         return len(chunks) > 0
 
     async def _two(self) -> bool:
-        """Two others at the same moment; they count as themselves."""
+        """Inject two other faults at once; they count under their own names."""
         names = self._random.sample([name for name in self.faults if name != "two at once"], 2)
         done = await asyncio.gather(*(self.faults[name][1]() for name in names))
         self.outcome.faults.update(name for name, did in zip(names, done, strict=True) if did)

@@ -1,6 +1,6 @@
-"""Clocks that run wrong and audio that comes late, twice, forged or never: each word is audited.
+"""Wrong clocks, and audio that is late, repeated, forged or missing: every word is audited.
 
-The session is said in messages that a test may change, drop, double, shuffle and forge at will.
+A session is a list of messages that a test can change, drop, repeat, shuffle and forge.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _NS = 1_000_000_000
 _SPEED = 16.0
 _FAST = {"DEEPGRAM_CATCH_UP_RATE": "40"}
 _ALONE = {**UNDISTURBED, **_FAST}
-"""For a worker that nobody kills: on accounts that are exact, no second of it stands twice."""
+"""Settings for a worker that is not killed, so that accounts are exact."""
 
 
 def _killed() -> dict[str, str]:
-    """Settings of workers of which one is killed: another takes over soon, and none takes a busy
-    machine for a fault."""
+    """Return settings for workers of which one is killed: the lease allows a quick takeover and
+    tolerates a busy machine."""
     return {**_ALONE, "NATTERJACK_LEASE_SECONDS": f"{bound(3):.1f}"}
 
 
 _HOW: dict[str, Any] = {"phrase_words": 8, "pause_seconds": 0.8, "lead_seconds": 0.3}
 _TIME_SECONDS = 0.02
-"""Most that a word's time, or a wall clock, may be off."""
+"""Largest allowed error of a word's time or a wall clock."""
 
 
-class Sound(NamedTuple):
-    """One message of an edge, true or not."""
+class ChunkMessage(NamedTuple):
+    """One audio message, genuine or forged."""
 
     seq: object
     pos: object
@@ -63,16 +63,16 @@ class Sound(NamedTuple):
     time_ns: int = 0
     end: bool = False
     session_id: str = ""
-    """Empty: the session's own."""
+    """Empty for the session's own id."""
     again: bool = False
-    """With a `Nats-Msg-Id` of its own, which the stream has not seen."""
+    """Whether the message has a new `Nats-Msg-Id`, unknown to the stream."""
 
 
 class Speech:
-    """A session that says tone words, as the messages of a faultless edge."""
+    """A session of tone words, as the messages of a correct edge."""
 
     def __init__(self, words: int, clock: Callable[[int], int] | None = None) -> None:
-        """`clock`: wall clock of a position, in nanoseconds since the epoch."""
+        """`clock` maps a position to its wall clock, in nanoseconds since the Unix epoch."""
         began = time.time_ns()
         self.clock = clock or (lambda pos: began + pos * _NS // RATE)
         self.words = tones.sequence(words)
@@ -81,8 +81,8 @@ class Speech:
         self.frames = len(pcm) // 2
         self.spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=RATE)
         starts = range(0, self.frames, _FRAMES)
-        self.sounds = [
-            Sound(
+        self.chunks = [
+            ChunkMessage(
                 seq,
                 pos,
                 pcm[2 * pos : 2 * (pos + _FRAMES)],
@@ -97,15 +97,15 @@ class Speech:
         return self.frames / RATE
 
     def shift(self, seq: int, seconds: float) -> None:
-        """The edge loses `seconds` of silence just before chunk `seq`: what follows moves on."""
+        """Insert a gap of `seconds` before chunk `seq`; later chunks and words move on."""
         frames = round(seconds * RATE)
-        for index in range(seq, len(self.sounds)):
-            sound = self.sounds[index]
-            assert isinstance(sound.pos, int)
-            pos = sound.pos + frames
-            self.sounds[index] = sound._replace(pos=pos, time_ns=self.clock(pos))
+        for index in range(seq, len(self.chunks)):
+            chunk = self.chunks[index]
+            assert isinstance(chunk.pos, int)
+            pos = chunk.pos + frames
+            self.chunks[index] = chunk._replace(pos=pos, time_ns=self.clock(pos))
         at = seq * _FRAMES / RATE
-        assert not any(place.start < at < place.end for place in self.places), "amid a word"
+        assert not any(place.start < at < place.end for place in self.places), "within a word"
         self.places = [
             place._replace(start=place.start + seconds, end=place.end + seconds)
             if place.start >= at
@@ -115,7 +115,7 @@ class Speech:
         self.frames += frames
 
     def pause_after(self, words: int) -> int:
-        """Number of a chunk that lies in the pause after so many words."""
+        """Return the number of a chunk in the pause after the first `words` words."""
         return int((self.places[words - 1].end + 0.4) * RATE) // _FRAMES
 
 
@@ -128,35 +128,35 @@ async def request(broker: Broker, spec: SessionSpec) -> None:
 
 
 async def publish(
-    broker: Broker, spec: SessionSpec, sounds: Iterable[Sound], speed: float | None = _SPEED
+    broker: Broker, spec: SessionSpec, chunks: Iterable[ChunkMessage], speed: float | None = _SPEED
 ) -> None:
-    """Publish messages in their order, one each 80 ms / `speed`; None: at once."""
+    """Publish messages in order, one per 80 ms / `speed`, or without pauses if `speed` is None."""
     js, started = broker.client.jetstream(), time.monotonic()
-    for count, sound in enumerate(sounds):
+    for count, chunk in enumerate(chunks):
         if speed is not None:
             await asyncio.sleep(started + count * 0.08 / speed - time.monotonic())
-        session_id = sound.session_id or spec.session_id
-        msg_id = str(uuid.uuid4()) if sound.again else f"{session_id}:{sound.seq}"
+        session_id = chunk.session_id or spec.session_id
+        msg_id = str(uuid.uuid4()) if chunk.again else f"{session_id}:{chunk.seq}"
         headers = {
             "Session-Id": session_id,
-            "Audio-Seq": str(sound.seq),
-            "Audio-Pos": str(sound.pos),
-            "Audio-Time": str(sound.time_ns),
+            "Audio-Seq": str(chunk.seq),
+            "Audio-Pos": str(chunk.pos),
+            "Audio-Time": str(chunk.time_ns),
             "Nats-Msg-Id": msg_id,
-            **({"Audio-End": "1"} if sound.end else {}),
+            **({"Audio-End": "1"} if chunk.end else {}),
         }
-        await js.publish(audio_subject(spec.key), sound.payload, headers=headers)
+        await js.publish(audio_subject(spec.key), chunk.payload, headers=headers)
 
 
-async def say(broker: Broker, speech: Speech) -> Transcript:
-    """Request the session, publish all of it, and await its end."""
+async def run_session(broker: Broker, speech: Speech) -> Transcript:
+    """Request the session, publish all its messages, and wait for its end."""
     await request(broker, speech.spec)
-    await publish(broker, speech.spec, speech.sounds)
+    await publish(broker, speech.spec, speech.chunks)
     return await closed(broker, speech.spec, 60)
 
 
 def check_words(transcript: Transcript, places: Sequence[tones.HeardWord]) -> None:
-    """Assert that exactly the words at `places` were heard, once, in order, at their times."""
+    """Assert that exactly the words at `places` were transcribed, in order and at their times."""
     sent = [place.word for place in places]
     assert tones.compare(sent, transcript.heard) == tones.Counts(), transcript.told()
     for start, place in zip(transcript.word_starts, places, strict=True):
@@ -171,7 +171,7 @@ def check_words(transcript: Transcript, places: Sequence[tones.HeardWord]) -> No
 
 
 def check_clocks(finals: Iterable[FinalEvent], clock: Callable[[int], int]) -> None:
-    """Assert that every final has the wall clock of its start, and a latency that can be."""
+    """Assert that every final has the wall clock of its start and a plausible latency."""
     for final in finals:
         assert final.started_at is not None, final
         wall = clock(round(final.start * RATE)) / _NS
@@ -194,9 +194,10 @@ def check_account(
     longest: float = 10,
     streams: int = 1,
 ) -> None:
-    """Assert that the account has these gaps, and that its sums come out.
+    """Assert that the account has these gaps and that its sums agree.
 
-    `longest`: silence sent for a gap, at most. `streams`: several send some audio again.
+    `longest` is the longest silence sent for a gap, in seconds. With more than one of `streams`,
+    the seconds sent are not checked, because audio is sent again.
     """
     assert [gap.cause for gap in account.gaps] == [cause for _, _, cause in gaps]
     assert [gap.start for gap in account.gaps] == pytest.approx([start for start, _, _ in gaps])
@@ -221,7 +222,7 @@ def check_account(
 async def test_an_hour_of_drift_between_the_clocks(
     ppm: int, start_worker: StartWorker, broker: Broker
 ) -> None:
-    """The wall clock runs 200 ppm off the samples: 0.72 s after an hour, most of which is a gap."""
+    """The wall clock is off by 200 ppm, 0.72 s after an hour, most of which is a gap."""
     began = time.time_ns()
 
     def drifting(pos: int) -> int:
@@ -230,7 +231,7 @@ async def test_an_hour_of_drift_between_the_clocks(
     await start_worker(**_ALONE, WORKER_MAX_GAP_SECONDS="1")
     speech = Speech(48, drifting)
     speech.shift(speech.pause_after(16), 3600)
-    transcript = await say(broker, speech)
+    transcript = await run_session(broker, speech)
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, drifting)
     last = transcript.finals[-1]
@@ -240,8 +241,8 @@ async def test_an_hour_of_drift_between_the_clocks(
 
 
 @pytest.mark.parametrize("ppm", [15_000, -15_000])
-async def test_drift_in_speech(ppm: int, start_worker: StartWorker, broker: Broker) -> None:
-    """As much drift as after hours, within one minute of speech that goes on."""
+async def test_drift_during_speech(ppm: int, start_worker: StartWorker, broker: Broker) -> None:
+    """One minute of continuous speech has the drift of several hours."""
     began = time.time_ns()
 
     def drifting(pos: int) -> int:
@@ -249,7 +250,7 @@ async def test_drift_in_speech(ppm: int, start_worker: StartWorker, broker: Brok
 
     await start_worker(**_ALONE)
     speech = Speech(140, drifting)
-    transcript = await say(broker, speech)
+    transcript = await run_session(broker, speech)
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, drifting)
     check_account(account_of(transcript), speech.seconds, [])
@@ -257,7 +258,7 @@ async def test_drift_in_speech(ppm: int, start_worker: StartWorker, broker: Brok
 
 @pytest.mark.parametrize("step_seconds", [-3600, 3600])
 @pytest.mark.parametrize("killed", [False, True])
-async def test_a_clock_that_steps_in_mid_word(
+async def test_a_clock_step_within_a_word(
     step_seconds: int, killed: bool, start_worker: StartWorker, broker: Broker
 ) -> None:
     began, speech = time.time_ns(), Speech(60)
@@ -273,10 +274,10 @@ async def test_a_clock_that_steps_in_mid_word(
     workers = [await start_worker(**how) for _ in range(2 if killed else 1)]
     await request(broker, speech.spec)
     at = step_at // _FRAMES + 2
-    await publish(broker, speech.spec, speech.sounds[:at], 4)
+    await publish(broker, speech.spec, speech.chunks[:at], 4)
     if killed:
         (await holder(workers)).signal(signal.SIGKILL)
-    await publish(broker, speech.spec, speech.sounds[at:])
+    await publish(broker, speech.spec, speech.chunks[at:])
     transcript = await closed(broker, speech.spec, 60)
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, stepping)
@@ -287,7 +288,7 @@ async def test_a_clock_that_steps_in_mid_word(
     check_account(account_of(transcript), speech.seconds, [], streams=streams)
 
 
-# ---- audio that comes late, or never --------------------------------------------------------
+# ---- late and missing audio -----------------------------------------------------------------
 
 
 async def memory_bytes(worker: WorkerProcess) -> float:
@@ -299,21 +300,21 @@ async def memory_bytes(worker: WorkerProcess) -> float:
 
 
 @pytest.mark.parametrize("parked", [False, True])
-async def test_half_a_minute_that_was_held_back(
+async def test_half_a_minute_of_delayed_audio(
     parked: bool, emulator: DeepgramEmulator, start_worker: StartWorker, broker: Broker
 ) -> None:
     worker = await start_worker(**_ALONE, WORKER_PARK_SECONDS="0.5" if parked else "30")
     speech = Speech(140)
     first, last = 100, 100 + round(30 / 0.08)
     await request(broker, speech.spec)
-    await publish(broker, speech.spec, speech.sounds[:first])
+    await publish(broker, speech.spec, speech.chunks[:first])
     before = await memory_bytes(worker)
     silent = time.monotonic()
     if parked:
-        await until(lambda: emulator.log and emulator.open_connections == 0, "it is parked")
-    await until(lambda: time.monotonic() - silent > 30 / _SPEED, "30 s of its sound are over")
-    await publish(broker, speech.spec, speech.sounds[first:last], None)
-    await publish(broker, speech.spec, speech.sounds[last:])
+        await until(lambda: emulator.log and emulator.open_connections == 0, "parked")
+    await until(lambda: time.monotonic() - silent > 30 / _SPEED, "30 s of audio have passed")
+    await publish(broker, speech.spec, speech.chunks[first:last], None)
+    await publish(broker, speech.spec, speech.chunks[last:])
     transcript = await closed(broker, speech.spec, 60)
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, speech.clock)
@@ -325,10 +326,10 @@ async def test_half_a_minute_that_was_held_back(
 
 
 def cut(speech: Speech, holes: Sequence[range]) -> list[tones.HeardWord]:
-    """Leave out these chunks; the places of the words that are whole all the same."""
+    """Remove these chunks and return the places of the words that stay complete."""
     missing = {seq for hole in holes for seq in hole}
     spans = [(hole.start * _FRAMES / RATE, hole.stop * _FRAMES / RATE) for hole in holes]
-    speech.sounds = [sound for sound in speech.sounds if sound.seq not in missing]
+    speech.chunks = [chunk for chunk in speech.chunks if chunk.seq not in missing]
     return [
         place
         for place in speech.places
@@ -345,9 +346,9 @@ def cut(speech: Speech, holes: Sequence[range]) -> list[tones.HeardWord]:
         [range(60, 160)],
         [range(20, 22), range(23, 24), range(50, 90), range(150, 151), range(190, 215)],
     ],
-    ids=["at the start", "one chunk", "eight seconds", "several"],
+    ids=["at-the-start", "one-chunk", "eight-seconds", "several"],
 )
-async def test_holes_that_nobody_fills(
+async def test_permanent_holes(
     holes: list[range], max_gap_seconds: int, start_worker: StartWorker, broker: Broker
 ) -> None:
     await start_worker(
@@ -355,7 +356,7 @@ async def test_holes_that_nobody_fills(
     )
     speech = Speech(60)
     heard = cut(speech, holes)
-    transcript = await say(broker, speech)
+    transcript = await run_session(broker, speech)
     check_words(transcript, heard)
     check_clocks(transcript.finals, speech.clock)
     gaps = [(hole.start * 0.08, hole.stop * 0.08, "missing") for hole in holes]
@@ -365,19 +366,19 @@ async def test_holes_that_nobody_fills(
 async def test_gaps_of_every_cause_on_one_account(
     start_worker: StartWorker, broker: Broker
 ) -> None:
-    """The edge loses sound, the stream loses chunks, and a chunk is damaged."""
+    """The edge loses audio, the stream loses chunks, and a chunk is damaged."""
     await start_worker(**_ALONE, WORKER_HOLE_SECONDS="0.5", WORKER_MAX_GAP_SECONDS="2")
     speech = Speech(60)
     lost, shift_at = range(30, 40), speech.pause_after(24)
     damaged = shift_at + 40
     heard = cut(speech, [lost])
-    at = next(i for i, sound in enumerate(speech.sounds) if sound.seq == shift_at)
+    at = next(i for i, chunk in enumerate(speech.chunks) if chunk.seq == shift_at)
     plain_at = shift_at * 0.08
-    for index in range(at, len(speech.sounds)):
-        sound = speech.sounds[index]
-        assert isinstance(sound.pos, int)
-        pos = sound.pos + 30 * RATE
-        speech.sounds[index] = sound._replace(pos=pos, time_ns=speech.clock(pos))
+    for index in range(at, len(speech.chunks)):
+        chunk = speech.chunks[index]
+        assert isinstance(chunk.pos, int)
+        pos = chunk.pos + 30 * RATE
+        speech.chunks[index] = chunk._replace(pos=pos, time_ns=speech.clock(pos))
     later = [
         place._replace(start=place.start + 30, end=place.end + 30)
         if place.start >= plain_at
@@ -386,13 +387,13 @@ async def test_gaps_of_every_cause_on_one_account(
     ]
     start = damaged * 0.08 + 30
     heard = [place for place in later if not (place.start < start + 0.08 and place.end > start)]
-    at = next(i for i, sound in enumerate(speech.sounds) if sound.seq == damaged)
-    speech.sounds[at] = speech.sounds[at]._replace(pos=5)  # far back: it cannot be there
-    transcript = await say(broker, speech)
+    at = next(i for i, chunk in enumerate(speech.chunks) if chunk.seq == damaged)
+    speech.chunks[at] = speech.chunks[at]._replace(pos=5)  # an impossible position, far back
+    transcript = await run_session(broker, speech)
     check_words(transcript, heard)
     check_clocks(transcript.finals, speech.clock)
     account = account_of(transcript)
-    # Whoever reads it again after a fault meets it again.
+    # A stream that reads the chunk again after a fault counts it again.
     assert 1 <= account.bad_chunks["position"] <= 1 + sum(account.recoveries.values())
     assert len(account.bad_chunks) == 1
     gaps = [
@@ -403,7 +404,7 @@ async def test_gaps_of_every_cause_on_one_account(
     check_account(account, speech.seconds + 30, gaps, longest=2)
 
 
-async def test_gaps_are_told_once_when_the_worker_is_killed(
+async def test_gaps_are_reported_once_when_the_worker_is_killed(
     start_worker: StartWorker, broker: Broker
 ) -> None:
     settings = {**_killed(), "WORKER_HOLE_SECONDS": "0.5"}
@@ -412,32 +413,32 @@ async def test_gaps_are_told_once_when_the_worker_is_killed(
     holes = [range(40, 50), range(90, 92), range(200, 240)]
     heard = cut(speech, holes)
     await request(broker, speech.spec)
-    await publish(broker, speech.spec, speech.sounds[:100], 4)
+    await publish(broker, speech.spec, speech.chunks[:100], 4)
     (await holder(workers)).signal(signal.SIGKILL)
-    await publish(broker, speech.spec, speech.sounds[100:])
+    await publish(broker, speech.spec, speech.chunks[100:])
     transcript = await closed(broker, speech.spec, 60)
     check_words(transcript, heard)
     gaps = [(hole.start * 0.08, hole.stop * 0.08, "missing") for hole in holes]
     check_account(account_of(transcript), speech.seconds, gaps, streams=2)
 
 
-# ---- chunks that come twice, in any order, or from a forger ---------------------------------
+# ---- repeated, reordered and forged chunks --------------------------------------------------
 
-_Script = list[Sound]
+_Script = list[ChunkMessage]
 
 
-async def test_what_is_forged_in_a_row_is_not_on_the_account(
+async def test_consecutive_forged_chunks_are_not_counted(
     start_worker: StartWorker, broker: Broker
 ) -> None:
-    """Copies of neighbours, all shifted alike: each begins where the one before it ends."""
+    """Copies of adjacent chunks, all shifted by the same amount, are contiguous."""
     await start_worker(**_ALONE)
     speech = Speech(40)
     at = 60
-    for sound in reversed(speech.sounds[at - 8 : at]):
-        assert isinstance(sound.pos, int)
-        forged = sound._replace(pos=sound.pos + 40 * RATE, again=True)
-        speech.sounds.insert(at, forged)
-    transcript = await say(broker, speech)
+    for chunk in reversed(speech.chunks[at - 8 : at]):
+        assert isinstance(chunk.pos, int)
+        forged = chunk._replace(pos=chunk.pos + 40 * RATE, again=True)
+        speech.chunks.insert(at, forged)
+    transcript = await run_session(broker, speech)
     check_words(transcript, speech.places)
     account = account_of(transcript)
     assert account.captured_seconds == pytest.approx(speech.seconds, abs=1e-3)
@@ -446,101 +447,109 @@ async def test_what_is_forged_in_a_row_is_not_on_the_account(
 
 
 _LATER = 50
-"""Chunks by which one is moved, or comes again, at most."""
+"""Largest distance, in chunks, by which a chunk is moved or repeated."""
 
 
-def doubled(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """Chunks come again, before or after, under an id that the stream has not seen."""
-    for sound in chance.sample(true, len(true) // 3):
-        at = sounds.index(sound) + chance.choice([0, 0, 1, 2, chance.randint(1, _LATER)])
-        sounds.insert(at, sound._replace(again=True))
+def doubled(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Repeat chunks, earlier or later, under a new message id."""
+    for chunk in chance.sample(true, len(true) // 3):
+        at = chunks.index(chunk) + chance.choice([0, 0, 1, 2, chance.randint(1, _LATER)])
+        chunks.insert(at, chunk._replace(again=True))
 
 
-def shuffled(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """Neighbours are swapped, and some chunks come far too early, far too late, or near the end."""
+def shuffled(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Swap neighbors, and move some chunks far forward, far back, or near the end."""
     for _ in range(len(true) // 8):
-        at = chance.randrange(len(sounds) - 1)
-        sounds[at : at + 2] = reversed(sounds[at : at + 2])
+        at = chance.randrange(len(chunks) - 1)
+        chunks[at : at + 2] = reversed(chunks[at : at + 2])
     for _ in range(6):
-        sound = sounds.pop(chance.randrange(len(sounds)))
-        sounds.insert(max(0, len(sounds) - chance.randint(0, _LATER)), sound)
-        at = chance.randrange(len(sounds))
-        sound = sounds.pop(at)
-        sounds.insert(max(0, at + chance.randint(-_LATER, _LATER)), sound)
+        chunk = chunks.pop(chance.randrange(len(chunks)))
+        chunks.insert(max(0, len(chunks) - chance.randint(0, _LATER)), chunk)
+        at = chance.randrange(len(chunks))
+        chunk = chunks.pop(at)
+        chunks.insert(max(0, at + chance.randint(-_LATER, _LATER)), chunk)
 
 
-def old_numbers(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """Numbers that are passed come again with other sound, at any position."""
-    for sound in chance.sample(true, 20):
-        wrong = chance.choice([sound.pos, 0, 5, int(str(sound.pos)) + 3600 * RATE, 10**18])
+def old_numbers(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Repeat earlier numbers with other audio, at any position."""
+    for chunk in chance.sample(true, 20):
+        wrong = chance.choice([chunk.pos, 0, 5, int(str(chunk.pos)) + 3600 * RATE, 10**18])
         words = chance.choice(true).payload
-        forged = sound._replace(pos=wrong, payload=words, again=True, end=chance.random() < 0.3)
-        sounds.insert(sounds.index(sound) + chance.randint(1, _LATER), forged)
+        forged = chunk._replace(pos=wrong, payload=words, again=True, end=chance.random() < 0.3)
+        chunks.insert(chunks.index(chunk) + chance.randint(1, _LATER), forged)
 
 
-def far_numbers(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """Numbers that are far ahead, negative or absurd, at positions that are just as wrong."""
-    for sound in chance.sample(true, 30):
-        assert isinstance(sound.seq, int)
-        assert isinstance(sound.pos, int)
+def far_numbers(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Add numbers that are far ahead, negative or absurd, at equally wrong positions."""
+    for chunk in chance.sample(true, 30):
+        assert isinstance(chunk.seq, int)
+        assert isinstance(chunk.pos, int)
         seq, pos = chance.choice(
             [
-                (sound.seq + 10**6, sound.pos),
-                (sound.seq + 10**6, sound.pos + 10**6),
-                (sound.seq + 10**6, sound.pos + 3600 * RATE),
-                (sound.seq + 5000, sound.pos + 30 * 3600 * RATE),
-                (len(true) + 100, sound.pos + 50 * _FRAMES),
+                (chunk.seq + 10**6, chunk.pos),
+                (chunk.seq + 10**6, chunk.pos + 10**6),
+                (chunk.seq + 10**6, chunk.pos + 3600 * RATE),
+                (chunk.seq + 5000, chunk.pos + 30 * 3600 * RATE),
+                (len(true) + 100, chunk.pos + 50 * _FRAMES),
                 (2**63 - 1, 2**63 - 1),
                 (2**64, 0),
                 (-1, -1280),
-                (-sound.seq - 1, sound.pos),
-                (sound.seq, -sound.pos - 1),
-                ("1.5", sound.pos),
+                (-chunk.seq - 1, chunk.pos),
+                (chunk.seq, -chunk.pos - 1),
+                ("1.5", chunk.pos),
                 ("", ""),
             ]
         )
         words, end = chance.choice(true).payload, chance.random() < 0.3
-        forged = sound._replace(seq=seq, pos=pos, payload=words, again=True, end=end)
-        sounds.insert(sounds.index(sound), forged)
+        forged = chunk._replace(seq=seq, pos=pos, payload=words, again=True, end=end)
+        chunks.insert(chunks.index(chunk), forged)
 
 
-def wrong_sizes(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """The right numbers come first with half a sample, with nothing, or with far too much."""
-    for sound in chance.sample(true[:-1], 12):
-        payload = chance.choice([sound.payload[:-1], b"", b"\0", bytes(MAX_CHUNK_BYTES + 2)])
-        sounds.insert(sounds.index(sound), sound._replace(payload=payload, again=True))
+def wrong_sizes(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Send the right numbers first with half a sample, no data, or far too much data."""
+    for chunk in chance.sample(true[:-1], 12):
+        payload = chance.choice([chunk.payload[:-1], b"", b"\0", bytes(MAX_CHUNK_BYTES + 2)])
+        chunks.insert(chunks.index(chunk), chunk._replace(payload=payload, again=True))
 
 
-def strangers(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """Another session speaks on the same subject, with the same numbers."""
-    for sound in chance.sample(true, 40):
+def strangers(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Add another session's chunks on the same subject, with the same numbers."""
+    for chunk in chance.sample(true, 40):
         words = chance.choice(true).payload
-        other = sound._replace(session_id="another-session", payload=words)
-        sounds.insert(sounds.index(sound), other)
+        other = chunk._replace(session_id="another-session", payload=words)
+        chunks.insert(chunks.index(chunk), other)
 
 
-def wrong_positions(sounds: _Script, true: _Script, chance: random.Random) -> None:
-    """The right number comes first with other sound, at a position that is not its own."""
-    for sound in chance.sample(true[2:-2], 6):
-        assert isinstance(sound.pos, int)
+def wrong_positions(chunks: _Script, true: _Script, chance: random.Random) -> None:
+    """Send the right number first with other audio, at a wrong position."""
+    for chunk in chance.sample(true[2:-2], 6):
+        assert isinstance(chunk.pos, int)
         wrong = chance.choice(
             [
                 0,
-                sound.pos - 10 * _FRAMES,
-                sound.pos - _FRAMES // 2,
-                sound.pos + 1,
-                sound.pos + _FRAMES // 2,
-                sound.pos + 20 * _FRAMES,
-                sound.pos + 3600 * RATE,
-                sound.pos + 30 * 3600 * RATE,
+                chunk.pos - 10 * _FRAMES,
+                chunk.pos - _FRAMES // 2,
+                chunk.pos + 1,
+                chunk.pos + _FRAMES // 2,
+                chunk.pos + 20 * _FRAMES,
+                chunk.pos + 3600 * RATE,
+                chunk.pos + 30 * 3600 * RATE,
             ]
         )
         words = chance.choice(true).payload
-        forged = sound._replace(pos=max(0, wrong), payload=words, again=True)
-        sounds.insert(sounds.index(sound), forged)
+        forged = chunk._replace(pos=max(0, wrong), payload=words, again=True)
+        chunks.insert(chunks.index(chunk), forged)
 
 
-_WAYS = [doubled, shuffled, old_numbers, far_numbers, wrong_sizes, strangers, wrong_positions]
+_DISTURBANCES = [
+    doubled,
+    shuffled,
+    old_numbers,
+    far_numbers,
+    wrong_sizes,
+    strangers,
+    wrong_positions,
+]
 
 
 async def check_disturbed(
@@ -551,20 +560,20 @@ async def check_disturbed(
     *,
     killed: bool = False,
 ) -> Transcript:
-    """Say a session that is disturbed in these ways: no word is lost, doubled or moved."""
+    """Run a session disturbed in these ways and assert that no word is lost, doubled or moved."""
     chance = random.Random(seed)
     speech = Speech(60)
-    sounds = list(speech.sounds)
+    chunks = list(speech.chunks)
     for way in ways:
-        way(sounds, speech.sounds, chance)
+        way(chunks, speech.chunks, chance)
     how = _killed() if killed else _ALONE
     workers = [await start_worker(**how) for _ in range(2 if killed else 1)]
     await request(broker, speech.spec)
-    at = len(sounds) * chance.randint(30, 80) // 100 if killed else 0
-    await publish(broker, speech.spec, sounds[:at], _SPEED / 2)
+    at = len(chunks) * chance.randint(30, 80) // 100 if killed else 0
+    await publish(broker, speech.spec, chunks[:at], _SPEED / 2)
     if killed:
         (await holder(workers)).signal(signal.SIGKILL)
-    await publish(broker, speech.spec, sounds[at:], _SPEED)
+    await publish(broker, speech.spec, chunks[at:], _SPEED)
     transcript = await closed(broker, speech.spec, 60)
     check_words(transcript, speech.places)
     check_clocks(transcript.finals, speech.clock)
@@ -573,7 +582,7 @@ async def check_disturbed(
     return transcript
 
 
-@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("way", _DISTURBANCES)
 async def test_disturbed_in_one_way(
     way: Callable[[_Script, _Script, random.Random], None],
     start_worker: StartWorker,
@@ -586,8 +595,8 @@ async def test_disturbed_in_one_way(
 async def test_disturbed_in_several_ways(
     seed: int, start_worker: StartWorker, broker: Broker
 ) -> None:
-    """Some of the ways, in some order; with every other seed a worker is killed meanwhile."""
-    ways = random.Random(seed).sample(_WAYS, 2 + seed % 6)
+    """Several disturbances in random order; with odd seeds, a worker is killed as well."""
+    ways = random.Random(seed).sample(_DISTURBANCES, 2 + seed % 6)
     killed = seed % 2 == 1
     transcript = await check_disturbed(ways, seed, start_worker, broker, killed=killed)
     assert transcript.states.count("assigned") == (2 if killed else 1)

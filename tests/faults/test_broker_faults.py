@@ -1,4 +1,4 @@
-"""A cluster of three brokers that lose their leaders, and edges that are long without any."""
+"""Faults of a three-node broker cluster, and long broker outages for edges and workers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_the_leader_of_a_stream_dies(
         speaker = Speaker(settings, 60, speed=2)
         speaking = asyncio.create_task(speaker.speak())
         await spoken(speaker, 5)
-        leader = await until(lambda: cluster.leader(broker, stream), "there is a leader")
+        leader = await until(lambda: cluster.leader(broker, stream), "the stream has a leader")
         leader.kill()
         await spoken(speaker, 12)
         leader.start()
@@ -106,15 +106,15 @@ async def test_a_frozen_node(cluster: Cluster, cluster_worker: WorkerProcess) ->
         (await closed(broker, speaker.spec, 60)).audit(speaker)
 
 
-async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
+async def test_an_edge_cut_off_for_longer_than_the_duplicate_window(
     broker: Broker,
     nats_server: EmbeddedServer,
     start_worker: StartWorker,
     start_edge: StartEdge,
     tmp_path: Path,
 ) -> None:
-    """The edge sends again what it has no acknowledgement of; by then the stream has forgotten that
-    it has it, and stores it twice. The time that the stream remembers is cut down here."""
+    """The edge resends unacknowledged chunks after the duplicate window, so the stream stores them
+    twice. The test shortens the window."""
     await ensure(broker, StreamSettings())
     js = broker.client.jetstream()
     config: StreamConfig = (await js.stream_info(streams.AUDIO)).config
@@ -126,7 +126,7 @@ async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
     audio = tones.encode(words, 16_000, tail_seconds=0.5, **how)  # type: ignore[arg-type]
     soundfile.write(tmp_path / "words.wav", pcm.to_samples(audio, "linear16"), 16_000)
     async with NatsProxy(nats_server.port) as line:
-        # The acknowledgements of some chunks are what is lost.
+        # Only the acknowledgements of some chunks are lost.
         lost = line.after("stt.audio.>", line.cut, n=100)
         edge = start_edge("file", tmp_path / "words.wav", "--speed", "2", "--nats-url", line.url)
         await soon(lost.fired.wait(), 30)
@@ -147,11 +147,11 @@ async def test_an_edge_that_was_cut_off_for_longer_than_doubles_are_known(
     assert stored > -(-len(audio) // 2560), "nothing was stored twice"
 
 
-async def test_a_broker_that_dies_while_sessions_are_taken(
+async def test_a_broker_that_dies_while_sessions_are_claimed(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator, broker: Broker
 ) -> None:
-    """It has not noted the deliveries, and delivers the requests again under the same count: of two
-    that hold a session then, only one may write its checkpoint and publish."""
+    """The broker forgets the deliveries and delivers requests again with the same count. Of two
+    holders of one session, only one may write its checkpoint and publish."""
     await ensure(broker, StreamSettings())
     settings = BrokerSettings(url=nats_server.url)
 
@@ -161,18 +161,18 @@ async def test_a_broker_that_dies_while_sessions_are_taken(
 
     async with NatsProxy(nats_server.port) as line:
         worker = WorkerProcess(line.url, emulator.url)
-        struck = line.before(f"$KV.{streams.BUCKET}.>", restart, n=6)
+        trigger = line.before(f"$KV.{streams.BUCKET}.>", restart, n=6)
         await worker.start()
         try:
             speakers = [Speaker(settings, 20, speed=2, conversation=f"c{n}") for n in range(6)]
             speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
-            await soon(struck.fired.wait(), 30)
+            await soon(trigger.fired.wait(), 30)
             await speaking
             for speaker in speakers:
                 transcript = await closed(broker, speaker.spec, 60)
                 transcript.audit(speaker)
-                taken = [event.epoch for event in transcript.events if _is(event, "assigned")]
-                assert len(taken) == len(set(taken)), transcript.told()
+                epochs = [event.epoch for event in transcript.events if _is(event, "assigned")]
+                assert len(epochs) == len(set(epochs)), transcript.told()
             await queue_empty(broker)
         finally:
             await worker.stop()
@@ -183,10 +183,10 @@ def _is(event: Event, state: str) -> bool:
     return isinstance(event, StatusEvent) and event.state == state
 
 
-async def test_a_worker_that_is_stopped_while_nats_is_mute_ends_cleanly(
+async def test_a_worker_stopped_while_nats_is_stalled_exits_cleanly(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> None:
-    """Whatever it has asked and not been answered, it says so in a line or not at all."""
+    """Unanswered requests may be logged, but cause no traceback."""
     async with NatsProxy(nats_server.port) as line:
         worker = WorkerProcess(
             line.url, emulator.url, WORKER_DRAIN_SECONDS="0", WORKER_HANDOVER_SECONDS="0"

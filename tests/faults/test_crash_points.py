@@ -1,5 +1,5 @@
-"""A worker that is killed, or loses its connection, exactly at each point of its order of
-operations. `docs/explanation/guarantees.md` says what each leads to, and names these tests."""
+"""A worker is killed or loses its connection at each point of its order of operations.
+`docs/explanation/guarantees.md` describes the outcomes and names these tests."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ from .proxy import Message, NatsProxy, Receiver, Trigger
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Mode = Literal["kill", "blip", "cut", "stall"]
-Says = Callable[[dict[str, Any]], bool]
+Predicate = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A message of the order of operations: the n-th on `subject` of which `says` holds."""
+    """A message in the order of operations: the n-th on `subject` that `matches`."""
 
     name: str
     subject: str
-    says: Says = lambda fields: True
+    matches: Predicate = lambda fields: True
     n: int = 1
     to: Receiver = "server"
     drain: bool = False
-    """The worker gets SIGTERM as soon as it has the session."""
+    """Whether the worker gets SIGTERM as soon as it streams the session."""
     provider_drops: bool = False
 
     def fits(self, message: Message) -> bool:
         if message.payload[:1] == b"{":
-            return self.says(json.loads(message.payload))
-        return self.says({"ack": message.payload.decode()})
+            return self.matches(json.loads(message.payload))
+        return self.matches({"ack": message.payload.decode()})
 
 
-def _event(name: str, kind: str, says: Says = lambda fields: True, **more: Any) -> Point:
-    return Point(name, f"stt.transcript.{{key}}.{kind}", says, **more)
+def _event(name: str, kind: str, matches: Predicate = lambda fields: True, **more: Any) -> Point:
+    return Point(name, f"stt.transcript.{{key}}.{kind}", matches, **more)
 
 
 def _status(state: str, **more: Any) -> Point:
     return _event(state, "status", lambda fields: fields["state"] == state, **more)
 
 
-def _checkpoint(name: str, says: Says, **more: Any) -> Point:
-    return Point(name, "$KV.stt_sessions.{key}", says, **more)
+def _checkpoint(name: str, matches: Predicate, **more: Any) -> Point:
+    return Point(name, "$KV.stt_sessions.{key}", matches, **more)
 
 
 def _answer(name: str, payload: str, **more: Any) -> Point:
@@ -96,7 +96,7 @@ POINTS = [
 
 
 class Seat:
-    """A worker behind a proxy of its own."""
+    """A worker behind its own proxy."""
 
     def __init__(self, proxy: NatsProxy, worker: WorkerProcess) -> None:
         self.proxy = proxy
@@ -105,8 +105,11 @@ class Seat:
 
 
 class Stage:
-    """A broker, a provider and two workers. The victim gets each session; the rescuer, who is cut
-    off until then, or whoever is there, finishes it."""
+    """A broker, a provider and two workers.
+
+    The victim gets each session. The rescuer is cut off until the fault; afterwards either worker
+    may finish the session.
+    """
 
     def __init__(self, server: EmbeddedServer, emulator: DeepgramEmulator, broker: Broker) -> None:
         self.broker = broker
@@ -119,8 +122,8 @@ class Stage:
         self._keys = itertools.count()
         self.dirty = False
         self._lease = min(4.0, bound(1))
-        """Long enough under the present load to be renewed in time, while most cases wait for its
-        end."""
+        """Long enough to be renewed in time under the present load, and short because most cases
+        wait for its end."""
 
     @property
     def victim(self) -> Seat:
@@ -130,8 +133,8 @@ class Stage:
     def rescuer(self) -> Seat:
         return self._seats[1]
 
-    async def set(self) -> Speaker:
-        """Have both workers there and the rescuer cut off; the one who speaks."""
+    async def prepare(self) -> Speaker:
+        """Start both workers, cut off the rescuer, and return a speaker."""
         if self.dirty:
             await self._clear()
         while len(self._seats) < 2:
@@ -142,14 +145,14 @@ class Stage:
             await seat.starting
         self.rescuer.proxy.cut()
         await until(
-            lambda: _ready(self.rescuer.worker, 503), "the rescuer knows that it is cut off"
+            lambda: _ready(self.rescuer.worker, 503), "the rescuer notices that it is cut off"
         )
         await until(lambda: _ready(self.victim.worker, 200), "the victim is connected")
         key = f"c{next(self._keys)}"
         return Speaker(self.settings, 12, speed=5, phrase_words=4, conversation=key)
 
     async def _clear(self) -> None:
-        """After a failed test: nothing of it is left."""
+        """Remove everything that a failed test left."""
         await self.stop()
         await self.js.purge_stream(streams.SESSIONS)
 
@@ -164,22 +167,22 @@ class Stage:
         self._seats.append(Seat(proxy, worker))
 
     async def replace_victim(self) -> None:
-        """The rescuer is the next victim; another worker begins to start."""
+        """Make the rescuer the next victim and start another worker in the background."""
         worker = self._seats.pop(0).worker
         assert not worker.stray_lines, "\n".join(worker.stray_lines)
         await self._seat()
 
     async def requests(self) -> int:
-        """Requests in the queue."""
+        """Return the number of requests in the queue."""
         return (await self.js.stream_info(streams.SESSIONS)).state.messages
 
     async def settled(self) -> bool:
-        """Whether the queue is empty and no worker holds anything."""
+        """Whether the queue is empty and no worker holds a session."""
         workers = [seat.worker for seat in self._seats if seat.starting.done()]
         try:
             held = [(await w.get("/sessions"))[1] for w in workers if w.running]
         except aiohttp.ClientError:
-            return False  # it is about to end
+            return False  # a worker is exiting
         return all(sessions == "[]" for sessions in held) and await self.requests() == 0
 
     async def checkpoint(self, spec: SessionSpec) -> Checkpoint | None:
@@ -214,7 +217,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory, processes: None) -> As
 
 MODES: tuple[Mode, ...] = ("kill", "blip", "stall", "cut")
 CUT = ("take-over", "final", "checkpoint", "handed_over", "closed")
-"""Where an acknowledgement is awaited; elsewhere `stall` says as much."""
+"""Points at which the worker waits for an acknowledgement; elsewhere `stall` covers `cut`."""
 CASES = [
     pytest.param(point, after, mode, id=f"{point.name}-{'after' if after else 'before'}-{mode}")
     for point, after, mode in itertools.product(POINTS, (False, True), MODES)
@@ -224,29 +227,30 @@ CASES = [
 
 @pytest.mark.parametrize(("point", "after", "mode"), CASES)
 async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) -> None:
-    """`before`: the message never reaches the broker, or arrives when the session is another's.
-    `after`: it has, and the worker does not learn it.
+    """`before`: the message never reaches the broker, or only after another worker has the session.
+    `after`: the message reaches the broker, but its acknowledgement does not reach the worker.
 
-    kill: SIGKILL. blip: the connection is lost and can be made again at once. cut: it cannot, for
-    longer than the lease. stall: nothing passes for as long, and then everything does.
+    kill: SIGKILL. blip: the connection is lost and can be reopened at once. cut: it cannot be
+    reopened for longer than the lease. stall: no data passes for longer than the lease, then all of
+    it does.
     """
-    speaker = await stage.set()
+    speaker = await stage.prepare()
     if point.provider_drops:
         await stage.emulator.set(drop_mid_word=6, connections=1)
     victim, key = stage.victim, speaker.spec.key
-    act = {
+    action = {
         "kill": lambda: victim.worker.signal(signal.SIGKILL),
         "blip": victim.proxy.cut,
         "cut": victim.proxy.cut,
         "stall": victim.proxy.stall,
     }[mode]
     arm = victim.proxy.after if after else victim.proxy.before
-    trigger = arm(point.subject.format(key=key), act, n=point.n, to=point.to, where=point.fits)
+    trigger = arm(point.subject.format(key=key), action, n=point.n, to=point.to, where=point.fits)
     speaking = asyncio.create_task(speaker.speak())
     if point.drain:
-        await until(lambda: _has(victim.worker, speaker.spec), "the victim has it")
+        await until(lambda: _has(victim.worker, speaker.spec), "the victim streams it")
         victim.worker.signal(signal.SIGTERM)
-    await until(trigger.fired.is_set, f"the worker comes to {point.name}", 20)
+    await until(trigger.fired.is_set, f"the worker reaches {point.name}", 20)
     epoch = await _audit_point(stage, speaker.spec, trigger)
     stage.rescuer.proxy.heal()
     if mode == "kill":
@@ -275,14 +279,14 @@ async def _ready(worker: WorkerProcess, status: int) -> bool:
 
 
 async def _moved(stage: Stage, spec: SessionSpec, epoch: int) -> bool:
-    """Whether another worker has taken the session since `epoch`, or settled it."""
+    """Whether the session has a later epoch than `epoch`, or has left the queue."""
     checkpoint = await stage.checkpoint(spec)
     return (checkpoint is not None and checkpoint.epoch > epoch) or await stage.requests() == 0
 
 
 async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int:
-    """It struck exactly there, and no more than one final is ahead of the checkpoint. Returns the
-    epoch of the checkpoint."""
+    """Assert that the fault hit that exact point and that at most one final is ahead of the
+    checkpoint. Return the checkpoint's epoch."""
     assert trigger.message is not None
     subject, payload = trigger.message.subject, trigger.message.payload
     transcript, checkpoint = await stored(stage.broker, spec), await stage.checkpoint(spec)
@@ -307,9 +311,9 @@ async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int
 
 
 async def _audit_end(stage: Stage, speaker: Speaker) -> Transcript:
-    """The session is over, for everybody, and nothing of it is lost, doubled or wrong."""
+    """Assert that the session has ended everywhere and that no word is lost, doubled or wrong."""
     await closed(stage.broker, speaker.spec, 40)
-    await until(stage.settled, "the queue is empty and nobody holds anything", 20)
+    await until(stage.settled, "the queue is empty and no worker holds a session", 20)
     transcript = await stored(stage.broker, speaker.spec)
     found = audit(
         transcript.events, speaker.words, speaker.places, captured_seconds=speaker.seconds

@@ -1,5 +1,5 @@
-"""An edge with a spool that is killed, or loses its connection, exactly at each point of its order
-of operations. `docs/explanation/guarantees.md` says what each point leads to."""
+"""An edge with a spool is killed or loses its connection at each point of its order of operations.
+`docs/explanation/guarantees.md` describes the outcomes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POINTS = {
     "twentieth-chunk": ("stt.audio.>", 20, b""),
     "last-chunk": ("stt.audio.>", 1, AUDIO_END.encode()),
 }
-"""Subject, which message of it, and what its headers hold."""
+"""Subject, number of the message, and a part of its headers."""
 
 
 @pytest.mark.parametrize("mode", ["kill", "blip"])
@@ -41,8 +41,8 @@ async def test_crash_point(
     start_edge: StartEdge,
     tmp_path: Path,
 ) -> None:
-    """`before`: the message does not reach the broker. `after`: it does, its answer is lost."""
-    subject, n, holds = POINTS[point]
+    """`before`: the message does not reach the broker. `after`: only its reply is lost."""
+    subject, n, header_part = POINTS[point]
     speech = tmp_path / "speech.wav"
     noise = np.random.default_rng(1).integers(-9000, 9000, 48_000, np.int16)
     soundfile.write(speech, noise, 16000)
@@ -53,10 +53,10 @@ async def test_crash_point(
             subject,
             (lambda: edge.kill()) if mode == "kill" else None,
             n=n,
-            where=lambda message: holds in message.headers,
+            where=lambda message: header_part in message.headers,
         )
         edge = start_edge(*arguments, "10", environment={"NATS_URL": proxy.url})
-        await until(trigger.fired.is_set, f"the edge comes to its {point}", 20)
+        await until(trigger.fired.is_set, f"the edge reaches {point}", 20)
         if mode == "kill":
             stream = streams.SESSIONS if point == "request" else streams.AUDIO
             count = (await js.stream_info(stream)).state.messages

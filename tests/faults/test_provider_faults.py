@@ -1,4 +1,4 @@
-"""What providers do to every session of a worker, beside what tests/worker/test_program* have."""
+"""Provider faults that affect all sessions of a worker, beyond tests/worker/test_program*."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..worker.programs import UNDISTURBED, Speaker, StartWorker, closed, spoken
 
 @pytest.fixture
 async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[DeepgramEmulator]:
-    """Closes with 1011 after so many seconds without audio or keepalive; the provider, after 10."""
-    patience = getattr(request, "param", 10.0)
-    async with DeepgramEmulator(receive_timeout_seconds=patience) as emulator:
+    """An emulator that closes with 1011 without audio or keepalives, by default after 10 s."""
+    timeout = getattr(request, "param", 10.0)
+    async with DeepgramEmulator(receive_timeout_seconds=timeout) as emulator:
         yield emulator
 
 
-async def test_refused_for_a_while_in_mid_speech(
+async def test_connections_refused_for_a_while_during_speech(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -37,7 +37,7 @@ async def test_refused_for_a_while_in_mid_speech(
     await spoken(speaker, 4)
     await emulator.set(refuse=True)
     emulator.drop()
-    await until(lambda: worker.find("session recovering"), "it tries again")
+    await until(lambda: worker.find("session recovering"), "the worker retries")
     await speaking
     await emulator.set(refuse=False)
     transcript = await closed(broker, speaker.spec, 60)
@@ -48,7 +48,7 @@ async def test_refused_for_a_while_in_mid_speech(
     assert account.recoveries["connect"] >= 1
 
 
-async def test_closes_at_once_after_each_connect(
+async def test_connections_closed_after_each_handshake(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -66,13 +66,13 @@ async def test_closes_at_once_after_each_connect(
     assert sum(account.recoveries.values()) == 4
 
 
-async def test_answers_late(
+async def test_late_answers(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """Late is not mute: no fault is found, and the last words are waited for."""
+    """A late provider is not mute: no fault is reported, and the last words are awaited."""
     await start_worker(NATTERJACK_LEASE_SECONDS="60")
     await emulator.set(latency_seconds=4.0)
     speaker = Speaker(broker_settings, 30, speed=2)
@@ -83,13 +83,13 @@ async def test_answers_late(
 
 
 @pytest.mark.parametrize("emulator", [1.0], indirect=True)
-async def test_closes_when_it_hears_nothing(
+async def test_a_stopped_worker_loses_its_provider_connection(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """A worker that stands still for so long, but not for as long as its lease."""
+    """The worker is stopped for longer than the provider's timeout and shorter than its lease."""
     worker = await start_worker(NATTERJACK_LEASE_SECONDS="30")
     speaker = Speaker(broker_settings, 40, speed=2)
     speaking = asyncio.create_task(speaker.speak())
@@ -107,23 +107,25 @@ async def test_closes_when_it_hears_nothing(
     assert account.recoveries == {"dropped": 1}
 
 
-async def test_a_worker_that_stood_still_does_not_blame_the_provider(
+async def test_a_stopped_worker_does_not_blame_the_provider(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """What was said meanwhile waits in its socket; its patience has run out while it stood."""
+    """The answers wait in the socket, and WORKER_FINISH_SECONDS passes while it is stopped."""
     worker = await start_worker(NATTERJACK_LEASE_SECONDS="60", WORKER_FINISH_SECONDS="1.5")
     await emulator.set(latency_seconds=1.0)
     speaker = Speaker(broker_settings, 12)
     await speaker.speak()
-    await until(lambda: worker.find("session finishing"), "only answers are due")
+    await until(lambda: worker.find("session finishing"), "only answers are outstanding")
     worker.signal(signal.SIGSTOP)
     stopped = time.monotonic()
     try:
-        await until(lambda: emulator.log[0].messages.get("Metadata"), "the provider has said all")
-        await until(lambda: time.monotonic() - stopped > 2, "its patience is over")
+        await until(
+            lambda: emulator.log[0].messages.get("Metadata"), "the provider has sent everything"
+        )
+        await until(lambda: time.monotonic() - stopped > 2, "the finish timeout has passed")
     finally:
         worker.signal(signal.SIGCONT)
     transcript = await closed(broker, speaker.spec, 60)

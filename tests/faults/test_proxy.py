@@ -1,4 +1,4 @@
-"""The proxy itself, between real clients and a real server."""
+"""The proxy between real clients and a real server."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ async def near(proxy: NatsProxy) -> AsyncIterator[Broker]:
         yield broker
 
 
-async def test_all_arrives_as_it_was_sent(near: Broker, broker: Broker) -> None:
-    got: list[tuple[str, dict[str, str] | None, bytes]] = []
+async def test_messages_arrive_unchanged(near: Broker, broker: Broker) -> None:
+    received: list[tuple[str, dict[str, str] | None, bytes]] = []
 
     async def take(message: Msg) -> None:
-        got.append((message.subject, message.headers, hashlib.sha256(message.data).digest()))
+        received.append((message.subject, message.headers, hashlib.sha256(message.data).digest()))
 
     await near.client.subscribe("there.>", cb=take)
     await near.client.flush()
     sent: list[tuple[str, dict[str, str] | None, bytes]] = []
     for n in range(3000):
-        # Small ones in bulk, some with headers; some that need many reads; some that look like
-        # the protocol itself.
+        # Many small messages, some with headers, some that need many reads, some that look like
+        # protocol lines.
         size = 900_000 if n % 750 == 0 else n % 97
         data = b"PUB a 3\r\nabc\r\n" * 3 if n % 10 == 0 and n % 750 else os.urandom(size)
         headers = {"A-Header": f"value {n}"} if n % 3 == 0 else None
@@ -52,21 +52,21 @@ async def test_all_arrives_as_it_was_sent(near: Broker, broker: Broker) -> None:
         sent.append((f"there.{n}", headers, hashlib.sha256(data).digest()))
     await near.client.flush()
     await broker.client.flush()
-    await until(lambda: len(got) == len(sent), "all are there")
-    assert sorted(got, key=str) == sorted(sent, key=str)
+    await until(lambda: len(received) == len(sent), "all messages arrive")
+    assert sorted(received, key=str) == sorted(sent, key=str)
 
 
-def test_frames_are_found_however_they_are_cut() -> None:
+def test_frames_are_found_in_reads_of_any_size() -> None:
     wire = (
         b"INFO {}\r\nPING\r\nPUB a 0\r\n\r\npub a.b reply 4\r\n\r\n\r\n\r\n"
         b"HPUB s r 12 15\r\nNATS/1.0\r\n\r\nabc\r\nMSG s 7 3\r\nxyz\r\n"
         b"HMSG s 7 back 12 12\r\nNATS/1.0\r\n\r\n\r\n+OK\r\n"
     )
     for size in range(1, len(wire)):
-        held, frames = bytearray(), []
+        buffer, frames = bytearray(), []
         for start in range(0, len(wire), size):
-            held += wire[start : start + size]
-            frames += list(_frames(held))
+            buffer += wire[start : start + size]
+            frames += list(_frames(buffer))
         assert b"".join(frames) == wire
         assert len(frames) == 8
         assert _message(frames[3]) == ("a.b", "reply", b"", b"\r\n\r\n")
@@ -75,7 +75,7 @@ def test_frames_are_found_however_they_are_cut() -> None:
         assert _message(frames[6]) == ("s", "back", b"NATS/1.0\r\n\r\n", b"")
 
 
-def test_the_clusters_addresses_are_not_told() -> None:
+def test_cluster_addresses_are_removed() -> None:
     info = b'INFO {"server_id":"x", "connect_urls":["10.0.0.1:4222"],"max_payload":9} \r\n'
     assert _without_addresses(info) == b'INFO {"server_id": "x", "max_payload": 9}\r\n'
     plain = b'INFO {"server_id":"x"} \r\n'
@@ -84,13 +84,13 @@ def test_the_clusters_addresses_are_not_told() -> None:
 
 async def test_cut_and_stall(proxy: NatsProxy, near: Broker) -> None:
     proxy.cut()
-    await until(lambda: not near.connected, "it is noticed")
+    await until(lambda: not near.connected, "the client notices")
     tried = proxy.accepted
     await asyncio.sleep(0.3)  # longer than the reconnect wait of 0.2 s; nothing may happen
     assert not near.connected
     assert proxy.accepted == tried
     proxy.heal()
-    await until(lambda: near.connected, "it is back")
+    await until(lambda: near.connected, "the client is back")
     proxy.stall()
     answer = asyncio.create_task(near.client.flush(timeout=10))
     await asyncio.sleep(0.1)  # long enough for an answer; none may come
@@ -118,7 +118,7 @@ async def test_a_trigger_at_the_third_message(
     stored = (await js.stream_info("S")).state.messages
     assert stored == (5 if after else 4)
     proxy.heal()
-    await until(lambda: near.connected, "it is back")
+    await until(lambda: near.connected, "the client is back")
     await through.publish("s.a.x", b"4")
     assert trigger.seen == 3
 
@@ -126,10 +126,10 @@ async def test_a_trigger_at_the_third_message(
 async def test_a_trigger_on_delivery_that_stalls(
     proxy: NatsProxy, near: Broker, broker: Broker
 ) -> None:
-    got: list[bytes] = []
+    received: list[bytes] = []
 
     async def take(message: Msg) -> None:
-        got.append(message.data)
+        received.append(message.data)
 
     await near.client.subscribe("d", cb=take)
     await near.client.flush()
@@ -137,13 +137,13 @@ async def test_a_trigger_on_delivery_that_stalls(
     for payload in (b"1", b"2", b"3"):
         await broker.client.publish("d", payload)
     await trigger.fired.wait()
-    await until(lambda: got == [b"1"], "the first is there")
+    await until(lambda: received == [b"1"], "the first message arrives")
     proxy.heal()
-    await until(lambda: got == [b"1", b"2", b"3"], "what waited comes, in order")
+    await until(lambda: received == [b"1", b"2", b"3"], "the held messages arrive in order")
     assert near.connected
 
 
-async def test_an_action_that_fails_fails_the_test(nats_server: EmbeddedServer) -> None:
+async def test_a_failing_action_fails_the_test(nats_server: EmbeddedServer) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""Workers that die, freeze, are cut off or restarted, beside the plain cases in test_program.py."""
+"""Workers that die, freeze, are cut off or restarted, beyond the cases in test_program.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ StartBehind = Callable[..., Awaitable[tuple[WorkerProcess, NatsProxy]]]
 async def start_behind(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> AsyncIterator[StartBehind]:
-    """Starts workers that reach the broker by a proxy of their own."""
+    """Start workers that reach the broker through their own proxies."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: str) -> tuple[WorkerProcess, NatsProxy]:
@@ -59,25 +59,25 @@ async def start_behind(
 
 
 async def requests(broker: Broker) -> int:
-    """In the queue, those included that workers hold."""
+    """Return the number of requests in the queue, including those held by workers."""
     return (await broker.client.jetstream().stream_info(streams.SESSIONS)).state.messages
 
 
 async def durable_events(broker: Broker, speaker: Speaker) -> AsyncIterator[Event]:
-    """All that come to a plain subscriber, fenced ones too: it sees what the stream refuses."""
+    """Yield a plain subscriber's events, including fenced ones that the stream refuses."""
     subscription = await broker.client.subscribe(f"stt.transcript.{speaker.spec.key}.>")
     async for message in subscription.messages:
         if not isinstance(event := parse_event(message.data), InterimEvent):
             yield event
 
 
-async def test_a_zombie_says_nothing_acks_nothing_and_hangs_up(
+async def test_a_zombie_publishes_and_acks_nothing_and_disconnects(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """Frozen for longer than the lease, and then let go in the middle of its successor's work."""
+    """A worker frozen for longer than the lease resumes while its successor transcribes."""
     workers = [await start_worker(), await start_worker()]
     speaker = Speaker(broker_settings, 70, speed=2)
     speaking = asyncio.create_task(speaker.speak())
@@ -97,7 +97,7 @@ async def test_a_zombie_says_nothing_acks_nothing_and_hangs_up(
     zombie.signal(signal.SIGCONT)
     await until(lambda: zombie.find("session lost"), "the zombie noticed", 20)
     await until(lambda: emulator.log[0].closed, "its provider connection is closed")
-    await until(lambda: emulator.open_connections == 1, "the successor's alone stands")
+    await until(lambda: emulator.open_connections == 1, "only the successor's connection is open")
     assert await requests(broker) == 1, "the zombie acknowledged"
     await speaking
     transcript = await closed(broker, speaker.spec, 60)
@@ -105,7 +105,7 @@ async def test_a_zombie_says_nothing_acks_nothing_and_hangs_up(
     watching.cancel()
     stored = {event.sequence for event in transcript.events if event.epoch == 1}
     late = [e for e in seen if e.epoch == 1 and not isinstance(e, InterimEvent)]
-    # What was in its socket when it was frozen is refused by the broker, and stored by nobody.
+    # The broker refuses the event that was in the socket when the worker was frozen.
     assert all(event.sequence not in stored for event in late)
     assert len(late) <= 1, late
     await queue_empty(broker)
@@ -143,23 +143,23 @@ async def test_a_worker_that_is_cut_off_from_the_broker(
         assert not worker.stray_lines
 
 
-async def test_a_gap_stays_on_the_account_whatever_dies(
+async def test_a_gap_stays_on_the_account_after_a_kill(
     start_behind: StartBehind, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """The worker is killed between a final that ends in the gap and its checkpoint: who resumes at
-    the end of that final does not meet the gap again."""
+    """The worker is killed between a final that ends in the gap and its checkpoint. The next worker
+    resumes at the end of that final and does not see the gap again."""
     quick = {"WORKER_HOLE_SECONDS": "0.5", "NATTERJACK_LEASE_SECONDS": "1"}
     worker, line = await start_behind(**quick)
     speaker = Speaker(broker_settings, 60, speed=4)
     speaker.left_out = set(range(60, 80))
     start, end = 60 * 0.08, 80 * 0.08
-    struck = line.before(
+    trigger = line.before(
         f"$KV.{streams.BUCKET}.{speaker.spec.key}",
         lambda: worker.signal(signal.SIGKILL),
         where=lambda message: json.loads(message.payload)["position"] > start * RATE,
     )  # fmt: skip
     speaking = asyncio.create_task(speaker.speak())
-    await soon(struck.fired.wait(), 30)
+    await soon(trigger.fired.wait(), 30)
     await start_behind(**quick)
     await speaking
     transcript = await closed(broker, speaker.spec, 60)
@@ -174,8 +174,8 @@ async def test_a_gap_stays_on_the_account_whatever_dies(
 async def test_a_rolling_restart_under_load(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """Every worker is replaced while six sessions speak; none is without a worker for long."""
-    lease = {"NATTERJACK_LEASE_SECONDS": "60"}  # nobody dies here
+    """Every worker is replaced during six sessions; no session lacks a worker for long."""
+    lease = {"NATTERJACK_LEASE_SECONDS": "60"}  # no worker is killed here
     workers = [await start_worker(**lease) for _ in range(3)]
     speakers = [Speaker(broker_settings, 60, speed=2, conversation=f"c{n}") for n in range(6)]
     speaking = asyncio.gather(*(speaker.speak() for speaker in speakers))
@@ -196,7 +196,7 @@ async def test_a_rolling_restart_under_load(
 async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
-    """The server hangs up on a worker that takes nothing; its audio is read from the stream."""
+    """The server disconnects a worker that does not read; it reads the audio from the stream."""
     (tmp_path / "nats.conf").write_text("write_deadline: 500ms\nmax_pending: 1MB\n")
     server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()
@@ -211,7 +211,9 @@ async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
             await spoken(speaker, 10)
             worker.signal(signal.SIGSTOP)
             await until(
-                lambda: "Slow Consumer" in server.log_path.read_text(), "the server hangs up", 60
+                lambda: "Slow Consumer" in server.log_path.read_text(),
+                "the server disconnects it",
+                60,
             )
             worker.signal(signal.SIGCONT)
             await speaking
@@ -221,12 +223,12 @@ async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
         server.stop()
 
 
-async def test_nothing_is_left_behind_by_a_session(
+async def test_sessions_leave_no_tasks_or_connections(
     emulator: DeepgramEmulator,
     broker_settings: BrokerSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Tasks, subscriptions and connections after sessions with faults are those of before."""
+    """After sessions with faults, tasks, subscriptions and connections are as before."""
     monkeypatch.setenv("DEEPGRAM_URL", emulator.url)
     monkeypatch.setenv("DEEPGRAM_API_KEY", "a-key")
     monkeypatch.setenv("DEEPGRAM_CATCH_UP_RATE", "8")
@@ -257,7 +259,7 @@ async def test_nothing_is_left_behind_by_a_session(
     await emulator.set(drop_mid_word=3, connections=4)
     await sessions(8, "more")
     await until(lambda: emulator.open_connections == 0, "the provider's connections are closed")
-    await until(lambda: not left() - before, f"{left()} are what was there before: {before}")
+    await until(lambda: not left() - before, f"{left()} has no more than {before}")
     claimer.drain()
     await soon(claiming, 20)
     await services.broker.close()
