@@ -17,6 +17,7 @@ from typing import Any
 
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
@@ -171,6 +172,17 @@ class Client(NatsClient):
             await self._error_cb(NatsError(f"nats: {message}"))
             return
         await super()._process_err(err_msg)
+
+    async def request(self, *arguments: Any, **options: Any) -> Msg:
+        """Like nats-py's, but cancel-safe: asyncio.wait_for, which nats-py uses, drops a
+        cancellation that arrives together with the answer on Python 3.11. A task that asks again
+        and again would go on for ever."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        answer = await super().request(*arguments, **options)
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return answer
 
     def abort(self) -> None:
         """Abort the connection, if there is one, in whatever state nats-py is. Idempotent."""

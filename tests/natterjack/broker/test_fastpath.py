@@ -398,3 +398,20 @@ def test_publishing_while_the_connection_is_lost_raises_nothing(
         await broker.close()
 
     (asyncio.run if loop == "asyncio" else uvloop.run)(run())
+
+
+async def test_a_request_that_is_canceled_as_its_answer_arrives_ends_canceled(
+    ready_broker: Broker,
+) -> None:
+    client = ready_broker.client
+    await client.request("$JS.API.INFO", timeout=5)
+    asking = asyncio.create_task(client.request("$JS.API.INFO", timeout=5))
+    async with within(10):
+        while not (waiting := vars(client)["_resp_map"]):
+            await asyncio.sleep(0)
+        (answer,) = waiting.values()
+        await asyncio.sleep(0)  # the request awaits it
+        answer.add_done_callback(lambda _: asking.cancel())
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert not answer.cancelled()
