@@ -277,7 +277,7 @@ async def test_the_last_good_budget_holds(
     await worker.budgets.ready("acme")
     worker.session("acme")
     await bucket.put("tenant.acme", b"an hour")
-    await until(lambda: "tenant.acme in stt_budgets: no budget" in caplog.text, "the complaint")
+    await until(lambda: "tenant.acme in stt_budgets: not a budget" in caplog.text, "the complaint")
     worker.use("acme", 100)
     worker.use("new", 999)
     await until(lambda: worker.budgets.spent("acme"), "the good one holds")
