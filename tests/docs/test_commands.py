@@ -98,7 +98,7 @@ def _run(module: str, arguments: list[str]) -> str | None:
     parse = argparse.ArgumentParser.parse_args
 
     def parsed(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
-        parse(self, *given, **named)  # type: ignore[call-overload]
+        parse(self, *given, **named)
         raise _ParsedError
 
     errors = io.StringIO()
