@@ -28,7 +28,7 @@ EMULATORS = {emulator.name: emulator for emulator in _ALL}
 
 
 async def serve(emulator: Emulator) -> None:
-    """Serve until told to stop; the first lines of output say where."""
+    """Serve until SIGINT or SIGTERM; print the addresses first."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -41,14 +41,18 @@ async def serve(emulator: Emulator) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
     parser.add_argument("provider", choices=sorted(EMULATORS))
-    parser.add_argument("--port", type=int, default=0, help="0: a free one (default)")
-    parser.add_argument("--control-port", type=int, default=0, help="0: a free one (default)")
-    parser.add_argument("--api-key", help="the only key to accept; default: any")
-    parser.add_argument("--latency-seconds", type=float, default=0.0, help="delay of answers")
-    parser.add_argument("--pace", type=float, help="hear at most so many times real time")
+    parser.add_argument("--port", type=int, default=0, help="0 for a free port (default)")
+    parser.add_argument("--control-port", type=int, default=0, help="0 for a free port (default)")
+    parser.add_argument("--api-key", help="the only key to accept (default: any key)")
+    parser.add_argument(
+        "--latency-seconds", type=float, default=0.0, help="delay of all messages, in seconds"
+    )
+    parser.add_argument(
+        "--pace", type=float, help="limit of processing speed, in multiples of real time"
+    )
     parser.add_argument("--receive-timeout-seconds", type=float, default=10.0)
     parser.add_argument(
-        "--faults", type=json.loads, default={}, help="switches at the start, as a JSON object"
+        "--faults", type=json.loads, default={}, help="initial switches, as a JSON object"
     )
     arguments = parser.parse_args(argv)
     faults: dict[str, Any] = {"latency_seconds": arguments.latency_seconds, **arguments.faults}

@@ -1,4 +1,4 @@
-"""One WebSocket of an emulator: moves frames, keeps time, commits faults."""
+"""One WebSocket of an emulator: it moves frames, keeps time and applies faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """One WebSocket: receives, hears at the pace allowed, sends with the latency wanted."""
+    """One WebSocket: receives, processes at the configured pace, sends with latency."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Connection:
     ) -> None:
         self.session = session
         self.ticket = False
-        """Whether this connection is one of those that `Faults.connections` counts."""
+        """Whether `Faults.connections` has counted this connection."""
         self._emulator = emulator
         self._socket = socket
         self._request = request
         self._entry = entry
         self._inbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
-        """Unbounded, as the real one's socket takes more than it hears. None: timed out."""
+        """Unbounded: the real server, too, receives more than it processes. None is a timeout."""
         self._outbox: asyncio.Queue[tuple[float, Outgoing | str | bytes]] = asyncio.Queue()
         self._garbage_sent: set[str] = set()
         self._muted = False
@@ -47,7 +47,7 @@ class Connection:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             side = [
-                tasks.create_task(self._hear(), name=f"hear {self._entry.id}"),
+                tasks.create_task(self._process(), name=f"process {self._entry.id}"),
                 tasks.create_task(self._send(), name=f"send {self._entry.id}"),
             ]
             if self.session.tick_seconds is not None:
@@ -64,7 +64,7 @@ class Connection:
             self._request.transport.abort()
 
     def switch(self, faults: Faults) -> None:
-        """The switches have changed."""
+        """Apply changed switches."""
         self.session.faults = faults
 
     async def _receive(self) -> None:
@@ -104,15 +104,15 @@ class Connection:
                 return
             if self._due("stop_reading_after_seconds"):
                 await self._stop_reading()
-            await self._room()
+            await self._wait_for_room()
 
     async def _pong(self, payload: bytes) -> None:
-        # The connection may have ended since; the next `receive` says so.
+        # The connection may have ended; the next `receive` reports it.
         with contextlib.suppress(ConnectionError):
             await self._socket.pong(payload)
 
-    async def _room(self) -> None:
-        """Read no more while as much waits to be heard as the session allows."""
+    async def _wait_for_room(self) -> None:
+        """Wait while the queue holds as many frames as the session allows."""
         limit, transport = self.session.read_ahead_frames, self._request.transport
         while limit is not None and self._inbox.qsize() >= limit:
             if transport is None or transport.is_closing() or self._entry.closed is not None:
@@ -127,7 +127,7 @@ class Connection:
             elapsed = Elapsed(now - self._opened, now - self._audio_at, now - self._life_at)
             self._queue(self.session.tick(elapsed))
 
-    async def _hear(self) -> None:
+    async def _process(self) -> None:
         self._queue(self.session.greeting())
         busy_until = 0.0
         while True:
@@ -157,7 +157,7 @@ class Connection:
         return True
 
     def _stream_faults(self) -> bool:
-        """Commit what is due; whether the connection is gone."""
+        """Apply due faults. Return whether the connection is gone."""
         faults = self._emulator.faults
         mid_word = (
             faults.drop_mid_word is not None
@@ -221,11 +221,11 @@ class Connection:
                 else:
                     await self._socket.send_str(message)
             except ConnectionError:
-                return  # the receiving side says how it ended
+                return  # the receiving side records how it ended
 
     async def _close(self, close: Close) -> None:
         faults = self._emulator.faults
-        last = not self.session.summary_type  # it alone says that the stream is done
+        last = not self.session.summary_type  # the close is then the only end marker
         if last and faults.drop_before_summary and self._emulator.hits(self):
             self.drop("drop_before_summary")
             return

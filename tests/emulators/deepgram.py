@@ -1,8 +1,8 @@
-"""Emulator of Deepgram's `/v1/listen`: streaming speech-to-text that hears tone words.
+"""Emulator of Deepgram's `/v1/listen`: streaming speech-to-text for tone words.
 
 Follows the vendor's documentation ("Live audio", "Interim results", "Endpointing", "Utterance
 end", "Speech started", "Keep alive", "Finalize", "Close stream", "Configure") and the shapes of
-specs/deepgram-asyncapi.yml. What the documentation leaves open is marked "our choice".
+specs/deepgram-asyncapi.yml. Undocumented behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .faults import GARBAGE, Faults
 from .session import Close, Outgoing, Refusal, Session
 
 _STEP_SECONDS: Final = 0.02
-"""Audio is heard in steps so short, so that nothing depends on the size of frames."""
+"""Length of a processing step, short so that results do not depend on the frame size."""
 _TIMED_OUT: Final = Close(
     1011,
     "NET-0001: Deepgram did not receive audio data or a text message within the timeout window. "
@@ -40,15 +40,17 @@ _CONFIGURE_FIELDS: Final = ("features", "processors", "keyterms", "language_hint
 class DeepgramFaults(AccountFaults):
     """Switches of this emulator."""
 
-    last_word_end_unknown: bool = Field(False, description="UtteranceEnd says -1")
+    last_word_end_unknown: bool = Field(False, description="UtteranceEnd has a last_word_end of -1")
     finalize_answer: Literal["normal", "unmarked", "none"] = Field(
         "normal",
-        description="unmarked: without from_finalize; none: no answer when nothing is pending",
+        description="unmarked: without from_finalize; none: no answer if nothing is pending",
     )
-    duplicate_speech_started: bool = Field(False, description="each SpeechStarted comes twice")
-    contradicting_interims: bool = Field(False, description="interims say other words than finals")
-    empty_alternatives: bool = Field(False, description="results of silence have no alternative")
-    extra_fields: bool = Field(False, description="messages have fields that no document names")
+    duplicate_speech_started: bool = Field(False, description="send each SpeechStarted twice")
+    contradicting_interims: bool = Field(
+        False, description="interims and finals have different words"
+    )
+    empty_alternatives: bool = Field(False, description="results of silence have no alternatives")
+    extra_fields: bool = Field(False, description="messages have undocumented fields")
 
 
 class ListenSession(Session):
@@ -70,7 +72,7 @@ class ListenSession(Session):
             self._frame = BYTES_PER_SAMPLE[encoding] * query.channels
             count = query.channels if query.multichannel else 1
             if count < query.channels:
-                encoding = "linear16"  # what mixing gives
+                encoding = "linear16"  # the result of mixing
             self._channels = [Channel(i, count, query, encoding) for i in range(count)]
         self._rest = b""
         self._digest = hashlib.sha256()
@@ -90,9 +92,11 @@ class ListenSession(Session):
 
     def audio(self, audio: bytes) -> list[Outgoing]:
         if self._closed:
-            return []  # not documented; our choice
+            return []  # undocumented; our choice
         if not audio:
-            return self._close_stream()  # "Close Stream": an empty binary message asks for it
+            return (
+                self._close_stream()
+            )  # "Close Stream": an empty binary message has the same effect
         if not self._decodable:
             self._closed = True
             return [_UNDECODABLE]
@@ -161,7 +165,7 @@ class ListenSession(Session):
         }
 
     def _split(self, audio: bytes) -> list[bytes]:
-        """Audio of each transcribed channel; without `multichannel` all are mixed (our choice)."""
+        """Split audio into transcribed channels. Without `multichannel`, mix all (our choice)."""
         query = self.query
         if query.channels == 1:
             return [audio]
@@ -171,7 +175,7 @@ class ListenSession(Session):
         return [pcm.mix(audio, query.channels, encoding)]
 
     def _dress(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
-        """Messages of a channel as they go out: identified, and distorted as switches say."""
+        """Add identifiers to a channel's messages and distort them according to the switches."""
         dressed: list[Outgoing] = []
         faults = cast(DeepgramFaults, self.faults)
         for message in messages:
@@ -281,7 +285,7 @@ class ListenSession(Session):
 
 
 class DeepgramEmulator(AccountEmulator):
-    """`ws://127.0.0.1:<port>/v1/listen`, and the account that pays for it."""
+    """Server at `ws://127.0.0.1:<port>/v1/listen`, and the account that pays for it."""
 
     name: ClassVar[str] = "deepgram"
     path: ClassVar[str] = "/v1/listen"

@@ -1,8 +1,8 @@
-"""Deepgram's account as an emulator has it: projects, and balances that emulated streams use up.
+"""Emulator of a Deepgram account: projects, and balances that emulated streams consume.
 
 Follows the vendor's documentation ("List Projects", "Get Project", "Get Project Balances", "Get
-Project Balance", "Roles", "Errors") and the shapes of specs/deepgram-openapi.yml. What the
-documentation leaves open is marked "our choice".
+Project Balance", "Roles", "Errors") and the shapes of specs/deepgram-openapi.yml. Undocumented
+behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IDS: Final = uuid.UUID("123e4567-e89b-42d3-a456-426614174000")
 
 
 class Credit(BaseModel):
-    """A balance as it was bought."""
+    """A purchased balance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,52 +35,52 @@ class Credit(BaseModel):
 
 
 class AccountFaults(Faults):
-    """Switches of an emulator with an account: what it holds, and what goes wrong there.
+    """Switches of an emulator with an account: its contents and its faults.
 
-    What was heard since the emulator's start is taken off the first balance.
+    Audio received since the emulator's start is deducted from the first balance.
     """
 
     balances: tuple[Credit, ...] = Field(
-        (Credit(amount=200.0),), description="as bought; the first one pays for what is heard"
+        (Credit(amount=200.0),), description="purchased balances; the first one pays for audio"
     )
     price_per_hour: float = Field(
-        0.288, ge=0, description="of audio and channel, in the first balance's units; `hour`: 1"
+        0.288,
+        ge=0,
+        description="per hour of audio and channel, in the first balance's units; 1 for `hour`",
     )
     roles: dict[str, Role] = Field(
-        {}, description="by key; these open the account too, and any other valid key is a member's"
+        {}, description="roles by key; these keys are also valid, and other valid keys are members"
     )
-    projects: int = Field(1, ge=0, description="how many the keys belong to; the first one pays")
+    projects: int = Field(1, ge=0, description="number of projects of the keys; the first one pays")
     payment_required: bool = Field(
         False, description="answer handshakes with 402 when no balance is above zero"
     )
     account_status: int | None = Field(
-        None, description="answer questions of account with this HTTP status"
+        None, description="answer account requests with this HTTP status"
     )
     account_body: str | None = Field(
-        None, description="answer questions of account with this text; the status as above, or 200"
+        None, description="answer account requests with this text and `account_status` or 200"
     )
-    account_delay_seconds: float = Field(0, description="answer questions of account so much later")
-    account_drop: bool = Field(
-        False, description="abort the TCP connection of questions of account"
-    )
+    account_delay_seconds: float = Field(0, description="delay of account answers")
+    account_drop: bool = Field(False, description="abort the TCP connection of account requests")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question of account, for the log: never with its key."""
+class AccountRequest:
+    """A logged account request, without its key."""
 
     path: str
     role: Role | None
-    """None: the key was not valid."""
+    """None if the key was not valid."""
     status: int | None
-    """None: the connection was aborted."""
+    """None if the connection was aborted."""
 
 
 class AccountEmulator(Emulator):
-    """An emulator that has an account beside its streams."""
+    """An emulator with an account in addition to its streams."""
 
     def __init__(self, **options: Any) -> None:
-        self.asked: list[Asked] = []
+        self.account_requests: list[AccountRequest] = []
         super().__init__(**options)
 
     @property
@@ -101,7 +101,7 @@ class AccountEmulator(Emulator):
         return [_identifier("project", n) for n in range(self._account.projects)]
 
     def remaining(self) -> list[Credit]:
-        """The paying project's balances, as they are now. Usage is booked at once (our choice)."""
+        """Return the paying project's current balances. Use is booked at once (our choice)."""
         account = self._account
         left = list(account.balances)
         if left:
@@ -112,8 +112,7 @@ class AccountEmulator(Emulator):
         return left
 
     def check_credit(self) -> None:
-        """What a handshake meets when the money is gone; running streams are left alone. Raises
-        Refusal."""
+        """Check the balance at a handshake; running streams continue. Raises Refusal."""
         if self._account.payment_required and all(each.amount <= 0 for each in self.remaining()):
             raise self.refusal(402)
 
@@ -125,7 +124,7 @@ class AccountEmulator(Emulator):
         faults, role = self._account, None
         await asyncio.sleep(faults.account_delay_seconds)
         if faults.account_drop and request.transport is not None:
-            self.asked.append(Asked(request.path, None, None))
+            self.account_requests.append(AccountRequest(request.path, None, None))
             request.transport.abort()
             return web.Response(status=503)
         try:
@@ -139,11 +138,11 @@ class AccountEmulator(Emulator):
                 response = web.json_response(self._content(request.path.split("/")[3:], role))
         except Refusal as refusal:
             response = refusal.response()
-        self.asked.append(Asked(request.path, role, response.status))
+        self.account_requests.append(AccountRequest(request.path, role, response.status))
         return response
 
     def _role(self, request: web.Request) -> Role:
-        """Of the request's key. Raises Refusal."""
+        """Return the role of the request's key. Raises Refusal."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         roles = self._account.roles
         if scheme.lower() == "token" and key in roles:
@@ -154,7 +153,7 @@ class AccountEmulator(Emulator):
         return "member"
 
     def _content(self, path: list[str], role: Role) -> dict[str, Any]:
-        """What is at `path`, below the projects. Raises Refusal."""
+        """Return the content at `path`, below the projects. Raises Refusal."""
         if not path:
             return {"projects": [self._project(project_id) for project_id in self.project_ids]}
         project_id = _parsed(path[0])
@@ -191,20 +190,20 @@ class AccountEmulator(Emulator):
 
 
 def billed_seconds(entry: ConnectionLog) -> float:
-    """Audio of a connection, times its channels where they are transcribed apart."""
-    if not entry.audio_seconds:  # perhaps because the query made no sense
+    """Return the audio of a connection, times its channels if they are transcribed separately."""
+    if not entry.audio_seconds:  # for example, if the query was invalid
         return 0.0
-    apart = entry.query.get("multichannel") == ["true"]
-    return entry.audio_seconds * (int(entry.query.get("channels", ["1"])[0]) if apart else 1)
+    separate = entry.query.get("multichannel") == ["true"]
+    return entry.audio_seconds * (int(entry.query.get("channels", ["1"])[0]) if separate else 1)
 
 
 def _identifier(kind: str, number: int) -> str:
-    """The same in each run."""
+    """Return an identifier that is the same in each run."""
     return str(uuid.uuid5(_IDS, f"{kind} {number}"))
 
 
 def _parsed(identifier: str) -> str:
-    """In the form of answers. Raises Refusal."""
+    """Return a UUID in canonical form. Raises Refusal."""
     try:
         return str(uuid.UUID(identifier))
     except ValueError:

@@ -1,4 +1,4 @@
-"""How Deepgram's listen v1 turns one channel of audio into results and events."""
+"""Results and events of Deepgram's listen v1 for one channel of audio."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .tones import Decoder, HeardWord
 
 _INTERIM_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 4.3
-"""A final comes at the latest after so much audio ..."""
+"""Longest stretch of audio without a final."""
 _KEPT_SECONDS: Final = 3.3
-"""... and covers at most so much of it: the tail appears again in the next interim."""
+"""Longest stretch of it that the final covers; the tail appears again in the next interim."""
 _VOICE_ENDS_SECONDS: Final = 0.3
-"""Voice activity ceases after so much silence; a matter apart from endpointing (our choice)."""
+"""Silence after which voice activity ends, independent of endpointing (our choice)."""
 _SPEECH_SECONDS: Final = 0.05
-"""A word so long spoken, and no longer than it takes to end, can be cut in the middle."""
+"""Part of a word after which a cut falls inside the word."""
 
 
 class Channel:
@@ -30,17 +30,17 @@ class Channel:
         self._count = count
         self._query = query
         self._words: list[HeardWord] = []
-        """Heard, and not in a final yet."""
+        """Words received and not in a final yet."""
         self._frontier = 0.0
-        """Where the last final ended."""
+        """End of the last final."""
         self._next_interim = _INTERIM_SECONDS
         self._in_speech = False
-        """Since the first sound after an endpoint, up to the next endpoint."""
+        """True from the first audio after an endpoint to the next endpoint."""
         self._voice = False
-        """Whether voice activity was reported and has not ceased."""
+        """Whether voice activity was reported and has not ended."""
         self._sentence_open = False
         self._last_word_end: float | None = None
-        """Of the last word heard; None once UtteranceEnd has been sent for it."""
+        """End of the last word; None once UtteranceEnd has been sent for it."""
 
     @property
     def pending(self) -> bool:
@@ -53,7 +53,7 @@ class Channel:
         return onset is not None and _SPEECH_SECONDS < self.decoder.seconds - onset < 0.2
 
     def hear(self, audio: bytes, log: list[HeardWord]) -> list[dict[str, Any]]:
-        """What to say to a short piece of audio."""
+        """Process a short piece of audio and return the messages for it."""
         messages: list[dict[str, Any]] = []
         heard = self.decoder.feed(audio)
         self._take(heard, log)
@@ -73,12 +73,12 @@ class Channel:
         return messages
 
     def flush(self, log: list[HeardWord], *, from_finalize: bool) -> list[dict[str, Any]]:
-        """Make final all that was received. A word that is being spoken is cut by it."""
+        """Finalize all audio received. A word in progress is cut."""
         self._take(self.decoder.cut(), log)
         return [self._final(self.decoder.seconds, from_finalize=from_finalize)]
 
     def end(self, log: list[HeardWord]) -> list[dict[str, Any]]:
-        """Make final all that was received; nothing follows."""
+        """Finalize all audio received. No audio may follow."""
         self._take(self.decoder.flush(), log)
         return [self._final(self.decoder.seconds)] if self.pending else []
 
@@ -106,7 +106,7 @@ class Channel:
         return messages
 
     def _cut(self, now: float) -> list[dict[str, Any]]:
-        """A final of a long stretch, which ends between two words."""
+        """Return a final for a long stretch that ends between two words."""
         onset = self.decoder.onset
         limit = self._frontier + _KEPT_SECONDS
         if not self._words:

@@ -1,8 +1,8 @@
-"""Emulator of Deepgram's `/v2/listen` (Flux): turn-based speech-to-text that hears tone words.
+"""Emulator of Deepgram's `/v2/listen` (Flux): turn-based speech-to-text for tone words.
 
 Follows the vendor's documentation ("Flux quickstart", "Flux state machine", "Configure", "Force End
-Turn", "Close Stream", "Errors") and the shapes of specs/deepgram-asyncapi.yml. What they leave open
-is marked "our choice".
+Turn", "Close Stream", "Errors") and the shapes of specs/deepgram-asyncapi.yml. Undocumented
+behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -32,48 +32,48 @@ from .server import Emulator
 from .session import Close, Elapsed, Outgoing, Refusal, Session
 
 _STEP_SECONDS: Final = 0.02
-"""Audio is heard in steps so short, so that nothing depends on the size of frames."""
+"""Length of a processing step, short so that results do not depend on the frame size."""
 _UNDECODABLE: Final = Close(1008, "DATA-0000: The payload cannot be decoded as audio.")
 
 
 class FluxFaults(Faults):
     """Switches of this emulator."""
 
-    decode_lag_seconds: float = Field(
-        0.1, ge=0, description="what came so recently is received, but not decoded yet"
-    )
+    decode_lag_seconds: float = Field(0.1, ge=0, description="delay of decoding after receipt")
     inactive_seconds: float = Field(
-        60, gt=0, description="without audio, text or pings for so long the stream is ended"
+        60, gt=0, description="end the stream after this long without audio, text or pings"
     )
-    no_connected: bool = Field(False, description="Connected never comes")
+    no_connected: bool = Field(False, description="never send Connected")
     mute_in_turn_words: int | None = Field(
-        None, description="say nothing more once the open turn has so many words; pings go on"
+        None, description="send nothing once the open turn has this many words; pings continue"
     )
     resume_after_eager: bool = Field(
-        False, description="each turn's first EagerEndOfTurn is taken back, with nothing said"
+        False, description="send TurnResumed after each turn's first EagerEndOfTurn, without speech"
     )
     contradict_after_seconds: float | None = Field(
-        None, description="words that are so old are spelt backwards from then on"
+        None, description="spell words older than this backwards"
     )
     words_without_times: Literal["never", "end_of_turn", "always"] = "never"
     no_words: bool = Field(False, description="`words` is always empty")
     sequence_gap_after: int | None = Field(
-        None, description="behind so many messages one sequence_id is left out"
+        None, description="skip one sequence_id after this many messages"
     )
     configure_answer: Literal["normal", "bare", "failure", "none"] = Field(
         "normal", description="bare: without request_id and sequence_id, as in the vendor's samples"
     )
     configure_delay_seconds: float = Field(
-        0, ge=0, description="Configure is answered behind so much more audio"
+        0, ge=0, description="answer Configure after this much more audio"
     )
     error_code: str = "INTERNAL_SERVER_ERROR"
-    error_after_seconds: float | None = Field(None, description="an Error with `error_code` then")
-    legacy_close: bool = Field(False, description="CloseStream ends the open turn, with EndOfTurn")
-    lost_end_of_turn: bool = Field(False, description="EndOfTurn is not sent")
-    missing_start: bool = Field(False, description="an Update comes instead of StartOfTurn")
-    unknown_events: bool = Field(False, description="Updates are called Musing")
-    unknown_trigger: bool = Field(False, description="turns end by a trigger that nobody knows")
-    extra_fields: bool = Field(False, description="messages have fields that no document names")
+    error_after_seconds: float | None = Field(
+        None, description="send an Error with `error_code` at this position"
+    )
+    legacy_close: bool = Field(False, description="CloseStream ends the open turn with EndOfTurn")
+    lost_end_of_turn: bool = Field(False, description="never send EndOfTurn")
+    missing_start: bool = Field(False, description="send an Update instead of StartOfTurn")
+    unknown_events: bool = Field(False, description="send Updates as the unknown event Musing")
+    unknown_trigger: bool = Field(False, description="turns end with an unknown trigger")
+    extra_fields: bool = Field(False, description="messages have undocumented fields")
 
 
 class FluxSession(Session):
@@ -100,7 +100,7 @@ class FluxSession(Session):
         self._texts = self._texts_before = 0
         self._text_at = 0.0
         self._pending: tuple[float, dict[str, Any]] | None = None
-        """An answer to Configure, and the seconds of audio behind which it is due."""
+        """An answer to Configure, and the audio position at which to send it, in seconds."""
 
     @property
     def seconds(self) -> float:
@@ -124,7 +124,7 @@ class FluxSession(Session):
 
     def audio(self, audio: bytes) -> list[Outgoing]:
         if self._closed or not audio:
-            return []  # neither is documented; our choice
+            return []  # both undocumented; our choice
         if not self._decodable:
             self._closed = True
             return [_UNDECODABLE]
@@ -137,7 +137,7 @@ class FluxSession(Session):
             piece, lag = audio[at : min(at + step, whole)], self._faults.decode_lag_seconds
             for message in self._turns.hear(piece, lag, self.config, self.words):
                 answers += self._dress([message])
-                answers += self._take_back(message)
+                answers += self._resume_after_eager(message)
             if self._pending is not None and self.seconds >= self._pending[0]:
                 answer, self._pending = self._pending[1], None
                 answers += self._dress([answer])
@@ -215,7 +215,7 @@ class FluxSession(Session):
             if faults.configure_answer == "failure":
                 raise Invalid("INVALID_THRESHOLD", "A fault on demand.")
             if self._pending is not None:
-                # How many may be unanswered is not documented; our choice: one.
+                # The limit of unanswered requests is undocumented; our choice: one.
                 raise Invalid("CONFIGURE_ALREADY_PENDING", "A Configure is pending.")
         except Unparsable:
             return self._unparsable()
@@ -235,11 +235,13 @@ class FluxSession(Session):
         return self._dress([answer])
 
     def _unparsable(self) -> list[Outgoing]:
-        said = "Text message received from client did not match any of the formats we expect."
-        return self._fatal("UNPARSABLE_CLIENT_MESSAGE", said)
+        description = (
+            "Text message received from client did not match any of the formats we expect."
+        )
+        return self._fatal("UNPARSABLE_CLIENT_MESSAGE", description)
 
     def _fatal(self, code: str, description: str) -> list[Outgoing]:
-        """How the connection is closed behind an Error is not documented; our choice."""
+        """Send an Error and close. The close code is undocumented (our choice)."""
         self._closed = True
         error = {"type": "Error", "code": code, "description": description}
         return [*self._dress([error]), Close(1011)]
@@ -250,7 +252,7 @@ class FluxSession(Session):
         after = self._faults.error_after_seconds
         return after is not None and self.seconds >= after and self.hits()
 
-    def _take_back(self, message: dict[str, Any]) -> list[Outgoing]:
+    def _resume_after_eager(self, message: dict[str, Any]) -> list[Outgoing]:
         eager = message["event"] == "EagerEndOfTurn" and self._faults.resume_after_eager
         if not eager or self._resumed_turn == self._turns.index:
             return []
@@ -258,10 +260,10 @@ class FluxSession(Session):
         return self._dress([self._turns.resume()])
 
     def _dress(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
-        """Messages as they go out: numbered, and distorted as switches say."""
+        """Number the messages and distort them according to the switches."""
         faults = self._faults
-        marks = faults.mute_in_turn_words
-        if not self._muted and marks is not None and self._turns.words >= marks:
+        limit = faults.mute_in_turn_words
+        if not self._muted and limit is not None and self._turns.words >= limit:
             self._muted = self.hits()
         dressed: list[Outgoing] = []
         for message in messages:
@@ -283,7 +285,7 @@ class FluxSession(Session):
         return dressed
 
     def _distorted(self, message: dict[str, Any]) -> bool:
-        """Change a TurnInfo as switches say; whether it is to be left out."""
+        """Distort a TurnInfo according to the switches. Return whether to drop it."""
         faults = self._faults
         event, words = message["event"], message["words"]
         if event == "EndOfTurn" and faults.lost_end_of_turn:
@@ -315,7 +317,7 @@ class FluxSession(Session):
 
 
 class DeepgramFluxEmulator(Emulator):
-    """`ws://127.0.0.1:<port>/v2/listen`."""
+    """Server at `ws://127.0.0.1:<port>/v2/listen`."""
 
     name: ClassVar[str] = "deepgram-flux"
     path: ClassVar[str] = "/v2/listen"

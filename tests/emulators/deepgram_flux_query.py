@@ -1,7 +1,7 @@
-"""What Deepgram's listen v2 (Flux) accepts: at the handshake, and in Configure.
+"""Validation of Deepgram listen v2 (Flux) parameters, in the handshake and in Configure.
 
-Error codes and texts are those of the vendor's documentation ("Errors", "Flux configuration",
-"Configure") where it has any; others are our choice.
+Error codes and texts follow the vendor's documentation ("Errors", "Flux configuration",
+"Configure"); undocumented ones are our choice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CONFIGURE_FIELDS: Final = ("type", "thresholds", "keyterms", "language_hints", 
 
 
 class Invalid(Exception):
-    """Values that are not taken: a code and a description."""
+    """Refused values, with a code and a description."""
 
     def __init__(self, code: str, description: str) -> None:
         super().__init__(code, description)
@@ -32,12 +32,12 @@ class Invalid(Exception):
 
 
 class Unparsable(Exception):
-    """A message that fits none of the formats expected."""
+    """A message that matches none of the expected formats."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What Configure can change."""
+    """The settings that Configure can change."""
 
     eager_eot_threshold: float | None = None
     eot_threshold: float = 0.7
@@ -47,7 +47,7 @@ class Config:
     numerals: bool = False
 
     def as_message(self) -> dict[str, Any]:
-        """As ConfigureSuccess shows it."""
+        """Return the settings in the form of ConfigureSuccess."""
         thresholds = {name: getattr(self, name) for name in _THRESHOLDS}
         if self.eager_eot_threshold is None:
             del thresholds["eager_eot_threshold"]
@@ -71,7 +71,7 @@ class FluxListen:
 
 
 def parse(query: Mapping[str, Sequence[str]]) -> FluxListen:
-    """The query, by parameter name; unknown names are ignored. Raises Refusal."""
+    """Parse a query by parameter name, ignoring unknown names. Raises Refusal."""
     model, encoding = one(query, "model"), one(query, "encoding")
     if model not in MODELS:
         malformed(f"model: unknown variant `{model}`, expected one of {', '.join(MODELS)}")
@@ -109,7 +109,7 @@ def parse(query: Mapping[str, Sequence[str]]) -> FluxListen:
 
 
 def configured(config: Config, message: Mapping[str, Any], model: str) -> Config:
-    """`config` as a Configure message changes it. Raises Unparsable, Invalid."""
+    """Apply a Configure message to `config`. Raises Unparsable or Invalid."""
     if set(message) - set(_CONFIGURE_FIELDS):
         raise Unparsable
     changes: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def configured(config: Config, message: Mapping[str, Any], model: str) -> Config
 
 
 def check(config: Config, model: str) -> None:
-    """Raises: Invalid."""
+    """Validate `config` for `model`. Raises Invalid."""
     eager, threshold = config.eager_eot_threshold, config.eot_threshold
     if not 0.5 <= threshold <= 1.0:
         raise Invalid("INVALID_THRESHOLD", "eot_threshold must be between 0.5 and 1.0")
@@ -162,7 +162,7 @@ def check(config: Config, model: str) -> None:
 
 
 def _threshold(name: str, value: Any) -> float | int:
-    """A number; numbers in quotes are taken too, as in one of the vendor's examples."""
+    """Parse a number, or a string with a number, as in one of the vendor's examples."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise Unparsable
     try:

@@ -1,7 +1,7 @@
-"""How Deepgram's listen v2 (Flux) turns audio into turns.
+"""Turn detection of Deepgram's listen v2 (Flux).
 
-After the vendor's page "Flux state machine": about one message each 0.25 s of transcribed audio,
-an Update unless a change of state takes its place. What is left open there is our choice.
+Follows the vendor's page "Flux state machine": about one message per 0.25 s of transcribed audio,
+an Update unless the state changes. Undocumented behavior is our choice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .tones import Decoder, HeardWord
 
 _STEP_SECONDS: Final = 0.25
 _SENTENCE_ENDS_SECONDS: Final = 0.25
-"""After so much silence the last word gets a full stop, which goes when the turn goes on."""
+"""Silence after which the last word gets a full stop, until the turn continues."""
 _TOLERANCE_SECONDS: Final = 1e-9
 
 
@@ -28,7 +28,7 @@ class State(enum.Enum):
 
 
 def confidence(quiet_seconds: float) -> float:
-    """That the turn has ended, after so much silence: 0.7 after half a second; never 1."""
+    """Return the confidence in the turn's end: 0.7 after half a second of silence, never 1."""
     return round(min(0.1 + 1.2 * quiet_seconds, 0.99), 4)
 
 
@@ -40,13 +40,13 @@ class Turns:
         self.state = State.READY
         self.index = 0
         self.window_end = 0.0
-        """How far audio has been transcribed."""
+        """Position up to which audio has been transcribed."""
         self._window_start = 0.0
         self._steps = 0
         self._ahead: list[HeardWord] = []
-        """Heard, and not transcribed yet."""
+        """Words received and not transcribed yet."""
         self._words: list[HeardWord] = []
-        """Of this turn."""
+        """Words of this turn."""
         self._last_word_end = 0.0
         self._full_stop = False
 
@@ -57,12 +57,14 @@ class Turns:
 
     @property
     def words(self) -> int:
-        """Of the turn that is open."""
+        """Number of words in the open turn."""
         return len(self._words) if self.state is not State.READY else 0
 
     def hear(self, audio: bytes, lag: float, config: Config, log: list[HeardWord]) -> list[Any]:
-        """What to say to a short piece of audio; what came in the last `lag` seconds is received,
-        but not decoded yet."""
+        """Process a short piece of audio and return the messages for it.
+
+        The last `lag` seconds of audio are not decoded yet.
+        """
         self._take(self.decoder.feed(audio), log)
         messages = []
         limit = self.decoder.seconds - lag + _TOLERANCE_SECONDS
@@ -72,7 +74,7 @@ class Turns:
         return messages
 
     def force_end(self, lag: float) -> dict[str, Any] | None:
-        """End the turn now, with the text decoded so far; None: none is open."""
+        """End the turn with the text decoded so far. Return None if no turn is open."""
         self._transcribe(max(self.window_end, self.decoder.seconds - lag))
         if self.state is State.READY:
             return None
@@ -81,7 +83,7 @@ class Turns:
         return self._end("manual")
 
     def close(self, log: list[HeardWord]) -> list[dict[str, Any]]:
-        """Decode the rest; nothing follows. Updates only: no turn ends by it."""
+        """Decode the remaining audio. Only Updates follow; the open turn does not end."""
         self._take(self.decoder.flush(), log)
         messages = []
         while self.window_end < self.decoder.seconds - _TOLERANCE_SECONDS:
@@ -93,7 +95,7 @@ class Turns:
         return messages
 
     def end_open(self) -> dict[str, Any] | None:
-        """The end of the turn that is open, as older servers sent it after CloseStream."""
+        """End the open turn, as older servers did after CloseStream."""
         return self._end("model") if self._words else None
 
     def _take(self, heard: list[HeardWord], log: list[HeardWord]) -> None:
@@ -101,7 +103,7 @@ class Turns:
         log += heard
 
     def _transcribe(self, at: float, *, last: bool = False) -> None:
-        """`last`: the audio ends here, and a word that ends with it was rounded."""
+        """Transcribe up to `at`. With `last`, include a word whose rounded end is later."""
         self.window_end = at
         while self._ahead and (last or self._ahead[0].end <= at + _TOLERANCE_SECONDS):
             self._words.append(self._ahead.pop(0))
@@ -142,7 +144,7 @@ class Turns:
                 if sure >= config.eot_threshold:
                     return self._end("model")
             case State.PENDING:
-                # The text of the end is that of the eager end; else the turn was resumed before.
+                # EndOfTurn repeats the eager text; otherwise TurnResumed comes first.
                 if grown or not quiet:
                     self.state = State.SPEAKING
                     return self._message("TurnResumed")
@@ -153,7 +155,7 @@ class Turns:
         return self._message("Update")
 
     def resume(self) -> dict[str, Any]:
-        """TurnResumed although nothing was said."""
+        """Resume the turn without speech."""
         self.state = State.SPEAKING
         return self._message("TurnResumed")
 

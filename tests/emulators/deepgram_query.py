@@ -1,6 +1,6 @@
-"""What Deepgram's listen v1 accepts and refuses at the handshake.
+"""Validation of Deepgram listen v1 handshakes.
 
-Error codes and texts are those of the vendor's documentation ("Errors", "Live audio").
+Error codes and texts follow the vendor's documentation ("Errors", "Live audio").
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     429: ("TOO_MANY_REQUESTS", "Too many requests. Please try again later"),
     503: ("Service Unavailable", "Please try again later"),
 }
-"""Code and text of HTTP errors."""
+"""Code and text of each HTTP error."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,16 @@ class Listen:
 
 
 def refuse(status: int, code: str, message: str) -> Refusal:
-    """An HTTP error as Deepgram words it: the text also in the `dg-error` header."""
+    """Return an HTTP error in Deepgram's form, with the text also in the `dg-error` header."""
     request_id = str(uuid.uuid4())
     body = {"err_code": code, "err_msg": message, "request_id": request_id}
     return Refusal(status, body, {"dg-request-id": request_id, "dg-error": message})
 
 
 def check_auth(request: web.Request, api_key: str | None) -> str | None:
-    """The WebSocket subprotocol to answer with, if the key came that way. Raises Refusal.
+    """Check the key and return the WebSocket subprotocol if it carried the key. Raises Refusal.
 
-    An API key goes with the scheme `Token`, a short-lived JWT with `Bearer`, never crosswise.
+    API keys use the scheme `Token`, short-lived JWTs use `Bearer`.
     """
     subprotocol = None
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
@@ -112,7 +112,7 @@ def check_auth(request: web.Request, api_key: str | None) -> str | None:
 
 
 def parse(query: Mapping[str, Sequence[str]]) -> Listen:
-    """The query, by parameter name. Raises Refusal."""
+    """Parse a query by parameter name. Raises Refusal."""
     flags = {name: boolean(query, name) for name in _BOOLEANS}
     encoding = one(query, "encoding")
     sample_rate = _integer(query, "sample_rate")
@@ -156,7 +156,7 @@ def parse(query: Mapping[str, Sequence[str]]) -> Listen:
 
 
 def count_tokens(keyterms: Sequence[str]) -> int:
-    """Tokens that keyterms count for; here: their words."""
+    """Count the tokens of keyterms; the emulator counts words."""
     return sum(len(term.split()) for term in keyterms)
 
 
@@ -164,7 +164,7 @@ def _check_model(model: str, query: Mapping[str, Sequence[str]]) -> None:
     if model.startswith("flux"):
         bad("Flux models are served on /v2/listen.")
     if model not in MODELS and not re.fullmatch(r"[0-9a-f-]{36}", model):
-        # A misspelled name is answered like a model that the project may not use.
+        # An unknown name gets the same answer as a model without access.
         message = "Project does not have access to the requested model."
         raise refuse(403, "INSUFFICIENT_PERMISSIONS", message)
     nova_3 = model.startswith("nova-3")
@@ -184,23 +184,23 @@ def _check_model(model: str, query: Mapping[str, Sequence[str]]) -> None:
 
 
 def malformed(detail: str) -> NoReturn:
-    """A parameter has a value of a wrong type. Raises Refusal."""
+    """Refuse a parameter of the wrong type. Raises Refusal."""
     message = f"Failed to deserialize query parameters: {detail}"
     raise refuse(400, "INVALID_QUERY_PARAMETER", message)
 
 
 def bad(detail: str) -> NoReturn:
-    """The request is understood, and not served. Raises Refusal."""
+    """Refuse a well-formed request. Raises Refusal."""
     raise refuse(400, "Bad Request", f"Bad Request: {detail}")
 
 
 def one(query: Mapping[str, Sequence[str]], name: str) -> str | None:
-    """The first value of a parameter."""
+    """Return the first value of a parameter, or None."""
     return query[name][0] if query.get(name) else None
 
 
 def boolean(query: Mapping[str, Sequence[str]], name: str) -> bool:
-    """A flag, off unless it is given. Raises Refusal."""
+    """Parse a flag, false by default. Raises Refusal."""
     value = one(query, name)
     if value not in (None, "true", "false"):
         malformed(f"{name}: provided string was not `true` or `false`")
@@ -215,7 +215,7 @@ def _integer(query: Mapping[str, Sequence[str]], name: str) -> int | None:
 
 
 def _endpointing(query: Mapping[str, Sequence[str]]) -> int | None:
-    """Milliseconds; None: off. The default is 10."""
+    """Return the endpointing in milliseconds, 10 by default, or None if it is off."""
     if one(query, "endpointing") == "false":
         return None
     value = _integer(query, "endpointing")

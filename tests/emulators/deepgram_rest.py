@@ -1,7 +1,7 @@
-"""Emulator of Deepgram's `POST /v1/listen`: recordings in, words out, heard from tones.
+"""Emulator of Deepgram's `POST /v1/listen`: transcribes recordings of tone words.
 
 Follows the vendor's documentation ("Pre-recorded audio", "Errors") and the shapes of
-specs/deepgram-openapi.yml. A request is checked in the order credentials, query, body. Not
+specs/deepgram-openapi.yml. Credentials are checked first, then the query, then the body. Not
 emulated: fetching a URL, callbacks, summaries, topics, intents and sentiments.
 """
 
@@ -53,8 +53,8 @@ _MODEL_ID: Final = "30089e05-99d1-4376-b32e-c263170674af"
 class RestFaults(HttpFaults):
     """Switches of this emulator."""
 
-    empty_alternatives: bool = Field(False, description="silence has no alternative")
-    extra_fields: bool = Field(False, description="answers have fields that no document names")
+    empty_alternatives: bool = Field(False, description="silence has no alternatives")
+    extra_fields: bool = Field(False, description="answers have undocumented fields")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Recording:
 
 
 class DeepgramRestEmulator(HttpEmulator):
-    """`http://127.0.0.1:<port>/v1/listen`."""
+    """Server at `http://127.0.0.1:<port>/v1/listen`."""
 
     name: ClassVar[str] = "deepgram-rest"
     path: ClassVar[str] = "/v1/listen"
@@ -154,7 +154,7 @@ class DeepgramRestEmulator(HttpEmulator):
 
 
 def parse(query: Mapping[str, Sequence[str]]) -> Recording:
-    """The query, by parameter name. Raises Refusal."""
+    """Parse a query by parameter name. Raises Refusal."""
     flags = {name: boolean(query, name) for name in _BOOLEANS}
     encoding, sample_rate = one(query, "encoding"), one(query, "sample_rate")
     if encoding is not None and encoding not in ENCODINGS:
@@ -196,7 +196,7 @@ def parse(query: Mapping[str, Sequence[str]]) -> Recording:
 
 
 def _decoded(recording: Recording, body: bytes) -> tuple[list[bytes], Encoding, int]:
-    """The channels of the audio, mixed into one unless they are wanted apart. Raises Refusal."""
+    """Decode the audio into channels, mixed without `multichannel`. Raises Refusal."""
     if body.startswith(b"RIFF"):
         try:
             with wave.open(io.BytesIO(body)) as reader:
@@ -219,7 +219,7 @@ def _decoded(recording: Recording, body: bytes) -> tuple[list[bytes], Encoding, 
 
 
 def _hear(audio: bytes, encoding: Encoding, rate: int) -> tuple[list[HeardWord], float]:
-    """Words, and seconds of audio."""
+    """Return the words and the seconds of audio."""
     decoder = Decoder(rate, encoding)
     return decoder.feed(audio) + decoder.flush(), decoder.seconds
 

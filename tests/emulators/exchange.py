@@ -1,7 +1,7 @@
-"""What emulators of HTTP interfaces add to the server: requests with a body, and their faults.
+"""Emulators of HTTP interfaces: requests with a body, and their faults.
 
-Of the switches of `faults.Faults`, those of the handshake hit a request before its body is read,
-`connections` counts requests whose body was read, and `latency_seconds` delays their answers.
+The handshake switches of `faults.Faults` apply before a request's body is read. `connections`
+counts requests whose body was read, and `latency_seconds` delays their answers.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _BODIES: Final[dict[str, bytes]] = {
     "truncated": b'{"metadata": {"request_id": "',
     "html": b"<html><body>It works!</body></html>",
     **{
-        name: said.encode() if isinstance(said, str) else said
-        for name, said in GARBAGE.items()
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in GARBAGE.items()
         if name in ("not_json", "array", "scalar", "binary")
     },
 }
-"""What no interface answers with status 200; each emulator adds its own."""
+"""Bodies that are invalid in every interface's 200 responses; each emulator adds its own."""
 
 
 class HttpFaults(Faults):
     """Switches of an emulator whose provider answers HTTP requests."""
 
     drop_mid_response: bool = Field(
-        False, description="abort the TCP connection within the body of the answer"
+        False, description="abort the TCP connection within the response body"
     )
-    never_answers: bool = Field(False, description="take the request and say nothing")
+    never_answers: bool = Field(False, description="read the request and never answer")
     error_status: int | None = Field(
         None, description="read the request, then answer with this HTTP status"
     )
 
 
 class Answer(NamedTuple):
-    """What a request is answered with."""
+    """The answer to a request."""
 
     content: dict[str, Any]
     headers: dict[str, str]
 
 
 class Exchange:
-    """A request that is being answered."""
+    """A request in progress."""
 
     def __init__(self, request: web.Request, entry: ConnectionLog) -> None:
         self.ticket = False
@@ -61,7 +61,7 @@ class Exchange:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether the client has disconnected."""
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
@@ -73,11 +73,11 @@ class Exchange:
             self._request.transport.abort()
 
     def switch(self, faults: Faults) -> None:
-        """The switches have changed; they are looked at when they matter."""
+        """Ignore changed switches; each one is read when it applies."""
 
 
 class HttpEmulator(Emulator):
-    """A server that answers `POST` on `path`. One log entry a request."""
+    """A server that answers `POST` on `path`, with one log entry per request."""
 
     faults_model: ClassVar[type[Faults]] = HttpFaults
 
@@ -87,10 +87,10 @@ class HttpEmulator(Emulator):
 
     @abstractmethod
     def answer(self, request: web.Request, body: bytes, entry: ConnectionLog) -> Answer:
-        """The answer to a request. Notes in `entry` what was heard. Raises Refusal."""
+        """Answer a request and record the words in `entry`. Raises Refusal."""
 
     def bodies(self) -> dict[str, bytes]:
-        """Nonsense that a request can be answered with, by name."""
+        """Return invalid response bodies by name."""
         return _BODIES
 
     def admit(self, request: web.Request) -> Session:
@@ -113,7 +113,7 @@ class HttpEmulator(Emulator):
             entry.end(f"refused {refusal.status}")
             return refusal.response()
         except ConnectionResetError:
-            return web.Response(status=400)  # nobody is there to see it
+            return web.Response(status=400)  # the client has disconnected
         finally:
             self._live.discard(exchange)
             entry.end("lost")
@@ -143,16 +143,16 @@ class HttpEmulator(Emulator):
         return whole
 
     def _nonsense(self, wanted: tuple[str, ...]) -> web.Response:
-        """The next kind of those wanted, for each answer another."""
+        """Answer with the requested kinds of nonsense in turn."""
         kinds = self.bodies()
         names = list(kinds) if "all" in wanted else list(wanted)
-        given = sum(entry.closed == "garbage" for entry in self.log) - 1
-        return web.Response(body=kinds[names[given % len(names)]], content_type="application/json")
+        sent = sum(entry.closed == "garbage" for entry in self.log) - 1
+        return web.Response(body=kinds[names[sent % len(names)]], content_type="application/json")
 
     async def _half(
         self, request: web.Request, whole: web.Response, exchange: Exchange
     ) -> web.StreamResponse:
-        """Half of an answer, and no more."""
+        """Send half of an answer and abort the connection."""
         content = whole.body
         assert isinstance(content, bytes)
         half = web.StreamResponse(headers={"Content-Length": str(len(content))})

@@ -1,7 +1,7 @@
-"""Emulator of a managed proxy's `/ws/transcribe`, on top of the Deepgram emulator's ears.
+"""Emulator of a managed proxy's `/ws/transcribe`, based on the Deepgram emulator's decoder.
 
-Follows the fact sheet, of which only the client's side is known ([C]); where its proposals for the
-server ([P]) are taken up, that is said. Written from the tables, not with the plugin's own codec.
+Follows the fact sheet, which documents only the client's side ([C]). Proposals for the server ([P])
+are marked. Written from the tables, not with the plugin's own codec.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .session import Close, Outgoing, Session
 SAMPLE_RATE: Final = 16_000
 _STEP_BYTES: Final = 640
 _MAX_FRAME_BYTES: Final = 1024 * 1024
-"""3.2 [P]."""
+"""Limit of a frame (3.2 [P])."""
 _LOW_SECONDS: Final = (300.0, 60.0)
-"""6 [P]: credits_low comes once for each."""
+"""Balances at which credits_low is sent, once each (6 [P])."""
 CLOSE_CODES: Final = {
     "bad_request": 1008,
     "auth_failed": 4401,
@@ -35,31 +35,32 @@ CLOSE_CODES: Final = {
     "audio_too_large": 1009,
     "session_limit": 4408,
 }
-"""6 [P]."""
+"""Close code of each error (6 [P])."""
 
 
 class ManagedFaults(Faults):
     """Switches of this emulator."""
 
     extended: bool = Field(
-        False, description="take `end` and `finalize`, tell times, sequence and session"
+        False,
+        description="accept `end` and `finalize`; send times, sequence numbers and session ids",
     )
-    interims: bool = Field(True, description="pass on interims")
-    blanks: bool = Field(True, description="pass on transcripts of silence")
+    interims: bool = Field(True, description="forward interims")
+    blanks: bool = Field(True, description="forward transcripts of silence")
     endpointing_ms: int = Field(300, description="silence that ends an utterance upstream")
     first_reply: Literal["ready", "transcript", "unknown", "none"] = Field(
-        "ready", description="what the token is answered with"
+        "ready", description="answer to the token"
     )
     auth_error: str | None = Field(None, description="code of an error that refuses the token")
     error_after_seconds: float | None = Field(
-        None, description="send an error with `error_code` then"
+        None, description="send an error with `error_code` at this position"
     )
-    error_code: str | None = Field("internal", description="none: an error without a code")
-    error_closes: bool = Field(True, description="close after an error, as a proxy should")
+    error_code: str | None = Field("internal", description="code of errors; none for no code")
+    error_closes: bool = Field(True, description="close after an error")
     ready_again_after_seconds: float | None = Field(
-        None, description="send `ready` once more then, as after a loss of the upstream"
+        None, description="send `ready` again at this position, as after an upstream failure"
     )
-    credits_seconds: float | None = Field(None, description="the balance; none: boundless")
+    credits_seconds: float | None = Field(None, description="the balance; none for no limit")
 
 
 class ManagedSession(Session):
@@ -71,7 +72,7 @@ class ManagedSession(Session):
         super().__init__(faults)
         self.request_id = str(uuid.uuid4())
         self.auth: dict[str, Any] | None = None
-        """The first frame."""
+        """The first frame of the client."""
         self._token = token
         self._channel: Channel | None = None
         self._rest = b""
@@ -103,7 +104,7 @@ class ManagedSession(Session):
             return self._authenticate(content)
         kind = None if content is None else content.get("type")
         if self._channel is None or not self.switches.extended:
-            return []  # 4: what is unknown is ignored, by either side (our choice)
+            return []  # 4: both sides ignore unknown messages (our choice)
         if kind == "finalize":
             return self._transcripts(self._channel.flush(self.words, from_finalize=True))
         if kind == "end":
@@ -130,7 +131,7 @@ class ManagedSession(Session):
         return answers + self._events()
 
     def timed_out(self) -> list[Outgoing]:
-        """6 [P]: ten seconds for the first frame. There is no other limit."""
+        """Refuse a client without a first frame after ten seconds (6 [P])."""
         if self.auth is not None or self._closed:
             return []
         return self._error("bad_request", "no auth in time")
@@ -174,7 +175,7 @@ class ManagedSession(Session):
         return [self._ready()]
 
     def _query(self, config: dict[str, Any]) -> Listen:
-        """What the upstream is asked for."""
+        """Return the query for the upstream."""
         return Listen(
             encoding="linear16",
             sample_rate=SAMPLE_RATE,
@@ -192,7 +193,7 @@ class ManagedSession(Session):
         )
 
     def _transcripts(self, results: list[dict[str, Any]]) -> list[Outgoing]:
-        """The upstream's results as the proxy passes them on."""
+        """Convert the upstream's results to the proxy's messages."""
         passed: list[Outgoing] = []
         for result in results:
             text = result["channel"]["alternatives"][0]["transcript"]
@@ -211,7 +212,7 @@ class ManagedSession(Session):
         return passed
 
     def _events(self) -> list[Outgoing]:
-        """What is due by the audio received."""
+        """Return the events due at this position of the audio."""
         switches, events = self.switches, cast(list[Outgoing], [])
         again = switches.ready_again_after_seconds
         if again is not None and self.seconds >= again and not self._ready_again:
@@ -228,7 +229,7 @@ class ManagedSession(Session):
     def _meter(self, credits_seconds: float) -> list[Outgoing]:
         left = credits_seconds - self.seconds
         if left <= 0:
-            # 6 [P]: the upstream is finished in order.
+            # 6 [P]: the upstream is finished normally.
             assert self._channel is not None
             last = self._transcripts(self._channel.end(self.words))
             message = {
@@ -266,7 +267,7 @@ def _object(message: str) -> dict[str, Any] | None:
 
 
 class ManagedEmulator(Emulator):
-    """`ws://127.0.0.1:<port>/ws/transcribe`; `api_key` is the token."""
+    """Server at `ws://127.0.0.1:<port>/ws/transcribe`; `api_key` is the token."""
 
     name: ClassVar[str] = "managed"
     path: ClassVar[str] = "/ws/transcribe"

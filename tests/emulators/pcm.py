@@ -1,4 +1,4 @@
-"""Raw audio in bytes: encodings and channels."""
+"""Encodings and channels of raw audio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from natterjack.audio import BYTES_PER_SAMPLE, Encoding
 Floats = npt.NDArray[np.float32]
 
 
-# G.711, from the expansion tables; compression looks for the nearest value.
+# G.711 from its expansion tables; compression finds the nearest value.
 
 
 def _mulaw_table() -> npt.NDArray[np.int16]:
@@ -33,7 +33,7 @@ _TABLES: Final = {"mulaw": _mulaw_table(), "alaw": _alaw_table()}
 
 
 def from_linear16(pcm: bytes, encoding: Encoding) -> bytes:
-    """16-bit PCM in another encoding."""
+    """Convert 16-bit PCM to another encoding."""
     if encoding == "linear16":
         return pcm
     table = _TABLES[encoding].astype(np.int32)
@@ -44,13 +44,13 @@ def from_linear16(pcm: bytes, encoding: Encoding) -> bytes:
 
 
 def to_linear16(samples: npt.NDArray[np.floating]) -> bytes:
-    """Samples between -1 and 1 as 16-bit PCM."""
+    """Convert samples between -1 and 1 to 16-bit PCM."""
     scaled: Floats = (np.clip(samples, -1, 1) * 32767).round()
     return scaled.astype("<i2").tobytes()
 
 
 def to_samples(audio: bytes, encoding: Encoding) -> Floats:
-    """Samples between -1 and 1 of whole samples of `audio`."""
+    """Convert complete samples of `audio` to values between -1 and 1."""
     coded = (
         np.frombuffer(audio, "<i2")
         if encoding == "linear16"
@@ -60,7 +60,7 @@ def to_samples(audio: bytes, encoding: Encoding) -> Floats:
 
 
 def interleave(*tracks: bytes, encoding: Encoding = "linear16") -> bytes:
-    """Mono tracks as the channels of one; the shorter ones end in silence."""
+    """Interleave mono tracks as channels, padding shorter ones with silence."""
     width = BYTES_PER_SAMPLE[encoding]
     quiet = from_linear16(bytes(2), encoding)
     samples = max(len(track) for track in tracks) // width
@@ -72,12 +72,12 @@ def interleave(*tracks: bytes, encoding: Encoding = "linear16") -> bytes:
 
 
 def split(audio: bytes, channels: int, encoding: Encoding = "linear16") -> list[bytes]:
-    """The channels of interleaved audio (whole frames), each as a mono track."""
+    """Split interleaved audio (complete frames) into mono tracks."""
     frames = np.frombuffer(audio, f"V{BYTES_PER_SAMPLE[encoding]}").reshape(-1, channels)
     return [np.ascontiguousarray(frames[:, index]).tobytes() for index in range(channels)]
 
 
 def mix(audio: bytes, channels: int, encoding: Encoding = "linear16") -> bytes:
-    """The mean of the channels of interleaved audio (whole frames), as linear16."""
+    """Average the channels of interleaved audio (complete frames), as linear16."""
     samples = to_samples(audio, encoding).reshape(-1, channels)
     return to_linear16(samples.mean(axis=1))

@@ -1,4 +1,4 @@
-"""An emulator as a process of its own, for tests of whole programs."""
+"""An emulator in its own process, for tests of complete programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import within
 
 
 class RemoteEmulator:
-    """The control endpoint of an emulator: the methods of Emulator, over HTTP."""
+    """An emulator's control endpoint: the methods of Emulator over HTTP."""
 
     def __init__(self, url: str, control_url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
@@ -22,23 +22,23 @@ class RemoteEmulator:
         self._session = session
 
     async def set(self, **changes: Any) -> None:
-        """Throw switches. Raises: aiohttp.ClientResponseError for one that does not exist."""
+        """Set switches. Raises aiohttp.ClientResponseError for an unknown switch."""
         await self._call("POST", "faults", changes)
 
     async def clear(self) -> None:
         await self._call("DELETE", "faults")
 
     async def drop(self) -> int:
-        """Abort every connection that stands; how many there were."""
+        """Abort every open connection and return their number."""
         return int((await self._call("POST", "drop"))["dropped"])
 
     async def committed(self) -> tuple[dict[str, int], int]:
-        """Connections on which each fault was committed, and how many stand now."""
-        told = await self._call("GET", "committed")
-        return told["faults"], told["open"]
+        """Return the number of connections that each fault affected, and of open connections."""
+        counts = await self._call("GET", "committed")
+        return counts["faults"], counts["open"]
 
     async def log(self) -> list[dict[str, Any]]:
-        """As ConnectionLog.as_json, oldest first."""
+        """Return the log entries in the form of ConnectionLog.as_json, oldest first."""
         return list((await self._call("GET", "log"))["connections"])
 
     async def _call(self, method: str, what: str, content: Any = None) -> Any:
@@ -50,7 +50,7 @@ class RemoteEmulator:
 
 @asynccontextmanager
 async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[RemoteEmulator]:
-    """`python -m tests.emulators <provider> <arguments>`, running."""
+    """Run `python -m tests.emulators <provider> <arguments>` as a subprocess."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.emulators", provider, *arguments),
         stdout=asyncio.subprocess.PIPE,

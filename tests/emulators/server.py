@@ -1,16 +1,16 @@
-"""What all emulators share: the server, the fault switchboard, the log, the control endpoint.
+"""The base of all emulators: server, fault switches, log and control endpoint.
 
-An emulator is an Emulator with a Session: the session is the provider's side of one connection,
-without sockets or clocks; the server moves messages, keeps time and commits faults.
+An emulator consists of an Emulator and a Session. The session is the provider's side of one
+connection, without sockets or clocks. The server moves messages, keeps time and applies faults.
 
     async with DeepgramEmulator() as emulator:
         ...                                       # a client of emulator.url
         await emulator.set(drop_mid_word=3, connections=1)
         assert emulator.log[0].closed == "dropped"
 
-Over HTTP, on the emulator's own port and on `control_url` (which also works while connections are
-refused): `GET`, `POST` and `DELETE /_emulator/faults`, `GET /_emulator/log`,
-`POST /_emulator/drop`.
+HTTP control requests work on the emulator's own port and on `control_url`, which stays open while
+connections are refused: `GET`, `POST` and `DELETE /_emulator/faults`, `GET /_emulator/log`,
+`GET /_emulator/committed`, `POST /_emulator/drop`.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .session import Refusal, Session
 
 HOST = "127.0.0.1"
 _RECEIVE_BUFFER_BYTES = 16 * 1024
-"""Small, so that a client soon feels that nobody reads."""
+"""Small, so that a client soon notices backpressure."""
 
 
 class Live(Protocol):
-    """A connection, or a request that is being answered."""
+    """An open connection or a request in progress."""
 
     ticket: bool
-    """Whether it is one of those that `Faults.connections` counts."""
+    """Whether `Faults.connections` has counted it."""
 
     def drop(self, fault: str) -> None:
         """Abort the TCP connection."""
 
     def switch(self, faults: Faults) -> None:
-        """The switches have changed."""
+        """Apply changed switches."""
 
 
 class Emulator(ABC):
-    """A server on the loopback. An async context manager; also usable with start and stop."""
+    """A loopback server. Use it as an async context manager or call start and stop."""
 
     name: ClassVar[str]
     path: ClassVar[str]
@@ -63,7 +63,7 @@ class Emulator(ABC):
         receive_timeout_seconds: float = 10.0,
         **faults: Any,
     ) -> None:
-        """`api_key` None: any credentials of the right shape will do. `faults`: set at start."""
+        """Without `api_key`, well-formed credentials are valid. `faults` are initial switches."""
         self.port = port
         self.control_port = control_port
         self.api_key = api_key
@@ -90,14 +90,14 @@ class Emulator(ABC):
 
     @abstractmethod
     def admit(self, request: web.Request) -> Session:
-        """The session for an upgrade request. Raises Refusal."""
+        """Return the session for an upgrade request. Raises Refusal."""
 
     def refusal(self, status: int) -> Refusal:
-        """How the provider words an HTTP error that a fault demands."""
+        """Return an injected HTTP error in the provider's form."""
         return Refusal(status, f"HTTP {status}")
 
     def route(self, router: web.UrlDispatcher) -> None:
-        """Enter what the provider serves."""
+        """Add the provider's routes."""
         router.add_get(self.path, self._serve)
 
     async def start(self) -> None:
@@ -138,7 +138,7 @@ class Emulator(ABC):
         await self.stop()
 
     async def set(self, **changes: Any) -> None:
-        """Throw switches, leaving the others as they are. Raises: pydantic.ValidationError."""
+        """Set switches; others keep their values. Raises pydantic.ValidationError."""
         faults = self.faults_model(**{**self.faults.model_dump(), **changes})
         if "handshakes" in changes:
             self._handshakes = faults.handshakes
@@ -149,12 +149,12 @@ class Emulator(ABC):
         await self._apply(faults)
 
     async def clear(self) -> None:
-        """Set all switches as they were at the start."""
+        """Reset all switches to their initial values."""
         self._handshakes, self._tickets = self._initial.handshakes, self._initial.connections
         await self._apply(self._initial)
 
     def drop(self, fault: str = "drop") -> int:
-        """Abort every connection that stands; how many there were."""
+        """Abort every open connection and return their number."""
         live = list(self._live)
         for connection in live:
             connection.drop(fault)
@@ -166,11 +166,11 @@ class Emulator(ABC):
 
     @property
     def words(self) -> list[str]:
-        """All words heard on all connections, in the order of connections."""
+        """All words received, in the order of connections."""
         return [heard.word for entry in self.log for heard in entry.words]
 
     def hits(self, connection: Live) -> bool:
-        """Whether faults of running connections apply to this one; asks only when one is due."""
+        """Whether faults affect this connection. Call it only when a fault is due: it counts."""
         if connection.ticket:
             return True
         if self._tickets is not None:
@@ -190,7 +190,7 @@ class Emulator(ABC):
     async def _refuse(self, refuse: bool) -> None:
         if refuse:
             self._servers.pop("main").close()
-            # Bound, but not listening: the port stays ours and connections to it are refused.
+            # A bound socket that does not listen reserves the port and refuses connections.
             self._reserved = _bound(self.port)
             return
         if self._reserved is not None:
@@ -227,7 +227,7 @@ class Emulator(ABC):
             await socket.prepare(request)
         except ConnectionResetError:
             entry.end("lost")
-            return web.Response(status=400)  # nobody is there to see it
+            return web.Response(status=400)  # the client has disconnected
         connection = Connection(self, session, socket, request, entry)
         self._live.add(connection)
         try:

@@ -1,4 +1,4 @@
-"""The provider's side of one connection, without sockets or clocks: what each emulator writes."""
+"""The provider's side of one connection, without sockets or clocks; each emulator subclasses it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .tones import HeardWord
 
 
 class Close(NamedTuple):
-    """Instruction of a session to close the WebSocket."""
+    """A session's instruction to close the WebSocket."""
 
     code: int | None = 1000
-    """None: without a status, which the client sees as 1005."""
+    """None closes without a status, which the client sees as 1005."""
     reason: str = ""
 
 
@@ -24,18 +24,18 @@ Outgoing = dict[str, Any] | Close
 
 
 class Elapsed(NamedTuple):
-    """Seconds of waiting on a connection."""
+    """Times of a connection, in seconds."""
 
     open: float
-    """Since it stood."""
+    """Time since the connection opened."""
     without_audio: float
-    """Since the last audio, or since it stood."""
+    """Time since the last audio, or since the connection opened."""
     without_life: float
-    """Since the last audio or WebSocket ping or pong, or since it stood."""
+    """Time since the last audio, ping or pong, or since the connection opened."""
 
 
 class Refusal(Exception):
-    """The upgrade is answered with an HTTP error instead."""
+    """An HTTP error in answer to an upgrade request."""
 
     def __init__(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         super().__init__(status, body)
@@ -53,66 +53,66 @@ class Session(ABC):
     """The provider's side of one connection: frames in, messages out."""
 
     summary_type: ClassVar[str] = ""
-    """Type of the message that ends a stream."""
+    """Type of the message that ends a stream; empty if there is none."""
     type_field: ClassVar[str] = "type"
-    """Field of a message, of either side, that names its type."""
+    """Name of the type field in messages of both sides."""
     tick_seconds: ClassVar[float | None] = None
-    """How often `tick` is called; None: never."""
+    """Interval between calls of `tick`; None for no calls."""
     read_ahead_frames: ClassVar[int | None] = None
-    """Frames taken from the socket and not heard yet, before it is read no more; None: any."""
+    """Limit of frames received and not processed; None for no limit."""
     subprotocol: str | None = None
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
-        """The switches as they are now; the server keeps them up to date."""
+        """The current switches, updated by the server."""
         self.request_id = ""
         self.headers: dict[str, str] = {}
         self.words: list[HeardWord] = []
         self.hits: Callable[[], bool] = lambda: True
-        """Whether faults apply to this connection (Faults.connections); ask when one is due."""
+        """Whether faults affect this connection; call it only when a fault is due."""
 
     @property
     @abstractmethod
     def seconds(self) -> float:
-        """Seconds of audio heard."""
+        """Seconds of audio processed."""
 
     @property
     @abstractmethod
     def mid_word(self) -> bool:
-        """Whether the audio heard so far ends well inside a word."""
+        """Whether the audio processed so far ends well inside a word."""
 
     @abstractmethod
     def seconds_in(self, audio: bytes) -> float:
-        """Seconds of audio in one binary frame."""
+        """Return the seconds of audio in one binary frame."""
 
     @abstractmethod
     def audio(self, audio: bytes) -> Sequence[Outgoing]:
-        """Answers to a binary frame."""
+        """Process a binary frame and return the answers."""
 
     @abstractmethod
     def text(self, message: str) -> Sequence[Outgoing]:
-        """Answers to a text frame."""
+        """Process a text frame and return the answers."""
 
     def greeting(self) -> Sequence[Outgoing]:
-        """What the server says first."""
+        """Return the server's first messages."""
         return ()
 
     def resets_timer(self, message: str) -> bool:
-        """Whether a text frame counts as a sign of life."""
+        """Whether a text frame resets the receive timeout."""
         return True
 
     def timed_out(self) -> Sequence[Outgoing]:
-        """What happens when the client was silent for too long."""
+        """Return the messages to send at the receive timeout."""
         return ()
 
     def tick(self, elapsed: Elapsed) -> Sequence[Outgoing]:
-        """What the passing of time brings."""
+        """Return the messages due after `elapsed`."""
         return ()
 
     def said(self, message: dict[str, Any]) -> str:
-        """The text that a message makes final, for the log."""
+        """Return the text that a message makes final, for the log."""
         return ""
 
     def garbage(self) -> dict[str, str | bytes]:
-        """Nonsense that the server can be made to say, by name."""
+        """Return invalid messages by name."""
         return GARBAGE

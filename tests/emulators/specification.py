@@ -12,6 +12,6 @@ import yaml
 @cache
 def load_specification(path: Path) -> dict[str, Any]:
     """An OpenAPI or AsyncAPI document, parsed once. Callers must not change it."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it was built
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, if available
     document: dict[str, Any] = yaml.load(path.read_text(), loader)
     return document

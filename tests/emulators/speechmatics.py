@@ -1,8 +1,8 @@
-"""Emulator of Speechmatics' realtime WebSocket (version 2) that hears tone words.
+"""Emulator of Speechmatics' realtime WebSocket (version 2) for tone words.
 
 Follows the vendor's specification (specs/speechmatics-realtime.yaml) and documentation ("Error
-handling", "Limits", "Turn detection", "Authentication"). What they leave open is marked "our
-choice".
+handling", "Limits", "Turn detection", "Authentication"). Undocumented behavior is marked
+"our choice".
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from .speechmatics_faults import (
 from .speechmatics_start import judge
 
 _STEP_SECONDS: Final = 0.02
-"""Audio is heard in steps so short, so that nothing depends on the size of frames."""
+"""Length of a processing step, short so that results do not depend on the frame size."""
 _ENCODINGS: Final[dict[str, tuple[int, Encoding]]] = {
     "pcm_s16le": (2, "linear16"),
     "mulaw": (1, "mulaw"),
     "pcm_f32le": (4, "linear16"),
 }
-"""Bytes of a sample, and how it is decoded."""
+"""Bytes per sample, and the decoder's encoding."""
 
 
 class RecognitionSession(Session):
@@ -51,7 +51,7 @@ class RecognitionSession(Session):
     summary_type: ClassVar[str] = "EndOfTranscript"
     type_field: ClassVar[str] = "message"
     tick_seconds: ClassVar[float | None] = 0.02
-    # "AudioAdded": a server that is behind does not read.
+    # "AudioAdded": a server that lags behind stops reading.
     read_ahead_frames: ClassVar[int | None] = 64
 
     def __init__(
@@ -63,7 +63,7 @@ class RecognitionSession(Session):
         """JSON messages of the client."""
         self.frames = 0
         self.last_seq_no: int | None = None
-        """As EndOfStream has it."""
+        """The sequence number in EndOfStream."""
         self._usage = usage
         self._refusal = refusal
         self._started = False
@@ -202,17 +202,17 @@ class RecognitionSession(Session):
             return answers
         for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
             setattr(self._engine, switch, getattr(faults, switch))
-        for said in self._hear(audio):
+        for transcript in self._process(audio):
             if self._past(faults.no_transcripts_after_seconds):
                 continue
-            final = said["message"] == "AddTranscript"
+            final = transcript["message"] == "AddTranscript"
             if final and not self._garbled and self._past(faults.unreadable_final_after_seconds):
                 self._garbled = True
-                del said["metadata"]
-            answers += self._dress([said])
+                del transcript["metadata"]
+            answers += self._dress([transcript])
         return answers + self._due()
 
-    def _hear(self, audio: bytes) -> list[dict[str, Any]]:
+    def _process(self, audio: bytes) -> list[dict[str, Any]]:
         assert self._engine is not None
         width = _ENCODINGS[self._encoding][0]
         audio = self._rest + audio
@@ -233,7 +233,7 @@ class RecognitionSession(Session):
         return mark is not None and self.seconds >= mark and self.hits()
 
     def _due(self) -> list[Outgoing]:
-        """What switches demand at this time of the audio."""
+        """Return the messages that switches require at this position of the audio."""
         faults = self._switches
         if faults.error_type is not None and self._past(faults.error_after_seconds):
             return self._fail(faults.error_type, "in the middle")
@@ -319,22 +319,22 @@ class RecognitionSession(Session):
     # ---- shapes -----------------------------------------------------------------------------
 
     def _warn(self, kind: str, reason: str, *, again: bool = False) -> list[Outgoing]:
-        """A Warning, once a connection unless `again`."""
+        """Return a Warning, once per connection unless `again`."""
         if kind in self._warned and not again:
             return []
         self._warned.add(kind)
         return self._dress([{"message": "Warning", "type": kind, "reason": reason}])
 
     def _fail(self, kind: str, reason: str) -> list[Outgoing]:
-        """An Error, after which the server closes; the closing frame repeats its type."""
+        """Return an Error and a close whose reason is the error's type."""
         self._over = True
         code = CLOSE_CODES.get(kind, 1011)
         error = {"message": "Error", "type": kind, "reason": reason, "code": code}
-        said = self._dress([error]) if self._switches.error_in_band else []
-        return [*said, Close(code, kind)]
+        messages = self._dress([error]) if self._switches.error_in_band else []
+        return [*messages, Close(code, kind)]
 
     def _dress(self, messages: Sequence[dict[str, Any]]) -> list[Outgoing]:
-        """Messages as they go out, distorted as switches say."""
+        """Distort messages according to the switches."""
         dressed: list[Outgoing] = []
         faults = self._switches
         for message in messages:
@@ -358,8 +358,8 @@ class RecognitionSession(Session):
         backwards = {"start_time": 2, "end_time": 1, "transcript": ""}
         return {
             **{
-                name: said.replace('"type"', '"message"') if isinstance(said, str) else said
-                for name, said in GARBAGE.items()
+                name: text.replace('"type"', '"message"') if isinstance(text, str) else text
+                for name, text in GARBAGE.items()
             },
             "unsent_frame": '{"message": "AudioAdded", "seq_no": 1000000}',
             "ack_of_nothing": '{"message": "AudioAdded"}',
@@ -373,21 +373,21 @@ class RecognitionSession(Session):
 
 
 class SpeechmaticsEmulator(Emulator):
-    """`ws://127.0.0.1:<port>/v2`, and `http://127.0.0.1:<port>/v1/api_keys` for temporary keys."""
+    """Server at `ws://127.0.0.1:<port>/v2`, with temporary keys at `/v1/api_keys` over HTTP."""
 
     name: ClassVar[str] = "speechmatics"
-    # A trailing slash or not, and the older form with the language behind it.
+    # With or without a trailing slash, and the older form with the language.
     path: ClassVar[str] = "/v2{rest:(/[^/]*)?}"
     faults_model: ClassVar[type[Faults]] = SpeechmaticsFaults
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.sessions: list[RecognitionSession] = []
-        """Of all connections that stood, oldest first."""
+        """Sessions of all admitted connections, oldest first."""
         self.temporary_keys: list[str] = []
-        """Given so far; those dropped from here are not valid any more."""
+        """Valid temporary keys; tests remove keys to invalidate them."""
         self.requests: list[dict[str, str]] = []
-        """Headers (in lower case) and query of each handshake that was admitted."""
+        """Headers (in lower case) and query of each admitted handshake."""
 
     def route(self, router: web.UrlDispatcher) -> None:
         super().route(router)
@@ -412,7 +412,7 @@ class SpeechmaticsEmulator(Emulator):
         return bool(key) and not temporary_only and self.api_key in (None, key)
 
     async def _give_key(self, request: web.Request) -> web.Response:
-        """ "Authentication": 201 with a temporary key, or an error in JSON."""
+        """Answer with 201 and a temporary key, or with a JSON error ("Authentication")."""
         status = cast(SpeechmaticsFaults, self.faults).management_status
         if status is None and not self._known(_bearer(request), temporary_only=False):
             status = 403
@@ -424,8 +424,8 @@ class SpeechmaticsEmulator(Emulator):
             error = {"code": 400, "error": "Bad Request", "detail": "type or ttl"}
             return web.json_response(error, status=400)
         self.temporary_keys.append(f"eyJ{secrets.token_urlsafe(24)}")
-        given = {"apikey_id": None, "key_value": self.temporary_keys[-1]}
-        return web.json_response(given, status=201)
+        created = {"apikey_id": None, "key_value": self.temporary_keys[-1]}
+        return web.json_response(created, status=201)
 
 
 def _bearer(request: web.Request) -> str:

@@ -1,7 +1,7 @@
-"""How Speechmatics turns audio into transcripts: when partials and finals come, and their shape.
+"""Transcripts of Speechmatics: the timing and shape of partials and finals.
 
-Follows the vendor's documentation ("Output", "Turn detection", "Formatting"). What it leaves open
-is marked "our choice".
+Follows the vendor's documentation ("Output", "Turn detection", "Formatting"). Undocumented
+behavior is marked "our choice".
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from .tones import Decoder, HeardWord
 
 _PARTIAL_SECONDS: Final = 0.3
 _SILENCE_SECONDS: Final = 3.0
-"""Silence gets an empty final each so often (our choice: the documentation only says that finals
-may be empty)."""
+"""Interval of empty finals during silence (our choice; documented is only that finals may be
+empty)."""
 _PAUSE_SECONDS: Final = 0.3
-"""A pause so long ends a sentence."""
+"""Length of a pause that ends a sentence."""
 _COMMA_AFTER: Final = 4
-"""A comma follows this word of a sentence, if another follows it in the same message."""
+"""Number of words before a comma, if another word follows in the same message."""
 _SPEECH_SECONDS: Final = 0.05
-"""A word so long spoken, and no longer than it takes to end, can be cut in the middle."""
+"""Part of a word after which a cut falls inside the word."""
 _ENTITIES: Final = {"monday": "date", "october": "date", "eleven": "number", "hundred": "number"}
 
 
 class Engine:
     """Transcripts of one channel. Times are seconds of audio since the connection's first frame,
-    on the wire rounded to hundredths, as in the vendor's examples."""
+    rounded to hundredths on the wire, as in the vendor's examples."""
 
     def __init__(
         self,
@@ -39,23 +39,23 @@ class Engine:
     ) -> None:
         self.decoder = Decoder(sample_rate, encoding)
         self.config = config
-        """`transcription_config`, as it is now."""
+        """The current `transcription_config`."""
         self.quiet_in_silence = False
         self.late_punctuation = False
         self.overreaching_finals = False
         self._delimiter = delimiter
         self._log = log
         self._words: list[HeardWord] = []
-        """Heard, and not in a final yet."""
+        """Words received and not in a final yet."""
         self._frontier = 0.0
-        """Where the last final ended."""
+        """End of the last final."""
         self._next_partial = _PARTIAL_SECONDS
         self._utterance_open = False
-        """Since the first word after an EndOfUtterance."""
+        """True from the first word after an EndOfUtterance."""
         self._utterances = 0
         self._last_word_end: float | None = None
         self._sentence_words = 0
-        """Words of the open sentence that are final."""
+        """Number of final words in the open sentence."""
         self._sentence_at = 0.0
         """End of the last final word of the open sentence."""
 
@@ -78,7 +78,7 @@ class Engine:
         return float(conversation.get("end_of_utterance_silence_trigger", 0.0))
 
     def hear(self, heard: list[HeardWord]) -> list[dict[str, Any]]:
-        """What to say after a short piece of audio, in which `heard` has ended."""
+        """Return the messages after a short piece of audio in which the words `heard` ended."""
         messages: list[dict[str, Any]] = []
         self._take(heard)
         now, onset = self.seconds, self.decoder.onset
@@ -87,8 +87,8 @@ class Engine:
             messages += self._finals(self._words, utterance_over=True)
             messages.append(self._end_of_utterance(now))
         elif self._words and now - self._words[0].end >= self._max_delay:
-            # "Latency": a word is final at the latest `max_delay` after its end; those behind it
-            # that are old enough go along (our choice).
+            # "Latency": a word is final at most `max_delay` after its end. Later words that are old
+            # enough are included (our choice).
             ready = [w for w in self._words if now - w.end >= self._max_delay / 2]
             messages += self._finals(ready)
         elif self._silent(now, onset):
@@ -96,19 +96,21 @@ class Engine:
             self._frontier = now - 0.05
         final = bool(messages)
         if self.config.get("enable_partials", False) and (final or now >= self._next_partial):
-            # "Partial transcripts": after each final one restates what remains.
+            # "Partial transcripts": a partial after each final repeats the remaining words.
             self._next_partial = now + _PARTIAL_SECONDS
             if self._words or not self.quiet_in_silence:
                 messages.append(self._partial(now))
         return messages
 
     def force(self, until: float | None) -> list[dict[str, Any]]:
-        """ForceEndOfUtterance: finals up to `until`. Without speech nothing comes (our choice), and
-        a word that is being spoken is left for later (our choice)."""
+        """Return the finals up to `until`, for ForceEndOfUtterance.
+
+        Without speech there is no answer, and a word in progress is deferred (both our choice).
+        """
         if not self._utterance_open:
             return []
         at = self.seconds if until is None else min(until, self.seconds)
-        # Times that a client knows are rounded.
+        # The client's times are rounded.
         ready = [word for word in self._words if word.end <= at + 0.01]
         messages = self._finals(ready, utterance_over=True) or [
             self._transcript("AddTranscript", self._frontier, self._frontier, [])
@@ -117,7 +119,7 @@ class Engine:
         return [{**message, "forced": True} for message in messages]
 
     def end(self) -> list[dict[str, Any]]:
-        """EndOfStream: finals of all that was heard."""
+        """Return the finals of all remaining words, for EndOfStream."""
         self._take(self.decoder.flush())
         return self._finals(self._words, utterance_over=True)
 
@@ -141,7 +143,7 @@ class Engine:
     def _finals(
         self, words: list[HeardWord], *, utterance_over: bool = False
     ) -> list[dict[str, Any]]:
-        """A final of the oldest words, and one of a mark alone if that is switched on."""
+        """Return a final of the oldest words, and a separate one for the mark if switched on."""
         if not words:
             return []
         words = list(words)
@@ -176,7 +178,7 @@ class Engine:
         count, before = self._sentence_words, self._sentence_at
         for position, word in enumerate(words):
             if count and word.start - before >= _PAUSE_SECONDS:
-                count = 0  # the stop is not permitted, or was of no use to say
+                count = 0  # the full stop was not permitted or not sent
             count, before = count + 1, word.end
             results.append(self._word(word, first=count == 1, final=final))
             following = words[position + 1 : position + 2]
@@ -193,7 +195,7 @@ class Engine:
 
     @property
     def _resumed(self) -> float:
-        """Where speech goes on after the words that a final takes, or where the audio ends."""
+        """Where speech continues after the words of a final, or where the audio ends."""
         onset = self.decoder.onset
         if self._words:
             return self._words[0].start
@@ -218,7 +220,7 @@ class Engine:
         return result
 
     def _mark(self, text: str, at: float, *, final: bool) -> dict[str, Any]:
-        """A punctuation mark, or nothing if it is not permitted."""
+        """Return a punctuation mark, or an empty result if it is not permitted."""
         permitted = self.config.get("punctuation_overrides", {}).get("permitted_marks", ["all"])
         if "all" not in permitted and text not in permitted:
             return {}
@@ -234,7 +236,7 @@ class Engine:
     def _alternative(self, text: str, *, final: bool) -> dict[str, Any]:
         alternative: dict[str, Any] = {
             "content": text,
-            # In partials it has no meaning.
+            # Confidence has no meaning in partials.
             "confidence": 0.99 if final else 0.0,
             "language": self.config["language"],
             "display": {"direction": "ltr"},

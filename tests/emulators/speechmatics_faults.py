@@ -1,4 +1,4 @@
-"""What goes wrong at Speechmatics: by its own rules, and at a test's command."""
+"""Speechmatics' limits and close codes, and the faults that tests can inject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .faults import Faults
 CLOSE_CODES: Final = {
     "invalid_message": 1003,
     "protocol_error": 1003,
-    # Not told apart in the documentation: our choice.
+    # The documentation does not distinguish these; our choice.
     "invalid_config": 1008,
     "invalid_audio_type": 1008,
     "invalid_output_format": 1008,
@@ -32,50 +32,54 @@ IDLE_WARNINGS: Final = (15, 10, 5)
 SESSION_SECONDS: Final = 48 * 3600.0
 SESSION_WARNINGS: Final = (45, 30, 15)
 LIFELESS_SECONDS: Final = 180.0
-""""Limits": how long a session may go without audio, may last, and may go without audio, ping and
-pong, in seconds; warnings come so many minutes before the first two end."""
+"""Limits of a session ("Limits"), in seconds: without audio, in total, and without audio, ping and
+pong. Warnings precede the first two by the given minutes."""
 
 
 class SpeechmaticsFaults(Faults):
-    """Switches of this emulator. Those of its own that change a running connection obey
-    `connections`, but for the choices and the clock."""
+    """Switches of this emulator. Those for open connections obey `connections`, except for choices
+    and the clock."""
 
-    start_delay_seconds: float = Field(0, ge=0, description="RecognitionStarted so much later")
-    no_recognition_started: bool = Field(False, description="RecognitionStarted never comes")
+    start_delay_seconds: float = Field(0, ge=0, description="delay of RecognitionStarted")
+    no_recognition_started: bool = Field(False, description="never send RecognitionStarted")
     withhold_acks_after_seconds: float | None = Field(
-        None, description="no AudioAdded from then on; those withheld never come"
+        None, description="send no AudioAdded after this position"
     )
     no_transcripts_after_seconds: float | None = Field(
-        None, description="audio is acknowledged from then on, and not transcribed"
+        None, description="acknowledge audio after this position without transcribing it"
     )
-    error_type: str | None = Field(None, description="fail with an Error of this type, ...")
+    error_type: str | None = Field(None, description="type of an injected Error")
     error_after_seconds: float | None = Field(
-        None, description="... after so much audio; none: at StartRecognition"
+        None, description="position of the injected Error; none for StartRecognition"
     )
-    error_in_band: bool = Field(True, description="off: only the closing frame says why")
-    warning_type: str | None = Field(None, description="send a Warning of this type, ...")
-    warning_after_seconds: float = Field(0, description="... after so much audio")
+    error_in_band: bool = Field(True, description="if off, only the close frame has the reason")
+    warning_type: str | None = Field(None, description="type of an injected Warning")
+    warning_after_seconds: float = Field(0, description="position of the injected Warning")
     duration_limit_seconds: float | None = Field(
-        None, description="Warning duration_limit_exceeded, and what follows from it"
+        None, description="send the Warning duration_limit_exceeded and end the transcript"
     )
     unreadable_final_after_seconds: float | None = Field(
-        None, description="the next final has no metadata, once a connection"
+        None, description="send the next final without metadata, once per connection"
     )
-    language_info: bool = Field(False, description="a LanguageInfo comes before each transcript")
+    language_info: bool = Field(False, description="send a LanguageInfo before each transcript")
     end_of_transcript: Literal["normal", "missing", "close"] = Field(
-        "normal", description="missing: nothing comes; close: only the closing frame"
+        "normal", description="missing: send nothing; close: send only the close frame"
     )
-    quota: int | None = Field(None, description="sessions at once; one more is quota_exceeded")
-    auth_in_band: bool = Field(False, description="a wrong key is told of after the handshake")
+    quota: int | None = Field(None, description="concurrent sessions; one more gets quota_exceeded")
+    auth_in_band: bool = Field(False, description="report an invalid key after the handshake")
     management_status: int | None = Field(
         None, description="answer requests for temporary keys with this HTTP status"
     )
-    clock_rate: float = Field(1, gt=0, description="times faster that idle and session time pass")
-
-    word_delimiter: str = Field(" ", description="of the language pack")
-    quiet_in_silence: bool = Field(False, description="silence gets neither partials nor finals")
-    late_punctuation: bool = Field(False, description="a full stop comes in a final of its own")
-    overreaching_finals: bool = Field(
-        False, description="a final's end_time is that of the audio, in the next word or not"
+    clock_rate: float = Field(
+        1, gt=0, description="speed of idle and session time, relative to real time"
     )
-    extra_fields: bool = Field(False, description="messages have fields that no document names")
+
+    word_delimiter: str = Field(" ", description="word delimiter of the language pack")
+    quiet_in_silence: bool = Field(
+        False, description="send neither partials nor finals for silence"
+    )
+    late_punctuation: bool = Field(False, description="send a full stop in a separate final")
+    overreaching_finals: bool = Field(
+        False, description="a final's end_time is the end of the audio, even within the next word"
+    )
+    extra_fields: bool = Field(False, description="messages have undocumented fields")

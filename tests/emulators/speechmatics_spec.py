@@ -1,4 +1,4 @@
-"""Speechmatics' own specification, as the judge of messages of either side."""
+"""Validation of messages of both sides against Speechmatics' own specification."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ Where = tuple[str | int, ...]
 
 
 def document() -> dict[str, Any]:
-    """The AsyncAPI document."""
+    """Return the AsyncAPI document."""
     return load_specification(SPECIFICATION)
 
 
 @cache
 def validator(message: str) -> jsonschema.Draft202012Validator:
-    """Judge of messages of one type. Raises: KeyError for a type that there is not."""
+    """Return the validator of a message type. Raises KeyError for an unknown type."""
     components = document()["components"]
     payload = components["messages"][message]["payload"]
     return jsonschema.Draft202012Validator({**payload, "components": components})
 
 
 def messages(channel: str) -> set[str]:
-    """Types of the messages that clients `publish`, or `subscribe` to."""
+    """Return the message types that clients `publish`, or `subscribe` to."""
     return set(document()["channels"][channel]["messages"])
 
 
 def problems(message: dict[str, Any]) -> list[tuple[Where, str]]:
-    """What is wrong with a message: where, and why. Fields that its schema does not know are wrong
-    too: the vendor calls them `invalid_config`."""
+    """List the path and reason of each error in a message.
+
+    Unknown fields are errors, too: the vendor answers them with `invalid_config`.
+    """
     kind = str(message.get("message"))
     found = [
         (tuple(error.absolute_path), error.message)

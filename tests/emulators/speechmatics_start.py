@@ -1,4 +1,4 @@
-"""What Speechmatics accepts as StartRecognition."""
+"""Validation of Speechmatics' StartRecognition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import speechmatics_spec as spec
 LANGUAGES: Final = frozenset(
     ("ar", "cmn", "cmn_en", "de", "en", "es", "fr", "it", "ja", "multi", "nl", "pl", "pt", "yue")
 )
-"""A selection (our choice)."""
+"""A selection of languages (our choice)."""
 _INVALID: Final = {
     "language": "invalid_language",
     "model": "invalid_model",
@@ -18,7 +18,7 @@ _INVALID: Final = {
 
 
 def judge(content: dict[str, Any]) -> tuple[str, str] | None:
-    """Type and reason of the Error that a StartRecognition gets; None: it is accepted."""
+    """Return the type and reason of the Error for a StartRecognition, or None if it is valid."""
     for path, why in spec.problems(content):
         names = [str(part) for part in path]
         kind = "invalid_config"

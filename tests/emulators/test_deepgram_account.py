@@ -258,7 +258,11 @@ async def test_the_role_of_a_key_decides(emulator: DeepgramEmulator) -> None:
         await emulator.set(roles={ADMIN: role})
         assert (await get(emulator, balances))[0] == expected
         assert (await get(emulator, "/v1/projects"))[0] == 200
-    asked = [(entry.role, entry.status) for entry in emulator.asked if "balances" in entry.path]
+    asked = [
+        (entry.role, entry.status)
+        for entry in emulator.account_requests
+        if "balances" in entry.path
+    ]
     assert asked == [("owner", 200), ("admin", 200), ("member", 401)]
 
 
@@ -318,7 +322,7 @@ async def test_streams_are_no_questions_of_account(emulator: DeepgramEmulator) -
     await get(emulator, "/v1/projects")
     assert emulator.log == []
     await stream(emulator, AUDIO)
-    assert [entry.path for entry in emulator.asked] == ["/v1/projects"]
+    assert [entry.path for entry in emulator.account_requests] == ["/v1/projects"]
 
 
 @pytest.mark.process

@@ -1,10 +1,10 @@
-"""Words coded as tones, so that a test can count words lost, doubled and out of order.
+"""Words encoded as tones, so that a test can count words lost, doubled and out of order.
 
 A word is a burst of four symbols of 60 ms; a symbol is a chord of one low and one high tone in
 the telephone band. All tones are multiples of 200 Hz, so over a block of 5 ms they are orthogonal
 and a block needs one small matrix product. The four symbols are a codeword of a [4, 2] code over
-the integers mod 17 in which any two symbols determine the other two: the head of one word joined
-to the tail of another is no word, and a burst that is cut, short or long is no word either.
+the integers mod 17 in which any two symbols determine the other two. Therefore the head of one word
+joined to the tail of another is not a word, and neither is a burst that is cut, short or long.
 Words need 15 ms of silence between them.
 """
 
@@ -26,28 +26,28 @@ from .vocabulary import VOCABULARY
 SYMBOL_SECONDS: Final = 0.060
 WORD_SECONDS: Final = 4 * SYMBOL_SECONDS
 GAP_SECONDS: Final = 0.080
-"""Silence between two words, unless `encode` is told otherwise."""
+"""Default silence between two words."""
 
 _LOW: Final = (600, 800, 1000, 1200, 1400)
 _HIGH: Final = (1800, 2200, 2600, 3000)
 _TONES: Final = _LOW + _HIGH
 _PRIME: Final = 17
-"""Size of the symbol alphabet: prime, so that the code can divide; 5 x 4 chords hold it."""
+"""Size of the symbol alphabet, which needs 5 x 4 chords. It is prime, so that division works."""
 _AMPLITUDE: Final = 0.25
-"""Of each tone, where full scale is 1."""
+"""Amplitude of each tone; full scale is 1."""
 _RAMP_SECONDS: Final = 0.003
 _BLOCK_SECONDS: Final = 0.005
 _HANGOVER_BLOCKS: Final = 3
-"""A burst is over after so many blocks without a chord; a change of symbol blurs one or two."""
+"""Blocks without a chord that end a burst; a change of symbols blurs one or two blocks."""
 _LENGTH_TOLERANCE_SECONDS: Final = 0.006
 _TONAL: Final = 0.5
-"""Least share of a block's power in its two strongest tones for it to be part of a word."""
-_FAINTEST: Final = 2.5e-5
-"""Mean square under which a block is silence whatever its shape (-46 dB of full scale)."""
+"""Minimum share of the two strongest tones in the power of a block that is part of a word."""
+_MIN_POWER: Final = 2.5e-5
+"""Mean square below which a block counts as silence (-46 dB of full scale)."""
 
 
 class HeardWord(NamedTuple):
-    """A word and where it was, in seconds of the audio fed."""
+    """A word and its position, in seconds of audio."""
 
     word: str
     start: float
@@ -65,7 +65,7 @@ _WORD_OF: Final = {_symbols(index): word for index, word in enumerate(VOCABULARY
 
 @cache
 def _burst(index: int, sample_rate: int) -> Floats:
-    """The samples of one word."""
+    """Return the samples of one word."""
     time = np.arange(round(WORD_SECONDS * sample_rate)) / sample_rate
     burst = np.zeros(len(time))
     symbol_of = np.minimum((time / SYMBOL_SECONDS).astype(int), 3)
@@ -89,10 +89,10 @@ def encode(
     tail_seconds: float = GAP_SECONDS,
     encoding: Encoding = "linear16",
 ) -> bytes:
-    """Mono PCM that says `words`.
+    """Return mono PCM with `words`.
 
-    After each `phrase_words` words (0: never) the silence is `pause_seconds` instead of
-    `gap_seconds`. Raises: KeyError for a word that is not in VOCABULARY.
+    After each `phrase_words` words (if not 0), the silence is `pause_seconds` instead of
+    `gap_seconds`. Raises KeyError for a word that is not in VOCABULARY.
     """
     parts = [silence(lead_seconds, sample_rate)]
     for count, word in enumerate(words, 1):
@@ -105,7 +105,7 @@ def encode(
 
 
 def silence(seconds: float, sample_rate: int = 16000, encoding: Encoding = "linear16") -> bytes:
-    """Mono PCM that says nothing."""
+    """Return mono PCM with silence."""
     return from_linear16(bytes(2 * round(seconds * sample_rate)), encoding)
 
 
@@ -117,7 +117,7 @@ def places(
     pause_seconds: float = 0.8,
     lead_seconds: float = 0.0,
 ) -> list[HeardWord]:
-    """Where `encode` puts each word."""
+    """Return the positions at which `encode` puts the words."""
     found, at = [], lead_seconds
     for count, word in enumerate(words, 1):
         found.append(HeardWord(word, at, at + WORD_SECONDS))
@@ -127,10 +127,10 @@ def places(
 
 
 def sequence(n: int) -> list[str]:
-    """`n` words in which every loss, double and swap shows, up to some 79,000 of them.
+    """Return `n` words, at most about 79,000, in which every loss, repetition and swap is visible.
 
-    Block b of the sequence goes through the vocabulary (its size is prime) in strides of b + 1:
-    a word occurs once a block, and two neighbours tell the block.
+    Block b of the sequence steps through the vocabulary, whose size is prime, in strides of b + 1.
+    A word occurs once per block, and two adjacent words identify the block.
     """
     size = len(VOCABULARY)
     if n > size * (size - 1):
@@ -139,17 +139,17 @@ def sequence(n: int) -> list[str]:
 
 
 class Counts(NamedTuple):
-    """What became of words that were sent. All zero exactly when heard is sent."""
+    """Differences between words sent and received. All are zero if and only if they are equal."""
 
     lost: int = 0
     doubled: int = 0
     out_of_order: int = 0
     invented: int = 0
-    """Heard, but never sent."""
+    """Words received but never sent."""
 
 
 def compare(sent: Sequence[str], heard: Iterable[str]) -> Counts:
-    """Audit `heard` (words as a transcript shows them: capitals and punctuation do not count)."""
+    """Compare the words of a transcript with the words sent, ignoring case and punctuation."""
     got = [plain(word) for word in heard]
     matcher = difflib.SequenceMatcher(None, list(sent), got, autojunk=False)
     missing: list[str] = []
@@ -171,17 +171,17 @@ def compare(sent: Sequence[str], heard: Iterable[str]) -> Counts:
 
 
 def plain(word: str) -> str:
-    """A word of a transcript as the vocabulary has it."""
+    """Return a transcript's word in the form of the vocabulary."""
     return word.strip(".,;:?! ").lower()
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a transcript as the vocabulary has them."""
+    """Return the words of a transcript in the form of the vocabulary."""
     return [plain(word) for word in text.split()]
 
 
 class Decoder:
-    """Hears words in mono audio that comes in pieces of any size."""
+    """Decodes words from mono audio in pieces of any size."""
 
     def __init__(self, sample_rate: int, encoding: Encoding = "linear16") -> None:
         self._rate = sample_rate
@@ -189,7 +189,7 @@ class Decoder:
         self._block = round(_BLOCK_SECONDS * sample_rate)
         phase = 2j * np.pi * np.outer(np.arange(self._block), _TONES) / sample_rate
         wave = np.exp(-phase) * np.sqrt(2) / self._block
-        # Real and imaginary parts side by side: one real product is faster than a complex one.
+        # Real and imaginary parts side by side: a real product is faster than a complex one.
         self._waves: Floats = np.hstack([wave.real, wave.imag]).astype(np.float32)
         self._odd = b""
         self._rest: Floats = np.empty(0, np.float32)
@@ -197,12 +197,12 @@ class Decoder:
         self._blocks = 0
         self._burst: list[Floats] = []
         self._burst_at = 0
-        """Index of the first block in `_burst`: up to two blocks before the first with a chord."""
+        """Index of the first block in `_burst`, up to two blocks before the first chord."""
         self._idle = 0
-        """Blocks without a chord since the last one with."""
+        """Blocks since the last one with a chord."""
         self._before: list[Floats] = []
         self._active_before = 0
-        self._sounded = 0
+        self._last_active = 0
 
     @property
     def seconds(self) -> float:
@@ -216,18 +216,18 @@ class Decoder:
 
     @property
     def onset(self) -> float | None:
-        """Where the word that is being spoken began (to 5 ms); None in silence."""
+        """Start of the word in progress (to 5 ms); None in silence."""
         if not self._burst:
             return None
         return (self._burst_at + self._active_before) * self._block / self._rate
 
     @property
     def quiet_since(self) -> float:
-        """Where the last sound of a word ended (to 5 ms), be the word heard or cut."""
-        return self._sounded * self._block / self._rate
+        """End of the last tone (to 5 ms), whether or not its word was complete."""
+        return self._last_active * self._block / self._rate
 
     def feed(self, audio: bytes) -> list[HeardWord]:
-        """The words that end in `audio`; a word is reported 15 to 20 ms after its end."""
+        """Return the words that end in `audio`. A word is reported 15 to 20 ms after its end."""
         if self._encoding == "linear16":
             audio = self._odd + audio
             whole = len(audio) & ~1
@@ -235,7 +235,7 @@ class Decoder:
         return self.feed_samples(to_samples(audio, self._encoding))
 
     def feed_samples(self, samples: Floats) -> list[HeardWord]:
-        """As `feed`, for samples between -1 and 1."""
+        """Do the same as `feed`, for samples between -1 and 1."""
         self._fed += len(samples)
         samples = np.concatenate([self._rest, samples])
         count = len(samples) // self._block
@@ -248,7 +248,7 @@ class Decoder:
         total = np.einsum("ij,ij->i", blocks, blocks) / self._block
         low, high = power[:, : len(_LOW)].max(axis=1), power[:, len(_LOW) :].max(axis=1)
         active = (
-            (total > _FAINTEST)
+            (total > _MIN_POWER)
             & (low + high > _TONAL * total)
             & (np.minimum(low, high) > 0.1 * total)
         )
@@ -262,7 +262,7 @@ class Decoder:
         return heard
 
     def flush(self) -> list[HeardWord]:
-        """The word that ends where the audio ends, if there is one. No audio may follow."""
+        """Return the word that ends with the audio, if there is one. No audio may follow."""
         heard: list[HeardWord] = []
         if len(self._rest):
             fed = self._fed
@@ -271,7 +271,7 @@ class Decoder:
         return heard + self.cut()
 
     def cut(self) -> list[HeardWord]:
-        """As if a word that is being spoken ended here: it is heard only if it is complete."""
+        """End a word in progress here, and return it if it is complete."""
         heard: list[HeardWord] = []
         if self._burst:
             self._end_burst(heard)
@@ -281,9 +281,9 @@ class Decoder:
     def _step(self, row: Floats, active: bool, heard: list[HeardWord]) -> None:
         self._blocks += 1
         if active:
-            self._sounded = self._blocks
+            self._last_active = self._blocks
         if self._burst:
-            # Past the length of a word nothing more is kept: it only has to end.
+            # A burst longer than a word is not stored further; only its end matters.
             if len(self._burst) * _BLOCK_SECONDS < 2 * WORD_SECONDS:
                 self._burst.append(row)
             self._idle = 0 if active else self._idle + 1
@@ -298,15 +298,15 @@ class Decoder:
             self._before = [*self._before, row][-2:]
 
     def _end_burst(self, heard: list[HeardWord]) -> None:
-        word = self._recognise(np.array(self._burst))
+        word = self._recognize(np.array(self._burst))
         if word is not None:
             heard.append(word)
         self._before = self._burst[-2:-1]
         self._burst = []
         self._idle = 0
 
-    def _recognise(self, rows: Floats) -> HeardWord | None:
-        """The word that a burst is, if it is one as a whole."""
+    def _recognize(self, rows: Floats) -> HeardWord | None:
+        """Return the word of a burst, or None if the burst is not a complete word."""
         low = rows[:, : len(_LOW)].argmax(axis=1)
         high = rows[:, len(_LOW) :].argmax(axis=1)
         chords = low * len(_HIGH) + high
@@ -314,7 +314,7 @@ class Decoder:
         per_symbol = SYMBOL_SECONDS / _BLOCK_SECONDS
         if abs(last + 1 - first - 4 * per_symbol) > 4:
             return None
-        # An edge lies within a block as far as the block's amplitude says.
+        # The amplitude of a block shows how far the edge lies inside it.
         start = (
             first + 3 - self._covered(rows, chords, first + 3, range(max(0, first - 2), first + 3))
         )
@@ -344,7 +344,7 @@ class Decoder:
 
     @staticmethod
     def _covered(rows: Floats, chords: npt.NDArray[np.intp], inside: int, edge: range) -> float:
-        """How many blocks' worth of `edge` the chord of the block `inside` covers."""
+        """Return how many blocks of `edge` the chord of block `inside` covers."""
         low, high = divmod(int(chords[inside]), len(_HIGH))
         amplitude = np.sqrt(rows[:, low] + rows[:, len(_LOW) + high])
         full = float(amplitude[inside])

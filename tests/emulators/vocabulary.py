@@ -1,4 +1,4 @@
-"""The words that tones can say: plain English, all distinct, and a prime number of them."""
+"""The vocabulary of the tone code: a prime number of distinct English words."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Emulator of Vosk's WebSocket server, as its `websocket/asr_server.py` and sample clients show it.
+"""Emulator of Vosk's WebSocket server, according to `websocket/asr_server.py` and sample clients.
 
-The server answers each message but the configuration with exactly one: a partial text while an
-utterance goes on, its result when silence has ended it, and the last result after the end of the
-audio. Then it closes.
+The server answers each message except the configuration with exactly one message: a partial text
+during an utterance, its result after silence, and the last result after the end of the audio. Then
+it closes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .session import Close, Outgoing, Session
 from .tones import Decoder, HeardWord
 
 _DEFAULT_RATE: Final = 8000.0
-"""VOSK_SAMPLE_RATE of the server, when the client sends no rate."""
+"""The server's VOSK_SAMPLE_RATE, used if the client sends no rate."""
 _END_SECONDS: Final = 0.5
 """Silence that ends an utterance."""
 _EOF: Final = '{"eof" : 1}'
-"""The server compares the text, spaces included; another text is taken for audio, and fails."""
+"""The exact text, including spaces; the server treats any other text as audio and fails."""
 
 
 class VoskSession(Session):
@@ -47,7 +47,7 @@ class VoskSession(Session):
 
     @property
     def _decoder(self) -> Decoder:
-        """Made at the first message behind the configuration."""
+        """The decoder, created at the first message after the configuration."""
         if self._recognizer is None:
             self._recognizer = Decoder(round(self.config.get("sample_rate", _DEFAULT_RATE)))
         return self._recognizer
@@ -98,7 +98,7 @@ class VoskSession(Session):
 
 
 class VoskEmulator(Emulator):
-    """`ws://127.0.0.1:<port>/`; there are no keys."""
+    """Server at `ws://127.0.0.1:<port>/`, without keys."""
 
     name: ClassVar[str] = "vosk"
     path: ClassVar[str] = "/"

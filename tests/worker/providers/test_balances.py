@@ -86,8 +86,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def asked_again(emulator: DeepgramEmulator, times: int) -> None:
     """Return when so many more questions were answered."""
-    mark = len(emulator.asked) + times
-    await until(lambda: len(emulator.asked) >= mark, f"{times} more questions")
+    mark = len(emulator.account_requests) + times
+    await until(lambda: len(emulator.account_requests) >= mark, f"{times} more questions")
 
 
 async def test_what_is_left_is_followed(emulator: DeepgramEmulator, metrics: Metrics) -> None:
@@ -114,7 +114,7 @@ async def test_a_provider_that_comes_into_use_is_asked(
         providers.get("deepgram")
         await until(lambda: left(metrics) == 100, "the balance")
         await asked_again(emulator, 3)
-    paths = [entry.path.rpartition("/")[2] for entry in emulator.asked]
+    paths = [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
     assert paths.count("projects") == 1  # flux has no balance of its own
     assert left(metrics, "deepgram-flux") is None
 
@@ -184,7 +184,7 @@ async def test_nothing_is_asked_without_a_key(
     odd.does = lambda times: [Balance(times, "EUR")]
     async with polled(metrics, "deepgram", "odd"):
         await until(lambda: (left(metrics, "odd", "EUR") or 0) >= 4, "the other was asked often")
-    assert emulator.asked == []
+    assert emulator.account_requests == []
     assert left(metrics) is None
 
 

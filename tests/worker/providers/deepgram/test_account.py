@@ -243,7 +243,7 @@ async def test_nothing_is_asked_without_a_key_or_an_interval(
     provider = make(api_url=emulator.account_url, **settings)
     assert provider.balance_seconds == 0
     assert await provider.balance() == []
-    assert emulator.asked == []
+    assert emulator.account_requests == []
 
 
 def test_only_one_of_the_providers_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ async def rich(emulator: DeepgramEmulator, make: Make) -> DeepgramProvider:
 
 def asked(emulator: DeepgramEmulator) -> list[str]:
     """Last parts of the paths asked for."""
-    return [entry.path.rpartition("/")[2] for entry in emulator.asked]
+    return [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
 
 
 async def test_the_balance_falls_as_audio_is_heard(
@@ -346,7 +346,7 @@ async def test_of_several_projects_one_is_chosen(
         await rich.balance()
     assert refused.value.cause == "request"
     assert all(project_id in str(refused.value) for project_id in emulator.project_ids)
-    emulator.asked.clear()
+    emulator.account_requests.clear()
     chosen = make(api_url=emulator.account_url, admin_key=ADMIN, project_id=emulator.project_ids[0])
     assert await chosen.balance() == [Balance(100, "USD")]
     assert asked(emulator) == ["balances"]
@@ -417,7 +417,7 @@ async def test_cancelling_leaves_nothing_open(
     with pytest.raises(asyncio.CancelledError):
         await asking
     asking = asyncio.create_task(rich.balance())
-    await until(lambda: emulator.asked, "the first question is answered")
+    await until(lambda: emulator.account_requests, "the first question is answered")
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
