@@ -43,7 +43,7 @@ async def test_a_broker_that_lost_its_disk_resumes_from_a_backup(
     speaker = Speaker(broker_settings, 60, speed=2)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 8.0)
-    kept = speaker.said_seconds
+    kept = speaker.spoken_seconds
 
     nats_server.stop()
     store = nats_server.store / "jetstream"

@@ -126,7 +126,7 @@ async def test_a_worker_that_is_cut_off_from_the_broker(
     await spoken(speaker, 4.0)
     old = await holder(list(lines))
     (other,) = (worker for worker in lines if worker is not old)
-    at = speaker.said_seconds
+    at = speaker.spoken_seconds
     lines[old].cut() if how == "cut" else lines[old].stall()
     if longer_than_the_lease:
         await until(lambda: other.find("session streaming"), "the other worker has it", 20)

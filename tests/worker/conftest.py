@@ -1,4 +1,4 @@
-"""An edge in a few lines, as any NATS client could be one; and the worker's stores."""
+"""Fixtures of the worker's tests: a minimal edge, stores, an emulator and worker processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .programs import StartWorker, WorkerProcess
 
 
 class PlainEdge:
-    """Publishes chunks of 100 frames at 8 kHz: chunk n is all bytes `n`."""
+    """Publishes chunks of 100 frames at 8 kHz. All bytes of chunk n are n."""
 
     FRAMES = 100
 
@@ -71,7 +71,7 @@ async def emulator() -> AsyncIterator[DeepgramEmulator]:
 
 @pytest.fixture
 def provider_settings() -> dict[str, str]:
-    """What a worker's environment has for the emulator's provider; Deepgram's are there already."""
+    """Settings for the emulator's provider, in addition to those for Deepgram."""
     return {}
 
 
@@ -79,7 +79,7 @@ def provider_settings() -> dict[str, str]:
 async def start_worker(
     nats_server: EmbeddedServer, emulator: Emulator, provider_settings: dict[str, str]
 ) -> AsyncIterator[StartWorker]:
-    """Starts workers that use `emulator`, and sees at the end that none wrote a stack trace."""
+    """Start workers that use `emulator`, and check at the end that none wrote a stack trace."""
     workers: list[WorkerProcess] = []
 
     async def start(**settings: str | None) -> WorkerProcess:
@@ -95,5 +95,5 @@ async def start_worker(
         value for name, value in provider_settings.items() if name.endswith(("_KEY", "_TOKEN"))
     }
     for worker in workers:
-        assert not worker.stray_lines, "a stack trace, or a warning of the interpreter"
+        assert not worker.stray_lines, "a stack trace or an interpreter warning"
         assert not [line for line in worker.log for secret in secrets if secret in str(line)]

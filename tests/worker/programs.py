@@ -1,4 +1,4 @@
-"""Real worker processes, an edge that speaks tone words, and an auditor that reads the streams."""
+"""Worker processes, an edge that sends tone words, and transcripts read from the stream."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ UNDISTURBED = {
     "WORKER_MUTE_SECONDS": "60",
     "WORKER_SEND_BLOCKED_SECONDS": "60",
 }
-"""For a worker that is to be seen in the ordinary course of things: by its own settings it takes a
-machine that stands still for some seconds for a fault, and cures it."""
+"""Settings for tests without faults. With its defaults, a worker treats a machine that stalls for
+some seconds as a fault and recovers from it."""
 StartWorker = Callable[..., Awaitable["WorkerProcess"]]
 
 
 class WorkerProcess:
-    """`python -m worker`, with a log that is read all the time."""
+    """A `python -m worker` process whose log is read continuously."""
 
     arguments: tuple[str, ...] = ("-m", "worker")
-    """Of Python."""
+    """Arguments of the Python interpreter."""
 
     def __init__(self, nats_url: str, provider_url: str, **settings: str | None) -> None:
-        """A setting that is None is left out."""
+        """A setting of None removes the variable from the environment."""
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "DEEPGRAM_"))},
             "NATS_URL": nats_url,
@@ -71,7 +71,7 @@ class WorkerProcess:
         self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start, and return when it is ready."""
+        """Start the worker and wait until it is ready."""
         await self.launch()
         try:
             await until(self._ready, "worker ready", 60)
@@ -80,8 +80,11 @@ class WorkerProcess:
         assert self.running, f"the worker ended: {self.log}"
 
     async def _ready(self) -> bool:
-        """Whether it is, or has ended. By its log; with a port of the test's own choice by that, as
-        the log of another release may say it otherwise."""
+        """Whether the worker is ready or has ended.
+
+        The log shows it. If the test chose the HTTP port, the probe shows it, because the log of
+        another release may have other words.
+        """
         if not self.running or self._environment["WORKER_HTTP_PORT"] == "0":
             return not self.running or self.find("worker ready") is not None
         try:
@@ -118,7 +121,7 @@ class WorkerProcess:
 
     @property
     def stray_lines(self) -> list[str]:
-        """Lines that are no log lines of ours."""
+        """Lines not in our log format, and logged exceptions."""
         stray = [entry["message"] for entry in self.log if "level" not in entry]
         return stray + [entry["exception"] for entry in self.log if "exception" in entry]
 
@@ -126,27 +129,29 @@ class WorkerProcess:
     def http(self) -> str:
         if (port := self._environment["WORKER_HTTP_PORT"]) != "0":
             return f"http://127.0.0.1:{port}"
-        told = self.find("waiting for NATS")
-        assert told is not None
-        return str(told["http"])
+        entry = self.find("waiting for NATS")
+        assert entry is not None
+        return str(entry["http"])
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
     async def wait(self, timeout: float = 20) -> int:
-        """Exit status."""
+        """Wait for the exit and return the status."""
         assert self._process is not None
         assert self._reading is not None
         try:
             status = await soon(self._process.wait(), timeout)
         except TimeoutError:
-            raise AssertionError(f"a worker does not end; it said last {self.log[-15:]}") from None
+            raise AssertionError(
+                f"a worker does not exit; its last log lines: {self.log[-15:]}"
+            ) from None
         await self._reading
         return status
 
     async def stop(self) -> None:
-        """Idempotent."""
+        """Kill the worker. Idempotent."""
         if self._process is not None and self.running:
             self._process.kill()
             await self.wait()
@@ -157,9 +162,9 @@ class WorkerProcess:
 
 
 class Speaker:
-    """An edge on a connection of its own that speaks tone words, at `speed` times real time.
+    """An edge with its own connection that sends tone words at `speed` times real time.
 
-    Everything unacknowledged is published again after an error, as an edge must.
+    After an error it publishes unacknowledged messages again, as every edge must.
     """
 
     def __init__(
@@ -174,7 +179,7 @@ class Speaker:
         clock: Callable[[], int] = time.time_ns,
         **spec: Any,
     ) -> None:
-        """With several channels, all say the same."""
+        """All channels carry the same audio."""
         self.words = tones.sequence(words)
         how: dict[str, Any] = {
             "phrase_words": phrase_words, "pause_seconds": 0.8, "lead_seconds": 0.3
@@ -184,9 +189,9 @@ class Speaker:
         self.places = tones.places(self.words, **how)
         key = {"tenant": "t", "conversation": "c", "speaker": "s"}
         self.spec = SessionSpec(**{**key, "sample_rate": sample_rate, "channels": channels, **spec})
-        self.said_seconds = 0.0
+        self.spoken_seconds = 0.0
         self.left_out: set[int] = set()
-        """Numbers of chunks that are never published: holes."""
+        """Numbers of chunks that are never published."""
         self._settings = settings
         self._speed = speed
         self._clock = clock
@@ -199,7 +204,7 @@ class Speaker:
     async def speak(
         self, *, end: bool = True, before_chunk: Callable[[int], Any] | None = None
     ) -> None:
-        """Open the session and publish all of it. `before_chunk` is called with each number."""
+        """Open the session and publish its audio. `before_chunk` is called with each number."""
         self._broker = await connect(self._settings, name="speaker")
         try:
             await self._publish(
@@ -222,7 +227,7 @@ class Speaker:
                 await self._publish(
                     audio_subject(self.spec.key), chunk, encode_chunk_headers(header)
                 )
-                self.said_seconds = (seq + 1) * 0.08
+                self.spoken_seconds = (seq + 1) * 0.08
         finally:
             await self._broker.close()
 
@@ -232,14 +237,14 @@ class Speaker:
         while True:
             try:
                 await js.publish(subject, payload, timeout=1, headers=headers)
-            except Exception:  # noqa: BLE001 - whatever it was, the chunk is published again
+            except Exception:  # noqa: BLE001 - after any error, the message is published again
                 await self._broker.wait_connected()
             else:
                 return
 
 
 class Transcript:
-    """What the stream holds of a session."""
+    """The durable events of a session, read from the stream."""
 
     def __init__(self, events: list[DurableEvent]) -> None:
         self.events = events
@@ -250,23 +255,23 @@ class Transcript:
 
     @property
     def heard(self) -> list[str]:
-        """The words of the finals, as the vocabulary has them."""
+        """The words of the finals, in the form of the vocabulary."""
         return [tones.plain(word.text) for final in self.finals for word in final.words]
 
     @property
     def word_starts(self) -> list[float | None]:
-        """Where each of them begins, in seconds; None where the provider does not say."""
+        """Start of each word in seconds, or None if the provider does not report it."""
         return [word.start for final in self.finals for word in final.words]
 
     def audit(self, speaker: Speaker) -> None:
-        """Every word once, in order, at its time; numbers without holes; one closing event."""
+        """Assert that every word appears once, in order and on time, and that events are valid."""
         gaps = None if speaker.left_out else ()
         found = audit(self.events, speaker.words, speaker.places, gaps=gaps)
         assert found.clean, f"{found}\n{self.told()}"
         assert self.turns
 
     def told(self) -> str:
-        """For a failing test: what happened, in order."""
+        """Describe the events in order, for a failing test."""
         lines = []
         for event in self.events:
             if isinstance(event, FinalEvent):
@@ -290,7 +295,7 @@ async def stored(broker: Broker, spec: SessionSpec) -> Transcript:
             messages, left = await store.read(
                 f"stt.transcript.{spec.key}.>", sequence, batch=500, max_bytes=10**7
             )
-        except StoreUnavailable:  # a test may kill the broker at any time
+        except StoreUnavailable:  # a test may have killed the broker
             await broker.wait_connected()
             continue
         for message in messages:
@@ -302,7 +307,7 @@ async def stored(broker: Broker, spec: SessionSpec) -> Transcript:
 
 
 async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Transcript:
-    """The session's transcript, once its closing event is there."""
+    """Wait for the session's closing event and return the transcript."""
 
     async def look() -> Transcript | None:
         transcript = await stored(broker, spec)
@@ -311,14 +316,14 @@ async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Tran
     try:
         found = await until(look, f"session {spec.key} closed", timeout)
     except AssertionError as error:
-        told = (await stored(broker, spec)).told()
-        raise AssertionError(f"{error}\n{told}") from None
+        details = (await stored(broker, spec)).told()
+        raise AssertionError(f"{error}\n{details}") from None
     assert isinstance(found, Transcript)
     return found
 
 
 async def queue_empty(broker: Broker, timeout: float = 10) -> None:
-    """Return when every session request has been acknowledged."""
+    """Wait until every session request is acknowledged."""
 
     async def look() -> bool:
         info = await broker.client.jetstream().stream_info(streams.SESSIONS)
@@ -329,7 +334,7 @@ async def queue_empty(broker: Broker, timeout: float = 10) -> None:
 
 @contextlib.asynccontextmanager
 async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[Event]]:
-    """A growing list of what a plain core subscriber sees of the session."""
+    """Yield a growing list of the session's events, as a core NATS subscriber receives them."""
     events: list[Event] = []
 
     async def take(message: Any) -> None:
@@ -343,8 +348,10 @@ async def live_events(broker: Broker, spec: SessionSpec) -> AsyncIterator[list[E
 
 
 async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
-    """The worker that streams a session. That it holds one says nothing yet: it may be about to
-    write its first event."""
+    """Wait for the worker that streams a session, and return it.
+
+    Holding a session is not enough: the worker may not have written its first event yet.
+    """
 
     async def look() -> WorkerProcess | None:
         for worker in workers:
@@ -357,8 +364,8 @@ async def holder(workers: list[WorkerProcess]) -> WorkerProcess:
     return found
 
 
-async def under_way(broker: Broker, spec: SessionSpec) -> None:
-    """Return when a worker streams the session; it can be asked then."""
+async def streaming(broker: Broker, spec: SessionSpec) -> None:
+    """Wait until a worker streams the session and accepts control requests."""
 
     async def look() -> bool:
         return "streaming" in (await stored(broker, spec)).states
@@ -367,6 +374,6 @@ async def under_way(broker: Broker, spec: SessionSpec) -> None:
 
 
 async def spoken(speaker: Speaker, seconds: float) -> None:
-    """Return when the speaker has come so far. A worker may be anywhere behind, or have none of
-    it yet."""
-    await until(lambda: speaker.said_seconds >= seconds, f"{seconds} s spoken", 60)
+    """Wait until the speaker has published so many seconds. Workers may be behind, or have
+    received nothing yet."""
+    await until(lambda: speaker.spoken_seconds >= seconds, f"{seconds} s published", 60)

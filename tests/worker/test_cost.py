@@ -1,4 +1,4 @@
-"""What a chunk costs in calls of Python functions, which are the same on every machine."""
+"""The cost of a chunk in Python function calls, which does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from bench import calls
 
-MOST_CALLS = 65.0
-"""With its share of transcripts, events, checkpoints, leases and books: figures in
-docs/explanation/performance.md. It was 279 before any of it was looked at."""
-MOST_CALLS_OF_THE_WORKER = 32.0
+MAX_CALLS = 65.0
+"""Limit per chunk, including its share of transcripts, events, checkpoints, leases and accounts.
+The figures are in docs/explanation/performance.md."""
+MAX_WORKER_CALLS = 32.0
 
 
 @pytest.mark.process
-async def test_calls_a_chunk() -> None:
+async def test_calls_per_chunk() -> None:
     counted = await calls.measure()
-    assert 10 < counted["all"] < MOST_CALLS, counted
-    assert counted["worker"] < MOST_CALLS_OF_THE_WORKER, counted
+    assert 10 < counted["all"] < MAX_CALLS, counted
+    assert counted["worker"] < MAX_WORKER_CALLS, counted

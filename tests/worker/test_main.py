@@ -1,3 +1,5 @@
+"""The worker's deadlines at shutdown."""
+
 from __future__ import annotations
 
 import signal
@@ -10,7 +12,7 @@ from .programs import WorkerProcess
 
 
 class SlowWorker(WorkerProcess):
-    """Its sessions are never given back."""
+    """A worker that never hands over its sessions."""
 
     arguments = ("-c", """
 import asyncio, worker.__main__ as program
@@ -23,7 +25,7 @@ program.main()
 """)  # fmt: skip
 
 
-async def test_the_time_for_handing_over_is_as_long_as_is_said(nats_server: EmbeddedServer) -> None:
+async def test_handover_takes_at_most_the_configured_time(nats_server: EmbeddedServer) -> None:
     worker = SlowWorker(
         nats_server.url, "ws://127.0.0.1:9", WORKER_DRAIN_SECONDS="1", WORKER_HANDOVER_SECONDS="1.5"
     )
@@ -32,7 +34,9 @@ async def test_the_time_for_handing_over_is_as_long_as_is_said(nats_server: Embe
         worker.signal(signal.SIGTERM)
         began = time.monotonic()
         assert await worker.wait() == 0
-        assert 2.5 <= time.monotonic() - began < 1 + bound(9), "10 s were for that alone"
+        assert 2.5 <= time.monotonic() - began < 1 + bound(9), (
+            "the default handover time alone is 10 s"
+        )
         assert worker.find("drain took too long")
     finally:
         await worker.stop()

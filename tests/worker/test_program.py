@@ -1,4 +1,4 @@
-"""The worker as a process: whole sessions through a real broker and a provider emulator."""
+"""Worker processes: complete sessions through a real broker and a provider emulator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .programs import (
     stored,
 )
 
-# ---- the straight way -----------------------------------------------------------------------
+# ---- sessions without faults ----------------------------------------------------------------
 
 
 async def test_a_session_from_request_to_closing_event(
@@ -86,7 +86,7 @@ async def test_sessions_do_not_mix(
         (await closed(broker, speaker.spec)).audit(speaker)
 
 
-async def test_audio_that_came_before_any_worker_is_transcribed(
+async def test_audio_published_before_any_worker_starts_is_transcribed(
     start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     speaker = Speaker(broker_settings, 20, speed=50)
@@ -106,7 +106,7 @@ async def test_no_more_sessions_than_slots(
     await speaking
     _, metrics = await first.get("/metrics")
     assert "natterjack_session_slots 2.0" in metrics
-    # At no time did more than two stream at once.
+    # Never more than two sessions at once.
     held = most = 0
     for entry in first.log:
         held += (entry["message"] == "session waiting") - (entry["message"] == "session closed")
@@ -114,7 +114,7 @@ async def test_no_more_sessions_than_slots(
     assert most == 2
 
 
-# ---- whatever dies --------------------------------------------------------------------------
+# ---- killed and frozen processes ------------------------------------------------------------
 
 
 async def test_sigkill_of_a_worker_in_mid_speech(
@@ -164,7 +164,7 @@ async def test_sigterm_hands_the_session_over(
     transcript.audit(speaker)
     assert "handed_over" in transcript.states
     assert transcript.states.count("assigned") == 2
-    # The queue gave it to the next worker at once, not when the lease had run out.
+    # The queue delivered the session to the next worker at once, before the lease ran out.
     at = {
         event.epoch: event.published_at
         for event in reversed(transcript.events)
@@ -198,7 +198,7 @@ async def test_a_frozen_worker_is_fenced_when_it_wakes(
 async def test_real_speech_survives_a_killed_worker(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """The embedded engine on the bundled recording: no passage is missing or said twice."""
+    """With the embedded engine and the bundled recording, no passage is missing or repeated."""
     workers = [await start_worker(WORKER_PROVIDER="sherpa") for _ in range(2)]
     speaker = Speaker(broker_settings, 1, speed=3)
     samples, rate = soundfile.read(bundled_recording(), dtype="int16")
@@ -215,7 +215,7 @@ async def test_real_speech_survives_a_killed_worker(
     assert all(word.confidence is None for final in transcript.finals for word in final.words)
 
 
-# ---- what providers do ----------------------------------------------------------------------
+# ---- provider faults ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ async def test_provider_faults_cost_no_word(
     assert transcript.states.count("recovering") == sum(account.recoveries.values())
 
 
-async def test_a_provider_that_takes_no_more_audio(
+async def test_a_provider_that_stops_reading(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -301,10 +301,10 @@ async def test_a_permanent_refusal_fails_the_session_with_its_reason(
     transcript = await closed(broker, speaker.spec)
     assert transcript.states == ["assigned", "failed"]
     assert str(status) in (transcript.closing[0].reason or "")
-    assert len(emulator.log) == 1, "it was asked again"
+    assert len(emulator.log) == 1, "the provider was dialed again"
 
 
-async def test_an_unknown_provider_gives_way_to_the_next_in_the_list(
+async def test_an_unknown_provider_is_skipped(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()
@@ -320,10 +320,10 @@ async def test_an_unknown_provider_gives_way_to_the_next_in_the_list(
     assert "deepgram" in (transcript.closing[0].reason or "")
 
 
-# ---- what edges do --------------------------------------------------------------------------
+# ---- edges ----------------------------------------------------------------------------------
 
 
-async def test_chunks_with_bad_headers_are_on_the_account(
+async def test_chunks_with_bad_headers_are_counted_in_the_account(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()
@@ -350,25 +350,25 @@ async def test_chunks_with_bad_headers_are_on_the_account(
 
 
 @pytest.mark.parametrize(
-    ("payload", "says"),
+    ("payload", "text"),
     [
         ('{"session_id":"12345678","tenant":"t","conversation":"c","speaker":"s",'
          '"encoding":"mp3"}', "encoding"),
         ('{"session_id":"12345678","tenant":"x","conversation":"c","speaker":"s"}', "its subject"),
     ],
 )  # fmt: skip
-async def test_a_bad_request_fails_in_order(
-    payload: str, says: str, start_worker: StartWorker, broker: Broker
+async def test_a_bad_request_fails_the_session(
+    payload: str, text: str, start_worker: StartWorker, broker: Broker
 ) -> None:
     await start_worker()
     spec = SessionSpec(session_id="12345678", tenant="t", conversation="c", speaker="s")
     await broker.client.jetstream().publish(session_subject(spec.key), payload.encode())
     transcript = await closed(broker, spec)
     assert transcript.states == ["assigned", "failed"]
-    assert says in (transcript.closing[0].reason or "")
+    assert text in (transcript.closing[0].reason or "")
 
 
-async def test_a_request_that_names_no_session_is_dropped_and_said(
+async def test_a_request_without_a_session_is_dropped_and_logged(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     worker = await start_worker()
@@ -379,7 +379,9 @@ async def test_a_request_that_names_no_session_is_dropped_and_said(
     await js.publish("stt.session.t.c.s", b"", headers={"Status": "503"})
     forever = b'{"session_id":"12345678","tenant":"t","conversation":"c","speaker":"s",'
     await js.publish("stt.session.t.c.s", forever + b'"max_seconds":Infinity}')
-    await until(lambda: [e["level"] for e in worker.log].count("error") == 4, "all said in the log")
+    await until(
+        lambda: [e["level"] for e in worker.log].count("error") == 4, "all errors are logged"
+    )
 
     await queue_empty(broker)
     speaker = Speaker(broker_settings, 5, speed=10)
@@ -418,7 +420,7 @@ async def test_a_parked_session_wakes_up(
         await speaker.speak(before_chunk=pause)
     await until(lambda: emulator.log and emulator.open_connections == 0, "parked")
     parked = len(emulator.log)
-    await speaker.speak()  # chunks that were published before are doubles
+    await speaker.speak()  # repeats the chunks published before
     transcript = await closed(broker, speaker.spec)
     transcript.audit(speaker)
     assert len(emulator.log) > parked
@@ -438,7 +440,7 @@ async def test_a_newer_session_supersedes_an_abandoned_one(
     (await closed(broker, newer.spec)).audit(newer)
 
 
-async def test_a_hole_is_waited_for_although_a_newer_session_is_there(
+async def test_a_superseded_session_still_waits_for_a_missing_chunk(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker(WORKER_SUPERSEDED_SECONDS="0.5", WORKER_HOLE_SECONDS="2")
@@ -486,7 +488,7 @@ async def test_late_audio_of_an_older_session_supersedes_nothing(
     (await closed(broker, speaker.spec)).audit(speaker)
 
 
-async def test_sessions_of_one_key_come_in_the_order_of_their_requests(
+async def test_sessions_of_one_key_run_in_the_order_of_their_requests(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     speakers = [Speaker(broker_settings, 8 + 2 * n, speed=20) for n in range(3)]
@@ -521,7 +523,7 @@ async def test_a_second_request_for_a_session_changes_nothing(
     await queue_empty(broker)
 
 
-async def test_a_request_that_comes_again_after_others_used_the_key(
+async def test_a_request_repeated_after_later_sessions_of_its_key(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()
@@ -537,7 +539,7 @@ async def test_a_request_that_comes_again_after_others_used_the_key(
     (await stored(broker, again)).audit(speakers[0])
 
 
-async def test_an_abandoned_session_does_not_keep_a_finished_one_waiting(
+async def test_an_abandoned_session_does_not_block_a_finished_one(
     start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     abandoned, newer = (Speaker(broker_settings, words, speed=40) for words in (8, 12))
@@ -548,7 +550,7 @@ async def test_an_abandoned_session_does_not_keep_a_finished_one_waiting(
     (await closed(ready_broker, newer.spec)).audit(newer)
 
 
-async def test_faults_that_were_cured_long_ago_do_not_add_up(
+async def test_recovery_time_does_not_include_earlier_faults(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -569,18 +571,20 @@ async def test_faults_that_were_cured_long_ago_do_not_add_up(
         await speaker.speak(before_chunk=pause)
     await until(lambda: emulator.words and emulator.open_connections == 0, "parked")
 
-    async def heard() -> bool:
+    async def transcribed() -> bool:
         return bool((await stored(broker, speaker.spec)).heard)
 
-    await until(heard, "all but the word that the pause cuts")
+    await until(transcribed, "all but the word that the pause cuts")
     parked = time.monotonic()
-    await until(lambda: time.monotonic() - parked > 2.5, "longer than recovery may take")
+    await until(
+        lambda: time.monotonic() - parked > 2.5, "more than WORKER_RECOVERY_SECONDS have passed"
+    )
     await emulator.set(handshake_status=503, handshakes=1)
     await speaker.speak()
     (await closed(broker, speaker.spec)).audit(speaker)
 
 
-async def test_an_impossible_clock_of_the_edge_costs_no_word(
+async def test_an_impossible_edge_clock_costs_no_word(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()
@@ -608,7 +612,7 @@ async def test_max_seconds_ends_a_session(
 # ---- the program ----------------------------------------------------------------------------
 
 
-async def test_http(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
+async def test_http_endpoints(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
     worker = await start_worker()
     for probe in ("/startupz", "/livez", "/readyz", "/healthz"):
         assert await worker.get(probe) == (200, "ok\n")
@@ -620,10 +624,10 @@ async def test_http(nats_server: EmbeddedServer, start_worker: StartWorker) -> N
 
     await until(unready, "not ready without NATS", 30)
     for probe in ("/startupz", "/livez", "/healthz"):
-        assert await worker.get(probe) == (200, "ok\n"), "nobody is to restart it"
+        assert await worker.get(probe) == (200, "ok\n"), "an orchestrator must not restart it"
 
 
-async def test_a_worker_that_waits_for_nats_is_alive_and_not_ready(
+async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> None:
     nats_server.stop()
@@ -641,13 +645,13 @@ async def test_a_worker_that_waits_for_nats_is_alive_and_not_ready(
         async def ready() -> bool:
             return await worker.get("/readyz") == (200, "ok\n")
 
-        await until(ready, "ready once NATS is there", 30)
+        await until(ready, "ready once NATS is running", 30)
         assert (await worker.get("/metrics"))[0] == 200
     finally:
         await worker.stop()
 
 
-async def test_a_loop_that_stands_still_is_not_alive(start_worker: StartWorker) -> None:
+async def test_a_stalled_event_loop_is_not_alive(start_worker: StartWorker) -> None:
     worker = await start_worker()
     worker.signal(signal.SIGSTOP)
     try:
@@ -659,7 +663,7 @@ async def test_a_loop_that_stands_still_is_not_alive(start_worker: StartWorker) 
     assert await worker.get("/livez") == (200, "ok\n")
 
 
-async def test_streams_in_memory_are_made_again(
+async def test_memory_streams_are_created_again(
     nats_server: EmbeddedServer,
     start_worker: StartWorker,
     broker: Broker,
@@ -676,7 +680,7 @@ async def test_streams_in_memory_are_made_again(
 
 
 @pytest.mark.process
-async def test_a_connection_closed_for_good_ends_the_worker(
+async def test_a_permanently_closed_connection_ends_the_worker(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
     configuration = tmp_path / "nats.conf"
@@ -688,7 +692,7 @@ async def test_a_connection_closed_for_good_ends_the_worker(
     try:
         await worker.start()
         configuration.write_text(users.format("another"))
-        os.kill(server.pid, signal.SIGHUP)  # which the server tells those who are connected
+        os.kill(server.pid, signal.SIGHUP)  # reloads the configuration
         assert await worker.wait(60) == 2
         assert "closed for good" in worker.log[-1]["message"]
     finally:
@@ -696,16 +700,16 @@ async def test_a_connection_closed_for_good_ends_the_worker(
         server.stop()
 
 
-async def test_it_waits_for_a_broker_and_says_so(
+async def test_a_worker_logs_that_it_waits_for_the_broker(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> None:
     nats_server.kill()
     worker = WorkerProcess(nats_server.url, emulator.url)
     await worker.launch()
     try:
-        await until(lambda: worker.find("no NATS at"), "it says so")
+        await until(lambda: worker.find("no NATS at"), "the log line")
         nats_server.start()
-        await until(lambda: worker.find("worker ready"), "it is ready", 20)
+        await until(lambda: worker.find("worker ready"), "the worker is ready", 20)
         worker.signal(signal.SIGTERM)
         assert await worker.wait() == 0
     finally:
@@ -713,7 +717,7 @@ async def test_it_waits_for_a_broker_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "text"),
     [
         ({"WORKER_PROVIDER": "nosuch"}, "unknown provider 'nosuch': installed are"),
         ({"DEEPGRAM_API_KEY": ""}, "DEEPGRAM_API_KEY"),
@@ -721,17 +725,17 @@ async def test_it_waits_for_a_broker_and_says_so(
         ({"NATS_CREDS": "/no/such/file"}, "NATS_CREDS: there is no file /no/such/file"),
     ],
 )
-async def test_wrong_settings_are_one_line_and_status_2(
-    settings: dict[str, str], says: str, nats_server: EmbeddedServer, emulator: DeepgramEmulator
+async def test_invalid_settings_print_one_line_and_exit_with_2(
+    settings: dict[str, str], text: str, nats_server: EmbeddedServer, emulator: DeepgramEmulator
 ) -> None:
     worker = WorkerProcess(nats_server.url, emulator.url, **settings)
     await worker.launch()
     assert await worker.wait() == 2
-    assert [line for line in worker.stray_lines if says in line] == worker.stray_lines
+    assert [line for line in worker.stray_lines if text in line] == worker.stray_lines
     assert len(worker.stray_lines) == 1
 
 
-async def test_two_sessions_of_one_key_are_stored_apart(
+async def test_two_sessions_of_one_key_are_stored_separately(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()

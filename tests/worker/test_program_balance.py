@@ -1,4 +1,4 @@
-"""A real worker process tells what is left."""
+"""A worker process reports the remaining provider balance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def provider_settings(emulator: DeepgramEmulator) -> dict[str, str]:
     }
 
 
-async def test_a_worker_tells_what_is_left(
+async def test_a_worker_reports_the_remaining_balance(
     ready_broker: Broker,
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
@@ -42,23 +42,23 @@ async def test_a_worker_tells_what_is_left(
 ) -> None:
     worker = await start_worker()
 
-    async def left() -> float | None:
+    async def remaining() -> float | None:
         _, text = await worker.get("/metrics")
         name = 'natterjack_credits_remaining{provider="deepgram",unit="USD"} '
-        told = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
-        return float(told[0]) if told else None
+        values = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
+        return float(values[0]) if values else None
 
-    async def is_left(amount: float) -> bool:
-        return await left() == pytest.approx(amount, abs=0.01)
+    async def remains(amount: float) -> bool:
+        return await remaining() == pytest.approx(amount, abs=0.01)
 
-    await until(lambda: is_left(100), "the first balance")
+    await until(lambda: remains(100), "the first balance")
     speaker = Speaker(broker_settings, 6)
     await speaker.speak()
     await closed(ready_broker, speaker.spec)
-    heard = emulator.remaining()[0].amount
-    assert heard < 100 - 1
-    await until(lambda: is_left(heard), "what the session cost")
+    amount = emulator.remaining()[0].amount
+    assert amount < 100 - 1
+    await until(lambda: remains(amount), "the session's cost is deducted")
     await emulator.set(account_status=503)
-    await until(lambda: worker.find("provider balance not available"), "a failure is told")
+    await until(lambda: worker.find("provider balance not available"), "the failure is logged")
     worker.signal(signal.SIGTERM)
     assert await worker.wait() == 0

@@ -1,4 +1,4 @@
-"""A tenant's budget, kept by worker processes together."""
+"""A tenant's budget, enforced by several worker processes together."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .programs import Speaker, StartWorker, Transcript, closed
 
 SECONDS, SPEED, SESSIONS = 45.0, 2.0, 3
 OVERSHOOT = 3.0
-"""Of each session, in seconds: twice what docs/explanation/metering.md says, for slow machines."""
+"""Overshoot per session in seconds, twice the figure in docs/explanation/metering.md."""
 
 
-def the_end(transcript: Transcript) -> StatusEvent:
+def closing_event(transcript: Transcript) -> StatusEvent:
     (closing,) = transcript.closing
     return closing
 
 
-async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
+async def test_sessions_end_when_the_tenants_daily_budget_is_exhausted(
     start_worker: StartWorker,
     ready_broker: Broker,
     broker_settings: BrokerSettings,
@@ -37,7 +37,7 @@ async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
     js = ready_broker.client.jetstream()
     key = streams.bucket_subject(streams.BUDGETS_BUCKET, "tenant.acme")
     await js.publish(key, str(SECONDS).encode())
-    # Two slots each: the four sessions are on both.
+    # With two slots each, both workers hold sessions.
     for _ in range(2):
         await start_worker(WORKER_MAX_SESSIONS="2")
 
@@ -55,7 +55,7 @@ async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
         day = today()
         sent = 0.0
         for one, transcript in zip(acme, transcripts, strict=True):
-            end = the_end(transcript)
+            end = closing_event(transcript)
             assert (end.state, end.reason) == ("closed", "budget")
             assert end.detail is not None
             assert end.detail.startswith("tenant acme has used ")
@@ -64,7 +64,7 @@ async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
             left = [warning.credits_remaining_seconds or 0.0 for warning in warnings]
             assert 1 <= len(left) <= 2
             assert all(0 <= seconds <= 0.2 * SECONDS for seconds in left)
-            # What was sent was transcribed, and nothing else.
+            # Exactly the audio sent was transcribed.
             assert end.account is not None
             assert transcript.heard == one.words[: len(transcript.heard)]
             assert len(transcript.heard) > 5
@@ -73,28 +73,28 @@ async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
             )
             sent += end.account.sent_seconds
         assert SECONDS <= sent <= SECONDS + SESSIONS * SPEED * OVERSHOOT
-        heard = [e.audio_seconds for e in emulator.log if e.query["language"] == ["en-US"]]
-        assert sum(heard) == pytest.approx(sent, abs=0.2)
+        received = [e.audio_seconds for e in emulator.log if e.query["language"] == ["en-US"]]
+        assert sum(received) == pytest.approx(sent, abs=0.2)
 
-        # Who comes now is ended before a provider is dialled.
-        dialled = len(emulator.log)
+        # A new session ends before a provider is dialed.
+        dialed = len(emulator.log)
         late = speaker("acme", "late", 10, "en-US")
         await late.speak()
         transcript = await closed(ready_broker, late.spec)
         assert transcript.states == ["assigned", "closed"]
-        assert (the_end(transcript).reason, transcript.heard) == ("budget", [])
-        assert len(emulator.log) == dialled
+        assert (closing_event(transcript).reason, transcript.heard) == ("budget", [])
+        assert len(emulator.log) == dialed
 
-        # A neighbour goes on.
+        # A session of another tenant continues.
         transcript = await closed(ready_broker, other.spec, 60)
         transcript.audit(other)
-        assert the_end(transcript).reason == "end of audio"
+        assert closing_event(transcript).reason == "end of audio"
     finally:
         for task in speaking:
             task.cancel()
         await asyncio.gather(*speaking, return_exceptions=True)
 
-    # The invoice is what the provider heard.
+    # The invoice equals the audio that the provider received.
     store = StreamStore(ready_broker, f"KV_{streams.USAGE_BUCKET}")
     await store.start()
 
@@ -106,13 +106,13 @@ async def test_sessions_of_a_tenant_end_when_its_day_is_used_up(
     await until(written, "all use is written", 20)
 
 
-async def test_a_worker_that_has_just_started_dials_nobody_for_a_tenant_without_budget(
+async def test_a_new_worker_does_not_dial_for_an_exhausted_budget(
     start_worker: StartWorker,
     ready_broker: Broker,
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
 ) -> None:
-    """Its session waits in the queue already, and what was used is known to the bucket alone."""
+    """The session is already in the queue, and only the bucket has the tenant's use."""
     js = ready_broker.client.jetstream()
     budget = streams.bucket_subject(streams.BUDGETS_BUCKET, "default")
     await js.publish(budget, b'{"cost_per_day": 5}')
@@ -121,7 +121,7 @@ async def test_a_worker_that_has_just_started_dials_nobody_for_a_tenant_without_
     speaker = Speaker(broker_settings, 10, speed=20, tenant="acme")
     await speaker.speak()
     await start_worker()
-    end = the_end(await closed(ready_broker, speaker.spec))
+    end = closing_event(await closed(ready_broker, speaker.spec))
     assert (end.state, end.reason) == ("closed", "budget")
     assert end.detail == f"tenant acme has used 6 of 5 USD of {today()}"
     assert emulator.log == []

@@ -1,4 +1,4 @@
-"""Chains of providers, end to end: the next one takes over on the same clock, without a loss."""
+"""Provider chains, end to end: the next provider takes over with the same times and no loss."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def provider_settings(second: SpeechmaticsEmulator) -> dict[str, str]:
         "SPEECHMATICS_API_KEY": "a-key",
         "SPEECHMATICS_CATCH_UP_RATE": "8",
         "WORKER_MUTE_SECONDS": "2",
-        "NATTERJACK_LEASE_SECONDS": "60",  # nobody dies here
+        "NATTERJACK_LEASE_SECONDS": "60",  # no worker is killed here
     }
 
 
-def texts(emulator: DeepgramEmulator | SpeechmaticsEmulator) -> int:
-    """Connections on which something was heard."""
+def connections_with_words(emulator: DeepgramEmulator | SpeechmaticsEmulator) -> int:
+    """Count the connections with words."""
     return sum(1 for entry in emulator.log if entry.words)
 
 
@@ -54,7 +54,7 @@ def texts(emulator: DeepgramEmulator | SpeechmaticsEmulator) -> int:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_the_next_one_takes_over(
+async def test_the_next_provider_takes_over(
     faults: dict[str, Any],
     cause: str,
     both_speak: bool,
@@ -64,7 +64,7 @@ async def test_the_next_one_takes_over(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    # Every connection is dropped within a phrase, so that finals do not move on in between.
+    # Every connection drops within a phrase, so that no final makes progress in between.
     phrase = 40 if cause == "dropped" else 8
     await start_worker(DEEPGRAM_ENDPOINTING_MS="0" if cause == "dropped" else "300")
     if cause == "dropped":
@@ -81,10 +81,10 @@ async def test_the_next_one_takes_over(
     assert any("speechmatics takes over" in reason for reason in reasons)
     providers = list(dict.fromkeys(final.provider for final in transcript.finals))
     assert providers == (CHAIN if both_speak else ["speechmatics"])
-    assert texts(second) == 1
+    assert connections_with_words(second) == 1
 
 
-async def test_a_dead_provider_is_not_dialled_for_every_session(
+async def test_a_dead_provider_is_not_dialed_for_every_session(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -104,7 +104,7 @@ async def test_a_dead_provider_is_not_dialled_for_every_session(
     assert 'natterjack_provider_breaker_open{provider="deepgram"} 1.0' in metrics
 
 
-async def test_a_provider_that_works_again_is_found_by_one_probe(
+async def test_one_probe_at_a_time_detects_a_provider_that_works_again(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -115,9 +115,9 @@ async def test_a_provider_that_works_again_is_found_by_one_probe(
     alone = [Speaker(broker_settings, 10, conversation=f"c{n}") for n in range(6)]
     began = time.monotonic()
     await asyncio.gather(*(speaker.speak() for speaker in alone))
-    # Each may have been on its way when the second failed; from then on there is a probe a second.
+    # Each session may have been dialing when the second failed; then there is one probe a second.
     most = len(alone) + 1 + time.monotonic() - began
-    assert len(emulator.log) <= most, "six sessions went on dialling"
+    assert len(emulator.log) <= most, "sessions kept dialing"
     await emulator.set(handshake_status=None)
     for speaker in alone:
         (await closed(broker, speaker.spec, 60)).audit(speaker)

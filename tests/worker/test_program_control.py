@@ -1,4 +1,4 @@
-"""Control of running sessions: finalize, configure, stop, over reconnects and handovers."""
+"""Control of running sessions: finalize, configure and stop, across reconnects and handovers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from natterjack.subjects import control_subject, session_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from .programs import Speaker, StartWorker, closed, spoken, stored, under_way
+from .programs import Speaker, StartWorker, closed, spoken, stored, streaming
 
 
-async def ask(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
+async def control(broker: Broker, speaker: Speaker, **request: object) -> ControlReply:
     return await control_session(broker, speaker.spec.key, ControlRequest.model_validate(request))
 
 
-async def test_stop_ends_the_session_and_loses_nothing_before_it(
+async def test_stop_ends_the_session_without_losing_earlier_words(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -32,21 +32,21 @@ async def test_stop_ends_the_session_and_loses_nothing_before_it(
     speaker = Speaker(broker_settings, 60)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 6.0)
-    await under_way(broker, speaker.spec)
-    reply = await ask(broker, speaker, command="stop", reason="enough")
+    await streaming(broker, speaker.spec)
+    reply = await control(broker, speaker, command="stop", reason="enough")
     assert reply.ok
     assert reply.position is not None
     transcript = await closed(broker, speaker.spec)
     await speaking
     assert transcript.closing[0].reason == "stopped: enough"
-    said = [p.word for p in speaker.places if p.end < reply.position - 0.1]
-    assert transcript.heard[: len(said)] == said
-    assert len(transcript.heard) <= len(said) + 2
+    spoken_words = [p.word for p in speaker.places if p.end < reply.position - 0.1]
+    assert transcript.heard[: len(spoken_words)] == spoken_words
+    assert len(transcript.heard) <= len(spoken_words) + 2
     with pytest.raises(BrokerError, match="no worker holds"):
-        await ask(broker, speaker, command="stop")
+        await control(broker, speaker, command="stop")
 
 
-async def test_configure_holds_over_reconnect_and_handover(
+async def test_settings_survive_reconnect_and_handover(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -56,16 +56,16 @@ async def test_configure_holds_over_reconnect_and_handover(
     speaker = Speaker(broker_settings, 70, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 3.0)
-    await under_way(broker, speaker.spec)
-    await until(lambda: emulator.log[0].audio_seconds > 0, "the provider hears it")
-    reply = await ask(broker, speaker, command="configure", settings={"keyterms": ["zebra"]})
+    await streaming(broker, speaker.spec)
+    await until(lambda: emulator.log[0].audio_seconds > 0, "the provider receives audio")
+    reply = await control(broker, speaker, command="configure", settings={"keyterms": ["zebra"]})
     assert reply.ok, reply
     assert reply.provider == "deepgram"
     assert "keyterms" in reply.supports.configure
     assert reply.position is not None
     assert reply.position > 0
     emulator.drop()
-    await until(lambda: len(emulator.log) >= 2, "connected again")
+    await until(lambda: len(emulator.log) >= 2, "reconnected")
     assert emulator.log[1].query["keyterm"] == ["zebra"]
     for worker in workers:
         if worker.find("session streaming"):
@@ -85,8 +85,8 @@ async def test_stop_survives_a_killed_worker(
     speaker = Speaker(broker_settings, 60, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 4.0)
-    await under_way(broker, speaker.spec)
-    assert (await ask(broker, speaker, command="stop")).ok
+    await streaming(broker, speaker.spec)
+    assert (await control(broker, speaker, command="stop")).ok
     worker.signal(signal.SIGKILL)
     await speaking
     await start_worker()
@@ -102,16 +102,16 @@ async def test_finalize_makes_pending_audio_final(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    # With endpointing far away, only finalize makes a final of a few words.
+    # With long endpointing, only finalize produces a final from a few words.
     await start_worker(DEEPGRAM_ENDPOINTING_MS="3000", WORKER_PARK_SECONDS="20")
     speaker = Speaker(broker_settings, 4)
     await speaker.speak(end=False)
     await until(
         lambda: emulator.log and emulator.log[0].audio_seconds > speaker.seconds - 0.01,
-        "all is heard",
+        "the provider has all audio",
     )
     assert (await stored(broker, speaker.spec)).finals == []
-    reply = await ask(broker, speaker, command="finalize")
+    reply = await control(broker, speaker, command="finalize")
     assert reply.ok
     assert reply.position == pytest.approx(speaker.seconds, abs=0.01)
 
@@ -119,11 +119,11 @@ async def test_finalize_makes_pending_audio_final(
         return (await stored(broker, speaker.spec)).heard == speaker.words
 
     await until(final, "a final without an end of audio")
-    assert (await ask(broker, speaker, command="stop")).ok
+    assert (await control(broker, speaker, command="stop")).ok
     await closed(broker, speaker.spec)
 
 
-async def test_nothing_is_changed_that_no_provider_has_agreed_to(
+async def test_configure_is_refused_without_a_provider_stream(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker()
@@ -135,21 +135,21 @@ async def test_nothing_is_changed_that_no_provider_has_agreed_to(
 
     async def held() -> bool:
         try:
-            await ask(broker, speaker, command="configure")
+            await control(broker, speaker, command="configure")
         except BrokerError:
-            return False  # it says that it has the session a moment before it can be asked
+            return False  # a session is assigned shortly before it accepts requests
         return (await stored(broker, speaker.spec)).states == ["assigned"]
 
-    await until(held, "a worker holds it, and answers")
+    await until(held, "a worker holds it and answers")
     for settings in ({"keyterms": 5}, {"numerals": "perhaps"}):
-        reply = await ask(broker, speaker, command="configure", settings=settings)
+        reply = await control(broker, speaker, command="configure", settings=settings)
         assert not reply.ok
         assert "no provider stream is open" in (reply.error or "")
     await speaker.speak()
     (await closed(broker, speaker.spec)).audit(speaker)
 
 
-async def test_stop_while_the_provider_is_away_keeps_what_was_said(
+async def test_stop_during_a_provider_outage_keeps_earlier_words(
     emulator: DeepgramEmulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -159,22 +159,22 @@ async def test_stop_while_the_provider_is_away_keeps_what_was_said(
     speaker = Speaker(broker_settings, 40, speed=3)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 5.0)
-    await under_way(broker, speaker.spec)
+    await streaming(broker, speaker.spec)
     await emulator.set(handshake_status=503)
     emulator.drop()
     await spoken(speaker, 11.0)
-    reply = await ask(broker, speaker, command="stop")
+    reply = await control(broker, speaker, command="stop")
     assert reply.position is not None
     assert reply.position >= 10.9
     await emulator.set(handshake_status=None)
     transcript = await closed(broker, speaker.spec)
     await speaking
-    said = [place.word for place in speaker.places if place.end < 10.8]
-    assert transcript.heard[: len(said)] == said
+    spoken_words = [place.word for place in speaker.places if place.end < 10.8]
+    assert transcript.heard[: len(spoken_words)] == spoken_words
 
 
 @pytest.mark.parametrize(
-    ("payload", "says"),
+    ("payload", "text"),
     [
         (b"{]", "bad request"),
         (b'{"command": "dance"}', "bad request: command"),
@@ -182,9 +182,9 @@ async def test_stop_while_the_provider_is_away_keeps_what_was_said(
         (b'{"command": "configure"}', "no settings were given"),
     ],
 )
-async def test_what_cannot_be_done_is_answered_with_what_can(
+async def test_a_refused_request_lists_the_supported_ones(
     payload: bytes,
-    says: str,
+    text: str,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -192,12 +192,12 @@ async def test_what_cannot_be_done_is_answered_with_what_can(
     await start_worker()
     speaker = Speaker(broker_settings, 8, speed=8)
     await speaker.speak(end=False)
-    await under_way(broker, speaker.spec)
+    await streaming(broker, speaker.spec)
     message = await broker.client.request(control_subject(speaker.spec.key), payload, timeout=30)
     reply = ControlReply.model_validate_json(message.data)
     assert not reply.ok
-    assert says in (reply.error or "")
+    assert text in (reply.error or "")
     assert reply.supports.finalize
     assert "keyterms" in reply.supports.configure
-    assert (await ask(broker, speaker, command="stop")).ok
+    assert (await control(broker, speaker, command="stop")).ok
     (await closed(broker, speaker.spec)).audit(speaker)

@@ -1,4 +1,4 @@
-"""The worker with the fallbacks: recordings instead of a stream, and a managed proxy."""
+"""Workers with fallback providers: recordings instead of a stream, and a managed proxy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAIN = "managed"
 EXTENDED = "managed-extended"
 ALL = (REST, PLAIN, EXTENDED)
 _ESTIMATE_SECONDS = 0.3
-"""By how much estimated times may be off: words are as long as they are written."""
+"""Tolerance of estimated times, which assume that spoken length follows written length."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
 
 @pytest.fixture
 def provider_settings(emulator: Emulator) -> dict[str, str]:
-    # DEEPGRAM_API_KEY and DEEPGRAM_URL are there already, and serve for recordings as well.
+    # WorkerProcess sets DEEPGRAM_API_KEY and DEEPGRAM_URL, which also serve for recordings.
     return {
         "WORKER_PROVIDER": emulator.name,
         "DEEPGRAM_REST_CATCH_UP_RATE": "8",
@@ -62,7 +62,7 @@ def provider_settings(emulator: Emulator) -> dict[str, str]:
 
 
 def audit(transcript: Transcript, speaker: Speaker) -> None:
-    """As Transcript.audit, but times are what the provider allows."""
+    """Do the same as Transcript.audit, with the time accuracy of the provider."""
     if transcript.closing[0].provider == REST:
         transcript.audit(speaker)
         return
@@ -176,7 +176,7 @@ async def test_a_permanent_refusal_fails_the_session(
 
 
 @pytest.mark.parametrize("emulator", [PLAIN], indirect=True)
-async def test_a_refused_token_gives_way_to_the_next_in_the_list(
+async def test_a_refused_token_falls_back_to_the_next_provider(
     emulator: Emulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -193,7 +193,7 @@ async def test_a_refused_token_gives_way_to_the_next_in_the_list(
 
 
 @pytest.mark.parametrize("emulator", [EXTENDED], indirect=True)
-async def test_credit_that_runs_low_is_an_event(
+async def test_low_credit_is_an_event(
     emulator: Emulator,
     start_worker: StartWorker,
     broker: Broker,
@@ -207,19 +207,19 @@ async def test_credit_that_runs_low_is_an_event(
     audit(transcript, speaker)
     usage = [event for event in transcript.events if isinstance(event, UsageEvent)]
     low = [event for event in usage if event.low]
-    # The proxy warns at five minutes and at one.
+    # The proxy warns at five minutes and at one minute.
     assert [round(event.credits_remaining_seconds or 0) for event in low] == [63, 60]
-    assert usage[-1].audio_seconds == pytest.approx(speaker.seconds, abs=3), "of session_end"
+    assert usage[-1].audio_seconds == pytest.approx(speaker.seconds, abs=3), "from session_end"
 
 
 @pytest.mark.parametrize("emulator", [REST], indirect=True)
-async def test_recordings_when_the_stream_is_refused(
+async def test_recordings_replace_a_refused_stream(
     emulator: Emulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """Amid the session, with the options of the streaming provider."""
+    """The switch happens in mid-session, with the options of the streaming provider."""
     async with DeepgramEmulator() as streaming:
         await start_worker(
             WORKER_PROVIDER="deepgram,deepgram-rest",

@@ -1,4 +1,4 @@
-"""The worker with Flux, end to end: turns, and long ones above all, whatever dies in them."""
+"""Workers with Flux, end to end: turns, especially long turns, and faults within them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_provider_faults_in_a_turn_cost_no_word(
 ) -> None:
     await start_worker(WORKER_MUTE_SECONDS="2")
     await emulator.set(**faults)
-    # A provider is mute once it owes some seconds of answers.
+    # A provider counts as mute once some seconds of answers are outstanding.
     speed = 2 if cause == "mute" else 4
     speaker = Speaker(broker_settings, 40, speed=speed, phrase_words=phrase)
     await speaker.speak()
@@ -134,14 +134,13 @@ async def test_sigkill_of_a_worker_in_a_long_turn(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """The next one goes on at the end of what was made final within the turn, not at the turn's
-    beginning."""
+    """The next worker resumes at the end of the finals within the turn, not at the turn's start."""
     workers = [await start_worker(), await start_worker()]
     speaker = Speaker(broker_settings, 60, speed=2, phrase_words=0)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 14.0)
     before = await stored(broker, speaker.spec)
-    assert before.finals, "nothing of the turn was final"
+    assert before.finals, "the turn has no final yet"
     assert turn_kinds(before) == ["started"]
     (await holder(workers)).signal(signal.SIGKILL)
     await speaking
@@ -149,17 +148,17 @@ async def test_sigkill_of_a_worker_in_a_long_turn(
     transcript.audit(speaker)
     assert transcript.states.count("assigned") == 2
     assert {final.epoch for final in transcript.finals} == {1, 2}
-    assert turn_kinds(transcript) == ["started", "ended"], "one turn, over both workers"
-    # The second connection heard what was not final, and what came later.
+    assert turn_kinds(transcript) == ["started", "ended"], "one turn across both workers"
+    # The second connection received only the audio after the last final.
     last_of_first = max(final.end for final in transcript.finals if final.epoch == 1)
     assert last_of_first > 14 - 9 - 1
     assert emulator.log[1].audio_seconds < speaker.seconds - last_of_first + 6
 
 
-async def test_sigkill_between_words_that_come_fast(
+async def test_sigkill_between_closely_spaced_words(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """Heads are made final as soon as can be, and the worker dies at any of them."""
+    """Finals within the turn come as early as possible, and workers are killed between them."""
     early = {
         "DEEPGRAM_FLUX_COMMIT_SECONDS": "0.5",
         "DEEPGRAM_FLUX_COMMIT_UPDATES": "2",
@@ -200,7 +199,7 @@ async def test_sigkill_and_restart_of_the_broker_in_a_long_turn(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """Audio stops for a moment in the middle of a word: no silence may be put into it."""
+    """Audio stops briefly within a word, and no silence may be inserted there."""
     await start_worker()
     speaker = Speaker(broker_settings, 60, speed=2, phrase_words=0)
     speaking = asyncio.create_task(speaker.speak())
@@ -217,7 +216,7 @@ async def test_audio_that_stops_in_a_turn(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """The turn ends by the silence that the plugin sends, long before the session does."""
+    """The plugin's silence ends the turn long before the session ends."""
     await start_worker(WORKER_IDLE_SECONDS="20")
     speaker = Speaker(broker_settings, 8, phrase_words=0)
     await speaker.speak(end=False)

@@ -1,4 +1,4 @@
-"""Limits of a provider account, over several worker processes, as the provider sees them."""
+"""Limits of a provider account across worker processes, measured at the provider."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def set_limit(broker: Broker, **limit: int) -> None:
 
 
 async def open_all(broker: Broker, specs: list[SessionSpec], audio: bytes) -> None:
-    """Sessions whose audio is all there when they are opened, in this order."""
+    """Open sessions in this order, each with complete audio."""
     js = broker.client.jetstream()
     for spec in specs:
         header = ChunkHeader(spec.session_id, 0, 0, 1, True)
@@ -49,14 +49,14 @@ def most_at_once(log: list[ConnectionLog]) -> int:
     moments = [(entry.opened_at, 1) for entry in log]
     moments += [(entry.closed_at, -1) for entry in log if entry.closed_at is not None]
     now = most = 0
-    for _, change in sorted(moments):  # of the same moment, the closing comes first
+    for _, change in sorted(moments):  # at equal times, closing comes first
         now += change
         most = max(most, now)
     return most
 
 
 def most_in(log: list[ConnectionLog], seconds: float) -> int:
-    """Connections opened within so many seconds, at most."""
+    """Return the largest number of connections opened within `seconds`."""
     times = sorted(entry.opened_at for entry in log)
     return max(sum(start <= at < start + seconds for at in times) for start in times)
 
@@ -65,8 +65,8 @@ async def test_two_hundred_sessions_share_fifty_connections(
     start_worker: StartWorker, broker: Broker, emulator: DeepgramEmulator
 ) -> None:
     limit, dials, most = 50, 12, 180
-    await emulator.set(latency_seconds=5)  # so long, at least, each connection lasts
-    await start_worker(WORKER_MAX_SESSIONS="1", **UNDISTURBED)  # makes the bucket
+    await emulator.set(latency_seconds=5)  # the minimum duration of a connection
+    await start_worker(WORKER_MAX_SESSIONS="1", **UNDISTURBED)  # creates the bucket
     await set_limit(broker, connections=limit, dials_per_second=dials)
     workers = [
         await start_worker(WORKER_MAX_SESSIONS="100", DEEPGRAM_CATCH_UP_RATE="1.25", **UNDISTURBED)
@@ -86,26 +86,26 @@ async def test_two_hundred_sessions_share_fifty_connections(
     transcripts = {spec.session_id: await stored(broker, spec) for spec in big + small}
     assert all(transcript.closing for transcript in transcripts.values())
     assert all(transcript.heard == words for transcript in transcripts.values())
-    assert len(emulator.log) == 200, "each session was dialled once"
+    assert len(emulator.log) == 200, "each session was dialed once"
     assert limit - 5 <= most_at_once(emulator.log) <= limit
-    # The way from leave to dial to the provider differs a little from one to the next; and who came
-    # while the emulator stood still, was let in together.
+    # The time from permission to dial to arrival varies slightly, and connections that arrive while
+    # the emulator stalls are accepted together.
     assert most_in(emulator.log, 2.0) <= (2 + ours.seconds) * dials + 12
     assert 2 * dials + 12 < limit
 
-    # Whoever holds fewest is next: the small ones do not wait for those who came before them.
+    # The tenant with the fewest permits is next: small tenants overtake the big one.
     began = {id: streaming(transcript) for id, transcript in transcripts.items()}
     order = sorted(began, key=lambda id: began[id])
     last_small = max(order.index(spec.session_id) for spec in small)
     assert last_small < limit + 2 * len(small) + 40, last_small
     waited = Counter("waiting for" in (reason or "") for reason in reasons(transcripts))
-    assert waited[True] >= 100, "a session that waits says so"
+    assert waited[True] >= 100, "waiting sessions report it"
     for worker in workers:
         assert not worker.stray_lines
 
 
 def streaming(transcript: Transcript) -> float:
-    """When it was first streaming, wall clock."""
+    """Return the wall clock of the first streaming event."""
     return next(
         event.published_at.timestamp()
         for event in transcript.events
@@ -118,7 +118,7 @@ def reasons(transcripts: dict[str, Transcript]) -> list[str | None]:
     return [e.reason for e in events if isinstance(e, StatusEvent) and e.state == "assigned"]
 
 
-async def test_a_killed_workers_session_keeps_its_connection_ahead_of_who_waits(
+async def test_a_killed_workers_session_keeps_its_permit_before_waiting_ones(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -130,14 +130,16 @@ async def test_a_killed_workers_session_keeps_its_connection_ahead_of_who_waits(
     waiting = Speaker(broker_settings, 8, conversation="waiting")
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(running.speak())
-        await until(lambda: emulator.log and emulator.log[-1].audio_seconds > 3, "it streams")
+        await until(
+            lambda: emulator.log and emulator.log[-1].audio_seconds > 3, "the session streams"
+        )
         tasks.create_task(waiting.speak())
 
-        async def says_so() -> bool:
+        async def reported() -> bool:
             events = (await stored(broker, waiting.spec)).events
             return any("waiting for" in (getattr(event, "reason", "") or "") for event in events)
 
-        await until(says_so, "the other one waits")
+        await until(reported, "the other session waits")
         await start_worker()
         first.signal(signal.SIGKILL)
         await first.wait()
@@ -146,13 +148,13 @@ async def test_a_killed_workers_session_keeps_its_connection_ahead_of_who_waits(
     ran.audit(running)
     waited.audit(waiting)
     assert ran.states.count("streaming") == 2
-    heard = [[word.word for word in entry.words] for entry in emulator.log]
-    assert len(heard) > 2, "the killed worker, its successor, and only then the other session"
-    assert heard[-1] == waiting.words
+    received = [[word.word for word in entry.words] for entry in emulator.log]
+    assert len(received) > 2, "the killed worker, its successor, and only then the other session"
+    assert received[-1] == waiting.words
     assert most_at_once(emulator.log) == 1
 
 
-async def test_a_refusal_for_want_of_credit_is_known_to_all_workers(
+async def test_all_workers_learn_of_a_refusal_for_lack_of_credit(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -166,12 +168,12 @@ async def test_a_refusal_for_want_of_credit_is_known_to_all_workers(
     await refused.speak()
     assert (await closed(broker, refused.spec)).states[-1] == "failed"
 
-    async def both_know() -> bool:
-        told = [(await worker.get("/metrics"))[1] for worker in workers]
-        return all('provider_breaker_open{provider="deepgram"} 1.0' in text for text in told)
+    async def both_open() -> bool:
+        metrics = [(await worker.get("/metrics"))[1] for worker in workers]
+        return all('provider_breaker_open{provider="deepgram"} 1.0' in text for text in metrics)
 
-    await until(both_know, "both breakers are open")
-    dialled = len(emulator.log)
+    await until(both_open, "both breakers are open")
+    dialed = len(emulator.log)
     later = [Speaker(broker_settings, 4, conversation=f"later{n}") for n in range(2)]
     async with asyncio.TaskGroup() as tasks:
         for speaker in later:
@@ -182,4 +184,4 @@ async def test_a_refusal_for_want_of_credit_is_known_to_all_workers(
         assert "another worker was refused" in str(transcript.closing[0].reason) or "402" in str(
             transcript.closing[0].reason
         )
-    assert len(emulator.log) == dialled, "nobody dialled"
+    assert len(emulator.log) == dialed, "a worker dialed"

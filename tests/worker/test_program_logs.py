@@ -1,4 +1,4 @@
-"""What a worker writes to its log: enough to follow a session, no secrets, no words."""
+"""A worker's log: the states of a session, no secrets, and no words unless configured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .programs import Speaker, StartWorker, closed
 SECRET = "a-key-nobody-may-see"
 
 
-@pytest.mark.parametrize("transcripts", [False, True], ids=["plain", "asked for words"])
+@pytest.mark.parametrize("transcripts", [False, True], ids=["plain", "with-transcripts"])
 async def test_the_log_of_a_session(
     start_worker: StartWorker,
     broker: Broker,
@@ -48,10 +48,10 @@ async def test_the_log_of_a_session(
     assert states[3]["cause"] == "dropped"
     everything = "\n".join(json.dumps(entry) for entry in worker.log)
     assert SECRET not in everything
-    said = [final.text for final in transcript.finals]
+    texts = [final.text for final in transcript.finals]
     logged = [entry["text"] for entry in worker.log if entry["message"] == "final"]
     if transcripts:
-        assert logged == said
+        assert logged == texts
     else:
         assert not logged
-        assert not any(text in everything for text in said)
+        assert not any(text in everything for text in texts)

@@ -1,4 +1,4 @@
-"""What a worker's metrics and ledger say, against what the emulator and the test measure."""
+"""A worker's metrics and ledger, compared with measurements of the emulator and the test."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .programs import UNDISTURBED, Speaker, StartWorker, Transcript, WorkerProce
 
 CHUNK_SECONDS = 0.08
 PRICE = 3.6
-"""An hour: a thousandth a second."""
+"""Price per hour: 0.001 per second."""
 
 
 def sample(metrics: str, name: str, **labels: str) -> float:
-    """One sample of a scrape. Raises AssertionError when it is not there."""
+    """Return one sample of a scrape. Raises AssertionError if it does not exist."""
     wanted = {f'{key}="{value}"' for key, value in labels.items()}
     for line in metrics.splitlines():
         found = re.fullmatch(rf"natterjack_{name}(?:{{(.*)}})? (\S+)", line)
@@ -48,13 +48,13 @@ async def metrics_of(worker: WorkerProcess) -> str:
     return text
 
 
-async def test_latency_agrees_with_what_a_subscriber_measures(
+async def test_latency_agrees_with_a_subscribers_measurement(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
 ) -> None:
-    """The emulator answers 0.4 s after it has heard; the metric must say so, within 20 ms."""
+    """The emulator answers after 0.4 s, and the metric must agree within 20 ms."""
     delay = 0.4
     await emulator.set(latency_seconds=delay)
     worker = await start_worker()
@@ -65,47 +65,47 @@ async def test_latency_agrees_with_what_a_subscriber_measures(
         return time.time_ns()
 
     speaker = Speaker(broker_settings, 16, speed=1, clock=clock)
-    came: list[tuple[float, Event]] = []
+    received: list[tuple[float, Event]] = []
 
     async def take(message: Any) -> None:
-        came.append((time.time(), parse_event(message.data)))
+        received.append((time.time(), parse_event(message.data)))
 
     await broker.client.subscribe(f"stt.transcript.{speaker.spec.key}.>", cb=take)
     async with lateness() as ours:
         await speaker.speak()
         await closed(broker, speaker.spec)
 
-    def late(at: float, position: float) -> float:
-        """Since the chunk was published that holds the last sample before so many seconds."""
+    def delay_at(at: float, position: float) -> float:
+        """Return the seconds from publishing the chunk with the last sample before `position`."""
         return at - published[min(len(published) - 1, int((position - 1e-6) / CHUNK_SECONDS))]
 
     tolerance = bound(0.02) + ours.seconds
     metrics = await metrics_of(worker)
     for kind, events in (
-        ("interim", [(at, e) for at, e in came if isinstance(e, InterimEvent)]),
-        ("final", [(at, e) for at, e in came if isinstance(e, FinalEvent)]),
+        ("interim", [(at, e) for at, e in received if isinstance(e, InterimEvent)]),
+        ("final", [(at, e) for at, e in received if isinstance(e, FinalEvent)]),
     ):
-        told = [event.latency for _, event in events if event.latency is not None]
-        assert len(told) == len(events) >= 2
-        measured = [late(at, event.end) for at, event in events]
-        apart = [abs(a - b) for a, b in zip(told, measured, strict=True)]
-        assert statistics.median(apart) < tolerance, (kind, apart)
-        assert min(told) > delay - 0.001
-        if kind == "interim":  # the last finals wait for the end of speech, not for us
-            assert min(told) - delay < tolerance, told
+        reported = [event.latency for _, event in events if event.latency is not None]
+        assert len(reported) == len(events) >= 2
+        measured = [delay_at(at, event.end) for at, event in events]
+        differences = [abs(a - b) for a, b in zip(reported, measured, strict=True)]
+        assert statistics.median(differences) < tolerance, (kind, differences)
+        assert min(reported) > delay - 0.001
+        if kind == "interim":  # finals also wait for the end of speech
+            assert min(reported) - delay < tolerance, reported
         labels = {"kind": kind, "provider": "deepgram"}
         count = sample(metrics, "transcript_latency_seconds_count", **labels)
         total = sample(metrics, "transcript_latency_seconds_sum", **labels)
-        assert count == len(told)
-        assert total / count == pytest.approx(statistics.mean(told), abs=0.001)
+        assert count == len(reported)
+        assert total / count == pytest.approx(statistics.mean(reported), abs=0.001)
 
     spoken: list[float] = []
     last: tuple[float, FinalEvent] | None = None
-    for at, event in came:
+    for at, event in received:
         if isinstance(event, FinalEvent):
             last = at, event
         elif isinstance(event, TurnEvent) and event.event == "ended" and last is not None:
-            spoken.append(late(last[0], last[1].words[-1].end or 0.0))
+            spoken.append(delay_at(last[0], last[1].words[-1].end or 0.0))
             last = None
     assert spoken
     count = sample(metrics, "final_after_speech_seconds_count", provider="deepgram")
@@ -118,12 +118,12 @@ async def test_latency_agrees_with_what_a_subscriber_measures(
     assert sample(metrics, "first_interim_seconds_sum", provider="deepgram") > delay
     assert sample(metrics, "provider_connect_seconds_count", provider="deepgram") == 1
     assert sample(metrics, "session_claim_delay_seconds_count") == 1
-    taken = sample(metrics, "capture_delay_seconds_count", tenant="t")
-    assert taken >= 3, "live audio is sampled each second"
-    # The edge publishes when it has read its clock, a chunk's length early: it has no microphone.
-    # A chunk that was longer than that on its way is not early any more.
+    count = sample(metrics, "capture_delay_seconds_count", tenant="t")
+    assert count >= 3, "live audio is sampled each second"
+    # Without a microphone, the edge publishes a chunk at its start time, one chunk length early. A
+    # chunk that takes longer to arrive is no longer early.
     early = sample(metrics, "capture_delay_seconds_bucket", tenant="t", le="0.0")
-    assert early > taken / 2, "a clock that is ahead shows below zero"
+    assert early > count / 2, "a clock that is ahead gives negative delays"
 
 
 def account_of(transcript: Transcript) -> Account:
@@ -146,22 +146,22 @@ async def test_the_ledger_agrees_with_the_emulators_log(
     async def break_twice() -> None:
         for _ in range(2):
             await until(lambda: emulator.log and emulator.log[-1].audio_seconds > 5, "audio")
-            dialled = len(emulator.log)
+            dialed = len(emulator.log)
             emulator.drop()
-            await until(lambda n=dialled: len(emulator.log) > n, "it is dialled again")
+            await until(lambda n=dialed: len(emulator.log) > n, "it is dialed again")
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(break_twice())
         await speaker.speak()
     transcript = await closed(broker, speaker.spec)
     transcript.audit(speaker)
-    heard = sum(entry.audio_seconds for entry in emulator.log)
+    received = sum(entry.audio_seconds for entry in emulator.log)
     account = account_of(transcript)
     used = account.providers["deepgram"]
     assert used.connections == len(emulator.log) == 3
     assert account.sent_seconds == pytest.approx(used.sent_seconds, abs=0.01)
-    # What was on its way when the connection was dropped was sent, and not heard.
-    assert heard - 0.01 <= used.sent_seconds <= heard + 2 * 1.0
+    # Audio in transit when the connection dropped was sent but not received.
+    assert received - 0.01 <= used.sent_seconds <= received + 2 * 1.0
     assert used.billed_seconds == pytest.approx(used.sent_seconds, abs=0.1)
     assert used.cost == pytest.approx(used.billed_seconds * PRICE / 3600, abs=1e-5)
     assert used.replayed_seconds == pytest.approx(
@@ -172,7 +172,7 @@ async def test_the_ledger_agrees_with_the_emulators_log(
     assert used.estimated_seconds == 0
 
     usage = [event for event in transcript.events if isinstance(event, UsageEvent)]
-    assert len(usage) >= 3, "on a timer, and at the end"
+    assert len(usage) >= 3, "periodically and at the end"
     assert usage[-1].providers == account.providers
     assert usage[-1].cost == pytest.approx(used.cost)
     assert usage[-1].currency == "USD"
@@ -188,7 +188,7 @@ async def test_the_ledger_agrees_with_the_emulators_log(
     assert sample(metrics, "recovery_seconds_count", cause="dropped") == 2
 
 
-async def test_a_killed_workers_audio_is_on_the_ledger_to_the_second(
+async def test_the_ledger_includes_a_killed_workers_audio_within_a_second(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -206,7 +206,7 @@ async def test_a_killed_workers_audio_is_on_the_ledger_to_the_second(
             victim.signal(signal.SIGKILL)
             await victim.wait()
             workers.append(await start_worker())
-            await until(lambda n=seen: len(emulator.log) > n, "another goes on")
+            await until(lambda n=seen: len(emulator.log) > n, "another worker continues")
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(kill())
@@ -214,15 +214,15 @@ async def test_a_killed_workers_audio_is_on_the_ledger_to_the_second(
     transcript = await closed(broker, speaker.spec, 60)
     transcript.audit(speaker)
     used = account_of(transcript).providers["deepgram"]
-    heard = sum(entry.audio_seconds for entry in emulator.log)
+    received = sum(entry.audio_seconds for entry in emulator.log)
     assert used.connections == len(emulator.log) == kills + 1
-    # Twice real time: what a second's telling may miss, and what is assumed for it, are doubled.
-    assert abs(used.sent_seconds - heard) <= kills * 2 * 1.0 + 0.1, (used, heard)
+    # At twice real time, the audio missed by reports once a second and its estimate are doubled.
+    assert abs(used.sent_seconds - received) <= kills * 2 * 1.0 + 0.1, (used, received)
     assert 0.5 <= used.estimated_seconds <= kills * 0.5
     assert used.replayed_seconds > 0
 
 
-async def test_max_seconds_is_warned_of(
+async def test_max_seconds_gives_warnings(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker(WORKER_BUDGET_WARNINGS="0.3,0.6")

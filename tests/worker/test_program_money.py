@@ -1,4 +1,4 @@
-"""Money and limits when something else goes wrong at the same time."""
+"""Budgets and limits combined with other faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_limit_does_not_keep_an_abandoned_session_alive(
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
 ) -> None:
-    """Sound that stops amid a word, and a limit that is far away."""
+    """Audio stops within a word, and the limit is far away."""
     await start_worker(WORKER_PARK_SECONDS="1", WORKER_IDLE_SECONDS="8")
     speaker = Speaker(broker_settings, 4, max_seconds=3600)
     speaker.pcm = speaker.pcm[: 2 * int((speaker.places[-1].start + 0.12) * RATE)]
@@ -46,13 +46,13 @@ async def test_a_limit_does_not_keep_an_abandoned_session_alive(
     assert len(emulator.log) <= 2
 
 
-async def test_what_was_sent_when_a_budget_ended_is_still_transcribed(
+async def test_audio_sent_before_a_budget_ended_is_still_transcribed(
     start_worker: StartWorker,
     ready_broker: Broker,
     broker_settings: BrokerSettings,
     emulator: DeepgramEmulator,
 ) -> None:
-    """The connection breaks after the budget is used up, before the finals that are due."""
+    """The connection breaks after the budget is exhausted and before the last finals."""
     subject = streams.bucket_subject(streams.BUDGETS_BUCKET, "tenant.t")
     await ready_broker.client.jetstream().publish(subject, b"8")
     await emulator.set(latency_seconds=4)
@@ -64,7 +64,7 @@ async def test_what_was_sent_when_a_budget_ended_is_still_transcribed(
         return '"finishing"' in (await worker.get("/sessions"))[1]
 
     await until(finishing, "the budget is used up", 40)
-    heard = emulator.log[-1].audio_seconds
+    received = emulator.log[-1].audio_seconds
     await emulator.set(latency_seconds=0)
     emulator.drop()
     transcript = await closed(ready_broker, speaker.spec)
@@ -72,16 +72,16 @@ async def test_what_was_sent_when_a_budget_ended_is_still_transcribed(
     due = [
         word
         for word, place in zip(speaker.words, speaker.places, strict=True)
-        if place.end < heard - 0.3
+        if place.end < received - 0.3
     ]
     assert transcript.closing[0].reason == "budget"
     assert transcript.heard[: len(due)] == due
 
 
-async def test_all_that_was_captured_is_on_the_day(
+async def test_the_daily_use_includes_all_captured_audio(
     start_worker: StartWorker, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    """Short sessions, which end between two tellings."""
+    """Short sessions end between two reports."""
     await start_worker()
     captured = sent = 0.0
     for number in range(3):
@@ -94,17 +94,17 @@ async def test_all_that_was_captured_is_on_the_day(
     store = StreamStore(ready_broker, f"KV_{streams.USAGE_BUCKET}")
     await store.start()
 
-    async def told() -> bool:
+    async def written() -> bool:
         days = (await read_usage(store, today(), "t")).get("t", [])
         return sum(day.sent_seconds for day in days) == pytest.approx(sent, abs=0.01)
 
-    await until(told, "the day has what was sent")
+    await until(written, "the daily use includes all audio sent")
     (day,) = (await read_usage(store, today(), "t"))["t"]
     assert day.captured_seconds == pytest.approx(captured, abs=0.01)
 
 
 @pytest.mark.process
-async def test_budgets_and_limits_that_cannot_be_read_stop_nobody(
+async def test_unreadable_budgets_and_limits_do_not_block_sessions(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
     configuration = tmp_path / "nats.conf"
@@ -122,14 +122,14 @@ async def test_budgets_and_limits_that_cannot_be_read_stop_nobody(
                 transcript = await closed(broker, speaker.spec)
                 transcript.audit(speaker)
                 await until(
-                    lambda: worker.find("limits of accounts cannot be read"), "it complains"
+                    lambda: worker.find("limits of accounts cannot be read"), "the error is logged"
                 )
                 began = time.monotonic()
                 again = Speaker(admin, 8, conversation="again")
                 await again.speak()
                 (await closed(broker, again.spec)).audit(again)
                 complaints = [e for e in worker.log if "cannot be read:" in e["message"]]
-                assert len(complaints) == 2, "budgets once, limits once"
+                assert len(complaints) == 2, "one for budgets, one for limits"
                 assert time.monotonic() - began < 30
             finally:
                 await worker.stop()
@@ -137,7 +137,7 @@ async def test_budgets_and_limits_that_cannot_be_read_stop_nobody(
         await asyncio.to_thread(server.stop)
 
 
-async def test_a_session_that_waits_shows_how_late_it_is(
+async def test_a_waiting_session_shows_its_lag(
     start_worker: StartWorker,
     ready_broker: Broker,
     broker_settings: BrokerSettings,
@@ -150,7 +150,7 @@ async def test_a_session_that_waits_shows_how_late_it_is(
     second = Speaker(broker_settings, 12, conversation="second")
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(first.speak())
-        await until(lambda: emulator.log, "the first has the connection")
+        await until(lambda: emulator.log, "the first session has the connection")
         tasks.create_task(second.speak())
 
         async def late() -> bool:
@@ -158,7 +158,7 @@ async def test_a_session_that_waits_shows_how_late_it_is(
             (line,) = [x for x in text.splitlines() if x.startswith("natterjack_session_lag_sec")]
             return float(line.split()[1]) > 3
 
-        await until(late, "its lag is shown")
+        await until(late, "the lag is shown")
         assert '"queued"' in (await worker.get("/sessions"))[1]
     for speaker in (first, second):
         (await closed(ready_broker, speaker.spec)).audit(speaker)

@@ -1,5 +1,5 @@
-"""The worker as a process with provider `speechmatics`: whole sessions through a real broker and
-the provider's emulator."""
+"""Worker processes with provider `speechmatics`: complete sessions through a real broker and the
+provider's emulator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def provider_settings(emulator: SpeechmaticsEmulator) -> dict[str, str]:
 
 
 async def transcript_of(broker: Broker, speaker: Speaker) -> Transcript:
-    """What a session came to, every word of it once and at its time."""
+    """Run a session and return its audited transcript."""
     await speaker.speak()
     transcript = await closed(broker, speaker.spec, 60)
     transcript.audit(speaker)
@@ -106,9 +106,9 @@ async def test_provider_faults_cost_no_word(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    # Each patience is short where it is to run out, and nowhere else: it would also run out while a
-    # busy machine stands still, and the fault would be found on a connection that has ended.
-    patience = {
+    # Only the timeout under test is short. Other short timeouts would also expire on a stalled
+    # machine, and the fault would be detected on a connection that has ended.
+    timeouts = {
         "mute": {"WORKER_MUTE_SECONDS": "2"},
         "send_blocked": {
             "WORKER_SEND_BLOCKED_SECONDS": "1.5",
@@ -117,9 +117,9 @@ async def test_provider_faults_cost_no_word(
         "finish": {"WORKER_FINISH_SECONDS": "2"},
     }.get(cause, {})
     if "no_recognition_started" in faults:
-        patience["SPEECHMATICS_START_TIMEOUT_SECONDS"] = "1"
-    # The mute case is to be found as such, not by the window that fills meanwhile.
-    await start_worker(**{"SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS": "60", **patience})
+        timeouts["SPEECHMATICS_START_TIMEOUT_SECONDS"] = "1"
+    # The mute case must be detected as such, not by a full window of unacknowledged audio.
+    await start_worker(**{"SPEECHMATICS_MAX_UNACKNOWLEDGED_SECONDS": "60", **timeouts})
     await emulator.set(**faults)
     transcript = await transcript_of(broker, Speaker(broker_settings, 30, speed=3))
     account = transcript.closing[0].account
@@ -130,13 +130,13 @@ async def test_provider_faults_cost_no_word(
             assert session.last_seq_no == session.frames
 
 
-async def test_drops_between_the_hundredths_that_the_provider_rounds_to(
+async def test_drops_with_times_between_the_providers_rounded_ones(
     emulator: SpeechmaticsEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """A final may end up to 5 ms before its last word does; its rest is no word again."""
+    """A final may end up to 5 ms before its last word; the remainder must not become a word."""
     await start_worker()
     await emulator.set(drop_mid_word=3, connections=6)
     speaker = Speaker(broker_settings, 60, speed=3)
@@ -173,21 +173,21 @@ async def test_a_permanent_refusal_fails_the_session_with_its_reason(
     transcript = await closed(broker, speaker.spec)
     assert transcript.states == ["assigned", "failed"]
     assert kind in (transcript.closing[0].reason or "")
-    assert len(emulator.log) == 1, "it was asked again"
+    assert len(emulator.log) == 1, "the provider was dialed again"
     assert emulator.log[0].closed == f"server {code}"
 
 
-async def test_long_silence_is_no_fault_and_moves_on(
+async def test_long_silence_is_not_a_fault(
     emulator: SpeechmaticsEmulator,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    """A server that says nothing about silence but that it was read is not taken for dead."""
+    """A server that only acknowledges silence does not count as dead."""
     await emulator.set(quiet_in_silence=True)
     await start_worker(**{**UNDISTURBED, "WORKER_MUTE_SECONDS": "4"})
     speaker = Speaker(broker_settings, 8, speed=6)
-    speaker.pcm += bytes(2 * 16000 * 48)  # for twice as long
+    speaker.pcm += bytes(2 * 16000 * 48)  # 48 s of silence
     transcript = await transcript_of(broker, speaker)
     assert transcript.states == ["assigned", "streaming", "closed"]
     assert len(emulator.log) == 1

@@ -1,4 +1,4 @@
-"""Traces of whole sessions: the edge and workers as processes, and a collector of their spans."""
+"""Traces of complete sessions: edge and worker processes, and a collector of their spans."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def collector() -> AsyncIterator[Collector]:
 
 
 class FileEdge:
-    """`natterjack-edge file` that says what a Speaker would."""
+    """A `natterjack-edge file` process with the audio of a Speaker."""
 
     def __init__(self, directory: Path, nats_url: str, speaker: Speaker) -> None:
         self._directory = directory
         self._nats_url = nats_url
-        self._sound = directory / "words.wav"
-        with wave.open(str(self._sound), "wb") as file:
+        self._wav = directory / "words.wav"
+        with wave.open(str(self._wav), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(RATE)
@@ -60,7 +60,7 @@ class FileEdge:
         flags = ("--tenant", "t", "--conversation", "c", "--speaker", "s", "--speed", str(speed))
         self.process = Edge(
             self._directory / "edge",
-            ("file", str(self._sound), *flags),
+            ("file", str(self._wav), *flags),
             {"NATS_URL": self._nats_url, **environment},
         )
         return self.process
@@ -79,20 +79,20 @@ def edge(tmp_path: Path, nats_server: EmbeddedServer, speaker: Speaker) -> Itera
         edge.process.end()
 
 
-async def seen(
+async def last_span(
     collector: Collector, service: str, name: str = "session", count: int = 1
 ) -> ReceivedSpan:
-    """The last of `count` spans."""
+    """Wait for `count` spans and return the last."""
     try:
         await until(lambda: len(collector.of(service, name)) >= count, "a span")
     except AssertionError:
-        there = [(span.service, span.name, span.attribute("outcome")) for span in collector.spans]
-        raise AssertionError(f"no {count} {name} of {service}, but {there}") from None
+        found = [(span.service, span.name, span.attribute("outcome")) for span in collector.spans]
+        raise AssertionError(f"no {count} {name} of {service}, but {found}") from None
     return collector.of(service, name)[-1]
 
 
-def inside(collector: Collector, span: ReceivedSpan) -> list[str]:
-    """Names of the children, in the order of their beginnings."""
+def child_names(collector: Collector, span: ReceivedSpan) -> list[str]:
+    """Return the names of a span's children, in the order of their starts."""
     children = [each for each in collector.spans if each.parent_id == span.span_id]
     return [child.name for child in sorted(children, key=lambda child: child.start)]
 
@@ -107,8 +107,8 @@ async def test_a_session_is_one_trace_from_the_edge_to_the_last_final(
     await start_worker(**collector.environment, WORKER_NAME="w1")
     program = edge.start(collector.environment)
     assert await program.exit_code() == 0
-    top = await seen(collector, EDGE)
-    lease = await seen(collector, WORKER)
+    top = await last_span(collector, EDGE)
+    lease = await last_span(collector, WORKER)
     key, session_id = program.stdout.split()
     assert key == "t.c.s"
     assert (top.kind, top.parent_id, top.error) == ("PRODUCER", "", None)
@@ -123,19 +123,19 @@ async def test_a_session_is_one_trace_from_the_edge_to_the_last_final(
     assert lease.attribute("session_id") == session_id
     assert (lease.attribute("epoch"), lease.attribute("worker")) == (1, "w1")
     assert lease.attribute("outcome") == "closed"
-    assert inside(collector, lease) == ["claim", "connect", "finish"]
+    assert child_names(collector, lease) == ["claim", "connect", "finish"]
     (connect,), (finish,) = collector.named("connect"), collector.named("finish")
     assert connect.attribute("provider") == "deepgram"
     assert connect.attribute("reference")
     assert connect.end <= finish.start <= finish.end <= lease.end
-    # Neither what was said nor what must not be known.
+    # Neither words nor secrets.
     everything = b"".join(collector.raw)
     assert b"a-test-key" not in everything
     assert not [word for word in speaker.words if len(word) > 4 and word.encode() in everything]
     assert session_id.encode() in everything
 
 
-async def test_the_successor_of_a_killed_worker_goes_on_in_the_same_trace(
+async def test_the_successor_of_a_killed_worker_continues_the_trace(
     start_worker: StartWorker,
     broker: Broker,
     speaker: Speaker,
@@ -146,28 +146,28 @@ async def test_the_successor_of_a_killed_worker_goes_on_in_the_same_trace(
         await start_worker(**collector.environment, WORKER_NAME=name) for name in ("w1", "w2")
     ]
     program = edge.start(collector.environment, speed=2)
-    first = await seen(collector, WORKER, "claim")
-    await seen(collector, WORKER, "connect")
+    first = await last_span(collector, WORKER, "claim")
+    await last_span(collector, WORKER, "connect")
     killed = await holder(workers)
     killed.signal(signal.SIGKILL)
     assert await program.exit_code() == 0
-    top = await seen(collector, EDGE)
-    lease = await seen(collector, WORKER)
+    top = await last_span(collector, EDGE)
+    lease = await last_span(collector, WORKER)
     names = {workers[0]: "w1", workers[1]: "w2"}
     assert first.attribute("worker") == names.pop(killed)
     assert lease.attribute("worker") in names.values()
     assert lease.attribute("epoch") == 2
     assert lease.attribute("outcome") == "closed"
     assert lease.parent_id == top.span_id
-    assert inside(collector, lease) == ["claim", "connect", "finish"]
-    # The killed one's lease was never ended; its steps are there, beside the successor's.
+    assert child_names(collector, lease) == ["claim", "connect", "finish"]
+    # The killed worker's lease span never ended, but its steps were exported.
     assert len(collector.of(WORKER)) == 1
     assert first.parent_id not in {span.span_id for span in collector.spans}
     assert len(collector.named("connect")) == 2
     assert len({span.trace_id for span in collector.spans}) == 1
 
 
-async def test_an_edge_that_gives_up_says_so(
+async def test_an_edge_that_gives_up_reports_an_error(
     ready_broker: Broker,
     nats_server: EmbeddedServer,
     edge: FileEdge,
@@ -182,7 +182,7 @@ async def test_an_edge_that_gives_up_says_so(
     nats_server.kill()
     program.interrupt()
     assert await program.exit_code() == 1
-    assert (await seen(collector, EDGE)).error == "not all is stored"
+    assert (await last_span(collector, EDGE)).error == "not all is stored"
 
 
 async def test_a_handed_over_session_is_two_leases_in_one_trace(
@@ -191,28 +191,28 @@ async def test_a_handed_over_session_is_two_leases_in_one_trace(
     broker_settings: BrokerSettings,
     collector: Collector,
 ) -> None:
-    """Of an edge that traces nothing, too."""
+    """The edge does not export traces here."""
     speaker = Speaker(broker_settings, 40)
     workers = [await start_worker(**collector.environment) for _ in range(2)]
     speaking = asyncio.create_task(speaker.speak())
-    await seen(collector, WORKER, "connect")
+    await last_span(collector, WORKER, "connect")
     await spoken(speaker, 2)
     first = await holder(workers)
     first.signal(signal.SIGTERM)
     await speaking
     assert await first.wait() == 0
     (await closed(broker, speaker.spec)).audit(speaker)
-    await seen(collector, WORKER, count=2)
+    await last_span(collector, WORKER, count=2)
     leases = collector.of(WORKER)
     assert [lease.attribute("outcome") for lease in leases] == ["handed_over", "closed"]
     assert [lease.attribute("epoch") for lease in leases] == [1, 2]
     assert [lease.parent_id for lease in leases] == ["", ""]
     trace_id = f"{trace_id_of(speaker.spec.session_id):032x}"
     assert {span.trace_id for span in collector.spans} == {trace_id}
-    assert inside(collector, leases[0]) == ["claim", "connect"]
+    assert child_names(collector, leases[0]) == ["claim", "connect"]
 
 
-async def test_a_lease_that_waits_for_an_earlier_session_is_not_seen(
+async def test_a_lease_that_waits_for_an_earlier_session_has_no_span(
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -225,13 +225,13 @@ async def test_a_lease_that_waits_for_an_earlier_session_is_not_seen(
     await later.speak()
     await speaking
     await closed(broker, later.spec)
-    await seen(collector, WORKER, count=2)
+    await last_span(collector, WORKER, count=2)
     await queue_empty(broker)
     leases = collector.of(WORKER)
     assert [lease.attribute("session_id") for lease in leases] == [
         earlier.spec.session_id, later.spec.session_id,
     ]  # fmt: skip
-    assert leases[1].attribute("epoch") > 1  # it was taken before, and given back
+    assert leases[1].attribute("epoch") > 1  # the request was delivered before and returned
     assert leases[1].start >= leases[0].end
     assert len(collector.named("claim")) == 2
 
@@ -258,12 +258,12 @@ async def test_a_recovery_lasts_from_the_fault_to_the_next_stream(
 
     with pytest.raises(Pause):
         await speaker.speak(before_chunk=pause)
-    await seen(collector, WORKER, "connect")
+    await last_span(collector, WORKER, "connect")
     await emulator.set(handshake_status=503, handshakes=2)
     emulator.drop()
-    await speaker.speak()  # chunks that were published before are doubles
+    await speaker.speak()  # repeats the chunks published before
     (await closed(broker, speaker.spec)).audit(speaker)
-    lease = await seen(collector, WORKER)
+    lease = await last_span(collector, WORKER)
     (recover,) = collector.named("recover")
     connects = collector.named("connect")
     assert [connect.error for connect in connects] == [None, "server_error", "server_error", None]
@@ -291,7 +291,7 @@ async def test_a_refusal_is_an_error_with_its_cause(
     speaker = Speaker(broker_settings, 8, speed=20)
     await speaker.speak()
     await closed(broker, speaker.spec)
-    lease = await seen(collector, WORKER)
+    lease = await last_span(collector, WORKER)
     assert (lease.attribute("outcome"), lease.error) == ("failed", "auth")
     assert [span.error for span in collector.named("connect")] == ["auth"]
     assert [span.error for span in collector.named("recover")] == ["auth"]
@@ -306,7 +306,7 @@ async def test_a_refusal_is_an_error_with_its_cause(
         {"TRACEPARENT": "", "traceparent": "-" * 55},
     ],
 )
-async def test_bad_trace_headers_hurt_nobody(
+async def test_bad_trace_headers_are_ignored(
     start_worker: StartWorker,
     ready_broker: Broker,
     broker_settings: BrokerSettings,
@@ -323,7 +323,7 @@ async def test_bad_trace_headers_hurt_nobody(
     )
     await speaker.speak()
     (await closed(ready_broker, spec)).audit(speaker)
-    lease = await seen(collector, WORKER)
+    lease = await last_span(collector, WORKER)
     assert lease.parent_id == ""
     assert lease.trace_id == f"{trace_id_of(spec.session_id):032x}"
     assert warnings(worker) == []
@@ -337,17 +337,17 @@ async def test_a_request_that_cannot_be_served_is_a_failed_lease(
         session_subject(Speaker(BrokerSettings(), 1).spec.key),
         b'{"session_id": "bad-request", "channels": 0}',
     )
-    lease = await seen(collector, WORKER)
+    lease = await last_span(collector, WORKER)
     assert (lease.attribute("outcome"), lease.error) == ("failed", "request")
-    assert inside(collector, lease) == ["claim"]
+    assert child_names(collector, lease) == ["claim"]
 
 
-# ---- off, or nobody listens -----------------------------------------------------------------
+# ---- tracing off, or without a collector ----------------------------------------------------
 
 
 @pytest.fixture
 def no_extra(tmp_path: Path) -> dict[str, str]:
-    """An environment in which OpenTelemetry cannot be imported, and a try leaves a trace."""
+    """An environment in which importing OpenTelemetry fails and leaves a marker file."""
     package = tmp_path / "shadow" / "opentelemetry"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
@@ -363,26 +363,26 @@ def imported(environment: dict[str, str]) -> bool:
 
 
 async def served(broker: Broker, speaker: Speaker, edge: Edge) -> str:
-    """What the edge said, once the session has gone as it must."""
+    """Wait for a complete session and return the edge's standard error."""
     assert await edge.exit_code() == 0
-    await until(lambda: _heard(broker, speaker, edge.stdout.split()[1]), "every word is heard", 30)
+    await until(lambda: _complete(broker, speaker, edge.stdout.split()[1]), "a full transcript", 30)
     await queue_empty(broker)
     return edge.stderr
 
 
-async def _heard(broker: Broker, speaker: Speaker, session_id: str) -> bool:
+async def _complete(broker: Broker, speaker: Speaker, session_id: str) -> bool:
     spec = speaker.spec.model_copy(update={"session_id": session_id})
     transcript = await stored(broker, spec)
     return bool(transcript.closing) and transcript.heard == speaker.words
 
 
 def warnings(worker: WorkerProcess) -> list[str]:
-    """What it complained of, the emulator's plain address aside."""
-    said = [line["message"] for line in worker.log if line["level"] in ("warning", "error")]
-    return [line for line in said if "without encryption" not in line]
+    """Return the worker's warnings, except for the one about the unencrypted emulator."""
+    messages = [line["message"] for line in worker.log if line["level"] in ("warning", "error")]
+    return [line for line in messages if "without encryption" not in line]
 
 
-async def test_nothing_is_imported_unless_it_is_wanted(
+async def test_opentelemetry_is_imported_only_if_configured(
     start_worker: StartWorker,
     broker: Broker,
     speaker: Speaker,
@@ -395,7 +395,7 @@ async def test_nothing_is_imported_unless_it_is_wanted(
     assert warnings(worker) == []
 
 
-async def test_without_the_extra_a_line_says_how_to_get_it(
+async def test_without_the_extra_a_log_line_explains_how_to_install_it(
     start_worker: StartWorker,
     broker: Broker,
     speaker: Speaker,
@@ -404,29 +404,29 @@ async def test_without_the_extra_a_line_says_how_to_get_it(
     no_extra: dict[str, str],
 ) -> None:
     worker = await start_worker(**no_extra, **collector.environment)
-    said = await served(broker, speaker, edge.start({**no_extra, **collector.environment}))
+    stderr = await served(broker, speaker, edge.start({**no_extra, **collector.environment}))
     assert imported(no_extra)
     (warning,) = warnings(worker)
     assert "pip install 'natterjack[otel]'" in warning
-    assert said.count("pip install 'natterjack[otel]'") == 1
+    assert stderr.count("pip install 'natterjack[otel]'") == 1
     assert collector.requests == 0
 
 
-async def test_an_absent_collector_costs_a_line_each(
+async def test_an_absent_collector_costs_one_log_line_per_program(
     start_worker: StartWorker,
     broker: Broker,
     speaker: Speaker,
     edge: FileEdge,
 ) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        taken.bind(("127.0.0.1", 0))  # reserved, but not listening
         absent = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
         worker = await start_worker(**absent)
-        said = await served(broker, speaker, edge.start(absent))
-        assert said.count("traces are not exported") == 1
+        stderr = await served(broker, speaker, edge.start(absent))
+        assert stderr.count("traces are not exported") == 1
         worker.signal(signal.SIGTERM)
         assert await worker.wait() == 0
     (warning,) = warnings(worker)

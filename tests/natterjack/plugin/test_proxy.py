@@ -190,7 +190,7 @@ async def test_a_worker_reaches_its_provider_through_a_proxy_it_trusts(
     speaker = Speaker(broker_settings, 12, speed=8)
     await speaker.speak()
     (await closed(broker, speaker.spec)).audit(speaker)
-    assert set(network.account_requests) == {f"CONNECT {HOST}:443 HTTP/1.1"}
+    assert set(network.asked) == {f"CONNECT {HOST}:443 HTTP/1.1"}
     assert "p@ss" not in str(worker.log)
 
 

@@ -1,4 +1,4 @@
-"""The governor, as several workers see it: each has a connection of its own to a real broker."""
+"""The governor of several workers, each with its own connection to a real broker."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from worker.capacity.permits import Permit
 from worker.metrics import Metrics
 
 _permit_seconds = 2.0
-"""How long a permit lasts in the present test."""
+"""Duration of a permit in the current test."""
 
 
 class Worker:
-    """What a worker process has of it."""
+    """The parts of a worker that the governor needs."""
 
     def __init__(self, broker: Broker, name: str, permit_seconds: float) -> None:
         self.broker = broker
@@ -52,7 +52,7 @@ class Worker:
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def admit(self, tenant: str = "t", adopt: str | None = None) -> asyncio.Task[Permit]:
-        """Begin to wait for a slot."""
+        """Start waiting for a permit."""
 
         async def wait() -> Permit:
             permit = await self.governor.admit("deepgram", tenant, adopt=adopt)
@@ -83,7 +83,7 @@ class Fleet:
         self.workers: list[Worker] = []
 
     async def worker(self, factor: float = 1) -> Worker:
-        """A worker whose permits last `factor` times as long as usual."""
+        """Start a worker whose permits last `factor` times as long as usual."""
         name = f"worker-{len(self.workers)}"
         broker = await connect(self._settings, name=name, once=True)
         worker = Worker(broker, name, factor * _permit_seconds)
@@ -92,7 +92,7 @@ class Fleet:
         return worker
 
     async def limit(self, account: str = "deepgram", /, **limit: int) -> None:
-        """Set it, and return when every worker knows."""
+        """Set a limit and wait until every worker has it."""
         await self.entry(json.dumps(limit).encode(), account)
         connections = limit.get("connections")
 
@@ -115,7 +115,7 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(broker_settings: BrokerSettings, ready_broker: Broker) -> AsyncIterator[Fleet]:
-    """Workers whose permits last long enough under the present load to be renewed in time."""
+    """Workers whose permits last long enough to be renewed in time under the present load."""
     global _permit_seconds
     _permit_seconds = bound(1)
     fleet = Fleet(broker_settings, ready_broker)
@@ -124,13 +124,13 @@ async def fleet(broker_settings: BrokerSettings, ready_broker: Broker) -> AsyncI
 
 
 async def stays_waiting(task: asyncio.Task[Permit], why: str) -> None:
-    """Fail if `task` gets a slot within twice the slot time."""
+    """Fail if `task` gets a permit within twice the duration of a permit."""
     done, _ = await asyncio.wait([task], timeout=2 * _permit_seconds)
     assert not done, why
 
 
-class Out:
-    """How many slots are out at a time, over all workers."""
+class HeldPermits:
+    """Counts the permits held at a time by all workers."""
 
     def __init__(self) -> None:
         self.now = self.peak = self.served = 0
@@ -163,12 +163,12 @@ class Out:
         (b"{", "JSON"),
     ],
 )
-def test_a_bad_limit_is_told_with_the_cure(text: bytes, what: str) -> None:
+def test_the_error_for_a_bad_limit_shows_the_format(text: bytes, what: str) -> None:
     with pytest.raises(UsageError, match=f'{what}.*it looks like {{"connections": 50'):
         parse_account_limit(text)
 
 
-async def test_a_bad_entry_is_logged_once_and_the_last_good_one_holds(
+async def test_a_bad_entry_is_logged_once_and_the_last_valid_one_applies(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await fleet.worker()
@@ -176,9 +176,9 @@ async def test_a_bad_entry_is_logged_once_and_the_last_good_one_holds(
     first = await worker.take()
     caplog.set_level(logging.ERROR)
     await fleet.entry(b'{"connections": "many"}')
-    await until(lambda: "connections" in caplog.text, "the complaint")
+    await until(lambda: "connections" in caplog.text, "the error is logged")
     second = worker.admit()
-    await stays_waiting(second, "the last good limit was forgotten")
+    await stays_waiting(second, "the last valid limit was forgotten")
     assert caplog.text.count("invalid account limit, the old one stays") == 1
     await first.release()
     await soon(second, 5)
@@ -203,7 +203,7 @@ async def test_providers_of_one_account_share_its_limit(fleet: Fleet) -> None:
     permit = await worker.governor.admit("flux", "t")
     assert permit is not None
     second = worker.admit()
-    await stays_waiting(second, "a second slot of one")
+    await stays_waiting(second, "a second permit under a limit of one")
     await permit.release()
     await soon(second, 5)
 
@@ -211,10 +211,10 @@ async def test_providers_of_one_account_share_its_limit(fleet: Fleet) -> None:
 # Never more than the limit
 
 
-async def test_50_slots_for_200_sessions_of_four_workers(fleet: Fleet) -> None:
+async def test_50_permits_for_200_sessions_of_four_workers(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(4)]
     await fleet.limit(connections=50)
-    out = Out()
+    out = HeldPermits()
     async with within(60), asyncio.TaskGroup() as tasks:
         for number in range(200):
             tenant = "small" if number >= 197 else f"big-{number % 2}"
@@ -232,7 +232,7 @@ async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -
     workers = [await fleet.worker() for _ in range(4)]
     await fleet.limit(connections=7)
     rng = random.Random(5)
-    out, ends = Out(), time.monotonic() + bound(6)
+    out, ends = HeldPermits(), time.monotonic() + bound(6)
     over: list[int] = []
 
     async def session(worker: Worker) -> None:
@@ -263,7 +263,7 @@ async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -
     assert not over
     assert out.served > 40
     assert sum(worker.broker.reconnects for worker in workers) > 3
-    # And none was lost: all seven can be had again.
+    # No permit was lost: all seven are available again.
     async with within(15):
         for worker in workers:
             await worker.broker.wait_connected()
@@ -271,15 +271,15 @@ async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -
 
 
 def cut(worker: Worker) -> None:
-    """Cut its connection, without goodbye."""
+    """Abort the worker's connection."""
     if worker.broker.connected:
         worker.broker.client.abort()
 
 
-# Fair
+# Fairness
 
 
-async def test_a_small_tenant_gets_the_next_slot(fleet: Fleet) -> None:
+async def test_a_small_tenant_gets_the_next_permit(fleet: Fleet) -> None:
     big, small, other = [await fleet.worker() for _ in range(3)]
     await fleet.limit(connections=5)
     held = [await big.take("big") for _ in range(5)]
@@ -290,10 +290,10 @@ async def test_a_small_tenant_gets_the_next_slot(fleet: Fleet) -> None:
     await soon(late, 5)
     assert not [task for task in crowd if task.done()]
     await held[1].release()
-    await until(lambda: [task for task in crowd if task.done()], "then the others")
+    await until(lambda: [task for task in crowd if task.done()], "then the other tenant")
 
 
-async def test_slots_are_shared_evenly_by_tenants_of_the_fleet(fleet: Fleet) -> None:
+async def test_permits_are_shared_evenly_among_tenants(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(3)]
     await fleet.limit(connections=6)
     held = [await workers[0].take("big") for _ in range(6)]
@@ -309,22 +309,22 @@ async def test_slots_are_shared_evenly_by_tenants_of_the_fleet(fleet: Fleet) -> 
 
     for number, permit in enumerate(held[:4]):
         await permit.release()
-        await until(lambda n=number: sum(granted().values()) > n, "a slot handed on")
+        await until(lambda n=number: sum(granted().values()) > n, "a permit is passed on")
     assert granted() == {"big": 0, "b": 2, "c": 2}
 
 
 @contextlib.asynccontextmanager
 async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[None]:
-    """Wait at the end until every worker was told that just so many wait, by tenant."""
+    """After the block, wait until every worker has received these numbers of waiting sessions."""
     broker = fleet.broker
-    told: dict[str, Counter[str]] = {}
+    reported: dict[str, Counter[str]] = {}
 
     async def take(message: Any) -> None:
-        news = json.loads(message.data)
-        told[news["by"]] = Counter({t: len(ages) for t, ages in news["waiting"].items()})
+        report = json.loads(message.data)
+        reported[report["by"]] = Counter({t: len(ages) for t, ages in report["waiting"].items()})
 
     def total() -> Counter[str]:
-        return sum(told.values(), Counter())
+        return sum(reported.values(), Counter())
 
     subscription = await broker.client.subscribe(
         f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram", cb=take
@@ -333,27 +333,29 @@ async def all_waiting(fleet: Fleet, wanted: dict[str, int]) -> AsyncIterator[Non
     yield
     await until(lambda: total() == wanted, f"{wanted} waiting")
     for worker in fleet.workers:
-        await worker.broker.client.flush()  # what we heard is on its way to them ahead of this
+        await (
+            worker.broker.client.flush()
+        )  # they receive the same messages before the reply to this
     await subscription.unsubscribe()
 
 
-async def test_slots_left_to_a_worker_that_died_are_taken_after_a_moment(fleet: Fleet) -> None:
+async def test_permits_left_for_a_dead_workers_session_are_taken_soon(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=1)
     first = await worker.take()
     second = worker.admit("big")
     ghost = {"by": "ghost", "waiting": {"small": [99.0]}}
-    telling = asyncio.ensure_future(keep_telling(fleet.broker, ghost))
+    announcing = asyncio.ensure_future(keep_announcing(fleet.broker, ghost))
     try:
         async with all_waiting(fleet, {"small": 1, "big": 1}):
             pass
         await first.release()
         await soon(second, 10)
     finally:
-        telling.cancel()
+        announcing.cancel()
 
 
-async def keep_telling(broker: Broker, waiting: dict[str, Any]) -> None:
+async def keep_announcing(broker: Broker, waiting: dict[str, Any]) -> None:
     subject = f"{REPUBLISHED_PREFIX}.waiting.slot.deepgram"
     while True:
         await broker.client.publish(subject, json.dumps(waiting).encode())
@@ -366,7 +368,7 @@ async def keep_telling(broker: Broker, waiting: dict[str, Any]) -> None:
 async def test_dials_of_the_fleet_are_spread(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(3)]
     await fleet.limit(dials_per_second=10)
-    assert not workers[0].governor.limited("deepgram"), "of connections there is no limit"
+    assert not workers[0].governor.limited("deepgram"), "there is no limit on connections"
     times: list[float] = []
 
     async def dial(worker: Worker) -> None:
@@ -377,14 +379,14 @@ async def test_dials_of_the_fleet_are_spread(fleet: Fleet) -> None:
         for number in range(45):
             tasks.create_task(dial(workers[number % 3]))
     assert len(times) == 45
-    # 0.7 s for one: a slow machine may give a dial late, and so the next one not late. Those of a
-    # time in which this process stood still come all at once.
+    # 0.7 s instead of 1 s, because a slow machine may delay one dial and not the next. Dials due
+    # while this process stalled come all at once.
     for start in times:
         assert sum(start <= t < start + 0.7 for t in times) <= 10 * (1 + ours.seconds)
     assert times[-1] - times[0] > 3
 
 
-async def test_a_cancelled_dial_leaves_the_others_their_turn(fleet: Fleet) -> None:
+async def test_a_cancelled_dial_does_not_delay_the_others(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(dials_per_second=1)
     await worker.governor.dial("deepgram")
@@ -395,11 +397,11 @@ async def test_a_cancelled_dial_leaves_the_others_their_turn(fleet: Fleet) -> No
     await soon(waiting[2], 2.5)
 
 
-# Workers that die, freeze, or hand over
+# Workers that are killed, freeze, or hand over
 
 
 class Holder:
-    """A process that holds slots until it is killed."""
+    """A process that holds permits until it is killed."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -411,10 +413,10 @@ class Holder:
             sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
         )
         holder = cls(process)
-        assert await holder.says() == "held"
+        assert await holder.line() == "held"
         return holder
 
-    async def says(self) -> str:
+    async def line(self) -> str:
         assert self.process.stdout is not None
         return (await soon(self.process.stdout.readline(), 30)).decode().strip()
 
@@ -425,7 +427,7 @@ class Holder:
 
 
 def hold(url: str, slots: int, permit_seconds: float) -> None:
-    """What such a process does: hold, and release all once one was lost."""
+    """Run in a Holder process: hold permits, and release all of them once one is lost."""
 
     async def main() -> None:
         worker = Worker(await connect(BrokerSettings(url=url), name="h"), "holder", permit_seconds)
@@ -440,7 +442,7 @@ def hold(url: str, slots: int, permit_seconds: float) -> None:
     asyncio.run(main())
 
 
-async def test_slots_of_a_killed_worker_come_back(
+async def test_permits_of_a_killed_worker_become_free(
     fleet: Fleet, broker_settings: BrokerSettings
 ) -> None:
     worker = await fleet.worker()
@@ -448,17 +450,17 @@ async def test_slots_of_a_killed_worker_come_back(
     holder = await Holder.start(broker_settings, 3)
     try:
         tasks = [worker.admit() for _ in range(3)]
-        await stays_waiting(tasks[0], "taken from a worker that lives")
+        await stays_waiting(tasks[0], "taken from a live worker")
         killed = time.monotonic()
         holder.process.send_signal(signal.SIGKILL)
         await soon(asyncio.gather(*tasks), _permit_seconds + 3)
-        # Renewed each third (and looked at each sixth) of the time, up to the kill.
+        # Permits are renewed each third of their duration and checked each sixth.
         assert time.monotonic() - killed > _permit_seconds / 3
     finally:
         await holder.end()
 
 
-async def test_a_frozen_worker_that_wakes_up_knows_its_slots_are_lost(
+async def test_a_frozen_worker_notices_its_lost_permits_on_resuming(
     fleet: Fleet, broker_settings: BrokerSettings
 ) -> None:
     worker = await fleet.worker()
@@ -469,15 +471,15 @@ async def test_a_frozen_worker_that_wakes_up_knows_its_slots_are_lost(
         permits = [await worker.take() for _ in range(2)]
         waiting = worker.admit()
         holder.process.send_signal(signal.SIGCONT)
-        # It releases both when it sees that one is lost: nobody's slot may become free by that.
-        assert await holder.says() == "lost 2"
-        await stays_waiting(waiting, "the frozen worker gave back what was another's")
+        # It releases both once it sees that one is lost, which must not free another's permit.
+        assert await holder.line() == "lost 2"
+        await stays_waiting(waiting, "the frozen worker released another worker's permit")
         assert all(permit.sure for permit in permits)
     finally:
         await holder.end()
 
 
-async def test_a_successor_goes_on_with_the_slot_of_a_dead_worker(
+async def test_a_successor_adopts_the_permit_of_a_dead_worker(
     fleet: Fleet, broker_settings: BrokerSettings
 ) -> None:
     first, second = await fleet.worker(), await fleet.worker()
@@ -490,12 +492,12 @@ async def test_a_successor_goes_on_with_the_slot_of_a_dead_worker(
     adopted = await second.take(adopt=permit.ticket)
     assert not crowd.done()
     assert adopted.ticket != permit.ticket
-    await stays_waiting(crowd, "the adopted slot was not renewed")
+    await stays_waiting(crowd, "the adopted permit was not renewed")
     await adopted.release()
     await soon(crowd, 5)
 
 
-async def test_a_former_holder_that_lives_loses_its_slot_to_the_successor(fleet: Fleet) -> None:
+async def test_a_live_former_holder_loses_its_permit_to_the_successor(fleet: Fleet) -> None:
     first, second = await fleet.worker(), await fleet.worker()
     await fleet.limit(connections=1)
     permit = await first.take()
@@ -503,27 +505,27 @@ async def test_a_former_holder_that_lives_loses_its_slot_to_the_successor(fleet:
     await soon(permit.lost.wait(), 5)
     assert not permit.sure
     await permit.release()
-    await stays_waiting(first.admit(), "the former holder released its successor's slot")
+    await stays_waiting(first.admit(), "the former holder released its successor's permit")
     assert adopted.sure
 
 
 @pytest.mark.parametrize("ticket", ["released", "deepgram.0.", "deepgram.0.abc", "x.0.a", "??", ""])
-async def test_with_a_useless_ticket_one_waits(fleet: Fleet, ticket: str) -> None:
+async def test_an_invalid_ticket_has_to_wait(fleet: Fleet, ticket: str) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=1)
     former = await worker.take()
     await former.release()
     holder = await worker.take()
     waiting = worker.admit(adopt=former.ticket if ticket == "released" else ticket)
-    await stays_waiting(waiting, "two have one slot")
+    await stays_waiting(waiting, "one permit has two holders")
     await holder.release()
     await soon(waiting, 5)
 
 
-# Cancelled, released
+# Cancellation and release
 
 
-async def test_cancelled_waiters_lose_no_slot(fleet: Fleet) -> None:
+async def test_cancelled_waiters_lose_no_permit(fleet: Fleet) -> None:
     worker, other = await fleet.worker(), await fleet.worker()
     await fleet.limit(connections=2)
     for steps in range(60):
@@ -535,12 +537,12 @@ async def test_cancelled_waiters_lose_no_slot(fleet: Fleet) -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await (await task).release()
-    # Both at once, sooner than by running out.
+    # Both are available at once, before they could expire.
     async with asyncio.timeout(_permit_seconds * 0.9):
         await asyncio.gather(other.admit(), other.admit())
 
 
-async def test_release_is_idempotent_and_gives_one_slot_back_once(fleet: Fleet) -> None:
+async def test_release_is_idempotent(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=1)
     permit = await worker.take()
@@ -552,23 +554,23 @@ async def test_release_is_idempotent_and_gives_one_slot_back_once(fleet: Fleet) 
     assert second.sure
 
 
-async def test_released_while_the_broker_is_away(fleet: Fleet, nats_server: EmbeddedServer) -> None:
+async def test_release_during_a_broker_outage(fleet: Fleet, nats_server: EmbeddedServer) -> None:
     worker, other = await fleet.worker(20), await fleet.worker(20)
     await fleet.limit(connections=1)
     permit = await worker.take()
     nats_server.kill()
-    await until(lambda: not worker.broker.connected, "the broker is away")
+    await until(lambda: not worker.broker.connected, "the broker is down")
     await permit.release()
     waiting = other.admit()
     nats_server.start()
-    # Much sooner than by running out.
+    # Long before the permit could expire.
     await soon(waiting, 8)
 
 
 # Limits that change
 
 
-async def test_a_raised_limit_lets_more_in_at_once(fleet: Fleet) -> None:
+async def test_a_raised_limit_admits_more_at_once(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=1)
     await worker.take()
@@ -579,22 +581,22 @@ async def test_a_raised_limit_lets_more_in_at_once(fleet: Fleet) -> None:
     await stays_waiting(next(task for task in tasks if not task.done()), "over the limit")
 
 
-async def test_a_lowered_limit_takes_nothing_away_and_lets_nobody_in(fleet: Fleet) -> None:
+async def test_a_lowered_limit_revokes_nothing_and_admits_nothing(fleet: Fleet) -> None:
     one, two = await fleet.worker(), await fleet.worker()
     await fleet.limit(connections=4)
     held = [await (one, two)[n % 2].take() for n in range(4)]
     await fleet.limit(connections=2)
     waiting = two.admit()
     held.sort(key=lambda permit: permit.number)
-    await held[0].release()  # a slot below the new limit: yet three are held
+    await held[0].release()  # below the new limit, but three permits are held
     await held[1].release()
-    await stays_waiting(waiting, "two are held, and two is the limit")
+    await stays_waiting(waiting, "two permits are held under a limit of two")
     assert all(permit.sure for permit in held[2:])
     await held[3].release()
     await soon(waiting, 5)
 
 
-async def test_without_the_limit_all_who_wait_go_on(fleet: Fleet) -> None:
+async def test_removing_the_limit_admits_all_waiting_sessions(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=1)
     permit = await worker.take()
@@ -603,11 +605,11 @@ async def test_without_the_limit_all_who_wait_go_on(fleet: Fleet) -> None:
     await fleet.limit()
     assert await soon(asyncio.gather(*waiting), 5) == [None] * 3
     await fleet.limit(connections=1)
-    await stays_waiting(worker.admit(), "the slot is still held")
+    await stays_waiting(worker.admit(), "the permit is still held")
     assert permit.sure
 
 
-# A broker that dies, or forgets
+# A broker that dies or loses its data
 
 
 async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedServer) -> None:
@@ -616,11 +618,11 @@ async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedSer
     held = [await (one, two)[n % 2].take() for n in range(4)]
     waiting = [worker.admit() for worker in (one, two)]
     nats_server.kill()
-    await asyncio.sleep(_permit_seconds * 1.5)  # longer than a slot lasts
+    await asyncio.sleep(_permit_seconds * 1.5)  # longer than a permit lasts
     assert not any(permit.sure for permit in held)
     nats_server.start()
     await until(lambda: all(permit.sure for permit in held), "all renewed")
-    await stays_waiting(waiting[0], "a slot was given twice")
+    await stays_waiting(waiting[0], "a permit was granted twice")
     assert not waiting[1].done()
     await held[0].release()
     await held[1].release()
@@ -628,7 +630,7 @@ async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedSer
     assert not any(permit.lost.is_set() for permit in held)
 
 
-async def test_slots_of_a_broker_that_forgot_all_are_still_held(fleet: Fleet) -> None:
+async def test_permits_survive_a_purged_stream(fleet: Fleet) -> None:
     worker = await fleet.worker()
     await fleet.limit(connections=2)
     held = [await worker.take() for _ in range(2)]
@@ -638,52 +640,54 @@ async def test_slots_of_a_broker_that_forgot_all_are_still_held(fleet: Fleet) ->
     async def there() -> bool:
         return (await js.stream_info(streams.SLOTS)).state.messages == 2
 
-    await until(there, "both are written again")
-    await stays_waiting((await fleet.worker()).admit(), "two slots, three permits")
+    await until(there, "both permits are written again")
+    await stays_waiting((await fleet.worker()).admit(), "three permits under a limit of two")
     assert all(permit.sure for permit in held)
 
 
-async def test_a_cut_connection_costs_no_slot(fleet: Fleet) -> None:
+async def test_a_cut_connection_costs_no_permit(fleet: Fleet) -> None:
     one, two = await fleet.worker(), await fleet.worker()
     await fleet.limit(connections=1)
     permit = await one.take()
     waiting = two.admit()
     cut(one)
     await until(lambda: one.broker.reconnects == 1, "reconnected")
-    await stays_waiting(waiting, "a cut connection gave the slot away")
+    await stays_waiting(waiting, "a cut connection lost the permit")
     assert permit.sure
 
 
-# What workers tell each other of a provider
+# Refusals announced among workers
 
 
-async def test_all_but_the_teller_learn_of_a_refusal(fleet: Fleet) -> None:
-    teller, hearer = await fleet.worker(), await fleet.worker()
-    assert await teller.governor.admit("deepgram", "t") is None  # the watches are there
-    assert await hearer.governor.admit("deepgram", "t") is None
-    await teller.governor.announce("flux", "rate_limit", 30)
-    await until(lambda: hearer.refusals, "told")
+async def test_all_other_workers_learn_of_a_refusal(fleet: Fleet) -> None:
+    sender, receiver = await fleet.worker(), await fleet.worker()
+    assert await sender.governor.admit("deepgram", "t") is None  # starts the watches
+    assert await receiver.governor.admit("deepgram", "t") is None
+    await sender.governor.announce("flux", "rate_limit", 30)
+    await until(lambda: receiver.refusals, "the refusal arrives")
     late = await fleet.worker()
-    await until(lambda: late.refusals, "told at start")
-    for worker in (hearer, late):
+    await until(lambda: late.refusals, "a new worker learns of it")
+    for worker in (receiver, late):
         [(provider, cause, left)] = worker.refusals
         assert (provider, cause) == ("flux", "rate_limit")
         assert 0 < left <= 30
-    assert late.refusals[0][2] < hearer.refusals[0][2]
-    assert not teller.refusals
+    assert late.refusals[0][2] < receiver.refusals[0][2]
+    assert not sender.refusals
 
 
-async def test_many_refusals_are_told_once(fleet: Fleet) -> None:
-    teller, hearer = await fleet.worker(), await fleet.worker()
+async def test_repeated_refusals_are_announced_once(fleet: Fleet) -> None:
+    sender, receiver = await fleet.worker(), await fleet.worker()
     for _ in range(50):
-        await teller.governor.announce("deepgram", "credit", 30)
-    await teller.governor.announce("other", "credit", 30)
-    await until(lambda: "other" in [provider for provider, *_ in hearer.refusals], "the last one")
-    # An account's provider is what it was told of, and each one else that shares the account.
-    assert Counter(provider for provider, *_ in hearer.refusals)["deepgram"] <= 1
+        await sender.governor.announce("deepgram", "credit", 30)
+    await sender.governor.announce("other", "credit", 30)
+    await until(
+        lambda: "other" in [provider for provider, *_ in receiver.refusals], "the last announcement"
+    )
+    # The refusal applies to the provider and to all others of the account.
+    assert Counter(provider for provider, *_ in receiver.refusals)["deepgram"] <= 1
 
 
-async def test_old_or_broken_news_are_left_aside(
+async def test_old_or_invalid_announcements_are_ignored(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await fleet.worker()
@@ -694,8 +698,8 @@ async def test_old_or_broken_news_are_left_aside(
     for account, news in (("old", old), ("a", zoneless), ("b", {"cause": 1})):
         subject = streams.bucket_subject(streams.PROVIDERS_BUCKET, account)
         await js.publish(subject, json.dumps(news).encode())
-    teller = await fleet.worker()
-    await teller.governor.announce("good", "credit", 5)
-    await until(lambda: worker.refusals, "the good one")
+    sender = await fleet.worker()
+    await sender.governor.announce("good", "credit", 5)
+    await until(lambda: worker.refusals, "the valid announcement")
     assert [provider for provider, *_ in worker.refusals] == ["good"]
     assert "cannot be read" in caplog.text

@@ -1,3 +1,5 @@
+"""The account of a session: sums, gaps, takeover, and its form in a checkpoint."""
+
 from __future__ import annotations
 
 import math
@@ -27,7 +29,7 @@ def _stream(books: Books, start: int, sent: float, connected: float) -> None:
     books.ledger.closed(start + round(sent * 1000), sent, connected)
 
 
-def test_gaps_are_told_once_however_often_audio_is_read() -> None:
+def test_gaps_are_counted_once_even_if_audio_is_read_again() -> None:
     books = _books()
     for _ in range(2):
         books.gap(Gap(1000, 500, "missing"))
@@ -41,7 +43,7 @@ def test_gaps_are_told_once_however_often_audio_is_read() -> None:
     assert account.received_seconds == account.transcribed_seconds == 8.5
 
 
-def test_many_gaps_make_no_long_account() -> None:
+def test_the_account_lists_a_limited_number_of_gaps() -> None:
     books = _books()
     for n in range(20_000):
         books.gap(Gap(n * 80, 10, "edge"))
@@ -51,7 +53,7 @@ def test_many_gaps_make_no_long_account() -> None:
     assert len(account.model_dump_json()) < 10_000
 
 
-def test_the_books_go_on_in_the_next_worker() -> None:
+def test_the_next_worker_continues_the_books() -> None:
     first, second = _books(), _books()
     first.gap(Gap(1000, 500, "missing"))
     first.recovery("dropped")
@@ -72,8 +74,8 @@ def test_the_books_go_on_in_the_next_worker() -> None:
     assert account.providers["deepgram"].replayed_seconds == 3
 
 
-def test_a_checkpoint_with_odd_names_and_reports_can_be_read() -> None:
-    """Names of plugins and currencies are strangers', and a provider may report anything."""
+def test_a_checkpoint_with_unusual_names_and_reports_is_readable() -> None:
+    """Plugins choose names of providers and currencies, and a provider may report anything."""
     books = _books()
     odd = 'a"b\\c\n\u20ac'
     books.ledger.opened(odd, Price(3600, odd, "audio"), 0)

@@ -1,5 +1,8 @@
-"""Workers here are what enforces budgets in one: a connection, a tally, sessions that only note
-what they are told. Real sessions: test_program_budget.py."""
+"""Enforcement of budgets by several workers.
+
+A worker here is a connection, a tally and sessions that record calls. test_program_budget.py runs
+real sessions.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ from worker.metrics import Metrics
 DAY = "2026-11-20"
 
 
-class Listener:
-    """A session that notes what it is told."""
+class RecordedSession:
+    """A session that records the budget's calls."""
 
     def __init__(self, tenant: str) -> None:
         self.key = SessionKey(tenant, "c", "s")
@@ -46,14 +49,14 @@ class Clock:
 
 
 class Worker:
-    """Budgets under way, with whatever they rest on."""
+    """Running budgets and their dependencies."""
 
     def __init__(self, broker: Broker, name: str, clock: Clock) -> None:
         self.broker = broker
         self.metrics = Metrics(1, most_tenants=2)
         self.tally = Tally(name, lambda: clock.day)
-        self.sessions: list[Listener] = []
-        self.looks = 0
+        self.sessions: list[RecordedSession] = []
+        self.checks = 0
         self.budgets = Budgets(
             broker,
             broker.client.jetstream(),
@@ -63,15 +66,15 @@ class Worker:
             lambda: clock.day,
         )
 
-    def _held(self) -> Iterable[Listener]:
-        self.looks += 1
+    def _held(self) -> Iterable[RecordedSession]:
+        self.checks += 1
         return list(self.sessions)
 
     async def run(self) -> None:
         await self.budgets.run(self._held)
 
-    def session(self, tenant: str) -> Listener:
-        session = Listener(tenant)
+    def session(self, tenant: str) -> RecordedSession:
+        session = RecordedSession(tenant)
         self.sessions.append(session)
         return session
 
@@ -85,10 +88,10 @@ class Worker:
         labels = {"tenant": tenant, "unit": unit}
         return self.metrics.registry.get_sample_value("natterjack_budget_remaining", labels)
 
-    async def looked(self, times: int = 2) -> None:
-        """Return when it has looked at its sessions so often again."""
-        before = self.looks
-        await until(lambda: self.looks >= before + times, "the worker looks at its sessions")
+    async def checked(self, times: int = 2) -> None:
+        """Wait until the worker has checked its sessions so many more times."""
+        before = self.checks
+        await until(lambda: self.checks >= before + times, "the worker checks its sessions")
 
 
 Join = Callable[..., Awaitable[Worker]]
@@ -103,7 +106,7 @@ def clock() -> Clock:
 async def join(
     ready_broker: Broker, broker_settings: BrokerSettings, clock: Clock
 ) -> AsyncIterator[Join]:
-    """Starts workers, each with a connection of its own."""
+    """Start workers, each with its own connection."""
     async with contextlib.AsyncExitStack() as stack:
         tasks: list[asyncio.Task[None]] = []
 
@@ -124,7 +127,7 @@ async def join(
 
 @pytest.fixture
 async def bucket(ready_broker: Broker) -> KeyValue:
-    """The budgets, as any NATS tool edits them."""
+    """The bucket of budgets, for edits as by any NATS tool."""
     return await ready_broker.client.jetstream().key_value(streams.BUDGETS_BUCKET)
 
 
@@ -136,44 +139,42 @@ async def test_a_session_is_warned_at_each_threshold_and_then_ended(
 ) -> None:
     await bucket.put("tenant.acme", b"100")
     worker = await join()
-    session, neighbour = worker.session("acme"), worker.session("other")
+    session, other = worker.session("acme"), worker.session("other")
     worker.use("other", 1000)
     worker.use("acme", 49)
-    await until(lambda: worker.left("acme") == 51, "what is left is shown")
+    await until(lambda: worker.left("acme") == 51, "the remaining budget is shown")
     assert session.lows == []
     worker.use("acme", 11)
     await until(lambda: session.lows == [40], "the first warning")
     worker.use("acme", 10)
-    await until(lambda: worker.left("acme") == 30, "more is used")
-    worker.use("acme", 15, replayed=5)  # what is sent again is not counted
+    await until(lambda: worker.left("acme") == 30, "further use is counted")
+    worker.use("acme", 15, replayed=5)  # audio sent again is not counted
     await until(lambda: session.lows == [40, 20], "the second warning")
     assert worker.budgets.spent("acme") is None
     worker.use("acme", 21)
     await until(lambda: session.ends, "the end")
-    await worker.looked(3)
+    await worker.checked(3)
     assert session.ends == [f"tenant acme has used 101 of 100 s of {DAY}"]
     assert worker.budgets.spent("acme") == session.ends[0]
     assert session.lows == [40, 20]
     assert worker.left("acme") == 0
-    assert (neighbour.lows, neighbour.ends) == ([], [])
+    assert (other.lows, other.ends) == ([], [])
     assert worker.budgets.spent("other") is None
 
 
-async def test_a_session_that_comes_late_is_told_the_highest_threshold_only(
-    join: Join, bucket: KeyValue
-) -> None:
+async def test_a_late_session_gets_only_the_highest_warning(join: Join, bucket: KeyValue) -> None:
     await bucket.put("tenant.acme", b"100")
     worker = await join()
     worker.use("acme", 90)
     first = worker.session("acme")
     await until(lambda: first.lows == [10], "the warning")
     second = worker.session("acme")
-    await until(lambda: second.lows == [10], "the warning for who came later")
-    await worker.looked()
+    await until(lambda: second.lows == [10], "the warning for the later session")
+    await worker.checked()
     assert (first.lows, second.lows) == ([10], [10])
 
 
-async def test_money_counts_what_was_sent_again_and_only_its_own_currency(
+async def test_costs_include_replayed_audio_and_only_their_own_currency(
     join: Join, bucket: KeyValue
 ) -> None:
     await bucket.put("tenant.acme", b'{"cost_per_day": 10, "currency": "EUR"}')
@@ -182,14 +183,14 @@ async def test_money_counts_what_was_sent_again_and_only_its_own_currency(
     worker.tally.add("acme", "speechmatics", "USD", Usage(sent=0.001, cost=1000))
     worker.use("acme", 40, replayed=20, cost=6, money="EUR")
     await until(lambda: session.lows, "the warning")
-    assert session.lows == [pytest.approx(4 * 20 / 6, abs=0.01)], "at the day's price a second"
+    assert session.lows == [pytest.approx(4 * 20 / 6, abs=0.01)], "at the day's price per second"
     assert worker.left("acme", "EUR") == 4
     worker.use("acme", 10, replayed=10, cost=4.5, money="EUR")
     await until(lambda: session.ends, "the end")
     assert session.ends == [f"tenant acme has used 10.5 of 10 EUR of {DAY}"]
 
 
-async def test_the_default_is_each_tenants_own(join: Join, bucket: KeyValue) -> None:
+async def test_the_default_budget_applies_to_each_tenant(join: Join, bucket: KeyValue) -> None:
     await bucket.put("default", b"100")
     await bucket.put("tenant.big", b"1000")
     worker = await join()
@@ -198,21 +199,21 @@ async def test_the_default_is_each_tenants_own(join: Join, bucket: KeyValue) -> 
         worker.use(session.key.tenant, 60)
     worker.use("small", 50)
     await until(lambda: small.ends and other.lows, "the end of one, a warning of the other")
-    await worker.looked()
+    await worker.checked()
     assert (other.lows, other.ends, big.lows, big.ends) == ([40], [], [], [])
-    # Two tenants have labels of their own; those that share one show the least.
+    # Only two tenants have their own labels; a shared label shows the smallest remainder.
     assert worker.left("small") == 0
     assert {worker.left(name) for name in ("other", "big")} == {40, None}
 
 
-async def test_a_budget_of_nothing_lets_nobody_in(join: Join, bucket: KeyValue) -> None:
+async def test_a_budget_of_zero_admits_no_session(join: Join, bucket: KeyValue) -> None:
     await bucket.put("default", b"0")
     worker = await join()
     await worker.budgets.ready("acme")
     assert worker.budgets.spent("acme") == f"tenant acme has used 0 of 0 s of {DAY}"
 
 
-async def test_a_budget_that_is_raised_or_removed_lets_sessions_in_at_once(
+async def test_a_raised_or_removed_budget_admits_sessions_at_once(
     join: Join, bucket: KeyValue
 ) -> None:
     await bucket.put("tenant.acme", b"100")
@@ -222,15 +223,15 @@ async def test_a_budget_that_is_raised_or_removed_lets_sessions_in_at_once(
     await until(lambda: first.ends, "the end")
     worker.sessions.clear()
     await bucket.put("tenant.acme", b"200")
-    await until(lambda: worker.budgets.spent("acme") is None, "sessions are let in")
+    await until(lambda: worker.budgets.spent("acme") is None, "sessions are admitted")
     second = worker.session("acme")
     await until(lambda: second.lows == [50], "the warning of the new budget")
     await bucket.put("tenant.acme", b"1000")
-    await until(lambda: worker.left("acme") == 850, "a budget that is far from used up")
+    await until(lambda: worker.left("acme") == 850, "the higher budget applies")
     worker.use("acme", 450)
-    await until(lambda: second.lows == [50, 400], "the same threshold, of a higher budget")
+    await until(lambda: second.lows == [50, 400], "the same threshold of a higher budget")
     await bucket.put("tenant.acme", b"10")
-    await until(lambda: second.ends, "a budget that is lowered ends what runs")
+    await until(lambda: second.ends, "a lowered budget ends running sessions")
     await bucket.delete("tenant.acme")
     await until(lambda: worker.budgets.spent("acme") is None, "nothing is limited")
     await until(lambda: worker.left("acme") is None, "nothing is shown")
@@ -243,19 +244,22 @@ async def test_a_new_day_begins_at_midnight(join: Join, bucket: KeyValue, clock:
     one.use("acme", 60)
     await until(lambda: all(s.lows == [40] for s in sessions), "both are warned")
     clock.day = "2026-11-21"
-    await until(lambda: (one.left("acme"), two.left("acme")) == (100, 100), "all is left again")
+    await until(
+        lambda: (one.left("acme"), two.left("acme")) == (100, 100),
+        "the full budget is available again",
+    )
     two.use("acme", 70)
-    await until(lambda: all(s.lows == [40, 30] for s in sessions), "both are warned anew")
+    await until(lambda: all(s.lows == [40, 30] for s in sessions), "both are warned again")
     two.use("acme", 40)
     await until(lambda: all(s.ends for s in sessions), "both are ended")
     assert sessions[0].ends == ["tenant acme has used 110 of 100 s of 2026-11-21"]
     assert one.budgets.spent("acme") == sessions[0].ends[0]
     clock.day = "2026-11-22"
-    assert one.budgets.spent("acme") is None, "who asks first is let in"
+    assert one.budgets.spent("acme") is None, "the first session of the day is admitted"
 
 
 @pytest.mark.parametrize("levels", [(0.0,), (0.5, 1.0), (-1.0,), (float("nan"),)])
-async def test_thresholds_lie_between_nothing_and_all(
+async def test_thresholds_must_lie_between_0_and_1(
     levels: tuple[float, ...], ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
@@ -263,10 +267,10 @@ async def test_thresholds_lie_between_nothing_and_all(
         Budgets(ready_broker, js, Tally("w"), Metrics(1), levels)
 
 
-# ---- entries that are none ----------------------------------------------------------------------
+# ---- invalid entries ----------------------------------------------------------------------------
 
 
-async def test_the_last_good_budget_holds(
+async def test_the_last_valid_budget_applies(
     join: Join, bucket: KeyValue, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bucket.put("tenant.acme", b"100")
@@ -277,16 +281,18 @@ async def test_the_last_good_budget_holds(
     await worker.budgets.ready("acme")
     worker.session("acme")
     await bucket.put("tenant.acme", b"an hour")
-    await until(lambda: "tenant.acme in stt_budgets: not a budget" in caplog.text, "the complaint")
+    await until(
+        lambda: "tenant.acme in stt_budgets: not a budget" in caplog.text, "the error is logged"
+    )
     worker.use("acme", 100)
     worker.use("new", 999)
-    await until(lambda: worker.budgets.spent("acme"), "the good one holds")
+    await until(lambda: worker.budgets.spent("acme"), "the valid budget applies")
     assert worker.budgets.spent("new") is None
     worker.use("new", 1)
-    assert worker.budgets.spent("new"), "there never was a good one: the default"
+    assert worker.budgets.spent("new"), "without a valid budget, the default applies"
     await bucket.put("tenant.acme", b"an hour")
     await bucket.put("tenant.acme", b"300")
-    await until(lambda: worker.budgets.spent("acme") is None, "the next good one")
+    await until(lambda: worker.budgets.spent("acme") is None, "the next valid budget")
     complaints = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert len([c for c in complaints if c.startswith("tenant.acme")]) == 1
     assert complaints[0].endswith("; ignored")
@@ -311,9 +317,7 @@ async def test_use_is_summed_over_workers(join: Join, bucket: KeyValue) -> None:
     }
 
 
-async def test_the_first_session_after_a_workers_start_does_not_slip_through(
-    join: Join, bucket: KeyValue
-) -> None:
+async def test_the_first_session_of_a_new_worker_is_limited(join: Join, bucket: KeyValue) -> None:
     await bucket.put("tenant.acme", b"100")
     before = await join("w1")
     before.session("acme")
@@ -321,22 +325,22 @@ async def test_the_first_session_after_a_workers_start_does_not_slip_through(
     await until(lambda: before.budgets.spent("acme"), "the budget is used up")
     await until(lambda: not before.tally.unwritten(), "the use is written")
     worker = await join("w2")
-    await worker.budgets.ready("acme")  # it has read nothing yet
+    await worker.budgets.ready("acme")  # the worker has read nothing yet
     assert worker.budgets.spent("acme") == f"tenant acme has used 100 of 100 s of {DAY}"
     session = worker.session("acme")
-    await until(lambda: session.ends, "whoever has not asked is ended")
+    await until(lambda: session.ends, "a session that did not check is ended")
 
 
-async def test_use_that_the_bucket_refused_counts_no_less_than_what_it_has(
+async def test_use_refused_by_the_bucket_does_not_lower_the_sum(
     join: Join, bucket: KeyValue, ready_broker: Broker
 ) -> None:
-    """Who writes for a worker that has died does it on a condition; all hear it, met or not."""
+    """Writes for a dead worker are conditional, and all workers receive them, even refused ones."""
     await bucket.put("tenant.acme", b"100")
     one, two = await join("w1"), await join("w2")
     session = one.session("acme")
     two.session("acme")
     two.use("acme", 60)
-    await until(lambda: session.lows == [40], "what the other has used")
+    await until(lambda: session.lows == [40], "the other worker's use")
     subject = streams.bucket_subject(streams.USAGE_BUCKET, f"{DAY}.acme.w2")
     older = b'{"providers": {"deepgram": {"sent_seconds": 5}}}'
     await ready_broker.client.publish(
@@ -347,9 +351,7 @@ async def test_use_that_the_bucket_refused_counts_no_less_than_what_it_has(
     await until(lambda: session.ends, "the sum of all")
 
 
-async def test_without_a_budget_nothing_is_asked_of_the_broker(
-    join: Join, bucket: KeyValue
-) -> None:
+async def test_without_a_budget_no_message_is_sent(join: Join, bucket: KeyValue) -> None:
     worker = await join()
     worker.session("free")
     await worker.budgets.ready("free")
@@ -358,17 +360,17 @@ async def test_without_a_budget_nothing_is_asked_of_the_broker(
         await worker.budgets.ready(f"tenant-{n}")
         assert worker.budgets.spent(f"tenant-{n}") is None
     assert worker.broker.client.stats["out_msgs"] == sent
-    assert worker.looks == 0
+    assert worker.checks == 0
     await bucket.put("tenant.acme", b"100")
     paying = worker.session("acme")
     for tenant in ("free", "acme"):
         worker.use(tenant, 60)
-    await until(lambda: paying.lows, "the budget is kept")
+    await until(lambda: paying.lows, "the budget is enforced")
     await until(lambda: len(worker.tally.unwritten()) == 1, "its use is written")
     assert list(worker.tally.unwritten()) == [f"{DAY}.free.w1"]
 
 
-async def test_a_tenant_that_has_gone_is_followed_no_more(
+async def test_a_tenant_without_sessions_is_unsubscribed(
     join: Join, bucket: KeyValue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "_LINGER_S", 0.5)
@@ -379,13 +381,13 @@ async def test_a_tenant_that_has_gone_is_followed_no_more(
     before = client.subscription_count
     await here.budgets.ready("acme")
     assert client.subscription_count == before + 2
-    await until(lambda: client.subscription_count == before, "subscriptions are given up")
+    await until(lambda: client.subscription_count == before, "subscriptions are removed")
     session = here.session("acme")
     here.use("acme", 100)
-    await until(lambda: session.ends, "a tenant that has come again")
+    await until(lambda: session.ends, "the tenant's new session ends")
 
 
-# ---- a broker that is away ----------------------------------------------------------------------
+# ---- broker outages -----------------------------------------------------------------------------
 
 
 async def test_budgets_outlive_the_broker(
@@ -395,12 +397,12 @@ async def test_budgets_outlive_the_broker(
     one, two = await join("w1"), await join("w2")
     sessions = [worker.session("acme") for worker in (one, two)]
     one.use("acme", 20)
-    await until(lambda: two.left("acme") == 80, "the other has heard")
+    await until(lambda: two.left("acme") == 80, "the other worker has the use")
     nats_server.kill()
-    await until(lambda: not one.broker.connected and not two.broker.connected, "NATS is away")
+    await until(lambda: not one.broker.connected and not two.broker.connected, "NATS is down")
     for worker in (one, two):
         worker.use("acme", 100)
-        await worker.looked(3)
+        await worker.checked(3)
     assert [session.ends for session in sessions] == [[], []]
     assert one.budgets.spent("acme") is None
     nats_server.start()
@@ -412,7 +414,7 @@ async def test_budgets_outlive_the_broker(
     assert late.budgets.spent("acme") == f"tenant acme has used 220 of 100 s of {DAY}"
 
 
-async def test_nothing_is_ended_by_a_budget_that_was_raised_meanwhile(
+async def test_a_budget_raised_during_an_outage_ends_no_session(
     join: Join, bucket: KeyValue, nats_server: EmbeddedServer
 ) -> None:
     await bucket.put("tenant.acme", b"100")
@@ -420,21 +422,21 @@ async def test_nothing_is_ended_by_a_budget_that_was_raised_meanwhile(
         worker = await join("w1", line.url)
         session = worker.session("acme")
         worker.use("acme", 10)
-        await until(lambda: worker.left("acme") == 90, "it is known")
+        await until(lambda: worker.left("acme") == 90, "the budget is known")
         line.cut()
         await until(lambda: not worker.broker.connected, "the worker is cut off")
         await bucket.put("tenant.acme", b"300")
         worker.use("acme", 100)
-        await worker.looked(3)
+        await worker.checked(3)
         line.heal()
-        await until(lambda: worker.left("acme") == 190, "what the worker has missed", 30)
+        await until(lambda: worker.left("acme") == 190, "the worker has the new budget", 30)
         assert (session.lows, session.ends) == ([], [])
         assert worker.budgets.spent("acme") is None
         worker.use("acme", 200)
-        await until(lambda: session.ends, "the end, of the budget that holds")
+        await until(lambda: session.ends, "the end of the current budget")
 
 
-async def test_nothing_is_ended_before_the_budget_was_read_again(
+async def test_no_session_ends_before_the_budget_is_read_again(
     join: Join, bucket: KeyValue, nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "_READY_S", 60.0)
@@ -443,7 +445,7 @@ async def test_nothing_is_ended_before_the_budget_was_read_again(
         worker = await join("w1", line.url)
         session = worker.session("acme")
         worker.use("acme", 10)
-        await until(lambda: worker.left("acme") == 90, "it is known")
+        await until(lambda: worker.left("acme") == 90, "the budget is known")
         line.cut()
         await until(lambda: not worker.broker.connected, "the worker is cut off")
         worker.use("acme", 100)
@@ -451,7 +453,7 @@ async def test_nothing_is_ended_before_the_budget_was_read_again(
         line.heal()
         await until(lambda: worker.broker.connected, "the connection is back", 30)
         asking = asyncio.create_task(worker.budgets.ready("acme"))
-        await worker.looked(3)
+        await worker.checked(3)
         assert session.ends == []
         assert worker.budgets.spent("acme") is None
         assert not asking.done()
@@ -461,10 +463,10 @@ async def test_nothing_is_ended_before_the_budget_was_read_again(
         await until(lambda: session.ends, "the end")
 
 
-async def test_budgets_that_cannot_be_read_hold_nobody_up_for_long(
+async def test_unreadable_budgets_delay_sessions_only_briefly(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There are no buckets here."""
+    """The buckets do not exist here."""
     worker = Worker(broker, "w1", Clock())
     task = asyncio.create_task(worker.run())
     try:
@@ -478,12 +480,12 @@ async def test_budgets_that_cannot_be_read_hold_nobody_up_for_long(
         await asyncio.wait({task})
 
 
-# ---- how much too much --------------------------------------------------------------------------
+# ---- overshoot ----------------------------------------------------------------------------------
 
 
-async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue) -> None:
-    """Ledgers tell once a second, as they do in a worker; each session sends at four times real
-    time. See docs/explanation/metering.md: about 1.5 s of each session."""
+async def test_overshoot_of_a_budget(join: Join, bucket: KeyValue) -> None:
+    """Ledgers report once a second, as in a worker, and each session sends at four times real time.
+    docs/explanation/metering.md gives about 1.5 s per session."""
     speed, limit = 4.0, 60.0
     await bucket.put("tenant.acme", b"60")
     workers = [await join(f"w{n}") for n in range(3)]
@@ -495,23 +497,23 @@ async def test_how_far_sessions_go_beyond_a_budget(join: Join, bucket: KeyValue)
         session = worker.session("acme")
         loop = asyncio.get_running_loop()
         await asyncio.sleep(offset)
-        told = last = loop.time()
-        said = untold = 0.0
+        reported_at = last = loop.time()
+        sent_seconds = unreported = 0.0
         while not session.ends:
             await asyncio.sleep(0.02)  # paces real-time audio, as a session sends it
             now = loop.time()
             late = max(late, bound(3))
-            passed, last = min(now - last, 0.2), now  # who stands still sends nothing
-            said += passed * speed
-            untold += passed * speed
-            if now - told >= 1:
-                worker.use("acme", untold)
-                told, untold = now, 0.0
-        worker.use("acme", untold)
-        sent.append(said)
+            passed, last = min(now - last, 0.2), now  # a stalled process sends nothing
+            sent_seconds += passed * speed
+            unreported += passed * speed
+            if now - reported_at >= 1:
+                worker.use("acme", unreported)
+                reported_at, unreported = now, 0.0
+        worker.use("acme", unreported)
+        sent.append(sent_seconds)
 
     async with within(60):
         await asyncio.gather(*(stream(worker, n / 6) for n, worker in enumerate(workers * 2)))
     over = sum(sent) - limit
-    assert over > 0, "nobody may be ended while something is left"
-    assert over <= 6 * speed * late, f"{over / speed / 6:.2f} s of each session"
+    assert over > 0, "a session ended before the budget was exhausted"
+    assert over <= 6 * speed * late, f"{over / speed / 6:.2f} s per session"

@@ -1,3 +1,5 @@
+"""The ledger of a session: use, billing, prices, and takeover by the next worker."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +12,7 @@ from worker.metrics import Metrics
 from worker.providers.loading import load_class
 
 HOUR = Price(3600.0, "USD", "audio")
-"""A dollar a second."""
+"""One dollar per second."""
 
 
 class _Books:
@@ -24,7 +26,7 @@ class _Books:
         return self.metrics.registry.get_sample_value(f"natterjack_{name}", labels)
 
 
-def test_a_stream_is_counted_once_however_often_it_is_brought_up_to_date() -> None:
+def test_repeated_updates_count_a_stream_once() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     for second in (1, 2, 2, 3):
@@ -41,11 +43,11 @@ def test_a_stream_is_counted_once_however_often_it_is_brought_up_to_date() -> No
     assert books.tally.of("2026-11-20", "acme").providers["deepgram"] == row
 
 
-def test_replayed_audio_is_billed_and_shown_apart() -> None:
+def test_replayed_audio_is_billed_and_reported_separately() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.closed(10_000, 10.0, 10.0)
-    books.ledger.opened("deepgram", HOUR, 6000)  # finals had ended there
+    books.ledger.opened("deepgram", HOUR, 6000)  # the end of the finals
     books.ledger.progress(8000, 2.0, 1.0)
     assert books.ledger.usage()["deepgram"].replayed_seconds == 2
     books.ledger.closed(16_000, 10.0, 9.0)
@@ -56,7 +58,7 @@ def test_replayed_audio_is_billed_and_shown_apart() -> None:
     assert books.metric("recovery_cost_total", provider="deepgram", currency="USD") == 4
 
 
-def test_another_provider_that_hears_the_audio_again_is_a_replay_too() -> None:
+def test_sending_audio_to_another_provider_is_a_replay() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.closed(10_000, 10.0, 10.0)
@@ -67,7 +69,7 @@ def test_another_provider_that_hears_the_audio_again_is_a_replay_too() -> None:
     assert books.ledger.cost() == (15, "USD")
 
 
-def test_what_the_provider_reports_is_what_it_bills() -> None:
+def test_the_providers_report_is_billed() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.progress(10_000, 10.0, 10.0)
@@ -76,7 +78,7 @@ def test_what_the_provider_reports_is_what_it_bills() -> None:
     row = books.ledger.usage()["deepgram"]
     assert (row.sent_seconds, row.reported_seconds, row.billed_seconds) == (10, 9.5, 9.5)
     assert row.cost == pytest.approx(9.5)
-    # A counter does not go back: it had shown ten.
+    # A counter never decreases, and it had reached ten.
     assert books.metric("audio_billed_seconds_total", provider="deepgram") == 10
 
 
@@ -96,7 +98,7 @@ def test_billing_rules(price: Price, billed: float) -> None:
     assert price.billed_seconds(10, 12.3, None) == pytest.approx(billed)
 
 
-def test_the_next_worker_goes_on_and_counts_only_its_own() -> None:
+def test_the_next_worker_continues_and_counts_only_its_own_use() -> None:
     first, second = _Books(), _Books()
     first.ledger.opened("deepgram", HOUR, 0)
     first.ledger.progress(5000, 5.0, 5.0)
@@ -111,7 +113,7 @@ def test_the_next_worker_goes_on_and_counts_only_its_own() -> None:
     assert (own.connections, own.sent_seconds, own.cost) == (1, 5.5, 5.5)
 
 
-def test_days_and_tenants_are_apart() -> None:
+def test_days_and_tenants_are_counted_separately() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.progress(1000, 1.0, 1.0)
@@ -130,10 +132,10 @@ def test_days_and_tenants_are_apart() -> None:
     }
     assert books.metric(
         "credits_used_total", provider="deepgram", tenant="other", currency="USD"
-    ), "one tenant may have a label of its own"
+    ), "only one tenant may have its own label"
 
 
-def test_prices_of_the_user_win() -> None:
+def test_user_prices_are_parsed() -> None:
     own = parse_prices(" deepgram=0.5, deepgram/nova-2=0.7 ,")
     provider = load_class("sherpa")
     assert own == {"deepgram": 0.5, "deepgram/nova-2": 0.7}
@@ -159,7 +161,7 @@ def test_bad_prices_are_named(text: str) -> None:
         ("nova-9", None, {}, None, 0.288),
     ],
 )
-def test_which_price_holds(
+def test_price_precedence(
     monkeypatch: pytest.MonkeyPatch,
     model: str | None,
     language: str | None,
@@ -176,7 +178,7 @@ def test_which_price_holds(
 
 
 @pytest.mark.parametrize("seconds", [-50.0, float("nan"), float("inf")])
-def test_what_is_no_length_of_time_is_not_reported(seconds: float) -> None:
+def test_invalid_reports_are_ignored(seconds: float) -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.reported(seconds)
@@ -185,19 +187,19 @@ def test_what_is_no_length_of_time_is_not_reported(seconds: float) -> None:
     assert (row.reported_seconds, row.billed_seconds) == (None, 10)
 
 
-def test_a_day_may_begin_with_less_than_was_thought_yesterday() -> None:
+def test_a_late_lower_report_does_not_make_the_next_day_negative() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     books.ledger.progress(60_000, 60.0, 60.0)
     books.day = "2026-11-21"
     books.ledger.reported(59.9)
     books.ledger.progress(60_000, 60.0, 60.0)
-    told = books.tally.unwritten()["2026-11-21.acme.worker-1"].providers["deepgram"]
-    assert (told.billed_seconds, told.reported_seconds) == (0, 59.9)
+    row = books.tally.unwritten()["2026-11-21.acme.worker-1"].providers["deepgram"]
+    assert (row.billed_seconds, row.reported_seconds) == (0, 59.9)
     assert '"billed_seconds":59.900' in books.ledger.json()
 
 
-def test_metrics_do_not_count_twice_what_is_reported_late() -> None:
+def test_late_reports_are_not_counted_twice() -> None:
     books = _Books()
     books.ledger.opened("deepgram", HOUR, 0)
     for sent, reported in ((5, None), (6, 1), (8, 4), (10, 10)):

@@ -1,4 +1,4 @@
-"""What a process has used by day and tenant, and what of it still has to be written."""
+"""A process's use by day and tenant, and the part that is not written yet."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_record_reads_back_within_its_rounding(usage: Usage) -> None:
     assert (again.reported is None) == (usage.reported is None)
 
 
-def test_what_was_used_since_is_what_was_added() -> None:
+def test_since_returns_the_use_added_after_a_snapshot() -> None:
     usage = Usage(1, 10.0, 1.0, 0.0, 12.0, 9.0, 9.0, 0.5, 0.1)
     before = Usage()
     before.add(usage)
