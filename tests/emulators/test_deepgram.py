@@ -1,4 +1,4 @@
-"""The Deepgram emulator: what it accepts, how it cuts results, and the faults that it commits."""
+"""The Deepgram emulator: accepted queries, results, and injected faults."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_finals_partition_the_audio_at_word_boundaries(chunk: int) -> None:
     stream = session(endpointing="300")
     messages = hear(stream, audio, chunk) + stream.text('{"type": "CloseStream"}')
     finals = results(messages, final=True)
-    assert results(messages) == finals  # no interims were asked for
+    assert results(messages) == finals  # no interims were requested
     frontier = 0.0
     for final in finals:
         assert final["start"] == pytest.approx(frontier, abs=1e-6)
@@ -110,10 +110,10 @@ def test_finals_partition_the_audio_at_word_boundaries(chunk: int) -> None:
     heard = tones.words_of(" ".join(text(final) for final in finals))
     assert heard == words[: len(heard)]
     assert len(heard) >= 18
-    assert not text(finals[0]), "the silence before the first word has a final of its own"
+    assert not text(finals[0]), "the silence before the first word has a separate final"
 
 
-def test_interims_come_each_second_and_restate_what_is_not_final() -> None:
+def test_interims_come_every_second_and_repeat_pending_words() -> None:
     stream = session(interim_results="true", endpointing="false")
     messages = hear(stream, tones.encode(tones.sequence(40)))
     frontier, so_far = 0.0, ""
@@ -128,7 +128,7 @@ def test_interims_come_each_second_and_restate_what_is_not_final() -> None:
             assert text(message).startswith(so_far)
             so_far = text(message)
     assert ends == pytest.approx([float(n) for n in range(1, 13)], abs=0.021)
-    # A final may end before the interim that came before it; its tail then appears again.
+    # A final may end before the preceding interim, whose tail then appears again.
     assert any(
         one["start"] == two["start"] and end(two) < end(one)
         for one, two in zip(results(messages), results(messages)[1:], strict=False)
@@ -136,7 +136,7 @@ def test_interims_come_each_second_and_restate_what_is_not_final() -> None:
     )
 
 
-def test_endpoint_after_as_much_silence_as_asked() -> None:
+def test_the_endpoint_comes_after_the_configured_silence() -> None:
     audio = tones.encode(tones.sequence(8), phrase_words=4, pause_seconds=0.5, tail_seconds=0.5)
     for milliseconds, count in ((10, 8), (300, 2), (600, 0)):
         stream = session(endpointing=str(milliseconds))
@@ -147,7 +147,7 @@ def test_endpoint_after_as_much_silence_as_asked() -> None:
             assert end(message) - last == pytest.approx(milliseconds / 1000, abs=0.045)
 
 
-def test_events_of_speech() -> None:
+def test_speech_events() -> None:
     stream = session(vad_events="true", utterance_end_ms="1000", interim_results="true")
     audio = tones.encode(
         tones.sequence(4), phrase_words=2, pause_seconds=1.5, lead_seconds=1, tail_seconds=2
@@ -160,7 +160,7 @@ def test_events_of_speech() -> None:
     assert last_words == pytest.approx([1.56, 3.62], abs=0.01)
 
 
-def test_punctuation_is_asked_for() -> None:
+def test_punctuation_is_optional() -> None:
     audio = tones.encode(["able", "about"], tail_seconds=1)
     (final,) = results(hear(session(punctuate="true", endpointing="300"), audio))
     assert text(final) == "Able about."
@@ -171,7 +171,7 @@ def test_punctuation_is_asked_for() -> None:
     assert text(final) == "able about"
 
 
-def test_finalize_makes_final_and_cuts_the_word_that_is_spoken() -> None:
+def test_finalize_returns_a_final_and_cuts_the_word_in_progress() -> None:
     words = tones.sequence(5)
     audio = tones.encode(words)
     stream = session(endpointing="false")
@@ -218,12 +218,12 @@ def test_no_audio_at_all() -> None:
     summary, _ = session().text('{"type": "CloseStream"}')
     assert isinstance(summary, dict)
     assert (summary["duration"], summary["channels"]) == (0, 0)
-    # The digest of nothing, as in the vendor's own example.
+    # The digest of empty input, as in the vendor's example.
     assert summary["sha256"].startswith("e3b0c44298fc1c14")
 
 
 @pytest.mark.parametrize("message", ["}{", "[]", "7", '{"type": "ForceEndTurn"}', "{}"])
-def test_bad_text_is_an_error_in_band(message: str) -> None:
+def test_bad_text_gets_an_error_message(message: str) -> None:
     stream = session()
     (answer,) = stream.text(message)
     assert isinstance(answer, dict)
@@ -232,7 +232,7 @@ def test_bad_text_is_an_error_in_band(message: str) -> None:
     assert not stream.resets_timer(message)
 
 
-def test_a_codec_that_is_none_cannot_be_decoded() -> None:
+def test_an_unsupported_codec_cannot_be_decoded() -> None:
     stream = session(encoding="opus")
     (close,) = stream.audio(b"OggS")
     assert isinstance(close, Close)
@@ -248,7 +248,7 @@ def test_an_odd_byte_waits_for_the_next_frame() -> None:
     assert tones.words_of(" ".join(text(m) for m in results(heard, final=True))) == words
 
 
-def test_distortions_on_demand() -> None:
+def test_injected_distortions() -> None:
     audio = tones.encode(tones.sequence(20), lead_seconds=1, tail_seconds=2)
     query = {"interim_results": "true", "utterance_end_ms": "1000", "vad_events": "true"}
     faults = DeepgramFaults(
@@ -265,8 +265,8 @@ def test_distortions_on_demand() -> None:
     assert all("x_extra" in m for m in messages)
     silent = [m for m in results(messages) if not m["channel"]["alternatives"]]
     assert len(silent) == sum(not text(m) for m in results(honest)) > 0
-    said = [
+    texts = [
         [text(m) for m in results(all_, final=True) if m["channel"]["alternatives"]]
         for all_ in (messages, honest)
     ]
-    assert [t for t in said[0] if t] == [t for t in said[1] if t]
+    assert [t for t in texts[0] if t] == [t for t in texts[1] if t]

@@ -1,4 +1,4 @@
-"""The emulated account against the provider's own client, and against its specification."""
+"""The emulated account, tested with the provider's own client and specification."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def sdk(
 async def get(
     emulator: DeepgramEmulator, path: str, authorization: str | None = f"Token {ADMIN}"
 ) -> tuple[int, Any]:
-    """Status, and the body: JSON or text as its type says."""
+    """Return the status and the body, JSON or text according to its content type."""
     headers = {} if authorization is None else {"Authorization": authorization}
     async with (
         aiohttp.ClientSession() as session,
@@ -73,7 +73,7 @@ async def get(
 
 
 async def stream(emulator: DeepgramEmulator, audio: bytes, query: str = "") -> None:
-    """One listen stream, up to its end."""
+    """Run one listen stream to its end."""
     url = f"{emulator.url}/v1/listen?model=nova-3&encoding=linear16&sample_rate=16000{query}"
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Token {KEY}"}) as session,
@@ -123,9 +123,9 @@ async def test_the_sdk_reads_balances(emulator: DeepgramEmulator) -> None:
         assert one.model_dump() == listed[0].model_dump()
 
 
-async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramEmulator) -> None:
+async def test_the_sdk_receives_errors(emulator: DeepgramEmulator) -> None:
     project_id = emulator.project_ids[0]
-    async with sdk(emulator, KEY) as client:  # a member's
+    async with sdk(emulator, KEY) as client:  # the key of a member
         balances = client.manage.v1.projects.billing.balances
         with pytest.raises(ApiError) as refused:
             await balances.list(project_id)
@@ -166,8 +166,10 @@ def specification() -> dict[str, Any]:
 
 
 def check(path: str, content: Any, status: str = "200") -> None:
-    """An answer fits the specification, with every field that it names: it requires none, and
-    allows any other."""
+    """Assert that an answer matches the specification and has exactly its fields.
+
+    The specification itself requires no field and allows others.
+    """
     answers = specification()["paths"][path]["get"]["responses"]
     schema = answers[status]["content"]["application/json"]["schema"]
     components = specification()["components"]
@@ -205,13 +207,13 @@ async def test_a_balance_fits_the_specification(emulator: DeepgramEmulator) -> N
     check("/v1/projects/{project_id}/balances/{balance_id}", content)
 
 
-def test_the_check_finds_faults() -> None:
+def test_the_check_detects_errors() -> None:
     path = "/v1/projects/{project_id}/balances/{balance_id}"
-    good = {"balance_id": "b", "amount": 1.5, "units": "usd", "purchase_order_id": "p"}
-    check(path, good)
+    valid = {"balance_id": "b", "amount": 1.5, "units": "usd", "purchase_order_id": "p"}
+    check(path, valid)
     with pytest.raises(jsonschema.ValidationError):
-        check(path, {**good, "amount": "1.5"})
-    for bad in ({**good, "more": 1}, {"balance_id": "b"}):
+        check(path, {**valid, "amount": "1.5"})
+    for bad in ({**valid, "more": 1}, {"balance_id": "b"}):
         with pytest.raises(AssertionError):
             check(path, bad)
 
@@ -252,52 +254,52 @@ async def test_only_api_keys_open_the_account(
     assert (status, content["err_code"]) == (401, "INVALID_AUTH")
 
 
-async def test_the_role_of_a_key_decides(emulator: DeepgramEmulator) -> None:
+async def test_only_some_roles_may_read_balances(emulator: DeepgramEmulator) -> None:
     balances = f"/v1/projects/{emulator.project_ids[0]}/balances"
     for role, expected in [("owner", 200), ("admin", 200), ("member", 401)]:
         await emulator.set(roles={ADMIN: role})
         assert (await get(emulator, balances))[0] == expected
         assert (await get(emulator, "/v1/projects"))[0] == 200
-    asked = [
+    answered = [
         (entry.role, entry.status)
         for entry in emulator.account_requests
         if "balances" in entry.path
     ]
-    assert asked == [("owner", 200), ("admin", 200), ("member", 401)]
+    assert answered == [("owner", 200), ("admin", 200), ("member", 401)]
 
 
-# ---- money ----------------------------------------------------------------------------------
+# ---- credit ---------------------------------------------------------------------------------
 
 
-def left(emulator: DeepgramEmulator) -> float:
+def remaining(emulator: DeepgramEmulator) -> float:
     return emulator.remaining()[0].amount
 
 
-async def test_what_is_heard_is_paid(emulator: DeepgramEmulator) -> None:
+async def test_received_audio_is_deducted(emulator: DeepgramEmulator) -> None:
     await emulator.set(balances=[{"amount": 1}], price_per_hour=0.288)
     await stream(emulator, AUDIO)
-    assert left(emulator) == pytest.approx(1 - SECONDS * 0.288 / 3600, abs=1e-8)
+    assert remaining(emulator) == pytest.approx(1 - SECONDS * 0.288 / 3600, abs=1e-8)
     await stream(emulator, AUDIO)
-    assert left(emulator) == pytest.approx(1 - 2 * SECONDS * 0.288 / 3600, abs=1e-8)
+    assert remaining(emulator) == pytest.approx(1 - 2 * SECONDS * 0.288 / 3600, abs=1e-8)
     await emulator.set(balances=[{"amount": 1, "units": "hour"}])
-    assert left(emulator) == pytest.approx(1 - 2 * SECONDS / 3600, abs=1e-8)
+    assert remaining(emulator) == pytest.approx(1 - 2 * SECONDS / 3600, abs=1e-8)
 
 
 @pytest.mark.parametrize(("multichannel", "times"), [("true", 2), ("false", 1)])
-async def test_channels_that_are_transcribed_apart_cost_each(
+async def test_separately_transcribed_channels_cost_extra(
     emulator: DeepgramEmulator, multichannel: str, times: int
 ) -> None:
     await emulator.set(balances=[{"amount": 10, "units": "usd"}], price_per_hour=3600)
     stereo = pcm.interleave(AUDIO, AUDIO)
     await stream(emulator, stereo, f"&channels=2&multichannel={multichannel}")
-    assert left(emulator) == pytest.approx(10 - times * SECONDS, abs=1e-5)
+    assert remaining(emulator) == pytest.approx(10 - times * SECONDS, abs=1e-5)
 
 
 async def test_a_handshake_without_credit_is_refused(emulator: DeepgramEmulator) -> None:
     await emulator.set(balances=[{"amount": SECONDS / 2}], price_per_hour=3600)
-    await stream(emulator, AUDIO)  # a stream that runs is not cut
+    await stream(emulator, AUDIO)  # a running stream continues
     assert emulator.log[0].closed == "server 1000"
-    assert left(emulator) < 0
+    assert remaining(emulator) < 0
     await stream(emulator, AUDIO)  # the switch is off
     await emulator.set(payment_required=True)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -311,14 +313,14 @@ async def test_a_handshake_without_credit_is_refused(emulator: DeepgramEmulator)
         await stream(emulator, AUDIO)
 
 
-async def test_another_project_has_nothing(emulator: DeepgramEmulator) -> None:
+async def test_another_project_has_no_balances(emulator: DeepgramEmulator) -> None:
     await emulator.set(projects=2)
     _, content = await get(emulator, "/v1/projects")
     other = content["projects"][1]["project_id"]
     assert await get(emulator, f"/v1/projects/{other}/balances") == (200, {"balances": []})
 
 
-async def test_streams_are_no_questions_of_account(emulator: DeepgramEmulator) -> None:
+async def test_streams_are_not_logged_as_account_requests(emulator: DeepgramEmulator) -> None:
     await get(emulator, "/v1/projects")
     assert emulator.log == []
     await stream(emulator, AUDIO)
@@ -326,7 +328,7 @@ async def test_streams_are_no_questions_of_account(emulator: DeepgramEmulator) -
 
 
 @pytest.mark.process
-async def test_a_process_of_its_own() -> None:
+async def test_the_emulator_as_a_process() -> None:
     faults = '{"roles": {"root": "owner"}, "balances": [{"amount": 12.5}]}'
     async with (
         emulator_process("deepgram", "--faults", faults) as emulator,

@@ -1,4 +1,4 @@
-"""The Flux emulator: what it accepts, how turns come and go, and the faults that it commits."""
+"""The Flux emulator: accepted queries, turns, and injected faults."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def test_the_guarantees_of_the_state_machine(chunk: int, eager: str) -> None:
     messages = [*stream.greeting(), *hear(stream, audio, chunk)]
     assert [m["sequence_id"] for m in messages] == list(range(len(messages)))
     turns = infos(messages)
-    # 1: one message each 0.25 s of transcribed audio, before any speech too.
+    # 1: one message per 0.25 s of transcribed audio, also before any speech.
     assert [m["audio_window_end"] for m in turns] == [n / 4 for n in range(1, len(turns) + 1)]
     assert turns[0]["transcript"] == ""
     index, state, before = 0, "READY", None
     for turn in turns:
         event = turn["event"]
         assert turn["turn_index"] == index
-        # 2: these have text.
+        # 2: these events have text.
         if event in ("StartOfTurn", "EagerEndOfTurn", "EndOfTurn"):
             assert turn["transcript"]
         expected = {
@@ -122,7 +122,7 @@ def test_the_guarantees_of_the_state_machine(chunk: int, eager: str) -> None:
         index += event == "EndOfTurn"  # 5
         assert ("trigger" in turn) == (event == "EndOfTurn")
         before = turn if event != "Update" else before
-    # 6: without the eager mode there are no such events.
+    # 6: these events exist only in eager mode.
     assert {"EagerEndOfTurn", "TurnResumed"} & {t["event"] for t in turns} <= (
         {"EagerEndOfTurn", "TurnResumed"} if eager else set()
     )
@@ -138,7 +138,7 @@ def test_the_guarantees_of_the_state_machine(chunk: int, eager: str) -> None:
         }
 
 
-def test_a_turn_that_is_resumed() -> None:
+def test_a_resumed_turn() -> None:
     audio = tones.encode(WORDS[:6], phrase_words=3, pause_seconds=0.5, tail_seconds=1.5)
     messages = hear(session(eager_eot_threshold="0.4", eot_threshold="0.9"), audio)
     assert events(messages) == [
@@ -167,7 +167,7 @@ def test_languages_of_the_multilingual_model() -> None:
 
 
 def test_force_end_turn() -> None:
-    """The table of the vendor's page."""
+    """The table in the vendor's documentation."""
     stream = session()
     (warning,) = ask(stream, "ForceEndTurn")
     assert (warning["type"], warning["code"]) == ("Warning", "FORCE_END_TURN_NO_ACTIVE_TURN")
@@ -190,7 +190,7 @@ def test_force_end_turn_while_an_eager_end_is_pending() -> None:
     assert end["transcript"] == infos(messages)[-1]["transcript"]
 
 
-def test_force_end_turn_leaves_what_is_not_decoded_to_the_next_turn() -> None:
+def test_force_end_turn_leaves_undecoded_audio_to_the_next_turn() -> None:
     stream = session({"decode_lag_seconds": 0.6})
     hear(stream, tones.encode(WORDS[:4]))
     (end,) = ask(stream, "ForceEndTurn")
@@ -233,7 +233,7 @@ def test_close_stream_of_older_servers() -> None:
         '{"type": "Configure", "numerals": "true"}',
     ],
 )
-def test_what_fits_no_format_is_fatal(message: str) -> None:
+def test_unparsable_messages_are_fatal(message: str) -> None:
     stream = session()
     error, close = stream.text(message)
     assert isinstance(error, dict)
@@ -244,7 +244,7 @@ def test_what_fits_no_format_is_fatal(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({"thresholds": {"eager_eot_threshold": 0.8}}, "less than or equal"),
         ({"thresholds": {"eot_threshold": 1.2}}, "between 0.5 and 1.0"),
@@ -253,17 +253,17 @@ def test_what_fits_no_format_is_fatal(message: str) -> None:
         ({"language_hints": ["de"]}, "flux-general-multi"),
     ],
 )
-def test_a_configure_that_fails_changes_nothing(changes: dict[str, Any], said: str) -> None:
+def test_a_configure_that_fails_changes_nothing(changes: dict[str, Any], text: str) -> None:
     stream = session()
     before = stream.config
     (answer,) = ask(stream, "Configure", numerals=True, **changes)
     assert answer["type"] == "ConfigureFailure"
-    assert said in answer["description"]
+    assert text in answer["description"]
     assert stream.config == before
     assert len(ends(hear(stream, AUDIO))) == 3
 
 
-def test_configure_keeps_what_is_absent_and_clears_what_is_empty() -> None:
+def test_configure_keeps_absent_fields_and_clears_empty_ones() -> None:
     stream = session(model="flux-general-multi", keyterm=["a"], language_hint=["de"])
     (answer,) = ask(stream, "Configure", thresholds={"eot_threshold": "0.9"}, language_hints=None)
     assert answer["thresholds"] == {"eot_threshold": 0.9, "eot_timeout_ms": 5000}
@@ -280,7 +280,7 @@ def test_inactivity() -> None:
     stream = session({"inactive_seconds": 10})
     assert stream.tick(Elapsed(20, 20, 9)) == []
     ask(stream, "Configure")
-    assert stream.tick(Elapsed(21, 21, 11)) == [], "a text message is a sign of life too"
+    assert stream.tick(Elapsed(21, 21, 11)) == [], "a text message resets the timer"
     assert stream.tick(Elapsed(30, 30, 20)) == []
     error, close = stream.tick(Elapsed(31.5, 31.5, 22))
     assert isinstance(error, dict)
@@ -289,7 +289,7 @@ def test_inactivity() -> None:
     assert stream.tick(Elapsed(99, 99, 99)) == []
 
 
-def test_faults_of_messages() -> None:
+def test_message_faults() -> None:
     gap = hear(session({"sequence_gap_after": 4}), AUDIO)
     assert [m["sequence_id"] for m in gap][:6] == [0, 1, 2, 3, 5, 6]
     assert not ends(hear(session({"lost_end_of_turn": True}), AUDIO))
@@ -303,23 +303,23 @@ def test_faults_of_messages() -> None:
     assert not [m for m in infos(hear(session({"no_words": True}), AUDIO)) if m["words"]]
 
 
-def test_the_fault_of_contradiction() -> None:
+def test_contradicting_words() -> None:
     stream = session({"contradict_after_seconds": 1.0}, eot_threshold="1.0")
     last = infos(hear(stream, tones.encode(WORDS, tail_seconds=0.5)))[-1]
     assert last["transcript"].startswith("elbA tuoba ")
     assert last["transcript"].endswith(" after again agree")
 
 
-def test_the_fault_of_being_mute_in_a_turn() -> None:
+def test_mute_within_a_turn() -> None:
     stream = session({"mute_in_turn_words": 2})
     messages = infos(hear(stream, AUDIO))
     assert messages[-1]["turn_index"] == 0
     assert len(messages[-1]["words"]) <= 2
     stream.faults = FluxFaults()
-    assert not hear(stream, AUDIO), "a connection that is mute stays so"
+    assert not hear(stream, AUDIO), "a mute connection stays mute"
 
 
-def test_the_fault_of_a_resumed_turn() -> None:
+def test_injected_turn_resumed() -> None:
     stream = session({"resume_after_eager": True}, eager_eot_threshold="0.4")
     audio = tones.encode(WORDS, phrase_words=3, pause_seconds=1.5)
     assert events(hear(stream, audio))[:5] == [
@@ -327,7 +327,7 @@ def test_the_fault_of_a_resumed_turn() -> None:
     ]
 
 
-def test_faults_of_configure() -> None:
+def test_configure_faults() -> None:
     assert ask(session({"configure_answer": "none"}), "Configure") == []
     (bare,) = ask(session({"configure_answer": "bare"}), "Configure")
     assert not {"request_id", "sequence_id"} & set(bare)
@@ -341,14 +341,14 @@ def test_faults_of_configure() -> None:
     assert [answer["type"] for answer in answers] == ["ConfigureSuccess"]
 
 
-def test_the_fault_of_an_error() -> None:
+def test_injected_errors() -> None:
     stream = session({"error_after_seconds": 1.0, "error_code": "MOON"})
     *_, error, close = hear(stream, AUDIO)
     assert error["code"] == "MOON"
     assert isinstance(close, Close)
 
 
-def test_audio_that_cannot_be_decoded() -> None:
+def test_undecodable_audio() -> None:
     stream = session(encoding="opus", sample_rate="")
     (close,) = stream.audio(b"OggS")
     assert isinstance(close, Close)

@@ -1,8 +1,7 @@
-"""The emulator against the provider's own client, and against its specification.
+"""The Flux emulator, tested with the provider's own client and specification.
 
-The official SDK is the stranger here: whatever the emulator makes of the protocol, this client
-must understand, and each message must be one of its models. Every message also has to fit the
-schemas in specs/.
+The official SDK must understand every message of the emulator, as one of its models. Each message
+must also match the schemas in specs/.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ async def send(connection: AsyncV2SocketClient, audio: bytes) -> None:
 
 
 async def rest(connection: AsyncV2SocketClient) -> tuple[list[Any], int]:
-    """Everything up to the close, and its code. Each message is of the model of its type."""
+    """Return all messages up to the close, and its code. Assert that each has the right model."""
     messages: list[Any] = []
     code = 1000
     async with within(10):
@@ -97,7 +96,7 @@ async def rest(connection: AsyncV2SocketClient) -> tuple[list[Any], int]:
 
 
 def events(messages: list[Any]) -> list[str]:
-    """Those of TurnInfo, without Updates."""
+    """Return the TurnInfo events, without Updates."""
     found = [m.event for m in messages if isinstance(m, ListenV2TurnInfo)]
     return [event for event in found if event != "Update"]
 
@@ -125,7 +124,7 @@ async def test_the_sdk_gets_every_word(emulator: DeepgramFluxEmulator) -> None:
     assert emulator.log[0].request_id == messages[0].request_id
 
 
-async def test_the_sdk_closes_in_the_middle_of_a_turn(emulator: DeepgramFluxEmulator) -> None:
+async def test_the_sdk_closes_during_a_turn(emulator: DeepgramFluxEmulator) -> None:
     words = tones.sequence(5)
     async with connected(emulator) as connection:
         await send(connection, tones.encode(words, tail_seconds=0))
@@ -150,7 +149,7 @@ async def test_the_sdk_gets_eager_ends(emulator: DeepgramFluxEmulator) -> None:
     assert turns[-1].trigger == "model"
 
 
-async def test_the_sdk_ends_turns_by_hand(emulator: DeepgramFluxEmulator) -> None:
+async def test_the_sdk_forces_the_end_of_turns(emulator: DeepgramFluxEmulator) -> None:
     words = tones.sequence(4)
     async with connected(emulator) as connection:
         await connection.send_force_end_turn()
@@ -192,7 +191,7 @@ async def test_the_sdk_configures(emulator: DeepgramFluxEmulator) -> None:
     assert third.code == "INVALID_THRESHOLD"
 
 
-async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramFluxEmulator) -> None:
+async def test_the_sdk_receives_errors(emulator: DeepgramFluxEmulator) -> None:
     async with connected(emulator) as connection:
         # The SDK has no public method for a message that the API does not have.
         await connection._send('{"type": "KeepAlive"}')
@@ -210,7 +209,7 @@ async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramFluxEmulator) -> 
     assert refused.value.status_code == 400
 
 
-async def test_an_inactive_client_is_told_so(emulator: DeepgramFluxEmulator) -> None:
+async def test_an_inactive_client_receives_an_error(emulator: DeepgramFluxEmulator) -> None:
     await emulator.set(inactive_seconds=0.3)
     async with connected(emulator) as connection:
         await send(connection, tones.silence(0.1))
@@ -223,13 +222,13 @@ async def test_an_inactive_client_is_told_so(emulator: DeepgramFluxEmulator) -> 
 
 
 def specification() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The channel of listen v2, and the document."""
+    """Return the channel of listen v2, and the document."""
     document = load_specification(SPECIFICATION)
     return document["channels"]["/v2/listen"], document
 
 
 def schemas(direction: str) -> dict[str, Any]:
-    """A validator for each message of listen v2, by type. `publish`: of the server."""
+    """Return validators for messages of listen v2 by type. The server's direction is `publish`."""
     channel, document = specification()
     found = {}
     for ref in channel[direction]["message"]["oneOf"]:
@@ -246,7 +245,9 @@ async def test_every_message_fits_the_specification(
     emulator: DeepgramFluxEmulator, model: str
 ) -> None:
     validators = schemas("publish")
-    assert set(validators) == set(MODELS) - {"Warning"}, "a Warning is younger than the copy"
+    assert set(validators) == set(MODELS) - {"Warning"}, (
+        "Warning is newer than the copy of the specification"
+    )
     words = tones.sequence(12)
     audio = tones.encode(words, phrase_words=3, pause_seconds=0.5, lead_seconds=0.3)
     hint = "&language_hint=en&language_hint=de" if model.endswith("multi") else ""
@@ -279,7 +280,7 @@ async def test_every_message_fits_the_specification(
     for message in seen:
         if message["type"] in validators:
             validators[message["type"]].validate(message)
-        # The model knows what the copy of the specification does not: `trigger`, `code`, ...
+        # The model has fields that the copy of the specification lacks: `trigger`, `code`, ...
         sdk_model = MODELS[message["type"]]
         assert required(sdk_model) <= set(message) <= set(sdk_model.model_fields), message
     multilingual = [m for m in seen if "languages_hinted" in m]

@@ -1,4 +1,4 @@
-"""The emulator of recordings against the provider's own client, and against its specification."""
+"""The emulator of recordings, tested with the provider's own client and specification."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def validator(schema: Mapping[str, Any]) -> Any:
 
 
 def any_of(schema: Any) -> Any:
-    """A schema with `anyOf` for `oneOf`: its alternatives overlap (a model is a name of a list, or
-    any text)."""
+    """Replace `oneOf` with `anyOf` in a schema whose alternatives overlap, such as an enumeration
+    and any string."""
     if isinstance(schema, dict):
         return {"anyOf" if k == "oneOf" else k: any_of(v) for k, v in schema.items()}
     return [any_of(item) for item in schema] if isinstance(schema, list) else schema
@@ -122,8 +122,10 @@ def parameters() -> dict[str, Any]:
 
 
 def check_parameters(query: Mapping[str, Sequence[str]], *, only_names: bool = False) -> None:
-    """Each parameter is one of the specification, with a value that it allows: alone, or as one of
-    a list. In a query all values are text, so a flag or number is read as such first."""
+    """Assert that the specification allows each parameter and its value, alone or in a list.
+
+    All values in a query are strings, so flags are converted first.
+    """
     for name, values in query.items():
         assert name in parameters(), f"{name} is not in the specification"
         if only_names:
@@ -139,7 +141,7 @@ def check_parameters(query: Mapping[str, Sequence[str]], *, only_names: bool = F
     ("name", "values"),
     [("punctuate", ["yes"]), ("diarize_model", ["v9"]), ("no_such", ["true"])],
 )
-def test_the_check_of_parameters_finds_faults(name: str, values: list[str]) -> None:
+def test_the_parameter_check_detects_errors(name: str, values: list[str]) -> None:
     with pytest.raises(AssertionError):
         check_parameters({name: values})
 
@@ -160,7 +162,7 @@ async def test_answers_fit_the_specification(emulator: DeepgramRestEmulator, que
     success = operation()["responses"]["200"]["content"]["application/json"]["schema"]
     checked = validator(success)
     checked.validate(content)
-    # Its objects are open: the shape that was meant must be the one that fits.
+    # Objects of the schema allow other fields, so check the intended alternative by itself.
     validator({"$ref": "#/components/schemas/ListenV1Response"}).validate(content)
     assert content["metadata"]["duration"] == pytest.approx(len(AUDIO) / 32000)
 
@@ -200,7 +202,7 @@ async def test_the_sdk_gets_every_word(emulator: DeepgramRestEmulator) -> None:
     check_parameters(emulator.log[0].query)
 
 
-async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramRestEmulator) -> None:
+async def test_the_sdk_receives_errors(emulator: DeepgramRestEmulator) -> None:
     async with sdk(emulator, "wrong") as media:
         with pytest.raises(ApiError) as refused:
             await media.transcribe_file(request=wav(AUDIO), model="nova-3")
@@ -212,7 +214,7 @@ async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramRestEmulator) -> 
     assert "REMOTE_CONTENT_ERROR" in str(refused.value.body)
 
 
-# ---- what it accepts ------------------------------------------------------------------------
+# ---- accepted requests ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ async def test_raw_audio(emulator: DeepgramRestEmulator, encoding: Any) -> None:
 
 
 @pytest.mark.process
-async def test_a_process_of_its_own() -> None:
+async def test_the_emulator_as_a_process() -> None:
     async with (
         emulator_process("deepgram-rest") as emulator,
         aiohttp.ClientSession(headers={"Authorization": "Token k"}) as session,

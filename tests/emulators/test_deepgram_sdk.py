@@ -1,7 +1,7 @@
-"""The emulator against the provider's own client, and against its specification.
+"""The Deepgram emulator, tested with the provider's own client and specification.
 
-The official SDK is the stranger here: whatever the emulator makes of the protocol, this client
-must understand. Every message also has to fit the schemas in specs/.
+The official SDK must understand every message of the emulator. Each message must also match the
+schemas in specs/.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def send(connection: AsyncV1SocketClient, audio: bytes) -> None:
 
 
 async def rest(connection: AsyncV1SocketClient) -> list[Any]:
-    """Everything up to the close."""
+    """Return all messages up to the close."""
     async with within(10):
         return [message async for message in connection]
 
@@ -143,7 +143,7 @@ async def test_the_sdk_keeps_a_stream_alive() -> None:
                 await connection.send_keep_alive()
                 await asyncio.sleep(0.1)  # the keepalive interval, below the timeout
             assert emulator.log[0].closed is None
-            await until(lambda: emulator.log[0].closed, "the server gives up on a silent client")
+            await until(lambda: emulator.log[0].closed, "the server closes an idle connection")
         assert emulator.log[0].closed == "server 1011"
         assert emulator.log[0].texts["KeepAlive"] >= 5
 
@@ -167,7 +167,7 @@ async def test_the_sdk_configures(emulator: DeepgramEmulator) -> None:
         assert answer.code == "CONFIGURE_KEYTERMS_NOT_SUPPORTED"
 
 
-async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramEmulator) -> None:
+async def test_the_sdk_receives_errors(emulator: DeepgramEmulator) -> None:
     async with connected(emulator) as connection:
         # The SDK has no public method that sends an invalid message.
         await connection._send('{"type": "Configure", "keyterm": ["x"]}')
@@ -185,7 +185,7 @@ async def test_the_sdk_is_told_of_its_errors(emulator: DeepgramEmulator) -> None
 
 
 def schemas() -> dict[str, Any]:
-    """A validator for each message that the server of listen v1 sends, by type."""
+    """Return validators for the server's messages of listen v1, by type."""
     document = load_specification(SPECIFICATION)
     refs = document["channels"]["/v1/listen"]["publish"]["message"]["oneOf"]
     found = {}
@@ -203,7 +203,7 @@ SDK_MODELS: dict[str, Any] = {
     "ConfigureFailure": ListenV1ConfigureFailure,
     "Error": ListenV1Error,
 }
-"""Messages that are younger than the copy of the specification."""
+"""Messages that are newer than the copy of the specification."""
 
 
 def required(model: Any) -> set[str]:

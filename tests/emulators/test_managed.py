@@ -1,4 +1,4 @@
-"""The emulator of the managed proxy, held to the tables and test cases of the fact sheet."""
+"""The emulator of the managed proxy, tested with the tables and test cases of the fact sheet."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "error": {"code": str, "message": str},
     "session_end": {"seconds_used": (int, float)},
 }
-"""Section 4 of the sheet: members of each message. All that a client of today understands."""
+"""Members of each message (section 4 of the sheet), which today's client understands."""
 EXTENSIONS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "ready": {"session_id": str},
     "transcript": {"start": float, "end": float, "seq": int, "session_id": str},
 }
-"""Section 6."""
+"""Additional members (section 6)."""
 
 
 def check(message: Any, *, extended: bool = False) -> None:
-    """A message is one of the table, with just its members."""
+    """Assert that a message has exactly the members in the table."""
     members = dict(MESSAGES[message["type"]])
     if extended:
         members |= EXTENSIONS.get(message["type"], {})
@@ -79,7 +79,7 @@ def finals(messages: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_every_message_is_one_of_the_table(extended: bool) -> None:
+def test_every_message_is_in_the_table(extended: bool) -> None:
     words = tones.sequence(16)
     opened = ready(extended=extended, credits_seconds=100, ready_again_after_seconds=1)
     messages = play(opened, tones.encode(words, phrase_words=8, tail_seconds=1))
@@ -133,14 +133,14 @@ def test_audio_before_auth() -> None:
     assert (error["code"], close) == ("bad_request", Close(1008))
 
 
-def test_a_frame_that_is_too_large() -> None:
+def test_an_oversized_frame() -> None:
     error, close = ready().audio(bytes(1024 * 1024 + 2))
     assert isinstance(error, dict)
     assert (error["code"], close) == ("audio_too_large", Close(1009))
 
 
 def test_credits_low_then_exhausted() -> None:
-    """Case 8: once for each threshold; then the error, what is left, session_end and the close."""
+    """Case 8: one warning per threshold, then the error, last results, session_end and close."""
     words = tones.sequence(4)
     audio = tones.encode(words, tail_seconds=0.1)
     opened = ready(credits_seconds=302)
@@ -162,7 +162,7 @@ def _type(message: Any) -> str | None:
 
 def test_unknown_messages_are_ignored() -> None:
     assert ready().text('{"type": "weather"}') == []
-    # Without the extensions these are unknown, too.
+    # These are unknown without the extensions.
     assert ready().text('{"type": "end"}') == []
     assert ready().text('{"type": "finalize"}') == []
 
@@ -181,7 +181,7 @@ def test_blanks() -> None:
     assert play(ready(blanks=False), audio) == []
 
 
-# ---- as a server ----------------------------------------------------------------------------
+# ---- the server -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield client
 
 
-async def test_the_client_that_is_known(client: aiohttp.ClientSession) -> None:
-    """Case 1, as that client does it: no headers, blocks of 2,048 bytes, and a close at the end."""
+async def test_the_documented_client(client: aiohttp.ClientSession) -> None:
+    """Case 1: a client without headers sends blocks of 2,048 bytes and closes at the end."""
     words = tones.sequence(16)
     audio = tones.encode(words, phrase_words=8, tail_seconds=1)
     messages: list[Any] = []
@@ -205,12 +205,14 @@ async def test_the_client_that_is_known(client: aiohttp.ClientSession) -> None:
                 while finals(messages) != words:
                     messages.append(await socket.receive_json())
             await socket.close()
-        await until(lambda: emulator.log[0].closed == "client 1000", "it saw the close")
+        await until(
+            lambda: emulator.log[0].closed == "client 1000", "the server receives the close"
+        )
     assert emulator.log[0].texts == {"auth": 1}
 
 
 @pytest.mark.parametrize("switches", [{"auth_error": "auth_failed"}, {}])
-async def test_errors_come_before_the_close(
+async def test_errors_precede_the_close(
     client: aiohttp.ClientSession, switches: dict[str, Any]
 ) -> None:
     """Case 2, and "always send the error JSON before closing"."""
@@ -234,8 +236,8 @@ async def test_no_first_frame(client: aiohttp.ClientSession) -> None:
         assert (await socket.receive()).data == 1008
 
 
-async def test_silence_is_no_reason_to_close(client: aiohttp.ClientSession) -> None:
-    """There is no keepalive of the application (3.2)."""
+async def test_silence_does_not_close_the_connection(client: aiohttp.ClientSession) -> None:
+    """The protocol has no application keepalive (3.2)."""
     async with (
         ManagedEmulator(receive_timeout_seconds=0.2) as emulator,
         client.ws_connect(f"{emulator.url}/ws/transcribe") as socket,
@@ -248,7 +250,7 @@ async def test_silence_is_no_reason_to_close(client: aiohttp.ClientSession) -> N
 
 
 @pytest.mark.process
-async def test_a_process_of_its_own(client: aiohttp.ClientSession) -> None:
+async def test_the_emulator_as_a_process(client: aiohttp.ClientSession) -> None:
     async with (
         emulator_process("managed", "--api-key", "user-session-token") as emulator,
         client.ws_connect(f"{emulator.url}/ws/transcribe") as socket,

@@ -1,4 +1,4 @@
-"""What all emulators share, shown on Deepgram's: the handshake, the faults, the log."""
+"""The base of all emulators, tested with Deepgram's: handshake, faults, log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def send(socket: aiohttp.ClientWebSocketResponse, audio: bytes) -> None:
 
 
 async def rest(socket: aiohttp.ClientWebSocketResponse) -> tuple[list[Any], aiohttp.WSMessage]:
-    """Messages up to the end, and the frame that ended it."""
+    """Return the messages up to the end, and the final frame."""
     messages: list[Any] = []
     async with within(10):
         while True:
@@ -111,7 +111,7 @@ async def test_http_errors_for_the_first_handshakes(
         assert not socket.closed
 
 
-async def test_tcp_is_refused_and_comes_back(
+async def test_tcp_is_refused_and_accepted_again(
     emulator: DeepgramEmulator, client: aiohttp.ClientSession
 ) -> None:
     async with connected(client, emulator) as socket:
@@ -119,7 +119,7 @@ async def test_tcp_is_refused_and_comes_back(
         with pytest.raises(aiohttp.ClientConnectorError):
             async with connected(client, emulator):
                 pass
-        # The connection that stood goes on, and the control endpoint answers.
+        # The open connection continues, and the control endpoint answers.
         await socket.send_str('{"type": "CloseStream"}')
         messages, _ = await rest(socket)
         assert messages[-1]["type"] == "Metadata"
@@ -172,8 +172,10 @@ async def test_drop_after_seconds_and_at_once(
 ) -> None:
     async with connected(client, emulator) as socket:
         await send(socket, tones.silence(3))
-        await until(lambda: emulator.log[0].audio_seconds == 3, "three seconds were heard")
-        await emulator.set(drop_after_seconds=2)  # past the mark: with the next audio
+        await until(lambda: emulator.log[0].audio_seconds == 3, "three seconds are processed")
+        await emulator.set(
+            drop_after_seconds=2
+        )  # already past it: takes effect with the next audio
         await send(socket, tones.silence(0.1))
         _, frame = await rest(socket)
     assert frame.type is aiohttp.WSMsgType.CLOSED
@@ -213,7 +215,7 @@ async def test_mute_but_alive(emulator: DeepgramEmulator, client: aiohttp.Client
     async with client.ws_connect(url, params=query, autoping=False) as socket:
         await send(socket, tones.encode(tones.sequence(20)))
         await socket.send_str('{"type": "CloseStream"}')
-        await until(lambda: emulator.log[0].audio_seconds > 6, "all audio was heard")
+        await until(lambda: emulator.log[0].audio_seconds > 6, "all audio is processed")
         assert (await socket.receive()).type is aiohttp.WSMsgType.TEXT
         await socket.ping()
         assert (await socket.receive()).type is aiohttp.WSMsgType.PONG
@@ -222,16 +224,16 @@ async def test_mute_but_alive(emulator: DeepgramEmulator, client: aiohttp.Client
         assert emulator.log[0].messages == {"Results": 1}
 
 
-async def test_reading_stops_and_sending_blocks(
+async def test_a_server_that_stops_reading_blocks_the_client(
     emulator: DeepgramEmulator, client: aiohttp.ClientSession
 ) -> None:
     await emulator.set(stop_reading_after_seconds=0.5)
     async with connected(client, emulator) as socket:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(send(socket, tones.silence(600)), 0.5)
-        heard = emulator.log[0].audio_seconds
-        await emulator.clear()  # it reads on
-        await until(lambda: emulator.log[0].audio_seconds > heard + 1, "reading goes on")
+        processed = emulator.log[0].audio_seconds
+        await emulator.clear()  # resumes reading
+        await until(lambda: emulator.log[0].audio_seconds > processed + 1, "reading continues")
         emulator.drop()
 
 
@@ -246,7 +248,7 @@ async def test_late_answers(emulator: DeepgramEmulator, client: aiohttp.ClientSe
 
 
 async def test_pace(emulator: DeepgramEmulator, client: aiohttp.ClientSession) -> None:
-    """More audio than it may hear is taken at once, and heard as time goes by."""
+    """The emulator receives audio at once and processes it at the configured pace."""
     await emulator.set(pace=5)
     loop = asyncio.get_running_loop()
     async with connected(client, emulator) as socket:
@@ -268,7 +270,7 @@ async def test_garbage_of_every_kind_once(
         messages, _ = await rest(socket)
     kinds = session().garbage()
     sent = [m for m in messages if not (isinstance(m, dict) and "metadata" in m)]
-    assert len(sent) == len(kinds) + 1  # and the summary
+    assert len(sent) == len(kinds) + 1  # including the summary
     assert b"\x00\xff\x00" in messages
     heard = " ".join(text(m) for m in messages if isinstance(m, dict) and m.get("is_final"))
     assert tones.words_of(heard) == tones.sequence(60)
@@ -278,7 +280,7 @@ async def test_garbage_of_every_kind_once(
 async def test_a_connection_without_audio_is_closed(
     client: aiohttp.ClientSession, keepalives: bool
 ) -> None:
-    """Keepalives alone do not hold it."""
+    """Keepalives alone do not keep it open."""
     async with DeepgramEmulator(receive_timeout_seconds=0.3) as emulator:
         async with connected(client, emulator) as socket:
             if keepalives:
@@ -290,7 +292,7 @@ async def test_a_connection_without_audio_is_closed(
         assert str(frame.extra).startswith("NET-0001")
 
 
-async def test_switches_are_checked(emulator: DeepgramEmulator) -> None:
+async def test_switches_are_validated(emulator: DeepgramEmulator) -> None:
     with pytest.raises(ValidationError):
         await emulator.set(no_such_switch=True)
     with pytest.raises(ValidationError):
@@ -298,7 +300,7 @@ async def test_switches_are_checked(emulator: DeepgramEmulator) -> None:
 
 
 @pytest.mark.process
-async def test_a_process_of_its_own(client: aiohttp.ClientSession) -> None:
+async def test_the_emulator_as_a_process(client: aiohttp.ClientSession) -> None:
     async with emulator_process("deepgram", "--faults", '{"connections": 0}') as emulator:
         with pytest.raises(aiohttp.ClientResponseError):
             await emulator.set(no_such_switch=1)
@@ -309,10 +311,10 @@ async def test_a_process_of_its_own(client: aiohttp.ClientSession) -> None:
         async with client.ws_connect(f"{emulator.url}/v1/listen", params=BASE) as socket:
             await send(socket, tones.encode(["apple", "river"], tail_seconds=0.5))
 
-            async def heard() -> bool:
+            async def transcribed() -> bool:
                 return [w["word"] for w in (await emulator.log())[0]["words"]] == ["apple", "river"]
 
-            await until(heard, "two words were heard")
+            await until(transcribed, "two words are transcribed")
             assert await emulator.drop() == 1
             await rest(socket)
         assert (await emulator.log())[0]["closed"] == "dropped"

@@ -1,4 +1,4 @@
-"""The Speechmatics emulator: what it accepts, how it cuts transcripts, the faults it commits."""
+"""The Speechmatics emulator: accepted messages, transcripts, and injected faults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def words_of(messages: list[Any]) -> list[str]:
 
 
 def failed(answers: list[Any]) -> str:
-    """Type of the Error that the answers are."""
+    """Assert that the answers are an Error and a close, and return the error's type."""
     error, close = answers
     assert error["message"] == "Error"
     assert close == Close(CLOSE_CODES[error["type"]], error["type"])
@@ -71,7 +71,7 @@ def failed(answers: list[Any]) -> str:
 # ---- the start ------------------------------------------------------------------------------
 
 
-def test_the_greeting_comes_before_anything() -> None:
+def test_the_greeting_comes_first() -> None:
     greeting: list[Any] = RecognitionSession(SpeechmaticsFaults()).greeting()
     kinds = [message["type"] for message in greeting]
     assert kinds == ["recognition_quality", "concurrent_session_usage"]
@@ -162,17 +162,17 @@ def test_every_frame_is_acknowledged_and_every_word_final_once(chunk: int) -> No
         for result in final["results"]:
             assert metadata["start_time"] <= result["start_time"]
             assert result["end_time"] <= metadata["end_time"]
-    assert not of(messages, "AddTranscript")[0]["results"], "silence has a final of its own"
+    assert not of(messages, "AddTranscript")[0]["results"], "silence has a separate final"
 
 
-def test_a_word_is_final_within_the_longest_delay() -> None:
+def test_a_word_is_final_within_max_delay() -> None:
     stream = session(max_delay=1.0)
     pending: dict[str, float] = {}
     audio = tones.encode(tones.sequence(40))
     for at in range(0, 32000 * 10, 640):
         for message in of(stream.audio(audio[at : at + 640]), "AddTranscript"):
-            for said in tones.words_of(text(message)):
-                pending.pop(said)
+            for final in tones.words_of(text(message)):
+                pending.pop(final)
         for word in stream.words:
             if stream.seconds - word.end > 1.03:
                 assert word.word not in pending, f"{word} is late"
@@ -181,7 +181,7 @@ def test_a_word_is_final_within_the_longest_delay() -> None:
     assert len(pending) < 4
 
 
-def test_partials_restate_what_is_not_final() -> None:
+def test_partials_repeat_pending_words() -> None:
     stream = session()
     messages = hear(stream, tones.encode(tones.sequence(20), lead_seconds=0.5), 640)
     assert len(of(messages, "AddPartialTranscript")) >= 20
@@ -226,9 +226,9 @@ def test_punctuation_belongs_to_the_word_before() -> None:
     assert {r["attaches_to"] for r in marks} == {"previous"}
     for mark in marks:
         assert mark["start_time"] == mark["end_time"]
-    said = " ".join(text(m).strip() for m in of(messages, "AddTranscript") if text(m))
-    assert said.startswith("Able about above acorn")
-    assert said.count(".") == 2
+    transcript = " ".join(text(m).strip() for m in of(messages, "AddTranscript") if text(m))
+    assert transcript.startswith("Able about above acorn")
+    assert transcript.count(".") == 2
     quiet = session(punctuation_overrides={"permitted_marks": [","]})
     assert "." not in "".join(
         text(m) for m in of(hear(quiet, tones.encode(tones.sequence(12))), "AddTranscript")
@@ -239,7 +239,7 @@ def test_forced_ends() -> None:
     force = json.dumps({"message": "ForceEndOfUtterance", "timestamp": 60})
     stream = session()
     hear(stream, tones.silence(1))
-    assert stream.text(force) == [], "without speech nothing comes"
+    assert stream.text(force) == [], "without speech there is no answer"
     words = tones.sequence(3)
     hear(stream, tones.encode(words))
     final, ended = stream.text(force)
@@ -284,7 +284,7 @@ def test_encodings(encoding: str) -> None:
 # ---- control --------------------------------------------------------------------------------
 
 
-def test_the_configuration_changes_in_mid_stream() -> None:
+def test_the_configuration_changes_during_the_stream() -> None:
     stream = session()
     changes = {"language": "en", "enable_partials": False, "max_delay": 0.7}
     change = {"message": "SetRecognitionConfig", "transcription_config": changes}
@@ -300,7 +300,7 @@ def test_a_wrong_change_ends_the_session(changes: dict[str, Any]) -> None:
     assert failed(session().text(json.dumps(change))) == "invalid_config"
 
 
-def test_audio_after_the_end_is_warned_of_and_ignored() -> None:
+def test_audio_after_the_end_gets_a_warning_and_is_ignored() -> None:
     stream = session(SpeechmaticsFaults(end_of_transcript="missing"))
     assert end(stream) == []
     (warning,) = stream.audio(bytes(3200))
@@ -310,7 +310,7 @@ def test_audio_after_the_end_is_warned_of_and_ignored() -> None:
     assert stream.frames == 0
 
 
-def test_what_needs_several_channels() -> None:
+def test_multichannel_messages_are_refused() -> None:
     message = {"message": "AddChannelAudio", "channel": "a", "data": "AAAA"}
     assert failed(session().text(json.dumps(message))) == "protocol_error"
     assert failed(session().text('{"message": "EndOfStream"}')) == "invalid_message"
@@ -321,16 +321,16 @@ def test_what_needs_several_channels() -> None:
 
 def test_sessions_time_out_after_warnings() -> None:
     idle = session()
-    told = [idle.tick(Elapsed(s, s, 0)) for s in range(0, 3601, 60)]
-    warnings = [m for answers in told[:-1] for m in answers]
+    ticks = [idle.tick(Elapsed(s, s, 0)) for s in range(0, 3601, 60)]
+    warnings = [m for answers in ticks[:-1] for m in answers]
     assert [m["reason"].split()[-1] for m in warnings if isinstance(m, dict)] == [
         "15m", "10m", "5m",
     ]  # fmt: skip
-    assert failed(list(told[-1])) == "idle_timeout"
+    assert failed(list(ticks[-1])) == "idle_timeout"
     long = session()
-    told = [long.tick(Elapsed(3600 * 47 + s, 0, 0)) for s in range(0, 3601, 60)]
-    assert sum(map(len, told[:-1])) == 3
-    assert failed(list(told[-1])) == "session_timeout"
+    ticks = [long.tick(Elapsed(3600 * 47 + s, 0, 0)) for s in range(0, 3601, 60)]
+    assert sum(map(len, ticks[:-1])) == 3
+    assert failed(list(ticks[-1])) == "session_timeout"
     dead = session()
     assert dead.tick(Elapsed(179, 179, 179)) == []
     (close,) = dead.tick(Elapsed(180, 180, 180))
@@ -347,7 +347,7 @@ def test_the_duration_limit_ends_the_transcript() -> None:
     assert warning["duration_limit"] == 1.0
     assert len(words_of(messages)) == 3
     after = kinds[kinds.index("EndOfTranscript") + 1 :]
-    assert set(after) == {"AudioAdded"}, "confirmed and ignored"
+    assert set(after) == {"AudioAdded"}, "audio is acknowledged and ignored"
 
 
 @pytest.mark.parametrize(
@@ -357,13 +357,13 @@ def test_the_duration_limit_ends_the_transcript() -> None:
         ({"no_transcripts_after_seconds": 0.5}, "AddTranscript"),
     ],
 )
-def test_what_is_withheld(fault: dict[str, Any], missing: str) -> None:
+def test_withheld_messages(fault: dict[str, Any], missing: str) -> None:
     audio = tones.encode(tones.sequence(10))
     honest = of(hear(session(), audio), missing)
     assert 0 <= len(of(hear(session(SpeechmaticsFaults(**fault)), audio), missing)) < len(honest)
 
 
-def test_distortions_on_demand() -> None:
+def test_injected_distortions() -> None:
     audio = tones.encode(tones.sequence(12), phrase_words=6, tail_seconds=1)
     late = hear(session(SpeechmaticsFaults(late_punctuation=True)), audio)
     alone = [m for m in of(late, "AddTranscript") if text(m) == ". "]
@@ -382,13 +382,13 @@ def test_distortions_on_demand() -> None:
     assert [("metadata" in m) for m in of(cut, "AddTranscript")].count(False) == 1
 
 
-# ---- the judge ------------------------------------------------------------------------------
+# ---- validation -----------------------------------------------------------------------------
 
 
-def test_the_specification_finds_what_is_wrong() -> None:
-    good = json.loads(start(additional_vocab=["a", {"content": "b", "sounds_like": ["c"]}]))
-    assert spec.problems(good) == []
-    bad = {**good, "extra": 1}
+def test_validation_detects_errors() -> None:
+    valid = json.loads(start(additional_vocab=["a", {"content": "b", "sounds_like": ["c"]}]))
+    assert spec.problems(valid) == []
+    bad = {**valid, "extra": 1}
     assert spec.problems(bad) == [(("extra",), "unknown field")]
     bad = json.loads(start(speaker_diarization_config={"speakers": [{"labels": "x"}]}))
     wrong = {path for path, _ in spec.problems(bad)}

@@ -1,7 +1,7 @@
-"""The emulator against the provider's own client, and against its specification.
+"""The Speechmatics emulator, tested with the provider's own client and specification.
 
-The official SDK is the stranger here: whatever the emulator makes of the protocol, this client
-must understand. Every message also has to fit the schemas in specs/.
+The official SDK must understand every message of the emulator. Each message must also match the
+schemas in specs/.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def emulator() -> AsyncIterator[SpeechmaticsEmulator]:
 
 
 class Client:
-    """The SDK's client, which keeps every message; transcripts as the SDK's own model."""
+    """The SDK's client. It stores every message, and transcripts as the SDK's own model."""
 
     def __init__(self, emulator: SpeechmaticsEmulator, **auth: Any) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -120,14 +120,14 @@ async def test_the_sdk_gets_every_word_and_the_end(emulator: SpeechmaticsEmulato
     for result, place in zip(spoken, places, strict=True):
         assert result.start_time == pytest.approx(place.start, abs=0.006)
         assert result.end_time == pytest.approx(place.end, abs=0.006)
-    await until(lambda: emulator.log[0].closed, "the connection is over")
+    await until(lambda: emulator.log[0].closed, "the connection is closed")
     assert emulator.sessions[0].received[0]["transcription_config"]["max_delay"] == 1.0
     assert emulator.requests[0]["sm-sdk"].startswith("python-rt-sdk")
 
 
-async def test_the_sdk_sends_a_file_and_is_held_back(emulator: SpeechmaticsEmulator) -> None:
-    """In file mode it sends as fast as the socket takes it: the emulator reads no faster than it
-    hears."""
+async def test_the_sdk_sends_a_file_with_backpressure(emulator: SpeechmaticsEmulator) -> None:
+    """In file mode the SDK sends as fast as the socket allows, and the emulator reads no faster
+    than it processes."""
     await emulator.set(pace=30.0)
     words = tones.sequence(60)
     audio = tones.encode(words)
@@ -156,7 +156,7 @@ async def test_the_sdk_forces_the_end_of_an_utterance(emulator: SpeechmaticsEmul
     assert client.words == words
 
 
-async def test_the_sdk_reconfigures_and_asks_for_speakers(
+async def test_the_sdk_reconfigures_and_requests_speakers(
     emulator: SpeechmaticsEmulator,
 ) -> None:
     client = Client(emulator)
@@ -184,11 +184,11 @@ async def test_the_sdk_obtains_a_temporary_key(emulator: SpeechmaticsEmulator) -
         await Client(emulator, auth=JWTAuth(KEY, mp_url=office)).start()
 
 
-async def test_the_sdk_is_told_of_its_errors(emulator: SpeechmaticsEmulator) -> None:
+async def test_the_sdk_receives_errors(emulator: SpeechmaticsEmulator) -> None:
     with pytest.raises(ConnectionError, match="401"):
         await Client(emulator, api_key="wrong").start()
     await emulator.set(auth_in_band=True)
-    # It refuses at once: the SDK may or may not get to send StartRecognition.
+    # The emulator refuses at once, so the SDK may not be able to send StartRecognition.
     refused = (TranscriptionError, TransportError)
     with pytest.raises(refused, match=r"Not Authorised|not_authorised"):
         await Client(emulator, api_key="wrong").start()
@@ -208,13 +208,13 @@ NEVER_SENT = {
     "AudioEventStarted",
     "AudioEventEnded",
 }
-"""This emulator takes one channel, and neither translates nor hears events."""
+"""The emulator accepts one channel, and neither translates nor detects audio events."""
 
 
 async def talk(
     emulator: SpeechmaticsEmulator, audio: bytes, *orders: dict[str, Any], query: str = ""
 ) -> list[dict[str, Any]]:
-    """All that the server says to audio, and to orders after it."""
+    """Send audio, then `orders`, and return all messages of the server."""
     headers = {} if query else {"Authorization": f"Bearer {KEY}"}
     seen: list[dict[str, Any]] = []
     begin = {

@@ -1,4 +1,4 @@
-"""The tone-word codec: hears every whole word, and nothing else."""
+"""The tone-word codec decodes every complete word and nothing else."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def test_all_words_in_every_format(rate: int, encoding: Encoding) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 77, 2560, 64000])
 def test_chunks_of_any_size(chunk: int) -> None:
-    said = sequence(12)
-    audio = encode(said, 8000, lead_seconds=0.05)
-    assert_places(decode(audio, 8000, chunk=chunk), places(said, lead_seconds=0.05), 0.003)
+    sent = sequence(12)
+    audio = encode(sent, 8000, lead_seconds=0.05)
+    assert_places(decode(audio, 8000, chunk=chunk), places(sent, lead_seconds=0.05), 0.003)
 
 
 @pytest.mark.parametrize(("source", "target"), [(48000, 16000), (16000, 8000), (8000, 48000)])
 def test_survives_resampling_in_pieces(source: int, target: int) -> None:
-    said = sequence(40)
-    samples = np.frombuffer(encode(said, source), "<i2")
+    sent = sequence(40)
+    samples = np.frombuffer(encode(sent, source), "<i2")
     resampler = soxr.ResampleStream(source, target, 1, dtype="int16")
     piece = source // 12
     parts = [
@@ -66,34 +66,34 @@ def test_survives_resampling_in_pieces(source: int, target: int) -> None:
         for at in range(0, len(samples), piece)
     ]
     audio = np.concatenate(parts).tobytes()
-    assert_places(decode(audio, target), places(said), 0.005)
+    assert_places(decode(audio, target), places(sent), 0.005)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.03, 0.06])
 def test_survives_noise(noise: float) -> None:
     """Down to 12 dB of signal over noise."""
-    said = sequence(100)
-    clean = pcm.to_samples(encode(said), "linear16")
+    sent = sequence(100)
+    clean = pcm.to_samples(encode(sent), "linear16")
     rng = np.random.default_rng(7)
     audio = pcm.to_linear16(clean + rng.normal(0, noise, len(clean)))
-    assert_places(decode(audio), places(said), 0.005)
+    assert_places(decode(audio), places(sent), 0.005)
 
 
 @pytest.mark.parametrize("gain", [0.05, 0.1, 0.5, 1.9])
 def test_survives_levels(gain: float) -> None:
-    said = sequence(30)
-    audio = pcm.to_linear16(pcm.to_samples(encode(said), "linear16") * gain)
-    assert_places(decode(audio), places(said), 0.003)
+    sent = sequence(30)
+    audio = pcm.to_linear16(pcm.to_samples(encode(sent), "linear16") * gain)
+    assert_places(decode(audio), places(sent), 0.003)
 
 
-def test_noise_alone_says_nothing() -> None:
+def test_noise_alone_has_no_words() -> None:
     rng = np.random.default_rng(3)
     for noise in (0.001, 0.05, 0.3):
         assert decode(pcm.to_linear16(rng.normal(0, noise, 16000 * 20))) == []
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_a_word_of_which_a_part_is_missing_is_not_heard(rate: int) -> None:
+def test_an_incomplete_word_is_not_decoded(rate: int) -> None:
     word = encode(["castle"], rate, tail_seconds=0)
     step = 2 * rate // 1000
     for cut_ms in range(10, 235, 3):
@@ -103,43 +103,43 @@ def test_a_word_of_which_a_part_is_missing_is_not_heard(rate: int) -> None:
             assert decode(word[: len(word) - cut] + tail, rate) == [], f"tail cut by {cut_ms} ms"
 
 
-def test_what_is_lost_within_words_is_never_replaced_by_another() -> None:
-    """Any span cut out, put in twice or silenced: words away from it are heard, words that it
-    touches are not, and none that was not said."""
+def test_damage_never_creates_other_words() -> None:
+    """A span is removed, repeated or silenced. Distant words are decoded, damaged ones are not, and
+    no word appears that was not sent."""
     chance = random.Random(11)
-    said = sequence(30)
-    audio, at = encode(said, 8000), places(said)
+    sent = sequence(30)
+    audio, at = encode(sent, 8000), places(sent)
     for _ in range(50):
         first = chance.randrange(0, len(audio) // 2 - 8000)
         last = first + chance.randrange(160, 8000)
         start, end = first / 8000, last / 8000
         touched = {w.word for w in at if w.start < end and w.end > start}
-        # A word needs silence around it: one that a cut joins to a fragment is not heard.
+        # A word needs silence around it, so a word joined to a fragment is not decoded.
         near = {w.word for w in at if w.start < end + 0.09 and w.end > start - 0.09}
         before, middle, after = audio[: 2 * first], audio[2 * first : 2 * last], audio[2 * last :]
         for damaged in (before + after, before + bytes(len(middle)) + after):
             heard = words(decode(damaged, 8000))
-            assert set(said) - near <= set(heard)
-            # A cut of which both ends fall on the edge of a word may leave the word whole.
-            assert compare(said, heard).invented == 0
+            assert set(sent) - near <= set(heard)
+            # A cut with both ends at the edge of a word may leave the word complete.
+            assert compare(sent, heard).invented == 0
             assert len(touched & set(heard)) <= 1
-            assert compare(said, heard).doubled == 0
+            assert compare(sent, heard).doubled == 0
         twice = words(decode(before + middle + middle + after, 8000))
-        assert compare(said, twice).invented == 0
+        assert compare(sent, twice).invented == 0
 
 
-def test_head_of_one_word_and_tail_of_another_is_no_word() -> None:
+def test_the_head_of_a_word_and_the_tail_of_another_are_not_a_word() -> None:
     chance = random.Random(5)
     for _ in range(300):
         one, other = chance.sample(VOCABULARY, 2)
         at = 2 * chance.randrange(130, 350)
         head, tail = (encode([w], 8000, tail_seconds=0) for w in (one, other))
         heard = words(decode(head[: 8 * at // 2] + tail[8 * at // 2 :], 8000))
-        # Where the two share the symbol at the seam, the whole of one word was there.
+        # If both share the symbol at the seam, one complete word is present.
         assert set(heard) <= {one, other}
 
 
-def test_tells_silence_from_speech() -> None:
+def test_silence_and_speech_are_distinguished() -> None:
     decoder = Decoder(16000)
     decoder.feed(tones.silence(0.5))
     assert not decoder.speaking
@@ -154,18 +154,18 @@ def test_tells_silence_from_speech() -> None:
     assert decoder.seconds == pytest.approx(0.84)
 
 
-def test_a_cut_of_the_decoders_own_loses_only_the_word_that_is_spoken() -> None:
-    said = sequence(3)
-    audio = encode(said)
+def test_cut_loses_only_the_word_in_progress() -> None:
+    sent = sequence(3)
+    audio = encode(sent)
     decoder = Decoder(16000)
     middle_of_second = 2 * round(16000 * (0.32 + 0.12))
     heard = decoder.feed(audio[:middle_of_second]) + decoder.cut()
     heard += decoder.feed(audio[middle_of_second:]) + decoder.flush()
-    assert words(heard) == [said[0], said[2]]
+    assert words(heard) == [sent[0], sent[2]]
 
 
 def test_is_fast() -> None:
-    """Far below one percent of a core for one stream."""
+    """One stream needs less than one percent of a core."""
     audio = encode(sequence(300))
     began = time.process_time()
     decode(audio, chunk=2560)
@@ -175,34 +175,34 @@ def test_is_fast() -> None:
 # ---- counting -------------------------------------------------------------------------------
 
 
-def test_a_sequence_tells_every_place_apart() -> None:
-    said = sequence(3000)
-    assert len(set(said[:283])) == 283
-    assert len(set(itertools.pairwise(said))) == len(said) - 1
+def test_every_pair_of_a_sequence_is_unique() -> None:
+    sent = sequence(3000)
+    assert len(set(sent[:283])) == 283
+    assert len(set(itertools.pairwise(sent))) == len(sent) - 1
     with pytest.raises(ValueError, match="at most"):
         sequence(1_000_000)
 
 
 def test_compare_counts_each_kind() -> None:
-    said = sequence(600)
-    assert compare(said, said) == Counts()
-    assert compare(said, said[:100] + said[101:]) == Counts(lost=1)
-    assert compare(said, said[:100] + said[99:]) == Counts(doubled=1)
-    assert compare(said, said[:300] + said[290:]) == Counts(doubled=10)
-    assert compare(said, said[:100] + said[150:]) == Counts(lost=50)
-    swapped = [*said[:100], said[101], said[100], *said[102:]]
-    assert compare(said, swapped) == Counts(out_of_order=1)
-    assert compare(said, [*said, "xylophone"]) == Counts(invented=1)
-    assert compare(said, []) == Counts(lost=600)
-    shown = [word.capitalize() + "." for word in said]
-    assert compare(said, shown) == Counts()
+    sent = sequence(600)
+    assert compare(sent, sent) == Counts()
+    assert compare(sent, sent[:100] + sent[101:]) == Counts(lost=1)
+    assert compare(sent, sent[:100] + sent[99:]) == Counts(doubled=1)
+    assert compare(sent, sent[:300] + sent[290:]) == Counts(doubled=10)
+    assert compare(sent, sent[:100] + sent[150:]) == Counts(lost=50)
+    swapped = [*sent[:100], sent[101], sent[100], *sent[102:]]
+    assert compare(sent, swapped) == Counts(out_of_order=1)
+    assert compare(sent, [*sent, "xylophone"]) == Counts(invented=1)
+    assert compare(sent, []) == Counts(lost=600)
+    shown = [word.capitalize() + "." for word in sent]
+    assert compare(sent, shown) == Counts()
 
 
-def test_compare_is_clean_only_for_what_was_sent() -> None:
+def test_compare_is_clean_only_for_equal_sequences() -> None:
     chance = random.Random(13)
-    said = sequence(400)
+    sent = sequence(400)
     for _ in range(100):
-        heard = list(said)
+        heard = list(sent)
         for _ in range(chance.randrange(1, 4)):
             at = chance.randrange(len(heard))
             match chance.randrange(3):
@@ -213,7 +213,7 @@ def test_compare_is_clean_only_for_what_was_sent() -> None:
                 case _:
                     other = chance.randrange(len(heard))
                     heard[at], heard[other] = heard[other], heard[at]
-        assert (compare(said, heard) == Counts()) == (heard == said)
+        assert (compare(sent, heard) == Counts()) == (heard == sent)
 
 
 # ---- formats --------------------------------------------------------------------------------
