@@ -95,7 +95,7 @@ async def test_a_session_of_another_release_continues(
         interrupted.places,
         captured_seconds=interrupted.seconds,
     )  # checks the account too, which the killed worker began
-    assert found.clean, f"{found}\n{transcript.told()}"
+    assert found.clean, f"{found}\n{transcript.describe()}"
     epochs = [event.epoch for event in transcript.events]
     assert set(epochs) == {before["epoch"], before["epoch"] + 1}
     # No audio before the checkpoint is transcribed again.

@@ -43,5 +43,5 @@ async def test_a_spool_of_a_recorded_release_is_sent_completely(
         recording["words"],
         tones.places(recording["words"], **recording["phrase"]),
     )
-    assert found.clean, f"{found}\n{transcript.told()}"
+    assert found.clean, f"{found}\n{transcript.describe()}"
     assert not about.exists(), "the spool is removed after sending"

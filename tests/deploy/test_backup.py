@@ -60,9 +60,9 @@ async def test_a_broker_that_lost_its_disk_resumes_from_a_backup(
     (await closed(broker, ended.spec)).audit(ended)
     transcript = await closed(broker, speaker.spec, 60)
     expected = [place.word for place in speaker.places if place.end < kept - 1.0]
-    assert transcript.heard[: len(expected)] == expected
-    counts = tones.compare(speaker.words, transcript.heard)
-    assert counts.doubled == counts.out_of_order == 0, transcript.told()
+    assert transcript.words[: len(expected)] == expected
+    counts = tones.compare(speaker.words, transcript.words)
+    assert counts.doubled == counts.out_of_order == 0, transcript.describe()
     account = transcript.closing[-1].account
     assert account is not None
     assert account.gap_seconds.get("missing", 0.0) > 0
@@ -108,8 +108,8 @@ async def test_a_session_that_ended_after_the_backup_returns_until_it_is_stopped
         assert answer.ok, answer
     after = await closed(broker, speaker.spec)
     await queue_empty(broker)
-    assert len(after.heard) < len(before.heard)
-    assert after.heard == before.heard[: len(after.heard)]
+    assert len(after.words) < len(before.words)
+    assert after.words == before.words[: len(after.words)]
 
 
 async def _shown(settings: BrokerSettings, speaker: Speaker) -> None:

@@ -276,7 +276,7 @@ async def test_the_edge_container_publishes_a_file(
     spec = SessionSpec(tenant="t", conversation="c", speaker="s", session_id=session_id)
     assert key == str(spec.key)
     transcript = await closed(broker, spec)
-    assert transcript.heard == [tones.plain(word) for word in words]
+    assert transcript.words == [tones.plain(word) for word in words]
     assert transcript.states[-1] == "closed"
 
 

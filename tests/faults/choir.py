@@ -126,5 +126,5 @@ class Choir:
             events = [event for _, event in voice.received if not isinstance(event, InterimEvent)]
             found = audit(events, self.words, self.places, captured_seconds=self.seconds)
             if not found.clean:
-                return f"{found}\n{Transcript(events).told()}"
+                return f"{found}\n{Transcript(events).describe()}"
         return ""

@@ -86,7 +86,7 @@ async def _absence(made: Bench, name: str, minutes: float, arguments: list[str])
     if status != 0:
         found.audit.problems.append(f"the edge ended with {status}")
     if not found.audit.clean:
-        found.details = transcript.told()
+        found.details = transcript.describe()
     return found
 
 

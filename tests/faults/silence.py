@@ -115,7 +115,7 @@ async def _session(
         for event in transcript.events
         if isinstance(event, StatusEvent) and event.state == "recovering"
     ]
-    quiet.words = _WORDS - tones.compare(tones.sequence(_WORDS), transcript.heard).lost
+    quiet.words = _WORDS - tones.compare(tones.sequence(_WORDS), transcript.words).lost
     return quiet
 
 

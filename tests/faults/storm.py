@@ -212,7 +212,7 @@ class Storm:
             self._accounts[spec.session_id] = transcript.closing[0].account
         found = audit(transcript.events, talk.words, talk.places, captured_seconds=talk.seconds)
         if not found.clean:
-            self.outcome.failures.append(f"{spec.key} {found}\n{transcript.told()}")
+            self.outcome.failures.append(f"{spec.key} {found}\n{transcript.describe()}")
         return found
 
     async def _settle(self) -> None:

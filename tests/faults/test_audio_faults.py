@@ -158,7 +158,7 @@ async def run_session(broker: Broker, speech: Speech) -> Transcript:
 def check_words(transcript: Transcript, places: Sequence[tones.HeardWord]) -> None:
     """Assert that exactly the words at `places` were transcribed, in order and at their times."""
     sent = [place.word for place in places]
-    assert tones.compare(sent, transcript.heard) == tones.Counts(), transcript.told()
+    assert tones.compare(sent, transcript.words) == tones.Counts(), transcript.describe()
     for start, place in zip(transcript.word_starts, places, strict=True):
         assert start == pytest.approx(place.start, abs=_TIME_SECONDS), place
     assert [event.sequence for event in transcript.events] == list(range(len(transcript.events)))

@@ -142,7 +142,7 @@ async def test_an_edge_cut_off_for_longer_than_the_duplicate_window(
         transcript.events, words, tones.places(words, **how),  # type: ignore[arg-type]
         captured_seconds=len(audio) / 32_000,
     )  # fmt: skip
-    assert found.clean, f"{found}\n{transcript.told()}"
+    assert found.clean, f"{found}\n{transcript.describe()}"
     assert before >= 100
     assert stored > -(-len(audio) // 2560), "nothing was stored twice"
 
@@ -172,7 +172,7 @@ async def test_a_broker_that_dies_while_sessions_are_claimed(
                 transcript = await closed(broker, speaker.spec, 60)
                 transcript.audit(speaker)
                 epochs = [event.epoch for event in transcript.events if _is(event, "assigned")]
-                assert len(epochs) == len(set(epochs)), transcript.told()
+                assert len(epochs) == len(set(epochs)), transcript.describe()
             await queue_empty(broker)
         finally:
             await worker.stop()

@@ -292,7 +292,7 @@ async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int
     transcript, checkpoint = await stored(stage.broker, spec), await stage.checkpoint(spec)
     if subject.startswith("stt.transcript."):
         number = json.loads(payload)["sequence"]
-        assert len(transcript.events) == number + trigger.after, transcript.told()
+        assert len(transcript.events) == number + trigger.after, transcript.describe()
     elif subject.startswith("$KV."):
         same = checkpoint == Checkpoint.decode(payload)
         assert same == trigger.after
@@ -306,7 +306,7 @@ async def _audit_point(stage: Stage, spec: SessionSpec, trigger: Trigger) -> int
         assert await stage.requests() == 1
     position = 0 if checkpoint is None else checkpoint.position
     ahead = [final for final in transcript.finals if round(final.end * RATE) > position]
-    assert len(ahead) <= 1, transcript.told()
+    assert len(ahead) <= 1, transcript.describe()
     return 0 if checkpoint is None else checkpoint.epoch
 
 
@@ -318,7 +318,7 @@ async def _audit_end(stage: Stage, speaker: Speaker) -> Transcript:
     found = audit(
         transcript.events, speaker.words, speaker.places, captured_seconds=speaker.seconds
     )
-    assert found.clean, f"{found}\n{transcript.told()}"
+    assert found.clean, f"{found}\n{transcript.describe()}"
     checkpoint = await stage.checkpoint(speaker.spec)
     assert checkpoint is not None
     assert checkpoint.closed

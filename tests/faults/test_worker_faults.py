@@ -168,7 +168,7 @@ async def test_a_gap_stays_on_the_account_after_a_kill(
         transcript.events, [place.word for place in kept], kept,
         captured_seconds=speaker.seconds, gaps=[(start, end, "missing")],
     )  # fmt: skip
-    assert found.clean, f"{found}\n{transcript.told()}"
+    assert found.clean, f"{found}\n{transcript.describe()}"
 
 
 async def test_a_rolling_restart_under_load(

@@ -254,7 +254,7 @@ class Transcript:
         self.closing = [e for e in events if isinstance(e, StatusEvent) and e.closing]
 
     @property
-    def heard(self) -> list[str]:
+    def words(self) -> list[str]:
         """The words of the finals, in the form of the vocabulary."""
         return [tones.plain(word.text) for final in self.finals for word in final.words]
 
@@ -267,10 +267,10 @@ class Transcript:
         """Assert that every word appears once, in order and on time, and that events are valid."""
         gaps = None if speaker.left_out else ()
         found = audit(self.events, speaker.words, speaker.places, gaps=gaps)
-        assert found.clean, f"{found}\n{self.told()}"
+        assert found.clean, f"{found}\n{self.describe()}"
         assert self.turns
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe the events in order, for a failing test."""
         lines = []
         for event in self.events:
@@ -316,7 +316,7 @@ async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Tran
     try:
         found = await until(look, f"session {spec.key} closed", timeout)
     except AssertionError as error:
-        details = (await stored(broker, spec)).told()
+        details = (await stored(broker, spec)).describe()
         raise AssertionError(f"{error}\n{details}") from None
     assert isinstance(found, Transcript)
     return found

@@ -96,7 +96,7 @@ async def rows(name: str, seconds: float) -> list[Row]:
                     found = []
                     for speaker in speakers:
                         transcript = await closed(broker, speaker.spec, 120)
-                        found.append(_row(name, speaker, transcript.heard, transcript.word_starts))
+                        found.append(_row(name, speaker, transcript.words, transcript.word_starts))
                     return found
                 finally:
                     await worker.stop()

@@ -454,7 +454,7 @@ async def test_a_superseded_session_still_waits_for_a_missing_chunk(
     assert account is not None
     assert account.gap_seconds == {"missing": 0.08}
     lost = [place.word for place in first.places if place.start < 1.68 and place.end > 1.6]
-    assert transcript.heard == [word for word in first.words if word not in lost]
+    assert transcript.words == [word for word in first.words if word not in lost]
     (await closed(broker, newer.spec)).audit(newer)
 
 
@@ -572,7 +572,7 @@ async def test_recovery_time_does_not_include_earlier_faults(
     await until(lambda: emulator.words and emulator.open_connections == 0, "parked")
 
     async def transcribed() -> bool:
-        return bool((await stored(broker, speaker.spec)).heard)
+        return bool((await stored(broker, speaker.spec)).words)
 
     await until(transcribed, "all but the word that the pause cuts")
     parked = time.monotonic()

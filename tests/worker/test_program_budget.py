@@ -66,8 +66,8 @@ async def test_sessions_end_when_the_tenants_daily_budget_is_exhausted(
             assert all(0 <= seconds <= 0.2 * SECONDS for seconds in left)
             # Exactly the audio sent was transcribed.
             assert end.account is not None
-            assert transcript.heard == one.words[: len(transcript.heard)]
-            assert len(transcript.heard) > 5
+            assert transcript.words == one.words[: len(transcript.words)]
+            assert len(transcript.words) > 5
             assert end.account.transcribed_seconds == pytest.approx(
                 end.account.sent_seconds, abs=0.1
             )
@@ -82,7 +82,7 @@ async def test_sessions_end_when_the_tenants_daily_budget_is_exhausted(
         await late.speak()
         transcript = await closed(ready_broker, late.spec)
         assert transcript.states == ["assigned", "closed"]
-        assert (closing_event(transcript).reason, transcript.heard) == ("budget", [])
+        assert (closing_event(transcript).reason, transcript.words) == ("budget", [])
         assert len(emulator.log) == dialed
 
         # A session of another tenant continues.

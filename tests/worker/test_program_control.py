@@ -40,8 +40,8 @@ async def test_stop_ends_the_session_without_losing_earlier_words(
     await speaking
     assert transcript.closing[0].reason == "stopped: enough"
     spoken_words = [p.word for p in speaker.places if p.end < reply.position - 0.1]
-    assert transcript.heard[: len(spoken_words)] == spoken_words
-    assert len(transcript.heard) <= len(spoken_words) + 2
+    assert transcript.words[: len(spoken_words)] == spoken_words
+    assert len(transcript.words) <= len(spoken_words) + 2
     with pytest.raises(BrokerError, match="no worker holds"):
         await control(broker, speaker, command="stop")
 
@@ -116,7 +116,7 @@ async def test_finalize_makes_pending_audio_final(
     assert reply.position == pytest.approx(speaker.seconds, abs=0.01)
 
     async def final() -> bool:
-        return (await stored(broker, speaker.spec)).heard == speaker.words
+        return (await stored(broker, speaker.spec)).words == speaker.words
 
     await until(final, "a final without an end of audio")
     assert (await control(broker, speaker, command="stop")).ok
@@ -170,7 +170,7 @@ async def test_stop_during_a_provider_outage_keeps_earlier_words(
     transcript = await closed(broker, speaker.spec)
     await speaking
     spoken_words = [place.word for place in speaker.places if place.end < 10.8]
-    assert transcript.heard[: len(spoken_words)] == spoken_words
+    assert transcript.words[: len(spoken_words)] == spoken_words
 
 
 @pytest.mark.parametrize(

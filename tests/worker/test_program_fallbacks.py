@@ -66,7 +66,7 @@ def audit(transcript: Transcript, speaker: Speaker) -> None:
     if transcript.closing[0].provider == REST:
         transcript.audit(speaker)
         return
-    assert tones.compare(speaker.words, transcript.heard) == tones.Counts(), transcript.told()
+    assert tones.compare(speaker.words, transcript.words) == tones.Counts(), transcript.describe()
     for start, place in zip(transcript.word_starts, speaker.places, strict=True):
         assert start is not None
         assert abs(start - place.start) < _ESTIMATE_SECONDS, (start, place)

@@ -236,4 +236,4 @@ async def test_max_seconds_gives_warnings(
     assert transcript.closing[0].reason == "budget"
     account = account_of(transcript)
     assert account.sent_seconds == pytest.approx(12, abs=0.1)
-    assert transcript.heard == speaker.words[: len(transcript.heard)]
+    assert transcript.words == speaker.words[: len(transcript.words)]

@@ -75,7 +75,7 @@ async def test_audio_sent_before_a_budget_ended_is_still_transcribed(
         if place.end < received - 0.3
     ]
     assert transcript.closing[0].reason == "budget"
-    assert transcript.heard[: len(due)] == due
+    assert transcript.words[: len(due)] == due
 
 
 async def test_the_daily_use_includes_all_captured_audio(

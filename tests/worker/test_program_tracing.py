@@ -373,7 +373,7 @@ async def served(broker: Broker, speaker: Speaker, edge: Edge) -> str:
 async def _complete(broker: Broker, speaker: Speaker, session_id: str) -> bool:
     spec = speaker.spec.model_copy(update={"session_id": session_id})
     transcript = await stored(broker, spec)
-    return bool(transcript.closing) and transcript.heard == speaker.words
+    return bool(transcript.closing) and transcript.words == speaker.words
 
 
 def warnings(worker: WorkerProcess) -> list[str]:

@@ -163,7 +163,7 @@ async def test_a_worker_uses_it(
         await speaker.speak()
         transcript = await closed(ready_broker, speaker.spec)
         found = audit(transcript.events, speaker.words, speaker.places, gaps=())
-        assert found.clean, f"{found}\n{transcript.told()}"
+        assert found.clean, f"{found}\n{transcript.describe()}"
     finally:
         await worker.stop()
 
@@ -205,10 +205,12 @@ natterjack_vosk.VoskProvider.open = open
         speaker = Speaker(broker_settings, 12, speed=4)
         await speaker.speak()
         transcript = await closed(ready_broker, speaker.spec)
-        assert tones.compare(speaker.words, transcript.heard) == tones.Counts(), transcript.told()
+        assert tones.compare(speaker.words, transcript.words) == tones.Counts(), (
+            transcript.describe()
+        )
         account = transcript.closing[0].account
         assert account is not None
-        assert account.recoveries == {"plugin": 4}, transcript.told()
+        assert account.recoveries == {"plugin": 4}, transcript.describe()
         reasons = " ".join(str(event) for event in transcript.events)
         for reason in ("open returned None", "ZeroDivisionError", "KeyError", "returned None"):
             assert reason in reasons
