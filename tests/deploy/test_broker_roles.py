@@ -698,6 +698,7 @@ async def test_an_ambiguous_name_is_explained(tmp_path: Path) -> None:
     )
     async with command:
         assert await command.status() == 2
+    assert "the edge of the tenant a_b with the name c in " in command.errors
     assert "is also called edge_a_b_c: choose another --name" in command.errors
     assert "remove" not in command.errors
 
