@@ -31,7 +31,7 @@ ELSEWHERE = {
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 """A relative link: its text, path and anchor."""
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(https?://[^\"'>\s]+)")
-"""What a page loads from elsewhere."""
+"""A resource that a page loads from another site."""
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -116,7 +116,7 @@ def _run(module: str, arguments: list[str]) -> str | None:
 
 
 def problem(words: list[str]) -> str | None:
-    """What is wrong with a command, or None."""
+    """Describe the error in a command, or return None."""
     program, *arguments = words
     if program == "python":
         if arguments[:1] == ["-m"] and (arguments[1:2] or [""])[0].partition(".")[0] in {

@@ -214,8 +214,8 @@ class Connection:
                         return
                     await self._socket.send_str(json.dumps(message))
                     self._entry.messages[kind] = self._entry.messages.get(kind, 0) + 1
-                    if said := self.session.said(message):
-                        self._entry.said.append(said)
+                    if text := self.session.final_text(message):
+                        self._entry.finals.append(text)
                 elif isinstance(message, bytes):
                     await self._socket.send_bytes(message)
                 else:

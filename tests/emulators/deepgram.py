@@ -110,7 +110,7 @@ class ListenSession(Session):
         for at in range(0, whole, step):
             piece = audio[at : min(at + step, whole)]
             for channel, samples in zip(self._channels, self._split(piece), strict=True):
-                answers += self._dress(channel.hear(samples, self.words))
+                answers += self._outgoing(channel.process(samples, self.words))
         return answers
 
     def text(self, message: str) -> list[Outgoing]:
@@ -141,7 +141,7 @@ class ListenSession(Session):
         self._closed = True
         return [_TIMED_OUT]
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         if message.get("type") != "Results" or not message["is_final"]:
             return ""
         return str("".join(one["transcript"] for one in message["channel"]["alternatives"]))
@@ -174,9 +174,9 @@ class ListenSession(Session):
             return pcm.split(audio, query.channels, encoding)
         return [pcm.mix(audio, query.channels, encoding)]
 
-    def _dress(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
+    def _outgoing(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
         """Add identifiers to a channel's messages and distort them according to the switches."""
-        dressed: list[Outgoing] = []
+        outgoing: list[Outgoing] = []
         faults = cast(DeepgramFaults, self.faults)
         for message in messages:
             if message["type"] == "Results":
@@ -194,10 +194,10 @@ class ListenSession(Session):
                 message["last_word_end"] = -1
             if faults.extra_fields:
                 message["x_extra"] = {"deep": [1, None, {"er": True}]}
-            dressed.append(message)
+            outgoing.append(message)
             if message["type"] == "SpeechStarted" and faults.duplicate_speech_started:
-                dressed.append(dict(message))
-        return dressed
+                outgoing.append(dict(message))
+        return outgoing
 
     def _metadata(self) -> dict[str, Any]:
         model = self.query.model
@@ -220,13 +220,13 @@ class ListenSession(Session):
                 results = channel.flush(
                     self.words, from_finalize=faults.finalize_answer != "unmarked"
                 )
-                answers += self._dress(results)
+                answers += self._outgoing(results)
         return answers
 
     def _close_stream(self) -> list[Outgoing]:
         answers: list[Outgoing] = []
         for channel in self._channels:
-            answers += self._dress(channel.end(self.words))
+            answers += self._outgoing(channel.end(self.words))
         self._closed = True
         summary: dict[str, Any] = {
             "type": "Metadata",
@@ -237,7 +237,7 @@ class ListenSession(Session):
             "duration": round(self.seconds, 6),
             "channels": self.query.channels if self._received else 0,
         }
-        return [*answers, *self._dress([summary]), Close(1000)]
+        return [*answers, *self._outgoing([summary]), Close(1000)]
 
     def _configure(self, content: dict[str, Any], message: str) -> dict[str, Any]:
         for name in content:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from natterjack.audio import Encoding
 
 from .deepgram_query import Listen
-from .tones import Decoder, HeardWord
+from .tones import Decoder, TimedWord
 
 _INTERIM_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 4.3
@@ -29,7 +29,7 @@ class Channel:
         self.decoder = Decoder(query.sample_rate, encoding)
         self._count = count
         self._query = query
-        self._words: list[HeardWord] = []
+        self._words: list[TimedWord] = []
         """Words received and not in a final yet."""
         self._frontier = 0.0
         """End of the last final."""
@@ -52,11 +52,11 @@ class Channel:
         onset = self.decoder.onset
         return onset is not None and _SPEECH_SECONDS < self.decoder.seconds - onset < 0.2
 
-    def hear(self, audio: bytes, log: list[HeardWord]) -> list[dict[str, Any]]:
+    def process(self, audio: bytes, log: list[TimedWord]) -> list[dict[str, Any]]:
         """Process a short piece of audio and return the messages for it."""
         messages: list[dict[str, Any]] = []
-        heard = self.decoder.feed(audio)
-        self._take(heard, log)
+        decoded = self.decoder.feed(audio)
+        self._take(decoded, log)
         onset, now = self.decoder.onset, self.decoder.seconds
         if onset is not None:
             if self._query.vad_events and not self._voice:
@@ -72,18 +72,18 @@ class Channel:
                 messages.append(self._results(now, self._words, final=False))
         return messages
 
-    def flush(self, log: list[HeardWord], *, from_finalize: bool) -> list[dict[str, Any]]:
+    def flush(self, log: list[TimedWord], *, from_finalize: bool) -> list[dict[str, Any]]:
         """Finalize all audio received. A word in progress is cut."""
         self._take(self.decoder.cut(), log)
         return [self._final(self.decoder.seconds, from_finalize=from_finalize)]
 
-    def end(self, log: list[HeardWord]) -> list[dict[str, Any]]:
+    def end(self, log: list[TimedWord]) -> list[dict[str, Any]]:
         """Finalize all audio received. No audio may follow."""
         self._take(self.decoder.flush(), log)
         return [self._final(self.decoder.seconds)] if self.pending else []
 
-    def _take(self, heard: list[HeardWord], log: list[HeardWord]) -> None:
-        for word in heard:
+    def _take(self, decoded: list[TimedWord], log: list[TimedWord]) -> None:
+        for word in decoded:
             self._words.append(word)
             log.append(word)
             self._last_word_end = word.end
@@ -132,19 +132,19 @@ class Channel:
         return message
 
     def _results(
-        self, end: float, words: list[HeardWord], *, final: bool, speech_final: bool = False
+        self, end: float, words: list[TimedWord], *, final: bool, speech_final: bool = False
     ) -> dict[str, Any]:
         items: list[dict[str, Any]] = []
-        for position, heard in enumerate(words):
+        for position, word in enumerate(words):
             item: dict[str, Any] = {
-                "word": heard.word,
-                "start": round(heard.start, 4),
-                "end": round(heard.end, 4),
+                "word": word.word,
+                "start": round(word.start, 4),
+                "end": round(word.end, 4),
                 "confidence": 0.99,
             }
             if self._query.punctuated:
                 first = position == 0 and not self._sentence_open
-                shown = heard.word.capitalize() if first else heard.word
+                shown = word.word.capitalize() if first else word.word
                 stop = speech_final and position == len(words) - 1
                 item["punctuated_word"] = shown + "." if stop else shown
             if self._query.diarize:

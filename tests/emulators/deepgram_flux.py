@@ -120,7 +120,7 @@ class FluxSession(Session):
     def greeting(self) -> list[Outgoing]:
         if self._faults.no_connected:
             return []
-        return self._dress([{"type": "Connected", "request_id": self.request_id}])
+        return self._outgoing([{"type": "Connected", "request_id": self.request_id}])
 
     def audio(self, audio: bytes) -> list[Outgoing]:
         if self._closed or not audio:
@@ -135,12 +135,12 @@ class FluxSession(Session):
         self._rest = audio[whole:]
         for at in range(0, whole, step):
             piece, lag = audio[at : min(at + step, whole)], self._faults.decode_lag_seconds
-            for message in self._turns.hear(piece, lag, self.config, self.words):
-                answers += self._dress([message])
+            for message in self._turns.process(piece, lag, self.config, self.words):
+                answers += self._outgoing([message])
                 answers += self._resume_after_eager(message)
             if self._pending is not None and self.seconds >= self._pending[0]:
                 answer, self._pending = self._pending[1], None
-                answers += self._dress([answer])
+                answers += self._outgoing([answer])
             if self._error_due():
                 return [*answers, *self._fatal(self._faults.error_code, "A fault on demand.")]
         return answers
@@ -159,7 +159,7 @@ class FluxSession(Session):
             case "CloseStream":
                 return self._close_stream()
             case "ForceEndTurn":
-                return self._dress([self._force_end_turn()])
+                return self._outgoing([self._force_end_turn()])
             case "Configure":
                 return self._configure(content)
         # "Errors": KeepAlive and Finalize do not exist here.
@@ -173,7 +173,7 @@ class FluxSession(Session):
             return []
         return self._fatal("INACTIVE_CLIENT", "The client was inactive for too long.")
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         return str(message["transcript"]) if message.get("event") == "EndOfTurn" else ""
 
     def garbage(self) -> dict[str, str | bytes]:
@@ -202,9 +202,9 @@ class FluxSession(Session):
         }
 
     def _close_stream(self) -> list[Outgoing]:
-        answers = self._dress(self._turns.close(self.words))
+        answers = self._outgoing(self._turns.close(self.words))
         if self._faults.legacy_close and (ended := self._turns.end_open()):
-            answers += self._dress([ended])
+            answers += self._outgoing([ended])
         self._closed = True
         return [*answers, Close(None)]
 
@@ -232,7 +232,7 @@ class FluxSession(Session):
         if faults.configure_delay_seconds and self._pending is None:
             self._pending = self.seconds + faults.configure_delay_seconds, answer
             return []
-        return self._dress([answer])
+        return self._outgoing([answer])
 
     def _unparsable(self) -> list[Outgoing]:
         description = (
@@ -244,7 +244,7 @@ class FluxSession(Session):
         """Send an Error and close. The close code is undocumented (our choice)."""
         self._closed = True
         error = {"type": "Error", "code": code, "description": description}
-        return [*self._dress([error]), Close(1011)]
+        return [*self._outgoing([error]), Close(1011)]
 
     # ---- faults -----------------------------------------------------------------------------
 
@@ -257,15 +257,15 @@ class FluxSession(Session):
         if not eager or self._resumed_turn == self._turns.index:
             return []
         self._resumed_turn = self._turns.index
-        return self._dress([self._turns.resume()])
+        return self._outgoing([self._turns.resume()])
 
-    def _dress(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
+    def _outgoing(self, messages: list[dict[str, Any]]) -> list[Outgoing]:
         """Number the messages and distort them according to the switches."""
         faults = self._faults
         limit = faults.mute_in_turn_words
         if not self._muted and limit is not None and self._turns.words >= limit:
             self._muted = self.hits()
-        dressed: list[Outgoing] = []
+        outgoing: list[Outgoing] = []
         for message in messages:
             if message["type"] == "TurnInfo":
                 message["request_id"] = self.request_id
@@ -281,8 +281,8 @@ class FluxSession(Session):
             if faults.extra_fields:
                 message["x_extra"] = {"deep": [1, None, {"er": True}]}
             if not self._muted:
-                dressed.append(message)
-        return dressed
+                outgoing.append(message)
+        return outgoing
 
     def _distorted(self, message: dict[str, Any]) -> bool:
         """Distort a TurnInfo according to the switches. Return whether to drop it."""

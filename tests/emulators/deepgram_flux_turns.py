@@ -13,7 +13,7 @@ from typing import Any, Final
 from natterjack.audio import Encoding
 
 from .deepgram_flux_query import Config
-from .tones import Decoder, HeardWord
+from .tones import Decoder, TimedWord
 
 _STEP_SECONDS: Final = 0.25
 _SENTENCE_ENDS_SECONDS: Final = 0.25
@@ -43,9 +43,9 @@ class Turns:
         """Position up to which audio has been transcribed."""
         self._window_start = 0.0
         self._steps = 0
-        self._ahead: list[HeardWord] = []
+        self._ahead: list[TimedWord] = []
         """Words received and not transcribed yet."""
-        self._words: list[HeardWord] = []
+        self._words: list[TimedWord] = []
         """Words of this turn."""
         self._last_word_end = 0.0
         self._full_stop = False
@@ -60,7 +60,7 @@ class Turns:
         """Number of words in the open turn."""
         return len(self._words) if self.state is not State.READY else 0
 
-    def hear(self, audio: bytes, lag: float, config: Config, log: list[HeardWord]) -> list[Any]:
+    def process(self, audio: bytes, lag: float, config: Config, log: list[TimedWord]) -> list[Any]:
         """Process a short piece of audio and return the messages for it.
 
         The last `lag` seconds of audio are not decoded yet.
@@ -82,7 +82,7 @@ class Turns:
             self._full_stop = True
         return self._end("manual")
 
-    def close(self, log: list[HeardWord]) -> list[dict[str, Any]]:
+    def close(self, log: list[TimedWord]) -> list[dict[str, Any]]:
         """Decode the remaining audio. Only Updates follow; the open turn does not end."""
         self._take(self.decoder.flush(), log)
         messages = []
@@ -98,9 +98,9 @@ class Turns:
         """End the open turn, as older servers did after CloseStream."""
         return self._end("model") if self._words else None
 
-    def _take(self, heard: list[HeardWord], log: list[HeardWord]) -> None:
-        self._ahead += heard
-        log += heard
+    def _take(self, decoded: list[TimedWord], log: list[TimedWord]) -> None:
+        self._ahead += decoded
+        log += decoded
 
     def _transcribe(self, at: float, *, last: bool = False) -> None:
         """Transcribe up to `at`. With `last`, include a word whose rounded end is later."""
@@ -171,15 +171,15 @@ class Turns:
 
     def _message(self, event: str) -> dict[str, Any]:
         words: list[dict[str, Any]] = []
-        for position, heard in enumerate(self._words):
-            shown = heard.word.capitalize() if position == 0 else heard.word
+        for position, word in enumerate(self._words):
+            shown = word.word.capitalize() if position == 0 else word.word
             last = position == len(self._words) - 1
             words.append(
                 {
                     "word": shown + "." if last and self._full_stop else shown,
                     "confidence": 0.99,
-                    "start": round(heard.start, 2),
-                    "end": round(heard.end, 2),
+                    "start": round(word.start, 2),
+                    "end": round(word.end, 2),
                 }
             )
         return {

@@ -38,7 +38,7 @@ from .deepgram_query import (
 from .exchange import Answer, HttpEmulator, HttpFaults
 from .faults import ConnectionLog, Faults
 from .session import Refusal
-from .tones import Decoder, HeardWord
+from .tones import Decoder, TimedWord
 
 ENCODINGS: Final = ("linear16", "flac", "mulaw", "amr-nb", "amr-wb", "opus", "speex", "g729")
 _BOOLEANS: Final = (
@@ -104,13 +104,13 @@ class DeepgramRestEmulator(HttpEmulator):
         tracks, encoding, rate = _decoded(recording, body)
         entry.request_id = str(uuid.uuid4())
         entry.audio_frames = 1
-        heard = [_hear(track, encoding, rate) for track in tracks]
-        entry.audio_seconds = round(heard[0][1], 6)
+        decoded = [_decode(track, encoding, rate) for track in tracks]
+        entry.audio_seconds = round(decoded[0][1], 6)
         entry.words += sorted(
-            (word for words, _ in heard for word in words), key=lambda word: word.start
+            (word for words, _ in decoded for word in words), key=lambda word: word.start
         )
-        content = self._results(recording, body, entry, [words for words, _ in heard])
-        entry.said += [word.word for word in entry.words]
+        content = self._results(recording, body, entry, [words for words, _ in decoded])
+        entry.finals += [word.word for word in entry.words]
         return Answer(content, {"dg-request-id": entry.request_id})
 
     def _results(
@@ -118,10 +118,10 @@ class DeepgramRestEmulator(HttpEmulator):
         recording: Recording,
         body: bytes,
         entry: ConnectionLog,
-        heard: Sequence[list[HeardWord]],
+        decoded: Sequence[list[TimedWord]],
     ) -> dict[str, Any]:
         faults = cast(RestFaults, self.faults)
-        channels = [_channel(recording, words) for words in heard]
+        channels = [_channel(recording, words) for words in decoded]
         if faults.empty_alternatives:
             for channel in channels:
                 if not channel["alternatives"][0]["transcript"]:
@@ -132,7 +132,7 @@ class DeepgramRestEmulator(HttpEmulator):
             "sha256": hashlib.sha256(body).hexdigest(),
             "created": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "duration": entry.audio_seconds,
-            "channels": len(heard),
+            "channels": len(decoded),
             "models": [_MODEL_ID],
             "model_info": {
                 _MODEL_ID: {
@@ -218,23 +218,23 @@ def _decoded(recording: Recording, body: bytes) -> tuple[list[bytes], Encoding, 
     return [body], cast(Encoding, recording.encoding), recording.sample_rate
 
 
-def _hear(audio: bytes, encoding: Encoding, rate: int) -> tuple[list[HeardWord], float]:
+def _decode(audio: bytes, encoding: Encoding, rate: int) -> tuple[list[TimedWord], float]:
     """Return the words and the seconds of audio."""
     decoder = Decoder(rate, encoding)
     return decoder.feed(audio) + decoder.flush(), decoder.seconds
 
 
-def _channel(recording: Recording, words: Sequence[HeardWord]) -> dict[str, Any]:
+def _channel(recording: Recording, words: Sequence[TimedWord]) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
-    for position, heard in enumerate(words):
+    for position, word in enumerate(words):
         item: dict[str, Any] = {
-            "word": heard.word,
-            "start": round(heard.start, 4),
-            "end": round(heard.end, 4),
+            "word": word.word,
+            "start": round(word.start, 4),
+            "end": round(word.end, 4),
             "confidence": 0.99,
         }
         if recording.punctuated:
-            shown = heard.word if position else heard.word.capitalize()
+            shown = word.word if position else word.word.capitalize()
             item["punctuated_word"] = shown + ("." if position == len(words) - 1 else "")
         if recording.diarize:
             item |= {"speaker": 0, "speaker_confidence": 0.8}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .tones import HeardWord
+from .tones import TimedWord
 
 GARBAGE: Final[dict[str, str | bytes]] = {
     "not_json": "} this is not JSON {",
@@ -97,11 +97,11 @@ class ConnectionLog:
     audio_frames: int = 0
     texts: dict[str, int] = field(default_factory=dict)
     """Text messages of the client, by type."""
-    words: list[HeardWord] = field(default_factory=list)
+    words: list[TimedWord] = field(default_factory=list)
     """Words in the audio, whether or not the client received them."""
     messages: dict[str, int] = field(default_factory=dict)
     """Messages sent, by type."""
-    said: list[str] = field(default_factory=list)
+    finals: list[str] = field(default_factory=list)
     """Non-empty texts of the finals sent."""
     fault: str | None = None
     """The last fault that affected the connection."""

@@ -127,7 +127,7 @@ class ManagedSession(Session):
         answers: list[Outgoing] = []
         for at in range(0, whole, _STEP_BYTES):
             piece = audio[at : min(at + _STEP_BYTES, whole)]
-            answers += self._transcripts(self._channel.hear(piece, self.words))
+            answers += self._transcripts(self._channel.process(piece, self.words))
         return answers + self._events()
 
     def timed_out(self) -> list[Outgoing]:
@@ -136,7 +136,7 @@ class ManagedSession(Session):
             return []
         return self._error("bad_request", "no auth in time")
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         final = message.get("type") == "transcript" and message["is_final"]
         return str(message["text"]) if final else ""
 

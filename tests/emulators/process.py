@@ -32,9 +32,9 @@ class RemoteEmulator:
         """Abort every open connection and return their number."""
         return int((await self._call("POST", "drop"))["dropped"])
 
-    async def committed(self) -> tuple[dict[str, int], int]:
+    async def affected(self) -> tuple[dict[str, int], int]:
         """Return the number of connections that each fault affected, and of open connections."""
-        counts = await self._call("GET", "committed")
+        counts = await self._call("GET", "affected")
         return counts["faults"], counts["open"]
 
     async def log(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ connection, without sockets or clocks. The server moves messages, keeps time and
 
 HTTP control requests work on the emulator's own port and on `control_url`, which stays open while
 connections are refused: `GET`, `POST` and `DELETE /_emulator/faults`, `GET /_emulator/log`,
-`GET /_emulator/committed`, `POST /_emulator/drop`.
+`GET /_emulator/affected`, `POST /_emulator/drop`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Emulator(ABC):
         app = web.Application()
         self.route(app.router)
         app.router.add_get("/_emulator/log", self._get_log)
-        app.router.add_get("/_emulator/committed", self._get_committed)
+        app.router.add_get("/_emulator/affected", self._get_affected)
         app.router.add_get("/_emulator/faults", self._get_faults)
         app.router.add_post("/_emulator/faults", self._post_faults)
         app.router.add_delete("/_emulator/faults", self._delete_faults)
@@ -167,7 +167,7 @@ class Emulator(ABC):
     @property
     def words(self) -> list[str]:
         """All words received, in the order of connections."""
-        return [heard.word for entry in self.log for heard in entry.words]
+        return [word.word for entry in self.log for word in entry.words]
 
     def hits(self, connection: Live) -> bool:
         """Whether faults affect this connection. Call it only when a fault is due: it counts."""
@@ -257,7 +257,7 @@ class Emulator(ABC):
     async def _get_log(self, request: web.Request) -> web.Response:
         return web.json_response({"connections": [entry.as_json() for entry in self.log]})
 
-    async def _get_committed(self, request: web.Request) -> web.Response:
+    async def _get_affected(self, request: web.Request) -> web.Response:
         faults = Counter(entry.fault for entry in self.log if entry.fault)
         return web.json_response({"faults": faults, "open": self.open_connections})
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from aiohttp import web
 
 from .faults import GARBAGE, Faults
-from .tones import HeardWord
+from .tones import TimedWord
 
 
 class Close(NamedTuple):
@@ -67,7 +67,7 @@ class Session(ABC):
         """The current switches, updated by the server."""
         self.request_id = ""
         self.headers: dict[str, str] = {}
-        self.words: list[HeardWord] = []
+        self.words: list[TimedWord] = []
         self.hits: Callable[[], bool] = lambda: True
         """Whether faults affect this connection; call it only when a fault is due."""
 
@@ -109,7 +109,7 @@ class Session(ABC):
         """Return the messages due after `elapsed`."""
         return ()
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         """Return the text that a message makes final, for the log."""
         return ""
 

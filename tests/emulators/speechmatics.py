@@ -96,7 +96,7 @@ class RecognitionSession(Session):
         width = _ENCODINGS[self._encoding][0] if self._encoding else 2
         return len(audio) / width / self._rate
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         if message["message"] != "AddTranscript" or "metadata" not in message:
             return ""
         return str(message["metadata"]["transcript"]).strip()
@@ -183,7 +183,7 @@ class RecognitionSession(Session):
             self._pending_start = started
             return []
         self._started = True
-        return self._dress([started])
+        return self._outgoing([started])
 
     # ---- audio ------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class RecognitionSession(Session):
         self.frames += 1
         faults = self._switches
         added = {"message": "AudioAdded", "seq_no": self.frames}
-        answers = [] if self._past(faults.withhold_acks_after_seconds) else self._dress([added])
+        answers = [] if self._past(faults.withhold_acks_after_seconds) else self._outgoing([added])
         if self._limited:
             return answers
         for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
@@ -209,7 +209,7 @@ class RecognitionSession(Session):
             if final and not self._garbled and self._past(faults.unreadable_final_after_seconds):
                 self._garbled = True
                 del transcript["metadata"]
-            answers += self._dress([transcript])
+            answers += self._outgoing([transcript])
         return answers + self._due()
 
     def _process(self, audio: bytes) -> list[dict[str, Any]]:
@@ -223,10 +223,10 @@ class RecognitionSession(Session):
         for at in range(0, whole, step):
             piece = audio[at : min(at + step, whole)]
             if self._encoding == "pcm_f32le":
-                heard = self._engine.decoder.feed_samples(np.frombuffer(piece, "<f4"))
+                decoded = self._engine.decoder.feed_samples(np.frombuffer(piece, "<f4"))
             else:
-                heard = self._engine.decoder.feed(piece)
-            messages += self._engine.hear(heard)
+                decoded = self._engine.decoder.feed(piece)
+            messages += self._engine.process(decoded)
         return messages
 
     def _past(self, mark: float | None) -> bool:
@@ -247,7 +247,7 @@ class RecognitionSession(Session):
                 "reason": "The duration limit has been exceeded",
                 "duration_limit": faults.duration_limit_seconds,
             }
-            return [*self._dress([warning]), *self._transcript_ends()]
+            return [*self._outgoing([warning]), *self._transcript_ends()]
         return []
 
     # ---- control ----------------------------------------------------------------------------
@@ -260,11 +260,11 @@ class RecognitionSession(Session):
                 self.last_seq_no = content["last_seq_no"]
                 return [] if self._limited else self._transcript_ends()
             case "ForceEndOfUtterance":
-                return self._dress(self._engine.force(content.get("timestamp")))
+                return self._outgoing(self._engine.force(content.get("timestamp")))
             case "SetRecognitionConfig":
                 return self._configure(content["transcription_config"])
             case "GetSpeakers":
-                return self._dress([{"message": "SpeakersResult", "speakers": []}])
+                return self._outgoing([{"message": "SpeakersResult", "speakers": []}])
         return self._fail("protocol_error", f"{kind}: this emulator takes one channel only")
 
     def _configure(self, changes: dict[str, Any]) -> list[Outgoing]:
@@ -280,10 +280,10 @@ class RecognitionSession(Session):
         faults = self._switches
         answers: list[Outgoing] = []
         if not self._past(faults.no_transcripts_after_seconds):
-            answers = self._dress(self._engine.end())
+            answers = self._outgoing(self._engine.end())
         if faults.end_of_transcript != "normal" and self.hits():
             return [*answers, Close(1000)] if faults.end_of_transcript == "close" else answers
-        return [*answers, *self._dress([{"message": "EndOfTranscript"}]), Close(1000)]
+        return [*answers, *self._outgoing([{"message": "EndOfTranscript"}]), Close(1000)]
 
     def tick(self, elapsed: Elapsed) -> list[Outgoing]:
         if self._over:
@@ -294,7 +294,7 @@ class RecognitionSession(Session):
             if elapsed.open < self._start_at:
                 return []
             self._started = True
-            return self._dress([self._pending_start])
+            return self._outgoing([self._pending_start])
         rate = self._switches.clock_rate
         if elapsed.without_life * rate >= LIFELESS_SECONDS:
             self._over = True
@@ -323,23 +323,23 @@ class RecognitionSession(Session):
         if kind in self._warned and not again:
             return []
         self._warned.add(kind)
-        return self._dress([{"message": "Warning", "type": kind, "reason": reason}])
+        return self._outgoing([{"message": "Warning", "type": kind, "reason": reason}])
 
     def _fail(self, kind: str, reason: str) -> list[Outgoing]:
         """Return an Error and a close whose reason is the error's type."""
         self._over = True
         code = CLOSE_CODES.get(kind, 1011)
         error = {"message": "Error", "type": kind, "reason": reason, "code": code}
-        messages = self._dress([error]) if self._switches.error_in_band else []
+        messages = self._outgoing([error]) if self._switches.error_in_band else []
         return [*messages, Close(code, kind)]
 
-    def _dress(self, messages: Sequence[dict[str, Any]]) -> list[Outgoing]:
+    def _outgoing(self, messages: Sequence[dict[str, Any]]) -> list[Outgoing]:
         """Distort messages according to the switches."""
-        dressed: list[Outgoing] = []
+        outgoing: list[Outgoing] = []
         faults = self._switches
         for message in messages:
             if faults.language_info and message["message"] == "AddTranscript":
-                dressed.append(
+                outgoing.append(
                     {
                         "message": "LanguageInfo",
                         "language": "en",
@@ -350,8 +350,8 @@ class RecognitionSession(Session):
                 )
             if faults.extra_fields:
                 message = {**message, "x_extra": {"deep": [1, None, {"er": True}]}}
-            dressed.append(message)
-        return dressed
+            outgoing.append(message)
+        return outgoing
 
     def garbage(self) -> dict[str, str | bytes]:
         partial = {"message": "AddPartialTranscript", "results": []}

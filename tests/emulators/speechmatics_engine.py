@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from natterjack.audio import Encoding
 
-from .tones import Decoder, HeardWord
+from .tones import Decoder, TimedWord
 
 _PARTIAL_SECONDS: Final = 0.3
 _SILENCE_SECONDS: Final = 3.0
@@ -35,7 +35,7 @@ class Engine:
         sample_rate: int,
         encoding: Encoding,
         delimiter: str,
-        log: list[HeardWord],
+        log: list[TimedWord],
     ) -> None:
         self.decoder = Decoder(sample_rate, encoding)
         self.config = config
@@ -45,7 +45,7 @@ class Engine:
         self.overreaching_finals = False
         self._delimiter = delimiter
         self._log = log
-        self._words: list[HeardWord] = []
+        self._words: list[TimedWord] = []
         """Words received and not in a final yet."""
         self._frontier = 0.0
         """End of the last final."""
@@ -77,10 +77,10 @@ class Engine:
         conversation = self.config.get("conversation_config", {})
         return float(conversation.get("end_of_utterance_silence_trigger", 0.0))
 
-    def hear(self, heard: list[HeardWord]) -> list[dict[str, Any]]:
-        """Return the messages after a short piece of audio in which the words `heard` ended."""
+    def process(self, decoded: list[TimedWord]) -> list[dict[str, Any]]:
+        """Return the messages after a short piece of audio in which the words `decoded` ended."""
         messages: list[dict[str, Any]] = []
-        self._take(heard)
+        self._take(decoded)
         now, onset = self.seconds, self.decoder.onset
         quiet = now - (self._last_word_end or 0.0)
         if self._utterance_open and onset is None and 0 < self._trigger <= quiet:
@@ -123,8 +123,8 @@ class Engine:
         self._take(self.decoder.flush())
         return self._finals(self._words, utterance_over=True)
 
-    def _take(self, heard: list[HeardWord]) -> None:
-        for word in heard:
+    def _take(self, decoded: list[TimedWord]) -> None:
+        for word in decoded:
             self._words.append(word)
             self._log.append(word)
             self._last_word_end = word.end
@@ -141,7 +141,7 @@ class Engine:
         )
 
     def _finals(
-        self, words: list[HeardWord], *, utterance_over: bool = False
+        self, words: list[TimedWord], *, utterance_over: bool = False
     ) -> list[dict[str, Any]]:
         """Return a final of the oldest words, and a separate one for the mark if switched on."""
         if not words:
@@ -173,7 +173,7 @@ class Engine:
 
     # ---- results ----------------------------------------------------------------------------
 
-    def _results(self, words: list[HeardWord], *, final: bool, over: bool) -> list[dict[str, Any]]:
+    def _results(self, words: list[TimedWord], *, final: bool, over: bool) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = []
         count, before = self._sentence_words, self._sentence_at
         for position, word in enumerate(words):
@@ -201,7 +201,7 @@ class Engine:
             return self._words[0].start
         return self.seconds if onset is None else onset
 
-    def _word(self, word: HeardWord, *, first: bool, final: bool) -> dict[str, Any]:
+    def _word(self, word: TimedWord, *, first: bool, final: bool) -> dict[str, Any]:
         kind = _ENTITIES.get(word.word) if self.config.get("enable_entities", True) else None
         text = word.word.capitalize() if first or kind == "date" else word.word
         result: dict[str, Any] = {

@@ -19,7 +19,7 @@ def session(faults: DeepgramFaults | None = None, /, **query: str) -> ListenSess
     return ListenSession(parse(listed), faults or DeepgramFaults())
 
 
-def hear(stream: ListenSession, audio: bytes, chunk: int = 3200) -> list[Any]:
+def feed(stream: ListenSession, audio: bytes, chunk: int = 3200) -> list[Any]:
     return [m for at in range(0, len(audio), chunk) for m in stream.audio(audio[at : at + chunk])]
 
 
@@ -94,7 +94,7 @@ def test_finals_partition_the_audio_at_word_boundaries(chunk: int) -> None:
     if chunk == 2:
         audio = audio[: 32000 * 12]
     stream = session(endpointing="300")
-    messages = hear(stream, audio, chunk) + stream.text('{"type": "CloseStream"}')
+    messages = feed(stream, audio, chunk) + stream.text('{"type": "CloseStream"}')
     finals = results(messages, final=True)
     assert results(messages) == finals  # no interims were requested
     frontier = 0.0
@@ -107,15 +107,15 @@ def test_finals_partition_the_audio_at_word_boundaries(chunk: int) -> None:
         for word in final["channel"]["alternatives"][0]["words"]:
             assert final["start"] <= word["start"] < word["end"] <= frontier + 1e-4
     assert frontier == pytest.approx(len(audio) / 32000, abs=1e-5)
-    heard = tones.words_of(" ".join(text(final) for final in finals))
-    assert heard == words[: len(heard)]
-    assert len(heard) >= 18
+    received = tones.words_of(" ".join(text(final) for final in finals))
+    assert received == words[: len(received)]
+    assert len(received) >= 18
     assert not text(finals[0]), "the silence before the first word has a separate final"
 
 
 def test_interims_come_every_second_and_repeat_pending_words() -> None:
     stream = session(interim_results="true", endpointing="false")
-    messages = hear(stream, tones.encode(tones.sequence(40)))
+    messages = feed(stream, tones.encode(tones.sequence(40)))
     frontier, so_far = 0.0, ""
     ends = []
     for message in results(messages):
@@ -140,7 +140,7 @@ def test_the_endpoint_comes_after_the_configured_silence() -> None:
     audio = tones.encode(tones.sequence(8), phrase_words=4, pause_seconds=0.5, tail_seconds=0.5)
     for milliseconds, count in ((10, 8), (300, 2), (600, 0)):
         stream = session(endpointing=str(milliseconds))
-        ends = [m for m in results(hear(stream, audio)) if m["speech_final"]]
+        ends = [m for m in results(feed(stream, audio)) if m["speech_final"]]
         assert len(ends) == count
         for message in ends:
             last = message["channel"]["alternatives"][0]["words"][-1]["end"]
@@ -152,7 +152,7 @@ def test_speech_events() -> None:
     audio = tones.encode(
         tones.sequence(4), phrase_words=2, pause_seconds=1.5, lead_seconds=1, tail_seconds=2
     )
-    events = [m for m in hear(stream, audio) if m["type"] in ("SpeechStarted", "UtteranceEnd")]
+    events = [m for m in feed(stream, audio) if m["type"] in ("SpeechStarted", "UtteranceEnd")]
     assert [event["type"] for event in events] == ["SpeechStarted", "UtteranceEnd"] * 2
     starts = [event["timestamp"] for event in events[::2]]
     assert starts == pytest.approx([1.0, 3.06], abs=0.02)
@@ -162,12 +162,12 @@ def test_speech_events() -> None:
 
 def test_punctuation_is_optional() -> None:
     audio = tones.encode(["able", "about"], tail_seconds=1)
-    (final,) = results(hear(session(punctuate="true", endpointing="300"), audio))
+    (final,) = results(feed(session(punctuate="true", endpointing="300"), audio))
     assert text(final) == "Able about."
     words = final["channel"]["alternatives"][0]["words"]
     assert [w["word"] for w in words] == ["able", "about"]
     assert [w["punctuated_word"] for w in words] == ["Able", "about."]
-    (final,) = results(hear(session(endpointing="300"), audio))
+    (final,) = results(feed(session(endpointing="300"), audio))
     assert text(final) == "able about"
 
 
@@ -176,13 +176,13 @@ def test_finalize_returns_a_final_and_cuts_the_word_in_progress() -> None:
     audio = tones.encode(words)
     stream = session(endpointing="false")
     middle = 2 * round(16000 * (2 * 0.32 + 0.12))
-    hear(stream, audio[:middle])
+    feed(stream, audio[:middle])
     (answer,) = stream.text('{"type": "Finalize"}')
     assert isinstance(answer, dict)
     assert answer["from_finalize"]
     assert end(answer) == pytest.approx(middle / 32000)
     assert tones.words_of(text(answer)) == words[:2]
-    hear(stream, audio[middle:])
+    feed(stream, audio[middle:])
     (answer,) = stream.text('{"type": "Finalize"}')
     assert isinstance(answer, dict)
     assert tones.words_of(text(answer)) == words[3:]
@@ -194,10 +194,10 @@ def test_finalize_returns_a_final_and_cuts_the_word_in_progress() -> None:
 def test_finalize_may_go_unanswered_or_unmarked() -> None:
     stream = session(DeepgramFaults(finalize_answer="none"))
     assert stream.text('{"type": "Finalize"}') == []
-    hear(stream, tones.encode(tones.sequence(1), tail_seconds=0))
+    feed(stream, tones.encode(tones.sequence(1), tail_seconds=0))
     assert len(stream.text('{"type": "Finalize"}')) == 1
     stream = session(DeepgramFaults(finalize_answer="unmarked"))
-    hear(stream, tones.encode(tones.sequence(1)))
+    feed(stream, tones.encode(tones.sequence(1)))
     (answer,) = stream.text('{"type": "Finalize"}')
     assert isinstance(answer, dict)
     assert not answer["from_finalize"]
@@ -205,7 +205,7 @@ def test_finalize_may_go_unanswered_or_unmarked() -> None:
 
 def test_an_empty_frame_closes_and_nothing_follows() -> None:
     stream = session()
-    hear(stream, tones.silence(0.5))
+    feed(stream, tones.silence(0.5))
     *_, summary, close = stream.audio(b"")
     assert isinstance(summary, dict)
     assert (summary["type"], summary["duration"], summary["channels"]) == ("Metadata", 0.5, 1)
@@ -243,9 +243,9 @@ def test_an_unsupported_codec_cannot_be_decoded() -> None:
 def test_an_odd_byte_waits_for_the_next_frame() -> None:
     words = tones.sequence(6)
     stream = session()
-    heard = hear(stream, tones.encode(words), 777)
-    heard += stream.text('{"type": "CloseStream"}')
-    assert tones.words_of(" ".join(text(m) for m in results(heard, final=True))) == words
+    messages = feed(stream, tones.encode(words), 777)
+    messages += stream.text('{"type": "CloseStream"}')
+    assert tones.words_of(" ".join(text(m) for m in results(messages, final=True))) == words
 
 
 def test_injected_distortions() -> None:
@@ -258,8 +258,8 @@ def test_injected_distortions() -> None:
         empty_alternatives=True,
         extra_fields=True,
     )
-    messages = hear(session(faults, endpointing="300", **query), audio)
-    honest = hear(session(endpointing="300", **query), audio)
+    messages = feed(session(faults, endpointing="300", **query), audio)
+    honest = feed(session(endpointing="300", **query), audio)
     assert [m["last_word_end"] for m in messages if m["type"] == "UtteranceEnd"] == [-1]
     assert sum(m["type"] == "SpeechStarted" for m in messages) == 2
     assert all("x_extra" in m for m in messages)

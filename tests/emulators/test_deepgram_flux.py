@@ -23,7 +23,7 @@ def session(faults: dict[str, Any] | None = None, /, **query: str | list[str]) -
     return FluxSession(parse(listed), FluxFaults(**(faults or {})))
 
 
-def hear(stream: FluxSession, audio: bytes, chunk: int = 2560) -> list[Any]:
+def feed(stream: FluxSession, audio: bytes, chunk: int = 2560) -> list[Any]:
     return [m for at in range(0, len(audio), chunk) for m in stream.audio(audio[at : at + chunk])]
 
 
@@ -89,7 +89,7 @@ def test_unknown_parameters_are_ignored() -> None:
 def test_the_guarantees_of_the_state_machine(chunk: int, eager: str) -> None:
     stream = session(eager_eot_threshold=eager, eot_threshold="0.8")
     audio = AUDIO if chunk > 2 else AUDIO[: 32000 * 3]
-    messages = [*stream.greeting(), *hear(stream, audio, chunk)]
+    messages = [*stream.greeting(), *feed(stream, audio, chunk)]
     assert [m["sequence_id"] for m in messages] == list(range(len(messages)))
     turns = infos(messages)
     # 1: one message per 0.25 s of transcribed audio, also before any speech.
@@ -140,7 +140,7 @@ def test_the_guarantees_of_the_state_machine(chunk: int, eager: str) -> None:
 
 def test_a_resumed_turn() -> None:
     audio = tones.encode(WORDS[:6], phrase_words=3, pause_seconds=0.5, tail_seconds=1.5)
-    messages = hear(session(eager_eot_threshold="0.4", eot_threshold="0.9"), audio)
+    messages = feed(session(eager_eot_threshold="0.4", eot_threshold="0.9"), audio)
     assert events(messages) == [
         *("StartOfTurn", "EagerEndOfTurn", "TurnResumed", "EagerEndOfTurn", "EndOfTurn")
     ]
@@ -150,15 +150,15 @@ def test_a_resumed_turn() -> None:
 
 def test_the_timeout_runs_on_audio() -> None:
     stream = session(eot_threshold="1.0", eot_timeout_ms="2000")
-    messages = hear(stream, tones.encode(WORDS[:3], tail_seconds=1.9))
+    messages = feed(stream, tones.encode(WORDS[:3], tail_seconds=1.9))
     assert events(messages) == ["StartOfTurn"]
-    (end,) = ends(hear(stream, tones.silence(0.5)))
+    (end,) = ends(feed(stream, tones.silence(0.5)))
     assert end["trigger"] == "timeout"
 
 
 def test_languages_of_the_multilingual_model() -> None:
     stream = session(model="flux-general-multi", language_hint=["en", "de"])
-    messages = infos(hear(stream, AUDIO))
+    messages = infos(feed(stream, AUDIO))
     assert all(m["languages_hinted"] == ["en", "de"] for m in messages)
     assert all(("languages" in m) == bool(m["words"]) for m in messages)
 
@@ -171,20 +171,20 @@ def test_force_end_turn() -> None:
     stream = session()
     (warning,) = ask(stream, "ForceEndTurn")
     assert (warning["type"], warning["code"]) == ("Warning", "FORCE_END_TURN_NO_ACTIVE_TURN")
-    hear(stream, tones.encode(WORDS[:3], tail_seconds=0.2))
+    feed(stream, tones.encode(WORDS[:3], tail_seconds=0.2))
     (end,) = ask(stream, "ForceEndTurn")
     assert (end["event"], end["trigger"], end["turn_index"]) == ("EndOfTurn", "manual", 0)
     assert tones.words_of(end["transcript"]) == WORDS[:3]
     (warning,) = ask(stream, "ForceEndTurn")
     assert warning["type"] == "Warning"
-    assert infos(hear(stream, tones.silence(0.3)))[0]["turn_index"] == 1
+    assert infos(feed(stream, tones.silence(0.3)))[0]["turn_index"] == 1
     ask(stream, "CloseStream")
     assert ask(stream, "ForceEndTurn") == []
 
 
 def test_force_end_turn_while_an_eager_end_is_pending() -> None:
     stream = session(eager_eot_threshold="0.4", eot_threshold="0.9")
-    messages = hear(stream, tones.encode(WORDS[:3], tail_seconds=0.5))
+    messages = feed(stream, tones.encode(WORDS[:3], tail_seconds=0.5))
     assert events(messages) == ["StartOfTurn", "EagerEndOfTurn"]
     (end,) = ask(stream, "ForceEndTurn")
     assert end["transcript"] == infos(messages)[-1]["transcript"]
@@ -192,29 +192,29 @@ def test_force_end_turn_while_an_eager_end_is_pending() -> None:
 
 def test_force_end_turn_leaves_undecoded_audio_to_the_next_turn() -> None:
     stream = session({"decode_lag_seconds": 0.6})
-    hear(stream, tones.encode(WORDS[:4]))
+    feed(stream, tones.encode(WORDS[:4]))
     (end,) = ask(stream, "ForceEndTurn")
     assert tones.words_of(end["transcript"]) == WORDS[:2]
-    (later,) = ends(hear(stream, tones.silence(2)))
+    (later,) = ends(feed(stream, tones.silence(2)))
     assert tones.words_of(later["transcript"]) == WORDS[2:4]
     assert later["turn_index"] == 1
 
 
 def test_close_stream_ends_no_turn() -> None:
     stream = session({"decode_lag_seconds": 0.6})
-    hear(stream, tones.encode(WORDS[:4], tail_seconds=0))
+    feed(stream, tones.encode(WORDS[:4], tail_seconds=0))
     *messages, close = ask(stream, "CloseStream")
     assert close == Close(None)
     assert {m["event"] for m in messages} == {"Update"}
     assert tones.words_of(messages[-1]["transcript"]) == WORDS[:4]
     assert messages[-1]["audio_window_end"] == pytest.approx(4 * 0.32 - 0.08)
-    assert hear(stream, AUDIO) == []
+    assert feed(stream, AUDIO) == []
     assert ask(stream, "CloseStream") == []
 
 
 def test_close_stream_of_older_servers() -> None:
     stream = session({"legacy_close": True})
-    hear(stream, tones.encode(WORDS[:4], tail_seconds=0))
+    feed(stream, tones.encode(WORDS[:4], tail_seconds=0))
     assert events(ask(stream, "CloseStream")) == ["EndOfTurn"]
 
 
@@ -240,7 +240,7 @@ def test_unparsable_messages_are_fatal(message: str) -> None:
     assert (error["type"], error["code"]) == ("Error", "UNPARSABLE_CLIENT_MESSAGE")
     assert error["description"].startswith("Text message received from client did not match any")
     assert isinstance(close, Close)
-    assert hear(stream, AUDIO) == []
+    assert feed(stream, AUDIO) == []
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_configure_that_fails_changes_nothing(changes: dict[str, Any], text: s
     assert answer["type"] == "ConfigureFailure"
     assert text in answer["description"]
     assert stream.config == before
-    assert len(ends(hear(stream, AUDIO))) == 3
+    assert len(ends(feed(stream, AUDIO))) == 3
 
 
 def test_configure_keeps_absent_fields_and_clears_empty_ones() -> None:
@@ -290,39 +290,39 @@ def test_inactivity() -> None:
 
 
 def test_message_faults() -> None:
-    gap = hear(session({"sequence_gap_after": 4}), AUDIO)
+    gap = feed(session({"sequence_gap_after": 4}), AUDIO)
     assert [m["sequence_id"] for m in gap][:6] == [0, 1, 2, 3, 5, 6]
-    assert not ends(hear(session({"lost_end_of_turn": True}), AUDIO))
-    assert "StartOfTurn" not in events(hear(session({"missing_start": True}), AUDIO))
-    assert "Musing" in events(hear(session({"unknown_events": True}), AUDIO))
-    trigger = ends(hear(session({"unknown_trigger": True}), AUDIO))
+    assert not ends(feed(session({"lost_end_of_turn": True}), AUDIO))
+    assert "StartOfTurn" not in events(feed(session({"missing_start": True}), AUDIO))
+    assert "Musing" in events(feed(session({"unknown_events": True}), AUDIO))
+    trigger = ends(feed(session({"unknown_trigger": True}), AUDIO))
     assert {end["trigger"] for end in trigger} == {"moon"}
-    no_times = infos(hear(session({"words_without_times": "end_of_turn"}), AUDIO))
+    no_times = infos(feed(session({"words_without_times": "end_of_turn"}), AUDIO))
     for info in no_times:
         assert all(("start" in word) == (info["event"] != "EndOfTurn") for word in info["words"])
-    assert not [m for m in infos(hear(session({"no_words": True}), AUDIO)) if m["words"]]
+    assert not [m for m in infos(feed(session({"no_words": True}), AUDIO)) if m["words"]]
 
 
 def test_contradicting_words() -> None:
     stream = session({"contradict_after_seconds": 1.0}, eot_threshold="1.0")
-    last = infos(hear(stream, tones.encode(WORDS, tail_seconds=0.5)))[-1]
+    last = infos(feed(stream, tones.encode(WORDS, tail_seconds=0.5)))[-1]
     assert last["transcript"].startswith("elbA tuoba ")
     assert last["transcript"].endswith(" after again agree")
 
 
 def test_mute_within_a_turn() -> None:
     stream = session({"mute_in_turn_words": 2})
-    messages = infos(hear(stream, AUDIO))
+    messages = infos(feed(stream, AUDIO))
     assert messages[-1]["turn_index"] == 0
     assert len(messages[-1]["words"]) <= 2
     stream.faults = FluxFaults()
-    assert not hear(stream, AUDIO), "a mute connection stays mute"
+    assert not feed(stream, AUDIO), "a mute connection stays mute"
 
 
 def test_injected_turn_resumed() -> None:
     stream = session({"resume_after_eager": True}, eager_eot_threshold="0.4")
     audio = tones.encode(WORDS, phrase_words=3, pause_seconds=1.5)
-    assert events(hear(stream, audio))[:5] == [
+    assert events(feed(stream, audio))[:5] == [
         *("StartOfTurn", "EagerEndOfTurn", "TurnResumed", "EagerEndOfTurn", "EndOfTurn")
     ]
 
@@ -337,13 +337,13 @@ def test_configure_faults() -> None:
     assert ask(stream, "Configure", numerals=True) == []
     (second,) = ask(stream, "Configure")
     assert second["code"] == "CONFIGURE_ALREADY_PENDING"
-    answers = [m for m in hear(stream, tones.silence(1.5)) if m["type"] != "TurnInfo"]
+    answers = [m for m in feed(stream, tones.silence(1.5)) if m["type"] != "TurnInfo"]
     assert [answer["type"] for answer in answers] == ["ConfigureSuccess"]
 
 
 def test_injected_errors() -> None:
     stream = session({"error_after_seconds": 1.0, "error_code": "MOON"})
-    *_, error, close = hear(stream, AUDIO)
+    *_, error, close = feed(stream, AUDIO)
     assert error["code"] == "MOON"
     assert isinstance(close, Close)
 

@@ -101,7 +101,7 @@ def events(messages: list[Any]) -> list[str]:
     return [event for event in found if event != "Update"]
 
 
-def said(messages: list[Any]) -> list[str]:
+def final_words(messages: list[Any]) -> list[str]:
     ends = [m for m in messages if isinstance(m, ListenV2TurnInfo) and m.event == "EndOfTurn"]
     return [word for end in ends for word in tones.words_of(end.transcript)]
 
@@ -113,7 +113,7 @@ async def test_the_sdk_gets_every_word(emulator: DeepgramFluxEmulator) -> None:
         await send(connection, audio)
         await connection.send_close_stream()
         messages, code = await rest(connection)
-    assert said(messages) == words
+    assert final_words(messages) == words
     assert events(messages) == ["StartOfTurn", "EndOfTurn"] * 2
     assert isinstance(messages[0], ListenV2Connected)
     assert [m.sequence_id for m in messages] == list(range(len(messages)))
@@ -160,7 +160,7 @@ async def test_the_sdk_forces_the_end_of_turns(emulator: DeepgramFluxEmulator) -
     assert [m.code for m in messages if isinstance(m, ListenV2Warning)] == [
         "FORCE_END_TURN_NO_ACTIVE_TURN"
     ]
-    assert said(messages) == words
+    assert final_words(messages) == words
     (end,) = [m for m in messages if getattr(m, "event", "") == "EndOfTurn"]
     assert end.trigger == "manual"
 

@@ -80,7 +80,7 @@ async def rest(connection: AsyncV1SocketClient) -> list[Any]:
         return [message async for message in connection]
 
 
-def said(messages: list[Any]) -> list[str]:
+def final_words(messages: list[Any]) -> list[str]:
     finals = [m for m in messages if isinstance(m, ListenV1Results) and m.is_final]
     return [
         word
@@ -103,7 +103,7 @@ async def test_the_sdk_gets_every_word_and_the_summary(emulator: DeepgramEmulato
         await send(connection, audio)
         await connection.send_close_stream()
         messages = await rest(connection)
-    assert said(messages) == words
+    assert final_words(messages) == words
     summary = messages[-1]
     assert isinstance(summary, ListenV1Metadata)
     assert summary.duration == pytest.approx(len(audio) / 32000, abs=1e-6)
@@ -128,9 +128,9 @@ async def test_the_sdk_finalizes(emulator: DeepgramEmulator) -> None:
             answer = await connection.recv()
         assert isinstance(answer, ListenV1Results)
         assert answer.from_finalize
-        assert said([answer]) == words
+        assert final_words([answer]) == words
         await connection.send_close_stream()
-        assert said(await rest(connection)) == []
+        assert final_words(await rest(connection)) == []
 
 
 async def test_the_sdk_keeps_a_stream_alive() -> None:
@@ -261,8 +261,8 @@ async def test_every_message_fits_the_specification(
     if multichannel:
         for channel, words in enumerate((tones.sequence(20), tones.sequence(40)[20:])):
             mine = [m for m in results if m["is_final"] and m["channel_index"] == [channel, 2]]
-            heard = " ".join(m["channel"]["alternatives"][0]["transcript"] for m in mine)
-            assert tones.words_of(heard) == words
+            transcript = " ".join(m["channel"]["alternatives"][0]["transcript"] for m in mine)
+            assert tones.words_of(transcript) == words
 
 
 def test_the_specification_is_named_and_attributed() -> None:

@@ -157,13 +157,13 @@ async def test_drop_within_a_word_on_the_first_connection_only(
         assert frame.type is aiohttp.WSMsgType.CLOSED
     entry = emulator.log[0]
     assert (entry.closed, entry.fault) == ("dropped", "drop_mid_word")
-    assert [heard.word for heard in entry.words] == words[:3]
+    assert [word.word for word in entry.words] == words[:3]
     assert 3 * 0.32 < entry.audio_seconds < 3 * 0.32 + 0.24
     async with connected(client, emulator) as socket:
         await send(socket, tones.encode(words))
         await socket.send_str('{"type": "CloseStream"}')
         await rest(socket)
-    assert [heard.word for heard in emulator.log[1].words] == words
+    assert [word.word for word in emulator.log[1].words] == words
     assert emulator.words == words[:3] + words
 
 
@@ -272,8 +272,8 @@ async def test_garbage_of_every_kind_once(
     sent = [m for m in messages if not (isinstance(m, dict) and "metadata" in m)]
     assert len(sent) == len(kinds) + 1  # including the summary
     assert b"\x00\xff\x00" in messages
-    heard = " ".join(text(m) for m in messages if isinstance(m, dict) and m.get("is_final"))
-    assert tones.words_of(heard) == tones.sequence(60)
+    transcript = " ".join(text(m) for m in messages if isinstance(m, dict) and m.get("is_final"))
+    assert tones.words_of(transcript) == tones.sequence(60)
 
 
 @pytest.mark.parametrize("keepalives", [False, True])

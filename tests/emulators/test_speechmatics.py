@@ -40,7 +40,7 @@ def session(faults: SpeechmaticsFaults | None = None, **config: Any) -> Recognit
     return stream
 
 
-def hear(stream: RecognitionSession, audio: bytes, chunk: int = 3200) -> list[Any]:
+def feed(stream: RecognitionSession, audio: bytes, chunk: int = 3200) -> list[Any]:
     return [m for at in range(0, len(audio), chunk) for m in stream.audio(audio[at : at + chunk])]
 
 
@@ -145,13 +145,13 @@ def test_every_frame_is_acknowledged_and_every_word_final_once(chunk: int) -> No
     if chunk == 2:
         audio = audio[: 32000 * 9]
     stream = session()
-    messages = hear(stream, audio, chunk) + end(stream)
+    messages = feed(stream, audio, chunk) + end(stream)
     numbers = [m["seq_no"] for m in of(messages, "AudioAdded")]
     assert numbers == list(range(1, stream.frames + 1))
     assert messages[-2:] == [{"message": "EndOfTranscript"}, Close(1000)]
-    heard = words_of(messages)
-    assert heard == words[: len(heard)]
-    assert len(heard) >= 10
+    received = words_of(messages)
+    assert received == words[: len(received)]
+    assert len(received) >= 10
     frontier = 0.0
     places = tones.places(words, **how)
     for final in of(messages, "AddTranscript"):
@@ -183,7 +183,7 @@ def test_a_word_is_final_within_max_delay() -> None:
 
 def test_partials_repeat_pending_words() -> None:
     stream = session()
-    messages = hear(stream, tones.encode(tones.sequence(20), lead_seconds=0.5), 640)
+    messages = feed(stream, tones.encode(tones.sequence(20), lead_seconds=0.5), 640)
     assert len(of(messages, "AddPartialTranscript")) >= 20
     frontier = 0.0
     for message in messages:
@@ -198,13 +198,13 @@ def test_partials_repeat_pending_words() -> None:
     after_finals = [position[i + 1] for i, kind in enumerate(position) if kind == "AddTranscript"]
     assert set(after_finals) == {"AddPartialTranscript"}
     quiet = session(enable_partials=False)
-    assert not of(hear(quiet, tones.encode(tones.sequence(5))), "AddPartialTranscript")
+    assert not of(feed(quiet, tones.encode(tones.sequence(5))), "AddPartialTranscript")
 
 
 def test_silence_after_words_ends_an_utterance_once() -> None:
     stream = session()
     audio = tones.encode(tones.sequence(8), phrase_words=4, pause_seconds=0.9, tail_seconds=3)
-    messages = [m for m in hear(stream, audio, 640) if "Partial" not in m["message"]]
+    messages = [m for m in feed(stream, audio, 640) if "Partial" not in m["message"]]
     kinds = [m["message"] for m in messages if m["message"] != "AudioAdded"]
     first = kinds.index("EndOfUtterance")
     assert kinds[first - 1] == "AddTranscript"
@@ -214,12 +214,12 @@ def test_silence_after_words_ends_an_utterance_once() -> None:
     at = ends[0]["metadata"]
     assert at["start_time"] == at["end_time"] == pytest.approx(place.end + 0.5, abs=0.03)
     never = session(conversation_config={"end_of_utterance_silence_trigger": 0})
-    assert not of(hear(never, audio), "EndOfUtterance")
+    assert not of(feed(never, audio), "EndOfUtterance")
 
 
 def test_punctuation_belongs_to_the_word_before() -> None:
     stream = session()
-    messages = hear(stream, tones.encode(tones.sequence(12), phrase_words=6, tail_seconds=1))
+    messages = feed(stream, tones.encode(tones.sequence(12), phrase_words=6, tail_seconds=1))
     results = [r for m in of(messages, "AddTranscript") for r in m["results"]]
     marks = [r for r in results if r["type"] == "punctuation"]
     assert [r["is_eos"] for r in marks].count(True) == 2
@@ -231,17 +231,17 @@ def test_punctuation_belongs_to_the_word_before() -> None:
     assert transcript.count(".") == 2
     quiet = session(punctuation_overrides={"permitted_marks": [","]})
     assert "." not in "".join(
-        text(m) for m in of(hear(quiet, tones.encode(tones.sequence(12))), "AddTranscript")
+        text(m) for m in of(feed(quiet, tones.encode(tones.sequence(12))), "AddTranscript")
     )
 
 
 def test_forced_ends() -> None:
     force = json.dumps({"message": "ForceEndOfUtterance", "timestamp": 60})
     stream = session()
-    hear(stream, tones.silence(1))
+    feed(stream, tones.silence(1))
     assert stream.text(force) == [], "without speech there is no answer"
     words = tones.sequence(3)
-    hear(stream, tones.encode(words))
+    feed(stream, tones.encode(words))
     final, ended = stream.text(force)
     assert isinstance(final, dict)
     assert isinstance(ended, dict)
@@ -249,7 +249,7 @@ def test_forced_ends() -> None:
     assert words_of([final]) == words
     assert ended["metadata"]["end_time"] == pytest.approx(stream.seconds, abs=0.01)
     assert stream.text(force) == []
-    hear(stream, tones.encode(words))
+    feed(stream, tones.encode(words))
     until = stream.words[3].end + 0.01
     first, _ = stream.text(json.dumps({"message": "ForceEndOfUtterance", "timestamp": until}))
     assert words_of([first]) == words[:1]
@@ -258,13 +258,13 @@ def test_forced_ends() -> None:
 def test_speakers_and_entities() -> None:
     stream = session(diarization="speaker")
     audio = tones.encode(["monday", "able", "eleven"], phrase_words=2, tail_seconds=1)
-    messages = hear(stream, audio)
+    messages = feed(stream, audio)
     results = [r for m in of(messages, "AddTranscript") for r in m["results"]]
     spoken = [r for r in results if r["type"] != "punctuation"]
     assert [r["type"] for r in spoken] == ["entity", "word", "entity"]
     assert [r["alternatives"][0]["speaker"] for r in spoken] == ["S1", "S1", "S2"]
     plain = session(enable_entities=False)
-    results = [r for m in of(hear(plain, audio), "AddTranscript") for r in m["results"]]
+    results = [r for m in of(feed(plain, audio), "AddTranscript") for r in m["results"]]
     assert "entity" not in {r["type"] for r in results}
     assert all("speaker" not in r["alternatives"][0] for r in results)
 
@@ -278,7 +278,7 @@ def test_encodings(encoding: str) -> None:
     stream = RecognitionSession(SpeechmaticsFaults())
     stream.text(start({**AUDIO_FORMAT, "encoding": encoding}))
     assert stream.seconds_in(audio) == pytest.approx(1.6)
-    assert words_of(hear(stream, audio, 999) + end(stream)) == words
+    assert words_of(feed(stream, audio, 999) + end(stream)) == words
 
 
 # ---- control --------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_the_configuration_changes_during_the_stream() -> None:
     changes = {"language": "en", "enable_partials": False, "max_delay": 0.7}
     change = {"message": "SetRecognitionConfig", "transcription_config": changes}
     assert stream.text(json.dumps(change)) == []
-    assert not of(hear(stream, tones.encode(tones.sequence(5))), "AddPartialTranscript")
+    assert not of(feed(stream, tones.encode(tones.sequence(5))), "AddPartialTranscript")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_sessions_time_out_after_warnings() -> None:
 
 def test_the_duration_limit_ends_the_transcript() -> None:
     stream = session(SpeechmaticsFaults(duration_limit_seconds=1.0))
-    messages = hear(stream, tones.encode(tones.sequence(10)))
+    messages = feed(stream, tones.encode(tones.sequence(10)))
     kinds = [m["message"] for m in messages if isinstance(m, dict)]
     (warning,) = of(messages, "Warning")
     assert warning["duration_limit"] == 1.0
@@ -359,26 +359,26 @@ def test_the_duration_limit_ends_the_transcript() -> None:
 )
 def test_withheld_messages(fault: dict[str, Any], missing: str) -> None:
     audio = tones.encode(tones.sequence(10))
-    honest = of(hear(session(), audio), missing)
-    assert 0 <= len(of(hear(session(SpeechmaticsFaults(**fault)), audio), missing)) < len(honest)
+    honest = of(feed(session(), audio), missing)
+    assert 0 <= len(of(feed(session(SpeechmaticsFaults(**fault)), audio), missing)) < len(honest)
 
 
 def test_injected_distortions() -> None:
     audio = tones.encode(tones.sequence(12), phrase_words=6, tail_seconds=1)
-    late = hear(session(SpeechmaticsFaults(late_punctuation=True)), audio)
+    late = feed(session(SpeechmaticsFaults(late_punctuation=True)), audio)
     alone = [m for m in of(late, "AddTranscript") if text(m) == ". "]
     assert len(alone) == 2
-    eager = hear(session(SpeechmaticsFaults(overreaching_finals=True)), audio, 640)
+    eager = feed(session(SpeechmaticsFaults(overreaching_finals=True)), audio, 640)
     ends = [m["metadata"]["end_time"] for m in of(eager, "AddTranscript") if m["results"]]
     last = [m["results"][-1]["end_time"] for m in of(eager, "AddTranscript") if m["results"]]
     assert all(a > b for a, b in zip(ends, last, strict=True))
-    silent = hear(session(SpeechmaticsFaults(quiet_in_silence=True)), tones.silence(10))
+    silent = feed(session(SpeechmaticsFaults(quiet_in_silence=True)), tones.silence(10))
     assert {m["message"] for m in silent} == {"AudioAdded"}
     faults = SpeechmaticsFaults(extra_fields=True, language_info=True)
-    extra = hear(session(faults), audio)
+    extra = feed(session(faults), audio)
     assert all("x_extra" in m for m in extra if m["message"] != "LanguageInfo")
     assert len(of(extra, "LanguageInfo")) == len(of(extra, "AddTranscript"))
-    cut = hear(session(SpeechmaticsFaults(unreadable_final_after_seconds=0)), audio)
+    cut = feed(session(SpeechmaticsFaults(unreadable_final_after_seconds=0)), audio)
     assert [("metadata" in m) for m in of(cut, "AddTranscript")].count(False) == 1
 
 

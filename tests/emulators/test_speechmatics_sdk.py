@@ -263,8 +263,8 @@ async def test_every_message_fits_the_specification(emulator: SpeechmaticsEmulat
     assert kinds == {"word", "punctuation", "entity"}
     finals = [m for m in seen if m["message"] == "AddTranscript"]
     first = list(itertools.takewhile(lambda m: m["message"] != "EndOfTranscript", seen))
-    heard = "".join(m["metadata"]["transcript"] for m in first if m in finals)
-    assert tones.words_of(heard) == words
+    transcript = "".join(m["metadata"]["transcript"] for m in first if m in finals)
+    assert tones.words_of(transcript) == words
 
 
 async def test_every_error_fits_the_specification(emulator: SpeechmaticsEmulator) -> None:

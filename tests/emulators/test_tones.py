@@ -12,7 +12,7 @@ import soxr
 
 from natterjack.audio import Encoding
 from tests.emulators import pcm, tones
-from tests.emulators.tones import Counts, Decoder, HeardWord, compare, encode, places, sequence
+from tests.emulators.tones import Counts, Decoder, TimedWord, compare, encode, places, sequence
 from tests.emulators.vocabulary import VOCABULARY
 
 ENCODINGS: tuple[Encoding, ...] = ("linear16", "mulaw", "alaw")
@@ -20,22 +20,22 @@ ENCODINGS: tuple[Encoding, ...] = ("linear16", "mulaw", "alaw")
 
 def decode(
     audio: bytes, rate: int = 16000, encoding: Encoding = "linear16", chunk: int | None = None
-) -> list[HeardWord]:
+) -> list[TimedWord]:
     decoder = Decoder(rate, encoding)
     size = chunk or max(len(audio), 1)
-    heard: list[HeardWord] = []
+    decoded: list[TimedWord] = []
     for at in range(0, len(audio), size):
-        heard += decoder.feed(audio[at : at + size])
-    return heard + decoder.flush()
+        decoded += decoder.feed(audio[at : at + size])
+    return decoded + decoder.flush()
 
 
-def words(heard: list[HeardWord]) -> list[str]:
-    return [one.word for one in heard]
+def words(decoded: list[TimedWord]) -> list[str]:
+    return [one.word for one in decoded]
 
 
-def assert_places(heard: list[HeardWord], expected: list[HeardWord], tolerance: float) -> None:
-    assert words(heard) == words(expected)
-    for one, other in zip(heard, expected, strict=True):
+def assert_places(decoded: list[TimedWord], expected: list[TimedWord], tolerance: float) -> None:
+    assert words(decoded) == words(expected)
+    for one, other in zip(decoded, expected, strict=True):
         assert one.start == pytest.approx(other.start, abs=tolerance)
         assert one.end == pytest.approx(other.end, abs=tolerance)
 
@@ -118,12 +118,12 @@ def test_damage_never_creates_other_words() -> None:
         near = {w.word for w in at if w.start < end + 0.09 and w.end > start - 0.09}
         before, middle, after = audio[: 2 * first], audio[2 * first : 2 * last], audio[2 * last :]
         for damaged in (before + after, before + bytes(len(middle)) + after):
-            heard = words(decode(damaged, 8000))
-            assert set(sent) - near <= set(heard)
+            decoded = words(decode(damaged, 8000))
+            assert set(sent) - near <= set(decoded)
             # A cut with both ends at the edge of a word may leave the word complete.
-            assert compare(sent, heard).invented == 0
-            assert len(touched & set(heard)) <= 1
-            assert compare(sent, heard).doubled == 0
+            assert compare(sent, decoded).invented == 0
+            assert len(touched & set(decoded)) <= 1
+            assert compare(sent, decoded).doubled == 0
         twice = words(decode(before + middle + middle + after, 8000))
         assert compare(sent, twice).invented == 0
 
@@ -134,9 +134,9 @@ def test_the_head_of_a_word_and_the_tail_of_another_are_not_a_word() -> None:
         one, other = chance.sample(VOCABULARY, 2)
         at = 2 * chance.randrange(130, 350)
         head, tail = (encode([w], 8000, tail_seconds=0) for w in (one, other))
-        heard = words(decode(head[: 8 * at // 2] + tail[8 * at // 2 :], 8000))
+        decoded = words(decode(head[: 8 * at // 2] + tail[8 * at // 2 :], 8000))
         # If both share the symbol at the seam, one complete word is present.
-        assert set(heard) <= {one, other}
+        assert set(decoded) <= {one, other}
 
 
 def test_silence_and_speech_are_distinguished() -> None:
@@ -159,9 +159,9 @@ def test_cut_loses_only_the_word_in_progress() -> None:
     audio = encode(sent)
     decoder = Decoder(16000)
     middle_of_second = 2 * round(16000 * (0.32 + 0.12))
-    heard = decoder.feed(audio[:middle_of_second]) + decoder.cut()
-    heard += decoder.feed(audio[middle_of_second:]) + decoder.flush()
-    assert words(heard) == [sent[0], sent[2]]
+    decoded = decoder.feed(audio[:middle_of_second]) + decoder.cut()
+    decoded += decoder.feed(audio[middle_of_second:]) + decoder.flush()
+    assert words(decoded) == [sent[0], sent[2]]
 
 
 def test_is_fast() -> None:
@@ -202,18 +202,18 @@ def test_compare_is_clean_only_for_equal_sequences() -> None:
     chance = random.Random(13)
     sent = sequence(400)
     for _ in range(100):
-        heard = list(sent)
+        decoded = list(sent)
         for _ in range(chance.randrange(1, 4)):
-            at = chance.randrange(len(heard))
+            at = chance.randrange(len(decoded))
             match chance.randrange(3):
                 case 0:
-                    del heard[at]
+                    del decoded[at]
                 case 1:
-                    heard.insert(chance.randrange(len(heard)), heard[at])
+                    decoded.insert(chance.randrange(len(decoded)), decoded[at])
                 case _:
-                    other = chance.randrange(len(heard))
-                    heard[at], heard[other] = heard[other], heard[at]
-        assert (compare(sent, heard) == Counts()) == (heard == sent)
+                    other = chance.randrange(len(decoded))
+                    decoded[at], decoded[other] = decoded[other], decoded[at]
+        assert (compare(sent, decoded) == Counts()) == (decoded == sent)
 
 
 # ---- formats --------------------------------------------------------------------------------

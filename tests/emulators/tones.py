@@ -46,7 +46,7 @@ _MIN_POWER: Final = 2.5e-5
 """Mean square below which a block counts as silence (-46 dB of full scale)."""
 
 
-class HeardWord(NamedTuple):
+class TimedWord(NamedTuple):
     """A word and its position, in seconds of audio."""
 
     word: str
@@ -116,11 +116,11 @@ def places(
     phrase_words: int = 0,
     pause_seconds: float = 0.8,
     lead_seconds: float = 0.0,
-) -> list[HeardWord]:
+) -> list[TimedWord]:
     """Return the positions at which `encode` puts the words."""
     found, at = [], lead_seconds
     for count, word in enumerate(words, 1):
-        found.append(HeardWord(word, at, at + WORD_SECONDS))
+        found.append(TimedWord(word, at, at + WORD_SECONDS))
         pause = phrase_words and count % phrase_words == 0
         at += WORD_SECONDS + (pause_seconds if pause else gap_seconds)
     return found
@@ -148,15 +148,15 @@ class Counts(NamedTuple):
     """Words received but never sent."""
 
 
-def compare(sent: Sequence[str], heard: Iterable[str]) -> Counts:
+def compare(sent: Sequence[str], received: Iterable[str]) -> Counts:
     """Compare the words of a transcript with the words sent, ignoring case and punctuation."""
-    got = [plain(word) for word in heard]
-    matcher = difflib.SequenceMatcher(None, list(sent), got, autojunk=False)
+    shown = [plain(word) for word in received]
+    matcher = difflib.SequenceMatcher(None, list(sent), shown, autojunk=False)
     missing: list[str] = []
     extra: list[str] = []
     for _, i1, i2, j1, j2 in (op for op in matcher.get_opcodes() if op[0] != "equal"):
         missing += sent[i1:i2]
-        extra += got[j1:j2]
+        extra += shown[j1:j2]
     known = set(sent)
     moved = doubled = invented = 0
     for word in extra:
@@ -226,7 +226,7 @@ class Decoder:
         """End of the last tone (to 5 ms), whether or not its word was complete."""
         return self._last_active * self._block / self._rate
 
-    def feed(self, audio: bytes) -> list[HeardWord]:
+    def feed(self, audio: bytes) -> list[TimedWord]:
         """Return the words that end in `audio`. A word is reported 15 to 20 ms after its end."""
         if self._encoding == "linear16":
             audio = self._odd + audio
@@ -234,7 +234,7 @@ class Decoder:
             audio, self._odd = audio[:whole], audio[whole:]
         return self.feed_samples(to_samples(audio, self._encoding))
 
-    def feed_samples(self, samples: Floats) -> list[HeardWord]:
+    def feed_samples(self, samples: Floats) -> list[TimedWord]:
         """Do the same as `feed`, for samples between -1 and 1."""
         self._fed += len(samples)
         samples = np.concatenate([self._rest, samples])
@@ -256,29 +256,29 @@ class Decoder:
             self._blocks += count
             self._before = [*self._before, *power[-2:]][-2:]
             return []
-        heard: list[HeardWord] = []
+        decoded: list[TimedWord] = []
         for row, sounding in zip(power, active.tolist(), strict=True):
-            self._step(row, sounding, heard)
-        return heard
+            self._step(row, sounding, decoded)
+        return decoded
 
-    def flush(self) -> list[HeardWord]:
+    def flush(self) -> list[TimedWord]:
         """Return the word that ends with the audio, if there is one. No audio may follow."""
-        heard: list[HeardWord] = []
+        decoded: list[TimedWord] = []
         if len(self._rest):
             fed = self._fed
-            heard += self.feed_samples(np.zeros(self._block - len(self._rest), np.float32))
+            decoded += self.feed_samples(np.zeros(self._block - len(self._rest), np.float32))
             self._fed = fed
-        return heard + self.cut()
+        return decoded + self.cut()
 
-    def cut(self) -> list[HeardWord]:
+    def cut(self) -> list[TimedWord]:
         """End a word in progress here, and return it if it is complete."""
-        heard: list[HeardWord] = []
+        decoded: list[TimedWord] = []
         if self._burst:
-            self._end_burst(heard)
+            self._end_burst(decoded)
         self._before = []
-        return heard
+        return decoded
 
-    def _step(self, row: Floats, active: bool, heard: list[HeardWord]) -> None:
+    def _step(self, row: Floats, active: bool, decoded: list[TimedWord]) -> None:
         self._blocks += 1
         if active:
             self._last_active = self._blocks
@@ -288,7 +288,7 @@ class Decoder:
                 self._burst.append(row)
             self._idle = 0 if active else self._idle + 1
             if self._idle == _HANGOVER_BLOCKS:
-                self._end_burst(heard)
+                self._end_burst(decoded)
         elif active:
             self._active_before = len(self._before)
             self._burst = [*self._before, row]
@@ -297,15 +297,15 @@ class Decoder:
         if not self._burst:
             self._before = [*self._before, row][-2:]
 
-    def _end_burst(self, heard: list[HeardWord]) -> None:
+    def _end_burst(self, decoded: list[TimedWord]) -> None:
         word = self._recognize(np.array(self._burst))
         if word is not None:
-            heard.append(word)
+            decoded.append(word)
         self._before = self._burst[-2:-1]
         self._burst = []
         self._idle = 0
 
-    def _recognize(self, rows: Floats) -> HeardWord | None:
+    def _recognize(self, rows: Floats) -> TimedWord | None:
         """Return the word of a burst, or None if the burst is not a complete word."""
         low = rows[:, : len(_LOW)].argmax(axis=1)
         high = rows[:, len(_LOW) :].argmax(axis=1)
@@ -340,7 +340,7 @@ class Decoder:
         if word is None:
             return None
         at = self._burst_at * seconds_per_block
-        return HeardWord(word, at + start * seconds_per_block, at + end * seconds_per_block)
+        return TimedWord(word, at + start * seconds_per_block, at + end * seconds_per_block)
 
     @staticmethod
     def _covered(rows: Floats, chords: npt.NDArray[np.intp], inside: int, edge: range) -> float:

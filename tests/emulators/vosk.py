@@ -15,7 +15,7 @@ from aiohttp import web
 from .faults import Faults
 from .server import Emulator
 from .session import Close, Outgoing, Session
-from .tones import Decoder, HeardWord
+from .tones import Decoder, TimedWord
 
 _DEFAULT_RATE: Final = 8000.0
 """The server's VOSK_SAMPLE_RATE, used if the client sends no rate."""
@@ -34,7 +34,7 @@ class VoskSession(Session):
         super().__init__(faults)
         self.config: dict[str, Any] = {}
         self._recognizer: Decoder | None = None
-        self._utterance: list[HeardWord] = []
+        self._utterance: list[TimedWord] = []
         self._over = False
 
     @property
@@ -77,12 +77,12 @@ class VoskSession(Session):
             return [self._result()]
         return [{"partial": " ".join(word.word for word in self._utterance)}]
 
-    def said(self, message: dict[str, Any]) -> str:
+    def final_text(self, message: dict[str, Any]) -> str:
         return str(message.get("text", ""))
 
-    def _take(self, heard: list[HeardWord]) -> None:
-        self._utterance += heard
-        self.words += heard
+    def _take(self, decoded: list[TimedWord]) -> None:
+        self._utterance += decoded
+        self.words += decoded
 
     def _result(self) -> dict[str, Any]:
         words, self._utterance = self._utterance, []

@@ -54,7 +54,7 @@ class Audit:
 def audit(
     events: Sequence[DurableEvent],
     words: Sequence[str],
-    places: Sequence[tones.HeardWord],
+    places: Sequence[tones.TimedWord],
     *,
     captured_seconds: float | None = None,
     gaps: Sequence[tuple[float, float, str]] | None = (),
@@ -65,16 +65,16 @@ def audit(
     start, end and cause of the audio that was never published; None if unknown.
     """
     finals = [event for event in events if isinstance(event, FinalEvent)]
-    heard = [word for final in finals for word in final.words]
-    counts = tones.compare(words, [word.text for word in heard])
+    received = [word for final in finals for word in final.words]
+    counts = tones.compare(words, [word.text for word in received])
     found = Audit(1, len(words), counts.lost, counts.doubled, counts.out_of_order)
     if counts.invented:
         found.problems.append(f"{counts.invented} words were never spoken")
     if counts == tones.Counts():
-        starts = zip(heard, places, strict=True)
-        off = [abs(w.start - place.start) for w, place in starts if w.start is not None]
-        found.worst_time_seconds = max(off, default=0.0)
-        if len(off) < len(heard):
+        starts = zip(received, places, strict=True)
+        errors = [abs(w.start - place.start) for w, place in starts if w.start is not None]
+        found.worst_time_seconds = max(errors, default=0.0)
+        if len(errors) < len(received):
             found.problems.append("words without a time")
         if found.worst_time_seconds > WORST_TIME_SECONDS:
             found.problems.append(f"a word is off by {found.worst_time_seconds:.3f} s")

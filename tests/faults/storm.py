@@ -43,7 +43,7 @@ _OFF: dict[str, Any] = {
 """The switches for running connections, off."""
 _USAGE_SECONDS = 8.0
 """Time within which each worker has written its use; it does so every 5 s."""
-_COMMIT_SECONDS = 8.0
+_FAULT_SECONDS = 8.0
 """A fault that affected no connection within this time is not counted."""
 
 
@@ -319,15 +319,15 @@ class Storm:
         names = [name for name in names if not sockets or name != "deepgram-rest"]
         return self._fleet.emulators[self._random.choice(names)]
 
-    async def _committed(
+    async def _apply(
         self, emulator: RemoteEmulator, fault: str, switches: dict[str, Any], count: int = 1
     ) -> bool:
         """Set switches. Return whether the fault soon affects `count` more connections."""
-        before, _ = await emulator.committed()
+        before, _ = await emulator.affected()
         await emulator.set(**switches)
-        deadline = time.monotonic() + _COMMIT_SECONDS
+        deadline = time.monotonic() + _FAULT_SECONDS
         while time.monotonic() < deadline:
-            now, _ = await emulator.committed()
+            now, _ = await emulator.affected()
             if now.get(fault, 0) >= before.get(fault, 0) + count:
                 return True
             await asyncio.sleep(0.05)  # polling interval of an HTTP endpoint
@@ -336,7 +336,7 @@ class Storm:
     async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:
         """Set a switch for the next `count` connections."""
         switches = {**_OFF, switch: value, "connections": count}
-        return await self._committed(self._emulator(sockets=True), switch, switches, count)
+        return await self._apply(self._emulator(sockets=True), switch, switches, count)
 
     async def _recordings(self) -> bool:
         emulator = self._fleet.emulators["deepgram-rest"]
@@ -347,7 +347,7 @@ class Storm:
         off: dict[str, Any] = {"error_status": None, "garbage": [], "never_answers": False,
                "drop_mid_response": False}  # fmt: skip
         try:
-            return await self._committed(emulator, fault, {**off, fault: value, "connections": 1})
+            return await self._apply(emulator, fault, {**off, fault: value, "connections": 1})
         finally:
             await emulator.set(**off)
 
@@ -366,7 +366,7 @@ class Storm:
         """Drop open connections, so that workers dial again."""
         await emulator.drop()
         off = {"handshake_status": None, "handshake_drop": False, "handshake_delay_seconds": 0.0}
-        done = await self._committed(emulator, "handshake", {**off, **switches})
+        done = await self._apply(emulator, "handshake", {**off, **switches})
         if not done:
             await emulator.set(**off, handshakes=0)
         return done
@@ -397,7 +397,7 @@ class Storm:
 
     async def _provider_late(self) -> bool:
         emulator = self._emulator()
-        _, open_connections = await emulator.committed()
+        _, open_connections = await emulator.affected()
         await emulator.set(latency_seconds=self._between(0.3, 2))
         await asyncio.sleep(self._between(1, 5))
         await emulator.set(latency_seconds=0)

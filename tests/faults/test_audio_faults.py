@@ -155,7 +155,7 @@ async def run_session(broker: Broker, speech: Speech) -> Transcript:
     return await closed(broker, speech.spec, 60)
 
 
-def check_words(transcript: Transcript, places: Sequence[tones.HeardWord]) -> None:
+def check_words(transcript: Transcript, places: Sequence[tones.TimedWord]) -> None:
     """Assert that exactly the words at `places` were transcribed, in order and at their times."""
     sent = [place.word for place in places]
     assert tones.compare(sent, transcript.words) == tones.Counts(), transcript.describe()
@@ -325,7 +325,7 @@ async def test_half_a_minute_of_delayed_audio(
     assert await memory_bytes(worker) - before < 40e6
 
 
-def cut(speech: Speech, holes: Sequence[range]) -> list[tones.HeardWord]:
+def cut(speech: Speech, holes: Sequence[range]) -> list[tones.TimedWord]:
     """Remove these chunks and return the places of the words that stay complete."""
     missing = {seq for hole in holes for seq in hole}
     spans = [(hole.start * _FRAMES / RATE, hole.stop * _FRAMES / RATE) for hole in holes]
@@ -355,9 +355,9 @@ async def test_permanent_holes(
         **_FAST, WORKER_HOLE_SECONDS="0.5", WORKER_MAX_GAP_SECONDS=str(max_gap_seconds)
     )
     speech = Speech(60)
-    heard = cut(speech, holes)
+    complete = cut(speech, holes)
     transcript = await run_session(broker, speech)
-    check_words(transcript, heard)
+    check_words(transcript, complete)
     check_clocks(transcript.finals, speech.clock)
     gaps = [(hole.start * 0.08, hole.stop * 0.08, "missing") for hole in holes]
     check_account(account_of(transcript), speech.seconds, gaps, longest=max_gap_seconds)
@@ -371,7 +371,7 @@ async def test_gaps_of_every_cause_on_one_account(
     speech = Speech(60)
     lost, shift_at = range(30, 40), speech.pause_after(24)
     damaged = shift_at + 40
-    heard = cut(speech, [lost])
+    complete = cut(speech, [lost])
     at = next(i for i, chunk in enumerate(speech.chunks) if chunk.seq == shift_at)
     plain_at = shift_at * 0.08
     for index in range(at, len(speech.chunks)):
@@ -383,14 +383,14 @@ async def test_gaps_of_every_cause_on_one_account(
         place._replace(start=place.start + 30, end=place.end + 30)
         if place.start >= plain_at
         else place
-        for place in heard
+        for place in complete
     ]
     start = damaged * 0.08 + 30
-    heard = [place for place in later if not (place.start < start + 0.08 and place.end > start)]
+    complete = [place for place in later if not (place.start < start + 0.08 and place.end > start)]
     at = next(i for i, chunk in enumerate(speech.chunks) if chunk.seq == damaged)
     speech.chunks[at] = speech.chunks[at]._replace(pos=5)  # an impossible position, far back
     transcript = await run_session(broker, speech)
-    check_words(transcript, heard)
+    check_words(transcript, complete)
     check_clocks(transcript.finals, speech.clock)
     account = account_of(transcript)
     # A stream that reads the chunk again after a fault counts it again.
@@ -411,13 +411,13 @@ async def test_gaps_are_reported_once_when_the_worker_is_killed(
     workers = [await start_worker(**settings) for _ in range(2)]
     speech = Speech(80)
     holes = [range(40, 50), range(90, 92), range(200, 240)]
-    heard = cut(speech, holes)
+    complete = cut(speech, holes)
     await request(broker, speech.spec)
     await publish(broker, speech.spec, speech.chunks[:100], 4)
     (await holder(workers)).signal(signal.SIGKILL)
     await publish(broker, speech.spec, speech.chunks[100:])
     transcript = await closed(broker, speech.spec, 60)
-    check_words(transcript, heard)
+    check_words(transcript, complete)
     gaps = [(hole.start * 0.08, hole.stop * 0.08, "missing") for hole in holes]
     check_account(account_of(transcript), speech.seconds, gaps, streams=2)
 

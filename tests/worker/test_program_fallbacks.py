@@ -230,7 +230,7 @@ async def test_recordings_replace_a_refused_stream(
             broker_settings, 40, speed=3, options={"endpointing": 300, "punctuate": True}
         )
         speaking = asyncio.create_task(speaker.speak())
-        await until(lambda: streaming.log and streaming.log[0].said, "the first words", 30)
+        await until(lambda: streaming.log and streaming.log[0].finals, "the first words", 30)
         await streaming.set(handshake_status=402)
         streaming.drop()
         await speaking

@@ -46,7 +46,7 @@ class PlainStream(ProviderStream):
         await asyncio.sleep(0)
         self.say(self.decoder.feed(audio))
 
-    def say(self, words: list[tones.HeardWord]) -> None:
+    def say(self, words: list[tones.TimedWord]) -> None:
         for heard in words:
             if not self.spoken:
                 self.spoken = True
@@ -133,7 +133,7 @@ class LosesLastWord(PlainStream):
 
 
 class Overlaps(PlainStream):
-    def say(self, words: list[tones.HeardWord]) -> None:
+    def say(self, words: list[tones.TimedWord]) -> None:
         super().say(words)
         self.frontier = max(0.0, self.frontier - 0.1)
 
@@ -154,13 +154,13 @@ class IsNotEndedByClose(PlainStream):
 
 
 class StartsTurnsTwice(PlainStream):
-    def say(self, words: list[tones.HeardWord]) -> None:
+    def say(self, words: list[tones.TimedWord]) -> None:
         self.spoken = False
         super().say(words)
 
 
 class MislaysWords(PlainStream):
-    def say(self, words: list[tones.HeardWord]) -> None:
+    def say(self, words: list[tones.TimedWord]) -> None:
         super().say([word._replace(start=word.start + 9, end=word.end + 9) for word in words])
 
 
@@ -171,7 +171,7 @@ class Mixes(PlainStream):
         super().__init__(request)
         self.shared.append(self)
 
-    def say(self, words: list[tones.HeardWord]) -> None:
+    def say(self, words: list[tones.TimedWord]) -> None:
         for stream in self.shared:
             PlainStream.say(stream, words)
 

@@ -1,4 +1,4 @@
-"""What a server may answer that the emulator never does: a server that follows a script."""
+"""Server messages that the emulator never sends, from a server that follows a script."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Proxy:
         return self.events
 
 
-def audit(events: list[ProviderEvent], words: list[str], places: list[tones.HeardWord]) -> int:
+def audit(events: list[ProviderEvent], words: list[str], places: list[tones.TimedWord]) -> int:
     """Every word once; ends of finals lie between words, so that a worker which goes on there
     neither loses nor doubles one. How many do not."""
     assert said(events) == words

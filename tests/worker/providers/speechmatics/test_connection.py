@@ -103,7 +103,7 @@ async def test_a_stream(provider: SpeechmaticsProvider, emulator: SpeechmaticsEm
     await until(lambda: emulator.log[0].closed, "the server saw the end")
     assert emulator.log[0].closed == "server 1000"
     assert emulator.log[0].texts == {"StartRecognition": 1, "EndOfStream": 1}
-    assert emulator.log[0].said == texts, "joined as the provider itself joins"
+    assert emulator.log[0].finals == texts, "joined as the provider itself joins"
     session = emulator.sessions[0]
     assert session.last_seq_no == session.frames == emulator.log[0].audio_frames
 
@@ -154,7 +154,7 @@ async def test_a_language_without_delimiter(
     assert finals(events)[0].text == "Ableaboutaboveacorn."
     heard = [tones.plain(word.text) for final in finals(events) for word in final.words]
     assert heard == WORDS
-    assert [final.text for final in finals(events) if final.text] == emulator.log[0].said
+    assert [final.text for final in finals(events) if final.text] == emulator.log[0].finals
 
 
 async def test_our_messages_fit_the_specification(
