@@ -236,7 +236,7 @@ async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
     field: str,
 ) -> None:
     """Else the next final would stand behind its words, which come in no other message."""
-    dress = FluxSession._dress
+    dress = FluxSession._outgoing
 
     def distorted(self: FluxSession, messages: list[dict[str, Any]]) -> list[Any]:
         return dress(self, [m | {field: "?"} if second(m) else m for m in messages])
@@ -244,7 +244,7 @@ async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
     def second(message: dict[str, Any]) -> bool:
         return message.get("event") == "EndOfTurn" and message["turn_index"] == 1
 
-    monkeypatch.setattr(FluxSession, "_dress", distorted)
+    monkeypatch.setattr(FluxSession, "_outgoing", distorted)
     events: list[ProviderEvent] = []
     async with opened(provider) as stream:
         with pytest.raises(RemoteProtocolError, match=field) as caught:
