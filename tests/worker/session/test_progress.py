@@ -1,0 +1,48 @@
+"""How far a session has come, without an open feed or stream and over what a predecessor left."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from natterjack.events import Account
+from natterjack.spec import SessionSpec
+from tests.worker.session.in_memory import progress
+
+RATE = 16_000
+SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=RATE)
+
+
+def test_a_new_session_has_come_nowhere() -> None:
+    made = progress(SPEC)
+    assert (made.final, made.sent, made.sent_until, made.frontier, made.captured) == (0,) * 5
+    assert made.lag_seconds == 0.0
+    assert made.account().captured_seconds == 0
+
+
+def test_what_a_predecessor_sent_and_did_not_finalize_is_the_frontier() -> None:
+    made = progress(SPEC)
+    made.writer.position = 2 * RATE
+    made.ledger.adopt({}, 5 * RATE, 6.0)
+    made.books.adopt(Account(captured_seconds=6.0), 0.0)
+    assert (made.final, made.sent) == (2 * RATE, 2 * RATE), "audio is sent again from the final on"
+    assert made.sent_until == made.frontier == 5 * RATE
+    assert made.captured == 6 * RATE
+
+
+def test_finals_beyond_what_was_sent_move_the_frontier() -> None:
+    made = progress(SPEC)
+    made.writer.position = 7 * RATE
+    assert made.frontier == 7 * RATE
+
+
+def test_the_record_and_the_account_agree() -> None:
+    made = progress(SPEC)
+    made.writer.position = 3 * RATE
+    made.books.adopt(Account(captured_seconds=4.5), 0.0)
+    record = json.loads(f"{{{made.record_json()}}}")
+    account = made.account()
+    assert record["captured_seconds"] == account.captured_seconds == 4.5
+    assert record["final_seconds"] == account.transcribed_seconds == 3.0
+    assert json.loads(made.account_json(exact=True))["captured_seconds"] == pytest.approx(4.5)
