@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ def _run(module: str, arguments: list[str]) -> str | None:
         patch.setattr(argparse.ArgumentParser, "parse_args", parsed)
         patch.setattr(sys, "argv", [module, *arguments])
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # another test has imported it
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
         except _ParsedError:
             return None

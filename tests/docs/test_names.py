@@ -49,7 +49,7 @@ def _defined(scope: ast.ClassDef | ast.Module) -> set[str]:
 
 
 @cache
-def tests() -> frozenset[str]:
+def _functions() -> frozenset[str]:
     """The functions of the tests."""
     texts = (path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     return frozenset(re.findall(r"^ *(?:async )?def (test_\w+)", "\n".join(texts), flags=re.M))
@@ -91,7 +91,7 @@ def test_methods_and_tests_that_pages_cite_exist(page: Path) -> None:
         return
     for one in cited(page):
         if re.fullmatch(r"test_\w+(?:\.py)?", one):
-            assert one in tests() or any((ROOT / "tests").rglob(one)), one
+            assert one in _functions() or any((ROOT / "tests").rglob(one)), one
         elif re.fullmatch(r"[A-Z][a-z]\w+\.[a-z_]\w+(?:\(\))?", one):
             assert exists(one), one
 
