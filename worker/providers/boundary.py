@@ -6,6 +6,7 @@ stream and not a session or the worker. What a plugin returns is checked here on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,10 +38,17 @@ class GuardedProvider(Provider):
         self.name = name  # type: ignore[misc]  # the plugin's own may differ from the entry point's
         self.plugin = plugin
         self.capabilities = capabilities
+        self._warned = False
 
     @property
     def balance_seconds(self) -> float:  # type: ignore[override]  # it may change with settings
-        return self.plugin.balance_seconds
+        try:
+            return float(self.plugin.balance_seconds)
+        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            if not self._warned:  # it is read every second
+                self._warned = True
+                _fault(self.name, "balance_seconds", error)
+            return 0.0
 
     async def open(self, request: StreamRequest) -> ProviderStream:
         with mapped(self.name, "open"):
@@ -63,14 +71,24 @@ class GuardedStream(ProviderStream):
     def __init__(self, name: str, stream: ProviderStream) -> None:
         self.name = name
         self.plugin = stream
+        self._warned = False
 
     @property
     def reference(self) -> str | None:  # type: ignore[override]
-        return self.plugin.reference
+        with logged(self.name, "reference"):
+            return self.plugin.reference
+        return None
 
     @property
     def used_seconds(self) -> float | None:  # type: ignore[override]
-        return self.plugin.used_seconds
+        try:
+            used = self.plugin.used_seconds
+            return None if used is None else float(used)
+        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            if not self._warned:  # it is read every second
+                self._warned = True
+                _fault(self.name, "used_seconds", error)
+            return None
 
     async def send(self, audio: bytes) -> None:
         with mapped(self.name, "send"):
@@ -122,7 +140,9 @@ class _Events(AsyncIterator[ProviderEvent]):
             event = await self._next()
         except (ProviderError, StopAsyncIteration):
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             raise _fault(self._name, "iteration", error) from error
         if isinstance(event, ProviderEvent):
             return event
@@ -136,7 +156,9 @@ def mapped(name: str, what: str) -> Iterator[None]:
         yield
     except ProviderError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if _is_cancelled(error):
+            raise
         raise _fault(name, what, error) from error
 
 
@@ -145,11 +167,20 @@ def logged(name: str, what: str) -> Iterator[None]:
     """Log errors instead of raising them: nothing can be done about them."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+    except (Exception, asyncio.CancelledError) as error:
+        if _is_cancelled(error):
+            raise
         _fault(name, what, error)
 
 
-def _fault(name: str, what: str, error: Exception) -> PluginFault:
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the current task is being cancelled. If it is not, a CancelledError comes from a task
+    or a future of the plugin; it would end the session's task without a trace."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _fault(name: str, what: str, error: BaseException) -> PluginFault:
     # Not its representation: those of HTTP clients' errors show headers with keys.
     message = f"the plugin raised {type(error).__name__} in {what}: {error}"
     log.error("%s", message, exc_info=error, extra=fields(provider=name))

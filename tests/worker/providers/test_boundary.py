@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,7 +33,7 @@ class OddStream(ProviderStream):
         self.does = does
 
     def _do(self) -> Any:
-        if isinstance(self.does, Exception):
+        if isinstance(self.does, BaseException):
             raise self.does
         return self.does
 
@@ -141,3 +142,86 @@ def test_a_provider_without_capabilities_is_refused() -> None:
     plugin.capabilities = None  # type: ignore[assignment]
     with pytest.raises(PluginError, match="capabilities"):
         GuardedProvider("p", plugin)
+
+
+@pytest.mark.parametrize("method", ["send", "finish", "iteration"])
+async def test_a_cancellation_inside_the_plugin_is_a_fault(method: str) -> None:
+    stream = await stream_that(asyncio.CancelledError())
+    with pytest.raises(PluginFault, match=rf"CancelledError in {method}"):
+        await call(stream, method)
+
+
+async def test_a_cancellation_inside_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    await (await stream_that(asyncio.CancelledError())).close()
+    assert len(caplog.records) == 1
+
+
+class PatientStream(OddStream):
+    """Waits for ever in each method."""
+
+    async def send(self, audio: bytes) -> None:
+        await asyncio.Event().wait()
+
+    async def finish(self) -> None:
+        await asyncio.Event().wait()
+
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        await asyncio.Event().wait()
+        yield Final("", 0, 0)
+
+    async def close(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("method", ["send", "finish", "iteration", "close"])
+async def test_a_cancellation_from_outside_passes(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = await GuardedProvider("p", OddProvider(PatientStream(None))).open(REQUEST)
+    calling = asyncio.create_task(stream.close() if method == "close" else call(stream, method))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert not caplog.records
+
+
+class UnreadableStream(OddStream):
+    @property
+    def reference(self) -> str | None:  # type: ignore[override]
+        raise KeyError("reference")
+
+    @property
+    def used_seconds(self) -> float | None:  # type: ignore[override]
+        return self._do()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("used", [KeyError("no figure"), "ten"])
+async def test_attributes_that_cannot_be_read_are_unknown(
+    used: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = await GuardedProvider("p", OddProvider(UnreadableStream(used))).open(REQUEST)
+    assert stream.used_seconds is None
+    assert stream.used_seconds is None
+    assert len(caplog.records) == 1
+    assert stream.reference is None
+
+
+async def test_a_figure_is_passed_on() -> None:
+    stream = await GuardedProvider("p", OddProvider(UnreadableStream(1))).open(REQUEST)
+    assert stream.used_seconds == 1.0
+
+
+class UnreadableProvider(OddProvider):
+    @property
+    def balance_seconds(self) -> float:  # type: ignore[override]
+        raise KeyError("no interval")
+
+
+def test_a_balance_interval_that_cannot_be_read_means_no_balance(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    provider = GuardedProvider("p", UnreadableProvider(None))
+    assert provider.balance_seconds == 0
+    assert provider.balance_seconds == 0
+    assert len(caplog.records) == 1
