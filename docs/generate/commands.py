@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 
 from .markdown import cell, code, heading, paragraphs, sentence, table
 
@@ -16,6 +17,7 @@ _PARSERS = {
 """The function that makes the parser of each program."""
 
 
+@cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each program, by the program's name."""
     return {name: pkgutil.resolve_name(function)() for name, function in _PARSERS.items()}
