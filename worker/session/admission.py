@@ -28,6 +28,10 @@ from .states import State
 T = TypeVar("T")
 
 _CHECK_SECONDS = 0.5
+_CANCEL_SECONDS = 2.0
+"""How long a session waits for a plugin to stop opening a stream that is no longer wanted."""
+_unfinished: set[asyncio.Task[Any]] = set()
+"""Keeps tasks alive that no session waits for any longer: asyncio does not."""
 
 
 class HandOver(Exception):
@@ -87,11 +91,18 @@ class Drain:
         """Return the result of `wanted`. Raises HandOver if the drain is requested before that.
 
         `check` is called twice a second, and may raise to end the wait. When the wait ends without
-        the result (this task may be cancelled, too), `wanted` is cancelled and awaited; a result
-        that arrives all the same is given to `discard`.
+        the result (this task may be cancelled, too), `wanted` is cancelled and awaited for two
+        seconds; a result that arrives all the same, or later, is given to `discard`.
         """
-        task = asyncio.ensure_future(wanted)
-        taken = False
+        taken = abandoned = False
+
+        async def owned() -> T:
+            result = await wanted
+            if abandoned:
+                await discard(result)
+            return result
+
+        task = asyncio.ensure_future(owned())
         try:
             draining = self._wait()
             either: set[asyncio.Future[Any]] = {task, draining}
@@ -111,9 +122,13 @@ class Drain:
         finally:
             self._waiter = None
             if not taken:
+                abandoned = not task.done()
                 task.cancel()
-                await asyncio.wait({task})
-                if not task.cancelled() and task.exception() is None:
+                task.add_done_callback(_retrieve)
+                if abandoned:
+                    _unfinished.add(task)
+                    await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+                elif not task.cancelled() and task.exception() is None:
                     await discard(task.result())
 
 
@@ -330,6 +345,13 @@ class Admission:
                 if seconds > 0:
                     await self._services.governor.announce(failed, fault.cause, seconds)
         return self.chain.name != failed
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Forget a task that no session waits for, and mark its error as retrieved."""
+    _unfinished.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 async def _close(stream: ProviderStream) -> None:

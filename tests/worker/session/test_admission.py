@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -130,6 +131,33 @@ async def test_an_error_on_the_way_out_does_not_hide_the_drain() -> None:
     drain.request(0.0)
     with pytest.raises(HandOver):
         await soon(waiting, 5)
+
+
+async def test_what_ignores_its_cancellation_does_not_hold_up_the_drain() -> None:
+    applied, freed, returned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> str:
+        applied.set()
+        while not freed.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await freed.wait()
+        return "permit"
+
+    async def give_back(permit: str) -> None:
+        assert permit == "permit"
+        returned.set()
+
+    drain = Drain()
+    waiting = asyncio.create_task(drain.first(stubborn(), discard=give_back))
+    await soon(applied.wait(), 5)
+    drain.request(0.0)
+    try:
+        with pytest.raises(HandOver):
+            await soon(waiting, 10)
+        assert not returned.is_set()
+    finally:
+        freed.set()
+    await soon(returned.wait(), 5)
 
 
 async def test_a_check_may_end_the_wait() -> None:
