@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 from natterjack.errors import UsageError
-from natterjack.plugin.provider import Capabilities, Provider
+from natterjack.plugin.provider import Provider
 
 _HOUR_S = 3600.0
 
@@ -87,17 +87,18 @@ def parse_prices(text: str) -> dict[str, float]:
 
 
 def price_of(
-    provider: Provider,
+    name: str,
+    plugin: Provider,
     model: str | None,
     language: str | None,
     channels: int,
     own: dict[str, float],
 ) -> Price:
-    """The price of a stream at `provider`. `own` holds the operator's prices (`parse_prices`)."""
-    capabilities = provider.capabilities
-    per_hour = own.get(f"{provider.name}/{model}", own.get(provider.name))
+    """The price of a stream at provider `name`. `own`: the operator's prices (`parse_prices`)."""
+    capabilities = plugin.capabilities
+    per_hour = own.get(f"{name}/{model}", own.get(name))
     if per_hour is None:
-        per_hour = _listed(provider, capabilities, model, language)
+        per_hour = _listed(name, plugin, model, language)
     return Price(
         per_hour,
         capabilities.currency,
@@ -107,14 +108,12 @@ def price_of(
     )
 
 
-def _listed(
-    provider: Provider, capabilities: Capabilities, model: str | None, language: str | None
-) -> float:
-    if (
-        capabilities.price_per_hour == type(provider).capabilities.price_per_hour
-    ):  # still the default
+def _listed(name: str, plugin: Provider, model: str | None, language: str | None) -> float:
+    price = plugin.capabilities.price_per_hour
+    default = getattr(type(plugin), "capabilities", None)
+    if default is not None and default.price_per_hour == price:  # its settings have no other
         for entry in LIST_PRICES:
-            same = (entry.provider, entry.model) == (provider.name, model)
+            same = (entry.provider, entry.model) == (name, model)
             if same and entry.language in (language, None):
                 return entry.per_hour
-    return capabilities.price_per_hour
+    return price

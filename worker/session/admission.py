@@ -181,8 +181,8 @@ class Admission:
 
     def price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
         """Raises PluginError."""
-        provider = self._services.providers.get(name).plugin
-        return price_of(provider, model, language, channels, self._services.prices)
+        plugin = self._services.providers.get(name).plugin
+        return price_of(name, plugin, model, language, channels, self._services.prices)
 
     async def connect(self) -> Opened:
         """Open a stream at the provider whose turn it is.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from natterjack.errors import UsageError
+from natterjack.plugin import Capabilities, Provider, ProviderStream, StreamRequest
 from worker.metering.ledger import Ledger
 from worker.metering.prices import Price, parse_prices, price_of
 from worker.metering.tally import Tally
@@ -173,8 +175,26 @@ def test_price_precedence(
     if setting is not None:
         monkeypatch.setenv("DEEPGRAM_PRICE_PER_HOUR", setting)
     found = load_class("deepgram")
-    price = price_of(found(found.Settings()), model, language, 1, own)
+    price = price_of("deepgram", found(found.Settings()), model, language, 1, own)
     assert (price.per_hour, price.currency, price.billing) == (expected, "USD", "audio")
+
+
+class BareProvider(Provider):
+    """Has neither a name nor capabilities on its class."""
+
+    Settings = BaseSettings
+
+    def __init__(self, settings: BaseSettings) -> None:
+        self.capabilities = Capabilities(encodings=("linear16",), price_per_hour=0.3)
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, 0.3), ({"bare": 0.1}, 0.1)])
+def test_the_price_of_a_plugin_that_declares_little(own: dict[str, float], expected: float) -> None:
+    price = price_of("bare", BareProvider(BaseSettings()), None, None, 1, own)
+    assert price.per_hour == expected
 
 
 @pytest.mark.parametrize("seconds", [-50.0, float("nan"), float("inf")])
