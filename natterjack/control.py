@@ -14,7 +14,7 @@ class ControlRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    command: Command
+    command: Annotated[Command, Field(description="what the session must do")]
     settings: Annotated[
         dict[str, Any], Field(description="for `configure`: setting names and new values")
     ] = Field(default_factory=dict)
@@ -28,8 +28,10 @@ class Supports(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    finalize: bool = False
-    configure: list[str] = Field(default_factory=list)
+    finalize: Annotated[bool, Field(description="`finalize` is possible")] = False
+    configure: Annotated[list[str], Field(description="settings that `configure` accepts")] = Field(
+        default_factory=list
+    )
 
 
 class ControlReply(BaseModel):
@@ -41,12 +43,16 @@ class ControlReply(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    ok: bool
-    session_id: str
-    provider: str | None = None
-    supports: Supports = Field(default_factory=Supports)
-    position: float | None = None
-    error: str | None = None
+    ok: Annotated[bool, Field(description="the request was carried out")]
+    session_id: Annotated[str, Field(description="ID of the session that replied")]
+    provider: Annotated[str | None, Field(description="name of the provider in use")] = None
+    supports: Annotated[Supports, Field(description="capabilities of that provider")] = Field(
+        default_factory=Supports
+    )
+    position: Annotated[float | None, Field(description="seconds on the clock of the session")] = (
+        None
+    )
+    error: Annotated[str | None, Field(description="why the request was not carried out")] = None
 
 
 _STOPPED = "stopped: "

@@ -16,6 +16,7 @@ from .errors import BadEvent, first_problem
 from .subjects import SessionKey
 
 Seconds = Annotated[float, Field(ge=0)]
+_TYPE = Field(description="kind of the event")
 
 
 class _Model(BaseModel):
@@ -26,22 +27,24 @@ class _Model(BaseModel):
 class Word(_Model):
     """One word; times and confidence are absent if the provider gives none."""
 
-    text: str
-    start: Seconds | None = None
-    end: Seconds | None = None
-    confidence: float | None = None
-    speaker: str | None = None
+    text: Annotated[str, Field(description="the word, with its punctuation")]
+    start: Annotated[Seconds | None, Field(description="where the word begins, in seconds")] = None
+    end: Annotated[Seconds | None, Field(description="where the word ends, in seconds")] = None
+    confidence: Annotated[float | None, Field(description="from 0 to 1")] = None
+    speaker: Annotated[
+        str | None, Field(description="the label that the provider gives to the voice")
+    ] = None
 
 
 class _Event(_Model):
-    session_id: str
-    tenant: str
-    conversation: str
-    speaker: str
+    session_id: Annotated[str, Field(description="ID of the session, from its request")]
+    tenant: Annotated[str, Field(description="first token of the session key")]
+    conversation: Annotated[str, Field(description="second token of the session key")]
+    speaker: Annotated[str, Field(description="third token of the session key")]
     epoch: Annotated[int, Field(ge=0, description="delivery count of the session's lease")]
-    provider: str | None = None
-    model: str | None = None
-    published_at: datetime
+    provider: Annotated[str | None, Field(description="name of the provider in use")] = None
+    model: Annotated[str | None, Field(description="model that the request names")] = None
+    published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
 
     @property
     def key(self) -> SessionKey:
@@ -67,15 +70,19 @@ class _Transcript(_Model):
     segment: Annotated[
         int, Field(ge=0, description="number of the segment: 0, 1, 2 ..., one for each final")
     ]
-    text: str
-    words: list[Word] = Field(default_factory=list)
-    start: Seconds
-    end: Seconds
+    text: Annotated[str, Field(description="the text of the segment")]
+    words: Annotated[
+        list[Word], Field(description="the words of `text`, if the provider gives them")
+    ] = Field(default_factory=list)
+    start: Annotated[Seconds, Field(description="where the segment begins, in seconds")]
+    end: Annotated[Seconds, Field(description="where the segment ends, in seconds")]
     times_estimated: Annotated[
         bool, Field(description="the worker estimated the word times, not the provider")
     ] = False
-    confidence: float | None = None
-    language: str | None = None
+    confidence: Annotated[float | None, Field(description="from 0 to 1")] = None
+    language: Annotated[
+        str | None, Field(description="BCP-47 tag of the language that was recognized")
+    ] = None
     started_at: Annotated[datetime | None, Field(description="wall-clock time of `start`")] = None
     latency: Annotated[
         float | None,
@@ -86,13 +93,13 @@ class _Transcript(_Model):
 class InterimEvent(_Transcript, _Event):
     """Text that may still change. It is published at once and not stored."""
 
-    type: Literal["interim"] = "interim"
+    type: Annotated[Literal["interim"], _TYPE] = "interim"
 
 
 class FinalEvent(_Transcript, Durable):
     """Text that will not change."""
 
-    type: Literal["final"] = "final"
+    type: Annotated[Literal["final"], _TYPE] = "final"
 
 
 TurnKind = Literal["started", "eager_end", "resumed", "ended"]
@@ -101,27 +108,31 @@ TurnKind = Literal["started", "eager_end", "resumed", "ended"]
 class TurnEvent(Durable):
     """The start or the end of a turn, a stretch of one speaker's speech."""
 
-    type: Literal["turn"] = "turn"
-    turn: Annotated[int, Field(ge=0)]
-    event: TurnKind
-    text: str | None = None
-    start: Seconds | None = None
-    end: Seconds | None = None
-    confidence: float | None = None
+    type: Annotated[Literal["turn"], _TYPE] = "turn"
+    turn: Annotated[int, Field(ge=0, description="number of the turn: 0, 1, 2 ...")]
+    event: Annotated[TurnKind, Field(description="what happened to the turn")]
+    text: Annotated[
+        str | None, Field(description="the text of the turn so far, if the provider gives it")
+    ] = None
+    start: Annotated[Seconds | None, Field(description="where the turn begins, in seconds")] = None
+    end: Annotated[Seconds | None, Field(description="where the turn ends, in seconds")] = None
+    confidence: Annotated[
+        float | None, Field(description="confidence that the turn has ended, from 0 to 1")
+    ] = None
 
 
 class Gap(_Model):
     """Audio that was lost; the provider received silence of the same duration in its place."""
 
-    start: Seconds
-    end: Seconds
-    cause: str
+    start: Annotated[Seconds, Field(description="where the gap begins, in seconds")]
+    end: Annotated[Seconds, Field(description="where the gap ends, in seconds")]
+    cause: Annotated[str, Field(description="`edge`, `missing` or `bad_chunk`")]
 
 
 class ProviderUsage(_Model):
     """A session's use of one provider, over all its connections and workers."""
 
-    connections: int = 0
+    connections: Annotated[int, Field(description="number of connections")] = 0
     sent_seconds: Annotated[
         Seconds, Field(description="audio sent, including audio sent again")
     ] = 0
@@ -136,7 +147,7 @@ class ProviderUsage(_Model):
             "after their last report"
         ),
     ] = 0
-    connected_seconds: Seconds = 0
+    connected_seconds: Annotated[Seconds, Field(description="duration of the connections")] = 0
     reported_seconds: Annotated[
         Seconds | None,
         Field(description="audio or connection time that the provider reports, if it does"),
@@ -144,7 +155,7 @@ class ProviderUsage(_Model):
     billed_seconds: Annotated[Seconds, Field(description="by the provider's billing rule")] = 0
     cost: Annotated[float, Field(description="cost of the billed seconds, in `currency`")] = 0
     recovery_cost: Annotated[float, Field(description="part of `cost` for audio sent again")] = 0
-    currency: str = "USD"
+    currency: Annotated[str, Field(description="ISO 4217 code of `cost`")] = "USD"
 
 
 class Account(_Model):
@@ -184,12 +195,12 @@ StatusState = Literal["assigned", "streaming", "recovering", "handed_over", "clo
 class StatusEvent(Durable):
     """A change of a session's state. `closed` and `failed` end the session and have its account."""
 
-    type: Literal["status"] = "status"
-    state: StatusState
-    reason: str | None = None
+    type: Annotated[Literal["status"], _TYPE] = "status"
+    state: Annotated[StatusState, Field(description="the new state")]
+    reason: Annotated[str | None, Field(description="why the state changed")] = None
     detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
-    worker: str
-    account: Account | None = None
+    worker: Annotated[str, Field(description="name of the worker")]
+    account: Annotated[Account | None, Field(description="only in closing events")] = None
 
     @property
     def closing(self) -> bool:
@@ -199,22 +210,24 @@ class StatusEvent(Durable):
 class UsageEvent(Durable):
     """The use and cost of a session so far: sent regularly, when credit is low, and at the end."""
 
-    type: Literal["usage"] = "usage"
+    type: Annotated[Literal["usage"], _TYPE] = "usage"
     audio_seconds: Annotated[
         Seconds, Field(description="audio sent to providers, including audio sent again")
     ]
-    connected_seconds: Seconds
+    connected_seconds: Annotated[Seconds, Field(description="duration of all provider connections")]
     cost: Annotated[float | None, Field(description="total over all providers, in `currency`")] = (
         None
     )
-    currency: str | None = None
+    currency: Annotated[str | None, Field(description="ISO 4217 code of `cost`")] = None
     credits_remaining_seconds: Annotated[
         float | None, Field(description="seconds until the provider or a budget ends the session")
     ] = None
     low: Annotated[
         bool, Field(description="a threshold was passed, or the provider has sent a warning")
     ] = False
-    providers: dict[str, ProviderUsage] = Field(default_factory=dict)
+    providers: Annotated[
+        dict[str, ProviderUsage], Field(description="use of each provider, by name")
+    ] = Field(default_factory=dict)
 
 
 DurableEvent = FinalEvent | TurnEvent | StatusEvent | UsageEvent

@@ -27,12 +27,12 @@ class SessionSpec(BaseModel):
         default_factory=lambda: str(uuid4()),
         description="unique ID made by the edge, normally a UUID",
     )
-    tenant: Token
-    conversation: Token
-    speaker: Token
-    encoding: Encoding = "linear16"
+    tenant: Annotated[Token, Field(description="first token of the session key")]
+    conversation: Annotated[Token, Field(description="second token of the session key")]
+    speaker: Annotated[Token, Field(description="third token of the session key")]
+    encoding: Annotated[Encoding, Field(description="of every chunk")] = "linear16"
     sample_rate: Annotated[int, Field(ge=4000, le=384_000, description="hertz")] = 16_000
-    channels: Annotated[int, Field(ge=1, le=32)] = 1
+    channels: Annotated[int, Field(ge=1, le=32, description="interleaved in every chunk")] = 1
     language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
     provider: Annotated[
         ProviderName | Annotated[list[ProviderName], Field(max_length=8)] | None,
@@ -40,8 +40,10 @@ class SessionSpec(BaseModel):
             description="a provider, or a list of providers to try in order; default: the worker's"
         ),
     ] = None
-    model: Annotated[str | None, Field(max_length=128)] = None
-    keyterms: Annotated[list[str], Field(max_length=500)] = Field(default_factory=list)
+    model: Annotated[str | None, Field(max_length=128, description="model of the provider")] = None
+    keyterms: Annotated[
+        list[str], Field(max_length=500, description="words that the provider should expect")
+    ] = Field(default_factory=list)
     options: dict[str, Any] = Field(
         default_factory=dict, description="provider-specific options, validated by the provider"
     )
@@ -49,8 +51,12 @@ class SessionSpec(BaseModel):
         float | None,
         Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="maximum duration of audio"),
     ] = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    opened_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="free text of the requester, not used by workers"
+    )
+    opened_at: datetime = Field(
+        default_factory=lambda: datetime.now(UTC), description="wall-clock time at the edge"
+    )
 
     @field_validator("provider")
     @classmethod

@@ -86,8 +86,9 @@ def test_every_member_of_an_event_is_on_the_page(model: type[BaseModel]) -> None
     page = PAGES[REFERENCE / "events.md"]
     section = page.partition(f"### {model.__name__}\n")[2].partition("\n### ")[0]
     assert section, model.__name__
-    for name in model.model_fields:
+    for name, field in model.model_fields.items():
         assert f"| `{name}` |" in section
+        assert field.description, f"{model.__name__}.{name} has no description"
 
 
 def test_every_metric_is_described_and_on_the_page() -> None:
