@@ -26,7 +26,7 @@ _REMEMBERED_SESSIONS = 1000
 
 def _capabilities(settings: DeepgramFluxSettings) -> Capabilities:
     return Capabilities(
-        # Deepgram docs, "Flux configuration": raw audio of one channel goes as it is.
+        # Deepgram docs, "Flux configuration": raw audio of one channel is accepted as it is.
         encodings=("linear16", "mulaw", "alaw"),
         sample_rates=options.SAMPLE_RATES,
         max_channels=1,
@@ -37,7 +37,8 @@ def _capabilities(settings: DeepgramFluxSettings) -> Capabilities:
         turns=True,
         finalize=True,
         configurable=options.CONFIGURABLE,
-        # Deepgram docs, "Flux state machine": an Update for each 0.25 s, in silence too.
+        # Deepgram docs, "Flux state machine": an Update for every 0.25 s of audio, including
+        # silence.
         answers_silence=True,
         catch_up_rate=settings.flux_catch_up_rate,
         price_per_hour=settings.flux_price_per_hour,
@@ -74,7 +75,7 @@ class DeepgramFluxProvider(Provider):
             ping_seconds=settings.flux_ping_seconds,
         )
         self._failed: OrderedDict[str, None] = OrderedDict()
-        """Sessions whose last stream ended with an error that is unknown here."""
+        """Sessions whose last stream ended with an error code that is not in KNOWN_ERRORS."""
 
     async def open(self, request: StreamRequest) -> ProviderStream:
         listen = options.listen(self._settings, request)
@@ -102,7 +103,8 @@ class DeepgramFluxProvider(Provider):
         await self._connector.close()
 
     async def _greeting(self, socket: Socket, session_id: str) -> protocol.Decoded:
-        """Connected: audio before it would be at risk (Deepgram docs, "Flux quickstart")."""
+        """Wait for Connected: audio sent before it may be lost (Deepgram docs, "Flux
+        quickstart")."""
         bound = self._settings.flux_connected_timeout_seconds
         try:
             async with asyncio.timeout(bound):
@@ -110,13 +112,15 @@ class DeepgramFluxProvider(Provider):
                     try:
                         decoded = protocol.decode(message)
                     except RemoteProtocolError:
-                        continue  # whatever it was, Connected is what counts
+                        continue  # only Connected matters here
                     if isinstance(decoded.message, protocol.Connected):
                         return decoded
                     if isinstance(decoded.message, protocol.FatalError):
                         raise self._fatal(session_id, decoded.message, productive=False)
         except TimeoutError:
-            raise Unavailable(self.name, "connect", f"not Connected within {bound:g} s") from None
+            raise Unavailable(
+                self.name, "connect", f"no Connected message within {bound:g} s"
+            ) from None
         error = protocol.close_error(message, finishing=False)
         assert error is not None
         raise error
@@ -124,7 +128,7 @@ class DeepgramFluxProvider(Provider):
     def _fatal(
         self, session_id: str, error: protocol.FatalError, *, productive: bool
     ) -> ProviderError:
-        """An error that no document names is worth one other try."""
+        """The error for an Error message; an undocumented code is retried once."""
         if error.code in protocol.KNOWN_ERRORS:
             return protocol.fatal_error(error, again=False)
         again = session_id in self._failed and not productive

@@ -1,6 +1,7 @@
-"""The stream's clock: where the audio given to `send` lies in all that went out, silence included.
+"""Maps times of the provider's clock to times of the audio given to `send`.
 
-Pure: no sockets, time or environment.
+The provider's clock also counts the silence that this plugin inserts. Pure: no sockets, time or
+environment.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from natterjack.audio import AudioFormat
 
 
 class _Silence(NamedTuple):
-    """Silence of our own, in frames of all that was sent."""
+    """A stretch of inserted silence, in frames of all audio sent."""
 
     start: int
     end: int
     before: int
-    """Frames of such silence before this one."""
+    """Frames of inserted silence before this stretch."""
 
 
 class Clock:
-    """Flux counts all audio of a connection; the worker counts what it gave. Silence that is put in
-    between belongs to the first count alone."""
+    """Counts the audio of a connection, with and without inserted silence.
+
+    Flux counts all of it; the worker counts only the audio that it gave.
+    """
 
     def __init__(self, audio_format: AudioFormat) -> None:
         self._rate = audio_format.sample_rate
@@ -34,28 +37,28 @@ class Clock:
 
     @property
     def sent(self) -> float:
-        """Seconds that went out, silence of our own included."""
+        """Seconds of audio sent, including inserted silence."""
         return self._sent / self._rate
 
     @property
     def spoken(self) -> float:
-        """Where the last audio that was given ends, on the provider's clock."""
+        """End of the last audio given, on the provider's clock."""
         return self._spoken / self._rate
 
     @property
     def given(self) -> float:
-        """Seconds of audio that were given."""
+        """Seconds of audio given."""
         return (self._sent - self._silence) / self._rate
 
     def audio(self, size_bytes: int) -> float:
-        """Audio of so many bytes goes out next; its seconds."""
+        """Count `size_bytes` of audio that is sent next; return its seconds."""
         frames = size_bytes // self._frame_bytes
         self._sent += frames
         self._spoken = self._sent
         return frames / self._rate
 
     def silence(self, size_bytes: int) -> None:
-        """Silence of our own, of so many bytes, goes out next."""
+        """Count `size_bytes` of inserted silence that is sent next."""
         start, end = self._sent, self._sent + size_bytes // self._frame_bytes
         if self._pieces and self._pieces[-1].end == start:
             self._pieces[-1] = self._pieces[-1]._replace(end=end)
@@ -65,8 +68,11 @@ class Clock:
         self._silence += end - start
 
     def to_given(self, seconds: float) -> float:
-        """A time of the provider in seconds of the audio given, held within it. What lies within
-        silence of our own is where that was put in."""
+        """Convert a time of the provider's clock to seconds of the audio given, limited to its
+        length.
+
+        A time within inserted silence becomes the place where the silence was inserted.
+        """
         if not self._pieces:
             return min(max(seconds, 0.0), self._sent / self._rate)
         sent = min(max(seconds * self._rate, 0.0), float(self._sent))

@@ -1,8 +1,9 @@
-"""Changes of settings in mid-stream: one on its way at a time, later ones merged. It is told the
-time, and says what to send and when to ask again; no sockets.
+"""Changes of settings on an open stream: one message in flight, later changes merged.
 
-Deepgram docs, "Configure": each is answered with ConfigureSuccess or ConfigureFailure, in order; a
-failing one changes nothing; unanswered ones are limited in number.
+Pure apart from futures: the caller passes the time, sends the messages and arms the timer.
+
+Deepgram docs, "Configure": the server responds to each in order, with ConfigureSuccess or
+ConfigureFailure; a failed one changes nothing; the number in flight is limited.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .protocol import Configured, ConfigureFailed, encode_configure
 
 @dataclass
 class _Batch:
-    """Changes that go out together, and those who wait for the answer."""
+    """Changes that are sent in one message, and the futures of their callers."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
@@ -37,7 +38,7 @@ class _Batch:
 
 
 class Configuring:
-    """The changes of one stream."""
+    """Schedules the changes of one stream and resolves their callers' futures."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout = timeout_seconds
@@ -45,10 +46,10 @@ class Configuring:
         self._sent: _Batch | None = None
         self._expires = math.inf
         self._given_up = 0
-        """Messages whose answer was awaited in vain, and may come yet."""
+        """Number of messages whose responses did not come in time but still may."""
 
     def ask(self, changes: Mapping[str, Any], waiter: asyncio.Future[None]) -> None:
-        """`changes` (options.parse_changes) are to be made; `waiter` will say how it went."""
+        """Schedule `changes` (from options.parse_changes); `waiter` receives the outcome."""
         if self._next is None:
             self._next = _Batch()
         self._next.changes.update(changes)
@@ -56,22 +57,25 @@ class Configuring:
 
     @property
     def bound_seconds(self) -> float:
-        """By then whoever asks has an answer: behind one on its way, and a moment to send both."""
+        """Upper bound of the time until a caller has an outcome: one message in flight, its own,
+        and time to send both."""
         return 2.5 * self._timeout
 
     @property
     def deadline(self) -> float:
-        """When to ask `due` again, if nothing happens before."""
+        """Time at which to call `due` again, if nothing happens before."""
         if self._sent is not None:
             return self._expires
         return math.inf if self._next is None else 0.0
 
     def due(self, now: float) -> str | None:
-        """The message to send now."""
+        """Return the message to send now, if any; fail the one in flight if it has timed out."""
         if self._sent is not None and now >= self._expires:
             sent, self._sent = self._sent, None
             self._given_up += 1
-            sent.resolve(Stalled(NAME, "mute", f"no answer to Configure in {self._timeout:g} s"))
+            sent.resolve(
+                Stalled(NAME, "mute", f"no response to Configure within {self._timeout:g} s")
+            )
         if self._sent is not None or self._next is None:
             return None
         self._sent, self._next = self._next, None
@@ -79,23 +83,23 @@ class Configuring:
         return encode_configure(self._sent.changes)
 
     def answered(self, answer: Configured | ConfigureFailed) -> None:
-        """The provider took or refused the changes on their way."""
+        """Handle the provider's response to the message in flight."""
         if self._sent is None:
             self._given_up = max(0, self._given_up - 1)
             return
         if isinstance(answer, ConfigureFailed):
-            said = ": ".join(part for part in (answer.code, answer.description) if part)
-            error = refused(f"configure: {said or 'it was refused'}")
+            reason = ": ".join(part for part in (answer.code, answer.description) if part)
+            error = refused(f"configure: {reason or 'rejected by the provider'}")
         else:
             error = None
             if self._given_up and not _matches(answer.values, self._sent.changes):
-                self._given_up -= 1  # the late answer to one that was given up
+                self._given_up -= 1  # a late response to an earlier message
                 return
         sent, self._sent = self._sent, None
         sent.resolve(error)
 
     def fail(self, error: ProviderError) -> None:
-        """The stream is over."""
+        """Fail all changes with `error`: the stream has ended."""
         for batch in (self._sent, self._next):
             if batch is not None:
                 batch.resolve(error)
@@ -103,5 +107,5 @@ class Configuring:
 
 
 def _matches(values: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
-    """Whether an answer shows the changes; it returns the values now in force."""
+    """Whether a response, which lists the values now in effect, is consistent with the changes."""
     return all(name not in values or values[name] == value for name, value in changes.items())

@@ -1,4 +1,4 @@
-"""One stream to Flux: reads, decodes, hands over, writes. No policy."""
+"""One stream to Flux: reads and decodes messages, writes audio. No policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .transcript import Transcript
 from .upkeep import FRAME_SECONDS, Act, Phase, Upkeep
 
 FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
-"""From an Error, and whether the stream had made anything final, to the error to raise."""
+"""Maps an Error message, and whether the stream has made words final, to the error to raise."""
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def _silent_frame(audio_format: AudioFormat) -> bytes:
 
 
 class DeepgramFluxStream(ProviderStream):
-    """A listen v2 connection whose provider has said Connected."""
+    """An open connection to listen v2 whose provider has sent Connected."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ class DeepgramFluxStream(ProviderStream):
         self._time = self._loop.time
         self._finishing = False
         self._over = False
-        """The server has closed, in order."""
+        """Whether the server has closed the connection normally."""
         self._productive = False
-        """Whether words were made final."""
+        """Whether any words have become final."""
         self._failure: ProviderError | None = None
-        self._alarm = AutoResetEvent()
-        self._asleep_until = 0.0
-        # Lives from here to `close` or the end; what it fails with, the iterator raises.
-        self._keeper = asyncio.create_task(self._keep_up(), name=f"upkeep {self.reference}")
+        self._wakeup = AutoResetEvent()
+        self._wakeup_at = 0.0
+        # Runs until `close` or the end of the stream; the iterator raises its error.
+        self._upkeep_task = asyncio.create_task(self._run_upkeep(), name=f"upkeep {self.reference}")
 
     async def send(self, audio: bytes) -> None:
-        # An empty frame is not documented: none is sent.
+        # Empty frames are undocumented.
         if not audio:
             return
         if self._finishing:
@@ -82,38 +82,47 @@ class DeepgramFluxStream(ProviderStream):
         return True
 
     def _sent(self, audio: bytes) -> None:
-        """The clock and the wire must agree: nothing may be awaited between the two."""
+        """Count audio just before or after it is sent. The count and the wire must agree, so
+        nothing may be awaited in between."""
         self._upkeep.sent(self._time(), audio, self._clock.audio(len(audio)))
-        if self._upkeep.deadline < self._asleep_until:
-            self._alarm.set()
+        if self._upkeep.deadline < self._wakeup_at:
+            self._wakeup.set()
 
     async def finish(self) -> None:
-        """What is to be sent for it goes out as the provider's answers come."""
+        """Start ending the stream; the messages for it are sent as the provider's responses
+        arrive."""
         if self._finishing:
             return
         self._finishing = True
         self._upkeep.finish(self._time())
-        self._alarm.set()
+        self._wakeup.set()
 
     async def finalize(self) -> None:
-        """Ends the open turn, with what is decoded so far: the rest begins the next turn."""
+        """End the open turn with the text decoded so far; audio not decoded yet starts the next
+        turn."""
         if not self._finishing:
             await self._socket.send(protocol.encode_force_end_turn())
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        """Returns when the provider has taken the changes. Those asked for meanwhile go out
-        together, behind it. Raises: RequestRefused with the provider's reason (the stream goes
-        on as it was); Stalled when it does not answer in time."""
+        """Apply changes; return once the provider confirms them.
+
+        Changes that are requested meanwhile are sent together afterwards.
+
+        Raises: RequestRefused with the provider's reason (the stream continues unchanged); Stalled
+        if there is no response in time.
+        """
         checked = parse_changes(changes, self._model)
         if self._finishing:
             raise refused("configure: the stream is being finished")
         if self._failure is not None:
             raise self._failure
         if checked.get("numerals"):
-            self._transcript.rewrites_numbers = True  # for good: answers may come late, or never
+            self._transcript.rewrites_numbers = (
+                True  # permanently, since the response may come late or never
+            )
         answer: asyncio.Future[None] = self._loop.create_future()
         self._configuring.ask(checked, answer)
-        self._alarm.set()
+        self._wakeup.set()
         try:
             async with asyncio.timeout(self._configuring.bound_seconds):
                 await answer
@@ -125,13 +134,13 @@ class DeepgramFluxStream(ProviderStream):
             while not self._over:
                 for event in self._received(await self._socket.receive()):
                     yield event
-                    del event  # nothing of a message is held while the next is awaited
+                    del event  # keep no message alive while waiting for the next
         except ProviderError as error:
             self._failure = self._failure or error
             raise
         finally:
             self._configuring.fail(self._failure or Dropped(NAME, "the stream has ended"))
-            self._keeper.cancel()
+            self._upkeep_task.cancel()
         for event in self._transcript.end():
             yield event
 
@@ -142,7 +151,7 @@ class DeepgramFluxStream(ProviderStream):
         try:
             decoded = protocol.decode(received)
         except protocol.UnreadableEnd:
-            raise  # the words since the last final are heard again on the next stream
+            raise  # the words since the last final are transcribed again on the next stream
         except RemoteProtocolError as error:
             yield Notice("malformed", str(error))
             return
@@ -153,12 +162,12 @@ class DeepgramFluxStream(ProviderStream):
             yield event
 
     def _end(self, closed: Closed) -> None:
-        # A close that nobody asked for is none in order, even if `finish` was on its way.
+        # A close before CloseStream was sent is not normal, even if `finish` was called.
         closing = self._upkeep.phase is Phase.CLOSING
         failure = self._failure or protocol.close_error(closed, finishing=closing)
         if failure is None and (missing := self._upkeep.missing):
-            # Silence was sent behind the audio, so that all of it must have been told of.
-            failure = Stalled(NAME, "mute", f"it never told of the last {missing:.1f} s")
+            # Silence follows the audio, so the provider should have reported on all of it.
+            failure = Stalled(NAME, "mute", f"no transcript of the last {missing:.1f} s")
         if failure is not None:
             raise failure
         self._over = True
@@ -167,38 +176,38 @@ class DeepgramFluxStream(ProviderStream):
         match message:
             case protocol.TurnInfo():
                 events = self._transcript.receive(message)
-                self._upkeep.heard(
+                self._upkeep.transcribed(
                     self._time(), message.window_end, turn_open=self._transcript.turn_open
                 )
-                if min(self._upkeep.deadline, self._configuring.deadline) < self._asleep_until:
-                    self._alarm.set()
+                if min(self._upkeep.deadline, self._configuring.deadline) < self._wakeup_at:
+                    self._wakeup.set()
                 return events
             case protocol.Configured() | protocol.ConfigureFailed():
                 self._configuring.answered(message)
-                self._alarm.set()
+                self._wakeup.set()
                 taken = isinstance(message, protocol.Configured)
                 return [Notice("configured" if taken else "configure_failed")]
             case protocol.Warned():
                 if message.code == "FORCE_END_TURN_NO_ACTIVE_TURN":
                     self._upkeep.no_turn()
-                    self._alarm.set()
+                    self._wakeup.set()
                 return [Notice("warning", f"{message.code}: {message.description}")]
             case protocol.FatalError():
                 raise self._fatal(message, self._productive)
             case Notice():
                 return [message]
-        return [Notice("malformed", "Connected, a second time")]
+        return [Notice("malformed", "unexpected second Connected")]
 
     async def close(self) -> None:
         if self._failure is None:
-            self._failure = Dropped(NAME, "the stream was closed here")
+            self._failure = Dropped(NAME, "the stream was closed")
         self._configuring.fail(self._failure)
-        self._keeper.cancel()
+        self._upkeep_task.cancel()
         await self._socket.close()
-        await asyncio.wait([self._keeper])
+        await asyncio.wait([self._upkeep_task])
 
-    async def _keep_up(self) -> None:
-        """Send what is due: silence, the end of the stream, changes of settings."""
+    async def _run_upkeep(self) -> None:
+        """Send whatever is due: silence, the end of the stream, changes of settings."""
         try:
             while True:
                 for act in self._upkeep.due(self._time()):
@@ -207,9 +216,9 @@ class DeepgramFluxStream(ProviderStream):
                     return
                 if message := self._configuring.due(self._time()):
                     await self._socket.send(message)
-                self._asleep_until = min(self._upkeep.deadline, self._configuring.deadline)
-                await self._alarm.wait(self._asleep_until)
-                self._asleep_until = 0.0
+                self._wakeup_at = min(self._upkeep.deadline, self._configuring.deadline)
+                await self._wakeup.wait(self._wakeup_at)
+                self._wakeup_at = 0.0
         except ProviderError as error:
             self._failure = self._failure or error
             self._socket.abort()
@@ -222,6 +231,6 @@ class DeepgramFluxStream(ProviderStream):
             case Act.FORCE_END_TURN:
                 await self._socket.send(protocol.encode_force_end_turn())
             case Act.CLOSE_STREAM:
-                # After it nothing may be sent, and the answers to changes may not come any more.
-                self._configuring.fail(Stalled(NAME, "finish", "the stream is ended"))
+                # No message may follow it, and responses to changes may no longer arrive.
+                self._configuring.fail(Stalled(NAME, "finish", "the stream is ending"))
                 await self._socket.send(protocol.encode_close_stream())

@@ -1,4 +1,4 @@
-"""Which words may be part of a number that is written in digits, or redacted, later on. Pure."""
+"""Recognizes words that may later become part of a number in digits, or be redacted. Pure."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _ENDINGS: Final = (
     *("centos", "надцать", "дцать", "десят", "сот"),
 )
 _CHARACTERS: Final = frozenset("〇零一二三四五六七八九十百千万億%$€£*[]")
-"""Also those that stand for what was redacted."""
+"""Includes characters that replace redacted text."""
 
 
 def is_number(text: str) -> bool:
-    """Whether a word is a number or may be part of one. It may say so of too many words."""
+    """Whether a word is, or may be part of, a number. It errs toward True."""
     if any(character.isdigit() or character in _CHARACTERS for character in text):
         return True
     return any(part in _WORDS or part.endswith(_ENDINGS) for part in plain(text).split("-"))

@@ -1,4 +1,4 @@
-"""A turn that is open: what was last said of it, and which head of it can be made final. Pure."""
+"""An open turn: its latest words, and the head of it that can be made final. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .numbers import is_number
 from .words import Word, plain, split_text
 
 _SAME_GAP_SECONDS: Final = 0.02
-"""Gaps between words that differ by less are alike."""
+"""Difference up to which gaps between words count as equal."""
 _NEAR: Final = 2
-"""Words so many places from the boundary are looked at where a message contradicts a head."""
+"""Number of words on either side of the boundary to compare when a message contradicts a head."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """When the head of an open turn is made final."""
+    """Conditions for making the head of an open turn final."""
 
     updates: int = 3
-    """So many messages in a row must say the same words; 0: never."""
+    """Number of consecutive messages that must agree on the words; 0 turns commits off."""
     seconds: float = 3.0
-    """For so many seconds of audio."""
+    """Seconds of audio over which they must agree."""
     length_seconds: float = 5.0
-    """The head must be at least so long."""
+    """Minimum length of the head, in seconds."""
 
 
 class Head(NamedTuple):
@@ -35,43 +35,43 @@ class Head(NamedTuple):
     words: list[Word]
     text: str
     boundary: float
-    """In the gap behind the last of them."""
+    """A time in the gap after the last of them."""
 
 
-class _Seen(NamedTuple):
+class _Sighting(NamedTuple):
     text: str
     message: int
-    """The number of the first message of those that said it in a row."""
+    """Number of the first of the consecutive messages with this word."""
     since: float
-    """How far that one had transcribed."""
+    """End of the audio that this message covers."""
 
 
 class OpenTurn:
-    """The state of a turn. Its committed head stands, whatever later messages say of it."""
+    """The state of a turn. A committed head never changes, even if later messages contradict it."""
 
     def __init__(self) -> None:
         self.words: list[Word] = []
-        """As the last message has them, the committed ones included."""
+        """Words of the last message, including the committed ones."""
         self.rest: list[Word] = []
         self.rest_text = ""
-        """What is not committed."""
+        """Text of the words that are not committed."""
         self.eager_end: float | None = None
-        """Where EagerEndOfTurn, if it was the last word on it, saw the turn's end."""
+        """End of the turn according to EagerEndOfTurn, unless TurnResumed followed it."""
         self.language: str | None = None
         self._heads: list[str] = []
         self._committed: list[str] = []
-        """Plain words of the heads."""
-        self._said: list[str] = []
-        self._said_text = ""
-        """What the last message had of the committed words; empty: it contradicted them."""
+        """Words of the heads, in plain form."""
+        self._last_head: list[str] = []
+        self._last_head_text = ""
+        """Text of the committed words in the last message; empty if it contradicted them."""
         self._last: Word | None = None
         """The last committed word."""
         self._boundary = 0.0
         self._next = ""
-        """The word behind the boundary, as of the last message."""
+        """The word after the boundary in the last message."""
         self._messages = 0
-        self._seen: list[_Seen] = []
-        """One for each word of the rest."""
+        self._sightings: list[_Sighting] = []
+        """One for each word of `rest`."""
 
     @property
     def last_word_end(self) -> float:
@@ -79,7 +79,7 @@ class OpenTurn:
 
     @property
     def text(self) -> str:
-        """Of the whole turn, as its finals and the last interim have it."""
+        """Text of the whole turn: its heads and the rest."""
         return self.text_with(self.rest_text)
 
     def text_with(self, rest: str) -> str:
@@ -87,59 +87,66 @@ class OpenTurn:
         return " ".join(text for text in (*self._heads, rest) if text)
 
     def unchanged(self, words: Sequence[ProviderWord], text: str) -> int:
-        """How many words a message begins with that are committed, and as the message before had
-        them: all or none. They need no work."""
-        count = len(self._said)
+        """Number of leading words of a message that are committed and unchanged since the last
+        message.
+
+        Either all committed words or 0. `update` skips these words.
+        """
+        count = len(self._last_head)
         if not count or count != len(self._committed) or count >= len(words):
             return 0
-        if [word.text for word in words[:count]] != self._said:
+        if [word.text for word in words[:count]] != self._last_head:
             return 0
-        return count if text.startswith(self._said_text) else 0
+        return count if text.startswith(self._last_head_text) else 0
 
     def update(
         self, words: Sequence[Word], text: str, window_end: float, unchanged: int = 0
     ) -> None:
-        """A message restates the turn. `words` are without those that are `unchanged`, `text` is
-        all of it. `window_end` is of the provider's clock."""
+        """Replace the words of the turn by those of a new message.
+
+        `words` leaves out the first `unchanged` words; `text` is the whole text. `window_end` is on
+        the provider's clock.
+        """
         if unchanged:
             self.words[unchanged:] = words
             self.rest = list(words)
-            _, self.rest_text = split_text(text[len(self._said_text) :], words, 0)
+            _, self.rest_text = split_text(text[len(self._last_head_text) :], words, 0)
         else:
             self._restate(words, text)
         self._next = self.rest[0].text if self.rest else ""
         self._messages += 1
         same = 0
-        for word, seen in zip(self.rest, self._seen, strict=False):
+        for word, seen in zip(self.rest, self._sightings, strict=False):
             if word.text != seen.text:
                 break
             same += 1
-        self._seen[same:] = [
-            _Seen(word.text, self._messages, window_end) for word in self.rest[same:]
+        self._sightings[same:] = [
+            _Sighting(word.text, self._messages, window_end) for word in self.rest[same:]
         ]
 
     def _restate(self, words: Sequence[Word], text: str) -> None:
         self.words = list(words)
-        kept, at = self._behind_committed(words)
+        kept, at = self._split_at_boundary(words)
         self.rest = [*kept, *self.words[at:]]
         _, self.rest_text = split_text(text, words, at) if at else ("", text)
         agreed = at == len(self._committed) and not kept
         if at and agreed and self.rest_text and text.endswith(self.rest_text):
-            self._said = [word.text for word in words[:at]]
-            self._said_text = text[: -len(self.rest_text)]
+            self._last_head = [word.text for word in words[:at]]
+            self._last_head_text = text[: -len(self.rest_text)]
         else:
-            self._said, self._said_text = [], ""
+            self._last_head, self._last_head_text = [], ""
         if kept:
             self.rest_text = " ".join([*(word.text for word in kept), self.rest_text]).strip()
 
     def commit(
         self, rules: Commit, window_end: float, *, next_to_numbers: bool = True
     ) -> Head | None:
-        """The head that is final from now on, if there is one.
+        """Make the head of the turn final if the rules allow it, and return it.
 
-        The last word stays: who resumes at the boundary hears something of the turn, and its end.
-        The word behind the boundary must be as stable as those before it, lest the two become one.
-        For the same reason no number is next to it, unless `next_to_numbers`.
+        The last word is never committed, so that a stream that resumes at the boundary hears part
+        of the turn and its end. The word after the boundary must be as stable as those before it,
+        since the two might merge. For the same reason the boundary is not next to a number, unless
+        `next_to_numbers`.
         """
         stable = self._stable(rules, window_end)
         cuts: list[tuple[int, int]] = []
@@ -148,12 +155,12 @@ class OpenTurn:
             if not next_to_numbers and (is_number(last.text) or is_number(following.text)):
                 continue
             gap = following.start - last.end
-            # Words overlap: a cut between them would be inside one.
+            # If words overlap, a boundary between them would be inside one.
             if gap >= 0 and last.end - self.rest[0].start >= rules.length_seconds:
                 cuts.append((round(gap / _SAME_GAP_SECONDS), count))
         if not cuts:
             return None
-        # The widest gap: a word that is cut in the ear of the recogniser may be lost.
+        # The widest gap: the recognizer may lose a word that is cut.
         _, count = max(cuts)
         boundary = (self.rest[count - 1].end + self.rest[count].start) / 2
         text, rest_text = split_text(self.rest_text, self.rest, count)
@@ -164,30 +171,30 @@ class OpenTurn:
         self._boundary = boundary
         self.rest, self.rest_text = self.rest[count:], rest_text
         self._next = self.rest[0].text
-        del self._seen[:count]
+        del self._sightings[:count]
         return head
 
     def _stable(self, rules: Commit, window_end: float) -> int:
-        """How many words of the rest have stayed as they are for long enough."""
+        """Number of leading words of `rest` that satisfy the rules."""
         count = 0
-        for word, seen in zip(self.rest, self._seen, strict=True):
+        for word, seen in zip(self.rest, self._sightings, strict=True):
             long_enough = window_end - seen.since >= rules.seconds
             messages = self._messages - seen.message + 1
             if not rules.updates or messages < rules.updates or not long_enough:
                 break
-            # A boundary among times of our own making could be anywhere in a word.
+            # With estimated times, the boundary could be inside a word.
             if word.estimated:
                 break
             count += 1
         return count
 
-    def _behind_committed(self, words: Sequence[Word]) -> tuple[list[Word], int]:
-        """What is not committed: words of the message before that are kept, and the index of the
-        first word of this one.
+    def _split_at_boundary(self, words: Sequence[Word]) -> tuple[list[Word], int]:
+        """Split a message at the boundary: return kept words of the last message, and the index of
+        the first word of this one that is not committed.
 
-        Where the message has the committed words as they are, by their count. Where it contradicts
-        them, by time: what is in the main behind the boundary; a word that stood on either side of
-        it, and is still there, settles which of the places next to it is meant.
+        If the message agrees with the committed words, they are counted. If not, the split is by
+        time: a word belongs to the rest if its middle is after the boundary. Among the neighboring
+        places, one where a word adjacent to the boundary still matches is preferred.
         """
         count = len(self._committed)
         if [plain(word.text) for word in words[:count]] == self._committed:
@@ -202,12 +209,14 @@ class OpenTurn:
 
         places = [at for at in (by_time, by_time - 1, by_time + 1) if 0 <= at <= len(words)]
         at = max(places, key=fits)
-        return ([], at) if fits(at) else self._merged(words, at)
+        return ([], at) if fits(at) else self._split_merged(words, at)
 
-    def _merged(self, words: Sequence[Word], by_time: int) -> tuple[list[Word], int]:
-        """The same where no word next to the boundary is left: two of them may have become one
-        ("twenty", "five": "25"). One that has the place of the last committed word is not said
-        again; what was behind the boundary, and is on neither side of it now, is kept."""
+    def _split_merged(self, words: Sequence[Word], by_time: int) -> tuple[list[Word], int]:
+        """Split a message in which no word next to the boundary matches.
+
+        Two words may have merged ("twenty", "five": "25"). A word at the time of the last committed
+        word is not repeated. Words of the rest that appear on neither side of the split are kept.
+        """
         last = self._last
         assert last is not None
         covering = [i for i, word in enumerate(words) if word.start <= last.middle < word.end]

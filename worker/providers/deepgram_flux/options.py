@@ -1,8 +1,8 @@
-"""The options that a session may give to the `deepgram-flux` provider, and the query made of them.
+"""Options of a session for the `deepgram-flux` provider, and the query built from them.
 
 Names and rules are those of the vendor's query parameters (Deepgram docs, "Flux configuration",
-"Keyterm Prompting", "Language Prompting"). An option beats the session's own fields, which beat the
-settings.
+"Keyterm Prompting", "Language Prompting"). An option overrides the session's own fields, which
+override the settings.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ ValueT = TypeVar("ValueT")
 
 
 def _plain_term(term: str) -> str:
-    """ "Keyterm Prompting": plain terms, without weights; a list is made by repeating."""
+    """Check a keyterm ("Keyterm Prompting": plain terms, without weights; a list repeats the
+    parameter)."""
     if not term.strip():
-        raise ValueError("a keyterm is empty")
+        raise ValueError("empty keyterm")
     if any(mark in term for mark in ",;\r\n"):
-        raise ValueError(f"{term!r} holds a comma, a semicolon or a line break: one term each")
+        raise ValueError(
+            f"{term!r} contains a comma, semicolon or line break; pass a list of terms"
+        )
     weight = term.rpartition(":")[2]
     if ":" in term and weight.strip().replace(".", "", 1).lstrip("+-").isdigit():
-        raise ValueError(f"{term!r} has a weight, which Flux does not take")
+        raise ValueError(f"{term!r} has a weight, which Flux does not support")
     return term
 
 
 def _not_too_many(terms: list[str]) -> list[str]:
-    """A word is at least one token, so that more than 500 words are too many for certain."""
+    """Check the number of keyterms. A word is at least one token, so more than 500 words always
+    exceed the limit of tokens."""
     if len(terms) > _MAX_KEYTERMS:
         raise ValueError(f"at most {_MAX_KEYTERMS} keyterms")
     if sum(len(term.split()) for term in terms) > _MAX_TOKENS:
@@ -66,10 +70,10 @@ _Tag = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Options(BaseModel):
-    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean.
+    """Schema of `StreamRequest.options`. Types are strict: `"true"` is not a boolean.
 
-    `keyterms` and `language_hints` are the names that `configure` has: they replace what the
-    session and the settings say. `keyterm` adds to it.
+    `keyterms` and `language_hints`, the names that `configure` also takes, replace those of the
+    session and the settings; `keyterm` adds to the keyterms.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -77,7 +81,7 @@ class Options(BaseModel):
     model: Literal["flux-general-en", "flux-general-multi"] | None = None
     eot_threshold: _Eot | None = None
     eager_eot_threshold: _Eager | Literal[False] | None = None
-    """False: off, whatever the settings say."""
+    """False turns it off regardless of the settings."""
     eot_timeout_ms: _TimeoutMs | None = None
     keyterm: _Term | list[_Term] = []
     keyterms: _Terms | None = None
@@ -91,7 +95,7 @@ class Options(BaseModel):
 
 
 class Changes(BaseModel):
-    """What `configure` takes (Deepgram docs, "Configure")."""
+    """Schema of the changes that `configure` accepts (Deepgram docs, "Configure")."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -99,23 +103,23 @@ class Changes(BaseModel):
     eager_eot_threshold: _Eager = 0.5
     eot_timeout_ms: _TimeoutMs = 5000
     keyterms: _Terms = []
-    """Replaces all before; empty: none."""
+    """Replaces the previous list; may be empty."""
     language_hints: list[_Language] = []
-    """Replaces all before; empty: the model finds out."""
+    """Replaces the previous list; if empty, the model detects the language."""
     numerals: bool = False
 
 
 CONFIGURABLE: Final = frozenset(Changes.model_fields)
-"""Names that a stream's `configure` takes."""
+"""Names of the settings that `configure` changes."""
 
 
 def refused(message: str) -> RequestRefused:
-    """The request cannot be served."""
+    """The error for a request that this provider cannot serve."""
     return vendor.refused(NAME, message)
 
 
 def parse_changes(changes: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """`changes` for `configure`, checked. Raises: RequestRefused naming the one that is wrong."""
+    """Check the changes for `configure`. Raises: RequestRefused that names the invalid one."""
     listed_changes = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     parsed = parse_options(NAME, Changes, listed_changes, what="configure")
     found = parsed.model_dump(include=set(changes))
@@ -125,26 +129,26 @@ def parse_changes(changes: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 
 class Listen(BaseModel):
-    """What a stream is opened with, all sources put together."""
+    """Parameters of a stream, merged from options, session and settings."""
 
     model_config = ConfigDict(frozen=True)
 
     query: tuple[tuple[str, str], ...]
     model: str
     rewrites_numbers: bool = False
-    """Whether words that make up a number may become one."""
+    """Whether words of a number may later merge into one."""
 
 
 def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
-    """The query of a stream. Raises: RequestRefused."""
+    """Build the query of a stream. Raises: RequestRefused."""
     options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, channels = request.format
     if channels != 1 or sample_rate not in SAMPLE_RATES:
-        # "Flux configuration": mono only, and interleaved channels are not noticed.
-        raise refused(f"no audio of {channels} channels at {sample_rate} Hz")
+        # "Flux configuration": mono only; the server does not detect interleaved channels.
+        raise refused(f"audio of {channels} channels at {sample_rate} Hz is not supported")
     model = options.model or request.model or settings.flux_model
     if model not in _MODELS:
-        raise refused(f"model {model!r}: there are {', '.join(_MODELS)}")
+        raise refused(f"unknown model {model!r}; use one of {', '.join(_MODELS)}")
     query: list[tuple[str, str]] = [
         ("model", model),
         ("encoding", encoding),
@@ -158,11 +162,11 @@ def listen(settings: DeepgramFluxSettings, request: StreamRequest) -> Listen:
         "profanity_filter": either(options.profanity_filter, settings.flux_profanity_filter),
         "mip_opt_out": either(options.mip_opt_out, settings.flux_mip_opt_out),
     }
-    # All are off by default. Deepgram docs: booleans are `true` and `false` in lower case.
+    # All are off by default. Deepgram docs: booleans are lowercase `true` and `false`.
     query += [(name, "true") for name, on in flags.items() if on]
     redact = settings.flux_redact if options.redact is None else options.redact
     if redact and redact not in _REDACT:
-        raise refused(f"DEEPGRAM_FLUX_REDACT: {redact!r} is none of {', '.join(_REDACT)}")
+        raise refused(f"DEEPGRAM_FLUX_REDACT: {redact!r} is not one of {', '.join(_REDACT)}")
     if redact:
         query.append(("redact", redact))
     tags = listed(settings.flux_tag) if options.tag is None else options.tag
@@ -176,7 +180,8 @@ def _or(option: ValueT | None, setting: ValueT) -> ValueT:
 
 
 def _thresholds(options: Options, settings: DeepgramFluxSettings) -> list[tuple[str, str]]:
-    """ "Flux configuration": an eager threshold turns eager ends on; it must not be above."""
+    """The query parameters for the end of a turn ("Flux configuration": an eager threshold turns
+    eager ends on and must not exceed eot_threshold)."""
     threshold = _or(options.eot_threshold, settings.flux_eot_threshold)
     timeout = _or(options.eot_timeout_ms, settings.flux_eot_timeout_ms)
     eager = settings.flux_eager_eot_threshold
@@ -204,8 +209,8 @@ def _terms(options: Options, request: StreamRequest) -> Sequence[str]:
 def _hints(
     options: Options, settings: DeepgramFluxSettings, request: StreamRequest, model: str
 ) -> list[str]:
-    """ "Language Prompting": hints are for the multilingual model; the other one knows English
-    alone. The session's language is a hint where nothing names others."""
+    """The language hints of a stream ("Language Prompting": for the multilingual model only; the
+    other one supports English only). The session's language is a hint if no hints are given."""
     language = (request.language or "").partition("-")[0].lower()
     given = options.language_hints
     if given is None and options.language_hint is not None:
@@ -214,16 +219,18 @@ def _hints(
         if given:
             raise refused(f"option 'language_hints': only with {_MULTILINGUAL}")
         if language not in ("", "en"):
-            raise refused(f"language {request.language!r}: {model} knows English alone")
+            raise refused(f"language {request.language!r}: {model} supports English only")
         return []
     if given is not None:
         return list(given)
     if language and language != "multi":
         if language not in _LANGUAGES:
-            raise refused(f"language {request.language!r}: there are {', '.join(_LANGUAGES)}")
+            raise refused(
+                f"unknown language {request.language!r}; use one of {', '.join(_LANGUAGES)}"
+            )
         return [language]
     hints = listed(settings.flux_language_hints)
     for hint in hints:
         if hint not in _LANGUAGES:
-            raise refused(f"DEEPGRAM_FLUX_LANGUAGE_HINTS: no language {hint!r}")
+            raise refused(f"DEEPGRAM_FLUX_LANGUAGE_HINTS: unknown language {hint!r}")
     return hints

@@ -1,7 +1,7 @@
-"""Deepgram's listen v2 (Flux) as it is on the wire: no sockets, time, environment or broker.
+"""Wire protocol of Deepgram's listen v2 (Flux): no sockets, time, environment or broker.
 
-Sections named in comments are pages of the vendor's documentation ("Deepgram docs"); where a page
-differs from the machine-readable specification, the official SDK (7.16) decides.
+Sections named in comments are pages of the vendor's documentation ("Deepgram docs"). Where a page
+differs from the machine-readable specification, the code follows the official SDK (7.16).
 """
 
 from __future__ import annotations
@@ -40,19 +40,25 @@ def connect_request(url: str, api_key: SecretStr, stream: Listen) -> ConnectRequ
 
 
 def encode_force_end_turn() -> str:
-    """Ends the open turn with the text decoded so far ("Force End Turn"); audio that is not decoded
-    yet belongs to the next turn. The answer is EndOfTurn, or a Warning when no turn is open."""
+    """A request to end the open turn with the text decoded so far ("Force End Turn").
+
+    Audio not decoded yet belongs to the next turn. The response is EndOfTurn, or a Warning if no
+    turn is open.
+    """
     return '{"type": "ForceEndTurn"}'
 
 
 def encode_close_stream() -> str:
-    """Says that no audio follows ("Close Stream"): Updates of what is not decoded yet come then,
-    no EndOfTurn, and a close without a status."""
+    """The end of the audio ("Close Stream").
+
+    Updates for the audio not decoded yet follow, then a close without a status; no EndOfTurn.
+    """
     return '{"type": "CloseStream"}'
 
 
 def encode_configure(changes: Mapping[str, Any]) -> str:
-    """New settings from here on ("Configure"), of names in options.Changes and checked."""
+    """A change of settings ("Configure"). `changes` must have been checked
+    (options.parse_changes)."""
     message: dict[str, Any] = {"type": "Configure"}
     for name, value in changes.items():
         if name.startswith(("eot_", "eager_")):
@@ -67,40 +73,41 @@ def encode_configure(changes: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The stream is ready: the first message of all."""
+    """The first message: the stream is ready."""
 
     request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class TurnInfo:
-    """All that is known of a turn ("Flux state machine"). Times are of the provider's clock."""
+    """The complete state of a turn ("Flux state machine"). Times are on the provider's clock."""
 
     event: str
-    """Update, StartOfTurn, EagerEndOfTurn, TurnResumed or EndOfTurn; any other is an Update."""
+    """Update, StartOfTurn, EagerEndOfTurn, TurnResumed or EndOfTurn; any other value counts as
+    Update."""
     index: int
     window_end: float
-    """How far audio has been transcribed."""
+    """End of the audio that is transcribed."""
     text: str
     words: tuple[ProviderWord, ...]
     """`start` and `end` may be missing."""
     confidence: float | None
-    """That the turn has ended."""
+    """Confidence that the turn has ended."""
     trigger: str | None = None
-    """Why it has: model, timeout, manual, or something new."""
+    """Why the turn ended: model, timeout, manual, or an unknown value."""
     language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A Configure was taken; `values` are those now in force."""
+    """Success of a Configure; `values` are now in effect."""
 
     values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigureFailed:
-    """A Configure was not taken: nothing has changed, and the stream goes on."""
+    """Failure of a Configure: nothing has changed, and the stream continues."""
 
     code: str
     description: str
@@ -108,7 +115,7 @@ class ConfigureFailed:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something was ignored, and the stream goes on."""
+    """A message was ignored; the stream continues."""
 
     code: str
     description: str
@@ -116,7 +123,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class FatalError:
-    """The stream is over; the connection will be closed."""
+    """The stream has failed; the server closes the connection."""
 
     code: str
     description: str
@@ -126,26 +133,26 @@ Message = Connected | TurnInfo | Configured | ConfigureFailed | Warned | FatalEr
 
 
 class UnreadableEnd(RemoteProtocolError):
-    """An EndOfTurn that cannot be read. Nothing later has its words ("Flux state machine"): the
-    stream cannot go on without losing them."""
+    """A malformed EndOfTurn. No later message repeats its words ("Flux state machine"), so the
+    stream cannot continue without losing them."""
 
 
 _END_OF_TURN: Final = re.compile(r'"event"\s*:\s*"EndOfTurn"')
-"""In a message that may not even be JSON. Within a text of JSON the quotes would be escaped."""
+"""Matches messages that may not even be JSON. Inside a JSON string, the quotes would be escaped."""
 
 
 class Decoded(NamedTuple):
-    """A message and its `sequence_id`; some samples of the documentation have none."""
+    """A message and its `sequence_id`, which some samples in the documentation lack."""
 
     sequence: int | None
     message: Message
 
 
 def decode(message: str | bytes) -> Decoded:
-    """What the server said. A well-formed message of a type that is unknown is a Notice.
+    """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: UnreadableEnd for an EndOfTurn; RemoteProtocolError for anything else, without which
-    the stream can go on: each message of a turn restates the whole of it.
+    Raises: UnreadableEnd for a malformed EndOfTurn; RemoteProtocolError for any other malformed
+    message, which can be skipped, since each message repeats the whole turn.
     """
     try:
         content = vendor.parse_message(NAME, message)
@@ -153,7 +160,7 @@ def decode(message: str | bytes) -> Decoded:
     except RemoteProtocolError as error:
         if isinstance(message, str) and _END_OF_TURN.search(message):
             what = str(error).removeprefix(f"{NAME}: ")
-            raise UnreadableEnd(NAME, f"an EndOfTurn that cannot be read: {what}") from None
+            raise UnreadableEnd(NAME, f"malformed EndOfTurn: {what}") from None
         raise
     sequence = content.get("sequence_id")
     return Decoded(sequence if _is_index(sequence) else None, decoded)
@@ -171,15 +178,15 @@ def _message(content: dict[str, Any]) -> Message:
             nested = thresholds if isinstance(thresholds, dict) else {}
             return Configured({**content, **nested})
         case "ConfigureFailure":
-            return ConfigureFailed(_said(content, "code"), _said(content, "description"))
+            return ConfigureFailed(_text(content, "code"), _text(content, "description"))
         case "Warning":
-            return Warned(_said(content, "code"), _said(content, "description"))
+            return Warned(_text(content, "code"), _text(content, "description"))
         case "Error":
-            return FatalError(_said(content, "code"), _said(content, "description"))
+            return FatalError(_text(content, "code"), _text(content, "description"))
     return Notice("unknown", f"message of type {content['type'][: vendor.MAX_QUOTE]!r}")
 
 
-def _said(content: dict[str, Any], name: str) -> str:
+def _text(content: dict[str, Any], name: str) -> str:
     return str(content.get(name) or "")[: vendor.MAX_QUOTE]
 
 
@@ -189,15 +196,15 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
         vendor.protocol_error(NAME, "TurnInfo without event, transcript or words")
     trigger, languages = content.get("trigger"), content.get("languages")
     language = languages[0] if isinstance(languages, list) and languages else None
-    said = tuple([_word(word) for word in words])
-    if text and not said:
-        said = tuple(ProviderWord(word) for word in text.split())
+    parsed = tuple([_word(word) for word in words])
+    if text and not parsed:
+        parsed = tuple(ProviderWord(word) for word in text.split())
     return TurnInfo(
         event=event,
         index=_index(content, "turn_index"),
         window_end=vendor.seconds(NAME, content, "audio_window_end"),
         text=text,
-        words=said if text else (),
+        words=parsed if text else (),
         confidence=_confidence(content, "end_of_turn_confidence"),
         trigger=trigger if isinstance(trigger, str) else None,
         language=language if isinstance(language, str) else None,
@@ -206,7 +213,7 @@ def _turn_info(content: dict[str, Any]) -> TurnInfo:
 
 def _word(word: Any) -> ProviderWord:
     if not isinstance(word, dict) or not isinstance(text := word.get("word"), str) or not text:
-        vendor.protocol_error(NAME, "a word without text")
+        vendor.protocol_error(NAME, "word without text")
     start = None if word.get("start") is None else vendor.seconds(NAME, word, "start")
     end = None if word.get("end") is None else vendor.seconds(NAME, word, "end")
     return ProviderWord(text, start, end, _confidence(word, "confidence"))
@@ -224,28 +231,28 @@ def _is_index(value: Any) -> TypeGuard[int]:
 
 
 def _confidence(content: dict[str, Any], name: str) -> float | None:
-    """Nothing hangs on a confidence: one that is no number is none."""
+    """The confidence; None if it is missing or not a finite number, since nothing depends on it."""
     value = content.get(name)
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # an integer that no float can be
+    except OverflowError:  # an integer too large for a float
         pass
     return None
 
 
 class Sequence:
-    """Watches `sequence_id`: 0 on Connected, and one more on each message of any type."""
+    """Checks `sequence_id`, which is 0 for Connected and increases by one with each message."""
 
     def __init__(self) -> None:
         self._expected: int | None = None
 
     def check(self, sequence: int | None) -> Notice | None:
-        """A Notice when messages are missing or doubled."""
+        """Return a Notice if messages are missing or repeated."""
         expected, self._expected = self._expected, None if sequence is None else sequence + 1
         if expected is None or sequence is None or sequence == expected:
             return None
-        return Notice("sequence_gap", f"sequence_id {sequence}, expected was {expected}")
+        return Notice("sequence_gap", f"sequence_id {sequence}, expected {expected}")
 
 
 # ---- errors ---------------------------------------------------------------------------------
@@ -254,27 +261,30 @@ KNOWN_ERRORS: Final = ("INTERNAL_SERVER_ERROR", "INACTIVE_CLIENT", "UNPARSABLE_C
 
 
 def handshake_error(status: int, headers: Mapping[str, str]) -> ProviderError:
-    """What a refused handshake means."""
-    return vendor.http_error(NAME, status, headers, "the handshake was refused")
+    """The error for a failed handshake."""
+    return vendor.http_error(NAME, status, headers, "handshake refused")
 
 
 def fatal_error(error: FatalError, *, again: bool) -> ProviderError:
-    """What an Error means. `again`: the session has met an unknown one before, on its last try."""
-    said = error.description or "the stream was ended with an error"
+    """The error for an Error message. `again` means that the session's last stream also failed with
+    an unknown code."""
+    reason = error.description or "the stream failed"
     match error.code:
         case "UNPARSABLE_CLIENT_MESSAGE":
-            # A message of ours is at fault: the next stream would send it again.
-            return RequestRefused(NAME, "request", said, error.code)
+            # A message from this client is at fault, and the next stream would send it again.
+            return RequestRefused(NAME, "request", reason, error.code)
         case "INACTIVE_CLIENT":
-            return Dropped(NAME, said, error.code)
+            return Dropped(NAME, reason, error.code)
         case "INTERNAL_SERVER_ERROR":
-            return Unavailable(NAME, "server_error", said, error.code)
+            return Unavailable(NAME, "server_error", reason, error.code)
     if again:
-        return RequestRefused(NAME, "request", said, error.code)
-    return Unavailable(NAME, "server_error", said, error.code)
+        return RequestRefused(NAME, "request", reason, error.code)
+    return Unavailable(NAME, "server_error", reason, error.code)
 
 
 def close_error(closed: Closed, *, finishing: bool) -> ProviderError | None:
-    """What the end of a connection means; None: it is as it should be. "Close Stream": after
-    CloseStream comes a close without a status, which RFC 6455 calls 1005."""
+    """The error for the end of a connection; None if the end is normal.
+
+    "Close Stream": after CloseStream the server closes without a status, which RFC 6455 calls 1005.
+    """
     return vendor.close_error(NAME, closed, normal=(1000, 1005) if finishing else ())

@@ -1,6 +1,7 @@
-"""From the messages of one stream to provider events: finals that partition the audio, and turns.
+"""Turns the messages of one stream into provider events: interims, finals and turns.
 
-Pure: no sockets, time or environment. Sections cited are pages of the vendor's documentation.
+Finals partition the audio. Pure: no sockets, time or environment. Sections cited are pages of the
+vendor's documentation.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ from .open_turn import Commit, OpenTurn
 from .protocol import TurnInfo
 from .words import Word, timed
 
-_UNHEARD_SECONDS: Constant = 2.0
-"""In silence the position stays so far behind: a turn is told of only when its first words are
-understood ("Flux state machine": StartOfTurn has a transcript)."""
+_SILENCE_DELAY_SECONDS: Constant = 2.0
+"""How far finals of silence stay behind the audio: a turn is reported only once its first words are
+recognized ("Flux state machine": StartOfTurn has a transcript)."""
 _SILENCE_STEP_SECONDS: Constant = 1.0
 _WORD_ENDS_SECONDS: Constant = 0.04
-"""A word sounds a little longer than its end says."""
+"""How much longer a word is audible than its end time says."""
 
 
 class Transcript:
     """Interims, finals and turns of one stream.
 
-    Each message of a turn restates the whole of it, and nothing in it is final before EndOfTurn
-    ("Flux state machine"). The head of a long turn is made final before, as `commit` says.
+    Each message of a turn repeats the whole turn, and nothing in it is final before EndOfTurn
+    ("Flux state machine"). The head of a long turn is made final earlier, by the rules in `commit`.
     """
 
     def __init__(self, clock: Clock, commit: Commit, *, rewrites_numbers: bool = False) -> None:
         self.rewrites_numbers = rewrites_numbers
-        """Whether number words may be put together later on: no head ends next to one then."""
+        """Whether number words may merge later; if so, no head ends next to one."""
         self._clock = clock
         self._commit = commit
         self._index = 0
         self._turn: OpenTurn | None = None
         self.frontier = 0.0
-        """End of the last Final given, in seconds of the audio given."""
+        """End of the last Final returned, in seconds of the audio given."""
 
     @property
     def turn_open(self) -> bool:
         return self._turn is not None
 
     def receive(self, info: TurnInfo) -> list[ProviderEvent]:
-        """Provider events that follow from a message."""
+        """Return the provider events for a message."""
         if info.index < self._index:
-            # Nothing changes a turn after its end ("Flux state machine").
-            return [Notice("stale", f"{info.event} of turn {info.index}, which is over")]
+            # A turn never changes after its end ("Flux state machine").
+            return [Notice("stale", f"{info.event} of turn {info.index}, which has ended")]
         events: list[ProviderEvent] = []
         if info.index > self._index:
             events += self._end_turn()  # its EndOfTurn was lost
@@ -72,9 +73,9 @@ class Transcript:
         return events
 
     def end(self) -> list[ProviderEvent]:
-        """What is left to say when all audio is transcribed and nothing follows.
+        """Return the remaining events once all audio is transcribed.
 
-        "Close Stream": the last Update is then all there is of a turn that is open.
+        "Close Stream": the last Update of an open turn is all that comes of it.
         """
         events = self._end_turn()
         if self._clock.given > self.frontier:
@@ -85,9 +86,9 @@ class Transcript:
     # ---- turns ------------------------------------------------------------------------------
 
     def _words(
-        self, said: Sequence[ProviderWord], known: Sequence[Word], window: float
+        self, received: Sequence[ProviderWord], known: Sequence[Word], window: float
     ) -> list[Word]:
-        return timed(said, known, self._clock.to_given, self.frontier, window)
+        return timed(received, known, self._clock.to_given, self.frontier, window)
 
     def _start_turn(self, info: TurnInfo, window: float) -> Turn:
         self._turn = OpenTurn()
@@ -100,7 +101,7 @@ class Transcript:
         turn.update(words, info.text, info.window_end, same)
         turn.language = info.language or turn.language
         if info.event == "EndOfTurn":
-            # A turn that was cut by hand may end where the next word begins.
+            # After a manual end, the next word may begin right where the turn ends.
             quiet = info.trigger in ("model", "timeout", None)
             return self._end_turn(window, info.confidence, quiet=quiet)
         events: list[ProviderEvent] = []
@@ -130,13 +131,14 @@ class Transcript:
     def _end_turn(
         self, window: float = 0.0, confidence: float | None = None, *, quiet: bool = False
     ) -> list[ProviderEvent]:
-        """End the open turn, if there is one, with what was last said of it. `quiet`: silence has
-        followed it, up to `window`."""
+        """End the open turn, if any, with its last known text. `quiet` means that silence followed
+        it, up to `window`."""
         turn, self._turn = self._turn, None
         if turn is None:
             return []
         last = max(turn.last_word_end, self.frontier)
-        # The audio behind the last word may hold the beginning of the next one: half of it is left.
+        # The audio after the last word may contain the start of the next one, so half of it is
+        # left.
         tail = max(window - last, 0.0) / 2 if quiet else _WORD_ENDS_SECONDS
         end = min(last + tail, max(self._clock.given, last))
         events: list[ProviderEvent] = []
@@ -159,9 +161,9 @@ class Transcript:
         return final
 
     def _silence(self, window: float) -> list[ProviderEvent]:
-        """No turn is open. The empty interim says that the provider is alive."""
+        """Events while no turn is open. The empty interim shows that the provider is alive."""
         events: list[ProviderEvent] = []
-        end = window - _UNHEARD_SECONDS
+        end = window - _SILENCE_DELAY_SECONDS
         if end - self.frontier >= _SILENCE_STEP_SECONDS:
             events.append(Final("", self.frontier, end))
             self.frontier = end
@@ -172,6 +174,6 @@ class Transcript:
 
 
 def _confidence(words: Sequence[Word]) -> float | None:
-    """The mean of the words'; Flux has none of its own for a text."""
+    """Mean confidence of the words; Flux reports none for a text."""
     known = [word.confidence for word in words if word.confidence is not None]
     return round(sum(known) / len(known), 4) if known else None

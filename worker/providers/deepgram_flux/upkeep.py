@@ -1,8 +1,8 @@
-"""When silence goes out, and how a stream is ended so that its last words come. Pure: it is told
-the time, and says what to do and when to ask again.
+"""Decides when to send silence, and ends a stream so that its last words arrive.
 
-Sections cited are those of the vendor's documentation ("Deepgram docs") and, where it is silent,
-of what its other clients do.
+Pure: the caller passes the time, performs the actions and arms the timer. Sections cited are those
+of the vendor's documentation ("Deepgram docs"); where it does not say, the code follows the
+vendor's other clients.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ FRAME_SECONDS: Final = 0.08
 """Deepgram docs, "Flux quickstart": frames of 80 ms are strongly recommended."""
 
 _SETTLED_SECONDS: Final = 0.3
-"""When so much silence behind the last audio is transcribed, no word of it is outstanding."""
+"""Transcribed silence after the last audio from which on no more words of it are expected."""
 _AHEAD_SECONDS: Final = 2.0
-"""Audio may come in bursts so long: it is taken to be playing while nothing follows it."""
+"""Longest burst of audio that counts as real time: its audio is taken to be playing while no other
+follows."""
 _MOST_SILENCE_SECONDS: Final = 70.0
-"""By then every turn has ended: its timeout is at most 60 s of audio."""
+"""Limit of inserted silence; every turn has ended by then, since its timeout is at most 60 s."""
 _NO_PROGRESS_SECONDS: Final = 0.5
-"""After so long without a word, more silence is sent to get the last audio transcribed ..."""
+"""Time without a message after which more silence is sent to flush the last audio."""
 _MOST_FLUSHES: Final = 4
-"""... but not more often."""
+"""Limit of such flushes."""
 _ANSWER_SECONDS: Final = 2.0
-"""For the answer to ForceEndTurn."""
+"""Timeout for the response to ForceEndTurn."""
 _FAINT: Final = 370
-"""Magnitude, of 32768, up to which a sample is part of a pause (-39 dB of full scale)."""
+"""Magnitude (full scale is 32768) up to which a sample counts as a pause (-39 dB)."""
 
 
 class Act(enum.Enum):
-    """What is to go out."""
+    """An action for the caller to perform."""
 
-    SILENCE = "silence"  # one frame of it
+    SILENCE = "silence"  # send one frame
     FORCE_END_TURN = "ForceEndTurn"
     CLOSE_STREAM = "CloseStream"
 
 
 class Phase(enum.Enum):
-    FLOWING = "flowing"  # audio comes, or may come
-    FLUSHING = "flushing"  # none follows; what was sent is being transcribed
-    ENDING = "ending"  # the open turn was asked to end
-    CLOSING = "closing"  # CloseStream was sent, after which nothing may be
+    FLOWING = "flowing"  # audio may come
+    FLUSHING = "flushing"  # no more audio follows; the rest is being transcribed
+    ENDING = "ending"  # ForceEndTurn was sent
+    CLOSING = "closing"  # CloseStream was sent; no message may follow
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Settings of an Upkeep, in seconds."""
+    """Settings of Upkeep, in seconds."""
 
     silence: float = 0.5
     keepalive: float = 5.0
@@ -62,24 +63,24 @@ class Waits:
 
 
 def ends_in_pause(audio: bytes, encoding: Encoding) -> bool:
-    """Whether the last 20 ms (at 16 kHz) of some audio are fainter than speech."""
+    """Whether the last 20 ms (at 16 kHz) of `audio` are quieter than speech."""
     if encoding == "linear16":
         samples = np.frombuffer(audio[len(audio) % 2 :], "<i2")[-320:].astype(np.int32)
         return bool(np.abs(samples).max(initial=0) <= _FAINT)
     codes = np.frombuffer(audio, np.uint8)[-320:]
-    # The low seven bits order magnitudes, once the bits are turned as ITU-T G.711 says.
+    # The low seven bits order magnitudes once the inversions of ITU-T G.711 are undone.
     if encoding == "mulaw":
         return bool((~codes & 0x7F).max(initial=0) < 0x20)
     return bool(((codes ^ 0x55) & 0x7F).max(initial=0) < 0x18)
 
 
 class Upkeep:
-    """Keeps a stream's turns and its connection alive where audio pauses, and ends both in order.
+    """Keeps turns and the connection going while audio pauses, and ends both.
 
-    All timers of Flux run on audio ("End of Turn Detection"; even `eot_timeout_ms`): a turn in
-    which audio stops never ends. So silence goes out until it has ended, as long as it takes, at
-    the pace of audio. An idle stream gets a frame of silence now and then. In the middle of a sound
-    none is sent: when audio goes on, a word would have been torn.
+    All timers of Flux run on audio ("End of Turn Detection"; even `eot_timeout_ms`), so a turn in
+    which audio stops never ends. Upkeep therefore sends silence in real time until the turn has
+    ended, and single frames of silence on an idle stream. It sends none if the audio stopped in the
+    middle of a sound, since that would split a word if the audio continues.
     """
 
     def __init__(self, waits: Waits, clock: Clock, encoding: Encoding, now: float) -> None:
@@ -88,54 +89,54 @@ class Upkeep:
         self._clock = clock
         self._encoding: Encoding = encoding
         self._turn_open = False
-        self._heard = 0.0
-        """How far all that was sent is transcribed."""
+        self._transcribed = 0.0
+        """End of the transcribed audio, on the provider's clock."""
         self._playing_until = now
         self._sent_at = now
         self._last = b""
         self._pause: bool | None = None
-        """Whether the last audio ends in a pause; None: nobody has looked."""
+        """Whether the last audio ends in a pause; None if not checked yet."""
         self._silence_seconds = 0.0
-        """Sent since the last audio."""
+        """Silence sent since the last audio."""
         self._progress_at = now
         self._flushes = 0
         self._todo: list[Act] = []
 
     def sent(self, now: float, audio: bytes, seconds: float) -> None:
-        """Audio was given and went out."""
+        """Record audio that was sent."""
         self._playing_until = min(max(self._playing_until, now) + seconds, now + _AHEAD_SECONDS)
         self._sent_at = now
         self._last, self._pause = audio, None
         self._silence_seconds = 0.0
 
-    def heard(self, now: float, window_end: float, *, turn_open: bool) -> None:
-        """The provider has transcribed up to `window_end` (its clock)."""
-        self._heard = max(self._heard, window_end)
+    def transcribed(self, now: float, window_end: float, *, turn_open: bool) -> None:
+        """Record that the provider has transcribed up to `window_end` on its clock."""
+        self._transcribed = max(self._transcribed, window_end)
         self._turn_open = turn_open
         self._progress_at = now
-        if self.phase is Phase.FLUSHING and self._all_heard:
+        if self.phase is Phase.FLUSHING and self._all_transcribed:
             self._end_turn()
         elif self.phase is Phase.ENDING and not turn_open:
             self._close()
 
     def no_turn(self) -> None:
-        """ForceEndTurn found no turn that is open."""
+        """Record that ForceEndTurn found no open turn."""
         if self.phase is Phase.ENDING:
             self._close()
 
     def finish(self, now: float) -> None:
-        """No audio follows.
+        """End the stream: no audio follows.
 
-        CloseStream alone ends no turn ("Close Stream"), and ForceEndTurn leaves to the next turn
-        what is not decoded yet ("Force End Turn"). So: silence until all audio is transcribed,
-        then the end of the turn, then the end of the stream.
+        CloseStream does not end the open turn ("Close Stream"), and ForceEndTurn leaves audio that
+        is not decoded to the next turn ("Force End Turn"). So send silence until all audio is
+        transcribed, then end the turn, then the stream.
         """
         if self.phase is not Phase.FLOWING:
             return
         self._progress_at = now
         if not self._clock.given:
             self._close()
-        elif self._all_heard:
+        elif self._all_transcribed:
             self._end_turn()
         else:
             self.phase = Phase.FLUSHING
@@ -143,14 +144,13 @@ class Upkeep:
 
     @property
     def missing(self) -> float:
-        """Seconds of the audio that are not transcribed, up to the end of the last that was
-        given; less than a frame of it is none."""
-        missing = self._clock.spoken - self._heard
+        """Seconds of the given audio that are not transcribed; 0 if less than a frame."""
+        missing = self._clock.spoken - self._transcribed
         return missing if missing > FRAME_SECONDS else 0.0
 
     @property
     def deadline(self) -> float:
-        """When to ask `due` again, if nothing happens before."""
+        """Time at which to call `due` again, if nothing happens before."""
         if self._todo:
             return self._sent_at
         match self.phase:
@@ -168,7 +168,7 @@ class Upkeep:
         return math.inf
 
     def due(self, now: float) -> list[Act]:
-        """What is to go out now, in this order."""
+        """Return the actions to perform now, in this order."""
         if not self._todo and now >= self.deadline:
             self._expired(now)
         due, self._todo = self._todo, []
@@ -195,15 +195,15 @@ class Upkeep:
                 self._close()
 
     @property
-    def _all_heard(self) -> bool:
-        return self._heard >= self._clock.spoken + _SETTLED_SECONDS
+    def _all_transcribed(self) -> bool:
+        return self._transcribed >= self._clock.spoken + _SETTLED_SECONDS
 
     @property
     def _settled(self) -> bool:
-        """Whether there is nothing that silence would bring forth."""
+        """Whether silence would have no effect."""
         if not self._clock.given or self._silence_seconds >= _MOST_SILENCE_SECONDS:
             return True
-        return self._all_heard and not self._turn_open
+        return self._all_transcribed and not self._turn_open
 
     def _flush(self) -> None:
         self._flushes += 1

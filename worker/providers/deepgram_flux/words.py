@@ -1,4 +1,4 @@
-"""Words of a turn: their times where some are missing, and their place in the transcript. Pure."""
+"""Words of a turn: times for words that lack them, and their places in the transcript. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from natterjack.plugin.provider import ProviderWord
 
 _WORD_SECONDS = 0.4
-"""A word takes about so long, when nothing better is known."""
+"""Assumed length of a word without times."""
 
 
 class Word(NamedTuple):
@@ -21,7 +21,7 @@ class Word(NamedTuple):
     end: float
     confidence: float | None
     estimated: bool = False
-    """Whether its times are ours."""
+    """Whether its times are estimated."""
 
     @property
     def middle(self) -> float:
@@ -32,27 +32,27 @@ class Word(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """A word without case and punctuation, which Flux revises more than anything else."""
+    """The word without case and punctuation, which Flux revises most often."""
     return text.strip(string.punctuation + "¿¡…“”").casefold() or text
 
 
 def timed(
-    said: Sequence[ProviderWord],
+    received: Sequence[ProviderWord],
     known: Sequence[Word],
     to_given: Callable[[float], float],
     since: float,
     until: float,
 ) -> list[Word]:
-    """The words of a message, each with times.
+    """Return the words of a message, each with times.
 
-    Flux may leave times out (AsyncAPI, TurnInfo: `start` and `end` are optional; the sample of a
-    turn ended by hand has none). Then `known`, the words of the message before, tells those of
-    the words that are still there, and the others are spread between their neighbours; `since` and
+    Flux may omit times (AsyncAPI, TurnInfo: `start` and `end` are optional; the sample of a
+    manually ended turn has none). A word without times takes those of the same word in `known`, the
+    words of the last message; other words are spread evenly between their neighbors. `since` and
     `until` bound the speech of the turn, in seconds of the audio given.
     """
     words: list[Word | None] = []
     complete = True
-    for text, start, end, confidence, _ in said:
+    for text, start, end, confidence, _ in received:
         if start is None or end is None:
             words.append(None)
             complete = False
@@ -60,25 +60,27 @@ def timed(
         start = to_given(start)
         words.append(Word(text, start, max(start, to_given(end)), confidence))
     if not complete:
-        _carry(said, known, words)
-        _spread(said, words, since, until)
+        _carry(received, known, words)
+        _spread(received, words, since, until)
     return [word for word in words if word is not None]
 
 
-def _carry(said: Sequence[ProviderWord], known: Sequence[Word], words: list[Word | None]) -> None:
-    for before, now in _still_there(known, said):
+def _carry(
+    received: Sequence[ProviderWord], known: Sequence[Word], words: list[Word | None]
+) -> None:
+    for before, now in _common_words(known, received):
         if words[now] is None:
             _, start, end, _, estimated = known[before]
-            words[now] = Word(said[now].text, start, end, said[now].confidence, estimated)
+            words[now] = Word(received[now].text, start, end, received[now].confidence, estimated)
 
 
-def _still_there(known: Sequence[Word], said: Sequence[ProviderWord]) -> list[tuple[int, int]]:
-    """Where words of the message before are, in it and in this one."""
-    count = min(len(known), len(said))
-    if all(known[index].text == said[index].text for index in range(count)):
-        return [(index, index) for index in range(count)]  # it only adds to the one before
+def _common_words(known: Sequence[Word], received: Sequence[ProviderWord]) -> list[tuple[int, int]]:
+    """Pairs of indexes, in `known` and in `received`, of the same words."""
+    count = min(len(known), len(received))
+    if all(known[index].text == received[index].text for index in range(count)):
+        return [(index, index) for index in range(count)]  # the message only adds words
     matcher = SequenceMatcher(
-        None, [plain(w.text) for w in known], [plain(w.text) for w in said], autojunk=False
+        None, [plain(w.text) for w in known], [plain(w.text) for w in received], autojunk=False
     )
     return [
         (before + offset, now + offset)
@@ -88,9 +90,9 @@ def _still_there(known: Sequence[Word], said: Sequence[ProviderWord]) -> list[tu
 
 
 def _spread(
-    said: Sequence[ProviderWord], words: list[Word | None], since: float, until: float
+    received: Sequence[ProviderWord], words: list[Word | None], since: float, until: float
 ) -> None:
-    """Give the words that have no times equal shares of what is between their neighbours."""
+    """Spread words without times evenly between their neighbors."""
     first = 0
     while first < len(words):
         if words[first] is not None:
@@ -107,14 +109,17 @@ def _spread(
         share = (end - start) / (last - first)
         for index in range(first, last):
             begin = start + share * (index - first)
-            word = said[index]
+            word = received[index]
             words[index] = Word(word.text, begin, begin + share, word.confidence, estimated=True)
         first = last
 
 
 def split_text(transcript: str, words: Sequence[Word], at: int) -> tuple[str, str]:
-    """What the transcript has before the word of index `at`, and from it on. In some languages
-    words are not parted by spaces, so the transcript is cut instead of being put together."""
+    """Split the transcript before the word at index `at`.
+
+    Some languages do not separate words by spaces, so the transcript is split rather than joined
+    from words.
+    """
     position = 0
     cut = len(transcript) if at >= len(words) else None
     for index, word in enumerate(words):

@@ -1,7 +1,6 @@
-"""Provider `deepgram-rest`: Deepgram's speech-to-text of recordings, as a fallback for streams.
+"""Provider `deepgram-rest`: Deepgram's speech-to-text for recordings, as a fallback for streaming.
 
-For when the streaming interface fails or cannot be reached: no interims, and a text comes about a
-second after each pause.
+It has no interims, and a text arrives about a second after each pause.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ log = logging.getLogger(__name__)
 
 def _capabilities(settings: DeepgramRestSettings) -> Capabilities:
     return Capabilities(
-        encodings=("linear16",),  # what the silence is looked for in
+        encodings=("linear16",),  # the format in which pauses are detected
         max_channels=options.MAX_CHANNELS if settings.multichannel else 1,
         interims=False,
         words="timed",
         confidences=True,
         turns=True,
-        # While someone speaks nothing is said: only the bound of a request tells that it is mute.
+        # No message arrives during speech or silence; the timeout of a request reveals a mute
+        # provider.
         answers_silence=False,
         catch_up_rate=settings.catch_up_rate,
         price_per_hour=settings.price_per_hour,
@@ -43,7 +43,7 @@ def _capabilities(settings: DeepgramRestSettings) -> Capabilities:
 class DeepgramRestProvider(Provider):
     """Streams over one shared aiohttp session.
 
-    `open` sends nothing: a refusal shows with the first stretch of speech.
+    `open` sends nothing, so a refusal is only known with the first segment of speech.
     """
 
     name: ClassVar[str] = options.NAME
@@ -54,11 +54,11 @@ class DeepgramRestProvider(Provider):
         assert isinstance(settings, DeepgramRestSettings)
         if settings.api_key is None or not settings.api_key.get_secret_value().strip():
             raise PluginError(
-                "DEEPGRAM_API_KEY (or DEEPGRAM_REST_API_KEY) is not set: it takes a Deepgram API "
+                "DEEPGRAM_API_KEY (or DEEPGRAM_REST_API_KEY) is not set; set it to a Deepgram API "
                 "key"
             )
         if settings.url.startswith("http://"):
-            log.warning("Deepgram is reached without encryption, at %s", settings.url)
+            log.warning("connecting to Deepgram without encryption, at %s", settings.url)
         self._settings = settings
         self._api_key = settings.api_key
         self.capabilities = _capabilities(settings)

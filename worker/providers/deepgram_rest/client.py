@@ -1,4 +1,4 @@
-"""The HTTP client of all streams: aiohttp's, with its errors translated. No policy."""
+"""The HTTP client of all streams; translates aiohttp's errors. No policy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from . import protocol
 from .options import NAME
 
 _IDLE_SECONDS = 10
-"""A connection is kept for the next recording for so long: less than servers keep it, for a request
-on one that is being closed is lost."""
+"""How long an idle connection is kept. It is shorter than on the server, since a request on a
+connection that is being closed is lost."""
 
 
 class Client:
-    """Posts recordings. Connections are shared by all streams."""
+    """Posts recordings over connections that all streams share."""
 
     def __init__(self, *, connect_timeout_seconds: float, answer_timeout_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(
@@ -26,13 +26,13 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, request: protocol.Post, recording: bytes) -> protocol.Result:
-        """What `recording` (a WAV file) says. Bounded in time.
+        """Post a WAV file and return its transcript. Bounded by the timeout.
 
-        Raises: RequestRefused or Unavailable as the status says; Unavailable (connect); Dropped
-        when the connection broke; Stalled (mute) when no answer came in time; RemoteProtocolError
-        for an answer that makes no sense.
+        Raises: RequestRefused or Unavailable, depending on the status; Unavailable (connect);
+        Dropped if the connection is lost; Stalled (mute) if no response arrives in time;
+        RemoteProtocolError for a malformed response.
         """
-        # `from None`: aiohttp's errors show the request's headers, and with them the key.
+        # `from None`: aiohttp's errors show the request's headers, which hold the key.
         try:
             async with self._open().post(
                 request.url,
@@ -44,11 +44,11 @@ class Client:
                 status, headers = response.status, response.headers
                 body = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unavailable(NAME, "connect", f"no connection: {error}") from None
+            raise Unavailable(NAME, "connect", f"cannot connect: {error}") from None
         except TimeoutError:
-            raise Stalled(NAME, "mute", f"no answer within {self._seconds:g} s") from None
+            raise Stalled(NAME, "mute", f"no response within {self._seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Dropped(NAME, f"the connection broke: {error}") from None
+            raise Dropped(NAME, f"connection lost: {error}") from None
         if status != 200:
             raise protocol.status_error(status, headers, body)
         return protocol.decode(body)
@@ -56,7 +56,8 @@ class Client:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # Each stream has its own limit: aiohttp's would let streams wait for each other.
+                # Each stream limits its own requests; aiohttp's limit would make streams wait for
+                # each other.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
@@ -64,7 +65,7 @@ class Client:
         return self._session
 
     async def close(self) -> None:
-        """Let go of the connections. Idempotent."""
+        """Close the connections. Idempotent."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()

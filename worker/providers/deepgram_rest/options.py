@@ -1,7 +1,7 @@
-"""The options that a session may give to the `deepgram-rest` provider, and the query made of them.
+"""Options of a session for the `deepgram-rest` provider, and the query built from them.
 
-Names and rules are those of the vendor's query parameters (Deepgram docs, "Pre-recorded audio").
-An option beats the session's own fields, which beat the settings.
+Names and rules are those of the vendor's query parameters (Deepgram docs, "Pre-recorded audio"). An
+option overrides the session's own fields, which override the settings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Pair = Annotated[str, Field(pattern=r"^[^:]+:", max_length=2048)]
 
 
 class Options(BaseModel):
-    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean."""
+    """Schema of `StreamRequest.options`. Types are strict: `"true"` is not a boolean."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -36,7 +36,7 @@ class Options(BaseModel):
     version: str | None = None
     language: str | None = None
     detect_language: bool | list[str] | None = None
-    """A list holds the languages that come into question."""
+    """A list restricts detection to these languages."""
     smart_format: bool | None = None
     punctuate: bool | None = None
     keyterm: str | list[str] = []
@@ -58,21 +58,21 @@ class Options(BaseModel):
 
 
 class Plan(BaseModel):
-    """What each request of a stream asks for, all sources put together."""
+    """Parameters of a stream's requests, merged from options, session and settings."""
 
     model_config = ConfigDict(frozen=True)
 
     query: tuple[tuple[str, str], ...]
     channels: int
-    """Transcribed apart."""
+    """Number of channels that are transcribed separately."""
 
 
 def plan(settings: DeepgramRestSettings, request: StreamRequest) -> Plan:
-    """The query of a stream's requests. Raises: RequestRefused."""
-    options = parse_options(NAME, Options, _plain(request.options))
+    """Build the query of a stream's requests. Raises: RequestRefused."""
+    options = parse_options(NAME, Options, _without_streaming(request.options))
     channels = request.format.channels
     if options.channels not in (None, channels):
-        raise refused(NAME, f"option 'channels': the audio has {channels}")
+        raise refused(NAME, f"option 'channels': the audio has {channels} channels")
     multichannel = either(options.multichannel, settings.multichannel) and channels > 1
     model = options.model or request.model or settings.model
     query: list[tuple[str, str]] = [("model", model)]
@@ -100,9 +100,9 @@ def plan(settings: DeepgramRestSettings, request: StreamRequest) -> Plan:
     return Plan(query=tuple(query), channels=channels if multichannel else 1)
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the streaming provider that say nothing about recordings are left out, so that a
-    session may name both providers."""
+def _without_streaming(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop options that only the streaming provider has, so that a session may name both
+    providers."""
     return {name: value for name, value in options.items() if name not in _STREAMING}
 
 
@@ -114,11 +114,11 @@ _STREAMING: Final = frozenset(
 def _language(
     options: Options, settings: DeepgramRestSettings, request: StreamRequest
 ) -> list[tuple[str, str]]:
-    """Deepgram docs, "Language Detection": in the place of a language."""
+    """The language parameters (Deepgram docs, "Language Detection": replaces a language)."""
     language = options.language or request.language
     detect: bool | list[str] | None = options.detect_language
     if detect and language not in (None, "multi"):
-        raise refused(NAME, f"option 'detect_language': the language is given as {language!r}")
+        raise refused(NAME, f"option 'detect_language': the session sets the language {language!r}")
     if detect is None:
         detect = settings.detect_language and language is None
     if detect:

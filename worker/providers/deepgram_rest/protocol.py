@@ -1,4 +1,4 @@
-"""Deepgram's `POST /v1/listen` as it is on the wire: no sockets, clocks, environment or broker.
+"""Wire protocol of Deepgram's `POST /v1/listen`: no sockets, clocks, environment or broker.
 
 Sections named in comments are pages of the vendor's documentation ("Deepgram docs").
 """
@@ -26,7 +26,7 @@ _HEADER_BYTES = 44
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Where a recording goes, and how to say who asks. The headers hold a secret: not shown."""
+    """Build the address and headers of a stream's requests."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -34,7 +34,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a recording says; times are seconds from its start."""
+    """Transcript of a recording; times are seconds from its start."""
 
     text: str
     words: tuple[ProviderWord, ...]
@@ -50,15 +50,15 @@ def post(url: str, api_key: SecretStr, plan: Plan) -> Post:
         {
             # "Authentication": `Token` goes with an API key.
             "Authorization": f"Token {api_key.get_secret_value()}",
-            # "Pre-recorded audio": without it the body would be taken for JSON or a form.
+            # "Pre-recorded audio": without it the server parses the body as JSON or a form.
             "Content-Type": "audio/wav",
         },
     )
 
 
 def encode_wav(audio: bytes, audio_format: AudioFormat) -> bytes:
-    """linear16 as a WAV file. It says its own rate: the parameter for that is not in the vendor's
-    specification of this interface."""
+    """Encode linear16 audio as a WAV file. The file states its sample rate, for which this API has
+    no documented parameter."""
     _, rate, channels = audio_format
     frame_bytes = audio_format.frame_bytes
     return (
@@ -73,7 +73,7 @@ def encode_wav(audio: bytes, audio_format: AudioFormat) -> bytes:
 
 
 def decode(body: bytes) -> Result:
-    """What an answer of status 200 says. Raises: RemoteProtocolError."""
+    """Decode a response of status 200. Raises: RemoteProtocolError."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -81,11 +81,11 @@ def decode(body: bytes) -> Result:
     results = content.get("results") if isinstance(content, dict) else None
     channels = results.get("channels") if isinstance(results, dict) else None
     if not isinstance(channels, list) or not channels:
-        vendor.protocol_error(NAME, "an answer without results")
+        vendor.protocol_error(NAME, "response without results")
     best = [vendor.best_alternative(NAME, channel) for channel in channels]
     many = len(channels) > 1
     words = [
-        _of_channel(vendor.parse_word(NAME, word), index if many else None)
+        _with_channel(vendor.parse_word(NAME, word), index if many else None)
         for index, alternative in enumerate(best)
         for word in alternative.get("words", ())
     ]
@@ -102,8 +102,9 @@ def decode(body: bytes) -> Result:
     )
 
 
-def _of_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
-    """ "Multichannel": the channel is the speaker, and behind it the diarizer's label if any."""
+def _with_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
+    """The word with its channel as the speaker, followed by the diarizer's label, if any
+    ("Multichannel")."""
     if channel is None:
         return word
     label = str(channel) if word.speaker is None else f"{channel}.{word.speaker}"
@@ -111,7 +112,8 @@ def _of_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
 
 
 def _language(channel: Mapping[str, Any], alternative: Mapping[str, Any]) -> str | None:
-    """ "Language Detection", and the languages of a multilingual model."""
+    """The detected language ("Language Detection"), or the first language of a multilingual
+    model."""
     found = channel.get("detected_language")
     languages = alternative.get("languages")
     if found is None and isinstance(languages, list) and languages:
@@ -120,7 +122,7 @@ def _language(channel: Mapping[str, Any], alternative: Mapping[str, Any]) -> str
 
 
 def status_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """What an answer of another status than 200 means."""
+    """The error for a response whose status is not 200."""
     if status < 400:
-        return RemoteProtocolError(NAME, "an answer that is none", str(status))
+        return RemoteProtocolError(NAME, "unexpected status", str(status))
     return vendor.http_error(NAME, status, headers, vendor.error_text(body))

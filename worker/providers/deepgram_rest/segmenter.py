@@ -1,7 +1,7 @@
-"""Where a stream is cut into recordings: in pauses, and where there are none, where it is quietest.
+"""Splits a stream into segments: in pauses, or at the quietest place of speech without pauses.
 
-Positions count blocks (`voice.BLOCK_SECONDS`) since the stream's start. Segments follow one another
-without a hole from zero to the end: they become the finals of the stream.
+Positions count blocks (`voice.BLOCK_SECONDS`) from the start of the stream. Segments are contiguous
+from 0 to the end, and become the finals of the stream.
 """
 
 from __future__ import annotations
@@ -15,59 +15,59 @@ from typing import Final
 from ..voice import BLOCK_SECONDS, Block
 
 PRE_ROLL_SECONDS: Final = 0.3
-"""Audio kept from before the first voiced block: words start softly."""
+"""Audio included before the first voiced block, since words start softly."""
 SILENCE_SECONDS: Final = 1.5
-"""Silence is cut off in segments of so much, which moves the stream's position on."""
+"""Length of segments of silence, which advance the stream's position."""
 _LEAST_VOICED: Final = 3
-"""Fewer voiced blocks in a segment are no word."""
+"""Minimum number of voiced blocks of a segment with speech."""
 _GAP_BLOCKS: Final = 10
-"""So many blocks without voice are a pause between words rather than a stop within one."""
+"""Number of unvoiced blocks that separate words; shorter gaps may be inside a word."""
 _CUT_BLOCKS: Final = 5
-"""Blocks over which power is averaged to find the quietest place."""
+"""Number of blocks over which power is averaged to find the quietest place."""
 
 
 def blocks(seconds: float) -> int:
-    """Blocks that cover `seconds`, at least one."""
+    """Number of blocks that cover `seconds`; at least one."""
     return max(1, ceil(seconds / BLOCK_SECONDS - 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The stretch from `start` to `end`."""
+    """A segment from `start` to `end`."""
 
     start: int
     end: int
     speech: bool
-    """Whether there may be words in it."""
+    """Whether it may contain words."""
     paused: bool = False
-    """Whether speech ends with it: a pause follows, or nothing at all."""
+    """Whether a turn ends with it: a pause or the end of the stream follows."""
 
 
 class Segmenter:
-    """Takes one block after the other and says what can be cut off."""
+    """Takes blocks one by one and yields segments as they end."""
 
     def __init__(self, *, pause_seconds: float, max_segment_seconds: float) -> None:
-        """Speech ends with a pause of `pause_seconds`. Speech that has none is cut each
-        `max_segment_seconds` at the latest."""
+        """Speech ends with a pause of `pause_seconds`; speech without one is split after at most
+        `max_segment_seconds`."""
         self._pause = blocks(pause_seconds)
         self._max = blocks(max_segment_seconds)
         self._pre_roll = blocks(PRE_ROLL_SECONDS)
         self._silence = blocks(SILENCE_SECONDS)
         self.start = 0
-        """Up to here all is cut off."""
+        """End of the last segment."""
         self._speaking = False
         self._last_voiced = 0
         """End of the last voiced block."""
         self._pending: list[Block] = []
-        """Blocks from `start` on."""
+        """Blocks since `start`."""
 
     @property
     def end(self) -> int:
-        """Blocks taken."""
+        """Number of blocks received."""
         return self.start + len(self._pending)
 
     def add(self, block: Block) -> Iterator[Segment]:
-        """Take the next block; what can be cut off now."""
+        """Add the next block; yield the segments that it completes."""
         self._pending.append(block)
         if block.voiced:
             self._last_voiced = self.end
@@ -78,19 +78,19 @@ class Segmenter:
             self._speaking = block.voiced
         elif self.end - self._last_voiced >= self._pause:
             self._speaking = False
-            # The middle of the pause: what follows may be the soft start of a word, and what
-            # precedes the soft end of one.
+            # The middle of the pause: its start may be the soft end of a word, and its end the soft
+            # start of one.
             yield from self._cut(self._last_voiced + self._pause // 2, paused=True)
         elif self.end - self.start >= self._max:
             yield from self._cut(self._quietest())
 
     def finish(self) -> Iterator[Segment]:
-        """Cut off everything: no block follows."""
+        """Yield the rest as a segment: no block follows."""
         yield from self._cut(self.end, paused=self._speaking)
         self._speaking = False
 
     def _cut(self, end: int, *, paused: bool = False) -> Iterator[Segment]:
-        # A cut amid a gap may have been made where the pause is that ends the speech.
+        # A split in a gap may already lie behind the middle of the pause that ends the speech.
         end = max(end, self.start)
         count = end - self.start
         if not count and not paused:
@@ -101,8 +101,8 @@ class Segmenter:
         self.start = end
 
     def _quietest(self) -> int:
-        """A place in the later half of what is left: amid the longest gap between words, else in
-        the quietest twentieth of a second."""
+        """A place in the second half of the pending blocks: the middle of the longest gap between
+        words, else the quietest 50 ms."""
         count = len(self._pending)
         half = count // 2
         gaps, at = [(0, 0)], half

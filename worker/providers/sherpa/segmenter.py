@@ -1,8 +1,8 @@
-"""Where speech starts, ends and is cut: decisions over voice activity, without sound or engine.
+"""Splits a stream into turns and segments, based on voice activity; no audio or engine.
 
-Positions here count windows of WINDOW samples since the stream's start. The spans of the cuts
-that come out follow one another without a hole from zero to the end: they become the finals of
-the stream, and a session that starts again at the end of any of them loses and repeats nothing.
+Positions count windows of WINDOW samples from the start of the stream. Segments are contiguous from
+0 to the end and become the finals of the stream: a session that resumes at the end of any of them
+loses and repeats nothing.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from math import ceil
 
 SAMPLE_RATE = 16_000
 WINDOW = 512
-"""Samples of one decision; what Silero VAD takes at 16 kHz."""
+"""Samples per window, as Silero VAD requires at 16 kHz."""
 WINDOW_SECONDS = WINDOW / SAMPLE_RATE
 
 PRE_ROLL_SECONDS = 0.5
-"""Audio kept from before the first voiced window: voice activity is seen only after a soft start
-(an f, an h), and the recogniser does better with a little silence in front."""
+"""Audio included before the first voiced window: voice activity is detected only after a soft start
+(an f, an h), and recognition is better after a little silence."""
 SILENCE_SECONDS = 1.5
-"""Silence is cut off in spans of so much, which moves the stream's position on."""
+"""Length of segments of silence, which advance the stream's position."""
 _LEAST_VOICED = 3
-"""Fewer voiced windows in a span are no word, and a recogniser would make one of them. They are
-left over where a turn was cut shortly before its end."""
+"""Minimum number of voiced windows of a segment with speech. The recognizer would hear a word in
+fewer, which remain when a turn was split shortly before its end."""
 _CUT_BLUR = 2
-"""Windows on each side over which loudness is averaged to find the quietest place."""
+"""Number of windows on each side over which loudness is averaged to find the quietest place."""
 
 
 def windows(seconds: float) -> int:
-    """Windows that cover `seconds`, at least one."""
+    """Number of windows that cover `seconds`; at least one."""
     return max(1, ceil(seconds / WINDOW_SECONDS - 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """The span from `start` to `end` holds speech: to be decoded."""
+    """A segment with speech, from `start` to `end`."""
 
     start: int
     end: int
     voiced: tuple[tuple[int, int], ...]
-    """Spans in it that sound like speech, in order; never empty."""
+    """Voiced spans of the segment, in order; never empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """The span from `start` to `end` holds no speech."""
+    """A segment without speech, from `start` to `end`."""
 
     start: int
     end: int
@@ -66,11 +66,11 @@ Cut = Speech | Silence | TurnStarted | TurnEnded
 
 
 class Segmenter:
-    """Takes one window after the other and says what can be cut off.
+    """Takes windows one by one and yields turns and segments.
 
-    A turn starts once `min_speech_seconds` of voiced windows have come without a pause among
-    them, and ends with a pause of `silence_seconds`. A turn that has no pause is cut each
-    `max_segment_seconds` at the latest, at the quietest place of the later half.
+    A turn starts after `min_speech_seconds` of voiced windows without a pause between them, and
+    ends with a pause of `silence_seconds`. A turn without a pause is split after at most
+    `max_segment_seconds`, at the quietest place of the second half.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Segmenter:
         self._pre_roll = windows(PRE_ROLL_SECONDS)
         self._silence = windows(SILENCE_SECONDS)
         self.start = 0
-        """Up to here all is cut off."""
+        """End of the last segment."""
         self.end = 0
-        """Windows taken."""
+        """Number of windows received."""
         self.in_turn = False
         self._voiced: list[bool] = []
         self._loudness: list[float] = []
@@ -94,7 +94,7 @@ class Segmenter:
         """End of the last voiced window."""
 
     def add(self, voiced: bool, loudness: float) -> Iterator[Cut]:
-        """Take the next window: whether it sounds like speech, and its mean square."""
+        """Add a window: whether it is voiced, and its mean square."""
         self._voiced.append(voiced)
         self._loudness.append(loudness)
         self.end += 1
@@ -102,19 +102,19 @@ class Segmenter:
             self.last_voiced = self.end
         if self.in_turn:
             if self.end - self.last_voiced >= self._pause:
-                yield from self._end_turn(self._amid_pause())
+                yield from self._end_turn(self._middle_of_pause())
             elif self.end - self.start >= self._max_segment:
                 yield from self._cut(self._quietest())
         else:
-            yield from self._listen(voiced)
+            yield from self._detect_turn(voiced)
 
     def finalize(self) -> Iterator[Cut]:
-        """Cut off all that can be: everything in a turn, which goes on; else silence, without what
-        a turn that is about to start would need."""
-        yield from self._cut(self._amid_pause() if self.in_turn else self._safe_silence())
+        """End segments as far as possible: all of an open turn, which continues; else silence,
+        except for what a turn about to start may need."""
+        yield from self._cut(self._middle_of_pause() if self.in_turn else self._safe_silence())
 
     def finish(self) -> Iterator[Cut]:
-        """Cut off everything: no window follows."""
+        """End the last segment and the open turn: no window follows."""
         if self.in_turn:
             yield from self._end_turn(self.end)
         else:
@@ -122,10 +122,10 @@ class Segmenter:
 
     @property
     def voiced(self) -> tuple[tuple[int, int], ...]:
-        """Spans from `start` to `end` that sound like speech."""
+        """Voiced spans from `start` to `end`."""
         return self._voiced_until(self.end)
 
-    def _listen(self, voiced: bool) -> Iterator[Cut]:
+    def _detect_turn(self, voiced: bool) -> Iterator[Cut]:
         if voiced:
             if self._onset is None:
                 self._onset = self.end - 1
@@ -150,7 +150,7 @@ class Segmenter:
         self._onset, self._onset_voiced = None, 0
 
     def _cut(self, end: int) -> Iterator[Cut]:
-        """Cut off what is left up to `end`."""
+        """Yield the segment up to `end`."""
         if end <= self.start:
             return
         spans = self._voiced_until(end) if self.in_turn else ()
@@ -162,18 +162,18 @@ class Segmenter:
         del self._voiced[: end - self.start], self._loudness[: end - self.start]
         self.start = end
 
-    def _amid_pause(self) -> int:
-        """The middle of the pause that runs now: what follows may be the soft start of a word, and
-        what precedes the soft end of one."""
+    def _middle_of_pause(self) -> int:
+        """The middle of the current pause: its start may be the soft end of a word, and its end the
+        soft start of one."""
         return self.last_voiced + (self.end - self.last_voiced + 1) // 2
 
     def _safe_silence(self) -> int:
-        """Up to where no turn can begin any more."""
+        """Position before which no turn can start anymore."""
         begin = self.end if self._onset is None else self._onset
         return max(self.start, begin - self._pre_roll)
 
     def _quietest(self) -> int:
-        """The middle of the quietest stretch in the later half of what is left."""
+        """The middle of the quietest place in the second half of the current segment."""
 
         def loudness(at: int) -> float:
             near = slice(at - _CUT_BLUR, at + _CUT_BLUR + 1)

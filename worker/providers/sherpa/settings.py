@@ -21,7 +21,7 @@ PER_STREAM = frozenset(
         "vad_threshold",
     }
 )
-"""Settings that a session's options may set for its own stream."""
+"""Settings that a session's options may override."""
 
 
 class SherpaSettings(BaseSettings):
@@ -36,33 +36,33 @@ class SherpaSettings(BaseSettings):
     )
 
     model_dir: Path | None = described(
-        None, "directory of a model to use; absent: the bundled Moonshine tiny, English only"
+        None, "directory of a model; if unset, the bundled Moonshine tiny (English only)"
     )
-    model_type: ModelType = described("auto", "what lies in the directory; auto: from its files")
+    model_type: ModelType = described("auto", "type of the model in the directory; auto detects it")
     language: str | None = described(
-        None, "language of the model in the directory; Whisper without it finds out by itself"
+        None, "language of the model in the directory; if unset, Whisper detects it"
     )
     threads: int = described(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "threads that decode, for all streams together; by default one a core",
+        "decoding threads, shared by all streams; by default one per core",
         ge=1,
         le=256,
     )
     interim_seconds: float = described(
-        0.4, "audio between interims while one speaks; 0: no interims", ge=0, le=10
+        0.4, "audio between interims during speech, in seconds; 0 turns interims off", ge=0, le=10
     )
     silence_seconds: float = described(
-        0.4, "a pause so long ends a turn and makes its text final", ge=0.1, le=5
+        0.4, "pause that ends a turn and makes its text final, in seconds", ge=0.1, le=5
     )
     max_segment_seconds: float = described(
-        12, "speech without a pause is cut and made final at this length", ge=4, le=28
+        12, "maximum length of speech without a final, in seconds", ge=4, le=28
     )
     min_speech_seconds: float = described(
-        0.25, "less speech than this is taken for a noise", ge=0.05, le=2
+        0.25, "minimum length of speech, in seconds; less is noise", ge=0.05, le=2
     )
     vad_threshold: float = described(
-        0.5, "probability above which sound is taken for speech", ge=0.05, le=0.95
+        0.5, "probability above which audio is speech", ge=0.05, le=0.95
     )
     catch_up_rate: float = described(
-        4, "times real time at which recorded audio is taken", ge=1, le=100
+        4, "rate at which recorded audio is processed, as a multiple of real time", ge=1, le=100
     )

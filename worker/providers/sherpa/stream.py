@@ -1,4 +1,4 @@
-"""One stream of the embedded engine: bounded, and never in the way of the event loop."""
+"""One stream of the embedded engine; never blocks the event loop."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .segmenter import SAMPLE_RATE
 from .transcriber import SAMPLE_BYTES, Transcriber
 
 _BYTES_PER_SECOND = SAMPLE_RATE * SAMPLE_BYTES
-MAX_UNHEARD_BYTES = 4 * _BYTES_PER_SECOND
-"""Audio that waits to be heard, beyond which `send` waits."""
+MAX_PENDING_BYTES = 4 * _BYTES_PER_SECOND
+"""Limit of audio that is not transcribed yet; beyond it, `send` waits."""
 _JOB_BYTES = _BYTES_PER_SECOND
-"""Audio heard in one go, so that events come while a long backlog is worked off."""
+"""Audio per job, so that events arrive while a long backlog is processed."""
 _BEHIND_SECONDS = 0.1
-"""A job that waits so long for a thread shows that decoding is behind."""
+"""Wait of a job for a thread from which on decoding counts as behind."""
 
 
 class SherpaStream(ProviderStream):
-    """Hears in jobs on the provider's threads, one at a time, whenever someone iterates.
+    """Transcribes in jobs on the provider's threads, one at a time, while the caller iterates.
 
-    Whoever iterates drives: audio is heard no faster than its events are taken. Cancelling the
-    iteration loses nothing; the events of the job then under way come with the next iteration.
+    The iteration drives it: audio is processed no faster than its events are taken. Cancelling the
+    iteration loses nothing; the events of the job under way come with the next iteration.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SherpaStream(ProviderStream):
         self._last_job = False
         self._audio = bytearray()
         self._finalize_after: deque[int] = deque()
-        """For each finalize, the bytes of `_audio` that came before it."""
+        """For each finalize, the number of bytes of `_audio` before it."""
         self._finished = False
         self._closed = False
         self._failed: Exception | None = None
@@ -55,7 +55,7 @@ class SherpaStream(ProviderStream):
         self._room = asyncio.Event()
 
     async def send(self, audio: bytes) -> None:
-        while not self._closed and len(self._audio) + self._job_bytes >= MAX_UNHEARD_BYTES:
+        while not self._closed and len(self._audio) + self._job_bytes >= MAX_PENDING_BYTES:
             self._room.clear()
             await self._room.wait()
         self._check_usable()
@@ -65,8 +65,8 @@ class SherpaStream(ProviderStream):
         self._work.set()
 
     async def finalize(self) -> None:
-        """Make what was sent final: what is said in the turn that runs, which goes on; else the
-        silence, but for the half second in which a turn may be about to start."""
+        """Make the audio sent so far final: the text of an open turn, which continues, or silence,
+        except for the half second in which a turn may be about to start."""
         self._check_usable()
         self._finalize_after.append(len(self._audio))
         self._work.set()
@@ -79,7 +79,7 @@ class SherpaStream(ProviderStream):
     async def close(self) -> None:
         self._closed = True
         if self._job is not None:
-            self._job.cancel()  # one that runs ends in its thread, and its events are dropped
+            self._job.cancel()  # a running job finishes in its thread; its events are dropped
         self._audio.clear()
         self._events.clear()
         self._work.set()
@@ -98,7 +98,7 @@ class SherpaStream(ProviderStream):
                 self._check_usable()
                 self._start_job()
             else:
-                # Not awaited itself: a job must outlive whoever waits for it.
+                # Not awaited directly: cancelling the iteration must not cancel the job.
                 await asyncio.wait({self._job})
                 self._end_job(self._job)
         return self._events.popleft()
@@ -122,15 +122,15 @@ class SherpaStream(ProviderStream):
         behind, submitted = len(self._audio) > _JOB_BYTES, time.monotonic()
         try:
             self._job = loop.run_in_executor(
-                self._executor, self._hear, audio, finalize, self._last_job, behind, submitted
+                self._executor, self._transcribe, audio, finalize, self._last_job, behind, submitted
             )
-        except RuntimeError as error:  # the executor takes nothing any more
+        except RuntimeError as error:  # the executor is shut down
             raise Dropped(self._provider, "the provider is closed") from error
 
-    def _hear(
+    def _transcribe(
         self, audio: bytes, finalize: bool, finish: bool, behind: bool, submitted: float
     ) -> list[ProviderEvent]:
-        """In a thread."""
+        """Transcribe audio; runs in a thread."""
         behind = behind or time.monotonic() - submitted > _BEHIND_SECONDS
         return self._transcriber.hear(audio, finalize=finalize, finish=finish, behind=behind)
 
@@ -138,7 +138,7 @@ class SherpaStream(ProviderStream):
         self._job = None
         self._job_bytes = 0
         self._room.set()
-        if job.cancelled():  # by close
+        if job.cancelled():  # by `close`
             return
         error = job.exception()
         if error is not None:

@@ -1,4 +1,5 @@
-"""tokens.txt for Moonshine: its wheel has the tokens in a form that sherpa-onnx does not read."""
+"""Writes tokens.txt for Moonshine, whose wheel has the tokens in a format that sherpa-onnx does not
+read."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ _WORD_MARK = "\u2581".encode()  # SentencePiece writes a space as U+2581
 
 
 def tokens_text(tokenizer: bytes) -> bytes:
-    """tokens.txt as sherpa-onnx reads it for Moonshine v2: base64 of each token, and its number.
+    """Convert a tokenizer.bin to the tokens.txt of sherpa-onnx for Moonshine v2: the base64 of each
+    token, and its number.
 
-    `tokenizer` is a sequence of tokens, each a length (one byte, or two: 128 + n % 128, n // 128)
-    and so many bytes. Raises: ValueError if it does not come out even.
+    `tokenizer` is a sequence of tokens, each with a length (one byte, or two: 128 + n % 128, n //
+    128) and that many bytes. Raises: ValueError if the last token is truncated.
     """
     lines: list[bytes] = []
     at = 0
@@ -27,15 +29,15 @@ def tokens_text(tokenizer: bytes) -> bytes:
             at += 1
         token = tokenizer[at : at + length]
         if len(token) < length:
-            raise ValueError("the last token is cut short")
+            raise ValueError("the last token is truncated")
         at += length
         lines.append(b"%b %d\n" % (base64.b64encode(token.replace(_WORD_MARK, b" ")), len(lines)))
     return b"".join(lines)
 
 
 class TokensFile:
-    """A tokens.txt made from a tokenizer.bin: in the user's cache, else in a temporary directory
-    that `close` removes."""
+    """A tokens.txt converted from a tokenizer.bin, in the user's cache or, if that is read-only, in
+    a temporary directory that `close` removes."""
 
     def __init__(self, tokenizer: Path) -> None:
         """Raises: OSError; ValueError if `tokenizer` is not a tokenizer.bin."""
@@ -56,14 +58,14 @@ class TokensFile:
 def _cache_directory() -> Path:
     """https://specifications.freedesktop.org/basedir-spec/latest/"""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative path is to be ignored, by the specification.
+    # The specification says to ignore relative paths.
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "natterjack"
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Have `content` at `path`; other processes see all of it or nothing."""
+    """Write `content` to `path` atomically, unless it is there already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Compared, not trusted: the engine ends the process on a bad token file.
+    # Compared in full, since the engine ends the process on a bad token file.
     if path.is_file() and path.read_bytes() == content:
         return path
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
@@ -71,7 +73,7 @@ def _write(path: Path, content: bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.replace(temporary, path)
-    except BaseException:  # interrupted too: half a file is none
+    except BaseException:  # includes interruption: remove the partial file
         os.unlink(temporary)
         raise
     return path

@@ -1,4 +1,4 @@
-"""Audio of one stream in, provider events out. Blocking: it runs in a worker thread."""
+"""Turns the audio of one stream into provider events. Blocking: it runs in a worker thread."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .settings import SherpaSettings
 
 SAMPLE_BYTES = 2
 _BEHIND_INTERIM_SECONDS = 2.0
-"""Least audio between interims when decoding is behind: they give way to finals, but not
-altogether, since a stream that says nothing is taken for broken."""
+"""Minimum audio between interims when decoding is behind. Finals have priority, but a stream
+without any message would count as broken."""
 
 
 class Transcriber:
-    """Voice activity, segments and decoding of one stream; for one thread at a time.
+    """Voice activity, segments and decoding of one stream; used by one thread at a time.
 
-    Holds the audio that is not final yet, which is at most one segment.
+    Holds the audio that is not final yet, at most one segment.
     """
 
     def __init__(self, engine: Engine, settings: SherpaSettings) -> None:
@@ -50,17 +50,17 @@ class Transcriber:
         )
         self._interim_at = 0
         self._audio = bytearray()
-        """From the segmenter's start on."""
+        """Audio since the end of the last segment."""
         self._samples = 0
-        """Taken in all."""
+        """Number of samples received."""
 
     def hear(
         self, audio: bytes, *, finalize: bool = False, finish: bool = False, behind: bool = False
     ) -> list[ProviderEvent]:
-        """What is to be said once `audio` has been heard.
+        """Process `audio` and return the events.
 
-        finalize: make what is pending final. finish: the same, and no audio follows.
-        behind: decoding is slower than audio comes, so leave out what is not needed.
+        `finalize` makes pending text final; `finish` does too, and no audio follows. `behind` means
+        that decoding is slower than the audio, so that optional interims are left out.
         """
         self._audio += audio
         self._samples += len(audio) // SAMPLE_BYTES
@@ -74,7 +74,7 @@ class Transcriber:
         return events
 
     def _take_windows(self, *, pad: bool) -> Iterator[Cut]:
-        """Give whole windows to the segmenter, and with `pad` what is left, filled with silence."""
+        """Pass whole windows to the segmenter and, with `pad`, the rest filled with silence."""
         begin = (self._segmenter.end - self._segmenter.start) * WINDOW
         fresh = self._pcm(begin, None)
         if pad:
@@ -89,8 +89,8 @@ class Transcriber:
             match cut:
                 case Speech(start, end):
                     samples = self._pcm(0, (end - start) * WINDOW)
-                    heard = self._decoder.decode(samples, final=True)
-                    text, words, estimated = self._read(heard, start, cut.voiced)
+                    hypothesis = self._decoder.decode(samples, final=True)
+                    text, words, estimated = self._read(hypothesis, start, cut.voiced)
                     yield Final(
                         text,
                         self._seconds(start),
@@ -99,10 +99,10 @@ class Transcriber:
                         language=self._language,
                         times_estimated=estimated,
                     )
-                    self._let_go(start, end)
+                    self._discard(start, end)
                 case Silence(start, end):
                     yield Final("", self._seconds(start), self._seconds(end))
-                    self._let_go(start, end)
+                    self._discard(start, end)
                 case TurnStarted(at):
                     self._interim_at = at
                     yield Turn("started", self._seconds(at))
@@ -116,15 +116,15 @@ class Transcriber:
         period = self._interim_windows
         if behind:
             period = max(period, windows(_BEHIND_INTERIM_SECONDS))
-        # Nothing is to be learnt from the pause at the end of a turn.
+        # The pause at the end of a turn adds nothing to an interim.
         fresh = segmenter.last_voiced > max(self._interim_at, segmenter.start)
         return fresh and segmenter.end - self._interim_at >= period
 
     def _interim(self) -> Interim:
         start, end = self._segmenter.start, self._segmenter.end
         self._interim_at = end
-        heard = self._decoder.decode(self._pcm(0, (end - start) * WINDOW), final=False)
-        text, words, estimated = self._read(heard, start, self._segmenter.voiced)
+        hypothesis = self._decoder.decode(self._pcm(0, (end - start) * WINDOW), final=False)
+        text, words, estimated = self._read(hypothesis, start, self._segmenter.voiced)
         return Interim(
             text,
             self._seconds(start),
@@ -135,29 +135,30 @@ class Transcriber:
         )
 
     def _read(
-        self, heard: Hypothesis, start: int, voiced: tuple[tuple[int, int], ...]
+        self, hypothesis: Hypothesis, start: int, voiced: tuple[tuple[int, int], ...]
     ) -> tuple[str, tuple[ProviderWord, ...], bool]:
-        """Text and words of a segment that starts at `start`, and whether times are estimates."""
-        text = spoken_text(heard.text)
+        """Text and words of a segment that starts at `start`, and whether the times are
+        estimated."""
+        text = spoken_text(hypothesis.text)
         spans: list[Span] = [(self._seconds(a), self._seconds(b)) for a, b in voiced]
         if not text:
             return "", (), False
-        if heard.times:
+        if hypothesis.times:
             offset = self._seconds(start)
-            times = [offset + time for time in heard.times]
-            return text, timed_words(heard.tokens, times, spans), False
+            times = [offset + time for time in hypothesis.times]
+            return text, timed_words(hypothesis.tokens, times, spans), False
         return text, estimated_words(text, spans), True
 
     def _pcm(self, begin: int, end: int | None) -> npt.NDArray[np.float32]:
-        """Samples `begin` to `end` of what is held, from -1 to 1."""
+        """Samples `begin` to `end` of the buffered audio, from -1 to 1."""
         whole = len(self._audio) // SAMPLE_BYTES
-        held = bytes(self._audio[begin * SAMPLE_BYTES : (end or whole) * SAMPLE_BYTES])
-        return np.frombuffer(held, "<i2").astype(np.float32) / np.float32(32768)
+        pcm = bytes(self._audio[begin * SAMPLE_BYTES : (end or whole) * SAMPLE_BYTES])
+        return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
 
-    def _let_go(self, start: int, end: int) -> None:
+    def _discard(self, start: int, end: int) -> None:
         del self._audio[: (end - start) * WINDOW * SAMPLE_BYTES]
         self._interim_at = max(self._interim_at, end)
 
     def _seconds(self, position: int) -> float:
-        # The last window may be filled up with silence that nobody sent.
+        # The last window may be padded with silence that is not part of the stream.
         return min(position * WINDOW, self._samples) / SAMPLE_RATE

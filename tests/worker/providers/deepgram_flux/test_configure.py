@@ -71,7 +71,7 @@ async def test_no_answer_and_a_late_one() -> None:
     second = ask(configuring, keyterms=["b"])
     assert sent(configuring, 14.9) is None
     assert sent(configuring, 15) == {"type": "Configure", "keyterms": ["b"]}
-    with pytest.raises(Stalled, match="no answer to Configure"):
+    with pytest.raises(Stalled, match="no response to Configure"):
         await first
     configuring.answered(Configured({"keyterms": ["a"]}))
     assert not second.done(), "that was the late answer to the first"

@@ -290,7 +290,7 @@ async def test_a_configure_without_answer(make: Make, emulator: DeepgramFluxEmul
     await emulator.set(configure_answer="none")
     async with opened(make(configure_timeout_seconds=1)) as stream:
         hearing = asyncio.create_task(hear(stream))
-        with pytest.raises(Stalled, match="no answer"):
+        with pytest.raises(Stalled, match="no response"):
             await soon(stream.configure({"numerals": True}), 5)
         await emulator.set(configure_answer="bare")
         await stream.configure({"numerals": False})

@@ -53,29 +53,29 @@ class Line:
         self.now = until
         return [act for _, act in self.acts[done:]]
 
-    def heard(self, *, turn_open: bool, seconds: float | None = None) -> None:
+    def transcribed(self, *, turn_open: bool, seconds: float | None = None) -> None:
         end = self.clock.sent if seconds is None else seconds
-        self.upkeep.heard(self.now, end, turn_open=turn_open)
+        self.upkeep.transcribed(self.now, end, turn_open=turn_open)
 
 
 def test_no_silence_while_audio_flows() -> None:
     line = Line()
     line.send(SPEECH, 100)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     line.send(times=100)
     assert line.acts == []
 
 
 def test_silence_ends_a_turn_in_which_audio_stops() -> None:
-    """At the pace of audio, until the turn has ended and all of it is heard."""
+    """At the pace of audio, until the turn has ended and all of it is transcribed."""
     line = Line()
     line.send(times=10)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     assert line.run(0.49) == []
     acts = line.run(1.0)
     assert set(acts) == {Act.SILENCE}
     assert 12 <= len(acts) <= 13
-    line.heard(turn_open=False)
+    line.transcribed(turn_open=False)
     assert line.run(4.9 - 0.08) == []
     assert line.clock.given == pytest.approx(0.8)
     assert line.clock.sent == pytest.approx(0.8 + 0.08 * len(acts))
@@ -85,7 +85,7 @@ def test_silence_goes_out_for_words_that_are_not_told_of_yet() -> None:
     """The last audio is not transcribed, so there may be a turn in it."""
     line = Line()
     line.send(times=10)
-    line.heard(turn_open=False, seconds=0.5)
+    line.transcribed(turn_open=False, seconds=0.5)
     assert Act.SILENCE in line.run(1)
 
 
@@ -93,7 +93,7 @@ def test_no_silence_in_the_middle_of_a_word() -> None:
     """Audio that goes on after a minute finds its word whole."""
     line = Line()
     line.send(SPEECH, 10)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     assert line.run(60) == []
     line.send(PAUSE, 2)
     assert Act.SILENCE in line.run(0.6)
@@ -105,7 +105,7 @@ def test_audio_that_comes_in_bursts_is_not_torn() -> None:
     for _ in range(10):
         for _ in range(12):
             line.upkeep.sent(line.now, PAUSE, line.clock.audio(FRAME))
-        line.heard(turn_open=True)
+        line.transcribed(turn_open=True)
         line.run(0.96)
     assert line.acts == []
     assert Act.SILENCE in line.run(0.6)
@@ -115,7 +115,7 @@ def test_recorded_audio_that_was_sent_fast_is_not_waited_for() -> None:
     line = Line()
     for _ in range(1000):
         line.upkeep.sent(line.now, PAUSE, line.clock.audio(FRAME))
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     assert Act.SILENCE in line.run(2.6)
 
 
@@ -125,7 +125,7 @@ def test_an_idle_stream_is_kept_alive() -> None:
     assert [act for _, act in line.acts] == [Act.SILENCE] * 4
     assert line.clock.given == 0
     line.send(times=5)
-    line.heard(turn_open=False, seconds=9)
+    line.transcribed(turn_open=False, seconds=9)
     assert line.run(4.9) == []
     assert line.run(0.2) == [Act.SILENCE]
 
@@ -134,7 +134,7 @@ def test_silence_has_an_end() -> None:
     """Even when the provider never ends the turn."""
     line = Line()
     line.send(times=10)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     silent = line.run(200)
     assert 70 / 0.08 <= len(silent) <= 70 / 0.08 + 30
 
@@ -145,14 +145,14 @@ def test_silence_has_an_end() -> None:
 def test_the_end_with_a_turn_that_is_open() -> None:
     line = Line()
     line.send(SPEECH, 20)
-    line.heard(turn_open=True, seconds=1.0)
+    line.transcribed(turn_open=True, seconds=1.0)
     line.upkeep.finish(line.now)
     assert line.run(0.01) == [Act.SILENCE] * 10
-    line.heard(turn_open=True, seconds=1.6)
+    line.transcribed(turn_open=True, seconds=1.6)
     assert line.run(0.4) == [], "the last audio was transcribed, but nothing behind it"
-    line.heard(turn_open=True, seconds=2.0)
+    line.transcribed(turn_open=True, seconds=2.0)
     assert line.run(0.01) == [Act.FORCE_END_TURN]
-    line.heard(turn_open=False, seconds=2.1)
+    line.transcribed(turn_open=False, seconds=2.1)
     assert line.run(10) == [Act.CLOSE_STREAM]
     assert line.upkeep.phase is Phase.CLOSING
     line.upkeep.finish(line.now)
@@ -162,19 +162,19 @@ def test_the_end_with_a_turn_that_is_open() -> None:
 def test_the_end_without_a_turn() -> None:
     line = Line()
     line.send(times=20)
-    line.heard(turn_open=False, seconds=1.5)
+    line.transcribed(turn_open=False, seconds=1.5)
     line.upkeep.finish(line.now)
     line.run(0.1)
-    line.heard(turn_open=False, seconds=2.25)
+    line.transcribed(turn_open=False, seconds=2.25)
     assert line.run(1) == [Act.CLOSE_STREAM]
 
 
 def test_the_end_of_a_stream_that_is_idle() -> None:
     line = Line()
     line.send(times=20)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     line.run(2)
-    line.heard(turn_open=False)
+    line.transcribed(turn_open=False)
     line.upkeep.finish(line.now)
     assert line.run(0.01) == [Act.CLOSE_STREAM]
 
@@ -188,11 +188,11 @@ def test_the_end_of_a_stream_that_got_nothing() -> None:
 def test_the_end_when_the_provider_says_that_no_turn_is_open() -> None:
     line = Line()
     line.send(times=20)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     line.upkeep.no_turn()  # an answer to somebody else's ForceEndTurn
     line.upkeep.finish(line.now)
     line.run(0.1)
-    line.heard(turn_open=True)
+    line.transcribed(turn_open=True)
     assert line.run(0.1) == [Act.FORCE_END_TURN]
     line.upkeep.no_turn()
     assert line.run(0.1) == [Act.CLOSE_STREAM]
@@ -202,7 +202,7 @@ def test_the_end_when_the_provider_does_not_answer() -> None:
     """CloseStream comes in any case: it makes the provider say the rest."""
     line = Line()
     line.send(times=20)
-    line.heard(turn_open=True, seconds=1.0)
+    line.transcribed(turn_open=True, seconds=1.0)
     line.upkeep.finish(line.now)
     acts = line.run(1.9)
     assert acts == [Act.SILENCE] * 40, "more silence may help"
@@ -216,7 +216,7 @@ def test_a_provider_that_is_behind_is_waited_for() -> None:
     line.upkeep.finish(line.now)
     line.run(0.1)
     for quarter in range(64):
-        line.heard(turn_open=True, seconds=quarter / 4)
+        line.transcribed(turn_open=True, seconds=quarter / 4)
         assert line.run(0.25) == []
 
 
