@@ -34,7 +34,7 @@ def _capabilities(settings: SpeechmaticsSettings) -> Capabilities:
         turns=True,
         finalize=True,
         configurable=options.CONFIGURABLE,
-        # Each frame is acknowledged, whatever is in it.
+        # Each frame is acknowledged, including silence.
         answers_silence=True,
         catch_up_rate=settings.catch_up_rate,
         price_per_hour=settings.price_per_hour,
@@ -46,8 +46,8 @@ def _capabilities(settings: SpeechmaticsSettings) -> Capabilities:
 class SpeechmaticsProvider(Provider):
     """Streams over one shared aiohttp session.
 
-    `open` returns when recognition has started: a connection that stands promises nothing, for
-    quota and key are checked after it (Speechmatics docs, "Error handling").
+    `open` returns once recognition has started. A successful handshake is not enough, since quota
+    and key are checked after it (Speechmatics docs, "Error handling").
     """
 
     name: ClassVar[str] = options.NAME
@@ -61,7 +61,7 @@ class SpeechmaticsProvider(Provider):
         self.capabilities = _capabilities(settings)
         for url in (settings.url, settings.management_url):
             if url.startswith(("ws://", "http://")):
-                log.warning("Speechmatics is reached without encryption, at %s", url)
+                log.warning("connecting to Speechmatics without encryption, at %s", url)
         self._limits = Limits(
             max_unacknowledged_seconds=settings.max_unacknowledged_seconds,
             max_unacknowledged_frames=settings.max_unacknowledged_frames,
@@ -108,10 +108,10 @@ class SpeechmaticsProvider(Provider):
 
 
 def _api_key(settings: SpeechmaticsSettings) -> SecretStr:
-    """The API key; a temporary key that is given can stand in for it."""
+    """Return the API key, or the temporary key from the settings instead. Raises: PluginError."""
     key = settings.api_key or settings.temporary_key
     if key is None or not key.get_secret_value().strip():
-        raise PluginError("SPEECHMATICS_API_KEY is not set: it takes a Speechmatics API key")
+        raise PluginError("SPEECHMATICS_API_KEY is not set; set it to a Speechmatics API key")
     if settings.temporary_keys and settings.api_key is None:
-        raise PluginError("SPEECHMATICS_API_KEY is not set: temporary keys are obtained with it")
+        raise PluginError("SPEECHMATICS_API_KEY is not set; it is needed to obtain temporary keys")
     return key

@@ -1,4 +1,4 @@
-"""One stream to Speechmatics: reads, decodes, hands over, writes. No policy."""
+"""One stream to Speechmatics: reads and decodes messages, writes audio. No policy."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from .options import NAME, Recognition
 from .state import Limits, StreamState
 
 _MAX_EVENTS = 1000
-"""Events that wait for the iterator; then no more are read from the socket."""
+"""Limit of events that wait for the iterator; at the limit, the socket is not read."""
 _MAX_EARLY = 100
-"""Messages before RecognitionStarted."""
-_LAST_WORDS_SECONDS = 0.5
-"""When sending fails: how long the reason, which may have been sent before, is looked for."""
+"""Limit of messages before RecognitionStarted."""
+_ERROR_WAIT_SECONDS = 0.5
+"""How long to wait for the server's error after sending has failed."""
 
 
 async def start(
     socket: Socket, recognition: Recognition, limits: Limits, timeout_seconds: float
 ) -> SpeechmaticsStream:
-    """Begin the recognition. Speechmatics docs, "StartRecognition": audio before
-    RecognitionStarted is an error, so this waits for it.
+    """Start recognition. Speechmatics docs, "StartRecognition": audio before RecognitionStarted is
+    an error, so this waits for it.
 
-    Raises: ProviderError; the socket is the caller's to close then.
+    Raises: ProviderError; the caller closes the socket.
     """
     early: list[ProviderEvent] = []
     try:
         async with asyncio.timeout(timeout_seconds):
-            # "Error handling": it may have refused already; what it says is read in any case.
+            # "Error handling": the server may have refused already, so its messages are read even
+            # if sending fails.
             with contextlib.suppress(Dropped):
                 await socket.send(protocol.encode_start(recognition))
             while len(early) < _MAX_EARLY:
@@ -55,17 +56,17 @@ async def start(
                 if isinstance(message, Notice):
                     early.append(message)
                 else:
-                    early.append(Notice("malformed", f"{message!r:.100} before its time"))
+                    early.append(Notice("malformed", f"{message!r:.100} before RecognitionStarted"))
     except TimeoutError:
-        said = f"no RecognitionStarted within {timeout_seconds:g} s"
-        raise Unavailable(NAME, "server_error", said) from None
+        reason = f"no RecognitionStarted within {timeout_seconds:g} s"
+        raise Unavailable(NAME, "server_error", reason) from None
     raise RemoteProtocolError(NAME, f"no RecognitionStarted in {_MAX_EARLY} messages")
 
 
 class SpeechmaticsStream(ProviderStream):
-    """A recognition that has started.
+    """A stream whose recognition has started.
 
-    A task reads: acknowledgements must be known of while nobody asks for events.
+    A task reads the socket, since acknowledgements must be handled even while nobody iterates.
     """
 
     def __init__(
@@ -77,19 +78,19 @@ class SpeechmaticsStream(ProviderStream):
     ) -> None:
         self.reference = reference
         self.on_failure: Callable[[ProviderError], None] = lambda error: None
-        """Told how the stream failed, unless it was closed here."""
+        """Called with the error of the stream, unless it was closed by `close`."""
         self._socket = socket
         self._state = state
         self._finishing = False
         self._failure: ProviderError | None = None
-        self._moved = AutoResetEvent()
-        """Something came in, or the stream is over: `send` may go on."""
+        self._progress = AutoResetEvent()
+        """Set when a message has been read, or the stream has ended: `send` may continue."""
         self._arrived = AutoResetEvent()
-        """There is an event for the iterator, or no more will come."""
+        """Set when there is an event for the iterator, or the stream has ended."""
         self._taken = AutoResetEvent()
-        """The iterator took an event."""
+        """Set when the iterator has taken an event."""
         self._events = early
-        """For the iterator; bounded by `_read`."""
+        """Events for the iterator; `_read` bounds their number."""
         self._reader = asyncio.create_task(self._read(), name=f"read {reference}")
         self._reader.add_done_callback(lambda _: self._end())
 
@@ -99,9 +100,9 @@ class SpeechmaticsStream(ProviderStream):
         if self._finishing:
             raise RuntimeError("send after finish")
         while not self._state.ready and not self._reader.done():
-            await self._moved.wait()
+            await self._progress.wait()
         self._check()
-        # Counted first: the acknowledgement may be here before `send_bytes` returns.
+        # Counted first, since the acknowledgement may arrive before `send` returns.
         self._state.sent(len(audio))
         await self._write(self._socket.send(audio))
 
@@ -121,11 +122,12 @@ class SpeechmaticsStream(ProviderStream):
         await self._write(self._socket.send(self._state.finish()))
 
     async def finalize(self) -> None:
-        """Ends the turn as well."""
+        """Request finals for all audio sent so far; this also ends the turn."""
         await self._write(self._socket.send(self._state.finalize()))
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        """No answer is documented; a refusal would end the stream."""
+        """Send changes of the configuration. No response is documented; an invalid change ends the
+        stream."""
         await self._write(self._socket.send(self._state.configure(changes)))
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
@@ -140,7 +142,7 @@ class SpeechmaticsStream(ProviderStream):
 
     async def close(self) -> None:
         if self._failure is None:
-            self._failure = Dropped(NAME, "the stream was closed here")
+            self._failure = Dropped(NAME, "the stream was closed")
         self._reader.cancel()
         await self._socket.close()
         await asyncio.wait([self._reader])
@@ -155,11 +157,11 @@ class SpeechmaticsStream(ProviderStream):
         try:
             await sending
         except Dropped as error:
-            await asyncio.wait([self._reader], timeout=_LAST_WORDS_SECONDS)
+            await asyncio.wait([self._reader], timeout=_ERROR_WAIT_SECONDS)
             raise (self._failure or error) from None
 
     async def _read(self) -> None:
-        """Take in what the server says, until it has said all or the connection is over."""
+        """Read messages until EndOfTranscript or the end of the connection."""
         try:
             while not self._state.over:
                 for event in self._received(await self._socket.receive()):
@@ -167,8 +169,8 @@ class SpeechmaticsStream(ProviderStream):
                         await self._taken.wait()
                     self._events.append(event)
                     self._arrived.set()
-                    del event  # nothing of a message is held while the next is awaited
-                self._moved.set()
+                    del event  # keep no message alive while waiting for the next
+                self._progress.set()
         except ProviderError as error:
             if self._failure is None:
                 self._failure = error
@@ -184,6 +186,6 @@ class SpeechmaticsStream(ProviderStream):
         return self._state.receive(message)
 
     def _end(self) -> None:
-        """Wake whoever waits: nothing more will come."""
-        self._moved.set()
+        """Wake all waiters: the stream has ended."""
+        self._progress.set()
         self._arrived.set()

@@ -1,4 +1,4 @@
-"""What went wrong, told apart: refused handshakes, in-band errors, closes.
+"""Maps in-band errors and closes to provider errors.
 
 Sources: Speechmatics docs, "Error handling" and "Limits"; specification, ErrorTypeEnum.
 """
@@ -30,10 +30,10 @@ _REFUSALS: Final[dict[str, RefusedCause]] = {
     "protocol_error": "request",
     "not_authorised": "auth",
     "not_allowed": "auth",
-    # Hours of the contract are used up; concurrency is `quota_exceeded`.
+    # The hours of the contract are used up; the limit of concurrent sessions is `quota_exceeded`.
     "timelimit_exceeded": "credit",
 }
-"""In-band errors that will be the same the next time."""
+"""In-band errors that a retry would meet again."""
 _OUTAGES: Final = ("job_error", "unknown_error")
 _TYPES: Final = {
     1003: "protocol_error",
@@ -45,42 +45,42 @@ _TYPES: Final = {
     4006: "timelimit_exceeded",
     4013: "job_error",
 }
-"""Error types by the close code that goes with them (Speechmatics docs, "Error handling")."""
-_MISUSED: Final = (1002, 1007, 1009)
-"""RFC 6455, 7.4.1: what we sent was against the WebSocket protocol, or too big."""
+"""Error types by close code (Speechmatics docs, "Error handling")."""
+_PROTOCOL_VIOLATIONS: Final = (1002, 1007, 1009)
+"""RFC 6455, 7.4.1: the client violated the WebSocket protocol, or its message was too big."""
 
 
 def error_of(error: Error) -> ProviderError:
-    """What an in-band error means. Its type decides; the reason is for people."""
+    """The error for an in-band error. Its type decides; the reason is informational."""
     return _of_type(error.type, error.reason, error.type or None)
 
 
 def _of_type(kind: str, reason: str, code: str | None) -> ProviderError:
-    said = reason or "the session was ended"
+    message = reason or "the session was ended"
     if kind in _REFUSALS:
-        return RequestRefused(NAME, _REFUSALS[kind], said, code)
+        return RequestRefused(NAME, _REFUSALS[kind], message, code)
     if kind == "quota_exceeded":
-        return Unavailable(NAME, "rate_limit", said, code)
+        return Unavailable(NAME, "rate_limit", message, code)
     if kind in _OUTAGES:
-        return Unavailable(NAME, "server_error", said, code)
+        return Unavailable(NAME, "server_error", message, code)
     if kind in ("idle_timeout", "session_timeout"):
-        # To be expected: a new session may be opened at once.
-        return Dropped(NAME, said, code)
-    # Of a type yet to be invented: the session is over, and another try will tell.
-    return Unavailable(NAME, "server_error", said, code)
+        # Expected; a new session may be opened at once.
+        return Dropped(NAME, message, code)
+    # For an unknown type, a retry will tell.
+    return Unavailable(NAME, "server_error", message, code)
 
 
 def close_error(closed: Closed) -> ProviderError:
-    """What the end of a connection means, when neither EndOfTranscript nor an Error came first.
+    """The error for the end of a connection without EndOfTranscript or an Error.
 
-    The payload of the closing frame repeats the error's type. 1008 goes with errors of both kinds,
-    permanent and not: without a type it is worth another try, in which an Error may say more.
+    The reason of the close frame repeats the error's type. Code 1008 accompanies both permanent and
+    temporary errors; without a type it is retried, which may produce an Error with details.
     """
     code, reason = closed.code, closed.reason[:MAX_QUOTE]
-    shown = None if code is None else str(code)
+    code_text = None if code is None else str(code)
     kind = reason if reason in _REFUSALS or reason.endswith("_timeout") else _TYPES.get(code or 0)
     if kind is not None:
-        return _of_type(kind, reason, shown)
-    if code in _MISUSED:
-        return RequestRefused(NAME, "request", reason or "the stream was refused", shown)
-    return Dropped(NAME, reason or "the connection ended before the transcript did", shown)
+        return _of_type(kind, reason, code_text)
+    if code in _PROTOCOL_VIOLATIONS:
+        return RequestRefused(NAME, "request", reason or "stream refused", code_text)
+    return Dropped(NAME, reason or "connection closed before EndOfTranscript", code_text)

@@ -1,6 +1,6 @@
-"""What Speechmatics says, decoded: one class for each message, or the part of it that is of use.
+"""Decoded messages of Speechmatics: one class per message, with the fields that are used.
 
-Names are those of the vendor's specification of the realtime interface.
+Names are those of the vendor's specification of the realtime API.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Attaches = Literal["next", "previous", "none", "both"]
 
 @dataclass(frozen=True, slots=True)
 class RecognitionStarted:
-    """Audio may be sent."""
+    """Recognition has started; audio may be sent."""
 
     id: str | None
     delimiter: str
-    """Between words of the language ("LanguagePackInfo"); empty in Japanese."""
+    """Separator of words in the language ("LanguagePackInfo"); empty in Japanese."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioAdded:
-    """The frame with this number, and so all before it, has been read. Not: transcribed."""
+    """The server has read all frames up to this number, but not necessarily transcribed them."""
 
     seq_no: int
 
 
 class Result(NamedTuple):
-    """A word, an entity (a number, a date: several words as one) or a punctuation mark."""
+    """A word, an entity (several words as one, such as a number or date) or a punctuation mark."""
 
     punctuation: bool
     text: str
@@ -45,7 +45,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """AddTranscript, or AddPartialTranscript: what the audio from `start` to `end` says."""
+    """AddTranscript or AddPartialTranscript: the transcript of the audio from `start` to `end`."""
 
     final: bool
     start: float
@@ -55,14 +55,14 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class EndOfUtterance:
-    """Silence after speech was found at `at`, or the utterance was ended there by request."""
+    """The end of an utterance at `at`, after silence or by request."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageInfo:
-    """A language was met, whose words are joined so (known from the SDK alone)."""
+    """The word separator of a language that was detected (known only from the SDK)."""
 
     language: str
     delimiter: str
@@ -70,20 +70,20 @@ class LanguageInfo:
 
 @dataclass(frozen=True, slots=True)
 class EndOfTranscript:
-    """All is said."""
+    """The end of the transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class DurationLimit:
-    """Warning `duration_limit_exceeded`: audio is confirmed and ignored from now on, and the
-    transcript is brought to its end."""
+    """Warning `duration_limit_exceeded`: further audio is acknowledged but ignored, and the
+    transcript ends."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """The session has failed; the server closes after it."""
+    """The session has failed; the server closes the connection."""
 
     type: str
     reason: str

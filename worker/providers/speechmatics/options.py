@@ -1,8 +1,7 @@
-"""The options that a session may give to the `speechmatics` provider, and the configuration made
-of them.
+"""Options of a session for the `speechmatics` provider, and the configuration built from them.
 
 Names and rules are those of `transcription_config` in the vendor's specification of
-StartRecognition. An option beats the session's own fields, which beat the settings.
+StartRecognition. An option overrides the session's own fields, which override the settings.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .settings import Model, SpeechmaticsSettings
 NAME: Final = "speechmatics"
 
 _MAX_SPEAKER_IDENTIFIERS: Final = 50
-"""Across all speakers (specification, SpeakerDiarizationConfig)."""
+"""Limit for all speakers together (specification, SpeakerDiarizationConfig)."""
 _ENCODINGS: Final[dict[Encoding, str]] = {"linear16": "pcm_s16le", "mulaw": "mulaw"}
 _ENGLISH_LOCALES: Final = ("en-AU", "en-GB", "en-US")
 """Speechmatics docs, "Output locale"."""
@@ -45,7 +44,8 @@ class Word(_Strict):
 
 
 class Speaker(_Strict):
-    """A known voice (specification, SpeakersInputItem): a label unlike the engine's own."""
+    """A known voice (specification, SpeakersInputItem). Its label must differ from the engine's
+    labels."""
 
     label: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
     speaker_identifiers: Annotated[list[_Text], Field(min_length=1)]
@@ -56,7 +56,7 @@ def _bounded(speakers: list[Speaker]) -> list[Speaker]:
         raise ValueError(f"more than {_MAX_SPEAKER_IDENTIFIERS} speaker identifiers")
     for speaker in speakers:
         if speaker.label == "UU" or (speaker.label[0] == "S" and speaker.label[1:].isdigit()):
-            raise ValueError(f"the label {speaker.label!r} is one of the engine's own")
+            raise ValueError(f"the label {speaker.label!r} is reserved for the engine")
     return speakers
 
 
@@ -91,8 +91,8 @@ class Conversation(_Strict):
 
 
 class Changes(_Strict):
-    """What may change in mid-stream (specification, MidSessionTranscriptionConfig). The language
-    may be named there too, but not changed."""
+    """Settings that can change on an open stream (specification, MidSessionTranscriptionConfig).
+    The message may also name the language but not change it."""
 
     max_delay: Annotated[float, Field(ge=0.7, le=4)] | None = None
     max_delay_mode: Literal["flexible", "fixed"] | None = None
@@ -102,7 +102,7 @@ class Changes(_Strict):
 
 
 class Options(Changes):
-    """What `StreamRequest.options` may hold. Types are strict: `"true"` is no boolean."""
+    """Schema of `StreamRequest.options`. Types are strict: `"true"` is not a boolean."""
 
     language: _Text | None = None
     model: Model | None = None
@@ -110,8 +110,8 @@ class Options(Changes):
     domain: _Text | None = None
     output_locale: _Text | None = None
     additional_vocab: list[_Text | Word] = []
-    # `channel` and `channel_and_speaker` would need audio of several channels in JSON messages;
-    # a session of ours is one speaker's, and goes out as binary frames.
+    # `channel` and `channel_and_speaker` require JSON messages with audio of several channels; a
+    # session of natterjack has one speaker and is sent as binary frames.
     diarization: Literal["none", "speaker"] | None = None
     enable_entities: bool | None = None
     speaker_diarization_config: SpeakerDiarization | None = None
@@ -120,23 +120,23 @@ class Options(Changes):
 
 
 CONFIGURABLE: Final = frozenset(Changes.model_fields)
-"""Names that a stream's `configure` takes."""
+"""Names of the settings that `configure` changes."""
 
 
 def refused(message: str) -> RequestRefused:
-    """The request cannot be served."""
+    """The error for a request that this provider cannot serve."""
     return RequestRefused(NAME, "request", message)
 
 
 def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What `configure` is to change, checked: one wrong field would end the session (fact: the
-    answer to it is an Error). Raises: RequestRefused naming it."""
+    """Check the changes for `configure`, since the server responds to an invalid one with an Error,
+    which ends the session. Raises: RequestRefused that names the invalid one."""
     return _plain(parse_options(NAME, Changes, changes, "configure"))
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a stream is opened with, all sources put together."""
+    """Parameters of a stream, merged from options, session and settings."""
 
     audio_format: dict[str, Any]
     transcription_config: dict[str, Any]
@@ -144,11 +144,11 @@ class Recognition:
 
 
 def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recognition:
-    """The configuration of a stream. Raises: RequestRefused."""
+    """Build the configuration of a stream. Raises: RequestRefused."""
     options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, _ = request.format
     if encoding not in _ENCODINGS:
-        raise refused(f"audio in {encoding} is not taken")
+        raise refused(f"encoding {encoding} is not supported")
     language, locale = _language(options.language or request.language or settings.language)
     config: dict[str, Any] = {
         "language": language,
@@ -189,8 +189,8 @@ def _plain(model: BaseModel) -> dict[str, Any]:
 
 
 def _language(tag: str) -> tuple[str, str | None]:
-    """ISO code and output locale of a language tag: the vendor's codes have no region, and only
-    English comes in several spellings. `cmn_en` and the like pass as they are."""
+    """Split a language tag into ISO code and output locale. The vendor's codes have no region, and
+    only English has several spellings. Codes such as `cmn_en` are passed on unchanged."""
     code, _, region = tag.partition("-")
     locale = f"{code.lower()}-{region.upper()}"
     return (code.lower() if region else tag), (locale if locale in _ENGLISH_LOCALES else None)
@@ -199,9 +199,9 @@ def _language(tag: str) -> tuple[str, str | None]:
 def _model(
     options: Options, settings: SpeechmaticsSettings, request: StreamRequest
 ) -> dict[str, str]:
-    """`model`, or its older name `operating_point` (deprecated), never both."""
+    """The parameter `model`, or its deprecated name `operating_point`, never both."""
     if options.model is not None and options.operating_point is not None:
-        raise refused("option 'operating_point': not together with 'model'")
+        raise refused("option 'operating_point': cannot be combined with 'model'")
     if options.operating_point is not None:
         return {"operating_point": options.operating_point}
     named = options.model
@@ -213,7 +213,7 @@ def _model(
 
 
 def _vocabulary(options: Options, request: StreamRequest) -> list[str | dict[str, Any]]:
-    """Custom dictionary: the session's keyterms, and the option's entries, which win."""
+    """The custom dictionary: the session's keyterms, overridden by the option's entries."""
     entries: dict[str, str | dict[str, Any]] = {term: term for term in request.keyterms if term}
     for entry in options.additional_vocab:
         if isinstance(entry, str):
@@ -224,7 +224,7 @@ def _vocabulary(options: Options, request: StreamRequest) -> list[str | dict[str
 
 
 def _speakers(config: dict[str, Any], options: Options, settings: SpeechmaticsSettings) -> None:
-    """Diarization's own configuration goes only where there is diarization."""
+    """Add the configuration of diarization, which is only allowed with diarization."""
     if config["diarization"] == "none":
         if options.speaker_diarization_config is not None:
             raise refused("option 'speaker_diarization_config': needs 'diarization'")

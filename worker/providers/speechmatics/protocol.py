@@ -1,7 +1,7 @@
-"""Speechmatics' realtime protocol as it is on the wire: no sockets, clocks, environment or broker.
+"""Wire protocol of Speechmatics' realtime API: no sockets, clocks, environment or broker.
 
-"Specification" is the vendor's AsyncAPI document of the realtime interface; names in comments are
-its schemas, or pages of the vendor's documentation ("Speechmatics docs").
+"Specification" is the vendor's AsyncAPI document of the realtime API; names in comments are its
+schemas, or pages of the vendor's documentation ("Speechmatics docs").
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .messages import (
 from .options import NAME, Recognition, parse_changes
 
 MAX_QUOTE: Final = 200
-"""Characters of the provider's own words that go into an error or a notice."""
+"""Length to which quotes from the provider are cut in errors and notices, in characters."""
 
 _MID_STREAM: Final = (
     "language",
@@ -45,10 +45,10 @@ _MID_STREAM: Final = (
     "audio_filtering_config",
     "conversation_config",
 )
-"""All that SetRecognitionConfig may hold (specification, MidSessionTranscriptionConfig)."""
-_SAID: Final = frozenset(
+"""All fields of SetRecognitionConfig (specification, MidSessionTranscriptionConfig)."""
+_NOTICE_TYPES: Final = frozenset(
     {
-        # Warning (specification, WarningTypeEnum), but for duration_limit_exceeded
+        # Warning (specification, WarningTypeEnum), except duration_limit_exceeded
         "unsupported_translation_pair",
         "idle_timeout",
         "session_timeout",
@@ -60,8 +60,8 @@ _SAID: Final = frozenset(
         "concurrent_session_usage",
     }
 )
-"""Types of Warning and Info that are fit for a metric label."""
-_NEITHER: Final = frozenset(
+"""Types of Warning and Info that become notice codes, which are metric labels."""
+_UNREQUESTED: Final = frozenset(
     {
         "ChannelAudioAdded",
         "AddPartialTranslation",
@@ -71,7 +71,7 @@ _NEITHER: Final = frozenset(
         "SpeakersResult",
     }
 )
-"""Answers to what is never asked for here."""
+"""Messages for features that this client never requests."""
 
 
 _ATTACHES: Final[dict[str, Attaches]] = {
@@ -86,8 +86,11 @@ _ATTACHES: Final[dict[str, Attaches]] = {
 
 
 def connect_request(url: str, key: SecretStr, app: str, request_id: str) -> ConnectRequest:
-    """The upgrade request of a stream. `key` is an API key or a temporary one: on servers both go
-    in the header (Speechmatics docs, "Authentication"). `request_id` is for tracing."""
+    """The upgrade request of a stream.
+
+    `key` is an API key or a temporary one; servers send either in the header (Speechmatics docs,
+    "Authentication"). `request_id` is for tracing.
+    """
     headers = {"Authorization": f"Bearer {key.get_secret_value()}", "X-Request-Id": request_id}
     if app:
         url += f"{'&' if '?' in url else '?'}sm-app={quote(app, safe='')}"
@@ -95,7 +98,7 @@ def connect_request(url: str, key: SecretStr, app: str, request_id: str) -> Conn
 
 
 def encode_start(recognition: Recognition) -> str:
-    """Opens the session ("StartRecognition"): the first message, once a connection."""
+    """The first message, which starts the session ("StartRecognition")."""
     return json.dumps(
         {
             "message": "StartRecognition",
@@ -106,49 +109,51 @@ def encode_start(recognition: Recognition) -> str:
 
 
 def encode_end_of_stream(last_seq_no: int) -> str:
-    """Says that no audio follows ("EndOfStream"): transcripts due and EndOfTranscript come then.
-    `last_seq_no`: frames sent on this connection, for frames are numbered from 1."""
+    """The end of the audio ("EndOfStream"); remaining transcripts and EndOfTranscript follow.
+
+    `last_seq_no` is the number of frames sent on this connection, which are numbered from 1.
+    """
     return json.dumps({"message": "EndOfStream", "last_seq_no": last_seq_no})
 
 
 def encode_force_end_of_utterance(seconds: float) -> str:
-    """Asks for a final of the audio up to `seconds` ("ForceEndOfUtterance")."""
+    """A request for a final of the audio up to `seconds` ("ForceEndOfUtterance")."""
     return json.dumps({"message": "ForceEndOfUtterance", "timestamp": round(seconds, 3)})
 
 
 def encode_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[str, Any]:
     """SetRecognitionConfig, and the stream's new configuration.
 
-    The message restates all that may change in mid-stream: whether what it leaves out keeps its
-    value or falls back to the default is not documented. Raises: RequestRefused.
+    The message repeats all settings that can change, since it is not documented whether omitted
+    ones keep their values. Raises: RequestRefused.
     """
     new = {**config, **parse_changes(changes)}
-    said = {name: new[name] for name in _MID_STREAM if name in new}
-    return json.dumps({"message": "SetRecognitionConfig", "transcription_config": said}), new
+    sent = {name: new[name] for name in _MID_STREAM if name in new}
+    return json.dumps({"message": "SetRecognitionConfig", "transcription_config": sent}), new
 
 
 # ---- in -------------------------------------------------------------------------------------
 
 
 class BadFinal(RemoteProtocolError):
-    """An AddTranscript that cannot be read. It may hold words, which no later message repeats: to
-    skip it would be to lose them."""
+    """A malformed AddTranscript. It may hold words that no later message repeats, so it cannot be
+    skipped."""
 
 
 def decode(message: str | bytes) -> Message:
-    """What the server said. A well-formed message of a type that is unknown is a Notice.
+    """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: BadFinal for a final that cannot be read, RemoteProtocolError for anything else.
+    Raises: BadFinal for a malformed final; RemoteProtocolError for any other malformed message.
     """
     if isinstance(message, bytes):
-        _wrong("a binary frame")
+        _protocol_error("unexpected binary frame")
     try:
         content = _parsed(message)
     except (ValueError, RecursionError):
-        _wrong(f"not JSON: {message[:MAX_QUOTE]!r}")
-    # The discriminator is `message`; a `type` is part of some messages.
+        _protocol_error(f"not JSON: {message[:MAX_QUOTE]!r}")
+    # `message` is the discriminator; some messages also have a `type`.
     if not isinstance(content, dict) or not isinstance(content.get("message"), str):
-        _wrong(f"no object with a message: {message[:MAX_QUOTE]!r}")
+        _protocol_error(f"not an object with a message: {message[:MAX_QUOTE]!r}")
     kind: str = content["message"]
     match kind:
         case "AudioAdded":
@@ -158,8 +163,8 @@ def decode(message: str | bytes) -> Message:
                 return _transcript(content, final=kind == "AddTranscript")
             except RemoteProtocolError as error:
                 if kind == "AddTranscript":
-                    said = str(error).removeprefix(f"{NAME}: ")
-                    raise BadFinal(NAME, f"a final that cannot be read: {said}") from None
+                    reason = str(error).removeprefix(f"{NAME}: ")
+                    raise BadFinal(NAME, f"malformed final: {reason}") from None
                 raise
         case "EndOfUtterance":
             return EndOfUtterance(_seconds(_object(content, "metadata"), "end_time"))
@@ -168,16 +173,16 @@ def decode(message: str | bytes) -> Message:
         case "EndOfTranscript":
             return EndOfTranscript()
         case "Error":
-            # Fatal whatever its shape: nothing in it is insisted on.
+            # Fatal in any case, so no field is required.
             return Error(_quoted(content, "type"), _quoted(content, "reason"))
         case "Warning" | "Info":
-            return _said(content, kind)
+            return _notice(content, kind)
         case "LanguageInfo":
             language, delimiter = content.get("language"), content.get("word_delimiter")
             if isinstance(language, str) and isinstance(delimiter, str):
                 return LanguageInfo(language, delimiter)
-            _wrong("LanguageInfo without a language")
-    if kind in _NEITHER:
+            _protocol_error("LanguageInfo without a language")
+    if kind in _UNREQUESTED:
         return Notice("not_asked_for", kind)
     return Notice("unknown", f"message {kind[:MAX_QUOTE]!r}")
 
@@ -186,7 +191,7 @@ def _parsed(message: str) -> Any:
     try:
         return from_json(message, cache_strings="keys")
     except ValueError:
-        # Slower, and takes half of a surrogate pair as well.
+        # Slower, but accepts unpaired surrogates.
         return json.loads(message)
 
 
@@ -205,24 +210,24 @@ def _transcript(content: dict[str, Any], *, final: bool) -> Transcript:
     start, end = _seconds(metadata, "start_time"), _seconds(metadata, "end_time")
     results = content.get("results")
     if not isinstance(results, list):
-        _wrong("a transcript without results")
+        _protocol_error("transcript without results")
     if end < start:
-        _wrong(f"a transcript from {start} to {end}")
-    made = [_result(result, final=final) for result in results]
-    return Transcript(final, start, end, tuple([result for result in made if result is not None]))
+        _protocol_error(f"transcript from {start} to {end}")
+    parsed = [_result(result, final=final) for result in results]
+    return Transcript(final, start, end, tuple([result for result in parsed if result is not None]))
 
 
 def _result(result: Any, *, final: bool) -> Result | None:
-    """None: of no use here (without alternatives, or of a type that is yet to be invented)."""
+    """Parse a result; None if it has no alternatives or an unknown type."""
     if not isinstance(result, dict):
-        _wrong("a result that is no object")
+        _protocol_error("result that is not an object")
     kind, alternatives = result.get("type"), result.get("alternatives")
     if kind not in ("word", "entity", "punctuation") or not alternatives:
         return None
     best = alternatives[0] if isinstance(alternatives, list) else None
     text = best.get("content") if isinstance(best, dict) else None
     if not isinstance(best, dict) or not isinstance(text, str):
-        _wrong("a result without content")
+        _protocol_error("result without content")
     text = text.strip()
     if not text:
         return None
@@ -234,29 +239,29 @@ def _result(result: Any, *, final: bool) -> Result | None:
         text=text,
         start=start,
         end=end if end > start else start,
-        # "AddPartialTranscript": there the confidence has no meaning.
+        # "AddPartialTranscript": confidences of partials are meaningless.
         confidence=_confidence(best) if final else None,
         language=language if isinstance(language, str) else None,
-        # Speechmatics docs, "Diarization": UU is a voice that could not be told.
+        # Speechmatics docs, "Diarization": UU is an unidentified speaker.
         speaker=speaker if isinstance(speaker, str) and speaker != "UU" else None,
         attaches=(_ATTACHES.get(attached) if isinstance(attached, str) else None)
         or ("previous" if kind == "punctuation" else "none"),
     )
 
 
-def _said(content: dict[str, Any], kind: str) -> DurationLimit | Notice:
-    said, reason = _quoted(content, "type"), _quoted(content, "reason")
-    if said == "duration_limit_exceeded":
+def _notice(content: dict[str, Any], kind: str) -> DurationLimit | Notice:
+    type_, reason = _quoted(content, "type"), _quoted(content, "reason")
+    if type_ == "duration_limit_exceeded":
         return DurationLimit(reason)
-    if said == "concurrent_session_usage":
+    if type_ == "concurrent_session_usage":
         reason = f"{content.get('usage')} of {content.get('quota')}"[:MAX_QUOTE]
-    return Notice(said if said in _SAID else kind.lower(), reason)
+    return Notice(type_ if type_ in _NOTICE_TYPES else kind.lower(), reason)
 
 
 def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
     value = content.get(name)
     if not isinstance(value, dict):
-        _wrong(f"{content.get('message')} without {name}")
+        _protocol_error(f"{content.get('message')} without {name}")
     return value
 
 
@@ -268,7 +273,7 @@ def _quoted(content: dict[str, Any], name: str) -> str:
 def _count(content: dict[str, Any], name: str) -> int:
     value = content.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+        _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
     return value
 
 
@@ -277,18 +282,18 @@ def _number(content: dict[str, Any], name: str) -> float:
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # an integer that no float can be
+    except OverflowError:  # an integer too large for a float
         pass
-    _wrong(f"{name} is {value!r:.{MAX_QUOTE}}")
+    _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
 
 
 def _seconds(content: dict[str, Any], name: str) -> float:
     value = content.get(name)
-    if type(value) is float and 0 <= value < math.inf:  # nearly always
+    if type(value) is float and 0 <= value < math.inf:  # the usual case
         return value
     value = _number(content, name)
     if value < 0:
-        _wrong(f"{name} is {value}")
+        _protocol_error(f"{name} is {value}")
     return value
 
 
@@ -296,5 +301,5 @@ def _confidence(best: dict[str, Any]) -> float | None:
     return None if best.get("confidence") is None else _number(best, "confidence")
 
 
-def _wrong(what: str) -> NoReturn:
+def _protocol_error(what: str) -> NoReturn:
     raise RemoteProtocolError(NAME, what)

@@ -18,8 +18,8 @@ from .options import NAME, Recognition
 from .transcript import Transcripts
 from .window import Window
 
-_TOLD_SECONDS = 1.0
-"""Acknowledgements are told of in steps of so much audio at least."""
+_REPORT_SECONDS = 1.0
+"""Minimum audio between notices of acknowledgements, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Limits:
 
 
 class StreamState:
-    """What was sent, what was said, and what is owed."""
+    """Audio sent, transcripts received, and words that must still become final."""
 
     def __init__(self, recognition: Recognition, delimiter: str, limits: Limits) -> None:
         self.over = False
-        """EndOfTranscript has come: nothing follows."""
+        """Whether EndOfTranscript has arrived; nothing follows it."""
         self._config = recognition.transcription_config
         self._format = recognition.format
         self._frame_bytes = recognition.format.frame_bytes
@@ -45,9 +45,8 @@ class StreamState:
         self._transcripts = Transcripts(delimiter, limits.silence_margin_seconds)
         self._final_timeout = limits.final_timeout_seconds
         self._owed_since = 0.0
-        """Acknowledged seconds when the words now pending were first shown, or since the last
-        final."""
-        self._told = 0.0
+        """Acknowledged seconds when the pending words first appeared, or at the last final."""
+        self._reported = 0.0
         self._limit: str | None = None
         self._finishing = False
 
@@ -55,33 +54,33 @@ class StreamState:
 
     @property
     def ready(self) -> bool:
-        """Whether audio may be sent now. Never again past the duration limit: it would be
-        acknowledged and ignored."""
+        """Whether audio may be sent now; never after the duration limit, when the server
+        acknowledges but ignores audio."""
         return self._window.open and self._limit is None
 
     def sent(self, size_bytes: int) -> None:
-        """A frame of so many bytes goes out."""
+        """Count a frame that is sent next."""
         self._window.sent(size_bytes // self._frame_bytes / self._format.sample_rate)
 
     def finish(self) -> str:
-        """The message that ends the audio."""
+        """Return the message that ends the audio."""
         self._finishing = True
         return protocol.encode_end_of_stream(self._window.frames)
 
     def finalize(self) -> str:
-        """The message that asks for finals of all that was sent."""
+        """Return the message that requests finals for all audio sent so far."""
         return protocol.encode_force_end_of_utterance(self._window.seconds)
 
     def configure(self, changes: Mapping[str, Any]) -> str:
-        """The message that changes the configuration. Raises: RequestRefused."""
+        """Return the message that changes the configuration. Raises: RequestRefused."""
         text, self._config = protocol.encode_changes(self._config, changes)
         return text
 
     # ---- in ---------------------------------------------------------------------------------
 
     def receive(self, message: messages.Message) -> list[ProviderEvent]:
-        """Provider events that follow from a message. Raises: ProviderError when it ends the
-        stream in any way but the right one."""
+        """Return the provider events for a message. Raises: ProviderError if it ends the stream
+        abnormally."""
         match message:
             case messages.AudioAdded():
                 return self._added(message.seq_no)
@@ -100,32 +99,32 @@ class StreamState:
             case messages.Error():
                 raise failures.error_of(message)
             case messages.RecognitionStarted():
-                return [Notice("malformed", "RecognitionStarted a second time")]
+                return [Notice("malformed", "unexpected second RecognitionStarted")]
             case Notice():
                 return [message]
 
     def malformed(self, error: RemoteProtocolError) -> list[ProviderEvent]:
-        """A message could not be decoded. Raises: the error, if words may be lost with it."""
+        """Handle a malformed message. Raises: the error, if words may be lost with the message."""
         if isinstance(error, protocol.BadFinal):
             raise error
         return [Notice("malformed", str(error))]
 
     def closed(self, closed: Closed) -> ProviderError:
-        """What the end of the connection means: EndOfTranscript has not come."""
+        """The error for the end of the connection before EndOfTranscript."""
         return failures.close_error(closed)
 
     def _added(self, seq_no: int) -> list[ProviderEvent]:
         if not self._window.added(seq_no):
-            return [Notice("malformed", f"AudioAdded of frame {seq_no}, which was never sent")]
+            return [Notice("malformed", f"AudioAdded for frame {seq_no}, which was not sent")]
         acknowledged = self._window.acknowledged
         owed = acknowledged - self._owed_since
         if self._transcripts.pending and self._final_timeout and owed > self._final_timeout:
-            raise Stalled(NAME, "mute", f"words are not final after {owed:.0f} s more of audio")
-        if acknowledged - self._told < _TOLD_SECONDS:
+            raise Stalled(NAME, "mute", f"words not final after {owed:.0f} s of further audio")
+        if acknowledged - self._reported < _REPORT_SECONDS:
             return []
-        # The one message that silence is sure to get: by it the session knows that the server
-        # lives. It is no promise that the audio has been transcribed.
-        self._told = acknowledged
+        # The only message that is certain to arrive during silence. It shows the session that the
+        # server is alive, but not that the audio has been transcribed.
+        self._reported = acknowledged
         return [Notice("audio_added", f"{acknowledged:.2f} s")]
 
     def _transcript(self, message: messages.Transcript) -> list[ProviderEvent]:
@@ -137,7 +136,7 @@ class StreamState:
         if self._limit is not None:
             raise Dropped(NAME, self._limit, "duration_limit_exceeded")
         if not self._finishing:
-            raise Dropped(NAME, "the provider ended the transcript before the audio")
+            raise Dropped(NAME, "EndOfTranscript before the end of the audio")
         self.over = True
         used = Usage(audio_seconds=round(self._window.acknowledged, 6))
         return [*self._transcripts.end(), used]

