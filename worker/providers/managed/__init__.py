@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Options(BaseModel):
-    """What `StreamRequest.options` may hold: what the first frame can say."""
+    """Schema of `StreamRequest.options`: the parameters of the first frame."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -33,11 +33,13 @@ class Options(BaseModel):
 
 
 def config(settings: ManagedSettings, request: StreamRequest) -> protocol.Config:
-    """What the first frame asks for. Raises: RequestRefused."""
+    """Build the parameters of the first frame. Raises: RequestRefused."""
     options = parse_options(protocol.NAME, Options, request.options)
     encoding, sample_rate, channels = request.format
     if (encoding, sample_rate, channels) != ("linear16", protocol.SAMPLE_RATE, 1):
-        raise RequestRefused(protocol.NAME, "request", f"audio of the format {request.format}")
+        raise RequestRefused(
+            protocol.NAME, "request", f"audio format {request.format} is not supported"
+        )
     interims = settings.interim_results
     if options.interim_results is not None:
         interims = options.interim_results
@@ -53,7 +55,7 @@ def _capabilities(settings: ManagedSettings) -> Capabilities:
         encodings=("linear16",),
         sample_rates=(protocol.SAMPLE_RATE,),
         frame_ms=protocol.FRAME_MS,
-        # A text whose place is not known yet is an interim whatever was asked for.
+        # A text whose position is not known yet is an interim, regardless of the request.
         interims=True,
         words="estimated",
         confidences=False,
@@ -68,7 +70,7 @@ def _capabilities(settings: ManagedSettings) -> Capabilities:
 
 
 class ManagedProvider(Provider):
-    """Streams over one shared aiohttp session. `open` returns when the proxy is ready."""
+    """Streams over one shared aiohttp session. `open` returns once the proxy is ready."""
 
     name: ClassVar[str] = protocol.NAME
     Settings: ClassVar[type[BaseSettings]] = ManagedSettings
@@ -77,11 +79,13 @@ class ManagedProvider(Provider):
     def __init__(self, settings: Any) -> None:
         assert isinstance(settings, ManagedSettings)
         if not settings.url:
-            raise PluginError("MANAGED_URL is not set: it takes the address of the proxy")
+            raise PluginError("MANAGED_URL is not set; set it to the address of the proxy")
         if settings.token is None or not settings.token.get_secret_value().strip():
-            raise PluginError("MANAGED_TOKEN is not set: it takes a token of the proxy's accounts")
+            raise PluginError(
+                "MANAGED_TOKEN is not set; set it to a token of an account of the proxy"
+            )
         if settings.url.startswith("ws://"):
-            log.warning("the proxy is reached without encryption, at %s", settings.url)
+            log.warning("connecting to the proxy without encryption, at %s", settings.url)
         self._settings = settings
         self._token = settings.token
         self.capabilities = _capabilities(settings)

@@ -1,7 +1,7 @@
-"""The protocol of `/ws/transcribe`, as it is on the wire, for either side of it.
+"""Wire protocol of `/ws/transcribe`, for both sides: no sockets, clocks, environment or broker.
 
-No sockets, clocks, environment or broker. Numbers in comments are sections of the fact sheet on the
-managed proxy; what it marks [P] is its proposal, which a proxy need not follow.
+Numbers in comments are sections of the fact sheet on the managed proxy. [P] marks its proposals,
+which a proxy may not implement.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ NAME: Final = "managed"
 PATH: Final = "/ws/transcribe"
 SAMPLE_RATE: Final = 16_000
 BYTES_PER_SECOND: Final = 2 * SAMPLE_RATE
-"""5: what a position is counted by, and what is metered."""
+"""5: positions and usage are measured by this rate."""
 FRAME_MS: Final = 64
 """3.2: blocks of 1024 frames."""
 
 _MAX_QUOTE: Final = 200
-"""Characters of the other side's own words that go into an error or a notice."""
+"""Length to which quotes from the other side are cut in errors and notices, in characters."""
 
 
-# ---- what the client says -------------------------------------------------------------------
+# ---- client messages ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """3.1: the audio, and what is wanted of it. Defaults are those of the table."""
+    """The parameters of the stream (3.1). Defaults are those of the table."""
 
     model: str = "nova-2"
     language: str = "en-US"
@@ -52,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """3.1: the first frame."""
+    """The first frame (3.1)."""
 
     token: SecretStr
     config: Config = field(default_factory=Config)
@@ -60,31 +60,32 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Finalize:
-    """6 [P]: make final what was sent; the stream goes on."""
+    """A request for finals of the audio sent so far; the stream continues (6 [P])."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """6 [P]: no audio follows; last transcripts, session_end and close 1000 come then."""
+    """The end of the audio; last transcripts, session_end and close 1000 follow (6 [P])."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Of a type that is not known: either side ignores it (4)."""
+    """A message of an unknown type, which both sides ignore (4)."""
 
     type: str
 
 
 ClientMessage = Auth | Finalize | End | Unknown
-"""In text frames. A binary frame is audio: 16-bit little-endian PCM, 16 kHz, mono (3.2)."""
+"""Messages in text frames. Binary frames hold audio: 16-bit little-endian PCM, 16 kHz, mono
+(3.2)."""
 
 
-# ---- what the server says -------------------------------------------------------------------
+# ---- server messages ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """4: audio may come. Later ones tell that the upstream is back."""
+    """Audio may be sent (4). A repeated one means that the upstream is back."""
 
     session_id: str | None = None
     """6 [P]."""
@@ -92,12 +93,12 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """4: a final adds to the text, an interim replaces the one before."""
+    """A transcript (4). A final adds to the text; an interim replaces the previous one."""
 
     text: str
     is_final: bool = False
     start: float | None = None
-    """6 [P], as is what follows: seconds of the audio of this connection."""
+    """Start in seconds of the connection's audio; this and the fields below are 6 [P]."""
     end: float | None = None
     seq: int | None = None
     session_id: str | None = None
@@ -110,7 +111,7 @@ class CreditsLow:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """4. Fatal if a close follows (5)."""
+    """An error (4). It is fatal if a close follows (5)."""
 
     message: str = ""
     code: str | None = None
@@ -128,7 +129,7 @@ ServerMessage = Ready | Transcript | CreditsLow | Error | SessionEnd | Unknown
 
 
 def encode_client(message: ClientMessage) -> str:
-    """A text frame of the client."""
+    """Encode a client's message as a text frame."""
     match message:
         case Auth(token, config):
             return _json("auth", token=token.get_secret_value(), config=_members(config))
@@ -141,7 +142,7 @@ def encode_client(message: ClientMessage) -> str:
 
 
 def encode_server(message: ServerMessage) -> str:
-    """A text frame of the server; what is None is left out."""
+    """Encode a server's message as a text frame; fields that are None are left out."""
     match message:
         case Unknown(kind):
             return _json(kind)
@@ -171,7 +172,7 @@ def _json(kind: str, **members: Any) -> str:
 
 
 def decode_client(message: str) -> ClientMessage:
-    """What a client said in a text frame. Raises: RemoteProtocolError."""
+    """Decode a client's text frame. Raises: RemoteProtocolError."""
     content = _object(message)
     match content["type"]:
         case "auth":
@@ -184,9 +185,9 @@ def decode_client(message: str) -> ClientMessage:
 
 
 def decode_server(message: str | bytes) -> ServerMessage:
-    """What a server said. Raises: RemoteProtocolError."""
+    """Decode a server's message. Raises: RemoteProtocolError."""
     if isinstance(message, bytes):
-        _wrong("a binary frame")
+        _protocol_error("unexpected binary frame")
     content = _object(message)
     match content["type"]:
         case "ready":
@@ -196,7 +197,7 @@ def decode_server(message: str | bytes) -> ServerMessage:
         case "credits_low":
             return CreditsLow(_number(content, "seconds_remaining"))
         case "error":
-            # "code optional": and whoever omits it may send null.
+            # "code optional": it may also be null.
             return Error(str(content.get("message") or ""), _text_or_none(content, "code"))
         case "session_end":
             return SessionEnd(_number(content, "seconds_used"))
@@ -206,15 +207,15 @@ def decode_server(message: str | bytes) -> ServerMessage:
 def _auth(content: Mapping[str, Any]) -> Auth:
     token, config = content.get("token"), content.get("config", {})
     if not isinstance(token, str) or not token:
-        _wrong("auth without a token")
+        _protocol_error("auth without a token")
     if not isinstance(config, dict):
-        _wrong("auth whose config is no object")
-    # 3.1 [P]: unknown members are ignored, missing ones have the values of the table.
+        _protocol_error("auth whose config is not an object")
+    # 3.1 [P]: unknown members are ignored, missing ones have the table's defaults.
     given: dict[str, Any] = {}
     for name, default in _members(Config()).items():
         value = config.get(name, default)
         if type(value) is not type(default):
-            _wrong(f"config.{name} is {value!r:.{_MAX_QUOTE}}")
+            _protocol_error(f"config.{name} is {value!r:.{_MAX_QUOTE}}")
         given[name] = value
     return Auth(SecretStr(token), Config(**given))
 
@@ -222,8 +223,8 @@ def _auth(content: Mapping[str, Any]) -> Auth:
 def _transcript(content: Mapping[str, Any]) -> Transcript:
     text = content.get("text", "")
     if not isinstance(text, str):
-        _wrong(f"text is {text!r:.{_MAX_QUOTE}}")
-    # 4: no client needs them, so that bad ones are worth less than the text: as if not given.
+        _protocol_error(f"text is {text!r:.{_MAX_QUOTE}}")
+    # 4: times are optional, so invalid ones are ignored and the text is kept.
     start, end = _seconds_or_none(content, "start"), _seconds_or_none(content, "end")
     if start is not None and end is not None and end < start:
         start = end = None
@@ -240,11 +241,11 @@ def _transcript(content: Mapping[str, Any]) -> Transcript:
 
 def _object(message: str) -> dict[str, Any]:
     try:
-        content = json.loads(message, parse_constant=_wrong)
+        content = json.loads(message, parse_constant=_protocol_error)
     except (ValueError, RecursionError):
-        _wrong(f"not JSON: {message[:_MAX_QUOTE]!r}")
+        _protocol_error(f"not JSON: {message[:_MAX_QUOTE]!r}")
     if not isinstance(content, dict) or not isinstance(content.get("type"), str):
-        _wrong(f"no object with a type: {message[:_MAX_QUOTE]!r}")
+        _protocol_error(f"not an object with a type: {message[:_MAX_QUOTE]!r}")
     return content
 
 
@@ -262,7 +263,7 @@ def _number(content: Mapping[str, Any], name: str) -> float:
                 return number
     except OverflowError:
         pass
-    _wrong(f"{name} is {value!r:.{_MAX_QUOTE}}")
+    _protocol_error(f"{name} is {value!r:.{_MAX_QUOTE}}")
 
 
 def _seconds_or_none(content: Mapping[str, Any], name: str) -> float | None:
@@ -273,7 +274,7 @@ def _seconds_or_none(content: Mapping[str, Any], name: str) -> float | None:
     return value if value >= 0 else None
 
 
-def _wrong(what: str) -> NoReturn:
+def _protocol_error(what: str) -> NoReturn:
     raise RemoteProtocolError(NAME, what)
 
 
@@ -289,46 +290,47 @@ CLOSE_CODES: Final[Mapping[str, int]] = {
     "audio_too_large": 1009,
     "session_limit": 4408,
 }
-"""6 [P]: the code of an error that ends a session, and the code of the close that follows it."""
+"""Fatal error codes and the codes of the closes that follow them (6 [P])."""
 
 _CODES: Final = {close: code for code, close in CLOSE_CODES.items()} | {
-    # RFC 6455, 7.4.1: the frames are not what was expected, and will not be the next time.
+    # RFC 6455, 7.4.1: the client's frames are invalid, and would be again.
     **dict.fromkeys((1002, 1003, 1007), "bad_request")
 }
 
 
 def is_fatal(error: Error) -> bool:
-    """Whether an error is known to end the session; others only if a close follows."""
+    """Whether the error's code is known to be fatal; other errors are fatal only if a close
+    follows."""
     return error.code in CLOSE_CODES
 
 
 def session_error(error: Error | None, closed: Closed | None) -> ProviderError:
-    """What it means that the session ended: by what was said last, else by the close code."""
+    """The error for the end of a session, from the last error message or else the close code."""
     code = error.code if error is not None else None
     if code not in CLOSE_CODES:
         code = None if closed is None or closed.code is None else _CODES.get(closed.code)
-    said = (error.message if error is not None else "") or (closed.reason if closed else "")
-    said = said[:_MAX_QUOTE] or "the proxy ended the session"
-    shown = (error.code if error is not None else None) or code
-    if shown is None and closed is not None and closed.code is not None:
-        shown = str(closed.code)
+    message = (error.message if error is not None else "") or (closed.reason if closed else "")
+    message = message[:_MAX_QUOTE] or "the proxy ended the session"
+    shown_code = (error.code if error is not None else None) or code
+    if shown_code is None and closed is not None and closed.code is not None:
+        shown_code = str(closed.code)
     match code:
         case "auth_failed":
-            return RequestRefused(NAME, "auth", said, shown)
+            return RequestRefused(NAME, "auth", message, shown_code)
         case "credits_exhausted":
-            return RequestRefused(NAME, "credit", said, shown)
+            return RequestRefused(NAME, "credit", message, shown_code)
         case "bad_request" | "audio_too_large":
-            return RequestRefused(NAME, "request", said, shown)
+            return RequestRefused(NAME, "request", message, shown_code)
         case "too_many_sessions":
-            return Unavailable(NAME, "rate_limit", said, shown)
+            return Unavailable(NAME, "rate_limit", message, shown_code)
         case "upstream_unavailable" | "internal":
-            return Unavailable(NAME, "server_error", said, shown)
-    return Dropped(NAME, said, shown)
+            return Unavailable(NAME, "server_error", message, shown_code)
+    return Dropped(NAME, message, shown_code)
 
 
 def ready_error(error: Error | None, closed: Closed | None) -> ProviderError:
-    """What it means that the session ended before it was ready. Without a code that is known it may
-    be of either kind: it is worth another try, which the worker bounds."""
+    """The error for the end of a session before `ready`. With an unknown code it may be of any
+    kind, so it is retried; the worker limits retries."""
     found = session_error(error, closed)
     if isinstance(found, Dropped) and error is not None:
         return Unavailable(NAME, "server_error", error.message[:_MAX_QUOTE], found.code)

@@ -1,8 +1,8 @@
-"""From the messages of one stream to provider events: finals that partition the audio.
+"""Turns the messages of one stream into provider events: finals that partition the audio.
 
-Pure: no sockets, clocks or environment. A Final's end is where the worker goes on after a crash, so
-a text whose end the proxy does not tell is held back, as an interim, until a pause in the audio
-shows it. Times are seconds of the stream's audio.
+The worker resumes at the end of a final after a crash. A text without times is therefore held back,
+as an interim, until a pause in the audio shows its end. Pure: no sockets, clocks or environment.
+Times are seconds of the stream's audio.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from .protocol import (
 )
 
 _SILENCE_SECONDS: Constant = 2.0
-"""Silence is made final in stretches of at least so much ..."""
+"""Minimum length of finals for silence."""
 _ANSWER_SECONDS: Constant = 5.0
-"""... once so much audio has followed: a proxy may hear words where we hear none."""
+"""Audio that must follow silence before it is final, since the proxy may recognize words where no
+voice is detected here."""
 _SPEECH_SECONDS: Constant = 0.1
-"""Less is no word."""
+"""Minimum length of speech; less is not a word."""
 _TAIL_SECONDS: Constant = 1.5
-"""If there is more of a text to come, it comes within so much audio."""
+"""Audio within which the rest of a text arrives, if there is any."""
 
 
-class _Held(NamedTuple):
+class _PendingText(NamedTuple):
     text: str
-    told: float
-    """Audio sent when it came."""
+    received_at: float
+    """Audio sent when the text arrived."""
 
 
 class Texts:
@@ -45,69 +46,72 @@ class Texts:
 
     def __init__(self, *, hold_seconds: float, quiet_seconds: float) -> None:
         self.frontier = 0.0
-        """End of the last Final given."""
+        """End of the last Final returned."""
         self._hold = hold_seconds
         self._quiet = quiet_seconds
         self._places = Places()
-        self._held: list[_Held] = []
-        """Final texts since the frontier whose end is not known yet."""
+        self._pending: list[_PendingText] = []
+        """Final texts since the frontier whose ends are not known yet."""
         self._interim = ""
         self._tail = False
-        """The last final said less than the interim before it: there is more to come."""
-        self._said = 0.0
-        """Audio sent when the last text came."""
+        """Whether the last final had fewer words than the interim before it, so that more is to
+        come."""
+        self._text_at = 0.0
+        """Audio sent when the last text arrived."""
         self._spoken = False
-        """Whether any text has come."""
+        """Whether any text has arrived."""
         self._finished = False
 
     @property
     def settled(self) -> bool:
-        """Whether there are final texts for all speech, as far as the audio shows."""
+        """Whether all detected speech has final texts."""
         return not self._interim and self.answered
 
     @property
     def answered(self) -> bool:
-        """Whether there are texts for all speech, as far as the audio shows."""
+        """Whether all detected speech has texts."""
         return self.unanswered < _SPEECH_SECONDS
 
     @property
     def unanswered(self) -> float:
-        """Seconds of speech behind the guessed place of the last text, held or interim."""
-        places, text = self._places, self._shown().text
+        """Seconds of speech after the estimated end of the last text."""
+        places, text = self._places, self._pending_interim().text
         speech = places.speech()
         if text:
-            found = places.pause_after(text, self._said) or places.guess_after(text, self._said)
+            found = places.pause_after(text, self._text_at) or places.guess_after(
+                text, self._text_at
+            )
             speech -= places.speech(found.end)
         return speech
 
     @property
     def owed(self) -> float:
-        """Audio since the last text, or since the speech after it began that has none."""
-        if self._held or self._places.speech() < _SPEECH_SECONDS:
+        """Seconds of audio since the last text, or since speech without a text began after it."""
+        if self._pending or self._places.speech() < _SPEECH_SECONDS:
             return 0.0
-        return self._places.sent - max(self._said, self._places.spoken(_SPEECH_SECONDS))
+        return self._places.sent - max(self._text_at, self._places.spoken(_SPEECH_SECONDS))
 
     @property
     def sent(self) -> float:
-        """Audio sent."""
+        """Seconds of audio sent."""
         return self._places.sent
 
     @property
     def holding(self) -> bool:
-        """Whether a final text waits for its place."""
-        return bool(self._held)
+        """Whether a final text waits for its position."""
+        return bool(self._pending)
 
     def hear(self, audio: bytes) -> None:
-        """`audio` is sent."""
+        """Record audio that is sent."""
         self._places.hear(audio)
 
     def finish(self) -> None:
-        """No audio follows."""
+        """Record the end of the audio."""
         self._finished = True
         self._places.finish()
 
     def receive(self, message: ServerMessage) -> list[ProviderEvent]:
-        """Provider events that follow from a message."""
+        """Return the provider events for a message."""
         match message:
             case Transcript(start=start, end=end) if start is not None and end is not None:
                 return self._timed(message, start, end)
@@ -125,21 +129,21 @@ class Texts:
                 return []  # 4: "may arrive after reconnects"
 
     def due(self) -> list[ProviderEvent]:
-        """What the audio that was sent since makes certain."""
-        if self._held:
+        """Return the events that the audio sent since the last call makes possible."""
+        if self._pending:
             return self._settle()
         return self._silence()
 
     def pass_over(self, end: float) -> list[ProviderEvent]:
-        """Nothing will be said about the audio up to about `end`, voice or not."""
+        """Return a final without text up to about `end`, even if there is voice activity."""
         quiet = self._places.quiet_before(end)
         self._interim = ""
         return self._final("", quiet if quiet > self.frontier else end, [])
 
     def end(self) -> list[ProviderEvent]:
-        """What is left when nothing more will be said: an interim, too, is better than nothing."""
-        text = self._shown().text
-        self._held, self._interim = [], ""
+        """Return the remaining events at the end of the stream; an interim becomes final."""
+        text = self._pending_interim().text
+        self._pending, self._interim = [], ""
         end = self._places.sent
         return self._final(text, end, self._places.spans()) if end > self.frontier or text else []
 
@@ -149,20 +153,20 @@ class Texts:
         start, end = max(start, self.frontier), min(end, self._places.sent)
         end = max(start, end)
         text = message.text.strip()
-        self._said = self._places.sent
+        self._text_at = self._places.sent
         if not message.is_final:
             self._interim = text
             return [Interim(text, start, end)] if text else []
         self._interim = ""
-        events = self._release(start) if self._held else []
+        events = self._release(start) if self._pending else []
         start = max(start, self.frontier)
         end = max(start, end)
         spans = [(max(a, start), b) for a, b in self._places.spans(end) if b > start]
         return events + self._final(text, end, spans, start)
 
     def _release(self, end: float) -> list[ProviderEvent]:
-        """Held texts end where the times of the next begin."""
-        text, self._held = self._held_text, []
+        """End pending texts where the next text with times starts."""
+        text, self._pending = self._pending_text, []
         return self._final(text, max(end, self.frontier), self._places.spans(end))
 
     # ---- without times ----------------------------------------------------------------------
@@ -175,56 +179,56 @@ class Texts:
         if not message.is_final:
             if not text:
                 return []
-            self._interim, self._said = text, self._places.sent
-            return [self._shown()]
+            self._interim, self._text_at = text, self._places.sent
+            return [self._pending_interim()]
         self._tail = len(self._interim.split()) > len(text.split()) > 0
         self._interim = ""
         if not text:
             return self.due()
-        self._said = self._places.sent
-        self._held.append(_Held(text, self._said))
-        return self._settle() or [self._shown()]
+        self._text_at = self._places.sent
+        self._pending.append(_PendingText(text, self._text_at))
+        return self._settle() or [self._pending_interim()]
 
     @property
-    def _held_text(self) -> str:
-        return " ".join(held.text for held in self._held)
+    def _pending_text(self) -> str:
+        return " ".join(held.text for held in self._pending)
 
-    def _shown(self) -> Interim:
-        """All that was said since the frontier."""
-        text = f"{self._held_text} {self._interim}".strip()
+    def _pending_interim(self) -> Interim:
+        """An interim with everything since the frontier."""
+        text = f"{self._pending_text} {self._interim}".strip()
         return Interim(text, self.frontier, self._places.sent, times_estimated=True)
 
     def _settle(self) -> list[ProviderEvent]:
-        """Make held texts final whose end is known, or that have waited for long."""
-        places, text, told = self._places, self._held_text, self._held[-1].told
-        waited = places.sent - self._held[0].told >= self._hold
-        more = self._finished or (not waited and places.sent - told < _TAIL_SECONDS)
-        found = None if self._tail and more else places.pause_after(text, told)
+        """Make pending texts final whose ends are known or that have waited too long."""
+        places, text, received_at = self._places, self._pending_text, self._pending[-1].received_at
+        waited = places.sent - self._pending[0].received_at >= self._hold
+        more = self._finished or (not waited and places.sent - received_at < _TAIL_SECONDS)
+        found = None if self._tail and more else places.pause_after(text, received_at)
         if found is None and waited:
-            found = places.guess_after(text, told)
+            found = places.guess_after(text, received_at)
         if found is not None and (found.sure or not more):
-            self._held, self._tail = [], False
-            return self._found(text, told, found)
-        # Parts of one text fit together; else each has a pause of its own.
-        if 1 < len(self._held) <= len(places.pauses()):
-            first = self._held[0]
-            found = places.pause_after(first.text, first.told)
+            self._pending, self._tail = [], False
+            return self._found(text, received_at, found)
+        # Parts of one text match together; otherwise each text has its own pause.
+        if 1 < len(self._pending) <= len(places.pauses()):
+            first = self._pending[0]
+            found = places.pause_after(first.text, first.received_at)
             if found is not None:
-                del self._held[0]
+                del self._pending[0]
                 return self._found(*first, found) + self._settle()
         return []
 
-    def _found(self, text: str, told: float, found: Found) -> list[ProviderEvent]:
-        self._places.learn(text, told, found)
+    def _found(self, text: str, received_at: float, found: Found) -> list[ProviderEvent]:
+        self._places.learn(text, received_at, found)
         return self._final(text, found.end, self._places.spans(found.end))
 
     def _silence(self) -> list[ProviderEvent]:
-        """Move on over silence; never over speech that has had no answer."""
+        """Return a final for silence; never for speech without a text."""
         places = self._places
         end = self.frontier
         if not self._interim:
             end = min(places.quiet_from_start(), places.sent - _ANSWER_SECONDS)
-        quiet = places.sent - max(self._said, self.frontier) >= self._quiet + _SILENCE_SECONDS
+        quiet = places.sent - max(self._text_at, self.frontier) >= self._quiet + _SILENCE_SECONDS
         if quiet and places.speech() < _SPEECH_SECONDS:
             self._interim = ""
             end = max(end, places.quiet_before(places.sent - self._quiet))

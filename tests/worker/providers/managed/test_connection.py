@@ -299,7 +299,7 @@ async def test_texts_that_keep_coming_are_waited_for(make: Make, emulator: Manag
     for word in WORDS[:4]:
         await asyncio.sleep(pause)  # four of them are longer than the bound
         assert not collecting.done()
-        heard += stream._give(stream.decode(protocol.encode_server(Transcript(word, True))))
+        heard += stream._hold_back(stream.decode(protocol.encode_server(Transcript(word, True))))
     assert not said(heard), "not final before all was said"
     assert [event for event in heard if isinstance(event, Interim)][-1].text.split() == WORDS[:4]
     with pytest.raises(Stalled):
