@@ -25,6 +25,9 @@ from natterjack.telemetry.log import fields
 
 log = logging.getLogger(__name__)
 
+_CLOSE_SECONDS = 5.0
+"""After this long, a session no longer waits for the close of a stream."""
+
 
 class GuardedProvider(Provider):
     """A plugin's provider. `open` raises nothing but ProviderError, and `close` nothing."""
@@ -125,7 +128,8 @@ class GuardedStream(ProviderStream):
 
     async def close(self) -> None:
         with logged(self.name, "close of a stream"):
-            await self.plugin.close()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.plugin.close()
 
 
 class _Events(AsyncIterator[ProviderEvent]):

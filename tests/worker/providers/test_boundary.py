@@ -21,6 +21,8 @@ from natterjack.plugin import (
     ProviderStream,
     StreamRequest,
 )
+from tests.waiting import soon
+from worker.providers import boundary
 from worker.providers.boundary import GuardedProvider
 
 REQUEST = StreamRequest("s", AudioFormat("linear16", 16_000, 1))
@@ -184,6 +186,16 @@ async def test_a_cancellation_from_outside_passes(
     with pytest.raises(asyncio.CancelledError):
         await calling
     assert not caplog.records
+
+
+async def test_a_close_that_never_returns_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(boundary, "_CLOSE_SECONDS", 0.05)
+    stream = await GuardedProvider("p", OddProvider(PatientStream(None))).open(REQUEST)
+    await soon(stream.close(), 10)
+    [record] = caplog.records
+    assert "TimeoutError in close of a stream" in record.message
 
 
 class UnreadableStream(OddStream):
