@@ -195,12 +195,17 @@ def shape_of_all(messages: Iterable[Message]) -> Shape:
     return found
 
 
-def missed(before: Shape, now: Shape) -> list[str]:
-    """List what breaks a reader of `before` in `now`: missing fields and unknown types."""
+def missed(before: Shape, now: Shape, *, null_shows_no_type: bool = False) -> list[str]:
+    """List what breaks a reader of `before` in `now`: missing fields and unknown types.
+
+    `null_shows_no_type` leaves out fields that were null in every message of `before`.
+    """
     problems = []
     for path, kinds in sorted(before.items()):
         if path not in now:
             problems.append(f"{path or 'the message'} is gone")
+        elif null_shows_no_type and kinds == {"null"}:
+            continue
         elif strange := now[path] - kinds:
             problems.append(f"{path} is {', '.join(sorted(strange))}, was {', '.join(kinds)}")
     return problems

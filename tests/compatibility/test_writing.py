@@ -47,7 +47,10 @@ async def test_the_recorded_release_reads_what_this_one_writes() -> None:
             continue
         found = _headers(kind, messages)
         if kind in JSON_KINDS:
-            found += missed(shape_of_all(recorded(RELEASE, kind)), shape_of_all(messages))
+            # A value may be absent in every recorded message and, with other timing, present in
+            # today's: the recorded model, which `_refused` asks, says which types it may have.
+            before, now = shape_of_all(recorded(RELEASE, kind)), shape_of_all(messages)
+            found += missed(before, now, null_shows_no_type=kind in MODELS)
         if kind in MODELS:
             found += _refused(kind, messages)
         problems += [f"{kind}: {problem}" for problem in found]
