@@ -18,6 +18,9 @@ _BREAKING = (
     "worker SIGKILL", "provider drops connections", "provider stops reading",
     "provider goes mute", "provider refuses TCP", "provider talks nonsense",
     "provider closes with 1011", "provider closes at once, again and again",
+    # These drop the open connections first, so that workers dial again.
+    "provider answers 429 or 503", "provider answers 401 or 402",
+    "provider's handshake is slow or cut",
 )  # fmt: skip
 """Faults after which both sides of a connection may disagree on how much was sent."""
 
