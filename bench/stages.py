@@ -17,7 +17,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The innermost function of a stack that matches a mark determines the stage.
     ("send", ("websocket/connection.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
-    ("decode headers", ("natterjack/audio.py:", "broker/wire.py:parse", "Feed._expect")),
+    ("decode headers", ("natterjack/audio.py:", "broker/wire.py:parse", "Feed._next_prefix")),
     ("relay and clock", ("relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
     (
         "metrics and ledger",
@@ -44,7 +44,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("results", ("worker/session/results.py:", "worker/providers/", "aiohttp/")),
-    ("leases and watchdogs", ("Claimer._keep", "Session.tick", "Relay.watch")),
+    ("leases and watchdogs", ("Claimer._renew_leases", "Session.tick", "Relay.watch")),
     (
         "receive",
         (

@@ -1,4 +1,4 @@
-"""One run of the program: source, sessions and connection side by side, until a clean end."""
+"""One run of the edge: capture a source into its sessions, and publish them until all is stored."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _CLOSED_CHECK_S = 1.0
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the program behaves, apart from its audio."""
+    """Options of one run that do not concern its audio."""
 
     once: bool = False
     """Give up if the first attempt to reach NATS fails."""
     wait: bool = False
-    """Stay until the worker has ended the sessions."""
+    """Keep running until a worker has ended the sessions."""
     quiet: bool = False
-    """Display no progress."""
+    """Show no progress."""
     finish_seconds: float = 10
     """How long to wait for acknowledgements after a signal."""
 
@@ -66,9 +66,9 @@ class Agent:
         self._options = run
         self._source_error: SourceLost | None = None
         self._ended = asyncio.Event()
-        """Set to end the capture, after all sessions were ended by a request, or a resumed one by
-        its worker."""
-        self._earlier = Leftovers(leftovers)
+        """Set to end the capture: a request has ended all sessions, or a worker has ended a resumed
+        session."""
+        self._leftovers = Leftovers(leftovers)
 
     async def run(self, stop: asyncio.Event) -> int:
         """Capture until the source ends or `stop` is set, then wait until everything is stored.
@@ -82,7 +82,7 @@ class Agent:
             side = [
                 tasks.create_task(self._publish(), name="publish"),
                 tasks.create_task(self._display(), name="display"),
-                tasks.create_task(self._hurry_after(stop), name="hurry"),
+                tasks.create_task(self._lift_rate_limit_after(stop), name="lift rate limit"),
                 *(
                     tasks.create_task(self._end_if_stopped(session), name="end if stopped")
                     for session in self.sessions
@@ -128,19 +128,19 @@ class Agent:
         try:
             for session in self.sessions:
                 await session.status.subscribe(broker)
-            earlier = self._earlier.by_key()
+            by_key = self._leftovers.by_key()
             async with asyncio.TaskGroup() as tasks:
                 for session in self.sessions:
-                    same_key = earlier.pop(session.spec.key, [])
+                    same_key = by_key.pop(session.spec.key, [])
                     tasks.create_task(
                         self._publish_session(session, same_key, broker),
                         name=f"publish {session.spec.key}",
                     )
                     if session.resumed:
                         tasks.create_task(self._check_resumed(session), name="check")
-                for key, publishers in earlier.items():
+                for key, publishers in by_key.items():
                     tasks.create_task(
-                        self._earlier.publish_when_free(publishers, broker),
+                        self._leftovers.publish_when_free(publishers, broker),
                         name=f"publish leftovers {key}",
                     )
             while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
@@ -151,14 +151,14 @@ class Agent:
     async def _publish_session(
         self, session: EdgeSession, same_key: Sequence[Publisher], broker: Broker
     ) -> None:
-        # Leftovers with the same key go first: a worker must not have two of them at a time.
-        if await self._earlier.publish(same_key, broker):
+        # Leftovers with the same key go first: sessions of a key must not run at the same time.
+        if await self._leftovers.publish(same_key, broker):
             await session.publisher.run(broker)
 
     async def _check_resumed(self, session: EdgeSession) -> None:
         """End the capture if the worker has ended the session since the earlier run.
 
-        A user without the right to read the transcripts' stream does not learn of it.
+        Has no effect if the user may not read STT_TRANSCRIPTS.
         """
         await session.status.refresh()
         if session.status.closing.is_set() and not session.publisher.backlog.ended:
@@ -171,7 +171,7 @@ class Agent:
             self._ended.set()
 
     async def _end_if_stopped(self, session: EdgeSession) -> None:
-        """Publish nothing more of a session that a request has ended.
+        """Stop publishing a session once a control request has ended it.
 
         If it was the last one, the capture ends. A session that ended for another reason is still
         published.
@@ -187,8 +187,8 @@ class Agent:
         if all(each.publisher.abandoned for each in self.sessions):
             self._ended.set()
 
-    async def _hurry_after(self, stop: asyncio.Event) -> None:
-        """After `stop`, publish without a rate limit what would be lost with this process."""
+    async def _lift_rate_limit_after(self, stop: asyncio.Event) -> None:
+        """After `stop`, lift the rate limit of audio that would be lost with this process."""
         await stop.wait()
         for session in self.sessions:
             if not session.publisher.backlog.durable:
@@ -221,7 +221,7 @@ class Agent:
         for session in self.sessions:
             await session.publisher.finished.wait()
         # A run with sessions of its own does not wait long for refused leftovers.
-        await self._earlier.wait_stored(self._options.finish_seconds if self.sessions else None)
+        await self._leftovers.wait_stored(self._options.finish_seconds if self.sessions else None)
 
     async def _all_closed(self) -> None:
         for session in self.sessions:
@@ -240,7 +240,7 @@ class Agent:
             await end_tasks((working, *stopping))
 
     def _report(self) -> int:
-        """Log what became of each session. Returns the exit code."""
+        """Log the outcome of each session. Returns the exit code."""
         complete = not (self._source_error or self._ended.is_set())
         for publisher in (*(session.publisher for session in self.sessions), *self.leftovers):
             publisher.close()

@@ -42,8 +42,8 @@ log = logging.getLogger("worker")
 
 _GC_THRESHOLDS = 20_000, 20, 50
 _END_SECONDS = 15.0
-"""How long the process may run after the times to drain and hand over. Every wait in that phase is
-bounded, and the bounds add up to less."""
+"""How long the process may run after `drain_seconds` and `handover_seconds` have passed. The time
+limits of everything that it does then add up to less."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,7 +112,7 @@ async def _start(
 ) -> Services:
     prices = parse_prices(settings.prices)
     broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
-    broker.client.together = True
+    broker.client.batch_writes = True
     try:
         while True:
             try:
@@ -122,7 +122,7 @@ async def _start(
                     consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
                 break
             except NotAllowed as refusal:
-                raise _explained(refusal) from None
+                raise _with_remedy(refusal) from None
             except (BrokerUnreachable, NatsError, TimeoutError) as error:
                 if once:
                     raise
@@ -151,7 +151,7 @@ async def _start(
 
 
 def _instance(name: str) -> str:
-    """This process's name in buckets: the worker's name, valid in a key, and never used again."""
+    """A unique name of this process for bucket keys: the worker's name and a random suffix."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)[:80]}-{secrets.token_hex(4)}"
 
 
@@ -164,8 +164,8 @@ async def _run(
     settings = services.settings
     claimer = Claimer(services)
     health.serve(services, claimer)
-    # Everything allocated so far stays for good, so the collector does not have to visit it again;
-    # and it runs less often than in a program that is short of memory.
+    # Everything allocated so far is permanent, so the garbage collector can skip it; and it runs
+    # less often than by default.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -185,7 +185,7 @@ async def _run(
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
             closed = tasks.create_task(services.broker.wait_closed(), name="closed")
-            beside = [
+            side_tasks = [
                 tasks.create_task(work)
                 for work in (
                     services.report.run(claimer.records, lambda: health.draining),
@@ -193,7 +193,7 @@ async def _run(
                     services.governor.run(),
                     poll(services.providers, services.metrics),
                     services.providers.watch(),
-                    _restore(services, stream_settings),
+                    _restore_streams(services, stream_settings),
                     notify_systemd(stopping, stop_seconds),
                 )
             ]
@@ -207,9 +207,9 @@ async def _run(
                 log.info("draining", extra=logs.fields(sessions=len(claimer.sessions)))
                 _end_process_after(stop_seconds)
                 claimer.drain()
-                await _bounded(claiming, drain_seconds)
+                await _wait_for_drain(claiming, drain_seconds)
             await services.report.leave()
-            await end_tasks([stopped, closed, *beside])
+            await end_tasks([stopped, closed, *side_tasks])
     except BaseExceptionGroup as group:
         closed_for_good = group.subgroup(BrokerUnreachable)
         if closed_for_good is None:
@@ -220,19 +220,19 @@ async def _run(
     log.info("worker ended")
 
 
-def _explained(refusal: NotAllowed) -> NotAllowed:
-    """The same error with the cure, if the worker was about to create something."""
+def _with_remedy(refusal: NotAllowed) -> NotAllowed:
+    """The same error, with a remedy if the worker tried to create a stream or a bucket."""
     if ".CREATE." not in refusal.subject:
         return refusal
-    cure = (
+    remedy = (
         "set NATTERJACK_CREATE_STREAMS=false, and run `natterjack streams apply` as a user of the "
         "role operator"
     )
-    return NotAllowed(refusal.subject, publishes=refusal.publishes, remedy=cure)
+    return NotAllowed(refusal.subject, publishes=refusal.publishes, remedy=remedy)
 
 
-async def _restore(services: Services, settings: StreamSettings) -> None:
-    """Create again what the server has lost, after each reconnect and when asked to."""
+async def _restore_streams(services: Services, settings: StreamSettings) -> None:
+    """Create missing streams and buckets after each reconnect, and whenever `restore` is set."""
     broker = services.broker
     broker.on_reconnect.add(services.restore.set)
     while True:
@@ -262,7 +262,7 @@ def _end_process_after(seconds: float) -> None:
     timer.start()
 
 
-async def _bounded(claiming: asyncio.Task[None], seconds: float) -> None:
+async def _wait_for_drain(claiming: asyncio.Task[None], seconds: float) -> None:
     """Wait for the drain. Leases that are not given back run out by themselves."""
     await asyncio.wait({claiming}, timeout=seconds)
     if not claiming.done():

@@ -39,7 +39,7 @@ _TICK_S = 0.25
 
 
 class BadRequest(Exception):
-    """A request that names no session."""
+    """A message in the queue from which no session can be identified."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Request:
 def parse_request(subject: str, payload: bytes) -> Request:
     """Parse a message of the queue.
 
-    Raises BadRequest if it names no session, so that no event can report the problem.
+    Raises BadRequest if it identifies no session, so no event can report the problem.
     """
     try:
         key = parse_key(subject)
@@ -71,8 +71,8 @@ def parse_request(subject: str, payload: bytes) -> Request:
 
 
 def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
-    """A minimal spec, to report under its session id that the real one is bad. Raises BadRequest if
-    there is no usable session id."""
+    """A minimal spec with the session id of an invalid request, to report the problem under it.
+    Raises BadRequest if there is no usable session id."""
     try:
         session_id = json.loads(payload)["session_id"]
         return SessionSpec(
@@ -123,14 +123,14 @@ class Claimer:
     async def run(self) -> None:
         """Claim sessions until `drain` is called; return when the last session is over."""
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(self._keep(), name="leases")
+            renewing = tasks.create_task(self._renew_leases(), name="leases")
             running: set[asyncio.Task[None]] = set()
             await self._claim(tasks, running)
             for session in list(self.sessions):
                 session.drain()  # it may have been claimed while `drain` was called
             if running:
                 await asyncio.wait(running)
-            keeper.cancel()
+            renewing.cancel()
 
     async def _claim(self, tasks: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
         puller = self._puller = Puller(
@@ -164,7 +164,7 @@ class Claimer:
                     await message.nak()
 
     async def _hold(self, message: Msg) -> None:
-        """Hold one lease, from its message to the ack or nak."""
+        """Hold one lease, from the delivery of its request to the ack or nak."""
         try:
             await self._serve(message)
         except (NatsError, BrokerError) as error:
@@ -231,18 +231,18 @@ class Claimer:
             del self.sessions[session]
             metrics.sessions_active.dec()
 
-    async def _keep(self) -> None:
-        """Renew all leases and run the watchdogs of all sessions, with one timer."""
+    async def _renew_leases(self) -> None:
+        """Renew all leases and run the watchdogs of all sessions, on one timer."""
         async with asyncio.TaskGroup() as tasks:
-            await self._beat(tasks)
+            await self._renew_and_watch(tasks)
 
-    async def _beat(self, tasks: asyncio.TaskGroup) -> None:
+    async def _renew_and_watch(self, tasks: asyncio.TaskGroup) -> None:
         broker, metrics = self._services.broker, self._services.metrics
         lease = self._services.lease_seconds
-        beat = last = time.monotonic()
-        answered = asked = beat
-        """When the broker was last asked something that it answered; and when it was last asked."""
-        question: asyncio.Task[bool] | None = None
+        probed_at = last = time.monotonic()
+        answered_at = asked_at = probed_at
+        """When the last answered probe of the broker was sent, and when the last probe was sent."""
+        probe: asyncio.Task[bool] | None = None
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
@@ -263,23 +263,23 @@ class Claimer:
                         broker.client.post(message.reply, _IN_PROGRESS)
                     except NatsError as error:
                         log.debug("heartbeat not sent: %r", error)
-            if question is not None and question.done():
-                if not question.cancelled() and question.result():
-                    answered = asked
-                question = None
-            if now - answered > lease:
-                # This process stood still, or its messages do not arrive.
-                answered = now
+            if probe is not None and probe.done():
+                if not probe.cancelled() and probe.result():
+                    answered_at = asked_at
+                probe = None
+            if now - answered_at > lease:
+                # This process stood still, or its messages do not arrive: leases may have run out.
+                answered_at = now
                 for session, _ in sessions:
                     session.doubt()
-            if now - beat >= lease / 3 and broker.connected:
-                beat = now
-                if question is None:
-                    asked = now
-                    question = tasks.create_task(_answers(broker, max(1, round(lease))))
+            if now - probed_at >= lease / 3 and broker.connected:
+                probed_at = now
+                if probe is None:
+                    asked_at = now
+                    probe = tasks.create_task(_broker_answers(broker, max(1, round(lease))))
 
 
-async def _answers(broker: Broker, seconds: int) -> bool:
+async def _broker_answers(broker: Broker, seconds: int) -> bool:
     """Whether the broker answers within `seconds`."""
     try:
         await broker.client.flush(seconds)

@@ -19,9 +19,11 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WORKER_", frozen=True, extra="ignore")
 
     provider: str = described(
-        "sherpa", "provider of sessions that name none; a comma-separated list is tried in order"
+        "sherpa", "provider of sessions that request none; a comma-separated list is tried in order"
     )
-    max_sessions: int = described(100, "most sessions that the worker holds at once", ge=1)
+    max_sessions: int = described(
+        100, "maximum number of sessions that the worker holds at once", ge=1
+    )
     name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         description="name in events and logs",
@@ -74,9 +76,11 @@ class WorkerSettings(BaseSettings):
         ge=1,
     )
     breaker_seconds: float = described(
-        5, "seconds that it is not dialed at first; then one session tries", gt=0
+        5, "seconds until one session dials the provider again; doubles with each failure", gt=0
     )
-    breaker_max_seconds: float = described(60, "most seconds that it is not dialed", gt=0)
+    breaker_max_seconds: float = described(
+        60, "maximum number of seconds that the provider is not dialed", gt=0
+    )
     backoff_seconds: float = described(
         0.25, "first delay before connecting again, in seconds", gt=0
     )
@@ -96,7 +100,7 @@ class WorkerSettings(BaseSettings):
         10, "seconds to wait for missing audio before silence replaces it", ge=0
     )
     max_gap_seconds: float = described(
-        10, "most seconds of silence sent for one gap; the clock skips the rest", ge=0
+        10, "maximum number of seconds of silence sent for one gap; the rest is skipped", ge=0
     )
 
     usage_seconds: float = described(

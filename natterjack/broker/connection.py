@@ -30,7 +30,7 @@ OLDEST_SERVER = (2, 11, 0)
 
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
 _REPEAT_S, _MAX_REPEATS = 30.0, 20
-"""How long an error is not logged again, and of how many errors that is remembered."""
+"""How long an error is not logged again, and how many errors are remembered for that."""
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 5.0
 _ATTEMPT_S, _ONLY_ATTEMPT_S = 2.0, 10.0
 """The time limit of a connection attempt, and of one that is not repeated."""
@@ -78,7 +78,7 @@ def _check_readable(name: str, path: Path) -> None:
         raise UsageError(f"{name}: {path} cannot be read: {error.strerror}") from None
 
 
-def shown(urls: str) -> str:
+def without_credentials(urls: str) -> str:
     """Return server URLs without the user and password that they may contain."""
     return re.sub(r"(^|//|,)[^/@,]*@", r"\1", urls)
 
@@ -111,7 +111,7 @@ class Broker:
     @property
     def connected(self) -> bool:
         """True once the connection is up, subscriptions are restored and `on_reconnect` callbacks
-        have run, so that nothing known from the last connection is mistaken for current."""
+        have run. Until then, state from the last connection may be out of date."""
         # nats-py counts as connected one round trip before it calls `on_reconnected`.
         return self.client.is_connected and self.client.stats["reconnects"] == self.reconnects
 
@@ -221,7 +221,7 @@ async def connect(
         try:
             await _connect_once(broker, settings, name, _ONLY_ATTEMPT_S if once else _ATTEMPT_S)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
-            reason = f"no NATS at {shown(settings.url)}: {_reason(error)}"
+            reason = f"no NATS at {without_credentials(settings.url)}: {_reason(error)}"
             await broker.close()
             if once:
                 raise BrokerUnreachable(f"{reason} (NATS_URL says where it is)") from None
@@ -238,7 +238,7 @@ async def connect(
 async def _connect_once(
     broker: Broker, settings: BrokerSettings, name: str, seconds: float
 ) -> None:
-    client = broker.client
+    client, url = broker.client, without_credentials(settings.url)
     quiet_until: dict[str, float] = {}
     connected_once = False
     first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -265,11 +265,11 @@ async def _connect_once(
             # nats-py would write unsent messages to the next connection before publishers can
             # repeat those that were lost with this one: newer messages ahead of older ones.
             client.discard_unsent()
-            log.warning("NATS connection lost, reconnecting", extra=fields(url=shown(settings.url)))
+            log.warning("NATS connection lost, reconnecting", extra=fields(url=url))
 
     async def on_reconnected() -> None:
         broker.reconnects = client.stats["reconnects"]
-        log.info("NATS connection is back", extra=fields(url=shown(settings.url)))
+        log.info("NATS connection is back", extra=fields(url=url))
         broker.acks.connection_lost()
         for callback in list(broker.on_reconnect):
             callback()
@@ -312,9 +312,7 @@ async def _connect_once(
     if (version.major, version.minor, version.patch) < OLDEST_SERVER:
         await broker.close()
         oldest = ".".join(map(str, OLDEST_SERVER))
-        raise ServerTooOld(
-            f"the NATS server at {shown(settings.url)} is {version}; {oldest} is needed"
-        )
+        raise ServerTooOld(f"the NATS server at {url} is {version}; {oldest} is needed")
 
 
 @contextlib.asynccontextmanager

@@ -117,14 +117,14 @@ class _Parser(Parser):
 class Client(NatsClient):
     """A NATS client with direct subscriptions (`listen`) and unchecked publications (`post`).
 
-    If `together` is set, all messages published in one turn of the event loop are written at once,
-    at its end.
+    If `batch_writes` is set, all messages published in one iteration of the event loop are written
+    at once, at its end.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._ps: _Parser = _Parser(self)
-        self.together = False
+        self.batch_writes = False
         self.direct: dict[bytes, Receive] = {}
         """Receivers of direct subscriptions, by subscription ID as it is on the wire."""
         self._flushing: asyncio.Handle | None = None
@@ -302,7 +302,7 @@ class Client(NatsClient):
         await self._flush_pending()
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        if force_flush or not self.together or not self.is_connected or self._flusher_ended:
+        if force_flush or not self.batch_writes or not self.is_connected or self._flusher_ended:
             try:
                 return await super()._flush_pending(force_flush)
             except (OSError, RuntimeError):  # RuntimeError: uvloop's

@@ -21,7 +21,8 @@ from natterjack.events import TurnKind
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider accepts and what it returns. The worker converts audio to fit."""
+    """The audio that a provider accepts, the events that it returns, and its price. The worker
+    converts audio to fit."""
 
     encodings: tuple[Encoding, ...]
     """Accepted encodings, best first. Audio in another encoding is converted to the first one."""

@@ -39,7 +39,7 @@ _MAX_AHEAD = 128
 _BATCH, _BATCH_BYTES = 64, 1024 * 1024
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
 _RETRY_S = 0.25
-_MOMENT_S = 0.002
+_TIMER_SLACK_S = 0.002
 _NEVER = b"\0"
 """A prefix that no headers have."""
 _LONGEST_GAP_S = 24 * 3600.0
@@ -47,7 +47,7 @@ _LONGEST_GAP_S = 24 * 3600.0
 _MAX_BAD_SEEN = 1000
 _ALL_DOUBT_S = 30.0
 """The most seconds that a feed waits for doubtful chunks in all."""
-_TAILS = 16
+_MAX_SUCCESSORS = 16
 
 
 class Gap(NamedTuple):
@@ -69,36 +69,36 @@ class Feed:
         "_bad_seen",
         "_broker",
         "_by_seq",
+        "_check_at",
         "_deadline",
-        "_deep_scans",
         "_doubt_left",
         "_doubt_since",
-        "_expected",
+        "_expected_prefix",
         "_format",
         "_frame_bytes",
-        "_given",
+        "_frames_of_last_read",
+        "_full_scans",
+        "_hole_confirmed_since",
         "_hole_seconds",
         "_hole_seen",
-        "_left",
-        "_left_frames",
-        "_longest",
-        "_look",
-        "_look_at",
+        "_left_in_stream",
+        "_longest_gap",
         "_marks",
+        "_maybe_more",
         "_newest",
         "_next_seq",
         "_nudged",
-        "_passed_since",
+        "_pending",
         "_position",
         "_quiet",
         "_reading",
-        "_same",
         "_scanned",
         "_session_id",
+        "_session_prefix",
         "_start",
         "_store",
         "_subject",
-        "_tails",
+        "_successors",
         "_timer",
         "_timer_at",
         "_waiter",
@@ -127,7 +127,7 @@ class Feed:
         self._session_id = spec.session_id
         self._subject = audio_subject(spec.key)
         self._hole_seconds = hole_seconds
-        self._longest = _LONGEST_GAP_S * spec.sample_rate
+        self._longest_gap = _LONGEST_GAP_S * spec.sample_rate
         self._start = position
         self._next_seq, self._position = mark.seq, mark.position
         self._marks = Marks(mark)
@@ -136,7 +136,7 @@ class Feed:
         self._arrivals: DirectSubscription | None = None
         self._waiter: asyncio.Future[Chunk | None] | None = None
         """The future on which `next` waits. A live chunk that is next in order completes it."""
-        self._given: Chunk | Gap | None = None
+        self._pending: Chunk | Gap | None = None
         """A chunk that `next` was cancelled before returning, or an item that was given back."""
         self.sink: Callable[[int, int, bytes, int, float], bool] | None = None
         """Called with live chunks that are next in order while `next` waits: number, frames,
@@ -145,27 +145,27 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
-        self._same = chunk_header_prefix(spec.session_id)
-        self._expected = _NEVER
+        self._session_prefix = chunk_header_prefix(spec.session_id)
+        self._expected_prefix = _NEVER
         self._deadline = 0.0
         """When `next` returns at the latest."""
         self._timer_at = 0.0
         """When the timer wakes `next`; 0 if no timer is set."""
-        self._look = True
+        self._maybe_more = True
         """Whether the stream may have more than was received."""
-        self._look_at = 0.0
+        self._check_at = 0.0
         """When to check the stream next, if there is a reason or nothing arrives."""
         self._quiet = _QUIET_FIRST_S
         self._scanned = 0
         """Stream sequence up to which every message has been processed."""
         self._reading = False
         """Whether a read of stored messages is in progress."""
-        self._deep_scans = 0
+        self._full_scans = 0
         self._newest: tuple[int, float] | None = None
         """The newest stream sequence when it was last asked for, and the time of that."""
         self._hole_seen = False
-        self._passed_since: float | None = None
-        """Since when a chunk behind the hole is known to be stored. A stream that stores nothing,
+        self._hole_confirmed_since: float | None = None
+        """Since when a chunk after the hole is known to be stored. A stream that stores nothing,
         for example because it has no leader, does not show that the hole is lost."""
         self._doubt_since: float | None = None
         self._doubt_left = _ALL_DOUBT_S
@@ -181,20 +181,20 @@ class Feed:
         """A live chunk of another session was received on the same subject."""
         self.head = position
         """End of the newest audio that is known to exist."""
-        self._left, self._left_frames = 0, 0
-        """How many chunks the stream has behind those that were read, and the frames of one."""
-        self._tails: list[tuple[int, int]] = []
+        self._left_in_stream, self._frames_of_last_read = 0, 0
+        """How many chunks the stream has after those that were read, and the frames of one."""
+        self._successors: list[tuple[int, int]] = []
         """Number and position that would follow each of the newest live chunks."""
 
     @property
     def caught_up(self) -> bool:
-        """Whether the stream is not known or suspected to have more."""
-        return not self._look and not self._ahead and self._broker.connected
+        """Whether everything in the stream has been read, as far as the feed knows."""
+        return not self._maybe_more and not self._ahead and self._broker.connected
 
     @property
     def unread(self) -> int:
-        """Frames in the stream behind `head`, estimated from the number of chunks."""
-        return self._left * self._left_frames
+        """Frames in the stream after `head`, estimated from the number of chunks."""
+        return self._left_in_stream * self._frames_of_last_read
 
     async def open(self) -> None:
         """Subscribe to live chunks. Stored ones are read by `next`."""
@@ -211,21 +211,21 @@ class Feed:
             await arrivals.end()
 
     def _reconnected(self) -> None:
-        """The connection is back: check the stream, and give the edge time to come back too."""
+        """After a reconnect, check the stream, and allow the edge time to reconnect too."""
         self.last_arrival = time.monotonic()
-        self._look, self._look_at = True, 0.0
+        self._maybe_more, self._check_at = True, 0.0
         self._wake()
 
     def _wake(self) -> None:
-        """Make `next` check again what is there."""
+        """Make `next` check again whether it can return something."""
         self._woken = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def give_back(self, item: Chunk | Gap) -> None:
-        """Make `next` return its last item once more."""
-        self._given = item
+        """Make `next` return `item` again."""
+        self._pending = item
 
     def nudge(self) -> None:
         """Make `next` return None, at once if it waits."""
@@ -235,11 +235,12 @@ class Feed:
     def _received(self, _subject: bytes, _reply: bytes, raw: bytes | None, data: bytes) -> None:
         """Handle a live message."""
         if self._by_seq and self._ahead.full and self._next_seq in self._by_seq:
-            # There is more than can be sent soon. Live chunks are stored too and will be read
-            # later; processing them now would only make the worker fall further behind.
-            self.last_arrival, self._look, self._look_at = time.monotonic(), True, 0.0
+            # More audio is buffered than can be sent soon. Live chunks are also stored and will be
+            # read later; processing them now would only make the worker fall further behind.
+            self.last_arrival = time.monotonic()
+            self._maybe_more, self._check_at = True, 0.0
             return
-        waiter, expected, size = self._waiter, self._expected, len(data)
+        waiter, expected, size = self._waiter, self._expected_prefix, len(data)
         if (
             raw is None
             or not raw.startswith(expected)
@@ -250,10 +251,11 @@ class Feed:
             or not 0 < size <= MAX_CHUNK_BYTES
             or b"\r\nAudio-End" in raw
         ):
-            self._take(raw, data, 0)
+            self._buffer_chunk(raw, data, 0)
             self._wake()
             return
-        # The usual case: the chunk that `next` waits for. A short version of `_take` and `_admit`.
+        # The usual case: the chunk that `next` waits for. This is a short version of
+        # `_buffer_chunk` and `_admit`.
         now = time.monotonic()
         try:
             time_ns = wall_clock(raw[len(expected) : raw.index(b"\r\n", len(expected))])
@@ -263,40 +265,40 @@ class Feed:
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.last_arrival = now
         self._quiet = _QUIET_FIRST_S
-        if not self._look:
-            self._look_at = now + _QUIET_FIRST_S
+        if not self._maybe_more:
+            self._check_at = now + _QUIET_FIRST_S
         self._next_seq = seq + 1
         self._position = stop = position + frames
         if stop > self.head:
             self.head = stop
         if self.sink is not None and self.sink(seq, frames, data, time_ns, now):
-            self._expected = self._expect()
+            self._expected_prefix = self._next_prefix()
         else:
             waiter.set_result(Chunk(seq, position, frames, data, time_ns, now, False, 0))
 
-    def _expect(self) -> bytes:
-        """How the headers of the next chunk begin in the usual case, so that its numbers need not
-        be parsed."""
+    def _next_prefix(self) -> bytes:
+        """The first bytes of the next chunk's headers in the usual case. If they match, its number
+        and position need not be parsed."""
         if (
             self._doubt_since is not None
             or self._position < self._start
             or self._after_bad_chunk
             or self._hole_seen
-            or self._passed_since is not None
-            or self._deep_scans
+            or self._hole_confirmed_since is not None
+            or self._full_scans
         ):
             return _NEVER
         return b"%bAudio-Seq: %d\r\nAudio-Pos: %d\r\nAudio-Time: " % (
-            self._same, self._next_seq, self._position,
+            self._session_prefix, self._next_seq, self._position,
         )  # fmt: skip
 
-    def _take(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
+    def _buffer_chunk(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
         """Keep a chunk that is not due yet, and count it if it is bad.
 
         `raw` is its header block. Returns False if there is no room for it.
         """
         size = len(data)
-        quick = None if raw is None else read_chunk_headers(raw, self._same)
+        quick = None if raw is None else read_chunk_headers(raw, self._session_prefix)
         if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
             seq, position, time_ns = quick
             end = False
@@ -317,22 +319,23 @@ class Feed:
             _, seq, position, time_ns, end = header
         frames = size // self._frame_bytes
         ahead = position - self._position
-        if seq - self._next_seq > _MAX_AHEAD and not seq - self._next_seq <= ahead <= self._longest:
+        skipped = seq - self._next_seq
+        if skipped > _MAX_AHEAD and not skipped <= ahead <= self._longest_gap:
             # Forged: every chunk in between has at least one frame, and no gap lasts a day.
-            self._count_place(seq, position)
+            self._count_bad_position(seq, position)
             return True
         now = time.monotonic()
         if stream_sequence == 0:
             self.last_arrival = now
             self._quiet = _QUIET_FIRST_S
-            if not (self._look or self._ahead):
-                self._look_at = now + _QUIET_FIRST_S
+            if not (self._maybe_more or self._ahead):
+                self._check_at = now + _QUIET_FIRST_S
             place = seq, position
             # A chunk that does not follow a known one may be forged.
-            if place == (self._next_seq, self._position) or place in self._tails:
+            if place == (self._next_seq, self._position) or place in self._successors:
                 self.head = max(self.head, position + frames)
-            self._tails.append((seq + 1, position + frames))
-            del self._tails[:-_TAILS]
+            self._successors.append((seq + 1, position + frames))
+            del self._successors[:-_MAX_SUCCESSORS]
         if seq < self._next_seq:
             return True
         chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence)
@@ -349,15 +352,15 @@ class Feed:
         """Make room for a chunk by dropping ones that are further ahead.
 
         Returns True if there is room, False if others had to go, and None if this chunk is the one
-        to drop. Without this, a hole would be given up together with the chunks stored behind it.
+        to drop. Without this, a hole would be given up together with the chunks stored after it.
         """
         room = True
         while self._ahead.full:
             if seq == self._next_seq:
                 break
-            self._look, room = True, False
+            self._maybe_more, room = True, False
             if self._next_seq in self._ahead:
-                self._look_at = 0.0  # read on as soon as there is room
+                self._check_at = 0.0  # read on as soon as there is room
             farthest = self._ahead.last
             if seq > farthest:
                 return None
@@ -367,11 +370,12 @@ class Feed:
             self._ahead.drop(farthest)
         return room
 
-    def _decide(self, seq: int, valid: int | None) -> None:
-        """Move on past number `seq`. All chunks with it are bad except the one at `valid`."""
+    def _move_past(self, seq: int, valid: int | None) -> None:
+        """Move on past number `seq`. Of the chunks with that number, all are bad but the one at
+        position `valid`."""
         for version in self._ahead.versions(seq):
             if version.position != valid:
-                self._count_place(seq, version.position)
+                self._count_bad_position(seq, version.position)
         if self._doubt_since is not None:
             self._doubt_left -= time.monotonic() - self._doubt_since
             self._doubt_since = None
@@ -391,19 +395,19 @@ class Feed:
         own = sorted((k, v) for k, v in headers.items() if not k.startswith("Nats-"))
         self._count_once(cause, hash((tuple(own), data)))
 
-    def _count_place(self, seq: int, position: int) -> None:
-        """Count a chunk with an impossible position, once even if it is met again."""
+    def _count_bad_position(self, seq: int, position: int) -> None:
+        """Count a chunk with an impossible position, only once if it is read again."""
         self._count_once("position", hash((seq, position)))
 
-    def _count_once(self, cause: str, mark: int) -> None:
-        if mark not in self._bad_seen:
+    def _count_once(self, cause: str, fingerprint: int) -> None:
+        if fingerprint not in self._bad_seen:
             self.bad[cause] += 1
             if len(self._bad_seen) < _MAX_BAD_SEEN:
-                self._bad_seen.add(mark)
+                self._bad_seen.add(fingerprint)
 
     async def next(self, timeout: float) -> Chunk | Gap | None:
         """The next chunk or gap, or None after `timeout` seconds or a `nudge`. Cancel-safe."""
-        given, self._given = self._given, None
+        given, self._pending = self._pending, None
         if given is not None:
             return given
         self._deadline = deadline = time.monotonic() + timeout
@@ -419,10 +423,11 @@ class Feed:
             elif self._next_seq in self._ahead:
                 if self._doubt_since is None:
                     self._doubt_since = now
-                    self._look_at = 0.0 if self._look else min(self._look_at, now + _RETRY_S)
+                    soon = min(self._check_at, now + _RETRY_S)
+                    self._check_at = 0.0 if self._maybe_more else soon
             elif not self._hole_seen:
-                self._hole_seen, self._look_at = True, 0.0
-            if now >= self._look_at and not self._nudged:
+                self._hole_seen, self._check_at = True, 0.0
+            if now >= self._check_at and not self._nudged:
                 gap = await self._fill()
                 if gap is not None:
                     return gap
@@ -433,23 +438,23 @@ class Feed:
                 self._nudged = False
                 return None
             if not self._woken:
-                given = await self._wait(now, min(self._look_at, deadline))
+                given = await self._wait(now, min(self._check_at, deadline))
                 if given is not None:
                     return given
 
     async def _wait(self, now: float, until: float) -> Chunk | None:
-        """Wait until there may be something, or until the monotonic time `until`. Returns the chunk
-        that is next in order if that is what arrived."""
+        """Wait until woken, or until the monotonic time `until`. Returns the chunk that is next in
+        order if it has arrived."""
         if not now < self._timer_at <= until:
             self._set_timer(until - now)
-        self._expected = self._expect()
+        self._expected_prefix = self._next_prefix()
         waiter: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self._given = waiter.result()
+                self._pending = waiter.result()
             raise
         finally:
             self._waiter = None
@@ -468,8 +473,8 @@ class Feed:
 
     def _timer_fired(self) -> None:
         self._timer_at, self._timer = 0.0, None
-        wait = min(self._look_at, self._deadline) - time.monotonic()
-        if wait > _MOMENT_S:
+        wait = min(self._check_at, self._deadline) - time.monotonic()
+        if wait > _TIMER_SLACK_S:
             self._set_timer(wait)  # a chunk arrived in the meantime: too early to wake
         else:
             self._wake()
@@ -478,7 +483,7 @@ class Feed:
         """The item to return for the chunk that is next in order, or None if there is none."""
         place, ahead = chunk.position, chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
-            if ahead > self._longest or self._ahead.contradicted(chunk, self._position):
+            if ahead > self._longest_gap or self._ahead.contradicted(chunk, self._position):
                 self._reject(chunk)
                 return None
             gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
@@ -490,9 +495,9 @@ class Feed:
                 self._reject(chunk)
                 return None
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
-        self._decide(chunk.seq, place)
+        self._move_past(chunk.seq, place)
         self._after_bad_chunk = False
-        self._hole_seen, self._passed_since, self._deep_scans = False, None, 0
+        self._hole_seen, self._hole_confirmed_since, self._full_scans = False, None, 0
         self._position = end = chunk.position + chunk.frames
         # The last chunk is the end, whatever was forged beyond it.
         self.head = end if chunk.end else max(self.head, end)
@@ -517,8 +522,8 @@ class Feed:
         return None
 
     def _reject(self, chunk: Chunk) -> None:
-        """Refuse a chunk with an impossible position. The next one shows how long it was."""
-        self._decide(chunk.seq, None)
+        """Refuse a chunk with an impossible position. The next one's position shows its length."""
+        self._move_past(chunk.seq, None)
         self._after_bad_chunk = True
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
@@ -528,7 +533,7 @@ class Feed:
         return Gap(start, position - start, cause) if position > start else None
 
     def mark_before(self, position: int) -> Mark:
-        """The latest mark from which reading finds all audio from `position` on."""
+        """The latest mark from which all audio from `position` on can be read."""
         return self._marks.before(position)
 
     async def probe(self) -> None:
@@ -566,9 +571,9 @@ class Feed:
         """Add a mark at the next chunk if everything stored before it has been returned.
 
         Whatever was stored when the newest sequence was last asked for has arrived by now. If all
-        of it has been returned, the next chunk and all later ones are stored behind it.
+        of it has been returned, the next chunk and all later ones are stored after it.
         """
-        if self._newest is None or self._look or self._reading or self.ended:
+        if self._newest is None or self._maybe_more or self._reading or self.ended:
             return
         sequence, asked = self._newest
         if all(chunk.arrived > asked for chunk in self._ahead.chunks):
@@ -577,36 +582,37 @@ class Feed:
     async def _fill(self) -> Gap | None:
         """Read missing chunks from the stream. Returns the gap if they are lost."""
         started = time.monotonic()
-        quiet = not self._look and not self._ahead
-        self._look = found = unread = False
+        quiet = not self._maybe_more and not self._ahead
+        self._maybe_more = found = unread = False
         try:
             if not quiet or not self._scanned or await self._more_stored():
                 self._reading = True
                 found = await self._read_on()
         except StoreUnavailable:
-            self._look = unread = True
+            self._maybe_more = unread = True
         except asyncio.CancelledError:
-            self._look = True
+            self._maybe_more = True
             raise
         finally:
             self._reading = False
         now = time.monotonic()
         if quiet:
             self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
-        self._look_at = now + (_RETRY_S if self._look or self._ahead else self._quiet)
+        self._check_at = now + (_RETRY_S if self._maybe_more or self._ahead else self._quiet)
         if found or unread or not self._ahead or self._next_seq in self._ahead:
             return None
         return self._give_up_hole(started)
 
-    def _waited(self, now: float) -> float:
+    def _hole_age(self, now: float) -> float:
         """Seconds since the hole was confirmed; negative if it is not confirmed yet."""
-        return -1.0 if self._passed_since is None else now - self._passed_since
+        return -1.0 if self._hole_confirmed_since is None else now - self._hole_confirmed_since
 
     def _give_up_hole(self, now: float) -> Gap | None:
         """Later chunks are present and the next one is missing: after a while it counts as lost."""
-        if self._passed_since is None and any(c.stream_sequence for c in self._ahead.chunks):
-            self._passed_since = now
-        waited = self._waited(now)
+        stored = any(chunk.stream_sequence for chunk in self._ahead.chunks)
+        if self._hole_confirmed_since is None and stored:
+            self._hole_confirmed_since = now
+        waited = self._hole_age(now)
         versions = self._ahead.versions(self._ahead.first)
         likely = (chunk for chunk in versions if self._ahead.confirmed(chunk, self._position))
         first = next(likely, versions[0])
@@ -620,12 +626,12 @@ class Feed:
             lone = self._ahead.lone(first) and not first.end
             if lone and waited < 4 * self._hole_seconds:
                 return None
-            longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest
+            longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest_gap
             if first.position - self._position > longest:
-                self._count_place(first.seq, first.position)
+                self._count_bad_position(first.seq, first.position)
                 self._ahead.drop(first.seq)
                 return None
-        self._hole_seen, self._passed_since = False, None
+        self._hole_seen, self._hole_confirmed_since = False, None
         self._next_seq = first.seq
         if first.position <= self._position:
             return None
@@ -634,21 +640,21 @@ class Feed:
     async def _read_on(self) -> bool:
         """Read on in the stream until the next chunk is found or everything is read.
 
-        Returns whether it was found. `_look` notes whether more is stored.
+        Returns whether it was found. `_maybe_more` notes whether more is stored.
         """
         mark = self._marks.before_chunk(self._next_seq)
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
-        waited = self._waited(now)
+        waited = self._hole_age(now)
         if self._next_seq in self._ahead:  # but in doubt
-            again = self._deep_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
+            again = self._full_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
         else:
-            again = bool(self._ahead) and self._deep_scans <= (waited >= self._hole_seconds)
+            again = bool(self._ahead) and self._full_scans <= (waited >= self._hole_seconds)
         if not found and again:
-            # It may be stored out of order, before the place where reading began or far behind:
+            # It may be stored out of order, before the place where reading began or far after it:
             # read everything, at the start of a hole and again before giving it up.
             found = await self._read_from(1, past_room=True)
-            self._deep_scans += 1
+            self._full_scans += 1
         return found
 
     async def _read_from(self, sequence: int, *, past_room: bool = False) -> bool:
@@ -660,17 +666,17 @@ class Feed:
                 self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
             )
             for message in messages:
-                room = self._take(message.raw, message.data, message.sequence) and room
+                room = self._buffer_chunk(message.raw, message.data, message.sequence) and room
                 if room:
                     self._scanned = max(self._scanned, message.sequence)
                 elif not past_room:
-                    return False  # `_look` is set, so this message is read again
-            self._left = left
+                    return False  # `_maybe_more` is set, so this message is read again
+            self._left_in_stream = left
             if messages:
-                self._left_frames = len(messages[-1].data) // self._format.frame_bytes
+                self._frames_of_last_read = len(messages[-1].data) // self._format.frame_bytes
             found = self._chosen() is not None
             if found or not messages or not left:
                 if left > 0:
-                    self._look = True
+                    self._maybe_more = True
                 return found
             sequence = messages[-1].sequence + 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_APART = 64
-"""Least number of chunks between two marks that are kept."""
+_MIN_DISTANCE = 64
+"""Minimum number of chunks between two marks that are kept."""
 _MAX_MARKS = 64
 
 
 class Mark(NamedTuple):
     """A place to read from: chunk `seq` begins at frame `position`, and this chunk and all later
-    ones are stored at `stream_sequence` or later. Reading from Mark() finds a whole session."""
+    ones are stored at `stream_sequence` or later. Mark() is the start of any session."""
 
     position: int = 0
     seq: int = 0
@@ -31,7 +31,7 @@ class Marks:
         if mark.seq <= newest.seq:
             return
         # Called for every chunk that is read from the stream: keep a few marks, well apart.
-        if len(self._marks) > 1 and newest.seq - self._marks[-2].seq < _APART:
+        if len(self._marks) > 1 and newest.seq - self._marks[-2].seq < _MIN_DISTANCE:
             self._marks[-1] = mark
         else:
             self._marks.append(mark)
@@ -39,7 +39,7 @@ class Marks:
             del self._marks[1 : _MAX_MARKS // 2]
 
     def before(self, position: int) -> Mark:
-        """The latest mark from which reading finds all audio from `position` on."""
+        """The latest mark from which all audio from `position` on can be read."""
         found = self._marks[0]
         for mark in self._marks:
             if mark.position > position:
@@ -48,7 +48,7 @@ class Marks:
         return found
 
     def before_chunk(self, seq: int) -> Mark:
-        """The latest mark from which reading finds all chunks from `seq` on."""
+        """The latest mark from which all chunks from `seq` on can be read."""
         return next((mark for mark in reversed(self._marks) if mark.seq <= seq), self._marks[0])
 
     def forget_places(self) -> None:

@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 _MAX_CHUNKS, _MAX_BYTES = 128, 4 * 1024 * 1024
 _MAX_RIVALS = 3
-_CONSULTED = 8
-"""How many chunks behind a doubtful one are consulted."""
+_WITNESSES = 8
+"""How many chunks after a doubtful one are checked for evidence against it."""
 _DOUBT_S, _ABSURD_DOUBT_S = 3.0, 12.0
 """How long to wait for another chunk with the same number when a chunk does not begin where the
-last one ended and the chunk behind it does not confirm it; and how long when it would also make a
+last one ended and the chunk after it does not confirm it; and how long when it would also make a
 gap that is longer than `LONGEST_LONE_GAP_S` and that no chunk follows."""
 LONGEST_LONE_GAP_S = 60.0
 
 
 class Chunk(NamedTuple):
-    """A chunk, or the part of it that lies behind the position where the feed was opened."""
+    """A chunk, or the part of it that lies after the position where the feed was opened."""
 
     seq: int
     position: int
@@ -39,7 +39,7 @@ class ReorderBuffer:
 
     There may be several chunks with one number at different positions, forged or sent by a faulty
     edge; at most one of them is valid. Without this choice, a single forged chunk that arrives
-    before the real one moves the session's clock, and all real chunks behind it are refused.
+    before the real one moves the session's clock, and all real chunks after it are refused.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -155,7 +155,7 @@ class ReorderBuffer:
     def contradicted(self, chunk: Chunk, position: int) -> bool:
         """Whether later chunks show that one that lies ahead of `position` cannot be there."""
         end, against, last = chunk.position + chunk.frames, 0, position
-        for seq in range(chunk.seq + 1, chunk.seq + _CONSULTED + 1):
+        for seq in range(chunk.seq + 1, chunk.seq + _WITNESSES + 1):
             positions = [version.position for version in self.versions(seq)]
             if any(position >= end for position in positions):
                 return False

@@ -187,7 +187,7 @@ class Report:
         self._read = {k: v for k, v in self._read.items() if now - v[0] < _FRESH_S}
         if instance not in self._read:
             reading = asyncio.create_task(read_pages(self._store, instance), name="roster")
-            reading.add_done_callback(_note)
+            reading.add_done_callback(_retrieve_error)
             self._read[instance] = now, reading
         return await asyncio.shield(self._read[instance][1])
 
@@ -230,7 +230,7 @@ def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[
     return pages
 
 
-def _note(task: asyncio.Task[list[WorkerPage]]) -> None:
+def _retrieve_error(task: asyncio.Task[list[WorkerPage]]) -> None:
     """Retrieve a task's error, so that asyncio does not report it when nobody waits any more."""
     if not task.cancelled():
         task.exception()

@@ -1,5 +1,4 @@
-"""The way to a provider stream: breaker, budget, permit, dial; and giving way when the worker
-drains."""
+"""Opening a provider stream: budget, breaker, permit, dial. A drain interrupts every wait."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ class NoProvider(Exception):
 
 
 class Drain:
-    """The request to hand a session over, which ends every wait of the session."""
+    """A flag that asks one session to hand itself over. It ends every wait of the session."""
 
     __slots__ = ("_deadline", "_waiter", "requested")
 
@@ -133,7 +132,7 @@ class Drain:
 
 
 class Opened(NamedTuple):
-    """An open provider stream, and what is needed to use it."""
+    """An open provider stream with its provider, its converter and its price."""
 
     provider: Provider
     stream: ProviderStream
@@ -170,13 +169,13 @@ class Admission:
         names = spec.providers or settings.providers
         self.chain = Chain(names, services.providers.breaker, settings.failover_after)
         self.permit: Permit | None = None
-        """The permit that is held, if the number of connections is limited."""
+        """The permit that the session holds; None if it holds none or the account has no limit."""
         self._account = ""
         """The provider account of the permit."""
 
     @property
     def provider(self) -> Provider:
-        """The provider whose turn it is. Raises PluginError."""
+        """The current provider of the chain. Raises PluginError."""
         return self._services.providers.get(self.chain.name)
 
     def price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
@@ -185,7 +184,7 @@ class Admission:
         return price_of(name, plugin, model, language, channels, self._services.prices)
 
     async def connect(self) -> Opened:
-        """Open a stream at the provider whose turn it is.
+        """Open a stream to the current provider of the chain.
 
         Raises HandOver, CutoffReached, NoProvider, LeaseLost, ProviderError, PluginError.
         """
@@ -194,7 +193,7 @@ class Admission:
         while True:
             name = await self._choose()
             await self._admit(name)
-            # Waiting may have taken long: another session may have been refused meanwhile.
+            # During a long wait, the breaker may have opened for another session.
             if self._services.providers.breaker(name).state is not BreakerState.OPEN:
                 return await self._open(name)
 
@@ -253,8 +252,8 @@ class Admission:
             self._enter(State.QUEUED, reason=reason)
 
     async def _admit(self, name: str) -> None:
-        """Wait for a permit of the provider's account and for leave to dial; both at once if the
-        account has no limits."""
+        """Wait for a permit of the provider's account and for permission to dial. Both are
+        granted at once if the account has no limits."""
         governor, checkpoint = self._services.governor, self._lease.checkpoint
         permit = self.permit
         if permit is not None and (governor.account(name) != self._account or not permit.sure):
@@ -266,9 +265,11 @@ class Admission:
             if permit is not None:
                 self.permit, self._account = permit, governor.account(name)
                 checkpoint.slot = permit.ticket
-                # A worker that takes over can use the permit at once, before its time runs out.
+                # So a worker that takes over can use the permit at once, before it expires.
                 await self._lease.write()
-        await self._wait_for(governor.dial(name), f"leave to dial, of account {name}", _drop)
+        await self._wait_for(
+            governor.dial(name), f"permission to dial account {name}", _discard_dial
+        )
 
     async def _wait_for(
         self, wanted: Coroutine[Any, Any, T], what: str, discard: Callable[[T], Awaitable[None]]
@@ -290,12 +291,12 @@ class Admission:
         finally:
             self._retry.excuse(time.monotonic() - began)
 
-    async def release(self, *, leave: bool = False) -> None:
-        """Give the permit back, if one is held; with `leave`, to the worker that takes over."""
+    async def release(self, *, hand_over: bool = False) -> None:
+        """Give the permit back, if one is held; with `hand_over`, leave it to the next worker."""
         permit, self.permit = self.permit, None
         if permit is None:
             return
-        if leave:
+        if hand_over:
             permit.leave()
         else:
             self._lease.checkpoint.slot = None
@@ -331,8 +332,8 @@ class Admission:
         await self._drain.pause(retry.next_delay(random.random(), at_once=at_once))  # noqa: S311
 
     async def _report(self, fault: ProviderError, now: float, *, progress: bool) -> bool:
-        """Report a fault to the chain and to other workers. Return whether the turn has gone to
-        another provider. Raises NoProvider if every provider has refused the session."""
+        """Report a fault to the chain and to other workers. Return whether the current
+        provider has changed. Raises NoProvider if every provider has refused the session."""
         failed = self.chain.name
         try:
             answered = self._retry.answered_seconds is not None
@@ -363,5 +364,5 @@ async def _release(permit: Permit | None) -> None:
         await permit.release()
 
 
-async def _drop(_: object) -> None:
-    """Leave to dial cannot be given back."""
+async def _discard_dial(_: object) -> None:
+    """Permission to dial cannot be given back."""

@@ -104,10 +104,10 @@ class CheckpointStore:
 
     async def read(self) -> Checkpoint | None:
         """Read the checkpoint. Later writes succeed only if no other holder has written since."""
-        stored, self._revision = await self._look()
+        stored, self._revision = await self._read_entry()
         return stored
 
-    async def _look(self) -> tuple[Checkpoint | None, int]:
+    async def _read_entry(self) -> tuple[Checkpoint | None, int]:
         """Read the checkpoint and its revision."""
         while True:
             try:
@@ -147,7 +147,7 @@ class CheckpointStore:
                     continue
                 # It may be our own write, whose acknowledgement was lost. The revision of another
                 # holder's write must not be adopted: the next write would succeed.
-                stored, revision = await self._look()
+                stored, revision = await self._read_entry()
                 if stored is None or stored.session_id != checkpoint.session_id:
                     raise LeaseLost(f"the checkpoint of {self._key} was replaced") from None
                 if stored.holder != checkpoint.holder:

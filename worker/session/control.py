@@ -34,7 +34,7 @@ publish anywhere else."""
 
 
 class Controllable(Protocol):
-    """What a control request needs of a session: `Controls`."""
+    """The part of a session that control requests use; `Controls` implements it."""
 
     id: str
     key: SessionKey
@@ -68,7 +68,7 @@ class Controls:
 
     @property
     def provider_name(self) -> str:
-        """The provider whose turn it is."""
+        """The current provider of the chain."""
         return self._admission.chain.name
 
     @property
@@ -182,14 +182,14 @@ async def _do(session: Controllable, request: ControlRequest) -> float:
         return await session.stop(request.reason or "by request")
     if request.command == "finalize":
         if not session.capabilities.finalize:
-            raise _Unsupported(f"{session.provider_name} cannot finalize in mid-stream")
+            raise _Unsupported(f"{session.provider_name} cannot finalize mid-stream")
         await session.finalize()
         return position
     if not request.settings:
         raise _Unsupported("no settings were given")
     if unknown := sorted(set(request.settings) - session.capabilities.configurable):
         names = ", ".join(unknown)
-        raise _Unsupported(f"{session.provider_name}: no setting {names} to change in mid-stream")
+        raise _Unsupported(f"{session.provider_name}: no setting {names} to change mid-stream")
     await session.configure(request.settings)
     return position
 

@@ -1,4 +1,4 @@
-"""Turning what a provider sends into the session's events: timed, numbered, and published."""
+"""Making the session's events from a provider's events: timed, numbered, and published."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .timeline import Timeline
 
 
 class Outlet(Protocol):
-    """Where events go: worker.session.publish.Publisher."""
+    """The destination of events; worker.session.publish.Publisher implements it."""
 
     async def resume(self) -> None: ...
     async def last_final(self) -> FinalEvent | None: ...
@@ -129,9 +129,9 @@ class EventWriter:
         """Publish an interim that has text. Return its latency in seconds, if it is known."""
         if not event.text:
             return None
-        made = self._transcript(timeline, event, *self._span(timeline, event))
-        await self._outlet.interim(InterimEvent.model_validate(made).encode())
-        latency: float | None = made["latency"]
+        fields = self._transcript(timeline, event, *self._span(timeline, event))
+        await self._outlet.interim(InterimEvent.model_validate(fields).encode())
+        latency: float | None = fields["latency"]
         return latency
 
     async def final(self, timeline: Timeline, event: Final) -> float | None:
@@ -140,10 +140,10 @@ class EventWriter:
         start, end = self._span(timeline, event)
         latency = None
         if event.text:
-            made = self._transcript(timeline, event, start, end)
-            latency = made["latency"]
+            fields = self._transcript(timeline, event, start, end)
+            latency = fields["latency"]
             await self._outlet.durable(
-                "final", lambda n: FinalEvent.model_validate(made | {"sequence": n}).encode()
+                "final", lambda n: FinalEvent.model_validate(fields | {"sequence": n}).encode()
             )
             self._segment += 1
         self.position = end
@@ -156,7 +156,7 @@ class EventWriter:
         if index is None:
             return
         ends = event.event in ("ended", "eager_end")
-        made: dict[str, Any] = {
+        fields: dict[str, Any] = {
             **self._common(),
             "turn": index,
             "event": event.event,
@@ -165,7 +165,7 @@ class EventWriter:
             "end": at if ends else None,
             "confidence": event.confidence,
         }
-        await self._outlet.durable("turn", lambda n: TurnEvent(**made, sequence=n).encode())
+        await self._outlet.durable("turn", lambda n: TurnEvent(**fields, sequence=n).encode())
 
     async def end_turn(self) -> None:
         """End the open turn, if any, where finals end: no provider stream will end it."""
@@ -177,7 +177,7 @@ class EventWriter:
     ) -> None:
         """Publish what the session has used so far."""
         cost, currency = ledger.cost()
-        made: dict[str, Any] = {
+        fields: dict[str, Any] = {
             **self._common(),
             "audio_seconds": round(ledger.sent_seconds, 3),
             "connected_seconds": round(ledger.connected_seconds, 3),
@@ -187,7 +187,7 @@ class EventWriter:
             "low": low,
             "providers": ledger.usage(),
         }
-        await self._outlet.durable("usage", lambda n: UsageEvent(**made, sequence=n).encode())
+        await self._outlet.durable("usage", lambda n: UsageEvent(**fields, sequence=n).encode())
 
     def status_event(
         self, sequence: int, state: StatusState, reason: str | None = None, **extra: Any

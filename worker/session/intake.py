@@ -1,4 +1,4 @@
-"""The audio of a session on its way in: where it stands, and whether more will come."""
+"""A session's incoming audio: opening its feed, waiting for audio, deciding when it has ended."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from .admission import Admission, Drain, HandOver
 from .lease import Lease, QueueUnknown
 
 _WAIT_SECONDS = 0.25
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 
 
 class Parked(Exception):
-    """Audio has paused in the middle of speech: what may go on must not be made final."""
+    """Audio has paused in the middle of speech. The provider stream is closed without `finish`, so
+    that the interrupted words do not become final."""
 
 
 class Intake:
     """Opens the session's feed, and decides when its audio has ended without an end chunk."""
 
     __slots__ = (
-        "_admission", "_drain", "_lease", "_parked_head", "_quiet_since", "_services", "_spec",
-        "end_reason",
+        "_admission", "_drain", "_lease", "_parked_head", "_parked_last_arrival", "_services",
+        "_spec", "end_reason",
     )  # fmt: skip
 
     def __init__(
@@ -53,13 +54,13 @@ class Intake:
         self._admission = admission
         self._parked_head: int | None = None
         """The end of the audio when the session was parked in the middle of speech."""
-        self._quiet_since = 0.0
+        self._parked_last_arrival = 0.0
         """When audio last came in before the session was parked."""
         self.end_reason: str | None = None
         """Why the session ends before its end chunk."""
 
     def feed(self, mark: Mark, position: int) -> Feed:
-        """A new feed of the audio from `position` on, which is stored behind `mark`."""
+        """A new feed of the audio from `position` on, which reads STT_AUDIO from `mark` on."""
         self.end_reason = None
         services = self._services
         return Feed(
@@ -120,12 +121,12 @@ class Intake:
         return await self.first_queued(request_sequence + 1) is not None
 
     def park(self, feed: Feed) -> None:
-        """Note that the provider stream is closed in the middle of speech: none is opened before
-        there is more audio."""
-        self._parked_head, self._quiet_since = feed.head, feed.last_arrival
+        """Note that the provider stream is closed in the middle of speech. No other is opened until
+        more audio has arrived."""
+        self._parked_head, self._parked_last_arrival = feed.head, feed.last_arrival
 
-    async def begins(self, feed: Feed) -> bool:
-        """Wait for audio before a provider is dialed: most providers drop an idle connection. False
+    async def wait_for_audio(self, feed: Feed) -> bool:
+        """Wait for audio, since most providers drop an idle connection. False
         if the session ends without more audio. Raises HandOver, LeaseLost."""
         while not self._lease.cutoff.reached(self._lease.progress.final):
             await self._lease.confirm()
@@ -133,7 +134,7 @@ class Intake:
             if self._drain.requested:
                 raise HandOver
             if item is None:
-                if time.monotonic() - feed.last_arrival > _LOOK_SECONDS:
+                if time.monotonic() - feed.last_arrival > _CHECK_SECONDS:
                     await self._admission.release()  # other sessions may need the permit
                 if await self.is_over(feed):
                     return False
@@ -147,21 +148,21 @@ class Intake:
         return False
 
     async def _unpark(self, feed: Feed) -> None:
-        """Wait until there is more audio than when the session was parked, or none will come."""
+        """Wait until there is more audio than when the session was parked, or no more will come."""
         parked, self._parked_head = self._parked_head, None
         if parked is None:
             return
-        feed.last_arrival = self._quiet_since  # the pause began before this feed was opened
-        look_at = 0.0
-        while (known := max(feed.head, self._lease.progress.final)) <= parked:
+        feed.last_arrival = self._parked_last_arrival  # the pause began before this feed was opened
+        check_at = 0.0
+        while (head := max(feed.head, self._lease.progress.final)) <= parked:
             now = time.monotonic()
             if self._drain.requested:
                 raise HandOver
             idle = now - feed.last_arrival > self._services.settings.idle_seconds
-            if self._lease.cutoff.reached(known) or idle:
+            if self._lease.cutoff.reached(head) or idle:
                 return
-            if now >= look_at:
-                look_at = now + _LOOK_SECONDS
+            if now >= check_at:
+                check_at = now + _CHECK_SECONDS
                 if await self.stored_head() > parked:
                     return
                 with contextlib.suppress(QueueUnknown):

@@ -43,11 +43,11 @@ class AlreadyClosed(Exception):
 
 
 class QueueUnknown(Exception):
-    """The broker does not answer what the queue holds."""
+    """The broker did not answer a query about the queue."""
 
 
 class Store(Protocol):
-    """Where checkpoints are kept: worker.session.checkpoint.CheckpointStore."""
+    """Storage of checkpoints; worker.session.checkpoint.CheckpointStore implements it."""
 
     async def read(self) -> Checkpoint | None: ...
     async def write(self, checkpoint: Checkpoint, account: str) -> None: ...
@@ -133,7 +133,7 @@ class Lease:
         return used.estimate
 
     async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:
-        """Store the checkpoint. `closed` and `handed_over` tell that the lease ends with it.
+        """Store the checkpoint. With `closed` or `handed_over`, the lease ends with it.
 
         Raises LeaseLost if another worker holds the session.
         """
@@ -169,7 +169,8 @@ class Lease:
             await self.write()
 
     async def after_final(self, event: Final) -> None:
-        """Store the position that a final has moved, if it is worth it. Raises LeaseLost."""
+        """Store the new position after a final, unless it has moved over a little silence only.
+        Raises LeaseLost."""
         silence = (self.progress.final - self.checkpoint.position) / self._spec.sample_rate
         if event.text or silence >= _SILENCE_SECONDS:
             await self.write()
@@ -179,7 +180,7 @@ class Lease:
         Nothing may be published before `confirm` returns."""
         self.in_doubt = True
         if self.progress.relay is not None:
-            self.progress.relay.alarm()
+            self.progress.relay.wake_guard()
 
     async def confirm(self) -> None:
         """Write the checkpoint if the lease is in doubt. Raises LeaseLost if it is lost."""

@@ -15,7 +15,8 @@ from .relay import Relay
 
 
 class Progress:
-    """The open ends of a session, and its books. Positions are frames of the session."""
+    """The positions that a session has reached, with the objects that know them: feed, relay, event
+    writer, books and ledger. Positions count frames of the session."""
 
     __slots__ = ("_rate", "books", "feed", "ledger", "relay", "writer")
 
@@ -25,9 +26,9 @@ class Progress:
         self.books = books
         self.ledger = ledger
         self.feed: Feed | None = None
-        """The audio coming in, while it is open."""
+        """The open feed, if any."""
         self.relay: Relay | None = None
-        """The audio going out, while a provider stream is open."""
+        """The relay of the open provider stream, if any."""
 
     @property
     def final(self) -> int:
@@ -36,7 +37,7 @@ class Progress:
 
     @property
     def sent(self) -> int:
-        """The position of the next frame that goes to the provider."""
+        """The position of the next frame to send to the provider."""
         return self.writer.position if self.relay is None else self.relay.timeline.position
 
     @property
@@ -89,7 +90,7 @@ class Progress:
         return sent
 
     def record_json(self) -> str:
-        """The members of a roster record (SessionRecord) that tell the progress. Brings the ledger
+        """The progress members of a roster record (SessionRecord), as JSON. Brings the ledger
         up to date, apart from the open stream's use."""
         rate, final = self._rate, self.writer.position
         head = self.books.captured if self.feed is None else self.feed.head

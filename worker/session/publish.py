@@ -1,4 +1,4 @@
-"""Publishing the events of a session: each durable one is fenced, numbered, and stored once."""
+"""Publishing the events of a session. Each durable event is fenced, numbered, and stored once."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Publisher:
             settling = asyncio.create_task(
                 self._settle(event, acknowledged), name=f"publish {self._key}"
             )
-            settling.add_done_callback(_note)
+            settling.add_done_callback(_retrieve_error)
             if isinstance(error, asyncio.CancelledError):
                 raise
             await asyncio.shield(settling)
@@ -252,7 +252,7 @@ class Publisher:
                 self._broker.client.post(self._interim_subject, event)
 
 
-def _note(task: asyncio.Task[None]) -> None:
+def _retrieve_error(task: asyncio.Task[None]) -> None:
     """Retrieve a task's error, so that asyncio does not log it if the caller is gone."""
     if not task.cancelled():
         task.exception()

@@ -22,7 +22,7 @@ from .timeline import Timeline
 
 _BURST_SECONDS = 0.5
 """The length of audio that may be sent at once, before the catch-up rate applies."""
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 """How often to check whether more audio will come."""
 _COUNT_SECONDS = 0.9
 _MUTE_AUDIO_SECONDS = 3.0
@@ -33,11 +33,11 @@ class Relay:
     """One provider stream of a session, its timeline, and its watchdog."""
 
     __slots__ = (
-        "_alarm", "_answered_audio", "_burst", "_capture_delay", "_converter", "_counted_at",
-        "_failure", "_format", "_last", "_ledger", "_next_send_at", "_nudge", "_opened",
-        "_passes", "_rate", "_received_at", "_sampled", "_seconds_a_frame", "_send_started",
-        "_settings", "_unanswered_since", "_unsent", "answered", "finishing", "handling",
-        "limit", "provider", "stream", "timeline",
+        "_answered_audio", "_burst", "_capture_delay", "_converter", "_counted_at",
+        "_failure", "_format", "_guard_event", "_last", "_ledger", "_next_send_at", "_nudge_feed",
+        "_opened", "_passes", "_rate", "_received_at", "_sampled", "_seconds_a_frame",
+        "_send_started", "_settings", "_unanswered_since", "_unsent", "answered", "finishing",
+        "handling", "limit", "provider", "stream", "timeline",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +51,7 @@ class Relay:
         metrics: Metrics,
         ledger: Ledger,
     ) -> None:
-        """`position` is that of the first frame to send. `ledger` has this stream open."""
+        """`position` is that of the first frame to send. `ledger` has the stream open."""
         self.provider = provider
         self.stream = stream
         self.timeline = Timeline(spec.sample_rate, position)
@@ -71,7 +71,7 @@ class Relay:
         self._seconds_a_frame = 1 / (spec.sample_rate * rate)
         self._unsent: list[bytes] = []
         """Audio that the stream did not accept at once."""
-        self._nudge: Callable[[], None]
+        self._nudge_feed: Callable[[], None]
         self._last: tuple[int, int, bytes, int, float] | None = None
         """The last chunk: number, frames, payload, wall clock (0 if it was stored), arrival."""
         self._sampled = -1
@@ -84,9 +84,10 @@ class Relay:
         self.answered = False
         """Set once the provider has sent an event."""
         self.handling = False
-        """Set while an event is being published: the provider's silence is not its fault then."""
+        """Set while an event is being published. The watchdog does not count that time, in which no
+        event is received."""
         self._failure: Exception | None = None
-        self._alarm = AutoResetEvent()
+        self._guard_event = AutoResetEvent()
         self._ledger = ledger
         self._capture_delay = metrics.capture_delay.labels(metrics.tenant(spec.tenant))
 
@@ -100,16 +101,16 @@ class Relay:
         self,
         feed: Feed,
         books: Books,
-        over: Callable[[Feed], Awaitable[bool]],
+        is_over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         """Send the audio of the feed.
 
-        True when the audio has ended or reached `limit`, or when `over` says that no more will
+        True when the audio has ended or reached `limit`, or when `is_over` says that no more will
         come; False when it has only paused for `park_seconds`.
         """
-        feed.sink, self._nudge = self.take, feed.nudge
+        feed.sink, self._nudge_feed = self.take, feed.nudge
         try:
-            ended = await self._send_all(feed, books, over)
+            ended = await self._send_all(feed, books, is_over)
         finally:
             feed.sink = None
         for audio in self._converter.flush():
@@ -120,10 +121,10 @@ class Relay:
         self,
         feed: Feed,
         books: Books,
-        over: Callable[[Feed], Awaitable[bool]],
+        is_over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         while True:
-            item = await feed.next(_LOOK_SECONDS)
+            item = await feed.next(_CHECK_SECONDS)
             while self._unsent:
                 await self._send_audio(self._unsent.pop(0))
             if isinstance(item, Chunk):
@@ -134,7 +135,7 @@ class Relay:
             elif item is not None:
                 books.gap(item)
                 await self._send_gap(item)
-            elif await over(feed):
+            elif await is_over(feed):
                 return True
             elif (
                 feed.caught_up
@@ -166,7 +167,7 @@ class Relay:
         except Exception as error:  # noqa: BLE001 - a plugin's fault must not reach the NATS reader
             self.fail(error)
         if self._unsent:
-            self._nudge()
+            self._nudge_feed()
         return True
 
     @property
@@ -217,7 +218,7 @@ class Relay:
     # ---- watchdog ---------------------------------------------------------------------------
 
     def restart_watchdog(self) -> None:
-        """Note that the provider sent something, or that this worker could not receive."""
+        """Note that the provider has sent something, or that this worker could not receive it."""
         self._unanswered_since = None
         self._answered_audio = self.timeline.sent_seconds
         self._received_at = time.monotonic()
@@ -225,15 +226,15 @@ class Relay:
     def fail(self, error: Exception) -> None:
         """End this stream with `error`."""
         self._failure = self._failure or error
-        self._alarm.set()
+        self._guard_event.set()
 
-    def alarm(self) -> None:
-        """Make `alarmed` return."""
-        self._alarm.set()
+    def wake_guard(self) -> None:
+        """Wake the task that waits in `wait_guard`."""
+        self._guard_event.set()
 
-    async def alarmed(self) -> None:
-        """Wait for the next `alarm`. Raises the first error given to `fail`."""
-        await self._alarm.wait()
+    async def wait_guard(self) -> None:
+        """Wait for the next call of `wake_guard`. Raises the first error given to `fail`."""
+        await self._guard_event.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -242,7 +243,7 @@ class Relay:
         transcripts. `paused`: seconds since the last call in which the process stood still."""
         settings, name = self._settings, self.provider.name
         if paused:
-            self._excuse(now, paused)
+            self._leave_out_pause(now, paused)
         blocked = 0.0 if self._send_started is None else now - self._send_started
         if blocked > settings.send_blocked_seconds:
             self.fail(Stalled(name, "send_blocked", "it accepts no more audio"))
@@ -252,12 +253,12 @@ class Relay:
             if now - self._received_at > settings.finish_seconds:
                 self.fail(Stalled(name, "finish", "it does not end the stream"))
         elif self.provider.capabilities.answers_silence and self._unanswered_since is not None:
-            owed = self.timeline.sent_seconds - self._answered_audio
+            unanswered = self.timeline.sent_seconds - self._answered_audio
             waited = now - self._unanswered_since
-            if waited > settings.mute_seconds and owed > _MUTE_AUDIO_SECONDS:
-                self.fail(Stalled(name, "mute", f"no answer to {owed:.0f} s of audio"))
+            if waited > settings.mute_seconds and unanswered > _MUTE_AUDIO_SECONDS:
+                self.fail(Stalled(name, "mute", f"no answer to {unanswered:.0f} s of audio"))
 
-    def _excuse(self, now: float, paused: float) -> None:
+    def _leave_out_pause(self, now: float, paused: float) -> None:
         """Leave out time in which the process stood still: results may have arrived unread."""
         self._received_at = min(now, self._received_at + paused)
         if self._send_started is not None:
@@ -281,8 +282,8 @@ class Relay:
         seq, frames, _, time_ns, arrived = self._last
         if seq != self._sampled and time_ns:
             self._sampled = seq
-            came = time.time() - (time.monotonic() - arrived)
-            self._capture_delay.observe(came - time_ns / 1e9 - frames / self._rate)
+            arrived_wall = time.time() - (time.monotonic() - arrived)
+            self._capture_delay.observe(arrived_wall - time_ns / 1e9 - frames / self._rate)
 
     def count_last(self) -> None:
         """Close the stream in the ledger. Idempotent."""

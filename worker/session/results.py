@@ -1,4 +1,4 @@
-"""Receiving what a provider sends on one stream: published, measured, and counted."""
+"""Receiving the events of one provider stream: publishes them, and observes their latency."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Latencies:
         self._late: float | None = None
 
     def received(self, timeline: Timeline, event: Interim | Final) -> None:
-        """Note a transcript. Call it before the event is published, when the timeline forgets."""
+        """Note a transcript. Call it before publishing the event, after which the timeline drops
+        its times."""
         if self._has_begun or not event.text:
             return
         self._has_begun = True
@@ -75,7 +76,7 @@ class Latencies:
         self._late = None if self._spoken_at is None else time.monotonic() - self._spoken_at
 
     def turn_ended(self) -> None:
-        """Observe how long after the speech the last final of a turn came."""
+        """Observe the delay between the end of a turn's speech and its last final."""
         if self._late is not None:
             self._after_speech.observe(self._late)
             self._late = None

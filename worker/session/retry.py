@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class Retry:
-    """Backoff and patience of one session. Times are monotonic seconds; it keeps no clock."""
+    """When one session tries again, and when it gives up. Times are monotonic seconds, which the
+    caller passes."""
 
     __slots__ = (
         "_delay", "_failing_since", "_fault", "_first", "_longest", "_patience", "answered_seconds",
@@ -22,8 +23,8 @@ class Retry:
         """How long the last stream was open; None if the provider never answered on it."""
 
     def made_progress(self, *, finals_moved: bool) -> bool:
-        """Whether the last stream was worth having: finals moved on, or the provider answered and
-        the stream was open for longer than the longest pause."""
+        """Whether the last stream made progress: finals moved on, or the provider answered and the
+        stream was open for longer than the longest pause."""
         return finals_moved or (self.answered_seconds or 0.0) > self._longest
 
     def reset(self) -> None:
@@ -37,7 +38,7 @@ class Retry:
         return now - self._failing_since > self._patience
 
     def excuse(self, seconds: float) -> None:
-        """Leave out `seconds` in which the session waited without anything failing."""
+        """Do not count `seconds` in which the session waited and nothing failed."""
         if self._failing_since is not None:
             self._failing_since += seconds
 

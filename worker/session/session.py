@@ -1,4 +1,4 @@
-"""One session in the worker, from taking it over to giving it up. Its states: `states.py`.
+"""One session in the worker, from takeover to the end of the lease. `states.py` has its states.
 
 Every fault of a provider, a connection or a worker is handled the same way: `EventWriter.resume`
 reads from the broker where finals end, and the audio is sent again from there.
@@ -188,7 +188,7 @@ class Session:
                     await self._lease.write()
             raise
         finally:
-            await self._admission.release(leave=self.state in (State.HANDED_OVER, State.LOST))
+            await self._admission.release(hand_over=self.state in (State.HANDED_OVER, State.LOST))
         return self.state
 
     async def _end(self, state: StatusState, reason: str, detail: str | None = None) -> None:
@@ -204,7 +204,7 @@ class Session:
         await self._lease.write(closed=True)
 
     async def _take_over(self) -> None:
-        """Become the session's only holder, and learn where to resume."""
+        """Become the session's only holder, and find the position to resume at."""
         writer, report = self.progress.writer, self._services.report
         estimate = await self._lease.acquire(self._intake.first_queued, report.of)
         if estimate is not None:
@@ -247,7 +247,7 @@ class Session:
             await writer.resume()
             configured = lease.checkpoint.configured
             if configured and isinstance(fault, RequestRefused) and fault.cause == "request":
-                # Most likely the provider refuses a setting that was changed in mid-stream. The
+                # Most likely the provider refuses a setting that was changed mid-stream. The
                 # transcript matters more than the setting.
                 lease.checkpoint.configured = {}
                 await writer.status("recovering", f"changed settings are dropped: {fault}")
@@ -264,7 +264,7 @@ class Session:
         progress.feed = feed = self._intake.feed(mark, progress.final)
         await feed.open()
         try:
-            if not await self._intake.begins(feed):
+            if not await self._intake.wait_for_audio(feed):
                 return True
             opened = await self._admission.connect()
             try:
@@ -327,9 +327,9 @@ class Session:
         return ended
 
     async def _guard(self, relay: Relay) -> None:
-        """Act on the watchdog's alarms: end the stream, confirm the lease, publish the usage."""
+        """Whenever woken, raise the stream's error, confirm the lease and publish usage."""
         while True:
-            await relay.alarmed()
+            await relay.wait_guard()
             await self._lease.confirm()
             await self._usage.publish(self.progress.writer, self.progress.ledger)
 
@@ -357,7 +357,7 @@ class Session:
             if remaining is not None:
                 self._usage.warn(remaining)
             if self._usage.check(now):
-                relay.alarm()
+                relay.wake_guard()
         return f'{self._record_prefix},"state":"{self.state.value}",{self.progress.record_json()}}}'
 
     def drain(self) -> None:

@@ -1,6 +1,6 @@
-"""Whether a worker that claimed a request may take its session over, and what it takes over.
+"""The decision whether a worker that has claimed a request takes over the session, and its start.
 
-Pure functions: the caller reads the checkpoint, and asks the queue when the answer is `Ask`.
+Pure functions: the caller reads the checkpoint, and asks the queue if the decision is `Ask`.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ class WebSocketStream(ProviderStream):
         """The message of `encode_finish` was sent, and the peer had not closed before."""
         self.failure: ProviderError | None = None
         """The error that ended the stream on this side; iteration raises it."""
-        # Called for each chunk only where a subclass has its own: calls are what a chunk costs.
+        # Overridable methods are called per chunk only if overridden: calls are most of its cost.
         kind = type(self)
-        self._encodes = kind.encode_audio is not WebSocketStream.encode_audio
-        self._accounts = kind.on_audio is not WebSocketStream.on_audio
+        self._calls_encode_audio = kind.encode_audio is not WebSocketStream.encode_audio
+        self._calls_on_audio = kind.on_audio is not WebSocketStream.on_audio
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
         self._keepalive_seconds = keepalive_seconds
@@ -70,8 +70,8 @@ class WebSocketStream(ProviderStream):
         raise NotImplementedError
 
     def on_audio(self, audio: bytes) -> None:
-        """Account for audio that is sent. Called once for each audio, in order, and before the
-        provider's answer to it can arrive."""
+        """Note that `audio` is sent. Called once per call of `send`, in order, and before the
+        provider's answer to the audio can arrive."""
 
     def on_close(self, closed: Closed) -> None:
         """Raise the error that the end of the connection stands for, or return if the stream is
@@ -98,10 +98,11 @@ class WebSocketStream(ProviderStream):
     def send_nowait(self, audio: bytes) -> bool:
         if not audio or self.finishing:
             return False
-        if not self.socket.send_nowait(self.encode_audio(audio) if self._encodes else audio):
+        message = self.encode_audio(audio) if self._calls_encode_audio else audio
+        if not self.socket.send_nowait(message):
             return False
         self._sent_at = self._loop.time()
-        if self._accounts:
+        if self._calls_on_audio:
             self.on_audio(audio)
         return True
 

@@ -283,7 +283,7 @@ def test_unsent_publications_are_bounded_and_stay_in_order(loop: str, together: 
     async def run() -> None:
         async with MuteServer() as server:
             client = Client()
-            client.together = together
+            client.batch_writes = together
             await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
             count, refused = 0, False
             while not refused:
@@ -313,7 +313,7 @@ async def test_a_flush_does_not_overtake_earlier_commands(together: bool) -> Non
     """Its PONG confirms that the server received the subscription and the publications."""
     async with MuteServer() as server:
         client = Client()
-        client.together = together
+        client.batch_writes = together
         await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
 
         async def all_at_once() -> None:

@@ -103,7 +103,7 @@ class Case:
 
     async def failure(self) -> Exception:
         with pytest.raises(ProviderError) as raised:
-            await soon(self.relay.alarmed(), 5)
+            await soon(self.relay.wait_guard(), 5)
         return raised.value
 
 
@@ -157,17 +157,17 @@ async def test_the_first_failure_counts() -> None:
 
 async def test_an_alarm_without_failure_wakes_the_guard() -> None:
     case = Case()
-    waiting = asyncio.create_task(case.relay.alarmed())
+    waiting = asyncio.create_task(case.relay.wait_guard())
     await asyncio.sleep(0)
     assert not waiting.done()
-    case.relay.alarm()
+    case.relay.wake_guard()
     await soon(waiting, 5)
 
 
 async def stalled(case: Case, seconds: float, **watch: Any) -> str | None:
     """The cause that the watchdog names after so long, or None."""
     case.relay.watch(case.now + seconds, **{"connected": True, **watch})
-    waiting = asyncio.ensure_future(case.relay.alarmed())
+    waiting = asyncio.ensure_future(case.relay.wait_guard())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     if not waiting.done():
