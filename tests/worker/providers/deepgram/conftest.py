@@ -21,7 +21,7 @@ LINEAR_16K = AudioFormat("linear16", 16000, 1)
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the tests alone."""
+    """Isolate the tests from the environment."""
     for name in DeepgramSettings.model_fields:
         monkeypatch.delenv(f"DEEPGRAM_{name.upper()}", raising=False)
 
@@ -34,7 +34,7 @@ async def emulator() -> AsyncIterator[DeepgramEmulator]:
 
 @pytest.fixture
 async def make(emulator: DeepgramEmulator) -> AsyncIterator[Callable[..., DeepgramProvider]]:
-    """Makes providers that speak to the emulator, from settings; closes them."""
+    """A factory of providers that connect to the emulator."""
     made: list[DeepgramProvider] = []
 
     def make(**settings: Any) -> DeepgramProvider:

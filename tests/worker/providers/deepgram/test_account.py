@@ -1,4 +1,4 @@
-"""The balance: what the wire says, and the plugin against the emulated account."""
+"""Reading the balance: the wire format, and the plugin against the emulated account."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_projects() -> None:
         body(projects=[{"name": "A"}]),
     ],
 )
-def test_projects_that_are_none(said: bytes) -> None:
+def test_malformed_projects(said: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         account.decode_projects(said)
 
 
-def test_only_one_project_needs_no_choice() -> None:
+def test_a_single_project_is_chosen() -> None:
     assert account.only_project(["a"]) == "a"
     with pytest.raises(RequestRefused, match=r"2 projects: set DEEPGRAM_PROJECT_ID .*\(a, b\)"):
         account.only_project(["a", "b"])
@@ -144,7 +144,7 @@ def test_balances_are_summed_by_unit(items: list[Any], expected: list[Balance]) 
         balances({"amount": 1, "units": "usd"}, {"amount": 1, "units": 7}),
     ],
 )
-def test_balances_that_are_none(said: bytes) -> None:
+def test_malformed_balances(said: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         account.decode_balances(said)
 
@@ -235,7 +235,7 @@ def test_wrong_settings_are_named(name: str, value: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("settings", [{}, {"admin_key": " "}, {"balance_seconds": 0}])
-async def test_nothing_is_asked_without_a_key_or_an_interval(
+async def test_the_balance_is_not_read_without_a_key_or_an_interval(
     emulator: DeepgramEmulator, make: Make, settings: dict[str, Any]
 ) -> None:
     if "balance_seconds" in settings:
@@ -246,7 +246,7 @@ async def test_nothing_is_asked_without_a_key_or_an_interval(
     assert emulator.account_requests == []
 
 
-def test_only_one_of_the_providers_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_provider_reads_the_balance(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("API_KEY", "ADMIN_KEY"):
         monkeypatch.setenv(f"DEEPGRAM_{name}", ADMIN)
     made = {}
@@ -264,7 +264,7 @@ def test_only_one_of_the_providers_asks(monkeypatch: pytest.MonkeyPatch) -> None
         ({"admin_key": ADMIN}, False),
     ],
 )
-def test_a_key_without_encryption_is_told_of(
+def test_a_key_without_encryption_logs_a_warning(
     make: Make, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], told: bool
 ) -> None:
     make(**settings)
@@ -277,17 +277,17 @@ def test_a_key_without_encryption_is_told_of(
 
 @pytest.fixture
 async def rich(emulator: DeepgramEmulator, make: Make) -> DeepgramProvider:
-    """A provider that may read the balance, of 100 USD."""
+    """A provider that may read the balance, which is 100 USD."""
     await emulator.set(roles={ADMIN: "admin"}, balances=[{"amount": 100}])
     return make(api_url=emulator.account_url, admin_key=ADMIN, balance_seconds=60)
 
 
 def asked(emulator: DeepgramEmulator) -> list[str]:
-    """Last parts of the paths asked for."""
+    """The last segments of the requested paths."""
     return [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
 
 
-async def test_the_balance_falls_as_audio_is_heard(
+async def test_the_balance_falls_as_audio_is_transcribed(
     emulator: DeepgramEmulator, rich: DeepgramProvider
 ) -> None:
     assert rich.balance_seconds == 60
@@ -324,7 +324,7 @@ async def test_the_project_is_looked_up_once(
     assert asked(emulator) == ["projects", "balances", "balances", "balances"]
 
 
-async def test_the_project_is_looked_up_again_when_it_has_gone(
+async def test_the_project_is_looked_up_again_when_it_is_gone(
     emulator: DeepgramEmulator, rich: DeepgramProvider
 ) -> None:
     await rich.balance()
@@ -338,7 +338,7 @@ async def test_the_project_is_looked_up_again_when_it_has_gone(
     assert asked(emulator).count("projects") == 3
 
 
-async def test_of_several_projects_one_is_chosen(
+async def test_one_of_several_projects_is_chosen(
     emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
 ) -> None:
     await emulator.set(projects=2)
@@ -355,7 +355,7 @@ async def test_of_several_projects_one_is_chosen(
         await stranger.balance()
 
 
-async def test_a_key_that_may_not(
+async def test_a_key_without_permission(
     emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
 ) -> None:
     await emulator.set(roles={ADMIN: "member"})
@@ -380,7 +380,7 @@ async def test_a_key_that_may_not(
         ({"refuse": True}, Unavailable, "connect"),
     ],
 )
-async def test_failures_are_told_apart_and_passing(
+async def test_failures_are_distinguished_and_temporary(
     emulator: DeepgramEmulator,
     rich: DeepgramProvider,
     switches: dict[str, Any],
@@ -398,7 +398,7 @@ async def test_failures_are_told_apart_and_passing(
     assert await rich.balance() == [Balance(7, "USD")]
 
 
-async def test_an_answer_is_not_awaited_for_ever(emulator: DeepgramEmulator, make: Make) -> None:
+async def test_the_wait_for_a_response_is_bounded(emulator: DeepgramEmulator, make: Make) -> None:
     await emulator.set(account_delay_seconds=600)
     hasty = make(api_url=emulator.account_url, admin_key=ADMIN, connect_timeout_seconds=0.3)
     with pytest.raises(Stalled) as stalled:
@@ -433,7 +433,7 @@ async def test_cancelling_leaves_nothing_open(
         '{{"projects": [{{"{key}": 1}}]}}',
     ],
 )
-async def test_the_key_is_never_told(
+async def test_the_key_is_never_in_an_error(
     emulator: DeepgramEmulator, rich: DeepgramProvider, status: int, echo: str
 ) -> None:
     await emulator.set(account_body=echo.format(key=ADMIN), account_status=status)
@@ -444,8 +444,8 @@ async def test_the_key_is_never_told(
     assert ADMIN not in repr(rich) + repr(vars(rich))
 
 
-async def test_the_key_is_not_told_when_the_connection_breaks(make: Make) -> None:
-    """A server that answers with the request's headers, which is no HTTP response."""
+async def test_the_key_is_not_in_the_error_of_a_lost_connection(make: Make) -> None:
+    """The server echoes the request's headers, which is not an HTTP response."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")

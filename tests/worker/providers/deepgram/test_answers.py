@@ -1,4 +1,4 @@
-"""Server messages that the emulator never sends, from a server that follows a script."""
+"""Server messages that the emulator never sends, from a scripted server."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def serving(
 
 @asynccontextmanager
 async def scripted(make: Make, script: Script, **settings: Any) -> AsyncIterator[ProviderStream]:
-    """A stream to a server that follows the script."""
+    """Open a stream to a scripted server."""
 
     async def handler(asked: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
@@ -95,7 +95,7 @@ def results(
 
 
 def says(*messages: dict[str, Any]) -> Script:
-    """Says all at once, and ends in order when asked to."""
+    """A script that sends all messages at once, and ends normally on request."""
 
     async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         if message["type"] == "Opened":
@@ -137,8 +137,8 @@ def unreadable(final: bool) -> dict[str, Any]:
     return message
 
 
-async def test_a_final_that_cannot_be_read_ends_the_stream(make: Make) -> None:
-    """The next one would go over its words; the worker sends the audio again from the last."""
+async def test_a_malformed_final_ends_the_stream(make: Make) -> None:
+    """The next one would cover its audio without its words; the worker sends the audio again."""
     script = says(results(0, 1, "one"), unreadable(True), results(2, 3, "three"))
     async with scripted(make, script) as stream:
         await stream.finish()
@@ -157,7 +157,7 @@ async def test_without_interims_every_result_is_a_final(make: Make) -> None:
     assert isinstance(error, RemoteProtocolError)
 
 
-async def test_an_interim_that_cannot_be_read_is_counted_and_skipped(make: Make) -> None:
+async def test_a_malformed_interim_is_counted_and_skipped(make: Make) -> None:
     script = says(results(0, 1, "one"), unreadable(False), results(1, 3, "two", "three"))
     async with scripted(make, script) as stream:
         await stream.finish()
@@ -168,7 +168,7 @@ async def test_an_interim_that_cannot_be_read_is_counted_and_skipped(make: Make)
 # ---- the end --------------------------------------------------------------------------------
 
 
-async def test_words_that_were_shown_must_become_final(make: Make) -> None:
+async def test_words_of_an_interim_must_become_final(make: Make) -> None:
     script = says(results(0, 2, "hello"), results(2, 3, "goodbye", final=False))
     async with scripted(make, script) as stream:
         await stream.finish()
@@ -180,7 +180,7 @@ async def test_words_that_were_shown_must_become_final(make: Make) -> None:
     assert "3.0 s" in str(error)
 
 
-async def test_held_words_come_before_the_account(make: Make) -> None:
+async def test_pending_words_come_before_the_usage(make: Make) -> None:
     script = says(
         results(0, 3.26, "bye", channel_index=[0, 2]), results(0, 3.24, channel_index=[1, 2])
     )
@@ -201,8 +201,8 @@ async def closes_unasked(socket: web.WebSocketResponse, message: dict[str, Any])
         await socket._writer.close(1000, b"bye")  # type: ignore[union-attr]
 
 
-async def test_a_close_that_nobody_asked_for_is_none_in_order(make: Make) -> None:
-    """Not even when it is read after `finish` was called: it came before."""
+async def test_an_unrequested_close_is_not_normal(make: Make) -> None:
+    """Even if it is read after `finish` was called: it was sent before."""
     async with scripted(make, closes_unasked) as stream:
         await until(lambda: stream.socket.close_received, "it is here")  # type: ignore[attr-defined]
         await stream.finish()
@@ -212,7 +212,7 @@ async def test_a_close_that_nobody_asked_for_is_none_in_order(make: Make) -> Non
     assert error.code == "1000"
 
 
-async def test_a_close_while_finish_is_on_its_way_is_none_in_order(
+async def test_a_close_while_finish_is_being_sent_is_not_normal(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_a_close_while_finish_is_on_its_way_is_none_in_order(
         await finishing
 
 
-async def test_a_close_in_order_needs_no_account(make: Make) -> None:
+async def test_a_normal_close_needs_no_usage(make: Make) -> None:
     async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         if message["type"] == "CloseStream":
             await socket.send_json(results(0, 1, "one"))
@@ -246,7 +246,7 @@ async def test_a_close_in_order_needs_no_account(make: Make) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(make: Make, status: int) -> None:
-    """Nothing, neither key nor audio, reaches whom it points to."""
+    """Neither the key nor audio reaches the target."""
     reached: list[str] = []
 
     async def other(asked: web.Request) -> web.StreamResponse:
@@ -294,7 +294,7 @@ async def heard(stream: ProviderStream) -> AsyncIterator[list[ProviderEvent]]:
 
 
 def answering(*answers: dict[str, Any] | None, into: list[dict[str, Any]]) -> Script:
-    """Answers one Configure after the other; None: not at all."""
+    """A script that responds to one Configure after another; None for no response."""
     left = list(answers)
 
     async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
@@ -309,7 +309,7 @@ def answering(*answers: dict[str, Any] | None, into: list[dict[str, Any]]) -> Sc
     return script
 
 
-async def test_a_refused_change_says_why(
+async def test_a_rejected_change_gives_the_reason(
     provider: DeepgramProvider, emulator: DeepgramEmulator
 ) -> None:
     async with opened(provider) as stream, heard(stream) as events:
@@ -325,8 +325,8 @@ async def test_a_refused_change_says_why(
     assert emulator.log[0].texts == {"Configure": 2, "CloseStream": 1}
 
 
-async def test_an_error_is_a_refusal(make: Make) -> None:
-    """Servers from before ConfigureFailure."""
+async def test_an_error_rejects_the_change(make: Make) -> None:
+    """Servers from before ConfigureFailure send Error."""
     sent: list[dict[str, Any]] = []
     about_another = {"variant": "SchemaError", "description": "x", "message": '{"type": "Fly"}'}
     error = {"variant": "InvalidConfigureMessage", "description": "not this model"}
@@ -343,7 +343,7 @@ async def test_an_error_is_a_refusal(make: Make) -> None:
     assert codes(events) == ["provider_error"] * 2
 
 
-async def test_silence_is_a_success_that_is_told_of(
+async def test_no_response_counts_as_success_with_a_notice(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
@@ -396,7 +396,7 @@ class Wire:
         self.sent.append(json.loads(message))
 
 
-async def test_one_is_on_its_way_and_later_ones_are_merged() -> None:
+async def test_one_change_is_in_flight_and_later_ones_are_merged() -> None:
     wire = Wire()
     configuring = Configuring(wire.send, 60)
     first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
@@ -420,7 +420,7 @@ async def test_one_is_on_its_way_and_later_ones_are_merged() -> None:
     assert configuring.notices() == []
 
 
-async def test_a_late_answer_is_not_taken_for_that_of_the_next() -> None:
+async def test_a_late_response_is_not_matched_to_the_next_change() -> None:
     wire = Wire()
     configuring = Configuring(wire.send, 0.02)
     await configuring.ask({"keyterms": ["a"]})
@@ -438,7 +438,7 @@ async def test_a_late_answer_is_not_taken_for_that_of_the_next() -> None:
     configuring.answered(ConfigureAnswer())  # nobody asked
 
 
-async def test_whoever_waits_can_be_cancelled() -> None:
+async def test_a_waiting_change_can_be_cancelled() -> None:
     wire = Wire()
     configuring = Configuring(wire.send, 60)
     first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
@@ -452,7 +452,7 @@ async def test_whoever_waits_can_be_cancelled() -> None:
     assert first.cancelled()
 
 
-async def test_a_change_that_cannot_be_sent_is_no_success() -> None:
+async def test_a_change_that_cannot_be_sent_fails() -> None:
     wire = Wire()
     wire.open.clear()
     configuring = Configuring(wire.send, 0.02)
@@ -461,7 +461,7 @@ async def test_a_change_that_cannot_be_sent_is_no_success() -> None:
     assert configuring.notices() == []
 
 
-async def test_nothing_is_sent_once_the_stream_is_being_finished() -> None:
+async def test_no_change_is_sent_after_finish() -> None:
     wire = Wire()
     configuring = Configuring(wire.send, 60)
     first = asyncio.create_task(configuring.ask({"numerals": True}))

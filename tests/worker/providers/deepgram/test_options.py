@@ -1,4 +1,4 @@
-"""From settings, a session's fields and its options to the query; and what is written of them."""
+"""Building the query from settings, a session's fields and its options; documentation of them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .conftest import SECRET, request
 
 README = (Path(package.__file__).parent / "README.md").read_text()
 YOUNGER = {"filler_words"}
-"""Parameters that the copy of the specification lacks."""
+"""Parameters that are missing in the copy of the specification."""
 STEREO = AudioFormat("linear16", 16000, 2)
 
 
 def specification() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The channel of listen v1, and the document."""
+    """The channel of listen v1 and the whole document."""
     document = load_specification(SPECIFICATION)
     return document["channels"]["/v1/listen"], document
 
@@ -46,7 +46,7 @@ def query(
     audio_format: AudioFormat | None = None,
     **session: Any,
 ) -> dict[str, list[str]]:
-    """The query as the server sees it; the emulator's parser agrees to it."""
+    """The query as the server parses it; checked by the emulator's parser."""
     asked = request(audio_format, **session) if audio_format else request(**session)
     pairs = listen(DeepgramSettings(**settings or {}), asked).query
     found: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ def query(
 
 
 def fits_the_specification(query: dict[str, list[str]]) -> None:
-    """Every parameter is one of listen v1's, and has a value that it allows."""
+    """Check that every parameter is in listen v1, with an allowed value."""
     channel, document = specification()
     properties = channel["bindings"]["ws"]["query"]["properties"]
     for name in set(query) - YOUNGER:
@@ -88,7 +88,7 @@ def test_client_messages_fit_the_specification() -> None:
     assert known == set(sent)
 
 
-def test_the_readme_accounts_for_the_whole_specification() -> None:
+def test_the_readme_covers_the_whole_specification() -> None:
     channel, _ = specification()
     offered = set(Options.model_fields) | {"encoding", "sample_rate"}
     unsupported = README.partition("## Unsupported")[2]
@@ -177,7 +177,7 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     assert refused.value.cause == "request"
 
 
-def test_an_option_beats_the_session_and_the_session_beats_the_settings() -> None:
+def test_options_override_the_session_which_overrides_the_settings() -> None:
     settings: dict[str, Any] = {"model": "nova-2", "language": "fr"}
     assert query(settings)["model"] == ["nova-2"]
     assert query(settings)["language"] == ["fr"]
@@ -189,7 +189,7 @@ def test_an_option_beats_the_session_and_the_session_beats_the_settings() -> Non
     assert query(settings, **session)["language"] == ["en"]
 
 
-def test_keyterms_of_a_session_go_as_the_model_takes_them() -> None:
+def test_keyterms_are_sent_as_the_model_takes_them() -> None:
     assert query(keyterms=("a b", "c"))["keyterm"] == ["a b", "c"]
     assert query(keyterms=("a", "c"), model="nova-2")["keywords"] == ["a", "c"]
     assert query(keyterms=("a",), options={"keyterm": ["a", "b"]})["keyterm"] == ["a", "b"]
@@ -270,7 +270,7 @@ def test_capabilities_follow_the_settings() -> None:
     assert (caps.catch_up_rate, caps.price_per_hour) == (2, 1)
 
 
-def test_an_unencrypted_address_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unencrypted_address_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     DeepgramProvider(DeepgramSettings(api_key=SecretStr(SECRET), url="ws://proxy:8080/"))
     assert "without encryption, at ws://proxy:8080" in caplog.text
     assert SECRET not in caplog.text

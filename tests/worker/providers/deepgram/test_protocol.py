@@ -1,4 +1,4 @@
-"""Messages on the wire: recorded ones in, events out; no loop, no clock."""
+"""Decoding of recorded messages and encoding; no loop, no clock."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_events() -> None:
     )
 
 
-def test_the_summary_is_the_providers_own_account() -> None:
+def test_the_summary_holds_the_providers_usage() -> None:
     message = {
         "type": "Metadata",
         "transaction_key": "deprecated",
@@ -281,7 +281,7 @@ WORD = {"word": "a", "start": 1, "end": 2, "confidence": 1}
         '{"type": "Metadata", "duration": 1, "channels": true}',
     ],
 )
-def test_nonsense_is_an_error(message: str | bytes) -> None:
+def test_malformed_messages_are_errors(message: str | bytes) -> None:
     with pytest.raises(RemoteProtocolError) as error:
         decode(message)
     assert len(str(error.value)) < 400
@@ -302,7 +302,7 @@ def test_nonsense_is_an_error(message: str | bytes) -> None:
         (b"binary", False, False),
     ],
 )
-def test_finals_that_are_lost(message: str | bytes, interims: bool, lost: bool) -> None:
+def test_lost_finals(message: str | bytes, interims: bool, lost: bool) -> None:
     with pytest.raises(RemoteProtocolError):
         decode(message)
     assert protocol.is_lost_final(message, interims=interims) is lost
@@ -336,7 +336,7 @@ def test_refused_handshakes(
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1011, 4000, None])
-def test_ends_that_are_worth_another_try(code: int | None) -> None:
+def test_ends_that_are_retried(code: int | None) -> None:
     error = close_error(Closed(code, "NET-0001: nothing came"), finishing=False)
     assert isinstance(error, Dropped)
     assert error.code == (None if code is None else str(code))
@@ -345,7 +345,7 @@ def test_ends_that_are_worth_another_try(code: int | None) -> None:
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009])
 @pytest.mark.parametrize("finishing", [False, True])
-def test_ends_that_are_not(code: int, finishing: bool) -> None:
+def test_ends_that_are_not_retried(code: int, finishing: bool) -> None:
     error = close_error(Closed(code, "DATA-0000"), finishing=finishing)
     assert isinstance(error, RequestRefused)
     assert (error.cause, error.code) == ("request", str(code))

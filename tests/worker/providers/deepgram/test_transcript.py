@@ -49,7 +49,7 @@ def run(transcript: Transcript, *messages: Message) -> list[ProviderEvent]:
 
 
 def short(events: list[ProviderEvent]) -> list[Any]:
-    """Events as a reader takes them in."""
+    """A short form of events for comparison."""
     shown: list[Any] = []
     for event in events:
         match event:
@@ -67,7 +67,7 @@ YEAH, SO = ("yeah", 0.2, 0.5), ("so", 0.6, 0.9)
 MY, CARD = ("my", 1.2, 1.4), ("card", 1.5, 1.9)
 
 
-def test_the_worked_order_of_the_documentation() -> None:
+def test_the_example_in_the_documentation() -> None:
     events = run(
         Transcript(interims=True),
         results(0, 1.1, YEAH, SO),
@@ -87,7 +87,7 @@ def test_the_worked_order_of_the_documentation() -> None:
     ]
 
 
-def test_finals_of_silence_move_the_frontier() -> None:
+def test_finals_of_silence_advance_the_frontier() -> None:
     transcript = Transcript(interims=True)
     events = run(transcript, results(0, 4.3), results(0, 4.3, final=True), results(4.3, 5.0))
     assert short(events) == [
@@ -109,7 +109,7 @@ def test_rounding_leaves_no_hole_and_no_overlap() -> None:
     assert [(f.start, f.end) for f in finals] == [(0, 3.26), (3.26, 5.5), (5.5, 6.0)]
 
 
-def test_nothing_new_is_no_final_and_late_interims_are_dropped() -> None:
+def test_repeated_finals_and_late_interims_are_dropped() -> None:
     events = run(
         Transcript(interims=True),
         results(0, 2, YEAH, final=True),
@@ -131,7 +131,7 @@ def test_without_interims_every_result_is_final() -> None:
     assert short(events) == [("started", 0.2), ("final", "yeah", 0, 2)]
 
 
-def test_account_and_notices_pass() -> None:
+def test_usage_and_notices_are_passed_on() -> None:
     usage, notice = Usage(audio_seconds=3), Notice("unknown")
     assert run(Transcript(interims=True), Summary(usage), notice) == [usage, notice]
 
@@ -189,7 +189,7 @@ def test_the_end_of_a_turn_waits_for_its_finals() -> None:
     ]
 
 
-def test_a_new_turn_waits_for_the_end_of_the_one_before() -> None:
+def test_a_new_turn_waits_for_the_end_of_the_previous_one() -> None:
     later = ("my", 2.2, 2.4)
     events = run(
         Transcript(interims=True),
@@ -209,7 +209,7 @@ def test_a_new_turn_waits_for_the_end_of_the_one_before() -> None:
     ]
 
 
-def test_an_utterance_end_of_the_turn_before_does_not_end_this_one() -> None:
+def test_an_utterance_end_of_the_previous_turn_does_not_end_this_one() -> None:
     transcript = Transcript(interims=True)
     run(transcript, results(0, 1, YEAH, speech_final=True), SpeechStarted(0, 2.0))
     assert run(transcript, UtteranceEnd(0, 0.5), UtteranceEnd(0, None)) == []
@@ -242,7 +242,7 @@ def test_the_end_of_audio_ends_the_turn() -> None:
 # ---- several channels -----------------------------------------------------------------------
 
 
-def test_finals_of_channels_are_merged_where_no_word_is_cut() -> None:
+def test_finals_of_channels_are_merged_between_words() -> None:
     transcript = Transcript(interims=True, channels=2)
     events = run(
         transcript,
@@ -286,14 +286,14 @@ def test_a_turn_is_open_while_any_channel_speaks() -> None:
     ]
 
 
-def test_a_channel_that_is_none_is_malformed() -> None:
+def test_an_unknown_channel_is_malformed() -> None:
     (notice,) = run(Transcript(interims=True), results(0, 1, channel=1))
     assert isinstance(notice, Notice)
     assert notice.code == "malformed"
 
 
 @pytest.mark.parametrize("interims", [True, False])
-def test_a_final_of_a_channel_that_is_none_is_not_passed_over(interims: bool) -> None:
+def test_a_final_of_an_unknown_channel_is_not_skipped(interims: bool) -> None:
     with pytest.raises(RemoteProtocolError, match="channel 1"):
         run(Transcript(interims=interims), results(0, 1, YEAH, channel=1, speech_final=interims))
 
@@ -323,8 +323,8 @@ def test_rounding_holds_no_word_back(messages: list[Message]) -> None:
     assert [event for event in transcript.end() if isinstance(event, Final)] == []
 
 
-def test_what_is_held_at_the_end_is_said_before_the_turn_ends() -> None:
-    """The last final of the other channel is a little shorter."""
+def test_pending_words_become_final_before_the_turn_ends() -> None:
+    """The last final of the other channel is slightly shorter."""
     transcript = Transcript(interims=True, channels=2)
     events = run(
         transcript,
@@ -386,13 +386,13 @@ def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
         ([results(0, 2, YEAH, final=True), results(0, 2.4, ("bye", 2.1, 2.3))], None),
     ],
 )
-def test_what_was_shown_and_never_made_final(messages: list[Message], until: float | None) -> None:
+def test_interims_that_never_became_final(messages: list[Message], until: float | None) -> None:
     transcript = Transcript(interims=True)
     run(transcript, *messages)
     assert transcript.unfinalized_until == until
 
 
-def test_what_one_of_several_channels_showed_and_never_made_final() -> None:
+def test_interims_of_one_channel_that_never_became_final() -> None:
     transcript = Transcript(interims=True, channels=2)
     run(
         transcript,

@@ -35,12 +35,12 @@ AUDIO = tones.encode(WORDS, phrase_words=4, lead_seconds=0.3, tail_seconds=1)
 LONG = tones.sequence(40)
 MONOLOGUE = tones.encode(LONG, lead_seconds=0.3, tail_seconds=0.1)
 EARLY = {"commit_updates": 2, "commit_seconds": 1, "commit_length_seconds": 2}
-"""Settings under which heads of turns are made final soon."""
+"""Settings that make heads of turns final early."""
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the tests alone."""
+    """Isolate the tests from the environment."""
     for name in DeepgramFluxSettings.model_fields:
         monkeypatch.delenv(f"DEEPGRAM_{name.upper()}", raising=False)
 
@@ -115,7 +115,7 @@ async def transcribed(
 
 
 async def fails(stream: ProviderStream, audio: bytes) -> ProviderError:
-    """The error that the iterator ends with."""
+    """Return the error that the iterator ends with."""
     async with within(15):
         iterating = asyncio.create_task(hear(stream))
         with contextlib.suppress(ProviderError):
@@ -130,7 +130,7 @@ def finals(events: list[ProviderEvent]) -> list[Final]:
 
 
 def said(events: list[ProviderEvent]) -> list[str]:
-    """Words of the finals."""
+    """The words of the finals."""
     return [word for final in finals(events) for word in tones.words_of(final.text)]
 
 

@@ -1,4 +1,5 @@
-"""Changes in mid-stream: one on its way, later ones merged, each answered or given up."""
+"""Changes on an open stream: one in flight, later ones merged, each confirmed, rejected or timed
+out."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def sent(configuring: Configuring, now: float = 0) -> dict[str, Any] | None:
     return None if message is None else dict(json.loads(message))
 
 
-async def test_one_at_a_time_and_later_ones_together() -> None:
+async def test_one_change_is_in_flight_and_later_ones_are_merged() -> None:
     configuring = Configuring(5)
     assert configuring.deadline == math.inf
     first = ask(configuring, keyterms=["a"], eot_threshold=0.8)
@@ -54,7 +55,7 @@ async def test_one_at_a_time_and_later_ones_together() -> None:
     assert configuring.deadline == math.inf
 
 
-async def test_a_refusal_is_told_to_all_who_asked() -> None:
+async def test_a_rejection_reaches_all_callers() -> None:
     configuring = Configuring(5)
     waiting = [ask(configuring, numerals=True), ask(configuring, keyterms=[])]
     assert sent(configuring)
@@ -64,7 +65,7 @@ async def test_a_refusal_is_told_to_all_who_asked() -> None:
             await waiter
 
 
-async def test_no_answer_and_a_late_one() -> None:
+async def test_no_response_and_a_late_one() -> None:
     configuring = Configuring(5)
     first, second = ask(configuring, keyterms=["a"]), None
     assert sent(configuring, 10)
@@ -80,7 +81,7 @@ async def test_no_answer_and_a_late_one() -> None:
     configuring.answered(Configured({}))  # nobody asked
 
 
-async def test_who_has_gone_is_not_told() -> None:
+async def test_a_cancelled_caller_is_skipped() -> None:
     configuring = Configuring(5)
     waiter = ask(configuring, numerals=True)
     assert sent(configuring)

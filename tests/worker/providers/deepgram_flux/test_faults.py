@@ -1,4 +1,4 @@
-"""The socket, against the emulator: every fault told apart."""
+"""The stream against the emulator: faults and their errors."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_drops(
 async def test_a_drop_before_the_close(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
-    """A close without a status is the only word that all was said."""
+    """Only a close without a status confirms that all audio was transcribed."""
     await emulator.set(drop_before_summary=True)
     async with opened(provider) as stream:
         await send(stream, AUDIO)
@@ -192,7 +192,7 @@ async def test_fatal_errors(
         assert error.code == code
 
 
-async def test_an_unknown_error_is_worth_one_other_try(
+async def test_an_unknown_error_is_retried_once(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
     await emulator.set(error_after_seconds=0.1, error_code="MOON")
@@ -229,13 +229,13 @@ async def test_garbage_is_counted_and_skipped(
 
 
 @pytest.mark.parametrize("field", ["audio_window_end", "words", "turn_index"])
-async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
+async def test_a_malformed_end_of_turn_ends_the_stream(
     provider: DeepgramFluxProvider,
     emulator: DeepgramFluxEmulator,
     monkeypatch: pytest.MonkeyPatch,
     field: str,
 ) -> None:
-    """Else the next final would stand behind its words, which come in no other message."""
+    """Otherwise the next final would cover its words, which no other message repeats."""
     dress = FluxSession._outgoing
 
     def distorted(self: FluxSession, messages: list[dict[str, Any]]) -> list[Any]:
@@ -287,7 +287,7 @@ async def first_error(stream: ProviderStream, audio: bytes, events: list[Provide
     ],
 )
 @pytest.mark.parametrize("eager", [False, 0.4])
-async def test_oddities_cost_no_word(
+async def test_unusual_messages_lose_no_word(
     provider: DeepgramFluxProvider,
     emulator: DeepgramFluxEmulator,
     fault: dict[str, Any],
@@ -309,8 +309,8 @@ async def test_oddities_cost_no_word(
         assert turns(events).count("resumed") == 3
 
 
-async def test_what_was_made_final_stands(make: Make, emulator: DeepgramFluxEmulator) -> None:
-    """Whatever the provider says of it later; the words behind it come once."""
+async def test_finals_never_change(make: Make, emulator: DeepgramFluxEmulator) -> None:
+    """Later messages do not change them; the words after them appear once."""
     await emulator.set(contradict_after_seconds=4)
     async with opened(make(**EARLY)) as stream:
         events = await transcribed(stream, MONOLOGUE)
@@ -332,7 +332,7 @@ async def test_a_long_turn_without_times(make: Make, emulator: DeepgramFluxEmula
 
 
 @pytest.mark.parametrize("fault", [{"mute_after_seconds": 0}, {"mute_in_turn_words": 2}])
-async def test_a_provider_that_is_mute_can_be_closed(
+async def test_a_stream_of_a_mute_provider_can_be_closed(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator, fault: dict[str, Any]
 ) -> None:
     await emulator.set(**fault)
@@ -346,7 +346,7 @@ async def test_a_provider_that_is_mute_can_be_closed(
         await hearing
 
 
-async def test_the_end_of_a_provider_that_is_mute_in_a_turn(
+async def test_the_end_of_a_stream_that_is_mute_in_a_turn(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
     """It is asked to end the turn and the stream all the same. That its close is in order does not
@@ -363,10 +363,10 @@ async def test_the_end_of_a_provider_that_is_mute_in_a_turn(
     assert emulator.log[0].texts == {"ForceEndTurn": 1, "CloseStream": 1}
 
 
-async def test_sending_blocks_when_nobody_reads(
+async def test_sending_blocks_if_the_server_does_not_read(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
-    """Within a few seconds of audio; and a stream that is blocked can be closed."""
+    """It blocks within a few seconds of audio, and the blocked stream can be closed."""
     await emulator.set(stop_reading_after_seconds=0)
     stream = await provider.open(request())
     sent = 0
@@ -393,7 +393,7 @@ async def test_sending_blocks_when_nobody_reads(
 async def test_an_unread_server_keeps_its_word(
     provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
 ) -> None:
-    """The iterator may be slow: what was said meanwhile is not lost."""
+    """Messages that arrive while the iterator is slow are not lost."""
     async with opened(provider) as stream:
         await send(stream, AUDIO)
         await stream.finish()

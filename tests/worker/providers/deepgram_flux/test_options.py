@@ -133,7 +133,7 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     assert refused.value.cause == "request"
 
 
-def test_an_option_beats_the_session_and_the_session_beats_the_settings() -> None:
+def test_options_override_the_session_which_overrides_the_settings() -> None:
     settings = {"model": MULTI, "language_hints": "fr, it", "tag": "one,two"}
     assert query(settings)["language_hint"] == ["fr", "it"]
     assert query(settings)["tag"] == ["one", "two"]
@@ -295,7 +295,7 @@ def test_capabilities_follow_the_settings() -> None:
     assert (caps.frame_ms, caps.max_channels, caps.turns) == (80, 1, True)
 
 
-def test_an_unencrypted_address_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unencrypted_address_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     DeepgramFluxProvider(DeepgramFluxSettings(api_key=SecretStr(SECRET), url="ws://proxy:8080/"))
     assert "without encryption, at ws://proxy:8080" in caplog.text
     assert SECRET not in caplog.text
@@ -308,7 +308,7 @@ def test_every_setting_and_option_is_in_the_readme() -> None:
         assert f"`{name}`" in README
 
 
-def test_the_readme_accounts_for_the_whole_specification() -> None:
+def test_the_readme_covers_the_whole_specification() -> None:
     channel, _ = specification()
     names = [*channel["bindings"]["ws"]["query"]["properties"], *schemas("publish")]
     names += schemas("subscribe")

@@ -451,7 +451,7 @@ def test_a_head_that_is_all_that_is_left() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_is_said_later_nothing_is_lost_or_doubled(seed: int) -> None:
+def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
     """Words are revised and their times wobble; each place of the audio is said once."""
     rng = random.Random(seed)
     transcript = Transcript(spoken(200), Commit(updates=2, seconds=1, length_seconds=1))

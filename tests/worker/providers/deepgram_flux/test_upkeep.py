@@ -67,7 +67,7 @@ def test_no_silence_while_audio_flows() -> None:
 
 
 def test_silence_ends_a_turn_in_which_audio_stops() -> None:
-    """At the pace of audio, until the turn has ended and all of it is transcribed."""
+    """Silence is sent in real time, until the turn has ended and all of it is transcribed."""
     line = Line()
     line.send(times=10)
     line.transcribed(turn_open=True)
@@ -81,8 +81,8 @@ def test_silence_ends_a_turn_in_which_audio_stops() -> None:
     assert line.clock.sent == pytest.approx(0.8 + 0.08 * len(acts))
 
 
-def test_silence_goes_out_for_words_that_are_not_told_of_yet() -> None:
-    """The last audio is not transcribed, so there may be a turn in it."""
+def test_silence_is_sent_for_words_without_a_transcript() -> None:
+    """The last audio is not transcribed, so it may contain a turn."""
     line = Line()
     line.send(times=10)
     line.transcribed(turn_open=False, seconds=0.5)
@@ -99,7 +99,7 @@ def test_no_silence_in_the_middle_of_a_word() -> None:
     assert Act.SILENCE in line.run(0.6)
 
 
-def test_audio_that_comes_in_bursts_is_not_torn() -> None:
+def test_no_silence_between_bursts_of_audio() -> None:
     """A second of audio each second: what was sent is taken to be playing."""
     line = Line()
     for _ in range(10):
@@ -111,7 +111,7 @@ def test_audio_that_comes_in_bursts_is_not_torn() -> None:
     assert Act.SILENCE in line.run(0.6)
 
 
-def test_recorded_audio_that_was_sent_fast_is_not_waited_for() -> None:
+def test_no_wait_for_recorded_audio_that_was_sent_fast() -> None:
     line = Line()
     for _ in range(1000):
         line.upkeep.sent(line.now, PAUSE, line.clock.audio(FRAME))
@@ -130,8 +130,8 @@ def test_an_idle_stream_is_kept_alive() -> None:
     assert line.run(0.2) == [Act.SILENCE]
 
 
-def test_silence_has_an_end() -> None:
-    """Even when the provider never ends the turn."""
+def test_inserted_silence_is_limited() -> None:
+    """Even if the provider never ends the turn."""
     line = Line()
     line.send(times=10)
     line.transcribed(turn_open=True)
@@ -179,7 +179,7 @@ def test_the_end_of_a_stream_that_is_idle() -> None:
     assert line.run(0.01) == [Act.CLOSE_STREAM]
 
 
-def test_the_end_of_a_stream_that_got_nothing() -> None:
+def test_the_end_of_a_stream_without_audio() -> None:
     line = Line()
     line.upkeep.finish(line.now)
     assert line.run(0.01) == [Act.CLOSE_STREAM]
@@ -199,7 +199,7 @@ def test_the_end_when_the_provider_says_that_no_turn_is_open() -> None:
 
 
 def test_the_end_when_the_provider_does_not_answer() -> None:
-    """CloseStream comes in any case: it makes the provider say the rest."""
+    """CloseStream is sent in any case, so that the provider sends the rest."""
     line = Line()
     line.send(times=20)
     line.transcribed(turn_open=True, seconds=1.0)
@@ -224,7 +224,7 @@ def test_a_provider_that_is_behind_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["linear16", "mulaw", "alaw"])
-def test_pauses_are_told_from_sound(encoding: Encoding) -> None:
+def test_pauses_are_distinguished_from_speech(encoding: Encoding) -> None:
     rng = random.Random(7)
     noise = [rng.randrange(-200, 200) for _ in range(640)]
     hiss = b"".join(sample.to_bytes(2, "little", signed=True) for sample in noise)

@@ -21,7 +21,7 @@ LINEAR_16K = AudioFormat("linear16", 16000, 1)
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the tests alone."""
+    """Isolate the tests from the environment."""
     for name in DeepgramRestSettings.model_fields:
         monkeypatch.delenv(f"DEEPGRAM_{name.upper()}", raising=False)
         monkeypatch.delenv(f"DEEPGRAM_REST_{name.upper()}", raising=False)
@@ -37,7 +37,7 @@ async def emulator() -> AsyncIterator[DeepgramRestEmulator]:
 async def make(
     emulator: DeepgramRestEmulator,
 ) -> AsyncIterator[Callable[..., DeepgramRestProvider]]:
-    """Makes providers that speak to the emulator, from settings; closes them."""
+    """A factory of providers that connect to the emulator."""
     made: list[DeepgramRestProvider] = []
 
     def make(**settings: Any) -> DeepgramRestProvider:

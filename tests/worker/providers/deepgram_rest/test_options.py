@@ -1,4 +1,4 @@
-"""Options and settings of recordings, and the query made of them."""
+"""Building the query for recordings from options and settings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_options(options: dict[str, Any], sent: dict[str, list[str] | None]) -> 
     assert {name: found.get(name) for name in sent} == sent
 
 
-def test_an_option_beats_the_session_which_beats_the_settings() -> None:
+def test_options_override_the_session_which_overrides_the_settings() -> None:
     settings = DeepgramRestSettings(model="nova", language="de", tag="t")
     assert query(settings, model="nova-2", language="fr")["model"] == ["nova-2"]
     options = {"model": "nova-3", "language": "nl", "tag": "u"}
@@ -106,7 +106,7 @@ def test_detection_is_for_sessions_without_a_language() -> None:
     assert query(settings, options={"detect_language": False}).keys() == {"model", "smart_format"}
 
 
-def test_the_sessions_keyterms_go_as_the_model_takes_them() -> None:
+def test_keyterms_are_sent_as_the_model_takes_them() -> None:
     assert query(keyterms=("a", "b"))["keyterm"] == ["a", "b"]
     assert query(keyterms=("a",), model="nova-2")["keywords"] == ["a"]
 
@@ -135,7 +135,7 @@ def test_several_channels() -> None:
         ({"channels": 2}, "channels"),
     ],
 )
-def test_what_is_refused(options: dict[str, Any], named: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestRefused, match=named) as caught:
         query(options=options)
     assert (caught.value.provider, caught.value.cause) == ("deepgram-rest", "request")

@@ -1,4 +1,4 @@
-"""Recordings out, answers in; no loop, no socket."""
+"""Encoding of recordings and decoding of responses; no loop, no socket."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_request() -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16000, 2), (48000, 20)])
-def test_a_recording_says_what_it_is(rate: int, channels: int) -> None:
+def test_the_header_of_a_recording(rate: int, channels: int) -> None:
     audio = bytes(range(240)) * channels
     wav = protocol.encode_wav(audio, AudioFormat("linear16", rate, channels))
     with wave.open(io.BytesIO(wav)) as reader:
@@ -103,13 +103,13 @@ def test_an_answer() -> None:
     )
 
 
-def test_an_answer_about_silence() -> None:
+def test_a_response_for_silence() -> None:
     for alternatives in ([], [{"transcript": "", "confidence": 0.0, "words": []}]):
         result = decoded({"results": {"channels": [{"alternatives": alternatives}]}})
         assert result == Result("", (), None, None, None)
 
 
-def test_channels_are_told_apart() -> None:
+def test_channels_are_distinguished() -> None:
     def channel(word: str, start: float, **more: Any) -> dict[str, Any]:
         words = [{"word": word, "start": start, "end": start + 0.1, **more}]
         return {"alternatives": [{"transcript": word, "confidence": 0.9, "words": words}]}

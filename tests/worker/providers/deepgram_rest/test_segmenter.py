@@ -1,4 +1,4 @@
-"""Where a stream is cut."""
+"""Splitting a stream into segments."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_nothing() -> None:
     assert cut(b"") == []
 
 
-def test_silence_moves_on() -> None:
+def test_silence_advances_the_position() -> None:
     segments = cut(tones.silence(10))
     assert not any(segment.speech or segment.paused for segment in segments)
     assert len(segments) == 10 // SILENCE_SECONDS + 1
 
 
-def test_cuts_lie_in_pauses() -> None:
+def test_segments_end_in_pauses() -> None:
     words = tones.sequence(24)
     audio = tones.encode(words, phrase_words=8, pause_seconds=1.2, lead_seconds=2, tail_seconds=3)
     segments = cut(audio)
@@ -86,7 +86,7 @@ def test_speech_without_pauses_is_cut_between_words(gap: float, longest: float) 
 
 
 def test_the_longest_gap_is_preferred_to_the_quietest_place() -> None:
-    """A stop within a word is as silent as a pause; it is shorter."""
+    """A stop consonant within a word is as silent as a pause, but shorter."""
     burst = tones.encode(tones.sequence(1), tail_seconds=0)
     hum = np.random.default_rng(2).normal(0, 0.0003, round(0.2 * RATE))
     pieces = [burst, tones.silence(0.05)] * 6 + [burst, pcm.to_linear16(hum)]
@@ -104,7 +104,7 @@ def test_no_gap_at_all() -> None:
     assert 6 <= len(segments) <= 13
 
 
-def test_a_cut_amid_the_pause_that_ends_the_speech() -> None:
+def test_a_split_in_the_pause_that_ends_the_speech() -> None:
     words = tones.sequence(6)  # 1.84 s
     audio = tones.encode(words, tail_seconds=2)
     for longest in (2.0, 2.05, 2.1, 2.2, 2.3):
@@ -113,7 +113,7 @@ def test_a_cut_amid_the_pause_that_ends_the_speech() -> None:
         assert [segment.paused for segment in segments].count(True) == 1
 
 
-def test_a_click_is_no_speech() -> None:
+def test_a_click_is_not_speech() -> None:
     audio = bytearray(tones.silence(4))
     audio[32000:32004] = b"\xff\x7f\xff\x7f"
     segments = cut(bytes(audio))
@@ -130,7 +130,7 @@ def test_the_end_comes_at_any_moment() -> None:
         assert heard(audio[:end], segments) == all_heard
 
 
-def test_segments_follow_one_another_for_random_sound() -> None:
+def test_segments_of_random_audio_are_contiguous() -> None:
     random = np.random.default_rng(4)
     parts = []
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Streams against the emulator: what goes well, and every fault told apart."""
+"""Streams against the emulator: results, faults and their errors."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_rates(provider: DeepgramRestProvider, rate: int) -> None:
     await stream.close()
 
 
-async def test_channels_are_told_apart(make: Make, emulator: DeepgramRestEmulator) -> None:
+async def test_channels_are_distinguished(make: Make, emulator: DeepgramRestEmulator) -> None:
     provider = make(multichannel=True, smart_format=False)
     left, right = tones.sequence(8), tones.sequence(16)[8:]
     audio = pcm.interleave(tones.encode(left), tones.encode(right, lead_seconds=0.17))
@@ -137,10 +137,10 @@ async def test_long_speech_is_cut_and_is_one_turn(
     assert [e.event for e in events if isinstance(e, Turn)] == ["started", "ended"]
 
 
-async def test_answers_keep_the_order_of_the_audio(
+async def test_results_keep_the_order_of_the_audio(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator
 ) -> None:
-    """The first recording is answered last."""
+    """The response to the first recording comes last."""
     await emulator.set(never_answers=True, connections=1)
     async with opened(provider) as stream:
         hearing = asyncio.create_task(hear(stream))
@@ -223,10 +223,10 @@ async def test_errors(
     assert said(heard) == []
 
 
-async def test_what_was_answered_before_a_fault_is_given(
+async def test_results_before_a_fault_are_returned(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator
 ) -> None:
-    """The worker opens again where the finals end, and nothing is lost or doubled."""
+    """The worker resumes at the end of the finals; nothing is lost or repeated."""
     async with opened(provider) as stream:
         heard: list[ProviderEvent] = []
         collecting = asyncio.create_task(collect(stream, heard))
@@ -273,7 +273,7 @@ async def test_broken_requests(
         assert said(await transcribed(stream)) == WORDS
 
 
-async def test_every_nonsense_is_an_error(
+async def test_every_malformed_response_is_an_error(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator
 ) -> None:
     """The audio of a malformed answer must not be skipped."""
@@ -286,7 +286,7 @@ async def test_every_nonsense_is_an_error(
 
 
 @pytest.mark.parametrize("fault", [{"empty_alternatives": True}, {"extra_fields": True}])
-async def test_oddities_change_nothing(
+async def test_unusual_responses_change_nothing(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator, fault: dict[str, Any]
 ) -> None:
     await emulator.set(**fault)
@@ -295,7 +295,7 @@ async def test_oddities_change_nothing(
         assert said(await transcribed(stream, AUDIO + hum)) == WORDS
 
 
-async def test_late_answers_are_waited_for(
+async def test_late_responses_are_awaited(
     provider: DeepgramRestProvider, emulator: DeepgramRestEmulator
 ) -> None:
     await emulator.set(latency_seconds=0.3)
@@ -316,7 +316,7 @@ async def test_connections_dropped_while_answers_are_due(
             await soon(hearing, 5)
 
 
-async def test_a_stream_that_is_not_answered_can_be_closed(
+async def test_a_stream_without_responses_can_be_closed(
     make: Make, emulator: DeepgramRestEmulator
 ) -> None:
     await emulator.set(never_answers=True)
@@ -331,7 +331,7 @@ async def test_a_stream_that_is_not_answered_can_be_closed(
     await until(lambda: not emulator.open_connections, "the request was given up")
 
 
-async def test_the_wrong_key_shows_nowhere(
+async def test_a_wrong_key_is_never_in_an_error(
     provider: DeepgramRestProvider,
     emulator: DeepgramRestEmulator,
     caplog: pytest.LogCaptureFixture,

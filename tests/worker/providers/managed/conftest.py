@@ -23,14 +23,14 @@ FRAME = 2048
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the tests alone."""
+    """Isolate the tests from the environment."""
     for name in ManagedSettings.model_fields:
         monkeypatch.delenv(f"MANAGED_{name.upper()}", raising=False)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "extended"])
 async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[ManagedEmulator]:
-    """A proxy as it is known, and one that follows the fact sheet's proposals."""
+    """A proxy without extensions, and one that implements the fact sheet's proposals."""
     async with ManagedEmulator(api_key=TOKEN, extended=request.param) as emulator:
         yield emulator
 

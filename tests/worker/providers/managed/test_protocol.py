@@ -1,4 +1,4 @@
-"""The codec, for both sides, held to the tables and examples of the fact sheet."""
+"""The codec of both sides, checked against the tables and examples of the fact sheet."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_client_examples(text: str, message: ClientMessage) -> None:
         Unknown("weather"),
     ],
 )
-def test_server_messages_survive_the_way(message: ServerMessage) -> None:
+def test_server_messages_survive_a_round_trip(message: ServerMessage) -> None:
     assert protocol.decode_server(protocol.encode_server(message)) == message
 
 
@@ -104,11 +104,11 @@ def test_server_messages_survive_the_way(message: ServerMessage) -> None:
         Unknown("weather"),
     ],
 )
-def test_client_messages_survive_the_way(message: ClientMessage) -> None:
+def test_client_messages_survive_a_round_trip(message: ClientMessage) -> None:
     assert protocol.decode_client(protocol.encode_client(message)) == message
 
 
-def test_what_is_missing_or_unknown() -> None:
+def test_missing_and_unknown_members() -> None:
     """4: `text` is "" and `is_final` false by default, further members are ignored; 3.1 [P]: so
     are those of config, and missing ones have the values of the table."""
     assert protocol.decode_server('{"type": "transcript"}') == Transcript("")
@@ -138,8 +138,8 @@ def test_the_token_is_not_shown() -> None:
         f'"start": {10**400}',
     ],
 )
-def test_bad_times_are_as_none_given(times: str) -> None:
-    """No client needs them: the text is worth more."""
+def test_invalid_times_are_ignored(times: str) -> None:
+    """Times are optional, so the text is kept."""
     message = f'{{"type": "transcript", "text": "a", "is_final": true, {times}}}'
     assert protocol.decode_server(message) == Transcript("a", True)
 
@@ -160,7 +160,7 @@ def test_bad_times_are_as_none_given(times: str) -> None:
         "[" * 100_000,
     ],
 )
-def test_nonsense_of_a_server(message: str | bytes) -> None:
+def test_malformed_server_messages(message: str | bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         protocol.decode_server(message)
     assert len(str(caught.value)) < 400
@@ -180,7 +180,7 @@ def test_nonsense_of_a_server(message: str | bytes) -> None:
         '{"type": "auth", "token": "t", "config": {"interim_results": 1}}',
     ],
 )
-def test_nonsense_of_a_client(message: str) -> None:
+def test_malformed_client_messages(message: str) -> None:
     with pytest.raises(RemoteProtocolError):
         protocol.decode_client(message)
 
@@ -207,7 +207,7 @@ MAY_RETRY = {
     "audio_too_large": False,
     "session_limit": True,
 }
-"""The last column of the sheet's table."""
+"""The last column of the fact sheet's table."""
 
 
 @pytest.mark.parametrize(("code", "close", "kind", "cause"), TABLE)
@@ -225,7 +225,7 @@ def test_the_table_of_errors(code: str, close: int, kind: type[ProviderError], c
         assert "in words" in str(found)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_is_complete() -> None:
     assert {row[0] for row in TABLE} == set(protocol.CLOSE_CODES) == set(MAY_RETRY)
 
 
@@ -239,7 +239,7 @@ def test_other_ends(closed: Closed | None) -> None:
     assert (found.code, "in words" in str(found)) == ("some_new_code", True)
 
 
-def test_before_ready_an_error_without_a_known_code_goes_by_the_close() -> None:
+def test_before_ready_the_close_decides_for_an_unknown_code() -> None:
     unknown = Error("in words")
     assert isinstance(protocol.ready_error(unknown, Closed(4401)), RequestRefused)
     assert isinstance(protocol.ready_error(unknown, Closed(1000)), Unavailable)

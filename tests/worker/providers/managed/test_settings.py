@@ -34,7 +34,9 @@ def test_addresses(base: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("base", ["https://proxy.example.org", "http://x"])
-def test_an_address_of_another_kind(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_with_another_scheme_are_refused(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MANAGED_URL", base)
     with pytest.raises(UsageError, match="MANAGED_URL"):
         load(ManagedSettings)
@@ -48,7 +50,7 @@ def test_an_address_of_another_kind(base: str, monkeypatch: pytest.MonkeyPatch) 
         ({"url": "ws://h", "token": SecretStr(" ")}, "MANAGED_TOKEN"),
     ],
 )
-def test_what_must_be_set(settings: dict[str, Any], named: str) -> None:
+def test_required_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(PluginError, match=named):
         ManagedProvider(ManagedSettings(**settings))
 
@@ -80,7 +82,7 @@ def test_other_options_are_refused(options: dict[str, Any]) -> None:
     assert caught.value.provider == "managed"
 
 
-def test_audio_of_another_kind_is_refused() -> None:
+def test_other_audio_formats_are_refused() -> None:
     with pytest.raises(RequestRefused, match="8000"):
         config(ManagedSettings(), request(AudioFormat("linear16", 8000, 1)))
 

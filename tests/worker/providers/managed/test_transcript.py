@@ -50,7 +50,7 @@ def said(events: list[ProviderEvent]) -> list[str]:
 
 
 class Proxy:
-    """Sends audio through an emulated session; what that says comes `late` seconds later."""
+    """Sends audio through an emulated session, whose texts arrive `late` seconds later."""
 
     def __init__(self, listener: Texts, late: float, **switches: object) -> None:
         self._texts = listener
@@ -116,8 +116,8 @@ def test_phrases_end_in_their_pauses(phrase: int, pause: float, late: float) -> 
 
 
 @pytest.mark.parametrize("late", [0.0, 1.0])
-def test_long_phrases_come_in_parts(late: float) -> None:
-    """The upstream makes finals amid a phrase: they are held until its end, and shown meanwhile."""
+def test_long_phrases_arrive_in_parts(late: float) -> None:
+    """The upstream sends finals within a phrase; they stay interims until its end."""
     words = tones.sequence(83)
     first = tones.encode(words[:8], tail_seconds=1.6)
     audio = first + tones.encode(words[8:], phrase_words=25, tail_seconds=2)
@@ -135,7 +135,7 @@ def test_long_phrases_come_in_parts(late: float) -> None:
     assert all(event.times_estimated for event in spoken)
 
 
-def test_speech_without_pauses_is_not_held_for_ever() -> None:
+def test_speech_without_pauses_becomes_final() -> None:
     words = tones.sequence(120)
     audio = tones.encode(words, tail_seconds=1)
     proxy = Proxy(texts(hold=6), 0.3)
@@ -167,7 +167,7 @@ def test_words_have_estimated_times() -> None:
     assert event.confidence is None
 
 
-def test_silence_moves_on_once_nothing_can_come() -> None:
+def test_silence_becomes_final_once_no_text_can_arrive() -> None:
     proxy = Proxy(texts(), 0.2)
     proxy.play(tones.silence(30))
     moved = finals(proxy.events)
@@ -180,8 +180,9 @@ def noise(seconds: float) -> bytes:
     return pcm.to_linear16(np.random.default_rng(5).normal(0, 0.1, round(16000 * seconds)))
 
 
-def test_sound_that_nothing_is_said_about_is_not_passed_over() -> None:
-    """It may be speech whose answer is late: only the stream knows whether it was asked twice."""
+def test_speech_without_a_text_is_not_skipped() -> None:
+    """It may be speech whose text is late; only the stream knows whether its audio was sent
+    twice."""
     listener = texts(quiet=20)
     proxy = Proxy(listener, 0.2)
     proxy.play(tones.silence(10) + noise(90))
@@ -192,8 +193,8 @@ def test_sound_that_nothing_is_said_about_is_not_passed_over() -> None:
     assert listener.owed == pytest.approx(40, abs=0.3)
 
 
-def test_speech_after_the_last_text_is_owed_an_answer() -> None:
-    """The upstream is gone: what is said now is the proxy's to say later, or lost if it dies."""
+def test_speech_after_the_last_text_needs_a_text() -> None:
+    """The upstream is gone: texts arrive later, or are lost if the proxy dies."""
     words = tones.sequence(8)
     listener = texts()
     listener.hear(tones.encode(words, tail_seconds=1))
@@ -212,14 +213,14 @@ def test_speech_after_the_last_text_is_owed_an_answer() -> None:
     assert listener.owed > 100
 
 
-def test_a_click_is_no_speech() -> None:
+def test_a_click_is_not_speech() -> None:
     listener = texts(quiet=10)
     listener.hear(tones.silence(3) + noise(0.03) + tones.silence(30))
     assert listener.owed == 0
     assert finals(listener.due())[-1].end > 20
 
 
-def test_speech_behind_a_held_text_is_not_answered() -> None:
+def test_speech_after_a_pending_text_is_unanswered() -> None:
     words = tones.sequence(16)
     listener = texts()
     listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
@@ -230,7 +231,7 @@ def test_speech_behind_a_held_text_is_not_answered() -> None:
     assert listener.settled
 
 
-def test_what_comes_first_of_a_long_text_leaves_the_rest_unanswered() -> None:
+def test_the_first_part_of_a_long_text_leaves_the_rest_unanswered() -> None:
     words = tones.sequence(16)
     listener = texts()
     listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
@@ -263,7 +264,7 @@ def test_blank_texts() -> None:
     assert finals(listener.receive(final("")))[0].text == ""
 
 
-def test_what_is_held_at_the_end_is_given() -> None:
+def test_pending_texts_become_final_at_the_end() -> None:
     listener = texts()
     listener.hear(tones.encode(tones.sequence(4), tail_seconds=0))
     assert finals(listener.receive(final("able about above"))) == []
@@ -275,7 +276,7 @@ def test_what_is_held_at_the_end_is_given() -> None:
     assert listener.end() == []
 
 
-def test_a_final_that_says_less_than_the_interim_before_has_more_to_come() -> None:
+def test_a_final_shorter_than_its_interim_is_continued() -> None:
     words = tones.sequence(4)
     audio = tones.encode(words, gap_seconds=0.1, tail_seconds=0.5)
     listener = texts()
@@ -296,7 +297,7 @@ characters it wrote."""
 
 @pytest.mark.parametrize("late", [0.0, 0.3, 1.0, 2.0, 3.0])
 def test_a_person_reading(late: float) -> None:
-    """A real voice, whose pace differs from sentence to sentence, and which pauses within them."""
+    """A real voice, with a varying pace and pauses within sentences."""
     samples, rate = soundfile.read(bundled_recording(), dtype="float32")
     audio = pcm.to_linear16(soxr.resample(samples, rate, 16000))
     due, start = [], 0.7
@@ -327,7 +328,7 @@ def test_a_person_reading(late: float) -> None:
 
 @pytest.mark.parametrize("late", [0.0, 2.0])
 @pytest.mark.parametrize("phrase", [0, 1, 8])
-def test_times_that_are_given_are_taken(phrase: int, late: float) -> None:
+def test_times_of_the_proxy_are_used(phrase: int, late: float) -> None:
     words = tones.sequence(48)
     audio = tones.encode(words, phrase_words=phrase, tail_seconds=1)
     proxy = Proxy(texts(), late, extended=True)
@@ -335,7 +336,7 @@ def test_times_that_are_given_are_taken(phrase: int, late: float) -> None:
     assert audit(proxy.finish(), words, tones.places(words, phrase_words=phrase)) == 0
 
 
-def test_times_are_held_within_what_was_sent_and_is_not_final() -> None:
+def test_times_are_limited_to_sent_audio_that_is_not_final() -> None:
     listener = texts()
     listener.hear(tones.silence(4))
     (first,) = listener.receive(Transcript("a", True, 0.5, 2.0))

@@ -1,4 +1,4 @@
-"""Speech to feed, and what came of feeding it."""
+"""The recorded speech, and helpers that send it and collect the events."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Take:
 
 
 async def feed(stream: ProviderStream, audio: bytes, size: int = CHUNK_BYTES) -> None:
-    """Send all of `audio` as fast as it is taken, and finish."""
+    """Send all of `audio` as fast as it is accepted, and finish."""
     for chunk in chunks(audio, size):
         await stream.send(chunk)
     await stream.finish()

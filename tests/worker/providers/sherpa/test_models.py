@@ -1,4 +1,4 @@
-"""Which files are chosen, and what is said when they are missing, damaged or of no known kind."""
+"""Choosing model files, and the errors for missing, damaged or unknown ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def onnx(**metadata: str) -> bytes:
     )
 
 
-def test_metadata_is_read_behind_the_weights(tmp_path: Path) -> None:
+def test_metadata_after_the_weights_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx(model_type="zipformer2", decode_chunk_len="32", comment="\u00e4" * 300))
     assert read_metadata(path) == {
@@ -58,7 +58,7 @@ def test_metadata_is_read_behind_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 100, onnx(a="b")[:-1], b"\xff" * 20])
-def test_what_is_no_onnx_file_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_onnx_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "encoder.onnx"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"encoder\.onnx"):
@@ -77,7 +77,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("metadata", "kind"), KINDS)
-def test_kind_is_told_from_the_encoder(
+def test_the_type_is_detected_from_the_encoder(
     tmp_path: Path, metadata: dict[str, str], kind: models.Kind
 ) -> None:
     for role in ("encoder", "decoder", "joiner"):
@@ -91,7 +91,7 @@ def test_kind_is_told_from_the_encoder(
     assert ("joiner" in found.paths) == (kind != "whisper")
 
 
-def test_the_setting_wins_over_the_files(tmp_path: Path) -> None:
+def test_the_setting_overrides_the_files(tmp_path: Path) -> None:
     for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
         (tmp_path / name).write_bytes(onnx(model_type="unheard of"))
     with pytest.raises(PluginError, match=r"unheard of.*SHERPA_MODEL_TYPE"):
@@ -135,7 +135,7 @@ def test_a_missing_package_says_how_to_get_it() -> None:
         models._package("no_such_package", "the bundled speech model")
 
 
-def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_damaged_file_says_how_to_fix_it(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(b"other")
     with pytest.raises(PluginError, match=r"damaged.*force-reinstall"):

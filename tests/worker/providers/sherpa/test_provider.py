@@ -43,7 +43,7 @@ def test_capabilities_follow_the_settings(provider: SherpaProvider) -> None:
 
 
 @pytest.mark.parametrize("language", [None, "", "en", "en-US", "en_GB", "EN"])
-async def test_english_is_taken(provider: SherpaProvider, language: str | None) -> None:
+async def test_english_is_accepted(provider: SherpaProvider, language: str | None) -> None:
     stream = await provider.open(request(language=language))
     await stream.close()
 
@@ -68,7 +68,7 @@ async def test_refusals(provider: SherpaProvider, fields: dict[str, Any], messag
     assert (caught.value.provider, caught.value.cause) == ("sherpa", "request")
 
 
-async def test_keyterms_are_ignored_aloud(provider: SherpaProvider) -> None:
+async def test_keyterms_are_ignored_with_a_notice(provider: SherpaProvider) -> None:
     stream = await provider.open(request(keyterms=("Dickens",), model="moonshine-tiny-en"))
     await stream.finish()
     take = Take([event async for event in stream])

@@ -1,4 +1,4 @@
-"""Real speech through the real engine: what is understood, and where it is said to be."""
+"""Real speech with the real engine: texts and their times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_WER = 0.15
 
 
 def assert_partition(take: Take, audio: bytes) -> None:
-    """Finals cover all of the audio, without hole or overlap."""
+    """Check that finals cover all of the audio, without hole or overlap."""
     finals = take.finals
     assert finals[0].start == 0
     assert finals[-1].end == len(audio) / BYTES_PER_SECOND
@@ -27,7 +27,7 @@ def assert_partition(take: Take, audio: bytes) -> None:
     assert all(before.end == after.start for before, after in pairwise(finals))
 
 
-def test_a_recording_is_understood(whole_take: Take, speech: bytes) -> None:
+def test_a_recording_is_transcribed(whole_take: Take, speech: bytes) -> None:
     assert word_error_rate(REFERENCE, whole_take.text) < MAX_WER
     assert_partition(whole_take, speech)
     assert {final.language for final in whole_take.finals if final.text} == {"en"}
@@ -48,7 +48,7 @@ def test_words_are_estimates_within_their_final(whole_take: Take) -> None:
         assert all(word.confidence is None for word in event.words)
 
 
-def test_interims_come_while_one_speaks(whole_take: Take) -> None:
+def test_interims_arrive_during_speech(whole_take: Take) -> None:
     position = 0.0
     since_final = 0
     for event in whole_take.events:
@@ -103,7 +103,7 @@ async def test_chunk_size_changes_nothing(
         assert take.events == plain_take.events
 
 
-async def test_streams_at_once_say_what_one_says(
+async def test_concurrent_streams_agree_with_a_single_one(
     provider: SherpaProvider, speech: bytes, whole_take: Take
 ) -> None:
     takes = await asyncio.gather(take_of(provider, speech), take_of(provider, speech))
@@ -112,7 +112,7 @@ async def test_streams_at_once_say_what_one_says(
 
 
 @pytest.mark.parametrize("max_segment_seconds", [12, 4])
-async def test_starting_again_at_any_final_loses_and_doubles_nothing(
+async def test_resuming_at_any_final_loses_and_repeats_nothing(
     provider: SherpaProvider, speech: bytes, max_segment_seconds: float
 ) -> None:
     def take(audio: bytes) -> Awaitable[Take]:
@@ -152,7 +152,7 @@ SILENCES = {
 
 
 @pytest.mark.parametrize("name", SILENCES)
-async def test_what_is_not_speech_gives_no_text(provider: SherpaProvider, name: str) -> None:
+async def test_noise_yields_no_text(provider: SherpaProvider, name: str) -> None:
     audio = linear16(SILENCES[name])
     take = await take_of(provider, audio)
     assert take.text == ""

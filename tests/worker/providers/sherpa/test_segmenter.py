@@ -1,4 +1,4 @@
-"""Voice activity in, cuts out: no sound, no engine."""
+"""Segments and turns from voice activity; no audio, no engine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_short_noises_are_silence() -> None:
     assert all(isinstance(cut, Silence) for cut in cuts)
 
 
-def test_a_breath_within_a_turn_does_not_end_it() -> None:
+def test_a_short_pause_does_not_end_a_turn() -> None:
     cuts = run([("v", 20), (".", PAUSE - 1), ("v", 20), (".", PAUSE)], finish=False)
     assert cuts[1:] == [
         Speech(0, 39 + PAUSE + (PAUSE + 1) // 2, ((0, 20), (19 + PAUSE, 39 + PAUSE))),
@@ -72,7 +72,7 @@ def test_a_breath_within_a_turn_does_not_end_it() -> None:
     ]
 
 
-def test_silence_moves_the_position_on_but_spares_the_pre_roll() -> None:
+def test_silence_advances_the_position_up_to_the_pre_roll() -> None:
     cuts = spans(run([(".", 200)], finish=False))
     assert len(cuts) >= 3
     assert all(isinstance(cut, Silence) for cut in cuts)
@@ -85,7 +85,7 @@ def test_silence_never_passes_a_turn_that_may_be_starting() -> None:
     assert cuts[-1].end <= 65 - PRE_ROLL
 
 
-def test_long_speech_is_cut_at_its_quietest_place_and_the_turn_goes_on() -> None:
+def test_long_speech_is_split_at_its_quietest_place_within_a_turn() -> None:
     cuts = run([("v", 90), ("h", 5), ("v", 60), (".", 40)])
     speech = [cut for cut in cuts if isinstance(cut, Speech)]
     assert [type(cut) for cut in cuts if isinstance(cut, TurnStarted | TurnEnded)] == [
@@ -97,7 +97,7 @@ def test_long_speech_is_cut_at_its_quietest_place_and_the_turn_goes_on() -> None
     assert speech[1].start == speech[0].end
 
 
-def test_finalize_in_a_turn_cuts_all_and_the_turn_goes_on() -> None:
+def test_finalize_in_a_turn_makes_all_final_within_the_turn() -> None:
     cutter = segmenter()
     cuts = [cut for _ in range(20) for cut in cutter.add(True, 1.0)]
     assert list(cutter.finalize()) == [Speech(0, 20, ((0, 20),))]
@@ -115,7 +115,7 @@ def test_finalize_before_a_turn_spares_the_pre_roll() -> None:
     assert not list(cutter.finalize())
 
 
-def test_a_pause_after_a_cut_is_no_speech() -> None:
+def test_a_pause_after_a_split_is_not_speech() -> None:
     cutter = segmenter()
     for _ in range(20):
         list(cutter.add(True, 1.0))

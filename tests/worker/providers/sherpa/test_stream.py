@@ -28,7 +28,7 @@ async def collect(stream: SherpaStream, take: Take) -> None:
         take.events.append(event)
 
 
-async def test_send_waits_when_nothing_is_taken(provider: SherpaProvider, speech: bytes) -> None:
+async def test_send_waits_if_nobody_iterates(provider: SherpaProvider, speech: bytes) -> None:
     stream = await opened(provider)
     sent = 0
 
@@ -78,7 +78,7 @@ async def test_finalize_makes_final_what_was_sent(provider: SherpaProvider, spee
     await stream.close()
 
 
-async def test_finalize_in_silence_spares_what_may_begin(provider: SherpaProvider) -> None:
+async def test_finalize_in_silence_spares_the_pre_roll(provider: SherpaProvider) -> None:
     stream = await opened(provider)
     await stream.send(bytes(32_000))
     await stream.finalize()
@@ -142,7 +142,7 @@ async def test_cancelled_send_leaves_the_stream_usable(
     await stream.close()
 
 
-async def test_closing_in_mid_decode(provider: SherpaProvider, speech: bytes) -> None:
+async def test_closing_while_decoding(provider: SherpaProvider, speech: bytes) -> None:
     stream = await opened(provider)
     take = Take()
     sending = asyncio.create_task(feed(stream, speech))
@@ -199,7 +199,7 @@ async def test_a_broken_engine_ends_the_stream(provider: SherpaProvider, speech:
     await stream.close()
 
 
-async def test_the_event_loop_is_never_held_up(provider: SherpaProvider, speech: bytes) -> None:
+async def test_the_event_loop_is_never_blocked(provider: SherpaProvider, speech: bytes) -> None:
     """Only this process's CPU time counts, because other load on the machine delays the loop."""
     longest = 0.0
 

@@ -21,7 +21,7 @@ LINEAR_16K = AudioFormat("linear16", 16000, 1)
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings come from the tests alone."""
+    """Isolate the tests from the environment."""
     for name in SpeechmaticsSettings.model_fields:
         monkeypatch.delenv(f"SPEECHMATICS_{name.upper()}", raising=False)
 
@@ -36,7 +36,7 @@ async def emulator() -> AsyncIterator[SpeechmaticsEmulator]:
 async def make(
     emulator: SpeechmaticsEmulator,
 ) -> AsyncIterator[Callable[..., SpeechmaticsProvider]]:
-    """Makes providers that speak to the emulator, from settings; closes them."""
+    """A factory of providers that connect to the emulator."""
     made: list[SpeechmaticsProvider] = []
 
     def make(**settings: Any) -> SpeechmaticsProvider:

@@ -1,4 +1,4 @@
-"""Every way to fail is told apart."""
+"""The errors for in-band errors and closes."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_in_band_errors(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_the_closing_frame_alone_says_the_same(kind: str) -> None:
+def test_the_close_frame_alone_has_the_same_meaning(kind: str) -> None:
     error = close_error(Closed(CLOSE_CODES[kind], kind))
     assert (type(error), error.cause) == EXPECTED[kind]
     assert error.code == str(CLOSE_CODES[kind])
 
 
 @pytest.mark.parametrize("kind", ["", "weather"])
-def test_an_error_of_an_unknown_type_is_worth_another_try(kind: str) -> None:
+def test_an_error_of_an_unknown_type_is_retried(kind: str) -> None:
     error = error_of(Error(kind, ""))
     assert isinstance(error, Unavailable)
     assert error.cause == "server_error"

@@ -1,4 +1,4 @@
-"""The key of a connection: given, or obtained."""
+"""The key of a connection: configured or obtained."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_the_api_key_goes_in_the_header(make: Make, emulator: Speechmatics
     assert "jwt" not in emulator.requests[0]
 
 
-async def test_a_temporary_key_that_is_given(make: Make, emulator: SpeechmaticsEmulator) -> None:
+async def test_a_configured_temporary_key(make: Make, emulator: SpeechmaticsEmulator) -> None:
     emulator.temporary_keys.append("eyJ-given")
     async with opened(make(api_key=None, temporary_key=SecretStr("eyJ-given"))):
         pass
@@ -103,7 +103,7 @@ async def test_no_key_is_given(
         pass
 
 
-async def test_the_wrong_api_key_shows_nowhere(
+async def test_a_wrong_api_key_is_never_in_an_error(
     make: Make, emulator: SpeechmaticsEmulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -116,7 +116,7 @@ async def test_the_wrong_api_key_shows_nowhere(
 
 @asynccontextmanager
 async def office(answer: Callable[..., Any]) -> AsyncIterator[str]:
-    """A management endpoint that answers in its own way."""
+    """A management endpoint with a custom response."""
 
     async def serve(request: web.Request) -> Any:
         return await answer(request) if asyncio.iscoroutinefunction(answer) else answer()
@@ -134,13 +134,13 @@ async def office(answer: Callable[..., Any]) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("body", ["no JSON", "[]", "{}", '{"key_value": ""}', '{"key_value": 7}'])
-async def test_answers_that_are_none(make: Make, body: str) -> None:
+async def test_malformed_responses(make: Make, body: str) -> None:
     async with office(lambda: web.Response(status=201, text=body)) as url:
         with pytest.raises(RemoteProtocolError):
             await make(temporary_keys=True, management_url=url).open(request())
 
 
-async def test_nobody_answers(make: Make) -> None:
+async def test_no_response(make: Make) -> None:
     async with office(lambda: web.Response()) as url:
         pass
     with pytest.raises(Unavailable) as caught:
@@ -170,7 +170,7 @@ async def test_the_wait_for_a_key_is_bounded(make: Make) -> None:
 
 @asynccontextmanager
 async def mute() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A management endpoint that answers nothing, and what it is asked."""
+    """A management endpoint that never responds, and the requests that it receives."""
     asked: list[bytes] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,8 +183,8 @@ async def mute() -> AsyncIterator[tuple[str, list[bytes]]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
-async def test_those_who_wait_share_a_failure(make: Make) -> None:
-    """Each of them within one timeout, not one behind the other."""
+async def test_waiters_share_a_failure(make: Make) -> None:
+    """Each fails within one timeout, not one after another."""
     async with mute() as (url, asked):
         provider = make(temporary_keys=True, management_url=url, connect_timeout_seconds=0.5)
         began = asyncio.get_running_loop().time()
@@ -200,7 +200,7 @@ async def test_those_who_wait_share_a_failure(make: Make) -> None:
         await provider.close()
 
 
-async def test_one_that_gives_up_takes_nothing_from_the_others(
+async def test_a_cancelled_waiter_does_not_affect_the_others(
     make: Make, emulator: SpeechmaticsEmulator
 ) -> None:
     go = asyncio.Event()

@@ -1,4 +1,4 @@
-"""From settings, a session's fields and its options to StartRecognition; and what is written of
+"""Building StartRecognition from settings, a session's fields and its options; documentation of
 them."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def started(
     audio_format: AudioFormat | None = None,
     **session: Any,
 ) -> dict[str, Any]:
-    """StartRecognition as the server sees it; the specification agrees to it."""
+    """StartRecognition as the server parses it; checked against the specification."""
     asked = request(audio_format, **session) if audio_format else request(**session)
     made = recognition(SpeechmaticsSettings(**settings or {}), asked)
     message: dict[str, Any] = json.loads(protocol.encode_start(made))
@@ -199,7 +199,7 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     assert refused.value.cause == "request"
 
 
-def test_an_option_beats_the_session_and_the_session_beats_the_settings() -> None:
+def test_options_override_the_session_which_overrides_the_settings() -> None:
     settings: dict[str, Any] = {"model": "standard", "language": "fr"}
     assert config(settings)["model"] == "standard"
     assert config(settings)["language"] == "fr"
@@ -318,7 +318,7 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
         ({}, []),
     ],
 )
-def test_no_encryption_is_said(
+def test_an_unencrypted_address_logs_a_warning(
     setting: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     SpeechmaticsProvider(SpeechmaticsSettings(api_key=SecretStr(SECRET), **setting))
@@ -351,7 +351,7 @@ def test_the_readme_names_all_settings_and_options() -> None:
         assert f"`{name}`" in README
 
 
-def test_the_readme_says_what_is_not_supported() -> None:
+def test_the_readme_lists_unsupported_parts() -> None:
     schemas = spec.document()["components"]["schemas"]
     fields = set(schemas["TranscriptionConfig"]["properties"])
     fields |= set(schemas["SpeakerDiarizationConfig"]["properties"])

@@ -1,4 +1,4 @@
-"""Messages on the wire: recorded ones in, events out; no loop, no clock."""
+"""Decoding of recorded messages and encoding; no loop, no clock."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_final() -> None:
     )
 
 
-def test_confidences_of_partials_mean_nothing() -> None:
+def test_confidences_of_partials_are_dropped() -> None:
     partial = decode(changed(message="AddPartialTranscript", results=[WORD]))
     assert isinstance(partial, Transcript)
     assert not partial.final
@@ -186,7 +186,7 @@ def test_an_entity_is_one_word() -> None:
     assert [(r.text, r.punctuation) for r in found.results] == [("17th of January 2022", False)]
 
 
-def test_results_of_no_use_are_passed_over() -> None:
+def test_unused_results_are_skipped() -> None:
     results = [
         {"type": "word", "start_time": 1, "end_time": 2},
         {"type": "word", "start_time": 1, "end_time": 2, "alternatives": []},
@@ -306,7 +306,7 @@ def test_every_message_of_the_specification_is_known() -> None:
         '{"message": "LanguageInfo", "language": "ar"}',
     ],
 )
-def test_nonsense_is_an_error(message: str | bytes) -> None:
+def test_malformed_messages_are_errors(message: str | bytes) -> None:
     with pytest.raises(RemoteProtocolError) as error:
         decode(message)
     assert not isinstance(error.value, BadFinal)
@@ -332,7 +332,7 @@ def test_nonsense_is_an_error(message: str | bytes) -> None:
         {"results": [{**WORD, "alternatives": [{"content": "a", "confidence": "1"}]}]},
     ],
 )
-def test_a_final_that_cannot_be_read_is_told_apart(changes: dict[str, Any]) -> None:
+def test_a_malformed_final_has_its_own_error(changes: dict[str, Any]) -> None:
     with pytest.raises(BadFinal, match="malformed final"):
         decode(changed(**changes))
     if "confidence" in json.dumps(changes.get("results")):

@@ -31,7 +31,7 @@ from worker.providers.speechmatics.window import Patience, Window
 from .conftest import request
 
 SECOND = 32_000
-"""Bytes of a second of audio."""
+"""Bytes per second of audio."""
 WORD = Result(False, "yeah", 0.2, 0.5, 0.9)
 
 
@@ -64,7 +64,7 @@ def test_the_window_is_bounded_in_seconds_and_in_frames() -> None:
     assert (window.frames, window.acknowledged) == (4, window.seconds)
 
 
-def test_an_acknowledgement_stands_for_all_before_it() -> None:
+def test_an_acknowledgement_covers_all_earlier_frames() -> None:
     window = Window(max_seconds=10, max_frames=10)
     for _ in range(5):
         window.sent(0.5)
@@ -76,7 +76,7 @@ def test_an_acknowledgement_stands_for_all_before_it() -> None:
     assert not Window(1, 1).added(1)
 
 
-def test_a_session_waits_after_what_passes_by_itself() -> None:
+def test_a_session_waits_after_a_temporary_error() -> None:
     patience = Patience(5)
     assert patience.wait("a", 100) == 0
     patience.failed("a", Unavailable("p", "rate_limit", "full"), 100)
@@ -114,7 +114,7 @@ def test_frames_are_counted_from_one_and_audio_in_seconds() -> None:
     assert json.loads(state().finish())["last_seq_no"] == 0, "each connection counts anew"
 
 
-def test_changes_add_up() -> None:
+def test_changes_accumulate() -> None:
     stream = state()
     stream.configure({"max_delay": 1.0})
     said = json.loads(stream.configure({"enable_partials": False}))["transcription_config"]
@@ -126,7 +126,7 @@ def test_changes_add_up() -> None:
 # ---- in -------------------------------------------------------------------------------------
 
 
-def test_the_right_end() -> None:
+def test_the_normal_end() -> None:
     stream = state()
     stream.sent(SECOND)
     stream.receive(AudioAdded(1))
@@ -136,12 +136,12 @@ def test_the_right_end() -> None:
     assert stream.over
 
 
-def test_an_end_before_the_audio_is_a_loss() -> None:
+def test_an_early_end_is_an_error() -> None:
     with pytest.raises(Dropped):
         state().receive(EndOfTranscript())
 
 
-def test_the_duration_limit_is_an_end_that_needs_another_stream() -> None:
+def test_the_duration_limit_needs_another_stream() -> None:
     stream = state()
     stream.sent(SECOND)
     assert stream.receive(DurationLimit("enough")) == [Notice("duration_limit_exceeded", "enough")]
@@ -169,7 +169,7 @@ def test_a_word_that_never_becomes_final() -> None:
     assert caught.value.cause == "mute"
 
 
-def test_finals_keep_a_long_speech_going() -> None:
+def test_finals_keep_long_speech_alive() -> None:
     stream = state(max_unacknowledged_seconds=1e6)
     for second in range(1, 40):
         stream.sent(SECOND)
@@ -180,7 +180,7 @@ def test_finals_keep_a_long_speech_going() -> None:
             stream.receive(Transcript(True, second - 5, second - 2, (spoken,)))
 
 
-def test_errors_and_oddities() -> None:
+def test_errors_and_unusual_messages() -> None:
     stream = state()
     with pytest.raises(Unavailable):
         stream.receive(Error("job_error", "why"))
@@ -193,8 +193,8 @@ def test_errors_and_oddities() -> None:
     assert notice.code == "malformed"
 
 
-def test_a_final_that_cannot_be_read_ends_the_stream() -> None:
-    """Skipped, it would be lost; heard again, it is not."""
+def test_a_malformed_final_ends_the_stream() -> None:
+    """If it were skipped, its words would be lost; on a new stream they are transcribed again."""
     error = BadFinal("speechmatics", "no metadata")
     assert error.retryable
     with pytest.raises(BadFinal):

@@ -78,7 +78,7 @@ def test_an_opening_mark_waits_for_its_word() -> None:
     assert (second.text, second.carry) == ("¿qué", "")
 
 
-def test_what_belongs_to_words_is_kept() -> None:
+def test_attributes_of_words_are_kept() -> None:
     (found,) = joined(word("Hello"), mark(".")).words
     assert (found.start, found.end, found.confidence, found.speaker) == (1, 2, 0.5, "S1")
     assert joined(word("a"), word("b")).confidence == 0.5

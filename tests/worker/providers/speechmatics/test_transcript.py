@@ -40,7 +40,7 @@ def transcripts(margin: float = 0.0) -> Transcripts:
 
 
 def run(state: Transcripts, *messages: Transcript | EndOfUtterance) -> list[Any]:
-    """Events as a reader takes them in."""
+    """A short form of events for comparison."""
     events: list[ProviderEvent] = []
     for one in messages:
         if isinstance(one, Transcript):
@@ -63,7 +63,7 @@ def short(events: list[ProviderEvent]) -> list[Any]:
     return shown
 
 
-def test_the_order_of_the_documentation() -> None:
+def test_the_example_in_the_documentation() -> None:
     events = run(
         transcripts(),
         partial(0.2, 0.7, YEAH),
@@ -86,7 +86,7 @@ def test_the_order_of_the_documentation() -> None:
     ]
 
 
-def test_empty_finals_move_the_frontier() -> None:
+def test_empty_finals_advance_the_frontier() -> None:
     state = transcripts()
     assert run(state, final(0, 3), final(3, 3), final(2, 2.5), final(3, 5)) == [
         ("final", "", 0, 3),
@@ -96,7 +96,8 @@ def test_empty_finals_move_the_frontier() -> None:
 
 
 def test_a_final_begins_at_its_first_word_and_ends_with_its_last() -> None:
-    """Silence before it is not its own; what it covers beyond may be the next word's beginning."""
+    """It excludes the silence before it, and the rest of its audio may hold the start of the next
+    word."""
     assert run(transcripts(), final(0.2, 1.3, YEAH, SO), final(1.2, 2, MY)) == [
         ("started", 0.2),
         ("final", "yeah so", 0.2, 0.9),
@@ -104,7 +105,7 @@ def test_a_final_begins_at_its_first_word_and_ends_with_its_last() -> None:
     ]
 
 
-def test_an_empty_final_does_not_end_in_a_word_that_was_shown() -> None:
+def test_an_empty_final_does_not_end_inside_a_word() -> None:
     state = transcripts()
     events = run(state, partial(0, 1.9, MY, CARD), final(0, 1.3), final(1.3, 1.7))
     finals = [event for event in events if event[0] == "final"]
@@ -119,7 +120,7 @@ def test_rounding_makes_no_overlap() -> None:
     assert events[1:] == [("final", "yeah", 0.2, 0.5), ("final", "so", 0.5, 0.9)]
 
 
-def test_interims_of_what_is_final_are_left_out() -> None:
+def test_final_words_are_left_out_of_interims() -> None:
     state = transcripts()
     events = run(
         state,
@@ -133,7 +134,7 @@ def test_interims_of_what_is_final_are_left_out() -> None:
     assert state.pending == ()
 
 
-def test_a_mark_of_its_own_makes_no_text_and_loses_no_word() -> None:
+def test_a_separate_mark_adds_no_text_and_loses_no_word() -> None:
     state = transcripts()
     events = run(
         state,
@@ -144,7 +145,7 @@ def test_a_mark_of_its_own_makes_no_text_and_loses_no_word() -> None:
     assert [event[1] for event in events if event[0] == "final"] == ["yeah so", "my"]
 
 
-def test_silence_known_from_interims_moves_the_frontier_behind_a_margin() -> None:
+def test_silence_in_interims_advances_the_frontier_after_a_margin() -> None:
     state = transcripts(margin=5)
     assert run(state, partial(0, 5.5))[1:] == []
     assert run(state, partial(0, 6.5))[1:] == [("final", "", 0, 1.5)]
@@ -179,7 +180,7 @@ def test_the_end_of_the_transcript_ends_the_turn() -> None:
     assert state.end() == []
 
 
-def test_a_language_is_joined_its_own_way() -> None:
+def test_each_language_has_its_own_delimiter() -> None:
     state = transcripts()
     state.language(LanguageInfo("ja", ""))
     results = tuple(Result(False, text, 1, 2, language="ja") for text in "今日")
