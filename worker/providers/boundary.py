@@ -185,9 +185,11 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def _fault(name: str, what: str, error: BaseException) -> PluginFault:
-    # Not its representation: those of HTTP clients' errors show headers with keys.
-    message = f"the plugin raised {type(error).__name__} in {what}: {error}"
-    log.error("%s", message, exc_info=error, extra=fields(provider=name))
+    # The fault is published to subscribers, and the text of an unknown error may show a key or an
+    # address: it goes to the log only. Not its representation: those of HTTP clients' errors show
+    # headers with keys.
+    message = f"the plugin raised {type(error).__name__} in {what}"
+    log.error("%s: %s", message, error, exc_info=error, extra=fields(provider=name))
     return PluginFault(name, message)
 
 

@@ -86,6 +86,8 @@ class Providers:
         """Stamps of the files that the providers were made from; None if some could not be."""
         self._problem = ""
         """The last problem with the files that was logged."""
+        self._logged: dict[str, str] = {}
+        """The last error of each provider's constructor that was logged."""
         self.breakers: dict[str, Breaker] = {}
         if settings.secrets_dir is not None:
             self._stamps = _stamp(settings.secrets_dir)
@@ -150,10 +152,14 @@ class Providers:
         except NatterjackError as error:
             raise PluginError(f"provider {name!r}: {error}") from error
         except Exception as error:
-            # A plugin may fail in any way; the traceback is for its author.
-            log.exception("a provider cannot be made", extra=fields(provider=name))
-            what = f"{type(error).__name__}: {error}"
+            # A plugin may fail in any way. The PluginError is published to subscribers; the text of
+            # an unknown error goes to the log only, once, since files are tried every second.
+            if str(error) != self._logged.get(name):
+                self._logged[name] = str(error)
+                log.exception("a provider cannot be made", extra=fields(provider=name))
+            what = f"{type(error).__name__}; the worker's log has the traceback"
             raise PluginError(f"provider {name!r} cannot be made: {what}") from error
+        self._logged.pop(name, None)
         self._made[name], self._made_from[name] = provider, settings
         return provider
 

@@ -18,7 +18,9 @@ from natterjack.settings import BrokerSettings, load
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, WorkerProcess, closed, spoken
+from worker.providers import loading
 from worker.providers.deepgram import DeepgramProvider
+from worker.providers.deepgram.settings import DeepgramSettings
 from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
 
@@ -169,6 +171,47 @@ async def test_a_file_that_cannot_be_used_changes_nothing_until_it_can(
     providers.look(volume.path)
     assert key_of(providers) == "two"
     await providers.close()
+
+
+class FragileProvider(DeepgramProvider):
+    """Raises an error of its own if its key is not good."""
+
+    def __init__(self, settings: DeepgramSettings) -> None:
+        super().__init__(settings)
+        if (key := self._api_key.get_secret_value()).startswith("bad"):
+            raise ValueError(f"cannot use {key}")
+
+
+async def test_a_plugin_that_cannot_be_made_is_logged_once(
+    providers: Providers,
+    volume: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(loading, "load_class", lambda name: FragileProvider)
+    assert key_of(providers) == "one"
+    for key, lines in (("bad", 2), ("bad", 2), ("worse", 2), ("bad", 4)):
+        volume.write(DEEPGRAM_API_KEY=key)
+        for _ in range(3):
+            providers.look(volume.path)
+        assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == lines
+    await providers.close()
+
+
+def test_the_error_of_a_plugin_is_in_the_log_and_not_in_the_session(
+    providers: Providers,
+    volume: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(loading, "load_class", lambda name: FragileProvider)
+    volume.write(DEEPGRAM_API_KEY="bad-key")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="cannot be made: ValueError") as caught:
+            providers.get("deepgram")
+        assert "bad-key" not in str(caught.value), "subscribers see this text"
+    [record] = caplog.records
+    assert record.exc_info is not None
 
 
 async def test_one_bad_file_keeps_no_other_provider_from_its_new_key(
