@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from natterjack.plugin.errors import PluginError, PluginFault, ProviderError
+from natterjack.plugin.errors import PluginError, PluginFault, ProviderError, RequestRefused
 from natterjack.plugin.provider import (
     Balance,
     Capabilities,
@@ -104,7 +104,7 @@ class GuardedStream(ProviderStream):
         except ProviderError:
             raise
         except Exception as error:
-            raise _fault(self.name, "send_nowait", error) from error
+            raise _translated(self.name, "send_nowait", error) from error
         if sent is True or sent is False:
             return sent
         # Anything else cannot be trusted: sending the audio again might double it.
@@ -147,7 +147,7 @@ class _Events(AsyncIterator[ProviderEvent]):
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled(error):
                 raise
-            raise _fault(self._name, "iteration", error) from error
+            raise _translated(self._name, "iteration", error) from error
         if isinstance(event, ProviderEvent):
             return event
         raise PluginFault(self._name, f"iteration returned {_kind(event)}, not an event")
@@ -155,7 +155,8 @@ class _Events(AsyncIterator[ProviderEvent]):
 
 @contextmanager
 def mapped(name: str, what: str) -> Iterator[None]:
-    """Raise errors that are not ProviderError as PluginFault, with a traceback in the log."""
+    """Raise a PluginError as RequestRefused, and other errors that are not ProviderError as
+    PluginFault, with a traceback in the log."""
     try:
         yield
     except ProviderError:
@@ -163,7 +164,7 @@ def mapped(name: str, what: str) -> Iterator[None]:
     except (Exception, asyncio.CancelledError) as error:
         if _is_cancelled(error):
             raise
-        raise _fault(name, what, error) from error
+        raise _translated(name, what, error) from error
 
 
 @contextmanager
@@ -182,6 +183,12 @@ def _is_cancelled(error: BaseException) -> bool:
     or a future of the plugin; it would end the session's task without a trace."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _translated(name: str, what: str, error: BaseException) -> ProviderError:
+    if isinstance(error, PluginError):  # its text is for people, and a retry would not help
+        return RequestRefused(name, "request", str(error))
+    return _fault(name, what, error)
 
 
 def _fault(name: str, what: str, error: BaseException) -> PluginFault:

@@ -19,6 +19,7 @@ from natterjack.plugin import (
     Provider,
     ProviderEvent,
     ProviderStream,
+    RequestRefused,
     StreamRequest,
 )
 from tests.waiting import soon
@@ -119,6 +120,16 @@ async def test_errors_of_the_provider_pass(caplog: pytest.LogCaptureFixture) -> 
     with pytest.raises(Dropped):
         stream.send_nowait(b"\0\0")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("method", ["send", "finish", "send_nowait", "iteration"])
+async def test_an_error_of_its_settings_refuses_the_request(method: str) -> None:
+    stream = await stream_that(PluginError("ODD_REGION is not set"))
+    with pytest.raises(RequestRefused, match="ODD_REGION is not set") as caught:
+        await call(stream, method)
+    assert (caught.value.provider, caught.value.cause) == ("p", "request")
+    with pytest.raises(RequestRefused, match="ODD_REGION is not set"):
+        await GuardedProvider("p", OddProvider(PluginError("ODD_REGION is not set"))).open(REQUEST)
 
 
 @pytest.mark.parametrize("value", [None, 1, "event"])
