@@ -119,7 +119,7 @@ class ManagedStream(WebSocketStream):
         self._error_at = 0.0
 
     def on_audio(self, audio: bytes) -> None:
-        self._texts.hear(audio)
+        self._texts.add_audio(audio)
 
     def encode_finish(self) -> str:
         return protocol.encode_client(protocol.End())

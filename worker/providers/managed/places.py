@@ -102,7 +102,7 @@ class Places:
         """Start of the recorded audio; earlier audio is discarded."""
         return self._first * BLOCK_SECONDS
 
-    def hear(self, audio: bytes) -> None:
+    def add_audio(self, audio: bytes) -> None:
         """Record audio that is sent."""
         self._bytes += len(audio)
         self._voiced += bytes(block.voiced for block in self._voice.feed(audio))

@@ -101,9 +101,9 @@ class Texts:
         """Whether a final text waits for its position."""
         return bool(self._pending)
 
-    def hear(self, audio: bytes) -> None:
+    def add_audio(self, audio: bytes) -> None:
         """Record audio that is sent."""
-        self._places.hear(audio)
+        self._places.add_audio(audio)
 
     def finish(self) -> None:
         """Record the end of the audio."""

@@ -132,7 +132,7 @@ class SherpaStream(ProviderStream):
     ) -> list[ProviderEvent]:
         """Transcribe audio; runs in a thread."""
         behind = behind or time.monotonic() - submitted > _BEHIND_SECONDS
-        return self._transcriber.hear(audio, finalize=finalize, finish=finish, behind=behind)
+        return self._transcriber.transcribe(audio, finalize=finalize, finish=finish, behind=behind)
 
     def _end_job(self, job: asyncio.Future[list[ProviderEvent]]) -> None:
         self._job = None

@@ -54,7 +54,7 @@ class Transcriber:
         self._samples = 0
         """Number of samples received."""
 
-    def hear(
+    def transcribe(
         self, audio: bytes, *, finalize: bool = False, finish: bool = False, behind: bool = False
     ) -> list[ProviderEvent]:
         """Process `audio` and return the events.

@@ -1,4 +1,4 @@
-"""From settings, a session's fields and its options to the query; and what is written of them."""
+"""Building the query from settings, a session's fields and its options; documentation of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MULTI = "flux-general-multi"
 
 
 def fits_the_specification(query: dict[str, list[str]]) -> None:
-    """Every parameter is one of listen v2's, and has a value that it allows."""
+    """Check that every parameter is in listen v2, with an allowed value."""
     channel, document = specification()
     properties = channel["bindings"]["ws"]["query"]["properties"]
     for name, values in query.items():
@@ -39,7 +39,7 @@ def fits_the_specification(query: dict[str, list[str]]) -> None:
 
 
 def query(settings: dict[str, Any] | None = None, **session: Any) -> dict[str, list[str]]:
-    """The query as the server sees it; the emulator's parser and the specification agree to it."""
+    """The query as the server parses it; checked by the emulator's parser and the specification."""
     flux = {f"flux_{name}": value for name, value in (settings or {}).items()}
     found: dict[str, list[str]] = {}
     for name, value in listen(DeepgramFluxSettings(**flux), request(**session)).query:

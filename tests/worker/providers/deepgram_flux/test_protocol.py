@@ -1,4 +1,4 @@
-"""Messages on the wire: recorded ones in, events out; no loop, no clock."""
+"""Decoding of recorded messages and encoding; no loop, no clock."""
 
 from __future__ import annotations
 

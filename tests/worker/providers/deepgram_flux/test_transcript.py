@@ -1,4 +1,4 @@
-"""From messages of turns to finals: none lost, none twice, whatever later messages say."""
+"""Finals from the messages of turns: none lost or repeated, regardless of later messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spoken(seconds: float) -> Clock:
 
 
 def words(text: str, start: float = 0.0, each: float = 0.3, gap: float = 0.1) -> Any:
-    """Words of a message, one after another from `start`."""
+    """Words of a message, consecutive from `start`."""
     return tuple(
         ProviderWord(word, start + n * (each + gap), start + n * (each + gap) + each, 0.9)
         for n, word in enumerate(text.split())
@@ -56,7 +56,7 @@ def info(event: str, window_end: float, text: str = "", index: int = 0, **more: 
 
 
 def partition(events: list[ProviderEvent]) -> None:
-    """Finals never overlap, and hold their words."""
+    """Check that finals never overlap and contain their words."""
     frontier = 0.0
     for final in finals(events):
         assert final.start >= frontier - 1e-9
@@ -121,7 +121,7 @@ def test_a_turn_that_was_cut_ends_at_its_last_word(trigger: str, end: float) -> 
 
 
 def test_silence_between_turns_moves_the_position_on() -> None:
-    """But not over what may be the beginning of a turn."""
+    """Except for audio that may hold the start of a turn."""
     transcript = Transcript(spoken(30), NEVER)
     events: list[ProviderEvent] = []
     for quarter in range(1, 60):
@@ -214,7 +214,7 @@ def test_silence_of_our_own_is_taken_out_of_all_times() -> None:
 
 
 def monologue(count: int, step: float = 0.25) -> list[TurnInfo]:
-    """A turn of `count` words that grows."""
+    """The messages of a turn that grows to `count` words."""
     text = [f"w{n}" for n in range(count)]
     messages: list[TurnInfo] = []
     at = step
@@ -282,7 +282,7 @@ def test_words_that_change_wait() -> None:
 
 
 def test_a_word_that_grows_into_the_next_waits() -> None:
-    """The widest gap is behind "twenty", but "five" has only just come."""
+    """The widest gap is after "twenty", but "five" is still new."""
     transcript = Transcript(spoken(60), Commit(updates=3, seconds=3, length_seconds=1))
     head = words("a b c twenty")
     both = (*head, ProviderWord("five", 2.5, 2.9, 0.9))
@@ -336,7 +336,7 @@ def test_no_cut_inside_a_word() -> None:
 
 
 def committed(text: str = "one two three four five six", head: int = 3) -> tuple[Transcript, Any]:
-    """A transcript whose open turn has a head of `head` words, and the events up to there."""
+    """A transcript with a head of `head` words in its open turn, and the events so far."""
     transcript = Transcript(spoken(60), EAGER)
     events: list[ProviderEvent] = []
     made = [list(word) for word in words(text)]
@@ -452,7 +452,7 @@ def test_a_head_that_is_all_that_is_left() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
-    """Words are revised and their times wobble; each place of the audio is said once."""
+    """Words and their times are revised; each part of the audio appears in one final."""
     rng = random.Random(seed)
     transcript = Transcript(spoken(200), Commit(updates=2, seconds=1, length_seconds=1))
     events: list[ProviderEvent] = []
@@ -477,7 +477,7 @@ def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
 def test_committed_words_that_stay_are_not_worked_on_again(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which changes nothing of what comes out."""
+    """It does not change the events."""
     rng = random.Random(seed)
     messages: list[TurnInfo] = []
     for message in monologue(80):

@@ -1,6 +1,6 @@
-"""Texts to events: where in the audio they lie. No loop, no socket.
+"""Events from texts, and their positions in the audio. No loop, no socket.
 
-`Proxy` says what a proxy without times would have said, some seconds late.
+`Proxy` sends the texts of a proxy without times, some seconds late.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Proxy:
     def play(self, audio: bytes) -> None:
         for at in range(0, len(audio), FRAME):
             frame = audio[at : at + FRAME]
-            self._texts.hear(frame)
+            self._texts.add_audio(frame)
             for message in self._session.audio(frame):
                 assert isinstance(message, dict)
                 decoded = protocol.decode_server(json.dumps(message))
@@ -83,8 +83,8 @@ class Proxy:
 
 
 def audit(events: list[ProviderEvent], words: list[str], places: list[tones.TimedWord]) -> int:
-    """Every word once; ends of finals lie between words, so that a worker which goes on there
-    neither loses nor doubles one. How many do not."""
+    """Check that every word appears once, and return how many finals end inside a word: a worker
+    that resumes there would lose or repeat one."""
     assert said(events) == words
     assert all(b.start >= a.end for a, b in itertools.pairwise(finals(events)))
     wrong = count = 0
@@ -104,8 +104,8 @@ def audit(events: list[ProviderEvent], words: list[str], places: list[tones.Time
     ("phrase", "pause"), [(n, pause) for n in (3, 8, 11) for pause in (0.5, 0.8, 2.0)] + [(1, 2.0)]
 )
 def test_phrases_end_in_their_pauses(phrase: int, pause: float, late: float) -> None:
-    """However late a text comes: the pause that it ends in is told by its length, and by how late
-    others were. (Single words with short pauses between are all alike.)"""
+    """The pause is found from the length and the latency of the text, however late it is. (Single
+    words with short pauses between them cannot be told apart.)"""
     words = tones.sequence(phrase * 12)
     how: dict[str, float] = {"pause_seconds": pause, "lead_seconds": 0.5}
     audio = tones.encode(words, phrase_words=phrase, tail_seconds=2, **how)  # type: ignore[arg-type]
@@ -197,17 +197,17 @@ def test_speech_after_the_last_text_needs_a_text() -> None:
     """The upstream is gone: texts arrive later, or are lost if the proxy dies."""
     words = tones.sequence(8)
     listener = texts()
-    listener.hear(tones.encode(words, tail_seconds=1))
+    listener.add_audio(tones.encode(words, tail_seconds=1))
     (event,) = finals(listener.receive(final(" ".join(words))))
-    listener.hear(tones.silence(60))
+    listener.add_audio(tones.silence(60))
     assert listener.owed == 0
     frontier = finals(listener.due())[-1].end
     assert frontier > event.end
-    listener.hear(tones.encode(tones.sequence(120), phrase_words=6))
+    listener.add_audio(tones.encode(tones.sequence(120), phrase_words=6))
     assert finals(listener.due())[-1].end <= listener.sent
     start = listener.frontier
     for _ in range(10):
-        listener.hear(tones.silence(10))
+        listener.add_audio(tones.silence(10))
         assert listener.due() == []
     assert listener.frontier == start
     assert listener.owed > 100
@@ -215,7 +215,7 @@ def test_speech_after_the_last_text_needs_a_text() -> None:
 
 def test_a_click_is_not_speech() -> None:
     listener = texts(quiet=10)
-    listener.hear(tones.silence(3) + noise(0.03) + tones.silence(30))
+    listener.add_audio(tones.silence(3) + noise(0.03) + tones.silence(30))
     assert listener.owed == 0
     assert finals(listener.due())[-1].end > 20
 
@@ -223,7 +223,7 @@ def test_a_click_is_not_speech() -> None:
 def test_speech_after_a_pending_text_is_unanswered() -> None:
     words = tones.sequence(16)
     listener = texts()
-    listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
+    listener.add_audio(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
     listener.finish()
     listener.receive(final(" ".join(words[:8])))
     assert not listener.settled
@@ -234,7 +234,7 @@ def test_speech_after_a_pending_text_is_unanswered() -> None:
 def test_the_first_part_of_a_long_text_leaves_the_rest_unanswered() -> None:
     words = tones.sequence(16)
     listener = texts()
-    listener.hear(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
+    listener.add_audio(tones.encode(words, phrase_words=8, pause_seconds=1, tail_seconds=0.5))
     listener.finish()
     listener.receive(Transcript(" ".join(words[:8])))
     assert not listener.answered
@@ -245,11 +245,11 @@ def test_the_first_part_of_a_long_text_leaves_the_rest_unanswered() -> None:
 
 def test_an_interim_that_never_becomes_final() -> None:
     listener = texts(quiet=10)
-    listener.hear(tones.silence(3))
+    listener.add_audio(tones.silence(3))
     listener.receive(Transcript("what was that"))
-    listener.hear(tones.silence(8))
+    listener.add_audio(tones.silence(8))
     assert listener.due() == []
-    listener.hear(tones.silence(8))
+    listener.add_audio(tones.silence(8))
     (event,) = listener.due()
     assert isinstance(event, Final)
     assert event.text == ""
@@ -257,7 +257,7 @@ def test_an_interim_that_never_becomes_final() -> None:
 
 def test_blank_texts() -> None:
     listener = texts()
-    listener.hear(tones.silence(10))
+    listener.add_audio(tones.silence(10))
     assert listener.receive(Transcript(" ")) == []
     assert listener.receive(Transcript("uh")) == [Interim("uh", 0.0, 10.0, times_estimated=True)]
     # A blank final takes the interim back.
@@ -266,7 +266,7 @@ def test_blank_texts() -> None:
 
 def test_pending_texts_become_final_at_the_end() -> None:
     listener = texts()
-    listener.hear(tones.encode(tones.sequence(4), tail_seconds=0))
+    listener.add_audio(tones.encode(tones.sequence(4), tail_seconds=0))
     assert finals(listener.receive(final("able about above"))) == []
     listener.receive(Transcript("acorn"))
     (event,) = listener.end()
@@ -280,7 +280,7 @@ def test_a_final_shorter_than_its_interim_is_continued() -> None:
     words = tones.sequence(4)
     audio = tones.encode(words, gap_seconds=0.1, tail_seconds=0.5)
     listener = texts()
-    listener.hear(audio)
+    listener.add_audio(audio)
     listener.receive(Transcript(" ".join(words)))
     assert finals(listener.receive(final(words[0]))) == []
     (event,) = finals(listener.receive(final(" ".join(words[1:]))))
@@ -291,8 +291,8 @@ READ = (
     (8.51, 109), (10.62, 27), (13.12, 32), (17.02, 54), (20.80, 56),
     (24.32, 54), (26.37, 33), (28.61, 39), (32.61, 56), (41.98, 135),
 )  # fmt: skip
-"""The bundled recording: where a recogniser saw utterances end (amid the pause), and how many
-characters it wrote."""
+"""The bundled recording: ends of utterances according to a recognizer (in the middle of the pause),
+and the lengths of their texts in characters."""
 
 
 @pytest.mark.parametrize("late", [0.0, 0.3, 1.0, 2.0, 3.0])
@@ -311,7 +311,7 @@ def test_a_person_reading(late: float) -> None:
     due.sort(key=lambda item: item[0])
     listener, events = texts(), list[ProviderEvent]()
     for at in range(0, len(audio), FRAME):
-        listener.hear(audio[at : at + FRAME])
+        listener.add_audio(audio[at : at + FRAME])
         while due and due[0][0] <= (at + FRAME) / 32000:
             events += listener.receive(due.pop(0)[1])
         events += listener.due()
@@ -338,7 +338,7 @@ def test_times_of_the_proxy_are_used(phrase: int, late: float) -> None:
 
 def test_times_are_limited_to_sent_audio_that_is_not_final() -> None:
     listener = texts()
-    listener.hear(tones.silence(4))
+    listener.add_audio(tones.silence(4))
     (first,) = listener.receive(Transcript("a", True, 0.5, 2.0))
     (second,) = listener.receive(Transcript("b", True, 1.0, 9.0))
     assert isinstance(first, Final)
@@ -348,7 +348,7 @@ def test_times_are_limited_to_sent_audio_that_is_not_final() -> None:
 
 def test_a_text_with_times_after_one_without() -> None:
     listener = texts()
-    listener.hear(tones.silence(4))
+    listener.add_audio(tones.silence(4))
     listener.receive(final("first"))
     first, second = finals(listener.receive(Transcript("second", True, 2.0, 3.0)))
     assert (first.text, first.end, second.text, second.end) == ("first", 2.0, "second", 3.0)
