@@ -197,7 +197,7 @@ class Claimer:
                 problem=request.problem,
                 headers=message.headers,
             )
-        except Exception:  # no request may return to the queue for ever, and block later ones
+        except Exception:  # the request would return to the queue forever and block later ones
             log.exception("request rejected", extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()
@@ -268,7 +268,7 @@ class Claimer:
                     answered_at = asked_at
                 probe = None
             if now - answered_at > lease:
-                # This process stood still, or its messages do not arrive: leases may have run out.
+                # This process was suspended or cut off, so leases may have run out.
                 answered_at = now
                 for session, _ in sessions:
                     session.doubt()

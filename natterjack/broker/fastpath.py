@@ -175,8 +175,8 @@ class Client(NatsClient):
 
     async def request(self, *arguments: Any, **options: Any) -> Msg:
         """Like nats-py's, but cancel-safe: asyncio.wait_for, which nats-py uses, drops a
-        cancellation that arrives together with the answer on Python 3.11. A task that asks again
-        and again would go on for ever."""
+        cancellation that arrives together with the reply on Python 3.11. A task that sends requests
+        in a loop would then never end."""
         task = asyncio.current_task()
         before = task.cancelling() if task is not None else 0
         answer = await super().request(*arguments, **options)

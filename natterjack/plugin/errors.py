@@ -116,7 +116,7 @@ class PluginFault(ProviderError):
 
 
 def http_error(provider: str, status: int, message: str) -> ProviderError:
-    """The error that an HTTP status of 400 or more stands for.
+    """The error for an HTTP status of 400 or more.
 
     401 and 403 are RequestRefused (`auth`), 402 is RequestRefused (`credit`), 429 is Unavailable
     (`rate_limit`), 408 and 5xx are Unavailable (`server_error`), and every other status is

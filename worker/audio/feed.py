@@ -46,7 +46,7 @@ _LONGEST_GAP_S = 24 * 3600.0
 """A position that is further ahead is forged or a fault of the edge, not a gap."""
 _MAX_BAD_SEEN = 1000
 _ALL_DOUBT_S = 30.0
-"""The most seconds that a feed waits for doubtful chunks in all."""
+"""How long a feed waits for doubtful chunks in total."""
 _MAX_SUCCESSORS = 16
 
 
@@ -550,7 +550,7 @@ class Feed:
         if sequence < self._scanned:
             if await self._store.newest_sequence() >= self._scanned:
                 return True  # a replica that lags has answered
-            # The stream was created anew, as a memory stream is when its server restarts.
+            # The stream was created again, as a memory stream is when its server restarts.
             self._scanned, self._newest = 0, None
             self._marks.forget_places()
         self._mark_next()

@@ -52,5 +52,5 @@ class Marks:
         return next((mark for mark in reversed(self._marks) if mark.seq <= seq), self._marks[0])
 
     def forget_places(self) -> None:
-        """Forget stream sequences: the stream was created anew, and only positions remain valid."""
+        """Forget stream sequences: the stream was created again, and only positions stay valid."""
         self._marks = [mark._replace(stream_sequence=1) for mark in self._marks]

@@ -1,7 +1,7 @@
-"""The governor: limits on provider accounts that all workers keep together.
+"""The governor: limits on provider accounts, which all workers enforce together.
 
 It grants permits to connect and to dial (`permits` has the mechanism), and it announces to the
-other workers that an account refuses everybody.
+other workers when an account refuses all connections.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _READY_S = 2.0
 
 
 class Refusal(BaseModel):
-    """An account that refuses everybody for a while: an entry of the bucket `stt_providers`."""
+    """An account that refuses all connections for a while: an entry of the bucket
+    `stt_providers`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -55,7 +56,7 @@ class Refusal(BaseModel):
 
 
 class Governor:
-    """One worker's part in keeping the limits of provider accounts."""
+    """Enforces the limits of provider accounts in one worker."""
 
     def __init__(
         self,
@@ -70,8 +71,8 @@ class Governor:
     ) -> None:
         """`accounts` maps providers to accounts; a provider without one has an account of its name.
 
-        `on_refusal(provider, cause, seconds_left)` is called when an account refuses everybody; it
-        must not raise. Raises InvalidKey if an account's name is not a valid token.
+        `on_refusal(provider, cause, seconds_left)` is called when an account refuses all
+        connections; it must not raise. Raises InvalidKey if an account's name is not a valid token.
         """
         self._broker = broker
         self._js = js
@@ -102,7 +103,7 @@ class Governor:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._limit_watch.run(), name="account limits")
-                tasks.create_task(self._refusal_watch.run(), name="provider news")
+                tasks.create_task(self._refusal_watch.run(), name="account refusals")
         finally:
             self._tasks = None
             with contextlib.suppress(NatsError):
@@ -215,7 +216,7 @@ class Governor:
     # Breakers
 
     async def announce(self, provider: str, cause: str, seconds: float) -> None:
-        """Announce to all workers that the provider's account refuses everybody for `seconds`.
+        """Announce to all workers that the provider's account refuses connections for `seconds`.
 
         Announced at most once a second for each cause. Raises nothing: without a broker, the
         announcement is dropped.

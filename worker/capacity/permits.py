@@ -1,4 +1,4 @@
-"""Permits: how many connections, and dials per second, all workers together open on one account.
+"""Permits: the shared limits on connections, and on dials per second, of one provider account.
 
 Every permit of a provider account is a subject of the JetStream stream STT_SLOTS, numbered from 0;
 its last message names the holder, and an empty message means that it is free. Every write is a
@@ -17,8 +17,8 @@ saw it taken. The clocks of two machines are therefore never compared.
 The server republishes what is stored, with its sequence, on core NATS; refused writes are not
 republished. Every worker that uses a limited account listens to that, so it knows the holders.
 Workers also announce how many of their sessions wait. From both, every worker computes the same
-plan (`share`): which waiting session gets which free permit. A worker leaves permits that the plan
-gives to another worker alone for a moment and then takes them anyway.
+plan (`share`): which waiting session gets which free permit. If the plan gives a permit
+to another worker that does not take it within a moment, any worker takes it.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Permit:
 
     @property
     def sure(self) -> bool:
-        """Whether no other worker can hold the permit.
+        """Whether this worker is certain to hold the permit: no other can.
 
         False once the broker has confirmed nothing for a permit time; when the broker is back, the
         permit is either confirmed or `lost`.
@@ -678,7 +678,7 @@ class PermitPool:
         async with permit.lock:
             if permit.holder.id not in self._leaving:
                 return
-            # After twice the permit time the permit is free for everybody anyway.
+            # After twice the permit time any worker may take the permit.
             over = time.monotonic() - permit.confirmed > 2 * self.seconds
             if over or await self._set(permit, b""):
                 self._leaving.pop(permit.holder.id, None)

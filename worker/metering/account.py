@@ -1,4 +1,4 @@
-"""A session's account: what became of its audio, over all its provider streams and workers."""
+"""A session's account: its audio received, sent, transcribed and missing, over all its workers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .ledger import Ledger
 log = logging.getLogger(__name__)
 
 _MAX_GAPS = 100
-"""Gaps that are listed one by one; further ones only add to the seconds. The account must fit into
-a message."""
+"""How many gaps are listed. Further ones only add to the seconds: the account must fit into a
+message."""
 
 
 class Books:
@@ -111,7 +111,7 @@ class Books:
         return text + "}"
 
     def captured_until(self, reached: int, feed: Feed | None) -> int:
-        """End of the newest audio that is known to exist, given where sending has come to."""
+        """End of the newest audio known to exist, if audio before `reached` was sent."""
         if feed is None:
             return max(self.captured, reached)
         return max(reached, feed.head) if feed.ended else max(self.captured, reached, feed.head)

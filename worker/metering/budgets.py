@@ -2,7 +2,7 @@
 
 Each worker writes what it has used for a tenant to `stt_usage` and watches what the others write.
 The sum of what it knows never exceeds the real usage, so a worker that finds a budget used up is
-right without asking anybody. Audio that is sent until every worker has noticed is the overshoot
+right without asking the others. Audio that is sent before every worker has noticed is the overshoot
 (docs/explanation/metering.md).
 
 Only the budget itself may be stale, because an operator may raise it while this worker has no
@@ -46,9 +46,9 @@ from .tally import Tally, today
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.25
-"""How often budgets are checked. Ledgers update the tally once a second, and this delay comes on
-top."""
+_CHECK_S = 0.25
+"""How often budgets are checked. This adds to the delay of the tally, which ledgers update once a
+second."""
 _READY_S = 2.0
 _READY_POLL_S = 0.02
 _LINGER_S = 60.0
@@ -91,7 +91,7 @@ class _Followed:
             self._usages.pop(key, None)
         elif usage := parse_usage(key, value):
             before = self._usages.get(key)
-            # A refused write on behalf of a dead worker is received live all the same.
+            # A write on behalf of a dead worker is received live even if the broker refuses it.
             if before is None or usage.sent_seconds >= before.sent_seconds:
                 self._usages[key] = usage
         self._sums.clear()
@@ -123,7 +123,7 @@ class Budgets:
         self._js = js
         self._tally = tally
         self._metrics = metrics
-        self._levels = (*sorted(warnings), _SPENT)
+        self._thresholds = (*sorted(warnings), _SPENT)
         self._day = day
         # A single watch, so that a tenant's own budget and the default are always read together.
         self._watch = Watch(broker, streams.BUDGETS_BUCKET, ">", self._changed)
@@ -135,7 +135,7 @@ class Budgets:
         self._followed: dict[str, _Followed] = {}
         self._warned: dict[Budgeted, float] = {}
         """The highest threshold that each session was warned of."""
-        self._shown: set[tuple[str, str]] = set()
+        self._labels_set: set[tuple[str, str]] = set()
         self._unread = False
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -167,7 +167,7 @@ class Budgets:
         own = f"{TENANT_KEYS}.{tenant}"
         return own if own in self._budgets else DEFAULT_KEY
 
-    def of(self, tenant: str) -> Budget | None:
+    def budget_of(self, tenant: str) -> Budget | None:
         """The known budget of a tenant, or None."""
         return self._budgets.get(self._key(tenant)) if self._budgets else None
 
@@ -183,14 +183,14 @@ class Budgets:
 
         Returns at once, without asking the broker, when the tenant has no budget.
         """
-        if self._watch.ready.is_set() and self.of(tenant) is None:
+        if self._watch.ready.is_set() and self.budget_of(tenant) is None:
             return
         if self._unread and not self._watch.ready.is_set():
-            return  # waiting in vain once is enough
+            return  # an earlier wait has timed out: do not wait again
         try:
             async with asyncio.timeout(_READY_S):
                 await self._watch.ready.wait()
-                while self.of(tenant) is not None:
+                while self.budget_of(tenant) is not None:
                     followed = self._follow(tenant)
                     if followed is None or (
                         followed.watch.ready.is_set() and self._current(tenant)
@@ -208,7 +208,7 @@ class Budgets:
 
     def spent(self, tenant: str) -> str | None:
         """The detail for the closing event if the tenant's budget is used up, else None."""
-        budget = self.of(tenant)
+        budget = self.budget_of(tenant)
         if budget is None or not self._current(tenant):
             return None
         return spent_detail(tenant, self._day(), budget, self._used(tenant, budget))
@@ -234,8 +234,8 @@ class Budgets:
                 tasks.create_task(self._write(), name="budgets: usage")
                 while True:
                     if self._budgets or self._followed:
-                        self._look(sessions())
-                    await asyncio.sleep(_LOOK_S)
+                        self._check(sessions())
+                    await asyncio.sleep(_CHECK_S)
         finally:
             self._tasks = None
             self._followed.clear()
@@ -243,7 +243,7 @@ class Budgets:
     async def _write(self) -> None:
         """Publish what is used here. A separate task, because checking must not wait for NATS."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_S)
             if self._followed and self._broker.connected:
                 await self._tally.write(self._js, set(self._followed))
 
@@ -267,15 +267,15 @@ class Budgets:
         if task is not None:
             task.cancel()
 
-    def _look(self, sessions: Iterable[Budgeted]) -> None:
-        """Warn and end sessions, and set the metric of what is left."""
-        of_tenants: dict[str, list[Budgeted]] = {}
+    def _check(self, sessions: Iterable[Budgeted]) -> None:
+        """Warn or end sessions, and set the metric of remaining budgets."""
+        sessions_of: dict[str, list[Budgeted]] = {}
         for session in sessions:
-            of_tenants.setdefault(session.key.tenant, []).append(session)
+            sessions_of.setdefault(session.key.tenant, []).append(session)
         warned, self._warned = self._warned, {}
         left: dict[tuple[str, str], float] = {}
-        for tenant, its_sessions in of_tenants.items():
-            budget = self.of(tenant)
+        for tenant, its_sessions in sessions_of.items():
+            budget = self.budget_of(tenant)
             followed = None if budget is None else self._follow(tenant)
             if budget is None or followed is None:
                 continue
@@ -293,20 +293,20 @@ class Budgets:
                 self._warned[session] = level
                 if level > warned.get(session, 0.0):
                     self._warn_or_end(session, level, budget, used)
-        self._show(left)
+        self._set_remaining(left)
         now = time.monotonic()
         for tenant in list(self._followed):
             unwanted = now - self._followed[tenant].wanted_at > _LINGER_S
-            if unwanted or self.of(tenant) is None:
+            if unwanted or self.budget_of(tenant) is None:
                 self._unfollow(tenant)
 
     def _level(self, budget: Budget, used: Used) -> float:
         """The highest threshold that was passed, or 0.
 
-        It falls again when a budget is raised or a new day begins; warnings are then given anew.
+        It falls again when a budget is raised or a new day begins; sessions are then warned again.
         """
         fraction = fraction_used(budget, used)
-        return max((level for level in self._levels if level <= fraction), default=0.0)
+        return max((level for level in self._thresholds if level <= fraction), default=0.0)
 
     def _warn_or_end(self, session: Budgeted, level: float, budget: Budget, used: Used) -> None:
         if level < _SPENT:
@@ -323,13 +323,13 @@ class Budgets:
             log.info(what, extra=fields(tenant=tenant, used=shown))
         followed.logged = level
 
-    def _show(self, left: dict[tuple[str, str], float]) -> None:
+    def _set_remaining(self, left: dict[tuple[str, str], float]) -> None:
         gauge = self._metrics.budget_remaining
         for name, amount in left.items():
             gauge.labels(*name).set(amount)
-        for name in self._shown - left.keys():
+        for name in self._labels_set - left.keys():
             gauge.remove(*name)
-        self._shown = set(left)
+        self._labels_set = set(left)
 
 
 async def _watching(watch: Watch) -> None:

@@ -34,8 +34,8 @@ _READ_TIMEOUT_S = 1.0
 _PAGE_BYTES = 400_000
 _AT_ONCE = 10
 _FRESH_S = 0.5
-"""How long a record that was read serves others: every session that takes over from a dead worker
-asks for the same one."""
+"""How long a record that was read is reused: every session that is taken over from a dead worker
+needs the same one."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -61,11 +61,11 @@ class Report:
         self._metrics = metrics
         self._tally = tally
         self._pages = 0
-        self._owed: dict[str, DayUsage] = {}
+        self._unwritten_of_dead: dict[str, DayUsage] = {}
         """Usage that dead workers had not written yet, by key of the bucket."""
         self._read: dict[str, tuple[float, asyncio.Task[list[WorkerPage]]]] = {}
         started = datetime.now(UTC).isoformat()
-        self._head = {
+        self._common_fields = {
             "instance": instance,
             "worker": settings.name,
             "started_at": started,
@@ -105,7 +105,9 @@ class Report:
         either."""
         tenant = message.subject.split(".")[3]
         self._tally.forget(tenant)
-        self._owed = {k: usage for k, usage in self._owed.items() if k.split(".")[1] != tenant}
+        self._unwritten_of_dead = {
+            k: usage for k, usage in self._unwritten_of_dead.items() if k.split(".")[1] != tenant
+        }
         log.info("usage records erased", extra=fields(tenant=tenant))
 
     async def _write(self) -> None:
@@ -116,8 +118,8 @@ class Report:
             if not self._broker.connected:
                 continue
             await self._tally.write(self._js)
-            owed, self._owed = self._owed, {}
-            for key, usage in owed.items():
+            unwritten, self._unwritten_of_dead = self._unwritten_of_dead, {}
+            for key, usage in unwritten.items():
                 await self._write_for(key, usage)
             now = time.monotonic()
             if now - asked >= _QUEUE_SECONDS:
@@ -131,7 +133,7 @@ class Report:
         pages = _paged(records, usage)
         for page, (sessions, uses) in enumerate(pages):
             head = {
-                **self._head,
+                **self._common_fields,
                 "page": page,
                 "pages": len(pages),
                 "at": datetime.now(UTC).isoformat(),
@@ -165,7 +167,7 @@ class Report:
 
     # ---- reading other workers' records -----------------------------------------------------
 
-    async def of(self, instance: str, holder: str, tenant: str) -> SessionRecord | None:
+    async def record_of(self, instance: str, holder: str, tenant: str) -> SessionRecord | None:
         """The last record of the session that `holder` held in process `instance`, or None.
 
         Usage that this process had not written for the tenant is written on its behalf later.
@@ -178,7 +180,7 @@ class Report:
         for page in pages:
             for key, usage in page.usage.items():
                 if key.split(".")[1:2] == [tenant]:
-                    self._owed[key] = usage
+                    self._unwritten_of_dead[key] = usage
         sessions = (session for page in pages for session in page.sessions)
         return next((session for session in sessions if session.holder == holder), None)
 
@@ -231,6 +233,6 @@ def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[
 
 
 def _retrieve_error(task: asyncio.Task[list[WorkerPage]]) -> None:
-    """Retrieve a task's error, so that asyncio does not report it when nobody waits any more."""
+    """Retrieve a task's error, so that asyncio does not log it if no caller waits any longer."""
     if not task.cancelled():
         task.exception()

@@ -203,7 +203,7 @@ class Providers:
             self._replaced.append(replaced)
             if name in self.breakers:
                 self.breakers[name] = self._new_breaker()  # refusals were of the former key
-            log.info("provider made anew from changed files", extra=fields(provider=name))
+            log.info("provider reloaded from changed files", extra=fields(provider=name))
 
     async def close(self) -> None:
         """Close every provider, each within five seconds. Idempotent."""

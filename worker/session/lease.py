@@ -176,7 +176,7 @@ class Lease:
             await self.write()
 
     def doubt(self) -> None:
-        """Note that the lease may have run out while this process or its connection stood still.
+        """Note that the lease may have run out while this process or its connection was suspended.
         Nothing may be published before `confirm` returns."""
         self.in_doubt = True
         if self.progress.relay is not None:

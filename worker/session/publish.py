@@ -55,7 +55,7 @@ class Publisher:
 
     Every durable event names the last event that its publisher knows, and the broker refuses it if
     there is a later one. So only one of two workers that both believe they hold the lease can
-    publish. Core subscribers receive a refused event all the same; listen() reads the stream.
+    publish. Core subscribers still receive a refused event, so listen() reads the stream.
     """
 
     __slots__ = (
@@ -188,7 +188,7 @@ class Publisher:
         try:
             stored = await asyncio.shield(acknowledged)
         except BaseException as error:  # an error, or cancelled
-            # A cancelled caller goes on at once; a task of its own settles the event, and owns the
+            # A cancelled caller continues at once. A separate task settles the event, and owns the
             # lock from here on.
             settling = asyncio.create_task(
                 self._settle(event, acknowledged), name=f"publish {self._key}"

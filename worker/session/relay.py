@@ -240,7 +240,7 @@ class Relay:
 
     def watch(self, now: float, *, connected: bool, paused: float = 0) -> None:
         """Check for a stalled stream; called a few times a second. `connected`: the broker accepts
-        transcripts. `paused`: seconds since the last call in which the process stood still."""
+        transcripts. `paused`: seconds since the last call for which the process was suspended."""
         settings, name = self._settings, self.provider.name
         if paused:
             self._leave_out_pause(now, paused)
@@ -259,7 +259,7 @@ class Relay:
                 self.fail(Stalled(name, "mute", f"no answer to {unanswered:.0f} s of audio"))
 
     def _leave_out_pause(self, now: float, paused: float) -> None:
-        """Leave out time in which the process stood still: results may have arrived unread."""
+        """Leave out time for which the process was suspended: results may have arrived unread."""
         self._received_at = min(now, self._received_at + paused)
         if self._send_started is not None:
             self._send_started = min(now, self._send_started + paused)

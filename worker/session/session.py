@@ -49,8 +49,9 @@ _SAVE_SECONDS = 2.0
 
 
 class _Lifecycle:
-    """The state of a session, and its only setter. An object of its own, so that what changes the
-    state does not refer to the session: nothing frees reference cycles at once."""
+    """The state of a session, and its only setter. It is separate from the session so that objects
+    that change the state do not refer to the session: a reference cycle would not be freed at
+    once."""
 
     __slots__ = ("_key", "_lease", "state", "trace")
 
@@ -206,7 +207,7 @@ class Session:
     async def _take_over(self) -> None:
         """Become the session's only holder, and find the position to resume at."""
         writer, report = self.progress.writer, self._services.report
-        estimate = await self._lease.acquire(self._intake.first_queued, report.of)
+        estimate = await self._lease.acquire(self._intake.first_queued, report.record_of)
         if estimate is not None:
             with contextlib.suppress(PluginError):
                 price = self._admission.price(estimate.provider, None, self.spec.language, 1)
@@ -366,17 +367,17 @@ class Session:
 
     def doubt(self) -> None:
         """Publish nothing more before the checkpoint proves that the lease still holds: it may have
-        run out while this process or its connection stood still."""
+        run out while this process or its connection was suspended."""
         self._lease.doubt()
 
     def tick(self, now: float, *, connected: bool, paused: float = 0) -> None:
         """Watch the provider stream; called a few times a second. `connected`: the broker accepts
-        transcripts. `paused`: seconds since the last call in which the process stood still."""
+        transcripts. `paused`: seconds since the last call for which the process was suspended."""
         relay, permit = self.progress.relay, self._admission.permit
         if relay is None:
             return
         if permit is not None and permit.lost.is_set():
-            reason = "its permit was taken over: this process stood still"
+            reason = "its permit was taken over while this process was suspended"
             relay.fail(Dropped(relay.provider.name, reason))
         relay.watch(now, connected=connected, paused=paused)
         if self._drain.requested and self._drain.overdue(now):

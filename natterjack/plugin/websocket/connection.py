@@ -107,7 +107,7 @@ class Socket:
         """Whether the peer's close frame has arrived, even if `receive` has not returned it yet."""
         if self._close_given or self._connection.closed:
             return True
-        # aiohttp has no public way to look at messages that nobody has received yet, and `receive`
+        # aiohttp has no public way to look at messages that are not received yet, and `receive`
         # belongs to another task. A close that arrived before we ended the stream must not count as
         # the answer to it: the provider would seem to have transcribed audio that it never read.
         unread = self._connection._reader._buffer

@@ -74,8 +74,8 @@ class WebSocketStream(ProviderStream):
         provider's answer to the audio can arrive."""
 
     def on_close(self, closed: Closed) -> None:
-        """Raise the error that the end of the connection stands for, or return if the stream is
-        complete. By default a close of code 1000 or 1005 after `finish` completes the stream, and
+        """Raise the error for the end of the connection, or return if the stream is complete.
+        By default a close of code 1000 or 1005 after `finish` completes the stream, and
         every other end raises Dropped."""
         if self.finish_sent and closed.code in (1000, 1005):
             return

@@ -90,7 +90,7 @@ async def test_streams_opened_after_a_change_use_the_new_key_and_others_go_on(
 
     emulator.api_key = "second-key"  # the first is refused from now on
     volume.write(DEEPGRAM_API_KEY="second-key")
-    await until(lambda: worker.find("made anew"), "the change is seen")
+    await until(lambda: worker.find("reloaded from changed files"), "the change is seen")
     after = Speaker(broker_settings, 12, conversation="after", speed=8)
     await after.speak()
     (await closed(broker, after.spec)).audit(after)
@@ -125,7 +125,7 @@ async def test_a_new_key_ends_the_time_out_of_one_that_was_refused(
     assert (await closed(broker, refused.spec)).closing[0].state == "failed"
 
     volume.write(DEEPGRAM_API_KEY="right")
-    await until(lambda: worker.find("made anew"), "the change is seen")
+    await until(lambda: worker.find("reloaded from changed files"), "the change is seen")
     served = Speaker(broker_settings, 4, conversation="served", speed=8)
     await served.speak()
     (await closed(broker, served.spec)).audit(served)
