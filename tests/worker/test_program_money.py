@@ -122,7 +122,7 @@ async def test_unreadable_budgets_and_limits_do_not_block_sessions(
                 transcript = await closed(broker, speaker.spec)
                 transcript.audit(speaker)
                 await until(
-                    lambda: worker.find("limits of accounts cannot be read"), "the error is logged"
+                    lambda: worker.find("account limits cannot be read"), "the error is logged"
                 )
                 began = time.monotonic()
                 again = Speaker(admin, 8, conversation="again")
