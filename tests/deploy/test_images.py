@@ -286,7 +286,7 @@ def test_the_edge_image_has_portaudio(containers: Podman) -> None:
         "podman", "run", "--rm", "--network=none", *CONFINED, EDGE_IMAGE, "devices", check=False
     )
     assert done.returncode == 2
-    assert "no microphone is here" in done.stderr
+    assert "no microphone found" in done.stderr
 
 
 async def test_the_worker_image_creates_the_streams(

@@ -128,7 +128,9 @@ async def test_unreadable_budgets_and_limits_do_not_block_sessions(
                 again = Speaker(admin, 8, conversation="again")
                 await again.speak()
                 (await closed(broker, again.spec)).audit(again)
-                complaints = [e for e in worker.log if "cannot be read, sessions start" in e["message"]]
+                complaints = [
+                    e for e in worker.log if "cannot be read, sessions start" in e["message"]
+                ]
                 assert len(complaints) == 2, "one for budgets, one for limits"
                 assert time.monotonic() - began < 30
             finally:
