@@ -18,7 +18,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("send", ("websocket/connection.py:Socket.send", ".send_nowait", "Stream.send")),
     ("convert", ("worker/audio/convert.py:",)),
     ("decode headers", ("natterjack/audio.py:", "broker/wire.py:parse", "Feed._next_prefix")),
-    ("relay and clock", ("relay.py:Relay.take", "Relay._send_all", "Timeline.advance")),
+    ("relay and clock", ("relay.py:Relay.send_live", "Relay._send_all", "Timeline.advance")),
     (
         "metrics and ledger",
         (

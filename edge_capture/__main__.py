@@ -1,7 +1,7 @@
 """The `natterjack-edge` command.
 
-Exit codes: 0 everything is published and acknowledged; 1 it is not, the audio broke off, or with
-`--wait` the session did not end as closed; 2 a mistake in the command line, the source or (with
+Exit codes: 0 everything is published and acknowledged; 1 it is not, the source failed, or with
+`--wait` the session did not end as closed; 2 an error in the command line, the source or (with
 `--once`) the broker; 130 a second Ctrl-C.
 """
 
@@ -75,9 +75,9 @@ Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
 exit codes:
   0    everything is published and acknowledged
-  1    some chunks are not acknowledged, the source broke off, a request ended the session, or with
+  1    some chunks are not acknowledged, the source failed, a request ended the session, or with
        --wait it did not end as closed
-  2    a mistake in the command line, the settings, the source or the spool, or with --once no NATS
+  2    an error in the command line, the settings, the source or the spool, or with --once no NATS
   130  aborted by a second Ctrl-C
 """
 

@@ -3,7 +3,7 @@
 EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit code 2
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit code 2
-└── SourceLost    the audio broke off mid-session: the microphone vanished; exit code 1
+└── SourceLost    the source failed mid-session: the microphone vanished; exit code 1
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ class SpoolError(EdgeError, UsageError):
 
 
 class SourceLost(EdgeError):
-    """The audio broke off mid-session. The audio before that is still published."""
+    """The source failed mid-session. The audio before that is still published."""

@@ -121,7 +121,7 @@ def add_flags(
         if name in without or "SecretStr" in str(field.annotation):
             continue
         default = field.get_default(call_default_factory=True)
-        shown = "" if default is None or default == [] else f", default {default}"
+        shown = "" if default is None or default in ("", []) else f", default {default}"
         options: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
         if field.annotation is bool:
             options = {"action": argparse.BooleanOptionalAction}

@@ -11,7 +11,7 @@ from natterjack.errors import NatterjackError
 
 
 class WorkerError(NatterjackError):
-    """Base of what goes wrong in a worker."""
+    """Base class of a worker's errors."""
 
 
 class LeaseLost(WorkerError):

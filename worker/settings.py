@@ -62,13 +62,13 @@ class WorkerSettings(BaseSettings):
         gt=0,
     )
     superseded_seconds: float = described(
-        2, "seconds without audio after which a session ends if a newer one uses its key", gt=0
+        2, "seconds without audio after which a session ends if a newer session uses its key", gt=0
     )
     recovery_seconds: float = described(
         600, "seconds without a working provider after which a session fails", gt=0
     )
     failover_after: int = described(
-        3, "failures in a row after which the next provider of the list takes over", ge=1
+        3, "failures in a row after which a session changes to the next provider of its list", ge=1
     )
     breaker_failures: int = described(
         5,
@@ -91,10 +91,12 @@ class WorkerSettings(BaseSettings):
         5, "seconds after which a blocked send counts as a fault", gt=0
     )
     mute_seconds: float = described(
-        6, "seconds of silence after which a provider that receives audio counts as mute", gt=0
+        6,
+        "seconds without a message after which a provider that receives audio counts as mute",
+        gt=0,
     )
     finish_seconds: float = described(
-        10, "seconds of silence allowed to a provider after the end of the audio", gt=0
+        10, "seconds without a message allowed to a provider after the end of the audio", gt=0
     )
     hole_seconds: float = described(
         10, "seconds to wait for missing audio before silence replaces it", ge=0
@@ -117,7 +119,7 @@ class WorkerSettings(BaseSettings):
     accounts: str = described(
         "",
         "providers that share the limits of one provider account (`natterjack limits`): "
-        "deepgram=main,deepgram-flux=main; every other provider is an account of its own",
+        "deepgram=main,deepgram-flux=main; every other provider has its own account",
     )
     budget_warnings: str = described(
         "0.8,0.95",

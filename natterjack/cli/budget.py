@@ -69,7 +69,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         parser.add_argument(
             "--default",
             action="store_true",
-            help="the budget of each tenant without one of its own",
+            help="the budget of each tenant without its own budget",
         )
     setting.add_argument(
         "--seconds-per-day",

@@ -4,7 +4,7 @@ Every permit of a provider account is a subject of the JetStream stream STT_SLOT
 its last message names the holder, and an empty message means that it is free. Every write is a
 compare-and-set on that subject. A worker whose write was acknowledged holds the permit; a worker
 whose write was refused knows that it does not. The same refusal settles a holder that stalled, a
-successor that took over, and two workers that raced. (Tokens in a pull consumer cannot do this:
+successor that took expired, and two workers that raced. (Tokens in a pull consumer cannot do this:
 nats-server 2.15 answers an `in_progress` from a former holder as if it still held the message, and
 lets its `nak` take the message away from the present holder.)
 
@@ -152,7 +152,7 @@ class Permit:
 
     @property
     def ticket(self) -> str:
-        """The text with which a successor takes over this permit (`Governor.admit`)."""
+        """The text with which a successor takes expired this permit (`Governor.admit`)."""
         return str(Ticket(self._pool.account, self.number, self.holder.id))
 
     @property
@@ -173,7 +173,7 @@ class Permit:
         await self._pool.release(self)
 
     def leave(self) -> None:
-        """Stop renewing without giving back, so that the successor with the ticket can take over.
+        """Stop renewing without giving back, so that the successor with the ticket can take expired.
 
         Idempotent. The permit becomes free after the permit time.
         """
@@ -194,7 +194,7 @@ class PermitPool:
         seconds: float,
         on_change: Callable[[], None],
     ) -> None:
-        """`seconds` is how long after its last write a permit may be taken over."""
+        """`seconds` is how long after its last write a permit may be taken expired."""
         self._broker = broker
         self._js = js
         self._store = store
@@ -215,7 +215,7 @@ class PermitPool:
         self._taking: dict[int, Holder] = {}
         self._unanswered: dict[str, float] = {}
         """When each write without an answer was sent, by holder id. If it turns out to have been
-        stored, the permit is given back, because its time may be nearly over."""
+        stored, the permit is given back, because its time may be nearly expired."""
         self._elsewhere: dict[str, tuple[float, list[Waiting]]] = {}
         self._yielded: dict[int, float] = {}
         """Free permits that the plan gives to other workers, and until when they are left alone."""
@@ -227,7 +227,7 @@ class PermitPool:
         self._given_back = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
 
-    # ---- what the fleet does --------------------------------------------------------------------
+    # ---- the permits of all workers -------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep track of the account's permits and grant them, until cancelled."""
@@ -239,7 +239,7 @@ class PermitPool:
             async with self._tasks:
                 self._tasks.create_task(self._watch(), name=f"permits {self._subject}")
                 if self.renews:
-                    self._tasks.create_task(self._keep(), name=f"permits {self._subject}")
+                    self._tasks.create_task(self._renew_permits(), name=f"permits {self._subject}")
                 await self._distribute()
         finally:
             self._broker.on_reconnect.discard(self._reconnected)
@@ -252,7 +252,7 @@ class PermitPool:
         self._stale.set()
 
     async def _watch(self) -> None:
-        """Read all permits at start and after each reconnect. Nothing is taken before that."""
+        """Read all permits at start and after each reconnect. No permit is taken before that."""
         while True:
             self._stale.clear()
             self._entries.clear()
@@ -263,7 +263,7 @@ class PermitPool:
                 continue
             for one in stored:
                 self._learn(one.subject, one.sequence, one.data)
-            # Renewals were missed while the connection was down, so all times begin now.
+            # Renewals were missed while the connection was down, so every permit counts as seen now.
             self._read = not self._stale.is_set()
             self._wake.set()
             await self._stale.wait()
@@ -305,7 +305,7 @@ class PermitPool:
     async def _read_leader(self, number: int) -> _Entry | None:
         """The permit as the stream's leader knows it, or None if it was never written.
 
-        A direct get will not do: a replica that lags may answer it. Raises _Unknown.
+        A direct get is not enough: a replica that lags may answer it. Raises _Unknown.
         """
         subject = f"{self._subject}.{number}"
         try:
@@ -430,7 +430,7 @@ class PermitPool:
                     await self._wake.wait()
 
     def _delay(self, now: float) -> float:
-        """Seconds until the next change that no message announces: a permit whose time ends."""
+        """Seconds until the next change that no message announces: a permit expires."""
         ends = (e.seen + self.seconds - now for e in self._entries.values() if e.holder is not None)
         return max(0.001, min((end for end in ends if 0 < end < _TICK_S), default=_TICK_S))
 
@@ -441,7 +441,7 @@ class PermitPool:
         self.waiters.clear()
 
     def _adopt(self) -> None:
-        """Start taking over the permits for which a waiting session has a ticket."""
+        """Start taking expired the permits for which a waiting session has a ticket."""
         for waiter in self.waiters:
             ticket = waiter.adopt
             if ticket is None or ticket.number in self._taking:
@@ -490,7 +490,7 @@ class PermitPool:
         self._yielded = yielded
         overdue = [number for number, until in yielded.items() if until < now]
         if left and overdue:
-            # The other workers did not take them: they died, or they see something else.
+            # The other workers did not take them: they died, or their plan differs.
             taken = Counter(self._tenants_of_held(now).values())
             for one in share(len(overdue), taken, self._waiting_here(now)):
                 self._start_taking(overdue.pop(), one.tenant)
@@ -537,7 +537,7 @@ class PermitPool:
             log.debug(
                 "permit not taken: %s", error, extra=fields(subject=self._subject, slot=number)
             )
-            if self.renews:  # a dial needs no settling: it is used up anyway
+            if self.renews:  # a permit to dial is not given back
                 self._settle_later(number, holder, sent)
             await asyncio.sleep(_TICK_S)
         else:
@@ -586,7 +586,7 @@ class PermitPool:
 
     # ---- permits of this worker -----------------------------------------------------------------
 
-    async def _keep(self) -> None:
+    async def _renew_permits(self) -> None:
         """Renew every permit each third of the permit time, with one timer for all of them."""
         while True:
             with contextlib.suppress(TimeoutError):
@@ -654,7 +654,7 @@ class PermitPool:
             self._on_change()
 
     def _give_back(self, permit: Permit) -> None:
-        """Give back without waiting: `_keep` frees it."""
+        """Give back without waiting; `_renew_permits` frees the permit."""
         if self.permits.get(permit.number) is permit:
             del self.permits[permit.number]
             self._return(permit)
@@ -669,7 +669,7 @@ class PermitPool:
             del self.permits[permit.number]
             self._leaving[permit.holder.id] = permit
             self._on_change()
-            # `_keep` goes on with what takes longer.
+            # `_renew_permits` frees it later if this takes too long.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WRITE_TIMEOUT_S):
                     await self._free(permit)
@@ -679,6 +679,6 @@ class PermitPool:
             if permit.holder.id not in self._leaving:
                 return
             # After twice the permit time any worker may take the permit.
-            over = time.monotonic() - permit.confirmed > 2 * self.seconds
-            if over or await self._set(permit, b""):
+            expired = time.monotonic() - permit.confirmed > 2 * self.seconds
+            if expired or await self._set(permit, b""):
                 self._leaving.pop(permit.holder.id, None)

@@ -1,0 +1,1 @@
+"""Speech providers: loading and choosing them, and one folder for each built-in one."""

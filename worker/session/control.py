@@ -118,11 +118,11 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     """Answer the session's control requests during the block, one after another."""
     waiting: list[tuple[bytes, bytes]] = []
     answering: asyncio.Task[None] | None = None
-    over = False
+    ended = False
 
     def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
         nonlocal answering
-        if over or len(waiting) >= _MAX_WAITING:
+        if ended or len(waiting) >= _MAX_WAITING:
             return  # the client times out and asks again
         waiting.append((reply, data))
         if answering is None or answering.done():
@@ -147,7 +147,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
     try:
         yield
     finally:
-        over = True
+        ended = True
         if answering is not None:
             answering.cancel()
         await arrivals.end()

@@ -23,7 +23,7 @@ from .timeline import Timeline
 _BURST_SECONDS = 0.5
 """The length of audio that may be sent at once, before the catch-up rate applies."""
 _CHECK_SECONDS = 2.0
-"""How often to check whether more audio will come."""
+"""How often to check whether the audio is over."""
 _COUNT_SECONDS = 0.9
 _MUTE_AUDIO_SECONDS = 3.0
 """A provider is mute only if this much audio or more is unanswered."""
@@ -108,7 +108,7 @@ class Relay:
         True when the audio has ended or reached `limit`, or when `is_over` says that no more will
         come; False when it has only paused for `park_seconds`.
         """
-        feed.sink, self._nudge_feed = self.take, feed.nudge
+        feed.sink, self._nudge_feed = self.send_live, feed.nudge
         try:
             ended = await self._send_all(feed, books, is_over)
         finally:
@@ -145,9 +145,9 @@ class Relay:
             if self.limit is not None and self.timeline.position >= self.limit:
                 return True
 
-    def take(self, seq: int, frames: int, payload: bytes, time_ns: int, now: float) -> bool:
-        """Send a live chunk at once, without waking the sender. False if the sender has to send
-        it."""
+    def send_live(self, seq: int, frames: int, payload: bytes, time_ns: int, now: float) -> bool:
+        """Send a live chunk at once, without waking the task in `send`. False if that task has to
+        send it."""
         limit, timeline, due = self.limit, self.timeline, self._next_send_at
         if due > now:
             return False
@@ -172,7 +172,7 @@ class Relay:
 
     @property
     def cut_short(self) -> bool:
-        """Whether the sent audio ends in speech, perhaps within a word."""
+        """Whether the sent audio ends in speech, possibly mid-word."""
         return self._last is not None and convert.loud_end(self._format, self._last[2])
 
     async def finish(self) -> None:

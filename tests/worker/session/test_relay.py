@@ -99,7 +99,7 @@ class Case:
         """A live chunk of a tenth of a second, `later` seconds after the last one."""
         self.now += later
         self.seq += 1
-        return self.relay.take(self.seq, FRAMES, audio, 1_000_000_000, self.now)
+        return self.relay.send_live(self.seq, FRAMES, audio, 1_000_000_000, self.now)
 
     async def failure(self) -> Exception:
         with pytest.raises(ProviderError) as raised:
