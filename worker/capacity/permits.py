@@ -4,7 +4,7 @@ Every permit of a provider account is a subject of the JetStream stream STT_SLOT
 its last message names the holder, and an empty message means that it is free. Every write is a
 compare-and-set on that subject. A worker whose write was acknowledged holds the permit; a worker
 whose write was refused knows that it does not. The same refusal settles a holder that stalled, a
-successor that took expired, and two workers that raced. (Tokens in a pull consumer cannot do this:
+successor that took over, and two workers that raced. (Tokens in a pull consumer cannot do this:
 nats-server 2.15 answers an `in_progress` from a former holder as if it still held the message, and
 lets its `nak` take the message away from the present holder.)
 
@@ -152,7 +152,7 @@ class Permit:
 
     @property
     def ticket(self) -> str:
-        """The text with which a successor takes expired this permit (`Governor.admit`)."""
+        """The text with which a successor takes over this permit (`Governor.admit`)."""
         return str(Ticket(self._pool.account, self.number, self.holder.id))
 
     @property
@@ -173,7 +173,7 @@ class Permit:
         await self._pool.release(self)
 
     def leave(self) -> None:
-        """Stop renewing without giving back, so that the successor with the ticket can take expired.
+        """Stop renewing without giving back, so that the successor with the ticket can take over.
 
         Idempotent. The permit becomes free after the permit time.
         """
@@ -194,7 +194,7 @@ class PermitPool:
         seconds: float,
         on_change: Callable[[], None],
     ) -> None:
-        """`seconds` is how long after its last write a permit may be taken expired."""
+        """`seconds` is how long after its last write a permit may be taken over."""
         self._broker = broker
         self._js = js
         self._store = store
@@ -263,7 +263,7 @@ class PermitPool:
                 continue
             for one in stored:
                 self._learn(one.subject, one.sequence, one.data)
-            # Renewals were missed while the connection was down, so every permit counts as seen now.
+            # Renewals were missed while the connection was down, so all count as seen now.
             self._read = not self._stale.is_set()
             self._wake.set()
             await self._stale.wait()
@@ -441,7 +441,7 @@ class PermitPool:
         self.waiters.clear()
 
     def _adopt(self) -> None:
-        """Start taking expired the permits for which a waiting session has a ticket."""
+        """Start taking over the permits for which a waiting session has a ticket."""
         for waiter in self.waiters:
             ticket = waiter.adopt
             if ticket is None or ticket.number in self._taking:
