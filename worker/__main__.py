@@ -118,7 +118,7 @@ async def _start(
             try:
                 async with broker.raising_refusals():
                     js = await streams.ensure(broker, stream_settings)
-                    bucket = await js.key_value(streams.BUCKET)
+                    checkpoints = await js.key_value(streams.CHECKPOINTS_BUCKET)
                     consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
                 break
             except NotAllowed as refusal:
@@ -145,8 +145,8 @@ async def _start(
         broker, js, metrics, settings.account_of, instance, on_refusal=providers.refused_elsewhere
     )
     return Services(
-        broker, js, store, bucket, providers, settings, metrics, tally, report, budgets, prices,
-        governor, asyncio.Event(), lease_seconds,
+        broker, js, store, checkpoints, providers, settings, metrics, tally, report, budgets,
+        prices, governor, asyncio.Event(), lease_seconds,
     )  # fmt: skip
 
 

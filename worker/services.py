@@ -27,8 +27,8 @@ class Services:
     js: JetStreamContext
     store: StreamStore
     """Reads the audio stream."""
-    bucket: KeyValue
-    """Holds the checkpoints."""
+    checkpoints: KeyValue
+    """The bucket of checkpoints."""
     providers: Providers
     settings: WorkerSettings
     metrics: Metrics

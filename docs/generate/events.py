@@ -26,7 +26,7 @@ _STREAMS = {
     streams.AUDIO: "chunks",
     streams.TRANSCRIPTS: "durable events",
     streams.SLOTS: "permits and dials of limited provider accounts",
-    f"KV_{streams.BUCKET}": "checkpoints",
+    f"KV_{streams.CHECKPOINTS_BUCKET}": "checkpoints",
     f"KV_{streams.WORKERS_BUCKET}": "the roster",
     f"KV_{streams.USAGE_BUCKET}": "tallies: usage by day, tenant and process",
     f"KV_{streams.BUDGETS_BUCKET}": "budgets, and limits of provider accounts",

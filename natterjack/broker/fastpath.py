@@ -37,7 +37,7 @@ wire (None if absent) and its payload."""
 
 
 class DirectSubscription:
-    """A subscription whose messages go to a plain function as soon as they are read."""
+    """A subscription whose messages are passed to a plain function as soon as they are read."""
 
     def __init__(self, client: Client, number: int, subscription: Subscription) -> None:
         self._client = client

@@ -147,14 +147,15 @@ def _worker(own: tuple[str, ...]) -> Permissions:
         *(
             f"KV_{bucket}"
             for bucket in (
-                streams.BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET,
+                streams.CHECKPOINTS_BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET,
                 streams.BUDGETS_BUCKET, streams.PROVIDERS_BUCKET,
             )
         ),
         streams.SLOTS,
     )  # fmt: skip
     written = (
-        streams.BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET, streams.PROVIDERS_BUCKET,
+        streams.CHECKPOINTS_BUCKET, streams.WORKERS_BUCKET, streams.USAGE_BUCKET,
+        streams.PROVIDERS_BUCKET,
     )  # fmt: skip
     queue = f"{streams.SESSIONS}.{streams.CONSUMER}"
     return Permissions(
@@ -172,7 +173,7 @@ def _worker(own: tuple[str, ...]) -> Permissions:
             f"{_API}.STREAM.MSG.GET.{streams.SESSIONS}",
             f"{_API}.STREAM.MSG.GET.{streams.TRANSCRIPTS}",
             f"{_API}.STREAM.MSG.GET.{streams.SLOTS}",
-            f"{_API}.STREAM.MSG.GET.KV_{streams.BUCKET}",
+            f"{_API}.STREAM.MSG.GET.KV_{streams.CHECKPOINTS_BUCKET}",
             f"{_API}.STREAM.MSG.GET.KV_{streams.USAGE_BUCKET}",
             *(f"{_API}.DIRECT.GET.{stream}" for stream in read),
             *(f"{_API}.DIRECT.GET.{stream}.>" for stream in read),

@@ -42,7 +42,7 @@ SESSIONS = "STT_SESSIONS"
 AUDIO = "STT_AUDIO"
 TRANSCRIPTS = "STT_TRANSCRIPTS"
 SLOTS = "STT_SLOTS"
-BUCKET = "stt_sessions"
+CHECKPOINTS_BUCKET = "stt_sessions"
 WORKERS_BUCKET = "stt_workers"
 USAGE_BUCKET = "stt_usage"
 BUDGETS_BUCKET = "stt_budgets"
@@ -59,7 +59,7 @@ _NAME_IN_USE = 10058
 
 
 def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
-    """Return the configuration of all streams, including those behind the buckets."""
+    """Return the configuration of all streams, including those of the buckets."""
     file, replicas = StorageType.FILE, settings.stream_replicas
     return [
         StreamConfig(
@@ -106,7 +106,7 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
             republish=RePublish(src="stt.>", dest=f"{REPUBLISHED_PREFIX}.>"),
             allow_direct=True,
         ),
-        _bucket(BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
         _bucket(WORKERS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
         _bucket(USAGE_BUCKET, replicas, _USAGE_MAX_AGE_S),
         _bucket(BUDGETS_BUCKET, replicas, 0),
@@ -115,7 +115,7 @@ def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
 
 
 def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
-    """Return the stream behind a bucket, which keeps the last value of each key. A maximum age of 0
+    """Return the stream of a bucket, which keeps the last value of each key. A maximum age of 0
     means no limit."""
     return StreamConfig(
         name=f"KV_{name}",

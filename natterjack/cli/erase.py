@@ -108,7 +108,9 @@ def targets(
         Target("audio", streams.AUDIO, (f"{AUDIO_PREFIX}.{key}",)),
         Target("events", streams.TRANSCRIPTS, (f"{TRANSCRIPT_PREFIX}.{events}",)),
         Target(
-            "checkpoints", f"KV_{streams.BUCKET}", (streams.bucket_subject(streams.BUCKET, key),)
+            "checkpoints",
+            f"KV_{streams.CHECKPOINTS_BUCKET}",
+            (streams.bucket_subject(streams.CHECKPOINTS_BUCKET, key),),
         ),
     ]
     if usage:

@@ -200,5 +200,5 @@ events       were published on stt.transcript.{TENANT}.{conversation}.speaker.> 
 try next     natterjack demo my-recording.mp3     a file of your own
              natterjack demo --mic                your microphone
              DEEPGRAM_API_KEY=... natterjack demo --provider deepgram
-             natterjack up                        a stack that stays, to develop against"""
+             natterjack up                        a stack that keeps running, to develop against"""
     )

@@ -161,7 +161,7 @@ async def test_a_broker_that_dies_while_sessions_are_claimed(
 
     async with NatsProxy(nats_server.port) as line:
         worker = WorkerProcess(line.url, emulator.url)
-        trigger = line.before(f"$KV.{streams.BUCKET}.>", restart, n=6)
+        trigger = line.before(f"$KV.{streams.CHECKPOINTS_BUCKET}.>", restart, n=6)
         await worker.start()
         try:
             speakers = [Speaker(settings, 20, speed=2, conversation=f"c{n}") for n in range(6)]

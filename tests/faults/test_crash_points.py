@@ -186,7 +186,7 @@ class Stage:
         return all(sessions == "[]" for sessions in held) and await self.requests() == 0
 
     async def checkpoint(self, spec: SessionSpec) -> Checkpoint | None:
-        bucket = await self.js.key_value(streams.BUCKET)
+        bucket = await self.js.key_value(streams.CHECKPOINTS_BUCKET)
         return await CheckpointStore(self.broker, bucket, spec.key).read()
 
     async def stop(self) -> None:

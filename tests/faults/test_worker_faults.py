@@ -154,7 +154,7 @@ async def test_a_gap_stays_on_the_account_after_a_kill(
     speaker.left_out = set(range(60, 80))
     start, end = 60 * 0.08, 80 * 0.08
     trigger = line.before(
-        f"$KV.{streams.BUCKET}.{speaker.spec.key}",
+        f"$KV.{streams.CHECKPOINTS_BUCKET}.{speaker.spec.key}",
         lambda: worker.signal(signal.SIGKILL),
         where=lambda message: json.loads(message.payload)["position"] > start * RATE,
     )  # fmt: skip

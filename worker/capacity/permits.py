@@ -215,7 +215,7 @@ class PermitPool:
         self._taking: dict[int, Holder] = {}
         self._unanswered: dict[str, float] = {}
         """When each write without an answer was sent, by holder id. If it turns out to have been
-        stored, the permit is given back, because its time may be nearly expired."""
+        stored, the permit is given back, because it may be about to expire."""
         self._elsewhere: dict[str, tuple[float, list[Waiting]]] = {}
         self._yielded: dict[int, float] = {}
         """Free permits that the plan gives to other workers, and until when they are left alone."""

@@ -18,7 +18,7 @@ from .loading import Providers
 log = logging.getLogger(__name__)
 
 _SCAN_SECONDS: Final = 1.0
-"""Interval between looks for providers that sessions have brought into use."""
+"""Interval between checks for providers that sessions have begun to use."""
 _FIRST_DELAY: Final = 0.1
 """Largest delay of the first request, as a part of the interval: it spreads a starting fleet."""
 _JITTER: Final = 0.1

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 1.0
-"""Interval between looks at the files of WORKER_SECRETS_DIR."""
+"""Interval between checks of the files of WORKER_SECRETS_DIR."""
 
 FileStamps = frozenset[tuple[str, int, int, int]]
 """Name, inode, time of change and size of each file. Kubernetes replaces the files of a mounted

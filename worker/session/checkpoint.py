@@ -14,7 +14,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 
 from natterjack.broker.connection import Broker
-from natterjack.broker.streams import BUCKET, bucket_subject
+from natterjack.broker.streams import CHECKPOINTS_BUCKET, bucket_subject
 from natterjack.events import Account
 from natterjack.subjects import SessionKey
 from worker.audio.marks import Mark
@@ -98,7 +98,7 @@ class CheckpointStore:
         self._broker = broker
         self._bucket = bucket
         self._key = str(key)
-        self._subject = bucket_subject(BUCKET, str(key))
+        self._subject = bucket_subject(CHECKPOINTS_BUCKET, str(key))
         self._revision = 0
         self._lock = asyncio.Lock()
 

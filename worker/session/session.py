@@ -119,7 +119,7 @@ class Session:
         self._cutoff = Cutoff(rate, spec.max_seconds, settings.warning_fractions)
         claimant = Claimant(self.id, request_sequence, epoch, settings.name, holder, instance)
         self._lease = Lease(
-            CheckpointStore(services.broker, services.bucket, key),
+            CheckpointStore(services.broker, services.checkpoints, key),
             claimant,
             spec,
             self.progress,

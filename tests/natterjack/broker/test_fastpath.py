@@ -120,7 +120,7 @@ async def test_a_message_that_is_too_large_is_refused(broker: Broker) -> None:
 
 async def test_publications_to_a_stream_are_acknowledged(ready_broker: Broker) -> None:
     acks = ready_broker.acks
-    subject = streams.bucket_subject(streams.BUCKET, "t.c.s")
+    subject = streams.bucket_subject(streams.CHECKPOINTS_BUCKET, "t.c.s")
     first = await (await acks.publish(subject, b"1", {}, 5))
     expected = "Nats-Expected-Last-Subject-Sequence"
     second = await (await acks.publish(subject, b"2", {expected: str(first)}, 5))

@@ -21,7 +21,7 @@ async def test_ensure_creates_everything_once_and_then_only_checks(broker: Broke
     consumer = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
     assert consumer.ack_wait == 3
     assert consumer.max_ack_pending == -1
-    assert await js.key_value(streams.BUCKET)
+    assert await js.key_value(streams.CHECKPOINTS_BUCKET)
 
 
 async def test_many_programs_may_start_at_the_same_time(broker_settings: BrokerSettings) -> None:

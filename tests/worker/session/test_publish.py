@@ -185,12 +185,12 @@ async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
         connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
     ):
         proxy.after(f"stt.transcript.{KEY}.final")
-        proxy.after(f"$KV.{streams.BUCKET}.{KEY}")
+        proxy.after(f"$KV.{streams.CHECKPOINTS_BUCKET}.{KEY}")
         holder = Holder(near, 1)
         await holder.publisher.establish(holder.status)
         for text in ("one", "two"):
             await holder.final(text)
-        bucket = await near.client.jetstream().key_value(streams.BUCKET)
+        bucket = await near.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
         checkpoints = CheckpointStore(near, bucket, KEY)
         for _ in range(2):
             await checkpoints.write(_checkpoint("a", 1), "{}")
@@ -250,7 +250,7 @@ def _checkpoint(worker: str, epoch: int) -> Checkpoint:
 
 
 async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
-    bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
+    bucket = await ready_broker.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
     a, b = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(2))
     assert await a.read() is None
     await a.write(_checkpoint("a", 1), "{}")
@@ -266,7 +266,7 @@ async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
 async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
     """A holder whose write is refused has lost the session. If its epoch is greater, it has
     to read what the older holder wrote last, and does not replace it unread."""
-    bucket = await ready_broker.client.jetstream().key_value(streams.BUCKET)
+    bucket = await ready_broker.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
     a, b, c = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(3))
     for store in (a, b, c):
         assert await store.read() is None
