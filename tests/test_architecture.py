@@ -16,8 +16,6 @@ LONG_MODULES = {
     "worker.audio.feed",
     "worker.capacity.permits",
     "edge_capture.spool.session",
-    # being carved
-    "natterjack.plugin.contract",
 }
 
 CONTRACT = {"events", "subjects", "audio", "spec", "control", "settings", "errors"}
