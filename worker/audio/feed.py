@@ -293,7 +293,7 @@ class Feed:
         )  # fmt: skip
 
     def _buffer_chunk(self, raw: bytes | None, data: bytes, stream_sequence: int) -> bool:
-        """Keep a chunk that is not due yet, and count it if it is bad.
+        """Keep a received chunk in the reorder buffer, or count it if it is bad.
 
         `raw` is its header block. Returns False if there is no room for it.
         """
@@ -383,7 +383,7 @@ class Feed:
         self._next_seq = seq + 1
 
     def _chosen(self) -> Chunk | None:
-        """The chunk that is next in order, or None if it is missing or in doubt."""
+        """The chunk that is next in order, or None if it is missing or in doubt (ReorderBuffer)."""
         doubt = self._doubt_since
         waited = None if doubt is None else time.monotonic() - doubt
         patience = min(self._hole_seconds, self._doubt_left)

@@ -125,7 +125,7 @@ class ReorderBuffer:
         """The chunk with number `seq`, given that the previous one ended at `position`.
 
         None if it is missing, or still in doubt. `waited` is how many seconds it has been in doubt
-        (None: not before), `patience` the most it may be.
+        (None: not before), `patience` the maximum.
         """
         present = self._chunks.get(seq)
         if present is None or present.position == position:
@@ -149,8 +149,8 @@ class ReorderBuffer:
         """Whether the next chunk confirms one that lies ahead of `position`, by beginning where it
         ends or later."""
         end = chunk.position + chunk.frames
-        behind = [version.position >= end for version in self.versions(chunk.seq + 1)]
-        return chunk.position > position and any(behind)
+        follows = [version.position >= end for version in self.versions(chunk.seq + 1)]
+        return chunk.position > position and any(follows)
 
     def contradicted(self, chunk: Chunk, position: int) -> bool:
         """Whether later chunks show that one that lies ahead of `position` cannot be there."""
