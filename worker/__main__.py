@@ -200,7 +200,7 @@ async def _run(
             await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
             if closed.done():
                 claiming.cancel()  # its leases run out
-                raise BrokerUnreachable("the connection to NATS was closed for good")
+                raise BrokerUnreachable("the connection to NATS was closed permanently")
             if not claiming.done():
                 health.draining = True
                 services.metrics.draining.set(1)

@@ -91,7 +91,7 @@ class Drain:
 
         `check` is called twice a second, and may raise to end the wait. When the wait ends without
         the result (this task may be cancelled, too), `wanted` is cancelled and awaited for two
-        seconds; a result that arrives all the same, or later, is given to `discard`.
+        seconds; a result that still arrives, or arrives later, is given to `discard`.
         """
         taken = abandoned = False
 
