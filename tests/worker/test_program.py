@@ -694,7 +694,7 @@ async def test_a_permanently_closed_connection_ends_the_worker(
         configuration.write_text(users.format("another"))
         os.kill(server.pid, signal.SIGHUP)  # reloads the configuration
         assert await worker.wait(60) == 2
-        assert "closed for good" in worker.log[-1]["message"]
+        assert "closed permanently" in worker.log[-1]["message"]
     finally:
         await worker.stop()
         server.stop()
