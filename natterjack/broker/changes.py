@@ -37,7 +37,7 @@ _CONSUMER_NAME = f"{SESSIONS} > {CONSUMER}"
 
 @dataclass(frozen=True)
 class Change:
-    """What to do with one stream or the consumer."""
+    """The action for one stream or for the consumer."""
 
     name: str
     action: Action
@@ -48,7 +48,7 @@ class Change:
 
     @property
     def loss(self) -> str:
-        """What the change would delete: STORED, COPIES, or nothing."""
+        """The data that the change would delete: STORED, COPIES, or nothing."""
         lost = {difference.loss for difference in self.differences}
         return STORED if STORED in lost else COPIES if COPIES in lost else ""
 

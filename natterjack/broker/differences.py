@@ -26,7 +26,7 @@ class Difference:
     found: object
     wanted: object
     loss: str = ""
-    """What changing the field would delete: STORED, COPIES, or nothing."""
+    """The data that changing the field would delete: STORED, COPIES, or nothing."""
 
     def __str__(self) -> str:
         return f"{self.field} is {plain(self.found)}, wanted {plain(self.wanted)}"

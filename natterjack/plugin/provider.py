@@ -56,7 +56,7 @@ class Capabilities:
     currency: str = "USD"
     """ISO 4217 code."""
     billing: Literal["audio", "connected", "none"] = "audio"
-    """What is billed: the audio of each channel, the time of the connection, or nothing."""
+    """The thing that is billed: audio of each channel, time of the connection, or nothing."""
     billing_increment_seconds: float = 0.0
     """Each stream is billed in steps of this length, rounded up; 0 bills every sample."""
 

@@ -103,7 +103,7 @@ class GuardedStream(ProviderStream):
             sent = self.plugin.send_nowait(audio)
         except ProviderError:
             raise
-        except Exception as error:
+        except Exception as error:  # a plugin may fail in any way
             raise _translated(self.name, "send_nowait", error) from error
         if sent is True or sent is False:
             return sent

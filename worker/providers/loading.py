@@ -151,8 +151,8 @@ class Providers:
             raise
         except NatterjackError as error:
             raise PluginError(f"provider {name!r}: {error}") from error
-        except Exception as error:
-            # A plugin may fail in any way. The PluginError is published to subscribers; the text of
+        except Exception as error:  # a plugin may fail in any way
+            # The PluginError is published to subscribers; the text of
             # an unknown error goes to the log only, once, since files are tried every second.
             if str(error) != self._logged.get(name):
                 self._logged[name] = str(error)

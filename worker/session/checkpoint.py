@@ -27,7 +27,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Checkpoint:
-    """What a worker that takes over has to know besides the durable events.
+    """The state that a worker needs to take a session over, besides its durable events.
 
     All audio before `position`, in frames, is final. `mark_*` is a place in STT_AUDIO: reading from
     there finds all audio from `position` on.

@@ -59,7 +59,8 @@ class Cutoff:
 
     @property
     def budget_scope(self) -> str:
-        """Whose budget ended the session, as a metric label: `session` or `tenant`."""
+        """The owner of the budget that ended the session, as a metric label: `session` or
+        `tenant`."""
         return "session" if (self.detail or "").startswith(_MAX_SECONDS) else "tenant"
 
     def warning(self, sent: int) -> float | None:

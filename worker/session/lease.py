@@ -76,8 +76,8 @@ class Lease:
         self._marked_at = 0.0
         self.in_doubt = False
         self.checkpoint = takeover.started(claimant, spec.opened_at)
-        """What the next write stores. `state`, `provider`, `slot` and `configured` are kept up to
-        date here by the session; `write` fills in the rest."""
+        """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
+        and `configured` up to date; `write` fills in the rest."""
 
     async def acquire(self, first_queued: AskQueue, last_record: AskRoster) -> Estimate | None:
         """Become the session's only holder: adopt the stored checkpoint, and write it.

@@ -96,7 +96,7 @@ Decision = Ask | Adopt | Start | Finished | Busy | HeldElsewhere
 
 
 def decide(stored: Checkpoint | None, claimant: Claimant, queued: Queued | None = None) -> Decision:
-    """What to do about a claimed session, given the checkpoint stored under its key.
+    """Decide what to do with a claimed session, given the checkpoint stored under its key.
 
     Returns Ask only if `queued` is None.
     """
@@ -176,7 +176,7 @@ class Estimate(NamedTuple):
 
 
 class FormerUse(NamedTuple):
-    """What the former holder has used, as far as is known, and what to assume beyond that."""
+    """The known usage of the former holder, and the estimate of what it used beyond that."""
 
     providers: dict[str, ProviderUsage]
     sent_until: int
@@ -197,9 +197,11 @@ def former_use(
     instance: str,
     sample_rate: int,
 ) -> FormerUse:
-    """What the former holder has used: by its checkpoint (`account` is the one in it), or by its
-    roster record if that is newer. A killed worker is assumed to have sent audio for half of the
-    time between two reports. `instance` is this process."""
+    """The former holder's usage, from its roster record if that is newer than its checkpoint.
+
+    `account` is the one in the checkpoint, `instance` this process. A killed worker is assumed to
+    have sent audio for half of the time between two reports.
+    """
     if record is None:
         return FormerUse(account.providers, stored.sent_until, account.captured_seconds, None)
     providers = account.providers | _later(record.providers, account.providers)

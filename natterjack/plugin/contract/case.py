@@ -1,4 +1,4 @@
-"""What the tests of the contract suite share: speech, fixtures to override, helpers."""
+"""The parts that all tests of the contract suite share: speech, fixtures to override, helpers."""
 
 from __future__ import annotations
 
