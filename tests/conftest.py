@@ -48,6 +48,11 @@ def _refuse_processes(event: str, _arguments: object) -> None:
 
 sys.addaudithook(_refuse_processes)
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs
+# that the tests start and end with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -176,6 +176,10 @@ class Stage:
         """Return the number of requests in the queue."""
         return (await self.js.stream_info(streams.SESSIONS)).state.messages
 
+    async def last_request(self) -> int:
+        """Return the sequence of the newest request that the queue has ever had."""
+        return (await self.js.stream_info(streams.SESSIONS)).state.last_seq
+
     async def settled(self) -> bool:
         """Whether the queue is empty and no worker holds a session."""
         workers = [seat.worker for seat in self._seats if seat.starting.done()]
@@ -244,8 +248,17 @@ async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) 
         "cut": victim.proxy.cut,
         "stall": victim.proxy.stall,
     }[mode]
+    request = await stage.last_request() + 1
+
+    def fits(message: Message) -> bool:
+        """Whether the message is the point. An earlier session's late ack or nak is not."""
+        words = message.subject.split(".")
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence in the stream>...
+        late = words[:2] == ["$JS", "ACK"] and words[5] != str(request)
+        return not late and point.fits(message)
+
     arm = victim.proxy.after if after else victim.proxy.before
-    trigger = arm(point.subject.format(key=key), action, n=point.n, to=point.to, where=point.fits)
+    trigger = arm(point.subject.format(key=key), action, n=point.n, to=point.to, where=fits)
     speaking = asyncio.create_task(speaker.speak())
     if point.drain:
         await until(lambda: _has(victim.worker, speaker.spec), "the victim streams it")
