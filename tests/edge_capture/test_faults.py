@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone
+from tests.freezing import freeze
 from tests.waiting import soon, until
 
 
@@ -75,7 +75,7 @@ async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
         "--publish-sample-rate", "48000", "--window-chunks", "10000",
     )  # fmt: skip
     await some_chunks(ready_broker)
-    os.kill(nats_server.pid, signal.SIGSTOP)
+    freeze(nats_server.pid)
     await edge.says("no acknowledgement for 5 s")
     nats_server.kill()
     nats_server.start()

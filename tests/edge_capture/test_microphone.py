@@ -30,6 +30,7 @@ from tests.edge_capture.program import (
     stored,
     tone,
 )
+from tests.freezing import freeze
 from tests.waiting import bound, until
 
 pytestmark = pytest.mark.sound
@@ -189,7 +190,7 @@ async def test_a_microphone_that_delivers_nothing_ends_its_session(
 ) -> None:
     edge = start_edge("mic", "--device-wait-seconds", 0, environment=sound_server.environment)
     await until(lambda: requests(ready_broker), "the session is open", 20)
-    os.kill(sound_server.pid, signal.SIGSTOP)
+    freeze(sound_server.pid)
     assert await edge.exit_code() == 1
     assert "microphone 'default' has delivered no audio for 5 s" in edge.stderr
     assert (await only_recording(ready_broker)).headers[-1].end
@@ -277,7 +278,7 @@ async def test_a_microphone_that_delivers_nothing_for_a_while(
 ) -> None:
     edge = start_edge("mic", environment=sound_server.environment)
     await sounds(ready_broker)
-    os.kill(sound_server.pid, signal.SIGSTOP)
+    freeze(sound_server.pid)
     try:
         await edge.says(
             "microphone 'default' has delivered no audio for 5 s; waiting for it to return"

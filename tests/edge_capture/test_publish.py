@@ -20,6 +20,7 @@ from natterjack.subjects import audio_subject
 from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import say, status_event
+from tests.freezing import freeze
 from tests.waiting import soon, until
 
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
@@ -114,7 +115,7 @@ async def test_a_publisher_continues_on_another_connection(
         running = asyncio.create_task(publisher.run(first))
         publisher.offer(chunk(0))
         await until(lambda: publisher.acknowledged == 1, "the first is stored")
-        os.kill(nats_server.pid, signal.SIGSTOP)
+        freeze(nats_server.pid)
         for index in range(1, 7):
             publisher.offer(chunk(index))
         await until(lambda: publisher.in_flight == 6, "six are on their way")

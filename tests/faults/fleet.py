@@ -96,7 +96,7 @@ class Seat:
 
     async def freeze(self, seconds: float) -> None:
         """Send SIGSTOP, and SIGCONT after `seconds`."""
-        self.worker.signal(signal.SIGSTOP)
+        self.worker.freeze()
         await asyncio.sleep(seconds)
         self.worker.signal(signal.SIGCONT)
 

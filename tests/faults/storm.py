@@ -28,6 +28,7 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
 from ..emulators.process import RemoteEmulator
+from ..freezing import freeze
 from ..waiting import until
 from ..worker.programs import closed, queue_empty
 from .audit import Audit, audit
@@ -432,7 +433,7 @@ class Storm:
             return False
         async with self._nodes_busy:
             node = self._random.choice(self._fleet.cluster.nodes)
-            os.kill(node.pid, signal.SIGSTOP)
+            freeze(node.pid)
             await asyncio.sleep(self._between(0.3, 4))
             os.kill(node.pid, signal.SIGCONT)
         return True

@@ -24,6 +24,7 @@ from natterjack.subjects import SessionKey
 from ..edge_capture.conftest import StartEdge
 from ..emulators import pcm, tones
 from ..emulators.deepgram import DeepgramEmulator
+from ..freezing import freeze
 from ..waiting import soon, until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed, queue_empty, spoken
 from .audit import audit
@@ -91,7 +92,7 @@ async def test_a_frozen_node(cluster: Cluster, cluster_worker: WorkerProcess) ->
         speaking = asyncio.create_task(speaker.speak())
         await spoken(speaker, 5)
         leader = await until(lambda: cluster.leader(broker, streams.TRANSCRIPTS), "a leader")
-        os.kill(leader.pid, signal.SIGSTOP)
+        freeze(leader.pid)
 
         async def another() -> bool:
             async with connected(settings, name="look") as elsewhere:

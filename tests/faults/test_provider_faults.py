@@ -94,7 +94,7 @@ async def test_a_stopped_worker_loses_its_provider_connection(
     speaker = Speaker(broker_settings, 40, speed=2)
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 4)
-    worker.signal(signal.SIGSTOP)
+    worker.freeze()
     await until(lambda: emulator.log[0].closed, "the provider closes", 20)
     worker.signal(signal.SIGCONT)
     await speaking
@@ -119,7 +119,7 @@ async def test_a_stopped_worker_does_not_blame_the_provider(
     speaker = Speaker(broker_settings, 12)
     await speaker.speak()
     await until(lambda: worker.find("session finishing"), "only answers are outstanding")
-    worker.signal(signal.SIGSTOP)
+    worker.freeze()
     stopped = time.monotonic()
     try:
         await until(

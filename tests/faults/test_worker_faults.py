@@ -84,7 +84,7 @@ async def test_a_zombie_publishes_and_acks_nothing_and_disconnects(
     await spoken(speaker, 5.0)
     zombie = await holder(workers)
     successor = next(worker for worker in workers if worker is not zombie)
-    zombie.signal(signal.SIGSTOP)
+    zombie.freeze()
     await until(lambda: successor.find("session streaming"), "the other worker has it", 20)
     seen: list[Event] = []
 
@@ -209,7 +209,7 @@ async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
             speaker = Speaker(settings, 1500, speed=40, sample_rate=48_000)
             speaking = asyncio.create_task(speaker.speak())
             await spoken(speaker, 10)
-            worker.signal(signal.SIGSTOP)
+            worker.freeze()
             await until(
                 lambda: "Slow Consumer" in server.log_path.read_text(),
                 "the server disconnects it",

@@ -33,6 +33,7 @@ from natterjack.subjects import audio_subject, session_subject
 
 from ..emulators import pcm, tones
 from ..faults.audit import audit
+from ..freezing import freeze
 from ..waiting import soon, until
 
 RATE = 16_000
@@ -136,6 +137,11 @@ class WorkerProcess:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Return once it stands still; SIGCONT lets it go on."""
+        assert self._process is not None
+        freeze(self._process.pid)
 
     async def wait(self, timeout: float = 20) -> int:
         """Wait for the exit and return the status."""

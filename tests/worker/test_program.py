@@ -186,7 +186,7 @@ async def test_a_frozen_worker_is_fenced_when_it_wakes(
     speaking = asyncio.create_task(speaker.speak())
     await spoken(speaker, 5.0)
     zombie = await holder(workers)
-    zombie.signal(signal.SIGSTOP)
+    zombie.freeze()
     other = next(worker for worker in workers if worker is not zombie)
     await until(lambda: other.find("session streaming"), "the other worker has it", 20)
     zombie.signal(signal.SIGCONT)
@@ -653,7 +653,7 @@ async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
 
 async def test_a_stalled_event_loop_is_not_alive(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    worker.signal(signal.SIGSTOP)
+    worker.freeze()
     try:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):

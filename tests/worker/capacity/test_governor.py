@@ -23,6 +23,7 @@ from natterjack.fleet.limits import AccountLimit, limit_key, parse_account_limit
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import REPUBLISHED_PREFIX
+from tests.freezing import freeze
 from tests.waiting import bound, lateness, soon, until, within
 from worker.capacity.governor import Governor
 from worker.capacity.permits import Permit
@@ -467,7 +468,7 @@ async def test_a_frozen_worker_notices_its_lost_permits_on_resuming(
     await fleet.limit(connections=2)
     holder = await Holder.start(broker_settings, 2)
     try:
-        holder.process.send_signal(signal.SIGSTOP)
+        freeze(holder.process.pid)
         permits = [await worker.take() for _ in range(2)]
         waiting = worker.admit()
         holder.process.send_signal(signal.SIGCONT)
