@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Without compiled modules, every process of the tests spends ten seconds on compiling them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
 

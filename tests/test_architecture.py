@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -75,12 +76,20 @@ def _resolved(name: str) -> str | None:
     return None
 
 
-IMPORTS = {
-    module: {found for name in _imported_names(module) if (found := _resolved(name)) is not None}
-    - {module}
-    for module in MODULES
-}
-EDGES = [(module, imported) for module, found in IMPORTS.items() for imported in sorted(found)]
+@cache
+def _imports() -> dict[str, set[str]]:
+    return {
+        module: {
+            found for name in _imported_names(module) if (found := _resolved(name)) is not None
+        }
+        - {module}
+        for module in MODULES
+    }
+
+
+def _edges() -> Iterator[tuple[str, str]]:
+    for module, found in _imports().items():
+        yield from ((module, imported) for imported in sorted(found))
 
 
 def _room(module: str) -> str:
@@ -114,7 +123,7 @@ def test_every_import_leads_to_the_same_layer_or_a_lower_one() -> None:
             *rank, f"{program}.__init__",
         }  # fmt: skip
         assert not unknown, f"in no layer: {unknown}"
-        for module, imported in EDGES:
+        for module, imported in _edges():
             here, there = rank.get(_room(module)), rank.get(_room(imported))
             if here is not None and there is not None and here < there:
                 upward.append((module, imported))
@@ -122,12 +131,12 @@ def test_every_import_leads_to_the_same_layer_or_a_lower_one() -> None:
 
 
 def test_no_circle_among_modules() -> None:
-    assert not _circle(IMPORTS)
+    assert not _circle(_imports())
 
 
 def test_no_circle_among_rooms() -> None:
     graph: dict[str, set[str]] = {}
-    for module, imported in EDGES:
+    for module, imported in _edges():
         if _room(module) != _room(imported):
             graph.setdefault(_room(module), set()).add(_room(imported))
     assert not _circle(graph)
@@ -136,7 +145,7 @@ def test_no_circle_among_rooms() -> None:
 def test_programs_do_not_import_each_other() -> None:
     crossing = [
         (module, imported)
-        for module, imported in EDGES
+        for module, imported in _edges()
         if (program := imported.split(".")[0]) != "natterjack" and program != module.split(".")[0]
     ]
     assert not crossing
@@ -150,7 +159,7 @@ def test_the_contract_imports_neither_asyncio_nor_nats() -> None:
 
 def test_plugins_need_the_contract_alone() -> None:
     allowed = {f"natterjack.{module}" for module in CONTRACT}
-    for module, imported in EDGES:
+    for module, imported in _edges():
         if _room(module) == "natterjack.plugin":
             assert _room(imported) in {*allowed, "natterjack.plugin"}, (module, imported)
 

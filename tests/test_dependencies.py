@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,15 +120,18 @@ def definitions(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-TREES = {
-    str(path.relative_to(ROOT)): ast.parse(path.read_text())
-    for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy", "docs")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-}
+@cache
+def trees() -> dict[str, ast.AST]:
+    """Parse every module of the project."""
+    return {
+        str(path.relative_to(ROOT)): ast.parse(path.read_text())
+        for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy", "docs")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
 
 
 def test_the_list_of_internal_names_of_nats_py_is_complete() -> None:
-    tree = TREES[FASTPATH]
+    tree = trees()[FASTPATH]
     own = {"_flushing", "_socket", "_flusher_ended", "_flush_later", "_flush_now", "_number"}
     own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver"}
     overridden = {
@@ -167,10 +171,10 @@ async def test_the_installed_nats_py_has_every_internal_name() -> None:
 def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None:
     """A name that our own code also defines is not recognized, unless it is accessed on a
     `client`."""
-    ours = {name for tree in TREES.values() for name in definitions(tree)}
+    ours = {name for tree in trees().values() for name in definitions(tree)}
     found = {
         (path, name)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for owner, name in accesses(tree)
         if path != FASTPATH
         and name not in WITHOUT_BOUND
