@@ -7,6 +7,8 @@ import json
 from importlib.metadata import EntryPoint
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from natterjack.plugin.entry_points import available
 
 from .table import table
@@ -31,7 +33,7 @@ def describe(point: EntryPoint) -> dict[str, Any]:
     about["settings"] = [
         {
             "name": f"{prefix}{name}".upper(),
-            "default": None if field.is_required() else _plain(field.get_default()),
+            "default": _default(field),
             "required": field.is_required(),
             "help": field.description,
         }
@@ -40,7 +42,10 @@ def describe(point: EntryPoint) -> dict[str, Any]:
     return about
 
 
-def _plain(value: Any) -> Any:
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return None
+    value = field.get_default(call_default_factory=True)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

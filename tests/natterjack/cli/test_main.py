@@ -91,3 +91,5 @@ def test_plugins_lists_installed_providers() -> None:
     plugins = {plugin["name"]: plugin for plugin in json.loads(command.out)}
     assert plugins["deepgram"]["capabilities"]["words"] == "timed"
     assert plugins["sherpa"]["capabilities"]["words"] == "estimated"
+    defaults = {one["name"]: one["default"] for one in plugins["sherpa"]["settings"]}
+    assert defaults["SHERPA_THREADS"] >= 1, "a default that depends on the machine"

@@ -83,7 +83,10 @@ class DeepgramSettings(DeepgramAccount):
         4, "time without audio after which a keepalive is sent, in seconds", gt=0, lt=10
     )
     ping_seconds: float = described(
-        20, "time without a message after which a WebSocket ping is sent, in seconds", gt=0
+        20,
+        "time without a message after which a WebSocket ping is sent, in seconds; the pong must "
+        "arrive within half that time",
+        gt=0,
     )
     connect_timeout_seconds: float = described(
         10, "timeout for connecting, including the handshake, in seconds", gt=0

@@ -21,12 +21,13 @@ class DeepgramFluxSettings(DeepgramAccount):
     )
     flux_eager_eot_threshold: float | None = described(
         None,
-        "confidence that ends a turn provisionally, 0.3 to 0.9; if unset, turns never do",
+        "confidence that ends a turn provisionally, 0.3 to 0.9 and at most eot_threshold; if "
+        "unset, turns never do",
         ge=0.3,
         le=0.9,
     )
     flux_eot_timeout_ms: int = described(
-        5000, "silence that always ends a turn, in milliseconds", ge=500, le=60_000
+        5000, "silence that always ends a turn, in milliseconds, 500 to 60000", ge=500, le=60_000
     )
     flux_language_hints: str = described(
         "", "languages to expect, separated by commas (flux-general-multi)"
@@ -62,7 +63,11 @@ class DeepgramFluxSettings(DeepgramAccount):
         0.8, "silence sent after the end of the audio, in seconds", ge=0.4
     )
     flux_ping_seconds: float = described(
-        15, "time without a message after which a WebSocket ping is sent, in seconds", gt=0, lt=60
+        15,
+        "time without a message after which a WebSocket ping is sent, in seconds; the pong must "
+        "arrive within half that time",
+        gt=0,
+        lt=60,
     )
     flux_connect_timeout_seconds: float = described(
         10, "timeout for connecting, including the handshake, in seconds", gt=0

@@ -52,10 +52,10 @@ class DeepgramRestSettings(BaseSettings):
         False, "opt out of Deepgram's model improvement program (changes the price)"
     )
     pause_seconds: float = described(
-        0.6, "silence that ends a segment of speech, in seconds", ge=0.1, le=5
+        0.6, "silence that ends a segment of speech, in seconds, 0.1 to 5", ge=0.1, le=5
     )
     max_segment_seconds: float = described(
-        15, "maximum length of a segment of speech, in seconds", ge=2, le=120
+        15, "maximum length of a segment of speech, in seconds, 2 to 120", ge=2, le=120
     )
     max_requests: int = described(
         4, "requests of one stream in flight; at the limit, no more audio is accepted", ge=1, le=50

@@ -37,7 +37,10 @@ class ManagedSettings(BaseSettings):
         15, "timeout for `ready` after the token was sent, in seconds", gt=0
     )
     ping_seconds: float = described(
-        20, "time without a message after which a WebSocket ping is sent, in seconds", gt=0
+        20,
+        "time without a message after which a WebSocket ping is sent, in seconds; the pong must "
+        "arrive within half that time",
+        gt=0,
     )
     hold_seconds: float = described(
         10,

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.settings import described
@@ -22,6 +23,11 @@ PER_STREAM = frozenset(
     }
 )
 """Settings that a session's options may override."""
+
+
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class SherpaSettings(BaseSettings):
@@ -42,9 +48,9 @@ class SherpaSettings(BaseSettings):
     language: str | None = described(
         None, "language of the model in the directory; if unset, Whisper detects it"
     )
-    threads: int = described(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "decoding threads, shared by all streams; by default one per core",
+    threads: int = Field(
+        default_factory=_cores,
+        description="decoding threads, shared by all streams; by default one per core",
         ge=1,
         le=256,
     )

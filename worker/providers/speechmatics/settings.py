@@ -41,7 +41,9 @@ class SpeechmaticsSettings(BaseSettings):
     )
     domain: str | None = described(None, "specialized language pack, such as finance or medical")
     output_locale: str | None = described(
-        None, "spelling of the transcript, such as en-GB; if unset, from the session's language"
+        None,
+        "spelling of the transcript, such as en-GB; if unset, from the session's language if "
+        "that is en-AU, en-GB or en-US",
     )
     max_delay_seconds: float = described(
         2.0, "maximum time from the end of a word to its final, in seconds, 0.7 to 4", ge=0.7, le=4
@@ -57,7 +59,8 @@ class SpeechmaticsSettings(BaseSettings):
     )
     end_of_utterance_silence_seconds: float = described(
         0.6,
-        "silence that ends a turn, in seconds, up to 2 and below max_delay_seconds; 0 turns it off",
+        "silence that ends a turn, in seconds, up to 2 and below max_delay_seconds; 0 turns it "
+        "off, and a turn ends with the stream",
         ge=0,
         le=2,
     )
@@ -80,7 +83,10 @@ class SpeechmaticsSettings(BaseSettings):
         ge=0,
     )
     connect_timeout_seconds: float = described(
-        10, "timeout for connecting, including the handshake, in seconds", gt=0
+        10,
+        "timeout for connecting, including the handshake, and for obtaining a temporary key, in "
+        "seconds",
+        gt=0,
     )
     start_timeout_seconds: float = described(
         20, "timeout for RecognitionStarted, in seconds; a long vocabulary takes up to 15 s", gt=0
@@ -93,8 +99,9 @@ class SpeechmaticsSettings(BaseSettings):
     )
     ping_seconds: float = described(
         20,
-        "time without a message after which a WebSocket ping is sent, in seconds; it keeps an idle "
-        "connection open (the server waits 3 minutes)",
+        "time without a message after which a WebSocket ping is sent, in seconds; the pong must "
+        "arrive within half that time; pings keep an idle connection open (the server waits 3 "
+        "minutes)",
         gt=0,
         le=120,
     )
