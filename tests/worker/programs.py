@@ -202,6 +202,15 @@ class Speaker:
         self._speed = speed
         self._clock = clock
         self._broker: Broker | None = None
+        self._going = asyncio.Event()
+        self._going.set()
+
+    def pause(self) -> None:
+        """Publish nothing more until `go_on`, so that audio is left however long a set-up takes."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        self._going.set()
 
     @property
     def seconds(self) -> float:
@@ -223,6 +232,10 @@ class Speaker:
             chunks = [self.pcm[i : i + size] for i in range(0, len(self.pcm), size)]
             started = time.monotonic()
             for seq, chunk in enumerate(chunks):
+                if not self._going.is_set():
+                    before = time.monotonic()
+                    await self._going.wait()
+                    started += time.monotonic() - before
                 if before_chunk is not None:
                     before_chunk(seq)
                 await asyncio.sleep(started + seq * 0.08 / self._speed - time.monotonic())

@@ -133,6 +133,7 @@ async def test_a_killed_workers_session_keeps_its_permit_before_waiting_ones(
         await until(
             lambda: emulator.log and emulator.log[-1].audio_seconds > 3, "the session streams"
         )
+        running.pause()
         tasks.create_task(waiting.speak())
 
         async def reported() -> bool:
@@ -141,6 +142,7 @@ async def test_a_killed_workers_session_keeps_its_permit_before_waiting_ones(
 
         await until(reported, "the other session waits")
         await start_worker()
+        running.go_on()
         first.signal(signal.SIGKILL)
         await first.wait()
         ran = await closed(broker, running.spec, 60)
