@@ -14,11 +14,12 @@ REFERENCE = ROOT / "docs" / "reference"
 
 def pages() -> dict[Path, str]:
     """The content of every generated file, by path."""
-    from . import alerts, api, commands, events, metrics, permissions, providers, settings
+    from . import alerts, api, chart, commands, events, metrics, permissions, providers, settings
 
     texts = {
         "alerts.md": alerts.page(),
         "asyncapi.json": events.asyncapi(),
+        "chart-values.md": chart.page(),
         "commands.md": commands.page(),
         "events.md": events.page(),
         "metrics.md": metrics.page(),

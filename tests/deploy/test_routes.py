@@ -199,7 +199,6 @@ def test_the_secret_of_the_example_has_the_files_that_servers_read() -> None:
     assert config["cluster"]["tls"]["secretName"] == config["nats"]["tls"]["secretName"]
     for path in [
         CHART / "values-nats.yaml",
-        CHART / "README.md",
         ROOT / "docs" / "how-to" / "install-on-kubernetes.md",
     ]:
         text = path.read_text().replace("\\\n", " ")

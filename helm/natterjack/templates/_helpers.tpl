@@ -263,7 +263,7 @@ dict "settings" (chart's, YAML) "more" (user's map) "at" (path of the user's map
 {{- range $name, $value := .more }}
 {{- include "natterjack.noSecret" (dict "at" $.at "name" $name "value" $value) -}}
 {{- if or (hasKey $all $name) (eq $name "WORKER_NAME") -}}
-{{- fail (printf "%s.%s: the chart sets %s itself; change the corresponding value instead (see README.md)" $.at $name $name) -}}
+{{- fail (printf "%s.%s: the chart sets %s itself; change the corresponding value instead (see values.yaml)" $.at $name $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $value -}}
 {{- end -}}
