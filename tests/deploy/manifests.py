@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -10,12 +11,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from .chart import (
     CHART,
     Document,
 )
+from .libyaml import read_yaml
 
 kubernetes_validate = pytest.importorskip(
     "kubernetes_validate",
@@ -52,11 +53,17 @@ def custom_schemas() -> dict[tuple[str, str], Document]:
 def check(documents: list[Document], kubernetes: str) -> None:
     """Check that a strict API server accepts every document; fail on an unknown kind."""
     for document in documents:
-        schema = custom_schemas().get((document["apiVersion"], document["kind"]))
-        if schema is not None:
-            jsonschema.Draft7Validator(schema).validate(document)
-        else:
-            kubernetes_validate.validate(document, kubernetes, strict=True)
+        _check(json.dumps(document), kubernetes)
+
+
+@cache  # values change one document of many
+def _check(text: str, kubernetes: str) -> None:
+    document = json.loads(text)
+    schema = custom_schemas().get((document["apiVersion"], document["kind"]))
+    if schema is not None:
+        jsonschema.Draft7Validator(schema).validate(document)
+    else:
+        kubernetes_validate.validate(document, kubernetes, strict=True)
 
 
 @cache
@@ -90,5 +97,10 @@ def put(values: Document, path: str, value: Any) -> None:
 
 
 def defaults() -> Document:
-    found: Document = yaml.safe_load((CHART / "values.yaml").read_text())
+    return copy.deepcopy(_defaults())
+
+
+@cache
+def _defaults() -> Document:
+    found: Document = read_yaml(CHART / "values.yaml")
     return found

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from docs.generate.metrics import metrics
+
+from .libyaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus"
@@ -78,7 +78,7 @@ def rules(*kinds: str) -> list[dict[str, Any]]:
     return [
         rule
         for path in RULE_FILES
-        for group in yaml.safe_load(path.read_text())["groups"]
+        for group in read_yaml(path)["groups"]
         for rule in group["rules"]
         if any(kind in rule for kind in kinds)
     ]

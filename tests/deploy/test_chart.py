@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from .chart import (
     CHART,
@@ -28,6 +27,7 @@ from .chart import (
     rendered,
     values_of,
 )
+from .libyaml import parse_yaml, parse_yamls, read_yaml
 from .manifests import (
     EVERYTHING,
     NEWEST,
@@ -68,7 +68,7 @@ def test_scenarios_cover_every_kind_and_custom_schema() -> None:
 
 
 def test_the_oldest_supported_kubernetes_is_tested() -> None:
-    asked = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    asked = read_yaml(CHART / "Chart.yaml")["kubeVersion"]
     assert asked == f">={OLDEST}.0-0"
     assert "kubeVersion" in refused({}, "--kube-version", "1.27.9")
 
@@ -184,7 +184,7 @@ def test_extra_objects_are_rendered() -> None:
 def test_long_names_stay_short_enough() -> None:
     done = helm("template", "a" * 53, CHART)
     assert done.returncode == 0, done.stderr
-    names = [d["metadata"]["name"] for d in yaml.safe_load_all(done.stdout) if d]
+    names = [d["metadata"]["name"] for d in parse_yamls(done.stdout)]
     assert names
     assert all(len(name) <= 52 for name in names), "a Deployment's pods add 17 characters"
 
@@ -192,7 +192,7 @@ def test_long_names_stay_short_enough() -> None:
 def test_long_names_of_two_releases_differ() -> None:
     def name(release: str) -> str:
         done = helm("template", release, CHART, "-s", "templates/worker/deployment.yaml")
-        found: str = yaml.safe_load(done.stdout)["metadata"]["name"]
+        found: str = parse_yaml(done.stdout)["metadata"]["name"]
         return found
 
     long = "speech-of-the-department-for-many-things"
@@ -204,7 +204,7 @@ def test_long_names_of_two_releases_differ() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_notes_list_the_next_steps(scenario: str) -> None:
     text, documents = notes({}, scenario), rendered(scenario)
-    values = yaml.safe_load(values_of(scenario).read_text())
+    values = read_yaml(values_of(scenario))
     assert "kubectl -n speech rollout status deployment/r-natterjack-worker" in text
     assert ("helm -n speech test r " in text) == values.get("tests", {}).get("enabled", True)
     providers = find(documents, "ConfigMap", "worker")["data"].get("WORKER_SECRETS_DIR")
@@ -229,11 +229,11 @@ def test_notes_list_a_shared_secret_once() -> None:
 
 
 def test_versions_and_images_match_the_project() -> None:
-    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    about = read_yaml(CHART / "Chart.yaml")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert about["appVersion"] == project["version"]
     assert f"## {about['version']}\n" in (CHART / "CHANGELOG.md").read_text()
-    images = yaml.safe_load(about["annotations"]["artifacthub.io/images"])
+    images = parse_yaml(about["annotations"]["artifacthub.io/images"])
     used = {container(pod)["image"] for _, pod in pods(render(EVERYTHING))}
     assert used == {image["image"] for image in images}
     assert about["annotations"]["artifacthub.io/license"] == project["license"]

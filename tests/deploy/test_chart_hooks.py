@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml
 
 from .chart import (
     CHART,
@@ -16,6 +15,7 @@ from .chart import (
     rendered,
     settings_of,
 )
+from .libyaml import parse_yaml
 
 pytestmark = pytest.mark.process
 
@@ -49,7 +49,7 @@ def test_objects_that_create_the_secrets_of_the_job_run_before_it() -> None:
     """Check the example in README.md."""
     text = (CHART / "README.md").read_text()
     (example,) = re.findall(r"^    extraObjects:\n(?:      .*\n)+", text, flags=re.M)
-    values = yaml.safe_load(example)
+    values = parse_yaml(example)
     name = values["extraObjects"][0]["metadata"]["name"]
     documents = render({**values, "nats": {"auth": {"existingSecret": name}}})
     made = find(documents, "ExternalSecret")["metadata"]["annotations"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import yaml
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
@@ -29,6 +28,7 @@ from .chart import (
     rendered,
     settings_of,
 )
+from .libyaml import read_yaml
 from .manifests import (
     EVERYTHING,
     check,
@@ -162,7 +162,7 @@ def test_keys_are_files_that_can_change() -> None:
 
 
 def test_every_provider_with_a_key_can_be_enabled() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())["providers"]
+    values = read_yaml(CHART / "values.yaml")["providers"]
     known = {provider["variable"] for provider in values.values()}
     for name in available():
         settings = load_class(name).Settings

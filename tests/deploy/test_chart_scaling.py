@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from docs.generate.metrics import metrics
 from natterjack.broker import streams
@@ -15,6 +14,7 @@ from .chart import (
     render,
     rendered,
 )
+from .libyaml import read_yaml
 
 pytestmark = pytest.mark.process
 
@@ -55,10 +55,10 @@ def test_the_hpa_uses_a_metric_that_workers_have() -> None:
 
 def test_the_example_broker_matches_the_defaults_of_the_chart() -> None:
     """The official NATS chart, for `values-nats.yaml`, names its headless Service NAME-headless."""
-    example = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    example = read_yaml(CHART / "values-nats.yaml")
     broker = example["config"]
     assert not example["promExporter"]["podMonitor"]["enabled"], "not every cluster has its CRD"
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    values = read_yaml(CHART / "values.yaml")
     host, _, port = values["autoscaling"]["keda"]["monitoringEndpoint"].partition(":")
     assert host.startswith("nats-headless.nats.")
     assert int(port) == broker["monitor"]["port"]

@@ -13,7 +13,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 from pydantic import AliasChoices
 
 from natterjack.plugin.entry_points import available
@@ -32,6 +31,7 @@ from .chart import (
     render,
     settings_of,
 )
+from .libyaml import parse_yamls, read_yaml
 from .manifests import (
     EVERYTHING,
     NEWEST,
@@ -130,7 +130,7 @@ def test_null_leaves_a_value_out_or_is_refused(scaled: str) -> None:
                 f"{path}: {done.stderr}"
             )
             continue
-        documents = [d for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d]
+        documents = parse_yamls(done.stdout)
         new = [document for document in documents if document not in valid]
         check(new, OLDEST)
         valid += new
@@ -321,8 +321,8 @@ def test_the_documented_install_reaches_the_documented_broker() -> None:
     (line,) = re.findall(r"^ *helm install natterjack helm/natterjack (.+)$", text, flags=re.M)
     done = helm("template", "natterjack", CHART, *shlex.split(line))
     assert done.returncode == 0, done.stderr
-    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
-    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())["config"]
+    documents = parse_yamls(done.stdout)
+    broker = read_yaml(CHART / "values-nats.yaml")["config"]
     for component in ("worker", "streams", "test"):
         settings = given(documents, component)
         assert settings["NATS_URL"].startswith("tls://") == broker["nats"]["tls"]["enabled"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 
 from natterjack.broker.connection import connected
 from natterjack.errors import BrokerUnreachable
@@ -30,12 +29,13 @@ from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
 from ..worker.programs import Speaker, closed, spoken
 from .containers import BASE, Podman, alone, free_port, images
+from .libyaml import parse_yaml, read_yaml
 from .names import ROOT
 from .prometheus import program
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+SERVICES: dict[str, dict[str, Any]] = read_yaml(COMPOSE)["services"]
 PRIVATE = ("./secrets/", "./data/")
 """Private directories, which are not in the repository."""
 
@@ -103,7 +103,7 @@ def test_mounted_files_are_in_the_repository_or_ignored_by_git() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this copy of the sources is not a git repository")
     mounted = [v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", [])]
-    secrets = yaml.safe_load(COMPOSE.read_text())["secrets"]
+    secrets = read_yaml(COMPOSE)["secrets"]
     assert all(secret["file"].startswith("./secrets/") for secret in secrets.values())
     for path in mounted:
         if path.startswith(PRIVATE):
@@ -136,14 +136,14 @@ def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
 
 
 def test_grafana_has_the_data_source_of_the_dashboard() -> None:
-    (source,) = yaml.safe_load(
+    (source,) = parse_yaml(
         (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text()
     )["datasources"]
     assert source["type"] == "prometheus"
     assert source["url"] == "http://prometheus:9090"
-    interval = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["global"]
+    interval = read_yaml(DEPLOY / "prometheus/prometheus.yml")["global"]
     assert source["jsonData"]["timeInterval"] == interval["scrape_interval"]
-    (provider,) = yaml.safe_load(
+    (provider,) = parse_yaml(
         (DEPLOY / "grafana/provisioning/dashboards/natterjack.yml").read_text()
     )["providers"]
     mounted = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import yaml
 
 from bench.capacity_model import Inputs, kept_bytes, stored_bytes_per_s
 from natterjack.broker.roles import ROLES
 
+from .libyaml import read_yaml
 from .names import ROOT
 
 HOW_TO = ROOT / "docs" / "how-to"
@@ -45,7 +45,7 @@ def test_users_config_has_a_directory(page: Path) -> None:
 
 
 def test_the_install_builds_the_images_that_the_chart_runs() -> None:
-    values = yaml.safe_load((ROOT / "helm" / "natterjack" / "values.yaml").read_text())
+    values = read_yaml(ROOT / "helm" / "natterjack" / "values.yaml")
     lines = code(INSTALL)
     pushed = next(line for line in lines if "docker push" in line)
     repository = values["image"]["repository"].removesuffix("worker")

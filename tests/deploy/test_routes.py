@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -21,6 +20,7 @@ from natterjack.local.embedded import EmbeddedServer
 from ..waiting import until
 from .chart import CHART
 from .containers import free_port
+from .libyaml import read_yaml
 from .names import ROOT
 
 SECRET = {"tls.crt": "server.pem", "tls.key": "server-key.pem", "ca.crt": "ca.pem"}
@@ -28,7 +28,7 @@ SECRET = {"tls.crt": "server.pem", "tls.key": "server-key.pem", "ca.crt": "ca.pe
 
 
 def example() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    found: dict[str, Any] = read_yaml(CHART / "values-nats.yaml")
     return found
 
 

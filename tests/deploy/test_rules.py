@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import aiohttp
 import pytest
-import yaml
 
 from natterjack.broker.streams import stream_configs
 from natterjack.local.embedded import EmbeddedServer
@@ -18,6 +17,7 @@ from natterjack.settings import StreamSettings
 from worker.session.states import State
 
 from .containers import free_port
+from .libyaml import read_yaml
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors
 from .prometheus import promtool
 
@@ -46,7 +46,7 @@ VALUES = {
 
 @cache
 def _tests() -> list[dict[str, Any]]:
-    return [case for path in ALERT_CASES for case in yaml.safe_load(path.read_text())["tests"]]
+    return [case for path in ALERT_CASES for case in read_yaml(path)["tests"]]
 
 
 def cases(alert: str) -> list[dict[str, Any]]:

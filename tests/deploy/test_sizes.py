@@ -6,12 +6,12 @@ import re
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from bench.capacity_model import Inputs, kept_bytes, stored_bytes_per_s
 from natterjack.settings import StreamSettings
 
 from .chart import CHART, values_of
+from .libyaml import read_yaml
 from .names import ROOT, rules
 
 MODEL = Inputs()
@@ -55,8 +55,8 @@ class Installation(NamedTuple):
 
 
 def _of_the_chart(name: str, values: dict[str, Any], *, scaled: bool) -> Installation:
-    default = yaml.safe_load((CHART / "values.yaml").read_text())
-    broker = yaml.safe_load((CHART / "values-nats.yaml").read_text())
+    default = read_yaml(CHART / "values.yaml")
+    broker = read_yaml(CHART / "values-nats.yaml")
     store = broker["config"]["jetstream"]["fileStore"]
     worker = default["worker"] | values.get("worker", {})
     most = (default["autoscaling"] | values.get("autoscaling", {}))["maxReplicas"]
@@ -75,7 +75,7 @@ def _of_the_chart(name: str, values: dict[str, Any], *, scaled: bool) -> Install
 
 
 def _of_compose() -> Installation:
-    worker = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["worker"]
+    worker = read_yaml(ROOT / "deploy" / "compose.yaml")["services"]["worker"]
     slots = re.search(r":-(\d+)}", worker["environment"]["WORKER_MAX_SESSIONS"])
     conf = re.search(r"max_file_store: (\w+)", (ROOT / "deploy/nats/nats.conf").read_text())
     assert slots is not None
@@ -87,7 +87,7 @@ def _of_compose() -> Installation:
 INSTALLATIONS = (
     _of_compose(),
     _of_the_chart("chart", {}, scaled=False),
-    _of_the_chart("production", yaml.safe_load(values_of("production").read_text()), scaled=True),
+    _of_the_chart("production", read_yaml(values_of("production")), scaled=True),
 )
 
 
@@ -122,7 +122,7 @@ def test_one_stream_carries_all_slots(one: Installation) -> None:
 
 def test_the_production_release_names_secrets_that_the_guide_creates() -> None:
     guide = (ROOT / "docs" / "how-to" / "install-on-kubernetes.md").read_text()
-    nats = yaml.safe_load(values_of("production").read_text())["nats"]
+    nats = read_yaml(values_of("production"))["nats"]
     for name in (nats["auth"]["existingSecret"], nats["tls"]["caSecret"]):
         assert f"create secret generic {name} " in guide
     assert "certSecret" not in nats["tls"]
