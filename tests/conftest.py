@@ -4,6 +4,8 @@ the tests that start processes, and that stretch each test's time limit with the
 from __future__ import annotations
 
 import gc
+import itertools
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -17,6 +19,7 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
+from tests import forking
 from tests.waiting import Countdown
 
 # ---- tests that start processes ------------------------------------------------------------------
@@ -54,11 +57,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # marks are set before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     for item in items:
         for fixture in _MARKS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(_MARKS[fixture])
+    yield
+    items[:] = _slow_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Deal the slow tests out to the beginnings of the shares that `--dist worksteal` gives to its
+    workers, so that none of them is started last and waited for."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = iter([item for item in items if not item.get_closest_marker("slow")])
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        share = slow[number::workers]
+        size = (len(items) - len(ordered)) // (workers - number)
+        ordered += [*share, *itertools.islice(rest, max(0, size - len(share)))]
+    return ordered
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,6 +85,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     warnings do not fail a later test."""
     global _unmarked
     _unmarked = None if item.get_closest_marker("process") else item
+    forking.enabled = forking.AVAILABLE and item.get_closest_marker("interpreter") is None
     failed_before = item.session.testsfailed
     try:
         result = yield

@@ -140,18 +140,21 @@ async def until(
     what: str,
     timeout: float = 30,
 ) -> Any:
-    """Return the first true value of `condition`.
+    """Return the first true value of `condition`. One that awaits something, such as a reply of the
+    broker, is asked less often the longer it stays false.
 
     Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
     machine.
     """
     started, countdown = time.monotonic(), Countdown(timeout, interval=0.5)
+    interval = 0.01
     while True:
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
+            interval = min(0.1, interval * 1.1)
         if value:
             return value
         if countdown.expired():
             raise AssertionError(f"not within {time.monotonic() - started:.1f} s: {what}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(interval)

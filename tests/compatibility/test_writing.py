@@ -34,6 +34,7 @@ _STREAM_FIELDS = (
 """Stream settings on which programs rely."""
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(300)
 async def test_the_recorded_release_reads_what_this_one_writes() -> None:

@@ -191,10 +191,10 @@ class WorkerContainer(WorkerProcess):
         self._settings = {k: v for k, v in self._environment.items() if k.startswith(ours)}
 
     async def launch(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            "podman", "run", "--rm", "--name", self.name, "--network=host", *CONFINED,
-            *(f"--env={name}" for name in self._settings), WORKER_IMAGE,
-            env=self._containers.environment | self._settings, stderr=asyncio.subprocess.PIPE,
+        self._process = subprocess.Popen(
+            ["podman", "run", "--rm", "--name", self.name, "--network=host", *CONFINED,
+            *(f"--env={name}" for name in self._settings), WORKER_IMAGE],
+            env=self._containers.environment | self._settings, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read())
 

@@ -333,6 +333,7 @@ async def run(server: SecuredServer, user: str, *arguments: str, status: int = 0
     return command.out + command.errors
 
 
+@pytest.mark.slow
 async def test_all_programs_work_with_least_privilege(
     server: SecuredServer, tmp_path: Path
 ) -> None:

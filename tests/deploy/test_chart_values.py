@@ -104,6 +104,7 @@ def nothings(part: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
 def test_null_leaves_a_value_out_or_is_refused(scaled: str) -> None:
     """`null` removes a default: the rest is valid, or an error says that the value is required."""

@@ -407,6 +407,7 @@ async def _reachable(emulator: DeepgramEmulator) -> AsyncIterator[int]:
         server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_the_stack_runs(stack: Stack, emulator: DeepgramEmulator) -> None:
     """Start the services, stop a worker in the middle of a session, and check metrics."""

@@ -142,6 +142,7 @@ def has_numbers(series: list[dict[str, Any]]) -> bool:
     return any(math.isfinite(float(value)) for one in series for _, value in one["values"])
 
 
+@pytest.mark.slow
 async def test_every_query_has_data_under_load(
     start_worker: StartWorker,
     ready_broker: Broker,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -67,9 +68,9 @@ class WorkerPod(WorkerProcess):
 
     async def launch(self) -> None:
         await self._run("play", "kube", self._path)
-        self._process = await asyncio.create_subprocess_exec(
-            "podman", "logs", "--follow", self.container_name,
-            env=self._containers.environment, stderr=asyncio.subprocess.PIPE,
+        self._process = subprocess.Popen(
+            ["podman", "logs", "--follow", self.container_name],
+            env=self._containers.environment, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read())
 
@@ -124,6 +125,7 @@ async def pods(release: list[Document], tmp_path: Path) -> AsyncIterator[list[Wo
             await pod.stop()
 
 
+@pytest.mark.slow
 async def test_a_rollout_of_the_charts_pods_loses_nothing(
     pods: list[WorkerPod], ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:

@@ -175,6 +175,7 @@ def _show(before: Version, handovers: Sequence[Handover], capsys: Any) -> None:
         print(*table([head, *rows], right=(2, 3)), sep="\n")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300 * SCALE)
 async def test_an_upgrade_and_a_rollback_lose_no_word(
     before: Version,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +23,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.settings import load
 from natterjack.spec import SessionSpec
+from tests.forking import launch
 from tests.waiting import until
 
 
@@ -41,13 +41,10 @@ class Edge:
         self._out, self._err = directory / "out", directory / "err"
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EDGE_", "NATS_"))}
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_capture", *arguments],
-                env=clean | environment,
-                stdin=stdin,
-                stdout=out,
-                stderr=err,
-            )
+            self.process = launch(
+                ("-m", "edge_capture", *arguments), env=clean | environment,
+                stdin=stdin, stdout=out, stderr=err,
+            )  # fmt: skip
 
     @property
     def stdout(self) -> str:
@@ -69,7 +66,7 @@ class Edge:
             await until(lambda: self.process.poll() is not None, "the edge has ended", timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.stderr}") from None
-        return self.process.returncode
+        return self.process.wait()
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)

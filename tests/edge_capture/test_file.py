@@ -116,6 +116,7 @@ async def test_channels_become_sessions(
     assert "acme.call-7.agent" in edge.stdout
 
 
+@pytest.mark.interpreter
 async def test_the_request_has_every_setting(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ async def test_lists_come_from_the_environment_too(
     assert (spec.options, spec.labels, spec.provider) == ({"tier": 2}, {"room": "7"}, "deepgram")
 
 
+@pytest.mark.interpreter
 async def test_a_file_is_played_at_the_given_speed(
     ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def resident_bytes(edge: Edge) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 async def test_half_an_hour_without_network_is_kept_on_disk_only(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path
 ) -> None:

@@ -404,6 +404,7 @@ async def test_gaps_of_every_cause_on_one_account(
     check_account(account, speech.seconds + 30, gaps, longest=2)
 
 
+@pytest.mark.slow
 async def test_gaps_are_reported_once_when_the_worker_is_killed(
     start_worker: StartWorker, broker: Broker
 ) -> None:
@@ -591,6 +592,7 @@ async def test_disturbed_in_one_way(
     await check_disturbed([way], 1, start_worker, broker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 async def test_disturbed_in_several_ways(
     seed: int, start_worker: StartWorker, broker: Broker

@@ -12,6 +12,7 @@ from .soak import CHAINS
 from .storm import Settings, Storm
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize("providers", CHAINS, ids=lambda chain: chain[0])
 async def test_random_faults_cost_no_word(tmp_path: Path, providers: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -33,8 +33,9 @@ from natterjack.subjects import audio_subject, session_subject
 
 from ..emulators import pcm, tones
 from ..faults.audit import audit
+from ..forking import Process, launch
 from ..freezing import freeze
-from ..waiting import soon, until
+from ..waiting import until
 
 RATE = 16_000
 UNDISTURBED = {
@@ -68,7 +69,7 @@ class WorkerProcess:
         }
         self._environment = {k: v for k, v in environment.items() if v is not None}
         self.log: list[dict[str, Any]] = []
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -94,23 +95,25 @@ class WorkerProcess:
             return False
 
     async def launch(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self.arguments, env=self._environment, stderr=asyncio.subprocess.PIPE
-        )
+        self._process = launch(self.arguments, env=self._environment, stderr=subprocess.PIPE)
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         assert self._process is not None
-        assert self._process.stderr is not None
-        async for line in self._process.stderr:
-            try:
-                self.log.append(json.loads(line))
-            except ValueError:
-                self.log.append({"message": line.decode().strip()})
+        stderr = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stderr), self._process.stderr
+        )
+        with contextlib.closing(transport):
+            async for line in stderr:
+                try:
+                    self.log.append(json.loads(line))
+                except ValueError:
+                    self.log.append({"message": line.decode().strip()})
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -148,13 +151,11 @@ class WorkerProcess:
         assert self._process is not None
         assert self._reading is not None
         try:
-            status = await soon(self._process.wait(), timeout)
-        except TimeoutError:
-            raise AssertionError(
-                f"a worker does not exit; its last log lines: {self.log[-15:]}"
-            ) from None
+            await until(lambda: not self.running, "a worker exits", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its last log lines: {self.log[-15:]}") from None
         await self._reading
-        return status
+        return self._process.wait()
 
     async def stop(self) -> None:
         """Kill the worker. Idempotent."""

@@ -42,6 +42,7 @@ from .programs import (
 # ---- sessions without faults ----------------------------------------------------------------
 
 
+@pytest.mark.interpreter
 async def test_a_session_from_request_to_closing_event(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
@@ -149,6 +150,7 @@ async def test_sigkill_and_restart_of_the_broker(
     (await closed(broker, speaker.spec, 60)).audit(speaker)
 
 
+@pytest.mark.interpreter
 async def test_sigterm_hands_the_session_over(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
@@ -612,6 +614,7 @@ async def test_max_seconds_ends_a_session(
 # ---- the program ----------------------------------------------------------------------------
 
 
+@pytest.mark.interpreter
 async def test_http_endpoints(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
     worker = await start_worker()
     for probe in ("/startupz", "/livez", "/readyz", "/healthz"):

@@ -128,6 +128,7 @@ async def test_provider_faults_in_a_turn_cost_no_word(
     assert transcript.states.count("recovering") == sum(account.recoveries.values())
 
 
+@pytest.mark.slow
 async def test_sigkill_of_a_worker_in_a_long_turn(
     emulator: DeepgramFluxEmulator,
     start_worker: StartWorker,
@@ -155,6 +156,7 @@ async def test_sigkill_of_a_worker_in_a_long_turn(
     assert emulator.log[1].audio_seconds < speaker.seconds - last_of_first + 6
 
 
+@pytest.mark.slow
 async def test_sigkill_between_closely_spaced_words(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:

@@ -7,6 +7,8 @@ import json
 import signal
 from collections import Counter
 
+import pytest
+
 from natterjack.audio import ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
@@ -61,6 +63,7 @@ def most_in(log: list[ConnectionLog], seconds: float) -> int:
     return max(sum(start <= at < start + seconds for at in times) for start in times)
 
 
+@pytest.mark.slow
 async def test_two_hundred_sessions_share_fifty_connections(
     start_worker: StartWorker, broker: Broker, emulator: DeepgramEmulator
 ) -> None:

@@ -188,6 +188,7 @@ async def test_the_ledger_agrees_with_the_emulators_log(
     assert sample(metrics, "recovery_seconds_count", cause="dropped") == 2
 
 
+@pytest.mark.slow
 async def test_the_ledger_includes_a_killed_workers_audio_within_a_second(
     start_worker: StartWorker,
     broker: Broker,

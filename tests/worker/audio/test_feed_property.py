@@ -606,6 +606,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Iterator[R
         yield run
 
 
+@pytest.mark.slow
 @examples(80)
 @given(session=sessions, limits=st.sampled_from(LIMITS), script=scripts)
 def test_every_frame_is_given_out_once_whatever_happens(

@@ -229,6 +229,7 @@ async def test_50_permits_for_200_sessions_of_four_workers(fleet: Fleet) -> None
         assert worker.metric("natterjack_provider_slot_wait_seconds_count") == 50
 
 
+@pytest.mark.slow
 async def test_never_more_than_the_limit_while_connections_break(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(4)]
     await fleet.limit(connections=7)
