@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
@@ -11,6 +12,7 @@ from nats.js.kv import KeyValue
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
 from worker.capacity.governor import Governor
+from worker.capacity.permits import Permit
 from worker.metering.budgets import Budgets
 from worker.metering.report import Report
 from worker.metering.tally import Tally
@@ -41,3 +43,38 @@ class Services:
     """Set to have missing streams and consumers created again."""
     lease_seconds: float
     """Time without a heartbeat after which the queue gives a session to another worker."""
+
+
+class Accounts(Protocol):
+    """The limits of provider accounts; `Governor` implements it."""
+
+    def account(self, provider: str) -> str: ...
+    async def admit(
+        self, provider: str, tenant: str, *, adopt: str | None = None
+    ) -> Permit | None: ...
+    async def dial(self, provider: str) -> None: ...
+    async def announce(self, provider: str, cause: str, seconds: float) -> None: ...
+
+
+class TenantBudgets(Protocol):
+    """The budgets of tenants; `Budgets` implements it."""
+
+    async def ready(self, tenant: str) -> None: ...
+    def spent(self, tenant: str) -> str | None: ...
+
+
+class AdmissionServices(Protocol):
+    """The services that opening a provider stream needs; `Services` has them."""
+
+    @property
+    def providers(self) -> Providers: ...
+    @property
+    def settings(self) -> WorkerSettings: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def prices(self) -> dict[str, float]: ...
+    @property
+    def budgets(self) -> TenantBudgets: ...
+    @property
+    def governor(self) -> Accounts: ...

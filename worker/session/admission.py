@@ -18,7 +18,7 @@ from worker.capacity.permits import Permit
 from worker.metering.prices import Price, price_of
 from worker.providers.breaker import SHARED_CAUSES, BreakerState
 from worker.providers.chain import Chain, Exhausted
-from worker.services import Services
+from worker.services import AdmissionServices
 
 from .lease import Lease
 from .retry import Retry
@@ -151,7 +151,7 @@ class Admission:
 
     def __init__(
         self,
-        services: Services,
+        services: AdmissionServices,
         spec: SessionSpec,
         drain: Drain,
         retry: Retry,
@@ -255,20 +255,20 @@ class Admission:
         """Wait for a permit of the provider's account and for permission to dial. Both are
         granted at once if the account has no limits."""
         governor, checkpoint = self._services.governor, self._lease.checkpoint
-        permit = self.permit
-        if permit is not None and (governor.account(name) != self._account or not permit.sure):
+        permit, account = self.permit, governor.account(name)
+        if permit is not None and (account != self._account or not permit.sure):
             await self.release()
         if self.permit is None:
             admitting = governor.admit(name, self._spec.tenant, adopt=checkpoint.slot)
-            permit = await self._wait_for(admitting, f"a connection of account {name}", _release)
+            permit = await self._wait_for(admitting, f"a connection of account {account}", _release)
             checkpoint.slot = None
             if permit is not None:
-                self.permit, self._account = permit, governor.account(name)
+                self.permit, self._account = permit, account
                 checkpoint.slot = permit.ticket
                 # So a worker that takes over can use the permit at once, before it expires.
                 await self._lease.write()
         await self._wait_for(
-            governor.dial(name), f"permission to dial account {name}", _discard_dial
+            governor.dial(name), f"permission to dial account {account}", _discard_dial
         )
 
     async def _wait_for(

@@ -22,7 +22,7 @@ from natterjack.telemetry.log import fields
 from worker.errors import LeaseLost
 
 from .admission import Admission
-from .intake import Intake
+from .intake import Queries
 from .lease import Lease
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,16 @@ class Controllable(Protocol):
 class Controls:
     """Carries out the control requests of a session."""
 
-    __slots__ = ("_admission", "_intake", "_lease", "_rate", "id", "key")
+    __slots__ = ("_admission", "_lease", "_queries", "_rate", "id", "key")
 
     def __init__(
-        self, spec: SessionSpec, admission: Admission, intake: Intake, lease: Lease
+        self, spec: SessionSpec, admission: Admission, queries: Queries, lease: Lease
     ) -> None:
         self.id = spec.session_id
         self.key = spec.key
         self._rate = spec.sample_rate
         self._admission = admission
-        self._intake = intake
+        self._queries = queries
         self._lease = lease
 
     @property
@@ -103,7 +103,7 @@ class Controls:
     async def stop(self, reason: str) -> float:
         """End the session where its audio is now. Return that position in seconds. Raises
         LeaseLost."""
-        lease, stored = self._lease, await self._intake.stored_head()
+        lease, stored = self._lease, await self._queries.stored_head()
         end = lease.cutoff.stop(reason, max(lease.progress.captured, stored))
         lease.progress.limit(end)
         await lease.write()

@@ -1,10 +1,12 @@
-"""A session's incoming audio: opening its feed, waiting for audio, deciding when it has ended."""
+"""A session's incoming audio: waiting for it, and deciding when it has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -15,12 +17,13 @@ from natterjack.broker.stored import StoreUnavailable
 from natterjack.errors import BadChunk
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
-from worker.audio.feed import Feed, Gap
-from worker.audio.marks import Mark
+from worker.audio.feed import Gap
+from worker.audio.reorder import Chunk
 from worker.services import Services
+from worker.settings import WorkerSettings
 
 from .admission import Admission, Drain, HandOver
-from .lease import Lease, QueueUnknown
+from .lease import AskQueue, Lease, QueueUnknown
 
 _WAIT_SECONDS = 0.25
 _CHECK_SECONDS = 2.0
@@ -31,46 +34,14 @@ class Parked(Exception):
     that the interrupted words do not become final."""
 
 
-class Intake:
-    """Opens the session's feed, and decides when its audio has ended without an end chunk."""
+class Queries:
+    """Asks the broker about one session."""
 
-    __slots__ = (
-        "_admission", "_drain", "_lease", "_parked_head", "_parked_last_arrival", "_services",
-        "_spec", "end_reason",
-    )  # fmt: skip
+    __slots__ = ("_services", "_spec")
 
-    def __init__(
-        self,
-        services: Services,
-        spec: SessionSpec,
-        drain: Drain,
-        lease: Lease,
-        admission: Admission,
-    ) -> None:
+    def __init__(self, services: Services, spec: SessionSpec) -> None:
         self._services = services
         self._spec = spec
-        self._drain = drain
-        self._lease = lease
-        self._admission = admission
-        self._parked_head: int | None = None
-        """The end of the audio when the session was parked in the middle of speech."""
-        self._parked_last_arrival = 0.0
-        """When audio last came in before the session was parked."""
-        self.end_reason: str | None = None
-        """Why the session ends before its end chunk."""
-
-    def feed(self, mark: Mark, position: int) -> Feed:
-        """A new feed of the audio from `position` on, which reads STT_AUDIO from `mark` on."""
-        self.end_reason = None
-        services = self._services
-        return Feed(
-            services.broker,
-            services.store,
-            self._spec,
-            mark,
-            position,
-            services.settings.hole_seconds,
-        )
 
     async def first_queued(self, sequence: int) -> int | None:
         """The sequence of the first request for the session's key in the queue, from `sequence` on.
@@ -99,9 +70,54 @@ class Intake:
             return 0
         return header.pos + spec.audio_format.frames(size)
 
-    async def is_over(self, feed: Feed) -> bool:
+
+class Incoming(Protocol):
+    """The part of a feed from which `Intake` decides; `Feed` implements it."""
+
+    superseded: bool
+    last_arrival: float
+    head: int
+
+    @property
+    def caught_up(self) -> bool: ...
+    async def next(self, timeout: float) -> Chunk | Gap | None: ...
+    def give_back(self, item: Chunk | Gap) -> None: ...
+
+
+class Intake:
+    """Waits for a session's audio, and decides when it has ended without an end chunk."""
+
+    __slots__ = (
+        "_admission", "_drain", "_first_queued", "_lease", "_parked_head", "_parked_last_arrival",
+        "_settings", "_stored_head", "end_reason",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        drain: Drain,
+        lease: Lease,
+        admission: Admission,
+        first_queued: AskQueue,
+        stored_head: Callable[[], Awaitable[int]],
+    ) -> None:
+        """`first_queued` and `stored_head` are those of `Queries`."""
+        self._settings = settings
+        self._drain = drain
+        self._lease = lease
+        self._admission = admission
+        self._first_queued = first_queued
+        self._stored_head = stored_head
+        self._parked_head: int | None = None
+        """The end of the audio when the session was parked in the middle of speech."""
+        self._parked_last_arrival = 0.0
+        """When audio last came in before the session was parked."""
+        self.end_reason: str | None = None
+        """Why the session ends before its end chunk."""
+
+    async def is_over(self, feed: Incoming) -> bool:
         """Whether audio has stopped for so long that no more will come; sets `end_reason`."""
-        quiet, settings = time.monotonic() - feed.last_arrival, self._services.settings
+        quiet, settings = time.monotonic() - feed.last_arrival, self._settings
         if not feed.caught_up:
             return False
         if quiet > settings.idle_seconds:
@@ -118,16 +134,17 @@ class Intake:
     async def _superseded(self) -> bool:
         """Whether a later request for the key is in the queue. Raises QueueUnknown."""
         request_sequence = self._lease.checkpoint.request_sequence
-        return await self.first_queued(request_sequence + 1) is not None
+        return await self._first_queued(request_sequence + 1) is not None
 
-    def park(self, feed: Feed) -> None:
+    def park(self, feed: Incoming) -> None:
         """Note that the provider stream is closed in the middle of speech. No other is opened until
         more audio has arrived."""
         self._parked_head, self._parked_last_arrival = feed.head, feed.last_arrival
 
-    async def wait_for_audio(self, feed: Feed) -> bool:
+    async def wait_for_audio(self, feed: Incoming) -> bool:
         """Wait for audio, since most providers drop an idle connection. False
         if the session ends without more audio. Raises HandOver, LeaseLost."""
+        self.end_reason = None
         while not self._lease.cutoff.reached(self._lease.progress.final):
             await self._lease.confirm()
             item = await feed.next(_WAIT_SECONDS)
@@ -147,7 +164,7 @@ class Intake:
         self.end_reason = self._lease.cutoff.reason
         return False
 
-    async def _unpark(self, feed: Feed) -> None:
+    async def _unpark(self, feed: Incoming) -> None:
         """Wait until there is more audio than when the session was parked, or no more will come."""
         parked, self._parked_head = self._parked_head, None
         if parked is None:
@@ -158,12 +175,12 @@ class Intake:
             now = time.monotonic()
             if self._drain.requested:
                 raise HandOver
-            idle = now - feed.last_arrival > self._services.settings.idle_seconds
+            idle = now - feed.last_arrival > self._settings.idle_seconds
             if self._lease.cutoff.reached(head) or idle:
                 return
             if now >= check_at:
                 check_at = now + _CHECK_SECONDS
-                if await self.stored_head() > parked:
+                if await self._stored_head() > parked:
                     return
                 with contextlib.suppress(QueueUnknown):
                     later = await self._superseded()

@@ -33,7 +33,7 @@ from .checkpoint import CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
 from .events import EventWriter, UsageSchedule
-from .intake import Intake, Parked
+from .intake import Intake, Parked, Queries
 from .lease import AlreadyClosed, KeyBusy, Lease
 from .progress import Progress
 from .publish import Publisher
@@ -80,8 +80,8 @@ class Session:
 
     __slots__ = (
         "_admission", "_cutoff", "_drain", "_intake", "_lease", "_lifecycle", "_problem",
-        "_publisher", "_record_prefix", "_retry", "_services", "_usage", "epoch", "id", "key",
-        "next_heartbeat", "progress", "since", "spec", "trace",
+        "_publisher", "_queries", "_record_prefix", "_retry", "_services", "_usage", "epoch", "id",
+        "key", "next_heartbeat", "progress", "since", "spec", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -139,7 +139,11 @@ class Session:
         self._admission = Admission(
             services, spec, self._drain, self._retry, self._lease, self._lifecycle.enter
         )
-        self._intake = Intake(services, spec, self._drain, self._lease, self._admission)
+        self._queries = queries = Queries(services, spec)
+        self._intake = Intake(
+            settings, self._drain, self._lease, self._admission, queries.first_queued,
+            queries.stored_head,
+        )  # fmt: skip
         self._usage = UsageSchedule(settings.usage_seconds, time.monotonic())
 
     @property
@@ -155,7 +159,7 @@ class Session:
         try:
             try:
                 await self._take_over()
-                controls = Controls(self.spec, self._admission, self._intake, self._lease)
+                controls = Controls(self.spec, self._admission, self._queries, self._lease)
                 async with controlled(self._services.broker, controls):
                     reason = await self._serve()
                 await self._admission.release()
@@ -207,7 +211,7 @@ class Session:
     async def _take_over(self) -> None:
         """Become the session's only holder, and find the position to resume at."""
         writer, report = self.progress.writer, self._services.report
-        estimate = await self._lease.acquire(self._intake.first_queued, report.record_of)
+        estimate = await self._lease.acquire(self._queries.first_queued, report.record_of)
         if estimate is not None:
             with contextlib.suppress(PluginError):
                 price = self._admission.price(estimate.provider, None, self.spec.language, 1)
@@ -261,8 +265,11 @@ class Session:
         """Send the audio from the last final on through one provider stream. True at the end of the
         session; False if the stream was closed because no audio came for a long time."""
         self._lifecycle.enter(State.WAITING)
-        progress, mark = self.progress, self._lease.checkpoint.mark
-        progress.feed = feed = self._intake.feed(mark, progress.final)
+        services, progress, mark = self._services, self.progress, self._lease.checkpoint.mark
+        progress.feed = feed = Feed(
+            services.broker, services.store, self.spec, mark, progress.final,
+            services.settings.hole_seconds,
+        )  # fmt: skip
         await feed.open()
         try:
             if not await self._intake.wait_for_audio(feed):

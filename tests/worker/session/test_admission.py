@@ -1,218 +1,378 @@
-"""Waiting for one thing or the drain: whichever is first, and nothing is lost on the way."""
+"""Opening provider streams: budget, breaker, permit and dial, and the way back after a fault."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
-from tests.waiting import soon
-from worker.session.admission import Drain, HandOver
+from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
+from tests.waiting import settle, soon, until
+from worker.metering.prices import Price
+from worker.providers.breaker import BreakerState
+from worker.session import admission as module
+from worker.session.admission import CutoffReached, HandOver, NoProvider
+from worker.session.states import State
+
+from .parts import RATE, Case, install_providers
 
 
-class Desk:
-    """Gives out one permit, when told to; it can be told after the applicant was cancelled."""
-
-    def __init__(self, *, late: bool = False) -> None:
-        self.applied = asyncio.Event()
-        self.grant = asyncio.Event()
-        self.returned: list[str] = []
-        self.withdrawn = False
-        self._late = late
-
-    async def apply(self) -> str:
-        self.applied.set()
-        try:
-            await self.grant.wait()
-        except asyncio.CancelledError:
-            self.withdrawn = True
-            if not self._late:
-                raise
-        return "permit"
-
-    async def give_back(self, permit: str) -> None:
-        self.returned.append(permit)
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers to dial; and a waiting session checks every 10 ms."""
+    install_providers(monkeypatch)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.01)
 
 
-async def start(
-    drain: Drain, desk: Desk, check: Callable[[], Awaitable[None]] | None = None
-) -> asyncio.Task[str]:
-    waiting = asyncio.create_task(drain.first(desk.apply(), discard=desk.give_back, check=check))
-    await soon(desk.applied.wait(), 5)
-    return waiting
+# ---- connect --------------------------------------------------------------------------------
 
 
-async def test_the_result_is_returned() -> None:
-    desk = Desk()
-    waiting = await start(Drain(), desk)
-    desk.grant.set()
-    assert await soon(waiting, 5) == "permit"
-    assert not desk.returned
-    assert not desk.withdrawn
+async def test_the_first_provider_is_dialed() -> None:
+    case = await Case().start()
+    opened = await case.admission.connect()
+    assert opened.provider.name == "one"
+    assert opened.price == Price(3.6, "USD", "audio")
+    assert opened.converter.passes
+    assert case.states == [State.CONNECTING]
+    assert case.accounts.dialed == ["one"]
+    assert case.admission.permit is None, "its account has no limit"
+    [request] = case.requests("one")
+    assert (request.session_id, request.format.sample_rate) == ("session-1", RATE)
 
 
-async def test_a_result_that_is_there_counts_even_while_draining() -> None:
-    drain, desk = Drain(), Desk()
-    drain.request(0.0)
-    desk.grant.set()
-    assert await soon(drain.first(desk.apply(), discard=desk.give_back), 5) == "permit"
+async def test_a_session_has_providers_and_a_price_of_its_own() -> None:
+    case = await Case(spec={"provider": "two"}).start()
+    opened = await case.admission.connect()
+    assert (opened.provider.name, opened.price.per_hour) == ("two", 7.2)
 
 
-async def test_the_drain_ends_the_wait() -> None:
-    drain, desk = Drain(), Desk()
-    waiting = await start(drain, desk)
-    drain.request(0.0)
+async def test_only_settings_that_the_provider_can_change_are_sent_to_it() -> None:
+    case = await Case().start()
+    case.lease.checkpoint.configured = {"keyterms": ["toad"], "flavor": "sweet"}
+    await case.admission.connect()
+    [request] = case.requests("one")
+    assert request.keyterms == ("toad",)
+    assert request.options == {}
+
+
+async def test_audio_that_cannot_be_converted_is_refused() -> None:
+    case = await Case(provider="g711").start()
+    with pytest.raises(RequestRefused, match="cannot convert linear16") as refused:
+        await case.admission.connect()
+    assert refused.value.cause == "request"
+    assert case.requests("g711") == []
+
+
+async def test_nothing_is_dialed_for_a_tenant_without_budget() -> None:
+    case = await Case().start()
+    case.budgets.detail = "tenant t: 60 s are used"
+    with pytest.raises(CutoffReached):
+        await case.admission.connect()
+    assert case.accounts.dialed == []
+    assert (case.cutoff.reason, case.cutoff.detail) == ("budget", "tenant t: 60 s are used")
+
+
+async def test_audio_that_was_sent_becomes_final_even_over_budget() -> None:
+    case = await Case().start()
+    case.progress.ledger.opened("one", Price(0.0, "USD", "audio"), 0)
+    case.progress.ledger.closed(2 * RATE, 2.0, 2.0)
+    case.budgets.detail = "tenant t: 60 s are used"
+    await case.admission.connect()
+    assert case.cutoff.position == 2 * RATE
+
+
+# ---- the breaker ----------------------------------------------------------------------------
+
+
+async def test_a_provider_with_an_open_breaker_is_passed_over() -> None:
+    case = await Case().start()
+    case.open_breaker("one")
+    assert (await case.admission.connect()).provider.name == "two"
+    assert case.requests("one") == []
+
+
+async def test_a_session_waits_for_the_breaker_and_is_the_probe() -> None:
+    case = await Case(provider="one", breaker_seconds=0.05).start()
+    case.open_breaker("one")
+    opened = await soon(case.admission.connect(), 10)
+    assert opened.provider.name == "one"
+    assert case.states == [State.QUEUED, State.CONNECTING]
+    assert case.providers.breaker("one").state is BreakerState.HALF_OPEN
+
+
+async def test_the_drain_ends_the_wait_for_a_breaker() -> None:
+    case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
+    case.open_breaker("one")
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: case.states == [State.QUEUED], "it waits")
+    case.drain.request(0.0)
     with pytest.raises(HandOver):
-        await soon(waiting, 5)
-    assert desk.withdrawn
-    assert not desk.returned
+        await soon(connecting, 5)
 
 
-async def test_what_arrives_at_the_last_moment_is_given_back() -> None:
-    drain, desk = Drain(), Desk(late=True)
-    waiting = await start(drain, desk)
-    drain.request(0.0)
+async def test_a_session_fails_if_every_provider_refuses_the_account() -> None:
+    case = await Case(provider="one,two").start()
+    for name in ("one", "two"):
+        case.open_breaker(name, RequestRefused(name, "credit", f"{name} has no credit"))
+    with pytest.raises(NoProvider, match=r"one has no credit.*; .*two has no credit"):
+        await case.admission.connect()
+
+
+async def test_a_session_fails_when_breakers_stay_open_too_long() -> None:
+    case = await Case(provider="one", recovery_seconds=60, breaker_max_seconds=3600).start()
+    case.open_breaker("one")
+    case.retry.failing(time.monotonic() - 61)
+    with pytest.raises(NoProvider, match="no provider for 60 s"):
+        await case.admission.connect()
+
+
+async def test_the_breaker_counts_after_a_wait_for_a_permit_too() -> None:
+    case = await Case(provider="one,three").start()
+    case.accounts.limit("shared")
+    case.accounts.granting.clear()
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: case.accounts.asked, "it waits for a permit")
+    case.open_breaker("one")
+    case.accounts.granting.set()
+    assert (await soon(connecting, 5)).provider.name == "three"
+    assert case.requests("one") == []
+    assert case.admission.permit is None, "the permit is of the other account"
+
+
+# ---- permits --------------------------------------------------------------------------------
+
+
+async def test_a_permit_is_stored_before_the_dial() -> None:
+    case = await Case().start()
+    case.accounts.limit("shared")
+    await case.admission.connect()
+    permit = case.admission.permit
+    assert permit is not None
+    assert permit.ticket == "shared.1.h1"
+    assert case.store.writes[-1].slot == "shared.1.h1"
+
+
+async def test_a_successor_asks_for_the_permit_of_the_former_holder() -> None:
+    case = await Case().start()
+    case.accounts.limit("shared")
+    case.lease.checkpoint.slot = "shared.4.h0"
+    await case.admission.connect()
+    assert case.accounts.asked == [("one", "t", "shared.4.h0")]
+    assert case.lease.checkpoint.slot == "shared.1.h1"
+
+
+async def test_a_ticket_of_an_account_that_lost_its_limit_is_forgotten() -> None:
+    case = await Case().start()
+    case.lease.checkpoint.slot = "shared.4.h0"
+    await case.admission.connect()
+    assert case.lease.checkpoint.slot is None
+
+
+async def test_the_permit_is_kept_for_the_next_stream_of_the_account() -> None:
+    case = await Case().start()
+    pool = case.accounts.limit("shared")
+    await case.admission.connect()
+    permit = case.admission.permit
+    case.open_breaker("one")
+    assert (await case.admission.connect()).provider.name == "two"
+    assert case.admission.permit is permit
+    assert list(pool.permits.values()) == [permit]
+
+
+async def test_the_permit_is_given_back_for_a_provider_of_another_account() -> None:
+    case = await Case(provider="one,three").start()
+    shared, other = case.accounts.limit("shared"), case.accounts.limit("other")
+    await case.admission.connect()
+    case.open_breaker("one")
+    await case.admission.connect()
+    assert not shared.permits
+    assert list(other.permits.values()) == [case.admission.permit]
+    assert case.store.writes[-1].slot == "other.2.h2"
+
+
+async def test_a_permit_that_may_have_expired_is_not_used() -> None:
+    case = await Case().start()
+    pool = case.accounts.limit("shared")
+    await case.admission.connect()
+    expired = case.admission.permit
+    assert expired is not None
+    expired.confirmed -= pool.seconds
+    await case.admission.connect()
+    assert case.admission.permit is not expired
+    assert list(pool.permits.values()) == [case.admission.permit]
+
+
+async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> None:
+    case = await Case(recovery_seconds=60).start()
+    case.accounts.limit("shared")
+    case.accounts.granting.clear()
+    since = time.monotonic()
+    case.retry.failing(since)
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: case.reasons(), "it says why it waits")
+    case.lease.doubt()
+    await until(lambda: not case.lease.in_doubt, "another check")
+    case.accounts.granting.set()
+    await soon(connecting, 5)
+    assert case.reasons() == [("assigned", "waiting for a connection of account shared")]
+    assert case.states == [State.QUEUED, State.CONNECTING]
+    assert not case.retry.failing(since + 60.001), "the wait does not count"
+
+
+async def test_a_cutoff_ends_the_wait_for_a_permit() -> None:
+    case = await Case().start()
+    case.accounts.granting.clear()
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: case.accounts.asked, "it waits for a permit")
+    case.cutoff.stop("enough", 0)
+    with pytest.raises(CutoffReached):
+        await soon(connecting, 5)
+    assert case.admission.permit is None
+
+
+async def test_the_drain_ends_the_wait_for_a_permit() -> None:
+    case = await Case().start()
+    pool = case.accounts.limit("shared")
+    case.accounts.granting.clear()
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: case.accounts.asked, "it waits for a permit")
+    case.drain.request(0.0)
     with pytest.raises(HandOver):
-        await soon(waiting, 5)
-    assert desk.returned == ["permit"]
+        await soon(connecting, 5)
+    case.accounts.granting.set()
+    await settle()
+    assert case.admission.permit is None
+    assert not pool.permits
 
 
-@pytest.mark.parametrize("late", [False, True])
-async def test_a_cancelled_wait_is_cancelled_and_keeps_nothing(late: bool) -> None:
-    desk = Desk(late=late)
-    waiting = await start(Drain(), desk)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await soon(waiting, 5)
-    assert desk.withdrawn
-    assert desk.returned == ["permit"] * late
+@pytest.mark.parametrize("hand_over", [False, True])
+async def test_only_a_handover_leaves_the_permit_to_a_successor(hand_over: bool) -> None:
+    case = await Case().start()
+    pool = case.accounts.limit("shared")
+    await case.admission.connect()
+    await case.admission.release(hand_over=hand_over)
+    await case.admission.release(hand_over=hand_over)
+    assert not pool.permits, "it is not renewed any longer"
+    assert list(pool._leaving) == ([] if hand_over else ["h1"]), "to be freed"
+    assert case.lease.checkpoint.slot == ("shared.1.h1" if hand_over else None)
+    assert case.admission.permit is None
 
 
-async def test_a_result_that_comes_together_with_the_cancellation_is_given_back() -> None:
-    desk = Desk()
-    waiting = await start(Drain(), desk)
-    desk.grant.set()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await soon(waiting, 5)
-    await soon(_until(lambda: desk.returned == ["permit"] or desk.withdrawn), 5)
+# ---- after a fault --------------------------------------------------------------------------
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
+async def test_a_fault_is_published_and_the_provider_is_tried_again() -> None:
+    case = await Case().start()
+    await case.admission.connect()
+    await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
+    assert case.states == [State.CONNECTING, State.RECOVERING]
+    [(state, reason)] = case.reasons()
+    assert state == "recovering"
+    assert reason is not None
+    assert "it broke" in reason
+    assert "takes over" not in reason
+    assert case.admission.chain.name == "one"
+    assert case.progress.account().recoveries == {"dropped": 1}
+    assert _errors(case, "one", "dropped") == 1
 
 
-async def test_an_error_of_what_is_waited_for_is_raised() -> None:
-    async def refuse() -> str:
-        raise ConnectionRefusedError
-
-    desk = Desk()
-    with pytest.raises(ConnectionRefusedError):
-        await soon(Drain().first(refuse(), discard=desk.give_back), 5)
+async def test_faults_of_an_unknown_provider_share_a_label() -> None:
+    case = await Case().start()
+    await case.admission.recover(Dropped("no such provider", "it broke"), finals_moved=False)
+    assert _errors(case, "unknown", "dropped") == 1
 
 
-async def test_an_error_on_the_way_out_does_not_hide_the_drain() -> None:
-    applied = asyncio.Event()
+def _errors(case: Case, provider: str, cause: str) -> float | None:
+    labels = {"provider": provider, "cause": cause}
+    return case.metrics.registry.get_sample_value("natterjack_provider_errors_total", labels)
 
-    async def clumsy() -> str:
-        applied.set()
-        try:
-            return await asyncio.Future()
-        finally:
-            raise ConnectionResetError
 
-    drain, desk = Drain(), Desk()
-    waiting = asyncio.create_task(drain.first(clumsy(), discard=desk.give_back))
-    await soon(applied.wait(), 5)
-    drain.request(0.0)
+async def test_the_next_provider_takes_over_without_a_pause() -> None:
+    case = await Case(backoff_seconds=3600, max_backoff_seconds=3600).start()
+    fault = RequestRefused("one", "request", "no such model")
+    await soon(case.admission.recover(fault, finals_moved=False), 5)
+    assert case.admission.chain.name == "two"
+    [(_, reason)] = case.reasons()
+    assert reason is not None
+    assert reason.endswith("; two takes over")
+
+
+async def test_the_drain_ends_the_pause_after_a_fault() -> None:
+    case = await Case(backoff_seconds=3600, max_backoff_seconds=3600).start()
+    fault = Dropped("one", "it broke")
+    recovering = asyncio.create_task(case.admission.recover(fault, finals_moved=False))
+    await until(lambda: case.reasons(), "it pauses")
+    case.drain.request(0.0)
     with pytest.raises(HandOver):
-        await soon(waiting, 5)
+        await soon(recovering, 5)
 
 
-async def test_what_ignores_its_cancellation_does_not_hold_up_the_drain() -> None:
-    applied, freed, returned = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def stubborn() -> str:
-        applied.set()
-        while not freed.is_set():
-            with contextlib.suppress(asyncio.CancelledError):
-                await freed.wait()
-        return "permit"
-
-    async def give_back(permit: str) -> None:
-        assert permit == "permit"
-        returned.set()
-
-    drain = Drain()
-    waiting = asyncio.create_task(drain.first(stubborn(), discard=give_back))
-    await soon(applied.wait(), 5)
-    drain.request(0.0)
-    try:
-        with pytest.raises(HandOver):
-            await soon(waiting, 10)
-        assert not returned.is_set()
-    finally:
-        freed.set()
-    await soon(returned.wait(), 5)
+async def test_a_session_gives_up_after_the_recovery_time() -> None:
+    case = await Case(recovery_seconds=60).start()
+    case.retry.failing(time.monotonic() - 61)
+    with pytest.raises(NoProvider, match=r"no provider for 60 s: .*it broke"):
+        await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
+    assert case.states == []
 
 
-async def test_a_check_may_end_the_wait() -> None:
-    class Enough(Exception):
-        pass
-
-    async def check() -> None:
-        raise Enough
-
-    desk = Desk()
-    waiting = await start(Drain(), desk, check)
-    with pytest.raises(Enough):
-        await soon(waiting, 10)
-    assert desk.withdrawn
+def _finals_moved(case: Case) -> bool:
+    return True
 
 
-async def test_checks_go_on_until_the_result() -> None:
-    desk, checks = Desk(), 0
-
-    async def check() -> None:
-        nonlocal checks
-        checks += 1
-        if checks == 2:
-            desk.grant.set()
-
-    assert await soon(await start(Drain(), desk, check), 10) == "permit"
-    assert checks == 2
+def _long_stream(case: Case) -> bool:
+    case.retry.answered_seconds = case.settings.max_backoff_seconds + 1
+    return False
 
 
-async def test_waits_may_follow_each_other_at_once() -> None:
-    drain, desk = Drain(), Desk()
-    desk.grant.set()
-    for _ in range(3):
-        assert await drain.first(desk.apply(), discard=desk.give_back) == "permit"
-        await drain.pause(0)
+@pytest.mark.parametrize("made", [_finals_moved, _long_stream])
+async def test_progress_starts_the_recovery_time_anew(made: Callable[[Case], bool]) -> None:
+    case = await Case(recovery_seconds=60).start()
+    case.retry.failing(time.monotonic() - 61)
+    await case.admission.recover(Dropped("one", "it broke"), finals_moved=made(case))
+    assert case.states == [State.RECOVERING]
 
 
-async def test_a_pause_ends_with_its_time_or_with_the_drain() -> None:
-    drain = Drain()
-    began = time.monotonic()
-    await soon(drain.pause(0.05), 5)
-    assert time.monotonic() - began >= 0.04
-    pausing = asyncio.create_task(drain.pause(60))
-    await asyncio.sleep(0)
-    drain.request(0.0)
-    with pytest.raises(HandOver):
-        await soon(pausing, 5)
-    with pytest.raises(HandOver):
-        await soon(drain.pause(60), 5)
+async def test_a_session_fails_when_its_last_provider_refuses_it() -> None:
+    case = await Case(provider="one,two").start()
+    await case.admission.recover(RequestRefused("one", "request", "no"), finals_moved=False)
+    with pytest.raises(NoProvider, match=r"no.*; .*never"):
+        await case.admission.recover(RequestRefused("two", "request", "never"), finals_moved=False)
 
 
-def test_the_drain_is_overdue_after_its_deadline() -> None:
-    drain = Drain()
-    assert not drain.overdue(1e12)
-    drain.request(10.0)
-    assert drain.requested
-    assert not drain.overdue(10.0)
-    assert drain.overdue(10.1)
+@pytest.mark.parametrize(
+    ("fault", "announced"),
+    [
+        (Unavailable("one", "rate_limit", "429"), True),
+        (RequestRefused("one", "credit", "no credit"), True),
+        (Unavailable("one", "connect", "down"), False),
+    ],
+)
+async def test_other_workers_hear_of_faults_of_the_account(
+    fault: ProviderError, announced: bool
+) -> None:
+    case = await Case(breaker_failures=1).start()
+    await case.admission.recover(fault, finals_moved=False)
+    assert case.providers.breaker("one").state is BreakerState.OPEN
+    heard = [(provider, cause) for provider, cause, _ in case.accounts.announced]
+    assert heard == ([("one", fault.cause)] if announced else [])
+    assert all(seconds > 0 for *_, seconds in case.accounts.announced)
+
+
+async def test_an_answer_counts_for_its_own_stream_only() -> None:
+    case = await Case(breaker_failures=1).start()
+    case.retry.answered_seconds = 5.0  # on the stream before
+    await case.admission.connect()
+    await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
+    assert case.providers.breaker("one").state is BreakerState.OPEN
+
+
+async def test_an_answered_stream_opens_no_breaker() -> None:
+    case = await Case(breaker_failures=1).start()
+    case.retry.answered_seconds = 0.1
+    await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
+    assert case.providers.breaker("one").state is BreakerState.CLOSED
+    case.retry.answered_seconds = None
+    await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
+    assert case.providers.breaker("one").state is BreakerState.OPEN
