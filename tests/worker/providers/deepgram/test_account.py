@@ -1,10 +1,8 @@
-"""Reading the balance: the wire format, and the plugin against the emulated account."""
+"""Reading the balance: requests, responses and settings."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +12,18 @@ from pydantic import SecretStr, ValidationError
 
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import (
-    Dropped,
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
-    Stalled,
     Unavailable,
 )
 from natterjack.plugin.provider import Balance
 from natterjack.settings import load
-from tests.emulators import tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.specification import load_specification
-from tests.waiting import until
 from worker.providers.deepgram import DeepgramProvider, account
 from worker.providers.deepgram.settings import DeepgramSettings
 from worker.providers.loading import load_class
-
-from .conftest import hear, opened, send
 
 ADMIN = "s3cret-0f-the-purse"
 SPECIFICATION = Path(__file__).parents[3] / "emulators" / "specs" / "deepgram-openapi.yml"
@@ -46,7 +38,7 @@ def balances(*items: Any) -> bytes:
     return body(balances=list(items))
 
 
-# ---- out ------------------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------
 
 
 def test_requests_are_those_of_the_specification() -> None:
@@ -68,7 +60,7 @@ def test_a_project_stays_within_its_part_of_the_path() -> None:
     assert request.url == "https://h/v1/projects/a%2Fb%3Fc%23d%20%C3%A9/balances"
 
 
-# ---- in -------------------------------------------------------------------------------------
+# ---- responses -------------------------------------------------------------------------------
 
 
 def test_projects() -> None:
@@ -270,195 +262,3 @@ def test_a_key_without_encryption_logs_a_warning(
     make(**settings)
     assert ("balance without encryption" in caplog.text) == told
     assert ADMIN not in caplog.text
-
-
-# ---- the emulated account -------------------------------------------------------------------
-
-
-@pytest.fixture
-async def rich(emulator: DeepgramEmulator, make: Make) -> DeepgramProvider:
-    """A provider that may read the balance, which is 100 USD."""
-    await emulator.set(roles={ADMIN: "admin"}, balances=[{"amount": 100}])
-    return make(api_url=emulator.account_url, admin_key=ADMIN, balance_seconds=60)
-
-
-def asked(emulator: DeepgramEmulator) -> list[str]:
-    """The last segments of the requested paths."""
-    return [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
-
-
-async def test_the_balance_falls_as_audio_is_transcribed(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
-) -> None:
-    assert rich.balance_seconds == 60
-    await emulator.set(price_per_hour=3600)
-    assert await rich.balance() == [Balance(100, "USD")]
-    audio = tones.encode(tones.sequence(3))
-    async with opened(rich) as stream:
-        await send(stream, audio)
-        await stream.finish()
-        await hear(stream)
-    (balance,) = await rich.balance()
-    assert balance.unit == "USD"
-    assert balance.amount == pytest.approx(100 - len(audio) / 32000, abs=1e-5)
-
-
-async def test_several_balances(emulator: DeepgramEmulator, rich: DeepgramProvider) -> None:
-    await emulator.set(
-        balances=[
-            {"amount": 1.5, "units": "usd"},
-            {"amount": 2.5, "units": "USD"},
-            {"amount": 9, "units": "hour"},
-        ]
-    )
-    assert await rich.balance() == [Balance(4, "USD"), Balance(9, "hours")]
-    await emulator.set(balances=[])
-    assert await rich.balance() == []
-
-
-async def test_the_project_is_looked_up_once(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
-) -> None:
-    for _ in range(3):
-        await rich.balance()
-    assert asked(emulator) == ["projects", "balances", "balances", "balances"]
-
-
-async def test_the_project_is_looked_up_again_when_it_is_gone(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
-) -> None:
-    await rich.balance()
-    await emulator.set(projects=0)
-    with pytest.raises(RequestRefused, match="Project not found"):
-        await rich.balance()
-    with pytest.raises(RequestRefused, match="no project"):
-        await rich.balance()
-    await emulator.set(projects=1)
-    assert await rich.balance() == [Balance(100, "USD")]
-    assert asked(emulator).count("projects") == 3
-
-
-async def test_one_of_several_projects_is_chosen(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
-) -> None:
-    await emulator.set(projects=2)
-    with pytest.raises(RequestRefused, match="DEEPGRAM_PROJECT_ID") as refused:
-        await rich.balance()
-    assert refused.value.cause == "request"
-    assert all(project_id in str(refused.value) for project_id in emulator.project_ids)
-    emulator.account_requests.clear()
-    chosen = make(api_url=emulator.account_url, admin_key=ADMIN, project_id=emulator.project_ids[0])
-    assert await chosen.balance() == [Balance(100, "USD")]
-    assert asked(emulator) == ["balances"]
-    stranger = make(api_url=emulator.account_url, admin_key=ADMIN, project_id="mine")
-    with pytest.raises(RequestRefused, match="UUID parsing failed"):
-        await stranger.balance()
-
-
-async def test_a_key_without_permission(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
-) -> None:
-    await emulator.set(roles={ADMIN: "member"})
-    with pytest.raises(RequestRefused, match=r"billing:read.*sufficient permissions") as refused:
-        await rich.balance()
-    assert (refused.value.cause, refused.value.code) == ("auth", "401")
-    with pytest.raises(RequestRefused, match=r"billing:read.*Invalid credentials") as refused:
-        await make(api_url=emulator.account_url, admin_key="unknown").balance()
-    assert (refused.value.cause, refused.value.code) == ("auth", "401")
-
-
-@pytest.mark.parametrize(
-    ("switches", "kind", "cause"),
-    [
-        ({"account_status": 429}, Unavailable, "rate_limit"),
-        ({"account_status": 503}, Unavailable, "server_error"),
-        ({"account_status": 302}, RemoteProtocolError, "protocol"),
-        ({"account_body": "<html>"}, RemoteProtocolError, "protocol"),
-        ({"account_body": '{"balances": [{}]}'}, RemoteProtocolError, "protocol"),
-        ({"account_body": " " * 1_100_000}, RemoteProtocolError, "protocol"),
-        ({"account_drop": True}, Dropped, "dropped"),
-        ({"refuse": True}, Unavailable, "connect"),
-    ],
-)
-async def test_failures_are_distinguished_and_temporary(
-    emulator: DeepgramEmulator,
-    rich: DeepgramProvider,
-    switches: dict[str, Any],
-    kind: type[ProviderError],
-    cause: str,
-) -> None:
-    await rich.balance()
-    await emulator.set(**switches)
-    with pytest.raises(ProviderError) as failed:
-        await rich.balance()
-    assert (type(failed.value), failed.value.cause) == (kind, cause)
-    assert len(str(failed.value)) < 500
-    await emulator.clear()
-    await emulator.set(roles={ADMIN: "owner"}, balances=[{"amount": 7}])
-    assert await rich.balance() == [Balance(7, "USD")]
-
-
-async def test_the_wait_for_a_response_is_bounded(emulator: DeepgramEmulator, make: Make) -> None:
-    await emulator.set(account_delay_seconds=600)
-    hasty = make(api_url=emulator.account_url, admin_key=ADMIN, connect_timeout_seconds=0.3)
-    with pytest.raises(Stalled) as stalled:
-        await hasty.balance()
-    assert stalled.value.cause == "mute"
-
-
-async def test_cancelling_leaves_nothing_open(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
-) -> None:
-    # An open session would be a warning, and warnings are errors.
-    await emulator.set(account_delay_seconds=0.2)
-    asking = asyncio.create_task(rich.balance())
-    await asyncio.sleep(0)  # it has begun
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    asking = asyncio.create_task(rich.balance())
-    await until(lambda: emulator.account_requests, "the first question is answered")
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-
-
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 404, 503])
-@pytest.mark.parametrize(
-    "echo",
-    [
-        "you sent Authorization: Token {key}",
-        '{{"err_msg": "wrong key {key}"}}',
-        '{{"projects": "{key}"}}',
-        '{{"projects": [{{"{key}": 1}}]}}',
-    ],
-)
-async def test_the_key_is_never_in_an_error(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, status: int, echo: str
-) -> None:
-    await emulator.set(account_body=echo.format(key=ADMIN), account_status=status)
-    with pytest.raises(ProviderError) as failed:
-        await rich.balance()
-    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value)
-    assert ADMIN not in told
-    assert ADMIN not in repr(rich) + repr(vars(rich))
-
-
-async def test_the_key_is_not_in_the_error_of_a_lost_connection(make: Make) -> None:
-    """The server echoes the request's headers, which is not an HTTP response."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readuntil(b"\r\n\r\n")
-        writer.write(request[request.index(b"Authorization") :])
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        provider = make(api_url=f"http://127.0.0.1:{port}", admin_key=ADMIN)
-        with pytest.raises(Dropped) as failed:
-            await provider.balance()
-    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value)
-    assert "Authorization: Token ***" in told
-    assert ADMIN not in told

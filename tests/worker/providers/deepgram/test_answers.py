@@ -16,7 +16,6 @@ from natterjack.plugin.errors import (
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
-    Stalled,
 )
 from natterjack.plugin.provider import (
     Final,
@@ -27,12 +26,11 @@ from natterjack.plugin.provider import (
     Usage,
 )
 from tests.emulators.deepgram import DeepgramEmulator
-from tests.waiting import settle, soon, until, within
+from tests.waiting import soon, until, within
 from worker.providers.deepgram import DeepgramProvider, connection
-from worker.providers.deepgram.configure import Configuring
-from worker.providers.deepgram.protocol import ConfigureAnswer
 
-from .conftest import SECRET, hear, opened, request
+from ..emulated.streams import collect, opened, request
+from ..emulated.table import DEEPGRAM
 
 Make = Callable[..., DeepgramProvider]
 Script = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
@@ -238,7 +236,7 @@ async def test_a_normal_close_needs_no_usage(make: Make) -> None:
 
     async with scripted(make, script) as stream:
         await stream.finish()
-        assert texts(await hear(stream)) == ["one"]
+        assert texts(await collect(stream)) == ["one"]
 
 
 # ---- redirects ------------------------------------------------------------------------------
@@ -260,7 +258,7 @@ async def test_redirects_are_not_followed(make: Make, status: int) -> None:
     async with serving(other) as elsewhere:
 
         async def redirect(asked: web.Request) -> web.StreamResponse:
-            assert asked.headers["Authorization"] == f"Token {SECRET}"
+            assert asked.headers["Authorization"] == f"Token {DEEPGRAM.secret}"
             location = f"{elsewhere.replace('ws', 'http', 1)}{asked.path_qs}"
             return web.Response(status=status, headers={"Location": location})
 
@@ -269,7 +267,7 @@ async def test_redirects_are_not_followed(make: Make, status: int) -> None:
                 with pytest.raises(RemoteProtocolError, match="redirect") as caught:
                     await make(url=url).open(request())
                 assert caught.value.code == str(status)
-                assert SECRET not in repr(caught.value) + str(caught.value)
+                assert DEEPGRAM.secret not in repr(caught.value) + str(caught.value)
     assert reached == []
 
 
@@ -381,96 +379,3 @@ async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None
             await soon(asking, 1)
         with pytest.raises(Dropped):
             await stream.configure({"numerals": True})
-
-
-class Wire:
-    """Records the messages that a Configuring sends."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def send(self, message: str) -> None:
-        await self.open.wait()
-        self.sent.append(json.loads(message))
-
-
-async def test_one_change_is_in_flight_and_later_ones_are_merged() -> None:
-    wire = Wire()
-    configuring = Configuring(wire.send, 60)
-    first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
-    await until(lambda: len(wire.sent) == 1, "the first is sent")
-    later = [
-        asyncio.create_task(configuring.ask(changes))
-        for changes in ({"keyterms": ["b"]}, {"numerals": True}, {"keyterms": ["c"]})
-    ]
-    with pytest.raises(RequestRefused):
-        await configuring.ask({"nonsense": 1})
-    await settle()
-    assert len(wire.sent) == 1
-    configuring.answered(ConfigureAnswer(keyterms=["a"]))
-    await first
-    await until(lambda: len(wire.sent) == 2, "the rest is sent")
-    configuring.answered(ConfigureAnswer(refusal="why"))
-    for one in later:
-        with pytest.raises(RequestRefused, match="why"):
-            await one
-    assert wire.sent[1] == {"type": "Configure", "keyterms": ["c"], "features": {"numerals": True}}
-    assert configuring.notices() == []
-
-
-async def test_a_late_response_is_not_matched_to_the_next_change() -> None:
-    wire = Wire()
-    configuring = Configuring(wire.send, 0.02)
-    await configuring.ask({"keyterms": ["a"]})
-    (notice,) = configuring.notices()
-    assert notice.code == UNANSWERED
-    configuring._timeout = 60
-    asking = asyncio.create_task(configuring.ask({"keyterms": ["b"]}))
-    await until(lambda: len(wire.sent) == 2, "the second is sent")
-    configuring.answered(ConfigureAnswer(keyterms=["a"]))
-    await settle()
-    assert not asking.done()
-    configuring.answered(ConfigureAnswer(refusal="why"))
-    with pytest.raises(RequestRefused):
-        await asking
-    configuring.answered(ConfigureAnswer())  # nobody asked
-
-
-async def test_a_waiting_change_can_be_cancelled() -> None:
-    wire = Wire()
-    configuring = Configuring(wire.send, 60)
-    first = asyncio.create_task(configuring.ask({"keyterms": ["a"]}))
-    await until(lambda: len(wire.sent) == 1, "the first is sent")
-    first.cancel()
-    second = asyncio.create_task(configuring.ask({"keyterms": ["b"]}))
-    await until(lambda: len(wire.sent) == 2, "the second is sent")
-    configuring.answered(ConfigureAnswer(keyterms=["a"]))
-    configuring.answered(ConfigureAnswer(keyterms=["b"]))
-    await soon(second, 1)
-    assert first.cancelled()
-
-
-async def test_a_change_that_cannot_be_sent_fails() -> None:
-    wire = Wire()
-    wire.open.clear()
-    configuring = Configuring(wire.send, 0.02)
-    with pytest.raises(Stalled):
-        await configuring.ask({"numerals": True})
-    assert configuring.notices() == []
-
-
-async def test_no_change_is_sent_after_finish() -> None:
-    wire = Wire()
-    configuring = Configuring(wire.send, 60)
-    first = asyncio.create_task(configuring.ask({"numerals": True}))
-    await until(lambda: len(wire.sent) == 1, "the first is sent")
-    second = asyncio.create_task(configuring.ask({"numerals": False}))
-    await settle()
-    configuring.finish()
-    configuring.answered(ConfigureAnswer())
-    await first
-    with pytest.raises(RequestRefused, match="finished"):
-        await second
-    assert len(wire.sent) == 1

@@ -27,7 +27,8 @@ from worker.providers.deepgram.protocol import (
 )
 from worker.providers.deepgram.settings import DeepgramSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import DEEPGRAM
 
 README = (Path(package.__file__).parent / "README.md").read_text()
 YOUNGER = {"filler_words"}
@@ -254,7 +255,7 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
 
 
 def test_capabilities_follow_the_settings() -> None:
-    key = SecretStr(SECRET)
+    key = SecretStr(DEEPGRAM.secret)
     assert DeepgramProvider.capabilities.max_channels == 1
     provider = DeepgramProvider(
         DeepgramSettings(
@@ -271,18 +272,18 @@ def test_capabilities_follow_the_settings() -> None:
 
 
 def test_an_unencrypted_address_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    DeepgramProvider(DeepgramSettings(api_key=SecretStr(SECRET), url="ws://proxy:8080/"))
+    DeepgramProvider(DeepgramSettings(api_key=SecretStr(DEEPGRAM.secret), url="ws://proxy:8080/"))
     assert "without encryption, at ws://proxy:8080" in caplog.text
-    assert SECRET not in caplog.text
+    assert DEEPGRAM.secret not in caplog.text
     caplog.clear()
-    DeepgramProvider(DeepgramSettings(api_key=SecretStr(SECRET)))
+    DeepgramProvider(DeepgramSettings(api_key=SecretStr(DEEPGRAM.secret)))
     assert not caplog.text
 
 
 def test_the_secret_is_not_shown() -> None:
-    settings = DeepgramSettings(api_key=SecretStr(SECRET))
-    assert SECRET not in repr(settings)
-    assert SECRET not in str(settings)
+    settings = DeepgramSettings(api_key=SecretStr(DEEPGRAM.secret))
+    assert DEEPGRAM.secret not in repr(settings)
+    assert DEEPGRAM.secret not in str(settings)
 
 
 def test_every_setting_and_option_is_in_the_readme() -> None:

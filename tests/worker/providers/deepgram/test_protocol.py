@@ -28,7 +28,8 @@ from worker.providers.deepgram.protocol import (
 )
 from worker.providers.deepgram.settings import DeepgramSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import DEEPGRAM
 
 RESULTS: dict[str, Any] = {
     "type": "Results",
@@ -76,15 +77,15 @@ def changed(**changes: Any) -> str:
 
 def test_the_upgrade_request() -> None:
     stream = listen(DeepgramSettings(), request(keyterms=("natter jack", "toad&co")))
-    made = protocol.connect_request("wss://api.deepgram.com", SecretStr(SECRET), stream)
+    made = protocol.connect_request("wss://api.deepgram.com", SecretStr(DEEPGRAM.secret), stream)
     address = urlsplit(made.url)
     assert made.url.startswith("wss://api.deepgram.com/v1/listen?")
-    assert made.headers == {"Authorization": f"Token {SECRET}"}
+    assert made.headers == {"Authorization": f"Token {DEEPGRAM.secret}"}
     query = parse_qsl(address.query)
     assert ("interim_results", "true") in query
     assert [value for name, value in query if name == "keyterm"] == ["natter jack", "toad&co"]
-    assert SECRET not in repr(made)
-    assert SECRET not in made.url
+    assert DEEPGRAM.secret not in repr(made)
+    assert DEEPGRAM.secret not in made.url
     # The emulator's parser stands for the server: it takes the query.
     parse({name: [v for n, v in query if n == name] for name, _ in query})
 

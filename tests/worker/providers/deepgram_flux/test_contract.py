@@ -1,4 +1,4 @@
-"""The provider keeps the contract."""
+"""The provider keeps the contract while it makes parts of turns final as early as possible."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from natterjack.plugin.contract import Speech
 from tests.emulators import tones
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 
-from ..emulated import EmulatedContract
-from .conftest import LINEAR_16K, SECRET, Make
+from ..emulated.contract import EmulatedContract
+from ..emulated.streams import LINEAR_16K
+from .speech import Make
 
 
-class TestDeepgramFlux(EmulatedContract):
-    @pytest.fixture
-    def secrets(self) -> tuple[str, ...]:
-        return (SECRET,)
-
-
-class TestDeepgramFluxThatCommitsEarly(TestDeepgramFlux):
-    """The same, with heads of turns made final as soon as can be."""
-
+class TestEarlyFinals(EmulatedContract):
     @pytest.fixture
     def provider(self, make: Make) -> DeepgramFluxProvider:
         return make(commit_updates=2, commit_seconds=0.5, commit_length_seconds=0.2)

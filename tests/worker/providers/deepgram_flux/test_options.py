@@ -21,7 +21,8 @@ from worker.providers.deepgram_flux import DeepgramFluxProvider, protocol
 from worker.providers.deepgram_flux.options import CONFIGURABLE, Options, listen, parse_changes
 from worker.providers.deepgram_flux.settings import DeepgramFluxSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import FLUX
 
 README = (Path(package.__file__).parent / "README.md").read_text()
 MULTI = "flux-general-multi"
@@ -270,7 +271,7 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
 
 
 def test_key_and_address_are_shared_with_deepgram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEEPGRAM_API_KEY", SECRET)
+    monkeypatch.setenv("DEEPGRAM_API_KEY", FLUX.secret)
     monkeypatch.setenv("DEEPGRAM_URL", "wss://api.eu.deepgram.com/")
     monkeypatch.setenv("DEEPGRAM_MODEL", "nova-3")
     monkeypatch.setenv("DEEPGRAM_FLUX_MODEL", MULTI)
@@ -282,13 +283,13 @@ def test_key_and_address_are_shared_with_deepgram(monkeypatch: pytest.MonkeyPatc
     )
     assert made.url.startswith("wss://api.eu.deepgram.com/v2/listen?model=flux-general-multi&")
     assert made.url.endswith("keyterm=natter+jack")
-    assert made.headers == {"Authorization": f"Token {SECRET}"}
-    assert SECRET not in repr(made) + made.url + repr(settings)
+    assert made.headers == {"Authorization": f"Token {FLUX.secret}"}
+    assert FLUX.secret not in repr(made) + made.url + repr(settings)
 
 
 def test_capabilities_follow_the_settings() -> None:
     settings = DeepgramFluxSettings(
-        api_key=SecretStr(SECRET), flux_catch_up_rate=2, flux_price_per_hour=1
+        api_key=SecretStr(FLUX.secret), flux_catch_up_rate=2, flux_price_per_hour=1
     )
     caps = DeepgramFluxProvider(settings).capabilities
     assert (caps.catch_up_rate, caps.price_per_hour) == (2, 1)
@@ -296,9 +297,11 @@ def test_capabilities_follow_the_settings() -> None:
 
 
 def test_an_unencrypted_address_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    DeepgramFluxProvider(DeepgramFluxSettings(api_key=SecretStr(SECRET), url="ws://proxy:8080/"))
+    DeepgramFluxProvider(
+        DeepgramFluxSettings(api_key=SecretStr(FLUX.secret), url="ws://proxy:8080/")
+    )
     assert "without encryption, at ws://proxy:8080" in caplog.text
-    assert SECRET not in caplog.text
+    assert FLUX.secret not in caplog.text
 
 
 def test_every_setting_and_option_is_in_the_readme() -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from tests.emulators.deepgram_rest import DeepgramRestEmulator
 
-from ..emulated import BreakOrBlock, EmulatedContract
-from .conftest import SECRET
+from ..emulated.contract import BreakOrBlock, EmulatedContract
 
 
 class TestDeepgramRest(EmulatedContract):
@@ -24,7 +23,3 @@ class TestDeepgramRest(EmulatedContract):
             await emulator.set(never_answers=True)
 
         return block
-
-    @pytest.fixture
-    def secrets(self) -> tuple[str, ...]:
-        return (SECRET,)

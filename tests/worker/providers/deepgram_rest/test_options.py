@@ -17,7 +17,8 @@ from worker.providers.deepgram_rest import DeepgramRestProvider
 from worker.providers.deepgram_rest.options import Options, plan
 from worker.providers.deepgram_rest.settings import DeepgramRestSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import DEEPGRAM_REST
 
 STEREO = AudioFormat("linear16", 16000, 2)
 
@@ -181,9 +182,11 @@ def test_no_key(key: SecretStr | None) -> None:
 
 def test_the_key_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    settings = DeepgramRestSettings(api_key=SecretStr(SECRET), url="http://127.0.0.1:1")
+    settings = DeepgramRestSettings(
+        api_key=SecretStr(DEEPGRAM_REST.secret), url="http://127.0.0.1:1"
+    )
     provider = DeepgramRestProvider(settings)
-    assert SECRET not in repr(settings) + repr(vars(provider)) + caplog.text
+    assert DEEPGRAM_REST.secret not in repr(settings) + repr(vars(provider)) + caplog.text
     assert "without encryption" in caplog.text
 
 

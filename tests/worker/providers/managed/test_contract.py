@@ -1,29 +1,21 @@
-"""The provider keeps the contract, with a proxy as it is known and with an extended one."""
+"""The provider keeps the contract with `extensions` set to `on`, and can finalize."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
-from tests.emulators.managed import ManagedEmulator
 from worker.providers.managed import ManagedProvider
 
-from ..emulated import EmulatedContract
-from .conftest import TOKEN
+from ..emulated.contract import EmulatedContract
+from ..emulated.table import EXTENDED, Emulated
 
 
-class TestManaged(EmulatedContract):
+class TestFinalize(EmulatedContract):
     @pytest.fixture
-    def secrets(self) -> tuple[str, ...]:
-        return (TOKEN,)
-
-
-class TestManagedWithFinalize(TestManaged):
-    @pytest.fixture
-    async def emulator(self) -> AsyncIterator[ManagedEmulator]:
-        async with ManagedEmulator(api_key=TOKEN, extended=True) as emulator:
-            yield emulator
+    def case(self) -> Emulated:
+        return EXTENDED
 
     @pytest.fixture
     def provider(self, make: Callable[..., ManagedProvider]) -> ManagedProvider:

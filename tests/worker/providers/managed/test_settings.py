@@ -15,7 +15,8 @@ from worker.providers.managed import ManagedProvider, config, protocol
 from worker.providers.managed.protocol import Config
 from worker.providers.managed.settings import ManagedSettings
 
-from .conftest import TOKEN, request
+from ..emulated.streams import request
+from ..emulated.table import MANAGED
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,8 @@ def test_required_settings(settings: dict[str, Any], named: str) -> None:
 
 def test_the_token_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    provider = ManagedProvider(ManagedSettings(url="ws://h", token=SecretStr(TOKEN)))
-    assert TOKEN not in repr(vars(provider)) + caplog.text
+    provider = ManagedProvider(ManagedSettings(url="ws://h", token=SecretStr(MANAGED.secret)))
+    assert MANAGED.secret not in repr(vars(provider)) + caplog.text
     assert "without encryption" in caplog.text
 
 

@@ -45,7 +45,7 @@ def finals(events: list[ProviderEvent]) -> list[Final]:
     return [event for event in events if isinstance(event, Final)]
 
 
-def said(events: list[ProviderEvent]) -> list[str]:
+def final_words(events: list[ProviderEvent]) -> list[str]:
     return [word for event in finals(events) for word in tones.words_of(event.text)]
 
 
@@ -85,7 +85,7 @@ class Proxy:
 def audit(events: list[ProviderEvent], words: list[str], places: list[tones.TimedWord]) -> int:
     """Check that every word appears once, and return how many finals end inside a word: a worker
     that resumes there would lose or repeat one."""
-    assert said(events) == words
+    assert final_words(events) == words
     assert all(b.start >= a.end for a, b in itertools.pairwise(finals(events)))
     wrong = count = 0
     for event in finals(events):
@@ -145,7 +145,7 @@ def test_speech_without_pauses_becomes_final() -> None:
     assert all(b.end - a.end < 12 for a, b in itertools.pairwise(finals(proxy.events)))
     # The place is a guess then: between words, and rather too early than too late.
     proxy.finish()
-    assert said(proxy.events) == words
+    assert final_words(proxy.events) == words
     count = 0
     for event in finals(proxy.events)[:held]:
         count += len(tones.words_of(event.text))

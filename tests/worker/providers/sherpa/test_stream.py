@@ -146,12 +146,12 @@ async def test_closing_while_decoding(provider: SherpaProvider, speech: bytes) -
     stream = await opened(provider)
     take = Take()
     sending = asyncio.create_task(feed(stream, speech))
-    hearing = asyncio.create_task(collect(stream, take))
+    collecting = asyncio.create_task(collect(stream, take))
     await until(lambda: take.interims, "it is speaking")
     started, used = time.monotonic(), time.process_time()
     await stream.close()
     with pytest.raises(Dropped, match="closed"):
-        await hearing
+        await collecting
     with pytest.raises(Dropped, match="closed"):
         await sending
     assert min(time.monotonic() - started, time.process_time() - used) < bound(0.25)

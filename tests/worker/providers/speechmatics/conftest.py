@@ -2,80 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
-
 import pytest
-from pydantic import SecretStr
 
-from natterjack.audio import AudioFormat
-from natterjack.plugin.provider import ProviderEvent, ProviderStream, StreamRequest
-from tests.emulators.speechmatics import SpeechmaticsEmulator
-from worker.providers.speechmatics import SpeechmaticsProvider
-from worker.providers.speechmatics.settings import SpeechmaticsSettings
+from ..emulated.fixtures import emulator, make, no_environment, provider
+from ..emulated.table import SPEECHMATICS, Emulated
 
-SECRET = "s3cret-0f-speechmatics"
-LINEAR_16K = AudioFormat("linear16", 16000, 1)
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Isolate the tests from the environment."""
-    for name in SpeechmaticsSettings.model_fields:
-        monkeypatch.delenv(f"SPEECHMATICS_{name.upper()}", raising=False)
+__all__ = ["case", "emulator", "make", "no_environment", "provider"]
 
 
 @pytest.fixture
-async def emulator() -> AsyncIterator[SpeechmaticsEmulator]:
-    async with SpeechmaticsEmulator(api_key=SECRET) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-async def make(
-    emulator: SpeechmaticsEmulator,
-) -> AsyncIterator[Callable[..., SpeechmaticsProvider]]:
-    """A factory of providers that connect to the emulator."""
-    made: list[SpeechmaticsProvider] = []
-
-    def make(**settings: Any) -> SpeechmaticsProvider:
-        defaults = {
-            "api_key": SecretStr(SECRET),
-            "url": f"{emulator.url}/v2",
-            "management_url": emulator.url.replace("ws://", "http://"),
-            "retry_seconds": 0,
-        }
-        made.append(SpeechmaticsProvider(SpeechmaticsSettings(**{**defaults, **settings})))
-        return made[-1]
-
-    yield make
-    for provider in made:
-        await provider.close()
-
-
-@pytest.fixture
-def provider(make: Callable[..., SpeechmaticsProvider]) -> SpeechmaticsProvider:
-    return make()
-
-
-def request(audio_format: AudioFormat = LINEAR_16K, **changes: Any) -> StreamRequest:
-    return StreamRequest(**{"session_id": "test", "format": audio_format, **changes})
-
-
-@asynccontextmanager
-async def opened(provider: SpeechmaticsProvider, **changes: Any) -> AsyncIterator[ProviderStream]:
-    stream = await provider.open(request(**changes))
-    try:
-        yield stream
-    finally:
-        await stream.close()
-
-
-async def send(stream: ProviderStream, audio: bytes, chunk: int = 2560) -> None:
-    for at in range(0, len(audio), chunk):
-        await stream.send(audio[at : at + chunk])
-
-
-async def hear(stream: ProviderStream) -> list[ProviderEvent]:
-    return [event async for event in stream]
+def case() -> Emulated:
+    return SPEECHMATICS

@@ -22,7 +22,8 @@ from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.waiting import bound, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 
-from .conftest import SECRET, opened, request
+from ..emulated.streams import opened, request
+from ..emulated.table import SPEECHMATICS
 
 Make = Callable[..., SpeechmaticsProvider]
 
@@ -34,7 +35,7 @@ def shown(emulator: SpeechmaticsEmulator) -> list[str]:
 async def test_the_api_key_goes_in_the_header(make: Make, emulator: SpeechmaticsEmulator) -> None:
     async with opened(make(app="captions")):
         pass
-    assert shown(emulator) == [f"Bearer {SECRET}"]
+    assert shown(emulator) == [f"Bearer {SPEECHMATICS.secret}"]
     assert emulator.requests[0]["sm-app"] == "captions"
     assert emulator.requests[0]["x-request-id"]
     assert "jwt" not in emulator.requests[0]
@@ -111,7 +112,7 @@ async def test_a_wrong_api_key_is_never_in_an_error(
     with pytest.raises(RequestRefused) as caught:
         await make(temporary_keys=True).open(request())
     told = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
-    assert SECRET not in told + caplog.text
+    assert SPEECHMATICS.secret not in told + caplog.text
 
 
 @asynccontextmanager
@@ -146,7 +147,7 @@ async def test_no_response(make: Make) -> None:
     with pytest.raises(Unavailable) as caught:
         await make(temporary_keys=True, management_url=url).open(request())
     assert caught.value.cause == "connect"
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SPEECHMATICS.secret not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_wait_for_a_key_is_bounded(make: Make) -> None:

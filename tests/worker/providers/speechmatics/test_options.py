@@ -20,7 +20,10 @@ from worker.providers.speechmatics import SpeechmaticsProvider, protocol
 from worker.providers.speechmatics.options import CONFIGURABLE, Options, recognition
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import SPEECHMATICS
+
+SECRET = SPEECHMATICS.secret
 
 README = (Path(package.__file__).parent / "README.md").read_text()
 
@@ -333,7 +336,10 @@ def test_secrets_are_not_shown() -> None:
 
 def test_capabilities_follow_the_settings() -> None:
     settings = SpeechmaticsSettings(
-        api_key=SecretStr(SECRET), enable_partials=False, price_per_hour=1.5, catch_up_rate=2
+        api_key=SecretStr(SECRET),
+        enable_partials=False,
+        price_per_hour=1.5,
+        catch_up_rate=2,
     )
     capabilities = SpeechmaticsProvider(settings).capabilities
     assert not capabilities.interims

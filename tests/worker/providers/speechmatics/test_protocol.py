@@ -27,7 +27,10 @@ from worker.providers.speechmatics.options import recognition
 from worker.providers.speechmatics.protocol import BadFinal, decode
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 
-from .conftest import SECRET, request
+from ..emulated.streams import request
+from ..emulated.table import SPEECHMATICS
+
+SECRET = SPEECHMATICS.secret
 
 STARTED: dict[str, Any] = {
     "message": "RecognitionStarted",
@@ -93,7 +96,10 @@ def changed(**changes: Any) -> str:
 def test_the_upgrade_request() -> None:
     made = protocol.connect_request("wss://eu/v2", SecretStr(SECRET), "", "an-id")
     assert made.url == "wss://eu/v2"
-    assert made.headers == {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "an-id"}
+    assert made.headers == {
+        "Authorization": f"Bearer {SECRET}",
+        "X-Request-Id": "an-id",
+    }
     assert SECRET not in repr(made)
     assert protocol.connect_request("wss://eu/v2", SecretStr("k"), "a&b", "i").url == (
         "wss://eu/v2?sm-app=a%26b"

@@ -28,7 +28,7 @@ from worker.providers.speechmatics.settings import SpeechmaticsSettings
 from worker.providers.speechmatics.state import Limits, StreamState
 from worker.providers.speechmatics.window import Patience, Window
 
-from .conftest import request
+from ..emulated.streams import request
 
 SECOND = 32_000
 """Bytes per second of audio."""

@@ -12,11 +12,13 @@ from natterjack.plugin.contract import ProviderContract, Speech
 from tests.emulators import tones
 from tests.emulators.server import Emulator
 
+from .table import Emulated
+
 BreakOrBlock = Callable[[], Awaitable[object]]
 
 
 class EmulatedContract(ProviderContract):
-    """Takes the provider's folder's fixtures `make` and `emulator`; give `secrets`."""
+    """Uses the fixtures of fixtures.py."""
 
     lead_seconds = 0.3
 
@@ -29,6 +31,10 @@ class EmulatedContract(ProviderContract):
     @pytest.fixture
     def provider(self, make: Callable[..., Any]) -> Any:
         return make()
+
+    @pytest.fixture
+    def secrets(self, case: Emulated) -> tuple[str, ...]:
+        return (case.secret,)
 
     @pytest.fixture
     def speech(self) -> Speech:
