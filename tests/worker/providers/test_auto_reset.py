@@ -37,7 +37,7 @@ async def test_a_deadline_ends_the_wait() -> None:
     await soon(event.wait(now() - 1), 1)
 
 
-async def test_a_cancelled_wait_leaves_no_trace() -> None:
+async def test_a_cancelled_wait_has_no_effect() -> None:
     event = AutoResetEvent()
     waiting = asyncio.create_task(event.wait())
     await asyncio.sleep(0)

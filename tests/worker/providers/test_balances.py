@@ -1,4 +1,4 @@
-"""The poller: real providers, the emulated account, the metric as it is scraped."""
+"""Polling balances: real providers, the emulated account, the exposed metric."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def metrics() -> Metrics:
 
 @contextlib.asynccontextmanager
 async def polled(metrics: Metrics, *names: str) -> AsyncIterator[Providers]:
-    """Providers in use, asked by a task of its own; cancelled at the end, it must not have ended
-    by itself."""
+    """Poll the balances of `names` during the block, and check that polling never ends by
+    itself."""
     providers = Providers(WorkerSettings())
     for name in names:
         providers.get(name)
@@ -74,7 +74,7 @@ async def polled(metrics: Metrics, *names: str) -> AsyncIterator[Providers]:
         await providers.close()
 
 
-def left(metrics: Metrics, provider: str = "deepgram", unit: str = "USD") -> float | None:
+def remaining(metrics: Metrics, provider: str = "deepgram", unit: str = "USD") -> float | None:
     labels = {"provider": provider, "unit": unit}
     return metrics.registry.get_sample_value("natterjack_credits_remaining", labels)
 
@@ -84,65 +84,67 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in found if record.levelno == logging.WARNING]
 
 
-async def asked_again(emulator: DeepgramEmulator, times: int) -> None:
-    """Return when so many more questions were answered."""
+async def requested_again(emulator: DeepgramEmulator, times: int) -> None:
+    """Wait until that many more requests were answered."""
     mark = len(emulator.account_requests) + times
-    await until(lambda: len(emulator.account_requests) >= mark, f"{times} more questions")
+    await until(lambda: len(emulator.account_requests) >= mark, f"{times} more requests")
 
 
-async def test_what_is_left_is_followed(emulator: DeepgramEmulator, metrics: Metrics) -> None:
+async def test_the_metric_follows_the_balance(emulator: DeepgramEmulator, metrics: Metrics) -> None:
     async with polled(metrics, "deepgram"):
-        await until(lambda: left(metrics) == 100, "the first balance")
+        await until(lambda: remaining(metrics) == 100, "the first balance")
         await emulator.set(balances=[{"amount": -2.5}, {"amount": 4, "units": "hour"}])
-        await until(lambda: left(metrics) == -2.5, "another balance")
-        assert left(metrics, unit="hours") == 4
+        await until(lambda: remaining(metrics) == -2.5, "another balance")
+        assert remaining(metrics, unit="hours") == 4
 
 
-async def test_a_balance_that_leaves_the_list_is_used_up(
+async def test_a_balance_that_is_no_longer_listed_is_0(
     emulator: DeepgramEmulator, metrics: Metrics
 ) -> None:
     async with polled(metrics, "deepgram"):
-        await until(lambda: left(metrics) == 100, "the first balance")
+        await until(lambda: remaining(metrics) == 100, "the first balance")
         await emulator.set(balances=[])
-        await until(lambda: left(metrics) == 0, "nothing is left")
+        await until(lambda: remaining(metrics) == 0, "the balance is 0")
 
 
-async def test_a_provider_that_comes_into_use_is_asked(
+async def test_a_provider_used_later_is_polled(
     emulator: DeepgramEmulator, metrics: Metrics
 ) -> None:
     async with polled(metrics, "deepgram-flux") as providers:
         providers.get("deepgram")
-        await until(lambda: left(metrics) == 100, "the balance")
-        await asked_again(emulator, 3)
+        await until(lambda: remaining(metrics) == 100, "the balance")
+        await requested_again(emulator, 3)
     paths = [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
     assert paths.count("projects") == 1  # flux has no balance of its own
-    assert left(metrics, "deepgram-flux") is None
+    assert remaining(metrics, "deepgram-flux") is None
 
 
-async def test_failures_are_told_once_and_passed_over(
+async def test_each_failure_is_logged_once_and_polling_continues(
     emulator: DeepgramEmulator, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with polled(metrics, "deepgram"):
-        await until(lambda: left(metrics) == 100, "the first balance")
+        await until(lambda: remaining(metrics) == 100, "the first balance")
         await emulator.set(account_status=503)
-        await until(lambda: len(warnings(caplog)) == 1, "the failure is told")
-        await asked_again(emulator, 4)
+        await until(lambda: len(warnings(caplog)) == 1, "the failure is logged")
+        await requested_again(emulator, 4)
         assert len(warnings(caplog)) == 1
         await emulator.set(account_status=None, roles={ADMIN: "member"})
-        await until(lambda: len(warnings(caplog)) == 2, "the other reason is told")
+        await until(lambda: len(warnings(caplog)) == 2, "the other reason is logged")
         assert "billing:read" in warnings(caplog)[1]
-        assert left(metrics) == 100  # as it was told last
+        assert remaining(metrics) == 100  # the last known balance
         await emulator.set(roles={ADMIN: "owner"}, balances=[{"amount": 50}])
-        await until(lambda: left(metrics) == 50, "it is told again")
-        await until(lambda: "provider balance available again" in caplog.text, "and that is said")
+        await until(lambda: remaining(metrics) == 50, "the balance is known again")
+        await until(
+            lambda: "provider balance available again" in caplog.text, "the recovery is logged"
+        )
         await emulator.set(roles={ADMIN: "member"})
-        await until(lambda: len(warnings(caplog)) == 3, "the same one is told anew, later")
+        await until(lambda: len(warnings(caplog)) == 3, "the same reason is logged again")
     assert ADMIN not in caplog.text
 
 
 class OddProvider(Provider):
-    """A stranger's: what its `balance` does is set by the test."""
+    """A third-party plugin. The test sets what its `balance` does."""
 
     name: ClassVar[str] = "odd"
     Settings: ClassVar[type[BaseSettings]] = BaseSettings
@@ -167,14 +169,14 @@ class OddProvider(Provider):
 
 @pytest.fixture
 def odd(monkeypatch: pytest.MonkeyPatch) -> type[OddProvider]:
-    """Installed, beside ours."""
+    """Install it beside our providers."""
     point = EntryPoint("odd", f"{__name__}:OddProvider", GROUP)
     installed = {**entry_points.available(), "odd": point}
     monkeypatch.setattr(plugins, "available", lambda: installed)
     return OddProvider
 
 
-async def test_nothing_is_asked_without_a_key(
+async def test_nothing_is_polled_without_a_key(
     emulator: DeepgramEmulator,
     metrics: Metrics,
     odd: type[OddProvider],
@@ -183,24 +185,26 @@ async def test_nothing_is_asked_without_a_key(
     monkeypatch.delenv("DEEPGRAM_ADMIN_KEY")
     odd.does = lambda times: [Balance(times, "EUR")]
     async with polled(metrics, "deepgram", "odd"):
-        await until(lambda: (left(metrics, "odd", "EUR") or 0) >= 4, "the other was asked often")
+        await until(
+            lambda: (remaining(metrics, "odd", "EUR") or 0) >= 4, "the other is polled often"
+        )
     assert emulator.account_requests == []
-    assert left(metrics) is None
+    assert remaining(metrics) is None
 
 
-async def test_one_that_hangs_holds_up_no_other(
+async def test_a_provider_that_hangs_delays_no_other(
     emulator: DeepgramEmulator, metrics: Metrics, odd: type[OddProvider]
 ) -> None:
     odd.does = lambda times: "hang"
     async with polled(metrics, "odd", "deepgram") as providers:
-        await until(lambda: left(metrics) == 100, "the balance of the other")
-        await asked_again(emulator, 3)
+        await until(lambda: remaining(metrics) == 100, "the balance of the other")
+        await requested_again(emulator, 3)
         made = providers.made["odd"].plugin
         assert isinstance(made, OddProvider)
         assert made.times == 1
 
 
-async def test_whatever_a_strangers_plugin_raises_is_passed_over(
+async def test_polling_continues_whatever_a_plugin_raises(
     metrics: Metrics, odd: type[OddProvider], caplog: pytest.LogCaptureFixture
 ) -> None:
     def does(times: int) -> list[Balance]:
@@ -214,27 +218,27 @@ async def test_whatever_a_strangers_plugin_raises_is_passed_over(
 
     odd.does = does
     async with polled(metrics, "odd"):
-        await until(lambda: (left(metrics, "odd", "EUR") or 0) >= 7, "it works at last")
-    told = warnings(caplog)
-    assert len(told) == 3
-    assert "KeyError: 'no such thing'" in told[0]
-    assert "request 4" in told[1]
-    assert "ValueError" in told[2]
+        await until(lambda: (remaining(metrics, "odd", "EUR") or 0) >= 7, "it works")
+    messages = warnings(caplog)
+    assert len(messages) == 3
+    assert "KeyError: 'no such thing'" in messages[0]
+    assert "request 4" in messages[1]
+    assert "ValueError" in messages[2]
 
 
-async def test_it_ends_when_it_is_cancelled(metrics: Metrics, odd: type[OddProvider]) -> None:
+async def test_polling_can_be_cancelled(metrics: Metrics, odd: type[OddProvider]) -> None:
     odd.does = lambda times: "hang"
     providers = Providers(WorkerSettings())
     made = providers.get("odd").plugin
     assert isinstance(made, OddProvider)
     async with asyncio.TaskGroup() as tasks:
         polling = tasks.create_task(poll(providers, metrics))
-        await until(lambda: made.times == 1, "it asks")
+        await until(lambda: made.times == 1, "the balance is requested")
         polling.cancel()
     assert polling.cancelled()
 
 
-def test_the_list_of_those_in_use_cannot_be_changed() -> None:
+def test_the_list_of_providers_is_read_only() -> None:
     providers = Providers(WorkerSettings())
     assert dict(providers.made) == {}
     made = providers.get("deepgram")

@@ -1,4 +1,4 @@
-"""Plugins that fail in every way, at the boundary that the worker puts around them."""
+"""The boundary between the worker and plugins, with plugins that fail in every way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REQUEST = StreamRequest("s", AudioFormat("linear16", 16_000, 1))
 
 
 class OddStream(ProviderStream):
-    """Does what the test says: an exception is raised, anything else is returned."""
+    """Raises or returns what the test sets."""
 
     def __init__(self, does: Any) -> None:
         self.does = does
@@ -111,7 +111,7 @@ async def test_errors_become_faults_with_a_traceback_in_the_log(
     assert isinstance(record.exc_info[1], KeyError)
 
 
-async def test_errors_of_the_provider_pass(caplog: pytest.LogCaptureFixture) -> None:
+async def test_provider_errors_are_passed_on(caplog: pytest.LogCaptureFixture) -> None:
     failure = Dropped("odd", "the connection broke")
     stream = await stream_that(failure)
     with pytest.raises(Dropped) as caught:
@@ -123,7 +123,7 @@ async def test_errors_of_the_provider_pass(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("method", ["send", "finish", "send_nowait", "iteration"])
-async def test_an_error_of_its_settings_refuses_the_request(method: str) -> None:
+async def test_a_settings_error_refuses_the_request(method: str) -> None:
     stream = await stream_that(PluginError("ODD_REGION is not set"))
     with pytest.raises(RequestRefused, match="ODD_REGION is not set") as caught:
         await call(stream, method)
@@ -141,7 +141,7 @@ async def test_values_of_a_wrong_type_are_faults(value: Any) -> None:
         stream.send_nowait(b"\0\0")
 
 
-async def test_what_is_right_passes() -> None:
+async def test_valid_values_are_passed_on() -> None:
     final = Final("word", 0, 1)
     assert [event async for event in await stream_that(final)] == [final]
     assert (await stream_that(True)).send_nowait(b"\0\0")
@@ -172,7 +172,7 @@ async def test_a_cancellation_inside_close_is_logged(caplog: pytest.LogCaptureFi
 
 
 class PatientStream(OddStream):
-    """Waits for ever in each method."""
+    """Waits forever in each method."""
 
     async def send(self, audio: bytes) -> None:
         await asyncio.Event().wait()
@@ -189,7 +189,7 @@ class PatientStream(OddStream):
 
 
 @pytest.mark.parametrize("method", ["send", "finish", "iteration", "close"])
-async def test_a_cancellation_from_outside_passes(
+async def test_a_cancellation_from_outside_is_passed_on(
     method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = await GuardedProvider("p", OddProvider(PatientStream(None))).open(REQUEST)
@@ -201,7 +201,7 @@ async def test_a_cancellation_from_outside_passes(
     assert not caplog.records
 
 
-async def test_a_close_that_never_returns_is_given_up(
+async def test_a_close_that_never_returns_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(boundary, "_CLOSE_SECONDS", 0.05)
@@ -222,7 +222,7 @@ class UnreadableStream(OddStream):
 
 
 @pytest.mark.parametrize("used", [KeyError("no figure"), "ten"])
-async def test_attributes_that_cannot_be_read_are_unknown(
+async def test_unreadable_attributes_are_unknown(
     used: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = await GuardedProvider("p", OddProvider(UnreadableStream(used))).open(REQUEST)
@@ -232,7 +232,7 @@ async def test_attributes_that_cannot_be_read_are_unknown(
     assert stream.reference is None
 
 
-async def test_a_figure_is_passed_on() -> None:
+async def test_a_number_is_passed_on() -> None:
     stream = await GuardedProvider("p", OddProvider(UnreadableStream(1))).open(REQUEST)
     assert stream.used_seconds == 1.0
 
@@ -243,7 +243,7 @@ class UnreadableProvider(OddProvider):
         raise KeyError("no interval")
 
 
-def test_a_balance_interval_that_cannot_be_read_means_no_balance(
+def test_with_an_unreadable_interval_there_is_no_balance(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     provider = GuardedProvider("p", UnreadableProvider(None))

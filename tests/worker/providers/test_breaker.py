@@ -14,7 +14,7 @@ def _open() -> Breaker:
     return breaker
 
 
-def test_opens_after_failures_in_a_row_only() -> None:
+def test_only_consecutive_failures_open_it() -> None:
     breaker = Breaker(3, 10, 60)
     for _ in range(5):
         breaker.fails(FAULT, 0)
@@ -24,13 +24,13 @@ def test_opens_after_failures_in_a_row_only() -> None:
     assert _open().state is BreakerState.OPEN
 
 
-def test_open_says_how_long_to_wait() -> None:
+def test_an_open_breaker_gives_the_time_to_wait() -> None:
     breaker = _open()
     assert breaker.ask(4) == 6
     assert breaker.fault is FAULT
 
 
-def test_one_probe_and_the_others_wait_for_it() -> None:
+def test_one_caller_probes_while_the_others_wait() -> None:
     breaker = _open()
     assert breaker.ask(10) == 0
     assert breaker.ask(10) > 0
@@ -39,7 +39,7 @@ def test_one_probe_and_the_others_wait_for_it() -> None:
     assert breaker.ask(10) == 0
 
 
-def test_a_failed_probe_waits_twice_as_long_up_to_a_bound() -> None:
+def test_each_failed_probe_doubles_the_wait_up_to_a_limit() -> None:
     breaker, now = _open(), 10.0
     waits = []
     for _ in range(5):
@@ -50,14 +50,14 @@ def test_a_failed_probe_waits_twice_as_long_up_to_a_bound() -> None:
     assert waits == [20, 40, 60, 60, 60]
 
 
-def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
+def test_a_probe_without_a_result_is_followed_by_another() -> None:
     breaker = _open()
     assert breaker.ask(10) == 0
     assert breaker.ask(19) > 0
     assert breaker.ask(20) == 0
 
 
-def test_it_refuses_only_if_every_failure_was_for_good() -> None:
+def test_it_refuses_only_if_every_failure_was_permanent() -> None:
     breaker = Breaker(2, 10, 60)
     breaker.fails(FAULT, 0)
     breaker.fails(RequestRefused("p", "credit", "no money"), 0)
@@ -68,10 +68,10 @@ def test_it_refuses_only_if_every_failure_was_for_good() -> None:
         breaker.fails(RequestRefused("p", "credit", "no money"), 0)
     assert breaker.refuses is not None
     assert breaker.ask(10) == 0
-    assert breaker.refuses is None, "while a probe is under way, the others wait for it"
+    assert breaker.refuses is None, "the others wait for the probe"
 
 
-def test_a_bad_request_is_the_sessions_own() -> None:
+def test_a_bad_request_does_not_count() -> None:
     breaker = Breaker(1, 10, 60)
     breaker.fails(RequestRefused("p", "request", "no such language"), 0)
     assert breaker.ask(0) == 0
@@ -83,7 +83,7 @@ LIMITED = Unavailable("p", "rate_limit", "429")
 NO_CREDIT = RequestRefused("p", "credit", "402")
 
 
-def test_one_answer_for_the_whole_account_is_enough() -> None:
+def test_one_error_of_the_whole_account_opens_it() -> None:
     for fault in (LIMITED, NO_CREDIT):
         breaker = Breaker(3, 10, 60)
         breaker.fails(fault, 0)
@@ -91,7 +91,7 @@ def test_one_answer_for_the_whole_account_is_enough() -> None:
     assert breaker.refuses is NO_CREDIT
 
 
-def test_a_rate_limit_is_tried_again_soon_and_never_waits_long() -> None:
+def test_a_rate_limit_is_retried_soon() -> None:
     breaker, now, waits = Breaker(3, 10, 60), 0.0, []
     for _ in range(6):
         assert breaker.ask(now) == 0
@@ -101,7 +101,7 @@ def test_a_rate_limit_is_tried_again_soon_and_never_waits_long() -> None:
     assert waits == [1, 2, 4, 8, 10, 10]
 
 
-def test_streams_that_run_do_not_say_that_new_ones_are_let_in() -> None:
+def test_running_streams_do_not_end_a_rate_limit() -> None:
     breaker = Breaker(3, 10, 60)
     breaker.fails(LIMITED, 0)
     breaker.works(fresh=False)
@@ -111,7 +111,7 @@ def test_streams_that_run_do_not_say_that_new_ones_are_let_in() -> None:
     assert breaker.ask(1) == breaker.ask(1) == 0
 
 
-def test_another_workers_refusal_holds_here_for_a_bounded_time() -> None:
+def test_a_refusal_of_another_worker_lasts_for_a_limited_time() -> None:
     breaker = Breaker(3, 10, 60)
     breaker.refused_elsewhere(NO_CREDIT, 0, 10**9)
     assert breaker.ask(0) == 60

@@ -37,7 +37,7 @@ def _fail(chain: Chain, fault: ProviderError, **how: bool) -> None:
     chain.fails(fault, 0.0, **{"answered": True, "progress": False, **how})
 
 
-def test_drops_are_tried_again_and_the_third_in_a_row_hands_on() -> None:
+def test_the_third_consecutive_drop_changes_the_provider() -> None:
     chain = Chains().chain("a", "b")
     for expected in ("a", "a", "b", "b", "b", "a"):
         _fail(chain, Dropped(chain.name, "gone"))
@@ -51,35 +51,35 @@ def test_progress_between_drops_keeps_the_provider() -> None:
         assert chain.name == "a"
 
 
-def test_a_stall_or_a_refusal_hands_on_at_once() -> None:
+def test_a_stall_or_a_refusal_changes_the_provider_at_once() -> None:
     chain = Chains().chain("a", "b", "c")
-    _fail(chain, Stalled("a", "mute", "says nothing"))
+    _fail(chain, Stalled("a", "mute", "sends nothing"))
     assert chain.name == "b"
     _fail(chain, RequestRefused("b", "credit", "no money"))
     assert chain.name == "c"
-    _fail(chain, Stalled("c", "mute", "says nothing"))
+    _fail(chain, Stalled("c", "mute", "sends nothing"))
     assert chain.name == "a"
-    _fail(chain, Stalled("a", "mute", "says nothing"))
-    assert chain.name == "c", "b has refused and is not asked again"
+    _fail(chain, Stalled("a", "mute", "sends nothing"))
+    assert chain.name == "c", "b has refused and is not dialed again"
 
 
-def test_one_provider_alone_is_tried_on_and_its_refusal_is_the_end() -> None:
+def test_a_single_provider_is_retried_until_it_refuses() -> None:
     chain = Chains().chain("a")
     for _ in range(4):
-        _fail(chain, Stalled("a", "mute", "says nothing"))
+        _fail(chain, Stalled("a", "mute", "sends nothing"))
         assert chain.name == "a"
     with pytest.raises(Exhausted, match="wrong key"):
         _fail(chain, RequestRefused("a", "auth", "wrong key"))
 
 
-def test_all_refusals_are_told() -> None:
+def test_all_refusals_are_reported() -> None:
     chain = Chains().chain("a", "b")
     _fail(chain, RequestRefused("a", "auth", "wrong key"))
     with pytest.raises(Exhausted, match=r"wrong key.*no money"):
         _fail(chain, RequestRefused("b", "credit", "no money"))
 
 
-def test_a_provider_that_is_left_alone_is_passed_over() -> None:
+def test_a_provider_that_is_not_dialed_is_skipped() -> None:
     chains = Chains(failures=2)
     first = chains.chain("a", "b")
     for _ in range(2):
@@ -92,7 +92,7 @@ def test_a_provider_that_is_left_alone_is_passed_over() -> None:
     assert alone.choose(10.0) == 0
 
 
-def test_a_provider_left_alone_for_good_reason_counts_as_refusing() -> None:
+def test_a_provider_not_dialed_after_refusals_counts_as_refusing() -> None:
     chains = Chains(failures=1)
     first = chains.chain("a", "b")
     _fail(first, RequestRefused("a", "credit", "no money"), answered=False)
@@ -110,7 +110,7 @@ def _spec(**values: Any) -> SessionSpec:
     return SessionSpec(tenant="t", conversation="c", speaker="s", **values)
 
 
-def test_what_each_provider_of_a_chain_is_asked_for() -> None:
+def test_what_is_requested_of_each_provider_of_a_chain() -> None:
     chain = Chains().chain("a", "b")
     spec = _spec(
         model="m", language="de", keyterms=["x"],
@@ -118,7 +118,7 @@ def test_what_each_provider_of_a_chain_is_asked_for() -> None:
     )  # fmt: skip
     first = chain.request(spec, MONO, {})
     assert (first.model, first.language, first.options) == ("m", "de", {"tag": "1"})
-    _fail(chain, Stalled("a", "mute", "says nothing"))
+    _fail(chain, Stalled("a", "mute", "sends nothing"))
     second = chain.request(spec, MONO, {"numerals": True, "keyterms": ["y"]})
     assert (second.model, second.language) == ("n", "de")
     assert second.options == {"diarize": True, "numerals": True}

@@ -47,7 +47,7 @@ def test_words_from_tokens(mark: str) -> None:
     )
 
 
-def test_what_is_not_text() -> None:
+def test_tokens_that_are_not_text() -> None:
     assert spoken_text("\u266a\u266a\u266a") == ""
     assert spoken_text(" ... ") == ""
     assert spoken_text(" Only. ") == "Only."

@@ -47,7 +47,7 @@ def test_the_provider_of_the_page_is_short() -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the page's package installed in it, its test, and speech for that."""
+    """A directory with the page's installed package, its test, and speech for the test."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
     for name, content in page_files().items():
         (source / name).write_text(content)
@@ -89,7 +89,7 @@ def run_suite(run: Run, file: str, **environment: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.process
-def test_it_is_listed_with_its_package_and_settings(run: Run) -> None:
+def test_the_plugin_is_listed_with_its_package_and_settings(run: Run) -> None:
     listed = run("-m", "natterjack", "plugins", "--json")
     assert listed.returncode == 0, listed.stderr
     about = next(p for p in json.loads(listed.stdout) if p["name"] == "vosk")
@@ -98,14 +98,14 @@ def test_it_is_listed_with_its_package_and_settings(run: Run) -> None:
 
 
 @pytest.mark.process
-async def test_it_passes_the_contract_suite(run: Run, server: RemoteEmulator) -> None:
+async def test_the_plugin_passes_the_contract_suite(run: Run, server: RemoteEmulator) -> None:
     checked = run_suite(run, "test_natterjack_vosk.py", VOSK_URL=server.url)
     assert checked.returncode == 0, checked.stdout
     assert " passed" in checked.stdout
 
 
 @pytest.mark.process
-async def test_a_broken_one_fails_on_the_case_that_names_it(
+async def test_a_broken_plugin_fails_the_test_that_names_the_defect(
     run: Run, installed: Path, server: RemoteEmulator
 ) -> None:
     (installed / "test_broken.py").write_text("""
@@ -149,7 +149,7 @@ def worker_with(
 
 
 @pytest.mark.process
-async def test_a_worker_uses_it(
+async def test_a_worker_uses_the_plugin(
     installed: Path,
     nats_server: EmbeddedServer,
     ready_broker: Broker,
@@ -176,7 +176,7 @@ async def test_a_worker_survives_a_plugin_that_raises_anything(
     broker_settings: BrokerSettings,
     server: RemoteEmulator,
 ) -> None:
-    """Its first streams fail, each in another way; the words are those of the last one."""
+    """Its first streams fail in different ways; the words come from the last one."""
     (installed / "sitecustomize.py").write_text("""
 import natterjack_vosk
 
@@ -220,7 +220,7 @@ natterjack_vosk.VoskProvider.open = open
 
 
 class StuckWorker(WorkerProcess):
-    """Its provider blocks the whole process when it is closed."""
+    """A worker whose provider blocks the whole process when it is closed."""
 
     arguments = ("-c", """
 import time, natterjack_vosk, worker.__main__ as program
@@ -232,7 +232,7 @@ program.main()
 
 
 @pytest.mark.process
-async def test_a_plugin_cannot_keep_a_worker_from_ending(
+async def test_a_plugin_cannot_prevent_shutdown(
     installed: Path, nats_server: EmbeddedServer, ready_broker: Broker
 ) -> None:
     worker = StuckWorker(
@@ -249,6 +249,6 @@ async def test_a_plugin_cannot_keep_a_worker_from_ending(
         await worker.stop()
 
 
-def test_unknown_ones_are_named_with_those_that_are_there() -> None:
+def test_the_error_for_an_unknown_provider_lists_the_available_ones() -> None:
     with pytest.raises(PluginError, match=r"unknown provider 'nope': installed are .*deepgram"):
         load_class("nope")

@@ -1,4 +1,4 @@
-"""Keys in files that change while a worker runs, as Kubernetes changes those of a Secret."""
+"""Keys in files that change while a worker runs, as the files of a Kubernetes Secret do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from worker.settings import WorkerSettings
 
 
 class Volume:
-    """A directory as the kubelet fills it: each file a link into `..data`, which is exchanged."""
+    """A directory like that of a mounted Secret: each file is a link into `..data`, which is a link
+    that changes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,7 +62,7 @@ def providers(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> Providers:
 
 
 def key_of(providers: Providers) -> str:
-    """The key with which the next stream would be opened."""
+    """Return the key for the next stream."""
     made = providers.get("deepgram").plugin
     assert isinstance(made, DeepgramProvider)
     return made._api_key.get_secret_value()
@@ -74,7 +75,7 @@ def request() -> StreamRequest:
 # ---- the program ----------------------------------------------------------------------------
 
 
-async def test_streams_opened_after_a_change_use_the_new_key_and_others_go_on(
+async def test_new_streams_use_the_new_key_and_others_continue(
     start_worker: StartWorker,
     emulator: DeepgramEmulator,
     volume: Volume,
@@ -88,9 +89,9 @@ async def test_streams_opened_after_a_change_use_the_new_key_and_others_go_on(
     speaking = asyncio.create_task(before.speak())
     await spoken(before, 5)
 
-    emulator.api_key = "second-key"  # the first is refused from now on
+    emulator.api_key = "second-key"  # the first key is refused from now on
     volume.write(DEEPGRAM_API_KEY="second-key")
-    await until(lambda: worker.find("reloaded from changed files"), "the change is seen")
+    await until(lambda: worker.find("reloaded from changed files"), "the change is loaded")
     after = Speaker(broker_settings, 12, conversation="after", speed=8)
     await after.speak()
     (await closed(broker, after.spec)).audit(after)
@@ -100,11 +101,11 @@ async def test_streams_opened_after_a_change_use_the_new_key_and_others_go_on(
     transcript.audit(before)
     account = transcript.closing[0].account
     assert account is not None
-    assert account.recoveries == {}, "its stream was the same from first to last"
+    assert account.recoveries == {}, "the session used a single stream"
     assert not [line for line in worker.log if "-key" in str(line)]
 
 
-async def test_a_new_key_ends_the_time_out_of_one_that_was_refused(
+async def test_a_new_key_closes_the_breaker_of_a_refused_key(
     start_worker: StartWorker,
     emulator: DeepgramEmulator,
     volume: Volume,
@@ -125,13 +126,13 @@ async def test_a_new_key_ends_the_time_out_of_one_that_was_refused(
     assert (await closed(broker, refused.spec)).closing[0].state == "failed"
 
     volume.write(DEEPGRAM_API_KEY="right")
-    await until(lambda: worker.find("reloaded from changed files"), "the change is seen")
+    await until(lambda: worker.find("reloaded from changed files"), "the change is loaded")
     served = Speaker(broker_settings, 4, conversation="served", speed=8)
     await served.speak()
     (await closed(broker, served.spec)).audit(served)
 
 
-async def test_a_worker_without_its_key_says_what_is_missing(
+async def test_a_worker_without_its_key_names_the_setting(
     nats_server: EmbeddedServer, emulator: DeepgramEmulator, volume: Volume
 ) -> None:
     volume.write(SPEECHMATICS_API_KEY="another provider's")
@@ -146,17 +147,17 @@ async def test_a_worker_without_its_key_says_what_is_missing(
 # ---- one process ----------------------------------------------------------------------------
 
 
-async def test_what_has_not_changed_stays_what_it_is(providers: Providers, volume: Volume) -> None:
+async def test_unchanged_providers_are_kept(providers: Providers, volume: Volume) -> None:
     made = providers.get("deepgram")
     providers.look(volume.path)
-    volume.write(DEEPGRAM_API_KEY="one", SPEECHMATICS_API_KEY="of nobody in use")
+    volume.write(DEEPGRAM_API_KEY="one", SPEECHMATICS_API_KEY="not used")
     providers.look(volume.path)
     assert providers.get("deepgram") is made
     assert list(providers.made) == ["deepgram"]
     await providers.close()
 
 
-async def test_a_file_that_cannot_be_used_changes_nothing_until_it_can(
+async def test_an_unusable_file_changes_nothing(
     providers: Providers, volume: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert key_of(providers) == "one"
@@ -164,9 +165,9 @@ async def test_a_file_that_cannot_be_used_changes_nothing_until_it_can(
     for _ in range(3):
         providers.look(volume.path)
         assert key_of(providers) == "one"
-    told = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(told) == 1, "it is said once"
-    assert "DEEPGRAM_API_KEY" in told[0].getMessage()
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1, "it is logged once"
+    assert "DEEPGRAM_API_KEY" in errors[0].getMessage()
     volume.write(DEEPGRAM_API_KEY="two")
     providers.look(volume.path)
     assert key_of(providers) == "two"
@@ -174,7 +175,7 @@ async def test_a_file_that_cannot_be_used_changes_nothing_until_it_can(
 
 
 class FragileProvider(DeepgramProvider):
-    """Raises an error of its own if its key is not good."""
+    """Raises an error if its key is bad."""
 
     def __init__(self, settings: DeepgramSettings) -> None:
         super().__init__(settings)
@@ -182,7 +183,7 @@ class FragileProvider(DeepgramProvider):
             raise ValueError(f"cannot use {key}")
 
 
-async def test_a_plugin_that_cannot_be_made_is_logged_once(
+async def test_a_plugin_that_fails_to_start_is_logged_once(
     providers: Providers,
     volume: Volume,
     monkeypatch: pytest.MonkeyPatch,
@@ -214,7 +215,7 @@ def test_the_error_of_a_plugin_is_in_the_log_and_not_in_the_session(
     assert record.exc_info is not None
 
 
-async def test_one_bad_file_keeps_no_other_provider_from_its_new_key(
+async def test_one_bad_file_does_not_affect_other_providers(
     providers: Providers, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SPEECHMATICS_API_KEY", raising=False)
@@ -228,7 +229,7 @@ async def test_one_bad_file_keeps_no_other_provider_from_its_new_key(
     await providers.close()
 
 
-async def test_a_directory_that_is_gone_changes_nothing(
+async def test_a_missing_directory_changes_nothing(
     providers: Providers, volume: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert key_of(providers) == "one"
@@ -243,7 +244,7 @@ async def test_a_directory_that_is_gone_changes_nothing(
     await providers.close()
 
 
-async def test_a_variable_wins_and_that_is_said(
+async def test_a_variable_takes_precedence_with_a_warning(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("DEEPGRAM_API_KEY", "of the environment")
@@ -255,7 +256,7 @@ async def test_a_variable_wins_and_that_is_said(
     await providers.close()
 
 
-async def test_a_plain_file_may_be_written_over(tmp_path: Path, providers: Providers) -> None:
+async def test_a_plain_file_may_be_overwritten(tmp_path: Path, providers: Providers) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "DEEPGRAM_API_KEY").write_text("one")
@@ -267,7 +268,9 @@ async def test_a_plain_file_may_be_written_over(tmp_path: Path, providers: Provi
     await providers.close()
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_file_that_is_not_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DEEPGRAM_API_KEY", raising=False)
     (tmp_path / "DEEPGRAM_API_KEY").write_bytes(b"\xff\xfe\x00")
     providers = Providers(WorkerSettings(secrets_dir=tmp_path))
@@ -275,7 +278,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         providers.get("deepgram")
 
 
-def test_a_directory_that_is_not_there_is_a_mistake_in_the_settings(
+def test_a_missing_directory_at_the_start_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORKER_SECRETS_DIR", str(tmp_path / "none"))
@@ -283,7 +286,7 @@ def test_a_directory_that_is_not_there_is_a_mistake_in_the_settings(
         load(WorkerSettings)
 
 
-async def test_the_former_provider_serves_until_the_end(
+async def test_the_former_provider_remains_usable(
     emulator: DeepgramEmulator,
     providers: Providers,
     volume: Volume,

@@ -1,4 +1,4 @@
-"""Detection of speech: tones and a person's voice, in silence and in noise."""
+"""Detection of speech: tones and a real voice, in silence and in noise."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_words_are_voiced_and_nothing_else(rate: int) -> None:
     places = tones.places(words, lead_seconds=0.5)
     assert len(spans) == len(places)
     for span, place in zip(spans, places, strict=True):
-        # At 22,050 Hz a block has 220 samples: a hair less than a hundredth of a second.
+        # At 22,050 Hz a block has 220 samples: slightly less than 10 ms.
         assert span == pytest.approx((place.start, place.end), abs=0.02)
 
 
@@ -64,7 +64,7 @@ def test_the_size_of_pieces_does_not_matter(chunk: int) -> None:
     assert [b.voiced for b in judged(audio, chunk)] == [b.voiced for b in judged(audio)]
 
 
-def test_noise_is_learnt_and_words_in_it_are_heard() -> None:
+def test_words_are_detected_in_noise_once_it_is_known() -> None:
     words = tones.sequence(8)
     audio = tones.encode(words, lead_seconds=12, gap_seconds=0.5)
     seconds = len(audio) / 2 / RATE
@@ -77,13 +77,13 @@ def test_noise_is_learnt_and_words_in_it_are_heard() -> None:
 
 
 def test_noise_is_speech_until_it_is_known() -> None:
-    """In doubt it is speech: a quiet voice may be all there is."""
+    """It may be a quiet voice."""
     blocks = judged(noise(10, -45))
     assert all(block.voiced for block in blocks[:400])
     assert not any(block.voiced for block in blocks[600:])
 
 
-def test_what_is_loud_is_speech_however_long() -> None:
+def test_long_loud_audio_is_speech() -> None:
     assert all(block.voiced for block in judged(noise(20, -30)))
 
 
@@ -91,7 +91,7 @@ def test_a_constant_offset_is_silence() -> None:
     assert not any(block.voiced for block in judged(np.full(RATE, 9000, "<i2").tobytes()))
 
 
-def test_any_channel_counts() -> None:
+def test_speech_in_any_channel_counts() -> None:
     words = tones.sequence(2)
     left, right = tones.encode(words[:1]), tones.encode(words[1:], lead_seconds=1)
     voice = Voice(RATE, channels=2)
@@ -101,7 +101,7 @@ def test_any_channel_counts() -> None:
 
 @pytest.mark.parametrize("gain_db", [0, -20])
 def test_a_person_reading(gain_db: int) -> None:
-    """Between a third and nine tenths of the recording is voice, and its pauses are found."""
+    """The recording has voice in a third to nine tenths of its time, and its pauses are found."""
     samples, rate = soundfile.read(bundled_recording(), dtype="float32")
     audio = pcm.to_linear16(soxr.resample(samples, rate, RATE) * 10 ** (gain_db / 20))
     blocks = judged(audio)

@@ -70,7 +70,7 @@ def test_projects() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         *(b"", b"<html>", b"\xff", b"[]", b"null", b"{}", b"[" * 100_000),
         *(body(projects=None), body(projects={}), body(projects=["a"])),
@@ -78,9 +78,9 @@ def test_projects() -> None:
         body(projects=[{"name": "A"}]),
     ],
 )
-def test_malformed_projects(said: bytes) -> None:
+def test_malformed_projects(content: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        account.decode_projects(said)
+        account.decode_projects(content)
 
 
 def test_a_single_project_is_chosen() -> None:
@@ -122,7 +122,7 @@ def test_balances_are_summed_by_unit(items: list[Any], expected: list[Balance]) 
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         *(b"", b"Service OK", b"[]", b"{}", body(balances=None), body(balances={})),
         *(balances(7), balances(None), balances({"amount": "1", "units": "usd"})),
@@ -136,9 +136,9 @@ def test_balances_are_summed_by_unit(items: list[Any], expected: list[Balance]) 
         balances({"amount": 1, "units": "usd"}, {"amount": 1, "units": 7}),
     ],
 )
-def test_malformed_balances(said: bytes) -> None:
+def test_malformed_balances(content: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        account.decode_balances(said)
+        account.decode_balances(content)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_statuses(status: int, kind: type[ProviderError], cause: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("content", "shown"),
     [
         (body(err_code="C", err_msg="legacy"), "legacy"),
         (body(category="C", message="modern", details="and why"), "modern and why"),
@@ -176,9 +176,9 @@ def test_statuses(status: int, kind: type[ProviderError], cause: str) -> None:
         (b'"text"', '"text"'),
     ],
 )
-def test_errors_are_quoted(said: bytes, shown: str) -> None:
+def test_errors_are_quoted(content: bytes, shown: str) -> None:
     for status in (401, 404, 503):
-        assert str(account.status_error(status, said)).endswith(f": {shown} ({status})")
+        assert str(account.status_error(status, content)).endswith(f": {shown} ({status})")
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
@@ -249,7 +249,7 @@ def test_only_one_provider_reads_the_balance(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "warns"),
     [
         ({"api_url": "http://127.0.0.1:9", "admin_key": ADMIN}, True),
         ({"api_url": "http://127.0.0.1:9"}, False),
@@ -257,8 +257,8 @@ def test_only_one_provider_reads_the_balance(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_a_key_without_encryption_logs_a_warning(
-    make: Make, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], told: bool
+    make: Make, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], warns: bool
 ) -> None:
     make(**settings)
-    assert ("balance without encryption" in caplog.text) == told
+    assert ("balance without encryption" in caplog.text) == warns
     assert ADMIN not in caplog.text

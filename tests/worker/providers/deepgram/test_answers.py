@@ -97,8 +97,8 @@ def says(*messages: dict[str, Any]) -> Script:
 
     async def script(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         if message["type"] == "Opened":
-            for said in messages:
-                await socket.send_json(said)
+            for content in messages:
+                await socket.send_json(content)
         if message["type"] == "CloseStream":
             await socket.send_json(SUMMARY)
             await socket.close(code=1000)
@@ -195,14 +195,14 @@ async def closes_unasked(socket: web.WebSocketResponse, message: dict[str, Any])
     if message["type"] == "Opened":
         await socket.send_json(results(0, 1, "one"))
         await socket.send_json(SUMMARY)
-        # Only the frame: whoever closes goes on reading until the other side has closed too.
+        # Send only the frame; `close` would also read until the client has closed.
         await socket._writer.close(1000, b"bye")  # type: ignore[union-attr]
 
 
 async def test_an_unrequested_close_is_not_normal(make: Make) -> None:
-    """Even if it is read after `finish` was called: it was sent before."""
+    """It was sent before `finish`, even if it is read later."""
     async with scripted(make, closes_unasked) as stream:
-        await until(lambda: stream.socket.close_received, "it is here")  # type: ignore[attr-defined]
+        await until(lambda: stream.socket.close_received, "the close has arrived")  # type: ignore[attr-defined]
         await stream.finish()
         events, error = await ends(stream)
     assert texts(events) == ["one"]
@@ -275,7 +275,7 @@ async def test_redirects_are_not_followed(make: Make, status: int) -> None:
 
 
 @asynccontextmanager
-async def heard(stream: ProviderStream) -> AsyncIterator[list[ProviderEvent]]:
+async def collecting(stream: ProviderStream) -> AsyncIterator[list[ProviderEvent]]:
     """Collect the stream's events inside the block."""
     events: list[ProviderEvent] = []
 
@@ -310,7 +310,7 @@ def answering(*answers: dict[str, Any] | None, into: list[dict[str, Any]]) -> Sc
 async def test_a_rejected_change_gives_the_reason(
     provider: DeepgramProvider, emulator: DeepgramEmulator
 ) -> None:
-    async with opened(provider) as stream, heard(stream) as events:
+    async with opened(provider) as stream, collecting(stream) as events:
         terms = [f"term number {i}" for i in range(300)]
         with pytest.raises(RequestRefused, match="CONFIGURE_KEYTERM_LIMIT_EXCEEDED"):
             await stream.configure({"keyterms": terms})
@@ -335,7 +335,7 @@ async def test_an_error_rejects_the_change(make: Make) -> None:
             await socket.send_json({"type": "Error", **about_another})
         await script(socket, message)
 
-    async with scripted(make, both) as stream, heard(stream) as events:
+    async with scripted(make, both) as stream, collecting(stream) as events:
         with pytest.raises(RequestRefused, match="not this model"):
             await stream.configure({"numerals": True})
     assert codes(events) == ["provider_error"] * 2
@@ -348,7 +348,7 @@ async def test_no_response_counts_as_success_with_a_notice(
     sent: list[dict[str, Any]] = []
     async with (
         scripted(make, answering(None, None, into=sent)) as stream,
-        heard(stream) as events,
+        collecting(stream) as events,
     ):
         async with within(3):
             await stream.configure({"numerals": True})
@@ -356,7 +356,7 @@ async def test_no_response_counts_as_success_with_a_notice(
         asking = asyncio.create_task(stream.configure({"numerals": False}))
         await until(lambda: len(sent) == 2, "it is sent")
         await stream.finish()
-        # The server handles messages in order, so that none will come any more.
+        # The server handles messages in order, so no response follows.
         await soon(asking, 3)
         await until(lambda: Usage(audio_seconds=3) in events, "it has ended")
         with pytest.raises(ProviderError):
@@ -368,7 +368,7 @@ async def test_no_response_counts_as_success_with_a_notice(
 @pytest.mark.parametrize("how", ["close", "drop"])
 async def test_the_end_of_the_stream_ends_the_wait(make: Make, how: str) -> None:
     sent: list[dict[str, Any]] = []
-    async with scripted(make, answering(None, into=sent)) as stream, heard(stream):
+    async with scripted(make, answering(None, into=sent)) as stream, collecting(stream):
         asking = asyncio.create_task(stream.configure({"numerals": True}))
         await until(lambda: len(sent) == 1, "it is sent")
         if how == "close":

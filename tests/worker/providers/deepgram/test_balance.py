@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -23,41 +22,41 @@ from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
 from worker.providers.deepgram import DeepgramProvider
 
-from ..emulated.streams import collect, opened, send
+from ..emulated.streams import collect, opened, send, shown
 
 Make = Callable[..., DeepgramProvider]
 ADMIN = "s3cret-0f-the-purse"
 
 
 @pytest.fixture
-async def rich(emulator: DeepgramEmulator, make: Make) -> DeepgramProvider:
+async def admin(emulator: DeepgramEmulator, make: Make) -> DeepgramProvider:
     """A provider that may read the balance, which is 100 USD."""
     await emulator.set(roles={ADMIN: "admin"}, balances=[{"amount": 100}])
     return make(api_url=emulator.account_url, admin_key=ADMIN, balance_seconds=60)
 
 
-def asked(emulator: DeepgramEmulator) -> list[str]:
+def requested(emulator: DeepgramEmulator) -> list[str]:
     """The last segments of the requested paths."""
     return [entry.path.rpartition("/")[2] for entry in emulator.account_requests]
 
 
 async def test_the_balance_falls_as_audio_is_transcribed(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
+    emulator: DeepgramEmulator, admin: DeepgramProvider
 ) -> None:
-    assert rich.balance_seconds == 60
+    assert admin.balance_seconds == 60
     await emulator.set(price_per_hour=3600)
-    assert await rich.balance() == [Balance(100, "USD")]
+    assert await admin.balance() == [Balance(100, "USD")]
     audio = tones.encode(tones.sequence(3))
-    async with opened(rich) as stream:
+    async with opened(admin) as stream:
         await send(stream, audio)
         await stream.finish()
         await collect(stream)
-    (balance,) = await rich.balance()
+    (balance,) = await admin.balance()
     assert balance.unit == "USD"
     assert balance.amount == pytest.approx(100 - len(audio) / 32000, abs=1e-5)
 
 
-async def test_several_balances(emulator: DeepgramEmulator, rich: DeepgramProvider) -> None:
+async def test_several_balances(emulator: DeepgramEmulator, admin: DeepgramProvider) -> None:
     await emulator.set(
         balances=[
             {"amount": 1.5, "units": "usd"},
@@ -65,56 +64,56 @@ async def test_several_balances(emulator: DeepgramEmulator, rich: DeepgramProvid
             {"amount": 9, "units": "hour"},
         ]
     )
-    assert await rich.balance() == [Balance(4, "USD"), Balance(9, "hours")]
+    assert await admin.balance() == [Balance(4, "USD"), Balance(9, "hours")]
     await emulator.set(balances=[])
-    assert await rich.balance() == []
+    assert await admin.balance() == []
 
 
 async def test_the_project_is_looked_up_once(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
+    emulator: DeepgramEmulator, admin: DeepgramProvider
 ) -> None:
     for _ in range(3):
-        await rich.balance()
-    assert asked(emulator) == ["projects", "balances", "balances", "balances"]
+        await admin.balance()
+    assert requested(emulator) == ["projects", "balances", "balances", "balances"]
 
 
 async def test_the_project_is_looked_up_again_when_it_is_gone(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
+    emulator: DeepgramEmulator, admin: DeepgramProvider
 ) -> None:
-    await rich.balance()
+    await admin.balance()
     await emulator.set(projects=0)
     with pytest.raises(RequestRefused, match="Project not found"):
-        await rich.balance()
+        await admin.balance()
     with pytest.raises(RequestRefused, match="no project"):
-        await rich.balance()
+        await admin.balance()
     await emulator.set(projects=1)
-    assert await rich.balance() == [Balance(100, "USD")]
-    assert asked(emulator).count("projects") == 3
+    assert await admin.balance() == [Balance(100, "USD")]
+    assert requested(emulator).count("projects") == 3
 
 
 async def test_one_of_several_projects_is_chosen(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
+    emulator: DeepgramEmulator, admin: DeepgramProvider, make: Make
 ) -> None:
     await emulator.set(projects=2)
     with pytest.raises(RequestRefused, match="DEEPGRAM_PROJECT_ID") as refused:
-        await rich.balance()
+        await admin.balance()
     assert refused.value.cause == "request"
     assert all(project_id in str(refused.value) for project_id in emulator.project_ids)
     emulator.account_requests.clear()
     chosen = make(api_url=emulator.account_url, admin_key=ADMIN, project_id=emulator.project_ids[0])
     assert await chosen.balance() == [Balance(100, "USD")]
-    assert asked(emulator) == ["balances"]
+    assert requested(emulator) == ["balances"]
     stranger = make(api_url=emulator.account_url, admin_key=ADMIN, project_id="mine")
     with pytest.raises(RequestRefused, match="UUID parsing failed"):
         await stranger.balance()
 
 
 async def test_a_key_without_permission(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, make: Make
+    emulator: DeepgramEmulator, admin: DeepgramProvider, make: Make
 ) -> None:
     await emulator.set(roles={ADMIN: "member"})
     with pytest.raises(RequestRefused, match=r"billing:read.*sufficient permissions") as refused:
-        await rich.balance()
+        await admin.balance()
     assert (refused.value.cause, refused.value.code) == ("auth", "401")
     with pytest.raises(RequestRefused, match=r"billing:read.*Invalid credentials") as refused:
         await make(api_url=emulator.account_url, admin_key="unknown").balance()
@@ -136,20 +135,20 @@ async def test_a_key_without_permission(
 )
 async def test_failures_are_distinguished_and_temporary(
     emulator: DeepgramEmulator,
-    rich: DeepgramProvider,
+    admin: DeepgramProvider,
     switches: dict[str, Any],
     kind: type[ProviderError],
     cause: str,
 ) -> None:
-    await rich.balance()
+    await admin.balance()
     await emulator.set(**switches)
     with pytest.raises(ProviderError) as failed:
-        await rich.balance()
+        await admin.balance()
     assert (type(failed.value), failed.value.cause) == (kind, cause)
     assert len(str(failed.value)) < 500
     await emulator.clear()
     await emulator.set(roles={ADMIN: "owner"}, balances=[{"amount": 7}])
-    assert await rich.balance() == [Balance(7, "USD")]
+    assert await admin.balance() == [Balance(7, "USD")]
 
 
 async def test_the_wait_for_a_response_is_bounded(emulator: DeepgramEmulator, make: Make) -> None:
@@ -161,20 +160,20 @@ async def test_the_wait_for_a_response_is_bounded(emulator: DeepgramEmulator, ma
 
 
 async def test_cancelling_leaves_nothing_open(
-    emulator: DeepgramEmulator, rich: DeepgramProvider
+    emulator: DeepgramEmulator, admin: DeepgramProvider
 ) -> None:
     # An open session would be a warning, and warnings are errors.
     await emulator.set(account_delay_seconds=0.2)
-    asking = asyncio.create_task(rich.balance())
-    await asyncio.sleep(0)  # it has begun
-    asking.cancel()
+    reading = asyncio.create_task(admin.balance())
+    await asyncio.sleep(0)  # the request starts
+    reading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
-    asking = asyncio.create_task(rich.balance())
-    await until(lambda: emulator.account_requests, "the first question is answered")
-    asking.cancel()
+        await reading
+    reading = asyncio.create_task(admin.balance())
+    await until(lambda: emulator.account_requests, "the first request is answered")
+    reading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await reading
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 404, 503])
@@ -188,14 +187,13 @@ async def test_cancelling_leaves_nothing_open(
     ],
 )
 async def test_the_key_is_never_in_an_error(
-    emulator: DeepgramEmulator, rich: DeepgramProvider, status: int, echo: str
+    emulator: DeepgramEmulator, admin: DeepgramProvider, status: int, echo: str
 ) -> None:
     await emulator.set(account_body=echo.format(key=ADMIN), account_status=status)
     with pytest.raises(ProviderError) as failed:
-        await rich.balance()
-    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value)
-    assert ADMIN not in told
-    assert ADMIN not in repr(rich) + repr(vars(rich))
+        await admin.balance()
+    assert ADMIN not in shown(failed.value)
+    assert ADMIN not in repr(admin) + repr(vars(admin))
 
 
 async def test_the_key_is_not_in_the_error_of_a_lost_connection(make: Make) -> None:
@@ -213,6 +211,5 @@ async def test_the_key_is_not_in_the_error_of_a_lost_connection(make: Make) -> N
         provider = make(api_url=f"http://127.0.0.1:{port}", admin_key=ADMIN)
         with pytest.raises(Dropped) as failed:
             await provider.balance()
-    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value)
-    assert "Authorization: Token ***" in told
-    assert ADMIN not in told
+    assert "Authorization: Token ***" in shown(failed.value)
+    assert ADMIN not in shown(failed.value)

@@ -72,7 +72,7 @@ async def test_a_late_response_is_not_matched_to_the_next_change() -> None:
     configuring.answered(ConfigureAnswer(refusal="why"))
     with pytest.raises(RequestRefused):
         await asking
-    configuring.answered(ConfigureAnswer())  # nobody asked
+    configuring.answered(ConfigureAnswer())  # no change is waiting
 
 
 async def test_a_waiting_change_can_be_cancelled() -> None:

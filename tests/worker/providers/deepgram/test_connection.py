@@ -59,41 +59,43 @@ async def test_a_stream(provider: DeepgramProvider, emulator: DeepgramEmulator) 
     assert first.words[0].start == pytest.approx(place.start, abs=0.01)
     assert first.words[0].end == pytest.approx(place.end, abs=0.01)
     assert first.words[0].confidence == first.confidence == 0.99
-    await until(lambda: emulator.log[0].closed, "the server saw the end")
+    await until(lambda: emulator.log[0].closed, "the server has closed the connection")
     assert emulator.log[0].closed == "server 1000"
     assert emulator.log[0].texts == {"CloseStream": 1}
 
 
-async def test_silence_is_kept_alive(make: Make) -> None:
-    """No audio for longer than the server waits; the words after it are heard."""
+async def test_an_idle_stream_is_kept_alive(make: Make) -> None:
+    """There is no audio for longer than the server waits. Later words are transcribed."""
     async with DeepgramEmulator(receive_timeout_seconds=2) as emulator:
         provider = make(url=emulator.url, keepalive_seconds=0.1)
         async with opened(provider) as stream:
             await send(stream, AUDIO)
-            await until(lambda: emulator.log[0].texts.get("KeepAlive", 0) > 25, "keepalives came")
+            await until(
+                lambda: emulator.log[0].texts.get("KeepAlive", 0) > 25, "keepalives were sent"
+            )
             assert emulator.log[0].closed is None
             assert final_words(await transcribed(stream)) == WORDS * 2
 
 
 async def test_no_keepalive_while_audio_flows(make: Make, emulator: DeepgramEmulator) -> None:
-    async with opened(make(keepalive_seconds=0.5)) as stream, lateness() as ours:
+    async with opened(make(keepalive_seconds=0.5)) as stream, lateness() as late:
         for _ in range(14):
             await stream.send(tones.silence(0.05))
             await asyncio.sleep(0.05)  # the pace of audio
-        assert emulator.log[0].texts == {} or ours.seconds > 0.3, "it did not flow"
+        assert emulator.log[0].texts == {} or late.seconds > 0.3, "audio was late"
 
 
 async def test_finalize_and_configure(
     provider: DeepgramProvider, emulator: DeepgramEmulator
 ) -> None:
     async with opened(provider, options={"endpointing": False}) as stream:
-        found: list[ProviderEvent] = []
-        collecting = asyncio.create_task(collect(stream, found))
+        events: list[ProviderEvent] = []
+        collecting = asyncio.create_task(collect(stream, events))
         await send(stream, tones.encode(WORDS[:2]))
         await stream.configure({"keyterms": ["natterjack"], "numerals": True})
         await stream.finalize()
-        await until(lambda: final_words(found) == WORDS[:2], "the words are final")
-        assert Notice("configured") in found
+        await until(lambda: final_words(events) == WORDS[:2], "the words are final")
+        assert Notice("configured") in events
         with pytest.raises(RequestRefused, match="punctuate"):
             await stream.configure({"punctuate": True})
         collecting.cancel()
@@ -107,7 +109,7 @@ async def test_finalize_and_configure(
 async def plain_server(
     answer: Callable[[bytes], bytes],
 ) -> AsyncIterator[str]:
-    """A TCP server that answers a request's head and ends the connection in order."""
+    """A TCP server that answers the head of a request and closes the connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -147,8 +149,8 @@ def upgraded(head: bytes) -> bytes:
     )
 
 
-async def test_an_end_of_tcp_in_order_is_still_a_loss(make: Make) -> None:
-    """Without a closing frame the server has not said that it was done."""
+async def test_a_tcp_close_without_a_close_frame_is_a_drop(make: Make) -> None:
+    """Only a close frame confirms that all audio was transcribed."""
     async with plain_server(upgraded) as url:
         stream = await make(url=url).open(request())
         with contextlib.suppress(Dropped):
@@ -158,11 +160,11 @@ async def test_an_end_of_tcp_in_order_is_still_a_loss(make: Make) -> None:
         await stream.close()
 
 
-# ---- faults of a connection that stands -----------------------------------------------------
+# ---- faults of an open stream ---------------------------------------------------------------
 
 
 async def test_a_stream_without_audio_is_dropped(make: Make) -> None:
-    """Keepalives do not help: this is why streams are opened at the first audio."""
+    """Keepalives do not help, so streams are opened with the first audio."""
     async with DeepgramEmulator(receive_timeout_seconds=0.3) as emulator:
         _, error = await fail(make(url=emulator.url, keepalive_seconds=0.1), b"")
         assert isinstance(error, Dropped)
@@ -176,10 +178,10 @@ async def test_a_failed_keepalive_fails_the_stream(
     async with opened(make(keepalive_seconds=0.1)) as stream:
 
         def broken(data: bytes | str) -> bool:
-            raise Dropped("deepgram", "no way to send")
+            raise Dropped("deepgram", "cannot send")
 
         monkeypatch.setattr(stream.socket, "send_nowait", broken)  # type: ignore[attr-defined]
-        with pytest.raises(Dropped, match="no way to send"):
+        with pytest.raises(Dropped, match="cannot send"):
             await soon(collect(stream), 5)
-    await until(lambda: emulator.log[0].closed, "the connection was cut")
+    await until(lambda: emulator.log[0].closed, "the connection was aborted")
     assert emulator.log[0].closed == "lost"

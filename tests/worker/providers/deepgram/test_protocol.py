@@ -86,7 +86,7 @@ def test_the_upgrade_request() -> None:
     assert [value for name, value in query if name == "keyterm"] == ["natter jack", "toad&co"]
     assert DEEPGRAM.secret not in repr(made)
     assert DEEPGRAM.secret not in made.url
-    # The emulator's parser stands for the server: it takes the query.
+    # The emulator's parser accepts the query, as the server would.
     parse({name: [v for n, v in query if n == name] for name, _ in query})
 
 

@@ -376,12 +376,12 @@ def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
         ([results(0, 2, YEAH, final=True), results(2, 3, ("bye", 2.1, 2.9))], 3),
         ([results(0, 2, YEAH, final=True), results(2, 3)], None),
         ([results(0, 2, YEAH), results(0, 2)], None),
-        # The final ends before the interim that was shown; nothing restates what is behind.
+        # The final ends before the last interim; no message repeats the rest.
         ([results(0, 2, YEAH, MY), results(0, 1.0, YEAH, final=True)], 2),
         ([results(0, 2, YEAH, MY), results(0, 1.5, YEAH, MY, final=True)], None),
-        # It revises the times a little.
+        # The times are slightly different.
         ([results(0, 2, MY), results(0, 1.35, MY, final=True)], None),
-        # Too late to count.
+        # It arrives too late.
         ([results(0, 2, YEAH, final=True), results(0, 1.9, YEAH)], None),
         ([results(0, 2, YEAH, final=True), results(0, 2.4, ("bye", 2.1, 2.3))], None),
     ],

@@ -78,7 +78,7 @@ async def test_no_response_and_a_late_one() -> None:
     assert not second.done(), "that was the late answer to the first"
     configuring.answered(Configured({"keyterms": ["b"]}))
     await second
-    configuring.answered(Configured({}))  # nobody asked
+    configuring.answered(Configured({}))  # no change is waiting
 
 
 async def test_a_cancelled_caller_is_skipped() -> None:

@@ -47,7 +47,7 @@ async def test_a_stream(provider: DeepgramFluxProvider, emulator: DeepgramFluxEm
     assert words[3].text == "acorn."
     assert finals(events)[-1].end == pytest.approx(len(AUDIO) / 32000)
     assert not codes(events)
-    await until(lambda: emulator.log[0].closed, "the server saw the end")
+    await until(lambda: emulator.log[0].closed, "the connection was closed")
     assert emulator.log[0].closed == "server 1005"
     assert emulator.log[0].texts == {"CloseStream": 1}, "the last turn had ended by itself"
 

@@ -29,8 +29,8 @@ def monologue(count: int, step: float = 0.25) -> list[TurnInfo]:
     messages: list[TurnInfo] = []
     at = step
     while at < count * 0.4 + 1:
-        heard = [n for n in range(count) if n * 0.4 + 0.3 <= at]
-        shown = " ".join(text[: len(heard)])
+        ended = [n for n in range(count) if n * 0.4 + 0.3 <= at]
+        shown = " ".join(text[: len(ended)])
         messages.append(info("Update" if messages else "StartOfTurn", at, shown))
         at += step
     return [message for message in messages if message.text]
@@ -45,7 +45,7 @@ def test_the_head_of_a_long_turn_is_made_final() -> None:
         for event in transcript.receive(message):
             events.append(event)
             if isinstance(event, Final):
-                # Old enough, long enough, and in the middle of a gap.
+                # The final is old and long enough, and ends in the middle of a gap.
                 assert message.window_end - event.end >= 3 - 0.1
                 assert event.end % 0.4 == pytest.approx(0.35)
                 assert event.end - event.start >= 4.95
@@ -75,23 +75,23 @@ def test_the_last_word_of_a_turn_is_never_committed() -> None:
     partition(events)
 
 
-def test_nothing_is_committed_when_it_is_off() -> None:
+def test_nothing_is_committed_with_the_setting_off() -> None:
     transcript = Transcript(spoken(100), NEVER)
     events = [event for message in monologue(100) for event in transcript.receive(message)]
     assert not finals(events)
 
 
-def test_words_that_change_wait() -> None:
+def test_words_that_change_are_not_committed() -> None:
     transcript = Transcript(spoken(60), EAGER)
     events: list[ProviderEvent] = []
     for n in range(1, 20):
         text = "a b c d e" if n % 2 else "a b C d e"
         events += transcript.receive(info("Update", 2 + n, text))
-    # The word behind a boundary must be as stable as those before it.
+    # The word after a boundary must be as stable as those before it.
     assert final_words(events) == ["a"]
 
 
-def test_a_word_that_grows_into_the_next_waits() -> None:
+def test_a_word_that_merges_with_the_next_is_not_committed() -> None:
     """The widest gap is after "twenty", but "five" is still new."""
     transcript = Transcript(spoken(60), Commit(updates=3, seconds=3, length_seconds=1))
     head = words("a b c twenty")
@@ -148,24 +148,24 @@ def test_no_cut_inside_a_word() -> None:
 @pytest.mark.parametrize(
     ("later", "shift", "rest"),
     [
-        # As it was, with other capitals and stops, and with times that have moved.
+        # Unchanged, with other capitals and punctuation, and with shifted times.
         ("one two three four five six", 0.0, "four five six"),
         ("One, two. Three four five six", 0.0, "four five six"),
         ("one two three four five six", 0.35, "four five six"),
         ("one two three four five six", -0.35, "four five six"),
-        # Other words, as many.
+        # As many words, but others.
         ("eins zwei drei four five six", 0.0, "four five six"),
         ("one two free four five six", 0.2, "four five six"),
         ("eins two three four five six", -0.2, "four five six"),
         ("one two three for five six", 0.0, "for five six"),
-        # More or fewer.
+        # More or fewer words.
         ("onetwo three four five six", 0.4, "four five six"),
         ("oh one two three four five six", -0.4, "four five six"),
-        # All of it.
+        # All words are others.
         ("a b c d e f", 0.0, "d e f"),
     ],
 )
-def test_a_committed_head_stands(later: str, shift: float, rest: str) -> None:
+def test_a_committed_head_does_not_change(later: str, shift: float, rest: str) -> None:
     transcript, events = committed()
     count = len(later.split())
     moved = tuple(
@@ -196,7 +196,7 @@ def word(text: str, start: float, end: float) -> ProviderWord:
 @pytest.mark.parametrize(
     ("later", "rest"),
     [
-        # Two words on either side of the boundary have become one, wherever it is put.
+        # Two words around the boundary have become one, at any time.
         ([*BASE, word("25", 5.0, 7.0)], "five"),
         ([*BASE, word("25", 5.0, 6.6)], "five"),
         ([*BASE, word("25", 5.0, 5.9)], "five"),
@@ -205,11 +205,11 @@ def word(text: str, start: float, end: float) -> ProviderWord:
         ([*BASE, word("25", 5.0, 6.6), word("persons", 7.2, 7.5)], "five persons"),
         ([*BASE, word("25", 5.0, 7.0), *words("people came", 7.2)], "five people came"),
         ([*BASE[:-1], word("925", 4.5, 7.0), word("people", 7.2, 7.5)], "five people"),
-        # Three.
+        # Three words have become one.
         ([*BASE, word("25people", 5.0, 7.5), word("came", 7.6, 7.9)], "five people came"),
-        # The word behind it has another one in its place.
+        # The word after the boundary is another one.
         ([*BASE, word("plenty", 5.0, 6.2), *words("fife people", 6.6)], "fife people"),
-        # It has moved before the boundary.
+        # That word has moved before the boundary.
         (
             [*BASE[:-1], word("W9b", 4.5, 4.95), TWENTY, word("five", 5.3, 5.9), *words("men", 7)],
             "five men",
@@ -226,7 +226,7 @@ def test_words_that_become_one_across_a_boundary(later: list[ProviderWord], rest
     heads = [*(f"w{n}" for n in range(10)), "twenty"]
     assert finals(events)[0].text.split() == heads
     assert finals(events)[0].end == pytest.approx(6.0)
-    # Again and again: what was kept stays.
+    # The kept words stay, however often.
     text = " ".join(word.text for word in later)
     for event in ("Update", "Update", "EndOfTurn"):
         events += transcript.receive(info(event, 12, text, words=tuple(later), trigger="model"))
@@ -238,7 +238,7 @@ def test_words_that_become_one_across_a_boundary(later: list[ProviderWord], rest
     partition(events)
 
 
-def test_a_head_that_is_all_that_is_left() -> None:
+def test_only_the_head_remains() -> None:
     transcript, events = committed()
     events += transcript.receive(info("EndOfTurn", 7, "one two three", trigger="model"))
     assert final_words(events) == ["one", "two", "three"]
@@ -269,10 +269,10 @@ def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_committed_words_that_stay_are_not_worked_on_again(
+def test_unchanged_committed_words_are_not_processed_again(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not change the events."""
+    """The events are the same."""
     rng = random.Random(seed)
     messages: list[TurnInfo] = []
     for message in monologue(80):

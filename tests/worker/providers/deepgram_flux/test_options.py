@@ -145,7 +145,7 @@ def test_options_override_the_session_which_overrides_the_settings() -> None:
     assert query(settings, **session)["language_hint"] == ["en", "ru"]
     assert query(settings, **session)["keyterm"] == ["a b", "c", "d"]
     assert query(settings, **session)["tag"] == ["x"]
-    # What `configure` has set is given to the next stream by these names.
+    # Changes by `configure` are given to the next stream under these names.
     session["options"] = {"language_hints": [], "keyterms": ["e"]}
     assert "language_hint" not in query(settings, **session)
     assert query(settings, **session)["keyterm"] == ["e"]
@@ -315,7 +315,7 @@ def test_the_readme_covers_the_whole_specification() -> None:
     channel, _ = specification()
     names = [*channel["bindings"]["ws"]["query"]["properties"], *schemas("publish")]
     names += schemas("subscribe")
-    names += ["ForceEndTurn", "Warning"]  # younger than the copy of the specification
+    names += ["ForceEndTurn", "Warning"]  # newer than the copy of the specification
     for name in names:
         assert f"`{name}`" in README, name
 

@@ -33,7 +33,7 @@ from worker.providers.deepgram_flux.protocol import (
     handshake_error,
 )
 
-# As in the vendor's documentation.
+# From the vendor's documentation.
 TURN_INFO: dict[str, Any] = {
     "type": "TurnInfo",
     "request_id": "ad12514a-0d38-4f7e-8fba-cce10d8f174c",
@@ -178,11 +178,11 @@ def test_configure_success_shows_what_is_in_force() -> None:
         changed(audio_window_end=float("inf")),
     ],
 )
-def test_nonsense(message: str | bytes) -> None:
+def test_malformed_messages(message: str | bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(message)
     assert caught.value.retryable
-    # The words of an EndOfTurn come in no other message; without any other the stream goes on.
+    # No other message has the words of an EndOfTurn. Other malformed messages are skipped.
     ended = isinstance(message, str) and '"EndOfTurn"' in message
     assert isinstance(caught.value, UnreadableEnd) is ended
     if ended:
@@ -203,7 +203,7 @@ def test_half_an_end_of_turn() -> None:
 
 
 @pytest.mark.parametrize("odd", ["0.7", "high", True, [], {}, None, 10**400])
-def test_fields_on_which_nothing_hangs(odd: Any) -> None:
+def test_optional_fields(odd: Any) -> None:
     sequence, info = decode(
         changed(
             end_of_turn_confidence=odd,

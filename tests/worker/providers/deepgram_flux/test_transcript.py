@@ -24,7 +24,7 @@ from worker.providers.deepgram_flux.open_turn import Commit
 from worker.providers.deepgram_flux.protocol import TurnInfo, decode
 from worker.providers.deepgram_flux.transcript import Transcript
 
-from ..emulated.streams import LINEAR_16K, final_words, finals
+from ..emulated.streams import LINEAR_16K, final_words, finals, turns
 from .messages import NEVER, info, partition, spoken, words
 
 # ---- a turn ---------------------------------------------------------------------------------
@@ -44,25 +44,23 @@ def test_the_life_of_a_turn() -> None:
         info("EndOfTurn", 2.3, "Hi I need help.", trigger="model", language="en"),
     ):
         events += transcript.receive(message)
-    turns = [event for event in events if isinstance(event, Turn)]
-    assert [turn.event for turn in turns] == [
-        *("started", "eager_end", "resumed", "eager_end", "ended")
-    ]
-    assert turns[0].at == 0.0
-    assert turns[1].text == "Hi I need."
-    assert turns[1].at == pytest.approx(1.1)
-    assert turns[2].at == pytest.approx(1.2), "where the new word begins"
-    assert turns[-1].text == "Hi I need help."
-    assert turns[-1].at == pytest.approx(1.5)
-    assert turns[-1].confidence == 0.5
+    assert turns(events) == ["started", "eager_end", "resumed", "eager_end", "ended"]
+    found = [event for event in events if isinstance(event, Turn)]
+    assert found[0].at == 0.0
+    assert found[1].text == "Hi I need."
+    assert found[1].at == pytest.approx(1.1)
+    assert found[2].at == pytest.approx(1.2), "where the new word begins"
+    assert found[-1].text == "Hi I need help."
+    assert found[-1].at == pytest.approx(1.5)
+    assert found[-1].confidence == 0.5
     texts = [event.text for event in events if isinstance(event, Interim)]
     assert texts == ["", "Hi I", "Hi I need.", "Hi I need.", "Hi I need help", "Hi I need help."]
     (final,) = finals(events)
     assert (final.text, final.start, final.confidence) == ("Hi I need help.", 0.0, 0.9)
     assert final.language == "en"
-    # Half of the silence behind it: the other half may hold the beginning of a word.
+    # The final has half of the silence; the other half may contain the start of a word.
     assert final.end == pytest.approx((1.5 + 2.3) / 2)
-    assert events.index(final) < events.index(turns[-1])
+    assert events.index(final) < events.index(found[-1])
 
 
 @pytest.mark.parametrize(("trigger", "end"), [("timeout", 5.35), ("manual", 0.74), ("moon", 0.74)])
@@ -76,7 +74,7 @@ def test_a_turn_that_was_cut_ends_at_its_last_word(trigger: str, end: float) -> 
     assert ended.at == pytest.approx(0.7)
 
 
-def test_silence_between_turns_moves_the_position_on() -> None:
+def test_silence_between_turns_becomes_final() -> None:
     """Except for audio that may hold the start of a turn."""
     transcript = Transcript(spoken(30), NEVER)
     events: list[ProviderEvent] = []
@@ -86,12 +84,12 @@ def test_silence_between_turns_moves_the_position_on() -> None:
     assert len(finals(events)) == 12
     assert not final_words(events)
     assert transcript.frontier == pytest.approx(59 / 4 - 2, abs=1)
-    # Each message gives an event: only so can it be told that the provider lives.
+    # Each message gives an event, which shows that the provider is not mute.
     assert sum(isinstance(event, Interim) for event in events) == 59
 
 
 @pytest.mark.parametrize("missing", ["StartOfTurn", "EndOfTurn"])
-def test_turns_whose_boundary_got_lost(missing: str) -> None:
+def test_turns_without_a_start_or_an_end(missing: str) -> None:
     transcript = Transcript(spoken(20), NEVER)
     events: list[ProviderEvent] = []
     for message in (
@@ -106,15 +104,14 @@ def test_turns_whose_boundary_got_lost(missing: str) -> None:
             if missing == "EndOfTurn":
                 continue
         events += transcript.receive(message)
-    turns = [event.event for event in events if isinstance(event, Turn)]
-    assert turns == ["started", "ended"] * 2
+    assert turns(events) == ["started", "ended"] * 2
     expected = ["hi", "i", "bye", "now"]
-    # Without its last message a turn is what was last said of it.
+    # Without its last message, a turn has the text of the message before.
     assert final_words(events) == (expected if missing == "StartOfTurn" else expected[:3])
     partition(events)
 
 
-def test_a_turn_that_is_over_stays_as_it_is() -> None:
+def test_a_late_message_of_a_turn_is_stale() -> None:
     transcript = Transcript(spoken(20), NEVER)
     transcript.receive(info("StartOfTurn", 1, "Hi I"))
     transcript.receive(info("EndOfTurn", 2, "Hi I", trigger="model"))
@@ -123,7 +120,7 @@ def test_a_turn_that_is_over_stays_as_it_is() -> None:
     assert notice.code == "stale"
 
 
-def test_an_event_that_nobody_knows_is_an_update() -> None:
+def test_an_unknown_event_is_an_update() -> None:
     transcript = Transcript(spoken(20), NEVER)
     kinds = [type(event) for event in transcript.receive(info("Musing", 1, "Hi"))]
     assert kinds == [Turn, Interim]
@@ -135,7 +132,7 @@ def test_text_that_vanishes_leaves_nothing() -> None:
     events += transcript.receive(info("EndOfTurn", 2, trigger="model"))
     events += transcript.end()
     assert not final_words(events)
-    assert [event.event for event in events if isinstance(event, Turn)] == ["started", "ended"]
+    assert turns(events) == ["started", "ended"]
 
 
 def test_the_end_of_a_stream_keeps_the_last_update() -> None:
@@ -149,13 +146,13 @@ def test_the_end_of_a_stream_keeps_the_last_update() -> None:
     assert transcript.end() == []
 
 
-def test_silence_of_our_own_is_taken_out_of_all_times() -> None:
+def test_inserted_silence_is_removed_from_all_times() -> None:
     clock = spoken(1.0)
     clock.silence(2 * 16000 * 4)
     clock.audio(2 * 16000 * 5)
     transcript = Transcript(clock, NEVER)
     events = transcript.receive(info("StartOfTurn", 1, "Hi I"))
-    # In the silence the window stands still.
+    # The window does not move during inserted silence.
     (interim,) = transcript.receive(info("Update", 4, "Hi I"))
     assert isinstance(interim, Interim)
     assert interim.end == 1.0
@@ -188,14 +185,14 @@ def through_the_emulator(audio: bytes, lag: float, commit: Commit) -> list[Provi
 
 @pytest.mark.parametrize("lag", [0.0, 0.1, 0.4])
 @pytest.mark.parametrize("phrase", [0, 7])
-def test_every_word_at_its_time(lag: float, phrase: int) -> None:
+def test_every_word_has_its_time(lag: float, phrase: int) -> None:
     audio = tones.encode(SPOKEN, phrase_words=phrase, lead_seconds=0.3, tail_seconds=1)
     places = tones.places(SPOKEN, phrase_words=phrase, lead_seconds=0.3)
     events = through_the_emulator(audio, lag, Commit(3, 1, 2))
     assert final_words(events) == SPOKEN
     partition(events)
-    heard = [word for final in finals(events) for word in final.words]
-    errors = [abs((w.start or 0) - p.start) for w, p in zip(heard, places, strict=True)]
+    timed = [word for final in finals(events) for word in final.words]
+    errors = [abs((w.start or 0) - p.start) for w, p in zip(timed, places, strict=True)]
     assert max(errors) < 0.011
     for final in finals(events):
         assert not [p for p in places if p.start + 0.01 < final.end < p.end - 0.01], final
@@ -204,7 +201,7 @@ def test_every_word_at_its_time(lag: float, phrase: int) -> None:
 
 @pytest.mark.parametrize("gap", [0.02, 0.08])
 @pytest.mark.parametrize("phrase", [0, 7])
-def test_at_every_final_a_new_stream_can_go_on(gap: float, phrase: int) -> None:
+def test_a_new_stream_can_start_at_every_final(gap: float, phrase: int) -> None:
     """This happens after a crash. It also works when words follow each other closely."""
     how: dict[str, Any] = {"phrase_words": phrase, "lead_seconds": 3.5, "gap_seconds": gap}
     audio = tones.encode(SPOKEN[:40], tail_seconds=4, **how)

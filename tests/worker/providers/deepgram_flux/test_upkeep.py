@@ -1,4 +1,4 @@
-"""When silence goes out, and how a stream ends: told the time, without a socket."""
+"""When silence is sent, and how a stream ends, with a simulated clock and no socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAUSE = bytes(FRAME)
 
 
 class Line:
-    """An Upkeep, its clock, and a time that passes."""
+    """An Upkeep with a simulated clock."""
 
     def __init__(self, waits: Waits | None = None) -> None:
         self.now = 100.0
@@ -40,7 +40,7 @@ class Line:
             self.run(FRAME_SECONDS)
 
     def run(self, seconds: float) -> list[Act]:
-        """Let time pass, doing what is due when it is due."""
+        """Advance the time, and do what is due."""
         until, done = self.now + seconds, len(self.acts)
         while (deadline := self.upkeep.deadline) <= until:
             assert deadline < math.inf
@@ -90,7 +90,7 @@ def test_silence_is_sent_for_words_without_a_transcript() -> None:
 
 
 def test_no_silence_in_the_middle_of_a_word() -> None:
-    """Audio that goes on after a minute finds its word whole."""
+    """If audio continues after a minute, the word is complete."""
     line = Line()
     line.send(SPEECH, 10)
     line.transcribed(turn_open=True)
@@ -100,7 +100,7 @@ def test_no_silence_in_the_middle_of_a_word() -> None:
 
 
 def test_no_silence_between_bursts_of_audio() -> None:
-    """A second of audio each second: what was sent is taken to be playing."""
+    """Audio that arrives in seconds is expected to last as long."""
     line = Line()
     for _ in range(10):
         for _ in range(12):
@@ -149,7 +149,7 @@ def test_the_end_with_a_turn_that_is_open() -> None:
     line.upkeep.finish(line.now)
     assert line.run(0.01) == [Act.SILENCE] * 10
     line.transcribed(turn_open=True, seconds=1.6)
-    assert line.run(0.4) == [], "the last audio was transcribed, but nothing behind it"
+    assert line.run(0.4) == [], "the last audio was transcribed, but no silence after it"
     line.transcribed(turn_open=True, seconds=2.0)
     assert line.run(0.01) == [Act.FORCE_END_TURN]
     line.transcribed(turn_open=False, seconds=2.1)
@@ -189,7 +189,7 @@ def test_the_end_when_the_provider_says_that_no_turn_is_open() -> None:
     line = Line()
     line.send(times=20)
     line.transcribed(turn_open=True)
-    line.upkeep.no_turn()  # an answer to somebody else's ForceEndTurn
+    line.upkeep.no_turn()  # the answer to a ForceEndTurn of `finalize`
     line.upkeep.finish(line.now)
     line.run(0.1)
     line.transcribed(turn_open=True)
@@ -210,7 +210,7 @@ def test_the_end_when_the_provider_does_not_answer() -> None:
     assert line.run(2.1) == [Act.CLOSE_STREAM]
 
 
-def test_a_provider_that_is_behind_is_waited_for() -> None:
+def test_a_slow_provider_is_awaited() -> None:
     line = Line()
     line.send(SPEECH, 200)
     line.upkeep.finish(line.now)
@@ -231,9 +231,9 @@ def test_pauses_are_distinguished_from_speech(encoding: Encoding) -> None:
     for faint in (bytes(1280), hiss):
         assert ends_in_pause(pcm.from_linear16(faint, encoding), encoding)
     loud = b"".join((sample * 10).to_bytes(2, "little", signed=True) for sample in noise)
-    for sound in (loud, tones.encode(["able"])[:2560]):
-        assert not ends_in_pause(pcm.from_linear16(sound, encoding), encoding)
-        assert ends_in_pause(pcm.from_linear16(sound + bytes(640), encoding), encoding)
+    for speech in (loud, tones.encode(["able"])[:2560]):
+        assert not ends_in_pause(pcm.from_linear16(speech, encoding), encoding)
+        assert ends_in_pause(pcm.from_linear16(speech + bytes(640), encoding), encoding)
     assert ends_in_pause(b"", encoding)
 
 

@@ -20,7 +20,7 @@ def untimed(text: str) -> tuple[ProviderWord, ...]:
     return tuple(ProviderWord(word, confidence=0.9) for word in text.split())
 
 
-def test_times_are_those_of_the_message_before() -> None:
+def test_times_come_from_the_message_before() -> None:
     """The vendor's sample of a manually ended turn has no word times, either."""
     transcript, events = committed()
     text = "one two three four five six"
@@ -39,7 +39,7 @@ def test_words_that_never_had_times_are_spread() -> None:
     for n in range(1, 20):
         text = " ".join("abcdefghij"[: n // 2 + 1])
         events += transcript.receive(info("Update", 2 + n / 4, text, words=untimed(text)))
-    assert not finals(events), "such words cannot be cut at a known place"
+    assert not finals(events), "words without times cannot be committed"
     events += transcript.receive(info("EndOfTurn", 8, text, words=untimed(text), trigger="model"))
     (final,) = finals(events)
     assert final.times_estimated
@@ -48,7 +48,7 @@ def test_words_that_never_had_times_are_spread() -> None:
     partition(events)
 
 
-def test_a_new_word_lies_between_its_neighbours() -> None:
+def test_a_new_word_lies_between_its_neighbors() -> None:
     known = [Word("a", 0, 1, None), Word("c", 2, 3, None)]
     found = timed(untimed("A b c."), known, float, 0, 9)
     assert [(w.text, w.start, w.end, w.estimated) for w in found] == [

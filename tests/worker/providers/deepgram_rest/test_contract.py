@@ -11,11 +11,11 @@ from ..emulated.contract import BreakOrBlock, EmulatedContract
 
 class TestDeepgramRest(EmulatedContract):
     lead_seconds = 0.0
-    """Voice in the first frame: the provider does not post a frame of silence."""
+    """Speech starts in the first frame, since the provider does not post silence."""
 
     @pytest.fixture
     def break_connection(self) -> None:
-        """Between two recordings there is no connection; see test_stream.py."""
+        """There is no connection between recordings; test_stream.py drops those with requests."""
 
     @pytest.fixture
     def block_reading(self, emulator: DeepgramRestEmulator) -> BreakOrBlock:

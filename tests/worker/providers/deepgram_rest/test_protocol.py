@@ -166,7 +166,7 @@ def test_nonsense(body: bytes) -> None:
     ],
 )
 def test_the_error_table(status: int, kind: type, cause: str) -> None:
-    error = protocol.status_error(status, {"dg-request-id": "r-1"}, b"said so")
+    error = protocol.status_error(status, {"dg-request-id": "r-1"}, b"a reason")
     assert type(error) is kind
     assert (error.cause, error.code, error.provider) == (cause, str(status), "deepgram-rest")
 
@@ -190,8 +190,8 @@ def test_all_shapes_of_errors_are_read(body: bytes, shown: str) -> None:
 
 
 def result(*words: tuple[str, float, float]) -> Result:
-    said = tuple(ProviderWord(text, start, end, 0.9) for text, start, end in words)
-    return Result(" ".join(word.text for word in said), said, 0.9 if said else None, "en", "r")
+    timed = tuple(ProviderWord(text, start, end, 0.9) for text, start, end in words)
+    return Result(" ".join(word.text for word in timed), timed, 0.9 if timed else None, "en", "r")
 
 
 def test_times_are_shifted_and_finals_partition_the_audio() -> None:
@@ -215,9 +215,9 @@ def test_times_are_shifted_and_finals_partition_the_audio() -> None:
 def test_a_turn_needs_words() -> None:
     transcript = Transcript()
     assert transcript.speech(result(), 1.0, paused=True) == [Final("", 0.0, 1.0)]
-    said = transcript.speech(result(("a", 0, 0.5)), 2.0, paused=False)
-    assert said[0] == Turn("started", 1.0)
-    # What follows the cut is found to be noise: the turn ended with its last word.
+    events = transcript.speech(result(("a", 0, 0.5)), 2.0, paused=False)
+    assert events[0] == Turn("started", 1.0)
+    # The rest is noise, so the turn ended with its last word.
     assert transcript.speech(result(), 3.0, paused=True) == [
         Final("", 2.0, 3.0),
         Turn("ended", 1.5),

@@ -36,7 +36,7 @@ def cut(audio: bytes, *, pause: float = 0.5, longest: float = 10.0) -> list[Segm
     return segments
 
 
-def heard(audio: bytes, segments: list[Segment]) -> list[str]:
+def words_in(audio: bytes, segments: list[Segment]) -> list[str]:
     """Decode each segment with speech on its own and return the words."""
     words = []
     for segment in segments:
@@ -63,7 +63,7 @@ def test_segments_end_in_pauses() -> None:
     segments = cut(audio)
     spoken = [segment for segment in segments if segment.speech]
     assert [segment.paused for segment in spoken] == [True] * 3
-    assert heard(audio, segments) == words
+    assert words_in(audio, segments) == words
     places = tones.places(words, phrase_words=8, pause_seconds=1.2, lead_seconds=2)
     for segment, first, last in zip(spoken, places[::8], places[7::8], strict=True):
         before = first.start - segment.start * BLOCK_SECONDS
@@ -78,7 +78,7 @@ def test_speech_without_pauses_is_cut_between_words(gap: float, longest: float) 
     words = tones.sequence(80)
     audio = tones.encode(words, gap_seconds=gap)
     segments = cut(audio, longest=longest)
-    assert heard(audio, segments) == words
+    assert words_in(audio, segments) == words
     spoken = [segment for segment in segments if segment.speech]
     lengths = [(segment.end - segment.start) * BLOCK_SECONDS for segment in spoken[:-1]]
     assert all(longest / 2 - 0.1 <= length <= longest for length in lengths)
@@ -109,7 +109,7 @@ def test_a_split_in_the_pause_that_ends_the_speech() -> None:
     audio = tones.encode(words, tail_seconds=2)
     for longest in (2.0, 2.05, 2.1, 2.2, 2.3):
         segments = cut(audio, longest=longest)
-        assert heard(audio, segments) == words
+        assert words_in(audio, segments) == words
         assert [segment.paused for segment in segments].count(True) == 1
 
 
@@ -126,8 +126,8 @@ def test_the_end_comes_at_any_moment() -> None:
     for end in range(0, len(audio), 640):
         segments = cut(audio[:end])
         decoder = tones.Decoder(RATE)
-        all_heard = [word.word for word in decoder.feed(audio[:end]) + decoder.flush()]
-        assert heard(audio[:end], segments) == all_heard
+        all_words = [word.word for word in decoder.feed(audio[:end]) + decoder.flush()]
+        assert words_in(audio[:end], segments) == all_words
 
 
 def test_segments_of_random_audio_are_contiguous() -> None:

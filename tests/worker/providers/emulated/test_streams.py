@@ -189,7 +189,7 @@ async def test_a_stream_of_a_mute_provider_can_be_closed(
     assert not collecting.done()
     await soon(stream.close(), 1)
     with pytest.raises(Dropped):
-        await collecting
+        await soon(collecting, 1)
 
 
 async def test_sending_blocks_if_the_server_does_not_read(
@@ -228,6 +228,6 @@ async def test_messages_wait_for_a_slow_iterator(
         await send(stream, AUDIO, frame_bytes(provider))
         await stream.finish()
         await until(lambda: emulator.log[0].audio_seconds > 5, "all audio was received")
-        if case in (DEEPGRAM, EXTENDED, SPEECHMATICS):  # others end only while somebody iterates
+        if case in (DEEPGRAM, EXTENDED, SPEECHMATICS):  # the others end only during iteration
             await until(lambda: emulator.log[0].closed, "the server has closed the connection")
         assert final_words(await soon(collect(stream), 10)) == WORDS

@@ -82,7 +82,7 @@ async def test_a_stream(provider: ManagedProvider, emulator: ManagedEmulator) ->
     for word, place in zip(words, PLACES, strict=True):
         assert word.start == pytest.approx(place.start, abs=0.2)
     assert [event for event in events if isinstance(event, Interim)]
-    await until(lambda: emulator.log[0].closed, "the server saw the end")
+    await until(lambda: emulator.log[0].closed, "the connection was closed")
     if extended(emulator):
         assert Usage(audio_seconds=round(len(AUDIO) / 32000, 3)) in events
         assert emulator.log[0].texts == {"auth": 1, "end": 1}

@@ -115,8 +115,8 @@ def test_missing_and_unknown_members() -> None:
     assert protocol.decode_server('{"type": "transcript", "x": [1]}') == Transcript("")
     assert protocol.decode_server('{"type": "error", "code": null}') == Error()
     assert protocol.decode_server('{"type": "new"}') == Unknown("new")
-    said = '{"type": "auth", "token": "t", "config": {"language": "de", "x": 1}}'
-    assert protocol.decode_client(said) == Auth(SecretStr("t"), Config(language="de"))
+    message = '{"type": "auth", "token": "t", "config": {"language": "de", "x": 1}}'
+    assert protocol.decode_client(message) == Auth(SecretStr("t"), Config(language="de"))
     assert protocol.decode_client('{"type": "auth", "token": "t"}') == Auth(SecretStr("t"))
 
 

@@ -105,7 +105,7 @@ def audit(events: list[ProviderEvent], words: list[str], places: list[tones.Time
 )
 def test_phrases_end_in_their_pauses(phrase: int, pause: float, late: float) -> None:
     """The pause is found from the length and the latency of the text, however late it is. (Single
-    words with short pauses between them cannot be told apart.)"""
+    words with short pauses between them cannot be distinguished.)"""
     words = tones.sequence(phrase * 12)
     how: dict[str, float] = {"pause_seconds": pause, "lead_seconds": 0.5}
     audio = tones.encode(words, phrase_words=phrase, tail_seconds=2, **how)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def test_speech_without_pauses_becomes_final() -> None:
     held = len([event for event in finals(proxy.events) if event.text])
     assert held >= 3
     assert all(b.end - a.end < 12 for a, b in itertools.pairwise(finals(proxy.events)))
-    # The place is a guess then: between words, and rather too early than too late.
+    # The position is then an estimate between words, too early rather than too late.
     proxy.finish()
     assert final_words(proxy.events) == words
     count = 0
@@ -240,7 +240,7 @@ def test_the_first_part_of_a_long_text_leaves_the_rest_unanswered() -> None:
     assert not listener.answered
     listener.receive(Transcript(" ".join(words)))
     assert listener.answered
-    assert not listener.settled, "it may yet change"
+    assert not listener.settled, "it may still change"
 
 
 def test_an_interim_that_never_becomes_final() -> None:
@@ -260,7 +260,7 @@ def test_blank_texts() -> None:
     listener.add_audio(tones.silence(10))
     assert listener.receive(Transcript(" ")) == []
     assert listener.receive(Transcript("uh")) == [Interim("uh", 0.0, 10.0, times_estimated=True)]
-    # A blank final takes the interim back.
+    # A blank final withdraws the interim.
     assert finals(listener.receive(final("")))[0].text == ""
 
 

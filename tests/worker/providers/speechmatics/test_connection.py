@@ -68,7 +68,7 @@ async def test_a_stream(provider: SpeechmaticsProvider, emulator: SpeechmaticsEm
     interims = [event for event in events if isinstance(event, Interim) and event.text]
     assert interims
     assert all(word.confidence is None for interim in interims for word in interim.words)
-    await until(lambda: emulator.log[0].closed, "the server saw the end")
+    await until(lambda: emulator.log[0].closed, "the connection was closed")
     assert emulator.log[0].closed == "server 1000"
     assert emulator.log[0].texts == {"StartRecognition": 1, "EndOfStream": 1}
     assert emulator.log[0].finals == texts, "words are joined as the provider joins them"

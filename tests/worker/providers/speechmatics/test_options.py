@@ -314,7 +314,7 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "addresses"),
     [
         ({"url": "ws://localhost:9000/v2"}, ["ws://localhost:9000/v2"]),
         ({"management_url": "http://localhost:1"}, ["http://localhost:1"]),
@@ -322,10 +322,10 @@ def test_a_wrong_setting_is_named(name: str, value: str, monkeypatch: pytest.Mon
     ],
 )
 def test_an_unencrypted_address_logs_a_warning(
-    setting: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+    setting: dict[str, Any], addresses: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     SpeechmaticsProvider(SpeechmaticsSettings(api_key=SecretStr(SECRET), **setting))
-    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == said
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == addresses
     assert SECRET not in caplog.text
 
 
@@ -364,4 +364,4 @@ def test_the_readme_lists_unsupported_parts() -> None:
     fields |= set(schemas["StartRecognition"]["properties"])
     fields |= {*spec.messages("publish"), *spec.messages("subscribe")}
     for name in fields:
-        assert f"`{name}`" in README, f"{name} is neither supported nor said not to be"
+        assert f"`{name}`" in README, f"{name} is listed neither as supported nor as unsupported"

@@ -342,7 +342,7 @@ def test_a_malformed_final_has_its_own_error(changes: dict[str, Any]) -> None:
     with pytest.raises(BadFinal, match="malformed final"):
         decode(changed(**changes))
     if "confidence" in json.dumps(changes.get("results")):
-        return  # it is not looked at in partials
+        return  # partials ignore this field
     with pytest.raises(RemoteProtocolError) as error:
         decode(changed(message="AddPartialTranscript", **changes))
     assert not isinstance(error.value, BadFinal)

@@ -59,7 +59,7 @@ def test_the_window_is_bounded_in_seconds_and_in_frames() -> None:
     assert window.open
     window.sent(0.1)
     window.sent(0.1)
-    assert not window.open, "three frames are on their way"
+    assert not window.open, "three frames are not acknowledged"
     assert window.added(4)
     assert (window.frames, window.acknowledged) == (4, window.seconds)
 
@@ -70,7 +70,7 @@ def test_an_acknowledgement_covers_all_earlier_frames() -> None:
         window.sent(0.5)
     assert window.added(3)
     assert window.acknowledged == 1.5
-    assert window.added(2), "an older one says nothing new"
+    assert window.added(2), "an older one changes nothing"
     assert window.acknowledged == 1.5
     assert not window.added(6)
     assert not Window(1, 1).added(1)
@@ -111,14 +111,14 @@ def test_frames_are_counted_from_one_and_audio_in_seconds() -> None:
         stream.sent(2560)
     assert json.loads(stream.finalize()) == {"message": "ForceEndOfUtterance", "timestamp": 0.56}
     assert json.loads(stream.finish()) == {"message": "EndOfStream", "last_seq_no": 7}
-    assert json.loads(state().finish())["last_seq_no"] == 0, "each connection counts anew"
+    assert json.loads(state().finish())["last_seq_no"] == 0, "each connection counts from zero"
 
 
 def test_changes_accumulate() -> None:
     stream = state()
     stream.configure({"max_delay": 1.0})
-    said = json.loads(stream.configure({"enable_partials": False}))["transcription_config"]
-    assert (said["max_delay"], said["enable_partials"]) == (1.0, False)
+    changed = json.loads(stream.configure({"enable_partials": False}))["transcription_config"]
+    assert (changed["max_delay"], changed["enable_partials"]) == (1.0, False)
     with pytest.raises(RequestRefused):
         stream.configure({"language": "de"})
 

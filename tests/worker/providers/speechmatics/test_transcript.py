@@ -109,7 +109,7 @@ def test_an_empty_final_does_not_end_inside_a_word() -> None:
     state = transcripts()
     events = run(state, partial(0, 1.9, MY, CARD), final(0, 1.3), final(1.3, 1.7))
     finals = [event for event in events if event[0] == "final"]
-    # The second says that "my" was none; "card" may be one yet.
+    # According to the second interim, "my" is no word; "card" may still be one.
     assert finals == [("final", "", 0, 1.2), ("final", "", 1.2, 1.5)]
     assert run(state, final(1.5, 1.9, CARD))[-1] == ("final", "card", 1.5, 1.9)
 
@@ -154,7 +154,7 @@ def test_silence_in_interims_advances_the_frontier_after_a_margin() -> None:
         ("started", 7.6),
         ("interim", "hm", 1.5, 8.0),
     ]
-    # It comes after all, and far too late: nothing of it is dropped.
+    # It arrives very late, and is not dropped.
     assert run(state, final(1.0, 1.4, MY))[-1] == ("final", "my", 1.5, 1.5)
 
 
