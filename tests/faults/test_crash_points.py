@@ -193,6 +193,15 @@ class Stage:
         bucket = await self.js.key_value(streams.CHECKPOINTS_BUCKET)
         return await CheckpointStore(self.broker, bucket, spec.key).read()
 
+    async def describe(self, spec: SessionSpec) -> str:
+        """Return what is known of a session, for messages of failed tests."""
+        parts = [f"{await self.requests()} requests, the newest ever {await self.last_request()}"]
+        parts += [f"checkpoint {await self.checkpoint(spec)}"]
+        parts += [(await stored(self.broker, spec)).describe()]
+        for seat in self._seats:
+            parts += ["worker:", *(str(entry) for entry in seat.worker.log[-20:])]
+        return "\n".join(parts)
+
     async def stop(self) -> None:
         for seat in self._seats:
             seat.starting.cancel()
@@ -263,7 +272,10 @@ async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) 
     if point.drain:
         await until(lambda: _has(victim.worker, speaker.spec), "the victim streams it")
         victim.worker.signal(signal.SIGTERM)
-    await until(trigger.fired.is_set, f"the worker reaches {point.name}", 20)
+    try:
+        await until(trigger.fired.is_set, f"the worker reaches {point.name}", 20)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{await stage.describe(speaker.spec)}") from None
     epoch = await _audit_point(stage, speaker.spec, trigger)
     stage.rescuer.proxy.heal()
     if mode == "kill":
