@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
-from natterjack.plugin.errors import PluginError, RequestRefused
+from natterjack.plugin.errors import RequestRefused
 from natterjack.settings import load
 from tests.emulators.deepgram_rest import parse
 from tests.emulators.test_deepgram_rest import check_parameters
@@ -18,7 +18,6 @@ from worker.providers.deepgram_rest.options import Options, plan
 from worker.providers.deepgram_rest.settings import DeepgramRestSettings
 
 from ..emulated.streams import request
-from ..emulated.table import DEEPGRAM_REST
 
 STEREO = AudioFormat("linear16", 16000, 2)
 
@@ -172,22 +171,6 @@ def test_a_bad_address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPGRAM_REST_URL", url)
     with pytest.raises(UsageError, match="https://"):
         load(DeepgramRestSettings)
-
-
-@pytest.mark.parametrize("key", [None, SecretStr(" ")])
-def test_no_key(key: SecretStr | None) -> None:
-    with pytest.raises(PluginError, match="DEEPGRAM_API_KEY"):
-        DeepgramRestProvider(DeepgramRestSettings(api_key=key))
-
-
-def test_the_key_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    settings = DeepgramRestSettings(
-        api_key=SecretStr(DEEPGRAM_REST.secret), url="http://127.0.0.1:1"
-    )
-    provider = DeepgramRestProvider(settings)
-    assert DEEPGRAM_REST.secret not in repr(settings) + repr(vars(provider)) + caplog.text
-    assert "without encryption" in caplog.text
 
 
 def test_capabilities_follow_the_settings() -> None:

@@ -15,7 +15,6 @@ from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
     RemoteProtocolError,
-    RequestRefused,
     Stalled,
     Unavailable,
 )
@@ -44,6 +43,7 @@ from ..emulated.streams import (
     transcribed,
     turns,
 )
+from ..emulated.table import HTTP_ERRORS
 
 Make = Callable[..., DeepgramRestProvider]
 HOW: dict[str, Any] = {"phrase_words": 4, "lead_seconds": 0.5}
@@ -140,19 +140,7 @@ async def test_silence_costs_nothing(
 # ---- faults ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("status", "kind", "cause"),
-    [
-        (400, RequestRefused, "request"),
-        (401, RequestRefused, "auth"),
-        (402, RequestRefused, "credit"),
-        (403, RequestRefused, "auth"),
-        (408, Unavailable, "server_error"),
-        (429, Unavailable, "rate_limit"),
-        (503, Unavailable, "server_error"),
-        (504, Unavailable, "server_error"),
-    ],
-)
+@pytest.mark.parametrize(("status", "kind", "cause"), HTTP_ERRORS)
 @pytest.mark.parametrize("switch", ["handshake_status", "error_status"])
 async def test_errors(
     provider: DeepgramRestProvider,

@@ -26,6 +26,20 @@ from worker.providers.speechmatics import SpeechmaticsProvider
 
 Kind = type[ProviderError]
 Settings = Callable[[Emulator], dict[str, Any]]
+HTTP_ERRORS: list[tuple[int, Kind, str]] = [
+    (400, RequestRefused, "request"),
+    (401, RequestRefused, "auth"),
+    (402, RequestRefused, "credit"),
+    (403, RequestRefused, "auth"),
+    (404, RequestRefused, "request"),
+    (405, RequestRefused, "request"),
+    (408, Unavailable, "server_error"),
+    (429, Unavailable, "rate_limit"),
+    (500, Unavailable, "server_error"),
+    (503, Unavailable, "server_error"),
+    (504, Unavailable, "server_error"),
+]
+"""Errors and causes for HTTP statuses."""
 _DROPS: dict[int, tuple[Kind, str]] = {1000: (Dropped, "dropped"), 1001: (Dropped, "dropped")}
 
 
@@ -96,6 +110,12 @@ class Emulated:
 
     def __str__(self) -> str:
         return self.name
+
+    def address(self, scheme: str) -> str:
+        """Return an address with the scheme `ws` or `wss`, or with that of HTTP instead."""
+        if self.provider is DeepgramRestProvider:
+            scheme = scheme.replace("ws", "http")
+        return f"{scheme}://proxy:8080"
 
     def start(self) -> Emulator:
         """Return an emulator that accepts only the secret. It is an async context manager."""

@@ -15,7 +15,16 @@ from tests.emulators.server import Emulator
 from tests.waiting import bound, soon, until, within
 
 from .streams import WORDS, fail, final_words, opened, request, shown, transcribe
-from .table import DEEPGRAM, DEEPGRAM_REST, FLUX, SPEECHMATICS, STREAMING, Emulated, Silent
+from .table import (
+    DEEPGRAM,
+    DEEPGRAM_REST,
+    FLUX,
+    HTTP_ERRORS,
+    SPEECHMATICS,
+    STREAMING,
+    Emulated,
+    Silent,
+)
 
 Make = Callable[..., Provider]
 SILENT = [(case, silent) for case in STREAMING for silent in case.silent]
@@ -35,21 +44,7 @@ async def error_of(case: Emulated, provider: Provider, **changes: Any) -> Provid
 # ---- no connection --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("status", "kind", "cause"),
-    [
-        (400, RequestRefused, "request"),
-        (401, RequestRefused, "auth"),
-        (402, RequestRefused, "credit"),
-        (403, RequestRefused, "auth"),
-        (404, RequestRefused, "request"),
-        (405, RequestRefused, "request"),
-        (408, Unavailable, "server_error"),
-        (429, Unavailable, "rate_limit"),
-        (500, Unavailable, "server_error"),
-        (503, Unavailable, "server_error"),
-    ],
-)
+@pytest.mark.parametrize(("status", "kind", "cause"), HTTP_ERRORS)
 async def test_refused_handshakes(
     provider: Provider, emulator: Emulator, status: int, kind: type[ProviderError], cause: str
 ) -> None:
