@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
-from natterjack.plugin.provider import Provider, Stream
+from natterjack.plugin.provider import Provider, ProviderStream
 from tests.emulators.server import Emulator
 from tests.waiting import bound, soon, until, within
 
@@ -126,7 +126,7 @@ async def test_a_closed_provider_opens_no_streams(provider: Provider, emulator: 
 
 
 async def test_more_streams_than_a_pool_would_hold(provider: Provider, emulator: Emulator) -> None:
-    streams: list[Stream] = []
+    streams: list[ProviderStream] = []
     async with within(30):
         for _ in range(12):  # all at once, a busy machine needs longer than a connection may take
             streams += await asyncio.gather(*(provider.open(request()) for _ in range(10)))
