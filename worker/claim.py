@@ -271,7 +271,7 @@ class Claimer:
                 # This process was suspended or cut off, so leases may have run out.
                 answered_at = now
                 for session, _ in sessions:
-                    session.doubt()
+                    session.mark_unconfirmed()
             if now - probed_at >= lease / 3 and broker.connected:
                 probed_at = now
                 if probe is None:

@@ -45,8 +45,8 @@ _NEVER = b"\0"
 _LONGEST_GAP_S = 24 * 3600.0
 """A position that is further ahead is forged or a fault of the edge, not a gap."""
 _MAX_BAD_SEEN = 1000
-_ALL_DOUBT_S = 30.0
-"""How long a feed waits for doubtful chunks in total."""
+_TOTAL_PATIENCE_S = 30.0
+"""How long a feed waits for the confirmation of chunks in total."""
 _MAX_SUCCESSORS = 16
 
 
@@ -71,8 +71,6 @@ class Feed:
         "_by_seq",
         "_check_at",
         "_deadline",
-        "_doubt_left",
-        "_doubt_since",
         "_expected_prefix",
         "_format",
         "_frame_bytes",
@@ -88,6 +86,7 @@ class Feed:
         "_newest",
         "_next_seq",
         "_nudged",
+        "_patience_left",
         "_pending",
         "_position",
         "_quiet",
@@ -101,6 +100,7 @@ class Feed:
         "_successors",
         "_timer",
         "_timer_at",
+        "_unconfirmed_since",
         "_waiter",
         "_woken",
         "bad",
@@ -167,8 +167,8 @@ class Feed:
         self._hole_confirmed_since: float | None = None
         """Since when a chunk after the hole is known to be stored. A stream that stores nothing,
         for example because it has no leader, does not show that the hole is lost."""
-        self._doubt_since: float | None = None
-        self._doubt_left = _ALL_DOUBT_S
+        self._unconfirmed_since: float | None = None
+        self._patience_left = _TOTAL_PATIENCE_S
         self._after_bad_chunk = False
         self._bad_seen: set[int] = set()
         self.bad: Counter[str] = Counter()
@@ -280,7 +280,7 @@ class Feed:
         """The first bytes of the next chunk's headers in the usual case. If they match, its number
         and position need not be parsed."""
         if (
-            self._doubt_since is not None
+            self._unconfirmed_since is not None
             or self._position < self._start
             or self._after_bad_chunk
             or self._hole_seen
@@ -376,17 +376,17 @@ class Feed:
         for version in self._ahead.versions(seq):
             if version.position != valid:
                 self._count_bad_position(seq, version.position)
-        if self._doubt_since is not None:
-            self._doubt_left -= time.monotonic() - self._doubt_since
-            self._doubt_since = None
+        if self._unconfirmed_since is not None:
+            self._patience_left -= time.monotonic() - self._unconfirmed_since
+            self._unconfirmed_since = None
         self._ahead.drop(seq)
         self._next_seq = seq + 1
 
     def _chosen(self) -> Chunk | None:
-        """The chunk that is next in order, or None if it is missing or in doubt (ReorderBuffer)."""
-        doubt = self._doubt_since
-        waited = None if doubt is None else time.monotonic() - doubt
-        patience = min(self._hole_seconds, self._doubt_left)
+        """The chunk that is next in order, or None if it is missing or unconfirmed."""
+        since = self._unconfirmed_since
+        waited = None if since is None else time.monotonic() - since
+        patience = min(self._hole_seconds, self._patience_left)
         return self._ahead.choose(self._next_seq, self._position, waited, patience)
 
     def _count_bad(self, cause: str, raw: bytes | None, data: bytes) -> None:
@@ -421,8 +421,8 @@ class Feed:
             if not self._by_seq:
                 pass
             elif self._next_seq in self._ahead:
-                if self._doubt_since is None:
-                    self._doubt_since = now
+                if self._unconfirmed_since is None:
+                    self._unconfirmed_since = now
                     soon = min(self._check_at, now + _RETRY_S)
                     self._check_at = 0.0 if self._maybe_more else soon
             elif not self._hole_seen:
@@ -646,8 +646,8 @@ class Feed:
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
         waited = self._hole_age(now)
-        if self._next_seq in self._ahead:  # but in doubt
-            again = self._full_scans == 0 and now - (self._doubt_since or now) > 2 * _RETRY_S
+        if self._next_seq in self._ahead:  # but unconfirmed
+            again = self._full_scans == 0 and now - (self._unconfirmed_since or now) > 2 * _RETRY_S
         else:
             again = bool(self._ahead) and self._full_scans <= (waited >= self._hole_seconds)
         if not found and again:

@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 _MAX_CHUNKS, _MAX_BYTES = 128, 4 * 1024 * 1024
-_MAX_RIVALS = 3
-_WITNESSES = 8
-"""How many chunks after a doubtful one are checked for evidence against it."""
-_DOUBT_S, _ABSURD_DOUBT_S = 3.0, 12.0
+_MAX_OTHER_VERSIONS = 3
+_CHECKED_AFTER = 8
+"""How many chunks after an unconfirmed one may contradict it."""
+_UNCONFIRMED_S, _IMPLAUSIBLE_S = 3.0, 12.0
 """How long to wait for another chunk with the same number when a chunk does not begin where the
 last one ended and the chunk after it does not confirm it; and how long when it would also make a
 gap that is longer than `LONGEST_LONE_GAP_S` and that no chunk follows."""
@@ -44,7 +44,7 @@ class ReorderBuffer:
 
     def __init__(self, sample_rate: int) -> None:
         self._chunks: dict[int, Chunk] = {}
-        self._rivals: dict[int, list[Chunk]] = {}
+        self._other_versions: dict[int, list[Chunk]] = {}
         self._bytes = 0
         self._last: int | None = None
         """The greatest number, if known."""
@@ -91,29 +91,29 @@ class ReorderBuffer:
             if self._last is not None and chunk.seq > self._last:
                 self._last = chunk.seq
         elif present.position != chunk.position:
-            self._add_rival(chunk)
+            self._add_version(chunk)
         elif not present.stream_sequence:
             self._chunks[chunk.seq] = present._replace(stream_sequence=chunk.stream_sequence)
 
-    def _add_rival(self, chunk: Chunk) -> None:
-        rivals = self._rivals.setdefault(chunk.seq, [])
-        known = any(rival.position == chunk.position for rival in rivals)
-        if not known and len(rivals) < _MAX_RIVALS and self._bytes < _MAX_BYTES:
-            rivals.append(chunk)
+    def _add_version(self, chunk: Chunk) -> None:
+        others = self._other_versions.setdefault(chunk.seq, [])
+        known = any(other.position == chunk.position for other in others)
+        if not known and len(others) < _MAX_OTHER_VERSIONS and self._bytes < _MAX_BYTES:
+            others.append(chunk)
             self._bytes += len(chunk.payload)
 
     def versions(self, seq: int) -> list[Chunk]:
         """All chunks with this number."""
         present = self._chunks.get(seq)
-        return [] if present is None else [present, *self._rivals.get(seq, ())]
+        return [] if present is None else [present, *self._other_versions.get(seq, ())]
 
     def drop(self, seq: int) -> None:
         """Remove all chunks with this number."""
         if seq == self._last:
             self._last = None
         self._bytes -= len(self._chunks.pop(seq).payload)
-        for rival in self._rivals.pop(seq, ()):
-            self._bytes -= len(rival.payload)
+        for other in self._other_versions.pop(seq, ()):
+            self._bytes -= len(other.payload)
 
     def lone(self, chunk: Chunk) -> bool:
         """Whether the next number is missing."""
@@ -124,7 +124,7 @@ class ReorderBuffer:
     ) -> Chunk | None:
         """The chunk with number `seq`, given that the previous one ended at `position`.
 
-        None if it is missing, or still in doubt. `waited` is how many seconds it has been in doubt
+        None if it is missing or unconfirmed. `waited` is how many seconds it has been unconfirmed
         (None: not before), `patience` the maximum.
         """
         present = self._chunks.get(seq)
@@ -137,12 +137,12 @@ class ReorderBuffer:
         likely = [chunk for chunk in versions if self.confirmed(chunk, position)]
         if likely or waited is None:
             return min(likely, default=None, key=_position)
-        # Nothing better was received: accept the gap unless it is absurd.
+        # Nothing better was received: accept the gap unless it is implausible.
         later = (chunk for chunk in versions if chunk.position > position)
         possible = (chunk for chunk in later if not self.contradicted(chunk, position))
         chunk = min(possible, default=present, key=_position)
-        absurd = self.lone(chunk) and chunk.position - position > self._longest_lone_gap
-        wait = min(patience, _ABSURD_DOUBT_S if absurd else _DOUBT_S)
+        implausible = self.lone(chunk) and chunk.position - position > self._longest_lone_gap
+        wait = min(patience, _IMPLAUSIBLE_S if implausible else _UNCONFIRMED_S)
         return chunk if waited >= wait else None
 
     def confirmed(self, chunk: Chunk, position: int) -> bool:
@@ -155,7 +155,7 @@ class ReorderBuffer:
     def contradicted(self, chunk: Chunk, position: int) -> bool:
         """Whether later chunks show that one that lies ahead of `position` cannot be there."""
         end, against, last = chunk.position + chunk.frames, 0, position
-        for seq in range(chunk.seq + 1, chunk.seq + _WITNESSES + 1):
+        for seq in range(chunk.seq + 1, chunk.seq + _CHECKED_AFTER + 1):
             positions = [version.position for version in self.versions(seq)]
             if any(position >= end for position in positions):
                 return False

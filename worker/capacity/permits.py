@@ -136,7 +136,7 @@ class _Waiter:
 
 
 class Permit:
-    """The right to one connection on an account, until it is released, left or lost."""
+    """The right to one connection on an account, until it is released, given up or lost."""
 
     def __init__(
         self, pool: PermitPool, number: int, holder: Holder, sequence: int, sent: float
@@ -156,8 +156,8 @@ class Permit:
         return str(Ticket(self._pool.account, self.number, self.holder.id))
 
     @property
-    def sure(self) -> bool:
-        """Whether this worker is certain to hold the permit: no other can.
+    def valid(self) -> bool:
+        """Whether this worker is certain to hold the permit, so that no other worker can hold it.
 
         False once the broker has confirmed nothing for a permit time; when the broker is back, the
         permit is either confirmed or `lost`.
@@ -172,12 +172,12 @@ class Permit:
         """
         await self._pool.release(self)
 
-    def leave(self) -> None:
+    def stop_renewing(self) -> None:
         """Stop renewing without giving back, so that the successor with the ticket can take over.
 
         Idempotent. The permit becomes free after the permit time.
         """
-        self._pool.leave(self)
+        self._pool.stop_renewing(self)
 
 
 class PermitPool:
@@ -648,7 +648,7 @@ class PermitPool:
         permit.lost.set()
         self._on_change()
 
-    def leave(self, permit: Permit) -> None:
+    def stop_renewing(self, permit: Permit) -> None:
         if self.permits.get(permit.number) is permit:
             del self.permits[permit.number]
             self._on_change()

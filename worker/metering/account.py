@@ -22,7 +22,7 @@ _MAX_GAPS = 100
 message."""
 
 
-class Books:
+class AccountBuilder:
     """Collects the figures of the closing event's account. Positions count frames of the
     session."""
 

@@ -51,8 +51,8 @@ class Breaker:
         self._shared = False
         """The breaker is open because of one of SHARED_CAUSES."""
 
-    def ask(self, now: float) -> float:
-        """Return 0 if the caller may dial, and else the seconds to wait before asking again.
+    def try_acquire(self, now: float) -> float:
+        """Return 0 if the caller may dial now, and else the seconds to wait before the next call.
 
         In the state HALF_OPEN the caller that may dial is the probe.
         """
@@ -69,12 +69,12 @@ class Breaker:
         return max(0.01, until - now)
 
     @property
-    def refuses(self) -> ProviderError | None:
+    def refusal(self) -> ProviderError | None:
         """The refusal, if the breaker is open because the provider refuses every request (a wrong
         key, no credit)."""
         return self.fault if self.state is BreakerState.OPEN and self._permanent else None
 
-    def works(self, *, fresh: bool = True) -> None:
+    def record_success(self, *, fresh: bool = True) -> None:
         """Record an answer of the provider. `fresh` marks the first one on its stream: later ones
         do not show that the account may open new streams."""
         if not fresh and self._shared:
@@ -84,7 +84,7 @@ class Breaker:
         self._failures = 0
         self._cooldown = self._first_cooldown
 
-    def fails(self, fault: ProviderError, now: float) -> None:
+    def record_failure(self, fault: ProviderError, now: float) -> None:
         """Record a stream that failed before the provider answered on it."""
         if not _concerns_others(fault):
             return

@@ -55,11 +55,11 @@ class Chain:
             if name in self._refusals:
                 continue
             breaker = self._breaker(name)
-            wait = breaker.ask(now)
+            wait = breaker.try_acquire(now)
             if wait == 0:
                 self._move(index)
                 return 0.0
-            if (refusal := breaker.refuses) is not None:
+            if (refusal := breaker.refusal) is not None:
                 refusals.append(str(refusal))
             else:
                 waits.append(wait)
@@ -67,20 +67,22 @@ class Chain:
             raise Exhausted("; ".join(refusals))
         return min(waits)
 
-    def works(self, *, fresh: bool) -> None:
+    def record_success(self, *, fresh: bool) -> None:
         """Record an answer on the open stream; `fresh` marks the first one."""
-        self._breaker(self.name).works(fresh=fresh)
+        self._breaker(self.name).record_success(fresh=fresh)
 
-    def fails(self, fault: ProviderError, now: float, *, answered: bool, progress: bool) -> None:
+    def record_failure(
+        self, fault: ProviderError, now: float, *, answered: bool, progress: bool
+    ) -> None:
         """Record a failure of a stream, and choose the provider to dial next.
 
         `answered`: the provider had sent something on the stream. `progress`: the stream had moved
         the position of the session. Raises Exhausted.
         """
         if not answered:
-            self._breaker(self.name).fails(fault, now)
+            self._breaker(self.name).record_failure(fault, now)
         if progress:
-            self.progress()
+            self.reset()
         self._failures += 1
         self._failed.add(self.name)
         if not fault.retryable:
@@ -95,7 +97,7 @@ class Chain:
                 self._move(index)
                 return
 
-    def progress(self) -> None:
+    def reset(self) -> None:
         """Forget earlier failures: the session's position has moved, or a stream has lasted."""
         self._failures = 0
         self._failed.clear()

@@ -256,7 +256,7 @@ class Admission:
         granted at once if the account has no limits."""
         governor, checkpoint = self._services.governor, self._lease.checkpoint
         permit, account = self.permit, governor.account(name)
-        if permit is not None and (account != self._account or not permit.sure):
+        if permit is not None and (account != self._account or not permit.valid):
             await self.release()
         if self.permit is None:
             admitting = governor.admit(name, self._spec.tenant, adopt=checkpoint.slot)
@@ -297,7 +297,7 @@ class Admission:
         if permit is None:
             return
         if hand_over:
-            permit.leave()
+            permit.stop_renewing()
         else:
             self._lease.checkpoint.slot = None
             await permit.release()
@@ -305,7 +305,7 @@ class Admission:
     def reset(self) -> None:
         """Forget earlier failures: there was progress."""
         self._retry.reset()
-        self.chain.progress()
+        self.chain.reset()
 
     async def recover(self, fault: ProviderError, *, finals_moved: bool) -> None:
         """Prepare another attempt after a fault, and wait until it is due. Raises NoProvider,
@@ -325,7 +325,7 @@ class Admission:
         reason = f"{fault.cause}: {fault}"
         if changed:
             reason += f"; {self.chain.name} takes over"
-        self._lease.progress.books.recovery(fault.cause)
+        self._lease.progress.account_builder.recovery(fault.cause)
         self._enter(State.RECOVERING, cause=fault.cause, reason=reason)
         await self._lease.progress.writer.status("recovering", reason)
         at_once = changed and self.chain.untried
@@ -337,7 +337,7 @@ class Admission:
         failed = self.chain.name
         try:
             answered = self._retry.answered_seconds is not None
-            self.chain.fails(fault, now, answered=answered, progress=progress)
+            self.chain.record_failure(fault, now, answered=answered, progress=progress)
         except Exhausted as exhausted:
             raise NoProvider(str(exhausted)) from None
         finally:

@@ -48,7 +48,7 @@ class Controllable(Protocol):
     async def finalize(self) -> None: ...
     async def configure(self, settings: dict[str, Any]) -> None: ...
     async def stop(self, reason: str) -> float: ...
-    def doubt(self) -> None: ...
+    def mark_unconfirmed(self) -> None: ...
 
 
 class Controls:
@@ -109,8 +109,8 @@ class Controls:
         await lease.write()
         return round(end / self._rate, 6)
 
-    def doubt(self) -> None:
-        self._lease.doubt()
+    def mark_unconfirmed(self) -> None:
+        self._lease.mark_unconfirmed()
 
 
 @contextlib.asynccontextmanager
@@ -137,7 +137,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
                     payload = answered.model_dump_json(exclude_none=True)
                     broker.client.post(reply.decode(), payload.encode())
             except LeaseLost:
-                session.doubt()  # the new holder answers the next request
+                session.mark_unconfirmed()  # the new holder answers the next request
             except NatsError as error:
                 log.debug("control reply not sent: %r", error)
             except Exception:  # a task boundary

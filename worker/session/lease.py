@@ -57,8 +57,8 @@ class Lease:
     """Writes the session's checkpoint. Each write fails once another worker has taken over."""
 
     __slots__ = (
-        "_marked_at", "_spec", "_store", "checkpoint", "cutoff", "in_doubt",
-        "progress",
+        "_marked_at", "_spec", "_store", "checkpoint", "cutoff", "progress",
+        "unconfirmed",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +74,7 @@ class Lease:
         self.progress = progress
         self.cutoff = cutoff
         self._marked_at = 0.0
-        self.in_doubt = False
+        self.unconfirmed = False
         self.checkpoint = takeover.started(claimant, spec.opened_at)
         """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
         and `configured` up to date; `write` fills in the rest."""
@@ -121,13 +121,13 @@ class Lease:
         account, record = stored.account or Account(), None
         if takeover.may_have_used_more(stored):
             record = await last_record(stored.instance, stored.holder, spec.tenant)
-        used = takeover.former_use(
+        used = takeover.former_usage(
             stored, account, record, instance=claimant.instance, sample_rate=spec.sample_rate
         )
         self.checkpoint = takeover.adopted(stored, claimant)
         progress.writer.position = stored.position
         progress.writer.provider = stored.provider
-        progress.books.adopt(account, stored.gaps_until)
+        progress.account_builder.adopt(account, stored.gaps_until)
         progress.ledger.adopt(used.providers, used.sent_until, used.captured_seconds)
         self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, stored.position)
         return used.estimate
@@ -154,7 +154,7 @@ class Lease:
         checkpoint.closed = closed or checkpoint.closed
         checkpoint.position = final
         checkpoint.mark_position, checkpoint.mark_seq, checkpoint.mark_stream_sequence = mark
-        checkpoint.gaps_until = progress.books.gaps_until
+        checkpoint.gaps_until = progress.account_builder.gaps_until
         checkpoint.limit, checkpoint.limit_reason = cutoff.position, cutoff.reason
         checkpoint.limit_detail = cutoff.detail
         # After a final, figures as old as those in the roster are good enough.
@@ -165,7 +165,7 @@ class Lease:
     async def before_final(self) -> None:
         """Store gaps before the final that follows them: a worker that resumes after the final
         does not see them. Raises LeaseLost."""
-        if self.progress.books.gaps_until > self.checkpoint.gaps_until:
+        if self.progress.account_builder.gaps_until > self.checkpoint.gaps_until:
             await self.write()
 
     async def after_final(self, event: Final) -> None:
@@ -175,15 +175,15 @@ class Lease:
         if event.text or silence >= _SILENCE_SECONDS:
             await self.write()
 
-    def doubt(self) -> None:
+    def mark_unconfirmed(self) -> None:
         """Note that the lease may have run out while this process or its connection was suspended.
         Nothing may be published before `confirm` returns."""
-        self.in_doubt = True
+        self.unconfirmed = True
         if self.progress.relay is not None:
             self.progress.relay.wake_guard()
 
     async def confirm(self) -> None:
-        """Write the checkpoint if the lease is in doubt. Raises LeaseLost if it is lost."""
-        if self.in_doubt:
+        """Write the checkpoint if the lease is unconfirmed. Raises LeaseLost if it is lost."""
+        if self.unconfirmed:
             await self.write()
-            self.in_doubt = False
+            self.unconfirmed = False

@@ -7,7 +7,7 @@ import time
 
 from natterjack.events import Account
 from worker.audio.feed import Feed
-from worker.metering.account import Books
+from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 
 from .events import EventWriter
@@ -16,14 +16,16 @@ from .relay import Relay
 
 class Progress:
     """The positions that a session has reached, with the objects that know them: feed, relay, event
-    writer, books and ledger. Positions count frames of the session."""
+    writer, account builder and ledger. Positions count frames of the session."""
 
-    __slots__ = ("_rate", "books", "feed", "ledger", "relay", "writer")
+    __slots__ = ("_rate", "account_builder", "feed", "ledger", "relay", "writer")
 
-    def __init__(self, sample_rate: int, writer: EventWriter, books: Books, ledger: Ledger) -> None:
+    def __init__(
+        self, sample_rate: int, writer: EventWriter, account_builder: AccountBuilder, ledger: Ledger
+    ) -> None:
         self._rate = sample_rate
         self.writer = writer
-        self.books = books
+        self.account_builder = account_builder
         self.ledger = ledger
         self.feed: Feed | None = None
         """The open feed, if any."""
@@ -55,7 +57,7 @@ class Progress:
     def captured(self) -> int:
         """The end of the newest audio that this worker has seen."""
         head = 0 if self.feed is None else self.feed.head
-        return max(self.sent, self.books.captured, head)
+        return max(self.sent, self.account_builder.captured, head)
 
     @property
     def lag_seconds(self) -> float:
@@ -73,12 +75,12 @@ class Progress:
     def account(self) -> Account:
         """The session's account as of now."""
         sent = self._count(exact=True)
-        return self.books.account(final=self.final, reached=sent, feed=self.feed)
+        return self.account_builder.account(final=self.final, reached=sent, feed=self.feed)
 
     def account_json(self, *, exact: bool) -> str:
         """The account as JSON; unless `exact`, it may be a second old."""
         sent = self._count(exact=exact)
-        return self.books.json(final=self.final, reached=sent, feed=self.feed)
+        return self.account_builder.json(final=self.final, reached=sent, feed=self.feed)
 
     def _count(self, *, exact: bool) -> int:
         """Bring the ledger up to date, and return `sent`."""
@@ -86,14 +88,14 @@ class Progress:
         if relay is not None:
             relay.count(None if exact else time.monotonic())
             sent = relay.timeline.position
-        self.ledger.captured(self.books.captured_until(sent, self.feed) / self._rate)
+        self.ledger.captured(self.account_builder.captured_until(sent, self.feed) / self._rate)
         return sent
 
     def record_json(self) -> str:
         """The progress members of a roster record (SessionRecord), as JSON. Brings the ledger
         up to date, apart from the open stream's use."""
         rate, final = self._rate, self.writer.position
-        head = self.books.captured if self.feed is None else self.feed.head
+        head = self.account_builder.captured if self.feed is None else self.feed.head
         captured = max(head, final) / rate
         self.ledger.captured(captured)
         return (

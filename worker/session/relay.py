@@ -12,7 +12,7 @@ from natterjack.spec import SessionSpec
 from worker.audio import convert
 from worker.audio.feed import Feed, Gap
 from worker.audio.reorder import Chunk
-from worker.metering.account import Books
+from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.metrics import Metrics
 from worker.providers.auto_reset import AutoResetEvent
@@ -100,7 +100,7 @@ class Relay:
     async def send(
         self,
         feed: Feed,
-        books: Books,
+        account_builder: AccountBuilder,
         is_over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         """Send the audio of the feed.
@@ -110,7 +110,7 @@ class Relay:
         """
         feed.sink, self._nudge_feed = self.send_live, feed.nudge
         try:
-            ended = await self._send_all(feed, books, is_over)
+            ended = await self._send_all(feed, account_builder, is_over)
         finally:
             feed.sink = None
         for audio in self._converter.flush():
@@ -120,7 +120,7 @@ class Relay:
     async def _send_all(
         self,
         feed: Feed,
-        books: Books,
+        account_builder: AccountBuilder,
         is_over: Callable[[Feed], Awaitable[bool]],
     ) -> bool:
         while True:
@@ -133,7 +133,7 @@ class Relay:
                 if item.end:
                     return True
             elif item is not None:
-                books.gap(item)
+                account_builder.gap(item)
                 await self._send_gap(item)
             elif await is_over(feed):
                 return True
@@ -266,7 +266,7 @@ class Relay:
         if self._unanswered_since is not None:
             self._unanswered_since = min(now, self._unanswered_since + paused)
 
-    # ---- books ------------------------------------------------------------------------------
+    # ---- metering ---------------------------------------------------------------------------
 
     def count(self, now: float | None = None) -> None:
         """Bring the ledger up to date, and sample the delay of live audio. With `now`, on the

@@ -119,9 +119,9 @@ class Results:
         async for event in relay.stream:
             relay.handling = True
             if not relay.answered or isinstance(event, Final):
-                self._chain.works(fresh=not relay.answered)
+                self._chain.record_success(fresh=not relay.answered)
                 relay.answered = True
-            if lease.in_doubt:
+            if lease.unconfirmed:
                 await lease.confirm()
             if isinstance(event, Interim):
                 latencies.received(relay.timeline, event)

@@ -22,7 +22,7 @@ from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 from worker.audio.feed import Feed
 from worker.errors import LeaseLost
-from worker.metering.account import Books
+from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.services import Services
 from worker.trace import NoTrace, lease_trace
@@ -113,7 +113,7 @@ class Session:
         self.progress = Progress(
             rate,
             EventWriter(self._publisher, spec, epoch, settings.name),
-            Books(key, rate, metrics, ledger),
+            AccountBuilder(key, rate, metrics, ledger),
             ledger,
         )
         self._cutoff = Cutoff(rate, spec.max_seconds, settings.warning_fractions)
@@ -280,7 +280,7 @@ class Session:
             finally:
                 await opened.stream.close()
         finally:
-            progress.books.feed_ended(feed)
+            progress.account_builder.feed_ended(feed)
             progress.feed = None
             await feed.close()
 
@@ -324,7 +324,7 @@ class Session:
         return ended
 
     async def _send(self, relay: Relay, feed: Feed) -> bool:
-        ended = await relay.send(feed, self.progress.books, self._intake.is_over)
+        ended = await relay.send(feed, self.progress.account_builder, self._intake.is_over)
         if not ended and relay.cut_short:
             self._intake.park(feed)
             raise Parked
@@ -372,10 +372,10 @@ class Session:
         """Hand the session over at its next final, or after the drain time."""
         self._drain.request(time.monotonic() + self._services.settings.drain_seconds)
 
-    def doubt(self) -> None:
+    def mark_unconfirmed(self) -> None:
         """Publish nothing more before the checkpoint proves that the lease still holds: it may have
         run out while this process or its connection was suspended."""
-        self._lease.doubt()
+        self._lease.mark_unconfirmed()
 
     def tick(self, now: float, *, connected: bool, paused: float = 0) -> None:
         """Watch the provider stream; called a few times a second. `connected`: the broker accepts

@@ -175,7 +175,7 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-class FormerUse(NamedTuple):
+class FormerUsage(NamedTuple):
     """The known usage of the former holder, and the estimate of what it used beyond that."""
 
     providers: dict[str, ProviderUsage]
@@ -189,31 +189,31 @@ def may_have_used_more(stored: Checkpoint) -> bool:
     return bool(stored.instance) and stored.state != State.HANDED_OVER.value
 
 
-def former_use(
+def former_usage(
     stored: Checkpoint,
     account: Account,
     record: SessionRecord | None,
     *,
     instance: str,
     sample_rate: int,
-) -> FormerUse:
+) -> FormerUsage:
     """The former holder's usage, from its roster record if that is newer than its checkpoint.
 
     `account` is the one in the checkpoint, `instance` this process. A killed worker is assumed to
     have sent audio for half of the time between two reports.
     """
     if record is None:
-        return FormerUse(account.providers, stored.sent_until, account.captured_seconds, None)
+        return FormerUsage(account.providers, stored.sent_until, account.captured_seconds, None)
     providers = account.providers | _later(record.providers, account.providers)
     captured = max(record.captured_seconds, account.captured_seconds)
     sent_until = max(record.sent_until, stored.sent_until)
     provider = stored.provider or record.provider
     idle = record.state in _IDLE and stored.state != State.STREAMING.value
     if stored.instance == instance or provider is None or idle:
-        return FormerUse(providers, sent_until, captured, None)
+        return FormerUsage(providers, sent_until, captured, None)
     estimate = Estimate(provider, REPORT_SECONDS / 2)
     sent_until += round(estimate.seconds * sample_rate)
-    return FormerUse(providers, sent_until, captured, estimate)
+    return FormerUsage(providers, sent_until, captured, estimate)
 
 
 def _later(

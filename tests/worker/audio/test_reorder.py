@@ -52,7 +52,7 @@ def test_a_chunk_ahead_is_a_gap_when_the_next_one_confirms_it() -> None:
     assert early.choose(2, 2 * FRAMES, None, PATIENCE) == ahead
 
 
-def test_a_lone_chunk_ahead_is_doubted_for_a_while() -> None:
+def test_a_lone_chunk_ahead_is_unconfirmed_for_a_while() -> None:
     ahead = chunk(2, position=9 * FRAMES)
     early = buffer(ahead)
     assert early.choose(2, 2 * FRAMES, None, PATIENCE) is None
@@ -60,7 +60,7 @@ def test_a_lone_chunk_ahead_is_doubted_for_a_while() -> None:
     assert early.choose(2, 2 * FRAMES, 3.1, PATIENCE) == ahead
 
 
-def test_an_absurd_gap_is_doubted_longer_but_no_longer_than_patience() -> None:
+def test_an_implausible_gap_is_unconfirmed_for_longer_but_no_longer_than_patience() -> None:
     ahead = chunk(2, position=2 * FRAMES + round(LONGEST_LONE_GAP_S * RATE) + 1)
     early = buffer(ahead)
     assert early.choose(2, 2 * FRAMES, 9.0, 60.0) is None

@@ -476,7 +476,7 @@ async def test_a_frozen_worker_notices_its_lost_permits_on_resuming(
         # It releases both once it sees that one is lost, which must not free another's permit.
         assert await holder.line() == "lost 2"
         await stays_waiting(waiting, "the frozen worker released another worker's permit")
-        assert all(permit.sure for permit in permits)
+        assert all(permit.valid for permit in permits)
     finally:
         await holder.end()
 
@@ -490,7 +490,7 @@ async def test_a_successor_adopts_the_permit_of_a_dead_worker(
     crowd = second.admit("other")
     async with all_waiting(fleet, {"other": 1}):
         pass
-    permit.leave()
+    permit.stop_renewing()
     adopted = await second.take(adopt=permit.ticket)
     assert not crowd.done()
     assert adopted.ticket != permit.ticket
@@ -505,10 +505,10 @@ async def test_a_live_former_holder_loses_its_permit_to_the_successor(fleet: Fle
     permit = await first.take()
     adopted = await second.take(adopt=permit.ticket)
     await soon(permit.lost.wait(), 5)
-    assert not permit.sure
+    assert not permit.valid
     await permit.release()
     await stays_waiting(first.admit(), "the former holder released its successor's permit")
-    assert adopted.sure
+    assert adopted.valid
 
 
 @pytest.mark.parametrize("ticket", ["released", "deepgram.0.", "deepgram.0.abc", "x.0.a", "??", ""])
@@ -553,7 +553,7 @@ async def test_release_is_idempotent(fleet: Fleet) -> None:
     await permit.release()
     third = worker.admit()
     await stays_waiting(third, "released twice")
-    assert second.sure
+    assert second.valid
 
 
 async def test_release_during_a_broker_outage(fleet: Fleet, nats_server: EmbeddedServer) -> None:
@@ -593,7 +593,7 @@ async def test_a_lowered_limit_revokes_nothing_and_admits_nothing(fleet: Fleet) 
     await held[0].release()  # below the new limit, but three permits are held
     await held[1].release()
     await stays_waiting(waiting, "two permits are held under a limit of two")
-    assert all(permit.sure for permit in held[2:])
+    assert all(permit.valid for permit in held[2:])
     await held[3].release()
     await soon(waiting, 5)
 
@@ -608,7 +608,7 @@ async def test_removing_the_limit_admits_all_waiting_sessions(fleet: Fleet) -> N
     assert await soon(asyncio.gather(*waiting), 5) == [None] * 3
     await fleet.limit(connections=1)
     await stays_waiting(worker.admit(), "the permit is still held")
-    assert permit.sure
+    assert permit.valid
 
 
 # A broker that dies or loses its data
@@ -621,9 +621,9 @@ async def test_permits_outlive_the_broker(fleet: Fleet, nats_server: EmbeddedSer
     waiting = [worker.admit() for worker in (one, two)]
     nats_server.kill()
     await asyncio.sleep(_permit_seconds * 1.5)  # longer than a permit lasts
-    assert not any(permit.sure for permit in held)
+    assert not any(permit.valid for permit in held)
     nats_server.start()
-    await until(lambda: all(permit.sure for permit in held), "all renewed")
+    await until(lambda: all(permit.valid for permit in held), "all renewed")
     await stays_waiting(waiting[0], "a permit was granted twice")
     assert not waiting[1].done()
     await held[0].release()
@@ -644,7 +644,7 @@ async def test_permits_survive_a_purged_stream(fleet: Fleet) -> None:
 
     await until(there, "both permits are written again")
     await stays_waiting((await fleet.worker()).admit(), "three permits under a limit of two")
-    assert all(permit.sure for permit in held)
+    assert all(permit.valid for permit in held)
 
 
 async def test_a_cut_connection_costs_no_permit(fleet: Fleet) -> None:
@@ -655,7 +655,7 @@ async def test_a_cut_connection_costs_no_permit(fleet: Fleet) -> None:
     cut(one)
     await until(lambda: one.broker.reconnects == 1, "reconnected")
     await stays_waiting(waiting, "a cut connection lost the permit")
-    assert permit.sure
+    assert permit.valid
 
 
 # Refusals announced among workers

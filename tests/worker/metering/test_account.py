@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from natterjack.events import Account
 from natterjack.subjects import SessionKey
 from worker.audio.feed import Gap
-from worker.metering.account import Books
+from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.metering.prices import Price
 from worker.metering.tally import Tally
@@ -19,22 +19,22 @@ from worker.session.checkpoint import Checkpoint
 KEY = SessionKey("t", "c", "s")
 
 
-def _books() -> Books:
+def _new_builder() -> AccountBuilder:
     metrics = Metrics(1)
-    return Books(KEY, 1000, metrics, Ledger("t", 1000, metrics, Tally("worker")))
+    return AccountBuilder(KEY, 1000, metrics, Ledger("t", 1000, metrics, Tally("worker")))
 
 
-def _stream(books: Books, start: int, sent: float, connected: float) -> None:
-    books.ledger.opened("deepgram", Price(0, "USD", "audio"), start)
-    books.ledger.closed(start + round(sent * 1000), sent, connected)
+def _stream(builder: AccountBuilder, start: int, sent: float, connected: float) -> None:
+    builder.ledger.opened("deepgram", Price(0, "USD", "audio"), start)
+    builder.ledger.closed(start + round(sent * 1000), sent, connected)
 
 
 def test_gaps_are_counted_once_even_if_audio_is_read_again() -> None:
-    books = _books()
+    builder = _new_builder()
     for _ in range(2):
-        books.gap(Gap(1000, 500, "missing"))
-        books.gap(Gap(3000, 1000, "edge"))
-    account = books.account(final=10_000, reached=10_000)
+        builder.gap(Gap(1000, 500, "missing"))
+        builder.gap(Gap(3000, 1000, "edge"))
+    account = builder.account(final=10_000, reached=10_000)
     assert [(gap.start, gap.end, gap.cause) for gap in account.gaps] == [
         (1.0, 1.5, "missing"),
         (3.0, 4.0, "edge"),
@@ -44,17 +44,17 @@ def test_gaps_are_counted_once_even_if_audio_is_read_again() -> None:
 
 
 def test_the_account_lists_a_limited_number_of_gaps() -> None:
-    books = _books()
+    builder = _new_builder()
     for n in range(20_000):
-        books.gap(Gap(n * 80, 10, "edge"))
-    account = books.account(final=1_600_000, reached=1_600_000)
+        builder.gap(Gap(n * 80, 10, "edge"))
+    account = builder.account(final=1_600_000, reached=1_600_000)
     assert len(account.gaps) == 100
     assert account.gap_seconds == {"edge": 200.0}
     assert len(account.model_dump_json()) < 10_000
 
 
 def test_the_next_worker_continues_the_books() -> None:
-    first, second = _books(), _books()
+    first, second = _new_builder(), _new_builder()
     first.gap(Gap(1000, 500, "missing"))
     first.recovery("dropped")
     _stream(first, 0, 5.0, 6.0)
@@ -76,19 +76,19 @@ def test_the_next_worker_continues_the_books() -> None:
 
 def test_a_checkpoint_with_unusual_names_and_reports_is_readable() -> None:
     """Plugins choose names of providers and currencies, and a provider may report anything."""
-    books = _books()
+    builder = _new_builder()
     odd = 'a"b\\c\n\u20ac'
-    books.ledger.opened(odd, Price(3600, odd, "audio"), 0)
+    builder.ledger.opened(odd, Price(3600, odd, "audio"), 0)
     for seconds in (math.nan, math.inf, 1e306, -1.0):
-        books.ledger.reported(seconds)
-    books.ledger.closed(2000, 2.0, 2.0)
-    books.gap(Gap(3000, 1000, odd))
-    books.recovery("drop")
+        builder.ledger.reported(seconds)
+    builder.ledger.closed(2000, 2.0, 2.0)
+    builder.gap(Gap(3000, 1000, odd))
+    builder.recovery("drop")
     checkpoint = Checkpoint(
         session_id="1", epoch=1, worker=odd, state="streaming", opened_at=datetime.now(UTC)
     )
-    read = Checkpoint.decode(checkpoint.encode(books.json(final=2000, reached=4000)))
-    assert read.account == books.account(final=2000, reached=4000)
+    read = Checkpoint.decode(checkpoint.encode(builder.json(final=2000, reached=4000)))
+    assert read.account == builder.account(final=2000, reached=4000)
     assert read.account is not None
     assert read.account.providers[odd].sent_seconds == 2
     assert read.account.gap_seconds == {odd: 1.0}

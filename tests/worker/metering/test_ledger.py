@@ -17,7 +17,7 @@ HOUR = Price(3600.0, "USD", "audio")
 """One dollar per second."""
 
 
-class _Books:
+class _Case:
     def __init__(self, day: str = "2026-11-20") -> None:
         self.day = day
         self.metrics = Metrics(1, most_tenants=1)
@@ -29,59 +29,59 @@ class _Books:
 
 
 def test_repeated_updates_count_a_stream_once() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
     for second in (1, 2, 2, 3):
-        books.ledger.progress(second * 1000, second, second + 0.5)
-    books.ledger.closed(4000, 4.0, 4.5)
-    books.ledger.closed(4000, 4.0, 9.9)
-    row = books.ledger.usage()["deepgram"]
+        case.ledger.progress(second * 1000, second, second + 0.5)
+    case.ledger.closed(4000, 4.0, 4.5)
+    case.ledger.closed(4000, 4.0, 9.9)
+    row = case.ledger.usage()["deepgram"]
     assert (row.connections, row.sent_seconds, row.connected_seconds) == (1, 4, 4.5)
     assert (row.billed_seconds, row.cost, row.replayed_seconds) == (4, 4, 0)
-    assert books.metric("audio_sent_seconds_total", provider="deepgram") == 4
-    assert books.metric("audio_billed_seconds_total", provider="deepgram") == 4
-    used = books.metric("credits_used_total", provider="deepgram", tenant="acme", currency="USD")
+    assert case.metric("audio_sent_seconds_total", provider="deepgram") == 4
+    assert case.metric("audio_billed_seconds_total", provider="deepgram") == 4
+    used = case.metric("credits_used_total", provider="deepgram", tenant="acme", currency="USD")
     assert used == 4
-    assert books.tally.of("2026-11-20", "acme").providers["deepgram"] == row
+    assert case.tally.of("2026-11-20", "acme").providers["deepgram"] == row
 
 
 def test_replayed_audio_is_billed_and_reported_separately() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.closed(10_000, 10.0, 10.0)
-    books.ledger.opened("deepgram", HOUR, 6000)  # the end of the finals
-    books.ledger.progress(8000, 2.0, 1.0)
-    assert books.ledger.usage()["deepgram"].replayed_seconds == 2
-    books.ledger.closed(16_000, 10.0, 9.0)
-    row = books.ledger.usage()["deepgram"]
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.closed(10_000, 10.0, 10.0)
+    case.ledger.opened("deepgram", HOUR, 6000)  # the end of the finals
+    case.ledger.progress(8000, 2.0, 1.0)
+    assert case.ledger.usage()["deepgram"].replayed_seconds == 2
+    case.ledger.closed(16_000, 10.0, 9.0)
+    row = case.ledger.usage()["deepgram"]
     assert (row.sent_seconds, row.billed_seconds, row.replayed_seconds) == (20, 20, 4)
     assert row.recovery_cost == pytest.approx(4)
-    assert books.metric("audio_replayed_seconds_total", provider="deepgram") == 4
-    assert books.metric("recovery_cost_total", provider="deepgram", currency="USD") == 4
+    assert case.metric("audio_replayed_seconds_total", provider="deepgram") == 4
+    assert case.metric("recovery_cost_total", provider="deepgram", currency="USD") == 4
 
 
 def test_sending_audio_to_another_provider_is_a_replay() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.closed(10_000, 10.0, 10.0)
-    books.ledger.opened("managed", HOUR, 7000)
-    books.ledger.closed(12_000, 5.0, 5.0)
-    assert books.ledger.usage()["managed"].replayed_seconds == 3
-    assert books.ledger.sent_seconds == 15
-    assert books.ledger.cost() == (15, "USD")
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.closed(10_000, 10.0, 10.0)
+    case.ledger.opened("managed", HOUR, 7000)
+    case.ledger.closed(12_000, 5.0, 5.0)
+    assert case.ledger.usage()["managed"].replayed_seconds == 3
+    assert case.ledger.sent_seconds == 15
+    assert case.ledger.cost() == (15, "USD")
 
 
 def test_the_providers_report_is_billed() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.progress(10_000, 10.0, 10.0)
-    books.ledger.reported(9.5)
-    books.ledger.closed(10_000, 10.0, 10.0)
-    row = books.ledger.usage()["deepgram"]
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.progress(10_000, 10.0, 10.0)
+    case.ledger.reported(9.5)
+    case.ledger.closed(10_000, 10.0, 10.0)
+    row = case.ledger.usage()["deepgram"]
     assert (row.sent_seconds, row.reported_seconds, row.billed_seconds) == (10, 9.5, 9.5)
     assert row.cost == pytest.approx(9.5)
     # A counter never decreases, and it had reached ten.
-    assert books.metric("audio_billed_seconds_total", provider="deepgram") == 10
+    assert case.metric("audio_billed_seconds_total", provider="deepgram") == 10
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_billing_rules(price: Price, billed: float) -> None:
 
 
 def test_the_next_worker_continues_and_counts_only_its_own_use() -> None:
-    first, second = _Books(), _Books()
+    first, second = _Case(), _Case()
     first.ledger.opened("deepgram", HOUR, 0)
     first.ledger.progress(5000, 5.0, 5.0)
     second.ledger.adopt(first.ledger.usage(), first.ledger.sent_until(5000), 5.0)
@@ -116,25 +116,25 @@ def test_the_next_worker_continues_and_counts_only_its_own_use() -> None:
 
 
 def test_days_and_tenants_are_counted_separately() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.progress(1000, 1.0, 1.0)
-    books.ledger.captured(1.5)
-    books.day = "2026-11-21"
-    books.ledger.progress(3000, 3.0, 3.0)
-    books.ledger.captured(3.5)
-    other = Ledger("other-tenant", 1000, books.metrics, books.tally)
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.progress(1000, 1.0, 1.0)
+    case.ledger.captured(1.5)
+    case.day = "2026-11-21"
+    case.ledger.progress(3000, 3.0, 3.0)
+    case.ledger.captured(3.5)
+    other = Ledger("other-tenant", 1000, case.metrics, case.tally)
     other.opened("deepgram", HOUR, 0)
     other.progress(500, 0.5, 0.5)
-    days = books.tally.unwritten()
+    days = case.tally.unwritten()
     assert {key: (day.captured_seconds, day.sent_seconds) for key, day in days.items()} == {
         "2026-11-20.acme.worker-1": (1.5, 1),
         "2026-11-21.acme.worker-1": (2, 2),
         "2026-11-21.other-tenant.worker-1": (0, 0.5),
     }
-    assert books.metric(
-        "credits_used_total", provider="deepgram", tenant="other", currency="USD"
-    ), "only one tenant may have its own label"
+    assert case.metric("credits_used_total", provider="deepgram", tenant="other", currency="USD"), (
+        "only one tenant may have its own label"
+    )
 
 
 def test_user_prices_are_parsed() -> None:
@@ -199,32 +199,32 @@ def test_the_price_of_a_plugin_that_declares_little(own: dict[str, float], expec
 
 @pytest.mark.parametrize("seconds", [-50.0, float("nan"), float("inf")])
 def test_invalid_reports_are_ignored(seconds: float) -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.reported(seconds)
-    books.ledger.closed(10_000, 10.0, 10.0)
-    row = books.ledger.usage()["deepgram"]
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.reported(seconds)
+    case.ledger.closed(10_000, 10.0, 10.0)
+    row = case.ledger.usage()["deepgram"]
     assert (row.reported_seconds, row.billed_seconds) == (None, 10)
 
 
 def test_a_late_lower_report_does_not_make_the_next_day_negative() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
-    books.ledger.progress(60_000, 60.0, 60.0)
-    books.day = "2026-11-21"
-    books.ledger.reported(59.9)
-    books.ledger.progress(60_000, 60.0, 60.0)
-    row = books.tally.unwritten()["2026-11-21.acme.worker-1"].providers["deepgram"]
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
+    case.ledger.progress(60_000, 60.0, 60.0)
+    case.day = "2026-11-21"
+    case.ledger.reported(59.9)
+    case.ledger.progress(60_000, 60.0, 60.0)
+    row = case.tally.unwritten()["2026-11-21.acme.worker-1"].providers["deepgram"]
     assert (row.billed_seconds, row.reported_seconds) == (0, 59.9)
-    assert '"billed_seconds":59.900' in books.ledger.json()
+    assert '"billed_seconds":59.900' in case.ledger.json()
 
 
 def test_late_reports_are_not_counted_twice() -> None:
-    books = _Books()
-    books.ledger.opened("deepgram", HOUR, 0)
+    case = _Case()
+    case.ledger.opened("deepgram", HOUR, 0)
     for sent, reported in ((5, None), (6, 1), (8, 4), (10, 10)):
         if reported is not None:
-            books.ledger.reported(reported)
-        books.ledger.progress(sent * 1000, float(sent), float(sent))
-    assert books.ledger.usage()["deepgram"].billed_seconds == 10
-    assert books.metric("audio_billed_seconds_total", provider="deepgram") == 10
+            case.ledger.reported(reported)
+        case.ledger.progress(sent * 1000, float(sent), float(sent))
+    assert case.ledger.usage()["deepgram"].billed_seconds == 10
+    assert case.metric("audio_billed_seconds_total", provider="deepgram") == 10

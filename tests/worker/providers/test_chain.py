@@ -34,7 +34,7 @@ class Chains:
 
 
 def _fail(chain: Chain, fault: ProviderError, **how: bool) -> None:
-    chain.fails(fault, 0.0, **{"answered": True, "progress": False, **how})
+    chain.record_failure(fault, 0.0, **{"answered": True, "progress": False, **how})
 
 
 def test_the_third_consecutive_drop_changes_the_provider() -> None:

@@ -10,7 +10,7 @@ from natterjack.events import FinalEvent, TurnEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
 from worker.errors import LeaseLost, Overtaken
-from worker.metering.account import Books
+from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.metering.tally import Tally
 from worker.metrics import Metrics
@@ -86,4 +86,4 @@ def progress(spec: SessionSpec, outlet: Published | None = None, epoch: int = 1)
     metrics, rate = Metrics(1), spec.sample_rate
     ledger = Ledger(spec.tenant, rate, metrics, Tally("w"))
     writer = EventWriter(outlet or Published(), spec, epoch, "w")
-    return Progress(rate, writer, Books(spec.key, rate, metrics, ledger), ledger)
+    return Progress(rate, writer, AccountBuilder(spec.key, rate, metrics, ledger), ledger)

@@ -209,7 +209,7 @@ class Case:
         """Open the breaker of a provider, as other sessions do."""
         fault = fault or Unavailable(name, "connect", "down")
         for _ in range(self.settings.breaker_failures):
-            self.providers.breaker(name).fails(fault, time.monotonic())
+            self.providers.breaker(name).record_failure(fault, time.monotonic())
         assert self.providers.breaker(name).state is BreakerState.OPEN
 
     def reasons(self) -> list[tuple[str, str | None]]:

@@ -212,8 +212,8 @@ async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> N
     case.retry.failing(since)
     connecting = asyncio.create_task(case.admission.connect())
     await until(lambda: case.reasons(), "it says why it waits")
-    case.lease.doubt()
-    await until(lambda: not case.lease.in_doubt, "another check")
+    case.lease.mark_unconfirmed()
+    await until(lambda: not case.lease.unconfirmed, "another check")
     case.accounts.granting.set()
     await soon(connecting, 5)
     assert case.reasons() == [("assigned", "waiting for a connection of account shared")]

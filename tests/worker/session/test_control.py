@@ -42,8 +42,8 @@ class Slow:
     async def stop(self, reason: str) -> float:
         raise AssertionError("not requested")
 
-    def doubt(self) -> None:
-        raise AssertionError("the lease is not in doubt")
+    def mark_unconfirmed(self) -> None:
+        raise AssertionError("the lease is confirmed")
 
 
 async def test_a_flood_of_requests_is_bounded_and_answered_in_order(

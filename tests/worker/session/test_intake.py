@@ -184,7 +184,7 @@ async def test_the_drain_ends_the_wait(listener: Listener) -> None:
 
 async def test_a_lost_lease_ends_the_wait(listener: Listener) -> None:
     listener.case.store.bucket.revision += 1  # another holder has written
-    listener.case.lease.doubt()
+    listener.case.lease.mark_unconfirmed()
     with pytest.raises(LeaseLost):
         await soon(listener.intake.wait_for_audio(Audio([chunk()])), 5)
 

@@ -1,4 +1,4 @@
-"""The lease: taking it over, what a checkpoint says, and doubt."""
+"""The lease: taking it over, what a checkpoint says, and confirming it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_successor_continues_where_the_holder_stopped(bucket: Bucket) ->
     await first.acquire()
     first.progress.writer.position = 5 * RATE
     first.progress.writer.provider = first.lease.checkpoint.provider = "deepgram"
-    first.progress.books.gap(Gap(RATE, RATE // 2, "edge"))
+    first.progress.account_builder.gap(Gap(RATE, RATE // 2, "edge"))
     first.cutoff.stop("enough", 9 * RATE)
     first.lease.checkpoint.configured["keyterms"] = ["toad"]
     first.lease.checkpoint.state = "streaming"
@@ -142,23 +142,23 @@ async def test_a_closed_session_and_an_older_epoch_are_refused(bucket: Bucket) -
         await Holder(bucket, 3).acquire()
 
 
-async def test_doubt_is_settled_by_one_write(bucket: Bucket) -> None:
+async def test_an_unconfirmed_lease_is_confirmed_by_one_write(bucket: Bucket) -> None:
     holder = Holder(bucket)
     await holder.acquire()
     await holder.lease.confirm()
     assert len(holder.store.writes) == 1
-    holder.lease.doubt()
+    holder.lease.mark_unconfirmed()
     await holder.lease.confirm()
     await holder.lease.confirm()
     assert len(holder.store.writes) == 2
-    assert not holder.lease.in_doubt
+    assert not holder.lease.unconfirmed
 
 
-async def test_doubt_stays_when_the_lease_is_lost(bucket: Bucket) -> None:
+async def test_a_lost_lease_is_never_confirmed(bucket: Bucket) -> None:
     first, second = Holder(bucket), Holder(bucket, 2)
     await first.acquire()
     await second.acquire()
-    first.lease.doubt()
+    first.lease.mark_unconfirmed()
     for _ in range(2):
         with pytest.raises(LeaseLost):
             await first.lease.confirm()
@@ -183,7 +183,7 @@ async def test_gaps_are_stored_before_the_final_behind_them(bucket: Bucket) -> N
     await holder.acquire()
     await holder.lease.before_final()
     assert len(holder.store.writes) == 1
-    holder.progress.books.gap(Gap(0, RATE // 2, "missing"))
+    holder.progress.account_builder.gap(Gap(0, RATE // 2, "missing"))
     await holder.lease.before_final()
     await holder.lease.before_final()
     assert [checkpoint.gaps_until for checkpoint in holder.store.writes] == [0.0, 0.5]

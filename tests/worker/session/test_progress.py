@@ -25,7 +25,7 @@ def test_what_a_predecessor_sent_and_did_not_finalize_is_the_frontier() -> None:
     made = progress(SPEC)
     made.writer.position = 2 * RATE
     made.ledger.adopt({}, 5 * RATE, 6.0)
-    made.books.adopt(Account(captured_seconds=6.0), 0.0)
+    made.account_builder.adopt(Account(captured_seconds=6.0), 0.0)
     assert (made.final, made.sent) == (2 * RATE, 2 * RATE), "audio is sent again from the final on"
     assert made.sent_until == made.frontier == 5 * RATE
     assert made.captured == 6 * RATE
@@ -40,7 +40,7 @@ def test_finals_beyond_what_was_sent_move_the_frontier() -> None:
 def test_the_record_and_the_account_agree() -> None:
     made = progress(SPEC)
     made.writer.position = 3 * RATE
-    made.books.adopt(Account(captured_seconds=4.5), 0.0)
+    made.account_builder.adopt(Account(captured_seconds=4.5), 0.0)
     record = json.loads(f"{{{made.record_json()}}}")
     account = made.account()
     assert record["captured_seconds"] == account.captured_seconds == 4.5

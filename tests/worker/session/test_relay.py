@@ -1,4 +1,4 @@
-"""One provider stream: live audio out, the watchdog, and the books. The provider is a plugin."""
+"""One provider stream: live audio out, the watchdog, and the metering. The provider is a plugin."""
 
 from __future__ import annotations
 

@@ -146,10 +146,10 @@ def record(**changes: Any) -> SessionRecord:
 ACCOUNT = Account(captured_seconds=7.0, providers={"deepgram": usage(6.0)})
 
 
-def former_use(
+def former_usage(
     former: Checkpoint, told: SessionRecord | None, instance: str = "w2-b"
-) -> takeover.FormerUse:
-    return takeover.former_use(former, ACCOUNT, told, instance=instance, sample_rate=RATE)
+) -> takeover.FormerUsage:
+    return takeover.former_usage(former, ACCOUNT, told, instance=instance, sample_rate=RATE)
 
 
 def test_a_holder_that_handed_over_or_named_no_instance_has_used_what_it_stored() -> None:
@@ -159,13 +159,13 @@ def test_a_holder_that_handed_over_or_named_no_instance_has_used_what_it_stored(
 
 
 def test_without_a_roster_record_the_checkpoint_counts() -> None:
-    assert former_use(stored(), None) == takeover.FormerUse(
+    assert former_usage(stored(), None) == takeover.FormerUsage(
         {"deepgram": usage(6.0)}, 6000, 7.0, None
     )
 
 
 def test_a_killed_holder_is_assumed_to_have_sent_for_half_a_report_more() -> None:
-    used = former_use(stored(), record())
+    used = former_usage(stored(), record())
     assert used.providers == {"deepgram": usage(8.0)}
     assert used.captured_seconds == 9.0
     assert used.estimate == Estimate("deepgram", REPORT_SECONDS / 2)
@@ -174,8 +174,8 @@ def test_a_killed_holder_is_assumed_to_have_sent_for_half_a_report_more() -> Non
 
 def test_a_checkpoint_newer_than_the_record_counts() -> None:
     older = record(sent_until=3000, captured_seconds=4.0, providers={"deepgram": usage(3.0)})
-    used = former_use(stored(state="waiting"), replace_state(older, "waiting"))
-    assert used == takeover.FormerUse({"deepgram": usage(6.0)}, 6000, 7.0, None)
+    used = former_usage(stored(state="waiting"), replace_state(older, "waiting"))
+    assert used == takeover.FormerUsage({"deepgram": usage(6.0)}, 6000, 7.0, None)
 
 
 def replace_state(told: SessionRecord, state: str) -> SessionRecord:
@@ -183,22 +183,22 @@ def replace_state(told: SessionRecord, state: str) -> SessionRecord:
 
 
 def test_a_provider_that_only_the_record_has_is_added() -> None:
-    used = former_use(stored(), record(providers={"speechmatics": usage(1.0)}))
+    used = former_usage(stored(), record(providers={"speechmatics": usage(1.0)}))
     assert used.providers == {"deepgram": usage(6.0), "speechmatics": usage(1.0)}
 
 
 @pytest.mark.parametrize("state", ["waiting", "recovering"])
 def test_a_holder_without_a_stream_sent_nothing_more(state: str) -> None:
-    assert former_use(stored(state=state), record(state=state)).estimate is None
+    assert former_usage(stored(state=state), record(state=state)).estimate is None
     # The checkpoint is newer: it opened a stream after its last report.
-    assert former_use(stored(), record(state=state)).estimate is not None
+    assert former_usage(stored(), record(state=state)).estimate is not None
 
 
 def test_an_earlier_attempt_of_this_process_is_known_in_full() -> None:
-    used = former_use(stored(), record(), instance="w1-a")
+    used = former_usage(stored(), record(), instance="w1-a")
     assert used.estimate is None
     assert used.sent_until == 8000
 
 
 def test_a_holder_that_never_had_a_provider_sent_nothing() -> None:
-    assert former_use(stored(provider=None), record(provider=None)).estimate is None
+    assert former_usage(stored(provider=None), record(provider=None)).estimate is None

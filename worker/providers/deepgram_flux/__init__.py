@@ -16,7 +16,7 @@ from . import options, protocol
 from .clock import Clock
 from .configure import Configuring
 from .connection import DeepgramFluxStream
-from .open_turn import Commit
+from .open_turn import CommitRules
 from .settings import DeepgramFluxSettings
 from .transcript import Transcript
 from .upkeep import FRAME_SECONDS, Upkeep, Waits
@@ -58,7 +58,7 @@ class DeepgramFluxProvider(Provider):
         assert isinstance(settings, DeepgramFluxSettings)
         self._settings = settings
         self._api_key = settings.checked_key()
-        self._commit = Commit(
+        self._commit = CommitRules(
             settings.flux_commit_updates,
             settings.flux_commit_seconds,
             settings.flux_commit_length_seconds,

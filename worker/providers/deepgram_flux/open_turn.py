@@ -13,12 +13,12 @@ from .words import Word, plain, split_text
 
 _SAME_GAP_SECONDS: Final = 0.02
 """Difference up to which gaps between words count as equal."""
-_NEAR: Final = 2
+_NEARBY_WORDS: Final = 2
 """Number of words on either side of the boundary to compare when a message contradicts a head."""
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitRules:
     """Conditions for making the head of an open turn final."""
 
     updates: int = 3
@@ -38,12 +38,14 @@ class Head(NamedTuple):
     """A time in the gap after the last of them."""
 
 
-class _Sighting(NamedTuple):
+class _FirstSeen(NamedTuple):
+    """The first of the consecutive messages that have a word at its place."""
+
     text: str
     message: int
-    """Number of the first of the consecutive messages with this word."""
-    since: float
-    """End of the audio that this message covers."""
+    """Number of that message."""
+    audio_end: float
+    """End of the audio that the message covers."""
 
 
 class OpenTurn:
@@ -58,19 +60,19 @@ class OpenTurn:
         self.eager_end: float | None = None
         """End of the turn according to EagerEndOfTurn, unless TurnResumed followed it."""
         self.language: str | None = None
-        self._heads: list[str] = []
+        self._head_texts: list[str] = []
         self._committed: list[str] = []
         """Words of the heads, in plain form."""
         self._last_head: list[str] = []
         self._last_head_text = ""
         """Text of the committed words in the last message; empty if it contradicted them."""
-        self._last: Word | None = None
+        self._last_committed: Word | None = None
         """The last committed word."""
         self._boundary = 0.0
-        self._next = ""
+        self._after_boundary = ""
         """The word after the boundary in the last message."""
         self._messages = 0
-        self._sightings: list[_Sighting] = []
+        self._first_seen: list[_FirstSeen] = []
         """One for each word of `rest`."""
 
     @property
@@ -84,7 +86,7 @@ class OpenTurn:
 
     def text_with(self, rest: str) -> str:
         """The text of the turn if `rest` follows its heads."""
-        return " ".join(text for text in (*self._heads, rest) if text)
+        return " ".join(text for text in (*self._head_texts, rest) if text)
 
     def unchanged(self, words: Sequence[ProviderWord], text: str) -> int:
         """Number of leading words of a message that are committed and unchanged since the last
@@ -112,19 +114,19 @@ class OpenTurn:
             self.rest = list(words)
             _, self.rest_text = split_text(text[len(self._last_head_text) :], words, 0)
         else:
-            self._restate(words, text)
-        self._next = self.rest[0].text if self.rest else ""
+            self._replace_all(words, text)
+        self._after_boundary = self.rest[0].text if self.rest else ""
         self._messages += 1
         same = 0
-        for word, seen in zip(self.rest, self._sightings, strict=False):
+        for word, seen in zip(self.rest, self._first_seen, strict=False):
             if word.text != seen.text:
                 break
             same += 1
-        self._sightings[same:] = [
-            _Sighting(word.text, self._messages, window_end) for word in self.rest[same:]
+        self._first_seen[same:] = [
+            _FirstSeen(word.text, self._messages, window_end) for word in self.rest[same:]
         ]
 
-    def _restate(self, words: Sequence[Word], text: str) -> None:
+    def _replace_all(self, words: Sequence[Word], text: str) -> None:
         self.words = list(words)
         kept, at = self._split_at_boundary(words)
         self.rest = [*kept, *self.words[at:]]
@@ -139,7 +141,7 @@ class OpenTurn:
             self.rest_text = " ".join([*(word.text for word in kept), self.rest_text]).strip()
 
     def commit(
-        self, rules: Commit, window_end: float, *, next_to_numbers: bool = True
+        self, rules: CommitRules, window_end: float, *, next_to_numbers: bool = True
     ) -> Head | None:
         """Make the head of the turn final if the rules allow it, and return it.
 
@@ -149,7 +151,7 @@ class OpenTurn:
         `next_to_numbers`.
         """
         stable = self._stable(rules, window_end)
-        cuts: list[tuple[int, int]] = []
+        candidates: list[tuple[int, int]] = []
         for count in range(1, stable):
             last, following = self.rest[count - 1], self.rest[count]
             if not next_to_numbers and (is_number(last.text) or is_number(following.text)):
@@ -157,28 +159,28 @@ class OpenTurn:
             gap = following.start - last.end
             # If words overlap, a boundary between them would be inside one.
             if gap >= 0 and last.end - self.rest[0].start >= rules.length_seconds:
-                cuts.append((round(gap / _SAME_GAP_SECONDS), count))
-        if not cuts:
+                candidates.append((round(gap / _SAME_GAP_SECONDS), count))
+        if not candidates:
             return None
         # The widest gap: the recognizer may lose a word that is cut.
-        _, count = max(cuts)
+        _, count = max(candidates)
         boundary = (self.rest[count - 1].end + self.rest[count].start) / 2
         text, rest_text = split_text(self.rest_text, self.rest, count)
         head = Head(self.rest[:count], text, boundary)
-        self._heads.append(text)
+        self._head_texts.append(text)
         self._committed += [plain(word.text) for word in head.words]
-        self._last = head.words[-1]
+        self._last_committed = head.words[-1]
         self._boundary = boundary
         self.rest, self.rest_text = self.rest[count:], rest_text
-        self._next = self.rest[0].text
-        del self._sightings[:count]
+        self._after_boundary = self.rest[0].text
+        del self._first_seen[:count]
         return head
 
-    def _stable(self, rules: Commit, window_end: float) -> int:
+    def _stable(self, rules: CommitRules, window_end: float) -> int:
         """Number of leading words of `rest` that satisfy the rules."""
         count = 0
-        for word, seen in zip(self.rest, self._sightings, strict=True):
-            long_enough = window_end - seen.since >= rules.seconds
+        for word, seen in zip(self.rest, self._first_seen, strict=True):
+            long_enough = window_end - seen.audio_end >= rules.seconds
             messages = self._messages - seen.message + 1
             if not rules.updates or messages < rules.updates or not long_enough:
                 break
@@ -199,12 +201,12 @@ class OpenTurn:
         count = len(self._committed)
         if [plain(word.text) for word in words[:count]] == self._committed:
             return [], count
-        behind = [word.middle >= self._boundary for word in words]
-        by_time = behind.index(True) if True in behind else len(words)
+        in_rest = [word.middle >= self._boundary for word in words]
+        by_time = in_rest.index(True) if True in in_rest else len(words)
 
         def fits(at: int) -> int:
             before = at > 0 and plain(words[at - 1].text) == self._committed[-1]
-            after = at < len(words) and plain(words[at].text) == plain(self._next)
+            after = at < len(words) and plain(words[at].text) == plain(self._after_boundary)
             return before + after
 
         places = [at for at in (by_time, by_time - 1, by_time + 1) if 0 <= at <= len(words)]
@@ -217,18 +219,20 @@ class OpenTurn:
         Two words may have merged ("twenty", "five": "25"). A word at the time of the last committed
         word is not repeated. Words of the rest that appear on neither side of the split are kept.
         """
-        last = self._last
+        last = self._last_committed
         assert last is not None
         covering = [i for i, word in enumerate(words) if word.start <= last.middle < word.end]
         if not self.rest or not covering:
             return [], by_time
         merged = words[covering[-1]]
         at = covering[-1] + 1 if merged.end > self._boundary else by_time
-        near = {plain(word.text) for word in words[max(0, at - _NEAR) : at + _NEAR]}
+        nearby = {
+            plain(word.text) for word in words[max(0, at - _NEARBY_WORDS) : at + _NEARBY_WORDS]
+        }
         kept: list[Word] = []
         for word in self.rest:
             replaced = at < len(words) and words[at].start <= word.middle
-            if replaced or plain(word.text) in near or (kept and word.start >= merged.end):
+            if replaced or plain(word.text) in nearby or (kept and word.start >= merged.end):
                 break
             kept.append(word)
         return kept, at

@@ -19,7 +19,7 @@ from natterjack.plugin.provider import (
 )
 
 from .clock import Clock
-from .open_turn import Commit, OpenTurn
+from .open_turn import CommitRules, OpenTurn
 from .protocol import TurnInfo
 from .words import Word, timed
 
@@ -38,7 +38,9 @@ class Transcript:
     ("Flux state machine"). The head of a long turn is made final earlier, by the rules in `commit`.
     """
 
-    def __init__(self, clock: Clock, commit: Commit, *, rewrites_numbers: bool = False) -> None:
+    def __init__(
+        self, clock: Clock, commit: CommitRules, *, rewrites_numbers: bool = False
+    ) -> None:
         self.rewrites_numbers = rewrites_numbers
         """Whether number words may merge later; if so, no head ends next to one."""
         self._clock = clock

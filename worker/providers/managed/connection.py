@@ -230,21 +230,21 @@ class ManagedStream(WebSocketStream):
         quiet, now = self._muteness.quiet, self._loop.time()
         if self.failure is not None or self._finished_at is not None:
             return []
-        owed = self._texts.owed
-        if owed <= 0:
+        waiting = self._texts.waiting_seconds
+        if waiting <= 0:
             self._unanswered_at = None
             return []
         # Audio alone is not enough: it may be sent faster than the proxy usually responds.
         self._unanswered_at = self._unanswered_at or now
-        if owed < quiet or now - max(self._unanswered_at, self._text_at) < quiet:
+        if waiting < quiet or now - max(self._unanswered_at, self._text_at) < quiet:
             return []
         late = quiet * _LATE_FRACTION
         end = min(self._mute_before, self._texts.sent - late)
         if not self._productive and end > self._final:
             self._mute_before = 0.0
-            return self._texts.pass_over(end)
+            return self._texts.skip(end)
         self._note(self._texts.sent - self._final - late)
-        raise Stalled(NAME, "mute", f"no response to {owed:.0f} s of audio")
+        raise Stalled(NAME, "mute", f"no response to {waiting:.0f} s of audio")
 
     def _note(self, seconds: float) -> None:
         muteness = self._muteness
@@ -265,7 +265,7 @@ class ManagedStream(WebSocketStream):
         quiet = now - self._text_at
         if quiet < self._ending.wait:
             return quiet >= self._ending.settle and self._texts.settled
-        if self._texts.unanswered < _UNANSWERED_SECONDS:
+        if self._texts.unanswered_speech < _UNANSWERED_SECONDS:
             return True  # within the error of a position that was estimated too early
         sent = self._texts.sent
         if not self._productive and self._mute_before >= sent - _SAME_LENGTH_SECONDS:

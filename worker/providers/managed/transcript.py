@@ -13,7 +13,7 @@ from typing import NamedTuple
 from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Usage
 
 from ..estimate import Span, estimated_words
-from .places import Found, Places
+from .pauses import PauseMatch, PauseMatcher
 from .protocol import (
     CreditsLow,
     Error,
@@ -49,7 +49,7 @@ class Texts:
         """End of the last Final returned."""
         self._hold = hold_seconds
         self._quiet = quiet_seconds
-        self._places = Places()
+        self._matcher = PauseMatcher()
         self._pending: list[_PendingText] = []
         """Final texts since the frontier whose ends are not known yet."""
         self._interim = ""
@@ -70,31 +70,33 @@ class Texts:
     @property
     def answered(self) -> bool:
         """Whether all detected speech has texts."""
-        return self.unanswered < _SPEECH_SECONDS
+        return self.unanswered_speech < _SPEECH_SECONDS
 
     @property
-    def unanswered(self) -> float:
+    def unanswered_speech(self) -> float:
         """Seconds of speech after the estimated end of the last text."""
-        places, text = self._places, self._pending_interim().text
-        speech = places.speech()
+        matcher, text = self._matcher, self._pending_interim().text
+        speech = matcher.speech()
         if text:
-            found = places.pause_after(text, self._text_at) or places.guess_after(
+            found = matcher.pause_after(text, self._text_at) or matcher.guess_after(
                 text, self._text_at
             )
-            speech -= places.speech(found.end)
+            speech -= matcher.speech(found.end)
         return speech
 
     @property
-    def owed(self) -> float:
+    def waiting_seconds(self) -> float:
         """Seconds of audio since the last text, or since speech without a text began after it."""
-        if self._pending or self._places.speech() < _SPEECH_SECONDS:
+        if self._pending or self._matcher.speech() < _SPEECH_SECONDS:
             return 0.0
-        return self._places.sent - max(self._text_at, self._places.spoken(_SPEECH_SECONDS))
+        return self._matcher.sent - max(
+            self._text_at, self._matcher.time_of_speech(_SPEECH_SECONDS)
+        )
 
     @property
     def sent(self) -> float:
         """Seconds of audio sent."""
-        return self._places.sent
+        return self._matcher.sent
 
     @property
     def holding(self) -> bool:
@@ -103,12 +105,12 @@ class Texts:
 
     def add_audio(self, audio: bytes) -> None:
         """Record audio that is sent."""
-        self._places.add_audio(audio)
+        self._matcher.add_audio(audio)
 
     def finish(self) -> None:
         """Record the end of the audio."""
         self._finished = True
-        self._places.finish()
+        self._matcher.finish()
 
     def receive(self, message: ServerMessage) -> list[ProviderEvent]:
         """Return the provider events for a message."""
@@ -134,9 +136,9 @@ class Texts:
             return self._settle()
         return self._silence()
 
-    def pass_over(self, end: float) -> list[ProviderEvent]:
+    def skip(self, end: float) -> list[ProviderEvent]:
         """Return a final without text up to about `end`, even if there is voice activity."""
-        quiet = self._places.quiet_before(end)
+        quiet = self._matcher.last_gap_before(end)
         self._interim = ""
         return self._final("", quiet if quiet > self.frontier else end, [])
 
@@ -144,16 +146,16 @@ class Texts:
         """Return the remaining events at the end of the stream; an interim becomes final."""
         text = self._pending_interim().text
         self._pending, self._interim = [], ""
-        end = self._places.sent
-        return self._final(text, end, self._places.spans()) if end > self.frontier or text else []
+        end = self._matcher.sent
+        return self._final(text, end, self._matcher.spans()) if end > self.frontier or text else []
 
     # ---- with times -------------------------------------------------------------------------
 
     def _timed(self, message: Transcript, start: float, end: float) -> list[ProviderEvent]:
-        start, end = max(start, self.frontier), min(end, self._places.sent)
+        start, end = max(start, self.frontier), min(end, self._matcher.sent)
         end = max(start, end)
         text = message.text.strip()
-        self._text_at = self._places.sent
+        self._text_at = self._matcher.sent
         if not message.is_final:
             self._interim = text
             return [Interim(text, start, end)] if text else []
@@ -161,13 +163,13 @@ class Texts:
         events = self._release(start) if self._pending else []
         start = max(start, self.frontier)
         end = max(start, end)
-        spans = [(max(a, start), b) for a, b in self._places.spans(end) if b > start]
+        spans = [(max(a, start), b) for a, b in self._matcher.spans(end) if b > start]
         return events + self._final(text, end, spans, start)
 
     def _release(self, end: float) -> list[ProviderEvent]:
         """End pending texts where the next text with times starts."""
         text, self._pending = self._pending_text, []
-        return self._final(text, max(end, self.frontier), self._places.spans(end))
+        return self._final(text, max(end, self.frontier), self._matcher.spans(end))
 
     # ---- without times ----------------------------------------------------------------------
 
@@ -175,17 +177,17 @@ class Texts:
         text = message.text.strip()  # 4: blank text is dropped
         if text and not self._spoken:
             self._spoken = True
-            self._places.first_text(text, is_final=message.is_final)
+            self._matcher.first_text(text, is_final=message.is_final)
         if not message.is_final:
             if not text:
                 return []
-            self._interim, self._text_at = text, self._places.sent
+            self._interim, self._text_at = text, self._matcher.sent
             return [self._pending_interim()]
         self._tail = len(self._interim.split()) > len(text.split()) > 0
         self._interim = ""
         if not text:
             return self.due()
-        self._text_at = self._places.sent
+        self._text_at = self._matcher.sent
         self._pending.append(_PendingText(text, self._text_at))
         return self._settle() or [self._pending_interim()]
 
@@ -196,42 +198,43 @@ class Texts:
     def _pending_interim(self) -> Interim:
         """An interim with everything since the frontier."""
         text = f"{self._pending_text} {self._interim}".strip()
-        return Interim(text, self.frontier, self._places.sent, times_estimated=True)
+        return Interim(text, self.frontier, self._matcher.sent, times_estimated=True)
 
     def _settle(self) -> list[ProviderEvent]:
         """Make pending texts final whose ends are known or that have waited too long."""
-        places, text, received_at = self._places, self._pending_text, self._pending[-1].received_at
-        waited = places.sent - self._pending[0].received_at >= self._hold
-        more = self._finished or (not waited and places.sent - received_at < _TAIL_SECONDS)
-        found = None if self._tail and more else places.pause_after(text, received_at)
+        matcher, text = self._matcher, self._pending_text
+        received_at = self._pending[-1].received_at
+        waited = matcher.sent - self._pending[0].received_at >= self._hold
+        more = self._finished or (not waited and matcher.sent - received_at < _TAIL_SECONDS)
+        found = None if self._tail and more else matcher.pause_after(text, received_at)
         if found is None and waited:
-            found = places.guess_after(text, received_at)
-        if found is not None and (found.sure or not more):
+            found = matcher.guess_after(text, received_at)
+        if found is not None and (found.certain or not more):
             self._pending, self._tail = [], False
-            return self._found(text, received_at, found)
+            return self._matched(text, received_at, found)
         # Parts of one text match together; otherwise each text has its own pause.
-        if 1 < len(self._pending) <= len(places.pauses()):
+        if 1 < len(self._pending) <= len(matcher.pauses()):
             first = self._pending[0]
-            found = places.pause_after(first.text, first.received_at)
+            found = matcher.pause_after(first.text, first.received_at)
             if found is not None:
                 del self._pending[0]
-                return self._found(*first, found) + self._settle()
+                return self._matched(*first, found) + self._settle()
         return []
 
-    def _found(self, text: str, received_at: float, found: Found) -> list[ProviderEvent]:
-        self._places.learn(text, received_at, found)
-        return self._final(text, found.end, self._places.spans(found.end))
+    def _matched(self, text: str, received_at: float, found: PauseMatch) -> list[ProviderEvent]:
+        self._matcher.learn(text, received_at, found)
+        return self._final(text, found.end, self._matcher.spans(found.end))
 
     def _silence(self) -> list[ProviderEvent]:
         """Return a final for silence; never for speech without a text."""
-        places = self._places
+        matcher = self._matcher
         end = self.frontier
         if not self._interim:
-            end = min(places.quiet_from_start(), places.sent - _ANSWER_SECONDS)
-        quiet = places.sent - max(self._text_at, self.frontier) >= self._quiet + _SILENCE_SECONDS
-        if quiet and places.speech() < _SPEECH_SECONDS:
+            end = min(matcher.leading_silence_end(), matcher.sent - _ANSWER_SECONDS)
+        quiet = matcher.sent - max(self._text_at, self.frontier) >= self._quiet + _SILENCE_SECONDS
+        if quiet and matcher.speech() < _SPEECH_SECONDS:
             self._interim = ""
-            end = max(end, places.quiet_before(places.sent - self._quiet))
+            end = max(end, matcher.last_gap_before(matcher.sent - self._quiet))
         if end - self.frontier < _SILENCE_SECONDS:
             return []
         return self._final("", end, [])
@@ -240,7 +243,7 @@ class Texts:
         self, text: str, end: float, spans: list[Span], start: float | None = None
     ) -> list[ProviderEvent]:
         start = self.frontier if start is None else start
-        end = self.frontier = max(min(end, self._places.sent), self.frontier)
+        end = self.frontier = max(min(end, self._matcher.sent), self.frontier)
         words = estimated_words(text, spans or [(start, end)]) if text else ()
-        self._places.forget(end)
+        self._matcher.forget(end)
         return [Final(text, start, end, words, times_estimated=True)]

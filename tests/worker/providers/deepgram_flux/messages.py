@@ -10,14 +10,14 @@ from natterjack.plugin.provider import (
     ProviderWord,
 )
 from worker.providers.deepgram_flux.clock import Clock
-from worker.providers.deepgram_flux.open_turn import Commit
+from worker.providers.deepgram_flux.open_turn import CommitRules
 from worker.providers.deepgram_flux.protocol import TurnInfo
 from worker.providers.deepgram_flux.transcript import Transcript
 
 from ..emulated.streams import LINEAR_16K, finals
 
-NEVER = Commit(updates=0)
-EAGER = Commit(updates=2, seconds=0.5, length_seconds=0.0)
+NEVER = CommitRules(updates=0)
+EAGER = CommitRules(updates=2, seconds=0.5, length_seconds=0.0)
 
 
 def spoken(seconds: float) -> Clock:

@@ -15,7 +15,7 @@ from natterjack.plugin.provider import (
     ProviderWord,
     Turn,
 )
-from worker.providers.deepgram_flux.open_turn import Commit, OpenTurn
+from worker.providers.deepgram_flux.open_turn import CommitRules, OpenTurn
 from worker.providers.deepgram_flux.protocol import TurnInfo
 from worker.providers.deepgram_flux.transcript import Transcript
 
@@ -37,7 +37,7 @@ def monologue(count: int, step: float = 0.25) -> list[TurnInfo]:
 
 
 def test_the_head_of_a_long_turn_is_made_final() -> None:
-    rules = Commit(updates=3, seconds=3, length_seconds=5)
+    rules = CommitRules(updates=3, seconds=3, length_seconds=5)
     transcript = Transcript(spoken(100), rules)
     messages = monologue(100)
     events: list[ProviderEvent] = []
@@ -93,7 +93,7 @@ def test_words_that_change_are_not_committed() -> None:
 
 def test_a_word_that_merges_with_the_next_is_not_committed() -> None:
     """The widest gap is after "twenty", but "five" is still new."""
-    transcript = Transcript(spoken(60), Commit(updates=3, seconds=3, length_seconds=1))
+    transcript = Transcript(spoken(60), CommitRules(updates=3, seconds=3, length_seconds=1))
     head = words("a b c twenty")
     both = (*head, ProviderWord("five", 2.5, 2.9, 0.9))
     events: list[ProviderEvent] = []
@@ -217,7 +217,7 @@ def word(text: str, start: float, end: float) -> ProviderWord:
     ],
 )
 def test_words_that_become_one_across_a_boundary(later: list[ProviderWord], rest: str) -> None:
-    transcript = Transcript(spoken(60), Commit())
+    transcript = Transcript(spoken(60), CommitRules())
     said_before = (*BASE, TWENTY, FIVE, word("people", 7.2, 7.5))
     events: list[ProviderEvent] = []
     for quarter in range(31, 48):
@@ -249,7 +249,7 @@ def test_only_the_head_remains() -> None:
 def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
     """Words and their times are revised; each part of the audio appears in one final."""
     rng = random.Random(seed)
-    transcript = Transcript(spoken(200), Commit(updates=2, seconds=1, length_seconds=1))
+    transcript = Transcript(spoken(200), CommitRules(updates=2, seconds=1, length_seconds=1))
     events: list[ProviderEvent] = []
     for message in monologue(120):
         revised = tuple(
@@ -289,7 +289,7 @@ def test_unchanged_committed_words_are_not_processed_again(
         return skipped[-1]
 
     def events() -> list[ProviderEvent]:
-        transcript = Transcript(spoken(200), Commit(updates=2, seconds=1, length_seconds=1))
+        transcript = Transcript(spoken(200), CommitRules(updates=2, seconds=1, length_seconds=1))
         return [event for message in messages for event in transcript.receive(message)]
 
     monkeypatch.setattr(OpenTurn, "unchanged", counted)

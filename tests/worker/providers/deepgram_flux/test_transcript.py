@@ -20,7 +20,7 @@ from tests.emulators import tones
 from tests.emulators.deepgram_flux import FluxFaults, FluxSession
 from tests.emulators.deepgram_flux_query import parse
 from worker.providers.deepgram_flux.clock import Clock
-from worker.providers.deepgram_flux.open_turn import Commit
+from worker.providers.deepgram_flux.open_turn import CommitRules
 from worker.providers.deepgram_flux.protocol import TurnInfo, decode
 from worker.providers.deepgram_flux.transcript import Transcript
 
@@ -168,7 +168,7 @@ def test_inserted_silence_is_removed_from_all_times() -> None:
 SPOKEN = tones.sequence(60)
 
 
-def through_the_emulator(audio: bytes, lag: float, commit: Commit) -> list[ProviderEvent]:
+def through_the_emulator(audio: bytes, lag: float, commit: CommitRules) -> list[ProviderEvent]:
     query = {"model": ["flux-general-en"], "encoding": ["linear16"], "sample_rate": ["16000"]}
     session = FluxSession(parse(query), FluxFaults(decode_lag_seconds=lag))
     clock = Clock(LINEAR_16K)
@@ -188,7 +188,7 @@ def through_the_emulator(audio: bytes, lag: float, commit: Commit) -> list[Provi
 def test_every_word_has_its_time(lag: float, phrase: int) -> None:
     audio = tones.encode(SPOKEN, phrase_words=phrase, lead_seconds=0.3, tail_seconds=1)
     places = tones.places(SPOKEN, phrase_words=phrase, lead_seconds=0.3)
-    events = through_the_emulator(audio, lag, Commit(3, 1, 2))
+    events = through_the_emulator(audio, lag, CommitRules(3, 1, 2))
     assert final_words(events) == SPOKEN
     partition(events)
     timed = [word for final in finals(events) for word in final.words]
@@ -205,7 +205,7 @@ def test_a_new_stream_can_start_at_every_final(gap: float, phrase: int) -> None:
     """This happens after a crash. It also works when words follow each other closely."""
     how: dict[str, Any] = {"phrase_words": phrase, "lead_seconds": 3.5, "gap_seconds": gap}
     audio = tones.encode(SPOKEN[:40], tail_seconds=4, **how)
-    events = through_the_emulator(audio, 0.1, Commit(2, 0.5, 0.3))
+    events = through_the_emulator(audio, 0.1, CommitRules(2, 0.5, 0.3))
     assert final_words(events) == SPOKEN[:40]
     before = 0
     for final in finals(events):

@@ -19,7 +19,7 @@ from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Us
 from tests.emulators import pcm, tones
 from tests.emulators.managed import ManagedFaults, ManagedSession
 from worker.providers.managed import protocol
-from worker.providers.managed.places import Pace
+from worker.providers.managed.pauses import Pace
 from worker.providers.managed.protocol import (
     CreditsLow,
     Error,
@@ -187,10 +187,10 @@ def test_speech_without_a_text_is_not_skipped() -> None:
     proxy = Proxy(listener, 0.2)
     proxy.play(tones.silence(10) + noise(90))
     assert finals(proxy.events)[-1].end <= 10
-    assert listener.owed == pytest.approx(90, abs=0.3)
-    (event,) = finals(listener.pass_over(60))
+    assert listener.waiting_seconds == pytest.approx(90, abs=0.3)
+    (event,) = finals(listener.skip(60))
     assert (event.text, event.end) == ("", 60)
-    assert listener.owed == pytest.approx(40, abs=0.3)
+    assert listener.waiting_seconds == pytest.approx(40, abs=0.3)
 
 
 def test_speech_after_the_last_text_needs_a_text() -> None:
@@ -200,7 +200,7 @@ def test_speech_after_the_last_text_needs_a_text() -> None:
     listener.add_audio(tones.encode(words, tail_seconds=1))
     (event,) = finals(listener.receive(final(" ".join(words))))
     listener.add_audio(tones.silence(60))
-    assert listener.owed == 0
+    assert listener.waiting_seconds == 0
     frontier = finals(listener.due())[-1].end
     assert frontier > event.end
     listener.add_audio(tones.encode(tones.sequence(120), phrase_words=6))
@@ -210,13 +210,13 @@ def test_speech_after_the_last_text_needs_a_text() -> None:
         listener.add_audio(tones.silence(10))
         assert listener.due() == []
     assert listener.frontier == start
-    assert listener.owed > 100
+    assert listener.waiting_seconds > 100
 
 
 def test_a_click_is_not_speech() -> None:
     listener = texts(quiet=10)
     listener.add_audio(tones.silence(3) + noise(0.03) + tones.silence(30))
-    assert listener.owed == 0
+    assert listener.waiting_seconds == 0
     assert finals(listener.due())[-1].end > 20
 
 

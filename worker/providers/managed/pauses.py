@@ -26,8 +26,8 @@ _KNOWN_SECONDS: Final = 1.0
 _FORGETTING: Final = 0.7
 _MAX_RATIO: Final = 2.0
 """Ratio of actual to expected length up to which a text may end at a pause."""
-_SURE_RATIO: Final = 1.5
-"""The same ratio for a match without doubt."""
+_CERTAIN_RATIO: Final = 1.5
+"""The same ratio for a certain match."""
 _LATENCY_SECONDS: Final = 0.8
 """Initial latency: the time from a pause to its text."""
 _LEAST_SECONDS: Final = 0.3
@@ -38,20 +38,20 @@ _LEARNING: Final = 0.3
 _SPREAD_PACE: Final = 0.35
 _SPREAD_SECONDS: Final = 0.8
 """Typical deviation of a text's pace (as a logarithm), and of its latency."""
-_AMID_SECONDS: Final = 1.5
+_MID_SPEECH_SECONDS: Final = 1.5
 """Assumed time from the last word of a text to its arrival during speech."""
 _SNAP_SECONDS: Final = 0.4
 _LOOK_BACK_SECONDS: Final = 5.0
 
 
-class Found(NamedTuple):
+class PauseMatch(NamedTuple):
     """The pause in which a text ends."""
 
     end: float
     """End of the text, within the pause."""
     speech: float
     """Seconds of speech before the pause."""
-    sure: bool
+    certain: bool
     """False if the text may continue after the pause."""
 
 
@@ -78,7 +78,7 @@ class Pace:
             self._seconds = self._seconds * _FORGETTING + seconds
 
 
-class Places:
+class PauseMatcher:
     """Records the voice activity of the audio that is sent, and matches texts to its pauses."""
 
     def __init__(self) -> None:
@@ -122,8 +122,8 @@ class Places:
         """Spans of speech since `start`."""
         return [span for voiced, span in self._runs(until) if voiced]
 
-    def quiet_from_start(self) -> float:
-        """End of the silence at `start`."""
+    def leading_silence_end(self) -> float:
+        """End of the silence that begins at `start`."""
         found = self._voiced.find(1)
         return self.start + (len(self._voiced) if found < 0 else found) * BLOCK_SECONDS
 
@@ -142,7 +142,7 @@ class Places:
             if not voiced and before and span[1] - span[0] > PAUSE_SECONDS - BLOCK_SECONDS / 2
         ]
 
-    def pause_after(self, text: str, received_at: float) -> Found | None:
+    def pause_after(self, text: str, received_at: float) -> PauseMatch | None:
         """Find the pause in which the text that starts at `start` ends; None if it is not known.
 
         `received_at` is how much audio had been sent when the text's last word arrived; later
@@ -153,15 +153,20 @@ class Places:
             return None
         expected = max(self._pace.seconds(text), BLOCK_SECONDS)
         lengths = [self.speech(pause[0]) for pause in pauses]
-        offs = [abs(math.log(length / expected)) for length in lengths]
-        lates = [received_at - pause[0] - self._latency for pause in pauses]
-        costs = [_cost(off, late) for off, late in zip(offs, lates, strict=True)]
+        length_errors = [abs(math.log(length / expected)) for length in lengths]
+        delay_errors = [received_at - pause[0] - self._latency for pause in pauses]
+        costs = [
+            _cost(length_error, delay_error)
+            for length_error, delay_error in zip(length_errors, delay_errors, strict=True)
+        ]
         best = costs.index(min(costs))
-        if self._pace.known and offs[best] > math.log(_MAX_RATIO):
+        if self._pace.known and length_errors[best] > math.log(_MAX_RATIO):
             return None
-        sure = offs[best] < math.log(_SURE_RATIO)
+        certain = length_errors[best] < math.log(_CERTAIN_RATIO)
         start, end = pauses[best]
-        return Found(min(start + _INTO_PAUSE_SECONDS, (start + end) / 2), lengths[best], sure)
+        return PauseMatch(
+            min(start + _INTO_PAUSE_SECONDS, (start + end) / 2), lengths[best], certain
+        )
 
     def first_text(self, text: str, *, is_final: bool) -> None:
         """Estimate the latency from the first text of the stream."""
@@ -171,24 +176,24 @@ class Places:
             late = self.sent - spans[0][0] - spoken
             self._latency = min(max(late, _LEAST_SECONDS), _LATEST_SECONDS)
 
-    def learn(self, text: str, received_at: float, found: Found) -> None:
+    def learn(self, text: str, received_at: float, found: PauseMatch) -> None:
         """Learn from a text that was matched to a pause."""
         self._pace.learn(text, found.speech)
         late = min(max(received_at - found.end, _LEAST_SECONDS), _LATEST_SECONDS)
         self._latency += _LEARNING * (late - self._latency)
 
-    def guess_after(self, text: str, received_at: float) -> Found:
+    def guess_after(self, text: str, received_at: float) -> PauseMatch:
         """Estimate the end of the text that starts at `start` if no pause shows it: the gap nearest
         to the expected place."""
-        at = max(self.start, received_at - _AMID_SECONDS)
+        at = max(self.start, received_at - _MID_SPEECH_SECONDS)
         if self._pace.known:
-            at = min(at, self.spoken(self._pace.seconds(text)))
+            at = min(at, self.time_of_speech(self._pace.seconds(text)))
         gaps = [(start + end) / 2 for voiced, (start, end) in self._runs(math.inf) if not voiced]
         nearest = min(gaps, key=lambda gap: abs(gap - at), default=at)
         end = nearest if abs(nearest - at) <= _SNAP_SECONDS else at
-        return Found(end, self.speech(end), False)
+        return PauseMatch(end, self.speech(end), False)
 
-    def spoken(self, seconds: float) -> float:
+    def time_of_speech(self, seconds: float) -> float:
         """Time at which `seconds` of speech since `start` have passed."""
         at = self.start
         for start, end in self.spans():
@@ -198,7 +203,7 @@ class Places:
                 break
         return at
 
-    def quiet_before(self, at: float) -> float:
+    def last_gap_before(self, at: float) -> float:
         """A time shortly before `at` that is not inside a word; else `at`."""
         gaps = [(start + end) / 2 for voiced, (start, end) in self._runs(at) if not voiced]
         return gaps[-1] if gaps and at - gaps[-1] < _LOOK_BACK_SECONDS else at
@@ -216,9 +221,9 @@ class Places:
         return runs
 
 
-def _cost(off: float, late: float) -> float:
+def _cost(length_error: float, delay_error: float) -> float:
     """Cost of a pause, from the deviation of the pace and of the latency.
 
     The cost of latency grows slowly, since a proxy may occasionally be late.
     """
-    return (off / _SPREAD_PACE) ** 2 + math.log1p((late / _SPREAD_SECONDS) ** 2)
+    return (length_error / _SPREAD_PACE) ** 2 + math.log1p((delay_error / _SPREAD_SECONDS) ** 2)
