@@ -181,10 +181,11 @@ async def test_a_long_turn_without_times(make: Make, emulator: DeepgramFluxEmula
 
 
 async def test_the_end_of_a_stream_that_is_mute_in_a_turn(
-    provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator
+    provider: DeepgramFluxProvider, emulator: DeepgramFluxEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client ends the turn and the stream anyway. A normal close does not mean that everything
     was transcribed."""
+    monkeypatch.setattr("worker.providers.deepgram_flux.upkeep._ANSWER_SECONDS", 0.2)
     await emulator.set(mute_in_turn_words=3)
     async with opened(provider) as stream:
         await send(stream, tones.encode(WORDS[:8], tail_seconds=1))
