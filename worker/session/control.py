@@ -132,7 +132,7 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
         while waiting:
             reply, data = waiting.pop(0)
             try:
-                answered = await _answer(session, data)
+                answered = await carry_out(session, data)
                 if reply.startswith(_REPLY_PREFIXES):
                     payload = answered.model_dump_json(exclude_none=True)
                     broker.client.post(reply.decode(), payload.encode())
@@ -153,7 +153,8 @@ async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[Non
         await arrivals.end()
 
 
-async def _answer(session: Controllable, payload: bytes) -> ControlReply:
+async def carry_out(session: Controllable, payload: bytes) -> ControlReply:
+    """Carry out a request, and return the reply. Raises LeaseLost."""
     try:
         request = ControlRequest.model_validate_json(payload)
         return _reply(session, position=await _do(session, request))

@@ -3,18 +3,119 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
+
+import pytest
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.control import ControlReply
+from natterjack.plugin.errors import Dropped
 from natterjack.plugin.provider import Capabilities
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey, control_subject
 from tests.waiting import until
-from worker.session.control import controlled
+from worker.errors import LeaseLost
+from worker.session.control import NoStream, carry_out, controlled
 
 KEY = SessionKey("t", "c", "s")
 REQUEST = b'{"command":"finalize"}'
+
+
+# ---- one request, without a broker -------------------------------------------------------------
+
+
+class Session:
+    """A session of a provider that can finalize, and change its key terms."""
+
+    id, key, provider_name, sent_seconds = "1", KEY, "able", 2.5
+
+    def __init__(self, *, finalize: bool = True) -> None:
+        self.capabilities = Capabilities(
+            encodings=("linear16",), finalize=finalize, configurable=frozenset({"keyterms"})
+        )
+        self.calls: list[Any] = []
+        self.error: Exception | None = None
+
+    def _call(self, *call: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(call)
+
+    async def finalize(self) -> None:
+        self._call("finalize")
+
+    async def configure(self, settings: dict[str, Any]) -> None:
+        self._call("configure", settings)
+
+    async def stop(self, reason: str) -> float:
+        self._call("stop", reason)
+        return 4.0
+
+    def mark_unconfirmed(self) -> None:
+        raise AssertionError("the lease is confirmed")
+
+
+@pytest.mark.parametrize(
+    ("request_", "call", "position"),
+    [
+        ({"command": "finalize"}, ("finalize",), 2.5),
+        ({"command": "stop"}, ("stop", "by request"), 4.0),
+        ({"command": "stop", "reason": "enough"}, ("stop", "enough"), 4.0),
+        (
+            {"command": "configure", "settings": {"keyterms": ["toad"]}},
+            ("configure", {"keyterms": ["toad"]}),
+            2.5,
+        ),
+    ],
+)
+async def test_a_request_is_carried_out(
+    request_: dict[str, Any], call: tuple[Any, ...], position: float
+) -> None:
+    session = Session()
+    reply = await carry_out(session, json.dumps(request_).encode())
+    assert session.calls == [call]
+    assert (reply.ok, reply.position, reply.error) == (True, position, None)
+    assert reply.supports.configure == ["keyterms"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (b"no JSON", "bad request"),
+        (b'{"command":"dance"}', "bad request"),
+        (b'{"command":"finalize"}', "able cannot finalize mid-stream"),
+        (b'{"command":"configure"}', "no settings were given"),
+        (b'{"command":"configure","settings":{"voice":1}}', "no setting voice to change"),
+    ],
+)
+async def test_a_request_that_cannot_be_carried_out_is_answered(
+    request_: bytes, error: str
+) -> None:
+    session = Session(finalize=False)
+    reply = await carry_out(session, request_)
+    assert session.calls == []
+    assert not reply.ok
+    assert reply.error is not None
+    assert error in reply.error
+
+
+@pytest.mark.parametrize("error", [NoStream(), Dropped("able", "it broke")])
+async def test_an_error_of_the_stream_is_answered(error: Exception) -> None:
+    session = Session()
+    session.error = error
+    reply = await carry_out(session, REQUEST)
+    assert (reply.ok, reply.error) == (False, str(error))
+
+
+async def test_a_session_without_its_lease_does_not_answer() -> None:
+    session = Session()
+    session.error = LeaseLost("lost")
+    with pytest.raises(LeaseLost):
+        await carry_out(session, REQUEST)
+
+
+# ---- many requests ------------------------------------------------------------------------------
 
 
 class Slow:
