@@ -66,8 +66,8 @@ def _metered_coroutine(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    reports, tell = ROSTER
-    setattr(reports, tell, _metered_coroutine(getattr(reports, tell)))
+    report, publish = ROSTER
+    setattr(report, publish, _metered_coroutine(getattr(report, publish)))
     for owner, names in METERED:
         for name in names:
             setattr(owner, name, _metered(getattr(owner, name)))

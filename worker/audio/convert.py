@@ -84,7 +84,7 @@ class Converter:
         if frame_ms is not None:
             self._frame_bytes = target.sample_rate * frame_ms // 1000 * target.frame_bytes
         self._rest = b""
-        self.passes = self._identity and not self._frame_bytes
+        self.passthrough = self._identity and not self._frame_bytes
         """Whether audio passes unchanged, so that `convert` need not be called."""
 
     def convert(self, payload: bytes) -> Iterator[bytes]:

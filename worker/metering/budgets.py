@@ -62,7 +62,7 @@ class Budgeted(Protocol):
 
     key: SessionKey
 
-    def low(self, remaining_seconds: float | None) -> None:
+    def warn_budget(self, remaining_seconds: float | None) -> None:
         """A threshold was passed: `remaining_seconds` of audio are left for the whole tenant."""
 
     def exhaust(self, detail: str) -> None:
@@ -310,7 +310,7 @@ class Budgets:
 
     def _warn_or_end(self, session: Budgeted, level: float, budget: Budget, used: Used) -> None:
         if level < _SPENT:
-            session.low(remaining_seconds(budget, used))
+            session.warn_budget(remaining_seconds(budget, used))
         elif detail := spent_detail(session.key.tenant, self._day(), budget, used):
             session.exhaust(detail)
 

@@ -80,7 +80,7 @@ class Drain:
         if self.requested:
             raise HandOver
 
-    async def first(
+    async def wait_for(
         self,
         wanted: Coroutine[Any, Any, T],
         *,
@@ -192,7 +192,7 @@ class Admission:
         await self._check_budget()
         while True:
             name = await self._choose()
-            await self._admit(name)
+            await self._acquire_permits(name)
             # During a long wait, the breaker may have opened for another session.
             if self._services.providers.breaker(name).state is not BreakerState.OPEN:
                 return await self._open(name)
@@ -215,7 +215,7 @@ class Admission:
         request = self.chain.request(self._spec, target, configured)
         price = self.price(name, request.model, request.language, target.channels)
         started = time.monotonic()
-        stream = await self._drain.first(provider.open(request), discard=_close)
+        stream = await self._drain.wait_for(provider.open(request), discard=_close)
         self._services.metrics.connect.labels(name).observe(time.monotonic() - started)
         return Opened(provider, stream, converter, price)
 
@@ -242,16 +242,16 @@ class Admission:
                 raise NoProvider(str(exhausted)) from None
             if wait == 0:
                 return self.chain.name
-            if self._retry.failing(now):
+            if self._retry.outage_too_long(now):
                 raise NoProvider(f"no provider for {self._services.settings.recovery_seconds:g} s")
-            self._queue("its breaker is open")
+            self._enter_queued("its breaker is open")
             await self._drain.pause(wait)
 
-    def _queue(self, reason: str) -> None:
+    def _enter_queued(self, reason: str) -> None:
         if self._lease.checkpoint.state == State.WAITING.value:
             self._enter(State.QUEUED, reason=reason)
 
-    async def _admit(self, name: str) -> None:
+    async def _acquire_permits(self, name: str) -> None:
         """Wait for a permit of the provider's account and for permission to dial. Both are
         granted at once if the account has no limits."""
         governor, checkpoint = self._services.governor, self._lease.checkpoint
@@ -283,13 +283,13 @@ class Admission:
             await self._lease.confirm()
             if not announced:
                 announced = True
-                self._queue(f"waiting for {what}")
+                self._enter_queued(f"waiting for {what}")
                 await self._lease.progress.writer.status("assigned", f"waiting for {what}")
 
         try:
-            return await self._drain.first(wanted, discard=discard, check=check)
+            return await self._drain.wait_for(wanted, discard=discard, check=check)
         finally:
-            self._retry.excuse(time.monotonic() - began)
+            self._retry.exclude(time.monotonic() - began)
 
     async def release(self, *, hand_over: bool = False) -> None:
         """Give the permit back, if one is held; with `hand_over`, leave it to the next worker."""
@@ -317,10 +317,10 @@ class Admission:
         known = fault.provider if fault.provider in available() else "unknown"
         metrics.provider_errors.labels(known, fault.cause).inc()
         now = time.monotonic()
-        if retry.failing(now):
+        if retry.outage_too_long(now):
             patience = self._services.settings.recovery_seconds
             raise NoProvider(f"no provider for {patience:g} s: {fault}")
-        changed = await self._report(fault, now, progress=progress)
+        changed = await self._record_fault(fault, now, progress=progress)
         retry.recovering(fault.cause, now)
         reason = f"{fault.cause}: {fault}"
         if changed:
@@ -331,7 +331,7 @@ class Admission:
         at_once = changed and self.chain.untried
         await self._drain.pause(retry.next_delay(random.random(), at_once=at_once))  # noqa: S311
 
-    async def _report(self, fault: ProviderError, now: float, *, progress: bool) -> bool:
+    async def _record_fault(self, fault: ProviderError, now: float, *, progress: bool) -> bool:
         """Report a fault to the chain and to other workers. Return whether the current
         provider has changed. Raises NoProvider if every provider has refused the session."""
         failed = self.chain.name

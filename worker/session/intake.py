@@ -23,7 +23,7 @@ from worker.services import Services
 from worker.settings import WorkerSettings
 
 from .admission import Admission, Drain, HandOver
-from .lease import AskQueue, Lease, QueueUnknown
+from .lease import Lease, QueueQuery, QueueUnknown
 
 _WAIT_SECONDS = 0.25
 _CHECK_SECONDS = 2.0
@@ -98,7 +98,7 @@ class Intake:
         drain: Drain,
         lease: Lease,
         admission: Admission,
-        first_queued: AskQueue,
+        first_queued: QueueQuery,
         stored_head: Callable[[], Awaitable[int]],
     ) -> None:
         """`first_queued` and `stored_head` are those of `Queries`."""

@@ -30,8 +30,8 @@ takes over has to read again."""
 _PROBE_SECONDS = 0.25
 
 
-AskQueue = Callable[[int], Awaitable[int | None]]
-AskRoster = Callable[[str, str, str], Awaitable[SessionRecord | None]]
+QueueQuery = Callable[[int], Awaitable[int | None]]
+RosterQuery = Callable[[str, str, str], Awaitable[SessionRecord | None]]
 
 
 class KeyBusy(Exception):
@@ -79,7 +79,7 @@ class Lease:
         """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
         and `configured` up to date; `write` fills in the rest."""
 
-    async def acquire(self, first_queued: AskQueue, last_record: AskRoster) -> Estimate | None:
+    async def acquire(self, first_queued: QueueQuery, last_record: RosterQuery) -> Estimate | None:
         """Become the session's only holder: adopt the stored checkpoint, and write it.
 
         `first_queued` asks the queue for the sequence of the first request for the key from a
@@ -114,7 +114,7 @@ class Lease:
                 return estimate
 
     async def _adopt(
-        self, stored: Checkpoint, claimant: Claimant, last_record: AskRoster
+        self, stored: Checkpoint, claimant: Claimant, last_record: RosterQuery
     ) -> Estimate | None:
         """Continue from where the former holder, or an earlier attempt, left the session."""
         progress, spec = self.progress, self._spec

@@ -35,7 +35,7 @@ class Relay:
     __slots__ = (
         "_answered_audio", "_burst", "_capture_delay", "_converter", "_counted_at",
         "_failure", "_format", "_guard_event", "_last", "_ledger", "_next_send_at", "_nudge_feed",
-        "_opened", "_passes", "_rate", "_received_at", "_sampled", "_seconds_a_frame",
+        "_opened", "_passthrough", "_rate", "_received_at", "_sampled", "_seconds_per_frame",
         "_send_started", "_settings", "_unanswered_since", "_unsent", "answered", "finishing",
         "handling", "limit", "provider", "stream", "timeline",
     )  # fmt: skip
@@ -60,7 +60,7 @@ class Relay:
         self.finishing = False
         """Set once the provider knows that no audio follows."""
         self._converter = converter
-        self._passes = converter.passes
+        self._passthrough = converter.passthrough
         self._format = spec.audio_format
         self._rate = spec.sample_rate
         self._settings = settings
@@ -68,7 +68,7 @@ class Relay:
         self._next_send_at = 0.0
         rate = provider.capabilities.catch_up_rate
         self._burst = _BURST_SECONDS / rate
-        self._seconds_a_frame = 1 / (spec.sample_rate * rate)
+        self._seconds_per_frame = 1 / (spec.sample_rate * rate)
         self._unsent: list[bytes] = []
         """Audio that the stream did not accept at once."""
         self._nudge_feed: Callable[[], None]
@@ -154,12 +154,12 @@ class Relay:
         if limit is not None and timeline.position + frames >= limit:
             return False
         since = now - self._burst  # paced as in `_pace`
-        self._next_send_at = (since if since > due else due) + frames * self._seconds_a_frame
+        self._next_send_at = (since if since > due else due) + frames * self._seconds_per_frame
         timeline.advance(frames, now, time_ns)
         self._last = (seq, frames, payload, time_ns, now)
         if self._unanswered_since is None:
             self._unanswered_since = now
-        pieces = (payload,) if self._passes else self._converter.convert(payload)
+        pieces = (payload,) if self._passthrough else self._converter.convert(payload)
         try:
             for audio in pieces:
                 if self._unsent or not self.stream.send_nowait(audio):
@@ -187,7 +187,7 @@ class Relay:
         self._next_send_at = max(self._next_send_at, now - self._burst)
         if self._next_send_at > now:
             await asyncio.sleep(self._next_send_at - now)
-        self._next_send_at += frames * self._seconds_a_frame
+        self._next_send_at += frames * self._seconds_per_frame
 
     async def _send_chunk(self, chunk: Chunk) -> None:
         await self._pace(chunk.frames)

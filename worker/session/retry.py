@@ -31,13 +31,13 @@ class Retry:
         """Forget earlier failures: there was progress."""
         self._delay, self._failing_since = self._first, None
 
-    def failing(self, now: float) -> bool:
+    def outage_too_long(self, now: float) -> bool:
         """Note that no provider can be used now. True when it is time to give up."""
         if self._failing_since is None:
             self._failing_since = now
         return now - self._failing_since > self._patience
 
-    def excuse(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Do not count `seconds` in which the session waited and nothing failed."""
         if self._failing_since is not None:
             self._failing_since += seconds

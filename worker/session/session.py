@@ -343,7 +343,7 @@ class Session:
 
     # ---- budgets: metering.budgets.Budgeted -------------------------------------------------
 
-    def low(self, remaining_seconds: float | None) -> None:
+    def warn_budget(self, remaining_seconds: float | None) -> None:
         """Warn subscribers that the session will soon end, after `remaining_seconds` of audio if
         that is known."""
         self._usage.warn(remaining_seconds)

@@ -37,7 +37,7 @@ class RecordedSession:
         self.lows: list[float | None] = []
         self.ends: list[str] = []
 
-    def low(self, remaining_seconds: float | None) -> None:
+    def warn_budget(self, remaining_seconds: float | None) -> None:
         self.lows.append(remaining_seconds)
 
     def exhaust(self, detail: str) -> None:

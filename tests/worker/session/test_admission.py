@@ -34,7 +34,7 @@ async def test_the_first_provider_is_dialed() -> None:
     opened = await case.admission.connect()
     assert opened.provider.name == "one"
     assert opened.price == Price(3.6, "USD", "audio")
-    assert opened.converter.passes
+    assert opened.converter.passthrough
     assert case.states == [State.CONNECTING]
     assert case.accounts.dialed == ["one"]
     assert case.admission.permit is None, "its account has no limit"
@@ -123,7 +123,7 @@ async def test_a_session_fails_if_every_provider_refuses_the_account() -> None:
 async def test_a_session_fails_when_breakers_stay_open_too_long() -> None:
     case = await Case(provider="one", recovery_seconds=60, breaker_max_seconds=3600).start()
     case.open_breaker("one")
-    case.retry.failing(time.monotonic() - 61)
+    case.retry.outage_too_long(time.monotonic() - 61)
     with pytest.raises(NoProvider, match="no provider for 60 s"):
         await case.admission.connect()
 
@@ -209,7 +209,7 @@ async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> N
     case.accounts.limit("shared")
     case.accounts.granting.clear()
     since = time.monotonic()
-    case.retry.failing(since)
+    case.retry.outage_too_long(since)
     connecting = asyncio.create_task(case.admission.connect())
     await until(lambda: case.reasons(), "it says why it waits")
     case.lease.mark_unconfirmed()
@@ -218,7 +218,7 @@ async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> N
     await soon(connecting, 5)
     assert case.reasons() == [("assigned", "waiting for a connection of account shared")]
     assert case.states == [State.QUEUED, State.CONNECTING]
-    assert not case.retry.failing(since + 60.001), "the wait does not count"
+    assert not case.retry.outage_too_long(since + 60.001), "the wait does not count"
 
 
 async def test_a_cutoff_ends_the_wait_for_a_permit() -> None:
@@ -311,7 +311,7 @@ async def test_the_drain_ends_the_pause_after_a_fault() -> None:
 
 async def test_a_session_gives_up_after_the_recovery_time() -> None:
     case = await Case(recovery_seconds=60).start()
-    case.retry.failing(time.monotonic() - 61)
+    case.retry.outage_too_long(time.monotonic() - 61)
     with pytest.raises(NoProvider, match=r"no provider for 60 s: .*it broke"):
         await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
     assert case.states == []
@@ -329,7 +329,7 @@ def _long_stream(case: Case) -> bool:
 @pytest.mark.parametrize("made", [_finals_moved, _long_stream])
 async def test_progress_starts_the_recovery_time_anew(made: Callable[[Case], bool]) -> None:
     case = await Case(recovery_seconds=60).start()
-    case.retry.failing(time.monotonic() - 61)
+    case.retry.outage_too_long(time.monotonic() - 61)
     await case.admission.recover(Dropped("one", "it broke"), finals_moved=made(case))
     assert case.states == [State.RECOVERING]
 

@@ -40,7 +40,7 @@ class Desk:
 async def start(
     drain: Drain, desk: Desk, check: Callable[[], Awaitable[None]] | None = None
 ) -> asyncio.Task[str]:
-    waiting = asyncio.create_task(drain.first(desk.apply(), discard=desk.give_back, check=check))
+    waiting = asyncio.create_task(drain.wait_for(desk.apply(), discard=desk.give_back, check=check))
     await soon(desk.applied.wait(), 5)
     return waiting
 
@@ -58,7 +58,7 @@ async def test_a_result_that_is_there_counts_even_while_draining() -> None:
     drain, desk = Drain(), Desk()
     drain.request(0.0)
     desk.grant.set()
-    assert await soon(drain.first(desk.apply(), discard=desk.give_back), 5) == "permit"
+    assert await soon(drain.wait_for(desk.apply(), discard=desk.give_back), 5) == "permit"
 
 
 async def test_the_drain_ends_the_wait() -> None:
@@ -112,7 +112,7 @@ async def test_an_error_of_what_is_waited_for_is_raised() -> None:
 
     desk = Desk()
     with pytest.raises(ConnectionRefusedError):
-        await soon(Drain().first(refuse(), discard=desk.give_back), 5)
+        await soon(Drain().wait_for(refuse(), discard=desk.give_back), 5)
 
 
 async def test_an_error_on_the_way_out_does_not_hide_the_drain() -> None:
@@ -126,7 +126,7 @@ async def test_an_error_on_the_way_out_does_not_hide_the_drain() -> None:
             raise ConnectionResetError
 
     drain, desk = Drain(), Desk()
-    waiting = asyncio.create_task(drain.first(clumsy(), discard=desk.give_back))
+    waiting = asyncio.create_task(drain.wait_for(clumsy(), discard=desk.give_back))
     await soon(applied.wait(), 5)
     drain.request(0.0)
     with pytest.raises(HandOver):
@@ -148,7 +148,7 @@ async def test_what_ignores_its_cancellation_does_not_hold_up_the_drain() -> Non
         returned.set()
 
     drain = Drain()
-    waiting = asyncio.create_task(drain.first(stubborn(), discard=give_back))
+    waiting = asyncio.create_task(drain.wait_for(stubborn(), discard=give_back))
     await soon(applied.wait(), 5)
     drain.request(0.0)
     try:
@@ -191,7 +191,7 @@ async def test_waits_may_follow_each_other_at_once() -> None:
     drain, desk = Drain(), Desk()
     desk.grant.set()
     for _ in range(3):
-        assert await drain.first(desk.apply(), discard=desk.give_back) == "permit"
+        assert await drain.wait_for(desk.apply(), discard=desk.give_back) == "permit"
         await drain.pause(0)
 
 
