@@ -188,10 +188,10 @@ class Spool:
         """
         marked = False
         for session in self._sessions:
-            while session.seconds > self.max_seconds and session.drop_oldest():
+            while session.seconds > self.max_seconds and session.mark_oldest():
                 marked = True
         while sum(session.size for session in self._sessions) > self.max_bytes:
-            if not any(session.drop_oldest() for session in self._sessions):
+            if not any(session.mark_oldest() for session in self._sessions):
                 break
             marked = True
         return marked

@@ -412,7 +412,7 @@ class SpooledBacklog(Backlog):
     def discard(self) -> None:
         self.discarded = True
 
-    def drop_oldest(self) -> bool:
+    def mark_oldest(self) -> bool:
         """Mark the oldest segment to be dropped by `tidy`. Returns False if there is none.
 
         These are never dropped: segments that may have been sent; the newest one, which tells where

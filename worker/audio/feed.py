@@ -89,7 +89,7 @@ class Feed:
         "_patience_left",
         "_pending",
         "_position",
-        "_quiet",
+        "_quiet_interval",
         "_reading",
         "_scanned",
         "_session_id",
@@ -155,7 +155,7 @@ class Feed:
         """Whether the stream may have more than was received."""
         self._check_at = 0.0
         """When to check the stream next, if there is a reason or nothing arrives."""
-        self._quiet = _QUIET_FIRST_S
+        self._quiet_interval = _QUIET_FIRST_S
         self._scanned = 0
         """Stream sequence up to which every message has been processed."""
         self._reading = False
@@ -264,7 +264,7 @@ class Feed:
             return
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.last_arrival = now
-        self._quiet = _QUIET_FIRST_S
+        self._quiet_interval = _QUIET_FIRST_S
         if not self._maybe_more:
             self._check_at = now + _QUIET_FIRST_S
         self._next_seq = seq + 1
@@ -327,7 +327,7 @@ class Feed:
         now = time.monotonic()
         if stream_sequence == 0:
             self.last_arrival = now
-            self._quiet = _QUIET_FIRST_S
+            self._quiet_interval = _QUIET_FIRST_S
             if not (self._maybe_more or self._ahead):
                 self._check_at = now + _QUIET_FIRST_S
             place = seq, position
@@ -564,7 +564,7 @@ class Feed:
             return True
         if header.seq == self._next_seq - 1:
             # Nothing more, unless this is a duplicate; after a long silence check anyway.
-            return sequence > self._scanned and self._quiet >= _QUIET_LONGEST_S
+            return sequence > self._scanned and self._quiet_interval >= _QUIET_LONGEST_S
         return header.seq >= self._next_seq or sequence > self._scanned
 
     def _mark_next(self) -> None:
@@ -597,8 +597,10 @@ class Feed:
             self._reading = False
         now = time.monotonic()
         if quiet:
-            self._quiet = min(self._quiet * 2, _QUIET_LONGEST_S)
-        self._check_at = now + (_RETRY_S if self._maybe_more or self._ahead else self._quiet)
+            self._quiet_interval = min(self._quiet_interval * 2, _QUIET_LONGEST_S)
+        self._check_at = now + (
+            _RETRY_S if self._maybe_more or self._ahead else self._quiet_interval
+        )
         if found or unread or not self._ahead or self._next_seq in self._ahead:
             return None
         return self._give_up_hole(started)
@@ -623,7 +625,7 @@ class Feed:
             if waited < self._hole_seconds:
                 return None
             # Other chunks follow a real one; none follow one that was forged far ahead.
-            lone = self._ahead.lone(first) and not first.end
+            lone = self._ahead.next_missing(first) and not first.end
             if lone and waited < 4 * self._hole_seconds:
                 return None
             longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest_gap

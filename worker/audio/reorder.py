@@ -115,8 +115,8 @@ class ReorderBuffer:
         for other in self._other_versions.pop(seq, ()):
             self._bytes -= len(other.payload)
 
-    def lone(self, chunk: Chunk) -> bool:
-        """Whether the next number is missing."""
+    def next_missing(self, chunk: Chunk) -> bool:
+        """Whether the chunk with the next number is missing."""
         return chunk.seq + 1 not in self._chunks
 
     def choose(
@@ -141,7 +141,9 @@ class ReorderBuffer:
         later = (chunk for chunk in versions if chunk.position > position)
         possible = (chunk for chunk in later if not self.contradicted(chunk, position))
         chunk = min(possible, default=present, key=_position)
-        implausible = self.lone(chunk) and chunk.position - position > self._longest_lone_gap
+        implausible = (
+            self.next_missing(chunk) and chunk.position - position > self._longest_lone_gap
+        )
         wait = min(patience, _IMPLAUSIBLE_S if implausible else _UNCONFIRMED_S)
         return chunk if waited >= wait else None
 

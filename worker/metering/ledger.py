@@ -91,8 +91,8 @@ class Ledger:
         stream = self._stream
         if stream is None:
             return
-        again = max(0, min(position, self._sent_until) - stream.start) / self._rate
-        replayed = min(again, sent_seconds)  # only part of a long gap is sent
+        resent = max(0, min(position, self._sent_until) - stream.start) / self._rate
+        replayed = min(resent, sent_seconds)  # only part of a long gap is sent
         billed = stream.price.billed_seconds(sent_seconds, connected_seconds, stream.reported)
         cost = stream.price.cost(billed)
         share = replayed / sent_seconds if replayed else 0.0
