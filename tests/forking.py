@@ -120,9 +120,9 @@ def launch(
 ) -> Process:
     """Start `python <arguments>`; streams are as for subprocess.Popen.
 
-    Only `-m module` is forked, and only with the PYTHON variables of this process.
+    Only `-m module` is forked, and only with the early variables of this process.
     """
-    if enabled and arguments[0] == "-m" and python_variables(env) == python_variables(os.environ):
+    if enabled and arguments[0] == "-m" and early_variables(env) == early_variables(os.environ):
         streams = (_INHERITED if given is None else given for given in (stdin, stdout, stderr))
         return ForkedProcess(arguments[1], arguments[2:], env, *streams)
     return subprocess.Popen(
@@ -130,9 +130,11 @@ def launch(
     )
 
 
-def python_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that an interpreter reads when it starts."""
-    return {name: value for name, value in env.items() if name.startswith("PYTHON")}
+def early_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that an interpreter or a library reads at its start: aiohttp makes its
+    TLS context when it is imported."""
+    prefixes = ("PYTHON", "SSL_CERT_")
+    return {name: value for name, value in env.items() if name.startswith(prefixes)}
 
 
 @cache

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(not forking.AVAILABLE, reason="programs are not forked here"),
 ]
-ENVIRONMENT = {"LC_ALL": "C.UTF-8", **forking.python_variables(os.environ)}
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", **forking.early_variables(os.environ)}
 
 
 def obedient(*arguments: str) -> Process:

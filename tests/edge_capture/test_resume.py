@@ -236,8 +236,9 @@ async def feed(edge: Edge, value: int, count: int) -> None:
 async def test_standard_input_resumes_after_a_gap(
     ready_broker: Broker, start_edge: StartEdge, spool: Path
 ) -> None:
+    started = time.monotonic()
     edge = start_edge("stdin", "--live", "--spool", spool, stdin=subprocess.PIPE)
-    await feed(edge, 1, 2)  # shorter than a restart takes
+    await feed(edge, 1, 2)  # 0.16 s
 
     async def stored(count: int) -> bool:
         return await chunks(ready_broker) >= count
@@ -245,6 +246,7 @@ async def test_standard_input_resumes_after_a_gap(
     await until(lambda: stored(2), "all is stored", 20)
     edge.kill()
     killed_ns = time.time_ns()
+    await until(lambda: time.monotonic() > started + 1, "more time has passed than audio was fed")
     edge = start_edge("stdin", "--live", "--spool", spool, "--resume", stdin=subprocess.PIPE)
     await feed(edge, 2, 10)
     await until(lambda: stored(12), "the rest is stored", 20)
