@@ -65,7 +65,7 @@ lint-docs: $(VENV)/.dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 unit: $(VENV)/.dev system-packages ## the tests alone
-	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 6 --dist worksteal $(ARGS)
 
 test: lint unit ## what CI runs
 	@$(BIN)/python -m tests.ranges --skip-installed
