@@ -11,7 +11,7 @@ import pytest
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped
-from natterjack.plugin.provider import Notice, Provider, ProviderEvent, Usage
+from natterjack.plugin.provider import Notice, Provider, ProviderEvent, ProviderStream, Usage
 from tests.emulators import pcm, tones
 from tests.emulators.server import Emulator
 from tests.emulators.speechmatics import SpeechmaticsEmulator
@@ -197,28 +197,28 @@ async def test_sending_blocks_if_the_server_does_not_read(
 ) -> None:
     """It blocks within a few seconds of audio, and the blocked stream can be closed."""
     await emulator.set(stop_reading_after_seconds=0)
-    stream = await provider.open(request())
     frame = bytes(frame_bytes(provider))
     sent = 0
 
-    async def endless() -> None:
+    async def endless(stream: ProviderStream) -> None:
         nonlocal sent
         while True:
             await stream.send(frame)
             sent += len(frame)
+            assert sent / 32000 < 15
 
-    sending = asyncio.create_task(endless())
-    collecting = asyncio.create_task(collect(stream))
-    before = -1
-    while before != sent:
-        before = sent
-        await asyncio.sleep(bound(0.1))  # nothing more was sent for this long
-    assert not sending.done()
-    assert sent / 32000 < 15
-    await soon(stream.close(), 1)
-    for task in (sending, collecting):
-        with pytest.raises(Dropped):
-            await soon(task, 1)
+    async with opened(provider) as stream:
+        sending = asyncio.create_task(endless(stream))
+        collecting = asyncio.create_task(collect(stream))
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(bound(0.1))  # nothing more was sent for this long
+        assert not sending.done()
+        await soon(stream.close(), 1)
+        for task in (sending, collecting):
+            with pytest.raises(Dropped):
+                await soon(task, 1)
 
 
 async def test_messages_wait_for_a_slow_iterator(
