@@ -216,6 +216,7 @@ async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
                 60,
             )
             worker.signal(signal.SIGCONT)
+            speaker.end_soon()
             await speaking
             (await closed(broker, speaker.spec, 120)).audit(speaker)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -38,6 +39,8 @@ from ..freezing import freeze
 from ..waiting import until
 
 RATE = 16_000
+_TAIL_SECONDS = 0.5
+"""Silence after the last word."""
 UNDISTURBED = {
     "NATTERJACK_LEASE_SECONDS": "60",
     "WORKER_MUTE_SECONDS": "60",
@@ -191,7 +194,8 @@ class Speaker:
         how: dict[str, Any] = {
             "phrase_words": phrase_words, "pause_seconds": 0.8, "lead_seconds": 0.3
         }  # fmt: skip
-        mono = tones.encode(self.words, sample_rate, tail_seconds=0.5, **how)
+        self._phrase_words = phrase_words
+        mono = tones.encode(self.words, sample_rate, tail_seconds=_TAIL_SECONDS, **how)
         self.pcm = pcm.interleave(*[mono] * channels)
         self.places = tones.places(self.words, **how)
         key = {"tenant": "t", "conversation": "c", "speaker": "s"}
@@ -213,6 +217,17 @@ class Speaker:
     def go_on(self) -> None:
         self._going.set()
 
+    def end_soon(self) -> None:
+        """Leave out all words after the next pause: nothing more is to happen during them."""
+        soon = self.spoken_seconds + 1
+        first = next((n for n, place in enumerate(self.places) if place.start > soon), None)
+        if first is None or (kept := first - first % -self._phrase_words) >= len(self.words):
+            return
+        spec = self.spec
+        frames = round((self.places[kept - 1].end + _TAIL_SECONDS) * spec.sample_rate)
+        self.words, self.places = self.words[:kept], self.places[:kept]
+        self.pcm = self.pcm[: frames * spec.audio_format.frame_bytes]
+
     @property
     def seconds(self) -> float:
         return self.spec.audio_format.frames(len(self.pcm)) / self.spec.sample_rate
@@ -230,9 +245,11 @@ class Speaker:
             )
             frames = self.spec.sample_rate * 80 // 1000
             size = frames * self.spec.audio_format.frame_bytes
-            chunks = [self.pcm[i : i + size] for i in range(0, len(self.pcm), size)]
             started = time.monotonic()
-            for seq, chunk in enumerate(chunks):
+            for seq in itertools.count():
+                chunk = self.pcm[seq * size : (seq + 1) * size]
+                if not chunk:
+                    break
                 if not self._going.is_set():
                     before = time.monotonic()
                     await self._going.wait()
@@ -242,7 +259,7 @@ class Speaker:
                 await asyncio.sleep(started + seq * 0.08 / self._speed - time.monotonic())
                 if seq in self.left_out:
                     continue
-                last = end and seq == len(chunks) - 1
+                last = end and (seq + 1) * size >= len(self.pcm)
                 header = ChunkHeader(self.spec.session_id, seq, seq * frames, self._clock(), last)
                 await self._publish(
                     audio_subject(self.spec.key), chunk, encode_chunk_headers(header)
