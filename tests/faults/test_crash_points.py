@@ -49,6 +49,8 @@ class Point:
     drain: bool = False
     """Whether the worker gets SIGTERM as soon as it streams the session."""
     provider_drops: bool = False
+    pauses: bool = False
+    """Whether the speaker pauses until the point is reached, which comes with time."""
 
     def fits(self, message: Message) -> bool:
         if message.payload[:1] == b"{":
@@ -72,12 +74,15 @@ def _answer(name: str, payload: str, **more: Any) -> Point:
     return Point(name, "$JS.ACK.STT_SESSIONS.>", lambda fields: fields["ack"] == payload, **more)
 
 
+_PAUSE_CHUNK = 20
+
+
 POINTS = [
     Point("claim", "stt.session.{key}", to="client"),
     _checkpoint("take-over", lambda fields: True),
     _status("assigned"),
     _status("streaming"),
-    _answer("heartbeat", "+WPI"),
+    _answer("heartbeat", "+WPI", pauses=True),
     _event("turn-started", "turn", lambda fields: fields["event"] == "started"),
     _event("final", "final"),
     _event("third-final", "final", n=3),
@@ -268,7 +273,12 @@ async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) 
 
     arm = victim.proxy.after if after else victim.proxy.before
     trigger = arm(point.subject.format(key=key), action, n=point.n, to=point.to, where=fits)
-    speaking = asyncio.create_task(speaker.speak())
+
+    def before_chunk(number: int) -> None:
+        if point.pauses and number == _PAUSE_CHUNK and not trigger.fired.is_set():
+            speaker.pause()
+
+    speaking = asyncio.create_task(speaker.speak(before_chunk=before_chunk))
     if point.drain:
         await until(lambda: _has(victim.worker, speaker.spec), "the victim streams it")
         victim.worker.signal(signal.SIGTERM)
@@ -276,6 +286,7 @@ async def test_crash_point(point: Point, after: bool, mode: Mode, stage: Stage) 
         await until(trigger.fired.is_set, f"the worker reaches {point.name}", 20)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{await stage.describe(speaker.spec)}") from None
+    speaker.go_on()
     epoch = await _audit_point(stage, speaker.spec, trigger)
     stage.rescuer.proxy.heal()
     if mode == "kill":

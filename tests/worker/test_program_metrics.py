@@ -218,8 +218,9 @@ async def test_the_ledger_includes_a_killed_workers_audio_within_a_second(
     used = account_of(transcript).providers["deepgram"]
     received = sum(entry.audio_seconds for entry in emulator.log)
     assert used.connections == len(emulator.log) == kills + 1
-    # At twice real time, the audio missed by reports once a second and its estimate are doubled.
-    assert abs(used.sent_seconds - received) <= kills * 2 * 1.0 + 0.1, (used, received)
+    # At twice real time, the audio missed by reports once a second and its estimate are doubled. On
+    # a busy machine, reports are late.
+    assert abs(used.sent_seconds - received) <= kills * 2 * bound(1) + 0.1, (used, received)
     assert 0.5 <= used.estimated_seconds <= kills * 0.5
     assert used.replayed_seconds > 0
 
