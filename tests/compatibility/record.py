@@ -333,7 +333,9 @@ class _Stage:
             await self.request(key, command="configure", settings={"keyterms": ["toad"]})
             await self.request(key, ok=False, command="configure", settings={"mood": "cheerful"})
             await self.request(key, command="finalize")
+            speaker.pause()
             await self.programs.worker("worker-3")
+            speaker.go_on()
             old = self.programs.workers["worker-2"]
             old.signal(signal.SIGTERM)
             assert await old.wait(30) == 0, "a drained worker ended with an error"

@@ -361,7 +361,11 @@ async def test_all_programs_work_with_least_privilege(
             )
             speaking = asyncio.create_task(speaker.speak())
             await spoken(speaker, 4.0)
-            assert "acme.c.agent" in await run(server, "monitor", "sessions", "--no-words")
+
+            async def shown() -> bool:
+                return "acme.c.agent" in await run(server, "monitor", "sessions", "--no-words")
+
+            await until(shown, "the session is shown")
             workers[0].signal(signal.SIGKILL)
             await work()
             await until(lambda: '"final"' in tail.out, "the subscriber hears a final", 30)

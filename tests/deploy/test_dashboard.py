@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -163,11 +164,21 @@ async def test_every_query_has_data_under_load(
         async def empty(expression: str) -> bool:
             return not has_numbers(await prometheus.query_range(expression, start, end))
 
-        assert [
-            title
-            for title, expression in QUERIES
-            if await empty(substituted(expression)) != (title in MAY_BE_EMPTY)
-        ] == []
+        wrong: list[str] = []
+
+        async def complete() -> bool:
+            nonlocal end
+            end = time.time()  # the last values may not have been scraped yet
+            wrong[:] = [
+                title
+                for title, expression in QUERIES
+                if await empty(substituted(expression)) != (title in MAY_BE_EMPTY)
+            ]
+            return not wrong
+
+        with contextlib.suppress(AssertionError):
+            await until(complete, "every query has data", 20)
+        assert wrong == []
         for variable in MODEL["templating"]["list"][1:]:
             query = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert query is not None

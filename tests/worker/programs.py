@@ -45,6 +45,7 @@ UNDISTURBED = {
     "NATTERJACK_LEASE_SECONDS": "60",
     "WORKER_MUTE_SECONDS": "60",
     "WORKER_SEND_BLOCKED_SECONDS": "60",
+    "DEEPGRAM_CONNECT_TIMEOUT_SECONDS": "60",
 }
 """Settings for tests without faults. With its defaults, a worker treats a machine that stalls for
 some seconds as a fault and recovers from it."""

@@ -11,6 +11,7 @@ from natterjack.audio import AudioFormat
 from natterjack.plugin.contract import ProviderContract, Speech
 from tests.emulators import tones
 from tests.emulators.server import Emulator
+from tests.waiting import bound
 
 from .table import Emulated
 
@@ -21,6 +22,7 @@ class EmulatedContract(ProviderContract):
     """Uses the fixtures of fixtures.py."""
 
     lead_seconds = 0.3
+    close_seconds = property(lambda self: bound(2))
 
     def speech_of(self, words: list[str]) -> Speech:
         audio = tones.encode(
