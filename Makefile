@@ -38,7 +38,7 @@ check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal -m "not process and not engine" $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal -m "not process and not engine" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .
