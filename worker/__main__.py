@@ -78,12 +78,13 @@ async def _work(flags: argparse.Namespace) -> None:
     providers = Providers(settings)
     for name in settings.providers:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session
-    health = Health(settings)
+    metrics = Metrics(settings.max_sessions, settings.metrics_tenants)
+    health = Health(settings, metrics)
     try:
         await health.start()
         log.info("waiting for NATS", extra=logs.fields(http=health.address))
         starting = asyncio.ensure_future(
-            _start(settings, broker_settings, stream_settings, providers, once=flags.once)
+            _start(settings, broker_settings, stream_settings, providers, metrics, once=flags.once)
         )
         stopped = asyncio.ensure_future(stopping.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,6 +108,7 @@ async def _start(
     broker_settings: BrokerSettings,
     stream_settings: StreamSettings,
     providers: Providers,
+    metrics: Metrics,
     *,
     once: bool,
 ) -> Services:
@@ -127,6 +129,7 @@ async def _start(
                 if once:
                     raise
                 log.warning("%s; trying again", error)
+                metrics.nats_connected.set(broker.connected)
                 await asyncio.sleep(1)
         store = StreamStore(broker, streams.AUDIO)
         roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
@@ -135,7 +138,6 @@ async def _start(
     except BaseException:  # cancelled too
         await broker.close()
         raise
-    metrics = Metrics(settings.max_sessions, settings.metrics_tenants)
     lease_seconds = consumer.config.ack_wait or stream_settings.lease_seconds
     instance = _instance(settings.name)
     tally = Tally(instance)

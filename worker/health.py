@@ -1,7 +1,7 @@
 """The worker's HTTP port: /startupz, /livez, /readyz, /healthz, /metrics, /sessions.
 
 The port is open before the worker is connected to NATS: a worker that waits for NATS is alive, and
-restarting it would not help.
+restarting it would not help. Its metrics say that it waits.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from natterjack.errors import UsageError
 from worker.services import Services
 
 from .claim import Claimer
+from .metrics import Metrics
 from .settings import WorkerSettings
 
 
 class Health:
     """Answers probes and scrapes. `port` is the port in use once the server has started."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
+        metrics.worker_ready.set_function(lambda: self._unready() is None)
         self._services: Services | None = None
         self._claimer: Claimer | None = None
         self._runner: web.AppRunner | None = None
@@ -42,7 +45,7 @@ class Health:
                 web.get("/livez", self._alive),
                 web.get("/healthz", self._alive),
                 web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
+                web.get("/metrics", self._scrape),
                 web.get("/sessions", self._sessions),
             ]
         )
@@ -74,17 +77,20 @@ class Health:
         # broker or a provider would cure nothing and interrupt every session of this worker.
         return web.Response(text="ok\n")
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    def _unready(self) -> str | None:
+        """Why the worker is not ready, or None if it is."""
         if self.draining:
-            return web.Response(text="draining\n", status=503)
+            return "draining"
         if self._services is None or not self._services.broker.connected:
-            return web.Response(text="no NATS\n", status=503)
-        return web.Response(text="ok\n")
+            return "no NATS"
+        return None
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        if self._services is None:
-            return web.Response(text="no NATS yet\n", status=503)
-        body = generate_latest(self._services.metrics.registry)
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reason = self._unready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _sessions(self, request: web.Request) -> web.Response:

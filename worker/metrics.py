@@ -236,3 +236,7 @@ class Metrics:
         )
         self.nats_connected = self._gauge("nats_connected", "1 while connected to the broker")
         self.draining = self._gauge("draining", "1 after SIGTERM")
+        self.worker_ready = self._gauge(
+            "worker_ready",
+            "1 while /readyz answers 200; 0 from the start of the process until then",
+        )

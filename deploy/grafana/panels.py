@@ -324,6 +324,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_gauge("min", "nats_connected", "instance"), "{{instance}}"),), width=6,
         ),
         Panel(
+            "Ready", "1 while /readyz answers 200.", "short",
+            ((_gauge("min", "worker_ready", "instance"), "{{instance}}"),), width=6,
+        ),
+        Panel(
             "Draining", "1 after SIGTERM.", "short",
             ((_gauge("max", "draining", "instance"), "{{instance}}"),), width=5,
         ),

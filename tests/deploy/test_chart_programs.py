@@ -13,6 +13,7 @@ from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load
 from worker import __main__ as worker_program
 from worker.health import Health
+from worker.metrics import Metrics
 from worker.providers.loading import load_class
 from worker.settings import WorkerSettings
 
@@ -130,7 +131,7 @@ async def test_probes_use_paths_that_the_worker_serves() -> None:
     assert each["ports"] == [{"name": "http", "containerPort": 9464, "protocol": "TCP"}]
     probes = {k.removesuffix("Probe"): v["httpGet"] for k, v in each.items() if k.endswith("Probe")}
     assert {probe["port"] for probe in probes.values()} == {"http"}
-    health = Health(WorkerSettings(http_port=0))
+    health = Health(WorkerSettings(http_port=0), Metrics(1))
     await health.start()
     try:
         answers = {}

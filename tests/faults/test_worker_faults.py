@@ -20,6 +20,7 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from worker.__main__ import _start as start
 from worker.claim import Claimer
+from worker.metrics import Metrics
 from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
 
@@ -235,7 +236,9 @@ async def test_sessions_leave_no_tasks_or_connections(
     monkeypatch.setenv("DEEPGRAM_CATCH_UP_RATE", "8")
     settings = WorkerSettings(provider="deepgram")
     providers = Providers(settings)
-    services = await start(settings, broker_settings, StreamSettings(), providers, once=True)
+    services = await start(
+        settings, broker_settings, StreamSettings(), providers, Metrics(1), once=True
+    )
     claimer = Claimer(services)
     claiming = asyncio.create_task(claimer.run())
 

@@ -641,7 +641,10 @@ async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
         assert await worker.get("/startupz") == (200, "ok\n")
         assert await worker.get("/livez") == (200, "ok\n")
         assert await worker.get("/readyz") == (503, "no NATS\n")
-        assert (await worker.get("/metrics"))[0] == 503
+        status, text = await worker.get("/metrics")
+        assert status == 200
+        assert "natterjack_nats_connected 0.0" in text
+        assert "natterjack_worker_ready 0.0" in text
         assert await worker.get("/sessions") == (200, "[]")
         nats_server.start()
 
@@ -649,7 +652,12 @@ async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
             return await worker.get("/readyz") == (200, "ok\n")
 
         await until(ready, "ready once NATS is running", 30)
-        assert (await worker.get("/metrics"))[0] == 200
+        assert "natterjack_worker_ready 1.0" in (await worker.get("/metrics"))[1]
+
+        async def connected() -> bool:
+            return "natterjack_nats_connected 1.0" in (await worker.get("/metrics"))[1]
+
+        await until(connected, "the connection is counted")
     finally:
         await worker.stop()
 

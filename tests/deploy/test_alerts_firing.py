@@ -1,0 +1,73 @@
+"""A real Prometheus with the shipped rules fires the alerts that a broken set-up must raise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from natterjack.local.embedded import EmbeddedServer
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from ..worker.programs import WorkerProcess
+from .names import RULE_FILES
+from .prometheus import Prometheus
+
+
+@pytest.fixture
+def rule_files(tmp_path: Path) -> tuple[Path, ...]:
+    """The rules, except that every alert is due after a second and looks back ten."""
+    copies = []
+    for path in RULE_FILES:
+        text = re.sub(r"(?m)^(\s+for: )\w+$", r"\g<1>1s", path.read_text())
+        copies.append(tmp_path / path.name)
+        copies[-1].write_text(re.sub(r"\[(5|10|15)m\]", "[10s]", text))
+    return tuple(copies)
+
+
+@pytest.fixture
+async def waiting_worker(
+    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+) -> AsyncIterator[WorkerProcess]:
+    """A worker that has never reached NATS."""
+    nats_server.stop()
+    worker = WorkerProcess(nats_server.url, emulator.url)
+    await worker.launch()
+    try:
+        await until(lambda: worker.find("waiting for NATS"), "its port is open", 60)
+        yield worker
+    finally:
+        await worker.stop()
+
+
+async def firing(prometheus: Prometheus) -> dict[str, str]:
+    """The names of the alerts that fire now, with their severity."""
+    alerts = (await prometheus.ask("alerts"))["alerts"]
+    return {
+        alert["labels"]["alertname"]: alert["labels"]["severity"]
+        for alert in alerts
+        if alert["state"] == "firing"
+    }
+
+
+async def test_a_worker_that_never_reached_nats_pages_somebody(
+    waiting_worker: WorkerProcess, tmp_path: Path, rule_files: tuple[Path, ...]
+) -> None:
+    target = waiting_worker.http.removeprefix("http://")
+    expected = {
+        "NatterjackNoWorkerReady": "critical",
+        "NatterjackWorkersNotReady": "critical",
+        "NatterjackNatsDisconnected": "warning",
+    }
+    async with Prometheus(tmp_path / "prometheus", [target], rule_files) as prometheus:
+
+        async def fired() -> bool:
+            return expected.items() <= (await firing(prometheus)).items()
+
+        await until(fired, "the alerts fire", 60)
+    async with aiohttp.ClientSession() as http, http.get(f"{waiting_worker.http}/livez") as answer:
+        assert answer.status == 200, "an orchestrator must not restart it"
