@@ -38,7 +38,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"settings", "errors", "metrics"},
         {"audio"},
         {"providers", "metering", "capacity"},
-        {"services", "trace"},
+        {"services", "trace", "drain"},
         {"session"},
         {"claim"},
         {"health"},

@@ -19,10 +19,11 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
 from worker.audio.feed import Gap
 from worker.audio.reorder import Chunk
+from worker.drain import Drain, HandOver
 from worker.services import Services
 from worker.settings import WorkerSettings
 
-from .admission import Admission, Drain, HandOver
+from .admission import Admission
 from .lease import Lease, QueueQuery, QueueUnknown
 
 _WAIT_SECONDS = 0.25

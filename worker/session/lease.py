@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from natterjack.events import Account
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
+from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
 from worker.errors import LeaseLost, Overtaken
+from worker.trace import NoTrace
 
 from . import takeover
 from .checkpoint import Checkpoint
 from .cutoff import Cutoff
 from .progress import Progress
-from .states import State
+from .states import State, may_follow
 from .takeover import Claimant, Estimate
+
+log = logging.getLogger(__name__)
 
 _SILENCE_SECONDS = 5.0
 """A checkpoint is written after each final with text, and after this much finalized silence."""
@@ -187,3 +193,30 @@ class Lease:
         if self.unconfirmed:
             await self.write()
             self.unconfirmed = False
+
+
+class Lifecycle:
+    """The state of a session, and its only setter. It is separate from the session so that objects
+    that change the state do not refer to the session: a reference cycle would not be freed at
+    once."""
+
+    __slots__ = ("_key", "_lease", "state", "trace")
+
+    def __init__(self, key: SessionKey, lease: Lease, trace: NoTrace) -> None:
+        self._key = key
+        self._lease = lease
+        self.state = State.TAKING_OVER
+        self.trace = trace
+
+    def enter(self, state: State, **extra: Any) -> None:
+        """Go to another state. `extra` is logged."""
+        if not may_follow(self.state, state):
+            raise RuntimeError(f"session {self._key}: no transition from {self.state} to {state}")
+        checkpoint = self._lease.checkpoint
+        self.state, checkpoint.state = state, state.value
+        self.trace.moved(state.name, extra)
+        log.info(
+            "session %s",
+            state.value,
+            extra=fields(session=str(self._key), epoch=checkpoint.epoch, **extra),
+        )

@@ -10,11 +10,11 @@ from natterjack.plugin.errors import ProviderError, RequestRefused
 from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Turn, Usage
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
+from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
 from worker.metrics import Metrics
 from worker.providers.chain import Chain
 
-from .admission import Drain, HandOver
 from .intake import Parked
 from .lease import Lease
 from .progress import Progress

@@ -12,67 +12,38 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from natterjack.errors import BrokerError
 from natterjack.events import StatusEvent, StatusState
 from natterjack.plugin.errors import Dropped, PluginError, ProviderError, RequestRefused
 from natterjack.spec import SessionSpec
-from natterjack.subjects import SessionKey
-from natterjack.telemetry.log import fields
 from worker.audio.feed import Feed
+from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.services import Services
-from worker.trace import NoTrace, lease_trace
+from worker.trace import lease_trace
 
 from . import takeover
-from .admission import Admission, CutoffReached, Drain, HandOver, NoProvider, Opened
+from .admission import Admission, CutoffReached, NoProvider, Opened
 from .checkpoint import CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
 from .events import EventWriter, UsageSchedule
 from .intake import Intake, Parked, Queries
-from .lease import AlreadyClosed, KeyBusy, Lease
+from .lease import AlreadyClosed, KeyBusy, Lease, Lifecycle
 from .progress import Progress
 from .publish import Publisher
 from .relay import Relay
 from .results import Results, decisive
 from .retry import Retry
-from .states import State, may_follow
+from .states import State
 from .takeover import Claimant
 
 log = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 2.0
-
-
-class _Lifecycle:
-    """The state of a session, and its only setter. It is separate from the session so that objects
-    that change the state do not refer to the session: a reference cycle would not be freed at
-    once."""
-
-    __slots__ = ("_key", "_lease", "state", "trace")
-
-    def __init__(self, key: SessionKey, lease: Lease, trace: NoTrace) -> None:
-        self._key = key
-        self._lease = lease
-        self.state = State.TAKING_OVER
-        self.trace = trace
-
-    def enter(self, state: State, **extra: Any) -> None:
-        """Go to another state. `extra` is logged."""
-        if not may_follow(self.state, state):
-            raise RuntimeError(f"session {self._key}: no transition from {self.state} to {state}")
-        checkpoint = self._lease.checkpoint
-        self.state, checkpoint.state = state, state.value
-        self.trace.moved(state.name, extra)
-        log.info(
-            "session %s",
-            state.value,
-            extra=fields(session=str(self._key), epoch=checkpoint.epoch, **extra),
-        )
 
 
 class Session:
@@ -126,7 +97,7 @@ class Session:
             self._cutoff,
         )
         self.trace = lease_trace(spec, epoch, settings.name, headers)
-        self._lifecycle = _Lifecycle(key, self._lease, self.trace)
+        self._lifecycle = Lifecycle(key, self._lease, self.trace)
         self._record_prefix = (
             f'{{"key":"{key}","session_id":"{self.id}","epoch":{epoch},"holder":"{holder}",'
             f'"opened_at":"{spec.opened_at.isoformat()}"'

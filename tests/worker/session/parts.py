@@ -33,12 +33,13 @@ from natterjack.plugin.provider import (
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SLOT_PREFIX
 from worker.capacity.permits import Holder, Permit, PermitPool
+from worker.drain import Drain
 from worker.metrics import Metrics
 from worker.providers import loading
 from worker.providers.breaker import BreakerState
 from worker.providers.loading import Providers
 from worker.session import admission
-from worker.session.admission import Admission, Drain
+from worker.session.admission import Admission
 from worker.session.cutoff import Cutoff
 from worker.session.lease import Lease
 from worker.session.retry import Retry

@@ -10,10 +10,11 @@ import pytest
 
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from tests.waiting import settle, soon, until
+from worker import drain as module
+from worker.drain import HandOver
 from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
-from worker.session import admission as module
-from worker.session.admission import CutoffReached, HandOver, NoProvider
+from worker.session.admission import CutoffReached, NoProvider
 from worker.session.states import State
 
 from .parts import RATE, Case, install_providers

@@ -11,9 +11,9 @@ import pytest
 from tests.waiting import soon, until
 from worker.audio.feed import Gap
 from worker.audio.reorder import Chunk
+from worker.drain import HandOver
 from worker.errors import LeaseLost
 from worker.session import intake as module
-from worker.session.admission import HandOver
 from worker.session.intake import Intake
 from worker.session.lease import QueueUnknown
 

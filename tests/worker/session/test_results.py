@@ -13,10 +13,10 @@ from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Tu
 from tests.waiting import soon
 from worker.audio.convert import Converter
 from worker.audio.feed import Gap
+from worker.drain import HandOver
 from worker.errors import LeaseLost
 from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
-from worker.session.admission import HandOver
 from worker.session.intake import Parked
 from worker.session.relay import Relay
 from worker.session.results import Results, decisive

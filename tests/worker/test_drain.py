@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.waiting import soon
-from worker.session.admission import Drain, HandOver
+from worker.drain import Drain, HandOver
 
 
 class Desk:
