@@ -8,6 +8,7 @@ NatterjackError
 │   ├── NotAllowed        the server does not permit this user a subject
 │   ├── ServerTooOld      the server lacks a feature that natterjack needs
 │   └── StreamMismatch    a stream, consumer or bucket is missing or misconfigured
+│       └── StreamMissing it is missing
 ├── BadChunk              an audio message has invalid headers or an invalid size
 └── BadEvent              a message on a transcript subject is not an event
 """
@@ -71,6 +72,10 @@ class ServerTooOld(BrokerError):
 
 class StreamMismatch(BrokerError):
     """A stream, consumer or bucket is missing, or its configuration does not fit its purpose."""
+
+
+class StreamMissing(StreamMismatch):
+    """A stream, consumer or bucket is missing and may not be created by this program."""
 
 
 class BadChunk(NatterjackError):

@@ -40,7 +40,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"providers", "metering", "capacity"},
         {"services", "trace", "drain"},
         {"session"},
-        {"claim"},
+        {"claim", "stream_watch"},
         {"health"},
         {"__main__"},
         {"start"},

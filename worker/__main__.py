@@ -18,7 +18,13 @@ from nats.errors import Error as NatsError
 from natterjack.broker import streams
 from natterjack.broker.connection import connect
 from natterjack.broker.stored import StreamStore
-from natterjack.errors import BrokerError, BrokerUnreachable, NotAllowed, UsageError
+from natterjack.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    NotAllowed,
+    StreamMissing,
+    UsageError,
+)
 from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
@@ -37,10 +43,12 @@ from .claim import Claimer
 from .health import Health
 from .metrics import Metrics
 from .settings import WorkerSettings
+from .stream_watch import StreamWatch
 
 log = logging.getLogger("worker")
 
 _GC_THRESHOLDS = 20_000, 20, 50
+_MISSING_RETRY_S = 5.0
 _END_SECONDS = 15.0
 """How long the process may run after `drain_seconds` and `handover_seconds` have passed. The time
 limits of everything that it does then add up to less."""
@@ -79,12 +87,21 @@ async def _work(flags: argparse.Namespace) -> None:
     for name in settings.providers:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session
     metrics = Metrics(settings.max_sessions, settings.metrics_tenants)
-    health = Health(settings, metrics)
+    watch = StreamWatch(stream_settings, metrics)
+    health = Health(settings, metrics, watch)
     try:
         await health.start()
         log.info("waiting for NATS", extra=logs.fields(http=health.address))
         starting = asyncio.ensure_future(
-            _start(settings, broker_settings, stream_settings, providers, metrics, once=flags.once)
+            _start(
+                settings,
+                broker_settings,
+                stream_settings,
+                providers,
+                metrics,
+                watch,
+                once=flags.once,
+            )
         )
         stopped = asyncio.ensure_future(stopping.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +111,7 @@ async def _work(flags: argparse.Namespace) -> None:
             return
         services = starting.result()
         try:
-            await _run(services, stream_settings, stopping, health)
+            await _run(services, stream_settings, stopping, health, watch)
         finally:
             stopped.cancel()
             await services.broker.close()
@@ -109,6 +126,7 @@ async def _start(
     stream_settings: StreamSettings,
     providers: Providers,
     metrics: Metrics,
+    watch: StreamWatch,
     *,
     once: bool,
 ) -> Services:
@@ -125,12 +143,17 @@ async def _start(
                 break
             except NotAllowed as refusal:
                 raise _with_remedy(refusal) from None
-            except (BrokerUnreachable, NatsError, TimeoutError) as error:
+            except (BrokerUnreachable, StreamMissing, NatsError, TimeoutError) as error:
                 if once:
                     raise
                 log.warning("%s; trying again", error)
                 metrics.nats_connected.set(broker.connected)
-                await asyncio.sleep(1)
+                if isinstance(error, StreamMissing):
+                    await watch.look(broker.client.jetstream())
+                    await asyncio.sleep(_MISSING_RETRY_S)
+                else:
+                    await asyncio.sleep(1)
+        await watch.look(js)
         store = StreamStore(broker, streams.AUDIO)
         roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
         await store.start()
@@ -162,6 +185,7 @@ async def _run(
     stream_settings: StreamSettings,
     stopping: asyncio.Event,
     health: Health,
+    watch: StreamWatch,
 ) -> None:
     settings = services.settings
     claimer = Claimer(services)
@@ -196,6 +220,7 @@ async def _run(
                     poll(services.providers, services.metrics),
                     services.providers.watch(),
                     _restore_streams(services, stream_settings),
+                    watch.run(services.broker, services.js, services.restore),
                     notify_systemd(stopping, stop_seconds),
                 )
             ]

@@ -17,14 +17,16 @@ from worker.services import Services
 from .claim import Claimer
 from .metrics import Metrics
 from .settings import WorkerSettings
+from .stream_watch import StreamWatch
 
 
 class Health:
     """Answers probes and scrapes. `port` is the port in use once the server has started."""
 
-    def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: WorkerSettings, metrics: Metrics, watch: StreamWatch) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._watch = watch
         metrics.worker_ready.set_function(lambda: self._unready() is None)
         self._services: Services | None = None
         self._claimer: Claimer | None = None
@@ -81,9 +83,9 @@ class Health:
         """Why the worker is not ready, or None if it is."""
         if self.draining:
             return "draining"
-        if self._services is None or not self._services.broker.connected:
-            return "no NATS"
-        return None
+        if self._services is None:
+            return self._watch.problem or "no NATS"
+        return self._watch.problem if self._services.broker.connected else "no NATS"
 
     async def _readyz(self, request: web.Request) -> web.Response:
         reason = self._unready()

@@ -236,6 +236,12 @@ class Metrics:
         )
         self.nats_connected = self._gauge("nats_connected", "1 while connected to the broker")
         self.draining = self._gauge("draining", "1 after SIGTERM")
+        self.stream_missing = self._gauge(
+            "stream_missing", "1 while the broker does not have the JetStream stream", "stream"
+        )
+        self.queue_consumer_missing = self._gauge(
+            "queue_consumer_missing", "1 while the queue's consumer is missing or paused"
+        )
         self.worker_ready = self._gauge(
             "worker_ready",
             "1 while /readyz answers 200; 0 from the start of the process until then",

@@ -329,11 +329,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Draining", "1 after SIGTERM.", "short",
-            ((_gauge("max", "draining", "instance"), "{{instance}}"),), width=5,
+            ((_gauge("max", "draining", "instance"), "{{instance}}"),), width=6,
         ),
         Panel(
             "Versions", "Number of workers per version of natterjack.", "short",
-            ((_gauge("count", "build_info", "version"), "{{version}}"),), "stat", 5,
+            ((_gauge("count", "build_info", "version"), "{{version}}"),), "stat", 6,
+        ),
+        Panel(
+            "Missing on the broker", "1 while a JetStream stream is missing, or while the queue's "
+            "consumer is missing or paused. `natterjack streams apply` creates them.", "short",
+            (
+                (_gauge("max", "stream_missing", "stream"), "{{stream}}"),
+                (_gauge("max", "queue_consumer_missing"), "consumer of the queue"),
+            ), width=24,
         ),
     ),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from natterjack.errors import BrokerUnreachable, StreamMismatch
+from natterjack.errors import BrokerUnreachable, StreamMismatch, StreamMissing
 from natterjack.settings import StreamSettings
 from natterjack.subjects import (
     AUDIO_PREFIX,
@@ -166,7 +166,8 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
 
     Nothing is created if `settings.create_streams` is off. Existing ones are checked, and never
     changed except for the consumer's ack_wait. Several programs may do this at the same time.
-    Raises: StreamMismatch, which names the problem and its remedy; BrokerUnreachable.
+    Raises: StreamMismatch, which names the problem and its remedy (StreamMissing if something is
+    missing); BrokerUnreachable.
     """
     js = broker.client.jetstream()
     with translated():
@@ -183,7 +184,7 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
         info = await js.stream_info(name)
     except NotFoundError:
         if not create:
-            raise StreamMismatch(
+            raise StreamMissing(
                 f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "
                 "run `natterjack streams apply` as a user that may create streams"
             ) from None
@@ -231,8 +232,9 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
         found = (await js.consumer_info(SESSIONS, CONSUMER)).config
     except NotFoundError:
         if not create:
-            raise StreamMismatch(
-                f"consumer {CONSUMER} of {SESSIONS} is missing and NATTERJACK_CREATE_STREAMS is off"
+            raise StreamMissing(
+                f"consumer {CONSUMER} of {SESSIONS} is missing and NATTERJACK_CREATE_STREAMS is "
+                "off: run `natterjack streams apply` as a user that may create streams"
             ) from None
         await js.add_consumer(SESSIONS, wanted)
         return

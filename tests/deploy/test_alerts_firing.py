@@ -9,11 +9,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import StreamSettings
+from natterjack.spec import SessionSpec
+from natterjack.subjects import session_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from ..worker.programs import WorkerProcess
+from ..worker.programs import StartWorker, WorkerProcess
 from .names import RULE_FILES
 from .prometheus import Prometheus
 
@@ -71,3 +76,38 @@ async def test_a_worker_that_never_reached_nats_pages_somebody(
         await until(fired, "the alerts fire", 60)
     async with aiohttp.ClientSession() as http, http.get(f"{waiting_worker.http}/livez") as answer:
         assert answer.status == 200, "an orchestrator must not restart it"
+
+
+@pytest.mark.slow
+async def test_missing_streams_page_somebody_and_applying_them_resolves_it(
+    start_worker: StartWorker, ready_broker: Broker, tmp_path: Path, rule_files: tuple[Path, ...]
+) -> None:
+    worker = await start_worker(NATTERJACK_CREATE_STREAMS="false")
+    js = ready_broker.client.jetstream()
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s")
+    await js.publish(session_subject(spec.key), spec.model_dump_json().encode())
+    expected = {
+        "NatterjackStreamMissing": "critical",
+        "NatterjackConsumerMissing": "critical",
+        "NatterjackWorkersNotReady": "critical",
+        "NatterjackNoAudioReceived": "warning",
+    }
+    target = worker.http.removeprefix("http://")
+    async with Prometheus(tmp_path / "prometheus", [target], rule_files) as prometheus:
+
+        async def quiet() -> bool:
+            return bool(await prometheus.query("natterjack_worker_ready == 1"))
+
+        async def fired() -> bool:
+            return expected.items() <= (await firing(prometheus)).items()
+
+        async def resolved() -> bool:
+            return not any("Missing" in name for name in await firing(prometheus))
+
+        await until(quiet, "the worker is scraped", 30)
+        assert await resolved()
+        await js.delete_stream(streams.AUDIO)
+        await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
+        await until(fired, "the alerts fire", 60)
+        await streams.ensure(ready_broker, StreamSettings())
+        await until(resolved, "the alerts resolve", 60)

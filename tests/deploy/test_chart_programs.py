@@ -16,6 +16,7 @@ from worker.health import Health
 from worker.metrics import Metrics
 from worker.providers.loading import load_class
 from worker.settings import WorkerSettings
+from worker.stream_watch import StreamWatch
 
 from .chart import (
     CHART,
@@ -131,7 +132,8 @@ async def test_probes_use_paths_that_the_worker_serves() -> None:
     assert each["ports"] == [{"name": "http", "containerPort": 9464, "protocol": "TCP"}]
     probes = {k.removesuffix("Probe"): v["httpGet"] for k, v in each.items() if k.endswith("Probe")}
     assert {probe["port"] for probe in probes.values()} == {"http"}
-    health = Health(WorkerSettings(http_port=0), Metrics(1))
+    metrics = Metrics(1)
+    health = Health(WorkerSettings(http_port=0), metrics, StreamWatch(StreamSettings(), metrics))
     await health.start()
     try:
         answers = {}

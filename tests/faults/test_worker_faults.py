@@ -23,6 +23,7 @@ from worker.claim import Claimer
 from worker.metrics import Metrics
 from worker.providers.loading import Providers
 from worker.settings import WorkerSettings
+from worker.stream_watch import StreamWatch
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import soon, until
@@ -236,8 +237,10 @@ async def test_sessions_leave_no_tasks_or_connections(
     monkeypatch.setenv("DEEPGRAM_CATCH_UP_RATE", "8")
     settings = WorkerSettings(provider="deepgram")
     providers = Providers(settings)
+    metrics = Metrics(1)
+    watch = StreamWatch(StreamSettings(), metrics)
     services = await start(
-        settings, broker_settings, StreamSettings(), providers, Metrics(1), once=True
+        settings, broker_settings, StreamSettings(), providers, metrics, watch, once=True
     )
     claimer = Claimer(services)
     claiming = asyncio.create_task(claimer.run())

@@ -1,0 +1,152 @@
+"""The watch for missing streams, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+
+import pytest
+from nats.js import JetStreamContext
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import StreamSettings
+from worker.metrics import Metrics
+from worker.stream_watch import StreamWatch
+
+from ..emulators.deepgram import DeepgramEmulator
+from ..waiting import until
+from .programs import WorkerProcess
+
+SETTINGS = StreamSettings(create_streams=False)
+CURE = "run `natterjack streams apply` as a user that may create streams"
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(1)
+
+
+@pytest.fixture
+def watch(metrics: Metrics) -> StreamWatch:
+    return StreamWatch(SETTINGS, metrics)
+
+
+@pytest.fixture
+def js(ready_broker: Broker) -> JetStreamContext:
+    return ready_broker.client.jetstream()
+
+
+def missing(metrics: Metrics) -> set[str]:
+    """The streams and the consumer that the metrics say are missing."""
+    found = {
+        sample.labels["stream"]
+        for family in metrics.stream_missing.collect()
+        for sample in family.samples
+        if sample.value
+    }
+    consumer = metrics.registry.get_sample_value("natterjack_queue_consumer_missing")
+    return found | ({"consumer"} if consumer else set())
+
+
+@pytest.mark.parametrize(
+    "name", [config.name for config in streams.stream_configs(SETTINGS)], ids=str
+)
+async def test_each_stream_is_missed_until_it_is_back(
+    name: str, watch: StreamWatch, metrics: Metrics, js: JetStreamContext, ready_broker: Broker
+) -> None:
+    await watch.look(js)
+    assert watch.problem is None
+    assert missing(metrics) == set()
+    await js.delete_stream(name)
+    await watch.look(js)
+    assert watch.problem == f"stream {name} is missing: {CURE}"
+    queue = {"consumer"} if name == streams.SESSIONS else set()
+    assert missing(metrics) == {name} | queue
+    await streams.ensure(ready_broker, StreamSettings())
+    await watch.look(js)
+    assert watch.problem is None
+    assert missing(metrics) == set()
+
+
+async def test_a_missing_consumer_is_a_problem(
+    watch: StreamWatch, metrics: Metrics, js: JetStreamContext
+) -> None:
+    await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
+    await watch.look(js)
+    assert watch.problem == f"consumer workers of STT_SESSIONS is missing: {CURE}"
+    assert missing(metrics) == {"consumer"}
+
+
+async def test_a_paused_consumer_is_a_problem(
+    watch: StreamWatch, metrics: Metrics, js: JetStreamContext, ready_broker: Broker
+) -> None:
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    await ready_broker.client.request(
+        f"$JS.API.CONSUMER.PAUSE.{streams.SESSIONS}.{streams.CONSUMER}",
+        json.dumps({"pause_until": later.isoformat()}).encode(),
+    )
+    await watch.look(js)
+    assert watch.problem == f"consumer workers of STT_SESSIONS is paused: {CURE}"
+    assert missing(metrics) == {"consumer"}
+
+
+async def test_without_an_answer_nothing_changes(
+    nats_server: EmbeddedServer, watch: StreamWatch, metrics: Metrics, js: JetStreamContext
+) -> None:
+    await js.delete_stream(streams.AUDIO)
+    await watch.look(js)
+    nats_server.kill()
+    await watch.look(js)
+    assert missing(metrics) == {streams.AUDIO}
+
+
+async def test_what_is_missing_twice_is_created_if_that_is_allowed(
+    metrics: Metrics, js: JetStreamContext, ready_broker: Broker
+) -> None:
+    restore = asyncio.Event()
+    watch = StreamWatch(StreamSettings(), metrics, interval_seconds=0.01)
+    running = asyncio.create_task(watch.run(ready_broker, js, restore))
+    try:
+        await js.delete_stream(streams.AUDIO)
+        await until(restore.is_set, "the stream is to be restored")
+    finally:
+        running.cancel()
+
+
+async def test_a_worker_waits_for_streams_that_it_may_not_create(
+    nats_server: EmbeddedServer, broker: Broker, emulator: DeepgramEmulator
+) -> None:
+    worker = WorkerProcess(nats_server.url, emulator.url, NATTERJACK_CREATE_STREAMS="false")
+    await worker.launch()
+    try:
+        reason = f"stream {streams.SESSIONS} is missing: {CURE}"
+        await until(lambda: worker.find(reason), "the log names the remedy", 60)
+        assert await worker.get("/readyz") == (503, f"{reason}\n")
+        assert (await worker.get("/livez"))[0] == 200
+        _, text = await worker.get("/metrics")
+        assert "natterjack_nats_connected 1.0" in text
+        assert 'natterjack_stream_missing{stream="STT_AUDIO"} 1.0' in text
+        await streams.ensure(broker, StreamSettings())
+        await until(lambda: worker.find("worker ready"), "it goes on by itself", 30)
+        assert await worker.get("/readyz") == (200, "ok\n")
+    finally:
+        await worker.stop()
+
+
+@pytest.mark.process
+async def test_once_a_missing_stream_ends_the_worker(
+    nats_server: EmbeddedServer, broker: Broker, emulator: DeepgramEmulator
+) -> None:
+    class Once(WorkerProcess):
+        arguments = ("-m", "worker", "--once")
+
+    worker = Once(nats_server.url, emulator.url, NATTERJACK_CREATE_STREAMS="false")
+    await worker.launch()
+    try:
+        assert await worker.wait(60) == 2
+        assert "STT_SESSIONS is missing" in worker.log[-1]["message"]
+    finally:
+        await worker.stop()

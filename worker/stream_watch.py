@@ -1,0 +1,100 @@
+"""Watches that the broker has all streams and the queue's consumer.
+
+A worker does not notice by itself that a stream is gone: nothing arrives, as in a quiet hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
+from natterjack.settings import StreamSettings
+from natterjack.telemetry.log import fields
+
+from .metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 15.0
+_CURE = "run `natterjack streams apply` as a user that may create streams"
+
+
+class StreamWatch:
+    """The streams that the broker lacks; asks for each of them every 15 seconds."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        metrics: Metrics,
+        interval_seconds: float = _INTERVAL_SECONDS,
+    ) -> None:
+        self._interval = interval_seconds
+        self._create = settings.create_streams
+        self._metrics = metrics
+        self._streams = [config.name or "" for config in stream_configs(settings)]
+        self._problems: dict[str, str] = {}
+        """What is wrong, by the name of the stream or consumer."""
+        for name in self._streams:
+            metrics.stream_missing.labels(name).set(0)
+
+    @property
+    def problem(self) -> str | None:
+        """The first problem with its remedy, or None."""
+        return next(iter(self._problems.values()), None)
+
+    async def run(self, broker: Broker, js: JetStreamContext, restore: asyncio.Event) -> None:
+        """Look until cancelled. If streams may be created, set `restore` for what is missing twice
+        in a row: `natterjack streams apply` may just be making it anew."""
+        while True:
+            await asyncio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - spread
+            if not broker.connected:
+                continue
+            before = set(self._problems)
+            await self.look(js)
+            if self._create and before & set(self._problems):
+                restore.set()
+
+    async def look(self, js: JetStreamContext) -> None:
+        """Ask for each stream and the consumer once. What the broker does not answer stays as it
+        was."""
+        try:
+            for name in self._streams:
+                found = await self._exists(js, name)
+                self._metrics.stream_missing.labels(name).set(not found)
+                self._report(name, None if found else f"stream {name} is missing")
+            problem = await self._consumer_problem(js)
+            self._metrics.queue_consumer_missing.set(problem is not None)
+            self._report(f"{SESSIONS} > {CONSUMER}", problem)
+        except (NatsError, TimeoutError) as error:
+            log.debug("streams not checked: %r", error)
+
+    async def _exists(self, js: JetStreamContext, name: str) -> bool:
+        try:
+            await js.stream_info(name)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _consumer_problem(self, js: JetStreamContext) -> str | None:
+        try:
+            info = await js.consumer_info(SESSIONS, CONSUMER)
+        except NotFoundError:
+            return f"consumer {CONSUMER} of {SESSIONS} is missing"
+        return f"consumer {CONSUMER} of {SESSIONS} is paused" if info.paused else None
+
+    def _report(self, name: str, problem: str | None) -> None:
+        """Remember a problem, or that there is none; log changes."""
+        if problem is not None:
+            problem = f"{problem}: {_CURE}"
+            if self._problems.get(name) != problem:
+                log.error("%s", problem)
+            self._problems[name] = problem
+        elif self._problems.pop(name, None) is not None:
+            log.info("found again", extra=fields(name=name))
