@@ -30,6 +30,7 @@ NATS_PY = {
     "_attempt_reconnect": ("client", "()"),
     "_process_connect_init": ("client", "()"),
     "_process_err": ("client", "(err_msg)"),
+    "_process_info": ("client", "(info, initial_connection=False)"),
     "_read_loop": ("client", "()"),
     "_process_msg": ("client", "(sid, subject, reply, data, headers)"),
     "_send_ping": ("client", "(future=None)"),
@@ -133,7 +134,9 @@ def trees() -> dict[str, ast.AST]:
 def test_the_list_of_internal_names_of_nats_py_is_complete() -> None:
     tree = trees()[FASTPATH]
     own = {"_flushing", "_socket", "_flusher_ended", "_flush_later", "_flush_now", "_number"}
-    own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver"}
+    own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver", "_check_size"}
+    own |= {"_largest_command", "_largest_message", "_known_limit", "_next_known_limit"}
+    own |= {"_set_limit"}
     overridden = {
         node.name
         for node in ast.walk(tree)

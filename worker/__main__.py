@@ -210,7 +210,6 @@ async def _run(
         async with asyncio.TaskGroup() as tasks:
             claiming = tasks.create_task(claimer.run(), name="claim")
             stopped = tasks.create_task(stopping.wait(), name="stop")
-            closed = tasks.create_task(services.broker.wait_closed(), name="closed")
             side_tasks = [
                 tasks.create_task(work)
                 for work in (
@@ -224,10 +223,7 @@ async def _run(
                     notify_systemd(stopping, stop_seconds),
                 )
             ]
-            await asyncio.wait({claiming, stopped, closed}, return_when=asyncio.FIRST_COMPLETED)
-            if closed.done():
-                claiming.cancel()  # its leases run out
-                raise BrokerUnreachable("the connection to NATS was closed permanently")
+            await asyncio.wait({claiming, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not claiming.done():
                 health.draining = True
                 services.metrics.draining.set(1)
@@ -236,12 +232,7 @@ async def _run(
                 claimer.drain()
                 await _wait_for_drain(claiming, drain_seconds)
             await services.report.leave()
-            await end_tasks([stopped, closed, *side_tasks])
-    except BaseExceptionGroup as group:
-        closed_for_good = group.subgroup(BrokerUnreachable)
-        if closed_for_good is None:
-            raise
-        raise BrokerUnreachable(str(closed_for_good.exceptions[0])) from None
+            await end_tasks([stopped, *side_tasks])
     finally:
         await health.stop()
     log.info("worker ended")

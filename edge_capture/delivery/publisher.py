@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
 from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.subjects import audio_subject, session_subject
 from natterjack.telemetry.log import fields
 
@@ -40,7 +41,6 @@ _RESET_S = 10.0
 """A backoff starts afresh after this long without a failure."""
 _MAX_UNSENT_BYTES = 256 * 1024
 """Limit of nats-py's send buffer, which grows when the connection is up but stalled."""
-_HEADER_BYTES = 512  # more than a chunk's headers ever have
 _NO_RESPONDERS = "NATS/1.0 503"
 _REQUEST_REPLY = "open"
 """Last subject token of the acknowledgement of the session request."""
@@ -249,12 +249,21 @@ class Publisher:
                 break
 
     def _send_request(self, broker: Broker) -> None:
-        broker.client.post(
-            session_subject(self.spec.key),
-            self._request,
-            reply=f"{self._inbox}.{_REQUEST_REPLY}",
-            headers={MSG_ID: self.spec.session_id, **self._trace.open()},
-        )
+        try:
+            broker.client.post(
+                session_subject(self.spec.key),
+                self._request,
+                reply=f"{self._inbox}.{_REQUEST_REPLY}",
+                headers={MSG_ID: self.spec.session_id, **self._trace.open()},
+            )
+        except MessageTooLarge as error:
+            self._failed(
+                "request",
+                f"the session request of {error.size} bytes exceeds the server's max_payload of "
+                f"{error.limit}; shorten its keyterms and options or raise max_payload",
+            )
+        except NatsError as error:
+            self._failed("request", str(error))
 
     def _send_new(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
         self._rate_limit.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
@@ -267,15 +276,6 @@ class Publisher:
         self._send(broker, seq, chunk)
 
     def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
-        limit = broker.client.max_payload
-        if len(chunk.payload) + _HEADER_BYTES > limit:
-            # The server would close the connection.
-            self._failed(
-                "audio",
-                f"a chunk of {len(chunk.payload)} bytes exceeds the server's max_payload of "
-                f"{limit}; lower EDGE_CHUNK_MS or raise max_payload",
-            )
-            return
         header = ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
         try:
             broker.client.post(
@@ -283,6 +283,12 @@ class Publisher:
                 chunk.payload,
                 reply=f"{self._inbox}.{seq}",
                 headers=encode_chunk_headers(header),
+            )
+        except MessageTooLarge as error:
+            self._failed(
+                "audio",
+                f"a chunk of {len(chunk.payload)} bytes and its headers exceed the server's "
+                f"max_payload of {error.limit}; lower EDGE_CHUNK_MS or raise max_payload",
             )
         except NatsError as error:
             self._failed("audio", str(error))

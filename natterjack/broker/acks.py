@@ -46,7 +46,7 @@ class Acks:
 
         The future raises: APIError (the stream refused the message), NoStreamResponseError (no
         stream takes the subject), TimeoutError (after `timeout` seconds or a reconnect; the message
-        may or may not be stored), MaxPayloadError, or another NatsError if it cannot be sent now.
+        may or may not be stored), MessageTooLarge, or another NatsError if it cannot be sent now.
         """
         if self._subscription is None:
             await self._start()

@@ -174,13 +174,6 @@ class Broker:
                 raise BrokerUnreachable("the connection to NATS is closed")
             await asyncio.sleep(0.1)
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection is closed: by `close`, or because the server does not accept
-        us any longer (expired or revoked credentials). Cancel-safe."""
-        # nats-py calls no callback if that happens while it reconnects.
-        while not self.client.is_closed:  # noqa: ASYNC110
-            await asyncio.sleep(1)
-
     async def close(self) -> None:
         """Flush for 2 s at most, then close. Idempotent."""
         if not self.client.is_closed:

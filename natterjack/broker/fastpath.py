@@ -21,19 +21,35 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
-from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR, Parser
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from natterjack.telemetry.log import fields
 
-from .wire import decode_messages, encode_publish
+from .wire import decode_messages, encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)
 
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
+_TOO_LARGE = "maximum payload violation"
 
 Receive = Callable[[bytes, bytes, bytes | None, bytes], None]
 """Receives a message's subject, its reply subject (empty if absent), its headers as they are on the
 wire (None if absent) and its payload."""
+
+
+class MessageTooLarge(MaxPayloadError):
+    """A message is larger than the server's current max_payload, and was not sent.
+
+    The server counts headers and payload together, and disconnects a client that sends more.
+    `size` and `limit` are in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__()
+        self.size, self.limit = size, limit
+
+    def __str__(self) -> str:
+        return f"a message of {self.size} bytes exceeds the server's max_payload of {self.limit}"
 
 
 class DirectSubscription:
@@ -130,6 +146,13 @@ class Client(NatsClient):
         self._flushing: asyncio.Handle | None = None
         self._socket: asyncio.WriteTransport | None = None
         """The write side of the current connection."""
+        self._largest_command = self._largest_message = 0
+        """The size of the largest publication on the current connection, in bytes: with its control
+        line, since the limit last changed, and as the server counts it."""
+        self._known_limit: int | None = None
+        """The limit that a violation on the previous connection has revealed."""
+        self._next_known_limit: int | None = None
+        """The limit that a violation on the current connection has revealed."""
 
     @property
     def inbox_prefix(self) -> str:
@@ -162,16 +185,42 @@ class Client(NatsClient):
             # after an OSError, which asyncio raises. The message has no address, so that repeats
             # are recognized as the same complaint.
             raise ConnectionResetError("the connection is gone") from None
+        self._known_limit, self._next_known_limit = self._next_known_limit, None
+        self._set_limit(self._max_payload)
+        self._largest_message = max(map(message_size, self._pending), default=0)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        await super()._process_info(info, initial_connection)
+        # nats-py reads the limit only when it connects; it may change afterwards.
+        limit = info.get("max_payload")
+        if not initial_connection and isinstance(limit, int):
+            self._set_limit(limit)
+
+    def _set_limit(self, limit: int) -> None:
+        """Refuse messages of more than `limit` bytes, and drop waiting ones that are larger."""
+        if self._known_limit is not None:
+            limit = min(limit, self._known_limit)
+        self._max_payload = limit
+        self._largest_command = 0
+        waiting = [command for command in self._pending if message_size(command) <= limit]
+        if len(waiting) < len(self._pending):
+            self._pending = waiting
+            self._pending_data_size = sum(map(len, waiting))
 
     async def _process_err(self, err_msg: str) -> None:
+        # nats-py closes the client for good after most errors. The server closes the connection
+        # itself if an error is fatal, and then nats-py reconnects.
         # nats-py lowercases the message, but subjects are case-sensitive. The original line is
         # still at the front of its buffer.
         line = self._ps.buf.partition(b"\r\n")[0].decode(errors="replace")
         _, quote, message = line.rstrip("'").partition("'")
-        if PERMISSIONS_ERR in err_msg and quote and message.lower() in err_msg:
-            await self._error_cb(NatsError(f"nats: {message}"))
-            return
-        await super()._process_err(err_msg)
+        if not quote or message.lower() not in err_msg:
+            message = err_msg.strip("'")
+        if _TOO_LARGE in err_msg and self._largest_message:
+            # The limit of the user's account may be lower than the one that the server announces.
+            # The message that violated it was no larger than the largest, so this is not too low.
+            self._next_known_limit = self._largest_message - 1
+        await self._error_cb(NatsError(f"nats: {message}"))
 
     async def request(self, *arguments: Any, **options: Any) -> Msg:
         """Like nats-py's, but cancel-safe: asyncio.wait_for, which nats-py uses, drops a
@@ -235,6 +284,24 @@ class Client(NatsClient):
 
     # ---- publishing -------------------------------------------------------------------------
 
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Like nats-py's, but raises MessageTooLarge instead of MaxPayloadError, and counts headers
+        as the server does."""
+        size = len(payload) + (headers_size(headers) if headers else 0)
+        self._check_size(size)
+        self._largest_message = max(self._largest_message, size)
+        await super().publish(subject, payload, reply, headers)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_payload and not self.is_closed:
+            raise MessageTooLarge(size, self._max_payload)
+
     def post(
         self,
         subject: str,
@@ -245,17 +312,19 @@ class Client(NatsClient):
     ) -> None:
         """Publish without waiting. Subject and headers are not validated.
 
-        Raises: MaxPayloadError; OutboundBufferLimitError if there is no connection or too much is
+        Raises: MessageTooLarge; OutboundBufferLimitError if there is no connection or too much is
         unsent; ConnectionClosedError.
         """
-        size = len(payload)
-        if size > self._max_payload and not self.is_closed:
-            raise MaxPayloadError
         if not self.is_connected:
             raise ConnectionClosedError if self.is_closed else OutboundBufferLimitError
-        if self._pending_data_size + size > _MAX_UNSENT_BYTES:
-            raise OutboundBufferLimitError
         command = encode_publish(subject, payload, headers, reply)
+        if len(command) > self._largest_command:  # rarely
+            size = message_size(command)
+            self._check_size(size)
+            self._largest_command = len(command)
+            self._largest_message = max(self._largest_message, size)
+        if self._pending_data_size + len(command) > _MAX_UNSENT_BYTES:
+            raise OutboundBufferLimitError
         self._pending.append(command)
         self._pending_data_size += len(command)
         self._flush_later()

@@ -83,6 +83,21 @@ def encode_publish(
     )
 
 
+def message_size(command: bytes) -> int:
+    """Return the size of the message that an encoded command publishes, as the server counts it:
+    headers and payload together. 0 for a command that publishes nothing."""
+    # PUB <subject> [reply] <bytes>, or HPUB <subject> [reply] <header bytes> <total bytes>.
+    if not command.startswith((b"PUB ", b"HPUB ")):
+        return 0
+    return int(command[: command.index(b"\r\n")].rpartition(b" ")[2])
+
+
+def headers_size(headers: Mapping[str, str]) -> int:
+    """Return the size of headers on the wire."""
+    lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n")
+
+
 def parse_headers(raw: bytes) -> dict[str, str]:
     """Return a message's headers by name, from their form on the wire (NATS ADR-4)."""
     headers = {}

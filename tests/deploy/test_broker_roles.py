@@ -578,7 +578,7 @@ async def test_a_user_is_added_and_removed_while_the_server_runs(server: Secured
             assert await command.status() == 0, command.errors
         assert not seed.exists()
         server.reload()
-        await until(lambda: one.client.is_closed, "its connection is ended")
+        await until(lambda: not one.client.is_connected, "its connection is ended")
 
 
 async def test_a_tenant_is_added_while_the_server_runs(server: SecuredServer) -> None:

@@ -170,7 +170,9 @@ async def test_chunks_beyond_the_servers_limit(
         edge = start_edge(
             "file", speech, "--speed", "100", "--finish-seconds", "0.2", "--nats-url", server.url
         )
-        await edge.says("a chunk of 2560 bytes exceeds the server's max_payload of 2048")
+        await edge.says(
+            "a chunk of 2560 bytes and its headers exceed the server's max_payload of 2048"
+        )
         edge.interrupt()
         assert await edge.exit_code() == 1
         assert " chunks are unacknowledged" in edge.stderr

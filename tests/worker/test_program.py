@@ -691,7 +691,7 @@ async def test_memory_streams_are_created_again(
 
 
 @pytest.mark.process
-async def test_a_permanently_closed_connection_ends_the_worker(
+async def test_a_worker_whose_user_is_refused_returns_when_it_is_accepted_again(
     tmp_path: Path, emulator: DeepgramEmulator
 ) -> None:
     configuration = tmp_path / "nats.conf"
@@ -704,8 +704,11 @@ async def test_a_permanently_closed_connection_ends_the_worker(
         await worker.start()
         configuration.write_text(users.format("another"))
         os.kill(server.pid, signal.SIGHUP)  # reloads the configuration
-        assert await worker.wait(60) == 2
-        assert "closed permanently" in worker.log[-1]["message"]
+        await until(lambda: worker.find("Authorization Violation"), "the user is refused")
+        configuration.write_text(users.format("w"))
+        os.kill(server.pid, signal.SIGHUP)
+        await until(lambda: worker.find("NATS connection is back"), "the connection is back")
+        assert worker.running
     finally:
         await worker.stop()
         server.stop()

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 from nats.js.errors import APIError, KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import TypeAdapter, ValidationError
 
 from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.streams import CHECKPOINTS_BUCKET, bucket_subject
 from natterjack.events import Account
 from natterjack.subjects import SessionKey
@@ -155,7 +155,7 @@ class CheckpointStore:
                     kind = LeaseLost if stored.epoch >= checkpoint.epoch else Overtaken
                     raise kind(f"{stored.worker} has the session, epoch {stored.epoch}") from None
                 self._revision = revision
-            except MaxPayloadError:
+            except MessageTooLarge:
                 raise
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.events import Durable, FinalEvent, StatusEvent, TurnEvent, parse_durable
 from natterjack.subjects import (
     DURABLE_KINDS,
@@ -233,7 +233,7 @@ class Publisher:
                     self.fenced = True
                     raise LeaseLost("another worker has published for this session") from None
                 reason = error.description or repr(error)
-            except MaxPayloadError:
+            except MessageTooLarge:
                 raise
             except (NatsError, TimeoutError) as error:
                 reason = repr(error)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import socket
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, OutboundBufferLimitError
+from nats.errors import OutboundBufferLimitError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect, connected
-from natterjack.broker.fastpath import Client
+from natterjack.broker.fastpath import Client, MessageTooLarge
 from natterjack.broker.stored import StoreUnavailable, StreamStore
-from natterjack.broker.wire import parse_headers
+from natterjack.broker.wire import headers_size, parse_headers
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.waiting import until, within
@@ -113,9 +117,185 @@ async def test_a_direct_subscription_lasts_from_listen_to_end(
     assert len(received.messages) == 2
 
 
-async def test_a_message_that_is_too_large_is_refused(broker: Broker) -> None:
-    with pytest.raises(MaxPayloadError):
-        broker.client.post("direct", bytes(broker.client.max_payload + 1))
+@pytest.mark.parametrize("headers", [None, {"Name": "a value", "Other": "väl\u200bue"}])
+async def test_a_message_fits_or_is_refused_by_its_size_with_headers(
+    broker: Broker, headers: dict[str, str] | None
+) -> None:
+    client, received = broker.client, Received()
+    room = client.max_payload - (headers_size(headers) if headers else 0)
+    fits, too_large = bytes(room), bytes(room + 1)
+    await client.listen("direct", received)
+    js = client.jetstream()
+    client.post("direct", fits, headers=headers)
+    await client.publish("direct", fits, headers=headers)
+    for attempt in (
+        lambda: js.publish("direct", too_large, headers=headers),
+        lambda: client.request("direct", too_large, headers=headers),
+        lambda: client.publish("direct", too_large, headers=headers),
+    ):
+        with pytest.raises(MessageTooLarge) as caught:
+            await attempt()
+        assert (caught.value.size, caught.value.limit) == (room + 1, client.max_payload) or headers
+        assert caught.value.size > caught.value.limit == client.max_payload
+    with pytest.raises(MessageTooLarge, match="exceeds the server's max_payload of 1048576"):
+        client.post("direct", too_large, headers=headers)
+    stored = await broker.acks.publish("direct", too_large, headers or {}, 5)
+    with pytest.raises(MessageTooLarge):
+        await stored
+    await client.flush()
+    assert [len(data) for _, _, data in received.messages] == [room, room]
+    assert broker.reconnects == 0
+
+
+class SmallServer(EmbeddedServer):
+    """A server whose max_payload can be changed while it runs."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._configuration = path.with_suffix(".conf")
+        super().__init__(path, extra_arguments=("-c", str(self._configuration)))
+        self.write_limit(limit)
+
+    def write_limit(self, limit: int) -> None:
+        self._configuration.write_text(f"max_payload: {limit}\n")
+
+    def reload(self, limit: int) -> None:
+        self.write_limit(limit)
+        os.kill(self.pid, signal.SIGHUP)
+
+
+@pytest.fixture
+def small_server(processes: None, tmp_path: Path) -> Iterator[SmallServer]:
+    server = SmallServer(tmp_path / "small", 65_536)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_limit_that_shrinks_while_connected(small_server: SmallServer) -> None:
+    """The server does not announce it, so it disconnects the client once; never for good."""
+    settings = BrokerSettings(url=small_server.url)
+    async with connected(settings, name="in") as near, connected(settings, name="out") as far:
+        received = Received()
+        await near.client.listen("direct", received)
+        await near.client.flush()
+        small_server.reload(2048)
+
+        async def is_refused() -> bool:
+            try:
+                far.client.post("direct", bytes(10_000))
+            except MessageTooLarge as error:
+                return error.limit == 2048
+            except NatsError:
+                pass  # it is just reconnecting
+            return False
+
+        await until(is_refused, "the client knows the new limit")
+        await until(lambda: far.connected, "it is connected")
+        assert far.reconnects <= 1
+        far.client.post("direct", bytes(2048))
+        await until(lambda: received.messages and len(received.messages[-1][2]) == 2048, "it comes")
+        small_server.reload(65_536)
+        small_server.kill()
+        small_server.start()
+        await until(lambda: far.client.max_payload == 65_536, "the client knows the next limit")
+
+
+class Accounting:
+    """A server that disconnects who sends more than `limit`, and announces another limit."""
+
+    def __init__(self, announced: int, limit: int) -> None:
+        self._greeting = GREETING.replace(b"1048576", b"%d" % announced)
+        self._limit = limit
+        self.violations = 0
+        self.accepted: list[int] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._greeting)
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+            elif line.startswith((b"PUB", b"HPUB")):
+                size = int(line.split()[-1])
+                if size > self._limit:
+                    self.violations += 1
+                    writer.write(b"-ERR 'Maximum Payload Violation'\r\n")
+                    break
+                self.accepted.append(size)
+                await reader.readexactly(size + 2)
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+
+async def test_a_limit_that_the_server_does_not_announce() -> None:
+    """A user's or an account's limit may be lower than the server's."""
+    serve = Accounting(announced=100_000, limit=1000)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port_of(server)}")
+        async with connected(settings, name="test") as broker:
+            size, refused = 50_000, 0
+            while size not in serve.accepted:
+                try:
+                    await broker.client.publish("a", bytes(size))
+                except MessageTooLarge:
+                    refused += 1
+                    size //= 2
+                    continue
+
+                def answered(size: int = size, reconnects: int = refused + 1) -> bool:
+                    return size in serve.accepted or broker.reconnects == reconnects
+
+                await until(answered, "the server's answer")
+                await until(lambda: broker.connected, "connected")
+            assert serve.violations == refused == 6, "each size is sent once at most"
+        assert not [size for size in serve.accepted if size > 1000]
+
+
+async def test_waiting_messages_that_a_new_limit_does_not_allow_are_dropped(
+    small_server: SmallServer,
+) -> None:
+    async with connected(BrokerSettings(url=small_server.url), name="test") as broker:
+        received = Received()
+        await broker.client.listen("direct", received)
+        small_server.kill()
+        await until(lambda: not broker.connected, "the connection is lost")
+        await until(lambda: not broker.client.is_connected, "nats-py knows")
+        await broker.client.publish("direct", bytes(10_000))
+        await broker.client.publish("direct", bytes(100))
+        small_server.write_limit(2048)
+        small_server.start()
+        await until(lambda: received.messages, "the smaller one comes")
+        assert [len(data) for _, _, data in received.messages] == [100]
+        assert broker.reconnects == 1
+
+
+@pytest.mark.parametrize("error", [b"Invalid Subject", b"Maximum Payload Violation", b"Odd"])
+async def test_an_error_of_the_server_never_closes_the_client(
+    error: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(GREETING)
+        pings = 0
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                pings += 1
+                writer.write(b"PONG\r\n")
+                if connections < 3 and pings == 1:
+                    writer.write(b"-ERR '%b'\r\n" % error)
+                    await writer.drain()
+                    break
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port_of(server)}")
+        async with connected(settings, name="test") as broker:
+            await until(lambda: connections == 3 and broker.connected, "connected for good")
+            await broker.client.flush()
+    assert f"nats: {error.decode()}" in caplog.text
 
 
 async def test_publications_to_a_stream_are_acknowledged(ready_broker: Broker) -> None:
