@@ -77,7 +77,7 @@ class _Transcript(_Model):
     start: Annotated[Seconds, Field(description="where the segment begins, in seconds")]
     end: Annotated[Seconds, Field(description="where the segment ends, in seconds")]
     times_estimated: Annotated[
-        bool, Field(description="the worker estimated the word times, not the provider")
+        bool, Field(description="the worker estimated times of the segment or its words")
     ] = False
     confidence: Annotated[float | None, Field(description="from 0 to 1")] = None
     language: Annotated[

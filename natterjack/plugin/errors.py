@@ -21,6 +21,8 @@ from typing import ClassVar, Literal
 
 from natterjack.errors import NatterjackError, UsageError
 
+from .provider import Final
+
 RefusedCause = Literal["auth", "credit", "request"]
 UnavailableCause = Literal["connect", "rate_limit", "server_error"]
 StalledCause = Literal["send_blocked", "mute", "finish"]
@@ -99,10 +101,23 @@ class Stalled(ProviderError):
 
 
 class RemoteProtocolError(ProviderError):
-    """The provider sent something that its protocol does not allow. `cause` is `protocol`."""
+    """The provider sent something that its protocol does not allow. `cause` is `protocol`.
 
-    def __init__(self, provider: str, message: str, code: str | None = None) -> None:
+    A plugin raises it for a message that it cannot read, unless it is certain that the message is
+    no final: the audio that is not final is then transcribed again.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        message: str,
+        code: str | None = None,
+        *,
+        readable: Final | None = None,
+    ) -> None:
+        """`readable` is what can be read of the final, with its times as far as they are known."""
         super().__init__(provider, "protocol", message, code)
+        self.readable = readable
 
 
 class PluginFault(ProviderError):

@@ -114,8 +114,9 @@ class Final:
     """A transcript of the audio from `start` to `end` that will not change.
 
     No later event covers audio before `end`: after a fault, another stream begins there. Finals of
-    a stream follow one another and do not overlap. A final with an empty text says that the audio
-    is silence; it moves the session's position and is not published.
+    a stream follow one another and do not overlap: the worker leaves out words whose middle lies
+    before the end of the last final. If `text` and `words` differ, `text` counts. A final with an
+    empty text says that the audio is silence; it moves the session's position and is not published.
     """
 
     text: str
@@ -134,7 +135,7 @@ class Turn:
 
     event: TurnKind
     at: float
-    """Time of the boundary."""
+    """Time of the boundary; NaN if it is not known."""
     text: str | None = None
     confidence: float | None = None
 

@@ -150,8 +150,9 @@ class EventWriter:
         timeline.forget(end)
         return latency
 
-    async def turn(self, event: Turn, at: float) -> None:
-        """Publish a turn event at `at` seconds of the session, unless it repeats an earlier one."""
+    async def turn(self, event: Turn, at: float | None) -> None:
+        """Publish a turn event at `at` seconds of the session, if that is known, unless it repeats
+        an earlier one."""
         index = self._turns.admit(event.event)
         if index is None:
             return

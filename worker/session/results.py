@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 
 from natterjack.plugin.errors import ProviderError, RequestRefused
@@ -14,6 +15,7 @@ from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
 from worker.metrics import Metrics
 from worker.providers.chain import Chain
+from worker.providers.guard import Guard
 
 from .intake import Parked
 from .lease import Lease
@@ -116,7 +118,10 @@ class Results:
         """Publish events until the provider ends the stream. Raises ProviderError, LeaseLost."""
         relay, writer, lease = self._relay, self._writer, self._lease
         latencies = Latencies(self._metrics, relay.provider.name)
-        async for event in relay.stream:
+        guard = Guard(relay.provider.name)
+        async for received in relay.stream:
+            event = guard.check(received, relay.timeline.sent_seconds)
+            del received
             relay.handling = True
             if not relay.answered or isinstance(event, Final):
                 self._chain.record_success(fresh=not relay.answered)
@@ -137,7 +142,7 @@ class Results:
                     # The end of the turn may come right after its last final: give it a moment.
                     loop = asyncio.get_running_loop()
                     loop.call_later(_TURN_END_SECONDS, relay.fail, HandOver())
-            else:
+            elif event is not None:
                 await self._other(event)
                 if isinstance(event, Turn) and event.event == "ended":
                     latencies.turn_ended()
@@ -148,7 +153,8 @@ class Results:
     async def _other(self, event: ProviderEvent) -> None:
         relay = self._relay
         if isinstance(event, Turn):
-            await self._writer.turn(event, relay.timeline.to_seconds(event.at))
+            at = None if math.isnan(event.at) else relay.timeline.to_seconds(event.at)
+            await self._writer.turn(event, at)
         elif isinstance(event, Usage):
             await self._usage(event)
         elif isinstance(event, Notice):
