@@ -228,12 +228,14 @@ async def test_a_lease_that_waits_for_an_earlier_session_has_no_span(
     await last_span(collector, WORKER, count=2)
     await queue_empty(broker)
     leases = collector.of(WORKER)
-    assert [lease.attribute("session_id") for lease in leases] == [
-        earlier.spec.session_id, later.spec.session_id,
-    ]  # fmt: skip
-    assert leases[1].attribute("epoch") > 1  # the request was delivered before and returned
-    assert leases[1].start >= leases[0].end
-    assert len(collector.named("claim")) == 2
+    first = leases[0]
+    assert first.attribute("session_id") == earlier.spec.session_id
+    # A busy worker may lose a lease, or get a request again after it has closed the session.
+    waited = [one for one in leases if one.attribute("session_id") == later.spec.session_id]
+    assert waited
+    assert all(one.start >= first.end for one in waited)
+    assert waited[0].attribute("epoch") > 1  # the request was delivered before and returned
+    assert len(collector.named("claim")) == len(leases)
 
 
 # ---- faults ---------------------------------------------------------------------------------
