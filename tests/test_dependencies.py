@@ -42,6 +42,8 @@ NATS_PY = {
     "_subs": ("client", "dict"),
     "_sid": ("client", "int"),
     "_transport": ("client", "NoneType"),
+    "_public_nkey": ("client", "NoneType"),
+    "_auth_configured": ("client", "bool"),
     "_max_payload": ("client", "int"),
     "_pending": ("client", "list"),
     "_pending_data_size": ("client", "int"),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
@@ -20,6 +17,8 @@ from natterjack.settings import BrokerSettings
 from natterjack.telemetry.log import fields
 
 from .acks import Acks
+from .attempts import Attempts, describe
+from .credentials import Credentials
 from .fastpath import Client
 
 log = logging.getLogger(__name__)
@@ -31,64 +30,28 @@ OLDEST_SERVER = (2, 11, 0)
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
 _REPEAT_S, _MAX_REPEATS = 30.0, 20
 """How long an error is not logged again, and how many errors are remembered for that."""
-_FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 5.0
 _ATTEMPT_S, _ONLY_ATTEMPT_S = 2.0, 10.0
 """The time limit of a connection attempt, and of one that is not repeated."""
 
 
-def _tls(settings: BrokerSettings) -> ssl.SSLContext | None:
-    if not (settings.ca or settings.cert):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
-        if settings.cert:
-            context.load_cert_chain(settings.cert, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"NATS_CA, NATS_CERT or NATS_KEY cannot be used: {error}") from None
-    return context
-
-
-def _options(settings: BrokerSettings) -> dict[str, object]:
+def _options(client: Client, settings: BrokerSettings) -> dict[str, object]:
     options: dict[str, object] = {
         "servers": settings.url.split(","),
         "inbox_prefix": settings.inbox_prefix.encode(),
     }
-    if (tls := _tls(settings)) is not None:
-        options["tls"] = tls
-    for name, path in (("NATS_CREDS", settings.creds), ("NATS_NKEY", settings.nkey)):
-        if path is not None:
-            _check_readable(name, path)
+    if settings.creds or settings.nkey:
+        options["signature_cb"] = lambda nonce: client.identity.sign(nonce)
     if settings.creds:
-        options["user_credentials"] = str(settings.creds)
-    if settings.nkey:
-        options["nkeys_seed"] = str(settings.nkey)
+        options["user_jwt_cb"] = lambda: (client.identity.jwt or "").encode()
     if settings.user:
         options["user"] = settings.user
         options["password"] = settings.password.get_secret_value() if settings.password else ""
     return options
 
 
-def _check_readable(name: str, path: Path) -> None:
-    try:
-        with path.open("rb"):
-            pass
-    except FileNotFoundError:
-        raise UsageError(f"{name}: there is no file {path}") from None
-    except OSError as error:  # in a container: a file of another user
-        raise UsageError(f"{name}: {path} cannot be read: {error.strerror}") from None
-
-
 def without_credentials(urls: str) -> str:
     """Return server URLs without the user and password that they may contain."""
     return re.sub(r"(^|//|,)[^/@,]*@", r"\1", urls)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return str(error) or type(error).__name__
 
 
 class Broker:
@@ -97,8 +60,15 @@ class Broker:
     `on_reconnect` callbacks run after each reconnect, once subscriptions are restored.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(
+        self,
+        client: Client,
+        attempts: Attempts | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.client = client
+        self.attempts = attempts or Attempts()
+        self.credentials = credentials or Credentials(BrokerSettings())
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.on_refusal: set[Callable[[NotAllowed], None]] = set()
@@ -114,6 +84,12 @@ class Broker:
         have run. Until then, state from the last connection may be out of date."""
         # nats-py counts as connected one round trip before it calls `on_reconnected`.
         return self.client.is_connected and self.client.stats["reconnects"] == self.reconnects
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection, in words: what the server refused, for example. None while
+        there is one, or as long as nothing is known."""
+        return None if self.connected else self.attempts.trouble
 
     @contextlib.asynccontextmanager
     async def within_connection(self) -> AsyncIterator[None]:
@@ -199,31 +175,34 @@ async def connect(
     name: str,
     once: bool = False,
     on_waiting: Callable[[str], Awaitable[None]] | None = None,
+    attempts: Attempts | None = None,
 ) -> Broker:
     """Connect to the broker at `settings.url`.
 
     Retries forever with backoff, jitter and one log line per attempt, unless `once` is set. An
-    established connection is restored whenever it is lost.
+    established connection is restored whenever it is lost. Every attempt reads the files of
+    credentials and certificates again. `attempts` learns why attempts fail.
 
     Raises: BrokerUnreachable with `once`, if the first attempt fails; UsageError for unusable
     settings; ServerTooOld. Cancel-safe.
     """
-    delay = _FIRST_DELAY_S
+    attempts, credentials = attempts or Attempts(), Credentials(settings)
+    attempts.pause()
     while True:
-        broker = Broker(Client())
+        broker = Broker(Client(), attempts, credentials)
         try:
             await _connect_once(broker, settings, name, _ONLY_ATTEMPT_S if once else _ATTEMPT_S)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
-            reason = f"no NATS at {without_credentials(settings.url)}: {_reason(error)}"
+            trouble = attempts.failed(error, expired=broker.client.identity.expired)
+            reason = f"no NATS at {without_credentials(settings.url)}: {trouble}"
             await broker.close()
             if once:
                 raise BrokerUnreachable(f"{reason} (NATS_URL says where it is)") from None
-            wait = delay * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            wait = attempts.pause()
             log.warning("%s; next attempt in %.1f s", reason, wait)
             if on_waiting is not None:
                 await on_waiting(reason)
             await asyncio.sleep(wait)
-            delay = min(delay * 2, _MAX_DELAY_S)
         else:
             return broker
 
@@ -231,14 +210,21 @@ async def connect(
 async def _connect_once(
     broker: Broker, settings: BrokerSettings, name: str, seconds: float
 ) -> None:
-    client, url = broker.client, without_credentials(settings.url)
+    client, attempts, url = broker.client, broker.attempts, without_credentials(settings.url)
+    client.identify = broker.credentials.read
     quiet_until: dict[str, float] = {}
     connected_once = False
-    first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    failed_servers = 0
+    last_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
-        if not first_error.done():
-            first_error.set_result(error)
+        nonlocal failed_servers
+        failed_servers += 1
+        # nats-py tries the other servers, and then all of them again without end.
+        if not last_error.done() and (
+            failed_servers >= len(client.servers) or isinstance(error, UsageError)
+        ):
+            last_error.set_result(error)
         refusal = broker.refusal(error)
         if refusal is not None:
             error = refusal
@@ -246,22 +232,30 @@ async def _connect_once(
                 callback(refusal)
         if isinstance(error, SlowConsumerError):
             broker.slow_consumers += 1  # the feed notices the gap and reads it from the stream
-        elif connected_once and quiet_until.get(_reason(error), 0.0) < time.monotonic():
-            # A missing permission or an absent server causes the same error again and again.
-            if len(quiet_until) > _MAX_REPEATS:
-                quiet_until.clear()
-            quiet_until[_reason(error)] = time.monotonic() + _REPEAT_S
-            log.warning("NATS: %s", _reason(error))
+        elif connected_once:
+            words = describe(error)
+            if not client.is_connected:
+                words = attempts.failed(error, expired=client.identity.expired)
+            elif refusal is None:
+                attempts.refused(error)
+            if quiet_until.get(words, 0.0) < time.monotonic():
+                # A missing permission or an absent server causes the same error again and again.
+                if len(quiet_until) > _MAX_REPEATS:
+                    quiet_until.clear()
+                quiet_until[words] = time.monotonic() + _REPEAT_S
+                log.warning("NATS: %s", words)
 
     async def on_disconnected() -> None:
         if not client.is_closed:
             # nats-py would write unsent messages to the next connection before publishers can
             # repeat those that were lost with this one: newer messages ahead of older ones.
             client.discard_unsent()
-            log.warning("NATS connection lost, reconnecting", extra=fields(url=url))
+            known = {"reason": attempts.trouble} if attempts.trouble else {}
+            log.warning("NATS connection lost, reconnecting", extra=fields(url=url, **known))
 
     async def on_reconnected() -> None:
         broker.reconnects = client.stats["reconnects"]
+        attempts.connected()
         log.info("NATS connection is back", extra=fields(url=url))
         broker.acks.connection_lost()
         for callback in list(broker.on_reconnect):
@@ -269,11 +263,11 @@ async def _connect_once(
 
     attempt: asyncio.Future[None] = asyncio.ensure_future(
         client.connect(
-            **_options(settings),  # type: ignore[arg-type]
+            **_options(client, settings),  # type: ignore[arg-type]
             name=name,
             connect_timeout=seconds,  # type: ignore[arg-type]  # any number will do
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # beside our own pauses
             ping_interval=5,
             max_outstanding_pings=2,
             error_cb=on_error,
@@ -282,18 +276,20 @@ async def _connect_once(
         )
     )
     try:
-        # nats-py retries a failed first attempt silently; stop at its first error.
+        # nats-py retries a failed first attempt silently; stop once no server is left to try.
         await asyncio.wait(
-            [attempt, first_error],  # type: ignore[type-var]
-            timeout=seconds + 3,
+            [attempt, last_error],  # type: ignore[type-var]
+            timeout=seconds * settings.url.count(",") + seconds + 3,
             return_when=asyncio.FIRST_COMPLETED,
         )
         if not attempt.done():
-            raise first_error.result() if first_error.done() else TimeoutError()
+            raise last_error.result() if last_error.done() else TimeoutError()
         attempt.result()
         connected_once = True
+        attempts.connected()
+        client.pause = attempts.pause
     finally:
-        first_error.cancel()
+        last_error.cancel()
         # asyncio.wait_for, inside nats-py, may swallow a cancellation that arrives together with
         # a result.
         while not attempt.done():

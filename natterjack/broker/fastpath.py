@@ -25,6 +25,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from natterjack.telemetry.log import fields
 
+from .credentials import Identity
 from .wire import decode_messages, encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,12 @@ class Client(NatsClient):
 
     def __init__(self) -> None:
         super().__init__()
+        self.identify: Callable[[], Identity] | None = None
+        """Returns what the next attempt to connect uses."""
+        self.identity = Identity()
+        """What the current connection, or the attempt being made, uses."""
+        self.pause: Callable[[int], float] | None = None
+        """Returns the seconds to wait before the next attempt, given the number of servers."""
         self._ps: _Parser = _Parser(self)
         self.batch_writes = False
         self.direct: dict[bytes, Receive] = {}
@@ -169,6 +176,15 @@ class Client(NatsClient):
     async def _connect_to_server(self, s: Srv) -> None:
         # nats-py forgets a connection to a server that did not answer; close it.
         self.abort()
+        if self.pause is not None:
+            await asyncio.sleep(self.pause(len(self.servers)))
+        if self.identify is not None:
+            # nats-py would use the TLS context and the public key of its first attempt for good.
+            self.identity = self.identify()
+            if self.identity.tls is not None:
+                self.options["tls"] = self.identity.tls
+            self._public_nkey = self.identity.public_key
+            self._auth_configured |= self.identity.seed is not None
         await super()._connect_to_server(s)
 
     async def _attempt_reconnect(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from natterjack.errors import BrokerUnreachable, UsageError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.proxy import NatsProxy
-from tests.waiting import bound, soon, within
+from tests.waiting import bound, soon, until, within
 
 
 @pytest.fixture
@@ -168,6 +169,39 @@ async def test_no_reply_is_awaited_after_a_reconnect(
         async with near.within_connection():
             await js.publish("stt.transcript.t.c.s.final", b"")
         assert not near.on_reconnect
+
+
+async def test_a_server_that_is_down_is_passed_over(nats_server: EmbeddedServer) -> None:
+    """nats-py tries the servers in random order."""
+    settings = BrokerSettings(url=f"nats://127.0.0.1:9,{nats_server.url}")
+    for _ in range(8):
+        async with connected(settings, name="test", once=True) as broker:
+            assert broker.connected
+    with pytest.raises(BrokerUnreachable, match="connection refused"):
+        await connect(BrokerSettings(url="nats://127.0.0.1:9,nats://127.0.0.1:1"), name="test",
+                      once=True)  # fmt: skip
+
+
+async def test_a_server_that_refuses_is_asked_less_and_less_often(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    refused: list[float] = []
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        refused.append(time.monotonic())
+        writer.write(b"-ERR 'Authorization Violation'\r\n")
+        writer.close()
+
+    nats_server.kill()
+    async with await asyncio.start_server(refuse, "127.0.0.1", nats_server.port):
+        await until(lambda: len(refused) >= 5, "five attempts")
+    # The last pauses are at least 0.4, 0.8 and 1.6 s.
+    assert refused[4] - refused[1] >= 2.8
+    assert broker.trouble is not None
+    assert broker.attempts.failures.total() >= 4
+    nats_server.start()
+    await until(lambda: broker.connected, "it reconnects")
+    assert broker.trouble is None
 
 
 async def test_connecting_can_be_cancelled_at_any_moment() -> None:

@@ -295,7 +295,7 @@ async def test_an_error_of_the_server_never_closes_the_client(
         async with connected(settings, name="test") as broker:
             await until(lambda: connections == 3 and broker.connected, "connected for good")
             await broker.client.flush()
-    assert f"nats: {error.decode()}" in caplog.text
+    assert f"NATS: {error.decode()}" in caplog.text
 
 
 async def test_publications_to_a_stream_are_acknowledged(ready_broker: Broker) -> None:
@@ -366,7 +366,7 @@ def test_connecting_is_retried_if_the_server_closes_after_its_greeting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With uvloop, whose writes to a lost connection raise errors that asyncio's do not."""
-    monkeypatch.setattr("natterjack.broker.connection._MAX_DELAY_S", 0.1)
+    monkeypatch.setattr("natterjack.broker.attempts._LONGEST_S", 0.1)
     tries = 0
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -539,6 +539,7 @@ async def _world(server: EmbeddedServer, session: Session, limits: Limits) -> As
     ):
         for client in (broker.client, edge.client):
             client.options["reconnect_time_wait"] = 0.01
+            client.pause = None
         world = World(server, session, limits, proxy, broker, edge)
         await world.store.start()
         yield world
