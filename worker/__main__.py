@@ -31,6 +31,7 @@ from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
 from worker.capacity.governor import Governor
+from worker.capacity.slots import Slots
 from worker.metering.budgets import Budgets
 from worker.metering.prices import parse_prices
 from worker.metering.report import Report
@@ -171,7 +172,7 @@ async def _start(
     )
     return Services(
         broker, js, store, checkpoints, providers, settings, metrics, tally, report, budgets,
-        prices, governor, asyncio.Event(), lease_seconds,
+        prices, governor, Slots(settings.max_sessions), asyncio.Event(), lease_seconds,
     )  # fmt: skip
 
 

@@ -90,13 +90,12 @@ class Claimer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._slots = services.settings.max_sessions
+        self._slots = services.slots
         self.sessions: dict[Session, Msg] = {}
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
         self._puller: Puller | None = None
-        self._used_slots = 0
-        """Slots in use, by sessions and by requests that are about to become sessions."""
+        self._slots.on_free = self._freed.set
 
     def drain(self) -> None:
         """Claim no more sessions, and hand over each one at its next final. Idempotent."""
@@ -139,8 +138,8 @@ class Claimer:
         await puller.start()
         try:
             while not self._draining.is_set():
-                free = self._slots - self._used_slots
-                if free <= 0:
+                free = self._slots.free
+                if not free:
                     self._freed.clear()
                     await self._freed.wait()
                     continue
@@ -153,7 +152,10 @@ class Claimer:
                     continue
                 if message is None:
                     continue
-                self._used_slots += 1
+                if not self._slots.free:  # a session that was held has taken it back
+                    await message.nak()
+                    continue
+                self._slots.take()
                 task = tasks.create_task(self._hold(message), name=message.subject)
                 running.add(task)
                 task.add_done_callback(running.discard)
@@ -176,8 +178,7 @@ class Claimer:
             with contextlib.suppress(NatsError):
                 await message.nak(delay=_CRASH_RETRY_S)
         finally:
-            self._used_slots -= 1
-            self._freed.set()
+            self._slots.give_back()
 
     async def _serve(self, message: Msg) -> None:
         metadata, metrics = message.metadata, self._services.metrics
@@ -225,7 +226,7 @@ class Claimer:
             if outcome in (State.CLOSED, State.FAILED):
                 await message.ack()
             elif outcome is State.HANDED_OVER:
-                await message.nak()
+                await message.nak(delay=session.claim_after or None)
         finally:
             session.trace.end("aborted")
             del self.sessions[session]

@@ -79,7 +79,13 @@ class Metrics:
         )
 
     def _sessions(self, slots: int) -> None:
-        self.sessions_active = self._gauge("sessions_active", "Sessions that this worker holds")
+        self.sessions_active = self._gauge(
+            "sessions_active", "Sessions in the slots of this worker"
+        )
+        self.sessions_held = self._gauge(
+            "sessions_held",
+            "Sessions of this worker that wait, without a slot, for a provider to serve them again",
+        )
         self._gauge("session_slots", "Slots of this worker for sessions").set(slots)
         self.sessions_claimed = self._counter(
             "sessions_claimed_total", "Sessions claimed from the queue, resumed ones included"

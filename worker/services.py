@@ -13,6 +13,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.stored import StreamStore
 from worker.capacity.governor import Governor
 from worker.capacity.permits import Permit
+from worker.capacity.slots import Slots
 from worker.metering.budgets import Budgets
 from worker.metering.report import Report
 from worker.metering.tally import Tally
@@ -39,6 +40,7 @@ class Services:
     budgets: Budgets
     prices: dict[str, float]
     governor: Governor
+    slots: Slots
     restore: asyncio.Event
     """Set to have missing streams and consumers created again."""
     lease_seconds: float
@@ -78,3 +80,5 @@ class AdmissionServices(Protocol):
     def budgets(self) -> TenantBudgets: ...
     @property
     def governor(self) -> Accounts: ...
+    @property
+    def slots(self) -> Slots: ...

@@ -99,10 +99,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((f"3600 * {_rate('credits_used_total', 'currency')}", "{{currency}}"),), "stat", 4,
         ),
         Panel(
-            "Sessions and capacity", "Sessions that workers hold, and slots of all workers.",
+            "Sessions and capacity", "Sessions in slots, slots of all workers, and sessions that "
+            "wait without a slot because no provider serves them now.",
             "short",
             (
                 (_gauge("sum", "sessions_active"), "sessions"),
+                (_gauge("sum", "sessions_held"), "held"),
                 (_gauge("sum", "session_slots"), "slots"),
             ),
         ),

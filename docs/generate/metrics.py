@@ -23,8 +23,8 @@ LABELS = {
     "returns to the queue. `rejected`: the request was invalid and is discarded",
     "state": "`waiting`, `leased`",
     "cause": "of errors and recoveries: `connect`, `rate_limit`, `server_error` (a dial failed); "
-    "`auth`, `credit`, `request` (the provider refused permanently); `dropped`, `mute`, "
-    "`send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "
+    "`auth`, `credit`, `request` (the provider refused the account or the request); `dropped`, "
+    "`mute`, `send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "
     "`missing` (the broker does not have the audio), `edge` (the edge skipped it), "
     "`bad_chunk` (its chunk was unusable). Of bad chunks: `headers`, `size`, `position`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",

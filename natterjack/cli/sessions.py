@@ -44,8 +44,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         description="Show all sessions that are open or waiting for a worker. This only reads from "
         "NATS.",
         epilog="LAG is seconds behind live audio or, in the state waiting, seconds since the "
-        "request. SECONDS is audio captured. In the state gone?, the session's worker has not "
-        "reported for 5 s; another worker will take over the session.",
+        "request. SECONDS is audio captured. A session in the state queued shows, in place of its "
+        "last words, why no provider serves it now. In the state gone?, the session's worker has "
+        "not reported for 5 s; another worker will take over the session.",
     )
     for name in ("tenant", "conversation", "speaker"):
         command.add_argument(f"--{name}", help=f"show only this {name}")
@@ -221,7 +222,7 @@ def _cells(row: Row) -> list[str]:
         _number(row.behind_seconds),
         _number(row.captured_seconds),
         _money(row.cost),
-        plain(row.last_words or ""),
+        plain(f"({row.reason})" if row.reason else row.last_words or ""),
     ]
 
 

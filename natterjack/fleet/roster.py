@@ -33,6 +33,7 @@ class SessionRecord(BaseModel):
     epoch: int
     holder: Annotated[str, Field(description="the session's holder, as in the checkpoint")]
     state: str
+    reason: Annotated[str | None, Field(description="why a queued session is held")] = None
     provider: str | None = None
     opened_at: datetime
     lag_seconds: float = 0

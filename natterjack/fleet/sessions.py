@@ -34,6 +34,8 @@ class Row(BaseModel):
     key: str
     session_id: str | None = None
     state: str
+    reason: str | None = None
+    """Why no provider serves a session in the state queued."""
     worker: str | None = None
     instance: str | None = None
     epoch: int | None = None
@@ -162,7 +164,8 @@ def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
     state = NO_AUDIO if session.state == "waiting" else session.state
     return Row(
         key=session.key, session_id=session.session_id, state=GONE if ago > GONE_SECONDS else state,
-        worker=page.worker, instance=page.instance, epoch=session.epoch, provider=session.provider,
+        reason=session.reason, worker=page.worker, instance=page.instance, epoch=session.epoch,
+        provider=session.provider,
         opened_at=session.opened_at, told_seconds_ago=round(ago, 3),
         lag_seconds=session.lag_seconds, captured_seconds=session.captured_seconds,
         final_seconds=session.final_seconds, cost={c: round(v, 6) for c, v in cost.items()},
@@ -205,7 +208,7 @@ def _waiting(request: Request, before: Row | None) -> Row:
     )  # fmt: skip
     if before is not None and before.told_seconds_ago is not None:
         ago = min(ago, before.told_seconds_ago)
-    gone = {"worker": None, "instance": None, "lag_seconds": None}
+    gone = {"reason": None, "worker": None, "instance": None, "lag_seconds": None}
     return row.model_copy(update={**gone, "state": WAITING, "waiting_seconds": round(ago, 3)})
 
 
@@ -213,7 +216,8 @@ def workers(pages: Sequence[StoredPage]) -> list[Worker]:
     """The workers that have reported in the last minute."""
     used: dict[str, set[str]] = {}
     for page, _ in pages:
-        used.setdefault(page.instance, set()).update(s.session_id for s in page.sessions)
+        in_slots = (s.session_id for s in page.sessions if s.reason is None)  # others are held
+        used.setdefault(page.instance, set()).update(in_slots)
     return [
         Worker(page.worker, page.instance, page.slots, len(used[page.instance]), page.draining,
                gone=ago > GONE_SECONDS)

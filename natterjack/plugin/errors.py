@@ -4,7 +4,7 @@ NatterjackError
 ├── UsageError
 │   └── PluginError         a provider is unknown, or its plugin cannot be loaded or configured
 └── ProviderError           a stream failed (provider, cause, code, retryable)
-    ├── RequestRefused      the provider will never serve this request: key, credit, parameters
+    ├── RequestRefused      the provider refuses: key, credit, parameters
     ├── Unavailable         the provider cannot be reached or is overloaded; a retry may succeed
     ├── Dropped             the connection broke
     ├── Stalled             the provider is connected but does not answer, or accepts no more audio
@@ -44,7 +44,7 @@ class ProviderError(NatterjackError):
     """
 
     retryable: ClassVar[bool] = True
-    """Whether the same request may succeed later. If not, the session leaves this provider."""
+    """Whether the same request may succeed soon. If not, the session leaves this provider."""
 
     def __init__(self, provider: str, cause: str, message: str, code: str | None = None) -> None:
         """`provider` is the provider's name, `message` a text for people, and `code` the provider's
@@ -56,9 +56,11 @@ class ProviderError(NatterjackError):
 
 
 class RequestRefused(ProviderError):
-    """The provider will not serve this request, however often it is sent.
+    """The provider will not serve this request as things are.
 
     `cause` is `auth` (a wrong key), `credit` (no money left) or `request` (a parameter is wrong).
+    The worker never sends a request again after `request`. After `auth` and `credit`, it uses
+    another provider, or holds the session until the account is in order.
     """
 
     retryable = False

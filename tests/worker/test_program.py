@@ -287,25 +287,6 @@ async def test_nonsense_from_the_provider_is_counted_and_skipped(
     assert 'natterjack_provider_notices_total{code="malformed",provider="deepgram"}' in metrics
 
 
-@pytest.mark.parametrize(("status", "word"), [(401, "credentials"), (402, "credits")])
-async def test_a_permanent_refusal_fails_the_session_with_its_reason(
-    status: int,
-    word: str,
-    emulator: DeepgramEmulator,
-    start_worker: StartWorker,
-    broker: Broker,
-    broker_settings: BrokerSettings,
-) -> None:
-    await start_worker(**UNDISTURBED)
-    await emulator.set(handshake_status=status)
-    speaker = Speaker(broker_settings, 3, speed=20)
-    await speaker.speak()
-    transcript = await closed(broker, speaker.spec)
-    assert transcript.states == ["assigned", "failed"]
-    assert str(status) in (transcript.closing[0].reason or "")
-    assert len(emulator.log) == 1, "the provider was dialed again"
-
-
 async def test_an_unknown_provider_is_skipped(
     start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:

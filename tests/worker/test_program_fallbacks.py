@@ -158,7 +158,7 @@ async def test_sigkill_of_a_worker_in_mid_speech(
 
 @pytest.mark.parametrize("emulator", [REST], indirect=True)
 @pytest.mark.parametrize(("status", "word"), [(401, "credentials"), (402, "credits")])
-async def test_a_permanent_refusal_fails_the_session(
+async def test_a_refused_account_fails_the_session_after_the_recovery_time(
     emulator: Emulator,
     status: int,
     word: str,
@@ -166,7 +166,7 @@ async def test_a_permanent_refusal_fails_the_session(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker()
+    await start_worker(WORKER_RECOVERY_SECONDS="1", WORKER_BREAKER_SECONDS="0.2")
     await emulator.set(handshake_status=status)
     speaker = Speaker(broker_settings, 8, speed=20)
     await speaker.speak()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from natterjack.plugin.errors import ProviderError, RequestRefused
+from natterjack.plugin.errors import ProviderError
 
 SHARED_CAUSES: Final = ("rate_limit", "credit")
 """Causes that concern the whole provider account, and so every session of every worker. A single
 failure with one of them opens the breaker."""
+_ACCOUNT_CAUSES: Final = ("auth", "credit")
+_FORBIDDEN: Final = "403"
+"""The account is known, and may not do this: everything, or what this request asks for."""
 _RATE_LIMIT_SECONDS: Final = 1.0
 _MAX_RATE_LIMIT_SECONDS: Final = 10.0
 """First and longest cooldown after a `rate_limit`: the account may have a free place soon."""
@@ -25,9 +28,32 @@ class BreakerState(enum.Enum):
     HALF_OPEN = "half open"  # one session dials, the probe; the others wait for its outcome
 
 
-def _concerns_others(fault: ProviderError) -> bool:
-    """Whether a fault concerns other sessions too, unlike a wrong parameter of one request."""
-    return not (isinstance(fault, RequestRefused) and fault.cause == "request")
+class Verdict(enum.Enum):
+    """What a fault means for the session that met it."""
+
+    RETRY = "retry"  # the connection or the provider failed: the next dial may succeed
+    HOLD = "hold"  # the account refuses everybody until somebody pays or mends the key
+    REFUSED = "refused"  # the provider will never serve this request
+
+
+def judge(fault: ProviderError, *, serves_others: bool = False) -> Verdict:
+    """Decide what a fault means.
+
+    `serves_others`: the provider has served another session since it first refused this one. Then
+    a 403 concerns what the request asks for, such as a model that the account has no right to.
+    """
+    if fault.retryable:
+        return Verdict.RETRY
+    if fault.cause not in _ACCOUNT_CAUSES or (serves_others and fault.code == _FORBIDDEN):
+        return Verdict.REFUSED
+    return Verdict.HOLD
+
+
+def _concerns_everybody(fault: ProviderError) -> bool:
+    """Whether one failure shows that the account refuses all sessions. A single 403 does not."""
+    if fault.cause in SHARED_CAUSES:
+        return True
+    return judge(fault) is Verdict.HOLD and fault.code != _FORBIDDEN
 
 
 class Breaker:
@@ -46,10 +72,10 @@ class Breaker:
         self.state = BreakerState.CLOSED
         self.fault: ProviderError | None = None
         """The last failure."""
-        self._permanent = False
-        """No failure of the current run is worth a retry."""
         self._shared = False
-        """The breaker is open because of one of SHARED_CAUSES."""
+        """The breaker is open because the account refuses all sessions."""
+        self.served = 0
+        """How many streams the provider has answered on."""
 
     def try_acquire(self, now: float) -> float:
         """Return 0 if the caller may dial now, and else the seconds to wait before the next call.
@@ -69,14 +95,17 @@ class Breaker:
         return max(0.01, until - now)
 
     @property
-    def refusal(self) -> ProviderError | None:
-        """The refusal, if the breaker is open because the provider refuses every request (a wrong
-        key, no credit)."""
-        return self.fault if self.state is BreakerState.OPEN and self._permanent else None
+    def refuses_account(self) -> bool:
+        """Whether the breaker is open because the account refuses all sessions."""
+        fault = self.fault
+        if self.state is BreakerState.CLOSED or fault is None:
+            return False
+        return judge(fault) is Verdict.HOLD
 
     def record_success(self, *, fresh: bool = True) -> None:
         """Record an answer of the provider. `fresh` marks the first one on its stream: later ones
         do not show that the account may open new streams."""
+        self.served += fresh
         if not fresh and self._shared:
             return
         self._shared = False
@@ -84,18 +113,19 @@ class Breaker:
         self._failures = 0
         self._cooldown = self._first_cooldown
 
-    def record_failure(self, fault: ProviderError, now: float) -> None:
-        """Record a stream that failed before the provider answered on it."""
-        if not _concerns_others(fault):
+    def record_failure(self, fault: ProviderError, now: float, *, again: bool = False) -> None:
+        """Record a stream that failed before the provider answered on it, or an account that
+        refuses. `again`: the account has refused the same session before. One session that asks
+        for what it may not have must not keep the others from dialing, so its 403 counts once."""
+        if judge(fault) is Verdict.REFUSED or (again and fault.code == _FORBIDDEN):
             return
-        self._permanent = not fault.retryable and (self._permanent or self._failures == 0)
         self.fault = fault
         self._failures += 1
-        again, shared = self._shared, fault.cause in SHARED_CAUSES
+        limited, shared = self._shared, _concerns_everybody(fault)
         if fault.cause == "rate_limit":
             longest = min(_MAX_RATE_LIMIT_SECONDS, self._max_cooldown)
             first = min(_RATE_LIMIT_SECONDS, self._first_cooldown)
-            self._cooldown = min(self._cooldown * 2, longest) if again else first
+            self._cooldown = min(self._cooldown * 2, longest) if limited else first
         elif self.state is BreakerState.HALF_OPEN:
             self._cooldown = min(self._cooldown * 2, self._max_cooldown)
         elif self._failures < self._max_failures and not shared:
@@ -109,7 +139,6 @@ class Breaker:
 
     def refused_elsewhere(self, fault: ProviderError, now: float, seconds: float) -> None:
         """Open for `seconds`: the provider refused the account of another worker."""
-        self._permanent = not fault.retryable
         self._shared = True
         self.fault = fault
         self._open(now, min(seconds, self._max_cooldown))

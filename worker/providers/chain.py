@@ -10,7 +10,7 @@ from natterjack.plugin.errors import ProviderError, RequestRefused, Stalled
 from natterjack.plugin.provider import StreamRequest
 from natterjack.spec import SessionSpec
 
-from .breaker import Breaker
+from .breaker import Breaker, Verdict, judge
 
 
 class Exhausted(Exception):
@@ -22,7 +22,7 @@ class Chain:
 
     The session leaves its provider for the next one after a refusal, after a stall, and after
     `failover_after` failures in a row. The first provider follows the last. A provider that has
-    refused the session is not dialed again.
+    refused the request is not dialed again; one whose account refuses is, as its breaker allows.
     """
 
     def __init__(
@@ -36,6 +36,9 @@ class Chain:
         self._failed: set[str] = set()
         """Providers that have failed since the last progress."""
         self._refusals: dict[str, ProviderError] = {}
+        """Providers that will never serve the request, with their reasons."""
+        self._served: dict[str, int] = {}
+        """How many streams a provider had served when its account first refused this session."""
 
     @property
     def name(self) -> str:
@@ -48,54 +51,82 @@ class Chain:
         Makes another provider the current one if the breaker of this one is open and that of the
         other is not. Raises Exhausted.
         """
-        waits, refusals = [], [str(fault) for fault in self._refusals.values()]
+        waits = []
         for offset in range(len(self.names)):
             index = (self._index + offset) % len(self.names)
             name = self.names[index]
             if name in self._refusals:
                 continue
-            breaker = self._breaker(name)
-            wait = breaker.try_acquire(now)
+            wait = self._breaker(name).try_acquire(now)
             if wait == 0:
                 self._move(index)
                 return 0.0
-            if (refusal := breaker.refusal) is not None:
-                refusals.append(str(refusal))
-            else:
-                waits.append(wait)
+            waits.append(wait)
         if not waits:
-            raise Exhausted("; ".join(refusals))
+            raise self._exhausted()
         return min(waits)
+
+    @property
+    def faults(self) -> list[ProviderError]:
+        """Why no provider can be dialed now: the last fault of each."""
+        faults = [self._refusals.get(name) or self._breaker(name).fault for name in self.names]
+        return [fault for fault in faults if fault is not None]
+
+    @property
+    def problem(self) -> str:
+        """The faults, for people."""
+        return "; ".join(f"{fault.cause}: {fault}" for fault in self.faults)
+
+    @property
+    def refused_account(self) -> bool:
+        """Whether the account of the current provider refuses all sessions, or this one."""
+        return self.name in self._served or self._breaker(self.name).refuses_account
+
+    def _exhausted(self) -> Exhausted:
+        return Exhausted("; ".join(str(refusal) for refusal in self._refusals.values()))
 
     def record_success(self, *, fresh: bool) -> None:
         """Record an answer on the open stream; `fresh` marks the first one."""
+        if fresh:
+            self._served.pop(self.name, None)
         self._breaker(self.name).record_success(fresh=fresh)
 
     def record_failure(
         self, fault: ProviderError, now: float, *, answered: bool, progress: bool
-    ) -> None:
+    ) -> Verdict:
         """Record a failure of a stream, and choose the provider to dial next.
 
         `answered`: the provider had sent something on the stream. `progress`: the stream had moved
         the position of the session. Raises Exhausted.
         """
-        if not answered:
-            self._breaker(self.name).record_failure(fault, now)
+        breaker = self._breaker(self.name)
+        before = self._served.get(self.name)
+        verdict = judge(fault, serves_others=before is not None and breaker.served > before)
+        if verdict is Verdict.HOLD:
+            breaker.record_failure(fault, now, again=before is not None)
+            self._served.setdefault(self.name, breaker.served)
+        elif not answered and verdict is Verdict.RETRY:
+            breaker.record_failure(fault, now)
         if progress:
             self.reset()
         self._failures += 1
         self._failed.add(self.name)
-        if not fault.retryable:
+        if verdict is Verdict.REFUSED:
             self._refusals[self.name] = fault
             if len(self._refusals) == len(self.names):
-                raise Exhausted("; ".join(str(refusal) for refusal in self._refusals.values()))
-        elif not isinstance(fault, Stalled) and self._failures < self._failover_after:
-            return
+                raise self._exhausted()
+        elif (
+            verdict is Verdict.RETRY
+            and not isinstance(fault, Stalled)
+            and self._failures < self._failover_after
+        ):
+            return verdict
         for offset in range(1, len(self.names)):
             index = (self._index + offset) % len(self.names)
             if self.names[index] not in self._refusals:
                 self._move(index)
-                return
+                break
+        return verdict
 
     def reset(self) -> None:
         """Forget earlier failures: the session's position has moved, or a stream has lasted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from natterjack.plugin.entry_points import available
@@ -13,9 +14,9 @@ from natterjack.plugin.provider import Provider, ProviderStream
 from natterjack.spec import SessionSpec
 from worker.audio import convert
 from worker.capacity.permits import Permit
-from worker.drain import Drain
+from worker.drain import Drain, HandOver
 from worker.metering.prices import Price, price_of
-from worker.providers.breaker import SHARED_CAUSES, BreakerState
+from worker.providers.breaker import SHARED_CAUSES, BreakerState, Verdict
 from worker.providers.chain import Chain, Exhausted
 from worker.services import AdmissionServices
 
@@ -25,6 +26,13 @@ from .states import State
 
 T = TypeVar("T")
 
+_LOOK_SECONDS = 1.0
+"""How often a held session looks whether it may go on."""
+_RETURNS_PER_SECOND = 50.0
+"""How many held sessions of one worker may dial in a second when their provider is back."""
+_LATER_SECONDS = 30.0
+"""When a session is claimed again, at the latest, that no worker could hold."""
+
 
 class CutoffReached(Exception):
     """The session has reached the position at which it ends."""
@@ -32,6 +40,10 @@ class CutoffReached(Exception):
 
 class NoProvider(Exception):
     """No provider can serve the session; the message is the reason."""
+
+
+class Held(Exception):
+    """No provider may be dialed now: `Admission.hold` waits for one."""
 
 
 class Opened(NamedTuple):
@@ -48,8 +60,8 @@ class Admission:
     or changes to a provider of another account."""
 
     __slots__ = (
-        "_account", "_drain", "_enter", "_lease", "_retry", "_services", "_spec", "chain",
-        "permit",
+        "_account", "_announced", "_chosen", "_drain", "_enter", "_lease", "_pause", "_retry",
+        "_services", "_spec", "chain", "permit", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +87,14 @@ class Admission:
         """The permit that the session holds; None if it holds none or the account has no limit."""
         self._account = ""
         """The provider account of the permit."""
+        self._pause: float | None = None
+        """The session is to be held, at least for so many seconds."""
+        self._chosen: str | None = None
+        """The provider that the session may dial since it was last held."""
+        self._announced: list[tuple[str, str, str | None]] = []
+        """The faults that subscribers know of, since the last stream."""
+        self.reason: str | None = None
+        """Why the session is held; None if it is not."""
 
     @property
     def provider(self) -> Provider:
@@ -89,15 +109,15 @@ class Admission:
     async def connect(self) -> Opened:
         """Open a stream to the current provider of the chain.
 
-        Raises HandOver, CutoffReached, NoProvider, LeaseLost, ProviderError, PluginError.
+        Raises Held, HandOver, CutoffReached, NoProvider, LeaseLost, ProviderError, PluginError.
         """
         self._retry.answered_seconds = None
         await self._check_budget()
         while True:
-            name = await self._choose()
+            name = self._choose()
             await self._acquire_permits(name)
             # During a long wait, the breaker may have opened for another session.
-            if self._services.providers.breaker(name).state is not BreakerState.OPEN:
+            if not self._closed_to_all(name):
                 return await self._open(name)
 
     async def _open(self, name: str) -> Opened:
@@ -120,6 +140,7 @@ class Admission:
         started = time.monotonic()
         stream = await self._drain.wait_for(provider.open(request), discard=_close)
         self._services.metrics.connect.labels(name).observe(time.monotonic() - started)
+        self._announced = []
         return Opened(provider, stream, converter, price)
 
     def _check_cutoff(self) -> None:
@@ -134,21 +155,98 @@ class Admission:
             self._lease.cutoff.exhaust(detail, self._lease.progress.frontier)
             self._check_cutoff()
 
-    async def _choose(self) -> str:
-        """The provider to dial, once its breaker allows it."""
+    def _choose(self) -> str:
+        """The provider to dial. Raises Held, CutoffReached, NoProvider."""
+        self._check_cutoff()
+        name, self._chosen = self._chosen, None
+        if name == self.chain.name and not self._closed_to_all(name):
+            return name
+        if self._seconds_to_wait(time.monotonic()) > 0:
+            self._pause = 0.0
+            raise Held
+        return self.chain.name
+
+    def _closed_to_all(self, name: str) -> bool:
+        return self._services.providers.breaker(name).state is BreakerState.OPEN
+
+    def _seconds_to_wait(self, now: float) -> float:
+        """As `Chain.choose`. Raises NoProvider."""
+        try:
+            return self.chain.choose(now)
+        except Exhausted as exhausted:
+            raise NoProvider(str(exhausted)) from None
+
+    def adopt(self) -> None:
+        """Go on counting how long no provider could serve the session, after a takeover."""
+        since = self._lease.checkpoint.failing_since
+        if since is not None:
+            failing = (datetime.now(UTC) - since).total_seconds()
+            self._retry.adopt(failing, time.monotonic())
+
+    async def hold(self) -> None:
+        """Wait until a provider may be dialed, if none may be now.
+
+        The session keeps its lease and lends its slot; its audio stays in the stream. If the worker
+        can hold no more sessions, or has no slot for it in the end, another worker gets it. Raises
+        HandOver, CutoffReached, NoProvider, LeaseLost.
+        """
+        pause, self._pause = self._pause, None
+        if pause is None:
+            return
+        slots, checkpoint, now = self._services.slots, self._lease.checkpoint, time.monotonic()
+        self.reason = reason = f"queued: {self.chain.problem}"
+        self._enter(State.QUEUED, reason=reason)
+        self._retry.outage_too_long(now)
+        failing = self._retry.failing_seconds(now)
+        checkpoint.failing_since = datetime.now(UTC) - timedelta(seconds=failing)
+        progress = self._lease.progress
+        progress.held_since = now - failing
+        if not slots.lend():
+            raise HandOver(reason, _LATER_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
+        metrics = self._services.metrics
+        metrics.sessions_active.dec()
+        metrics.sessions_held.inc()
+        try:
+            if self.chain.refused_account:
+                await self.release()  # another worker may have a key that is not refused
+            # Not the whole text: it may have a number of its own at each attempt.
+            faults = [(fault.provider, fault.cause, fault.code) for fault in self.chain.faults]
+            if faults != self._announced:
+                self._announced = faults
+                await progress.writer.status("recovering", reason)
+            await self._lease.write()
+            await self._wait_for_provider(now + pause)
+        finally:
+            self.reason = progress.held_since = None
+            has_slot = slots.end_loan()
+            metrics.sessions_active.inc()
+            metrics.sessions_held.dec()
+        if not has_slot:
+            checkpoint.failing_since = None
+            raise HandOver("its provider is back, and this worker has no free slot")
+
+    async def _wait_for_provider(self, due: float) -> None:
+        """Wait until `due`, and until a provider may be dialed."""
+        settings, spread = self._services.settings, False
         while True:
             self._check_cutoff()
+            await self._lease.confirm()
             now = time.monotonic()
-            try:
-                wait = self.chain.choose(now)
-            except Exhausted as exhausted:
-                raise NoProvider(str(exhausted)) from None
-            if wait == 0:
-                return self.chain.name
             if self._retry.outage_too_long(now):
-                raise NoProvider(f"no provider for {self._services.settings.recovery_seconds:g} s")
-            self._enter_queued("its breaker is open")
-            await self._drain.pause(wait)
+                raise NoProvider(
+                    f"no provider for {settings.recovery_seconds:g} s: {self.chain.problem}"
+                )
+            wait = due - now
+            if wait <= 0 and (wait := self._seconds_to_wait(now)) <= 0:
+                probes = self._services.providers.breaker(self.chain.name).state
+                if spread or probes is BreakerState.HALF_OPEN:
+                    self._chosen = self.chain.name
+                    return
+                # The sessions that waited with this one must not dial all at once.
+                spread = True
+                wait = random.random() * self._services.slots.lent / _RETURNS_PER_SECOND  # noqa: S311
+                due = now + wait
+            await self._drain.pause(min(wait, _LOOK_SECONDS))
 
     def _enter_queued(self, reason: str) -> None:
         if self._lease.checkpoint.state == State.WAITING.value:
@@ -211,8 +309,8 @@ class Admission:
         self.chain.reset()
 
     async def recover(self, fault: ProviderError, *, finals_moved: bool) -> None:
-        """Prepare another attempt after a fault, and wait until it is due. Raises NoProvider,
-        HandOver, LeaseLost."""
+        """Prepare another attempt after a fault, and wait until it is due; if the account refuses,
+        `hold` waits. Raises NoProvider, HandOver, LeaseLost."""
         retry, metrics = self._retry, self._services.metrics
         progress = retry.made_progress(finals_moved=finals_moved)
         if progress:
@@ -223,24 +321,31 @@ class Admission:
         if retry.outage_too_long(now):
             patience = self._services.settings.recovery_seconds
             raise NoProvider(f"no provider for {patience:g} s: {fault}")
-        changed = await self._record_fault(fault, now, progress=progress)
+        verdict, changed = await self._record_fault(fault, now, progress=progress)
         retry.recovering(fault.cause, now)
         reason = f"{fault.cause}: {fault}"
         if changed:
             reason += f"; {self.chain.name} takes over"
         self._lease.progress.account_builder.recovery(fault.cause)
         self._enter(State.RECOVERING, cause=fault.cause, reason=reason)
-        await self._lease.progress.writer.status("recovering", reason)
         at_once = changed and self.chain.untried
-        await self._drain.pause(retry.next_delay(random.random(), at_once=at_once))  # noqa: S311
+        pause = retry.next_delay(random.random(), at_once=at_once)  # noqa: S311
+        if verdict is Verdict.HOLD and not changed:
+            self._pause = pause
+            return
+        await self._lease.progress.writer.status("recovering", reason)
+        await self._drain.pause(pause)
 
-    async def _record_fault(self, fault: ProviderError, now: float, *, progress: bool) -> bool:
-        """Report a fault to the chain and to other workers. Return whether the current
-        provider has changed. Raises NoProvider if every provider has refused the session."""
+    async def _record_fault(
+        self, fault: ProviderError, now: float, *, progress: bool
+    ) -> tuple[Verdict, bool]:
+        """Report a fault to the chain and to other workers. Return the verdict, and whether the
+        current provider has changed. Raises NoProvider if every provider has refused the session.
+        """
         failed = self.chain.name
         try:
             answered = self._retry.answered_seconds is not None
-            self.chain.record_failure(fault, now, answered=answered, progress=progress)
+            verdict = self.chain.record_failure(fault, now, answered=answered, progress=progress)
         except Exhausted as exhausted:
             raise NoProvider(str(exhausted)) from None
         finally:
@@ -248,7 +353,7 @@ class Admission:
                 seconds = self._services.providers.breaker(failed).seconds_left(now)
                 if seconds > 0:
                     await self._services.governor.announce(failed, fault.cause, seconds)
-        return self.chain.name != failed
+        return verdict, self.chain.name != failed
 
 
 async def _close(stream: ProviderStream) -> None:

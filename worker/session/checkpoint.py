@@ -53,6 +53,8 @@ class Checkpoint:
     """The sequence of the session's request in STT_SESSIONS."""
     closed_before: list[str] = field(default_factory=list)
     """The latest closed sessions of this key."""
+    failing_since: datetime | None = None
+    """Since when no provider could serve the session; None if one has."""
     gaps_until: float = 0
     """The account contains all gaps before this time, in seconds."""
     slot: str | None = None

@@ -154,7 +154,7 @@ class Lease:
         final = progress.final
         mark = checkpoint.mark if feed is None else feed.mark_before(final)
         if final > checkpoint.position:
-            checkpoint.crashes = 0
+            checkpoint.crashes, checkpoint.failing_since = 0, None
         if handed_over:
             checkpoint.state = State.HANDED_OVER.value
         checkpoint.closed = closed or checkpoint.closed

@@ -18,7 +18,7 @@ class Progress:
     """The positions that a session has reached, with the objects that know them: feed, relay, event
     writer, account builder and ledger. Positions count frames of the session."""
 
-    __slots__ = ("_rate", "account_builder", "feed", "ledger", "relay", "writer")
+    __slots__ = ("_rate", "account_builder", "feed", "held_since", "ledger", "relay", "writer")
 
     def __init__(
         self, sample_rate: int, writer: EventWriter, account_builder: AccountBuilder, ledger: Ledger
@@ -31,6 +31,8 @@ class Progress:
         """The open feed, if any."""
         self.relay: Relay | None = None
         """The relay of the open provider stream, if any."""
+        self.held_since: float | None = None
+        """Since when no provider has served the session, by the monotonic clock, if it is held."""
 
     @property
     def final(self) -> int:
@@ -61,7 +63,10 @@ class Progress:
 
     @property
     def lag_seconds(self) -> float:
-        """The length of the captured audio that has not been sent yet."""
+        """The length of the captured audio that has not been sent yet; of a held session, how long
+        it has waited, since it does not look at its audio."""
+        if self.held_since is not None:
+            return time.monotonic() - self.held_since
         feed = self.feed
         if feed is None:
             return 0.0

@@ -37,6 +37,14 @@ class Retry:
             self._failing_since = now
         return now - self._failing_since > self._patience
 
+    def failing_seconds(self, now: float) -> float:
+        """How long no provider could be used; 0 if one can."""
+        return 0.0 if self._failing_since is None else max(0.0, now - self._failing_since)
+
+    def adopt(self, failing_seconds: float, now: float) -> None:
+        """Go on counting where the former holder stopped."""
+        self._failing_since = now - max(0.0, failing_seconds)
+
     def exclude(self, seconds: float) -> None:
         """Do not count `seconds` in which the session waited and nothing failed."""
         if self._failing_since is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import secrets
 import time
@@ -26,7 +27,7 @@ from worker.services import Services
 from worker.trace import lease_trace
 
 from . import takeover
-from .admission import Admission, CutoffReached, NoProvider, Opened
+from .admission import Admission, CutoffReached, Held, NoProvider, Opened
 from .checkpoint import CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
@@ -51,8 +52,8 @@ class Session:
 
     __slots__ = (
         "_admission", "_cutoff", "_drain", "_intake", "_lease", "_lifecycle", "_problem",
-        "_publisher", "_queries", "_record_prefix", "_retry", "_services", "_usage", "epoch", "id",
-        "key", "next_heartbeat", "progress", "since", "spec", "trace",
+        "_publisher", "_queries", "_record_prefix", "_retry", "_services", "_usage",
+        "claim_after", "epoch", "id", "key", "next_heartbeat", "progress", "since", "spec", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,8 @@ class Session:
         self.since = time.monotonic()
         self.next_heartbeat = 0.0
         """When the lease is to be renewed, by the monotonic clock."""
+        self.claim_after = 0.0
+        """Seconds after a handover in which no worker is to claim the session."""
         self._problem = problem
         holder, instance = secrets.token_hex(8), services.report.instance
         self._publisher = Publisher(services.broker, services.js, key, self.id, epoch, holder)
@@ -121,6 +124,11 @@ class Session:
     def state(self) -> State:
         return self._lifecycle.state
 
+    @property
+    def held_reason(self) -> str | None:
+        """Why no provider serves the session now; None if it is not held."""
+        return self._admission.reason
+
     # ---- the path through the states --------------------------------------------------------
 
     async def run(self) -> State:
@@ -141,9 +149,10 @@ class Session:
                 await writer.resume()
                 await self._end("failed", str(failure))
                 self._lifecycle.enter(State.FAILED, reason=str(failure))
-            except HandOver:
+            except HandOver as handover:
+                self.claim_after = handover.seconds
                 await writer.resume()
-                await writer.status("handed_over", "drain")
+                await writer.status("handed_over", str(handover))
                 await self._lease.write(handed_over=True)
                 self._lifecycle.enter(State.HANDED_OVER)
         except AlreadyClosed:
@@ -183,6 +192,7 @@ class Session:
         """Become the session's only holder, and find the position to resume at."""
         writer, report = self.progress.writer, self._services.report
         estimate = await self._lease.acquire(self._queries.first_queued, report.record_of)
+        self._admission.adopt()
         if estimate is not None:
             with contextlib.suppress(PluginError):
                 price = self._admission.price(estimate.provider, None, self.spec.language, 1)
@@ -205,6 +215,7 @@ class Session:
         while True:
             before = writer.position
             try:
+                await self._admission.hold()
                 with contextlib.suppress(Parked):
                     if await self._stream_once():
                         return self._intake.end_reason
@@ -212,6 +223,8 @@ class Session:
                 await self._admission.release()
                 await writer.resume()
                 self._admission.reset()
+                continue
+            except Held:
                 continue
             except CutoffReached:
                 return self._cutoff.reason
@@ -337,7 +350,9 @@ class Session:
                 self._usage.warn(remaining)
             if self._usage.check(now):
                 relay.wake_guard()
-        return f'{self._record_prefix},"state":"{self.state.value}",{self.progress.record_json()}}}'
+        why = "" if (held := self.held_reason) is None else f'"reason":{json.dumps(held)},'
+        state = f'"state":"{self.state.value}",{why}'
+        return f"{self._record_prefix},{state}{self.progress.record_json()}}}"
 
     def drain(self) -> None:
         """Hand the session over at its next final, or after the drain time."""

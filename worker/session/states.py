@@ -2,7 +2,7 @@
 
 TAKING_OVER → WAITING → (QUEUED →) CONNECTING → STREAMING → FINISHING → CLOSED
                  ↑                                 │  │  ↘
-                 └─────────── RECOVERING ←─────────┘  │    FAILED
+                 └─ (QUEUED ←) RECOVERING ←────────┘  │    FAILED
                                                       └→ HANDED_OVER, or LOST
 """
 
@@ -16,7 +16,7 @@ class State(enum.Enum):
 
     TAKING_OVER = "taking over"  # reading the checkpoint and the last events, setting the fence
     WAITING = "waiting"  # for the first audio, or for more audio after a long pause
-    QUEUED = "queued"  # for the provider: its breaker is open, or its account is at its limit
+    QUEUED = "queued"  # for a provider: its account refuses or is at its limit, or it is down
     CONNECTING = "connecting"  # opening a provider stream
     STREAMING = "streaming"  # sending audio, receiving transcripts
     FINISHING = "finishing"  # all audio is sent, the last finals are still due
@@ -32,11 +32,11 @@ END_STATES = frozenset({State.CLOSED, State.FAILED, State.HANDED_OVER, State.LOS
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.TAKING_OVER: frozenset({State.WAITING}),
     State.WAITING: frozenset({State.QUEUED, State.CONNECTING, State.RECOVERING}),
-    State.QUEUED: frozenset({State.CONNECTING, State.RECOVERING}),
+    State.QUEUED: frozenset({State.CONNECTING, State.RECOVERING, State.WAITING}),
     State.CONNECTING: frozenset({State.STREAMING, State.RECOVERING}),
     State.STREAMING: frozenset({State.FINISHING, State.RECOVERING, State.WAITING}),
     State.FINISHING: frozenset({State.RECOVERING, State.WAITING}),
-    State.RECOVERING: frozenset({State.WAITING, State.RECOVERING}),
+    State.RECOVERING: frozenset({State.WAITING, State.QUEUED, State.RECOVERING}),
     **{end: frozenset() for end in END_STATES},
 }
 """The states that may follow each state, besides the end states."""

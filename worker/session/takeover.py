@@ -20,7 +20,7 @@ _MAX_CLOSED_BEFORE = 50
 MAX_CRASHES = 10
 """A session is given up when more workers than this died holding it without any progress."""
 _RISKY = {state.value for state in (State.CONNECTING, State.STREAMING, State.FINISHING)}
-_IDLE = {state.value for state in (State.WAITING, State.RECOVERING)}
+_IDLE = {state.value for state in (State.WAITING, State.QUEUED, State.RECOVERING)}
 
 
 class Claimant(NamedTuple):

@@ -1,7 +1,16 @@
 from __future__ import annotations
 
-from natterjack.plugin.errors import RequestRefused, Unavailable
-from worker.providers.breaker import Breaker, BreakerState
+import pytest
+
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RequestRefused,
+    Stalled,
+    Unavailable,
+    http_error,
+)
+from worker.providers.breaker import Breaker, BreakerState, Verdict, judge
 
 FAULT = Unavailable("p", "connect", "refused")
 
@@ -57,18 +66,54 @@ def test_a_probe_without_a_result_is_followed_by_another() -> None:
     assert breaker.try_acquire(20) == 0
 
 
-def test_it_refuses_only_if_every_failure_was_permanent() -> None:
-    breaker = Breaker(2, 10, 60)
-    breaker.record_failure(FAULT, 0)
-    breaker.record_failure(RequestRefused("p", "credit", "no money"), 0)
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        (http_error("p", 400, "no such model"), Verdict.REFUSED),
+        (http_error("p", 404, "no such path"), Verdict.REFUSED),
+        (RequestRefused("p", "request", "no such language"), Verdict.REFUSED),
+        (http_error("p", 401, "wrong key"), Verdict.HOLD),
+        (http_error("p", 402, "no money"), Verdict.HOLD),
+        (http_error("p", 403, "suspended"), Verdict.HOLD),
+        (RequestRefused("p", "credit", "used up"), Verdict.HOLD),
+        (http_error("p", 429, "too many"), Verdict.RETRY),
+        (http_error("p", 503, "down"), Verdict.RETRY),
+        (Dropped("p", "gone"), Verdict.RETRY),
+        (Stalled("p", "mute", "says nothing"), Verdict.RETRY),
+    ],
+)
+def test_what_a_fault_means(fault: ProviderError, verdict: Verdict) -> None:
+    assert judge(fault) is verdict
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_only_a_403_concerns_the_request_while_others_are_served(status: int) -> None:
+    served = judge(http_error("p", status, "no"), serves_others=True)
+    assert served is (Verdict.REFUSED if status == 403 else Verdict.HOLD)
+
+
+@pytest.mark.parametrize("status", [401, 402])
+def test_one_refusal_of_the_account_opens_it_and_a_probe_closes_it(status: int) -> None:
+    breaker = Breaker(5, 10, 60)
+    breaker.record_failure(http_error("p", status, "no"), 0)
     assert breaker.state is BreakerState.OPEN
-    assert breaker.refusal is None
-    breaker = Breaker(2, 10, 60)
-    for _ in range(2):
-        breaker.record_failure(RequestRefused("p", "credit", "no money"), 0)
-    assert breaker.refusal is not None
+    assert breaker.refuses_account
+    breaker.record_success(fresh=False)
+    assert breaker.state is BreakerState.OPEN, "open streams go on; no new one is opened"
     assert breaker.try_acquire(10) == 0
-    assert breaker.refusal is None, "the others wait for the probe"
+    breaker.record_success()
+    assert breaker.try_acquire(10) == breaker.try_acquire(10) == 0
+    assert not breaker.refuses_account
+
+
+def test_a_403_opens_it_when_several_sessions_are_refused_in_a_row() -> None:
+    breaker, forbidden = Breaker(2, 10, 60), http_error("p", 403, "no")
+    breaker.record_failure(forbidden, 0)
+    for _ in range(9):
+        breaker.record_failure(forbidden, 0, again=True)
+    assert breaker.try_acquire(0) == 0, "one session that asks for too much"
+    breaker.record_failure(forbidden, 0)
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_a_bad_request_does_not_count() -> None:
@@ -88,7 +133,7 @@ def test_one_error_of_the_whole_account_opens_it() -> None:
         breaker = Breaker(3, 10, 60)
         breaker.record_failure(fault, 0)
         assert breaker.state is BreakerState.OPEN
-    assert breaker.refusal is NO_CREDIT
+        assert breaker.fault is fault
 
 
 def test_a_rate_limit_is_retried_soon() -> None:
@@ -115,5 +160,6 @@ def test_a_refusal_of_another_worker_lasts_for_a_limited_time() -> None:
     breaker = Breaker(3, 10, 60)
     breaker.refused_elsewhere(NO_CREDIT, 0, 10**9)
     assert breaker.try_acquire(0) == 60
-    assert breaker.refusal is NO_CREDIT
+    assert breaker.fault is NO_CREDIT
+    assert breaker.refuses_account
     assert breaker.seconds_left(20) == 40

@@ -11,9 +11,10 @@ from natterjack.plugin.errors import (
     RequestRefused,
     Stalled,
     Unavailable,
+    http_error,
 )
 from natterjack.spec import SessionSpec
-from worker.providers.breaker import Breaker
+from worker.providers.breaker import Breaker, Verdict
 from worker.providers.chain import Chain, Exhausted
 
 MONO = AudioFormat("linear16", 16_000, 1)
@@ -33,8 +34,8 @@ class Chains:
         return Chain(names, self.breaker, failover_after=3)
 
 
-def _fail(chain: Chain, fault: ProviderError, **how: bool) -> None:
-    chain.record_failure(fault, 0.0, **{"answered": True, "progress": False, **how})
+def _fail(chain: Chain, fault: ProviderError, **how: bool) -> Verdict:
+    return chain.record_failure(fault, 0.0, **{"answered": True, "progress": False, **how})
 
 
 def test_the_third_consecutive_drop_changes_the_provider() -> None:
@@ -60,23 +61,67 @@ def test_a_stall_or_a_refusal_changes_the_provider_at_once() -> None:
     _fail(chain, Stalled("c", "mute", "sends nothing"))
     assert chain.name == "a"
     _fail(chain, Stalled("a", "mute", "sends nothing"))
-    assert chain.name == "c", "b has refused and is not dialed again"
+    assert chain.name == "b", "its account refused: it is dialed when its breaker allows"
 
 
-def test_a_single_provider_is_retried_until_it_refuses() -> None:
+def test_a_request_that_was_refused_is_not_sent_again() -> None:
+    chain = Chains().chain("a", "b")
+    _fail(chain, RequestRefused("a", "request", "no such model"))
+    for _ in range(4):
+        assert chain.name == "b"
+        _fail(chain, Stalled("b", "mute", "sends nothing"))
+
+
+def test_a_single_provider_is_retried_until_it_refuses_the_request() -> None:
     chain = Chains().chain("a")
     for _ in range(4):
         _fail(chain, Stalled("a", "mute", "sends nothing"))
         assert chain.name == "a"
-    with pytest.raises(Exhausted, match="wrong key"):
-        _fail(chain, RequestRefused("a", "auth", "wrong key"))
+    assert _fail(chain, RequestRefused("a", "auth", "wrong key")) is Verdict.HOLD
+    with pytest.raises(Exhausted, match="no such model"):
+        _fail(chain, RequestRefused("a", "request", "no such model"))
 
 
 def test_all_refusals_are_reported() -> None:
     chain = Chains().chain("a", "b")
-    _fail(chain, RequestRefused("a", "auth", "wrong key"))
-    with pytest.raises(Exhausted, match=r"wrong key.*no money"):
-        _fail(chain, RequestRefused("b", "credit", "no money"))
+    _fail(chain, RequestRefused("a", "request", "no such model"))
+    with pytest.raises(Exhausted, match=r"no such model.*no such language"):
+        _fail(chain, RequestRefused("b", "request", "no such language"))
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_account_that_refuses_is_left_alone_until_its_probe(answered: bool) -> None:
+    chain = Chains().chain("a", "b")
+    _fail(chain, RequestRefused("a", "credit", "no money"), answered=answered)
+    assert chain.choose(1.0) == 0
+    assert chain.name == "b"
+    _fail(chain, RequestRefused("b", "auth", "wrong key"))
+    assert chain.choose(1.0) == 9, "nobody serves it now"
+    assert chain.problem == "credit: a: no money; auth: b: wrong key"
+    assert chain.refused_account
+    assert chain.choose(10.0) == 0
+    chain.record_success(fresh=True)
+    assert not chain.refused_account
+
+
+def test_a_403_is_of_the_request_if_the_account_serves_others() -> None:
+    chains = Chains()
+    greedy, other = chains.chain("a"), chains.chain("a")
+    forbidden = http_error("a", 403, "this model is not yours")
+    assert _fail(greedy, forbidden) is Verdict.HOLD
+    assert _fail(greedy, forbidden) is Verdict.HOLD
+    assert other.choose(1.0) == 0, "it counts once"
+    other.record_success(fresh=True)
+    with pytest.raises(Exhausted, match="not yours"):
+        _fail(greedy, forbidden)
+
+
+def test_a_403_counts_anew_after_the_session_was_served() -> None:
+    chain = Chains().chain("a")
+    forbidden = http_error("a", 403, "suspended")
+    for _ in range(3):
+        assert _fail(chain, forbidden) is Verdict.HOLD
+        chain.record_success(fresh=True)
 
 
 def test_a_provider_that_is_not_dialed_is_skipped() -> None:
@@ -90,14 +135,6 @@ def test_a_provider_that_is_not_dialed_is_skipped() -> None:
     alone = chains.chain("a")
     assert alone.choose(1.0) == 9
     assert alone.choose(10.0) == 0
-
-
-def test_a_provider_not_dialed_after_refusals_counts_as_refusing() -> None:
-    chains = Chains(failures=1)
-    first = chains.chain("a", "b")
-    _fail(first, RequestRefused("a", "credit", "no money"), answered=False)
-    with pytest.raises(Exhausted, match="no money"):
-        chains.chain("a").choose(1.0)
 
 
 def test_failures_after_an_answer_do_not_open_the_breaker() -> None:

@@ -33,6 +33,7 @@ from natterjack.plugin.provider import (
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SLOT_PREFIX
 from worker.capacity.permits import Holder, Permit, PermitPool
+from worker.capacity.slots import Slots
 from worker.drain import Drain
 from worker.metrics import Metrics
 from worker.providers import loading
@@ -156,6 +157,7 @@ class Shared(NamedTuple):
     prices: dict[str, float]
     budgets: Budgets
     governor: Accounts
+    slots: Slots
 
 
 class Case:
@@ -168,9 +170,12 @@ class Case:
         self.accounts, self.budgets = Accounts(), Budgets()
         self.metrics = Metrics(1)
         self.providers = Providers(self.settings)
+        self.slots = Slots(1)
+        self.slots.take()  # this session's
         services = Shared(
-            self.providers, self.settings, self.metrics, {"two": 7.2}, self.budgets, self.accounts
-        )
+            self.providers, self.settings, self.metrics, {"two": 7.2}, self.budgets, self.accounts,
+            self.slots,
+        )  # fmt: skip
         self.spec = SessionSpec(
             session_id="session-1", tenant="t", conversation="c", speaker="s",
             **{"sample_rate": RATE, **(spec or {})},

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from tests.waiting import settle, soon, until
 from worker import drain as module
+from worker.capacity.slots import LOANS_PER_SLOT
 from worker.drain import HandOver
 from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
-from worker.session.admission import CutoffReached, NoProvider
+from worker.session import admission
+from worker.session.admission import CutoffReached, Held, NoProvider
 from worker.session.states import State
 
 from .parts import RATE, Case, install_providers
@@ -25,6 +28,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Providers to dial; and a waiting session checks every 10 ms."""
     install_providers(monkeypatch)
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "_LOOK_SECONDS", 0.01)
 
 
 # ---- connect --------------------------------------------------------------------------------
@@ -97,36 +101,152 @@ async def test_a_provider_with_an_open_breaker_is_passed_over() -> None:
 async def test_a_session_waits_for_the_breaker_and_is_the_probe() -> None:
     case = await Case(provider="one", breaker_seconds=0.05).start()
     case.open_breaker("one")
+    await held(case)
     opened = await soon(case.admission.connect(), 10)
     assert opened.provider.name == "one"
-    assert case.states == [State.QUEUED, State.CONNECTING]
+    assert case.states == [State.QUEUED, State.WAITING, State.CONNECTING]
     assert case.providers.breaker("one").state is BreakerState.HALF_OPEN
+
+
+async def held(case: Case) -> None:
+    """Try to connect, and wait as the session does when that fails."""
+    with pytest.raises(Held):
+        await case.admission.connect()
+    await soon(case.admission.hold(), 10)
+    case.enter(State.WAITING)
+
+
+async def holding(case: Case) -> asyncio.Task[None]:
+    """Try to connect, and start to wait as the session does then."""
+    with pytest.raises(Held):
+        await case.admission.connect()
+    task = asyncio.create_task(case.admission.hold())
+    await until(lambda: case.reasons(), "it says why it waits")
+    return task
 
 
 async def test_the_drain_ends_the_wait_for_a_breaker() -> None:
     case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
     case.open_breaker("one")
-    connecting = asyncio.create_task(case.admission.connect())
-    await until(lambda: case.states == [State.QUEUED], "it waits")
+    waiting = await holding(case)
     case.drain.request(0.0)
-    with pytest.raises(HandOver):
-        await soon(connecting, 5)
+    with pytest.raises(HandOver, match="drain"):
+        await soon(waiting, 5)
 
 
-async def test_a_session_fails_if_every_provider_refuses_the_account() -> None:
-    case = await Case(provider="one,two").start()
+async def test_a_session_is_held_while_every_account_refuses() -> None:
+    case = await Case(provider="one,two", breaker_seconds=3600, breaker_max_seconds=3600).start()
     for name in ("one", "two"):
         case.open_breaker(name, RequestRefused(name, "credit", f"{name} has no credit"))
-    with pytest.raises(NoProvider, match=r"one has no credit.*; .*two has no credit"):
+    waiting = await holding(case)
+    assert case.states == [State.QUEUED]
+    reason = "queued: credit: one: one has no credit; credit: two: two has no credit"
+    assert case.reasons() == [("recovering", reason)]
+    assert case.admission.reason == reason
+    assert case.slots.free == 1, "it lends its slot"
+    await until(lambda: case.progress.lag_seconds > 0.01, "its lag grows")
+    assert case.store.writes[-1].failing_since is not None
+    case.providers.breaker("two").record_success()
+    await soon(waiting, 10)
+    assert case.admission.reason is None
+    assert case.progress.lag_seconds == 0
+    assert case.slots.free == 0
+    assert (await case.admission.connect()).provider.name == "two"
+
+
+async def test_a_held_session_goes_on_in_a_slot_only() -> None:
+    case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
+    case.open_breaker("one", RequestRefused("one", "credit", "no credit"))
+    waiting = await holding(case)
+    case.slots.take()
+    case.providers.breaker("one").record_success()
+    with pytest.raises(HandOver, match="no free slot") as handover:
+        await soon(waiting, 10)
+    assert handover.value.seconds == 0, "another worker may have one"
+    assert case.lease.checkpoint.failing_since is None, "its provider is back"
+    assert case.requests("one") == []
+
+
+async def test_a_session_that_the_worker_cannot_hold_goes_back_to_the_queue_for_a_while() -> None:
+    case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
+    case.open_breaker("one", RequestRefused("one", "credit", "no credit"))
+    while case.slots.lend():
+        pass
+    with pytest.raises(Held):
         await case.admission.connect()
+    with pytest.raises(HandOver, match="no credit") as handover:
+        await case.admission.hold()
+    assert handover.value.seconds > 0
+    assert case.lease.checkpoint.failing_since is not None, "the next worker goes on counting"
+
+
+async def test_a_held_session_keeps_its_permit_only_if_its_account_serves_others() -> None:
+    for fault, kept in (
+        (Unavailable("one", "connect", "down"), True),
+        (RequestRefused("one", "auth", "wrong key", "401"), False),
+    ):
+        case = await Case(provider="one", breaker_seconds=0.05).start()
+        case.accounts.limit("shared")
+        await case.admission.connect()
+        case.enter(State.WAITING)
+        case.open_breaker("one", fault)
+        await held(case)
+        assert (case.admission.permit is not None) is kept
+
+
+async def test_a_session_says_once_why_it_is_held_until_it_streams() -> None:
+    case = await Case(provider="one", breaker_seconds=0.01).start()
+    refused = RequestRefused("one", "credit", "no credit", "402")
+    for _ in range(3):
+        await case.admission.recover(refused, finals_moved=False)
+        await soon(case.admission.hold(), 10)
+    assert case.reasons() == [("recovering", "queued: credit: one: no credit (402)")]
+    assert case.slots.lent == 0
+    case.enter(State.WAITING)
+    await case.admission.connect()
+    await case.admission.recover(refused, finals_moved=True)
+    await soon(case.admission.hold(), 10)
+    assert len(case.reasons()) == 2
+
+
+async def test_nothing_is_held_without_a_reason() -> None:
+    case = await Case().start()
+    await case.admission.hold()
+    assert case.states == []
+
+
+async def test_a_stop_ends_the_hold_of_a_session_that_is_final() -> None:
+    case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
+    case.open_breaker("one", RequestRefused("one", "credit", "no credit"))
+    waiting = await holding(case)
+    case.cutoff.stop("enough", 0)
+    with pytest.raises(CutoffReached):
+        await soon(waiting, 10)
+    assert case.slots.lent == 0
 
 
 async def test_a_session_fails_when_breakers_stay_open_too_long() -> None:
     case = await Case(provider="one", recovery_seconds=60, breaker_max_seconds=3600).start()
     case.open_breaker("one")
-    case.retry.outage_too_long(time.monotonic() - 61)
-    with pytest.raises(NoProvider, match="no provider for 60 s"):
-        await case.admission.connect()
+    case.lease.checkpoint.failing_since = datetime.now(UTC) - timedelta(seconds=61)
+    case.admission.adopt()
+    with pytest.raises(NoProvider, match="no provider for 60 s: connect: one: down"):
+        await held(case)
+
+
+async def test_sessions_that_were_held_together_do_not_dial_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    case = await Case(provider="one", breaker_seconds=3600, breaker_max_seconds=3600).start()
+    case.open_breaker("one", RequestRefused("one", "credit", "no credit"))
+    waiting = await holding(case)
+    while case.slots.lend():
+        pass
+    case.providers.breaker("one").record_success()
+    before = time.monotonic()
+    await soon(waiting, 10)
+    assert time.monotonic() - before >= LOANS_PER_SLOT / admission._RETURNS_PER_SECOND
 
 
 async def test_the_breaker_counts_after_a_wait_for_a_permit_too() -> None:

@@ -77,3 +77,11 @@ def test_a_recovery_is_measured_once_from_the_last_fault(retry: Retry) -> None:
     retry.recovering("connect", 12.0)
     assert retry.recovered(15.0) == ("connect", 3.0)
     assert retry.recovered(16.0) is None
+
+
+def test_a_successor_goes_on_counting(retry: Retry) -> None:
+    assert retry.failing_seconds(5.0) == 0
+    retry.adopt(50.0, 100.0)
+    assert retry.failing_seconds(105.0) == 55
+    assert not retry.outage_too_long(110.0)
+    assert retry.outage_too_long(110.1)
