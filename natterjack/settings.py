@@ -72,7 +72,12 @@ class StreamSettings(BaseSettings):
     stream_replicas: int = described(1, "replicas of each stream", ge=1, le=5)
     audio_storage: Storage = described("file", "storage of STT_AUDIO: file or memory")
     audio_max_age_seconds: float = described(900, "how long audio is stored, in seconds", gt=0)
-    audio_max_bytes: Bound = described(-1, "maximum size of STT_AUDIO in bytes; -1: no limit")
+    audio_max_bytes: Bound = described(
+        8_589_934_592,
+        "maximum size of STT_AUDIO in bytes, which leaves the rest of the store to transcripts; "
+        "when full, the oldest audio is dropped; -1: no limit. The default, 8 GiB, has room for "
+        "250 sessions; a worker that creates the stream halves it until it fits",
+    )
     sessions_max_bytes: Bound = described(
         67_108_864,
         "maximum size of STT_SESSIONS in bytes; when full, requests are refused; -1: no limit",

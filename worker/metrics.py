@@ -245,6 +245,9 @@ class Metrics:
         self.stream_missing = self._gauge(
             "stream_missing", "1 while the broker does not have the JetStream stream", "stream"
         )
+        self.stream_used = self._gauge(
+            "stream_used_ratio", "Share of a JetStream stream's size limit that is used", "stream"
+        )
         self.queue_consumer_missing = self._gauge(
             "queue_consumer_missing", "1 while the queue's consumer is missing or paused"
         )

@@ -66,7 +66,7 @@ class StreamWatch:
         was."""
         try:
             for name in self._streams:
-                found = await self._exists(js, name)
+                found = await self._look_at(js, name)
                 self._metrics.stream_missing.labels(name).set(not found)
                 self._report(name, None if found else f"stream {name} is missing")
             problem = await self._consumer_problem(js)
@@ -75,11 +75,14 @@ class StreamWatch:
         except (NatsError, TimeoutError) as error:
             log.debug("streams not checked: %r", error)
 
-    async def _exists(self, js: JetStreamContext, name: str) -> bool:
+    async def _look_at(self, js: JetStreamContext, name: str) -> bool:
+        """Whether the stream exists; if it has a limit, export how much of it is used."""
         try:
-            await js.stream_info(name)
+            info = await js.stream_info(name)
         except NotFoundError:
             return False
+        if (limit := info.config.max_bytes or 0) > 0:
+            self._metrics.stream_used.labels(name).set(info.state.bytes / limit)
         return True
 
     async def _consumer_problem(self, js: JetStreamContext) -> str | None:

@@ -343,7 +343,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 (_gauge("max", "stream_missing", "stream"), "{{stream}}"),
                 (_gauge("max", "queue_consumer_missing"), "consumer of the queue"),
-            ), width=24,
+            ), width=12,
+        ),
+        Panel(
+            "Streams' limits", "Share of a JetStream stream's size limit that is used. A full "
+            "STT_AUDIO drops the oldest audio; a full STT_SESSIONS refuses new sessions.",
+            "percentunit", ((_gauge("max", "stream_used_ratio", "stream"), "{{stream}}"),),
+            width=12, limit=0.9,
         ),
     ),
 }  # fmt: skip

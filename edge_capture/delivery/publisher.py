@@ -21,6 +21,8 @@ from nats.errors import Error as NatsError
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
 from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.store_limits import explain_refused_message
+from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.subjects import audio_subject, session_subject
 from natterjack.telemetry.log import fields
 
@@ -295,7 +297,7 @@ class Publisher:
 
     def _replied(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         token = subject[len(self._inbox) + 1 :].decode()
-        reason = refusal(headers, data)
+        reason = refusal(headers, data, SESSIONS if token == _REQUEST_REPLY else AUDIO)
         if reason is None:
             self._stored(token)
         elif token == _REQUEST_REPLY:
@@ -344,8 +346,8 @@ class Publisher:
             log.info("the broker accepts data again", extra=fields(session=str(self.spec.key)))
 
 
-def refusal(headers: bytes | None, data: bytes) -> str | None:
-    """Return why JetStream has not stored a message, from its reply; None if it has."""
+def refusal(headers: bytes | None, data: bytes, stream: str = AUDIO) -> str | None:
+    """Return why JetStream has not stored a message in `stream`, from its reply; None if it has."""
     if not data:
         status = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
         return NO_STREAM if status.startswith(_NO_RESPONDERS) else f"unexpected reply {status}"
@@ -353,6 +355,8 @@ def refusal(headers: bytes | None, data: bytes) -> str | None:
         return None
     try:
         error = json.loads(data)["error"]
-        return f"refused by the broker: {error['description']} ({error['err_code']})"
+        code, description = error["err_code"], str(error["description"])
+        explained = explain_refused_message(stream, code, description)
+        return f"refused by the broker: {description} ({code}){explained.removeprefix(description)}"
     except (ValueError, KeyError, TypeError):
         return f"unexpected reply {data[:100]!r}"

@@ -28,6 +28,7 @@ from .differences import (
     consumer_differences,
     stream_differences,
 )
+from .store_limits import explain_refused_stream
 from .streams import CONSUMER, SESSIONS, consumer_config, stream_configs, translated
 
 Action = Literal["same", "make", "change", "remake"]
@@ -64,11 +65,11 @@ async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
         for wanted in stream_configs(settings):
             assert wanted.name is not None
             try:
-                found = (await js.stream_info(wanted.name)).config
+                info = await js.stream_info(wanted.name)
             except NotFoundError:
                 changes.append(Change(wanted.name, "make", (), wanted))
                 continue
-            changes.append(_stream_change(found, wanted))
+            changes.append(_stream_change(info.config, wanted, info.state.bytes))
         consumer = await _consumer_change(js, consumer_config(settings))
     queue = next(change for change in changes if change.name == SESSIONS)
     if queue.action == "remake" and consumer.action != "make":
@@ -83,9 +84,9 @@ def _action(differences: list[Difference], remade: tuple[str, ...]) -> Action:
     return "change" if differences else "same"
 
 
-def _stream_change(found: StreamConfig, wanted: StreamConfig) -> Change:
+def _stream_change(found: StreamConfig, wanted: StreamConfig, stored_bytes: int) -> Change:
     assert wanted.name is not None
-    differences = stream_differences(found, wanted)
+    differences = stream_differences(found, wanted, stored_bytes)
     action = _action(differences, REMAKE_STREAM)
     new = found.evolve(**{difference.field: difference.wanted for difference in differences})
     if action == "remake":
@@ -115,7 +116,7 @@ async def apply(broker: Broker, change: Change) -> None:
     """Apply one change. Raises: StreamMismatch with the server's reason; BrokerUnreachable."""
     js = broker.client.jetstream()
     new, found = change.wanted, change.found
-    with translated(change.name):
+    with translated(new if isinstance(new, StreamConfig) else change.name):
         if isinstance(new, ConsumerConfig):
             if change.action == "remake":
                 await js.delete_consumer(SESSIONS, CONSUMER)
@@ -167,7 +168,7 @@ async def _probe(js: JetStreamContext, wanted: StreamConfig, found: StreamConfig
     except APIError as error:
         raise StreamMismatch(
             f"{wanted.name}: JetStream would refuse to recreate it, so it was not changed: "
-            f"{error.description}"
+            f"{explain_refused_stream(wanted, error.err_code, error.description)}"
         ) from None
     finally:
         with contextlib.suppress(NatsError, TimeoutError):
@@ -179,13 +180,14 @@ async def _recreate(change: Change, make: Callable[..., Awaitable[object]]) -> N
     try:
         await make(change.wanted)
     except (NatsError, TimeoutError) as error:
-        reason = _reason(error)
+        reason = _reason(error, change.wanted)
     else:
         return
     try:
         await make(change.found)
     except (NatsError, TimeoutError) as error:
-        then = f"the previous one could not be recreated either, so it is missing: {_reason(error)}"
+        why = _reason(error, change.found)
+        then = f"the previous one could not be recreated either, so it is missing: {why}"
     else:
         then = "the previous one was recreated, and is empty"
     raise StreamMismatch(
@@ -194,5 +196,9 @@ async def _recreate(change: Change, make: Callable[..., Awaitable[object]]) -> N
     )
 
 
-def _reason(error: BaseException) -> str:
-    return str(error.description if isinstance(error, APIError) else error or repr(error))
+def _reason(error: BaseException, config: object) -> str:
+    if not isinstance(error, APIError):
+        return str(error) or repr(error)
+    if isinstance(config, StreamConfig):
+        return explain_refused_stream(config, error.err_code, error.description)
+    return error.description or repr(error)

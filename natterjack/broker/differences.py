@@ -62,9 +62,11 @@ def _subjects(found: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return sorted({*others, *wanted})
 
 
-def stream_differences(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
+def stream_differences(
+    found: StreamConfig, wanted: StreamConfig, stored_bytes: int | None = None
+) -> list[Difference]:
     """Return the fields of our definition that differ. What an operator has set beyond it does not
-    count."""
+    count. A lower limit of the size loses nothing if it is twice the `stored_bytes` or more."""
     differences = []
 
     def compare(field: str, default: object = None, *, loss: str = "") -> None:
@@ -83,11 +85,10 @@ def stream_differences(found: StreamConfig, wanted: StreamConfig) -> list[Differ
     compare("num_replicas", 1, loss=COPIES if fewer else "")
     compare("max_age", 0, loss=_loss_of_limit(found.max_age, wanted.max_age))
     # A full stream that refuses new messages keeps the old ones.
-    lost = (
-        ""
-        if wanted.discard == DiscardPolicy.NEW
-        else _loss_of_limit(found.max_bytes, wanted.max_bytes)
+    kept = wanted.discard == DiscardPolicy.NEW or (
+        stored_bytes is not None and 2 * stored_bytes <= (wanted.max_bytes or 0)
     )
+    lost = "" if kept else _loss_of_limit(found.max_bytes, wanted.max_bytes)
     compare("max_bytes", -1, loss=lost)
     most = "max_msgs_per_subject"
     compare(most, -1, loss=_loss_of_limit(found.max_msgs_per_subject, wanted.max_msgs_per_subject))

@@ -18,6 +18,7 @@ from nats.js.api import (
     RetentionPolicy,
     StorageType,
     StreamConfig,
+    StreamInfo,
 )
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
@@ -33,6 +34,7 @@ from natterjack.subjects import (
 )
 from natterjack.telemetry.log import fields
 
+from . import store_limits
 from .connection import Broker
 from .differences import Difference, stream_differences
 
@@ -54,6 +56,8 @@ DUPLICATE_WINDOW_S = 120
 _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
+
+_LEAST_AUDIO_BYTES = 64 * 1024 * 1024
 
 _NAME_IN_USE = 10058
 
@@ -172,12 +176,17 @@ async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
     js = broker.client.jetstream()
     with translated():
         for wanted in stream_configs(settings):
-            await _ensure_stream(js, wanted, settings.create_streams)
+            shrinks = wanted.name == AUDIO and "audio_max_bytes" not in settings.model_fields_set
+            with translated(wanted):
+                await _ensure_stream(js, wanted, settings.create_streams, shrinks)
         await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
     return js
 
 
-async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: bool) -> None:
+async def _ensure_stream(
+    js: JetStreamContext, wanted: StreamConfig, create: bool, shrinks: bool
+) -> None:
+    """Create or check a stream. If it `shrinks`, halve its limit until the store has room."""
     name = wanted.name
     assert name is not None
     try:
@@ -189,7 +198,7 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
                 "run `natterjack streams apply` as a user that may create streams"
             ) from None
         try:
-            info = await js.add_stream(wanted)
+            info = await (_add_smaller(js, wanted) if shrinks else js.add_stream(wanted))
             log.info("stream created", extra=fields(stream=name))
         except APIError as error:
             if error.err_code != _NAME_IN_USE:
@@ -201,6 +210,28 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, create: boo
             "; ".join(map(str, differences)),
             extra=fields(stream=name),
         )
+
+
+async def _add_smaller(js: JetStreamContext, wanted: StreamConfig) -> StreamInfo:
+    """Create the stream with the largest limit that fits, of `wanted` halved again and again."""
+    limit = first = wanted.max_bytes or 0
+    while True:
+        try:
+            info = await js.add_stream(wanted.evolve(max_bytes=limit))
+        except APIError as error:
+            limit //= 2
+            if limit < _LEAST_AUDIO_BYTES or not store_limits.too_small(
+                error.err_code, error.description
+            ):
+                raise
+            continue
+        if limit != first:
+            log.warning(
+                "the store is too small for the default of %s: limited to %s",
+                store_limits.setting(AUDIO),
+                store_limits.size(limit),
+            )
+        return info
 
 
 def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
@@ -252,16 +283,23 @@ async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create:
 
 
 @contextlib.contextmanager
-def translated(name: str = "") -> Iterator[None]:
-    """Translate nats-py's errors in the block into ours."""
-    where = f"{name}: " if name else ""
+def translated(config: StreamConfig | str = "") -> Iterator[None]:
+    """Translate nats-py's errors in the block, which is about the stream or the name, into ours."""
+    stream = config if isinstance(config, StreamConfig) else StreamConfig(name=config)
+    where = f"{stream.name}: " if stream.name else ""
     try:
         yield
-    except (NoRespondersError, ServiceUnavailableError):
+    except (NoRespondersError, ServiceUnavailableError) as error:
+        if isinstance(error, APIError) and store_limits.too_small(error.err_code, None):
+            raise StreamMismatch(f"{where}JetStream refused: {_reason(stream, error)}") from None
         raise BrokerUnreachable(
             "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
         ) from None
     except APIError as error:
-        raise StreamMismatch(f"{where}JetStream refused: {error.description}") from None
+        raise StreamMismatch(f"{where}JetStream refused: {_reason(stream, error)}") from None
     except (NatsError, TimeoutError) as error:
         raise BrokerUnreachable(f"{where}JetStream does not answer: {error!r}") from None
+
+
+def _reason(stream: StreamConfig, error: APIError) -> str:
+    return store_limits.explain_refused_stream(stream, error.err_code, error.description)

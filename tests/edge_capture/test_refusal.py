@@ -20,6 +20,17 @@ from edge_capture.delivery.publisher import NO_STREAM, Backoff, refusal
             b'{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}',
             "refused by the broker: maximum bytes exceeded (10077)",
         ),
+        (
+            None,
+            b'{"error":{"code":503,"err_code":10023,"description":"insufficient resources"}}',
+            "refused by the broker: insufficient resources (10023): the broker's store is full, so "
+            "STT_AUDIO accepts nothing: free space, raise max_file_store",
+        ),
+        (
+            None,
+            b'{"error":{"code":503,"err_code":{},"description":[]}}',
+            "unexpected reply b'",
+        ),
         (None, b'{"error": "what"}', "unexpected reply b'"),
         (None, b'{"error": ', "unexpected reply b'"),
     ],

@@ -93,6 +93,22 @@ async def test_a_paused_consumer_is_a_problem(
     assert missing(metrics) == {"consumer"}
 
 
+async def test_the_used_share_of_limits_is_exported(
+    watch: StreamWatch, metrics: Metrics, js: JetStreamContext
+) -> None:
+    found = (await js.stream_info(streams.AUDIO)).config
+    await js.update_stream(found.evolve(max_bytes=1_000_000))
+    await js.publish("stt.audio.t.c.s", bytes(500_000))
+    await watch.look(js)
+
+    def used(stream: str) -> float | None:
+        return metrics.registry.get_sample_value("natterjack_stream_used_ratio", {"stream": stream})
+
+    assert used(streams.AUDIO) == pytest.approx(0.5, abs=0.01)
+    assert used(streams.SESSIONS) == 0
+    assert used(streams.TRANSCRIPTS) is None, "it has no limit"
+
+
 async def test_without_an_answer_nothing_changes(
     nats_server: EmbeddedServer, watch: StreamWatch, metrics: Metrics, js: JetStreamContext
 ) -> None:

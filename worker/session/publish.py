@@ -15,6 +15,7 @@ from nats.js.errors import APIError, NotFoundError
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.broker.store_limits import explain_refused_message
 from natterjack.events import Durable, FinalEvent, StatusEvent, TurnEvent, parse_durable
 from natterjack.subjects import (
     DURABLE_KINDS,
@@ -232,7 +233,9 @@ class Publisher:
                         return last.stream_sequence
                     self.fenced = True
                     raise LeaseLost("another worker has published for this session") from None
-                reason = error.description or repr(error)
+                reason = explain_refused_message(
+                    streams.TRANSCRIPTS, error.err_code, error.description
+                )
             except MessageTooLarge:
                 raise
             except (NatsError, TimeoutError) as error:

@@ -63,10 +63,10 @@ async def test_longer_ages_keep_stored_messages(
     js = ready_broker.client.jetstream()
     await js.publish("stt.audio.t.c.s", b"audio")
     longer = ("--audio-max-age-seconds", "1800", "--lease-seconds", "5")
-    output = await apply(nats_server, *longer, "--audio-max-bytes", "1000000", status=1)
+    output = await apply(nats_server, *longer, "--audio-max-bytes", "64", status=1)
     assert "max_age 900 -> 1800" in output
     assert "ack_wait 3 -> 5" in output
-    assert "max_bytes -1 -> 1000000   LOSES" in output  # a limit where there was none
+    assert "max_bytes 8589934592 -> 64   LOSES" in output
     assert (await js.stream_info(streams.AUDIO)).config.max_age == 900
     output = await apply(nats_server, *longer)
     assert "2 changes made" in output

@@ -1,0 +1,171 @@
+"""A store that is full, or too small for a limit: the messages name stream, limit and setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nats.js import JetStreamContext
+from nats.js.api import StorageType
+from nats.js.errors import APIError
+
+from natterjack.broker import changes, store_limits, streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.errors import StreamMismatch
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+
+MIB = 1024 * 1024
+
+
+def test_sizes_have_a_unit() -> None:
+    counts = (1, 1023, 1024, 64 * MIB, 8 * 1024 * MIB, 1536 * MIB, 5 * 1024**5)
+    assert [store_limits.size(count) for count in counts] == [
+        "1 bytes", "1023 bytes", "1 KiB", "64 MiB", "8 GiB", "1.5 GiB", "5120 TiB"
+    ]  # fmt: skip
+
+
+def test_every_stream_with_a_limit_has_a_setting_for_it() -> None:
+    limited = [c.name or "" for c in streams.stream_configs(StreamSettings()) if c.max_bytes]
+    assert limited == [streams.SESSIONS, streams.AUDIO]
+    for name in limited:
+        field = store_limits.setting(name).removeprefix("NATTERJACK_").lower()
+        assert field in StreamSettings.model_fields
+
+
+@pytest.mark.parametrize(
+    ("err_code", "description", "explained"),
+    [
+        (10052, "stream configuration is wrong", "stream configuration is wrong"),
+        (10005, "no suitable peers for placement, tags not matched", None),
+        (10005, "no suitable peers for placement, insufficient storage", "no room for the stream"),
+        (10028, "insufficient memory resources available", "raise max_memory_store"),
+        (10002, "resource limits exceeded for account", "lower NATTERJACK_AUDIO_MAX_BYTES"),
+    ],
+)
+def test_a_refused_stream(err_code: int, description: str, explained: str | None) -> None:
+    (config,) = [
+        c.evolve(storage=StorageType.MEMORY)
+        for c in streams.stream_configs(StreamSettings())
+        if c.name == streams.AUDIO
+    ]
+    found = store_limits.explain_refused_stream(config, err_code, description)
+    assert found.startswith(description)
+    assert explained in found if explained else found == description
+
+
+def test_a_refused_message() -> None:
+    explain = store_limits.explain_refused_message
+    assert "raise NATTERJACK_SESSIONS_MAX_BYTES" in explain(
+        streams.SESSIONS, 10077, "maximum bytes exceeded"
+    )
+    assert explain(streams.AUDIO, 10077, "maximum messages exceeded") == "maximum messages exceeded"
+    assert explain(streams.AUDIO, None, None) == "no reason given"
+
+
+# ---- with real servers ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_server(
+    processes: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[EmbeddedServer]:
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(f"jetstream {{ {request.param} }}")
+    server = EmbeddedServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
+    server.start()
+    yield server
+    server.stop()
+
+
+def small(limits: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("small_server", [limits], indirect=True)
+
+
+def connection(server: EmbeddedServer) -> BrokerSettings:
+    return BrokerSettings(url=server.url)
+
+
+async def limit_of(js: JetStreamContext, stream: str) -> int | None:
+    return (await js.stream_info(stream)).config.max_bytes
+
+
+@small("max_file_store: 1MB")
+async def test_a_store_below_the_limit_of_the_queue(small_server: EmbeddedServer) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        with pytest.raises(
+            StreamMismatch,
+            match=r"^STT_SESSIONS: JetStream refused: insufficient storage resources available: "
+            "the store has no room for the stream's limit of 64 MiB: lower "
+            "NATTERJACK_SESSIONS_MAX_BYTES, or raise max_file_store",
+        ):
+            await streams.ensure(broker, StreamSettings())
+
+
+@small("max_file_store: 1GB, max_memory_store: 100MB")
+async def test_a_store_below_the_default_limit_of_audio(small_server: EmbeddedServer) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        js = broker.client.jetstream()
+        for limit, storage in ((8 * 1024 * MIB, "file"), (512 * MIB, "memory")):
+            settings = StreamSettings.model_validate(
+                {"audio_max_bytes": limit, "audio_storage": storage}
+            )
+            option = "max_file_store" if storage == "file" else "max_memory_store"
+            with pytest.raises(
+                StreamMismatch,
+                match=f"STT_AUDIO: .* limit of {store_limits.size(limit)}: lower "
+                f"NATTERJACK_AUDIO_MAX_BYTES, or raise {option}",
+            ):
+                await streams.ensure(broker, settings)
+        planned = await changes.plan(broker, StreamSettings())
+        (audio,) = [change for change in planned if change.name == streams.AUDIO]
+        with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .*lower NATTERJACK_AUDIO_MAX_BYTES"):
+            await changes.apply(broker, audio)
+        # Without a setting, a worker takes what fits.
+        await streams.ensure(broker, StreamSettings())
+        assert await limit_of(js, streams.AUDIO) == 512 * MIB
+
+
+@small("max_file_store: 70MB")
+async def test_a_store_without_room_for_any_audio(small_server: EmbeddedServer) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .* limit of 8 GiB: lower NATTERJACK"):
+            await streams.ensure(broker, StreamSettings())
+
+
+@small("max_file_store: 1MB")
+async def test_a_full_store_refuses_every_message(small_server: EmbeddedServer) -> None:
+    settings = StreamSettings(sessions_max_bytes=-1, audio_max_bytes=-1)
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        js = await streams.ensure(broker, settings)
+        explained = ""
+        while not explained:
+            try:
+                await js.publish("stt.audio.t.c.s", bytes(20_000))
+            except APIError as error:
+                explained = store_limits.explain_refused_message(
+                    streams.AUDIO, error.err_code, error.description
+                )
+        assert "STT_AUDIO accepts nothing" in explained
+        assert "max_file_store" in explained
+
+
+@small("max_file_store: 160MB")
+async def test_audio_never_takes_the_room_of_transcripts(small_server: EmbeddedServer) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        js = await streams.ensure(broker, StreamSettings())
+        assert await limit_of(js, streams.AUDIO) == 64 * MIB
+        for _ in range(80):
+            await js.publish("stt.audio.t.c.s", bytes(900_000))
+        assert (await js.stream_info(streams.AUDIO)).state.messages < 80
+        await js.publish("stt.transcript.t.c.s.final", b"a final")
+
+
+async def test_a_limit_for_audio_loses_nothing_that_fits(broker: Broker) -> None:
+    js = await streams.ensure(broker, StreamSettings(audio_max_bytes=-1))
+    await js.publish("stt.audio.t.c.s", bytes(1000))
+    for limit, loss in ((8 * 1024 * MIB, ""), (100, "what is stored")):
+        planned = await changes.plan(broker, StreamSettings(audio_max_bytes=limit))
+        (audio,) = [change for change in planned if change.name == streams.AUDIO]
+        assert (audio.action, audio.loss) == ("change", loss)
