@@ -122,11 +122,12 @@ class TurnEvent(Durable):
 
 
 class Gap(_Model):
-    """Audio that was lost; the provider received silence of the same duration in its place."""
+    """Audio without a transcript: it was lost, and the provider received silence of the same
+    duration in its place, or no provider could transcribe it (`unreadable`)."""
 
     start: Annotated[Seconds, Field(description="where the gap begins, in seconds")]
     end: Annotated[Seconds, Field(description="where the gap ends, in seconds")]
-    cause: Annotated[str, Field(description="`edge`, `missing` or `bad_chunk`")]
+    cause: Annotated[str, Field(description="`edge`, `missing`, `bad_chunk` or `unreadable`")]
 
 
 class ProviderUsage(_Model):

@@ -52,7 +52,7 @@ class Metrics:
         # Create these series at zero, because `rate` misses an event that creates its series.
         for outcome in ("closed", "failed", "handed_over", "lost", "busy", "crashed", "rejected"):
             self.sessions_ended.labels(outcome)
-        for cause in ("missing", "edge", "bad_chunk"):
+        for cause in ("missing", "edge", "bad_chunk", "unreadable"):
             self.audio_gaps.labels(cause)
         for scope in ("session", "tenant"):
             self.budget_ended.labels(scope)

@@ -70,6 +70,13 @@ class WorkerSettings(BaseSettings):
     failover_after: int = described(
         3, "failures in a row after which a session changes to the next provider of its list", ge=1
     )
+    repeated_failures: int = described(
+        3,
+        "failures of the same kind at the same position, because of a message that cannot be read "
+        "or an error of the plugin, after which a session changes to the next provider, and "
+        "without one leaves the audio out as a gap (`unreadable`)",
+        ge=1,
+    )
     breaker_failures: int = described(
         5,
         "failures in a row, over all sessions, after which a provider is not dialed for a while",

@@ -26,7 +26,8 @@ LABELS = {
     "`auth`, `credit`, `request` (the provider refused the account or the request); `dropped`, "
     "`mute`, `send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "
     "`missing` (the broker does not have the audio), `edge` (the edge skipped it), "
-    "`bad_chunk` (its chunk was unusable). Of bad chunks: `headers`, `size`, `position`",
+    "`bad_chunk` (its chunk was unusable), `unreadable` (no provider could transcribe it). Of bad "
+    "chunks: `headers`, `size`, `position`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",

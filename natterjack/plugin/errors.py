@@ -106,7 +106,9 @@ class RemoteProtocolError(ProviderError):
     """The provider sent something that its protocol does not allow. `cause` is `protocol`.
 
     A plugin raises it for a message that it cannot read, unless it is certain that the message is
-    no final: the audio that is not final is then transcribed again.
+    no final: the audio that is not final is then transcribed again. If that fails as often as
+    `WORKER_REPEATED_FAILURES` says, at every provider of the session, `readable` is published, and
+    the audio becomes a gap.
     """
 
     def __init__(

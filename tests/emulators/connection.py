@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
+from . import tones
 from .faults import ConnectionLog, Faults
 from .session import Close, Elapsed, Outgoing, Session
 
@@ -212,9 +213,17 @@ class Connection:
                     if summary and faults.drop_before_summary and self._emulator.hits(self):
                         self.drop("drop_before_summary")
                         return
+                    word = faults.unreadable_word
+                    text = self.session.final_text(message)
+                    if word in tones.words_of(text):
+                        self._entry.fault = "unreadable_word"
+                        values = message.items()
+                        flat = {k: 7 if isinstance(v, dict | list) else v for k, v in values}
+                        await self._socket.send_str(json.dumps(flat))
+                        continue
                     await self._socket.send_str(json.dumps(message))
                     self._entry.messages[kind] = self._entry.messages.get(kind, 0) + 1
-                    if text := self.session.final_text(message):
+                    if text:
                         self._entry.finals.append(text)
                 elif isinstance(message, bytes):
                     await self._socket.send_bytes(message)

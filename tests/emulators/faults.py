@@ -71,6 +71,11 @@ class Faults(BaseModel):
         (),
         description="kinds of nonsense, each sent once per connection before a message, or `all`",
     )
+    unreadable_word: str | None = Field(
+        None,
+        description="send each final that has this word with a number in place of every list and "
+        "object",
+    )
 
     # Speed.
     latency_seconds: float = Field(0, ge=0, description="delay of every message")

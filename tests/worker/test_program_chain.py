@@ -121,3 +121,59 @@ async def test_one_probe_at_a_time_detects_a_provider_that_works_again(
     await emulator.set(handshake_status=None)
     for speaker in alone:
         (await closed(broker, speaker.spec, 60)).audit(speaker)
+
+
+async def _with_an_unreadable_final(
+    emulator: DeepgramEmulator, settings: BrokerSettings, **spec: Any
+) -> tuple[Speaker, int]:
+    """A speaker of four phrases, and the number of a word whose final cannot be read."""
+    speaker = Speaker(settings, 32, speed=4, phrase_words=8, **spec)
+    place = next(n for n in range(8, 24) if speaker.words.count(speaker.words[n]) == 1)
+    await emulator.set(unreadable_word=speaker.words[place])
+    await speaker.speak()
+    return speaker, place
+
+
+async def test_a_final_that_no_provider_sends_readable_becomes_a_gap(
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_REPEATED_FAILURES="2", WORKER_MAX_BACKOFF_SECONDS="0.5")
+    speaker, place = await _with_an_unreadable_final(emulator, broker_settings)
+    transcript = await closed(broker, speaker.spec, 60)
+    assert transcript.states[-1] == "closed", transcript.describe()
+    account = transcript.closing[0].account
+    assert account is not None
+    [gap] = account.gaps
+    assert gap.cause == "unreadable"
+    assert gap.start < speaker.places[place].start < speaker.places[place].end < gap.end
+    assert account.gap_seconds == {"unreadable": pytest.approx(gap.end - gap.start)}
+    heard = [
+        word
+        for word, at in zip(speaker.words, speaker.places, strict=True)
+        if at.end <= gap.start or at.start >= gap.end
+    ]
+    assert transcript.words == heard, transcript.describe()
+    assert len(heard) >= 16
+    assert account.received_seconds == pytest.approx(speaker.seconds, abs=0.1)
+    assert account.transcribed_seconds == pytest.approx(
+        speaker.seconds - gap.end + gap.start, abs=0.1
+    )
+    assert account.recoveries == {"protocol": 2}
+
+
+async def test_the_next_provider_reads_what_the_first_sends_unreadable(
+    emulator: DeepgramEmulator,
+    second: SpeechmaticsEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_REPEATED_FAILURES="2", WORKER_FAILOVER_AFTER="9")
+    speaker, _ = await _with_an_unreadable_final(emulator, broker_settings, provider=CHAIN)
+    transcript = await closed(broker, speaker.spec, 60)
+    transcript.audit(speaker)
+    assert list(dict.fromkeys(final.provider for final in transcript.finals)) == CHAIN
+    assert connections_with_words(second) == 1

@@ -17,6 +17,9 @@ from .ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = "unreadable"
+"""The cause of gaps that no provider could transcribe."""
+
 _MAX_GAPS = 100
 """How many gaps are listed. Further ones only add to the seconds: the account must fit into a
 message."""
@@ -70,15 +73,33 @@ class AccountBuilder:
         if end <= start:
             return
         self.gaps_until = end
+        self._count(start, end, gap.cause)
+
+    def _count(self, start: float, end: float, cause: str) -> None:
+        if end <= start:
+            return
         seconds = end - start
-        self._gap_seconds[gap.cause] = round(self._gap_seconds.get(gap.cause, 0.0) + seconds, 6)
-        self._metrics.audio_gaps.labels(gap.cause).inc(seconds)
+        self._gap_seconds[cause] = round(self._gap_seconds.get(cause, 0.0) + seconds, 6)
+        self._metrics.audio_gaps.labels(cause).inc(seconds)
         if len(self._gaps) < _MAX_GAPS:
-            self._gaps.append(GapRecord(start=start, end=end, cause=gap.cause))
+            self._gaps.append(GapRecord(start=start, end=end, cause=cause))
             log.warning(
                 "gap in the audio",
-                extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=gap.cause),
+                extra=fields(session=str(self._key), seconds=round(seconds, 3), cause=cause),
             )
+
+    def leave_out(self, start: int, end: int) -> None:
+        """Count the audio from `start` to `end`, which no provider could transcribe, apart from the
+        gaps in it."""
+        at, until = round(start / self._rate, 6), round(end / self._rate, 6)
+        left: list[tuple[float, float]] = []
+        for gap in self._gaps:
+            if at < gap.end and gap.start < until:
+                left.append((at, gap.start))
+                at = gap.end
+        for first, last in (*left, (at, until)):
+            self._count(first, last, UNREADABLE)
+        self.gaps_until = max(self.gaps_until, until)
 
     def account(self, *, final: int, reached: int, feed: Feed | None = None) -> Account:
         """The account at this moment: audio before `final` is final, audio before `reached` was
@@ -94,7 +115,8 @@ class AccountBuilder:
         if feed is not None and feed.bad:
             bad = bad + feed.bad
         captured = self.captured_until(reached, feed) / self._rate
-        received = max(0.0, reached / self._rate - gaps)
+        missing = gaps - self._gap_seconds.get(UNREADABLE, 0.0)
+        received = max(0.0, reached / self._rate - missing)
         transcribed = max(0.0, final / self._rate - gaps)
         text = (
             f'{{"captured_seconds":{captured:.6f},"received_seconds":{received:.6f},'

@@ -10,9 +10,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn, get_args
 
-from natterjack.plugin.errors import PluginError, PluginFault, ProviderError, RequestRefused
+from natterjack.plugin.errors import (
+    PluginError,
+    PluginFault,
+    ProviderError,
+    RefusedCause,
+    RequestRefused,
+    StalledCause,
+    UnavailableCause,
+)
 from natterjack.plugin.provider import (
     Balance,
     Capabilities,
@@ -23,8 +31,15 @@ from natterjack.plugin.provider import (
 )
 from natterjack.telemetry.log import fields
 
+from .cleaning import text_of as clean
+
 log = logging.getLogger(__name__)
 
+_CAUSES = frozenset(
+    cause
+    for kind in (RefusedCause, UnavailableCause, StalledCause)
+    for cause in get_args(kind)
+) | {"dropped", "protocol", "plugin"}  # fmt: skip
 _CLOSE_SECONDS = 5.0
 """After this long, a session no longer waits for the close of a stream."""
 
@@ -41,6 +56,7 @@ class GuardedProvider(Provider):
         self.name = name  # type: ignore[misc]  # the plugin's own may differ from the entry point's
         self.plugin = plugin
         self.capabilities = capabilities
+        self._faults = Faults(name)
         self._warned = False
 
     @property
@@ -50,35 +66,36 @@ class GuardedProvider(Provider):
         except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
             if not self._warned:  # it is read every second
                 self._warned = True
-                _fault(self.name, "balance_seconds", error)
+                self._faults.fault("balance_seconds", error)
             return 0.0
 
     async def open(self, request: StreamRequest) -> ProviderStream:
-        with mapped(self.name, "open"):
+        with self._faults.mapped("open"):
             stream = await self.plugin.open(request)
         if not isinstance(stream, ProviderStream):
             raise PluginFault(self.name, f"open returned {_kind(stream)}, not a ProviderStream")
-        return GuardedStream(self.name, stream)
+        return GuardedStream(self._faults, stream)
 
     async def balance(self) -> list[Balance]:
         return await self.plugin.balance()  # its only caller expects any error
 
     async def close(self) -> None:
-        with logged(self.name, "close"):
+        with self._faults.logged("close"):
             await self.plugin.close()
 
 
 class GuardedStream(ProviderStream):
     """A plugin's stream."""
 
-    def __init__(self, name: str, stream: ProviderStream) -> None:
-        self.name = name
+    def __init__(self, faults: Faults, stream: ProviderStream) -> None:
+        self.name = faults.provider
         self.plugin = stream
+        self._faults = faults
         self._warned = False
 
     @property
     def reference(self) -> str | None:  # type: ignore[override]
-        with logged(self.name, "reference"):
+        with self._faults.logged("reference"):
             return self.plugin.reference
         return None
 
@@ -90,44 +107,42 @@ class GuardedStream(ProviderStream):
         except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
             if not self._warned:  # it is read every second
                 self._warned = True
-                _fault(self.name, "used_seconds", error)
+                self._faults.fault("used_seconds", error)
             return None
 
     async def send(self, audio: bytes) -> None:
-        with mapped(self.name, "send"):
+        with self._faults.mapped("send"):
             await self.plugin.send(audio)
 
     def send_nowait(self, audio: bytes) -> bool:
         # Called for each chunk: no context manager.
         try:
             sent = self.plugin.send_nowait(audio)
-        except ProviderError:
-            raise
-        except Exception as error:  # a plugin may fail in any way
-            raise _translated(self.name, "send_nowait", error) from error
+        except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way
+            self._faults.reraise("send_nowait", error)
         if sent is True or sent is False:
             return sent
         # Anything else cannot be trusted: sending the audio again might double it.
         raise PluginFault(self.name, f"send_nowait returned {_kind(sent)}, not a bool")
 
     async def finish(self) -> None:
-        with mapped(self.name, "finish"):
+        with self._faults.mapped("finish"):
             await self.plugin.finish()
 
     async def finalize(self) -> None:
-        with mapped(self.name, "finalize"):
+        with self._faults.mapped("finalize"):
             await self.plugin.finalize()
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
-        with mapped(self.name, "configure"):
+        with self._faults.mapped("configure"):
             await self.plugin.configure(changes)
 
     def __aiter__(self) -> AsyncIterator[ProviderEvent]:
-        with mapped(self.name, "__aiter__"):
-            return _Events(self.name, self.plugin.__aiter__())
+        with self._faults.mapped("__aiter__"):
+            return _Events(self._faults, self.plugin.__aiter__())
 
     async def close(self) -> None:
-        with logged(self.name, "close of a stream"):
+        with self._faults.logged("close of a stream"):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.plugin.close()
 
@@ -135,69 +150,106 @@ class GuardedStream(ProviderStream):
 class _Events(AsyncIterator[ProviderEvent]):
     """The events of a plugin's stream."""
 
-    def __init__(self, name: str, events: AsyncIterator[ProviderEvent]) -> None:
-        self._name = name
+    def __init__(self, faults: Faults, events: AsyncIterator[ProviderEvent]) -> None:
+        self._faults = faults
         self._next = events.__anext__
 
     async def __anext__(self) -> ProviderEvent:
         try:
             event = await self._next()
-        except (ProviderError, StopAsyncIteration):
+        except StopAsyncIteration:
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            if _is_cancelled(error):
-                raise
-            raise _translated(self._name, "iteration", error) from error
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._faults.reraise("iteration", error)
         if isinstance(event, ProviderEvent):
             return event
-        raise PluginFault(self._name, f"iteration returned {_kind(event)}, not an event")
+        raise PluginFault(self._faults.provider, f"iteration returned {_kind(event)}, not an event")
 
 
-@contextmanager
-def mapped(name: str, what: str) -> Iterator[None]:
-    """Raise a PluginError as RequestRefused, and other errors that are not ProviderError as
-    PluginFault, with a traceback in the log."""
+class Faults:
+    """Turns what one plugin raises into errors of its provider, and logs it."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        self._traced: set[tuple[str, type[BaseException]]] = set()
+        """The errors whose traceback was logged."""
+
+    @contextmanager
+    def mapped(self, what: str) -> Iterator[None]:
+        """Raise whatever the plugin raises in `what` as a ProviderError."""
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - as above
+            self.reraise(what, error)
+
+    @contextmanager
+    def logged(self, what: str) -> Iterator[None]:
+        """Log errors instead of raising them: nothing can be done about them."""
+        try:
+            yield
+        except BaseException as error:
+            if _is_ours(error):
+                raise
+            self.fault(what, error)
+
+    def reraise(self, what: str, error: BaseException) -> NoReturn:
+        """Raise a PluginError as RequestRefused, and any other error that is not a ProviderError as
+        PluginFault."""
+        if _is_ours(error):
+            raise error
+        if isinstance(error, ProviderError):
+            self._make_publishable(error)
+            raise error
+        if isinstance(error, PluginError):  # its text is for people, and a retry would not help
+            raise RequestRefused(self.provider, "request", clean(_text(error))) from error
+        raise self.fault(what, error) from error
+
+    def fault(self, what: str, error: BaseException) -> PluginFault:
+        """Log an error, with its traceback if it is a new one."""
+        # The fault is published to subscribers, and the text of an unknown error may show a key or
+        # an address: it goes to the log only. Not its representation: those of HTTP clients' errors
+        # show headers with keys.
+        message = f"the plugin raised {type(error).__name__} in {what}"
+        key = (what, type(error))
+        trace = None if key in self._traced else error
+        self._traced.add(key)
+        log.error(
+            "%s: %s",
+            message,
+            clean(_text(error)),
+            exc_info=trace,
+            extra=fields(provider=self.provider),
+        )
+        return PluginFault(self.provider, message)
+
+    def _make_publishable(self, error: ProviderError) -> None:
+        """Give an error a cause that is one of those documented, and a text that can be published:
+        it may quote a message that is not valid Unicode."""
+        if not isinstance(getattr(error, "provider", None), str):
+            error.provider = self.provider
+        cause = getattr(error, "cause", None)
+        if not (isinstance(cause, str) and cause in _CAUSES):
+            error.cause = "plugin"
+        text = _text(error)
+        if clean(text) != text:
+            error.args = (clean(text),)
+
+
+def _text(error: BaseException) -> str:
     try:
-        yield
-    except ProviderError:
-        raise
-    except (Exception, asyncio.CancelledError) as error:
-        if _is_cancelled(error):
-            raise
-        raise _translated(name, what, error) from error
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - a plugin's error may fail in any way
+        return f"its text cannot be read: {type(failure).__name__}"
 
 
-@contextmanager
-def logged(name: str, what: str) -> Iterator[None]:
-    """Log errors instead of raising them: nothing can be done about them."""
-    try:
-        yield
-    except (Exception, asyncio.CancelledError) as error:
-        if _is_cancelled(error):
-            raise
-        _fault(name, what, error)
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Whether the current task is being cancelled. If it is not, a CancelledError comes from a task
-    or a future of the plugin; it would end the session's task without a trace."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _translated(name: str, what: str, error: BaseException) -> ProviderError:
-    if isinstance(error, PluginError):  # its text is for people, and a retry would not help
-        return RequestRefused(name, "request", str(error))
-    return _fault(name, what, error)
-
-
-def _fault(name: str, what: str, error: BaseException) -> PluginFault:
-    # The fault is published to subscribers, and the text of an unknown error may show a key or an
-    # address: it goes to the log only. Not its representation: those of HTTP clients' errors show
-    # headers with keys.
-    message = f"the plugin raised {type(error).__name__} in {what}"
-    log.error("%s: %s", message, error, exc_info=error, extra=fields(provider=name))
-    return PluginFault(name, message)
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error is not the plugin's: the end of the process, or of the current task. A
+    CancelledError in a task that is not being cancelled comes from a task or a future of the
+    plugin; it would end the session's task without a trace. SystemExit would end the worker."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 def _kind(value: object) -> str:

@@ -92,12 +92,19 @@ class Chain:
         self._breaker(self.name).record_success(fresh=fresh)
 
     def record_failure(
-        self, fault: ProviderError, now: float, *, answered: bool, progress: bool
+        self,
+        fault: ProviderError,
+        now: float,
+        *,
+        answered: bool,
+        progress: bool,
+        repeated: bool = False,
     ) -> Verdict:
         """Record a failure of a stream, and choose the provider to dial next.
 
         `answered`: the provider had sent something on the stream. `progress`: the stream had moved
-        the position of the session. Raises Exhausted.
+        the position of the session. `repeated`: the provider fails again and again at the same
+        position. Raises Exhausted.
         """
         breaker = self._breaker(self.name)
         before = self._served.get(self.name)
@@ -117,6 +124,7 @@ class Chain:
                 raise self._exhausted()
         elif (
             verdict is Verdict.RETRY
+            and not repeated
             and not isinstance(fault, Stalled)
             and self._failures < self._failover_after
         ):
@@ -132,6 +140,11 @@ class Chain:
         """Forget earlier failures: the session's position has moved, or a stream has lasted."""
         self._failures = 0
         self._failed.clear()
+
+    @property
+    def usable(self) -> list[str]:
+        """The providers that have not refused the session."""
+        return [name for name in self.names if name not in self._refusals]
 
     @property
     def untried(self) -> bool:

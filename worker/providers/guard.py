@@ -103,6 +103,20 @@ class Guard:
                 self._skipped = self._skipped or event.code == "malformed"
                 return Notice(cleaning.code_of(event.code), cleaning.text_of(event.message))
 
+    def end(self, *, heard: bool) -> None:
+        """Note that the stream is complete; `heard`: text has arrived since the last final. Raises
+        RemoteProtocolError if a final seems to be lost."""
+        if self._skipped and heard:
+            what = "a message that cannot be read may have been the last final"
+            raise RemoteProtocolError(self._provider, what)
+
+    def left(self, readable: object, sent: float) -> Final | None:
+        """What is new in the final that an error brings, if there is any."""
+        if not isinstance(readable, Final):
+            return None
+        final = self._made(readable, self._without_repeated(self._readable(readable, sent)))
+        return final if final.text else None
+
     def _is_clean(self, event: Interim | Final, sent: float) -> bool:
         """Whether the event is as it should be: nearly always."""
         text, words, start, end = event.text, event.words, event.start, event.end

@@ -21,7 +21,7 @@ from worker.providers.chain import Chain, Exhausted
 from worker.services import AdmissionServices
 
 from .lease import Lease
-from .retry import Retry
+from .retry import Repeats, Retry
 from .states import State
 
 T = TypeVar("T")
@@ -46,6 +46,10 @@ class Held(Exception):
     """No provider may be dialed now: `Admission.hold` waits for one."""
 
 
+class Stuck(Exception):
+    """No provider can transcribe the audio at the session's position."""
+
+
 class Opened(NamedTuple):
     """An open provider stream with its provider, its converter and its price."""
 
@@ -61,7 +65,7 @@ class Admission:
 
     __slots__ = (
         "_account", "_announced", "_chosen", "_drain", "_enter", "_lease", "_pause", "_retry",
-        "_services", "_spec", "chain", "permit", "reason",
+        "_services", "_spec", "chain", "permit", "reason", "repeats",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +89,7 @@ class Admission:
         self.chain = Chain(names, services.providers.breaker, settings.failover_after)
         self.permit: Permit | None = None
         """The permit that the session holds; None if it holds none or the account has no limit."""
+        self.repeats = Repeats(spec.sample_rate, settings.repeated_failures)
         self._account = ""
         """The provider account of the permit."""
         self._pause: float | None = None
@@ -310,15 +315,20 @@ class Admission:
 
     async def recover(self, fault: ProviderError, *, finals_moved: bool) -> None:
         """Prepare another attempt after a fault, and wait until it is due; if the account refuses,
-        `hold` waits. Raises NoProvider, HandOver, LeaseLost."""
-        retry, metrics = self._retry, self._services.metrics
-        progress = retry.made_progress(finals_moved=finals_moved)
+        `hold` waits. Raises NoProvider, Stuck, HandOver, LeaseLost."""
+        retry, repeats, metrics = self._retry, self.repeats, self._services.metrics
+        progress = retry.made_progress(fault.cause, finals_moved=finals_moved)
         if progress:
             retry.reset()
         known = fault.provider if fault.provider in available() else "unknown"
         metrics.provider_errors.labels(known, fault.cause).inc()
         now = time.monotonic()
-        if retry.outage_too_long(now):
+        give_up = retry.outage_too_long(now)
+        account = self._lease.progress.account_builder
+        if repeats.stuck(self.chain.usable, give_up=give_up):
+            account.recovery(fault.cause)
+            raise Stuck
+        if give_up:
             patience = self._services.settings.recovery_seconds
             raise NoProvider(f"no provider for {patience:g} s: {fault}")
         verdict, changed = await self._record_fault(fault, now, progress=progress)
@@ -326,7 +336,7 @@ class Admission:
         reason = f"{fault.cause}: {fault}"
         if changed:
             reason += f"; {self.chain.name} takes over"
-        self._lease.progress.account_builder.recovery(fault.cause)
+        account.recovery(fault.cause)
         self._enter(State.RECOVERING, cause=fault.cause, reason=reason)
         at_once = changed and self.chain.untried
         pause = retry.next_delay(random.random(), at_once=at_once)  # noqa: S311
@@ -345,7 +355,10 @@ class Admission:
         failed = self.chain.name
         try:
             answered = self._retry.answered_seconds is not None
-            verdict = self.chain.record_failure(fault, now, answered=answered, progress=progress)
+            repeated = self.repeats.repeated(failed)
+            verdict = self.chain.record_failure(
+                fault, now, answered=answered, progress=progress, repeated=repeated
+            )
         except Exhausted as exhausted:
             raise NoProvider(str(exhausted)) from None
         finally:

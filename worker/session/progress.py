@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 from natterjack.events import Account
+from natterjack.plugin.errors import ProviderError, RemoteProtocolError
 from worker.audio.feed import Feed
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 
 from .events import EventWriter
 from .relay import Relay
+from .timeline import Timeline
 
 
 class Progress:
     """The positions that a session has reached, with the objects that know them: feed, relay, event
     writer, account builder and ledger. Positions count frames of the session."""
 
-    __slots__ = ("_rate", "account_builder", "feed", "held_since", "ledger", "relay", "writer")
+    __slots__ = (
+        "_rate", "account_builder", "feed", "held_since", "ledger", "relay", "timeline", "writer",
+    )  # fmt: skip
 
     def __init__(
         self, sample_rate: int, writer: EventWriter, account_builder: AccountBuilder, ledger: Ledger
@@ -31,6 +36,8 @@ class Progress:
         """The open feed, if any."""
         self.relay: Relay | None = None
         """The relay of the open provider stream, if any."""
+        self.timeline: Timeline | None = None
+        """The timeline of the last provider stream, if one was opened since the last fault."""
         self.held_since: float | None = None
         """Since when no provider has served the session, by the monotonic clock, if it is held."""
 
@@ -76,6 +83,26 @@ class Progress:
         """Send no audio from `position` on."""
         if self.relay is not None:
             self.relay.limit = position
+
+    @property
+    def reached(self) -> int:
+        """The end of the audio that was sent on the last provider stream."""
+        return self.writer.position if self.timeline is None else self.timeline.position
+
+    async def leave_out(self, fault: ProviderError, end: int) -> str:
+        """Publish what can be read of the audio from the end of finals to `end`, which no provider
+        can transcribe, and count the rest as a gap. Return what was done, for people."""
+        writer = self.writer
+        readable = fault.readable if isinstance(fault, RemoteProtocolError) else None
+        if readable is not None and self.timeline is not None:
+            placed = not readable.times_estimated
+            # Otherwise, the text may be anywhere in the audio.
+            final = replace(readable, start=0.0, end=readable.end if placed else 0.0)
+            await writer.final(self.timeline, final)
+            end = writer.position if placed else end
+        start, writer.position = writer.position, max(writer.position, end)
+        self.account_builder.leave_out(start, writer.position)
+        return f"left out {start / self._rate:.2f} to {writer.position / self._rate:.2f} s"
 
     def account(self) -> Account:
         """The session's account as of now."""

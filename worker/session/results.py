@@ -7,7 +7,7 @@ import logging
 import math
 import time
 
-from natterjack.plugin.errors import ProviderError, RequestRefused
+from natterjack.plugin.errors import ProviderError, RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Turn, Usage
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
@@ -89,7 +89,7 @@ class Results:
 
     __slots__ = (
         "_chain", "_drain", "_key", "_lease", "_log_transcripts", "_metrics", "_progress", "_relay",
-        "_writer",
+        "_writer", "heard",
     )  # fmt: skip
 
     def __init__(
@@ -113,12 +113,21 @@ class Results:
         self._metrics = metrics
         self._key = key
         self._log_transcripts = log_transcripts
+        self.heard = False
+        """Text has arrived since the last final."""
 
     async def run(self) -> None:
         """Publish events until the provider ends the stream. Raises ProviderError, LeaseLost."""
+        guard = Guard(self._relay.provider.name)
+        try:
+            await self._receive(guard)
+        except RemoteProtocolError as error:
+            error.readable = guard.left(error.readable, self._relay.timeline.sent_seconds)
+            raise
+
+    async def _receive(self, guard: Guard) -> None:
         relay, writer, lease = self._relay, self._writer, self._lease
         latencies = Latencies(self._metrics, relay.provider.name)
-        guard = Guard(relay.provider.name)
         async for received in relay.stream:
             event = guard.check(received, relay.timeline.sent_seconds)
             del received
@@ -129,9 +138,11 @@ class Results:
             if lease.unconfirmed:
                 await lease.confirm()
             if isinstance(event, Interim):
+                self.heard = self.heard or bool(event.text)
                 latencies.received(relay.timeline, event)
                 latencies.interim(await writer.interim(relay.timeline, event))
             elif isinstance(event, Final):
+                self.heard = False
                 await lease.before_final()
                 latencies.received_final(relay.timeline, event)
                 latencies.final(await writer.final(relay.timeline, event))
@@ -149,6 +160,7 @@ class Results:
             relay.handling = False
             relay.restart_watchdog()
             del event  # free it, with all its words, before waiting for the next one
+        guard.end(heard=self.heard)
 
     async def _other(self, event: ProviderEvent) -> None:
         relay = self._relay

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+
+_UNREADABLE = ("protocol", "plugin")
+"""Causes that the content of the audio or of a message may have, so that they come again."""
+_SHORTEST_SECONDS = 0.5
+"""A provider that fails before it has this much audio does not fail because of the audio."""
+
 
 class Retry:
     """When one session tries again, and when it gives up. Times are monotonic seconds, which the
@@ -9,6 +17,7 @@ class Retry:
 
     __slots__ = (
         "_delay", "_failing_since", "_fault", "_first", "_longest", "_patience", "answered_seconds",
+        "heard",
     )  # fmt: skip
 
     def __init__(self, first: float, longest: float, patience: float) -> None:
@@ -21,11 +30,17 @@ class Retry:
         self._fault: tuple[str, float] | None = None
         self.answered_seconds: float | None = None
         """How long the last stream was open; None if the provider never answered on it."""
+        self.heard = False
+        """Whether the last stream had text that did not become final."""
 
-    def made_progress(self, *, finals_moved: bool) -> bool:
-        """Whether the last stream made progress: finals moved on, or the provider answered and the
-        stream was open for longer than the longest pause."""
-        return finals_moved or (self.answered_seconds or 0.0) > self._longest
+    def made_progress(self, cause: str, *, finals_moved: bool) -> bool:
+        """Whether the last stream, which ended with `cause`, made progress: finals moved on. In
+        silence, where there are none, the provider has answered for longer than the longest
+        pause."""
+        if finals_moved:
+            return True
+        silence = not self.heard and cause not in _UNREADABLE
+        return silence and (self.answered_seconds or 0.0) > self._longest
 
     def reset(self) -> None:
         """Forget earlier failures: there was progress."""
@@ -65,3 +80,52 @@ class Retry:
         """The cause of the last fault and the seconds since, once; None if there was none."""
         fault, self._fault = self._fault, None
         return None if fault is None else (fault[0], now - fault[1])
+
+
+class Repeats:
+    """Equal failures at one position, where the session may be stuck: a provider answers with a
+    message that cannot be read, or a plugin fails, each time that the audio is transcribed."""
+
+    __slots__ = ("_counts", "_limit", "_position", "_rate", "_skipped", "reached")
+
+    def __init__(self, sample_rate: int, limit: int) -> None:
+        """After `limit` equal failures of a provider, the session no longer waits for it there."""
+        self._rate = sample_rate
+        self._limit = limit
+        self._position = -1
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._skipped = False
+        """Audio was left out since finals last moved."""
+        self.reached = 0
+        """The end of the least audio after which a failure came, in frames."""
+
+    def failed(self, provider: str, cause: str, position: int, reached: int) -> None:
+        """Note a failure of a stream. All audio before `position` is final, and all before
+        `reached` was sent."""
+        if position != self._position:
+            self._position, self.reached = position, reached
+            self._counts.clear()
+            self._skipped = False
+        if cause in _UNREADABLE and reached - position > _SHORTEST_SECONDS * self._rate:
+            self.reached = min(self.reached, reached) if self._counts else reached
+            self._counts[provider, cause] += 1
+
+    def repeated(self, provider: str) -> bool:
+        """Whether a provider has failed `limit` times in the same way."""
+        return any(self._counts[key] >= self._limit for key in self._counts if key[0] == provider)
+
+    def stuck(self, providers: Collection[str], *, give_up: bool) -> bool:
+        """Whether all of these providers have failed `limit` times in the same way. If the session
+        would end otherwise (`give_up`), a single failure that came again is enough, once between
+        two finals."""
+        if give_up:
+            return not self._skipped and max(self._counts.values(), default=0) > 1
+        return all(self.repeated(name) for name in providers)
+
+    def leave_out(self, position: int) -> bool:
+        """Note that the audio up to `position` is left out. True if it is the first since finals
+        last moved."""
+        first, self._skipped = not self._skipped, True
+        self._position = position
+        self._counts.clear()
+        return first

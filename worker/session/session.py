@@ -16,7 +16,12 @@ from collections.abc import Mapping
 
 from natterjack.errors import BrokerError
 from natterjack.events import StatusEvent, StatusState
-from natterjack.plugin.errors import Dropped, PluginError, ProviderError, RequestRefused
+from natterjack.plugin.errors import (
+    Dropped,
+    PluginError,
+    ProviderError,
+    RequestRefused,
+)
 from natterjack.spec import SessionSpec
 from worker.audio.feed import Feed
 from worker.drain import Drain, HandOver
@@ -27,7 +32,7 @@ from worker.services import Services
 from worker.trace import lease_trace
 
 from . import takeover
-from .admission import Admission, CutoffReached, Held, NoProvider, Opened
+from .admission import Admission, CutoffReached, Held, NoProvider, Opened, Stuck
 from .checkpoint import CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
@@ -213,7 +218,7 @@ class Session:
         end; None if it was the end of the audio."""
         lease, writer = self._lease, self.progress.writer
         while True:
-            before = writer.position
+            before, self.progress.timeline = writer.position, None
             try:
                 await self._admission.hold()
                 with contextlib.suppress(Parked):
@@ -243,7 +248,23 @@ class Session:
                 await lease.write()
                 self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=str(fault))
                 continue
-            await self._admission.recover(fault, finals_moved=writer.position > before)
+            self._admission.repeats.failed(
+                self._admission.chain.name, fault.cause, writer.position, self.progress.reached
+            )
+            try:
+                await self._admission.recover(fault, finals_moved=writer.position > before)
+            except Stuck:
+                await self._leave_out(fault)
+
+    async def _leave_out(self, fault: ProviderError) -> None:
+        """Leave out the audio that no provider can transcribe, and continue behind it."""
+        end = await self.progress.leave_out(fault, self._admission.repeats.reached)
+        if self._admission.repeats.leave_out(self.progress.final):
+            self._retry.reset()
+        reason = f"{fault.cause}: {fault}; {end}"
+        self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=reason)
+        await self.progress.writer.status("recovering", reason)
+        await self._lease.write()
 
     async def _stream_once(self) -> bool:
         """Send the audio from the last final on through one provider stream. True at the end of the
@@ -302,7 +323,8 @@ class Session:
         finally:
             relay.count_last()
             retry.answered_seconds = relay.connected_seconds if relay.answered else None
-            progress.relay = None
+            retry.heard = results.heard
+            progress.timeline, progress.relay = relay.timeline, None
         # The provider has sent all that was due: what no final covers was silence.
         progress.writer.position = max(progress.final, relay.timeline.position)
         return ended

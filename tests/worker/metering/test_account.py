@@ -43,6 +43,24 @@ def test_gaps_are_counted_once_even_if_audio_is_read_again() -> None:
     assert account.received_seconds == account.transcribed_seconds == 8.5
 
 
+def test_audio_that_is_left_out_was_received_and_its_gaps_count_once() -> None:
+    builder = _new_builder()
+    builder.gap(Gap(1000, 500, "missing"))
+    builder.gap(Gap(3000, 1000, "edge"))
+    builder.leave_out(500, 2500)
+    builder.gap(Gap(1000, 500, "missing"))
+    account = builder.account(final=10_000, reached=10_000)
+    assert [(gap.start, gap.end, gap.cause) for gap in account.gaps] == [
+        (1.0, 1.5, "missing"),
+        (3.0, 4.0, "edge"),
+        (0.5, 1.0, "unreadable"),
+        (1.5, 2.5, "unreadable"),
+    ]
+    assert account.gap_seconds == {"missing": 0.5, "edge": 1.0, "unreadable": 1.5}
+    assert account.received_seconds == 8.5
+    assert account.transcribed_seconds == 7.0
+
+
 def test_the_account_lists_a_limited_number_of_gaps() -> None:
     builder = _new_builder()
     for n in range(20_000):

@@ -111,6 +111,38 @@ async def test_errors_become_faults_with_a_traceback_in_the_log(
     assert isinstance(record.exc_info[1], KeyError)
 
 
+async def test_a_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    provider = GuardedProvider("p", OddProvider(OddStream(KeyError("no such key"))))
+    for _ in range(3):
+        with pytest.raises(PluginFault):
+            await anext(aiter(await provider.open(REQUEST)))
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, False]
+
+
+@pytest.mark.parametrize("method", ["send", "finish", "send_nowait", "iteration"])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(1), BaseExceptionGroup("", [asyncio.CancelledError()]), StopIteration()],
+    ids=lambda error: type(error).__name__,
+)
+async def test_no_error_of_a_plugin_ends_more_than_its_stream(
+    method: str, error: BaseException
+) -> None:
+    with pytest.raises(PluginFault, match=f"in {method}"):
+        await call(await stream_that(error), method)
+
+
+async def test_an_error_can_be_published_whatever_it_says() -> None:
+    failure = Dropped("odd", "not Unicode: \ud800")
+    failure.cause = ["no", "cause"]  # type: ignore[assignment]
+    failure.provider = None  # type: ignore[assignment]
+    with pytest.raises(Dropped) as caught:
+        await anext(aiter(await stream_that(failure)))
+    assert str(caught.value) == "odd: not Unicode: \ufffd"
+    assert (caught.value.provider, caught.value.cause) == ("p", "plugin")
+    assert caught.value.__cause__ is None
+
+
 async def test_provider_errors_are_passed_on(caplog: pytest.LogCaptureFixture) -> None:
     failure = Dropped("odd", "the connection broke")
     stream = await stream_that(failure)

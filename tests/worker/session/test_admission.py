@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
+from natterjack.plugin.errors import (
+    Dropped,
+    PluginFault,
+    ProviderError,
+    RemoteProtocolError,
+    RequestRefused,
+    Unavailable,
+)
 from tests.waiting import settle, soon, until
 from worker import drain as module
 from worker.capacity.slots import LOANS_PER_SLOT
@@ -17,7 +24,7 @@ from worker.drain import HandOver
 from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
 from worker.session import admission
-from worker.session.admission import CutoffReached, Held, NoProvider
+from worker.session.admission import CutoffReached, Held, NoProvider, Stuck
 from worker.session.states import State
 
 from .parts import RATE, Case, install_providers
@@ -442,17 +449,57 @@ def _finals_moved(case: Case) -> bool:
     return True
 
 
-def _long_stream(case: Case) -> bool:
+def _long_silence(case: Case) -> bool:
     case.retry.answered_seconds = case.settings.max_backoff_seconds + 1
     return False
 
 
-@pytest.mark.parametrize("made", [_finals_moved, _long_stream])
+@pytest.mark.parametrize("made", [_finals_moved, _long_silence])
 async def test_progress_starts_the_recovery_time_anew(made: Callable[[Case], bool]) -> None:
     case = await Case(recovery_seconds=60).start()
     case.retry.outage_too_long(time.monotonic() - 61)
     await case.admission.recover(Dropped("one", "it broke"), finals_moved=made(case))
     assert case.states == [State.RECOVERING]
+
+
+async def _fail(case: Case, cause: str = "protocol") -> None:
+    """Fail at the position 0, after two seconds of audio."""
+    name = case.admission.chain.name
+    fault: ProviderError = RemoteProtocolError(name, "what is this?")
+    if cause == "plugin":
+        fault = PluginFault(name, "KeyError")
+    case.admission.repeats.failed(name, fault.cause, 0, 2 * RATE)
+    await soon(case.admission.recover(fault, finals_moved=False), 5)
+
+
+@pytest.mark.parametrize("cause", ["protocol", "plugin"])
+async def test_the_next_provider_takes_over_after_equal_failures(cause: str) -> None:
+    case = await Case(
+        provider="one,two", repeated_failures=2, failover_after=9,
+        backoff_seconds=0.001, max_backoff_seconds=0.001,
+    ).start()  # fmt: skip
+    chosen = []
+    for _ in range(3):
+        await _fail(case, cause)
+        chosen.append(case.admission.chain.name)
+    assert chosen == ["one", "two", "two"]
+    with pytest.raises(Stuck):
+        await _fail(case, cause)
+    assert _errors(case, "two", cause) == 2
+
+
+async def test_a_session_that_would_end_leaves_audio_out_first() -> None:
+    case = await Case(recovery_seconds=60, backoff_seconds=0.001, max_backoff_seconds=0.001).start()
+    await _fail(case)
+    case.retry.outage_too_long(time.monotonic())
+    case.retry.exclude(-61)
+    with pytest.raises(Stuck):
+        await _fail(case)
+    case.admission.repeats.leave_out(2 * RATE)
+    case.admission.repeats.failed("one", "protocol", 2 * RATE, 4 * RATE)
+    case.admission.repeats.failed("one", "protocol", 2 * RATE, 4 * RATE)
+    with pytest.raises(NoProvider):
+        await case.admission.recover(RemoteProtocolError("one", "?"), finals_moved=False)
 
 
 async def test_a_session_fails_when_its_last_provider_refuses_it() -> None:

@@ -6,9 +6,12 @@ import json
 
 import pytest
 
-from natterjack.events import Account
+from natterjack.events import Account, FinalEvent
+from natterjack.plugin.errors import PluginFault, ProviderError, RemoteProtocolError
+from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
-from tests.worker.session.in_memory import progress
+from tests.worker.session.in_memory import Published, progress
+from worker.session.timeline import Timeline
 
 RATE = 16_000
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=RATE)
@@ -46,3 +49,37 @@ def test_the_record_and_the_account_agree() -> None:
     assert record["captured_seconds"] == account.captured_seconds == 4.5
     assert record["final_seconds"] == account.transcribed_seconds == 3.0
     assert json.loads(made.account_json(exact=True))["captured_seconds"] == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "span", "gap"),
+    [
+        (PluginFault("p", "KeyError"), None, (2.0, 9.0)),
+        (RemoteProtocolError("p", "?"), None, (2.0, 9.0)),
+        # Its times are known: what follows is sent again.
+        (RemoteProtocolError("p", "?", readable=Final("toad", 1.0, 3.0)), (2.0, 5.0), None),
+        # It may be anywhere in the audio.
+        (
+            RemoteProtocolError("p", "?", readable=Final("toad", 1, 3, times_estimated=True)),
+            (2.0, 2.0),
+            (2.0, 9.0),
+        ),
+    ],
+    ids=["plugin", "nothing readable", "placed", "unplaced"],
+)
+async def test_what_can_be_read_is_published_and_the_rest_is_a_gap(
+    fault: ProviderError, span: tuple[float, float] | None, gap: tuple[float, float] | None
+) -> None:
+    outlet = Published()
+    made = progress(SPEC, outlet)
+    made.writer.position = 2 * RATE
+    made.timeline = Timeline(RATE, 2 * RATE)
+    made.timeline.advance(10 * RATE, 0.0, 0)
+    assert made.reached == 12 * RATE
+    await made.leave_out(fault, 9 * RATE)
+    finals = [event for event in outlet.events if isinstance(event, FinalEvent)]
+    assert [(final.start, final.end) for final in finals] == ([] if span is None else [span])
+    gaps = made.account().gaps
+    expected = [] if gap is None else [(*gap, "unreadable")]
+    assert [(one.start, one.end, one.cause) for one in gaps] == expected
+    assert made.final == (5 if gap is None else 9) * RATE

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused
-from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Turn, Usage
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, RequestRefused
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+    Usage,
+)
 from tests.waiting import soon
 from worker.audio.convert import Converter
 from worker.audio.feed import Gap
@@ -119,6 +127,27 @@ async def test_an_error_of_the_stream_is_raised_after_its_events() -> None:
     with pytest.raises(Dropped):
         await Stream(case, Final("toad", 0, 2), Dropped("one", "it broke")).run()
     assert case.progress.final == 2 * RATE
+
+
+async def test_what_can_be_read_of_an_unreadable_final_is_new() -> None:
+    case = await Case().start()
+    words = (ProviderWord("toad", 0.5, 1.0), ProviderWord("road", 2.5, 3.0))
+    fault = RemoteProtocolError("one", "?", readable=Final("toad road", 0, 4, words))
+    with pytest.raises(RemoteProtocolError) as caught:
+        await Stream(case, Final("toad", 0, 2, words[:1]), fault).run()
+    assert caught.value.readable == Final("road", 2.0, 4.0, words[1:])
+
+
+@pytest.mark.parametrize(("text", "lost"), [("and", True), ("", False)])
+async def test_an_unreadable_message_after_which_text_is_not_final(text: str, lost: bool) -> None:
+    case = await Case().start()
+    stream = Stream(case, Final("toad", 0, 2), Interim(text, 2, 4), Notice("malformed", "?"))
+    if lost:
+        with pytest.raises(RemoteProtocolError, match="may have been the last final"):
+            await stream.run()
+    else:
+        await stream.run()
+    assert stream.results.heard is lost
 
 
 @pytest.mark.parametrize("finishing", [False, True])
