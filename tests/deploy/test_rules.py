@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from .libyaml import read_yaml
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors
 from .prometheus import promtool
 
-RUNBOOKS = "https://natterjack.example/docs/how-to/answer-an-alert.md"
+RUNBOOKS = "https://natterjack.example/how-to/answer-an-alert.html"
 ALERTS = {rule["alert"]: rule for rule in rules("alert")}
 RECORDED = {rule["record"]: rule for rule in rules("record")}
 VALUES = {
@@ -70,6 +71,37 @@ def test_the_rules_are_valid() -> None:
 def test_the_cases_of_the_rules_pass(path: Path) -> None:
     output = promtool("test", "rules", path)
     assert output.count("SUCCESS") == 1, output
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("path", ALERT_CASES, ids=lambda path: path.stem)
+def test_every_alert_keeps_the_namespace(path: Path, tmp_path: Path) -> None:
+    """The same cases, with two namespaces that have the same jobs and workers: each has alerts of
+    its own."""
+    document = read_yaml(path)
+    document["rule_files"] = [str(file) for file in RULE_FILES]
+    for case in document["tests"]:
+        case["input_series"] = [
+            {**series, "series": series["series"].replace("{", f'{{namespace="{name}",', 1)}
+            for series in case["input_series"]
+            for name in ("one", "two")
+            if "namespace=" not in series["series"]
+        ]
+        for check in case["alert_rule_test"]:
+            # An alert about workers that never were has no job either.
+            check["exp_alerts"] = [
+                {**alert, "exp_labels": {**alert["exp_labels"], **labels}}
+                for alert in check["exp_alerts"]
+                for labels in (
+                    [{"namespace": "one"}, {"namespace": "two"}]
+                    if "job" in alert["exp_labels"]
+                    else [{}]
+                )
+                if "namespace" not in alert["exp_labels"]
+            ]
+    copied = tmp_path / path.name
+    copied.write_text(json.dumps(document))
+    assert promtool("test", "rules", copied).count("SUCCESS") == 1
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -147,5 +179,7 @@ async def test_the_server_reports_the_values_that_the_exporter_exports(tmp_path:
 def test_names_of_recording_rules_contain_their_labels(name: str) -> None:
     level, _, _ = name.split(":")
     by = set(re.findall(r"by \(([^)]*)\)", RECORDED[name]["expr"]))
-    labels = {frozenset(re.split(r",\s*", one)) - {"le"} for one in by}
+    assert by
+    assert all(re.search(r"\bnamespace\b", one) for one in by)
+    labels = {frozenset(re.split(r",\s*", one)) - {"le", "namespace"} for one in by}
     assert frozenset(level.split("_")) in labels
