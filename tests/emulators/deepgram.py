@@ -147,7 +147,8 @@ class ListenSession(Session):
         return str("".join(one["transcript"] for one in message["channel"]["alternatives"]))
 
     def garbage(self) -> dict[str, str | bytes]:
-        wrong = {"type": "Results", "channel_index": [0, 1], "start": "now", "duration": None}
+        interim = {"type": "Results", "is_final": False}
+        wrong = {**interim, "channel_index": [0, 1], "start": "now", "duration": None}
         no_alternatives = {
             "type": "Results",
             "channel_index": [0, 1],
@@ -160,7 +161,7 @@ class ListenSession(Session):
             **GARBAGE,
             "wrong_types": json.dumps(wrong),
             "no_alternatives": json.dumps(no_alternatives),
-            "results_without_channel": json.dumps({"type": "Results", "start": 0, "duration": 1}),
+            "results_without_channel": json.dumps({**interim, "start": 0, "duration": 1}),
             "not_a_number": '{"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": NaN}',
         }
 

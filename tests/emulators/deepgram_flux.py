@@ -179,15 +179,13 @@ class FluxSession(Session):
     def garbage(self) -> dict[str, str | bytes]:
         base = {"type": "TurnInfo", "event": "Update", "turn_index": self._turns.index}
         window = {"audio_window_start": 0.0, "audio_window_end": self._turns.window_end}
-        bare = {**base, **window, "transcript": "", "end_of_turn_confidence": 0.1}
+        bare = {**base, **window, "transcript": None, "end_of_turn_confidence": 0.1}
         return {
             **GARBAGE,
             "no_words": json.dumps(bare),
             "words_not_objects": json.dumps({**bare, "words": ["hello"]}),
-            "wrong_types": json.dumps({**bare, "words": [], "turn_index": "first"}),
-            "negative_window": json.dumps({**bare, "words": [], "audio_window_end": -1}),
-            "not_a_number": json.dumps({**bare, "words": [], "audio_window_end": float("nan")}),
-            "no_event": json.dumps({"type": "TurnInfo", "turn_index": 0}),
+            "wrong_types": json.dumps({**bare, "words": {}, "turn_index": "first"}),
+            "not_a_number": json.dumps({**bare, "words": float("nan"), "audio_window_end": -1}),
         }
 
     # ---- client messages --------------------------------------------------------------------

@@ -91,7 +91,7 @@ class DeepgramRestEmulator(HttpEmulator):
             "accepted": json.dumps({"request_id": str(uuid.uuid4())}).encode(),
             "no_channels": b'{"results": {"channels": []}}',
             "wrong_words": json.dumps(
-                {"results": {"channels": [{"alternatives": [{"transcript": "a", "words": [7]}]}]}}
+                {"results": {"channels": [{"alternatives": [{"transcript": 1, "words": [7]}]}]}}
             ).encode(),
         }
 

@@ -12,14 +12,15 @@ from .tones import TimedWord
 
 GARBAGE: Final[dict[str, str | bytes]] = {
     "not_json": "} this is not JSON {",
-    "array": '["an", "array"]',
+    "array": "[[], 7]",
     "scalar": "42",
-    "no_type": '{"kind": "nothing"}',
+    "no_type": '{"kind": 7}',
     "type_not_text": '{"type": 7}',
     "unknown_type": '{"type": "Weather", "sunny": true}',
     "binary": b"\x00\xff\x00",
 }
-"""Messages that are invalid in every protocol; each session adds its own."""
+"""Messages that are invalid in every protocol, and have no text, so that they are certainly no
+finals; each session adds its own."""
 
 
 class Faults(BaseModel):

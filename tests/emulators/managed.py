@@ -143,7 +143,7 @@ class ManagedSession(Session):
     def garbage(self) -> dict[str, str | bytes]:
         return {
             **GARBAGE,
-            "text_no_text": '{"type": "transcript", "text": 7, "is_final": true}',
+            "text_no_text": '{"type": "transcript", "text": 7, "is_final": false}',
             "no_seconds": '{"type": "credits_low"}',
             "not_a_number": '{"type": "session_end", "seconds_used": NaN}',
             "backwards": '{"type": "transcript", "text": "x", "start": 2, "end": 1}',

@@ -208,7 +208,7 @@ class RecognitionSession(Session):
             final = transcript["message"] == "AddTranscript"
             if final and not self._garbled and self._past(faults.unreadable_final_after_seconds):
                 self._garbled = True
-                del transcript["metadata"]
+                transcript["metadata"] = transcript["results"] = None
             answers += self._outgoing([transcript])
         return answers + self._due()
 

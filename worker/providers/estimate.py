@@ -33,6 +33,25 @@ def estimated_words(text: str, voiced: Sequence[Span]) -> tuple[ProviderWord, ..
     return tuple(found)
 
 
+def with_times(words: Sequence[ProviderWord], start: float, end: float) -> tuple[ProviderWord, ...]:
+    """The words between `start` and `end`, with estimates for times that are missing: words without
+    times are spread evenly between their neighbors."""
+    done: list[ProviderWord] = []
+    for index, word in enumerate(words):
+        begin = word.start
+        if begin is None:
+            begin = (done[-1].end or start) if done else start
+        finish = word.end
+        if finish is None:
+            rest = words[index + 1 :]
+            after = next((at for at, other in enumerate(rest, 1) if other.start is not None), None)
+            limit = end if after is None else rest[after - 1].start or end
+            share = (limit - begin) / (len(rest) + 1 if after is None else after)
+            finish = begin + max(share, 0.0)
+        done.append(word._replace(start=begin, end=max(begin, finish)))
+    return tuple(done)
+
+
 def _at(spoken: float, voiced: Sequence[Span], *, after: bool) -> float:
     """The time at which `spoken` seconds of speech have passed.
 

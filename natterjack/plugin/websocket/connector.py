@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Final
 
 import aiohttp
 
@@ -15,6 +16,9 @@ from ..errors import ProviderError, RemoteProtocolError, Unavailable, http_error
 from ..proxy import proxy_for
 from .connection import CLOSE_SECONDS, Socket
 
+_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""A longer message ends the connection. aiohttp's limit of 4 MiB is less than a long final with
+words may have."""
 HandshakeErrors = Callable[[int, Mapping[str, str]], ProviderError]
 """Makes an error from the HTTP status and the headers of a refused handshake."""
 
@@ -141,6 +145,7 @@ class Connector:
             headers=request.headers,
             heartbeat=self._ping,
             autoclose=False,
+            max_msg_size=_MAX_MESSAGE_BYTES,
             compress=0,  # audio does not compress, and results are short
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
             **proxy_for(request.url),

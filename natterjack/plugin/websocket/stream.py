@@ -33,6 +33,8 @@ class WebSocketStream(ProviderStream):
         """`finish` was called."""
         self.finish_sent = False
         """The message of `encode_finish` was sent, and the peer had not closed before."""
+        self.sent_bytes = 0
+        """Size of the audio that was passed to `send`, in bytes."""
         self.failure: ProviderError | None = None
         """The error that ended the stream on this side; iteration raises it."""
         # Overridable methods are called per chunk only if overridden: calls are most of its cost.
@@ -92,6 +94,7 @@ class WebSocketStream(ProviderStream):
             raise RuntimeError("send after finish")
         message = self.encode_audio(audio)
         self._sent_at = self._loop.time()
+        self.sent_bytes += len(audio)
         self.on_audio(audio)
         await self.socket.send(message)
 
@@ -102,6 +105,7 @@ class WebSocketStream(ProviderStream):
         if not self.socket.send_nowait(message):
             return False
         self._sent_at = self._loop.time()
+        self.sent_bytes += len(audio)
         if self._calls_on_audio:
             self.on_audio(audio)
         return True

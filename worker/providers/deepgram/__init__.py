@@ -81,7 +81,7 @@ class DeepgramProvider(Provider):
         connect = protocol.connect_request(self._settings.url, self._api_key, listen)
         socket = await self._connector.connect(connect, protocol.handshake_error)
         transcript = Transcript(interims=listen.interim_results, channels=listen.channels)
-        return DeepgramStream(socket, transcript, self._settings.keepalive_seconds)
+        return DeepgramStream(socket, transcript, request.format, self._settings.keepalive_seconds)
 
     async def balance(self) -> list[Balance]:
         return [] if self._account is None else await self._account.balance()

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
 import aiohttp
@@ -27,9 +27,10 @@ from natterjack.plugin.errors import (
 from natterjack.plugin.provider import Balance
 from natterjack.plugin.proxy import proxy_for
 
+from .. import wire
+from ..wire import MAX_QUOTE
 from . import vendor
 from .options import NAME, refused
-from .vendor import MAX_QUOTE
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """Largest response that is read; a project or balance takes a few hundred bytes."""
@@ -73,7 +74,7 @@ def decode_projects(body: bytes) -> list[str]:
     for project in _items(body, "projects"):
         project_id = project.get("project_id")
         if not isinstance(project_id, str) or not project_id:
-            vendor.protocol_error(NAME, "project without an identifier")
+            _protocol_error("project without an identifier")
         found.append(project_id)
     return found
 
@@ -105,7 +106,7 @@ def decode_balances(body: bytes) -> list[Balance]:
     try:
         return [Balance(math.fsum(each), unit) for unit, each in sorted(amounts.items())]
     except OverflowError:
-        vendor.protocol_error(NAME, "the sum of the balances is out of range")
+        _protocol_error("the sum of the balances is out of range")
 
 
 def status_error(status: int, body: bytes) -> ProviderError:
@@ -136,23 +137,23 @@ def _items(body: bytes, name: str) -> list[dict[str, Any]]:
         content = json.loads(body)
     except (ValueError, RecursionError):
         # Not quoted: a proxy that responds instead of Deepgram may echo the request with the key.
-        vendor.protocol_error(NAME, f"response of {len(body)} bytes is not JSON")
+        _protocol_error(f"response of {len(body)} bytes is not JSON")
     items = content.get(name) if isinstance(content, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        vendor.protocol_error(NAME, f"response without a list of {name}")
+        _protocol_error(f"response without a list of {name}")
     return items
 
 
 def _amount(item: Mapping[str, Any]) -> float:
     amount = item.get("amount", 0)  # the default in the vendor's specification
     if not isinstance(amount, int | float) or isinstance(amount, bool):
-        vendor.protocol_error(NAME, f"amount of a balance is not a number: {amount!r:.{MAX_QUOTE}}")
+        _protocol_error(f"amount of a balance is {wire.quoted(amount)}")
     try:
         amount = float(amount)
     except OverflowError:
         amount = math.inf
     if not math.isfinite(amount):
-        vendor.protocol_error(NAME, "amount of a balance is not finite")
+        _protocol_error("amount of a balance is not finite")
     return amount
 
 
@@ -165,7 +166,11 @@ def _unit(item: Mapping[str, Any]) -> str:
         currency = units.strip().upper()
         if len(currency) == 3 and currency.isascii() and currency.isalpha():
             return currency
-    vendor.protocol_error(NAME, f"unknown unit of a balance: {units!r:.{MAX_QUOTE}}")
+    _protocol_error(f"unknown unit of a balance: {wire.quoted(units)}")
+
+
+def _protocol_error(what: str) -> NoReturn:
+    raise RemoteProtocolError(NAME, what)
 
 
 # ---- client ---------------------------------------------------------------------------------
@@ -239,5 +244,5 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            vendor.protocol_error(NAME, f"response exceeds {MAX_BODY_BYTES} bytes")
+            _protocol_error(f"response exceeds {MAX_BODY_BYTES} bytes")
     return bytes(body)

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final
 
-from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError
+from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import Dropped, ProviderError
 from natterjack.plugin.provider import Notice, ProviderEvent
 from natterjack.plugin.websocket import Closed, Socket, WebSocketStream
 
+from .. import wire
 from . import protocol
 from .configure import ANSWER_SECONDS, Configuring
 from .options import NAME
 from .transcript import Transcript
 
+_AHEAD_SECONDS: Final = 1.0
+"""How far after the end of the audio sent a time may be, because of rounding."""
+
 
 class DeepgramStream(WebSocketStream):
     """An open connection to listen v1."""
 
-    def __init__(self, socket: Socket, transcript: Transcript, keepalive_seconds: float) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        transcript: Transcript,
+        audio_format: AudioFormat,
+        keepalive_seconds: float,
+    ) -> None:
         super().__init__(socket, keepalive_seconds=keepalive_seconds)
+        self._bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes
         self.reference = socket.headers.get("dg-request-id")
         self._transcript = transcript
         self._configuring = Configuring(socket.send, ANSWER_SECONDS)
@@ -95,16 +107,14 @@ class DeepgramStream(WebSocketStream):
         return events
 
     def _messages(self, message: str | bytes) -> tuple[protocol.Message, ...]:
-        """Decode a message; one that is malformed becomes a notice.
+        """Decode a message; one that is malformed and harmless becomes a notice.
 
-        Raises: RemoteProtocolError if it was a final. The next final would cover its audio without
-        its words, so the audio has to be sent again on another stream.
+        Raises: RemoteProtocolError for any other. The audio has to be sent again on another stream.
         """
+        latest = self.sent_bytes / self._bytes_per_second + _AHEAD_SECONDS
         try:
-            return protocol.decode(message)
-        except RemoteProtocolError as error:
-            if protocol.is_lost_final(message, interims=self._transcript.interims):
-                raise
+            return protocol.decode(message, interims=self._transcript.interims, latest=latest)
+        except wire.Harmless as error:
             return (Notice("malformed", str(error)),)
 
     async def close(self) -> None:

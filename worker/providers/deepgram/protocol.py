@@ -6,9 +6,10 @@ Sections named in comments are pages of the vendor's documentation ("Deepgram do
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
@@ -17,9 +18,12 @@ from natterjack.plugin.errors import ProviderError, RemoteProtocolError
 from natterjack.plugin.provider import Notice, ProviderWord, Usage
 from natterjack.plugin.websocket import Closed, ConnectRequest
 
+from .. import wire
+from ..wire import MAX_QUOTE
 from . import vendor
 from .options import MAX_CHANNELS, NAME, Listen, refused
-from .vendor import MAX_QUOTE
+
+Value = TypeVar("Value")
 
 CONFIGURABLE: Final = frozenset({"keyterms", "numerals"})
 """Names of the settings that `configure` changes."""
@@ -84,10 +88,12 @@ def encode_configure(changes: Mapping[str, Any]) -> str:
 class Results(NamedTuple):
     """Transcript of one channel's audio from `start` to `end` ("Interim Results")."""
 
-    channel: int
-    start: float
-    end: float
+    channel: int | None
+    """None, as `start` and `end`, if it cannot be read."""
+    start: float | None
+    end: float | None
     is_final: bool
+    """Whether it is not certainly an interim."""
     speech_final: bool
     """Whether silence has ended the utterance ("Endpointing")."""
     text: str
@@ -133,22 +139,32 @@ class ConfigureAnswer:
 Message = Results | SpeechStarted | UtteranceEnd | Summary | ConfigureAnswer | Notice
 
 
-def decode(message: str | bytes) -> tuple[Message, ...]:
+def decode(
+    message: str | bytes, *, interims: bool = True, latest: float = math.inf
+) -> tuple[Message, ...]:
     """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: RemoteProtocolError if the message is malformed.
+    Without `interims`, every result is final. Times after `latest`, the end of the audio sent, are
+    not used.
+
+    Raises: RemoteProtocolError if the message may be a final whose text cannot be read: later
+    finals would cover its audio without its words. wire.Harmless for other malformed messages.
     """
-    content = vendor.parse_message(NAME, message)
-    kind: str = content["type"]
+    content = wire.parse(NAME, message)
+    # A result is known by its shape too, so that its text is kept if its type is wrong.
+    kind = "Results" if _has_alternatives(content) else wire.kind(NAME, content, "type")
     match kind:
         case "Results":
-            return (_results(content),)
+            return (_results(content, interims, latest),)
         case "SpeechStarted":
-            return (SpeechStarted(_channel(content, "channel"), _seconds(content, "timestamp")),)
+            at = _required(wire.seconds(content.get("timestamp"), latest), content, "timestamp")
+            channel = _required(_channel(content, "channel"), content, "channel")
+            return (SpeechStarted(channel, at),)
         case "UtteranceEnd":
             # "Utterance End": -1 if the word was already final; to be ignored.
-            end = _number(content, "last_word_end")
-            return (UtteranceEnd(_channel(content, "channel"), end if end >= 0 else None),)
+            end = _required(wire.number(content.get("last_word_end")), content, "last_word_end")
+            channel = _required(_channel(content, "channel"), content, "channel")
+            return (UtteranceEnd(channel, end if 0 <= end <= latest else None),)
         case "Metadata":
             return (_summary(content),)
         case "ConfigureSuccess":
@@ -156,93 +172,79 @@ def decode(message: str | bytes) -> tuple[Message, ...]:
             answer = ConfigureAnswer(keyterms=keyterms if isinstance(keyterms, list) else None)
             return (answer, Notice("configured"))
         case "ConfigureFailure":
-            reason = f"{content.get('code')}: {content.get('description')}"[:MAX_QUOTE]
+            reason = _reason(content, "code")
             return (ConfigureAnswer(refusal=reason), Notice("configure_failed", reason))
         case "Error":
             # "Errors": about a text message from the client; the stream continues.
-            reason = f"{content.get('variant')}: {content.get('description')}"[:MAX_QUOTE]
+            reason = _reason(content, "variant")
             notice = Notice("provider_error", reason)
             # It quotes a message that the server could not parse. Of the messages that this
             # client sends, only Configure can be wrong.
-            quoted = content.get("message")
-            if isinstance(quoted, str) and quoted and '"Configure"' not in quoted:
+            about = content.get("message")
+            if isinstance(about, str) and about and '"Configure"' not in about:
                 return (notice,)
             return (ConfigureAnswer(refusal=reason), notice)
     return (Notice("unknown", f"message of type {kind[:MAX_QUOTE]!r}"),)
 
 
-def is_lost_final(message: str | bytes, *, interims: bool) -> bool:
-    """Whether a message that `decode` rejected was a final.
-
-    Later finals would cover its audio without its words. Without `interims`, every result is
-    final.
-    """
-    try:
-        content = vendor.parse_message(NAME, message)
-    except RemoteProtocolError:
-        return False
-    if content["type"] != "Results":
-        return False
-    return not interims or any(
-        content.get(name) not in (None, False) for name in ("is_final", "speech_final")
-    )
+def _has_alternatives(content: dict[str, Any]) -> bool:
+    channel = content.get("channel")
+    return isinstance(channel, dict) and "alternatives" in channel
 
 
-def _results(content: dict[str, Any]) -> Results:
-    is_final, speech_final = _boolean(content, "is_final"), _boolean(content, "speech_final")
-    start, duration = _seconds(content, "start"), _seconds(content, "duration")
-    best = vendor.best_alternative(NAME, content.get("channel"))
-    text: str = best["transcript"]
-    languages = best.get("languages")
-    language = languages[0] if isinstance(languages, list) and languages else None
+def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
+    # Finals have both marks. Whatever is not marked as an interim is a final.
+    marks = content.get("is_final"), content.get("speech_final")
+    is_interim = interims and marks[0] is False and marks[1] in (None, False)
+    best = vendor.best_alternative(content.get("channel"), latest)
+    if best is None:
+        kind = wire.Harmless if is_interim else RemoteProtocolError
+        raise kind(NAME, f"Results without a transcript: {wire.quoted(content.get('channel'))}")
+    start = wire.seconds(content.get("start"), latest)
+    duration = wire.seconds(content.get("duration"), latest)
+    end = None
+    if start is not None and duration is not None:
+        end = wire.seconds(start + duration, latest)
+    ends = [word.end for word in best.words if word.end is not None]
+    if ends and (end is None or end < ends[-1]):
+        end = max(ends)
     return Results(
         channel=_channel(content, "channel_index"),
         start=start,
-        end=start + duration,
-        is_final=is_final,
-        speech_final=speech_final,
-        text=text,
-        words=tuple([vendor.parse_word(NAME, word) for word in best.get("words", ())]),
-        confidence=vendor.confidence(NAME, best) if text else None,
-        language=language if isinstance(language, str) else None,
+        end=end,
+        is_final=not is_interim,
+        speech_final=marks[1] is True,
+        text=best.text,
+        words=best.words,
+        confidence=best.confidence,
+        language=best.language,
     )
 
 
 def _summary(content: dict[str, Any]) -> Summary:
-    channels = content.get("channels")
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 0:
-        _protocol_error("Metadata without channels")
+    channels = _required(wire.index(content.get("channels")), content, "channels")
+    seconds = _required(wire.seconds(content.get("duration")), content, "duration")
     # Each channel's audio is billed (Deepgram docs, pricing).
-    return Summary(Usage(audio_seconds=_seconds(content, "duration") * channels))
+    return Summary(Usage(audio_seconds=seconds * min(channels, MAX_CHANNELS)))
 
 
-def _boolean(content: dict[str, Any], name: str) -> bool:
-    """A boolean; False if it is null or missing."""
-    value = content.get(name)
-    if value is not None and not isinstance(value, bool):
-        _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
-    return value is True
+def _channel(content: dict[str, Any], name: str) -> int | None:
+    """The index in a pair of channel index and number of channels ("Multichannel"); None if it
+    cannot be read."""
+    found = wire.index(wire.first(content.get(name)))
+    return found if found is None or found < MAX_CHANNELS else None
 
 
-def _channel(content: dict[str, Any], name: str) -> int:
-    """The index in a pair of channel index and number of channels ("Multichannel")."""
-    pair = content.get(name)
-    index = pair[0] if isinstance(pair, list) and pair else None
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_CHANNELS:
-        _protocol_error(f"{name} is {pair!r:.{MAX_QUOTE}}")
-    return index
+def _reason(content: dict[str, Any], name: str) -> str:
+    parts = [wire.label(content.get(name)), wire.text(content.get("description"))]
+    return ": ".join(part for part in parts if part)[:MAX_QUOTE] or "no reason"
 
 
-def _number(content: dict[str, Any], name: str) -> float:
-    return vendor.number(NAME, content, name)
-
-
-def _seconds(content: dict[str, Any], name: str) -> float:
-    return vendor.seconds(NAME, content, name)
-
-
-def _protocol_error(what: str) -> NoReturn:
-    vendor.protocol_error(NAME, what)
+def _required(value: Value | None, content: dict[str, Any], name: str) -> Value:
+    """The value. Raises: wire.Harmless if there is none, in a message that is not a result."""
+    if value is None:
+        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
+    return value
 
 
 # ---- errors ---------------------------------------------------------------------------------

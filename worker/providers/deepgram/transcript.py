@@ -20,12 +20,15 @@ from natterjack.plugin.provider import (
     Turn,
 )
 
+from ..estimate import with_times
 from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
 
 _TOLERANCE_SECONDS: Constant = 0.0015
 """Difference up to which two times count as equal: Deepgram rounds them to milliseconds, and their
 sums have binary rounding errors."""
+_WORD_SECONDS: Constant = 0.3
+"""Length of a word for the estimate of an end. A later end would cover words that follow."""
 
 
 class Turns:
@@ -85,6 +88,22 @@ class Turns:
             self.silence(channel, max(at, self._since[channel]))
         due, self._queue = self._queue, []
         return due
+
+
+class _Placed(NamedTuple):
+    """Results with a channel of the stream and times."""
+
+    channel: int
+    start: float
+    end: float
+    is_final: bool
+    speech_final: bool
+    text: str
+    words: tuple[ProviderWord, ...]
+    confidence: float | None
+    language: str | None
+    estimated: bool
+    """Whether any time that is needed is an estimate."""
 
 
 class _LastInterim(NamedTuple):
@@ -153,10 +172,11 @@ class Transcript:
         interims = [one.last_interim for one in self._channels if _unfinalized(one)]
         return max((interim.end for interim in interims if interim), default=None)
 
-    def _results(self, results: Results) -> list[ProviderEvent]:
-        if results.channel >= len(self._channels):
-            what = f"results of channel {results.channel}"
-            if results.text and (results.is_final or not self.interims):
+    def _results(self, received: Results) -> list[ProviderEvent]:
+        results = self._placed(received)
+        if results is None:
+            what = f"results of channel {received.channel}"
+            if received.text and (received.is_final or not self.interims):
                 raise RemoteProtocolError(NAME, what)
             return [Notice("malformed", what)]
         self._turns.words(results.channel, results.words)
@@ -184,7 +204,38 @@ class Transcript:
         events += self._turns.due(self.frontier)
         return events
 
-    def _interim(self, results: Results) -> Interim:
+    def _placed(self, received: Results) -> _Placed | None:
+        """The results with a channel and times; None if their channel is unknown.
+
+        A start that cannot be read is the end of the channel's last final ("Interim Results"), and
+        an end is that of the last interim, or estimated from the words.
+        """
+        index = received.channel
+        if index is None or index >= len(self._channels):
+            if index is not None or len(self._channels) > 1:
+                return None
+            index = 0
+        channel, start, end = self._channels[index], received.start, received.end
+        if start is None:
+            start = channel.cursor
+        estimated = end is None
+        if end is None:
+            last = channel.last_interim
+            end = start + _WORD_SECONDS * len(received.text.split())
+            if last is not None and last.end > start:
+                end = last.end
+        words = received.words
+        if len(self._channels) > 1 and received.text:
+            # Finals of several channels are merged word by word, so that each needs its times.
+            words = words or tuple([ProviderWord(word) for word in received.text.split()])
+            if any(word.start is None or word.end is None for word in words):
+                words, estimated = with_times(words, max(start, channel.cursor), end), True
+        return _Placed(
+            index, start, max(start, end), received.is_final, received.speech_final,
+            received.text, words, received.confidence, received.language, estimated,
+        )  # fmt: skip
+
+    def _interim(self, results: _Placed) -> Interim:
         return Interim(
             text=results.text,
             start=max(results.start, self.frontier),
@@ -192,9 +243,10 @@ class Transcript:
             words=results.words,
             confidence=results.confidence,
             language=results.language,
+            times_estimated=results.estimated,
         )
 
-    def _final(self, results: Results) -> list[ProviderEvent]:
+    def _final(self, results: _Placed) -> list[ProviderEvent]:
         # A response to Finalize may cover no new audio.
         if results.end <= self.frontier:
             return []
@@ -207,10 +259,11 @@ class Transcript:
                 words=results.words,
                 confidence=results.confidence,
                 language=results.language,
+                times_estimated=results.estimated,
             )
         ]
 
-    def _merged_interim(self, results: Results) -> Interim:
+    def _merged_interim(self, results: _Placed) -> Interim:
         self._channels[results.channel].interim = _with_channel(results)
         words = [word for one in self._channels for word in (*one.pending, *one.interim)]
         words.sort(key=_start)
@@ -222,7 +275,7 @@ class Transcript:
             language=results.language,
         )
 
-    def _merged_final(self, results: Results) -> list[ProviderEvent]:
+    def _merged_final(self, results: _Placed) -> list[ProviderEvent]:
         channel = self._channels[results.channel]
         channel.pending += _with_channel(results)
         channel.interim = ()
@@ -254,7 +307,7 @@ class Transcript:
         return Final(" ".join(word.text for word in words), start, end, words, language=language)
 
 
-def _with_channel(results: Results) -> tuple[ProviderWord, ...]:
+def _with_channel(results: _Placed) -> tuple[ProviderWord, ...]:
     """Words with the channel as their speaker, followed by the diarizer's label, if any."""
     channel = str(results.channel)
     return tuple(
@@ -263,9 +316,13 @@ def _with_channel(results: Results) -> tuple[ProviderWord, ...]:
     )
 
 
-def _last_interim(results: Results) -> _LastInterim:
+def _last_interim(results: _Placed) -> _LastInterim:
     # The middle of the word, since finals revise the times of words slightly.
-    doubled = [(start or 0.0) + (end or 0.0) for _, start, end, _, _ in results.words]
+    doubled = [
+        start + end
+        for _, start, end, _, _ in results.words
+        if start is not None and end is not None
+    ]
     return _LastInterim(results.end, max(doubled) / 2 if doubled else results.end)
 
 

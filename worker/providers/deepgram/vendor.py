@@ -9,24 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
-from pydantic_core import from_json
 
 from natterjack.plugin import errors
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
-    RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
 from natterjack.plugin.provider import ProviderWord
 from natterjack.plugin.websocket import Closed
 
-MAX_QUOTE: Final = 200
-"""Length to which quotes from the provider are cut in errors and notices, in characters."""
+from .. import wire
+from ..wire import MAX_QUOTE
+
 MAX_CHANNELS: Final = 20
 """Deepgram docs, "Multichannel"."""
 
@@ -82,92 +81,62 @@ def close_error(provider: str, closed: Closed, normal: Collection[int]) -> Provi
     return Dropped(provider, reason or "connection closed before the end of the stream", code_text)
 
 
-def protocol_error(provider: str, what: str) -> NoReturn:
-    """Raise RemoteProtocolError for a message that violates the provider's protocol."""
-    raise RemoteProtocolError(provider, what)
-
-
 # ---- fields of messages ---------------------------------------------------------------------
 
 
-def parse_message(provider: str, message: str | bytes) -> dict[str, Any]:
-    """Parse a message: a JSON object with a `type`. Raises: RemoteProtocolError."""
-    if isinstance(message, bytes):
-        protocol_error(provider, "unexpected binary frame")
-    try:
-        content = from_json(message, allow_inf_nan=False, cache_strings="keys")
-    except ValueError:
-        protocol_error(provider, f"not JSON: {message[:MAX_QUOTE]!r}")
-    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
-        protocol_error(provider, f"not an object with a type: {message[:MAX_QUOTE]!r}")
-    return content
-
-
-def number(provider: str, content: Mapping[str, Any], name: str) -> float:
-    """A finite number. Raises: RemoteProtocolError."""
-    value = content.get(name)
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer too large for a float
-        protocol_error(provider, f"{name} is out of range")
-    protocol_error(provider, f"{name} is {value!r:.{MAX_QUOTE}}")
-
-
-def seconds(provider: str, content: Mapping[str, Any], name: str) -> float:
-    """A time or duration, not negative. Raises: RemoteProtocolError."""
-    value = content.get(name)
-    if type(value) is float and 0 <= value < math.inf:  # the usual case
-        return value
-    value = number(provider, content, name)
-    if value < 0:
-        protocol_error(provider, f"{name} is {value}")
-    return value
-
-
-def confidence(provider: str, content: Mapping[str, Any]) -> float | None:
-    """The confidence; None if there is none. Raises: RemoteProtocolError."""
-    return None if content.get("confidence") is None else number(provider, content, "confidence")
-
-
-def parse_word(provider: str, word: Any) -> ProviderWord:
-    """Parse a word of an alternative. Raises: RemoteProtocolError."""
-    if not isinstance(word, dict) or not isinstance(bare := word.get("word"), str):
-        protocol_error(provider, "word without text")
+def parse_word(word: Any, latest: float = math.inf) -> ProviderWord | None:
+    """A word of an alternative, with times up to `latest`; None if it has no text."""
+    if not isinstance(word, dict):
+        return None
     # "Punctuation": `punctuated_word` is for display; `word` is bare and lowercase.
-    punctuated, speaker = word.get("punctuated_word"), word.get("speaker")
-    start, end, certainty = word.get("start"), word.get("end"), word.get("confidence")
-    if not (
-        type(start) is type(end) is type(certainty) is float
-        and 0 <= start < math.inf
-        and 0 <= end < math.inf
-        and -math.inf < certainty < math.inf
-    ):  # integers, for example
-        start, end = seconds(provider, word, "start"), seconds(provider, word, "end")
-        certainty = confidence(provider, word)
-    text = punctuated if isinstance(punctuated, str) else bare
-    # Equivalent to ProviderWord(...), in half the time: a named tuple's constructor runs in Python.
-    return tuple.__new__(
-        ProviderWord, (text, start, end, certainty, None if speaker is None else str(speaker))
+    text = word.get("punctuated_word")
+    if not isinstance(text, str) or not text:
+        text = word.get("word")
+        if not isinstance(text, str) or not text:
+            return None
+    return wire.word(
+        text,
+        word.get("start"),
+        word.get("end"),
+        word.get("confidence"),
+        word.get("speaker"),
+        latest,
     )
 
 
-def best_alternative(provider: str, channel: Any) -> dict[str, Any]:
-    """The first alternative of a channel's results; an empty transcript if there is none.
+class Alternative(NamedTuple):
+    """The first alternative of a channel's results."""
 
-    It is checked to have a transcript and, if it has `words`, that they are a list.
+    text: str
+    words: tuple[ProviderWord, ...]
+    """Empty if the message has none."""
+    confidence: float | None
+    language: str | None
 
-    Raises: RemoteProtocolError.
-    """
+
+def best_alternative(channel: Any, latest: float = math.inf) -> Alternative | None:
+    """The first alternative of a channel's results, with times up to `latest`; without text if
+    there is no alternative. None if neither its text nor its words can be read."""
     alternatives = channel.get("alternatives") if isinstance(channel, dict) else None
     if not isinstance(alternatives, list):
-        protocol_error(provider, "Results without alternatives")
-    best = alternatives[0] if alternatives else {"transcript": ""}
-    if not isinstance(best, dict) or not isinstance(best.get("transcript"), str):
-        protocol_error(provider, "Results without a transcript")
-    if not isinstance(best.get("words", []), list):
-        protocol_error(provider, "Results whose words are not a list")
-    return best
+        return None
+    if not alternatives:
+        return Alternative("", (), None, None)
+    best = alternatives[0]
+    if not isinstance(best, dict):
+        return None
+    text, items = wire.text(best.get("transcript")), best.get("words")
+    found = [parse_word(item, latest) for item in items] if isinstance(items, list) else []
+    if text is None and not (found and all(found)):
+        return None
+    words = wire.restored(found, text or "")
+    text = text if text and not text.isspace() else wire.joined(words)
+    return Alternative(
+        text,
+        words if text else (),
+        wire.confidence(best.get("confidence")) if text else None,
+        wire.label(wire.first(best.get("languages"))),
+    )
 
 
 # ---- requests -------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
+from typing import Final as Constant
 
 from natterjack.audio import AudioFormat
-from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
+from natterjack.plugin.errors import Dropped, ProviderError, Stalled
 from natterjack.plugin.provider import Final, Notice, ProviderEvent, ProviderStream
 from natterjack.plugin.websocket import Closed, Socket
 
+from .. import wire
 from ..auto_reset import AutoResetEvent
 from . import protocol
 from .clock import Clock
@@ -20,6 +22,8 @@ from .options import NAME, parse_changes, refused
 from .transcript import Transcript
 from .upkeep import FRAME_SECONDS, Act, Phase, Upkeep
 
+_AHEAD_SECONDS: Constant = 1.0
+"""How far after the end of the audio sent a time may be, because of rounding."""
 FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
 """Maps an Error message, and whether the stream has made words final, to the error to raise."""
 
@@ -149,10 +153,8 @@ class DeepgramFluxStream(ProviderStream):
             self._end(received)
             return
         try:
-            decoded = protocol.decode(received)
-        except protocol.UnreadableEnd:
-            raise  # the words since the last final are transcribed again on the next stream
-        except RemoteProtocolError as error:
+            decoded = protocol.decode(received, self._clock.sent + _AHEAD_SECONDS)
+        except wire.Harmless as error:
             yield Notice("malformed", str(error))
             return
         if gap := self.sequence.check(decoded.sequence):
@@ -177,7 +179,7 @@ class DeepgramFluxStream(ProviderStream):
             case protocol.TurnInfo():
                 events = self._transcript.receive(message)
                 self._upkeep.transcribed(
-                    self._time(), message.window_end, turn_open=self._transcript.turn_open
+                    self._time(), message.window_end or 0.0, turn_open=self._transcript.turn_open
                 )
                 if min(self._upkeep.deadline, self._configuring.deadline) < self._wakeup_at:
                     self._wakeup.set()

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
@@ -26,7 +26,9 @@ from natterjack.plugin.errors import (
 from natterjack.plugin.provider import Notice, ProviderWord
 from natterjack.plugin.websocket import Closed, ConnectRequest
 
+from .. import wire
 from ..deepgram import vendor
+from ..wire import MAX_QUOTE
 from .options import NAME, Listen
 
 # ---- out ------------------------------------------------------------------------------------
@@ -85,8 +87,9 @@ class TurnInfo:
     event: str
     """Update, StartOfTurn, EagerEndOfTurn, TurnResumed or EndOfTurn; any other value counts as
     Update."""
-    index: int
-    window_end: float
+    index: int | None
+    """None, as `window_end`, if it cannot be read."""
+    window_end: float | None
     """End of the audio that is transcribed."""
     text: str
     words: tuple[ProviderWord, ...]
@@ -132,13 +135,9 @@ class FatalError:
 Message = Connected | TurnInfo | Configured | ConfigureFailed | Warned | FatalError | Notice
 
 
-class UnreadableEnd(RemoteProtocolError):
-    """A malformed EndOfTurn. No later message repeats its words ("Flux state machine"), so the
-    stream cannot continue without losing them."""
-
-
-_END_OF_TURN: Final = re.compile(r'"event"\s*:\s*"EndOfTurn"')
-"""Matches messages that may not even be JSON. Inside a JSON string, the quotes would be escaped."""
+_OTHER_EVENT: Final = re.compile(r'"event"\s*:\s*"(?!EndOfTurn")\w+"')
+"""Matches TurnInfo that is not EndOfTurn, even if it is not JSON. Inside a JSON string, the quotes
+would be escaped."""
 
 
 class Decoded(NamedTuple):
@@ -148,31 +147,37 @@ class Decoded(NamedTuple):
     message: Message
 
 
-def decode(message: str | bytes) -> Decoded:
+def decode(message: str | bytes, latest: float = math.inf) -> Decoded:
     """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: UnreadableEnd for a malformed EndOfTurn; RemoteProtocolError for any other malformed
-    message, which can be skipped, since each message repeats the whole turn.
+    Times after `latest`, the end of the audio sent, are not used.
+
+    Raises: RemoteProtocolError if the message may be an EndOfTurn, since no later message repeats
+    its words ("Flux state machine"). wire.Harmless for any other malformed message: each message
+    repeats the whole turn.
     """
     try:
-        content = vendor.parse_message(NAME, message)
-        decoded = _message(content)
-    except RemoteProtocolError as error:
-        if isinstance(message, str) and _END_OF_TURN.search(message):
-            what = str(error).removeprefix(f"{NAME}: ")
-            raise UnreadableEnd(NAME, f"malformed EndOfTurn: {what}") from None
+        content = wire.parse(NAME, message)
+        # TurnInfo is known by its shape too, so that its text is kept if its type is wrong.
+        is_turn = "transcript" in content or "turn_index" in content
+        kind = "TurnInfo" if is_turn else wire.kind(NAME, content, "type")
+        decoded = _message(kind, content, latest)
+    except wire.Harmless:
         raise
-    sequence = content.get("sequence_id")
-    return Decoded(sequence if _is_index(sequence) else None, decoded)
+    except RemoteProtocolError as error:
+        if isinstance(message, str) and _OTHER_EVENT.search(message):
+            what = str(error).removeprefix(f"{NAME}: ")
+            raise wire.Harmless(NAME, what) from None
+        raise
+    return Decoded(wire.index(content.get("sequence_id")), decoded)
 
 
-def _message(content: dict[str, Any]) -> Message:
-    match content["type"]:
+def _message(kind: str, content: dict[str, Any], latest: float) -> Message:
+    match kind:
         case "TurnInfo":
-            return _turn_info(content)
+            return _turn_info(content, latest)
         case "Connected":
-            request_id = content.get("request_id")
-            return Connected(request_id if isinstance(request_id, str) else None)
+            return Connected(wire.text(content.get("request_id")))
         case "ConfigureSuccess":
             thresholds = content.get("thresholds")
             nested = thresholds if isinstance(thresholds, dict) else {}
@@ -183,62 +188,41 @@ def _message(content: dict[str, Any]) -> Message:
             return Warned(_text(content, "code"), _text(content, "description"))
         case "Error":
             return FatalError(_text(content, "code"), _text(content, "description"))
-    return Notice("unknown", f"message of type {content['type'][: vendor.MAX_QUOTE]!r}")
+    return Notice("unknown", f"message of type {kind[:MAX_QUOTE]!r}")
 
 
 def _text(content: dict[str, Any], name: str) -> str:
-    return str(content.get(name) or "")[: vendor.MAX_QUOTE]
+    return (wire.text(content.get(name)) or "")[:MAX_QUOTE]
 
 
-def _turn_info(content: dict[str, Any]) -> TurnInfo:
-    event, text, words = content.get("event"), content.get("transcript"), content.get("words")
-    if not isinstance(event, str) or not isinstance(text, str) or not isinstance(words, list):
-        vendor.protocol_error(NAME, "TurnInfo without event, transcript or words")
-    trigger, languages = content.get("trigger"), content.get("languages")
-    language = languages[0] if isinstance(languages, list) and languages else None
-    parsed = tuple([_word(word) for word in words])
-    if text and not parsed:
-        parsed = tuple(ProviderWord(word) for word in text.split())
+def _turn_info(content: dict[str, Any], latest: float) -> TurnInfo:
+    text, items = wire.text(content.get("transcript")), content.get("words")
+    found = [_word(item, latest) for item in items] if isinstance(items, list) else []
+    if text is None and not (found and all(found)):
+        raise RemoteProtocolError(NAME, "TurnInfo without a transcript")
+    words = wire.restored(found, text or "")
+    if not text or text.isspace():
+        text = wire.joined(words)
+    if text and not words:
+        words = tuple([ProviderWord(word) for word in text.split()])
     return TurnInfo(
-        event=event,
-        index=_index(content, "turn_index"),
-        window_end=vendor.seconds(NAME, content, "audio_window_end"),
+        # Without an event, the turn ends when the next one starts.
+        event=wire.text(content.get("event")) or "Update",
+        index=wire.index(content.get("turn_index")),
+        window_end=wire.seconds(content.get("audio_window_end"), latest),
         text=text,
-        words=parsed if text else (),
-        confidence=_confidence(content, "end_of_turn_confidence"),
-        trigger=trigger if isinstance(trigger, str) else None,
-        language=language if isinstance(language, str) else None,
+        words=words if text else (),
+        confidence=wire.confidence(content.get("end_of_turn_confidence")),
+        trigger=wire.text(content.get("trigger")),
+        language=wire.label(wire.first(content.get("languages"))),
     )
 
 
-def _word(word: Any) -> ProviderWord:
+def _word(word: Any, latest: float) -> ProviderWord | None:
+    """A word; None if it has no text."""
     if not isinstance(word, dict) or not isinstance(text := word.get("word"), str) or not text:
-        vendor.protocol_error(NAME, "word without text")
-    start = None if word.get("start") is None else vendor.seconds(NAME, word, "start")
-    end = None if word.get("end") is None else vendor.seconds(NAME, word, "end")
-    return ProviderWord(text, start, end, _confidence(word, "confidence"))
-
-
-def _index(content: dict[str, Any], name: str) -> int:
-    value = content.get(name)
-    if not _is_index(value):
-        vendor.protocol_error(NAME, f"{name} is {value!r:.{vendor.MAX_QUOTE}}")
-    return value
-
-
-def _is_index(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _confidence(content: dict[str, Any], name: str) -> float | None:
-    """The confidence; None if it is missing or not a finite number, since nothing depends on it."""
-    value = content.get(name)
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer too large for a float
-        pass
-    return None
+        return None
+    return wire.word(text, word.get("start"), word.get("end"), word.get("confidence"), None, latest)
 
 
 class Sequence:

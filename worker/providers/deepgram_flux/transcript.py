@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final as Constant
 
+from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import (
     Final,
     Interim,
@@ -20,6 +21,7 @@ from natterjack.plugin.provider import (
 
 from .clock import Clock
 from .open_turn import CommitRules, OpenTurn
+from .options import NAME
 from .protocol import TurnInfo
 from .words import Word, timed
 
@@ -47,6 +49,8 @@ class Transcript:
         self._commit = commit
         self._index = 0
         self._turn: OpenTurn | None = None
+        self._window_end = 0.0
+        """End of the audio that is transcribed, on the provider's clock."""
         self.frontier = 0.0
         """End of the last Final returned, in seconds of the audio given."""
 
@@ -56,14 +60,19 @@ class Transcript:
 
     def receive(self, info: TurnInfo) -> list[ProviderEvent]:
         """Return the provider events for a message."""
-        if info.index < self._index:
+        index = self._index if info.index is None else info.index
+        if index < self._index:
             # A turn never changes after its end ("Flux state machine").
-            return [Notice("stale", f"{info.event} of turn {info.index}, which has ended")]
+            if info.event == "EndOfTurn" and self._has_new_words(info):
+                what = f"EndOfTurn of turn {index}, which has ended, with new words"
+                raise RemoteProtocolError(NAME, what)
+            return [Notice("stale", f"{info.event} of turn {index}, which has ended")]
+        self._window_end = self._end_of_window(info)
         events: list[ProviderEvent] = []
-        if info.index > self._index:
+        if index > self._index:
             events += self._end_turn()  # its EndOfTurn was lost
-            self._index = info.index
-        window = max(self._clock.to_given(info.window_end), self.frontier)
+            self._index = index
+        window = max(self._clock.to_given(self._window_end), self.frontier)
         if self._turn is None and info.text:
             events.append(self._start_turn(info, window))
         if self._turn is None:
@@ -71,8 +80,20 @@ class Transcript:
         else:
             events += self._speech(self._turn, info, window)
         if info.event == "EndOfTurn":
-            self._index = info.index + 1
+            self._index = index + 1
         return events
+
+    def _has_new_words(self, info: TurnInfo) -> bool:
+        starts = [self._clock.to_given(word.start) for word in info.words if word.start is not None]
+        return any(start > self.frontier for start in starts)
+
+    def _end_of_window(self, info: TurnInfo) -> float:
+        """End of the audio that is transcribed, on the provider's clock; if the message does not
+        say it, the later one of the last known end and the last word's."""
+        if info.window_end is not None:
+            return info.window_end
+        ends = [word.end for word in info.words if word.end is not None]
+        return max([self._window_end, *ends])
 
     def end(self) -> list[ProviderEvent]:
         """Return the remaining events once all audio is transcribed.
@@ -100,7 +121,7 @@ class Transcript:
     def _speech(self, turn: OpenTurn, info: TurnInfo, window: float) -> list[ProviderEvent]:
         same = turn.unchanged(info.words, info.text)
         words = self._words(info.words[same:], turn.words[same:], window)
-        turn.update(words, info.text, info.window_end, same)
+        turn.update(words, info.text, self._window_end, same)
         turn.language = info.language or turn.language
         if info.event == "EndOfTurn":
             # After a manual end, the next word may begin right where the turn ends.
@@ -111,7 +132,9 @@ class Transcript:
             behind = [word.start for word in turn.rest if word.start >= turn.eager_end]
             events.append(Turn("resumed", behind[0] if behind else window))
             turn.eager_end = None
-        head = turn.commit(self._commit, info.window_end, next_to_numbers=not self.rewrites_numbers)
+        head = turn.commit(
+            self._commit, self._window_end, next_to_numbers=not self.rewrites_numbers
+        )
         if head is not None:
             events.append(self._final(turn, head.text, head.words, head.boundary))
         events.append(

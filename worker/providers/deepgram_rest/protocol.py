@@ -5,11 +5,9 @@ Sections named in comments are pages of the vendor's documentation ("Deepgram do
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
@@ -18,6 +16,7 @@ from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import ProviderError, RemoteProtocolError
 from natterjack.plugin.provider import ProviderWord
 
+from .. import wire
 from ..deepgram import vendor
 from .options import NAME, Plan
 
@@ -73,32 +72,35 @@ def encode_wav(audio: bytes, audio_format: AudioFormat) -> bytes:
 
 
 def decode(body: bytes) -> Result:
-    """Decode a response of status 200. Raises: RemoteProtocolError."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        vendor.protocol_error(NAME, f"not JSON: {body[: vendor.MAX_QUOTE]!r}")
-    results = content.get("results") if isinstance(content, dict) else None
+    """Decode a response of status 200. Raises: RemoteProtocolError if its text cannot be read."""
+    content = wire.parse(NAME, body)
+    results = content.get("results")
     channels = results.get("channels") if isinstance(results, dict) else None
     if not isinstance(channels, list) or not channels:
-        vendor.protocol_error(NAME, "response without results")
-    best = [vendor.best_alternative(NAME, channel) for channel in channels]
-    many = len(channels) > 1
+        raise RemoteProtocolError(NAME, "response without results")
+    found = [vendor.best_alternative(channel) for channel in channels]
+    best = [alternative for alternative in found if alternative is not None]
+    if len(best) < len(found):
+        raise RemoteProtocolError(NAME, "results without a transcript")
+    many = len(best) > 1
     words = [
-        _with_channel(vendor.parse_word(NAME, word), index if many else None)
+        _with_channel(word, index if many else None)
         for index, alternative in enumerate(best)
-        for word in alternative.get("words", ())
+        for word in alternative.words
     ]
     words.sort(key=lambda word: word.start or 0.0)
-    text: str = " ".join(word.text for word in words) if many else best[0]["transcript"]
+    if many and all(alternative.words or not alternative.text for alternative in best):
+        text = wire.joined(words)
+    else:
+        text = " ".join(alternative.text for alternative in best)
     metadata = content.get("metadata")
-    request_id = metadata.get("request_id") if isinstance(metadata, dict) else None
     return Result(
         text=text.strip(),
         words=tuple(words),
-        confidence=vendor.confidence(NAME, best[0]) if text and not many else None,
-        language=_language(channels[0], best[0]),
-        request_id=request_id if isinstance(request_id, str) else None,
+        confidence=best[0].confidence if text and not many else None,
+        # The detected language ("Language Detection"), or the first one of a multilingual model.
+        language=wire.label(channels[0].get("detected_language")) or best[0].language,
+        request_id=wire.label(metadata.get("request_id")) if isinstance(metadata, dict) else None,
     )
 
 
@@ -109,16 +111,6 @@ def _with_channel(word: ProviderWord, channel: int | None) -> ProviderWord:
         return word
     label = str(channel) if word.speaker is None else f"{channel}.{word.speaker}"
     return word._replace(speaker=label)
-
-
-def _language(channel: Mapping[str, Any], alternative: Mapping[str, Any]) -> str | None:
-    """The detected language ("Language Detection"), or the first language of a multilingual
-    model."""
-    found = channel.get("detected_language")
-    languages = alternative.get("languages")
-    if found is None and isinstance(languages, list) and languages:
-        found = languages[0]
-    return found if isinstance(found, str) else None
 
 
 def status_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:

@@ -65,7 +65,6 @@ class Transcript:
 def _shifted(word: ProviderWord, start: float, end: float) -> ProviderWord:
     """Shift a word of the recording from `start` to `end` to the stream's clock, limited to the
     recording."""
-    assert word.start is not None
-    assert word.end is not None
-    begin = min(start + word.start, end)
-    return word._replace(start=begin, end=min(max(start + word.end, begin), end))
+    begin = None if word.start is None else min(start + word.start, end)
+    stop = None if word.end is None else min(max(start + word.end, begin or start), end)
+    return word._replace(start=begin, end=stop)

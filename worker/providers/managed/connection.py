@@ -11,6 +11,7 @@ from natterjack.plugin.provider import Final as FinalEvent
 from natterjack.plugin.provider import Interim, Notice, ProviderEvent
 from natterjack.plugin.websocket import Closed, Socket, WebSocketStream
 
+from .. import wire
 from . import protocol
 from .memory import MuteMemory
 from .protocol import BYTES_PER_SECOND, FRAME_MS, NAME
@@ -69,7 +70,7 @@ async def wait_ready(socket: Socket, auth: protocol.Auth, timeout_seconds: float
                 try:
                     reply = protocol.decode_server(message)
                 except RemoteProtocolError:
-                    continue  # 1: text that is not JSON is ignored
+                    continue  # 1: text that is not JSON is ignored; no audio was sent yet
                 if isinstance(reply, protocol.Ready):
                     return reply
                 if not isinstance(reply, protocol.Error):
@@ -208,7 +209,7 @@ class ManagedStream(WebSocketStream):
     def decode(self, message: str | bytes) -> list[ProviderEvent]:
         try:
             decoded = protocol.decode_server(message)
-        except RemoteProtocolError as error:
+        except wire.Harmless as error:
             return [Notice("malformed", str(error))]
         if isinstance(decoded, protocol.Error):
             self._error, self._error_at = decoded, self._loop.time()

@@ -7,10 +7,9 @@ which a proxy may not implement.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -23,6 +22,9 @@ from natterjack.plugin.errors import (
 )
 from natterjack.plugin.websocket import Closed
 
+from .. import wire
+from ..wire import MAX_QUOTE
+
 NAME: Final = "managed"
 PATH: Final = "/ws/transcribe"
 SAMPLE_RATE: Final = 16_000
@@ -30,9 +32,6 @@ BYTES_PER_SECOND: Final = 2 * SAMPLE_RATE
 """5: positions and usage are measured by this rate."""
 FRAME_MS: Final = 64
 """3.2: blocks of 1024 frames."""
-
-_MAX_QUOTE: Final = 200
-"""Length to which quotes from the other side are cut in errors and notices, in characters."""
 
 
 # ---- client messages ------------------------------------------------------------------------
@@ -173,23 +172,28 @@ def _json(kind: str, **members: Any) -> str:
 
 def decode_client(message: str) -> ClientMessage:
     """Decode a client's text frame. Raises: RemoteProtocolError."""
-    content = _object(message)
-    match content["type"]:
+    content = wire.parse(NAME, message)
+    kind = wire.kind(NAME, content, "type")
+    match kind:
         case "auth":
             return _auth(content)
         case "finalize":
             return Finalize()
         case "end":
             return End()
-    return Unknown(content["type"][:_MAX_QUOTE])
+    return Unknown(kind[:MAX_QUOTE])
 
 
 def decode_server(message: str | bytes) -> ServerMessage:
-    """Decode a server's message. Raises: RemoteProtocolError."""
-    if isinstance(message, bytes):
-        _protocol_error("unexpected binary frame")
-    content = _object(message)
-    match content["type"]:
+    """Decode a server's message.
+
+    Raises: RemoteProtocolError if the message may be a final whose text cannot be read;
+    wire.Harmless for any other malformed message.
+    """
+    content = wire.parse(NAME, message)
+    # A transcript is known by its shape too, so that its text is kept if its type is wrong.
+    kind = "transcript" if "is_final" in content else wire.kind(NAME, content, "type")
+    match kind:
         case "ready":
             return Ready(_text_or_none(content, "session_id"))
         case "transcript":
@@ -198,84 +202,59 @@ def decode_server(message: str | bytes) -> ServerMessage:
             return CreditsLow(_number(content, "seconds_remaining"))
         case "error":
             # "code optional": it may also be null.
-            return Error(str(content.get("message") or ""), _text_or_none(content, "code"))
+            text = wire.text(content.get("message")) or ""
+            return Error(text, _text_or_none(content, "code"))
         case "session_end":
             return SessionEnd(_number(content, "seconds_used"))
-    return Unknown(content["type"][:_MAX_QUOTE])
+    return Unknown(kind[:MAX_QUOTE])
 
 
 def _auth(content: Mapping[str, Any]) -> Auth:
     token, config = content.get("token"), content.get("config", {})
     if not isinstance(token, str) or not token:
-        _protocol_error("auth without a token")
+        raise RemoteProtocolError(NAME, "auth without a token")
     if not isinstance(config, dict):
-        _protocol_error("auth whose config is not an object")
+        raise RemoteProtocolError(NAME, "auth whose config is not an object")
     # 3.1 [P]: unknown members are ignored, missing ones have the table's defaults.
     given: dict[str, Any] = {}
     for name, default in _members(Config()).items():
         value = config.get(name, default)
         if type(value) is not type(default):
-            _protocol_error(f"config.{name} is {value!r:.{_MAX_QUOTE}}")
+            raise RemoteProtocolError(NAME, f"config.{name} is {wire.quoted(value)}")
         given[name] = value
     return Auth(SecretStr(token), Config(**given))
 
 
 def _transcript(content: Mapping[str, Any]) -> Transcript:
-    text = content.get("text", "")
-    if not isinstance(text, str):
-        _protocol_error(f"text is {text!r:.{_MAX_QUOTE}}")
+    # 4: `text` is empty and `is_final` false by default. Any other value may mark a final.
+    mark = content.get("is_final", False)
+    text = wire.text(content.get("text", ""))
+    if text is None:
+        kind = wire.Harmless if mark is False else RemoteProtocolError
+        raise kind(NAME, f"text is {wire.quoted(content.get('text'))}")
     # 4: times are optional, so invalid ones are ignored and the text is kept.
-    start, end = _seconds_or_none(content, "start"), _seconds_or_none(content, "end")
+    start, end = wire.seconds(content.get("start")), wire.seconds(content.get("end"))
     if start is not None and end is not None and end < start:
         start = end = None
-    seq = content.get("seq")
     return Transcript(
         text=text,
-        is_final=content.get("is_final") is True,
+        is_final=mark is not False,
         start=start,
         end=end,
-        seq=seq if isinstance(seq, int) and not isinstance(seq, bool) else None,
+        seq=wire.index(content.get("seq")),
         session_id=_text_or_none(content, "session_id"),
     )
 
 
-def _object(message: str) -> dict[str, Any]:
-    try:
-        content = json.loads(message, parse_constant=_protocol_error)
-    except (ValueError, RecursionError):
-        _protocol_error(f"not JSON: {message[:_MAX_QUOTE]!r}")
-    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
-        _protocol_error(f"not an object with a type: {message[:_MAX_QUOTE]!r}")
-    return content
-
-
 def _text_or_none(content: Mapping[str, Any], name: str) -> str | None:
-    value = content.get(name)
-    return value if isinstance(value, str) and value else None
+    return wire.text(content.get(name)) or None
 
 
 def _number(content: Mapping[str, Any], name: str) -> float:
-    value = content.get(name)
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except OverflowError:
-        pass
-    _protocol_error(f"{name} is {value!r:.{_MAX_QUOTE}}")
-
-
-def _seconds_or_none(content: Mapping[str, Any], name: str) -> float | None:
-    try:
-        value = _number(content, name)
-    except RemoteProtocolError:
-        return None
-    return value if value >= 0 else None
-
-
-def _protocol_error(what: str) -> NoReturn:
-    raise RemoteProtocolError(NAME, what)
+    value = wire.number(content.get(name))
+    if value is None:
+        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
+    return value
 
 
 # ---- errors ---------------------------------------------------------------------------------
@@ -310,7 +289,7 @@ def session_error(error: Error | None, closed: Closed | None) -> ProviderError:
     if code not in CLOSE_CODES:
         code = None if closed is None or closed.code is None else _CODES.get(closed.code)
     message = (error.message if error is not None else "") or (closed.reason if closed else "")
-    message = message[:_MAX_QUOTE] or "the proxy ended the session"
+    message = message[:MAX_QUOTE] or "the proxy ended the session"
     shown_code = (error.code if error is not None else None) or code
     if shown_code is None and closed is not None and closed.code is not None:
         shown_code = str(closed.code)
@@ -333,5 +312,5 @@ def ready_error(error: Error | None, closed: Closed | None) -> ProviderError:
     kind, so it is retried; the worker limits retries."""
     found = session_error(error, closed)
     if isinstance(found, Dropped) and error is not None:
-        return Unavailable(NAME, "server_error", error.message[:_MAX_QUOTE], found.code)
+        return Unavailable(NAME, "server_error", error.message[:MAX_QUOTE], found.code)
     return found

@@ -11,6 +11,7 @@ from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError
 from natterjack.plugin.provider import Notice, ProviderEvent, ProviderStream
 from natterjack.plugin.websocket import Closed, Socket
 
+from .. import wire
 from ..auto_reset import AutoResetEvent
 from . import failures, messages, protocol
 from .options import NAME, Recognition
@@ -20,6 +21,8 @@ _MAX_EVENTS = 1000
 """Limit of events that wait for the iterator; at the limit, the socket is not read."""
 _MAX_EARLY = 100
 """Limit of messages before RecognitionStarted."""
+_AHEAD_SECONDS = 1.0
+"""How far after the end of the audio sent a time may be, because of rounding."""
 _ERROR_WAIT_SECONDS = 0.5
 """How long to wait for the server's error after sending has failed."""
 
@@ -180,9 +183,9 @@ class SpeechmaticsStream(ProviderStream):
         if isinstance(received, Closed):
             raise self._state.closed(received)
         try:
-            message = protocol.decode(received)
-        except RemoteProtocolError as error:
-            return self._state.malformed(error)
+            message = protocol.decode(received, self._state.sent_seconds + _AHEAD_SECONDS)
+        except wire.Harmless as error:
+            return [Notice("malformed", str(error))]
         return self._state.receive(message)
 
     def _end(self) -> None:

@@ -16,9 +16,9 @@ from natterjack.plugin.errors import (
 )
 from natterjack.plugin.websocket import Closed
 
+from ..wire import MAX_QUOTE
 from .messages import Error
 from .options import NAME
-from .protocol import MAX_QUOTE
 
 _REFUSALS: Final[dict[str, RefusedCause]] = {
     "invalid_message": "request",

@@ -51,6 +51,8 @@ class Transcript:
     start: float
     end: float
     results: tuple[Result, ...]
+    estimated: bool = False
+    """Whether any time of the results is an estimate, because the message has none."""
 
 
 @dataclass(frozen=True, slots=True)

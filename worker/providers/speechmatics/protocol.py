@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from pydantic import SecretStr
-from pydantic_core import from_json
 
 from natterjack.plugin.errors import RemoteProtocolError
-from natterjack.plugin.provider import Notice
+from natterjack.plugin.provider import Notice, ProviderWord
 from natterjack.plugin.websocket import ConnectRequest
 
+from .. import wire
+from ..estimate import with_times
+from ..wire import MAX_QUOTE
 from .messages import (
     Attaches,
     AudioAdded,
@@ -34,8 +36,7 @@ from .messages import (
 )
 from .options import NAME, Recognition, parse_changes
 
-MAX_QUOTE: Final = 200
-"""Length to which quotes from the provider are cut in errors and notices, in characters."""
+Value = TypeVar("Value")
 
 _MID_STREAM: Final = (
     "language",
@@ -72,6 +73,20 @@ _UNREQUESTED: Final = frozenset(
     }
 )
 """Messages for features that this client never requests."""
+_KINDS: Final = _UNREQUESTED | {
+    "AudioAdded",
+    "AddTranscript",
+    "AddPartialTranscript",
+    "EndOfUtterance",
+    "RecognitionStarted",
+    "EndOfTranscript",
+    "Error",
+    "Warning",
+    "Info",
+    "LanguageInfo",
+}
+_WORD_SECONDS: Final = 0.3
+"""Length of a word for the estimate of an end. A later end would cover words that follow."""
 
 
 _ATTACHES: Final[dict[str, Attaches]] = {
@@ -135,39 +150,29 @@ def encode_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> tup
 # ---- in -------------------------------------------------------------------------------------
 
 
-class BadFinal(RemoteProtocolError):
-    """A malformed AddTranscript. It may hold words that no later message repeats, so it cannot be
-    skipped."""
-
-
-def decode(message: str | bytes) -> Message:
+def decode(message: str | bytes, latest: float = math.inf) -> Message:
     """Decode a message. A well-formed message of an unknown type becomes a Notice.
 
-    Raises: BadFinal for a malformed final; RemoteProtocolError for any other malformed message.
+    Times after `latest`, the end of the audio sent, are not used.
+
+    Raises: RemoteProtocolError if the message may be a final whose text cannot be read, since no
+    later message repeats its words; wire.Harmless for any other malformed message.
     """
-    if isinstance(message, bytes):
-        _protocol_error("unexpected binary frame")
-    try:
-        content = _parsed(message)
-    except (ValueError, RecursionError):
-        _protocol_error(f"not JSON: {message[:MAX_QUOTE]!r}")
-    # `message` is the discriminator; some messages also have a `type`.
-    if not isinstance(content, dict) or not isinstance(content.get("message"), str):
-        _protocol_error(f"not an object with a message: {message[:MAX_QUOTE]!r}")
-    kind: str = content["message"]
+    content = wire.parse(NAME, message)
+    # `message` is the discriminator; some messages also have a `type`. A transcript is known by its
+    # shape too, so that its text is kept if the discriminator is wrong.
+    kind = content.get("message")
+    if not (isinstance(kind, str) and kind in _KINDS) and "results" in content:
+        kind = "AddTranscript"
     match kind:
         case "AudioAdded":
-            return AudioAdded(_count(content, "seq_no"))
+            return AudioAdded(_required(wire.index(content.get("seq_no")), "seq_no", content))
         case "AddTranscript" | "AddPartialTranscript":
-            try:
-                return _transcript(content, final=kind == "AddTranscript")
-            except RemoteProtocolError as error:
-                if kind == "AddTranscript":
-                    reason = str(error).removeprefix(f"{NAME}: ")
-                    raise BadFinal(NAME, f"malformed final: {reason}") from None
-                raise
+            return _transcript(content, final=kind == "AddTranscript", latest=latest)
         case "EndOfUtterance":
-            return EndOfUtterance(_seconds(_object(content, "metadata"), "end_time"))
+            metadata = _metadata(content)
+            end = wire.seconds(metadata.get("end_time"), latest)
+            return EndOfUtterance(_required(end, "end_time", metadata))
         case "RecognitionStarted":
             return _started(content)
         case "EndOfTranscript":
@@ -178,21 +183,13 @@ def decode(message: str | bytes) -> Message:
         case "Warning" | "Info":
             return _notice(content, kind)
         case "LanguageInfo":
-            language, delimiter = content.get("language"), content.get("word_delimiter")
-            if isinstance(language, str) and isinstance(delimiter, str):
-                return LanguageInfo(language, delimiter)
-            _protocol_error("LanguageInfo without a language")
-    if kind in _UNREQUESTED:
-        return Notice("not_asked_for", kind)
-    return Notice("unknown", f"message {kind[:MAX_QUOTE]!r}")
-
-
-def _parsed(message: str) -> Any:
-    try:
-        return from_json(message, cache_strings="keys")
-    except ValueError:
-        # Slower, but accepts unpaired surrogates.
-        return json.loads(message)
+            delimiter = wire.text(content.get("word_delimiter"))
+            language = _required(wire.label(content.get("language")), "language", content)
+            return LanguageInfo(language, _required(delimiter, "word_delimiter", content))
+    name = wire.kind(NAME, content, "message")
+    if name in _UNREQUESTED:
+        return Notice("not_asked_for", name)
+    return Notice("unknown", f"message {name[:MAX_QUOTE]!r}")
 
 
 def _started(content: dict[str, Any]) -> RecognitionStarted:
@@ -205,45 +202,88 @@ def _started(content: dict[str, Any]) -> RecognitionStarted:
     )
 
 
-def _transcript(content: dict[str, Any], *, final: bool) -> Transcript:
-    metadata = _object(content, "metadata")
-    start, end = _seconds(metadata, "start_time"), _seconds(metadata, "end_time")
-    results = content.get("results")
-    if not isinstance(results, list):
-        _protocol_error("transcript without results")
-    if end < start:
-        _protocol_error(f"transcript from {start} to {end}")
-    parsed = [_result(result, final=final) for result in results]
-    return Transcript(final, start, end, tuple([result for result in parsed if result is not None]))
+def _transcript(content: dict[str, Any], *, final: bool, latest: float) -> Transcript:
+    metadata, items = _metadata(content), content.get("results")
+    start = wire.seconds(metadata.get("start_time"), latest)
+    end = wire.seconds(metadata.get("end_time"), latest)
+    if start is not None and end is not None and end < start:
+        end = None
+    whole = wire.text(metadata.get("transcript"))
+    results: list[Result] | None = None
+    if isinstance(items, list):
+        parsed = [_result(item, final, latest) for item in items]
+        if _UNREADABLE not in parsed:
+            results = [result for result in parsed if result is not None]
+    if not results and whole is not None:
+        # The same text as a whole ("AddTranscript").
+        results = [Result(False, word, _UNKNOWN, _UNKNOWN) for word in whole.split()]
+    if results is None or not (final or results or end is not None):
+        kind = RemoteProtocolError if final else wire.Harmless
+        raise kind(NAME, f"transcript without readable results: {wire.quoted(items)}")
+    timed = _timed(results, start, end)
+    if start is None:
+        start = timed[0].start if timed else 0.0
+    if end is None:
+        end = max([start, *(result.end for result in timed)])
+    return Transcript(final, start, end, tuple(timed), timed != results)
 
 
-def _result(result: Any, *, final: bool) -> Result | None:
-    """Parse a result; None if it has no alternatives or an unknown type."""
+_UNKNOWN: Final = -1.0
+"""A time that cannot be read."""
+_UNREADABLE: Final = Result(False, "", _UNKNOWN, _UNKNOWN)
+
+
+def _timed(results: list[Result], start: float | None, end: float | None) -> list[Result]:
+    """Estimate the times that cannot be read."""
+    if all(result.start >= 0 <= result.end for result in results):
+        return results
+    words = [
+        ProviderWord(
+            result.text,
+            None if result.start < 0 else result.start,
+            None if result.end < 0 else result.end,
+        )
+        for result in results
+    ]
+    start = start or 0.0
+    known = [word.end for word in words if word.end is not None]
+    latest = max([start + _WORD_SECONDS * len(words), *known]) if end is None else end
+    return [
+        result._replace(start=word.start or 0.0, end=word.end or 0.0)
+        for result, word in zip(results, with_times(words, start, latest), strict=True)
+    ]
+
+
+def _result(result: Any, final: bool, latest: float) -> Result | None:
+    """Parse a result; None if it has no text, and _UNREADABLE if its text cannot be read."""
     if not isinstance(result, dict):
-        _protocol_error("result that is not an object")
+        return _UNREADABLE
     kind, alternatives = result.get("type"), result.get("alternatives")
-    if kind not in ("word", "entity", "punctuation") or not alternatives:
+    if (alternatives is None or alternatives == []) and kind not in ("word", "entity"):
         return None
-    best = alternatives[0] if isinstance(alternatives, list) else None
-    text = best.get("content") if isinstance(best, dict) else None
-    if not isinstance(best, dict) or not isinstance(text, str):
-        _protocol_error("result without content")
+    best = wire.first(alternatives)
+    text = wire.text(best.get("content")) if isinstance(best, dict) else None
+    if text is None:
+        return _UNREADABLE
     text = text.strip()
     if not text:
         return None
-    start, end = _seconds(result, "start_time"), _seconds(result, "end_time")
-    speaker, language = best.get("speaker"), best.get("language")
+    start = wire.seconds(result.get("start_time"), latest)
+    end = wire.seconds(result.get("end_time"), latest)
+    if start is not None and end is not None and end < start:
+        end = start
+    speaker = wire.label(best.get("speaker"))
     attached = result.get("attaches_to")
     return Result(
         punctuation=kind == "punctuation",
         text=text,
-        start=start,
-        end=end if end > start else start,
+        start=_UNKNOWN if start is None else start,
+        end=_UNKNOWN if end is None else end,
         # "AddPartialTranscript": confidences of partials are meaningless.
-        confidence=_confidence(best) if final else None,
-        language=language if isinstance(language, str) else None,
+        confidence=wire.confidence(best.get("confidence")) if final else None,
+        language=wire.label(best.get("language")),
         # Speechmatics docs, "Diarization": UU is an unidentified speaker.
-        speaker=speaker if isinstance(speaker, str) and speaker != "UU" else None,
+        speaker=None if speaker == "UU" else speaker,
         attaches=(_ATTACHES.get(attached) if isinstance(attached, str) else None)
         or ("previous" if kind == "punctuation" else "none"),
     )
@@ -254,52 +294,22 @@ def _notice(content: dict[str, Any], kind: str) -> DurationLimit | Notice:
     if type_ == "duration_limit_exceeded":
         return DurationLimit(reason)
     if type_ == "concurrent_session_usage":
-        reason = f"{content.get('usage')} of {content.get('quota')}"[:MAX_QUOTE]
+        usage, quota = wire.label(content.get("usage")), wire.label(content.get("quota"))
+        reason = f"{usage} of {quota}"
     return Notice(type_ if type_ in _NOTICE_TYPES else kind.lower(), reason)
 
 
-def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
-    value = content.get(name)
-    if not isinstance(value, dict):
-        _protocol_error(f"{content.get('message')} without {name}")
-    return value
+def _metadata(content: dict[str, Any]) -> dict[str, Any]:
+    value = content.get("metadata")
+    return value if isinstance(value, dict) else {}
 
 
 def _quoted(content: dict[str, Any], name: str) -> str:
-    value = content.get(name)
-    return value[:MAX_QUOTE] if isinstance(value, str) else ""
+    return (wire.text(content.get(name)) or "")[:MAX_QUOTE]
 
 
-def _count(content: dict[str, Any], name: str) -> int:
-    value = content.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
+def _required(value: Value | None, name: str, content: dict[str, Any]) -> Value:
+    """The value. Raises: wire.Harmless if there is none, in a message that is not a transcript."""
+    if value is None:
+        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
     return value
-
-
-def _number(content: dict[str, Any], name: str) -> float:
-    value = content.get(name)
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer too large for a float
-        pass
-    _protocol_error(f"{name} is {value!r:.{MAX_QUOTE}}")
-
-
-def _seconds(content: dict[str, Any], name: str) -> float:
-    value = content.get(name)
-    if type(value) is float and 0 <= value < math.inf:  # the usual case
-        return value
-    value = _number(content, name)
-    if value < 0:
-        _protocol_error(f"{name} is {value}")
-    return value
-
-
-def _confidence(best: dict[str, Any]) -> float | None:
-    return None if best.get("confidence") is None else _number(best, "confidence")
-
-
-def _protocol_error(what: str) -> NoReturn:
-    raise RemoteProtocolError(NAME, what)

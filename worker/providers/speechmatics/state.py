@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
+from natterjack.plugin.errors import Dropped, ProviderError, Stalled
 from natterjack.plugin.provider import Notice, ProviderEvent, Usage
 from natterjack.plugin.websocket import Closed
 
@@ -58,6 +58,11 @@ class StreamState:
         acknowledges but ignores audio."""
         return self._window.open and self._limit is None
 
+    @property
+    def sent_seconds(self) -> float:
+        """Seconds of audio sent."""
+        return self._window.seconds
+
     def sent(self, size_bytes: int) -> None:
         """Count a frame that is sent next."""
         self._window.sent(size_bytes // self._frame_bytes / self._format.sample_rate)
@@ -102,12 +107,6 @@ class StreamState:
                 return [Notice("malformed", "unexpected second RecognitionStarted")]
             case Notice():
                 return [message]
-
-    def malformed(self, error: RemoteProtocolError) -> list[ProviderEvent]:
-        """Handle a malformed message. Raises: the error, if words may be lost with the message."""
-        if isinstance(error, protocol.BadFinal):
-            raise error
-        return [Notice("malformed", str(error))]
 
     def closed(self, closed: Closed) -> ProviderError:
         """The error for the end of the connection before EndOfTranscript."""

@@ -64,7 +64,14 @@ class Transcripts:
         if message.end > self.frontier:
             start = max(message.start, self.frontier)
             events.append(
-                Interim(joined.text, start, message.end, joined.words, language=joined.language)
+                Interim(
+                    text=joined.text,
+                    start=start,
+                    end=message.end,
+                    words=joined.words,
+                    language=joined.language,
+                    times_estimated=message.estimated,
+                )
             )
         if not joined.words and self._margin:
             events += self._silence(message.end - self._margin)
@@ -92,6 +99,7 @@ class Transcripts:
                 words=joined.words,
                 confidence=joined.confidence,
                 language=joined.language,
+                times_estimated=message.estimated,
             )
         )
         return events

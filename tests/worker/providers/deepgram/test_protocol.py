@@ -13,6 +13,7 @@ from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefuse
 from natterjack.plugin.provider import Notice, ProviderWord, Usage
 from natterjack.plugin.websocket import Closed
 from tests.emulators.deepgram_query import parse
+from worker.providers import wire
 from worker.providers.deepgram import protocol
 from worker.providers.deepgram.options import listen
 from worker.providers.deepgram.protocol import (
@@ -135,7 +136,8 @@ def test_results() -> None:
 def test_results_of_silence_and_without_alternatives() -> None:
     empty = {"transcript": "", "confidence": 0, "words": []}
     for alternatives in ([empty], []):
-        (result,) = decode(changed(channel={"alternatives": alternatives}, is_final=False))
+        channel = {"alternatives": alternatives}
+        (result,) = decode(changed(channel=channel, is_final=False, speech_final=False))
         assert isinstance(result, Results)
         assert (result.text, result.words, result.confidence) == ("", (), None)
         assert not result.is_final
@@ -147,8 +149,16 @@ def test_optional_and_unknown_fields() -> None:
         del message[name]
     (result,) = decode(json.dumps(message))
     assert isinstance(result, Results)
-    assert not result.is_final
+    assert result.is_final, "it is not marked as an interim"
     assert not result.speech_final
+
+
+def test_without_interims_every_result_is_final() -> None:
+    message = changed(is_final=False, speech_final=False)
+    for interims in (True, False):
+        (result,) = decode(message, interims=interims)
+        assert isinstance(result, Results)
+        assert result.is_final is not interims
 
 
 def test_events() -> None:
@@ -240,73 +250,112 @@ def test_answers_to_configure(message: dict[str, Any], answer: ConfigureAnswer |
 WORD = {"word": "a", "start": 1, "end": 2, "confidence": 1}
 
 
+def best(**changes: Any) -> dict[str, Any]:
+    return {"channel": {"alternatives": [{"transcript": "a b", "words": [], **changes}]}}
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("message", "harmless"),
     [
-        b"binary",
-        "",
-        "no JSON",
-        "[]",
-        "7",
-        "null",
-        "{}",
-        '{"type": 1}',
-        "[" * 100_000,
-        changed(is_final="true"),
-        changed(speech_final=1),
-        changed(start="now"),
-        changed(start=True),
-        changed(start=-1),
-        changed(start=None),
-        changed(duration=float("nan")),
-        changed(duration=float("inf")),
-        json.dumps(RESULTS).replace("5.99", "1e999"),
-        changed(channel_index=[]),
-        changed(channel_index=[-1, 1]),
-        changed(channel_index=[20, 21]),
-        changed(channel_index=["0"]),
-        changed(channel=None),
-        changed(channel={}),
-        changed(channel={"alternatives": {}}),
-        changed(channel={"alternatives": ["text"]}),
-        changed(channel={"alternatives": [{"transcript": None, "words": []}]}),
-        changed(channel={"alternatives": [{"transcript": "a", "words": {}}]}),
-        changed(channel={"alternatives": [{"transcript": "a", "words": ["a"]}]}),
-        changed(channel={"alternatives": [{"transcript": "a", "words": [{**WORD, "word": 1}]}]}),
-        changed(channel={"alternatives": [{"transcript": "a", "words": [{**WORD, "end": "x"}]}]}),
-        changed(channel={"alternatives": [{"transcript": "a", "confidence": "1", "words": []}]}),
-        '{"type": "SpeechStarted", "channel": [0, 1]}',
-        '{"type": "SpeechStarted", "timestamp": 1}',
-        '{"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": null}',
-        '{"type": "Metadata", "duration": 1}',
-        '{"type": "Metadata", "duration": 1, "channels": true}',
+        # Without any text, it has no words.
+        (b"\x00\xff", True),
+        ("", True),
+        ("no JSON", True),
+        ("[]", True),
+        ("7", True),
+        ("null", True),
+        ("{}", True),
+        ('{"type": 1}', True),
+        ("[" * 100_000, True),
+        # Known kinds that are not results.
+        ('{"type": "SpeechStarted", "channel": [0, 1]}', True),
+        ('{"type": "SpeechStarted", "timestamp": 1}', True),
+        ('{"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": null}', True),
+        ('{"type": "Metadata", "duration": 1}', True),
+        ('{"type": "Metadata", "duration": 1, "channels": true}', True),
+        (changed(channel=None, is_final=False, speech_final=False), True),
+        # It may be a final.
+        (json.dumps(RESULTS)[:-1], False),
+        (json.dumps(RESULTS)[1:], False),
+        ('["text"]', False),
+        ('{"text": "text"}', False),
+        (changed(channel=None), False),
+        (changed(channel=None, is_final=False), False),
+        (changed(channel=None, is_final=None, speech_final=None), False),
+        (changed(channel=None, is_final="false", speech_final=False), False),
+        (changed(channel={}), False),
+        (changed(channel={"alternatives": {}}), False),
+        (changed(channel={"alternatives": ["text"]}), False),
+        (changed(**best(transcript=None)), False),
+        (changed(**best(transcript=7, words=[{**WORD, "word": 1}])), False),
     ],
 )
-def test_malformed_messages_are_errors(message: str | bytes) -> None:
+def test_messages_that_cannot_be_read(message: str | bytes, harmless: bool) -> None:
     with pytest.raises(RemoteProtocolError) as error:
         decode(message)
+    assert isinstance(error.value, wire.Harmless) is harmless
     assert len(str(error.value)) < 400
     assert error.value.provider == "deepgram"
 
 
 @pytest.mark.parametrize(
-    ("message", "interims", "lost"),
+    ("changes", "found"),
     [
-        (changed(start="now"), True, True),
-        (changed(start="now", speech_final=False), True, True),
-        (changed(start="now", is_final="true", speech_final=None), True, True),
-        (changed(start="now", is_final=False, speech_final=False), True, False),
-        (changed(start="now", is_final=None, speech_final=None), True, False),
-        (changed(start="now", is_final=False, speech_final=False), False, True),
-        ('{"type": "UtteranceEnd", "is_final": true}', True, False),
-        ("} no JSON", False, False),
-        (b"binary", False, False),
+        ({"is_final": "true"}, {}),
+        ({"is_final": False, "speech_final": 1}, {"speech_final": False}),
+        ({"is_final": None}, {}),
+        ({"type": "Weather"}, {}),
+        ({"type": None}, {}),
+        ({"start": "now"}, {"start": None, "end": 6.47}),
+        ({"start": True}, {"start": None, "end": 6.47}),
+        ({"start": -1}, {"start": None, "end": 6.47}),
+        ({"start": float("nan")}, {"start": None, "end": 6.47}),
+        ({"start": 1e300}, {"start": None, "end": 6.47}),
+        ({"duration": float("inf")}, {"end": 6.47}),
+        ({"duration": 10**400}, {"end": 6.47}),
+        ({"duration": 0}, {"end": 6.47}),
+        ({"channel_index": []}, {"channel": None}),
+        ({"channel_index": [-1, 1]}, {"channel": None}),
+        ({"channel_index": [20, 21]}, {"channel": None}),
+        ({"channel_index": ["0"]}, {"channel": None}),
     ],
 )
-def test_lost_finals(message: str | bytes, interims: bool, lost: bool) -> None:
-    with pytest.raises(RemoteProtocolError):
-        decode(message)
-    assert protocol.is_lost_final(message, interims=interims) is lost
+def test_fields_of_a_final_that_cannot_be_used(
+    changes: dict[str, Any], found: dict[str, Any]
+) -> None:
+    (plain,) = decode(json.dumps(RESULTS))
+    assert isinstance(plain, Results)
+    (result,) = decode(changed(**changes), latest=100)
+    assert result == plain._replace(**found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "words"),
+    [
+        ({"words": None}, "a b", ()),
+        ({"words": {}}, "a b", ()),
+        ({"confidence": "1"}, "a b", ()),
+        ({"words": [WORD, None]}, "a b", (ProviderWord("a", 1, 2, 1), ProviderWord("b"))),
+        ({"words": [7]}, "a b", (ProviderWord("a"), ProviderWord("b"))),
+        (
+            {"words": [{**WORD, "word": ""}, WORD]},
+            "a b",
+            (ProviderWord("a"), ProviderWord("a", 1, 2, 1)),
+        ),
+        ({"words": [{**WORD, "end": "x"}]}, "a b", (ProviderWord("a", 1, None, 1),)),
+        ({"words": [{**WORD, "end": 0.5}]}, "a b", (ProviderWord("a", 1, None, 1),)),
+        ({"words": [{**WORD, "start": 10**400}]}, "a b", (ProviderWord("a", None, 2, 1),)),
+        ({"words": [{**WORD, "confidence": -1}]}, "a b", (ProviderWord("a", 1, 2),)),
+        ({"words": [{**WORD, "speaker": [1]}]}, "a b", (ProviderWord("a", 1, 2, 1),)),
+        ({"transcript": None, "words": [WORD]}, "a", (ProviderWord("a", 1, 2, 1),)),
+        ({"transcript": " ", "words": [WORD]}, "a", (ProviderWord("a", 1, 2, 1),)),
+        ({"transcript": "a\ud83d"}, "a\ufffd", ()),
+    ],
+)
+def test_text_is_kept(changes: dict[str, Any], text: str, words: tuple[ProviderWord, ...]) -> None:
+    (result,) = decode(changed(**best(**changes)))
+    assert isinstance(result, Results)
+    assert (result.text, result.words, result.confidence) == (text, words, None)
 
 
 # ---- errors ---------------------------------------------------------------------------------

@@ -94,30 +94,45 @@ async def test_an_inactive_stream_is_ended(make: Make, emulator: DeepgramFluxEmu
     assert error.code == "INACTIVE_CLIENT"
 
 
-@pytest.mark.parametrize("field", ["audio_window_end", "words", "turn_index"])
-async def test_a_malformed_end_of_turn_ends_the_stream(
-    provider: DeepgramFluxProvider,
-    emulator: DeepgramFluxEmulator,
-    monkeypatch: pytest.MonkeyPatch,
-    field: str,
-) -> None:
-    """Otherwise the next final would cover its words, which no other message repeats."""
+def changing_the_second_end(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Have the server change the EndOfTurn of the second turn."""
     outgoing = FluxSession._outgoing
 
-    def malformed(self: FluxSession, messages: list[dict[str, Any]]) -> list[Any]:
-        return outgoing(self, [m | {field: "?"} if second(m) else m for m in messages])
+    def changed(self: FluxSession, messages: list[dict[str, Any]]) -> list[Any]:
+        return outgoing(self, [m | changes if second(m) else m for m in messages])
 
     def second(message: dict[str, Any]) -> bool:
         return message.get("event") == "EndOfTurn" and message["turn_index"] == 1
 
-    monkeypatch.setattr(FluxSession, "_outgoing", malformed)
+    monkeypatch.setattr(FluxSession, "_outgoing", changed)
+
+
+async def test_an_end_of_turn_that_cannot_be_read_ends_the_stream(
+    provider: DeepgramFluxProvider,
+    emulator: DeepgramFluxEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the next final would cover its words, which no other message repeats."""
+    changing_the_second_end(monkeypatch, transcript=7, words=[7])
     events, error = await fail(provider)
     assert isinstance(error, RemoteProtocolError)
     assert error.retryable
-    assert field in str(error)
     assert final_words(events) == WORDS[:4]
     monkeypatch.undo()
     await resume(provider, events)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"audio_window_end": "?"}, {"words": "?"}, {"transcript": 7}, {"turn_index": None}]
+)
+async def test_a_bad_field_of_an_end_of_turn_loses_no_word(
+    provider: DeepgramFluxProvider,
+    emulator: DeepgramFluxEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    changing_the_second_end(monkeypatch, **changes)
+    assert final_words(await transcribe(provider)) == WORDS
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,12 @@ def test_the_head_of_a_long_turn_is_made_final() -> None:
             events.append(event)
             if isinstance(event, Final):
                 # The final is old and long enough, and ends in the middle of a gap.
+                assert message.window_end is not None
                 assert message.window_end - event.end >= 3 - 0.1
                 assert event.end % 0.4 == pytest.approx(0.35)
                 assert event.end - event.start >= 4.95
     assert len(finals(events)) == 7
+    assert messages[-1].window_end is not None
     assert messages[-1].window_end - transcript.frontier < 3 + 5 + 0.6
     last = replace(messages[-1], event="EndOfTurn", trigger="model")
     events += transcript.receive(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from natterjack.plugin.errors import (
 from natterjack.plugin.provider import Notice, ProviderWord
 from natterjack.plugin.websocket import Closed
 from tests.emulators.test_deepgram_flux_sdk import schemas
+from worker.providers import wire
 from worker.providers.deepgram_flux import protocol
 from worker.providers.deepgram_flux.protocol import (
     Configured,
@@ -25,7 +27,6 @@ from worker.providers.deepgram_flux.protocol import (
     FatalError,
     Sequence,
     TurnInfo,
-    UnreadableEnd,
     Warned,
     close_error,
     decode,
@@ -152,54 +153,77 @@ def test_configure_success_shows_what_is_in_force() -> None:
     assert message.values["keyterms"] == ["a"]
 
 
+UNREADABLE = {"transcript": None, "words": [{"word": 7}]}
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("message", "harmless"),
     [
-        b"\x00",
-        "} not JSON {",
-        "[1]",
-        "7",
-        '{"type": 7}',
-        '{"kind": "nothing"}',
-        "[" * 100_000,
-        changed(words=...),
-        changed(words=["Hi"]),
-        changed(words=[{"word": ""}]),
-        changed(words=[{"word": "Hi", "start": -1, "end": 0}]),
-        changed(words=[{"word": "Hi", "start": 0, "end": "now"}]),
-        changed(transcript=None),
-        changed(event=7),
-        changed(turn_index="first"),
-        changed(turn_index=True),
-        changed(turn_index=-1),
-        changed(audio_window_end=-1),
-        changed(audio_window_end=...),
-        changed(audio_window_end=float("nan")),
-        changed(audio_window_end=float("inf")),
+        # Without any text, it has no words.
+        (b"\x00", True),
+        ("} not JSON {", True),
+        ("[1]", True),
+        ("7", True),
+        ('{"type": 7}', True),
+        ("[" * 100_000, True),
+        # Each message repeats the whole turn.
+        (changed(**UNREADABLE, event="Update"), True),
+        (changed(event="Update")[:-1], True),
+        # It may be an EndOfTurn, whose words no other message repeats.
+        (changed(**UNREADABLE), False),
+        (changed(**UNREADABLE, event=7), False),
+        (changed(**UNREADABLE, event=...), False),
+        ('{"kind": "nothing"}', False),
+        (json.dumps(TURN_INFO)[:-1], False),
+        # The words about an event are none.
+        (json.dumps({"type": "TurnInfo", "x": '"event": "Update"'})[:-1], False),
     ],
 )
-def test_malformed_messages(message: str | bytes) -> None:
+def test_messages_that_cannot_be_read(message: str | bytes, harmless: bool) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(message)
     assert caught.value.retryable
-    # No other message has the words of an EndOfTurn. Other malformed messages are skipped.
-    ended = isinstance(message, str) and '"EndOfTurn"' in message
-    assert isinstance(caught.value, UnreadableEnd) is ended
-    if ended:
-        assert isinstance(message, str)
-        with pytest.raises(RemoteProtocolError) as caught:
-            decode(message.replace("EndOfTurn", "Update"))
-        assert not isinstance(caught.value, UnreadableEnd)
+    assert isinstance(caught.value, wire.Harmless) is harmless
 
 
-def test_half_an_end_of_turn() -> None:
-    with pytest.raises(UnreadableEnd):
-        decode(json.dumps(TURN_INFO)[:-1])
-    # Words about it are none.
-    talk = json.dumps({"type": "TurnInfo", "transcript": '"event": "EndOfTurn"'})
-    with pytest.raises(RemoteProtocolError) as caught:
-        decode(talk)
-    assert not isinstance(caught.value, UnreadableEnd)
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"type": "Weather"}, {}),
+        ({"type": None}, {}),
+        ({"event": 7}, {"event": "Update"}),
+        ({"turn_index": "first"}, {"index": None}),
+        ({"turn_index": True}, {"index": None}),
+        ({"turn_index": -1}, {"index": None}),
+        ({"audio_window_end": -1}, {"window_end": None}),
+        ({"audio_window_end": ...}, {"window_end": None}),
+        ({"audio_window_end": float("nan")}, {"window_end": None}),
+        ({"audio_window_end": 1e300}, {"window_end": None}),
+        ({"end_of_turn_confidence": 7}, {"confidence": None}),
+    ],
+)
+def test_fields_that_cannot_be_used(changes: dict[str, Any], found: dict[str, Any]) -> None:
+    _, plain = decode(json.dumps(TURN_INFO))
+    _, info = decode(changed(**changes), latest=100)
+    assert isinstance(plain, TurnInfo)
+    assert isinstance(info, TurnInfo)
+    assert info == replace(plain, **found)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (..., (ProviderWord("Hi"),)),
+        (["Hi"], (ProviderWord("Hi"),)),
+        ([{"word": ""}], (ProviderWord("Hi"),)),
+        ([{"word": "Hi", "start": -1, "end": 0}], (ProviderWord("Hi", None, 0),)),
+        ([{"word": "Hi", "start": 0, "end": "now"}], (ProviderWord("Hi", 0),)),
+    ],
+)
+def test_text_is_kept(words: Any, found: tuple[ProviderWord, ...]) -> None:
+    _, info = decode(changed(transcript="Hi", words=words))
+    assert isinstance(info, TurnInfo)
+    assert (info.text, info.words) == ("Hi", found)
 
 
 @pytest.mark.parametrize("odd", ["0.7", "high", True, [], {}, None, 10**400])

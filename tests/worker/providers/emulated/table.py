@@ -161,8 +161,8 @@ FLUX = Emulated(
     wrong_key=r"Invalid credentials\..*401",
     closes={**_DROPS, 1011: (Dropped, "dropped"), 1008: (RequestRefused, "request")},
     mute=({"mute_after_seconds": 0}, {"mute_in_turn_words": 2}),
-    # Six more kinds are this protocol's own. An unknown type is well-formed.
-    malformed=len(GARBAGE) + 6 - 1,
+    # Four more kinds are this protocol's own. An unknown type is well-formed.
+    malformed=len(GARBAGE) + 4 - 1,
     silent=tuple(
         Silent(faults, "connected_timeout_seconds", Unavailable, "connect", "no Connected message")
         for faults in ({"no_connected": True}, {"latency_seconds": 9})

@@ -15,6 +15,7 @@ from natterjack.plugin.errors import (
     Unavailable,
 )
 from natterjack.plugin.websocket import Closed
+from worker.providers import wire
 from worker.providers.managed import protocol
 from worker.providers.managed.protocol import (
     Auth,
@@ -145,25 +146,37 @@ def test_invalid_times_are_ignored(times: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "harmless"),
     [
-        b"\x00",
-        "}{",
-        "[]",
-        "42",
-        "{}",
-        '{"type": 7}',
-        '{"type": "transcript", "text": 7}',
-        '{"type": "credits_low"}',
-        '{"type": "credits_low", "seconds_remaining": true}',
-        '{"type": "session_end", "seconds_used": NaN}',
-        "[" * 100_000,
+        (b"\x00", True),
+        ("}{", True),
+        ("[]", True),
+        ("42", True),
+        ("{}", True),
+        ('{"type": 7}', True),
+        ('{"type": "transcript", "text": 7}', True),
+        ('{"type": "transcript", "text": 7, "is_final": false}', True),
+        ('{"type": "credits_low"}', True),
+        ('{"type": "credits_low", "seconds_remaining": true}', True),
+        ('{"type": "session_end", "seconds_used": NaN}', True),
+        ("[" * 100_000, True),
+        ('{"type": "transcript", "text": 7, "is_final": true}', False),
+        ('{"type": "transcript", "text": null, "is_final": "false"}', False),
+        ('{"type": "transcript", "text": "a", "is_final": true', False),
+        ('["a"]', False),
     ],
 )
-def test_malformed_server_messages(message: str | bytes) -> None:
+def test_messages_that_cannot_be_read(message: str | bytes, harmless: bool) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         protocol.decode_server(message)
+    assert isinstance(caught.value, wire.Harmless) is harmless
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("changes", ['"type": "x"', '"type": null', '"seq": []', '"start": NaN'])
+def test_text_is_kept(changes: str) -> None:
+    message = f'{{"type": "transcript", "text": "a", "is_final": "?", {changes}}}'
+    assert protocol.decode_server(message) == Transcript("a", True)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from natterjack.plugin.errors import RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Notice
 from tests.emulators import speechmatics_spec as spec
+from worker.providers import wire
 from worker.providers.speechmatics import protocol
 from worker.providers.speechmatics.messages import (
     AudioAdded,
@@ -24,7 +25,7 @@ from worker.providers.speechmatics.messages import (
     Transcript,
 )
 from worker.providers.speechmatics.options import recognition
-from worker.providers.speechmatics.protocol import BadFinal, decode
+from worker.providers.speechmatics.protocol import decode
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 
 from ..emulated.streams import request
@@ -194,12 +195,12 @@ def test_an_entity_is_one_word() -> None:
 
 def test_unused_results_are_skipped() -> None:
     results = [
-        {"type": "word", "start_time": 1, "end_time": 2},
-        {"type": "word", "start_time": 1, "end_time": 2, "alternatives": []},
+        {"type": "word_group", "start_time": 1, "end_time": 2, "alternatives": []},
         {"type": "speaker_change", "start_time": 1, "end_time": 2},
         {**WORD, "alternatives": [{"content": " ", "confidence": 1}]},
     ]
-    found = decode(changed(results=results, forced=True, channel="x"))
+    metadata = {**METADATA, "transcript": ""}
+    found = decode(changed(results=results, metadata=metadata, forced=True, channel="x"))
     assert isinstance(found, Transcript)
     assert found.results == ()
 
@@ -292,14 +293,13 @@ def test_every_message_of_the_specification_is_known() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        b"binary",
+        b"\x00",
         "",
         "no JSON",
         "[]",
         "7",
         "null",
         "{}",
-        '{"type": "AudioAdded"}',
         '{"message": 1}',
         "[" * 100_000,
         '{"message": "AudioAdded"}',
@@ -310,39 +310,79 @@ def test_every_message_of_the_specification_is_known() -> None:
         '{"message": "EndOfUtterance", "metadata": {"end_time": "now"}}',
         '{"message": "EndOfUtterance", "metadata": {"end_time": NaN}}',
         '{"message": "LanguageInfo", "language": "ar"}',
+        changed(message="AddPartialTranscript", metadata=None, results=None),
+        changed(message="AddPartialTranscript", metadata=None, results=["Hello"]),
     ],
 )
-def test_malformed_messages_are_errors(message: str | bytes) -> None:
-    with pytest.raises(RemoteProtocolError) as error:
+def test_messages_that_are_skipped(message: str | bytes) -> None:
+    with pytest.raises(wire.Harmless) as error:
         decode(message)
-    assert not isinstance(error.value, BadFinal)
     assert len(str(error.value)) < 400
     assert error.value.provider == "speechmatics"
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        json.dumps(TRANSCRIPT)[:-1],
+        json.dumps(TRANSCRIPT)[1:],
+        '{"type": "AudioAdded"}',
+        '["text"]',
+        changed(metadata=None, results=None),
+        changed(metadata=None, results=["Hello"]),
+        changed(metadata=None, results=[{**WORD, "alternatives": "Hello"}]),
+        changed(metadata=None, results=[{**WORD, "alternatives": [{"content": 7}]}]),
+        changed(metadata={**METADATA, "transcript": None}, results=None),
+    ],
+)
+def test_a_final_that_cannot_be_read(message: str) -> None:
+    with pytest.raises(RemoteProtocolError) as error:
+        decode(message)
+    assert not isinstance(error.value, wire.Harmless)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
-        {"metadata": None},
+        {"message": "Weather"},
+        {"message": None},
         {"metadata": {**METADATA, "start_time": "0"}},
         {"metadata": {**METADATA, "end_time": None}},
         {"metadata": {**METADATA, "end_time": -1}},
         {"metadata": {**METADATA, "end_time": float("inf")}},
         {"metadata": {**METADATA, "end_time": 10**400}},
         {"metadata": {**METADATA, "end_time": 0.1}},
-        {"results": None},
-        {"results": ["Hello"]},
-        {"results": [{**WORD, "start_time": True}]},
-        {"results": [{**WORD, "alternatives": "Hello"}]},
-        {"results": [{**WORD, "alternatives": [{"content": 7}]}]},
-        {"results": [{**WORD, "alternatives": [{"content": "a", "confidence": "1"}]}]},
+        {"metadata": None},
     ],
 )
-def test_a_malformed_final_has_its_own_error(changes: dict[str, Any]) -> None:
-    with pytest.raises(BadFinal, match="malformed final"):
-        decode(changed(**changes))
-    if "confidence" in json.dumps(changes.get("results")):
-        return  # partials ignore this field
-    with pytest.raises(RemoteProtocolError) as error:
-        decode(changed(message="AddPartialTranscript", **changes))
-    assert not isinstance(error.value, BadFinal)
+def test_a_final_is_kept(changes: dict[str, Any]) -> None:
+    assert decode(changed(**changes)) == decode(json.dumps(TRANSCRIPT))
+
+
+@pytest.mark.parametrize(
+    ("changes", "results"),
+    [
+        ({"start_time": True}, Result(False, "Hello", 0.36, 0.75)),
+        ({"start_time": -0.01}, Result(False, "Hello", 0.36, 0.75)),
+        ({"end_time": "now"}, Result(False, "Hello", 0.36, 1.62)),
+        ({"end_time": 0.1}, Result(False, "Hello", 0.36, 0.36)),
+    ],
+)
+def test_times_of_words_that_cannot_be_used(changes: dict[str, Any], results: Result) -> None:
+    word = {**WORD, "alternatives": [{"content": "Hello", "confidence": "1"}]}
+    found = decode(changed(results=[{**word, "start_time": 0.36, "end_time": 0.75, **changes}]))
+    assert isinstance(found, Transcript)
+    assert found.results == (results,)
+    assert found.estimated == (changes != {"end_time": 0.1})
+
+
+@pytest.mark.parametrize("results", [None, ["Hello"], [{**WORD, "alternatives": "Hello"}], []])
+def test_the_text_as_a_whole_is_used_if_results_cannot_be_read(results: Any) -> None:
+    metadata = {**METADATA, "start_time": 1, "end_time": 2, "transcript": "Hello, world."}
+    found = decode(changed(metadata=metadata, results=results))
+    assert isinstance(found, Transcript)
+    assert found.results == (
+        Result(False, "Hello,", 1, 1.5),
+        Result(False, "world.", 1.5, 2),
+    )
+    assert found.estimated

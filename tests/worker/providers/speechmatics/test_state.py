@@ -23,7 +23,6 @@ from worker.providers.speechmatics.messages import (
     Transcript,
 )
 from worker.providers.speechmatics.options import recognition
-from worker.providers.speechmatics.protocol import BadFinal
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 from worker.providers.speechmatics.state import Limits, StreamState
 from worker.providers.speechmatics.window import Patience, Window
@@ -191,11 +190,3 @@ def test_errors_and_unusual_messages() -> None:
     (notice,) = stream.receive(RecognitionStarted("again", " "))
     assert isinstance(notice, Notice)
     assert notice.code == "malformed"
-
-
-def test_a_malformed_final_ends_the_stream() -> None:
-    """If it were skipped, its words would be lost; on a new stream they are transcribed again."""
-    error = BadFinal("speechmatics", "no metadata")
-    assert error.retryable
-    with pytest.raises(BadFinal):
-        state().malformed(error)
