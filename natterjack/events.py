@@ -45,6 +45,13 @@ class _Event(_Model):
     provider: Annotated[str | None, Field(description="name of the provider in use")] = None
     model: Annotated[str | None, Field(description="model that the request names")] = None
     published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
+    shortened: Annotated[
+        bool,
+        Field(
+            description="parts were left out, because the event exceeded the server's "
+            "`max_payload`: the end of a text (`…`), words, gaps of the account, `providers`"
+        ),
+    ] = False
 
     @property
     def key(self) -> SessionKey:

@@ -20,6 +20,7 @@ from natterjack.broker.streams import ensure
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests import forking
+from tests.limited import LimitedServer
 from tests.waiting import Countdown
 
 # ---- tests that start processes ------------------------------------------------------------------
@@ -136,6 +137,15 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 def nats_server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
     """A nats-server of this test's own, which it may kill and start again."""
     server = EmbeddedServer(tmp_path / "nats")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def limited_server(tmp_path: Path, processes: None) -> Iterator[LimitedServer]:
+    """A nats-server whose max_payload is 64 KiB, and can be changed."""
+    server = LimitedServer(tmp_path / "limited", 65_536)
     server.start()
     yield server
     server.stop()

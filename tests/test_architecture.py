@@ -38,7 +38,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"settings", "errors", "metrics"},
         {"audio"},
         {"providers", "metering", "capacity"},
-        {"services", "trace", "drain"},
+        {"services", "trace", "drain", "fitting"},
         {"session"},
         {"claim", "stream_watch"},
         {"health"},

@@ -19,6 +19,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from natterjack.subjects import DURABLE_KINDS
+
 _LATENCY = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 """Transcript latency: within 0.3 s feels live, within 1 s is usual, and beyond 3 s is late."""
 _CAPTURE_DELAY = (-1, -0.1, 0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 30, 300)
@@ -56,6 +58,8 @@ class Metrics:
             self.audio_gaps.labels(cause)
         for scope in ("session", "tenant"):
             self.budget_ended.labels(scope)
+        for kind in ("interim", *DURABLE_KINDS):
+            self.oversized.labels(kind)
 
     def tenant(self, name: str) -> str:
         """Return the label value for a tenant."""
@@ -111,6 +115,11 @@ class Metrics:
         )
         self.fenced = self._counter(
             "fenced_publishes_total", "Durable events of this worker that the broker refused"
+        )
+        self.oversized = self._counter(
+            "oversized_events_total",
+            "Events larger than the broker's max_payload: finals are divided, others shortened",
+            "kind",
         )
         self.lag = self._gauge(
             "session_lag_seconds",

@@ -143,6 +143,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (_rate("fenced_publishes_total", "instance"), "{{instance}} refused"),
             ),
         ),
+        Panel(
+            "Events too large for the broker",
+            "Events per second that exceed the broker's max_payload, by kind. Finals are published "
+            "in parts, others are shortened; raise max_payload if there are many.",
+            "ops",
+            ((_rate("oversized_events_total", "kind"), "{{kind}}"),),
+        ),
     ),
     "Latency": (
         Panel(

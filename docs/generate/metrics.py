@@ -17,7 +17,7 @@ LABELS = {
     "provider": "name of a provider; `unknown` if a session requests one that is not installed",
     "account": "provider account whose connections are limited; by default the provider's name",
     "tenant": "first token of a session's key, or `other`",
-    "kind": "`interim`, `final`",
+    "kind": "`interim`, `final`; of events also `turn`, `status`, `usage`",
     "outcome": "`closed`, `failed`: the session has ended. `handed_over`, `lost`, `busy` (an "
     "earlier session uses the key), `crashed` (an unexpected error of the worker): the session "
     "returns to the queue. `rejected`: the request was invalid and is discarded",

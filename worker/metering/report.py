@@ -32,6 +32,8 @@ _USAGE_SECONDS = 5.0
 _QUEUE_SECONDS = 10.0
 _READ_TIMEOUT_S = 1.0
 _PAGE_BYTES = 400_000
+_HEAD_BYTES = 1024
+"""Room for the fields of a page beside its parts."""
 _AT_ONCE = 10
 _FRESH_S = 0.5
 """How long a record that was read is reused: every session that is taken over from a dead worker
@@ -130,7 +132,8 @@ class Report:
     async def _publish(self, records: list[str], draining: bool) -> None:
         unwritten = self._tally.unwritten()
         usage = [f'"{k}":{d.model_dump_json(exclude_none=True)}' for k, d in unwritten.items()]
-        pages = _paged(records, usage)
+        limit = self._broker.client.max_payload - _HEAD_BYTES
+        pages = _paged(records, usage, min(_PAGE_BYTES, limit))
         for page, (sessions, uses) in enumerate(pages):
             head = {
                 **self._common_fields,
@@ -218,13 +221,13 @@ class Report:
             log.debug("usage of a dead worker not written: %s", key)
 
 
-def _paged(sessions: list[str], usage: list[str]) -> list[tuple[list[str], list[str]]]:
-    """Split the parts into pages that each fit into a message; at least one page."""
+def _paged(sessions: list[str], usage: list[str], most: int) -> list[tuple[list[str], list[str]]]:
+    """Split the parts into pages of at most `most` bytes. A larger part has a page of its own."""
     pages: list[tuple[list[str], list[str]]] = [([], [])]
     size = 0
     for kind, parts in enumerate((sessions, usage)):
         for part in parts:
-            if size + len(part) > _PAGE_BYTES:
+            if size and size + len(part) > most:
                 pages.append(([], []))
                 size = 0
             pages[-1][kind].append(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -91,6 +91,23 @@ _ADAPTER = TypeAdapter(Checkpoint)
 _ACCOUNT = {"account"}
 
 
+def shortened(checkpoint: Checkpoint, account: str) -> tuple[Checkpoint, str] | None:
+    """A smaller checkpoint, with its account, for a broker that does not accept a larger one; None
+    if there is nothing that a successor can do without.
+
+    Half of the listed gaps go first, then the older half of the key's closed sessions, and last
+    the settings that were changed.
+    """
+    listed = Account.model_validate_json(account)
+    if listed.gaps:
+        fewer = listed.model_copy(update={"gaps": listed.gaps[: len(listed.gaps) // 2]})
+        return checkpoint, fewer.model_dump_json(exclude_defaults=True)
+    closed = checkpoint.closed_before
+    if len(closed) > 1:
+        return replace(checkpoint, closed_before=closed[len(closed) // 2 :]), account
+    return (replace(checkpoint, configured={}), account) if checkpoint.configured else None
+
+
 class CheckpointStore:
     """Reads and writes the checkpoint of one key. Every write is a compare-and-set."""
 
@@ -127,14 +144,22 @@ class CheckpointStore:
                 return None, revision  # unreadable: the next write replaces it
 
     async def write(self, checkpoint: Checkpoint, account: str) -> None:
-        """Store the checkpoint; retry while the broker is away. `account` is an Account as JSON.
+        """Store the checkpoint, or what of it the broker accepts; retry while the broker is away.
+        `account` is an Account as JSON.
 
         Raises LeaseLost if another holder wrote since the last read, or its subclass Overtaken if
-        that holder has an older epoch: then its checkpoint has to be read first.
+        that holder has an older epoch: then its checkpoint has to be read first. MessageTooLarge.
         """
-        payload = checkpoint.encode(account)
         async with self._lock:
-            await self._write(checkpoint, payload)
+            while True:
+                try:
+                    await self._write(checkpoint, checkpoint.encode(account))
+                    return
+                except MessageTooLarge:
+                    smaller = shortened(checkpoint, account)
+                    if smaller is None:
+                        raise
+                    checkpoint, account = smaller
 
     async def _write(self, checkpoint: Checkpoint, payload: bytes) -> None:
         while True:

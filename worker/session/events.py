@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
+from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.events import (
+    Durable,
     FinalEvent,
     InterimEvent,
     StatusEvent,
@@ -19,13 +23,16 @@ from natterjack.events import (
 from natterjack.plugin.provider import Final, Interim, Turn
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
+from worker import fitting
 from worker.metering.ledger import Ledger
+from worker.metrics import Metrics
 
 from .timeline import Timeline
 
 
 class Outlet(Protocol):
-    """The destination of events; worker.session.publish.Publisher implements it."""
+    """The destination of events; worker.session.publish.Publisher implements it. It raises
+    MessageTooLarge for an event that the broker would not accept, without publishing it."""
 
     async def resume(self) -> None: ...
     async def last_final(self) -> FinalEvent | None: ...
@@ -64,12 +71,15 @@ class EventWriter:
     """Makes and publishes the events of one session under one lease."""
 
     __slots__ = (
-        "_identity", "_outlet", "_rate", "_segment", "_spec", "_turns", "_worker", "position",
-        "provider",
+        "_identity", "_metrics", "_outlet", "_rate", "_segment", "_spec", "_turns", "_worker",
+        "position", "provider",
     )  # fmt: skip
 
-    def __init__(self, outlet: Outlet, spec: SessionSpec, epoch: int, worker: str) -> None:
+    def __init__(
+        self, outlet: Outlet, spec: SessionSpec, epoch: int, worker: str, metrics: Metrics
+    ) -> None:
         self._outlet = outlet
+        self._metrics = metrics
         self._spec = spec
         self._rate = spec.sample_rate
         self._worker = worker
@@ -130,25 +140,65 @@ class EventWriter:
         if not event.text:
             return None
         fields = self._transcript(timeline, event, *self._span(timeline, event))
-        await self._outlet.interim(InterimEvent.model_validate(fields).encode())
+        try:
+            await self._outlet.interim(InterimEvent.model_validate(fields).encode())
+        except MessageTooLarge:
+            await self._shortened_interim(fields)
         latency: float | None = fields["latency"]
         return latency
 
+    async def _shortened_interim(self, fields: dict[str, Any]) -> None:
+        """Publish as much of an interim as the broker accepts, or nothing: the next one, or a
+        final, replaces it."""
+        self._metrics.oversized.labels("interim").inc()
+        while (smaller := fitting.shortened(fields)) is not None:
+            fields = smaller
+            with contextlib.suppress(MessageTooLarge):
+                await self._outlet.interim(InterimEvent.model_validate(fields).encode())
+                return
+
     async def final(self, timeline: Timeline, event: Final) -> float | None:
         """Publish a final if it has text, and move `position` to its end. Return its latency in
-        seconds, if it is known."""
-        start, end = self._span(timeline, event)
-        latency = None
-        if event.text:
-            fields = self._transcript(timeline, event, start, end)
-            latency = fields["latency"]
-            await self._outlet.durable(
-                "final", lambda n: FinalEvent.model_validate(fields | {"sequence": n}).encode()
-            )
-            self._segment += 1
-        self.position = end
-        timeline.forget(end)
+        seconds, if it is known.
+
+        A final that the broker does not accept is published as several that follow one another. A
+        worker that takes over between two of them resumes where the last published one ends.
+        """
+        parts, latency = [event], None
+        while parts:
+            part = parts.pop()
+            start, end = self._span(timeline, part)
+            if part.text:
+                fields = self._transcript(timeline, part, start, end)
+                try:
+                    await self._outlet.durable("final", partial(_encode, FinalEvent, fields))
+                except MessageTooLarge:
+                    if part is event:
+                        self._metrics.oversized.labels("final").inc()
+                    smaller = fitting.divided(part)
+                    if not smaller:
+                        raise
+                    parts += reversed(smaller)
+                    continue
+                latency = fields["latency"]
+                self._segment += 1
+            self.position = end
+        timeline.forget(self.position)
         return latency
+
+    async def _durable(self, kind: EventKind, model: type[Durable], fields: dict[str, Any]) -> None:
+        """Publish an event, shortened until the broker accepts it."""
+        while True:
+            try:
+                await self._outlet.durable(kind, partial(_encode, model, fields))
+                return
+            except MessageTooLarge:
+                if not fields.get("shortened"):
+                    self._metrics.oversized.labels(kind).inc()
+                smaller = fitting.shortened(fields)
+                if smaller is None:
+                    raise
+                fields = smaller
 
     async def turn(self, event: Turn, at: float | None) -> None:
         """Publish a turn event at `at` seconds of the session, if that is known, unless it repeats
@@ -166,7 +216,7 @@ class EventWriter:
             "end": at if ends else None,
             "confidence": event.confidence,
         }
-        await self._outlet.durable("turn", lambda n: TurnEvent(**fields, sequence=n).encode())
+        await self._durable("turn", TurnEvent, fields)
 
     async def end_turn(self) -> None:
         """End the open turn, if any, where finals end: no provider stream will end it."""
@@ -188,26 +238,22 @@ class EventWriter:
             "low": low,
             "providers": ledger.usage(),
         }
-        await self._outlet.durable("usage", lambda n: UsageEvent(**fields, sequence=n).encode())
+        await self._durable("usage", UsageEvent, fields)
 
-    def status_event(
-        self, sequence: int, state: StatusState, reason: str | None = None, **extra: Any
-    ) -> StatusEvent:
+    def status_event(self, sequence: int, state: StatusState) -> StatusEvent:
         """Make a status event without publishing it."""
-        return StatusEvent(
-            **self._common(),
-            sequence=sequence,
-            state=state,
-            reason=reason,
-            worker=self._worker,
-            **extra,
-        )
+        return StatusEvent(**self._status(state), sequence=sequence)
 
     async def status(self, state: StatusState, reason: str | None = None, **extra: Any) -> None:
         """Publish a status event."""
-        await self._outlet.durable(
-            "status", lambda n: self.status_event(n, state, reason, **extra).encode()
-        )
+        await self._durable("status", StatusEvent, {**self._status(state, reason), **extra})
+
+    def _status(self, state: StatusState, reason: str | None = None) -> dict[str, Any]:
+        return {**self._common(), "state": state, "reason": reason, "worker": self._worker}
+
+
+def _encode(model: type[Durable], fields: dict[str, Any], sequence: int) -> bytes:
+    return model.model_validate({**fields, "sequence": sequence}).encode()
 
 
 class UsageSchedule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,8 +60,8 @@ class Publisher:
 
     __slots__ = (
         "_broker", "_epoch", "_filter", "_interim_subject", "_js", "_key",
-        "_last_stream_sequence", "_lock", "_msg_id_prefix", "_next_sequence", "_session_id",
-        "_subjects", "fenced",
+        "_last_stream_sequence", "_lock", "_msg_id_prefix", "_next_sequence", "_oversized",
+        "_session_id", "_subjects", "fenced",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +87,8 @@ class Publisher:
         self._lock = asyncio.Lock()
         self._last_stream_sequence = 0
         self._next_sequence = 0
+        self._oversized = 0
+        """The number of durable events that were too large for the broker."""
         self.fenced = False
         """Set when a durable event was refused: another worker publishes for this session."""
 
@@ -169,7 +170,8 @@ class Publisher:
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
         """Publish the event that `make` encodes for its `sequence`; return when it is stored.
 
-        Retries while the broker is away. Raises LeaseLost if the event is refused. If the caller is
+        Retries while the broker is away. Raises LeaseLost if the event is refused; MessageTooLarge
+        if it exceeds the server's max_payload, and then nothing is stored. If the caller is
         cancelled, a publish that has begun continues and `resume` waits for it: otherwise `resume`
         would miss the event, and its words would be published twice.
         """
@@ -179,8 +181,11 @@ class Publisher:
                 raise LeaseLost("another worker publishes for this session")
             sequence = self._next_sequence
             # The kind is part of the id: the server must not take one event for a duplicate of
-            # another.
+            # another. So is the number of events that were refused for their size, of which
+            # smaller ones take the place.
             msg_id = f"{self._msg_id_prefix}{sequence}:{kind}"
+            if self._oversized:
+                msg_id += f":{self._oversized}"
             event = _Event(kind, sequence, msg_id, make(sequence))
             acknowledged = await self._post(event)
         except BaseException:  # also when cancelled: nothing else releases the lock
@@ -221,7 +226,7 @@ class Publisher:
 
     async def _store(self, event: _Event, acknowledged: asyncio.Future[int]) -> int:
         """Publish the event again until it is stored. Return its stream sequence."""
-        warned = False
+        warned = repeated = False
         while True:
             try:
                 return await acknowledged
@@ -237,6 +242,11 @@ class Publisher:
                     streams.TRANSCRIPTS, error.err_code, error.description
                 )
             except MessageTooLarge:
+                # The limit may have shrunk after an earlier attempt, which may be stored.
+                last = await self._last(self._filter) if repeated else None
+                if last is not None and last.msg_id == event.msg_id:
+                    return last.stream_sequence
+                self._oversized += 1
                 raise
             except (NatsError, TimeoutError) as error:
                 reason = repr(error)
@@ -246,13 +256,20 @@ class Publisher:
                     "event not stored yet: %s", reason, extra=fields(session=str(self._key))
                 )
             await self._broker.wait_connected()
+            repeated = True
             acknowledged = await self._post(event)
 
     async def interim(self, event: bytes) -> None:
-        """Publish an interim, or drop it while the broker is away: the next interim replaces it."""
+        """Publish an interim, or drop it while the broker is away: the next interim replaces it.
+
+        Raises MessageTooLarge."""
         if self._broker.connected and not self.fenced:
-            with contextlib.suppress(NatsError):
+            try:
                 self._broker.client.post(self._interim_subject, event)
+            except MessageTooLarge:
+                raise
+            except NatsError:
+                pass  # not connected, or too much is unsent
 
 
 def _retrieve_error(task: asyncio.Task[None]) -> None:

@@ -91,7 +91,7 @@ class Session:
         ledger = Ledger(spec.tenant, rate, metrics, services.tally)
         self.progress = Progress(
             rate,
-            EventWriter(self._publisher, spec, epoch, settings.name),
+            EventWriter(self._publisher, spec, epoch, settings.name, metrics),
             AccountBuilder(key, rate, metrics, ledger),
             ledger,
         )

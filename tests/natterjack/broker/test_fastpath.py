@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import socket
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import uvloop
@@ -26,6 +22,7 @@ from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.broker.wire import headers_size, parse_headers
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.limited import LimitedServer
 from tests.waiting import until, within
 
 
@@ -147,38 +144,14 @@ async def test_a_message_fits_or_is_refused_by_its_size_with_headers(
     assert broker.reconnects == 0
 
 
-class SmallServer(EmbeddedServer):
-    """A server whose max_payload can be changed while it runs."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        self._configuration = path.with_suffix(".conf")
-        super().__init__(path, extra_arguments=("-c", str(self._configuration)))
-        self.write_limit(limit)
-
-    def write_limit(self, limit: int) -> None:
-        self._configuration.write_text(f"max_payload: {limit}\n")
-
-    def reload(self, limit: int) -> None:
-        self.write_limit(limit)
-        os.kill(self.pid, signal.SIGHUP)
-
-
-@pytest.fixture
-def small_server(processes: None, tmp_path: Path) -> Iterator[SmallServer]:
-    server = SmallServer(tmp_path / "small", 65_536)
-    server.start()
-    yield server
-    server.stop()
-
-
-async def test_a_limit_that_shrinks_while_connected(small_server: SmallServer) -> None:
+async def test_a_limit_that_shrinks_while_connected(limited_server: LimitedServer) -> None:
     """The server does not announce it, so it disconnects the client once; never for good."""
-    settings = BrokerSettings(url=small_server.url)
+    settings = BrokerSettings(url=limited_server.url)
     async with connected(settings, name="in") as near, connected(settings, name="out") as far:
         received = Received()
         await near.client.listen("direct", received)
         await near.client.flush()
-        small_server.reload(2048)
+        await limited_server.reload(2048)
 
         async def is_refused() -> bool:
             try:
@@ -194,9 +167,9 @@ async def test_a_limit_that_shrinks_while_connected(small_server: SmallServer) -
         assert far.reconnects <= 1
         far.client.post("direct", bytes(2048))
         await until(lambda: received.messages and len(received.messages[-1][2]) == 2048, "it comes")
-        small_server.reload(65_536)
-        small_server.kill()
-        small_server.start()
+        limited_server.write_limit(65_536)
+        limited_server.kill()
+        limited_server.start()
         await until(lambda: far.client.max_payload == 65_536, "the client knows the next limit")
 
 
@@ -252,18 +225,18 @@ async def test_a_limit_that_the_server_does_not_announce() -> None:
 
 
 async def test_waiting_messages_that_a_new_limit_does_not_allow_are_dropped(
-    small_server: SmallServer,
+    limited_server: LimitedServer,
 ) -> None:
-    async with connected(BrokerSettings(url=small_server.url), name="test") as broker:
+    async with connected(BrokerSettings(url=limited_server.url), name="test") as broker:
         received = Received()
         await broker.client.listen("direct", received)
-        small_server.kill()
+        limited_server.kill()
         await until(lambda: not broker.connected, "the connection is lost")
         await until(lambda: not broker.client.is_connected, "nats-py knows")
         await broker.client.publish("direct", bytes(10_000))
         await broker.client.publish("direct", bytes(100))
-        small_server.write_limit(2048)
-        small_server.start()
+        limited_server.write_limit(2048)
+        limited_server.start()
         await until(lambda: received.messages, "the smaller one comes")
         assert [len(data) for _, _, data in received.messages] == [100]
         assert broker.reconnects == 1

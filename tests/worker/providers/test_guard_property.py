@@ -15,6 +15,7 @@ from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Pr
 from natterjack.spec import SessionSpec
 from tests.searching import examples
 from tests.worker.session.in_memory import Published
+from worker.metrics import Metrics
 from worker.providers.guard import Guard
 from worker.session.events import EventWriter
 from worker.session.timeline import Timeline
@@ -56,7 +57,7 @@ class Session:
             session_id="session-1", tenant="t", conversation="c", speaker="s", sample_rate=RATE,
             opened_at="2026-01-01T00:00:00Z",
         )  # fmt: skip
-        self.writer = EventWriter(self.outlet, spec, 1, "w")
+        self.writer = EventWriter(self.outlet, spec, 1, "w", Metrics(1))
         self.faults = 0
         self.connect()
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from natterjack.events import FinalEvent, TurnEvent, parse_event
+from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.events import Event, FinalEvent, TurnEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
 from worker.errors import LeaseLost, Overtaken
@@ -20,9 +21,12 @@ from worker.session.progress import Progress
 
 
 class Published:
-    """An outlet that keeps what is published, numbered as the broker would have it."""
+    """An outlet that keeps what is published, numbered as the broker would have it. It refuses
+    events of more than `limit` bytes, and all after the first `most` as another holder's."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 1_000_000) -> None:
+        self.limit = limit
+        self.most: int | None = None
         self.events: list[Any] = []
         self.interims: list[Any] = []
 
@@ -36,12 +40,19 @@ class Published:
         return next((e for e in reversed(self.events) if isinstance(e, TurnEvent)), None)
 
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
-        event = parse_event(make(len(self.events)))
+        event = self._parse(make(len(self.events)))
+        if len(self.events) == self.most:
+            raise LeaseLost("another worker has published")
         assert event.type == kind
         self.events.append(event)
 
     async def interim(self, event: bytes) -> None:
-        self.interims.append(parse_event(event))
+        self.interims.append(self._parse(event))
+
+    def _parse(self, event: bytes) -> Event:
+        if len(event) > self.limit:
+            raise MessageTooLarge(len(event), self.limit)
+        return parse_event(event)
 
 
 class Bucket:
@@ -85,5 +96,5 @@ class BucketStore:
 def progress(spec: SessionSpec, outlet: Published | None = None, epoch: int = 1) -> Progress:
     metrics, rate = Metrics(1), spec.sample_rate
     ledger = Ledger(spec.tenant, rate, metrics, Tally("w"))
-    writer = EventWriter(outlet or Published(), spec, epoch, "w")
+    writer = EventWriter(outlet or Published(), spec, epoch, "w", metrics)
     return Progress(rate, writer, AccountBuilder(spec.key, rate, metrics, ledger), ledger)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from natterjack.events import Account
+from natterjack.events import Account, Gap
 from worker.audio.marks import Mark
-from worker.session.checkpoint import Checkpoint
+from worker.session.checkpoint import Checkpoint, shortened
 
 OPENED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ACCOUNT = Account(captured_seconds=12.5, received_seconds=12.0, gap_seconds={"edge": 0.5})
@@ -51,6 +51,25 @@ def test_everything_comes_back() -> None:
     assert read.account == ACCOUNT
     assert replace(read, account=None) == stored
     assert read.mark == Mark(16_000, 12, 170)
+
+
+def test_a_checkpoint_that_is_too_large_keeps_what_a_successor_needs() -> None:
+    gaps = [Gap(start=n, end=n + 1, cause="edge") for n in range(5)]
+    account = ACCOUNT.model_copy(update={"gaps": gaps})
+    full = replace(checkpoint(), closed_before=[f"session-{n}" for n in range(5)])
+    steps: list[tuple[Checkpoint, str]] = []
+    smaller: tuple[Checkpoint, str] | None = (full, account.model_dump_json())
+    while smaller is not None:
+        steps.append(smaller)
+        smaller = shortened(*smaller)
+    sizes = [len(one.encode(account)) for one, account in steps]
+    assert sizes == sorted(sizes, reverse=True)
+    last = Checkpoint.decode(steps[-1][0].encode(steps[-1][1]))
+    assert last.account == ACCOUNT
+    assert last.closed_before == ["session-4"]
+    assert replace(last, account=None) == replace(
+        full, configured={}, closed_before=last.closed_before
+    )
 
 
 def test_absent_values_are_not_stored() -> None:

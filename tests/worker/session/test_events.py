@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import itertools
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from natterjack.events import TurnEvent, TurnKind
+from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.events import Account, Gap, TurnEvent, TurnKind
 from natterjack.plugin.provider import Final, Interim, ProviderWord, Turn
 from natterjack.spec import SessionSpec
+from worker.errors import LeaseLost
 from worker.metering.ledger import Ledger
 from worker.metering.prices import Price
 from worker.metering.tally import Tally
@@ -31,7 +34,7 @@ def outlet() -> Published:
 
 @pytest.fixture
 def writer(outlet: Published) -> EventWriter:
-    writer = EventWriter(outlet, SPEC, 2, "w")
+    writer = EventWriter(outlet, SPEC, 2, "w", Metrics(1))
     writer.provider = "deepgram"
     return writer
 
@@ -82,6 +85,82 @@ async def test_a_final_is_published_on_the_sessions_clock(
     assert writer.position == 4 * RATE
 
 
+def long_final(count: int) -> Final:
+    words = tuple(ProviderWord(f"w{n:03d}", n + 0.25, n + 0.75, 0.5) for n in range(count))
+    return Final(" ".join(word.text for word in words), 0.0, float(count), words)
+
+
+async def test_a_final_that_is_too_large_is_published_as_several(
+    writer: EventWriter, outlet: Published
+) -> None:
+    outlet.limit = 1800
+    line = timeline(100, start=3 * RATE)
+    await writer.final(line, Final("before", 0.0, 0.0))
+    assert await writer.final(line, long_final(100))
+    finals = outlet.events[1:]
+    assert len(finals) == 8
+    assert [e.segment for e in outlet.events] == [*range(len(outlet.events))]
+    assert " ".join(e.text for e in finals) == long_final(100).text
+    assert [word.start for e in finals for word in e.words] == [3.25 + n for n in range(100)]
+    assert (finals[0].start, finals[-1].end, writer.position) == (3, 103, 103 * RATE)
+    assert all(a.end == b.start for a, b in itertools.pairwise(finals))
+    assert not any(e.shortened or e.times_estimated for e in finals)
+    assert finals[-1].started_at - finals[0].started_at == timedelta(seconds=finals[-1].start - 3)
+
+
+async def test_a_successor_resumes_between_the_parts_of_a_final(outlet: Published) -> None:
+    former = EventWriter(outlet, SPEC, 1, "w", Metrics(1))
+    outlet.limit = 2000
+    outlet.most = 3
+    with pytest.raises(LeaseLost):
+        await former.final(timeline(100), long_final(100))
+    successor = EventWriter(outlet, SPEC, 2, "w", Metrics(1))
+    outlet.most = None
+    await successor.resume()
+    assert successor.position == round(outlet.events[-1].end * RATE) == former.position
+    rest = [
+        word for word in long_final(100).words if (word.start or 0) * RATE >= successor.position
+    ]
+    final = Final(" ".join(word.text for word in rest), 0.0, 100.0, tuple(rest))
+    await successor.final(timeline(100), final)
+    assert [w.text for e in outlet.events for w in e.words] == [f"w{n:03d}" for n in range(100)]
+    assert [event.sequence for event in outlet.events] == [*range(len(outlet.events))]
+
+
+async def test_other_events_that_are_too_large_are_shortened(
+    outlet: Published,
+) -> None:
+    metrics = Metrics(1)
+    writer = EventWriter(outlet, SPEC, 1, "w", metrics)
+    outlet.limit = 900
+    gaps = [Gap(start=n, end=n + 1, cause="edge") for n in range(100)]
+    await writer.turn(Turn("started", 0.0, text="hm " * 1000), 1.0)
+    await writer.status("closed", "because " * 1000, account=Account(gaps=gaps))
+    await writer.status("closed", "because")
+    await writer.interim(timeline(100), Interim("so " * 1000, 0.0, 9.0, long_final(50).words))
+    turn, long, short = outlet.events
+    assert (turn.shortened, turn.text[:6], turn.text[-1]) == (True, "hm hm ", "…")
+    assert (long.shortened, long.reason[-1], len(long.account.gaps) < 9) == (True, "…", True)
+    assert (short.shortened, short.reason) == (False, "because")
+    (interim,) = outlet.interims
+    assert (interim.shortened, interim.words, interim.text[-1]) == (True, [], "…")
+    for kind, count in (("turn", 1), ("status", 1), ("interim", 1), ("final", 0)):
+        name = "natterjack_oversized_events_total"
+        assert metrics.registry.get_sample_value(name, {"kind": kind}) == count
+
+
+async def test_an_event_for_which_there_is_no_room_at_all(
+    writer: EventWriter, outlet: Published
+) -> None:
+    outlet.limit = 100
+    with pytest.raises(MessageTooLarge):
+        await writer.final(timeline(9), Final("one two", 0.0, 2.0))
+    with pytest.raises(MessageTooLarge):
+        await writer.status("streaming")
+    await writer.interim(timeline(9), Interim("one", 0.0, 2.0))
+    assert not outlet.events + outlet.interims
+
+
 async def test_a_final_without_text_moves_the_position_only(
     writer: EventWriter, outlet: Published
 ) -> None:
@@ -113,10 +192,10 @@ async def test_interims_belong_to_the_next_segment_and_move_nothing(
 
 
 async def test_a_successor_resumes_where_finals_and_turns_end(outlet: Published) -> None:
-    former = EventWriter(outlet, SPEC, 1, "w1")
+    former = EventWriter(outlet, SPEC, 1, "w1", Metrics(1))
     await former.turn(Turn("started", 0.0), 0.5)
     await former.final(timeline(5), Final("one", 0.0, 2.0))
-    successor = EventWriter(outlet, SPEC, 2, "w2")
+    successor = EventWriter(outlet, SPEC, 2, "w2", Metrics(1))
     await successor.resume()
     assert successor.position == 2 * RATE
     await successor.turn(Turn("started", 0.0), 2.5)
@@ -132,7 +211,7 @@ async def test_a_successor_resumes_where_finals_and_turns_end(outlet: Published)
 
 async def test_a_position_beyond_the_last_final_stays(outlet: Published) -> None:
     """The checkpoint may know of silence that no final covers."""
-    writer = EventWriter(outlet, SPEC, 1, "w")
+    writer = EventWriter(outlet, SPEC, 1, "w", Metrics(1))
     writer.position = 9 * RATE
     await writer.resume()
     assert writer.position == 9 * RATE

@@ -10,12 +10,14 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey
 from tests.faults.proxy import NatsProxy
+from tests.limited import LimitedServer
 from tests.waiting import soon, until
 from worker.errors import LeaseLost, Overtaken
 from worker.session.checkpoint import Checkpoint, CheckpointStore
@@ -196,6 +198,53 @@ async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
             await checkpoints.write(_checkpoint("a", 1), "{}")
         assert near.reconnects == 2
     assert await stored_events(ready_broker) == [(0, "status"), (1, "one"), (2, "two")]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_limit_that_shrinks_while_an_event_is_published(
+    limited_server: LimitedServer, stored: bool
+) -> None:
+    """The connection is lost with the acknowledgement, or with the event itself."""
+    final = f"stt.transcript.{KEY}.final"
+    async with (
+        NatsProxy(limited_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="near", once=True) as near,
+    ):
+        await streams.ensure(near, StreamSettings())
+        holder = Holder(near, 1)
+        await holder.publisher.establish(holder.status)
+        trigger = proxy.after if stored else proxy.before
+        trigger(final, lambda: limited_server.reload(2048))
+        long = "long " * 1000
+        if stored:
+            await holder.final(long)
+        else:
+            with pytest.raises(MessageTooLarge):
+                await holder.final(long)
+        for text in ("short", "another"):
+            await holder.final(text)
+        assert near.reconnects == 1
+        expected = ["status", *([long] if stored else []), "short", "another"]
+        assert await stored_events(near) == [*enumerate(expected)]
+
+
+async def test_an_event_that_arrives_after_its_replacement_fences_the_holder(
+    limited_server: LimitedServer,
+) -> None:
+    """A large event can be stored after the holder has asked for it and publishes a smaller one in
+    its place. Then the holder must not take the large one for the smaller one."""
+    async with connected(BrokerSettings(url=limited_server.url), name="near", once=True) as near:
+        await streams.ensure(near, StreamSettings())
+        holder = Holder(near, 1)
+        await holder.publisher.establish(holder.status)
+        with pytest.raises(MessageTooLarge):
+            await holder.final("too long " * 10_000)
+        late = Holder(near, 1)  # publishes as the same holder would have
+        await late.publisher.resume()
+        await late.final("late")
+        with pytest.raises(LeaseLost):
+            await holder.final("part")
+        assert await stored_events(near) == [(0, "status"), (1, "late")]
 
 
 async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: Broker) -> None:
