@@ -87,7 +87,7 @@ async def _work(flags: argparse.Namespace) -> None:
     providers = Providers(settings)
     for name in settings.providers:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session
-    metrics = Metrics(settings.max_sessions, settings.metrics_tenants)
+    metrics = Metrics(settings.max_sessions, settings.metrics_tenants, settings.final_goal_seconds)
     watch = StreamWatch(stream_settings, metrics)
     health = Health(settings, metrics, watch)
     try:

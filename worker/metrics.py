@@ -34,8 +34,10 @@ OTHER_TENANTS = "other"
 class Metrics:
     """All metrics of one process, in a registry of their own."""
 
-    def __init__(self, slots: int, most_tenants: int = 50) -> None:
-        """Give the first `most_tenants` tenants labels of their own; all others share one."""
+    def __init__(self, slots: int, most_tenants: int = 50, final_goal_seconds: float = 5.0) -> None:
+        """Give the first `most_tenants` tenants labels of their own; all others share one. Speech
+        that is final later than `final_goal_seconds` after its capture counts as late."""
+        self.final_goal_seconds = final_goal_seconds
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._tenants: set[str] = set()
         self._most_tenants = most_tenants
@@ -56,6 +58,8 @@ class Metrics:
             self.sessions_ended.labels(outcome)
         for cause in ("missing", "edge", "bad_chunk", "unreadable"):
             self.audio_gaps.labels(cause)
+        for complete in ("true", "false"):
+            self.session_accounts.labels(complete)
         for scope in ("session", "tenant"):
             self.budget_ended.labels(scope)
         for kind in ("interim", *DURABLE_KINDS):
@@ -99,6 +103,11 @@ class Metrics:
         )
         self.sessions_ended = self._counter(
             "sessions_ended_total", "Leases that ended, by outcome", "outcome"
+        )
+        self.session_accounts = self._counter(
+            "session_accounts_total",
+            "Sessions that ended, by whether all their audio was transcribed without a gap",
+            "complete",
         )
         self.claim_delay = self._histogram(
             "session_claim_delay_seconds",
@@ -156,6 +165,15 @@ class Metrics:
         self.final_delay = self._histogram(
             "final_after_speech_seconds",
             "Time from arrival of the end of a turn's last word to publication of its last final",
+            "provider",
+        )
+        self.speech_seconds = self._counter(
+            "speech_seconds_total", "Speech whose final was published", "provider"
+        )
+        self.speech_late_seconds = self._counter(
+            "speech_late_seconds_total",
+            "Speech whose final was published later than WORKER_FINAL_GOAL_SECONDS after its "
+            "capture",
             "provider",
         )
         self.first_interim = self._histogram(

@@ -121,6 +121,12 @@ class WorkerSettings(BaseSettings):
     metrics_tenants: int = described(
         50, "tenants with their own metric label; all further ones share the label `other`", ge=0
     )
+    final_goal_seconds: float = described(
+        5,
+        "seconds after its capture within which speech should be final; "
+        "natterjack_speech_late_seconds_total counts the speech that is later",
+        gt=0,
+    )
     log_transcripts: bool = described(False, "write finals to the log, for debugging")
 
     accounts: str = described(

@@ -69,6 +69,10 @@ _FAILED = "{} / {}".format(
     _rate("sessions_ended_total", extra=',outcome=~"closed|failed"'),
 )
 
+_COMPLETE = "{} / {}".format(
+    _rate("session_accounts_total", extra=',complete="true"'), _rate("session_accounts_total")
+)
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Overview": (
         Panel(
@@ -127,6 +131,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (_rate("sessions_claimed_total"), "claimed"),
                 (_rate("sessions_started_total"), "started"),
             ),
+        ),
+        Panel(
+            "Speech in time", "Share of speech whose final was published within "
+            "WORKER_FINAL_GOAL_SECONDS of its capture. The objective is 99%.", "percentunit",
+            ((f"1 - {_rate('speech_late_seconds_total')} / {_rate('speech_seconds_total')}",
+              "in time"),), limit=0.99,
+        ),
+        Panel(
+            "Complete sessions", "Share of the sessions that ended whose audio was transcribed "
+            "without a gap. The objective is 99.5%.", "percentunit",
+            ((_COMPLETE, "complete"),), limit=0.995,
         ),
         Panel(
             "Sessions failed", "Share of failed sessions among those that ended.",

@@ -31,6 +31,7 @@ LABELS = {
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",
+    "complete": "`true`: closed, with all audio transcribed; `false`: failed, or with a gap",
     "stream": "name of a JetStream stream; `KV_...` is the stream of a bucket",
     "currency": "an ISO 4217 currency such as `USD`",
 }

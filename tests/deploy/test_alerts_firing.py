@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,25 +13,25 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import StreamSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import session_subject
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from ..worker.programs import StartWorker, WorkerProcess
+from ..worker.programs import Speaker, StartWorker, WorkerProcess, closed
 from .names import RULE_FILES
 from .prometheus import Prometheus
 
 
 @pytest.fixture
 def rule_files(tmp_path: Path) -> tuple[Path, ...]:
-    """The rules, except that every alert is due after a second and looks back ten."""
+    """The rules, except that every alert is due after a second and looks back 15."""
     copies = []
     for path in RULE_FILES:
         text = re.sub(r"(?m)^(\s+for: )\w+$", r"\g<1>1s", path.read_text())
         copies.append(tmp_path / path.name)
-        copies[-1].write_text(re.sub(r"\[(5|10|15)m\]", "[10s]", text))
+        copies[-1].write_text(re.sub(r"\[(5m|10m|15m|30m|1h|6h)\]", "[15s]", text))
     return tuple(copies)
 
 
@@ -111,3 +112,38 @@ async def test_missing_streams_page_somebody_and_applying_them_resolves_it(
         await until(fired, "the alerts fire", 60)
         await streams.ensure(ready_broker, StreamSettings())
         await until(resolved, "the alerts resolve", 60)
+
+
+@pytest.mark.slow
+async def test_speech_that_is_late_and_sessions_that_are_incomplete_page_somebody(
+    start_worker: StartWorker,
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+    tmp_path: Path,
+    rule_files: tuple[Path, ...],
+) -> None:
+    worker = await start_worker(WORKER_FINAL_GOAL_SECONDS="0.001", WORKER_HOLE_SECONDS="0.5")
+    expected = {
+        "NatterjackSpeechLateBurnFast": "critical",
+        "NatterjackSpeechLateBurnSlow": "warning",
+        "NatterjackSessionsIncompleteBurnFast": "critical",
+        "NatterjackSessionsIncompleteBurnSlow": "warning",
+    }
+    seen: set[tuple[str, str]] = set()
+    target = worker.http.removeprefix("http://")
+    async with Prometheus(tmp_path / "prometheus", [target], rule_files) as prometheus:
+        await until(lambda: prometheus.query("natterjack_worker_ready == 1"), "a scrape", 30)
+
+        async def fired() -> bool:
+            seen.update((await firing(prometheus)).items())
+            return seen >= expected.items()
+
+        async def speak(number: int) -> None:
+            speaker = Speaker(broker_settings, 12, conversation=f"c{number}")
+            speaker.left_out = {20}
+            await speaker.speak()
+            await closed(ready_broker, speaker.spec, 60)
+
+        watching = asyncio.create_task(until(fired, "the alerts fire", 90))
+        await asyncio.gather(*(speak(number) for number in range(4)))
+        await watching

@@ -38,6 +38,7 @@ VALUES = {
     "state": {"waiting", "leased"},
     "kind": {"interim", "final"},
     "code": {"malformed"},
+    "complete": {"true", "false"},
     "unit": {"seconds"},
     "is_stream_leader": {"true", "false"},
     "stream_name": {"STT_.+", "KV_stt_.+"},

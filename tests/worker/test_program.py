@@ -75,6 +75,9 @@ async def test_a_session_from_request_to_closing_event(
         return 'natterjack_sessions_ended_total{outcome="closed"} 1.0' in metrics
 
     await until(counted, "the session's end is counted")
+    _, metrics = await worker.get("/metrics")
+    assert 'natterjack_session_accounts_total{complete="true"} 1.0' in metrics
+    assert 'natterjack_speech_seconds_total{provider="deepgram"} 0.0' not in metrics
 
 
 async def test_sessions_do_not_mix(

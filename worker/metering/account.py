@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 
-from natterjack.events import Account
+from natterjack.events import Account, StatusState
 from natterjack.events import Gap as GapRecord
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
@@ -23,6 +23,26 @@ UNREADABLE = "unreadable"
 _MAX_GAPS = 100
 """How many gaps are listed. Further ones only add to the seconds: the account must fit into a
 message."""
+
+
+_ROUNDING_SECONDS = 0.01
+
+
+def is_complete(account: Account, cutoff_seconds: float | None) -> bool:
+    """Whether all audio up to the end of the session is transcribed, without a gap. Audio after
+    `cutoff_seconds` is not part of the session."""
+    wanted = account.captured_seconds
+    if cutoff_seconds is not None:
+        wanted = min(wanted, cutoff_seconds)
+    return not account.gap_seconds and account.transcribed_seconds >= wanted - _ROUNDING_SECONDS
+
+
+def count_ended(
+    metrics: Metrics, account: Account, state: StatusState, cutoff_seconds: float | None
+) -> None:
+    """Count a session that has ended with this account. A failed one is never complete."""
+    complete = state == "closed" and is_complete(account, cutoff_seconds)
+    metrics.session_accounts.labels("true" if complete else "false").inc()
 
 
 class AccountBuilder:

@@ -32,6 +32,11 @@ class Cutoff:
             self.reason = BUDGET
             self.detail = f"{_MAX_SECONDS}: {max_seconds:g} s of audio"
 
+    @property
+    def seconds(self) -> float | None:
+        """The cutoff in seconds of the session's audio; None if there is none."""
+        return None if self.position is None else self.position / self._rate
+
     def adopt(
         self, position: int | None, reason: str | None, detail: str | None, sent: int
     ) -> None:

@@ -32,8 +32,8 @@ class Latencies:
     """Observes how late the transcripts of one provider stream are."""
 
     __slots__ = (
-        "_after_speech", "_final", "_first", "_has_begun", "_interim", "_late", "_opened",
-        "_spoken_at",
+        "_after_speech", "_captured_ns", "_final", "_first", "_goal", "_has_begun", "_interim",
+        "_late", "_late_seconds", "_opened", "_seconds", "_speech_seconds", "_spoken_at",
     )  # fmt: skip
 
     def __init__(self, metrics: Metrics, provider: str) -> None:
@@ -42,6 +42,13 @@ class Latencies:
         self._final = metrics.latency.labels("final", provider)
         self._first = metrics.first_interim.labels(provider)
         self._after_speech = metrics.final_delay.labels(provider)
+        self._speech_seconds = metrics.speech_seconds.labels(provider)
+        self._late_seconds = metrics.speech_late_seconds.labels(provider)
+        self._goal = metrics.final_goal_seconds
+        self._seconds = 0.0
+        """How long the speech of the last final is."""
+        self._captured_ns: int | None = None
+        """When the end of that speech was captured, by the edge's clock."""
         self._opened = time.monotonic()
         self._has_begun = False
         self._spoken_at: float | None = None
@@ -62,8 +69,15 @@ class Latencies:
     def received_final(self, timeline: Timeline, event: Final) -> None:
         """Note a final, like `received`."""
         self.received(timeline, event)
+        start = event.words[0].start if event.words else None
         end = event.words[-1].end if event.words else None
         self._spoken_at = None if end is None else timeline.arrived(timeline.to_position(end))
+        if start is None or end is None:
+            start, end = event.start, event.end
+        last = timeline.to_position(end)
+        spoken = timeline.to_seconds(end) - timeline.to_seconds(start)
+        self._seconds = max(0.0, spoken) if event.text else 0.0
+        self._captured_ns = timeline.captured_ns(last)
 
     def interim(self, latency: float | None) -> None:
         """Observe the latency of an interim that was published."""
@@ -71,7 +85,15 @@ class Latencies:
             self._interim.observe(latency)
 
     def final(self, latency: float | None) -> None:
-        """Observe the latency of a final that was published."""
+        """Observe the latency of a final that was published, and whether its speech was final
+        within the goal: since its capture, so that an outage counts; without the edge's clock,
+        since its arrival."""
+        self._speech_seconds.inc(self._seconds)
+        delay = latency
+        if self._captured_ns is not None:
+            delay = (time.time_ns() - self._captured_ns) / 1e9
+        if delay is None or delay > self._goal:
+            self._late_seconds.inc(self._seconds)
         if latency is None:
             return
         self._final.observe(latency)

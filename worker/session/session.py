@@ -26,7 +26,7 @@ from natterjack.spec import SessionSpec
 from worker.audio.feed import Feed
 from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
-from worker.metering.account import AccountBuilder
+from worker.metering.account import AccountBuilder, count_ended
 from worker.metering.ledger import Ledger
 from worker.services import Services
 from worker.trace import lease_trace
@@ -191,6 +191,7 @@ class Session:
             self._services.metrics.budget_ended.labels(self._cutoff.budget_scope).inc()
         account = self.progress.account()
         await writer.status(state, reason, detail=detail, account=account)
+        count_ended(self._services.metrics, account, state, self._cutoff.seconds)
         await self._lease.write(closed=True)
 
     async def _take_over(self) -> None:

@@ -116,6 +116,19 @@ class Timeline:
                 return float(arrivals[at + 3])
         return None
 
+    def captured_ns(self, position: int) -> int | None:
+        """The wall clock at the capture of the last frame before `position`, in nanoseconds; None
+        if that is unknown."""
+        arrivals = self._arrivals
+        for at in range(len(arrivals) - 4, -1, -4):
+            if arrivals[at] < position:
+                start, end, time_ns = arrivals[at : at + 3]
+                if not time_ns:
+                    return None
+                frames = min(position, end) - start
+                return int(time_ns + frames * 1_000_000_000 // self._rate)
+        return None
+
     def wall_clock_ns(self, position: int) -> int | None:
         """The wall clock at the capture of the frame at `position`; None if that is unknown. For a
         frame in a gap it is derived from the chunk after the gap."""

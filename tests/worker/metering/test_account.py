@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from natterjack.events import Account
+import pytest
+
+from natterjack.events import Account, StatusState
 from natterjack.subjects import SessionKey
 from worker.audio.feed import Gap
-from worker.metering.account import AccountBuilder
+from worker.metering.account import AccountBuilder, count_ended, is_complete
 from worker.metering.ledger import Ledger
 from worker.metering.prices import Price
 from worker.metering.tally import Tally
@@ -69,6 +71,33 @@ def test_the_account_lists_a_limited_number_of_gaps() -> None:
     assert len(account.gaps) == 100
     assert account.gap_seconds == {"edge": 200.0}
     assert len(account.model_dump_json()) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("account", "cutoff", "complete"),
+    [
+        (Account(captured_seconds=9, transcribed_seconds=9), None, True),
+        (Account(captured_seconds=9, transcribed_seconds=8), None, False),
+        (Account(captured_seconds=9, transcribed_seconds=5), 5.0, True),
+        (Account(captured_seconds=9, transcribed_seconds=4), 5.0, False),
+        (Account(captured_seconds=9, transcribed_seconds=9, gap_seconds={"edge": 1}), None, False),
+        (Account(), None, True),
+    ],
+)
+def test_complete_accounts(account: Account, cutoff: float | None, complete: bool) -> None:
+    assert is_complete(account, cutoff) is complete
+
+
+def test_ended_sessions_are_counted_and_failed_ones_are_never_complete() -> None:
+    metrics = Metrics(1)
+    states: list[StatusState] = ["closed", "failed", "closed"]
+    for state in states:
+        count_ended(metrics, Account(), state, None)
+    counted = [
+        metrics.registry.get_sample_value("natterjack_session_accounts_total", {"complete": each})
+        for each in ("true", "false")
+    ]
+    assert counted == [2, 1]
 
 
 def test_the_next_worker_continues_the_books() -> None:

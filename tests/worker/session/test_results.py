@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -54,7 +55,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 class Stream:
     """An open stream of a session, on which ten seconds of audio were sent."""
 
-    def __init__(self, case: Case, *events: ProviderEvent | ProviderError) -> None:
+    def __init__(
+        self,
+        case: Case,
+        *events: ProviderEvent | ProviderError,
+        captured_ns: int = 0,
+        arrived: float = 0.0,
+    ) -> None:
         self.case = case
         progress, ledger = case.progress, case.progress.ledger
         ledger.opened("one", Price(3.6, "USD", "audio"), 0)
@@ -63,7 +70,7 @@ class Stream:
             case.providers.get("one"), Script(*events), Converter(audio, audio), case.spec, 0,
             case.settings, case.metrics, ledger,
         )  # fmt: skip
-        self.relay.timeline.advance(10 * RATE, 0.0, 0)
+        self.relay.timeline.advance(10 * RATE, arrived, captured_ns)
         self.results = Results(
             self.relay, progress, case.lease, case.admission.chain, case.drain, case.metrics,
             case.spec.key, log_transcripts=False,
@@ -201,6 +208,32 @@ async def test_the_count_of_the_provider_is_billed() -> None:
     await stream.run()
     stream.relay.count_last()
     assert case.progress.ledger.usage()["one"].billed_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("captured_ago", "arrived_ago", "late"),
+    [(10, 3600, False), (100, 0, True), (None, 0, False), (None, 60, True)],
+)
+async def test_late_speech_is_counted_by_its_capture(
+    captured_ago: float | None, arrived_ago: float, late: bool
+) -> None:
+    """Ten seconds of audio were captured from `captured_ago` on. Seven are speech."""
+    case = await Case().start()
+    words = tuple(ProviderWord(w, s, e, None, None) for w, s, e in (("to", 2, 4), ("ad", 5, 9)))
+    stream = Stream(
+        case, Final("to ad", 0, 10, words), Final("", 10, 10),
+        captured_ns=0 if captured_ago is None else time.time_ns() - round(captured_ago * 1e9),
+        arrived=time.monotonic() - arrived_ago,
+    )  # fmt: skip
+    await stream.run()
+
+    def counted(name: str) -> float | None:
+        return case.metrics.registry.get_sample_value(
+            f"natterjack_{name}_total", {"provider": "one"}
+        )
+
+    assert counted("speech_seconds") == pytest.approx(7)
+    assert counted("speech_late_seconds") == pytest.approx(7 if late else 0)
 
 
 async def test_notices_are_counted() -> None:

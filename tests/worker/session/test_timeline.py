@@ -50,6 +50,19 @@ def test_wall_clock_at_a_position_and_forgetting() -> None:
     assert timeline.wall_clock_ns(199) == 9_099_000_000
 
 
+def test_capture_of_the_last_frame_covered() -> None:
+    timeline = Timeline(1000, 0)
+    timeline.advance(100, 0.0, 5_000_000_000)
+    timeline.advance(100, 0.0, 9_000_000_000)
+    timeline.advance_gap(400, 50)
+    timeline.advance(100, 0.0, 0)
+    assert timeline.captured_ns(0) is None
+    assert timeline.captured_ns(100) == 5_100_000_000
+    assert timeline.captured_ns(101) == 9_001_000_000
+    assert timeline.captured_ns(400) == 9_100_000_000, "the end of the chunk before the gap"
+    assert timeline.captured_ns(650) is None, "the edge did not say"
+
+
 def test_clocks_amid_a_gap() -> None:
     """The end of a transcript within a gap counts as arrived with the audio before the gap; the
     clock of a start within it comes from the audio after the gap."""
