@@ -39,6 +39,9 @@ _POLL_S = 0.1
 """Interval of checks while something waits to be sent."""
 _IDLE_POLL_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
+_LIMIT_S = 30.0
+"""How often to reconnect while a chunk or the request exceeds the server's max_payload: a server
+that accepts more by now does not announce it to clients that are connected."""
 _RESET_S = 10.0
 """A backoff starts afresh after this long without a failure."""
 _MAX_UNSENT_BYTES = 256 * 1024
@@ -88,6 +91,8 @@ class Publisher:
         self._audio_backoff = Backoff()
         self._problems: dict[str, str] = {}
         """Why the broker does not store the "request" or the "audio"."""
+        self._ask_limit_at: float | None = None
+        """When to reconnect to learn the server's limit; None while nothing exceeds it."""
         self._broker: Broker | None = None
         self._inbox = ""
         self._wake = asyncio.Event()
@@ -259,6 +264,7 @@ class Publisher:
                 headers={MSG_ID: self.spec.session_id, **self._trace.open()},
             )
         except MessageTooLarge as error:
+            self._ask_limit(broker)
             self._failed(
                 "request",
                 f"the session request of {error.size} bytes exceeds the server's max_payload of "
@@ -287,6 +293,7 @@ class Publisher:
                 headers=encode_chunk_headers(header),
             )
         except MessageTooLarge as error:
+            self._ask_limit(broker)
             self._failed(
                 "audio",
                 f"a chunk of {len(chunk.payload)} bytes and its headers exceed the server's "
@@ -294,6 +301,15 @@ class Publisher:
             )
         except NatsError as error:
             self._failed("audio", str(error))
+
+    def _ask_limit(self, broker: Broker) -> None:
+        """Reconnect from time to time, because the limit may have been raised."""
+        now = time.monotonic()
+        if self._ask_limit_at is None:
+            self._ask_limit_at = now + _LIMIT_S
+        elif now >= self._ask_limit_at:
+            self._ask_limit_at = None
+            broker.client.abort()
 
     def _replied(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         token = subject[len(self._inbox) + 1 :].decode()

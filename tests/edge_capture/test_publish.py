@@ -12,15 +12,17 @@ from edge_capture.delivery import publisher as publisher_module
 from edge_capture.delivery.backlog import AHEAD_CHUNKS, Backlog
 from edge_capture.delivery.publisher import Publisher
 from edge_capture.session_status import SessionStatus
+from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 from tests.edge_capture.program import only_recording
 from tests.edge_capture.samples import FRAMES, chunk
 from tests.edge_capture.test_faults import say, status_event
 from tests.freezing import freeze
+from tests.limited import LimitedServer
 from tests.waiting import soon, until
 
 SPEC = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
@@ -82,6 +84,50 @@ async def test_beyond_the_buffer_the_oldest_audio_is_dropped(
     assert recording.headers[-1].end
     assert sum("oldest audio is dropped" in record.message for record in caplog.records) == 1
     assert any("4.0 s of audio were dropped" in record.message for record in caplog.records)
+
+
+async def test_chunks_wait_while_the_servers_limit_is_too_low(
+    limited_server: LimitedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher_module, "_LIMIT_S", 0.5)
+    publisher = publisher_with(8)
+    async with connected(BrokerSettings(url=limited_server.url), name="edge") as broker:
+        await streams.ensure(broker, StreamSettings())
+        running = asyncio.create_task(publisher.run(broker))
+        publisher.offer(chunk(0))
+        await until(lambda: publisher.acknowledged == 1, "one is stored")
+        await limited_server.reload(1024)
+        for index in range(1, 6):
+            publisher.offer(chunk(index, end=index == 5))
+        await until(
+            lambda: "exceed the server's max_payload of 1024" in caplog.text, "it is logged"
+        )
+        reconnects = broker.reconnects
+        await until(lambda: broker.reconnects > reconnects, "it asks for the limit")
+        assert publisher.in_flight + len(publisher.backlog) == 5
+        await limited_server.reload(65_536)
+        await soon(running, 30)
+        (await only_recording(broker)).check_whole()
+    assert caplog.text.count("exceed the server's max_payload") == 1
+
+
+async def test_a_request_that_is_too_large_does_not_stop_the_audio(
+    limited_server: LimitedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = SPEC.model_copy(update={"keyterms": ["toad" * 10] * 2000})
+    backlog = Backlog(spec, max_seconds=1, ahead_chunks=AHEAD_CHUNKS)
+    publisher = Publisher(backlog, window_chunks=8)
+    async with connected(BrokerSettings(url=limited_server.url), name="edge") as broker:
+        await streams.ensure(broker, StreamSettings())
+        running = asyncio.create_task(publisher.run(broker))
+        publisher.offer(chunk(0, end=True))
+        await until(lambda: publisher.acknowledged == 1, "the audio is stored")
+        await until(lambda: "session request of" in caplog.text, "it is logged")
+        assert not publisher.opened
+        assert publisher.problem is not None
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
 
 
 async def test_a_subscriber_that_does_not_reply_is_noticed(
