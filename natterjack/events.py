@@ -7,7 +7,7 @@ rate. This clock continues through reconnects, handovers and gaps.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -44,6 +44,10 @@ class _Event(_Model):
     epoch: Annotated[int, Field(ge=0, description="delivery count of the session's lease")]
     provider: Annotated[str | None, Field(description="name of the provider in use")] = None
     model: Annotated[str | None, Field(description="model that the request names")] = None
+    repeats: Annotated[
+        str | None,
+        Field(description="ID of the session whose audio this one transcribes again"),
+    ] = None
     published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
     shortened: Annotated[
         bool,
@@ -209,6 +213,10 @@ class StatusEvent(Durable):
     detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
     worker: Annotated[str, Field(description="name of the worker")]
     account: Annotated[Account | None, Field(description="only in closing events")] = None
+    request: Annotated[
+        dict[str, Any] | None,
+        Field(description="the session's request; only in closing events, and up to 16 KiB"),
+    ] = None
 
     @property
     def closing(self) -> bool:

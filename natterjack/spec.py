@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import uuid4
@@ -13,6 +14,8 @@ from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
+MAX_STORED_BYTES = 16 * 1024
+"""The largest request that a closing event keeps."""
 MAX_SECONDS = 30 * 24 * 3600
 """The longest session that can be requested."""
 ProviderName = Annotated[str, Field(max_length=64)]
@@ -51,6 +54,13 @@ class SessionSpec(BaseModel):
         float | None,
         Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="maximum duration of audio"),
     ] = None
+    repeats: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{8,64}$",
+            description="ID of a session of the key whose stored audio is to be transcribed again",
+        ),
+    ] = None
     labels: dict[str, str] = Field(
         default_factory=dict, description="free text of the requester, not used by workers"
     )
@@ -70,8 +80,22 @@ class SessionSpec(BaseModel):
         return SessionKey(self.tenant, self.conversation, self.speaker)
 
     @property
+    def audio_session_id(self) -> str:
+        """The ID in the headers of the session's audio."""
+        return self.repeats or self.session_id
+
+    @property
     def audio_format(self) -> AudioFormat:
         return AudioFormat(self.encoding, self.sample_rate, self.channels)
+
+    def stored(self) -> dict[str, Any] | None:
+        """The request as closing events keep it, so that it can be repeated; None if it is larger
+        than MAX_STORED_BYTES."""
+        payload = self.model_dump_json(exclude_none=True)
+        if len(payload.encode()) > MAX_STORED_BYTES:
+            return None
+        stored: dict[str, Any] = json.loads(payload)
+        return stored
 
     @property
     def providers(self) -> list[str]:

@@ -141,9 +141,12 @@ def _known(seconds: float | None) -> float | None:
 def shortened(fields: dict[str, Any]) -> dict[str, Any] | None:
     """The fields of a smaller event, marked as shortened; None if nothing can be left out.
 
-    The largest of its parts that are not essential goes first: the words of an interim altogether,
-    half of a text or of the listed gaps. The use of each provider goes last.
+    The request of a closing event goes first. Then the largest of the parts that are not essential
+    goes: the words of an interim altogether, half of a text or of the listed gaps. The use of each
+    provider goes last.
     """
+    if fields.get("request") is not None:
+        return {**fields, "shortened": True, "request": None}
     account: Account | None = fields.get("account")
     sizes = {name: len(fields.get(name) or "") - len(ELLIPSIS) for name in _TEXTS}
     sizes["words"] = 50 * len(fields.get("words") or ())

@@ -104,7 +104,7 @@ class Health:
                     "session_id": session.id,
                     "epoch": session.epoch,
                     "state": session.state.value,
-                    "reason": session.held_reason,
+                    "reason": session.progress.held_reason,
                     "seconds_held": round(now - session.since, 1),
                     "final_seconds": round(session.progress.final / session.spec.sample_rate, 2),
                     "lag_seconds": round(session.progress.lag_seconds, 2),

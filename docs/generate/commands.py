@@ -80,8 +80,9 @@ def _usage(name: str, parser: argparse.ArgumentParser) -> str:
             parts.append(f"[{shown}]" if action.nargs == "?" else shown)
         elif action.required:
             parts.append(f"{action.option_strings[0]} {action.metavar or action.dest.upper()}")
-    if any(isinstance(a, argparse._SubParsersAction) for a in parser._actions):
-        parts.append("COMMAND")
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parts.append("COMMAND" if action.required else "[COMMAND]")
     return " ".join([*parts, "[options]"])
 
 

@@ -218,6 +218,7 @@ def _operator(own: tuple[str, ...]) -> Permissions:
             streams.bucket_subject(streams.BUDGETS_BUCKET, ">"),
             streams.bucket_subject(streams.USAGE_BUCKET, streams.usage_erased("*")),
             f"{CONTROL_PREFIX}.>",
+            f"{SESSION_PREFIX}.*.*.*",
         ),
         subscribe=(*own, f"{TRANSCRIPT_PREFIX}.>", f"{REPUBLISHED_PREFIX}.>"),
     )

@@ -20,6 +20,7 @@ from natterjack.fleet.reader import FleetReader
 from natterjack.fleet.sessions import WAITING, Fleet, KeyFilter, Row
 from natterjack.settings import BrokerSettings, add_flags, load
 
+from . import retry
 from .table import plain, start, table
 
 _WATCH_S, _MIN_WATCH_S = 2.0, 0.2
@@ -68,10 +69,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "each time",
     )  # fmt: skip
     add_flags(command, BrokerSettings, "nats-")
+    retry.add_to(command.add_subparsers(dest="action", metavar="COMMAND"))
 
 
 async def run(flags: argparse.Namespace) -> int:
     """Run the command and return the exit status. Raises UsageError, BrokerError."""
+    if flags.action == "retry":
+        return await retry.run(flags)
     keys = KeyFilter(flags.tenant, flags.conversation, flags.speaker).check()
     if flags.watch is not None and not _MIN_WATCH_S <= flags.watch < math.inf:
         raise UsageError(f"--watch {flags.watch:g}: give {_MIN_WATCH_S:g} s or more")

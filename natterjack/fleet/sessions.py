@@ -39,6 +39,8 @@ class Row(BaseModel):
     worker: str | None = None
     instance: str | None = None
     epoch: int | None = None
+    repeats: str | None = None
+    """The session whose audio this one transcribes again."""
     provider: str | None = None
     opened_at: datetime | None = None
     told_seconds_ago: float | None = None
@@ -165,7 +167,7 @@ def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
     return Row(
         key=session.key, session_id=session.session_id, state=GONE if ago > GONE_SECONDS else state,
         reason=session.reason, worker=page.worker, instance=page.instance, epoch=session.epoch,
-        provider=session.provider,
+        repeats=session.repeats, provider=session.provider,
         opened_at=session.opened_at, told_seconds_ago=round(ago, 3),
         lag_seconds=session.lag_seconds, captured_seconds=session.captured_seconds,
         final_seconds=session.final_seconds, cost={c: round(v, 6) for c, v in cost.items()},

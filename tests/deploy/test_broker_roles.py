@@ -187,7 +187,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "operator": {
         *(s for s in PUBLISHED if s.startswith(("$JS.API.", "$JS.SNAPSHOT."))),
         f"$KV.stt_budgets.{KEY}",
-        f"stt.control.{KEY}", f"stt.control.{FOREIGN}",
+        *(f"stt.{what}.{key}" for what in ("control", "session") for key in (KEY, FOREIGN)),
     },
 }  # fmt: skip
 MAY_HEAR: dict[str, set[str]] = {

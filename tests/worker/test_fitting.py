@@ -187,3 +187,9 @@ def test_an_interim_loses_its_words_before_its_text() -> None:
     assert again["text"] == ("a " * 50).rstrip() + "…"
     assert shortened({"text": "", "words": []}) is None
     assert shortened({"providers": {"p": 1}}) == {"providers": {}, "shortened": True}
+
+
+def test_the_request_of_a_closing_event_goes_before_all_else() -> None:
+    fields = {"reason": "because " * 100, "request": {"tenant": "t"}}
+    smaller = shortened(fields)
+    assert smaller == {"reason": fields["reason"], "request": None, "shortened": True}

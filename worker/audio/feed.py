@@ -124,7 +124,7 @@ class Feed:
         self._store = store
         self._format = spec.audio_format
         self._frame_bytes = spec.audio_format.frame_bytes
-        self._session_id = spec.session_id
+        self._session_id = spec.audio_session_id
         self._subject = audio_subject(spec.key)
         self._hole_seconds = hole_seconds
         self._longest_gap = _LONGEST_GAP_S * spec.sample_rate
@@ -145,7 +145,7 @@ class Feed:
         self._nudged = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
-        self._session_prefix = chunk_header_prefix(spec.session_id)
+        self._session_prefix = chunk_header_prefix(spec.audio_session_id)
         self._expected_prefix = _NEVER
         self._deadline = 0.0
         """When `next` returns at the latest."""

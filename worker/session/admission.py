@@ -65,7 +65,7 @@ class Admission:
 
     __slots__ = (
         "_account", "_announced", "_chosen", "_drain", "_enter", "_lease", "_pause", "_retry",
-        "_services", "_spec", "chain", "permit", "reason", "repeats",
+        "_services", "_spec", "chain", "permit", "repeats",
     )  # fmt: skip
 
     def __init__(
@@ -98,8 +98,6 @@ class Admission:
         """The provider that the session may dial since it was last held."""
         self._announced: list[tuple[str, str, str | None]] = []
         """The faults that subscribers know of, since the last stream."""
-        self.reason: str | None = None
-        """Why the session is held; None if it is not."""
 
     @property
     def provider(self) -> Provider:
@@ -199,13 +197,13 @@ class Admission:
         if pause is None:
             return
         slots, checkpoint, now = self._services.slots, self._lease.checkpoint, time.monotonic()
-        self.reason = reason = f"queued: {self.chain.problem}"
+        reason = f"queued: {self.chain.problem}"
         self._enter(State.QUEUED, reason=reason)
         self._retry.outage_too_long(now)
         failing = self._retry.failing_seconds(now)
         checkpoint.failing_since = datetime.now(UTC) - timedelta(seconds=failing)
         progress = self._lease.progress
-        progress.held_since = now - failing
+        progress.held_reason, progress.held_since = reason, now - failing
         if not slots.lend():
             raise HandOver(reason, _LATER_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
         metrics = self._services.metrics
@@ -222,7 +220,7 @@ class Admission:
             await self._lease.write()
             await self._wait_for_provider(now + pause)
         finally:
-            self.reason = progress.held_since = None
+            progress.held_reason = progress.held_since = None
             has_slot = slots.end_loan()
             metrics.sessions_active.inc()
             metrics.sessions_held.dec()

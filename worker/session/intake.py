@@ -63,7 +63,7 @@ class Queries:
         spec = self._spec
         try:
             stored = await self._services.store.last(audio_subject(spec.key))
-            if stored is None or stored.headers.get(SESSION_ID) != spec.session_id:
+            if stored is None or stored.headers.get(SESSION_ID) != spec.audio_session_id:
                 return 0
             size = len(stored.data)
             header = decode_chunk_headers(stored.headers, size, spec.audio_format)
@@ -90,7 +90,7 @@ class Intake:
 
     __slots__ = (
         "_admission", "_drain", "_first_queued", "_lease", "_parked_head", "_parked_last_arrival",
-        "_settings", "_stored_head", "end_reason",
+        "_repeats", "_settings", "_stored_head", "end_reason",
     )  # fmt: skip
 
     def __init__(
@@ -101,8 +101,12 @@ class Intake:
         admission: Admission,
         first_queued: QueueQuery,
         stored_head: Callable[[], Awaitable[int]],
+        *,
+        repeats: bool = False,
     ) -> None:
-        """`first_queued` and `stored_head` are those of `Queries`."""
+        """`first_queued` and `stored_head` are those of `Queries`. `repeats`: the audio is that of
+        an earlier session, so all of it is stored."""
+        self._repeats = repeats
         self._settings = settings
         self._drain = drain
         self._lease = lease
@@ -123,6 +127,8 @@ class Intake:
             return False
         if quiet > settings.idle_seconds:
             self.end_reason = f"idle: no audio for {settings.idle_seconds:g} s"
+        elif self._repeats and quiet > settings.superseded_seconds:
+            self.end_reason = "end of the stored audio"
         elif feed.superseded and quiet > settings.superseded_seconds:
             # A late chunk of an older session on the key looks the same: only the queue knows.
             with contextlib.suppress(QueueUnknown):

@@ -22,7 +22,8 @@ class Progress:
     writer, account builder and ledger. Positions count frames of the session."""
 
     __slots__ = (
-        "_rate", "account_builder", "feed", "held_since", "ledger", "relay", "timeline", "writer",
+        "_rate", "account_builder", "feed", "held_reason", "held_since", "ledger", "relay",
+        "timeline", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +39,8 @@ class Progress:
         """The relay of the open provider stream, if any."""
         self.timeline: Timeline | None = None
         """The timeline of the last provider stream, if one was opened since the last fault."""
+        self.held_reason: str | None = None
+        """Why no provider serves the session now; None if it is not held."""
         self.held_since: float | None = None
         """Since when no provider has served the session, by the monotonic clock, if it is held."""
 
@@ -130,8 +133,9 @@ class Progress:
         head = self.account_builder.captured if self.feed is None else self.feed.head
         captured = max(head, final) / rate
         self.ledger.captured(captured)
+        why = "" if self.held_reason is None else f'"reason":{json.dumps(self.held_reason)},'
         return (
-            f'"provider":{json.dumps(self.writer.provider)},'
+            f'{why}"provider":{json.dumps(self.writer.provider)},'
             f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'
             f'"final_seconds":{final / rate:.3f},"sent_until":{self.sent_until},'
             f'"providers":{{{self.ledger.json()}}}'

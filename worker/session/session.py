@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 import time
@@ -109,6 +108,7 @@ class Session:
         self._record_prefix = (
             f'{{"key":"{key}","session_id":"{self.id}","epoch":{epoch},"holder":"{holder}",'
             f'"opened_at":"{spec.opened_at.isoformat()}"'
+            + (f',"repeats":"{spec.repeats}"' if spec.repeats else "")
         )
         """The constant prefix of this session's roster record."""
         self._retry = Retry(
@@ -121,18 +121,13 @@ class Session:
         self._queries = queries = Queries(services, spec)
         self._intake = Intake(
             settings, self._drain, self._lease, self._admission, queries.first_queued,
-            queries.stored_head,
+            queries.stored_head, repeats=spec.repeats is not None,
         )  # fmt: skip
         self._usage = UsageSchedule(settings.usage_seconds, time.monotonic())
 
     @property
     def state(self) -> State:
         return self._lifecycle.state
-
-    @property
-    def held_reason(self) -> str | None:
-        """Why no provider serves the session now; None if it is not held."""
-        return self._admission.reason
 
     # ---- the path through the states --------------------------------------------------------
 
@@ -190,7 +185,8 @@ class Session:
         if reason == BUDGET:
             self._services.metrics.budget_ended.labels(self._cutoff.budget_scope).inc()
         account = self.progress.account()
-        await writer.status(state, reason, detail=detail, account=account)
+        request = None if self._problem else self.spec.stored()
+        await writer.status(state, reason, detail=detail, account=account, request=request)
         count_ended(self._services.metrics, account, state, self._cutoff.seconds)
         await self._lease.write(closed=True)
 
@@ -373,9 +369,7 @@ class Session:
                 self._usage.warn(remaining)
             if self._usage.check(now):
                 relay.wake_guard()
-        why = "" if (held := self.held_reason) is None else f'"reason":{json.dumps(held)},'
-        state = f'"state":"{self.state.value}",{why}'
-        return f"{self._record_prefix},{state}{self.progress.record_json()}}}"
+        return f'{self._record_prefix},"state":"{self.state.value}",{self.progress.record_json()}}}'
 
     def drain(self) -> None:
         """Hand the session over at its next final, or after the drain time."""

@@ -149,13 +149,13 @@ async def test_a_session_is_held_while_every_account_refuses() -> None:
     assert case.states == [State.QUEUED]
     reason = "queued: credit: one: one has no credit; credit: two: two has no credit"
     assert case.reasons() == [("recovering", reason)]
-    assert case.admission.reason == reason
+    assert case.progress.held_reason == reason
     assert case.slots.free == 1, "it lends its slot"
     await until(lambda: case.progress.lag_seconds > 0.01, "its lag grows")
     assert case.store.writes[-1].failing_since is not None
     case.providers.breaker("two").record_success()
     await soon(waiting, 10)
-    assert case.admission.reason is None
+    assert case.progress.held_reason is None
     assert case.progress.lag_seconds == 0
     assert case.slots.free == 0
     assert (await case.admission.connect()).provider.name == "two"

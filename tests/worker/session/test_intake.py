@@ -56,9 +56,14 @@ class Listener:
         self.case = case
         self.queue: list[int] | None = [7]
         self.stored = 0
-        self.intake = Intake(
-            case.settings, case.drain, case.lease, case.admission, self.first, self.stored_head
-        )
+        self.intake = self.make()
+
+    def make(self, *, repeats: bool = False) -> Intake:
+        case = self.case
+        return Intake(
+            case.settings, case.drain, case.lease, case.admission, self.first, self.stored_head,
+            repeats=repeats,
+        )  # fmt: skip
 
     async def first(self, sequence: int) -> int | None:
         if self.queue is None:
@@ -128,6 +133,21 @@ async def test_a_chunk_of_an_earlier_session_is_asked_about_once(listener: Liste
     audio.quiet(SUPERSEDED + 1)
     assert not await listener.intake.is_over(audio)
     assert not audio.superseded
+
+
+@pytest.mark.parametrize(
+    ("caught_up", "quiet", "over"),
+    [(True, SUPERSEDED + 1, True), (True, SUPERSEDED - 1, False), (False, SUPERSEDED + 1, False)],
+)
+async def test_a_session_that_repeats_another_ends_with_the_stored_audio(
+    listener: Listener, caught_up: bool, quiet: float, over: bool
+) -> None:
+    audio = Audio()
+    audio.caught_up = caught_up
+    audio.quiet(quiet)
+    intake = listener.make(repeats=True)
+    assert await intake.is_over(audio) is over
+    assert intake.end_reason == ("end of the stored audio" if over else None)
 
 
 # ---- wait_for_audio -------------------------------------------------------------------------
