@@ -35,6 +35,7 @@ def labels_of_samples() -> dict[str, tuple[str, ...]]:
 
 _SERVER = ("server_id", "server_name", "cluster", "domain", "meta_leader", "is_meta_leader")
 _ACCOUNT = ("account", "account_name", "account_id")
+_CONSUMER = ("consumer_name", "consumer_leader", "is_consumer_leader", "consumer_desc")
 _STREAM = ("stream_name", "stream_leader", "is_stream_leader", "stream_raft_group")
 BROKER = {
     "nats_varz_jetstream_stats_storage": ("server_id", *_TARGET_LABELS),
@@ -44,6 +45,10 @@ BROKER = {
     "nats_varz_jetstream_meta_cluster_size": ("server_id", *_TARGET_LABELS),
     "nats_server_max_storage": (*_SERVER, *_TARGET_LABELS),
     "nats_stream_total_bytes": (*_SERVER, *_ACCOUNT, *_STREAM, *_TARGET_LABELS),
+    **{
+        f"nats_consumer_num_{what}": (*_SERVER, *_ACCOUNT, *_STREAM, *_CONSUMER, *_TARGET_LABELS)
+        for what in ("pending", "ack_pending")
+    },
 }
 """Gauges of prometheus-nats-exporter 0.20 and their labels.
 

@@ -62,6 +62,26 @@ def test_objects_that_create_the_secrets_of_the_job_run_before_it() -> None:
     assert mounted == [name]
 
 
+def test_the_job_has_a_service_account_of_its_own_without_rights() -> None:
+    documents = rendered("production")
+    spec = find(documents, "Job", "streams")["spec"]["template"]["spec"]
+    account = find(documents, "ServiceAccount", "streams")
+    assert spec["serviceAccountName"] == account["metadata"]["name"]
+    assert (
+        spec["serviceAccountName"]
+        != find(documents, "ServiceAccount", "worker")["metadata"]["name"]
+    )
+    hook = account["metadata"]["annotations"]
+    assert hook["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert int(hook["helm.sh/hook-weight"]) < 0, "it exists before the job"
+    assert account["automountServiceAccountToken"] is False
+    assert spec["automountServiceAccountToken"] is False
+    assert not {d["kind"] for d in documents} & {"Role", "RoleBinding", "ClusterRole"}
+    given_one = render({"serviceAccount": {"create": False, "name": "ours"}})
+    assert find(given_one, "Job")["spec"]["template"]["spec"]["serviceAccountName"] == "ours"
+    assert not [d for d in given_one if d["kind"] == "ServiceAccount"]
+
+
 def test_loss_must_be_allowed_explicitly() -> None:
     job = find(render({"streams": {"allowLoss": True}}), "Job", "streams")
     assert container(job["spec"]["template"])["args"] == ["--allow-loss"]

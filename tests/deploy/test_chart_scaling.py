@@ -11,6 +11,7 @@ from natterjack.settings import StreamSettings
 from .chart import (
     CHART,
     find,
+    refused,
     render,
     rendered,
 )
@@ -35,6 +36,32 @@ def test_keda_counts_the_sessions_in_the_queue() -> None:
     assert all(isinstance(value, str) for value in metadata.values())
     # The consumer must not limit the sessions below the number of slots.
     assert streams.consumer_config(StreamSettings()).max_ack_pending == -1
+
+
+def test_keda_may_scale_to_zero() -> None:
+    auto = {"enabled": True, "minReplicas": 0}
+    documents = render({"autoscaling": auto, "metrics": {"prometheusRule": {"enabled": True}}})
+    spec = find(documents, "ScaledObject")["spec"]
+    assert spec["minReplicaCount"] == 0
+    assert spec["triggers"][0]["metadata"]["activationLagThreshold"] == "0", (
+        "one session starts one"
+    )
+    assert spec["fallback"]["replicas"] == 1, "a broker that does not answer KEDA may have sessions"
+    alerts = {
+        rule.get("alert"): rule["expr"]
+        for group in find(documents, "PrometheusRule")["spec"]["groups"]
+        for rule in group["rules"]
+    }
+    assert alerts["NatterjackNoWorkerReady"] == (
+        "max by (namespace, job) (natterjack_worker_ready) == 0\n"
+    ), "a release without workers is no fault"
+    assert "(natterjack_worker_ready) < 0 # threshold" in alerts["NatterjackWorkersNotReady"]
+    assert "NatterjackQueueUnserved" in alerts
+
+
+def test_an_hpa_may_not_scale_to_zero() -> None:
+    auto = {"enabled": True, "type": "hpa", "minReplicas": 0}
+    assert "minReplicas: 0 needs autoscaling.type keda" in refused({"autoscaling": auto})
 
 
 def test_with_an_autoscaler_the_chart_sets_no_replicas() -> None:

@@ -248,7 +248,7 @@ def test_the_chart_works_as_a_conditional_dependency(tmp_path: Path) -> None:
          "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
         ({"autoscaling": {"enabled": True, "type": "hpa", "minReplicas": 9, "maxReplicas": 3}},
          "autoscaling.maxReplicas is less than autoscaling.minReplicas"),
-        ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "minReplicas"),
+        ({"autoscaling": {"enabled": True, "minReplicas": -1}}, "minReplicas"),
         ({"autoscaling": {"enabled": True, "targetSessionsPerWorker": 101}},
          "autoscaling.targetSessionsPerWorker is 101, which exceeds worker.maxSessions (100)"),
         ({"autoscaling": {"enabled": True, "type": "hpa", "targetSessionsPerWorker": 91}},

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import aiohttp
 import pytest
 
-from natterjack.broker.streams import stream_configs
+from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin import errors
 from natterjack.settings import StreamSettings
@@ -41,7 +41,9 @@ VALUES = {
     "complete": {"true", "false"},
     "unit": {"seconds"},
     "is_stream_leader": {"true", "false"},
-    "stream_name": {"STT_.+", "KV_stt_.+"},
+    "is_consumer_leader": {"true", "false"},
+    "consumer_name": {CONSUMER},
+    "stream_name": {"STT_.+", "KV_stt_.+", SESSIONS},
 }
 """Possible values of the labels that expressions select."""
 

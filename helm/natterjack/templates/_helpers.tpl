@@ -66,9 +66,9 @@ app.kubernetes.io/part-of: "natterjack"
 {{- end -}}
 {{- end -}}
 
-{{- /* Service account of hooks, which run before the chart's own account exists. */ -}}
-{{- define "natterjack.hookServiceAccountName" -}}
-{{- if .Values.serviceAccount.create }}default{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end -}}
+{{- /* Service account of the stream job, which runs before the account of the workers exists. */ -}}
+{{- define "natterjack.streamsServiceAccountName" -}}
+{{- if .Values.serviceAccount.create }}{{ include "natterjack.fullname" . }}-streams{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end -}}
 {{- end -}}
 
 {{- define "natterjack.imagePullSecrets" -}}
