@@ -158,6 +158,10 @@ class Notice:
     """A word from a small fixed set, since it is a metric label. `malformed` counts a message that
     could not be decoded and was skipped."""
     message: str = ""
+    harmless: bool = False
+    """The message was certainly no final. Otherwise, if audio has no final after a message that was
+    skipped (`malformed`), the worker takes that message for the final, and sends the audio again.
+    """
 
 
 ProviderEvent = Interim | Final | Turn | Usage | Notice

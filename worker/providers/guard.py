@@ -41,7 +41,6 @@ _WORD_SECONDS: Constant = 0.35
 _REMEMBERED: Constant = 64
 """How many words of a stream's finals are remembered."""
 _TURNS: Constant = frozenset(get_args(TurnKind))
-_STRINGS: Constant = (str, type(None))
 
 
 class _Published(NamedTuple):
@@ -100,7 +99,7 @@ class Guard:
                 credit = cleaning.number_of(event.credits_remaining_seconds)
                 return Usage(audio, credit, low=event.low is True)
             case Notice():
-                self._skipped = self._skipped or event.code == "malformed"
+                self._skipped = self._skipped or (event.code == "malformed" and not event.harmless)
                 return Notice(cleaning.code_of(event.code), cleaning.text_of(event.message))
 
     def end(self, *, heard: bool) -> None:
@@ -128,7 +127,9 @@ class Guard:
             return False
         if event.confidence is not None and cleaning.number_of(event.confidence, 1.0) is None:
             return False
-        if type(event.language) not in _STRINGS or type(event.times_estimated) is not bool:
+        if event.language is not None and cleaning.label_of(event.language) is not event.language:
+            return False
+        if type(event.times_estimated) is not bool:
             return False
         if not cleaning.are_clean(words, self.frontier, end):
             return False
@@ -155,7 +156,7 @@ class Guard:
             final = self._made(event, left)
         if self._skipped and final.start > self.frontier + _BACK_SECONDS:
             what = "a message that cannot be read may have been a final"
-            raise RemoteProtocolError(self._provider, what)
+            raise RemoteProtocolError(self._provider, what, readable=final)
         self._skipped = False
         if not final.text and final.end <= self.frontier:
             return None
@@ -306,7 +307,7 @@ def _same(one: _Published, text: str, middle: float) -> bool:
 
 
 def _turn(event: Turn, sent: float) -> ProviderEvent:
-    if event.event not in _TURNS:
+    if not (isinstance(event.event, str) and event.event in _TURNS):
         return Notice("unknown", "a turn event of an unknown kind")
     at, text = cleaning.time_of(event.at, sent), cleaning.text_of(event.text) or None
     confidence = cleaning.number_of(event.confidence, 1.0)

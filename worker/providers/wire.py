@@ -30,7 +30,7 @@ _LABEL_CHARACTERS: Final = 100
 """Length of a speaker or language from which on it is none."""
 _ABOVE_ONE: Final = 0.001
 """Rounding error of a confidence."""
-_TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]+|[\]}]+', re.DOTALL)
+_TOKENS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[{]+|[\]}]+', re.DOTALL)
 
 
 class Harmless(RemoteProtocolError):

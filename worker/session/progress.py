@@ -16,6 +16,9 @@ from .events import EventWriter
 from .relay import Relay
 from .timeline import Timeline
 
+_HOLE_SECONDS = 1.0
+"""Audio of this length before a final may have held another one."""
+
 
 class Progress:
     """The positions that a session has reached, with the objects that know them: feed, relay, event
@@ -95,17 +98,19 @@ class Progress:
     async def leave_out(self, fault: ProviderError, end: int) -> str:
         """Publish what can be read of the audio from the end of finals to `end`, which no provider
         can transcribe, and count the rest as a gap. Return what was done, for people."""
-        writer = self.writer
+        writer, start = self.writer, self.writer.position
         readable = fault.readable if isinstance(fault, RemoteProtocolError) else None
         if readable is not None and self.timeline is not None:
-            placed = not readable.times_estimated
-            # Otherwise, the text may be anywhere in the audio.
-            final = replace(readable, start=0.0, end=readable.end if placed else 0.0)
-            await writer.final(self.timeline, final)
-            end = writer.position if placed else end
-        start, writer.position = writer.position, max(writer.position, end)
-        self.account_builder.leave_out(start, writer.position)
-        return f"left out {start / self._rate:.2f} to {writer.position / self._rate:.2f} s"
+            if readable.times_estimated:  # the text may be anywhere in the audio
+                await writer.final(self.timeline, replace(readable, start=0.0, end=0.0))
+            else:
+                end = self.timeline.to_position(readable.start)
+                if end - start <= _HOLE_SECONDS * self._rate:
+                    readable, end = replace(readable, start=0.0), start
+                await writer.final(self.timeline, readable)
+        writer.position = max(writer.position, end)
+        self.account_builder.leave_out(start, end)
+        return f"left out {start / self._rate:.2f} to {end / self._rate:.2f} s"
 
     def account(self) -> Account:
         """The session's account as of now."""

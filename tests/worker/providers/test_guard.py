@@ -156,8 +156,17 @@ def test_a_clock_that_begins_again_is_a_fault(guard: Guard) -> None:
 def test_a_hole_after_a_skipped_message_is_a_fault(guard: Guard) -> None:
     guard.check(WALK, SENT)
     guard.check(Notice("malformed", "?"), SENT)
-    with pytest.raises(RemoteProtocolError, match="may have been a final"):
-        guard.check(said(("later", 6.0, 6.5), start=5.0, end=7.0), SENT)
+    later = said(("later", 6.0, 6.5), start=5.0, end=7.0)
+    with pytest.raises(RemoteProtocolError, match="may have been a final") as caught:
+        guard.check(later, SENT)
+    assert caught.value.readable == later, "it is published if it comes again and again"
+
+
+def test_a_message_that_is_certainly_no_final_leaves_no_hole(guard: Guard) -> None:
+    guard.check(WALK, SENT)
+    guard.check(Notice("malformed", "?", harmless=True), SENT)
+    assert guard.check(said(("later", 6.0, 6.5), start=5.0, end=7.0), SENT)
+    guard.end(heard=True)
 
 
 def test_without_a_hole_a_skipped_message_was_no_final(guard: Guard) -> None:
@@ -258,6 +267,9 @@ def test_lone_surrogates_are_replaced(guard: Guard) -> None:
     final = guard.check(Final("a\ud800b \ud83d\ude00", 0.0, 2.0, language="e\udfff"), SENT)
     assert isinstance(final, Final)
     assert (final.text, final.language) == ("a\ufffdb \U0001f600", "e\ufffd")
+    final = guard.check(Final("all else is clean", 2.0, 3.0, language="e\udfff"), SENT)
+    assert isinstance(final, Final)
+    assert final.language == "e\ufffd"
 
 
 @pytest.mark.parametrize("odd", ["0.9", math.nan, math.inf, -0.1, 1.1, True, 10**400, [0.9]])
@@ -286,6 +298,8 @@ def test_other_events(guard: Guard) -> None:
     assert math.isnan(turn.at)
     assert guard.check(Turn("ended", 2, "text"), SENT) == Turn("ended", 2.0, "text")
     odd_kind: Any = "began"
+    assert isinstance(guard.check(Turn(odd_kind, 1.0), SENT), Notice)
+    odd_kind = ["ended"]
     assert isinstance(guard.check(Turn(odd_kind, 1.0), SENT), Notice)
     assert guard.check(Usage(math.nan, odd, odd), SENT) == Usage(None, None, low=False)
     assert guard.check(Usage(1.5, 2, True), SENT) == Usage(1.5, 2, low=True)

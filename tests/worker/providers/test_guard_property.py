@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from natterjack.events import FinalEvent, InterimEvent
 from natterjack.plugin.errors import RemoteProtocolError
-from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, ProviderWord, Turn
+from natterjack.plugin.provider import (
+    Final,
+    Interim,
+    Notice,
+    ProviderEvent,
+    ProviderWord,
+    Turn,
+    Usage,
+)
 from natterjack.spec import SessionSpec
 from tests.searching import examples
 from tests.worker.session.in_memory import Published
@@ -42,7 +50,8 @@ odd_words: st.SearchStrategy[Any] = (
 odd_event: st.SearchStrategy[ProviderEvent] = (
     st.builds(Final, odd_text, odd, odd, odd_words, odd, odd_text, odd)
     | st.builds(Interim, odd_text, odd, odd, odd_words, odd, odd_text, odd)
-    | st.builds(Turn, st.sampled_from(["started", "ended", "x", None]), odd, odd_text, odd)
+    | st.builds(Turn, st.sampled_from(["started", "ended", "x", None, []]), odd, odd_text, odd)
+    | st.builds(Usage, odd, odd, odd)
     | st.builds(Notice, st.sampled_from(["malformed", "", None, "x" * 99]), odd_text)
 )
 

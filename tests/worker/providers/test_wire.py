@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -54,6 +56,15 @@ def test_deep_values_become_null_and_the_rest_is_kept(levels: int, nest: tuple[s
 def test_a_large_message_is_read() -> None:
     text = "word " * 3_000_000
     assert wire.parse("p", json.dumps({"a": text}))["a"] == text
+
+
+@pytest.mark.parametrize("message", [r'{"a": "\ud800', r'{"a": "b", "c": "'], ids=["whole", "cut"])
+def test_a_large_message_that_is_not_plain_json_is_read_quickly(message: str) -> None:
+    """The time of a message that was cut must not grow with the square of its length."""
+    started = time.process_time()
+    with contextlib.suppress(RemoteProtocolError):
+        wire.parse("p", message + r"\"" * 20_000 + ('"}' if "ud800" in message else ""))
+    assert time.process_time() - started < 1.0
 
 
 def test_binary_frames_are_read_like_text() -> None:

@@ -58,6 +58,8 @@ def test_the_record_and_the_account_agree() -> None:
         (RemoteProtocolError("p", "?"), None, (2.0, 9.0)),
         # Its times are known: what follows is sent again.
         (RemoteProtocolError("p", "?", readable=Final("toad", 1.0, 3.0)), (2.0, 5.0), None),
+        # What comes before them may have been another final.
+        (RemoteProtocolError("p", "?", readable=Final("toad", 2.0, 3.0)), (4.0, 5.0), (2.0, 4.0)),
         # It may be anywhere in the audio.
         (
             RemoteProtocolError("p", "?", readable=Final("toad", 1, 3, times_estimated=True)),
@@ -65,7 +67,7 @@ def test_the_record_and_the_account_agree() -> None:
             (2.0, 9.0),
         ),
     ],
-    ids=["plugin", "nothing readable", "placed", "unplaced"],
+    ids=["plugin", "nothing readable", "placed", "hole", "unplaced"],
 )
 async def test_what_can_be_read_is_published_and_the_rest_is_a_gap(
     fault: ProviderError, span: tuple[float, float] | None, gap: tuple[float, float] | None
@@ -82,4 +84,5 @@ async def test_what_can_be_read_is_published_and_the_rest_is_a_gap(
     gaps = made.account().gaps
     expected = [] if gap is None else [(*gap, "unreadable")]
     assert [(one.start, one.end, one.cause) for one in gaps] == expected
-    assert made.final == (5 if gap is None else 9) * RATE
+    placed = span is not None and span[1] > 2.0
+    assert made.final == (5 if placed else 9) * RATE

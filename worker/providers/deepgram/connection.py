@@ -115,7 +115,7 @@ class DeepgramStream(WebSocketStream):
         try:
             return protocol.decode(message, interims=self._transcript.interims, latest=latest)
         except wire.Harmless as error:
-            return (Notice("malformed", str(error)),)
+            return (Notice("malformed", str(error), harmless=True),)
 
     async def close(self) -> None:
         self._configuring.fail(self.failure or Dropped(NAME, "the stream was closed"))

@@ -178,7 +178,7 @@ class Transcript:
             what = f"results of channel {received.channel}"
             if received.text and (received.is_final or not self.interims):
                 raise RemoteProtocolError(NAME, what)
-            return [Notice("malformed", what)]
+            return [Notice("malformed", what, harmless=True)]
         self._turns.words(results.channel, results.words)
         events: list[ProviderEvent] = [*self._turns.due(self.frontier)]
         is_final = results.is_final or not self.interims

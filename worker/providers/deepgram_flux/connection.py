@@ -155,7 +155,7 @@ class DeepgramFluxStream(ProviderStream):
         try:
             decoded = protocol.decode(received, self._clock.sent + _AHEAD_SECONDS)
         except wire.Harmless as error:
-            yield Notice("malformed", str(error))
+            yield Notice("malformed", str(error), harmless=True)
             return
         if gap := self.sequence.check(decoded.sequence):
             yield gap
@@ -198,7 +198,7 @@ class DeepgramFluxStream(ProviderStream):
                 raise self._fatal(message, self._productive)
             case Notice():
                 return [message]
-        return [Notice("malformed", "unexpected second Connected")]
+        return [Notice("malformed", "unexpected second Connected", harmless=True)]
 
     async def close(self) -> None:
         if self._failure is None:

@@ -210,7 +210,7 @@ class ManagedStream(WebSocketStream):
         try:
             decoded = protocol.decode_server(message)
         except wire.Harmless as error:
-            return [Notice("malformed", str(error))]
+            return [Notice("malformed", str(error), harmless=True)]
         if isinstance(decoded, protocol.Error):
             self._error, self._error_at = decoded, self._loop.time()
         elif isinstance(decoded, protocol.Transcript) and decoded.text.strip():

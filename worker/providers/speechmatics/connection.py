@@ -49,7 +49,7 @@ async def start(
                 try:
                     message = protocol.decode(received)
                 except RemoteProtocolError as error:
-                    early.append(Notice("malformed", str(error)))
+                    early.append(Notice("malformed", str(error), harmless=True))
                     continue
                 if isinstance(message, messages.RecognitionStarted):
                     state = StreamState(recognition, message.delimiter, limits)
@@ -59,7 +59,8 @@ async def start(
                 if isinstance(message, Notice):
                     early.append(message)
                 else:
-                    early.append(Notice("malformed", f"{message!r:.100} before RecognitionStarted"))
+                    what = f"{message!r:.100} before RecognitionStarted"
+                    early.append(Notice("malformed", what, harmless=True))
     except TimeoutError:
         reason = f"no RecognitionStarted within {timeout_seconds:g} s"
         raise Unavailable(NAME, "server_error", reason) from None
@@ -185,7 +186,7 @@ class SpeechmaticsStream(ProviderStream):
         try:
             message = protocol.decode(received, self._state.sent_seconds + _AHEAD_SECONDS)
         except wire.Harmless as error:
-            return [Notice("malformed", str(error))]
+            return [Notice("malformed", str(error), harmless=True)]
         return self._state.receive(message)
 
     def _end(self) -> None:

@@ -104,7 +104,7 @@ class StreamState:
             case messages.Error():
                 raise failures.error_of(message)
             case messages.RecognitionStarted():
-                return [Notice("malformed", "unexpected second RecognitionStarted")]
+                return [Notice("malformed", "unexpected second RecognitionStarted", harmless=True)]
             case Notice():
                 return [message]
 
@@ -114,7 +114,11 @@ class StreamState:
 
     def _added(self, seq_no: int) -> list[ProviderEvent]:
         if not self._window.added(seq_no):
-            return [Notice("malformed", f"AudioAdded for frame {seq_no}, which was not sent")]
+            return [
+                Notice(
+                    "malformed", f"AudioAdded for frame {seq_no}, which was not sent", harmless=True
+                )
+            ]
         acknowledged = self._window.acknowledged
         owed = acknowledged - self._owed_since
         if self._transcripts.pending and self._final_timeout and owed > self._final_timeout:
