@@ -7,9 +7,17 @@ rate. This clock continues through reconnects, handovers and gaps.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import to_json
 
 from .errors import BadEvent, first_problem
@@ -24,8 +32,21 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Word(_Model):
-    """One word; times and confidence are absent if the provider gives none."""
+class _Stretch(_Model):
+    """A stretch of audio, whose end may be absent. It does not end before it starts: whoever makes
+    an event is refused. Stored events are read as they are."""
+
+    @model_validator(mode="after")
+    def _forward(self, info: ValidationInfo) -> Self:
+        start, end = getattr(self, "start", None), getattr(self, "end", None)
+        if start is not None and end is not None and end < start and info.mode == "python":
+            raise ValueError(f"ends at {end} s, before it starts at {start} s")
+        return self
+
+
+class Word(_Stretch):
+    """One word; times and confidence are absent if the provider gives none, or none that is of
+    use."""
 
     text: Annotated[str, Field(description="the word, with its punctuation")]
     start: Annotated[Seconds | None, Field(description="where the word begins, in seconds")] = None
@@ -77,7 +98,7 @@ class Durable(_Event):
     ]
 
 
-class _Transcript(_Model):
+class _Transcript(_Stretch):
     segment: Annotated[
         int, Field(ge=0, description="number of the segment: 0, 1, 2 ..., one for each final")
     ]
@@ -132,7 +153,7 @@ class TurnEvent(Durable):
     ] = None
 
 
-class Gap(_Model):
+class Gap(_Stretch):
     """Audio without a transcript: it was lost, and the provider received silence of the same
     duration in its place, or no provider could transcribe it (`unreadable`)."""
 

@@ -46,9 +46,11 @@ class Capabilities:
     """Whether streams implement `finalize`."""
     configurable: frozenset[str] = frozenset()
     """Names of the settings that `configure` changes on an open stream."""
-    answers_silence: bool = True
-    """Whether the provider sends messages while it receives silence. Only then can the worker tell
-    a mute provider from one that has nothing to transcribe."""
+    answers_silence: bool = False
+    """Whether streams return events, of whatever kind, while the provider receives silence. Only
+    then can the worker tell a mute provider from one that has nothing to transcribe: it ends a
+    stream that returns nothing. The contract suite sends ten seconds of silence to a provider that
+    declares it."""
     catch_up_rate: float = 1.25
     """Rate at which recorded audio may be sent, as a multiple of real time."""
     price_per_hour: float = 0.0

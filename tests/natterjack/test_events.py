@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
 
 from natterjack.errors import BadEvent
-from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word, parse_event
+from natterjack.events import FinalEvent, Gap, InterimEvent, StatusEvent, Word, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
@@ -66,3 +67,23 @@ def test_spec_defaults_and_bounds() -> None:
     for wrong in wrongs:
         with pytest.raises(ValidationError):
             SessionSpec.model_validate({**spec.model_dump(), **wrong})
+
+
+@pytest.mark.parametrize("model", [Word, Gap])
+def test_nothing_ends_before_it_starts(model: type[Word | Gap]) -> None:
+    given = {"text": "toad", "cause": "edge", "start": 2.0}
+    assert model.model_validate(given | {"end": 2.0}).end == 2.0
+    with pytest.raises(ValidationError, match=r"ends at 1.5 s, before it starts at 2.0 s"):
+        model.model_validate(given | {"end": 1.5})
+
+
+def test_a_stored_event_is_read_as_it_is() -> None:
+    words = [{"text": "toad", "start": 2.0, "end": 1.5}]
+    times = {"start": 3.0, "end": 2.0}
+    fields = {"type": "final", "sequence": 0, "segment": 0, "text": "toad", "words": words, **times}
+    common = COMMON | {"published_at": "2026-11-20T00:00:00Z"}
+    event = parse_event(json.dumps(common | fields))
+    assert isinstance(event, FinalEvent)
+    assert (event.words[0].start, event.words[0].end, event.end) == (2.0, 1.5, 2.0)
+    with pytest.raises(ValidationError, match="before it starts"):
+        FinalEvent.model_validate(common | fields | {"words": []})

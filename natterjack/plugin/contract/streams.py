@@ -8,20 +8,22 @@ import itertools
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from ..errors import ProviderError
-from ..provider import (
-    Provider,
-)
+from ..provider import Provider, ProviderStream
 from .case import ContractCase, Speech
 
 _T = TypeVar("_T")
 
 _MAX_HELD_BYTES = 16 * 1024 * 1024
 """Largest amount of audio that a stream may hold in memory and in the kernel's buffers."""
+
+
+def _raise(*_: object) -> NoReturn:
+    raise KeyError("raised by the contract suite")
 
 
 class ResourceTests(ContractCase):
@@ -149,6 +151,34 @@ class EndTests(ContractCase):
             assert caught.value.retryable, "a broken connection is worth a retry"
         finally:
             await self.closes(stream)
+
+    @pytest.mark.parametrize(
+        "hook", ["decode", "encode_audio", "encode_finish", "on_audio", "on_close"]
+    )
+    async def test_an_error_in_a_hook_ends_the_stream(
+        self, provider: Provider, speech: Speech, hook: str
+    ) -> None:
+        """An error in a method that the plugin implements is raised: nothing waits for ever."""
+        stream = await provider.open(self.request_for(speech))
+        try:
+            if not hasattr(stream, hook):
+                pytest.skip(f"the stream has no method {hook}")
+            setattr(stream, hook, _raise)
+            async with asyncio.timeout(self.answer_seconds):
+                with contextlib.suppress(Exception):
+                    await self._transcribe_on(stream, provider, speech)
+        finally:
+            await self.closes(stream)
+
+    async def _transcribe_on(
+        self, stream: ProviderStream, provider: Provider, speech: Speech
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            draining = tasks.create_task(self._drained(stream))
+            frame = self.frame_bytes(provider, speech.format)
+            await self.send_all(stream, speech.audio, speech.format, itertools.repeat(frame))
+            await stream.finish()
+            await draining
 
     # ---- cancellation -----------------------------------------------------------------------
 

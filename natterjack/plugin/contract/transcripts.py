@@ -96,6 +96,41 @@ class TranscriptTests(ContractCase):
         """Iteration ends after `finish`, and all words are in finals by then."""
         self.check_words(await self.transcribe(provider, speech), speech)
 
+    async def test_silence(self, provider: Provider, speech: Speech) -> None:
+        """Ten seconds of silence have no text. With the capability `answers_silence`, events arrive
+        during all of them: the worker takes a provider that sends none for mute."""
+        half = Speech(speech.format.silence(5 * speech.format.sample_rate), speech.format)
+        sizes = itertools.repeat(self.frame_bytes(provider, speech.format))
+        events: list[ProviderEvent] = []
+        arrived = asyncio.Event()
+        stream = await provider.open(self.request_for(speech))
+
+        async def receive() -> None:
+            async for event in stream:
+                events.append(event)
+                arrived.set()
+
+        receiving = asyncio.create_task(receive())
+        try:
+            async with asyncio.timeout(self.answer_seconds):
+                for _ in range(2):
+                    arrived.clear()
+                    await self.send_all(stream, half.audio, half.format, sizes)
+                    if provider.capabilities.answers_silence:
+                        await arrived.wait()
+                await stream.finish()
+                await receiving
+        except TimeoutError:
+            assert not provider.capabilities.answers_silence, (
+                "the provider does not answer silence: declare answers_silence=False"
+            )
+            raise
+        finally:
+            receiving.cancel()
+            await self.closes(stream)
+            await asyncio.wait({receiving})
+        assert not text_of(events), "text in silence"
+
     async def test_finals_partition_the_audio(self, provider: Provider, speech: Speech) -> None:
         frontier = 0.0
         for final in finals(await self.transcribe(provider, speech)):

@@ -18,6 +18,7 @@ from natterjack.plugin.provider import (
     Capabilities,
     Final,
     Interim,
+    Notice,
     Provider,
     ProviderEvent,
     ProviderStream,
@@ -176,6 +177,83 @@ class Mixes(PlainStream):
             PlainStream.say(stream, words)
 
 
+class GoesBack(PlainStream):
+    def say(self, words: list[tones.TimedWord]) -> None:
+        for word in words:
+            self.frontier = 0.0
+            super().say([word._replace(start=0.1, end=0.2)])
+
+
+class Answers(PlainStream):
+    """Answers all audio, and says something in some of it."""
+
+    text: ClassVar[str] = ""
+
+    async def send(self, audio: bytes) -> None:
+        await super().send(audio)
+        self.events.put_nowait(Interim("", self.frontier, self.frontier))
+        if self.text:
+            self.events.put_nowait(Final(self.text, self.frontier, self.frontier))
+
+
+class SpeaksInSilence(Answers):
+    text: ClassVar[str] = "you"
+
+
+class AnswersOnce(PlainStream):
+    """Says hello, and nothing while the audio is silent."""
+
+    def __init__(self, request: StreamRequest) -> None:
+        super().__init__(request)
+        self.events.put_nowait(Notice("hello"))
+
+
+class RaisesInOpen(PlainStream):
+    def __init__(self, request: StreamRequest) -> None:
+        raise KeyError("in open")
+
+
+class RaisesInSend(PlainStream):
+    async def send(self, audio: bytes) -> None:
+        raise KeyError("in send")
+
+
+class RaisesInSendNowait(PlainStream):
+    def send_nowait(self, audio: bytes) -> bool:
+        raise KeyError("in send_nowait")
+
+
+class RaisesInFinish(PlainStream):
+    async def finish(self) -> None:
+        raise KeyError("in finish")
+
+
+class RaisesInIteration(PlainStream):
+    async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
+        async for event in super().__aiter__():
+            yield event
+            raise KeyError("in iteration")
+
+
+class RaisesInClose(PlainStream):
+    async def close(self) -> None:
+        raise KeyError("in close")
+
+
+class SwallowsErrors(PlainStream):
+    """Waits for ever after an error in a method of its own."""
+
+    def decode(self, audio: bytes) -> list[tones.TimedWord]:
+        return self.decoder.feed(audio)
+
+    async def send(self, audio: bytes) -> None:
+        try:
+            self.say(self.decode(audio))
+        except KeyError:
+            await asyncio.sleep(3600)
+
+
+SILENCE = Capabilities(encodings=("linear16",), turns=True, answers_silence=True)
 NO_TURNS = Capabilities(encodings=("linear16",))
 NO_INTERIMS = Capabilities(encodings=("linear16",), turns=True, interims=False)
 NO_WORDS = Capabilities(encodings=("linear16",), turns=True, words="none")
@@ -195,6 +273,14 @@ _S = Suite()
         (broken(StartsTurnsTwice), lambda p: _S.test_turns_open_and_close(p, SPEECH)),
         (broken(MislaysWords), lambda p: _S.test_finals_partition_the_audio(p, SPEECH)),
         (broken(Mixes), lambda p: _S.test_two_streams_do_not_mix(p, SPEECH, None)),
+        (broken(GoesBack), lambda p: _S.test_finals_partition_the_audio(p, SPEECH)),
+        (broken(capabilities=SILENCE), lambda p: _S.test_silence(p, SPEECH)),
+        (broken(AnswersOnce, SILENCE), lambda p: _S.test_silence(p, SPEECH)),
+        (broken(SpeaksInSilence, SILENCE), lambda p: _S.test_silence(p, SPEECH)),
+        (
+            broken(SwallowsErrors),
+            lambda p: _S.test_an_error_in_a_hook_ends_the_stream(p, SPEECH, "decode"),
+        ),
         (broken(capabilities=NO_TURNS), lambda p: _S.test_turns_open_and_close(p, SPEECH)),
         (
             broken(capabilities=NO_INTERIMS),
@@ -210,6 +296,29 @@ async def test_what_is_broken_is_noticed(
 ) -> None:
     with pytest.raises((AssertionError, TimeoutError, NotImplementedError)):
         await test(provider)
+
+
+@pytest.mark.parametrize(
+    ("stream", "test"),
+    [
+        (RaisesInOpen, lambda p: _S.test_transcribes_speech(p, SPEECH)),
+        (RaisesInSend, lambda p: _S.test_transcribes_speech(p, SPEECH)),
+        (RaisesInSendNowait, lambda p: _S.test_send_nowait_keeps_audio_complete(p, SPEECH)),
+        (RaisesInFinish, lambda p: _S.test_close_after_finish(p, SPEECH)),
+        (RaisesInIteration, lambda p: _S.test_transcribes_speech(p, SPEECH)),
+        (RaisesInClose, lambda p: _S.test_close_at_once(p, SPEECH)),
+    ],
+)
+async def test_an_error_in_any_method_is_noticed(
+    stream: type[PlainStream], test: Callable[[Provider], Coroutine[Any, Any, None]]
+) -> None:
+    with pytest.raises((KeyError, BaseExceptionGroup)):
+        await test(broken(stream))
+
+
+async def test_a_provider_that_answers_silence_passes() -> None:
+    await _S.test_silence(broken(Answers, SILENCE), SPEECH)
+    await _S.test_silence(broken(AnswersOnce), SPEECH)
 
 
 def tight() -> Speech:
