@@ -6,6 +6,7 @@ A worker does not notice by itself that a stream is gone: nothing arrives, as in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 
@@ -46,8 +47,9 @@ class StreamWatch:
 
     @property
     def problem(self) -> str | None:
-        """The first problem with its remedy, or None."""
-        return next(iter(self._problems.values()), None)
+        """A problem with its remedy, or None. Streams come before the consumer of one."""
+        names = [*self._streams, *self._problems]
+        return next((self._problems[name] for name in names if name in self._problems), None)
 
     async def run(self, broker: Broker, js: JetStreamContext, restore: asyncio.Event) -> None:
         """Look until cancelled. If streams may be created, set `restore` for what is missing twice
@@ -63,27 +65,38 @@ class StreamWatch:
 
     async def look(self, js: JetStreamContext) -> None:
         """Ask for each stream and the consumer once. What the broker does not answer stays as it
-        was."""
-        try:
-            for name in self._streams:
-                found = await self._look_at(js, name)
-                self._metrics.stream_missing.labels(name).set(not found)
-                self._report(name, None if found else f"stream {name} is missing")
-            problem = await self._consumer_problem(js)
-            self._metrics.queue_consumer_missing.set(problem is not None)
-            self._report(f"{SESSIONS} > {CONSUMER}", problem)
-        except (NatsError, TimeoutError) as error:
-            log.debug("streams not checked: %r", error)
+        was, and does not keep the others from being found missing."""
+        await asyncio.gather(
+            *(self._look_at(js, name) for name in self._streams), self._look_at_consumer(js)
+        )
 
-    async def _look_at(self, js: JetStreamContext, name: str) -> bool:
-        """Whether the stream exists; if it has a limit, export how much of it is used."""
+    async def _look_at(self, js: JetStreamContext, name: str) -> None:
+        """Ask for a stream; if it has a limit, export how much of it is used."""
+        info = None
         try:
             info = await js.stream_info(name)
         except NotFoundError:
-            return False
-        if (limit := info.config.max_bytes or 0) > 0:
+            pass
+        except (NatsError, TimeoutError) as error:
+            log.debug("stream not checked: %r", error, extra=fields(stream=name))
+            return
+        self._metrics.stream_missing.labels(name).set(info is None)
+        self._report(name, f"stream {name} is missing" if info is None else None)
+        limit = 0 if info is None else info.config.max_bytes or 0
+        if info is not None and limit > 0:
             self._metrics.stream_used.labels(name).set(info.state.bytes / limit)
-        return True
+        else:
+            with contextlib.suppress(KeyError):  # it had no limit before either
+                self._metrics.stream_used.remove(name)
+
+    async def _look_at_consumer(self, js: JetStreamContext) -> None:
+        try:
+            problem = await self._consumer_problem(js)
+        except (NatsError, TimeoutError) as error:
+            log.debug("consumer not checked: %r", error)
+            return
+        self._metrics.queue_consumer_missing.set(problem is not None)
+        self._report(f"{SESSIONS} > {CONSUMER}", problem)
 
     async def _consumer_problem(self, js: JetStreamContext) -> str | None:
         try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from pathlib import Path
 
 import pytest
 from nats.js import JetStreamContext
 
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker
+from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import StreamSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from worker.metrics import Metrics
 from worker.stream_watch import StreamWatch
 
@@ -107,6 +108,36 @@ async def test_the_used_share_of_limits_is_exported(
     assert used(streams.AUDIO) == pytest.approx(0.5, abs=0.01)
     assert used(streams.SESSIONS) == 0
     assert used(streams.TRANSCRIPTS) is None, "it has no limit"
+    await js.update_stream(found.evolve(max_bytes=-1))
+    await watch.look(js)
+    assert used(streams.AUDIO) is None, "nor has it a limit any more"
+
+
+@pytest.mark.process
+async def test_a_stream_that_does_not_answer_hides_no_other(
+    tmp_path: Path, watch: StreamWatch, metrics: Metrics
+) -> None:
+    configuration = tmp_path / "nats.conf"
+    refused = f"$JS.API.STREAM.INFO.{streams.SESSIONS}"
+    configuration.write_text(
+        "authorization { users: [{user: all, password: x}, {user: some, password: x, "
+        f'permissions: {{publish: {{deny: "{refused}"}}}}}}] }}'
+    )
+    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server.start()
+    try:
+        url = server.url.replace("//", "//{}:x@")
+        all_of_it, some = (BrokerSettings(url=url.format(user)) for user in ("all", "some"))
+        async with (
+            connected(all_of_it, name="all", once=True) as all_rights,
+            connected(some, name="some", once=True) as some_rights,
+        ):
+            await streams.ensure(all_rights, StreamSettings())
+            await all_rights.client.jetstream().delete_stream(streams.AUDIO)
+            await watch.look(some_rights.client.jetstream(timeout=1))
+            assert missing(metrics) == {streams.AUDIO}
+    finally:
+        server.stop()
 
 
 async def test_without_an_answer_nothing_changes(
