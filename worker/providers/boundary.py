@@ -40,6 +40,8 @@ _CAUSES = frozenset(
     for kind in (RefusedCause, UnavailableCause, StalledCause)
     for cause in get_args(kind)
 ) | {"dropped", "protocol", "plugin"}  # fmt: skip
+_MAX_TEXT = 500
+"""The longest text of an error, in characters. A session that is held publishes it every second."""
 _CLOSE_SECONDS = 5.0
 """After this long, a session no longer waits for the close of a stream."""
 
@@ -201,7 +203,7 @@ class Faults:
             self._make_publishable(error)
             raise error
         if isinstance(error, PluginError):  # its text is for people, and a retry would not help
-            raise RequestRefused(self.provider, "request", clean(_text(error))) from error
+            raise RequestRefused(self.provider, "request", _publishable(error)) from error
         raise self.fault(what, error) from error
 
     def fault(self, what: str, error: BaseException) -> PluginFault:
@@ -224,15 +226,15 @@ class Faults:
 
     def _make_publishable(self, error: ProviderError) -> None:
         """Give an error a cause that is one of those documented, and a text that can be published:
-        it may quote a message that is not valid Unicode."""
+        it may quote a message that is long, or not valid Unicode."""
         if not isinstance(getattr(error, "provider", None), str):
             error.provider = self.provider
         cause = getattr(error, "cause", None)
         if not (isinstance(cause, str) and cause in _CAUSES):
             error.cause = "plugin"
-        text = _text(error)
-        if clean(text) != text:
-            error.args = (clean(text),)
+        text = _publishable(error)
+        if text != _text(error):
+            error.args = (text,)
 
 
 def _text(error: BaseException) -> str:
@@ -240,6 +242,11 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as failure:  # noqa: BLE001 - a plugin's error may fail in any way
         return f"its text cannot be read: {type(failure).__name__}"
+
+
+def _publishable(error: BaseException) -> str:
+    text = clean(_text(error))
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -143,6 +143,27 @@ async def test_an_error_can_be_published_whatever_it_says() -> None:
     assert caught.value.__cause__ is None
 
 
+LONG = "a page of HTML, " * 100_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Dropped("odd", LONG),
+        RequestRefused("odd", "credit", LONG, LONG),
+        PluginError(LONG),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_the_text_of_an_error_has_a_limit(error: Exception) -> None:
+    with pytest.raises((Dropped, RequestRefused)) as caught:
+        await GuardedProvider("odd", OddProvider(error)).open(REQUEST)
+    text = str(caught.value)
+    assert "a page of HTML, a page of HTML" in text
+    assert text.endswith("…")
+    assert len(text) < 600
+
+
 async def test_provider_errors_are_passed_on(caplog: pytest.LogCaptureFixture) -> None:
     failure = Dropped("odd", "the connection broke")
     stream = await stream_that(failure)
