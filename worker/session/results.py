@@ -33,10 +33,12 @@ class Latencies:
 
     __slots__ = (
         "_after_speech", "_captured_ns", "_final", "_first", "_goal", "_has_begun", "_interim",
-        "_late", "_late_seconds", "_opened", "_seconds", "_speech_seconds", "_spoken_at",
+        "_late", "_late_seconds", "_live", "_opened", "_seconds", "_speech_seconds", "_spoken_at",
     )  # fmt: skip
 
-    def __init__(self, metrics: Metrics, provider: str) -> None:
+    def __init__(self, metrics: Metrics, provider: str, *, live: bool = True) -> None:
+        """Unless `live`, the speech is that of an earlier session, and cannot be in time."""
+        self._live = live
         # Looking up labels is slow: once for each stream.
         self._interim = metrics.latency.labels("interim", provider)
         self._final = metrics.latency.labels("final", provider)
@@ -88,16 +90,20 @@ class Latencies:
         """Observe the latency of a final that was published, and whether its speech was final
         within the goal: since its capture, so that an outage counts; without the edge's clock,
         since its arrival."""
+        if self._live:
+            self._count_speech(latency)
+        if latency is None:
+            return
+        self._final.observe(latency)
+        self._late = None if self._spoken_at is None else time.monotonic() - self._spoken_at
+
+    def _count_speech(self, latency: float | None) -> None:
         self._speech_seconds.inc(self._seconds)
         delay = latency
         if self._captured_ns is not None:
             delay = (time.time_ns() - self._captured_ns) / 1e9
         if delay is None or delay > self._goal:
             self._late_seconds.inc(self._seconds)
-        if latency is None:
-            return
-        self._final.observe(latency)
-        self._late = None if self._spoken_at is None else time.monotonic() - self._spoken_at
 
     def turn_ended(self) -> None:
         """Observe the delay between the end of a turn's speech and its last final."""
@@ -110,8 +116,8 @@ class Results:
     """Publishes the events of one provider stream, and stores checkpoints after its finals."""
 
     __slots__ = (
-        "_chain", "_drain", "_key", "_lease", "_log_transcripts", "_metrics", "_progress", "_relay",
-        "_writer", "heard",
+        "_chain", "_drain", "_key", "_lease", "_live", "_log_transcripts", "_metrics", "_progress",
+        "_relay", "_writer", "heard",
     )  # fmt: skip
 
     def __init__(
@@ -125,7 +131,10 @@ class Results:
         key: SessionKey,
         *,
         log_transcripts: bool,
+        live: bool = True,
     ) -> None:
+        """Unless `live`, the session repeats an earlier one."""
+        self._live = live
         self._relay = relay
         self._progress = progress
         self._writer = progress.writer
@@ -149,7 +158,7 @@ class Results:
 
     async def _receive(self, guard: Guard) -> None:
         relay, writer, lease = self._relay, self._writer, self._lease
-        latencies = Latencies(self._metrics, relay.provider.name)
+        latencies = Latencies(self._metrics, relay.provider.name, live=self._live)
         async for received in relay.stream:
             event = guard.check(received, relay.timeline.sent_seconds)
             del received

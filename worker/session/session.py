@@ -187,7 +187,8 @@ class Session:
         account = self.progress.account()
         request = None if self._problem else self.spec.stored()
         await writer.status(state, reason, detail=detail, account=account, request=request)
-        count_ended(self._services.metrics, account, state, self._cutoff.seconds)
+        if self.spec.repeats is None:
+            count_ended(self._services.metrics, account, state, self._cutoff.seconds)
         await self._lease.write(closed=True)
 
     async def _take_over(self) -> None:
@@ -304,6 +305,7 @@ class Session:
         results = Results(
             relay, progress, self._lease, self._admission.chain, self._drain, services.metrics,
             self.key, log_transcripts=services.settings.log_transcripts,
+            live=self.spec.repeats is None,
         )  # fmt: skip
         try:
             await progress.writer.status("streaming")

@@ -167,7 +167,7 @@ async def test_a_failed_session_and_then_a_closed_one_are_repeated(
     broker: Broker,
     broker_settings: BrokerSettings,
 ) -> None:
-    await start_worker(WORKER_RECOVERY_SECONDS="0.2", WORKER_BREAKER_SECONDS="0.1")
+    worker = await start_worker(WORKER_RECOVERY_SECONDS="0.2", WORKER_BREAKER_SECONDS="0.1")
     await emulator.set(handshake_status=402)
     speaker = Speaker(broker_settings, 16, speed=20, keyterms=["toad"], labels={"call": "7"})
     await speaker.speak()
@@ -195,6 +195,9 @@ async def test_a_failed_session_and_then_a_closed_one_are_repeated(
     second.audit(speaker)
     assert {event.repeats for event in second.events} == {speaker.spec.session_id}
     assert second.events[0].session_id != first.events[0].session_id
+    metrics = (await worker.get("/metrics"))[1]
+    for complete, count in (("true", 0), ("false", 1)):
+        assert f'session_accounts_total{{complete="{complete}"}} {count}.0' in metrics
 
 
 async def test_audio_without_an_end_is_repeated_up_to_its_end(

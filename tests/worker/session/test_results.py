@@ -61,6 +61,7 @@ class Stream:
         *events: ProviderEvent | ProviderError,
         captured_ns: int = 0,
         arrived: float = 0.0,
+        live: bool = True,
     ) -> None:
         self.case = case
         progress, ledger = case.progress, case.progress.ledger
@@ -73,7 +74,7 @@ class Stream:
         self.relay.timeline.advance(10 * RATE, arrived, captured_ns)
         self.results = Results(
             self.relay, progress, case.lease, case.admission.chain, case.drain, case.metrics,
-            case.spec.key, log_transcripts=False,
+            case.spec.key, log_transcripts=False, live=live,
         )  # fmt: skip
 
     async def run(self) -> list[str]:
@@ -234,6 +235,9 @@ async def test_late_speech_is_counted_by_its_capture(
 
     assert counted("speech_seconds") == pytest.approx(7)
     assert counted("speech_late_seconds") == pytest.approx(7 if late else 0)
+    long_ago = time.time_ns() - 10**15
+    await Stream(case, Final("again", 0, 9), captured_ns=long_ago, live=False).run()
+    assert counted("speech_seconds") == pytest.approx(7), "a repeated session counts once"
 
 
 async def test_notices_are_counted() -> None:
