@@ -34,13 +34,16 @@ class Received:
 
     finals: list[FinalEvent] = field(default_factory=list)
     closing: StatusEvent | None = None
+    problem: str | None = None
+    """Why no provider serves the session, as its worker last said."""
     interrupted: bool = False
 
     def add(self, event: Event) -> None:
         if isinstance(event, FinalEvent):
             self.finals.append(event)
-        elif isinstance(event, StatusEvent) and event.closing:
-            self.closing = event
+        elif isinstance(event, StatusEvent):
+            self.closing = event if event.closing else None
+            self.problem = event.reason if event.state == "recovering" else None
 
     @property
     def text(self) -> str:
@@ -122,6 +125,8 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
             async for event in source:
                 captions.show(event)
                 received.add(event)
+                if isinstance(event, StatusEvent) and received.problem:
+                    captions.line(f"[{received.problem}]")
                 if received.closing is not None:
                     return
 
@@ -164,7 +169,7 @@ def _summary(received: Received, cpu: float | None, *, bundled: bool) -> int:
     print()
     closing = received.closing
     if closing is None:
-        print("the session did not close: see the logs")
+        print(f"the session did not close: {received.problem or 'see the logs'}")
         return 1
     account = closing.account
     seconds = account.captured_seconds if account else 0.0
