@@ -87,7 +87,7 @@ async def test_a_refusal_of_the_provider_is_reported(
     emulator.api_key = "another"
     status, _, errors = await session_test(nats_server.url)
     assert status == 1
-    assert "session test: the session ended as failed" in errors
+    assert "session test: no provider serves the session: queued: auth: deepgram: " in errors
     assert "401" in errors
 
 

@@ -379,11 +379,10 @@ class Storm:
         )  # fmt: skip
 
     async def _provider_forbids(self) -> bool:
-        """Refuse the account: sessions without another provider are held until a probe succeeds."""
-        status, count = self._random.choice([401, 402]), self._random.randint(1, 3)
-        return await self._handshake(
-            self._emulator(), handshake_status=status, handshakes=count
-        )  # fmt: skip
+        """Refuse the account, at the first provider of the chain: the next one takes over."""
+        emulator = next(iter(self._fleet.emulators.values()))
+        status = self._random.choice([401, 402])
+        return await self._handshake(emulator, handshake_status=status, handshakes=1)
 
     async def _provider_handshake(self) -> bool:
         slow, count = self._random.random() < 0.5, self._random.randint(1, 3)

@@ -289,7 +289,7 @@ async def test_a_refusal_is_an_error_with_its_cause(
     collector: Collector,
 ) -> None:
     await emulator.set(handshake_status=401)
-    await start_worker(**collector.environment)
+    await start_worker(**collector.environment, WORKER_RECOVERY_SECONDS="0.1")
     speaker = Speaker(broker_settings, 8, speed=20)
     await speaker.speak()
     await closed(broker, speaker.spec)

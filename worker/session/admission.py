@@ -212,10 +212,7 @@ class Admission:
         try:
             if self.chain.refused_account:
                 await self.release()  # another worker may have a key that is not refused
-            # Not the whole text: it may have a number of its own at each attempt.
-            faults = [(fault.provider, fault.cause, fault.code) for fault in self.chain.faults]
-            if faults != self._announced:
-                self._announced = faults
+            if self._announce():
                 await progress.writer.status("recovering", reason)
             await self._lease.write()
             await self._wait_for_provider(now + pause)
@@ -227,6 +224,13 @@ class Admission:
         if not has_slot:
             checkpoint.failing_since = None
             raise HandOver("its provider is back, and this worker has no free slot")
+
+    def _announce(self) -> bool:
+        """Note that subscribers learn of the present faults. False if they know of them."""
+        # Not the whole text: it may have a number of its own at each attempt.
+        known = self._announced
+        self._announced = [(fault.provider, fault.cause, fault.code) for fault in self.chain.faults]
+        return self._announced != known
 
     async def _wait_for_provider(self, due: float) -> None:
         """Wait until `due`, and until a provider may be dialed."""
@@ -341,6 +345,7 @@ class Admission:
         if verdict is Verdict.HOLD and not changed:
             self._pause = pause
             return
+        self._announce()
         await self._lease.progress.writer.status("recovering", reason)
         await self._drain.pause(pause)
 

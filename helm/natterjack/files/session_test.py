@@ -28,6 +28,8 @@ from natterjack.subjects import SessionKey, transcript_subject
 
 RATE, SECONDS = 16_000, 4
 """Sample rate and duration of the generated audio."""
+REFUSALS = ("queued: auth: ", "queued: credit: ")
+"""How the reason begins why a session is held because a provider refuses the account."""
 
 
 def bursts(path: Path) -> Path:
@@ -44,8 +46,10 @@ def bursts(path: Path) -> Path:
 
 
 def problem_with(closing: StatusEvent, *, speech: bool) -> str | None:
-    """Describe what is wrong with a closing status event, or return None."""
+    """Describe what is wrong with the last status event, or return None."""
     account = closing.account
+    if not closing.closing:
+        return f"no provider serves the session: {closing.reason}"
     if closing.state != "closed":
         return f"the session ended as {closing.state}: {closing.reason} {closing.detail or ''}"
     if account is None or account.captured_seconds <= 0:
@@ -76,7 +80,8 @@ async def run() -> str | None:
         event = parse_event(message.data)
         if isinstance(event, StatusEvent):
             print(f"{event.state} by {event.worker} {event.reason or ''}", flush=True)
-            if event.closing and not ended.done():
+            refused = (event.reason or "").startswith(REFUSALS)
+            if (event.closing or refused) and not ended.done():
                 ended.set_result(event)
 
     async with connected(load(BrokerSettings), name="natterjack-test", once=True) as broker:

@@ -216,6 +216,15 @@ async def test_a_session_says_once_why_it_is_held_until_it_streams() -> None:
     assert len(case.reasons()) == 2
 
 
+async def test_a_fault_of_its_own_that_was_published_is_not_published_again() -> None:
+    case = await Case(provider="one", breaker_seconds=0.05).start()
+    await case.admission.recover(Unavailable("one", "rate_limit", "429"), finals_moved=False)
+    case.enter(State.WAITING)
+    await held(case)
+    [(_, reason)] = case.reasons()
+    assert reason == "rate_limit: one: 429"
+
+
 async def test_nothing_is_held_without_a_reason() -> None:
     case = await Case().start()
     await case.admission.hold()
