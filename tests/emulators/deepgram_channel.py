@@ -151,6 +151,13 @@ class Channel:
                 item["speaker"] = 0
             items.append(item)
         shown_words = [item.get("punctuated_word", item["word"]) for item in items]
+        alternative: dict[str, Any] = {
+            "transcript": " ".join(shown_words),
+            "confidence": 0.99 if items else 0.0,
+            "words": items,
+        }
+        if self._query.language_hints is not None:
+            alternative["languages_hinted"] = list(self._query.language_hints)
         return {
             "type": "Results",
             "channel_index": [self.index, self._count],
@@ -158,15 +165,7 @@ class Channel:
             "start": round(self._frontier, 6),
             "is_final": final,
             "speech_final": speech_final,
-            "channel": {
-                "alternatives": [
-                    {
-                        "transcript": " ".join(shown_words),
-                        "confidence": 0.99 if items else 0.0,
-                        "words": items,
-                    }
-                ]
-            },
+            "channel": {"alternatives": [alternative]},
             "from_finalize": False,
         }
 

@@ -82,6 +82,8 @@ class Listen:
     diarize: bool
     extra: dict[str, str]
     keyterms: tuple[str, ...]
+    language_hints: tuple[str, ...] | None = None
+    """None without `language=multi` on Nova-3, where hints are ignored."""
 
 
 def refuse(status: int, code: str, message: str) -> Refusal:
@@ -152,12 +154,23 @@ def parse(query: Mapping[str, Sequence[str]]) -> Listen:
         diarize=flags["diarize"] or "diarize_model" in query,
         extra=dict(pair.split(":", 1) for pair in query.get("extra", ()) if ":" in pair),
         keyterms=tuple(query.get("keyterm", ())),
+        language_hints=_hints(model, query),
     )
 
 
 def count_tokens(keyterms: Sequence[str]) -> int:
     """Count the tokens of keyterms; the emulator counts words."""
     return sum(len(term.split()) for term in keyterms)
+
+
+def _hints(model: str, query: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    if not model.startswith("nova-3") or one(query, "language") != "multi":
+        return None
+    hints = tuple(query.get("language_hint", ()))
+    for hint in hints:
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", hint):
+            bad(f"language_hint: `{hint}` is not supported.")
+    return hints
 
 
 def _check_model(model: str, query: Mapping[str, Sequence[str]]) -> None:

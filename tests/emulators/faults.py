@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .tones import TimedWord
 
 GARBAGE: Final[dict[str, str | bytes]] = {
-    "not_json": "} this is not JSON {",
+    "not_json": "this is not JSON",
     "array": "[[], 7]",
     "scalar": "42",
     "no_type": '{"kind": 7}',
@@ -71,6 +71,9 @@ class Faults(BaseModel):
     garbage: tuple[str, ...] = Field(
         (),
         description="kinds of nonsense, each sent once per connection before a message, or `all`",
+    )
+    mutated: bool = Field(
+        False, description="change one message per connection in one place, at random"
     )
     unreadable_word: str | None = Field(
         None,

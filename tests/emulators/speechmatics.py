@@ -72,6 +72,8 @@ class RecognitionSession(Session):
         self._ended = False
         self._limited = False
         self._garbled = False
+        self._clock_start: float | None = None
+        """Where the clock started anew, in seconds of audio; None if it never did."""
         self._warned: set[str] = set()
         self._pending_start: dict[str, Any] | None = None
         self._start_at: float | None = None
@@ -97,7 +99,7 @@ class RecognitionSession(Session):
         return len(audio) / width / self._rate
 
     def final_text(self, message: dict[str, Any]) -> str:
-        if message["message"] != "AddTranscript" or "metadata" not in message:
+        if message["message"] != "AddTranscript" or not message.get("metadata"):
             return ""
         return str(message["metadata"]["transcript"]).strip()
 
@@ -202,7 +204,12 @@ class RecognitionSession(Session):
             return answers
         for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
             setattr(self._engine, switch, getattr(faults, switch))
-        for transcript in self._process(audio):
+        before = self.seconds
+        transcripts = self._process(audio)
+        if self._clock_start is None and self._past(faults.parks_after_seconds):
+            self._clock_start = before if faults.clock_after_parking == "restart" else 0.0
+        for transcript in transcripts:
+            self._set_back(transcript)
             if self._past(faults.no_transcripts_after_seconds):
                 continue
             final = transcript["message"] == "AddTranscript"
@@ -211,6 +218,13 @@ class RecognitionSession(Session):
                 transcript["metadata"] = transcript["results"] = None
             answers += self._outgoing([transcript])
         return answers + self._due()
+
+    def _set_back(self, message: dict[str, Any]) -> None:
+        """Count the times of a message from the start of the clock."""
+        for item in (message.get("metadata"), *message.get("results", ())):
+            for name in ("start_time", "end_time"):
+                if isinstance(item, dict) and name in item and self._clock_start:
+                    item[name] = round(max(0.0, item[name] - self._clock_start), 3)
 
     def _process(self, audio: bytes) -> list[dict[str, Any]]:
         assert self._engine is not None

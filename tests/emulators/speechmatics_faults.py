@@ -48,6 +48,12 @@ class SpeechmaticsFaults(Faults):
     no_transcripts_after_seconds: float | None = Field(
         None, description="acknowledge audio after this position without transcribing it"
     )
+    parks_after_seconds: float | None = Field(
+        None, description="park the session at this position, and resume with the next audio"
+    )
+    clock_after_parking: Literal["restart", "continue"] = Field(
+        "restart", description="whether times start at zero again; audio is acknowledged either way"
+    )
     error_type: str | None = Field(None, description="type of an injected Error")
     error_after_seconds: float | None = Field(
         None, description="position of the injected Error; none for StartRecognition"

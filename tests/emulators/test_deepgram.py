@@ -270,3 +270,17 @@ def test_injected_distortions() -> None:
         for all_ in (messages, honest)
     ]
     assert [t for t in texts[0] if t] == [t for t in texts[1] if t]
+
+
+def test_language_hints_come_back() -> None:
+    audio = tones.encode(tones.sequence(1), tail_seconds=1)
+    for query, hinted in (
+        ({"language": "multi", "language_hint": "en"}, ["en"]),
+        ({"language": "multi"}, []),
+        ({"language": "de", "language_hint": "en"}, None),
+    ):
+        (final,) = results(feed(session(**query), audio), final=True)[:1]
+        assert final["channel"]["alternatives"][0].get("languages_hinted") == hinted
+    with pytest.raises(Refusal) as caught:
+        session(language="multi", language_hint="?")
+    assert caught.value.status == 400

@@ -95,6 +95,7 @@ async def test_a_session_from_request_to_closing_event(
         ({"end_of_transcript": "close", "connections": 1}, "dropped"),
         ({"end_of_transcript": "missing", "connections": 1}, "finish"),
         ({"unreadable_final_after_seconds": 4.0, "connections": 1}, "protocol"),
+        ({"parks_after_seconds": 4.0, "connections": 1}, "protocol"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from natterjack.plugin.errors import RemoteProtocolError
+from natterjack.plugin.provider import Final as FinalEvent
 from natterjack.plugin.provider import ProviderWord
 
 MAX_QUOTE: Final = 200
@@ -26,8 +27,10 @@ _MAX_DEPTH: Final = 100
 """Depth below which values are read; deeper ones become null."""
 _MAX_DIGITS: Final = 400
 """Longer integers are infinite; a float holds 309 digits."""
+_MAX_INDEX: Final = 2**31
 _LABEL_CHARACTERS: Final = 100
 """Length of a speaker or language from which on it is none."""
+_FLAGS: Final = {"true": True, "false": False}
 _ABOVE_ONE: Final = 0.001
 """Rounding error of a confidence."""
 _TOKENS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[{]+|[\]}]+', re.DOTALL)
@@ -67,8 +70,8 @@ def load(provider: str, message: str | bytes) -> Any:
         )
     except (ValueError, RecursionError):
         pass
-    # JSON has text only in quotes.
-    kind = RemoteProtocolError if '"' in text else Harmless
+    # Any part of an object has one of these characters.
+    kind = RemoteProtocolError if any(mark in text for mark in '{}"') else Harmless
     raise kind(provider, f"not JSON: {quoted(message)}")
 
 
@@ -83,6 +86,26 @@ def kind(provider: str, content: Mapping[str, Any], name: str) -> str:
 def undecodable(provider: str, what: str, content: Any) -> RemoteProtocolError:
     """The error for a value that is not a message of the protocol."""
     return RemoteProtocolError(provider, what) if _has_text(content) else Harmless(provider, what)
+
+
+def unclear(
+    provider: str,
+    what: str,
+    text: str,
+    start: float | None,
+    end: float | None,
+    words: tuple[ProviderWord, ...],
+) -> RemoteProtocolError:
+    """The error for a transcript that may be a final or an interim. It has the text, in case that
+    the provider repeats the message.
+
+    Taken for a final, an interim would cover words that it does not have yet.
+    """
+    if not text.strip():
+        return Harmless(provider, what)
+    estimated = start is None or end is None
+    final = FinalEvent(text, start or 0.0, end or 0.0, words, times_estimated=estimated)
+    return RemoteProtocolError(provider, what, readable=final)
 
 
 def quoted(value: object) -> str:
@@ -172,8 +195,17 @@ def confidence(value: Any) -> float | None:
 
 
 def index(value: Any) -> int | None:
-    """A whole number that is not negative; None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A whole number from 0 to _MAX_INDEX; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INDEX:
+        return value
+    return None
+
+
+def flag(value: Any) -> bool | None:
+    """A boolean, or a value that many languages write for one; None for anything else."""
+    if isinstance(value, bool) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    return _FLAGS.get(value.lower()) if isinstance(value, str) else None
 
 
 def text(value: Any) -> str | None:

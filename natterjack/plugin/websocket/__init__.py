@@ -12,9 +12,10 @@ if find_spec("aiohttp") is None:
 
 from .connection import Closed, Socket
 from .connector import Connector, ConnectRequest, HandshakeErrors
-from .stream import WebSocketStream
+from .stream import RECEIVED, WebSocketStream
 
 __all__ = [
+    "RECEIVED",
     "Closed",
     "ConnectRequest",
     "Connector",

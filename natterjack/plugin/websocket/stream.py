@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from ..errors import Dropped, ProviderError, RemoteProtocolError
-from ..provider import ProviderEvent, ProviderStream
+from ..provider import Notice, ProviderEvent, ProviderStream
 from .connection import Closed, Socket
 
 _UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
 """Errors that reading a message of an unexpected shape raises."""
+
+
+RECEIVED: Final = Notice("received")
+"""Stands for a message without events: its provider is not mute."""
 
 
 class WebSocketStream(ProviderStream):
@@ -56,7 +60,7 @@ class WebSocketStream(ProviderStream):
 
     @abstractmethod
     def decode(self, message: str | bytes) -> Iterable[ProviderEvent]:
-        """Return the events of a message.
+        """Return the events of a message; without any, the notice `received` takes their place.
 
         A ValueError, LookupError, TypeError or AttributeError that it raises becomes a
         RemoteProtocolError, so that a message of another shape needs no checks.
@@ -125,7 +129,7 @@ class WebSocketStream(ProviderStream):
             except _UNREADABLE as error:
                 what = f"a message that cannot be decoded: {type(error).__name__}: {error}"
                 raise RemoteProtocolError(self.socket.provider, what) from error
-            for event in events:
+            for event in events or (RECEIVED,):
                 yield event
         if self.failure is not None:
             raise self.failure

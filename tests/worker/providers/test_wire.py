@@ -72,7 +72,7 @@ def test_binary_frames_are_read_like_text() -> None:
     assert wire.parse("p", b'{"a": "\xff"}') == {"a": "\ufffd"}
 
 
-@pytest.mark.parametrize("message", [b"\x00\xff", "", "ping", "[]", "7", "{]", "[" * 100_000])
+@pytest.mark.parametrize("message", [b"\x00\xff", "", "ping", "[]", "7", "[7", "[" * 100_000])
 def test_without_any_text_a_message_is_harmless(message: str | bytes) -> None:
     with pytest.raises(wire.Harmless):
         wire.parse("p", message)
@@ -80,7 +80,17 @@ def test_without_any_text_a_message_is_harmless(message: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ['{"a": "b"', 'a": "b"}', '["a"]', '"a"', b'{"a": "b\xff', '{"a": "b"} {}', '{"a":' * 10_000],
+    [
+        "{",
+        "}",
+        '{"a": "b"',
+        'a": "b"}',
+        '["a"]',
+        '"a"',
+        b'{"a": "b\xff',
+        '{"a": "b"} {}',
+        '{"a":' * 10_000,
+    ],
 )
 def test_a_message_that_may_have_text_is_not_harmless(message: str | bytes) -> None:
     with pytest.raises(RemoteProtocolError) as error:
@@ -110,6 +120,9 @@ def test_numbers_and_their_limits() -> None:
     assert [wire.seconds(value, 5) for value in (5, 5.01)] == [5, None]
     assert [wire.confidence(value) for value in (0, 1, 1.0005, 1.1, -0.1)] == [0, 1, 1, None, None]
     assert [wire.index(value) for value in (0, 7, -1, True, 1.0, "1")] == [0, 7, *[None] * 4]
+    flags = [True, False, 1, 0, "true", "False", 1.0, 2, "", None, []]
+    found = [True, False, True, False, True, False, *[None] * 5]
+    assert [wire.flag(value) for value in flags] == found
     labels = [0, "S1", "", "x" * 101, HUGE, True, 1.5, [1]]
     assert [wire.label(value) for value in labels] == ["0", "S1", *[None] * 6]
     assert [wire.first(value) for value in ([7, 8], [], None, "ab")] == [7, None, None, None]

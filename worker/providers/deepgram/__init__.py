@@ -80,7 +80,11 @@ class DeepgramProvider(Provider):
         listen = options.listen(self._settings, request)
         connect = protocol.connect_request(self._settings.url, self._api_key, listen)
         socket = await self._connector.connect(connect, protocol.handshake_error)
-        transcript = Transcript(interims=listen.interim_results, channels=listen.channels)
+        transcript = Transcript(
+            interims=listen.interim_results,
+            channels=listen.channels,
+            channel_wait_seconds=self._settings.channel_wait_seconds,
+        )
         return DeepgramStream(socket, transcript, request.format, self._settings.keepalive_seconds)
 
     async def balance(self) -> list[Balance]:

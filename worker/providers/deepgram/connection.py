@@ -8,7 +8,7 @@ from typing import Any, Final
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, ProviderError
 from natterjack.plugin.provider import Notice, ProviderEvent
-from natterjack.plugin.websocket import Closed, Socket, WebSocketStream
+from natterjack.plugin.websocket import RECEIVED, Closed, Socket, WebSocketStream
 
 from .. import wire
 from . import protocol
@@ -104,7 +104,7 @@ class DeepgramStream(WebSocketStream):
             else:
                 events += received
         events += self._configuring.notices()
-        return events
+        return events or [RECEIVED]
 
     def _messages(self, message: str | bytes) -> tuple[protocol.Message, ...]:
         """Decode a message; one that is malformed and harmless becomes a notice.

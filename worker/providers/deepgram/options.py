@@ -33,6 +33,8 @@ class Options(BaseModel):
 
     model: str | None = None
     language: str | None = None
+    language_hint: _Tag | list[_Tag] = []
+    """Languages to expect with `language=multi` (Nova-3)."""
     detect_language: bool = False
     """Sent as `language=multi`: Deepgram accepts `detect_language` only for recordings."""
     interim_results: bool | None = None
@@ -89,6 +91,11 @@ def listen(settings: DeepgramSettings, request: StreamRequest) -> Listen:
     language = _language(options, settings, request)
     if language is not None:
         query.append(("language", language))
+    if options.language_hint:
+        if not model.startswith("nova-3") or language != "multi":
+            # Deepgram ignores it with other languages.
+            raise refused("option 'language_hint': needs a Nova-3 model and the language 'multi'")
+        query += [("language_hint", hint) for hint in as_list(options.language_hint)]
     flags = {
         "multichannel": multichannel,
         "interim_results": interims,

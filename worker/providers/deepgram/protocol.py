@@ -93,7 +93,6 @@ class Results(NamedTuple):
     start: float | None
     end: float | None
     is_final: bool
-    """Whether it is not certainly an interim."""
     speech_final: bool
     """Whether silence has ended the utterance ("Endpointing")."""
     text: str
@@ -193,12 +192,14 @@ def _has_alternatives(content: dict[str, Any]) -> bool:
 
 
 def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
-    # Finals have both marks. Whatever is not marked as an interim is a final.
-    marks = content.get("is_final"), content.get("speech_final")
-    is_interim = interims and marks[0] is False and marks[1] in (None, False)
+    mark, ends_speech = wire.flag(content.get("is_final")), wire.flag(content.get("speech_final"))
+    if mark is None and ends_speech:
+        mark = True  # "Endpointing": the end of speech is final
+    if not interims:
+        mark = True
     best = vendor.best_alternative(content.get("channel"), latest)
     if best is None:
-        kind = wire.Harmless if is_interim else RemoteProtocolError
+        kind = wire.Harmless if mark is False else RemoteProtocolError
         raise kind(NAME, f"Results without a transcript: {wire.quoted(content.get('channel'))}")
     start = wire.seconds(content.get("start"), latest)
     duration = wire.seconds(content.get("duration"), latest)
@@ -208,12 +209,15 @@ def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
     ends = [word.end for word in best.words if word.end is not None]
     if ends and (end is None or end < ends[-1]):
         end = max(ends)
+    if mark is None:
+        what = f"is_final is {wire.quoted(content.get('is_final'))}"
+        raise wire.unclear(NAME, what, best.text, start, end, best.words)
     return Results(
         channel=_channel(content, "channel_index"),
         start=start,
         end=end,
-        is_final=not is_interim,
-        speech_final=marks[1] is True,
+        is_final=mark,
+        speech_final=ends_speech is True,
         text=best.text,
         words=best.words,
         confidence=best.confidence,

@@ -70,6 +70,12 @@ class DeepgramSettings(DeepgramAccount):
     multichannel: bool = described(
         False, "transcribe up to 20 channels separately instead of mixing them"
     )
+    channel_wait_seconds: float = described(
+        5,
+        "audio for which finals wait for a channel without results, in seconds, if channels are "
+        "transcribed separately; a channel with interims is waited for three times as long",
+        gt=0,
+    )
     filler_words: bool = described(False, "keep `uh` and `um`")
     numerals: bool = described(False, "write numbers as digits")
     redact: str = described(

@@ -5,6 +5,7 @@ Finals partition the audio. Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final as Constant
@@ -27,6 +28,8 @@ from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary,
 _TOLERANCE_SECONDS: Constant = 0.0015
 """Difference up to which two times count as equal: Deepgram rounds them to milliseconds, and their
 sums have binary rounding errors."""
+_HOLE_SECONDS: Constant = 0.3
+"""How long after the end of the last final the next one may begin."""
 _WORD_SECONDS: Constant = 0.3
 """Length of a word for the estimate of an end. A later end would cover words that follow."""
 
@@ -135,11 +138,17 @@ class Transcript:
     final on all channels and does not split a word of any.
     """
 
-    def __init__(self, *, interims: bool, channels: int = 1) -> None:
+    def __init__(
+        self, *, interims: bool, channels: int = 1, channel_wait_seconds: float = math.inf
+    ) -> None:
         """Without `interims`, every result is final, even one that is not marked as such (Deepgram
-        docs, same page)."""
+        docs, same page). After `channel_wait_seconds` of audio, finals no longer wait for a channel
+        without results, and after three times as much not for one with interims."""
         self.interims = interims
+        self._channel_wait = channel_wait_seconds
         self._channels = [_Channel() for _ in range(channels)]
+        self._estimated = False
+        """Whether any pending word has an estimated time."""
         self._turns = Turns()
         self.frontier = 0.0
         """End of the last Final returned, in seconds of this stream's audio."""
@@ -194,8 +203,9 @@ class Transcript:
             elif not late:
                 events.append(self._interim(results))
             return events
-        channel.cursor = max(channel.cursor, results.end)
-        events += self._merged_final(results) if several else self._final(results)
+        self._check_hole(channel, results)
+        before, channel.cursor = channel.cursor, max(channel.cursor, results.end)
+        events += self._merged_final(results, before) if several else self._final(results)
         channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
         if results.speech_final:
             at, since = channel.last_word_end, self._turns.since(results.channel)
@@ -234,6 +244,19 @@ class Transcript:
             index, start, max(start, end), received.is_final, received.speech_final,
             received.text, words, received.confidence, received.language, estimated,
         )  # fmt: skip
+
+    def _check_hole(self, channel: _Channel, results: _Placed) -> None:
+        """Raise RemoteProtocolError if the final begins well after the last one of its channel has
+        ended, since one in between is lost. A start after the final's own words is a wrong time."""
+        last = max(channel.cursor, self.frontier)
+        first = next((word.start for word in results.words if word.start is not None), None)
+        if results.start <= last + _HOLE_SECONDS or (first is not None and first < last):
+            return
+        what = f"no final from {last:.2f} s to {results.start:.2f} s"
+        readable = None
+        if len(self._channels) == 1 and results.text:
+            readable = Final(results.text, results.start, results.end, results.words)
+        raise RemoteProtocolError(NAME, what, readable=readable)
 
     def _interim(self, results: _Placed) -> Interim:
         return Interim(
@@ -275,11 +298,18 @@ class Transcript:
             language=results.language,
         )
 
-    def _merged_final(self, results: _Placed) -> list[ProviderEvent]:
+    def _merged_final(self, results: _Placed, final_before: float) -> list[ProviderEvent]:
+        """`final_before` is where the finals of the channel ended before."""
         channel = self._channels[results.channel]
-        channel.pending += _with_channel(results)
+        # Words of a channel that was no longer waited for: their place is final already.
+        late = [final_before <= _middle(word) < self.frontier for word in results.words]
+        channel.pending += [
+            word._replace(start=self.frontier, end=self.frontier) if is_late else word
+            for word, is_late in zip(_with_channel(results), late, strict=True)
+        ]
+        self._estimated |= results.estimated or any(late)
         channel.interim = ()
-        end = min(one.cursor for one in self._channels)
+        end = self._final_on_all()
         pending = sorted((word for one in self._channels for word in one.pending), key=_start)
         # Latest word first: stepping back to the start of a word may land inside an earlier one.
         for word in reversed(pending):
@@ -288,6 +318,14 @@ class Transcript:
         if end <= self.frontier:
             return []
         return [self._merge(end, results.language)]
+
+    def _final_on_all(self) -> float:
+        """Where finals end on all channels that are waited for."""
+        newest = max(one.cursor for one in self._channels)
+        return min(
+            max(one.cursor, newest - self._channel_wait * (3 if _unfinalized(one) else 1))
+            for one in self._channels
+        )
 
     def _remaining(self) -> list[Final]:
         """A final with the words that are still pending, if any."""
@@ -304,7 +342,15 @@ class Transcript:
         for one in self._channels:
             one.pending = [word for word in one.pending if _end(word) > latest]
         start, self.frontier = self.frontier, end
-        return Final(" ".join(word.text for word in words), start, end, words, language=language)
+        estimated, self._estimated = self._estimated, False
+        return Final(
+            text=" ".join(word.text for word in words),
+            start=start,
+            end=end,
+            words=words,
+            language=language,
+            times_estimated=estimated,
+        )
 
 
 def _with_channel(results: _Placed) -> tuple[ProviderWord, ...]:
@@ -336,5 +382,9 @@ def _start(word: ProviderWord) -> float:
     return word.start or 0.0
 
 
+def _middle(word: ProviderWord) -> float:
+    return (_start(word) + _end(word)) / 2
+
+
 def _end(word: ProviderWord) -> float:
-    return word.end or 0.0
+    return word.end or word.start or 0.0

@@ -226,8 +226,8 @@ def _auth(content: Mapping[str, Any]) -> Auth:
 
 
 def _transcript(content: Mapping[str, Any]) -> Transcript:
-    # 4: `text` is empty and `is_final` false by default. Any other value may mark a final.
-    mark = content.get("is_final", False)
+    # 4: `text` is empty and `is_final` false by default.
+    mark = wire.flag(content.get("is_final", False))
     text = wire.text(content.get("text", ""))
     if text is None:
         kind = wire.Harmless if mark is False else RemoteProtocolError
@@ -236,9 +236,12 @@ def _transcript(content: Mapping[str, Any]) -> Transcript:
     start, end = wire.seconds(content.get("start")), wire.seconds(content.get("end"))
     if start is not None and end is not None and end < start:
         start = end = None
+    if mark is None:
+        what = f"is_final is {wire.quoted(content.get('is_final'))}"
+        raise wire.unclear(NAME, what, text, start, end, ())
     return Transcript(
         text=text,
-        is_final=mark is not False,
+        is_final=mark,
         start=start,
         end=end,
         seq=wire.index(content.get("seq")),

@@ -162,8 +162,12 @@ def decode(message: str | bytes, latest: float = math.inf) -> Message:
     # `message` is the discriminator; some messages also have a `type`. A transcript is known by its
     # shape too, so that its text is kept if the discriminator is wrong.
     kind = content.get("message")
-    if not (isinstance(kind, str) and kind in _KINDS) and "results" in content:
-        kind = "AddTranscript"
+    if not (isinstance(kind, str) and kind in _KINDS) and "transcript" in _metadata(content):
+        found = _transcript(content, final=True, latest=latest)
+        words = tuple([ProviderWord(one.text, one.start, one.end) for one in found.results])
+        text = " ".join(word.text for word in words)
+        what = f"message is {wire.quoted(kind)}"
+        raise wire.unclear(NAME, what, text, found.start, found.end, words)
     match kind:
         case "AudioAdded":
             return AudioAdded(_required(wire.index(content.get("seq_no")), "seq_no", content))
@@ -208,15 +212,7 @@ def _transcript(content: dict[str, Any], *, final: bool, latest: float) -> Trans
     end = wire.seconds(metadata.get("end_time"), latest)
     if start is not None and end is not None and end < start:
         end = None
-    whole = wire.text(metadata.get("transcript"))
-    results: list[Result] | None = None
-    if isinstance(items, list):
-        parsed = [_result(item, final, latest) for item in items]
-        if _UNREADABLE not in parsed:
-            results = [result for result in parsed if result is not None]
-    if not results and whole is not None:
-        # The same text as a whole ("AddTranscript").
-        results = [Result(False, word, _UNKNOWN, _UNKNOWN) for word in whole.split()]
+    results = _results(items, wire.text(metadata.get("transcript")), final, latest)
     if results is None or not (final or results or end is not None):
         kind = RemoteProtocolError if final else wire.Harmless
         raise kind(NAME, f"transcript without readable results: {wire.quoted(items)}")
@@ -231,6 +227,23 @@ def _transcript(content: dict[str, Any], *, final: bool, latest: float) -> Trans
 _UNKNOWN: Final = -1.0
 """A time that cannot be read."""
 _UNREADABLE: Final = Result(False, "", _UNKNOWN, _UNKNOWN)
+
+
+def _results(items: Any, whole: str | None, final: bool, latest: float) -> list[Result] | None:
+    """The results of a transcript; those of its text as a whole ("AddTranscript"), without times,
+    if not all of them can be read. None if that cannot be read either."""
+    parsed: list[Result | None] = [_UNREADABLE]
+    if isinstance(items, list):
+        parsed = [_result(item, final, latest) for item in items]
+    results = [one for one in parsed if one is not None and one is not _UNREADABLE]
+    if results and len(results) == len(parsed):  # the usual case
+        return results
+    if whole is None:
+        return None if _UNREADABLE in parsed else results
+    words = whole.split()
+    if not words or "".join(words) == "".join([one.text for one in results]).replace(" ", ""):
+        return results
+    return [Result(False, word, _UNKNOWN, _UNKNOWN) for word in words]
 
 
 def _timed(results: list[Result], start: float | None, end: float | None) -> list[Result]:

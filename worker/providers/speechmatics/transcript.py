@@ -5,13 +5,19 @@ Finals never overlap. Pure: no sockets, clocks or environment.
 
 from __future__ import annotations
 
+from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import Final, Interim, ProviderEvent, ProviderWord, Turn
 
 from .messages import EndOfUtterance, LanguageInfo, Transcript
+from .options import NAME
 from .text import join
 
 _SILENCE_STEP_SECONDS = 1.0
 """Minimum length of finals for silence that is known only from interims."""
+
+
+_CLOCK_SECONDS = 1.0
+"""How far behind the frontier a transcript may start."""
 
 
 class Transcripts:
@@ -34,7 +40,17 @@ class Transcripts:
         self._last_word_end = 0.0
 
     def transcript(self, message: Transcript) -> list[ProviderEvent]:
-        """Return the provider events for a transcript."""
+        """Return the provider events for a transcript.
+
+        Raises: RemoteProtocolError if the server's clock was set back.
+        """
+        # Speechmatics docs, "Pause and resume": a session that is parked because audio comes slowly
+        # may go on at time zero. The audio of the transcript is unknown then.
+        words = [result for result in message.results if not result.punctuation]
+        at = words[0].start if message.final and words else message.end
+        if at < self.frontier - _CLOCK_SECONDS:
+            what = f"the clock went back from {self.frontier:.1f} s to {at:.1f} s"
+            raise RemoteProtocolError(NAME, what)
         return self._final(message) if message.final else self._interim(message)
 
     def end_of_utterance(self, message: EndOfUtterance) -> list[ProviderEvent]:

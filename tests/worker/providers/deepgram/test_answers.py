@@ -125,7 +125,9 @@ def texts(events: list[ProviderEvent]) -> list[str]:
 
 
 def codes(events: list[ProviderEvent]) -> list[str]:
-    return [event.code for event in events if isinstance(event, Notice)]
+    """The codes of the notices, without those of messages that have no events."""
+    found = [event.code for event in events if isinstance(event, Notice)]
+    return [code for code in found if code != "received"]
 
 
 # ---- finals that cannot be read -------------------------------------------------------------

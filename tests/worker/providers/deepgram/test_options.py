@@ -31,7 +31,7 @@ from ..emulated.streams import request
 from ..emulated.table import DEEPGRAM
 
 README = (Path(package.__file__).parent / "README.md").read_text()
-YOUNGER = {"filler_words"}
+YOUNGER = {"filler_words", "language_hint"}
 """Parameters that are missing in the copy of the specification."""
 STEREO = AudioFormat("linear16", 16000, 2)
 
@@ -117,6 +117,8 @@ def test_defaults() -> None:
         ({"model": "nova-2"}, {"model": ["nova-2"]}),
         ({"language": "de"}, {"language": ["de"]}),
         ({"detect_language": True}, {"language": ["multi"]}),
+        ({"language": "multi", "language_hint": "en"}, {"language_hint": ["en"]}),
+        ({"detect_language": True, "language_hint": ["en", "de"]}, {"language_hint": ["en", "de"]}),
         ({"interim_results": False}, {"interim_results": None, "utterance_end_ms": None}),
         ({"smart_format": False, "punctuate": True}, {"smart_format": None, "punctuate": ["true"]}),
         ({"endpointing": False}, {"endpointing": ["false"]}),
@@ -167,6 +169,9 @@ def test_options(options: dict[str, Any], expected: dict[str, list[str] | None])
         {"diarize_model": "v2"},
         {"diarize_model": "v1", "diarize": True},
         {"detect_language": True, "language": "de"},
+        {"language_hint": "en"},
+        {"language_hint": "en", "language": "multi", "model": "nova-2"},
+        {"language_hint": [""], "language": "multi"},
         {"redact": "names"},
         {"tag": "x" * 129},
         {"channels": 2},

@@ -145,12 +145,24 @@ def test_results_of_silence_and_without_alternatives() -> None:
 
 def test_optional_and_unknown_fields() -> None:
     message = {**RESULTS, "x": [1], "entities": []}
-    for name in ("is_final", "speech_final", "metadata", "from_finalize"):
+    for name in ("speech_final", "metadata", "from_finalize"):
         del message[name]
     (result,) = decode(json.dumps(message))
     assert isinstance(result, Results)
-    assert result.is_final, "it is not marked as an interim"
+    assert result.is_final
     assert not result.speech_final
+
+
+def test_a_result_without_marks_may_be_a_final() -> None:
+    """Its text is kept in case that it comes again."""
+    with pytest.raises(RemoteProtocolError) as error:
+        decode(changed(is_final=None, speech_final=None))
+    assert error.value.readable is not None
+    assert error.value.readable.text == "Tell me."
+    assert error.value.readable.end == 5.99 + 1.98
+    assert not error.value.readable.times_estimated
+    with pytest.raises(wire.Harmless):
+        decode(changed(is_final="?", speech_final=None, channel={"alternatives": []}))
 
 
 def test_without_interims_every_result_is_final() -> None:
@@ -280,9 +292,9 @@ def best(**changes: Any) -> dict[str, Any]:
         ('["text"]', False),
         ('{"text": "text"}', False),
         (changed(channel=None), False),
-        (changed(channel=None, is_final=False), False),
+        (changed(channel=None, is_final=False), True),
         (changed(channel=None, is_final=None, speech_final=None), False),
-        (changed(channel=None, is_final="false", speech_final=False), False),
+        (changed(channel=None, is_final="no", speech_final=False), False),
         (changed(channel={}), False),
         (changed(channel={"alternatives": {}}), False),
         (changed(channel={"alternatives": ["text"]}), False),
@@ -302,8 +314,9 @@ def test_messages_that_cannot_be_read(message: str | bytes, harmless: bool) -> N
     ("changes", "found"),
     [
         ({"is_final": "true"}, {}),
-        ({"is_final": False, "speech_final": 1}, {"speech_final": False}),
+        ({"is_final": 1, "speech_final": "True"}, {}),
         ({"is_final": None}, {}),
+        ({"speech_final": 7}, {"speech_final": False}),
         ({"type": "Weather"}, {}),
         ({"type": None}, {}),
         ({"start": "now"}, {"start": None, "end": 6.47}),

@@ -109,6 +109,26 @@ def test_rounding_leaves_no_hole_and_no_overlap() -> None:
     assert [(f.start, f.end) for f in finals] == [(0, 3.26), (3.26, 5.5), (5.5, 6.0)]
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_hole_between_finals_is_a_lost_final(channels: int) -> None:
+    transcript = Transcript(interims=True, channels=channels)
+    run(transcript, results(0, 2, YEAH, final=True))
+    later = results(2.31, 4, ("card", 3.0, 3.4), final=True)
+    with pytest.raises(RemoteProtocolError, match=r"no final from 2.00 s to 2.31 s") as error:
+        transcript.receive(later)
+    if channels == 1:
+        assert error.value.readable == Final("card", 2.31, 4, later.words)
+    run(transcript, results(2.29, 4, ("card", 3.0, 3.4), final=True))
+
+
+def test_a_start_after_its_words_is_no_hole() -> None:
+    transcript = Transcript(interims=True)
+    run(transcript, results(0, 2, YEAH, final=True))
+    words = ("my", 1.9, 2.4), ("card", 3.0, 3.4)
+    (final,) = run(transcript, results(3.9, 4, *words, final=True))
+    assert short([final]) == [("final", "my card", 2, 4)]
+
+
 def test_repeated_finals_and_late_interims_are_dropped() -> None:
     events = run(
         Transcript(interims=True),
@@ -296,6 +316,60 @@ def test_an_unknown_channel_is_malformed() -> None:
 def test_a_final_of_an_unknown_channel_is_not_skipped(interims: bool) -> None:
     with pytest.raises(RemoteProtocolError, match="channel 1"):
         run(Transcript(interims=interims), results(0, 1, YEAH, channel=1, speech_final=interims))
+
+
+def test_waiting_for_a_channel_is_bounded() -> None:
+    transcript = Transcript(interims=True, channels=2, channel_wait_seconds=5)
+    texts, ends = [], []
+    for second in range(0, 20, 2):
+        word = (f"w{second}", second + 0.5, second + 1.0)
+        for event in run(transcript, results(second, second + 2, word, final=True)):
+            if isinstance(event, Final):
+                texts.append(event.text)
+                ends.append(event.end)
+                assert not event.times_estimated
+    assert " ".join(texts) == "w0 w2 w4 w6 w8 w10 w12 w14"
+    assert ends == [1, 3, 5, 7, 9, 11, 13, 15]
+    # The words of the channel that was not waited for come late, and none of them is lost.
+    late = results(0, 20, ("a", 1, 1.4), ("b", 17, 17.5), channel=1, final=True)
+    (final,) = [event for event in run(transcript, late) if isinstance(event, Final)]
+    assert (final.text, final.start, final.end) == ("a w16 b w18", 15, 20)
+    assert final.words[0] == ProviderWord("a", 15, 15, speaker="1")
+    assert final.times_estimated
+
+
+def test_a_channel_with_interims_is_waited_for_longer() -> None:
+    transcript = Transcript(interims=True, channels=2, channel_wait_seconds=5)
+    run(transcript, results(0, 12, ("hm", 1, 11), channel=1))
+    assert not [e for e in run(transcript, results(0, 14, YEAH, final=True)) if _is_final(e)]
+    (final,) = [e for e in run(transcript, results(14, 16, final=True)) if _is_final(e)]
+    assert short([final]) == [("final", "yeah", 0, 1)]
+
+
+def test_a_restated_final_is_not_late() -> None:
+    """Its words keep their times, by which the worker knows that they are final already."""
+    transcript = Transcript(interims=True, channels=2, channel_wait_seconds=5)
+    run(transcript, results(0, 2, YEAH, final=True), results(0, 2, channel=1, final=True))
+    run(transcript, results(0, 2, YEAH, final=True))
+    (final,) = [e for e in run(transcript, results(2, 9, final=True)) if isinstance(e, Final)]
+    assert [word.start for word in final.words] == [0.2]
+
+
+def test_text_without_words_is_text_with_several_channels() -> None:
+    transcript = Transcript(interims=True, channels=2)
+    bare = results(0, 2, YEAH, SO, channel=0, final=True)._replace(words=())
+    events = run(transcript, bare, results(0, 2, channel=1, final=True))
+    (final,) = [event for event in events if isinstance(event, Final)]
+    assert final.text == "yeah so"
+    assert [(word.start, word.end, word.speaker) for word in final.words] == [
+        (0, 1, "0"),
+        (1, 2, "0"),
+    ]
+    assert final.times_estimated
+
+
+def _is_final(event: ProviderEvent) -> bool:
+    return isinstance(event, Final)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ UNREADABLE = {"transcript": None, "words": [{"word": 7}]}
     [
         # Without any text, it has no words.
         (b"\x00", True),
-        ("} not JSON {", True),
+        ("not JSON", True),
+        ("} not JSON {", False),
         ("[1]", True),
         ("7", True),
         ('{"type": 7}', True),

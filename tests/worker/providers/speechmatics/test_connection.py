@@ -389,5 +389,17 @@ async def test_the_audio_of_a_malformed_final_is_sent_again(
     await resume(provider, events)
 
 
+async def test_audio_is_sent_again_if_the_clock_starts_anew(
+    provider: SpeechmaticsProvider, emulator: SpeechmaticsEmulator
+) -> None:
+    await emulator.set(parks_after_seconds=3, connections=1)
+    events, error = await fail(provider)
+    assert isinstance(error, RemoteProtocolError)
+    assert "clock went back" in str(error)
+    await resume(provider, events)
+    await emulator.set(clock_after_parking="continue", connections=None)
+    assert final_words(await transcribe(provider)) == WORDS
+
+
 def test_the_tests_use_a_format_of_the_provider() -> None:
     assert LINEAR_16K.encoding in SpeechmaticsProvider.capabilities.encodings

@@ -344,8 +344,6 @@ def test_a_final_that_cannot_be_read(message: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"message": "Weather"},
-        {"message": None},
         {"metadata": {**METADATA, "start_time": "0"}},
         {"metadata": {**METADATA, "end_time": None}},
         {"metadata": {**METADATA, "end_time": -1}},
@@ -357,6 +355,15 @@ def test_a_final_that_cannot_be_read(message: str) -> None:
 )
 def test_a_final_is_kept(changes: dict[str, Any]) -> None:
     assert decode(changed(**changes)) == decode(json.dumps(TRANSCRIPT))
+
+
+@pytest.mark.parametrize("kind", ["Weather", None, 7])
+def test_a_transcript_of_another_kind_may_be_a_final(kind: Any) -> None:
+    """Its text is kept in case that it comes again."""
+    with pytest.raises(RemoteProtocolError) as error:
+        decode(changed(message=kind))
+    assert error.value.readable is not None
+    assert error.value.readable.text == "Hello , world"
 
 
 @pytest.mark.parametrize(

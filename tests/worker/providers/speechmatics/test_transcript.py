@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import Final, Interim, ProviderEvent, Turn
 from worker.providers.speechmatics.messages import (
     EndOfUtterance,
@@ -61,6 +64,30 @@ def short(events: list[ProviderEvent]) -> list[Any]:
             case Turn():
                 shown.append((event.event, event.at))
     return shown
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        final(0.3, 1.2, YEAH, SO),
+        final(0.3, 12.0, YEAH, ("late", 11.0, 11.5)),
+        final(0.0, 1.0),
+        partial(0.3, 1.2, YEAH, SO),
+        partial(0.0, 0.5),
+    ],
+)
+def test_a_clock_that_was_set_back_ends_the_stream(after: Transcript) -> None:
+    state = transcripts()
+    run(state, final(10.0, 10.9, ("ten", 10.0, 10.9)))
+    with pytest.raises(RemoteProtocolError, match=r"clock went back from 10\.9 s"):
+        state.transcript(after)
+
+
+def test_transcripts_that_overlap_a_little_are_no_sign_of_a_lost_clock() -> None:
+    state = transcripts()
+    run(state, final(0.0, 10.9, ("ten", 10.0, 10.9)))
+    run(state, partial(0.0, 10.4, ("ten", 10.0, 10.4)), final(0.0, 11.5, ("ten", 10.0, 11.5)))
+    assert state.frontier == 11.5
 
 
 def test_the_example_in_the_documentation() -> None:
