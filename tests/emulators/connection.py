@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
 from . import tones
 from .faults import ConnectionLog, Faults
+from .mutations import mutations
 from .session import Close, Elapsed, Outgoing, Session
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Connection:
         """Unbounded: the real server, too, receives more than it processes. None is a timeout."""
         self._outbox: asyncio.Queue[tuple[float, Outgoing | str | bytes]] = asyncio.Queue()
         self._garbage_sent: set[str] = set()
+        self._mutated = False
         self._muted = False
         self._loop = asyncio.get_running_loop()
         self._opened = self._audio_at = self._life_at = self._loop.time()
@@ -221,7 +224,7 @@ class Connection:
                         flat = {k: 7 if isinstance(v, dict | list) else v for k, v in values}
                         await self._socket.send_str(json.dumps(flat))
                         continue
-                    await self._socket.send_str(json.dumps(message))
+                    await self._send_message(message)
                     self._entry.messages[kind] = self._entry.messages.get(kind, 0) + 1
                     if text:
                         self._entry.finals.append(text)
@@ -231,6 +234,20 @@ class Connection:
                     await self._socket.send_str(message)
             except ConnectionError:
                 return  # the receiving side records how it ended
+
+    async def _send_message(self, message: dict[str, Any]) -> None:
+        """Send a message, possibly with a change in it."""
+        faults = self._emulator.faults
+        if not faults.mutated or self._mutated or not self._emulator.hits(self):
+            await self._socket.send_str(json.dumps(message))
+            return
+        self._mutated = True
+        what, changed = random.choice(list(mutations(message)))
+        self._entry.fault = f"mutated: {what} of {json.dumps(message)}"
+        if isinstance(changed, bytes):
+            await self._socket.send_bytes(changed)
+        else:
+            await self._socket.send_str(changed)
 
     async def _close(self, close: Close) -> None:
         faults = self._emulator.faults

@@ -39,7 +39,7 @@ CLOSED_SECONDS = 300.0
 """A session still open this long after its edge has ended counts as lost."""
 _OFF: dict[str, Any] = {
     "drop_after_seconds": None, "close_after_seconds": None, "mute_after_seconds": None,
-    "stop_reading_after_seconds": None, "garbage": [],
+    "stop_reading_after_seconds": None, "garbage": [], "mutated": False,
 }  # fmt: skip
 """The switches for running connections, off."""
 _USAGE_SECONDS = 8.0
@@ -98,6 +98,8 @@ class Storm:
         self._nodes_busy = asyncio.Lock()
         self._over = asyncio.Event()
         self._started = time.monotonic()
+        self._mutated = False
+        """Whether any message was mutated. Words may have no time then."""
         self.outcome = Outcome()
         self.faults: dict[str, tuple[float, Callable[[], Awaitable[bool]]]] = {
             "worker SIGKILL": (3, self._worker_killed),
@@ -120,6 +122,7 @@ class Storm:
             "provider closes at once, again and again": (1, self._provider_closes_again),
             "provider answers late": (1, self._provider_late),
             "provider talks nonsense": (1, lambda: self._provider("garbage", ["all"])),
+            "provider sends a mutated message": (3, self._provider_mutates),
             "broker node SIGKILL": (1.5, self._node_killed),
             "leader of a stream SIGKILL": (1, self._leader_killed),
             "broker node frozen": (1, self._node_frozen),
@@ -211,7 +214,13 @@ class Storm:
             return Audit(1, len(talk.words), len(talk.words), problems=[str(error)])
         if transcript.closing[0].account is not None:
             self._accounts[spec.session_id] = transcript.closing[0].account
-        found = audit(transcript.events, talk.words, talk.places, captured_seconds=talk.seconds)
+        found = audit(
+            transcript.events,
+            talk.words,
+            talk.places,
+            captured_seconds=talk.seconds,
+            mutated=self._mutated,
+        )
         if not found.clean:
             self.outcome.failures.append(f"{spec.key} {found}\n{transcript.describe()}")
         return found
@@ -338,6 +347,10 @@ class Storm:
         """Set a switch for the next `count` connections."""
         switches = {**_OFF, switch: value, "connections": count}
         return await self._apply(self._emulator(sockets=True), switch, switches, count)
+
+    async def _provider_mutates(self) -> bool:
+        self._mutated = True
+        return await self._provider("mutated", True)
 
     async def _recordings(self) -> bool:
         emulator = self._fleet.emulators["deepgram-rest"]
