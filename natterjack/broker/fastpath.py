@@ -196,13 +196,17 @@ class Client(NatsClient):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
+            self._known_limit, self._next_known_limit = self._next_known_limit, None
+            self._set_limit(int(self._max_payload))
         except RuntimeError:
             # uvloop raises it if the server has already closed the connection. nats-py retries
             # after an OSError, which asyncio raises. The message has no address, so that repeats
             # are recognized as the same complaint.
             raise ConnectionResetError("the connection is gone") from None
-        self._known_limit, self._next_known_limit = self._next_known_limit, None
-        self._set_limit(self._max_payload)
+        except (NatsError, OSError, TimeoutError):
+            raise
+        except Exception as error:  # a task boundary: nats-py would never try again
+            raise NatsError(f"nats: the server's answer cannot be used: {error!r}") from error
         self._largest_message = max(map(message_size, self._pending), default=0)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -224,10 +228,9 @@ class Client(NatsClient):
             self._pending_data_size = sum(map(len, waiting))
 
     async def _process_err(self, err_msg: str) -> None:
-        # nats-py closes the client for good after most errors. The server closes the connection
-        # itself if an error is fatal, and then nats-py reconnects.
-        # nats-py lowercases the message, but subjects are case-sensitive. The original line is
-        # still at the front of its buffer.
+        # nats-py closes the client for good after most errors. The server itself closes the
+        # connection if an error is fatal, and then nats-py reconnects. And nats-py lowercases the
+        # message, but subjects are case-sensitive; the original is at the front of its buffer.
         line = self._ps.buf.partition(b"\r\n")[0].decode(errors="replace")
         _, quote, message = line.rstrip("'").partition("'")
         if not quote or message.lower() not in err_msg:
@@ -307,8 +310,7 @@ class Client(NatsClient):
         reply: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Like nats-py's, but raises MessageTooLarge instead of MaxPayloadError, and counts headers
-        as the server does."""
+        """Like nats-py's, but counts headers as the server does. Raises MessageTooLarge."""
         size = len(payload) + (headers_size(headers) if headers else 0)
         self._check_size(size)
         self._largest_message = max(self._largest_message, size)

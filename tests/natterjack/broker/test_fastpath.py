@@ -242,6 +242,38 @@ async def test_waiting_messages_that_a_new_limit_does_not_allow_are_dropped(
         assert broker.reconnects == 1
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"INFO []\r\n",
+        b'INFO {"max_payload":"much"}\r\nPONG\r\n',
+        b'INFO {"connect_urls":7}\r\nPONG\r\n',
+        b"INFO " + bytes(100_000),
+        b"\xff\r\n",
+    ],
+)
+async def test_an_unusable_answer_to_a_reconnect_is_only_a_failed_attempt(nonsense: bytes) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(nonsense if connections in (2, 3) else GREETING)
+        with contextlib.suppress(OSError):
+            while line := await reader.readline():
+                if line.startswith(b"PING") and connections not in (2, 3):
+                    writer.write(b"PONG\r\n")
+                    if connections == 1:
+                        break
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        settings = BrokerSettings(url=f"nats://127.0.0.1:{port_of(server)}")
+        async with connected(settings, name="test") as broker:
+            await until(lambda: connections == 4 and broker.connected, "it is connected again")
+
+
 @pytest.mark.parametrize("error", [b"Invalid Subject", b"Maximum Payload Violation", b"Odd"])
 async def test_an_error_of_the_server_never_closes_the_client(
     error: bytes, caplog: pytest.LogCaptureFixture
