@@ -92,7 +92,7 @@ def are_clean(words: Any, earliest: float, latest: float) -> bool:
             if not previous <= start <= end <= latest or (begun and start == previous):
                 return False
             previous, begun = start, True
-        if confidence is not None and number_of(confidence, 1.0) is None:
+        if confidence is not None and not (type(confidence) is float and 0 <= confidence <= 1):
             return False
         if speaker is not None and (type(speaker) is not str or text_of(speaker) is not speaker):
             return False

@@ -117,7 +117,7 @@ class Results:
 
     __slots__ = (
         "_chain", "_drain", "_key", "_lease", "_live", "_log_transcripts", "_metrics", "_progress",
-        "_relay", "_writer", "heard",
+        "_relay", "_writer", "heard", "pending",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +146,8 @@ class Results:
         self._log_transcripts = log_transcripts
         self.heard = False
         """Text has arrived since the last final."""
+        self.pending = False
+        """The last interim had text, which is not final yet."""
 
     async def run(self) -> None:
         """Publish events until the provider ends the stream. Raises ProviderError, LeaseLost."""
@@ -169,11 +171,12 @@ class Results:
             if lease.unconfirmed:
                 await lease.confirm()
             if isinstance(event, Interim):
-                self.heard = self.heard or bool(event.text)
+                self.pending = bool(event.text)
+                self.heard = self.heard or self.pending
                 latencies.received(relay.timeline, event)
                 latencies.interim(await writer.interim(relay.timeline, event))
             elif isinstance(event, Final):
-                self.heard = False
+                self.heard = self.pending = False
                 await lease.before_final()
                 latencies.received_final(relay.timeline, event)
                 latencies.final(await writer.final(relay.timeline, event))

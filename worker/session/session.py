@@ -322,7 +322,7 @@ class Session:
         finally:
             relay.count_last()
             retry.answered_seconds = relay.connected_seconds if relay.answered else None
-            retry.heard = results.heard
+            retry.heard = results.pending
             progress.timeline, progress.relay = relay.timeline, None
         # The provider has sent all that was due: what no final covers was silence.
         progress.writer.position = max(progress.final, relay.timeline.position)

@@ -10,13 +10,19 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
-from ..errors import Dropped
+from ..errors import Dropped, ProviderError, RemoteProtocolError
 
 CLOSE_SECONDS: Final = 0.5
 """Longest closing handshake; after it the connection is aborted."""
 _UNSENT_BYTES: Final = 32 * 1024
 """Unsent data after which `send` waits for the peer; aiohttp adds up to 64 kB. With less, a blocked
 connection is noticed earlier and loses less audio."""
+_UNREADABLE: Final = (
+    aiohttp.WSCloseCode.PROTOCOL_ERROR,
+    aiohttp.WSCloseCode.INVALID_TEXT,
+    aiohttp.WSCloseCode.MESSAGE_TOO_BIG,
+)
+"""Close codes that aiohttp sends for a message that it cannot receive."""
 
 
 class Closed(NamedTuple):
@@ -58,8 +64,8 @@ class Socket:
     async def send(self, data: bytes | str) -> None:
         """Send bytes as a binary frame or text as a text frame.
 
-        Waits while the peer reads too slowly. Raises Dropped. A cancelled `send` may or may not
-        have sent the frame, but never a part of it.
+        Waits while the peer reads too slowly. Raises Dropped, or RemoteProtocolError as `receive`
+        does. A cancelled `send` may or may not have sent the frame, but never a part of it.
         """
         try:
             await self._sending(data)
@@ -70,7 +76,7 @@ class Socket:
         """Send a frame without waiting, and return True.
 
         Returns False, and sends nothing, while earlier frames wait to be written: call `send`
-        then. Raises Dropped.
+        then. Raises as `send`.
         """
         if self._transport is None or self._transport.get_write_buffer_size():
             return False
@@ -88,7 +94,11 @@ class Socket:
         return True
 
     async def receive(self) -> str | bytes | Closed:
-        """Return the next message, or how the connection ended. Cancelling loses no message."""
+        """Return the next message, or how the connection ended. Cancelling loses no message.
+
+        Raises RemoteProtocolError if the next message cannot be received: it is too large, or no
+        valid text.
+        """
         message = await self._connection.receive()
         if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
             data: str | bytes = message.data
@@ -99,6 +109,8 @@ class Socket:
             return Closed(message.data or 1005, message.extra or "")
         # Not `close_code`: aiohttp reports the end of TCP without a close frame as 1000.
         error = message.data if message.type is aiohttp.WSMsgType.ERROR else None
+        if isinstance(error, aiohttp.WebSocketError):
+            raise self._unreadable(error) from error
         error = error or self._connection.exception()
         return Closed(None, "" if error is None else str(error))
 
@@ -137,5 +149,13 @@ class Socket:
         connection = self._connection
         return connection.send_str(data) if isinstance(data, str) else connection.send_bytes(data)
 
-    def _dropped(self, error: Exception) -> Dropped:
+    def _dropped(self, error: Exception) -> ProviderError:
+        if self._connection.close_code in _UNREADABLE and not self._close_given:
+            return self._unreadable(error)  # `receive` is closing the connection
         return Dropped(self.provider, f"the connection broke: {error}")
+
+    def _unreadable(self, error: Exception) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            self.provider, f"a message that cannot be received: {error}",
+            str(self._connection.close_code),
+        )  # fmt: skip

@@ -126,6 +126,25 @@ async def send_until_it_fails(socket: Socket) -> None:
         await asyncio.sleep(0.01)  # lets the connection fail
 
 
+# ---- messages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frame", "code"), [(b"\x81\x02\xff\xff", "1007"), (b"\x83\x00", "1002")])
+async def test_a_message_that_cannot_be_received_is_no_dropped_connection(
+    server: Server, opened: Socket, frame: bytes, code: str
+) -> None:
+    await until(lambda: server.connections, "the handshake is over")
+    transport = server.requests[0].transport
+    assert transport is not None
+    sending = asyncio.create_task(send_until_it_fails(opened))
+    transport.write(frame)
+    with pytest.raises(RemoteProtocolError, match="cannot be received") as caught:
+        await opened.receive()
+    assert caught.value.code == code
+    with pytest.raises(RemoteProtocolError, match="cannot be received"):
+        await sending
+
+
 # ---- connecting -----------------------------------------------------------------------------
 
 

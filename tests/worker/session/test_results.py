@@ -158,6 +158,16 @@ async def test_an_unreadable_message_after_which_text_is_not_final(text: str, lo
     assert stream.results.heard is lost
 
 
+async def test_text_is_pending_until_another_transcript_comes() -> None:
+    case = await Case().start()
+    stream = Stream(case, Interim("and", 2, 4))
+    await stream.run()
+    assert stream.results.pending
+    stream = Stream(case, Interim("and", 2, 4), Interim("", 2, 5))
+    await stream.run()
+    assert not stream.results.pending
+
+
 @pytest.mark.parametrize("finishing", [False, True])
 async def test_a_draining_session_is_handed_over_after_a_final(finishing: bool) -> None:
     case = await Case().start()
