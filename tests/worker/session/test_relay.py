@@ -66,7 +66,7 @@ class Broken(Tape):
 
 class Recorder(Provider):
     name = "tape"
-    capabilities = Capabilities(encodings=("linear16",), catch_up_rate=2.0)
+    capabilities = Capabilities(encodings=("linear16",), catch_up_rate=2.0, answers_silence=True)
 
     def __init__(self, settings: Any = None) -> None:
         pass
