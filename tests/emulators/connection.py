@@ -243,7 +243,8 @@ class Connection:
             return
         self._mutated = True
         what, changed = random.choice(list(mutations(message)))
-        self._entry.fault = f"mutated: {what} of {json.dumps(message)}"
+        self._entry.fault = "mutated"
+        self._entry.mutation = f"{what} of {json.dumps(message)}"
         if isinstance(changed, bytes):
             await self._socket.send_bytes(changed)
         else:

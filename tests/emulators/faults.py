@@ -114,6 +114,8 @@ class ConnectionLog:
     """Non-empty texts of the finals sent."""
     fault: str | None = None
     """The last fault that affected the connection."""
+    mutation: str = ""
+    """What was changed in which message, if `mutated` affected the connection."""
     closed: str | None = None
     """How it ended: `refused 401`, `server 1000`, `client 1000`, `lost` (by the client or the
     network), `dropped` (by a fault). None while it is open."""
