@@ -133,7 +133,9 @@ class Guard:
             return False
         if not cleaning.are_clean(words, self.frontier, end):
             return False
-        return not words or text == " ".join([word.text for word in words])
+        if not words:
+            return not text or end > self.frontier + _EDGE_SECONDS
+        return text == " ".join([word.text for word in words])
 
     # ---- transcripts ------------------------------------------------------------------------
 
@@ -223,10 +225,11 @@ class Guard:
             tokens = text.split()
             tokens = tokens[round(len(tokens) * len(repeated) / len(words)) :]
             return readable._replace(text=" ".join(tokens) if left else "", words=left)
-        if not text or readable.start >= self.frontier - _EDGE_SECONDS:
+        no_new_audio = readable.end <= self.frontier + _EDGE_SECONDS
+        if not text or not (no_new_audio or readable.start < self.frontier - _EDGE_SECONDS):
             return readable
         tokens = text.split()
-        count = self._repeated_tokens(tokens, wholly=readable.end <= self.frontier + _EDGE_SECONDS)
+        count = self._repeated_tokens(tokens, wholly=no_new_audio)
         if not count:
             return readable
         left = words[count:] if len(words) == len(tokens) else ()

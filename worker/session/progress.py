@@ -110,6 +110,8 @@ class Progress:
                 await writer.final(self.timeline, readable)
         writer.position = max(writer.position, end)
         self.account_builder.leave_out(start, end)
+        if end <= start:
+            return "its text is published"
         return f"left out {start / self._rate:.2f} to {end / self._rate:.2f} s"
 
     def account(self) -> Account:

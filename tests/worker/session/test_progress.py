@@ -78,7 +78,10 @@ async def test_what_can_be_read_is_published_and_the_rest_is_a_gap(
     made.timeline = Timeline(RATE, 2 * RATE)
     made.timeline.advance(10 * RATE, 0.0, 0)
     assert made.reached == 12 * RATE
-    await made.leave_out(fault, 9 * RATE)
+    done = await made.leave_out(fault, 9 * RATE)
+    assert done == (
+        "its text is published" if gap is None else f"left out {gap[0]:.2f} to {gap[1]:.2f} s"
+    )
     finals = [event for event in outlet.events if isinstance(event, FinalEvent)]
     assert [(final.start, final.end) for final in finals] == ([] if span is None else [span])
     gaps = made.account().gaps

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from natterjack.audio import AudioFormat
-from natterjack.plugin.errors import Dropped, ProviderError
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError
 from natterjack.plugin.provider import Notice, ProviderEvent
 from natterjack.plugin.websocket import RECEIVED, Closed, Socket, WebSocketStream
 
@@ -77,10 +77,11 @@ class DeepgramStream(WebSocketStream):
                 for event in self.decode(message):
                     yield event
                     del event  # keep no message alive while waiting for the next
-            if (until := self._transcript.unfinalized_until) is not None:
+            if (left := self._transcript.unfinalized) is not None:
                 for event in self._summary:
                     yield event
-                raise Dropped(NAME, f"interims up to {until:.1f} s never became final")
+                what = f"interims up to {left.end:.1f} s never became final"
+                raise RemoteProtocolError(NAME, what, readable=left)
         except ProviderError as error:
             self._configuring.fail(error)
             raise

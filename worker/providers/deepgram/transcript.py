@@ -6,7 +6,6 @@ Finals partition the audio. Pure: no sockets, clocks or environment.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final as Constant
 from typing import NamedTuple
@@ -18,12 +17,12 @@ from natterjack.plugin.provider import (
     Notice,
     ProviderEvent,
     ProviderWord,
-    Turn,
 )
 
 from ..estimate import with_times
 from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
+from .turns import Turns
 
 _TOLERANCE_SECONDS: Constant = 0.0015
 """Difference up to which two times count as equal: Deepgram rounds them to milliseconds, and their
@@ -32,65 +31,6 @@ _HOLE_SECONDS: Constant = 0.3
 """How long after the end of the last final the next one may begin."""
 _WORD_SECONDS: Constant = 0.3
 """Length of a word for the estimate of an end. A later end would cover words that follow."""
-
-
-class Turns:
-    """Boundaries of turns, each reported once and in order. A turn is open while any channel has
-    speech.
-
-    Deepgram docs, "Utterance End": an utterance ends with the first of speech_final and
-    UtteranceEnd; SpeechStarted may come without words, and words without SpeechStarted.
-    """
-
-    def __init__(self) -> None:
-        self._since: dict[int, float] = {}
-        """Start of the current speech of each channel that has any."""
-        self._ended: dict[int, float] = {}
-        """End of each channel's last utterance; earlier words do not start a new one."""
-        self._queue: list[Turn] = []
-
-    def words(self, channel: int, words: Iterable[ProviderWord]) -> None:
-        """Record words on a channel."""
-        if channel in self._since:
-            return
-        for word in words:
-            if word.start is not None:
-                self.speech(channel, word.start)
-
-    def speech(self, channel: int, at: float) -> None:
-        """Record that a channel has speech from `at` on."""
-        if channel in self._since or at < self._ended.get(channel, 0.0):
-            return
-        if not self._since:
-            self._queue.append(Turn("started", at))
-        self._since[channel] = at
-
-    def since(self, channel: int) -> float | None:
-        """Start of the channel's current speech; None if it is silent."""
-        return self._since.get(channel)
-
-    def silence(self, channel: int, at: float) -> None:
-        """Record that the channel's utterance ended at `at`; one that began later stays open."""
-        self._ended[channel] = max(at, self._ended.get(channel, 0.0))
-        if channel in self._since and at >= self._since[channel]:
-            del self._since[channel]
-            if not self._since:
-                self._queue.append(Turn("ended", at))
-
-    def due(self, frontier: float) -> list[Turn]:
-        """Take the boundaries to report now. The end of a turn waits until finals, which end at
-        `frontier`, cover it."""
-        due: list[Turn] = []
-        while self._queue and (self._queue[0].event == "started" or self._queue[0].at <= frontier):
-            due.append(self._queue.pop(0))
-        return due
-
-    def end(self, at: float) -> list[Turn]:
-        """Close open turns at the end of the audio, `at`, and take all remaining boundaries."""
-        for channel in list(self._since):
-            self.silence(channel, max(at, self._since[channel]))
-        due, self._queue = self._queue, []
-        return due
 
 
 class _Placed(NamedTuple):
@@ -110,8 +50,9 @@ class _Placed(NamedTuple):
 
 
 class _LastInterim(NamedTuple):
-    """Times of an interim. Its words are not kept, to save memory with many streams."""
+    """An interim. Its words are not kept, to save memory with many streams."""
 
+    text: str
     end: float
     last_word: float
     """Middle of its last word; its end if it has no words."""
@@ -176,10 +117,16 @@ class Transcript:
         return [*self._remaining(), *self._turns.end(self.frontier)]
 
     @property
-    def unfinalized_until(self) -> float | None:
-        """End of the last interim whose words never became final; None if all did."""
+    def unfinalized(self) -> Final | None:
+        """The last interims whose words never became final, as a final; None if all did."""
         interims = [one.last_interim for one in self._channels if _unfinalized(one)]
-        return max((interim.end for interim in interims if interim), default=None)
+        left = [interim for interim in interims if interim is not None]
+        if not left:
+            return None
+        words = self._since_frontier()
+        text = " ".join([word.text for word in words] or [one.text for one in left])
+        end = max([self.frontier, *(one.end for one in left), *map(_end, words)])
+        return Final(text, self.frontier, end, words)
 
     def _results(self, received: Results) -> list[ProviderEvent]:
         results = self._placed(received)
@@ -228,6 +175,8 @@ class Transcript:
         channel, start, end = self._channels[index], received.start, received.end
         if start is None:
             start = channel.cursor
+        if end is not None and end <= start and received.text:
+            end = None  # text takes time
         estimated = end is None
         if end is None:
             last = channel.last_interim
@@ -270,10 +219,14 @@ class Transcript:
         )
 
     def _final(self, results: _Placed) -> list[ProviderEvent]:
-        # A response to Finalize may cover no new audio.
-        if results.end <= self.frontier:
+        # A response to Finalize may cover no new audio. If it has text, the worker decides whether
+        # that is new.
+        if results.end > self.frontier:
+            start, self.frontier = self.frontier, results.end
+        elif results.text:
+            start = results.start
+        else:
             return []
-        start, self.frontier = self.frontier, results.end
         return [
             Final(
                 text=results.text,
@@ -288,15 +241,19 @@ class Transcript:
 
     def _merged_interim(self, results: _Placed) -> Interim:
         self._channels[results.channel].interim = _with_channel(results)
-        words = [word for one in self._channels for word in (*one.pending, *one.interim)]
-        words.sort(key=_start)
+        words = self._since_frontier()
         return Interim(
             text=" ".join(word.text for word in words),
             start=self.frontier,
             end=max(results.end, self.frontier),
-            words=tuple(words),
+            words=words,
             language=results.language,
         )
+
+    def _since_frontier(self) -> tuple[ProviderWord, ...]:
+        """All words of several channels after the frontier, with those of interims."""
+        words = [word for one in self._channels for word in (*one.pending, *one.interim)]
+        return tuple(sorted(words, key=_start))
 
     def _merged_final(self, results: _Placed, final_before: float) -> list[ProviderEvent]:
         """`final_before` is where the finals of the channel ended before."""
@@ -369,7 +326,7 @@ def _last_interim(results: _Placed) -> _LastInterim:
         for _, start, end, _, _ in results.words
         if start is not None and end is not None
     ]
-    return _LastInterim(results.end, max(doubled) / 2 if doubled else results.end)
+    return _LastInterim(results.text, results.end, max(doubled) / 2 if doubled else results.end)
 
 
 def _unfinalized(channel: _Channel) -> bool:

@@ -178,8 +178,9 @@ async def test_words_of_an_interim_must_become_final(make: Make) -> None:
     assert texts(events) == ["hello"]
     assert not [event for event in events if isinstance(event, Turn) and event.event == "ended"]
     assert Usage(audio_seconds=3) in events
-    assert isinstance(error, Dropped)
+    assert isinstance(error, RemoteProtocolError)
     assert "3.0 s" in str(error)
+    assert error.readable == Final("goodbye", 2, 3), "it is published if it comes again and again"
 
 
 async def test_pending_words_come_before_the_usage(make: Make) -> None:

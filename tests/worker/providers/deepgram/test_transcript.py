@@ -26,6 +26,7 @@ from worker.providers.deepgram.protocol import (
     UtteranceEnd,
 )
 from worker.providers.deepgram.transcript import Transcript
+from worker.providers.guard import Guard
 
 
 def results(
@@ -129,10 +130,33 @@ def test_a_start_after_its_words_is_no_hole() -> None:
     assert short([final]) == [("final", "my card", 2, 4)]
 
 
-def test_repeated_finals_and_late_interims_are_dropped() -> None:
+def guarded(*messages: Message) -> list[str]:
+    """The texts of finals that a session publishes."""
+    guard = Guard("deepgram")
+    checked = [guard.check(event, 60.0) for event in run(Transcript(interims=True), *messages)]
+    return [event.text for event in checked if isinstance(event, Final) and event.text]
+
+
+@pytest.mark.parametrize("end", [2.0, 1.0, 0.2])
+def test_a_final_that_covers_no_new_audio_keeps_its_text(end: float) -> None:
+    """Its duration may be wrong. Nothing is said twice."""
+    first = results(0, 2, YEAH, SO, final=True)
+    assert guarded(first, first, results(0, end, SO, final=True)) == ["yeah so"]
+    new = results(2.0, 2.0, final=True)._replace(text="my card")
+    assert guarded(first, new, new) == ["yeah so", "my card"]
+    bare = results(1.5, 1.5 + end / 4, final=True)._replace(text="my card")
+    assert guarded(first, bare) == ["yeah so", "my card"]
+
+
+def test_a_clock_that_begins_again_is_a_fault() -> None:
+    long = results(0, 9, YEAH, MY, CARD, final=True)
+    with pytest.raises(RemoteProtocolError, match="back in time"):
+        guarded(long, results(0, 2, SO, final=True))
+
+
+def test_late_interims_are_dropped() -> None:
     events = run(
         Transcript(interims=True),
-        results(0, 2, YEAH, final=True),
         results(0, 2, YEAH, final=True),
         results(2, 2, final=True),
         results(0, 1.9, YEAH),
@@ -463,7 +487,8 @@ def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
 def test_interims_that_never_became_final(messages: list[Message], until: float | None) -> None:
     transcript = Transcript(interims=True)
     run(transcript, *messages)
-    assert transcript.unfinalized_until == until
+    left = transcript.unfinalized
+    assert (None if left is None else left.end) == until
 
 
 def test_interims_of_one_channel_that_never_became_final() -> None:
@@ -473,9 +498,11 @@ def test_interims_of_one_channel_that_never_became_final() -> None:
         results(0, 2, YEAH, channel=0, final=True),
         results(0, 2, MY, channel=1),
     )
-    assert transcript.unfinalized_until == 2
+    left = transcript.unfinalized
+    assert left is not None
+    assert (left.text, left.start, left.end) == (f"{YEAH[0]} {MY[0]}", 0, 2)
     run(transcript, results(0, 2, MY, channel=1, final=True))
-    assert transcript.unfinalized_until is None
+    assert transcript.unfinalized is None
 
 
 @pytest.mark.parametrize("speaker", [None, "3"])
