@@ -25,6 +25,7 @@ from natterjack.settings import BrokerSettings
 from natterjack.subjects import REPUBLISHED_PREFIX
 from tests.freezing import freeze
 from tests.waiting import bound, lateness, soon, until, within
+from worker.capacity import permits
 from worker.capacity.governor import Governor
 from worker.capacity.permits import Permit
 from worker.metrics import Metrics
@@ -115,10 +116,15 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(broker_settings: BrokerSettings, ready_broker: Broker) -> AsyncIterator[Fleet]:
-    """Workers whose permits last long enough to be renewed in time under the present load."""
+async def fleet(
+    broker_settings: BrokerSettings, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Fleet]:
+    """Workers whose permits last long enough to be renewed in time under the present load, and
+    that have enough patience with each other."""
     global _permit_seconds
     _permit_seconds = bound(1)
+    monkeypatch.setattr(permits, "_PATIENCE_S", (bound(0.5), bound(1)))
+    monkeypatch.setattr(permits, "_FORGET_S", bound(3))
     fleet = Fleet(broker_settings, ready_broker)
     yield fleet
     await fleet.stop()
