@@ -19,6 +19,9 @@ from .session import Close, Elapsed, Outgoing, Session
 if TYPE_CHECKING:
     from .server import Emulator
 
+_OTHERS = 0.03
+"""Share of messages other than finals that are changed."""
+
 
 class Connection:
     """One WebSocket: receives, processes at the configured pace, sends with latency."""
@@ -224,7 +227,7 @@ class Connection:
                         flat = {k: 7 if isinstance(v, dict | list) else v for k, v in values}
                         await self._socket.send_str(json.dumps(flat))
                         continue
-                    await self._send_message(message)
+                    await self._send_message(message, final=bool(text))
                     self._entry.messages[kind] = self._entry.messages.get(kind, 0) + 1
                     if text:
                         self._entry.finals.append(text)
@@ -235,10 +238,10 @@ class Connection:
             except ConnectionError:
                 return  # the receiving side records how it ended
 
-    async def _send_message(self, message: dict[str, Any]) -> None:
-        """Send a message, possibly with a change in it."""
-        faults = self._emulator.faults
-        if not faults.mutated or self._mutated or not self._emulator.hits(self):
+    async def _send_message(self, message: dict[str, Any], *, final: bool) -> None:
+        """Send a message, possibly with a change in it: mostly in finals, which are rare."""
+        chosen = self._emulator.faults.mutated and (final or random.random() < _OTHERS)
+        if not chosen or self._mutated or not self._emulator.hits(self):
             await self._socket.send_str(json.dumps(message))
             return
         self._mutated = True
