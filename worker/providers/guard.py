@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Final as Constant
 from typing import NamedTuple, TypeVar, get_args
 
@@ -38,16 +39,20 @@ _BACK_SECONDS: Constant = 1.0
 without a final after a message that was skipped."""
 _WORD_SECONDS: Constant = 0.35
 """The assumed length of a word if no time shows the end of a final."""
+_LAST: Constant = 8
+"""How many of the last final words may come again over the frontier: one of each speaker."""
 _REMEMBERED: Constant = 64
 """How many words of a stream's finals are remembered."""
 _TURNS: Constant = frozenset(get_args(TurnKind))
 
 
 class _Published(NamedTuple):
-    """A word that is final; `middle` is None if it had no times."""
+    """A word that is final; `middle` and `end` are None if it had no times."""
 
     text: str
     middle: float | None
+    end: float | None = None
+    speaker: str | None = None
 
 
 class _Readable(NamedTuple):
@@ -243,11 +248,15 @@ class Guard:
         middles = cleaning.middles(words, readable.start, readable.end)
         for place, (word, middle) in enumerate(zip(words, middles, strict=True)):
             text, start, end, _, speaker = word
-            if middle < earliest or any(
-                one.middle is not None
-                and abs(one.middle - middle) < _EDGE_SECONDS
-                and cleaning.plain(one.text) == cleaning.plain(text)
-                for one in self._ahead
+            if (
+                middle < earliest
+                or any(
+                    one.middle is not None
+                    and abs(one.middle - middle) < _EDGE_SECONDS
+                    and cleaning.plain(one.text) == cleaning.plain(text)
+                    for one in self._ahead
+                )
+                or (start is not None and start < earliest and self._is_last(word, middle))
             ):
                 found.add(place)
             elif start is not None and end is not None and start < end:
@@ -255,6 +264,18 @@ class Guard:
                     found.add(place)
                 known.add((text, start, end, speaker))
         return found
+
+    def _is_last(self, word: ProviderWord, middle: float) -> bool:
+        """Whether a word over the frontier is one of the last final ones, with later times: a
+        speaker's words do not overlap."""
+        return any(
+            one.end is not None
+            and word.start is not None
+            and word.start < one.end - _EDGE_SECONDS
+            and one.speaker == word.speaker
+            and _same(one, word.text, middle)
+            for one in islice(reversed(self._published), _LAST)
+        )
 
     def _repeated_tokens(self, tokens: Sequence[str], *, wholly: bool) -> int:
         """How many of the first tokens repeat the end of what is final; with `wholly`, they may
@@ -297,7 +318,7 @@ class Guard:
             return
         middles = cleaning.middles(final.words, final.start, final.end)
         for word, middle in zip(final.words, middles, strict=True):
-            one = _Published(word.text, middle)
+            one = _Published(word.text, middle, cleaning.last(word), word.speaker)
             self._published.append(one)
             if middle > self.frontier:
                 self._ahead.append(one)

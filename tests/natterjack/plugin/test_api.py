@@ -16,6 +16,7 @@ FOLDERS = sorted(path.parent for path in PROVIDERS.glob("*/__init__.py"))
 SHARED = {
     "worker.providers.auto_reset",
     "worker.providers.estimate",
+    "worker.providers.guard",
     "worker.providers.voice",
     "worker.providers.wire",
 }

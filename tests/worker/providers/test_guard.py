@@ -110,6 +110,16 @@ def test_a_word_that_was_ahead_of_its_final_is_not_repeated(guard: Guard) -> Non
     assert final.text == "then"
 
 
+def test_a_repeated_word_with_later_times_is_left_out(guard: Guard) -> None:
+    guard.check(said(("to", 2.4, 2.6), ("tavern", 2.6, 3.0), start=0.0, end=3.0), SENT)
+    again = said(("tavern", 2.75, 3.3), ("no", 3.4, 3.6), start=2.7, end=4.0)
+    final = guard.check(again, SENT)
+    assert texts(final) == [("no", 3.4, 3.6)]
+    # Two equal words that follow one another are two, as are those of two speakers.
+    assert guard.check(said(("no", 4.0, 4.2), ("no", 4.2, 4.5), start=4.0, end=4.4), SENT)
+    assert guard.check(Final("no", 4.3, 7.0, (ProviderWord("no", 4.3, 4.6, None, "1"),)), SENT)
+
+
 def test_text_without_words_that_repeats_the_end_is_shortened(guard: Guard) -> None:
     guard.check(WALK, SENT)
     final = guard.check(Final("The tavern, and look", 1.3, 5.0), SENT)

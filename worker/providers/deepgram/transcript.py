@@ -20,6 +20,7 @@ from natterjack.plugin.provider import (
 )
 
 from ..estimate import with_times
+from ..guard import Guard
 from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
 from .turns import Turns
@@ -69,6 +70,8 @@ class _Channel:
     """The last interim, if it had text; a final must follow."""
     last_word_end: float = 0.0
     """End of the last word in a final."""
+    guard: Guard = field(default_factory=lambda: Guard(NAME))
+    """Knows what is final on the channel, if there are several."""
 
 
 class Transcript:
@@ -133,13 +136,17 @@ class Transcript:
         if results is None:
             what = f"results of channel {received.channel}"
             if received.text and (received.is_final or not self.interims):
-                raise RemoteProtocolError(NAME, what)
+                raise self._lost(what, received)
             return [Notice("malformed", what, harmless=True)]
-        self._turns.words(results.channel, results.words)
-        events: list[ProviderEvent] = [*self._turns.due(self.frontier)]
         is_final = results.is_final or not self.interims
         channel = self._channels[results.channel]
         several = len(self._channels) > 1
+        if is_final:
+            self._check_hole(channel, results)
+        if several:
+            results = self._timed(self._unrepeated(channel, results) if is_final else results)
+        self._turns.words(results.channel, results.words)
+        events: list[ProviderEvent] = [*self._turns.due(self.frontier)]
         if not is_final:
             # An interim of audio that is already final came too late.
             late = results.end <= channel.cursor or results.start < channel.cursor - 0.01
@@ -150,7 +157,6 @@ class Transcript:
             elif not late:
                 events.append(self._interim(results))
             return events
-        self._check_hole(channel, results)
         before, channel.cursor = channel.cursor, max(channel.cursor, results.end)
         events += self._merged_final(results, before) if several else self._final(results)
         channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
@@ -183,16 +189,37 @@ class Transcript:
             end = start + _WORD_SECONDS * len(received.text.split())
             if last is not None and last.end > start:
                 end = last.end
-        words = received.words
-        if len(self._channels) > 1 and received.text:
-            # Finals of several channels are merged word by word, so that each needs its times.
-            words = words or tuple([ProviderWord(word) for word in received.text.split()])
-            if any(word.start is None or word.end is None for word in words):
-                words, estimated = with_times(words, max(start, channel.cursor), end), True
         return _Placed(
             index, start, max(start, end), received.is_final, received.speech_final,
-            received.text, words, received.confidence, received.language, estimated,
+            received.text, received.words, received.confidence, received.language, estimated,
         )  # fmt: skip
+
+    def _unrepeated(self, channel: _Channel, results: _Placed) -> _Placed:
+        """The final without what is final on its channel already: other channels may be behind.
+
+        Raises: RemoteProtocolError if the channel's clock was set back.
+        """
+        final = Final(
+            results.text, results.start, results.end, results.words,
+            times_estimated=results.estimated,
+        )  # fmt: skip
+        try:
+            left = channel.guard.check(final, math.inf)
+        except RemoteProtocolError as error:
+            raise self._lost(f"channel {results.channel}: {error}", results) from error
+        if not isinstance(left, Final):
+            return results._replace(text="", words=())
+        return results._replace(text=left.text, words=left.words, estimated=left.times_estimated)
+
+    def _timed(self, results: _Placed) -> _Placed:
+        """The results with times for each word: several channels are merged word by word."""
+        words = results.words
+        if not words:
+            words = tuple([ProviderWord(word) for word in results.text.split()])
+        if all(word.start is not None and word.end is not None for word in words):
+            return results
+        start = max(results.start, self._channels[results.channel].cursor)
+        return results._replace(words=with_times(words, start, results.end), estimated=True)
 
     def _check_hole(self, channel: _Channel, results: _Placed) -> None:
         """Raise RemoteProtocolError if the final begins well after the last one of its channel has
@@ -201,11 +228,19 @@ class Transcript:
         first = next((word.start for word in results.words if word.start is not None), None)
         if results.start <= last + _HOLE_SECONDS or (first is not None and first < last):
             return
-        what = f"no final from {last:.2f} s to {results.start:.2f} s"
-        readable = None
-        if len(self._channels) == 1 and results.text:
-            readable = Final(results.text, results.start, results.end, results.words)
-        raise RemoteProtocolError(NAME, what, readable=readable)
+        raise self._lost(f"no final from {last:.2f} s to {results.start:.2f} s", results)
+
+    def _lost(self, what: str, results: _Placed | Results) -> RemoteProtocolError:
+        """The error if audio has to be sent again, with all text that is not final yet."""
+        if len(self._channels) == 1:
+            start, end = results.start or 0.0, results.end or 0.0
+            final = Final(results.text, start, end, results.words)
+        else:
+            # The words of other channels are not known up to the end of these.
+            pending = sorted((word for one in self._channels for word in one.pending), key=_start)
+            text = " ".join([*(word.text for word in pending), results.text])
+            final = Final(text, self.frontier, self.frontier, times_estimated=True)
+        return RemoteProtocolError(NAME, what, readable=final if final.text.strip() else None)
 
     def _interim(self, results: _Placed) -> Interim:
         return Interim(

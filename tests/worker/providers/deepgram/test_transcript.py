@@ -371,12 +371,52 @@ def test_a_channel_with_interims_is_waited_for_longer() -> None:
 
 
 def test_a_restated_final_is_not_late() -> None:
-    """Its words keep their times, by which the worker knows that they are final already."""
+    """It has no new words, though the channel's finals wait for the other channel."""
     transcript = Transcript(interims=True, channels=2, channel_wait_seconds=5)
     run(transcript, results(0, 2, YEAH, final=True), results(0, 2, channel=1, final=True))
     run(transcript, results(0, 2, YEAH, final=True))
     (final,) = [e for e in run(transcript, results(2, 9, final=True)) if isinstance(e, Final)]
-    assert [word.start for word in final.words] == [0.2]
+    assert final.words == ()
+
+
+@pytest.mark.parametrize("later", [-0.02, 0.0, 0.02, 0.1])
+def test_finals_that_are_restated_on_a_channel_are_not_doubled(later: float) -> None:
+    """The other channel is behind, so that nothing of them is final on the stream."""
+    transcript = Transcript(interims=True, channels=2)
+    again = [(text, start + later, end + later) for text, start, end in (YEAH, SO, MY)]
+    run(
+        transcript,
+        results(0, 1.0, YEAH, SO, final=True),
+        results(1.0, 1.4, MY, final=True),
+        results(0, 1.6, *again, final=True),
+        results(0, 2.0, *again, CARD, speech_final=True),
+        results(2.0, 2.6, final=True)._replace(text="yes sir"),
+        results(2.0, 2.6, final=True)._replace(text="yes sir"),
+    )
+    (final,) = [
+        event
+        for event in run(transcript, results(0, 3, channel=1, final=True))
+        if isinstance(event, Final)
+    ]
+    assert final.text == "yeah so my card yes sir"
+
+
+def test_text_of_several_channels_is_kept_in_errors() -> None:
+    transcript = Transcript(interims=True, channels=2)
+    run(transcript, results(0, 9, YEAH, final=True))
+    errors = []
+    for odd in (
+        results(12, 14, ("so", 12.2, 12.5), final=True),
+        results(0, 2, SO, final=True),
+        results(9, 10, SO, final=True)._replace(channel=7),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            transcript.receive(odd)
+        errors.append(caught.value)
+    for error in errors:
+        assert error.readable is not None
+        assert error.readable.text == "yeah so"
+        assert error.readable.times_estimated
 
 
 def test_text_without_words_is_text_with_several_channels() -> None:
