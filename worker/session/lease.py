@@ -181,6 +181,13 @@ class Lease:
         if event.text or silence >= _SILENCE_SECONDS:
             await self.write()
 
+    async def served(self) -> None:
+        """Note that a provider answers, so that a worker that takes over does not go on counting an
+        outage that has ended. Raises LeaseLost."""
+        if self.checkpoint.failing_since is not None:
+            self.checkpoint.failing_since = None
+            await self.write()
+
     def mark_unconfirmed(self) -> None:
         """Note that the lease may have run out while this process or its connection was suspended.
         Nothing may be published before `confirm` returns."""

@@ -168,6 +168,7 @@ class Results:
             if not relay.answered or isinstance(event, Final):
                 self._chain.record_success(fresh=not relay.answered)
                 relay.answered = True
+                await lease.served()
             if lease.unconfirmed:
                 await lease.confirm()
             if isinstance(event, Interim):

@@ -32,7 +32,7 @@ END_STATES = frozenset({State.CLOSED, State.FAILED, State.HANDED_OVER, State.LOS
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.TAKING_OVER: frozenset({State.WAITING}),
     State.WAITING: frozenset({State.QUEUED, State.CONNECTING, State.RECOVERING}),
-    State.QUEUED: frozenset({State.CONNECTING, State.RECOVERING, State.WAITING}),
+    State.QUEUED: frozenset({State.QUEUED, State.CONNECTING, State.RECOVERING, State.WAITING}),
     State.CONNECTING: frozenset({State.STREAMING, State.RECOVERING}),
     State.STREAMING: frozenset({State.FINISHING, State.RECOVERING, State.WAITING}),
     State.FINISHING: frozenset({State.RECOVERING, State.WAITING}),

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -25,7 +26,7 @@ from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
 from worker.session import admission
 from worker.session.admission import CutoffReached, Held, NoProvider, Stuck
-from worker.session.states import State
+from worker.session.states import State, may_follow
 
 from .parts import RATE, Case, install_providers
 
@@ -276,6 +277,24 @@ async def test_the_breaker_counts_after_a_wait_for_a_permit_too() -> None:
     assert (await soon(connecting, 5)).provider.name == "three"
     assert case.requests("one") == []
     assert case.admission.permit is None, "the permit is of the other account"
+
+
+async def test_a_session_that_waits_for_a_permit_may_be_held_next() -> None:
+    case = await Case(provider="one", breaker_seconds=0.05).start()
+    case.accounts.limit("shared")
+    case.accounts.granting.clear()
+    connecting = asyncio.create_task(case.admission.connect())
+    await until(lambda: State.QUEUED in case.states, "it says that it waits for a permit")
+    case.open_breaker("one", RequestRefused("one", "credit", "no credit", "402"))
+    case.accounts.granting.set()
+    with pytest.raises(Held):
+        await soon(connecting, 5)
+    await soon(case.admission.hold(), 10)
+    case.enter(State.WAITING)
+    assert (await case.admission.connect()).provider.name == "one"
+    assert case.slots.lent == 0
+    for before, after in pairwise([State.WAITING, *case.states]):
+        assert may_follow(before, after), f"no transition from {before} to {after}"
 
 
 # ---- permits --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -101,6 +102,14 @@ async def test_a_gap_is_stored_before_the_final_behind_it() -> None:
     before, after = case.store.writes[-2:]
     assert (before.position, before.gaps_until) == (0, 0.5)
     assert after.position == 2 * RATE
+
+
+async def test_the_first_answer_ends_the_outage_for_a_successor_too() -> None:
+    """Silence may follow, with no final that moves the checkpoint."""
+    case = await Case().start()
+    case.lease.checkpoint.failing_since = datetime.now(UTC)
+    await Stream(case, Notice("hello", "hello"), Notice("hello", "hello")).run()
+    assert [each.failing_since for each in case.store.writes[1:]] == [None]
 
 
 async def test_the_first_answer_closes_the_breaker() -> None:
