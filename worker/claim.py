@@ -139,7 +139,9 @@ class Claimer:
         try:
             while not self._draining.is_set():
                 free = self._slots.free
-                if not free:
+                # A session that was held may have taken its slot back since the last request. What
+                # that request still delivers is given back, and must not wait for a slot here.
+                if not free and not puller.busy:
                     self._freed.clear()
                     await self._freed.wait()
                     continue
@@ -152,8 +154,9 @@ class Claimer:
                     continue
                 if message is None:
                     continue
-                if not self._slots.free:  # a session that was held has taken it back
-                    await message.nak()
+                if not self._slots.free:
+                    with contextlib.suppress(NatsError):  # then its lease runs out
+                        await message.nak()
                     continue
                 self._slots.take()
                 task = tasks.create_task(self._hold(message), name=message.subject)

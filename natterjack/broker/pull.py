@@ -59,6 +59,11 @@ class Puller:
         """True if received messages wait to be read."""
         return bool(self._messages)
 
+    @property
+    def busy(self) -> bool:
+        """True if messages wait to be read, or may come because a request is open."""
+        return bool(self._messages or self._open)
+
     def poke(self) -> None:
         """Make a waiting `next` return None at once."""
         self._poked = True
@@ -98,8 +103,9 @@ class Puller:
     async def next(self, batch: int, timeout: float) -> Msg | None:
         """Return the next message, or None after `timeout` seconds or a `poke`. Cancel-safe.
 
-        Requests at most `batch` messages at a time, so no more than that are ever buffered.
-        Raises: ConsumerGone.
+        Requests at most `batch` messages at a time, so no more than that are ever buffered. With a
+        batch of 0, nothing is requested: it returns what an open request still delivers, and None
+        as soon as there is none. Raises: ConsumerGone.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -115,6 +121,8 @@ class Puller:
             now = time.monotonic()
             if self._open and now - self._last_received > _SILENCE_S:
                 self._open = 0
+            if not self._open and not batch:
+                return None
             if not self._open and self._broker.connected:
                 self._open, self._last_received = batch, now
                 request = {

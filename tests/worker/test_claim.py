@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker
+from natterjack.broker.pull import Puller
+from natterjack.process.run import end_tasks
 from natterjack.spec import SessionSpec
-from worker.claim import BadRequest, parse_request
+from tests.waiting import soon, until
+from worker.capacity.slots import Slots
+from worker.claim import BadRequest, Claimer, parse_request
+from worker.services import Services
 
 SUBJECT = "stt.session.acme.call-7.caller"
 ID = "3f2b8c1e-5d1a-4c0e-9b57-0a1b2c3d4e5f"
@@ -82,3 +91,40 @@ def test_no_value_of_any_field_raises_anything_else(field: str, value: Any) -> N
     except BadRequest:
         return
     assert str(found.spec.key) == "acme.call-7.caller"
+
+
+async def test_a_request_that_comes_when_held_sessions_have_taken_their_slots_back_is_given_back(
+    ready_broker: Broker,
+) -> None:
+    """Not kept until a slot is free: its lease would run out meanwhile."""
+    js = ready_broker.client.jetstream()
+
+    async def consumer() -> Any:
+        return await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+
+    await js.add_consumer(streams.SESSIONS, (await consumer()).config.evolve(ack_wait=3600))
+    slots = Slots(3)
+    services = SimpleNamespace(broker=ready_broker, slots=slots)
+    claimer = Claimer(cast(Services, services))
+    async with asyncio.TaskGroup() as tasks:
+        claiming = tasks.create_task(claimer._claim(tasks, set()))
+
+        async def requested() -> bool:
+            return bool((await consumer()).num_waiting)
+
+        await until(requested, "it asks for requests")
+        for _ in range(slots.total):
+            slots.take()
+        await js.publish(SUBJECT, request())
+
+        async def returned() -> bool:
+            return bool((await consumer()).delivered.consumer_seq >= 2)
+
+        await until(returned, "the request was given back once")
+        other = Puller(ready_broker, streams.SESSIONS, streams.CONSUMER)
+        await other.start()
+        message = await soon(other.next(1, 3600), 10)
+        assert message is not None
+        assert message.subject == SUBJECT
+        await other.stop()
+        await end_tasks([claiming])

@@ -56,3 +56,27 @@ async def test_messages_for_a_request_before_a_reconnect_are_surplus(
         assert again.subject == surplus[0].subject
         assert again.metadata.num_delivered == 2
         await puller.stop()
+
+
+async def test_a_batch_of_none_requests_nothing_and_reads_what_an_open_request_delivers(
+    ready_broker: Broker,
+) -> None:
+    js = ready_broker.client.jetstream()
+    puller = Puller(ready_broker, streams.SESSIONS, streams.CONSUMER)
+    await puller.start()
+    assert not puller.busy
+    assert await puller.next(0, 60) is None
+    found = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+    assert not found.num_waiting
+
+    assert await puller.next(2, 0) is None
+    assert puller.busy
+    for speaker in ("a", "b"):
+        await js.publish(f"stt.session.t.c.{speaker}", b"{}")
+    for speaker in ("a", "b"):
+        message = await puller.next(0, 60)
+        assert message is not None
+        assert message.subject.endswith(speaker)
+    assert not puller.busy
+    assert await puller.next(0, 60) is None
+    await puller.stop()
