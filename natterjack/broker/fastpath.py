@@ -155,7 +155,7 @@ class Client(NatsClient):
         """The write side of the current connection."""
         self._largest_command = self._largest_message = 0
         """The size of the largest publication on the current connection, in bytes: with its control
-        line, since the limit last changed, and as the server counts it."""
+        line, but at most the limit, since the limit last changed; and as the server counts it."""
         self._known_limit: int | None = None
         """The limit that a violation on the previous connection has revealed."""
         self._next_known_limit: int | None = None
@@ -339,7 +339,7 @@ class Client(NatsClient):
         if len(command) > self._largest_command:  # rarely
             size = message_size(command)
             self._check_size(size)
-            self._largest_command = len(command)
+            self._largest_command = min(len(command), self._max_payload)
             self._largest_message = max(self._largest_message, size)
         if self._pending_data_size + len(command) > _MAX_UNSENT_BYTES:
             raise OutboundBufferLimitError

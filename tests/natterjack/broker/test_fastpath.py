@@ -144,6 +144,19 @@ async def test_a_message_fits_or_is_refused_by_its_size_with_headers(
     assert broker.reconnects == 0
 
 
+async def test_a_message_is_refused_after_one_that_fits_and_has_a_longer_subject(
+    limited_server: LimitedServer,
+) -> None:
+    async with connected(BrokerSettings(url=limited_server.url), name="test", once=True) as broker:
+        limit = broker.client.max_payload
+        broker.client.post("a." + 200 * "s", bytes(limit))
+        for over in (1, 100):
+            with pytest.raises(MessageTooLarge):
+                broker.client.post("a.s", bytes(limit + over))
+        await broker.client.flush()
+        assert broker.reconnects == 0
+
+
 async def test_a_limit_that_shrinks_while_connected(limited_server: LimitedServer) -> None:
     """The server does not announce it, so it disconnects the client once; never for good."""
     settings = BrokerSettings(url=limited_server.url)
