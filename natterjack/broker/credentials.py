@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _BLOCK = re.compile(r"-{3,}BEGIN ([A-Z ]+)-{3,}\s+([\w.=-]+)\s+-{3,}END \1-{3,}")
 """A block of a credentials file (NATS ADR-14)."""
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Python has no later dates."""
 _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0
 
 
@@ -32,17 +34,22 @@ _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0
 
 
 def jwt_expiry(jwt: str) -> float | None:
-    """Return the `exp` claim in seconds since 1970, or None if the JWT does not expire.
+    """Return the `exp` claim in seconds since 1970, or None if the JWT does not expire before the
+    year 10000.
 
     Raises: ValueError if it is no JWT.
     """
     parts = jwt.split(".")
     if len(parts) != 3:
         raise ValueError("a JWT has three parts")
-    claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    if not isinstance(claims, dict):
-        raise ValueError("the claims of a JWT are an object")
-    return float(claims.get("exp") or 0) or None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        if not isinstance(claims, dict):
+            raise ValueError("the claims of a JWT are an object")
+        expiry = float(claims.get("exp") or 0)
+    except (TypeError, OverflowError, RecursionError):
+        raise ValueError("the claims of the JWT cannot be decoded") from None
+    return expiry if 0 < expiry < _LATEST else None
 
 
 def certificate_expiries(pem: str) -> list[float]:
@@ -231,7 +238,7 @@ def _read_creds(content: bytes) -> tuple[str, bytes, float | None]:
         raise ValueError("it has no complete JWT and seed")
     try:
         expiry = jwt_expiry(jwt)
-    except (ValueError, TypeError):
+    except ValueError:
         raise ValueError("its JWT cannot be decoded") from None
     return jwt, _read_seed(seed.encode())[0], expiry
 

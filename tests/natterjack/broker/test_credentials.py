@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from pathlib import Path
@@ -24,9 +25,25 @@ def test_the_expiry_of_a_jwt() -> None:
     account = make_key(nkeys.PREFIX_BYTE_ACCOUNT)
     assert jwt_expiry(make_jwt(account, "U", {}, until=1_900_000_000.7)) == 1_900_000_000
     assert jwt_expiry(make_jwt(account, "U", {})) is None
-    for text in ("", "a.b", "a.b.c", "a.W10.c"):
+    for text in ("", "a.b", "a.b.c", "a.W10.c", jwt_of("[" * 100_000)):
         with pytest.raises(ValueError, match=r".*"):
             jwt_expiry(text)
+
+
+def jwt_of(claims: str) -> str:
+    """A JWT with these claims, whatever they are."""
+    return f"a.{base64.urlsafe_b64encode(claims.encode()).decode().rstrip('=')}.c"
+
+
+@pytest.mark.parametrize("expiry", ["NaN", "Infinity", "-Infinity", "1e300", "1e15", "-1", "null"])
+def test_an_expiry_that_is_no_date_is_none(expiry: str) -> None:
+    assert jwt_expiry(jwt_of(f'{{"exp":{expiry}}}')) is None
+
+
+@pytest.mark.parametrize("expiry", ["[1]", '{"a":1}', '"x"', "1" + 400 * "0"])
+def test_an_expiry_that_is_no_number_is_an_error(expiry: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        jwt_expiry(jwt_of(f'{{"exp":{expiry}}}'))
 
 
 @pytest.fixture
