@@ -79,12 +79,25 @@ def lost(pending: list[changes.Change]) -> str:
     stored = ", ".join(change.name for change in pending if change.loss == STORED)
     copies = ", ".join(change.name for change in pending if change.loss == COPIES)
     parts = [f"stored messages of {stored} would be lost"] if stored else []
+    if limits := [setting for change in pending for setting in _lowered(change)]:
+        parts[0] += f" (limits: {', '.join(limits)})"
     if copies:
         parts.append(
             f"replicas of {copies} on other servers would be removed "
             "(NATTERJACK_STREAM_REPLICAS sets their number)"
         )
     return ", and ".join(parts)
+
+
+def _lowered(change: changes.Change) -> list[str]:
+    """The settings of limits that would delete what a stream stores."""
+    name = change.name.removeprefix("STT_")
+    suffixes = {"max_age": "MAX_AGE_SECONDS", "max_bytes": "MAX_BYTES"}
+    return [
+        f"NATTERJACK_{name}_{suffixes[difference.field]}"
+        for difference in change.differences
+        if difference.loss == STORED and difference.field in suffixes
+    ]
 
 
 def _lines(change: changes.Change) -> list[list[str]]:

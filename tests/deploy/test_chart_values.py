@@ -104,6 +104,15 @@ def nothings(part: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+def test_null_is_refused_where_the_rules_need_a_value() -> None:
+    needed = [path for path in paths(defaults()) if path.startswith("metrics.prometheusRule.a")]
+    for path in ("docsUrl", *needed):
+        values: Document = {"metrics": {"prometheusRule": {"enabled": True}}}
+        put(values, path, None)
+        done = helm("template", "r", CHART, "-f", "-", stdin=json.dumps(values))
+        assert f"{path.rpartition('.')[2]} is required" in done.stderr, path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scaled", ["keda", "hpa", "not"])
 def test_null_leaves_a_value_out_or_is_refused(scaled: str) -> None:

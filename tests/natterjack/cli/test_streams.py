@@ -76,16 +76,20 @@ async def test_longer_ages_keep_stored_messages(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("--audio-max-age-seconds", "60"), ("--audio-storage", "memory"), ("--audio-max-bytes", "9")],
+    ("arguments", "limits"),
+    [
+        (("--audio-max-age-seconds", "60"), " (limits: NATTERJACK_AUDIO_MAX_AGE_SECONDS)"),
+        (("--audio-storage", "memory"), ""),
+        (("--audio-max-bytes", "9"), " (limits: NATTERJACK_AUDIO_MAX_BYTES)"),
+    ],
 )
 async def test_stored_messages_are_lost_only_with_allow_loss(
-    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...]
+    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...], limits: str
 ) -> None:
     js = ready_broker.client.jetstream()
     await js.publish("stt.audio.t.c.s", b"audio")
     output = await apply(nats_server, *arguments, "--transcripts-max-age-seconds", "9e5", status=1)
-    assert "STT_AUDIO would be lost, so nothing was changed: --allow-loss" in output
+    assert f"STT_AUDIO would be lost{limits}, so nothing was changed: --allow-loss" in output
     assert (await js.stream_info(streams.AUDIO)).state.messages == 1
     assert (await js.stream_info(streams.TRANSCRIPTS)).config.max_age == 604_800
     output = await apply(nats_server, *arguments, "--allow-loss")
