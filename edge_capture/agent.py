@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from natterjack.broker.connection import Broker, connect
+from natterjack.broker.login.attempts import Attempts
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.telemetry.log import fields
@@ -60,6 +61,7 @@ class Agent:
         self.sessions = sessions
         self.leftovers = leftovers
         self.broker: Broker | None = None
+        self.attempts = Attempts()
         self._source = source
         self._spool = spool
         self._broker_settings = broker
@@ -113,7 +115,12 @@ class Agent:
         return all(session.publisher.finished.is_set() for session in self.sessions)
 
     async def _connect(self) -> Broker:
-        return await connect(self._broker_settings, name="natterjack-edge", once=self._options.once)
+        return await connect(
+            self._broker_settings,
+            name="natterjack-edge",
+            once=self._options.once,
+            attempts=self.attempts,
+        )
 
     async def _publish(self) -> None:
         """Connect, and run every session's publisher on the one connection, until cancelled."""

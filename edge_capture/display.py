@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from natterjack.broker.connection import Broker
+from natterjack.broker.login.attempts import Attempts
 from natterjack.telemetry.log import fields
 
 from .delivery.publisher import Publisher
@@ -50,18 +51,23 @@ class Agent(Protocol):
     def broker(self) -> Broker | None:
         """The connection, or None before the first one."""
 
+    @property
+    def attempts(self) -> Attempts:
+        """The attempts to connect."""
 
-def connection_text(broker: Broker | None) -> str | None:
+
+def connection_text(agent: Agent) -> str | None:
     """Describe what is wrong with the connection to NATS, or return None."""
-    if broker is None:
-        return "no NATS yet"
-    return None if broker.connected else "NATS connection lost"
+    if agent.broker is not None and agent.broker.connected:
+        return None
+    words = "no NATS yet" if agent.broker is None else "NATS connection lost"
+    return f"{words}: {agent.attempts.trouble}" if agent.attempts.trouble else words
 
 
-def state_text(session: EdgeSession, broker: Broker | None) -> str:
+def state_text(session: EdgeSession, agent: Agent) -> str:
     """Describe the session's state: what prevents publishing, else what its worker reports."""
     status = session.status
-    problem = connection_text(broker) or session.publisher.problem
+    problem = connection_text(agent) or session.publisher.problem
     if problem and not status.closing.is_set():
         return problem
     words = [status.state]
@@ -101,7 +107,7 @@ async def log_progress(agent: Agent) -> None:
                     level_dbfs=round(session.level_dbfs()),
                     published=session.publisher.published,
                     unacknowledged=session.publisher.unacknowledged,
-                    state=state_text(session, agent.broker),
+                    state=state_text(session, agent),
                 ),
             )
         if text := leftovers_text(agent.leftovers):
@@ -150,7 +156,7 @@ def _table(agent: Agent) -> Table:
         table.add_column(name, justify=justify, no_wrap=name != "state")  # type: ignore[arg-type]
     for session in agent.sessions:
         level = session.level_dbfs()
-        state = state_text(session, agent.broker)
+        state = state_text(session, agent)
         if dropped := session.publisher.dropped_frames:
             state += f"; {session.published_seconds(dropped):.1f} s dropped"
         table.add_row(

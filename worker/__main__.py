@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import connect
+from natterjack.broker.login.attempts import Attempts
 from natterjack.broker.stored import StreamStore
 from natterjack.errors import (
     BrokerError,
@@ -89,7 +90,8 @@ async def _work(flags: argparse.Namespace) -> None:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session
     metrics = Metrics(settings.max_sessions, settings.metrics_tenants, settings.final_goal_seconds)
     watch = StreamWatch(stream_settings, metrics)
-    health = Health(settings, metrics, watch)
+    attempts = Attempts(on_failure=lambda reason: metrics.connect_failures.labels(reason).inc())
+    health = Health(settings, metrics, watch, attempts)
     try:
         await health.start()
         log.info("waiting for NATS", extra=logs.fields(http=health.address))
@@ -101,6 +103,7 @@ async def _work(flags: argparse.Namespace) -> None:
                 providers,
                 metrics,
                 watch,
+                attempts,
                 once=flags.once,
             )
         )
@@ -128,11 +131,14 @@ async def _start(
     providers: Providers,
     metrics: Metrics,
     watch: StreamWatch,
+    attempts: Attempts,
     *,
     once: bool,
 ) -> Services:
     prices = parse_prices(settings.prices)
-    broker = await connect(broker_settings, name=f"natterjack-worker {settings.name}", once=once)
+    broker = await connect(
+        broker_settings, name=f"natterjack-worker {settings.name}", once=once, attempts=attempts
+    )
     broker.client.batch_writes = True
     try:
         while True:

@@ -11,6 +11,7 @@ import time
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from natterjack.broker.login.attempts import Attempts
 from natterjack.errors import UsageError
 from worker.services import Services
 
@@ -23,10 +24,17 @@ from .stream_watch import StreamWatch
 class Health:
     """Answers probes and scrapes. `port` is the port in use once the server has started."""
 
-    def __init__(self, settings: WorkerSettings, metrics: Metrics, watch: StreamWatch) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        watch: StreamWatch,
+        attempts: Attempts,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._watch = watch
+        self._attempts = attempts
         metrics.worker_ready.set_function(lambda: self._unready() is None)
         self._services: Services | None = None
         self._claimer: Claimer | None = None
@@ -83,9 +91,11 @@ class Health:
         """Why the worker is not ready, or None if it is."""
         if self.draining:
             return "draining"
-        if self._services is None:
-            return self._watch.problem or "no NATS"
-        return self._watch.problem if self._services.broker.connected else "no NATS"
+        if self._services is not None and self._services.broker.connected:
+            return self._watch.problem
+        trouble = self._attempts.trouble
+        no_nats = f"no NATS: {trouble}" if trouble else "no NATS"
+        return no_nats if self._services is not None else self._watch.problem or no_nats
 
     async def _readyz(self, request: web.Request) -> web.Response:
         reason = self._unready()

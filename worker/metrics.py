@@ -19,6 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from natterjack.broker.login.attempts import REASONS
 from natterjack.subjects import DURABLE_KINDS
 
 _LATENCY = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
@@ -268,6 +269,19 @@ class Metrics:
             "event_loop_delay_seconds", "Delay of timers of the event loop", buckets=_DELAY
         )
         self.nats_connected = self._gauge("nats_connected", "1 while connected to the broker")
+        self.connect_failures = self._counter(
+            "nats_connect_failures_total",
+            "Failed attempts to connect to NATS, by what the server refused",
+            "reason",
+        )
+        for reason in REASONS:
+            self.connect_failures.labels(reason)
+        self.credentials_expiry = self._gauge(
+            "nats_credentials_expiry_timestamp_seconds",
+            "When what was last read from a file expires, in seconds since 1970: the JWT of "
+            "NATS_CREDS (creds), NATS_CERT (cert), the last CA of NATS_CA (ca)",
+            "credential",
+        )
         self.draining = self._gauge("draining", "1 after SIGTERM")
         self.stream_missing = self._gauge(
             "stream_missing", "1 while the broker does not have the JetStream stream", "stream"

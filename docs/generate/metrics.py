@@ -29,6 +29,9 @@ LABELS = {
     "`bad_chunk` (its chunk was unusable), `unreadable` (no provider could transcribe it). Of bad "
     "chunks: `headers`, `size`, `position`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
+    "reason": "`authorization`, `expired` (credentials or client certificate), `tls`, `limit` (of "
+    "connections), `timeout`, `unreachable`, `other`",
+    "credential": "`creds`, `cert`, `ca`",
     "scope": "`session`: the session's `max_seconds`; `tenant`: the tenant's daily budget",
     "unit": "`seconds`, or an ISO 4217 currency such as `USD`",
     "complete": "`true`: closed, with all audio transcribed; `false`: failed, or with a gap",

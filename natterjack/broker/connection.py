@@ -13,13 +13,15 @@ from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
 from natterjack.errors import BrokerUnreachable, NotAllowed, ServerTooOld, UsageError
+from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.telemetry.log import fields
 
 from .acks import Acks
-from .attempts import Attempts, describe
-from .credentials import Credentials
 from .fastpath import Client
+from .login.attempts import Attempts, describe
+from .login.credentials import Credentials, Identity
+from .login.renewal import Renewal, Try
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Broker:
         self.slow_consumers = 0
         self.reconnects = 0
         """The number of the current or last connection; 0 is the first."""
+        self._renewing: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -150,8 +153,16 @@ class Broker:
                 raise BrokerUnreachable("the connection to NATS is closed")
             await asyncio.sleep(0.1)
 
+    def renew(self, trial: Try) -> None:
+        """Until the end, connect in time with renewed credentials, which `trial` tries."""
+        if self.credentials.paths:
+            renewal = Renewal(self.client, self.credentials, self.attempts, trial)
+            self._renewing = asyncio.create_task(renewal.run(), name="renew credentials")
+
     async def close(self) -> None:
         """Flush for 2 s at most, then close. Idempotent."""
+        if self._renewing is not None:
+            await end_tasks([self._renewing])
         if not self.client.is_closed:
             await self._close()
         self.client.abort()  # a connection that nats-py was just making
@@ -187,11 +198,20 @@ async def connect(
     settings; ServerTooOld. Cancel-safe.
     """
     attempts, credentials = attempts or Attempts(), Credentials(settings)
+
+    async def trial(identity: Identity) -> None:
+        beside = Broker(Client())
+        try:
+            await _connect_once(beside, settings, name, _ONLY_ATTEMPT_S, lambda: identity)
+        finally:
+            await beside.close()
+
     attempts.pause()
     while True:
         broker = Broker(Client(), attempts, credentials)
+        seconds = _ONLY_ATTEMPT_S if once else _ATTEMPT_S
         try:
-            await _connect_once(broker, settings, name, _ONLY_ATTEMPT_S if once else _ATTEMPT_S)
+            await _connect_once(broker, settings, name, seconds, credentials.read)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
             trouble = attempts.failed(error, expired=broker.client.identity.expired)
             reason = f"no NATS at {without_credentials(settings.url)}: {trouble}"
@@ -204,14 +224,19 @@ async def connect(
                 await on_waiting(reason)
             await asyncio.sleep(wait)
         else:
+            broker.renew(trial)
             return broker
 
 
 async def _connect_once(
-    broker: Broker, settings: BrokerSettings, name: str, seconds: float
+    broker: Broker,
+    settings: BrokerSettings,
+    name: str,
+    seconds: float,
+    identify: Callable[[], Identity],
 ) -> None:
     client, attempts, url = broker.client, broker.attempts, without_credentials(settings.url)
-    client.identify = broker.credentials.read
+    client.identify = identify
     quiet_until: dict[str, float] = {}
     connected_once = False
     failed_servers = 0

@@ -25,7 +25,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from natterjack.telemetry.log import fields
 
-from .credentials import Identity
+from .login.credentials import Identity
 from .wire import decode_messages, encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
+from natterjack.broker.login.attempts import Attempts
 from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load
 from worker import __main__ as worker_program
@@ -133,7 +134,8 @@ async def test_probes_use_paths_that_the_worker_serves() -> None:
     probes = {k.removesuffix("Probe"): v["httpGet"] for k, v in each.items() if k.endswith("Probe")}
     assert {probe["port"] for probe in probes.values()} == {"http"}
     metrics = Metrics(1)
-    health = Health(WorkerSettings(http_port=0), metrics, StreamWatch(StreamSettings(), metrics))
+    watch = StreamWatch(StreamSettings(), metrics)
+    health = Health(WorkerSettings(http_port=0), metrics, watch, Attempts())
     await health.start()
     try:
         answers = {}

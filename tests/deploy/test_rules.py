@@ -11,6 +11,7 @@ from typing import Any, get_args
 import aiohttp
 import pytest
 
+from natterjack.broker.login.attempts import REASONS
 from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin import errors
@@ -34,6 +35,8 @@ VALUES = {
         "dropped",
         "protocol",
     },
+    "reason": set(REASONS),
+    "credential": {"creds", "cert", "ca"},
     "scope": {"tenant", "session"},
     "state": {"waiting", "leased"},
     "kind": {"interim", "final"},

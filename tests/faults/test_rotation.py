@@ -289,26 +289,33 @@ async def new_key(installation: Installation, programs: Programs) -> None:
 
 
 async def new_jwt(installation: Installation, programs: Programs) -> None:
-    """The file has the new JWT before the old one expires."""
+    """The file has the new JWT before the old one expires, so that the server refuses nobody."""
     before = programs.reconnected()
-    installation.use_creds(time.time() + bound(3))
+    installation.use_creds(time.time() + bound(8))
     installation.restart()
     await programs.all_reconnected(before)
     before = programs.reconnected()
     installation.use_creds()
     await programs.all_reconnected(before)
+    assert "Authentication Expired" not in installation.server.log_path.read_text()
 
 
 async def late_jwt(installation: Installation, programs: Programs) -> None:
     """The new JWT comes when the old one has expired."""
     before = programs.reconnected()
-    installation.use_creds(time.time() + bound(3))
+    installation.use_creds(expiry := time.time() + bound(3))
     installation.restart()
     await programs.all_reconnected(before)
     before = programs.reconnected()
     refused = "the server refuses the credentials, which have expired"
     await until(lambda: programs.worker.find(refused), "the worker says why", 60)
     await programs.edge.says(refused)
+    assert refused in (await programs.worker.get("/readyz"))[1]
+    lines = (await programs.worker.get("/metrics"))[1].splitlines()
+    series = dict(line.rsplit(" ", 1) for line in lines)
+    assert float(series['natterjack_nats_connect_failures_total{reason="expired"}']) > 0
+    known = series['natterjack_nats_credentials_expiry_timestamp_seconds{credential="creds"}']
+    assert float(known) == int(expiry)
     installation.use_creds()
     await programs.all_reconnected(before)
 

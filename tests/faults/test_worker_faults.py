@@ -14,6 +14,7 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.broker.login.attempts import Attempts
 from natterjack.broker.streams import ensure
 from natterjack.events import Event, InterimEvent, parse_event
 from natterjack.local.embedded import EmbeddedServer
@@ -240,7 +241,14 @@ async def test_sessions_leave_no_tasks_or_connections(
     metrics = Metrics(1)
     watch = StreamWatch(StreamSettings(), metrics)
     services = await start(
-        settings, broker_settings, StreamSettings(), providers, metrics, watch, once=True
+        settings,
+        broker_settings,
+        StreamSettings(),
+        providers,
+        metrics,
+        watch,
+        Attempts(),
+        once=True,
     )
     claimer = Claimer(services)
     claiming = asyncio.create_task(claimer.run())

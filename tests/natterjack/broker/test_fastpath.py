@@ -384,7 +384,7 @@ def test_connecting_is_retried_if_the_server_closes_after_its_greeting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With uvloop, whose writes to a lost connection raise errors that asyncio's do not."""
-    monkeypatch.setattr("natterjack.broker.attempts._LONGEST_S", 0.1)
+    monkeypatch.setattr("natterjack.broker.login.attempts._LONGEST_S", 0.1)
     tries = 0
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

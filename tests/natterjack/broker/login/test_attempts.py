@@ -8,7 +8,7 @@ import pytest
 from nats.errors import AuthorizationError, UnexpectedEOF
 from nats.errors import Error as NatsError
 
-from natterjack.broker.attempts import REASONS, Attempts, describe, reason
+from natterjack.broker.login.attempts import REASONS, Attempts, describe, reason
 
 
 class Clock:

@@ -10,7 +10,7 @@ from pathlib import Path
 import nkeys
 import pytest
 
-from natterjack.broker.credentials import Credentials, certificate_expiries, jwt_expiry
+from natterjack.broker.login.credentials import Credentials, certificate_expiries, jwt_expiry
 from natterjack.errors import UsageError
 from natterjack.settings import BrokerSettings
 from tests.identities import Authority, Operator, make_jwt, make_key, replace

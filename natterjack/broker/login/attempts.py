@@ -70,14 +70,16 @@ class Attempts:
         self,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        on_failure: Callable[[str], None] | None = None,
     ) -> None:
-        """`chance` returns numbers from 0 to 1."""
+        """`chance` returns numbers from 0 to 1. `on_failure` is called with the label of each
+        failed attempt, one of REASONS."""
         self.failures: Counter[str] = Counter()
         """Failed attempts, by REASONS."""
         self.trouble: str | None = None
         """Why there is no connection, in words; None while there is one, or as long as nothing is
         known."""
-        self._clock, self._chance = clock, chance
+        self._clock, self._chance, self._on_failure = clock, chance, on_failure
         self._made = 0
         """Attempts since a connection was stable."""
         self._connected_at: float | None = None
@@ -102,11 +104,17 @@ class Attempts:
     def failed(self, error: BaseException, *, expired: bool = False) -> str:
         """Note why an attempt failed, and return it in words; `expired` if the credentials that it
         used have expired."""
+        self.trouble = self.count(error, expired=expired)
+        return self.trouble
+
+    def count(self, error: BaseException, *, expired: bool = False) -> str:
+        """Like `failed`, for an attempt beside a connection that is still up."""
         label, words = reason(error), describe(error)
         if expired and label == "authorization":
             label, words = "expired", words.replace(":", ", which have expired:", 1)
         self.failures[label] += 1
-        self.trouble = words
+        if self._on_failure is not None:
+            self._on_failure(label)
         return words
 
     def refused(self, error: BaseException) -> None:

@@ -1,0 +1,1 @@
+"""Logging in to NATS: attempts to connect, credentials, and their renewal."""
