@@ -25,7 +25,7 @@ from natterjack.broker.connection import connected
 from natterjack.broker.roles import User
 from natterjack.broker.streams import AUDIO, ensure
 from natterjack.cli.table import table
-from natterjack.cli.users import accounts
+from natterjack.cli.users_config import accounts
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings

@@ -73,6 +73,8 @@ class User:
     live: bool = False
     """True if a subscriber receives live events only, and may not read stored ones."""
     public_key: str = field(default="", compare=False)
+    old_key: str = field(default="", compare=False)
+    """The public key that `public_key` is about to replace; while it is set, both are valid."""
 
     def __post_init__(self) -> None:
         for field_name in ("name", "tenant", "speaker"):
@@ -95,6 +97,11 @@ class User:
         """The name of the user's files and inboxes."""
         parts = (self.role, self.tenant or "", self.name)
         return "_".join(part for part in parts if part)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The public keys that are valid."""
+        return tuple(filter(None, (self.public_key, self.old_key)))
 
     @property
     def inbox_prefix(self) -> str:

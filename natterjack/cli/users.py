@@ -8,29 +8,19 @@ import binascii
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import nkeys
 
-from natterjack.broker import streams
 from natterjack.broker.roles import ROLES, User
 from natterjack.errors import NatterjackError, UsageError
-from natterjack.subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
 
 from .arguments import add_command
+from .users_config import EDGE_CONNECTIONS, helm_values, server_config
 
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
-MAIN = "STT"
-"""The account of workers, subscribers, operators and all streams."""
-_MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
-"""Each listening subscriber has a consumer."""
-EDGE_CONNECTIONS = 1024
-"""Default limit of simultaneous connections for all edges of a tenant together."""
-_EDGE_SUBSCRIPTIONS = 1024
-"""Limit of subscriptions per connection. An edge has two for each session."""
 
 
 class NoSuchUser(NatterjackError):
@@ -76,6 +66,19 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     adding.add_argument(
         "--public-key", help="public key (U...) of a key pair made elsewhere; no seed is written"
     )
+    rotating = add_command(
+        actions, "rotate", "give a user a new key beside its old one, or remove the old one"
+    )
+    rotating.add_argument("user", metavar="USER", help="name as shown by `natterjack users list`")
+    rotating.add_argument(
+        "--public-key",
+        help="new public key (U...) made elsewhere; no seed is written",
+    )
+    rotating.add_argument(
+        "--finish",
+        action="store_true",
+        help="remove the old key, once all programs of the user have the new one",
+    )
     removing = add_command(
         actions, "remove", "remove a user: delete its seed and update DIR/users.conf"
     )
@@ -94,7 +97,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="set the limit of simultaneous connections for all edges of a tenant together "
         f"(initially {EDGE_CONNECTIONS})",
     )  # fmt: skip
-    for action in (adding, removing, listing, showing):
+    for action in (adding, rotating, removing, listing, showing):
         action.add_argument(
             "--dir", type=Path, required=True, help="directory of seeds and configuration"
         )
@@ -103,6 +106,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def run(flags: argparse.Namespace) -> int:
     """Run the action and return the exit status. Raises UsageError, NoSuchUser."""
     directory: Path = flags.dir
+    if getattr(flags, "public_key", None):
+        _check(flags.public_key)
     if flags.action == "list":
         return _list(flags, _read(directory))
     if flags.action == "add":
@@ -111,16 +116,16 @@ def run(flags: argparse.Namespace) -> int:
             for name in ("role", "name", "tenant", "speaker", "control", "live")
         }
         user = User(**fields, public_key=flags.public_key or "")
-        if user.public_key:
-            _check(user.public_key)
         with _locked(directory):
             return _add(directory, _read(directory), user)
-    if flags.action == "remove" and not (directory / _LIST).exists():
+    if flags.action in ("remove", "rotate") and not (directory / _LIST).exists():
         raise NoSuchUser(f"there is no user {flags.user} in {directory}")
     with _locked(directory):
         users = _read(directory)
         if flags.action == "remove":
             return _remove(directory, users, flags.user)
+        if flags.action == "rotate":
+            return _rotate(directory, users, flags)
         if flags.edge_connections is not None:
             if flags.edge_connections < 1:
                 raise UsageError("--edge-connections must be 1 or more")
@@ -142,12 +147,39 @@ def _remove(directory: Path, users: list[User], name: str) -> int:
     return 0
 
 
+def _rotate(directory: Path, users: list[User], flags: argparse.Namespace) -> int:
+    """Let a new key and the old one overlap; with `--finish`, end the overlap."""
+    user = next((user for user in users if user.id == flags.user), None)
+    if user is None:
+        raise NoSuchUser(f"there is no user {flags.user} in {directory}")
+    path, seed = directory / f"{user.id}.nk", b""
+    if flags.finish:
+        if not user.old_key:
+            raise UsageError(f"{user.id} has only one key")
+        changed = replace(user, old_key="")
+        done = "the old key is removed; reload the server, which disconnects whoever still uses it"
+    else:
+        if user.old_key:
+            raise UsageError(
+                f"{user.id} still has an old key: remove it first with "
+                f"`natterjack users rotate --dir {directory} --finish {user.id}`"
+            )
+        seed, public_key = (b"", flags.public_key) if flags.public_key else _make_key()
+        _check_unused(public_key, users)
+        changed = replace(user, public_key=public_key, old_key=user.public_key)
+        done = "the new key is valid beside the old one once you have reloaded the server"
+    _write(directory, [changed if each is user else each for each in users])
+    if seed:
+        _overwrite(path, seed + b"\n")
+    print(f"{user.id}: {done}")
+    return 0
+
+
 def _add(directory: Path, users: list[User], user: User) -> int:
     for other in users:
         if other.id == user.id:
             raise UsageError(_taken(other, user, directory))
-        if other.public_key == user.public_key:
-            raise UsageError(f"--public-key: the user {other.id} already has this key")
+    _check_unused(user.public_key, users)
     if not user.public_key:
         seed, public_key = _make_key()
         _write_secret(directory / f"{user.id}.nk", seed)
@@ -173,7 +205,8 @@ def _taken(other: User, user: User, directory: Path) -> str:
 def _settings(directory: Path, user: User) -> str:
     path = directory / f"{user.id}.nk"
     key = f"NATS_NKEY={path}\n" if path.exists() else ""
-    return f"# {user.id}\n{key}NATS_INBOX_PREFIX={user.inbox_prefix}"
+    both = " (two keys: `natterjack users rotate --finish` removes the old one)"
+    return f"# {user.id}{both if user.old_key else ''}\n{key}NATS_INBOX_PREFIX={user.inbox_prefix}"
 
 
 def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:
@@ -231,7 +264,11 @@ def _edge_connections(directory: Path) -> int:
 
 def _write(directory: Path, users: Sequence[User]) -> None:
     configuration = server_config(users, _edge_connections(directory))
-    _put(directory / _LIST, json.dumps([asdict(user) for user in users], indent=2) + "\n")
+    entries = [asdict(user) for user in users]
+    for entry in entries:
+        if not entry["old_key"]:
+            del entry["old_key"]  # earlier releases do not know it
+    _put(directory / _LIST, json.dumps(entries, indent=2) + "\n")
     _put(directory / _CONFIG, configuration)
 
 
@@ -257,10 +294,26 @@ def _write_secret(path: Path, seed: bytes) -> None:
         file.write(seed + b"\n")
 
 
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write a secret in place, so that a container that has the file mounted sees the change."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(content)
+            file.truncate()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def _make_key() -> tuple[bytes, str]:
     """Make the seed and the public key of a new user."""
     seed = bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
     return seed, nkeys.from_seed(seed).public_key.decode()
+
+
+def _check_unused(public_key: str, users: Sequence[User]) -> None:
+    for other in users:
+        if public_key in other.keys:
+            raise UsageError(f"--public-key: the user {other.id} already has this key")
 
 
 def _check(public_key: str) -> None:
@@ -280,76 +333,3 @@ def _check(public_key: str) -> None:
         or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little")
     ):
         raise UsageError("--public-key: the key has a typing error, its checksum is wrong")
-
-
-# ---- configurations -----------------------------------------------------------------------------
-
-
-def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> dict[str, Any]:
-    """The `accounts` section of nats-server's configuration.
-
-    The edges of each tenant have an account of their own, with only the imports they need. They
-    must not share the account that has the streams: a client that may publish to a stream chooses
-    the reply subject of the acknowledgement, and the server does not check it. It could be another
-    tenant's transcript subject, or the API that purges streams.
-    """
-    tenants = sorted({user.tenant for user in users if user.role == "edge" and user.tenant})
-    to_edges = {"accounts": [edge_account(tenant) for tenant in tenants]}
-    sections: dict[str, Any] = {
-        MAIN: {
-            "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},
-            "users": _users(user for user in users if user.role != "edge"),
-            "exports": [{kind: subject, **to_edges} for kind, subject in _crossing("*") if tenants],
-        },
-        "SYS": {},
-    }
-    for tenant in tenants:
-        sections[edge_account(tenant)] = {
-            "limits": {
-                "max_connections": edge_connections,
-                "max_subscriptions": _EDGE_SUBSCRIPTIONS,
-            },
-            "users": _users(u for u in users if u.role == "edge" and u.tenant == tenant),
-            "imports": [
-                {kind: {"account": MAIN, "subject": subject}} for kind, subject in _crossing(tenant)
-            ],
-        }
-    return sections
-
-
-def edge_account(tenant: str) -> str:
-    """Name of the account of a tenant's edges."""
-    return f"EDGE_{tenant}"
-
-
-def _crossing(tenant: str) -> list[tuple[str, str]]:
-    """Imports of an edge account: services it requests and streams it receives from MAIN."""
-    status = f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.status"
-    return [
-        ("service", f"{SESSION_PREFIX}.{tenant}.*.*"),
-        ("service", f"{AUDIO_PREFIX}.{tenant}.*.*"),
-        ("service", f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.{status}"),
-        ("stream", status),
-    ]
-
-
-def _users(users: Iterable[User]) -> list[dict[str, Any]]:
-    return [{"nkey": user.public_key, "permissions": user.permissions().config()} for user in users]
-
-
-def server_config(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
-    """The file to `include` in nats-server's configuration, which accepts JSON."""
-    named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
-    section = json.dumps(accounts(users, edge_connections), indent=2)
-    return (
-        "# Written by `natterjack users`: changes are lost when a user is added or removed.\n"
-        f"{named}accounts: {section}\nsystem_account: SYS\n"
-    )
-
-
-def helm_values(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> str:
-    """Values for the official NATS Helm chart. JSON is valid YAML."""
-    named = "".join(f"# {user.public_key} is {user.id}\n" for user in users)
-    merge = {"accounts": accounts(users, edge_connections), "system_account": "SYS"}
-    text = json.dumps({"config": {"merge": merge}}, indent=2)
-    return f"# Written by `natterjack users config --format helm`.\n{named}{text}\n"

@@ -581,6 +581,20 @@ async def test_a_user_is_added_and_removed_while_the_server_runs(server: Secured
         await until(lambda: not one.client.is_connected, "its connection is ended")
 
 
+async def test_a_user_is_rotated_while_the_server_runs(server: SecuredServer) -> None:
+    """A program follows its file to the new key before the old one is removed."""
+    users, user = str(server.home / "users"), "edge_acme_pi-1"
+    async with connected(settings_of(server, user), name="test") as broker:
+        for arguments, reconnects in (((user,), 0), ((user, "--finish"), 1)):
+            async with Command("users", "rotate", "--dir", users, *arguments) as command:
+                assert await command.status() == 0, command.errors
+            server.reload()
+            async with guest(server, user) as one:
+                assert await one.may_publish(f"stt.audio.{KEY}")
+            await until(lambda n=reconnects: broker.reconnects == n, "it stays or reconnects")
+        await until(lambda: broker.connected, "it is connected with the new key")
+
+
 async def test_a_tenant_is_added_while_the_server_runs(server: SecuredServer) -> None:
     async with guest(server, "edge_acme_pi-1") as theirs:
         output = await add_user(server.home, "edge", "--tenant", "brand", "--name", "new")

@@ -624,7 +624,11 @@ async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
         await until(lambda: worker.find("waiting for NATS"), "its port is open", 60)
         assert await worker.get("/startupz") == (200, "ok\n")
         assert await worker.get("/livez") == (200, "ok\n")
-        assert await worker.get("/readyz") == (503, "no NATS\n")
+
+        async def reason() -> bool:
+            return await worker.get("/readyz") == (503, "no NATS: connection refused\n")
+
+        await until(reason, "it says why it is not ready")
         status, text = await worker.get("/metrics")
         assert status == 200
         assert "natterjack_nats_connected 0.0" in text

@@ -11,7 +11,8 @@ import nkeys
 import pytest
 
 from natterjack.broker.roles import User
-from natterjack.cli.users import accounts, edge_account
+from natterjack.cli.users_config import accounts, edge_account
+from tests.identities import make_key
 
 from .commands import Result, run
 
@@ -45,6 +46,49 @@ def test_a_removed_user_is_gone_with_its_seed(tmp_path: Path) -> None:
     assert [user["user"] for user in listed(tmp_path)] == ["operator"]
     assert not (tmp_path / "worker.nk").exists()
     assert "no user worker" in users(tmp_path, "remove", "worker", status=1).errors
+
+
+def test_a_rotated_user_has_two_keys_until_the_old_one_is_removed(tmp_path: Path) -> None:
+    users(tmp_path, "add", "worker")
+    users(tmp_path, "add", "operator")
+    seed, configuration = tmp_path / "worker.nk", tmp_path / "users.conf"
+    (before,) = (user for user in listed(tmp_path) if user["user"] == "worker")
+    old_seed = seed.read_bytes()
+    assert "reloaded" in users(tmp_path, "rotate", "worker").out
+    (after,) = (user for user in listed(tmp_path) if user["user"] == "worker")
+    assert seed.read_bytes() != old_seed
+    assert stat.S_IMODE(seed.stat().st_mode) == 0o600
+    assert nkeys.from_seed(seed.read_bytes().strip()).public_key.decode() == after["public_key"]
+    assert after["old_key"] == before["public_key"]
+    section = json.loads(
+        configuration.read_text().partition("accounts: ")[2].rpartition("system_account")[0]
+    )
+    new, old, _ = section["STT"]["users"]
+    assert (new["nkey"], old["nkey"]) == (after["public_key"], before["public_key"])
+    assert new["permissions"] == old["permissions"]
+    assert "two keys" in users(tmp_path, "list").out
+    assert "--finish" in users(tmp_path, "rotate", "worker", status=2).errors
+    users(tmp_path, "rotate", "worker", "--finish")
+    assert before["public_key"] not in configuration.read_text()
+    assert after["public_key"] in configuration.read_text()
+    assert "old_key" not in (tmp_path / "users.json").read_text()
+    assert "only one key" in users(tmp_path, "rotate", "worker", "--finish", status=2).errors
+    assert "no user nobody" in users(tmp_path, "rotate", "nobody", status=1).errors
+
+
+def test_a_key_made_elsewhere_takes_the_place_of_another(tmp_path: Path) -> None:
+    old, new = make_key(), make_key()
+    users(tmp_path, "add", "worker", "--public-key", old.public)
+    users(tmp_path, "add", "operator")
+    for key in (old.public, listed(tmp_path)[1]["public_key"]):
+        done = users(tmp_path, "rotate", "worker", "--public-key", key, status=2)
+        assert "already has this key" in done.errors
+    users(tmp_path, "rotate", "worker", "--public-key", new.public)
+    assert not (tmp_path / "worker.nk").exists()
+    done = users(tmp_path, "add", "monitor", "--public-key", old.public, status=2)
+    assert "worker already has this key" in done.errors
+    users(tmp_path, "rotate", "worker", "--finish")
+    assert listed(tmp_path)[0]["public_key"] == new.public
 
 
 def test_a_user_cannot_be_added_twice(tmp_path: Path) -> None:
