@@ -73,7 +73,7 @@ class _Readable(NamedTuple):
 class Guard:
     """Checks the events of one stream, one after another."""
 
-    __slots__ = ("_ahead", "_provider", "_published", "_skipped", "frontier")
+    __slots__ = ("_ahead", "_provider", "_published", "_skipped", "_spoken", "frontier")
 
     def __init__(self, provider: str) -> None:
         """`provider` is the provider's name, for errors."""
@@ -85,6 +85,8 @@ class Guard:
         """The plugin has skipped a message since the last final."""
         self.frontier = 0.0
         """The end of what is final, in seconds of the stream."""
+        self._spoken = 0.0
+        """The end of the last final that has text."""
 
     def check(self, event: ProviderEvent, sent: float) -> ProviderEvent | None:
         """Return the event as the session may have it; None if it has nothing new.
@@ -168,6 +170,8 @@ class Guard:
         if not final.text and final.end <= self.frontier:
             return None
         self.frontier = final.end
+        if final.text:
+            self._spoken = final.end
         self._remember(final)
         return final
 
@@ -231,7 +235,7 @@ class Guard:
             tokens = tokens[round(len(tokens) * len(repeated) / len(words)) :]
             return readable._replace(text=" ".join(tokens) if left else "", words=left)
         no_new_audio = readable.end <= self.frontier + _EDGE_SECONDS
-        if not text or not (no_new_audio or readable.start < self.frontier - _EDGE_SECONDS):
+        if not text or not (no_new_audio or readable.start < self._earliest):
             return readable
         tokens = text.split()
         count = self._repeated_tokens(tokens, wholly=no_new_audio)
@@ -240,9 +244,15 @@ class Guard:
         left = words[count:] if len(words) == len(tokens) else ()
         return readable._replace(text=" ".join(tokens[count:]), words=left)
 
+    @property
+    def _earliest(self) -> float:
+        """Before this time, every word is final. A word may begin shortly before the frontier if
+        the last final has no text: the end of silence is not exact."""
+        return max(self._spoken, self.frontier - _BACK_SECONDS) - _EDGE_SECONDS
+
     def _repeated(self, readable: _Readable) -> set[int]:
         """The places of the words whose middle lies before the frontier, or that come twice."""
-        words, earliest = readable.words, self.frontier - _EDGE_SECONDS
+        words, earliest = readable.words, self._earliest
         found: set[int] = set()
         known: set[tuple[str, float, float, str | None]] = set()
         middles = cleaning.middles(words, readable.start, readable.end)

@@ -110,6 +110,14 @@ def test_a_word_that_was_ahead_of_its_final_is_not_repeated(guard: Guard) -> Non
     assert final.text == "then"
 
 
+def test_a_word_at_the_end_of_silence_is_kept(guard: Guard) -> None:
+    guard.check(WALK, SENT)
+    guard.check(Final("", 3.0, 10.0), SENT)
+    final = guard.check(said(("yes", 9.3, 9.6), ("sir", 9.8, 10.1), start=9.2, end=11.0), SENT)
+    assert texts(final) == [("yes", 10.0, 10.0), ("sir", 10.0, 10.1)]
+    assert guard.check(said(("sir", 9.8, 10.1), start=9.2, end=11.0), SENT) is None
+
+
 def test_a_repeated_word_with_later_times_is_left_out(guard: Guard) -> None:
     guard.check(said(("to", 2.4, 2.6), ("tavern", 2.6, 3.0), start=0.0, end=3.0), SENT)
     again = said(("tavern", 2.75, 3.3), ("no", 3.4, 3.6), start=2.7, end=4.0)
