@@ -256,8 +256,7 @@ class Claimer:
             last = now
             connected = broker.connected
             metrics.nats_connected.set(connected)
-            for credential, expiry in broker.credentials.last.expiries:
-                metrics.credentials_expiry.labels(credential).set(expiry)
+            metrics.credentials_expire(broker.credentials.last.expiries)
             for name, breaker in self._services.providers.breakers.items():
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())

@@ -6,6 +6,7 @@ tenants have labels of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -73,6 +74,12 @@ class Metrics:
                 return OTHER_TENANTS
             self._tenants.add(name)
         return name
+
+    def credentials_expire(self, expiries: Iterable[tuple[str, float]]) -> None:
+        """Export when credentials expire. Those that do not, or not any more, have no series."""
+        self.credentials_expiry.clear()
+        for credential, expiry in expiries:
+            self.credentials_expiry.labels(credential).set(expiry)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(f"natterjack_{name}", what, labels, registry=self.registry)
