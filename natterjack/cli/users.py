@@ -168,9 +168,11 @@ def _rotate(directory: Path, users: list[User], flags: argparse.Namespace) -> in
         _check_unused(public_key, users)
         changed = replace(user, public_key=public_key, old_key=user.public_key)
         done = "the new key is valid beside the old one once you have reloaded the server"
-    _write(directory, [changed if each is user else each for each in users])
     if seed:
+        # First: without its seed, a key in the configuration would be the only one that is left
+        # after `--finish`.
         _overwrite(path, seed + b"\n")
+    _write(directory, [changed if each is user else each for each in users])
     print(f"{user.id}: {done}")
     return 0
 

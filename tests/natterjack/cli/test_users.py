@@ -76,6 +76,18 @@ def test_a_rotated_user_has_two_keys_until_the_old_one_is_removed(tmp_path: Path
     assert "no user nobody" in users(tmp_path, "rotate", "nobody", status=1).errors
 
 
+def test_a_seed_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    users(tmp_path, "add", "worker")
+    seed, before = tmp_path / "worker.nk", (tmp_path / "users.json").read_text()
+    seed.unlink()
+    seed.mkdir()
+    assert "cannot be written" in users(tmp_path, "rotate", "worker", status=2).errors
+    assert (tmp_path / "users.json").read_text() == before
+    seed.rmdir()
+    users(tmp_path, "rotate", "worker")
+    assert listed(tmp_path)[0]["old_key"] in before
+
+
 def test_a_key_made_elsewhere_takes_the_place_of_another(tmp_path: Path) -> None:
     old, new = make_key(), make_key()
     users(tmp_path, "add", "worker", "--public-key", old.public)
