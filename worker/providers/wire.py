@@ -30,6 +30,8 @@ _MAX_DIGITS: Final = 400
 _MAX_INDEX: Final = 2**31
 _LABEL_CHARACTERS: Final = 100
 """Length of a speaker or language from which on it is none."""
+_OVER_SECONDS: Final = 0.5
+"""How long after a transcript its last word may end, because of rounding and later revisions."""
 _FLAGS: Final = {"true": True, "false": False}
 _ABOVE_ONE: Final = 0.001
 """Rounding error of a confidence."""
@@ -247,6 +249,17 @@ def word(
     return tuple.__new__(
         ProviderWord, (text, start, end, certainty, None if speaker is None else label(speaker))
     )
+
+
+def end_of(start: float | None, end: float | None, latest: float | None) -> float | None:
+    """The end of a word of a transcript that ends at `latest`, if that is known.
+
+    A word that begins in its transcript does not end well after it: its end is wrong, and would
+    cover the words of the next transcript.
+    """
+    if start is None or end is None or latest is None:
+        return end
+    return latest if start <= latest < end - _OVER_SECONDS else end
 
 
 def restored(words: Iterable[ProviderWord | None], text: str) -> tuple[ProviderWord, ...]:

@@ -115,6 +115,15 @@ def test_fields_that_are_no_numbers(value: Any) -> None:
     assert wire.number(value) is wire.seconds(value) is wire.confidence(value) is None
 
 
+def test_the_end_of_a_word_lies_in_its_transcript() -> None:
+    assert wire.end_of(1.0, 1.4, 2.0) == 1.4
+    assert wire.end_of(1.0, 2.4, 2.0) == 2.4, "slightly after it"
+    assert wire.end_of(1.0, 9.0, 2.0) == 2.0, "it would cover what follows"
+    assert wire.end_of(3.0, 9.0, 2.0) == 9.0, "the end of the transcript is wrong"
+    assert [wire.end_of(None, 9.0, 2.0), wire.end_of(1.0, 9.0, None)] == [9.0, 9.0]
+    assert wire.end_of(1.0, None, 2.0) is None
+
+
 def test_numbers_and_their_limits() -> None:
     assert [wire.seconds(value) for value in (0, 0.0, 7, 1e300, -0.01)] == [0, 0, 7, 1e300, None]
     assert [wire.seconds(value, 5) for value in (5, 5.01)] == [5, None]

@@ -206,12 +206,17 @@ def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
     end = None
     if start is not None and duration is not None:
         end = wire.seconds(start + duration, latest)
-    ends = [word.end for word in best.words if word.end is not None]
+    words = best.words
+    ends = [
+        found for word in words if (found := wire.end_of(word.start, word.end, end)) is not None
+    ]
+    if end is not None and any(word.end is not None and word.end > end for word in words):
+        words = tuple([one._replace(end=wire.end_of(one.start, one.end, end)) for one in words])
     if ends and (end is None or end < ends[-1]):
         end = max(ends)
     if mark is None:
         what = f"is_final is {wire.quoted(content.get('is_final'))}"
-        raise wire.unclear(NAME, what, best.text, start, end, best.words)
+        raise wire.unclear(NAME, what, best.text, start, end, words)
     return Results(
         channel=_channel(content, "channel_index"),
         start=start,
@@ -219,7 +224,7 @@ def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
         is_final=mark,
         speech_final=ends_speech is True,
         text=best.text,
-        words=best.words,
+        words=words,
         confidence=best.confidence,
         language=best.language,
     )

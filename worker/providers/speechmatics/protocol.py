@@ -216,7 +216,10 @@ def _transcript(content: dict[str, Any], *, final: bool, latest: float) -> Trans
     if results is None or not (final or results or end is not None):
         kind = RemoteProtocolError if final else wire.Harmless
         raise kind(NAME, f"transcript without readable results: {wire.quoted(items)}")
-    timed = _timed(results, start, end)
+    timed = [
+        one._replace(end=wire.end_of(one.start, one.end, end) or 0.0)
+        for one in _timed(results, start, end)
+    ]
     if start is None:
         start = timed[0].start if timed else 0.0
     if end is None:

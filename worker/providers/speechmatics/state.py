@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from natterjack.plugin.errors import Dropped, ProviderError, Stalled
+from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError, Stalled
 from natterjack.plugin.provider import Notice, ProviderEvent, Usage
 from natterjack.plugin.websocket import Closed
 
@@ -140,6 +140,9 @@ class StreamState:
             raise Dropped(NAME, self._limit, "duration_limit_exceeded")
         if not self._finishing:
             raise Dropped(NAME, "EndOfTranscript before the end of the audio")
+        if (left := self._transcripts.unfinalized) is not None:
+            what = f"words up to {left.end:.1f} s never became final"
+            raise RemoteProtocolError(NAME, what, readable=left)
         self.over = True
         used = Usage(audio_seconds=round(self._window.acknowledged, 6))
         return [*self._transcripts.end(), used]

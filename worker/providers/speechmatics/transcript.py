@@ -68,6 +68,22 @@ class Transcripts:
         """Return the remaining events once everything is final."""
         return self.end_of_utterance(EndOfUtterance(max(self.frontier, self._last_word_end)))
 
+    @property
+    def unfinalized(self) -> Final | None:
+        """The words of the last interim that never became final, as a final; None if all did."""
+        # The middle of a word, since finals revise the times of words slightly.
+        late = [
+            one
+            for one in self.pending
+            if one.start is not None
+            and one.end is not None
+            and one.start + one.end > 2 * self.frontier
+        ]
+        if not late:
+            return None
+        text = self._delimiters[None].join(word.text for word in late)
+        return Final(text, self.frontier, max(word.end or 0.0 for word in late), tuple(late))
+
     def _delimiter(self, language: str | None) -> str:
         return self._delimiters.get(language, self._delimiters[None])
 

@@ -153,6 +153,16 @@ def test_optional_and_unknown_fields() -> None:
     assert not result.speech_final
 
 
+def test_a_word_does_not_end_well_after_its_result() -> None:
+    """Words of the next final would lie before the end of this one."""
+    message = changed()
+    odd = json.loads(message)
+    odd["channel"]["alternatives"][0]["words"][1]["end"] = 9.9
+    (result,) = decode(json.dumps(odd))
+    assert isinstance(result, Results)
+    assert result.end == result.words[1].end == 5.99 + 1.98
+
+
 def test_a_result_without_marks_may_be_a_final() -> None:
     """Its text is kept in case that it comes again."""
     with pytest.raises(RemoteProtocolError) as error:

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from natterjack.plugin.errors import Dropped, RequestRefused, Stalled, Unavailable
+from natterjack.plugin.errors import (
+    Dropped,
+    RemoteProtocolError,
+    RequestRefused,
+    Stalled,
+    Unavailable,
+)
 from natterjack.plugin.provider import Notice, Turn, Usage
 from natterjack.plugin.websocket import Closed
 from worker.providers.speechmatics.messages import (
@@ -133,6 +139,19 @@ def test_the_normal_end() -> None:
     stream.finish()
     assert stream.receive(EndOfTranscript()) == [Turn("ended", 0.5), Usage(audio_seconds=1.0)]
     assert stream.over
+
+
+def test_words_that_never_became_final_are_transcribed_again() -> None:
+    """They are published if that comes again and again."""
+    stream = state()
+    stream.sent(SECOND)
+    stream.receive(AudioAdded(1))
+    stream.receive(Transcript(False, 0.2, 0.5, (WORD,)))
+    stream.finish()
+    with pytest.raises(RemoteProtocolError, match=r"up to 0.5 s") as caught:
+        stream.receive(EndOfTranscript())
+    assert caught.value.readable is not None
+    assert (caught.value.readable.text, caught.value.readable.end) == (WORD.text, 0.5)
 
 
 def test_an_early_end_is_an_error() -> None:
