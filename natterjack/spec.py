@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import from_json
 
 from .audio import AudioFormat, Encoding
 from .subjects import TOKEN_PATTERN, SessionKey
@@ -16,6 +17,8 @@ Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 
 MAX_STORED_BYTES = 16 * 1024
 """The largest request that a closing event keeps."""
+_MORE_LEVELS = 10
+"""By how much a request may be nested more deeply in a message that contains it."""
 MAX_SECONDS = 30 * 24 * 3600
 """The longest session that can be requested."""
 ProviderName = Annotated[str, Field(max_length=64)]
@@ -90,9 +93,14 @@ class SessionSpec(BaseModel):
 
     def stored(self) -> dict[str, Any] | None:
         """The request as closing events keep it, so that it can be repeated; None if it is larger
-        than MAX_STORED_BYTES."""
+        than MAX_STORED_BYTES, or its options are nested so deeply that an event with them could not
+        be read."""
         payload = self.model_dump_json(exclude_none=True)
         if len(payload.encode()) > MAX_STORED_BYTES:
+            return None
+        try:
+            from_json(f"{'[' * _MORE_LEVELS}{payload}{']' * _MORE_LEVELS}")
+        except ValueError:
             return None
         stored: dict[str, Any] = json.loads(payload)
         return stored

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.cli import retry
 from natterjack.cli.retry import History, Problem, parse_time
 from natterjack.errors import UsageError
-from natterjack.events import Account, StatusEvent
+from natterjack.events import Account, StatusEvent, parse_durable
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import MAX_STORED_BYTES, SessionSpec
@@ -104,6 +105,20 @@ def test_a_closing_event_keeps_a_request_of_bounded_size() -> None:
     assert stored is not None
     assert SessionSpec.model_validate(stored) == SPEC
     assert SPEC.model_copy(update={"labels": {"a": "x" * MAX_STORED_BYTES}}).stored() is None
+
+
+def test_a_closing_event_can_be_read_however_deeply_its_request_is_nested() -> None:
+    kept = set()
+    for depth in range(150, 250):
+        payload = SPEC.model_dump_json()[:-1] + f',"options":{{"x":{"[" * depth}{"]" * depth}}}}}'
+        try:
+            spec = SessionSpec.model_validate_json(payload)
+        except ValidationError:
+            continue
+        request = spec.stored()
+        kept.add(request is not None)
+        assert parse_durable(ended(request=request).encode()) is not None
+    assert kept == {True, False}
 
 
 def test_times_and_durations() -> None:
