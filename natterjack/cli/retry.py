@@ -96,8 +96,8 @@ class History:
         """
         if event.request is None:
             raise Problem(
-                "its closing event has no request: the request was invalid, deeply nested, or larger "
-                "than 16 KiB, or the session is of an earlier release"
+                "its closing event has no request: the request was invalid, deeply nested or "
+                "larger than 16 KiB, or the session is of an earlier release"
             )
         try:
             spec = SessionSpec.model_validate(event.request)
