@@ -137,7 +137,7 @@ class Chain:
         return verdict
 
     def reset(self) -> None:
-        """Forget earlier failures: the session's position has moved, or a stream has lasted."""
+        """Forget earlier failures: the session's position has moved."""
         self._failures = 0
         self._failed.clear()
 

@@ -333,7 +333,8 @@ class Admission:
         if give_up:
             patience = self._services.settings.recovery_seconds
             raise NoProvider(f"no provider for {patience:g} s: {fault}")
-        verdict, changed = await self._record_fault(fault, now, progress=progress)
+        # In silence the session does not give up, but another provider may keep its connections.
+        verdict, changed = await self._record_fault(fault, now, progress=finals_moved)
         retry.recovering(fault.cause, now)
         reason = f"{fault.cause}: {fault}"
         if changed:

@@ -490,6 +490,19 @@ async def test_progress_starts_the_recovery_time_anew(made: Callable[[Case], boo
     assert case.states == [State.RECOVERING]
 
 
+async def test_a_provider_that_only_lasts_is_left_for_the_next_one() -> None:
+    """Its streams last, but no final moves: the audio may hold speech that it does not hear."""
+    case = await Case(
+        provider="one,two", failover_after=3, backoff_seconds=0.001, max_backoff_seconds=0.001
+    ).start()
+    chosen = []
+    for _ in range(3):
+        _long_silence(case)
+        await soon(case.admission.recover(Dropped("one", "it broke"), finals_moved=False), 5)
+        chosen.append(case.admission.chain.name)
+    assert chosen == ["one", "one", "two"]
+
+
 async def _fail(case: Case, cause: str = "protocol") -> None:
     """Fail at the position 0, after two seconds of audio."""
     name = case.admission.chain.name
