@@ -104,10 +104,15 @@ def _middle(text: str, share: float = 0.5) -> int:
     character."""
     begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
     middle = begin + round((end - begin) * share)
-    for distance in range(end - begin):
-        for at in (middle - distance, middle + distance):
-            if begin < at < end and text[at].isspace():
-                return at
+    # Searched by the string's own methods: a text of megabytes must not stop the event loop.
+    before, after = text[begin:middle], text[middle:end]
+    left = len(before) - len(before.rstrip())
+    left = 1 if left else len(before.rsplit(None, 1)[-1]) + 1 if before else len(text)
+    right = len(after) - len(after.lstrip())
+    right = 0 if right else len(after.split(None, 1)[0]) if after else len(text)
+    places = [at for at in (middle - left, middle + right) if begin < at < end]
+    if places:
+        return min(places, key=lambda at: abs(at - middle))
     while middle > begin + 1 and unicodedata.combining(text[middle]):
         middle -= 1
     return middle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -193,3 +194,11 @@ def test_the_request_of_a_closing_event_goes_before_all_else() -> None:
     fields = {"reason": "because " * 100, "request": {"tenant": "t"}}
     smaller = shortened(fields)
     assert smaller == {"reason": fields["reason"], "request": None, "shortened": True}
+
+
+def test_a_text_of_megabytes_without_spaces_is_divided_quickly() -> None:
+    """Other sessions of the worker wait meanwhile."""
+    started = time.process_time()
+    first, second = divided(Final("x" * 10_000_000, 0.0, 2.0))
+    assert len(first.text) == len(second.text) == 5_000_000
+    assert time.process_time() - started < 1.0
