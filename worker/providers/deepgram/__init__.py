@@ -19,7 +19,11 @@ from . import options, protocol
 from .account import Account
 from .connection import DeepgramStream
 from .settings import DeepgramSettings
+from .silences import Silences
 from .transcript import Transcript
+
+_SESSIONS = 1000
+"""For how many sessions the silences are remembered."""
 
 
 def _capabilities(settings: DeepgramSettings) -> Capabilities:
@@ -65,6 +69,7 @@ class DeepgramProvider(Provider):
             connect_timeout_seconds=settings.connect_timeout_seconds,
             ping_seconds=settings.ping_seconds,
         )
+        self._silences: dict[str, Silences] = {}
         self._account: Account | None = None
         admin_key = settings.checked_admin_key()
         if admin_key is not None:
@@ -84,8 +89,16 @@ class DeepgramProvider(Provider):
             interims=listen.interim_results,
             channels=listen.channels,
             channel_wait_seconds=self._settings.channel_wait_seconds,
+            silences=self._silences_of(request.session_id),
         )
         return DeepgramStream(socket, transcript, request.format, self._settings.keepalive_seconds)
+
+    def _silences_of(self, session_id: str) -> Silences:
+        silences = self._silences.pop(session_id, None) or Silences()
+        self._silences[session_id] = silences  # now the newest
+        if len(self._silences) > _SESSIONS:
+            del self._silences[next(iter(self._silences))]
+        return silences
 
     async def balance(self) -> list[Balance]:
         return [] if self._account is None else await self._account.balance()

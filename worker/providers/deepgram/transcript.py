@@ -23,6 +23,7 @@ from ..estimate import with_times
 from ..guard import Guard
 from .options import NAME
 from .protocol import ConfigureAnswer, Message, Results, SpeechStarted, Summary, UtteranceEnd
+from .silences import Silences
 from .turns import Turns
 
 _TOLERANCE_SECONDS: Constant = 0.0015
@@ -68,6 +69,8 @@ class _Channel:
     interim: tuple[ProviderWord, ...] = ()
     last_interim: _LastInterim | None = None
     """The last interim, if it had text; a final must follow."""
+    heard_at: float = math.inf
+    """Where the first interim since the last final that has text ends."""
     last_word_end: float = 0.0
     """End of the last word in a final."""
     guard: Guard = field(default_factory=lambda: Guard(NAME))
@@ -83,13 +86,19 @@ class Transcript:
     """
 
     def __init__(
-        self, *, interims: bool, channels: int = 1, channel_wait_seconds: float = math.inf
+        self,
+        *,
+        interims: bool,
+        channels: int = 1,
+        channel_wait_seconds: float = math.inf,
+        silences: Silences | None = None,
     ) -> None:
         """Without `interims`, every result is final, even one that is not marked as such (Deepgram
         docs, same page). After `channel_wait_seconds` of audio, finals no longer wait for a channel
         without results, and after three times as much not for one with interims."""
         self.interims = interims
         self._channel_wait = channel_wait_seconds
+        self._silences = silences or Silences()
         self._channels = [_Channel() for _ in range(channels)]
         self._estimated = False
         """Whether any pending word has an estimated time."""
@@ -151,12 +160,15 @@ class Transcript:
             # An interim of audio that is already final came too late.
             late = results.end <= channel.cursor or results.start < channel.cursor - 0.01
             if not late:
-                channel.last_interim = _last_interim(results) if results.text else None
+                channel.last_interim = last = _last_interim(results) if results.text else None
+                if last is not None:
+                    channel.heard_at = min(channel.heard_at, last.last_word)
             if several:
                 events.append(self._merged_interim(results))
             elif not late:
                 events.append(self._interim(results))
             return events
+        channel.heard_at = math.inf
         before, channel.cursor = channel.cursor, max(channel.cursor, results.end)
         events += self._merged_final(results, before) if several else self._final(results)
         channel.last_word_end = max([channel.last_word_end, *map(_end, results.words)])
@@ -227,6 +239,9 @@ class Transcript:
         last = max(channel.cursor, self.frontier)
         first = next((word.start for word in results.words if word.start is not None), None)
         if results.start <= last + _HOLE_SECONDS or (first is not None and first < last):
+            return
+        silent = channel.heard_at > results.start
+        if silent and self._silences.again(self.frontier, results.start):
             return
         raise self._lost(f"no final from {last:.2f} s to {results.start:.2f} s", results)
 

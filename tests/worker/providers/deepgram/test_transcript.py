@@ -25,6 +25,7 @@ from worker.providers.deepgram.protocol import (
     Summary,
     UtteranceEnd,
 )
+from worker.providers.deepgram.silences import Silences
 from worker.providers.deepgram.transcript import Transcript
 from worker.providers.guard import Guard
 
@@ -120,6 +121,26 @@ def test_a_hole_between_finals_is_a_lost_final(channels: int) -> None:
     if channels == 1:
         assert error.value.readable == Final("card", 2.31, 4, later.words)
     run(transcript, results(2.29, 4, ("card", 3.0, 3.4), final=True))
+
+
+def test_a_server_that_sends_no_finals_for_silence() -> None:
+    """The second stream shows it; what is heard in a hole still is a lost final."""
+    silences = Silences()
+    late = results(4, 6, ("card", 4.2, 4.6), final=True)
+    first = Transcript(interims=True, silences=silences)
+    run(first, results(0, 2, YEAH, final=True))
+    with pytest.raises(RemoteProtocolError):
+        first.receive(late)
+    again = Transcript(interims=True, silences=silences)
+    run(again, results(2, 3, ("card", 2.2, 2.6)))
+    run(again, results(2.1, 4, ("card", 2.2, 2.6), final=True))
+    run(again, results(9, 10, ("yes", 9.2, 9.6), final=True))
+    run(again, results(10, 11, ("so", 10.2, 10.4)))
+    with pytest.raises(RemoteProtocolError):
+        again.receive(results(12, 13, ("my", 12.2, 12.4), final=True))
+    other = Transcript(interims=True, silences=Silences())
+    with pytest.raises(RemoteProtocolError):
+        other.receive(late)
 
 
 def test_a_start_after_its_words_is_no_hole() -> None:

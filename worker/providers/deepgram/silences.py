@@ -1,0 +1,33 @@
+"""Silence for which a server sends no finals. Pure: no sockets, clocks or environment."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+_SAME_SECONDS: Final = 0.3
+"""How much longer the same silence may be on the next stream."""
+
+
+class Silences:
+    """What one session knows of audio without finals and interims.
+
+    Deepgram sends finals for all audio; without one, a message is lost, and the audio is sent again
+    on another stream. If that stream begins with the same silence, this server, which is not
+    Deepgram's own, sends no finals for silence.
+    """
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def again(self, frontier: float, until: float) -> bool:
+        """Whether it is known that the server sends no finals for silence. Notes the silence from
+        `frontier` to `until`, where the next stream would begin."""
+        if frontier == 0 and until <= self._seconds + _SAME_SECONDS and self._seconds:
+            self._seconds = math.inf
+        known = self._seconds == math.inf
+        if not known:
+            self._seconds = until - frontier
+        return known
