@@ -65,7 +65,7 @@ class Transcript:
             # A turn never changes after its end ("Flux state machine").
             if info.event == "EndOfTurn" and self._has_new_words(info):
                 what = f"EndOfTurn of turn {index}, which has ended, with new words"
-                raise RemoteProtocolError(NAME, what)
+                raise RemoteProtocolError(NAME, what, readable=self._stale(info))
             return [Notice("stale", f"{info.event} of turn {index}, which has ended")]
         self._window_end = self._end_of_window(info)
         events: list[ProviderEvent] = []
@@ -82,6 +82,18 @@ class Transcript:
         if info.event == "EndOfTurn":
             self._index = index + 1
         return events
+
+    def _stale(self, info: TurnInfo) -> Final:
+        """The final of a turn that has ended, in case that it comes again and again. The worker
+        leaves out the words that are final."""
+        window = max(self._clock.to_given(self._end_of_window(info)), self.frontier)
+        words = self._words(info.words, (), window)
+        return Final(
+            text=info.text,
+            start=min(word.start for word in words),
+            end=max(word.end for word in words),
+            words=tuple([word.as_provider_word() for word in words]),
+        )
 
     def _has_new_words(self, info: TurnInfo) -> bool:
         starts = [self._clock.to_given(word.start) for word in info.words if word.start is not None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import (
     Final,
     Interim,
@@ -23,9 +24,12 @@ from worker.providers.deepgram_flux.clock import Clock
 from worker.providers.deepgram_flux.open_turn import CommitRules
 from worker.providers.deepgram_flux.protocol import TurnInfo, decode
 from worker.providers.deepgram_flux.transcript import Transcript
+from worker.providers.guard import Guard
 
 from ..emulated.streams import LINEAR_16K, final_words, finals, turns
 from .messages import NEVER, info, partition, spoken, words
+
+HI = words("Hi")[0]
 
 # ---- a turn ---------------------------------------------------------------------------------
 
@@ -118,6 +122,20 @@ def test_a_late_message_of_a_turn_is_stale() -> None:
     (notice,) = transcript.receive(info("Update", 2.5, "Hi You"))
     assert isinstance(notice, Notice)
     assert notice.code == "stale"
+
+
+def test_new_words_of_a_turn_that_has_ended_are_kept_in_the_error() -> None:
+    """The index may be wrong; the text is published if it comes again and again."""
+    transcript, guard = Transcript(spoken(20), NEVER), Guard("flux")
+    for message in (info("StartOfTurn", 1, "Hi"), info("Update", 1.5, "Hi", index=999)):
+        for event in transcript.receive(message):
+            guard.check(event, 20.0)
+    late = info("EndOfTurn", 4, "Hi morning", words=(HI, ProviderWord("morning", 3.0, 3.4)))
+    with pytest.raises(RemoteProtocolError) as caught:
+        transcript.receive(late)
+    left = guard.left(caught.value.readable, 20.0)
+    assert left is not None
+    assert (left.text, left.end) == ("morning", 3.4)
 
 
 def test_an_unknown_event_is_an_update() -> None:
