@@ -290,8 +290,11 @@ def _result(result: Any, final: bool, latest: float) -> Result | None:
         end = start
     speaker = wire.label(best.get("speaker"))
     attached = result.get("attaches_to")
+    mark = kind == "punctuation" or (
+        kind not in ("word", "entity") and not any(character.isalnum() for character in text)
+    )
     return Result(
-        punctuation=kind == "punctuation",
+        punctuation=mark,
         text=text,
         start=_UNKNOWN if start is None else start,
         end=_UNKNOWN if end is None else end,
@@ -301,7 +304,7 @@ def _result(result: Any, final: bool, latest: float) -> Result | None:
         # Speechmatics docs, "Diarization": UU is an unidentified speaker.
         speaker=None if speaker == "UU" else speaker,
         attaches=(_ATTACHES.get(attached) if isinstance(attached, str) else None)
-        or ("previous" if kind == "punctuation" else "none"),
+        or ("previous" if mark else "none"),
     )
 
 

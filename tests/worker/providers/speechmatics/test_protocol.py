@@ -217,6 +217,13 @@ def test_optional_fields_of_results() -> None:
     assert found.results == (Result(True, "?", 2, 2, attaches="previous"),) * 2
 
 
+@pytest.mark.parametrize("kind", [None, 7, "odd", []])
+def test_a_mark_is_no_word_whatever_its_type(kind: object) -> None:
+    found = decode(changed(results=[{**WORD, "type": kind}, {**COMMA, "type": kind}]))
+    assert isinstance(found, Transcript)
+    assert [result.punctuation for result in found.results] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
