@@ -57,7 +57,8 @@ _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
 
-_LEAST_AUDIO_BYTES = 64 * 1024 * 1024
+_LEAST_AUDIO_BYTES = 1024 * 1024
+"""The smallest limit that is set without being asked for: half a minute of one session."""
 
 _NAME_IN_USE = 10058
 

@@ -127,7 +127,17 @@ async def test_a_store_below_the_default_limit_of_audio(small_server: EmbeddedSe
         assert await limit_of(js, streams.AUDIO) == 512 * MIB
 
 
-@small("max_file_store: 70MB")
+@small("max_file_store: 1200KB")
+async def test_a_tiny_store_has_room_for_some_audio(
+    small_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        js = await streams.ensure(broker, StreamSettings(sessions_max_bytes=-1))
+        assert await limit_of(js, streams.AUDIO) == MIB
+    assert "NATTERJACK_AUDIO_MAX_BYTES: limited to 1 MiB" in caplog.text
+
+
+@small("max_file_store: 66000KB")
 async def test_a_store_without_room_for_any_audio(small_server: EmbeddedServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .* limit of 8 GiB: lower NATTERJACK"):
