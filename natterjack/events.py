@@ -33,8 +33,8 @@ class _Model(BaseModel):
 
 
 class _Stretch(_Model):
-    """A stretch of audio, whose end may be absent. It does not end before it starts: whoever makes
-    an event is refused. Stored events are read as they are."""
+    """A stretch of audio, whose end may be absent. One that ends before it starts cannot be made,
+    but a stored one can still be read."""
 
     @model_validator(mode="after")
     def _forward(self, info: ValidationInfo) -> Self:
@@ -45,8 +45,7 @@ class _Stretch(_Model):
 
 
 class Word(_Stretch):
-    """One word; times and confidence are absent if the provider gives none, or none that is of
-    use."""
+    """One word; times and confidence are absent if the provider gives none, or unusable ones."""
 
     text: Annotated[str, Field(description="the word, with its punctuation")]
     start: Annotated[Seconds | None, Field(description="where the word begins, in seconds")] = None
@@ -74,7 +73,8 @@ class _Event(_Model):
         bool,
         Field(
             description="parts were left out, because the event exceeded the server's "
-            "`max_payload`: the end of a text (`…`), words, gaps of the account, `providers`"
+            "`max_payload`: `request`, the end of a text (`…`), words, gaps of the account, "
+            "`providers`"
         ),
     ] = False
 

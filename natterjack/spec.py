@@ -18,7 +18,7 @@ Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
 MAX_STORED_BYTES = 16 * 1024
 """The largest request that a closing event keeps."""
 _MORE_LEVELS = 10
-"""By how much a request may be nested more deeply in a message that contains it."""
+"""How many levels deeper a request may lie in a message that contains it."""
 MAX_SECONDS = 30 * 24 * 3600
 """The longest session that can be requested."""
 ProviderName = Annotated[str, Field(max_length=64)]

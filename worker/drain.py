@@ -1,4 +1,4 @@
-"""Asking one session to hand itself over. A drain ends every wait of the session."""
+"""The drain of one session: a request to hand itself over, which ends every wait."""
 
 from __future__ import annotations
 

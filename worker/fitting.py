@@ -1,4 +1,4 @@
-"""Making events smaller that exceed the broker's max_payload. Pure.
+"""Makes events that exceed the broker's max_payload smaller. Pure.
 
 A final is divided, because its words must not be lost. Other events lose their longest parts.
 """
@@ -100,11 +100,11 @@ def _solid(text: str) -> str:
 
 
 def _middle(text: str, share: float = 0.5) -> int:
-    """The place of the space that is nearest to `share` of the text; without spaces, of a
+    """The index of the space that is nearest to `share` of the text; without spaces, that of a
     character."""
     begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
     middle = begin + round((end - begin) * share)
-    # Searched by the string's own methods: a text of megabytes must not stop the event loop.
+    # Searched by the string's own methods: a text of megabytes must not block the event loop.
     before, after = text[begin:middle], text[middle:end]
     left = len(before) - len(before.rstrip())
     left = 1 if left else len(before.rsplit(None, 1)[-1]) + 1 if before else len(text)

@@ -1,7 +1,7 @@
 """The worker's HTTP port: /startupz, /livez, /readyz, /healthz, /metrics, /sessions.
 
 The port is open before the worker is connected to NATS: a worker that waits for NATS is alive, and
-restarting it would not help. Its metrics say that it waits.
+restarting it would not help. Its metrics show that it waits.
 """
 
 from __future__ import annotations

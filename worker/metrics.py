@@ -76,7 +76,7 @@ class Metrics:
         return name
 
     def credentials_expire(self, expiries: Iterable[tuple[str, float]]) -> None:
-        """Export when credentials expire. Those that do not, or not any more, have no series."""
+        """Export when credentials expire. Those that do not, or no longer do, have no series."""
         self.credentials_expiry.clear()
         for credential, expiry in expiries:
             self.credentials_expiry.labels(credential).set(expiry)
@@ -176,11 +176,11 @@ class Metrics:
             "provider",
         )
         self.speech_seconds = self._counter(
-            "speech_seconds_total", "Speech whose final was published", "provider"
+            "speech_seconds_total", "Seconds of speech whose final was published", "provider"
         )
         self.speech_late_seconds = self._counter(
             "speech_late_seconds_total",
-            "Speech whose final was published later than WORKER_FINAL_GOAL_SECONDS after its "
+            "Seconds of speech whose final came later than WORKER_FINAL_GOAL_SECONDS after its "
             "capture",
             "provider",
         )
@@ -278,7 +278,7 @@ class Metrics:
         self.nats_connected = self._gauge("nats_connected", "1 while connected to the broker")
         self.connect_failures = self._counter(
             "nats_connect_failures_total",
-            "Failed attempts to connect to NATS, by what the server refused",
+            "Failed attempts to connect to NATS, by reason",
             "reason",
         )
         for reason in REASONS:

@@ -1,6 +1,6 @@
 """Watches that the broker has all streams and the queue's consumer.
 
-A worker does not notice by itself that a stream is gone: nothing arrives, as in a quiet hour.
+Without it, a worker could not tell a missing stream from an hour without sessions: nothing arrives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CURE = "run `natterjack streams apply` as a user that may create streams"
 
 
 class StreamWatch:
-    """The streams that the broker lacks; asks for each of them every 15 seconds."""
+    """Checks every 15 seconds which streams the broker lacks."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class StreamWatch:
 
     async def run(self, broker: Broker, js: JetStreamContext, restore: asyncio.Event) -> None:
         """Look until cancelled. If streams may be created, set `restore` for what is missing twice
-        in a row: `natterjack streams apply` may just be making it anew."""
+        in a row: `natterjack streams apply` may just be recreating it."""
         while True:
             await asyncio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - spread
             if not broker.connected:

@@ -41,7 +41,7 @@ _IDLE_POLL_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 _LIMIT_S = 30.0
 """How often to reconnect while a chunk or the request exceeds the server's max_payload: a server
-that accepts more by now does not announce it to clients that are connected."""
+whose limit was raised does not tell clients that are connected."""
 _RESET_S = 10.0
 """A backoff starts afresh after this long without a failure."""
 _MAX_UNSENT_BYTES = 256 * 1024

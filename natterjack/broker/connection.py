@@ -154,7 +154,8 @@ class Broker:
             await asyncio.sleep(0.1)
 
     def renew(self, trial: Try) -> None:
-        """Until the end, connect in time with renewed credentials, which `trial` tries."""
+        """Until `close`, replace the connection before its credentials expire. `trial` tries
+        renewed ones on another connection."""
         if self.credentials.paths:
             renewal = Renewal(self.client, self.credentials, self.attempts, trial)
             self._renewing = asyncio.create_task(renewal.run(), name="renew credentials")
@@ -192,7 +193,7 @@ async def connect(
 
     Retries forever with backoff, jitter and one log line per attempt, unless `once` is set. An
     established connection is restored whenever it is lost. Every attempt reads the files of
-    credentials and certificates again. `attempts` learns why attempts fail.
+    credentials and certificates again. `attempts` keeps the reasons of failures.
 
     Raises: BrokerUnreachable with `once`, if the first attempt fails; UsageError for unusable
     settings; ServerTooOld. Cancel-safe.

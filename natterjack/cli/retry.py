@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ValidationError
@@ -44,13 +43,6 @@ class Problem(Exception):
     """A session cannot be repeated; the message says why."""
 
 
-class Audio(NamedTuple):
-    """The stored audio of a session."""
-
-    starts_at: float
-    """Seconds of the session that are no longer stored."""
-
-
 @dataclass
 class History:
     """The sessions of the status events that were read, by session ID."""
@@ -68,8 +60,8 @@ class History:
             self.repeated.setdefault(event.repeats, {})[event.session_id] = event.state
 
     def failed(self, since: datetime) -> list[StatusEvent]:
-        """The sessions that failed at `since` or later, that no other one repeats or has repeated.
-        A repetition that failed too is not repeated: the session itself is."""
+        """The sessions that failed at `since` or later, except those that a closed session has
+        repeated. A repetition that failed is not among them, but the session that it repeats is."""
         return [
             event
             for event in self.ended.values()
@@ -97,7 +89,7 @@ class History:
         if event.request is None:
             raise Problem(
                 "its closing event has no request: the request was invalid, deeply nested or "
-                "larger than 16 KiB, or the session is of an earlier release"
+                "larger than 16 KiB, or the session is from an earlier release"
             )
         try:
             spec = SessionSpec.model_validate(event.request)
@@ -133,13 +125,13 @@ def no_audio(event: StatusEvent, max_age_seconds: float, now: datetime) -> str:
     gone = event.published_at + timedelta(seconds=max_age_seconds)
     if max_age_seconds and gone <= now:
         return (
-            f"its audio is gone since {_clock(gone)} at the latest: it ended at "
+            f"its audio has been gone since {_clock(gone)} at the latest: it ended at "
             f"{_clock(event.published_at)}, and {streams.AUDIO} keeps audio for "
             f"{max_age_seconds:g} s (NATTERJACK_AUDIO_MAX_AGE_SECONDS)"
         )
     return (
-        f"its audio is gone since it ended at {_clock(event.published_at)}: it was erased, or "
-        f"{streams.AUDIO} was full (NATTERJACK_AUDIO_MAX_BYTES)"
+        f"its audio is gone, although the session ended only at {_clock(event.published_at)}: "
+        f"it was erased, or {streams.AUDIO} was full (NATTERJACK_AUDIO_MAX_BYTES)"
     )
 
 
@@ -265,13 +257,13 @@ async def _repeat(
                 if session_subject(event.key) in busy:
                     raise Problem("a session uses the key now; try again when it has ended")
                 spec = history.request(event, now)
-                audio = await _stored_audio(store, spec)
-                if audio is None:
+                starts_at = await _stored_audio_start(store, spec)
+                if starts_at is None:
                     source = history.ended.get(spec.audio_session_id, event)
                     raise Problem(no_audio(source, age, now))
                 result = "can be repeated" if dry_run else f"session {spec.session_id}"
-                if audio.starts_at:
-                    result += f", without its first {audio.starts_at:.1f} s: they are gone"
+                if starts_at:
+                    result += f", without its first {starts_at:.1f} s, which are gone"
                 if not dry_run:
                     await js.publish(
                         session_subject(spec.key), spec.model_dump_json().encode(),
@@ -286,8 +278,8 @@ async def _repeat(
     return lines, problems
 
 
-async def _stored_audio(store: StreamStore, spec: SessionSpec) -> Audio | None:
-    """Find the stored audio of a session. None if there is none."""
+async def _stored_audio_start(store: StreamStore, spec: SessionSpec) -> float | None:
+    """Where the stored audio of a session starts, in seconds of the session; None without audio."""
     subject, sequence, left = audio_subject(spec.key), 1, 1
     while left:
         messages, left = await store.read(subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES)
@@ -302,5 +294,5 @@ async def _stored_audio(store: StreamStore, spec: SessionSpec) -> Audio | None:
                 header = decode_chunk_headers(message.headers, size, spec.audio_format)
             except BadChunk:
                 continue
-            return Audio(header.pos / spec.sample_rate)
+            return header.pos / spec.sample_rate
     return None

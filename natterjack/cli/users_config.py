@@ -77,7 +77,7 @@ def _users(users: Iterable[User]) -> list[dict[str, Any]]:
 
 
 def _named(users: Iterable[User]) -> str:
-    """Comments that name the keys."""
+    """Comments that say which user each key belongs to."""
     return "".join(f"# {key} is {user.id}\n" for user in users for key in user.keys)
 
 

@@ -73,7 +73,7 @@ class RecognitionSession(Session):
         self._limited = False
         self._garbled = False
         self._clock_start: float | None = None
-        """Where the clock started anew, in seconds of audio; None if it never did."""
+        """Where the clock restarted, in seconds of audio; None if it never did."""
         self._warned: set[str] = set()
         self._pending_start: dict[str, Any] | None = None
         self._start_at: float | None = None

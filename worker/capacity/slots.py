@@ -1,11 +1,12 @@
-"""The slots of one worker, and the loans of sessions that wait for a provider. Pure."""
+"""The slots of one worker, and the loans of slots by sessions that wait for a provider. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 LOANS_PER_SLOT = 4
-"""A session on loan costs a heartbeat a second and a few kilobytes, but not nothing."""
+"""How many sessions a worker may hold for each of its slots. Each costs a heartbeat a second and a
+few kilobytes."""
 
 
 class Slots:
@@ -43,8 +44,8 @@ class Slots:
         return True
 
     def end_loan(self) -> bool:
-        """End the loan of a session, which may go on only if this is true: else the worker has no
-        slot for it."""
+        """End the loan of a session. False if the worker has no free slot for it: the session must
+        then go to another worker."""
         had = self.free > 0
         self.lent -= 1
         return had

@@ -109,8 +109,8 @@ class AccountBuilder:
             )
 
     def leave_out(self, start: int, end: int) -> None:
-        """Count the audio from `start` to `end`, which no provider could transcribe, apart from the
-        gaps in it."""
+        """Count the audio from `start` to `end`, which no provider could transcribe, except for
+        gaps in it that are counted already."""
         at, until = round(start / self._rate, 6), round(end / self._rate, 6)
         left: list[tuple[float, float]] = []
         for gap in self._gaps:

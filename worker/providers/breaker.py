@@ -32,7 +32,7 @@ class Verdict(enum.Enum):
     """What a fault means for the session that met it."""
 
     RETRY = "retry"  # the connection or the provider failed: the next dial may succeed
-    HOLD = "hold"  # the account refuses everybody until somebody pays or mends the key
+    HOLD = "hold"  # the account refuses everybody until it is paid or its key is corrected
     REFUSED = "refused"  # the provider will never serve this request
 
 

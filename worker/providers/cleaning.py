@@ -1,4 +1,4 @@
-"""Making the values in a provider's events usable, whatever their types. Pure.
+"""Makes the values in a provider's events usable, whatever their types. Pure.
 
 Text is kept. A time or a confidence that is not usable is left out.
 """
@@ -16,7 +16,7 @@ from natterjack.plugin.provider import ProviderWord
 _SLACK_SECONDS: Final = 0.5
 """A time that is this far outside the audio is moved to its edge; one further out is left out."""
 _ORDER_SECONDS: Final = 0.05
-"""A word may start this much before the word in front of it."""
+"""A word may start this much before the word that precedes it."""
 _MAX_CODE: Final = 40
 
 
@@ -57,7 +57,7 @@ def number_of(value: Any, highest: float = math.inf) -> float | None:
 
 
 def time_of(value: Any, latest: float) -> float | None:
-    """A time within the audio, which ends at `latest`; None if `value` is none."""
+    """A time within the audio, which ends at `latest`; None if `value` is not one."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     if not -_SLACK_SECONDS <= value <= latest + _SLACK_SECONDS:  # false for NaN

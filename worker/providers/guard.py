@@ -92,7 +92,7 @@ class Guard:
         """Return the event as the session may have it; None if it has nothing new.
 
         `sent` is the length of the audio sent on the stream, in seconds. Raises
-        RemoteProtocolError if an earlier final seems to be lost, or if the stream's clock is.
+        RemoteProtocolError if an earlier final seems to be lost, or the stream's clock went back.
         """
         match event:
             case Interim():
@@ -124,7 +124,7 @@ class Guard:
         return final if final.text else None
 
     def _is_clean(self, event: Interim | Final, sent: float) -> bool:
-        """Whether the event is as it should be: nearly always."""
+        """Whether the event needs no change, as is nearly always the case."""
         text, words, start, end = event.text, event.words, event.start, event.end
         if type(text) is not str or not (text.isascii() or cleaning.text_of(text) is text):
             return False

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
 
@@ -20,16 +20,22 @@ from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import Final as FinalEvent
 from natterjack.plugin.provider import ProviderWord
 
+from .cleaning import text_of
+
+Value = TypeVar("Value")
+
 MAX_QUOTE: Final = 200
 """Length to which quotes from a provider are cut in errors and notices, in characters."""
 
+AHEAD_SECONDS: Final = 1.0
+"""How far after the end of the audio sent a time may be, because of rounding."""
 _MAX_DEPTH: Final = 100
-"""Depth below which values are read; deeper ones become null."""
+"""Depth of nesting up to which values are read; deeper ones become null."""
 _MAX_DIGITS: Final = 400
-"""Longer integers are infinite; a float holds 309 digits."""
+"""Integers with as many digits or more become infinite; a float holds 309 digits."""
 _MAX_INDEX: Final = 2**31
 _LABEL_CHARACTERS: Final = 100
-"""Length of a speaker or language from which on it is none."""
+"""Longest speaker or language, in characters; a longer one is left out."""
 _OVER_SECONDS: Final = 0.5
 """How long after a transcript its last word may end, because of rounding and later revisions."""
 _FLAGS: Final = {"true": True, "false": False}
@@ -98,7 +104,7 @@ def unclear(
     end: float | None,
     words: tuple[ProviderWord, ...],
 ) -> RemoteProtocolError:
-    """The error for a transcript that may be a final or an interim. It has the text, in case that
+    """The error for a transcript that may be a final or an interim. It has the text, in case
     the provider repeats the message.
 
     Taken for a final, an interim would cover words that it does not have yet.
@@ -108,6 +114,14 @@ def unclear(
     estimated = start is None or end is None
     final = FinalEvent(text, start or 0.0, end or 0.0, words, times_estimated=estimated)
     return RemoteProtocolError(provider, what, readable=final)
+
+
+def required(value: Value | None, provider: str, content: Mapping[str, Any], name: str) -> Value:
+    """The value of the field `name`. Raises: Harmless if it is None: use it only in messages that
+    have no transcript."""
+    if value is None:
+        raise Harmless(provider, f"{name} is {quoted(content.get(name))}")
+    return value
 
 
 def quoted(value: object) -> str:
@@ -151,10 +165,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _clean(value: Any) -> Any:
     """Replace lone surrogates, which cannot be encoded."""
     if isinstance(value, list):
-        return [_clean(item) if isinstance(item, str) else item for item in value]
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return [text_of(item) if isinstance(item, str) else item for item in value]
+    return text_of(value) if isinstance(value, str) else value
 
 
 def _has_text(content: Any) -> bool:

@@ -21,17 +21,17 @@ from worker.providers.chain import Chain, Exhausted
 from worker.services import AdmissionServices
 
 from .lease import Lease
-from .retry import Repeats, Retry
+from .retry import RepeatedFailures, Retry
 from .states import State
 
 T = TypeVar("T")
 
 _LOOK_SECONDS = 1.0
-"""How often a held session looks whether it may go on."""
+"""How often a held session checks whether it may continue."""
 _RETURNS_PER_SECOND = 50.0
 """How many held sessions of one worker may dial in a second when their provider is back."""
 _LATER_SECONDS = 30.0
-"""When a session is claimed again, at the latest, that no worker could hold."""
+"""The longest delay before a session that its worker could not hold is claimed again."""
 
 
 class CutoffReached(Exception):
@@ -65,7 +65,7 @@ class Admission:
 
     __slots__ = (
         "_account", "_announced", "_chosen", "_drain", "_enter", "_lease", "_pause", "_retry",
-        "_services", "_spec", "chain", "permit", "repeats",
+        "_services", "_spec", "chain", "permit", "repeated_failures",
     )  # fmt: skip
 
     def __init__(
@@ -89,11 +89,11 @@ class Admission:
         self.chain = Chain(names, services.providers.breaker, settings.failover_after)
         self.permit: Permit | None = None
         """The permit that the session holds; None if it holds none or the account has no limit."""
-        self.repeats = Repeats(spec.sample_rate, settings.repeated_failures)
+        self.repeated_failures = RepeatedFailures(spec.sample_rate, settings.repeated_failures)
         self._account = ""
         """The provider account of the permit."""
         self._pause: float | None = None
-        """The session is to be held, at least for so many seconds."""
+        """The least time to hold the session, in seconds; None if it is not to be held."""
         self._chosen: str | None = None
         """The provider that the session may dial since it was last held."""
         self._announced: list[tuple[str, str, str | None]] = []
@@ -120,7 +120,7 @@ class Admission:
             name = self._choose()
             await self._acquire_permits(name)
             # During a long wait, the breaker may have opened for another session.
-            if not self._closed_to_all(name):
+            if not self._breaker_is_open(name):
                 return await self._open(name)
 
     async def _open(self, name: str) -> Opened:
@@ -162,14 +162,14 @@ class Admission:
         """The provider to dial. Raises Held, CutoffReached, NoProvider."""
         self._check_cutoff()
         name, self._chosen = self._chosen, None
-        if name == self.chain.name and not self._closed_to_all(name):
+        if name == self.chain.name and not self._breaker_is_open(name):
             return name
         if self._seconds_to_wait(time.monotonic()) > 0:
             self._pause = 0.0
             raise Held
         return self.chain.name
 
-    def _closed_to_all(self, name: str) -> bool:
+    def _breaker_is_open(self, name: str) -> bool:
         return self._services.providers.breaker(name).state is BreakerState.OPEN
 
     def _seconds_to_wait(self, now: float) -> float:
@@ -245,8 +245,8 @@ class Admission:
                 )
             wait = due - now
             if wait <= 0 and (wait := self._seconds_to_wait(now)) <= 0:
-                probes = self._services.providers.breaker(self.chain.name).state
-                if spread or probes is BreakerState.HALF_OPEN:
+                breaker = self._services.providers.breaker(self.chain.name)
+                if spread or breaker.state is BreakerState.HALF_OPEN:
                     self._chosen = self.chain.name
                     return
                 # The sessions that waited with this one must not dial all at once.
@@ -318,7 +318,7 @@ class Admission:
     async def recover(self, fault: ProviderError, *, finals_moved: bool) -> None:
         """Prepare another attempt after a fault, and wait until it is due; if the account refuses,
         `hold` waits. Raises NoProvider, Stuck, HandOver, LeaseLost."""
-        retry, repeats, metrics = self._retry, self.repeats, self._services.metrics
+        retry, metrics = self._retry, self._services.metrics
         progress = retry.made_progress(fault.cause, finals_moved=finals_moved)
         if progress:
             retry.reset()
@@ -327,7 +327,7 @@ class Admission:
         now = time.monotonic()
         give_up = retry.outage_too_long(now)
         account = self._lease.progress.account_builder
-        if repeats.stuck(self.chain.usable, give_up=give_up):
+        if self.repeated_failures.stuck(self.chain.usable, give_up=give_up):
             account.recovery(fault.cause)
             raise Stuck
         if give_up:
@@ -359,7 +359,7 @@ class Admission:
         failed = self.chain.name
         try:
             answered = self._retry.answered_seconds is not None
-            repeated = self.repeats.repeated(failed)
+            repeated = self.repeated_failures.repeated(failed)
             verdict = self.chain.record_failure(
                 fault, now, answered=answered, progress=progress, repeated=repeated
             )

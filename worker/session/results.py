@@ -37,7 +37,7 @@ class Latencies:
     )  # fmt: skip
 
     def __init__(self, metrics: Metrics, provider: str, *, live: bool = True) -> None:
-        """Unless `live`, the speech is that of an earlier session, and cannot be in time."""
+        """`live` is False if the session repeats an earlier one, whose speech cannot be in time."""
         self._live = live
         # Looking up labels is slow: once for each stream.
         self._interim = metrics.latency.labels("interim", provider)
@@ -133,7 +133,7 @@ class Results:
         log_transcripts: bool,
         live: bool = True,
     ) -> None:
-        """Unless `live`, the session repeats an earlier one."""
+        """`live` is False if the session repeats an earlier one."""
         self._live = live
         self._relay = relay
         self._progress = progress
@@ -145,9 +145,9 @@ class Results:
         self._key = key
         self._log_transcripts = log_transcripts
         self.heard = False
-        """Text has arrived since the last final."""
+        """Whether text has arrived since the last final."""
         self.pending = False
-        """The last interim had text, which is not final yet."""
+        """Whether the last interim had text, which is not final yet."""
 
     async def run(self) -> None:
         """Publish events until the provider ends the stream. Raises ProviderError, LeaseLost."""

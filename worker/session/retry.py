@@ -17,7 +17,7 @@ class Retry:
 
     __slots__ = (
         "_delay", "_failing_since", "_fault", "_first", "_longest", "_patience", "answered_seconds",
-        "heard",
+        "pending",
     )  # fmt: skip
 
     def __init__(self, first: float, longest: float, patience: float) -> None:
@@ -30,7 +30,7 @@ class Retry:
         self._fault: tuple[str, float] | None = None
         self.answered_seconds: float | None = None
         """How long the last stream was open; None if the provider never answered on it."""
-        self.heard = False
+        self.pending = False
         """Whether the last stream had text that did not become final."""
 
     def made_progress(self, cause: str, *, finals_moved: bool) -> bool:
@@ -39,7 +39,7 @@ class Retry:
         pause."""
         if finals_moved:
             return True
-        silence = not self.heard and cause not in _UNREADABLE
+        silence = not self.pending and cause not in _UNREADABLE
         return silence and (self.answered_seconds or 0.0) > self._longest
 
     def reset(self) -> None:
@@ -82,7 +82,7 @@ class Retry:
         return None if fault is None else (fault[0], now - fault[1])
 
 
-class Repeats:
+class RepeatedFailures:
     """Equal failures at one position, where the session may be stuck: a provider answers with a
     message that cannot be read, or a plugin fails, each time that the audio is transcribed."""
 
@@ -97,7 +97,8 @@ class Repeats:
         self._skipped = False
         """Audio was left out since finals last moved."""
         self.reached = 0
-        """The end of the least audio after which a failure came, in frames."""
+        """The end of the audio that was sent before a failure, in frames; the least of all failures
+        at the position."""
 
     def failed(self, provider: str, cause: str, position: int, reached: int) -> None:
         """Note a failure of a stream. All audio before `position` is final, and all before
@@ -115,9 +116,9 @@ class Repeats:
         return any(self._counts[key] >= self._limit for key in self._counts if key[0] == provider)
 
     def stuck(self, providers: Collection[str], *, give_up: bool) -> bool:
-        """Whether all of these providers have failed `limit` times in the same way. If the session
-        would end otherwise (`give_up`), a single failure that came again is enough, once between
-        two finals."""
+        """Whether all of these providers have failed `limit` times in the same way. With
+        `give_up`, the session would otherwise end: then two equal failures of one provider are
+        enough, but only once between two finals."""
         if give_up:
             return not self._skipped and max(self._counts.values(), default=0) > 1
         return all(self.repeated(name) for name in providers)

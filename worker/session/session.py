@@ -246,7 +246,7 @@ class Session:
                 await lease.write()
                 self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=str(fault))
                 continue
-            self._admission.repeats.failed(
+            self._admission.repeated_failures.failed(
                 self._admission.chain.name, fault.cause, writer.position, self.progress.reached
             )
             try:
@@ -256,10 +256,10 @@ class Session:
 
     async def _leave_out(self, fault: ProviderError) -> None:
         """Leave out the audio that no provider can transcribe, and continue behind it."""
-        end = await self.progress.leave_out(fault, self._admission.repeats.reached)
-        if self._admission.repeats.leave_out(self.progress.final):
+        done = await self.progress.leave_out(fault, self._admission.repeated_failures.reached)
+        if self._admission.repeated_failures.leave_out(self.progress.final):
             self._retry.reset()
-        reason = f"{fault.cause}: {fault}; {end}"
+        reason = f"{fault.cause}: {fault}; {done}"
         self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=reason)
         await self.progress.writer.status("recovering", reason)
         await self._lease.write()
@@ -322,7 +322,7 @@ class Session:
         finally:
             relay.count_last()
             retry.answered_seconds = relay.connected_seconds if relay.answered else None
-            retry.heard = results.pending
+            retry.pending = results.pending
             progress.timeline, progress.relay = relay.timeline, None
         # The provider has sent all that was due: what no final covers was silence.
         progress.writer.position = max(progress.final, relay.timeline.position)

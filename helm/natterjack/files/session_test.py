@@ -29,7 +29,7 @@ from natterjack.subjects import SessionKey, transcript_subject
 RATE, SECONDS = 16_000, 4
 """Sample rate and duration of the generated audio."""
 REFUSALS = ("queued: auth: ", "queued: credit: ")
-"""How the reason begins why a session is held because a provider refuses the account."""
+"""Beginnings of the reason for which a session is held, if a provider refuses the account."""
 
 
 def bursts(path: Path) -> Path:

@@ -36,9 +36,9 @@ Try = Callable[[Identity], Awaitable[None]]
 
 def reconnect_after(expires: float | None, now: float, chance: float) -> float | None:
     """Return in how many seconds a connection whose credentials expire at `expires` is to be
-    replaced, given that the renewed ones are good; None if it may stay.
+    replaced, once the renewed ones are accepted; None if it may stay.
 
-    `chance`, from 0 to 1, differs between processes, so that they do not all do so at once.
+    `chance`, from 0 to 1, differs between processes, so that they do not all reconnect at once.
     """
     if expires is None:
         return None
@@ -61,7 +61,7 @@ class Renewal:
         """The renewed identity that was refused, which has been logged."""
 
     async def run(self) -> None:
-        """Look for renewed files until cancelled."""
+        """Check the files until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
             renewed = self._credentials.read()
@@ -78,7 +78,7 @@ class Renewal:
             await self._try(renewed)
         except (NatsError, OSError, TimeoutError, ValueError, BrokerError) as error:
             if reason(error) == "limit":
-                return True  # it has been recognized
+                return True  # an account's limit is checked after its credentials
             words = self._attempts.count(error, expired=renewed.expired)
             if renewed != self._refused:
                 self._refused = renewed

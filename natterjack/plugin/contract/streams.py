@@ -158,7 +158,7 @@ class EndTests(ContractCase):
     async def test_an_error_in_a_hook_ends_the_stream(
         self, provider: Provider, speech: Speech, hook: str
     ) -> None:
-        """An error in a method that the plugin implements is raised: nothing waits for ever."""
+        """An error in a method that the plugin implements is raised: nothing waits forever."""
         stream = await provider.open(self.request_for(speech))
         try:
             if not hasattr(stream, hook):

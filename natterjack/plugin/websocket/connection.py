@@ -96,8 +96,8 @@ class Socket:
     async def receive(self) -> str | bytes | Closed:
         """Return the next message, or how the connection ended. Cancelling loses no message.
 
-        Raises RemoteProtocolError if the next message cannot be received: it is too large, or no
-        valid text.
+        Raises RemoteProtocolError if the next message cannot be received: it is too large, or
+        is not valid text.
         """
         message = await self._connection.receive()
         if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:

@@ -16,7 +16,7 @@ _UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
 
 
 RECEIVED: Final = Notice("received")
-"""Stands for a message without events: its provider is not mute."""
+"""Takes the place of a message without events, and shows that the provider is not mute."""
 
 
 class WebSocketStream(ProviderStream):

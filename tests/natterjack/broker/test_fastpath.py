@@ -187,7 +187,7 @@ async def test_a_limit_that_shrinks_while_connected(limited_server: LimitedServe
 
 
 class Accounting:
-    """A server that disconnects who sends more than `limit`, and announces another limit."""
+    """A server that disconnects clients that send more than `limit`, and announces another."""
 
     def __init__(self, announced: int, limit: int) -> None:
         self._greeting = GREETING.replace(b"1048576", b"%d" % announced)

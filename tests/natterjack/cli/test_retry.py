@@ -262,5 +262,5 @@ async def test_what_cannot_be_repeated(
     await queue_empty(broker)
     await js.purge_stream(streams.AUDIO)
     gone = await repeat(nats_server, key, "--session", speaker.spec.session_id)
-    assert (gone.status, "its audio is gone since it ended" in gone.out) == (1, True)
+    assert (gone.status, "its audio is gone, although the session ended" in gone.out) == (1, True)
     assert (await js.stream_info(streams.SESSIONS)).state.messages == 0

@@ -241,7 +241,7 @@ class RaisesInClose(PlainStream):
 
 
 class SwallowsErrors(PlainStream):
-    """Waits for ever after an error in a method of its own."""
+    """Waits forever after an error in a method of its own."""
 
     def decode(self, audio: bytes) -> list[tones.TimedWord]:
         return self.decoder.feed(audio)

@@ -138,7 +138,7 @@ class Stretch:
 @examples(200)
 @given(data=st.data(), counts=st.lists(st.integers(0, 5), min_size=1, max_size=8))
 async def test_no_word_is_lost_or_doubled(data: st.DataObject, counts: list[int]) -> None:
-    """Finals that say earlier words again, and single values that are no use."""
+    """Finals that say earlier words again, and single values that are unusable."""
     session = Session()
     stretches = [Stretch(number, count) for number, count in enumerate(counts)]
     for number, stretch in enumerate(stretches):

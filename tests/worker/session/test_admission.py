@@ -509,7 +509,7 @@ async def _fail(case: Case, cause: str = "protocol") -> None:
     fault: ProviderError = RemoteProtocolError(name, "what is this?")
     if cause == "plugin":
         fault = PluginFault(name, "KeyError")
-    case.admission.repeats.failed(name, fault.cause, 0, 2 * RATE)
+    case.admission.repeated_failures.failed(name, fault.cause, 0, 2 * RATE)
     await soon(case.admission.recover(fault, finals_moved=False), 5)
 
 
@@ -536,9 +536,9 @@ async def test_a_session_that_would_end_leaves_audio_out_first() -> None:
     case.retry.exclude(-61)
     with pytest.raises(Stuck):
         await _fail(case)
-    case.admission.repeats.leave_out(2 * RATE)
-    case.admission.repeats.failed("one", "protocol", 2 * RATE, 4 * RATE)
-    case.admission.repeats.failed("one", "protocol", 2 * RATE, 4 * RATE)
+    case.admission.repeated_failures.leave_out(2 * RATE)
+    case.admission.repeated_failures.failed("one", "protocol", 2 * RATE, 4 * RATE)
+    case.admission.repeated_failures.failed("one", "protocol", 2 * RATE, 4 * RATE)
     with pytest.raises(NoProvider):
         await case.admission.recover(RemoteProtocolError("one", "?"), finals_moved=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.session.retry import Repeats, Retry
+from worker.session.retry import RepeatedFailures, Retry
 
 FIRST, LONGEST, PATIENCE = 0.5, 4.0, 60.0
 
@@ -72,12 +72,12 @@ def test_finals_are_progress_and_a_long_stream_that_answered_in_silence(
 
 
 @pytest.mark.parametrize(
-    ("cause", "heard"), [("dropped", True), ("protocol", False), ("plugin", False)]
+    ("cause", "pending"), [("dropped", True), ("protocol", False), ("plugin", False)]
 )
 def test_a_long_stream_with_text_that_is_not_final_is_no_progress(
-    retry: Retry, cause: str, heard: bool
+    retry: Retry, cause: str, pending: bool
 ) -> None:
-    retry.answered_seconds, retry.heard = LONGEST + 100, heard
+    retry.answered_seconds, retry.pending = LONGEST + 100, pending
     assert not retry.made_progress(cause, finals_moved=False)
     assert retry.made_progress(cause, finals_moved=True)
 
@@ -104,72 +104,72 @@ RATE, HERE, SENT = 8000, 10 * 8000, 14 * 8000
 
 
 @pytest.fixture
-def repeats() -> Repeats:
-    return Repeats(RATE, 3)
+def failures() -> RepeatedFailures:
+    return RepeatedFailures(RATE, 3)
 
 
 @pytest.mark.parametrize("cause", ["protocol", "plugin"])
 def test_a_session_is_stuck_after_equal_failures_at_one_position(
-    repeats: Repeats, cause: str
+    failures: RepeatedFailures, cause: str
 ) -> None:
     for _ in range(2):
-        repeats.failed("one", cause, HERE, SENT)
-        assert not repeats.stuck(["one"], give_up=False)
-    repeats.failed("one", cause, HERE, SENT)
-    assert repeats.stuck(["one"], give_up=False)
-    assert repeats.repeated("one")
+        failures.failed("one", cause, HERE, SENT)
+        assert not failures.stuck(["one"], give_up=False)
+    failures.failed("one", cause, HERE, SENT)
+    assert failures.stuck(["one"], give_up=False)
+    assert failures.repeated("one")
 
 
-def test_every_provider_has_to_fail(repeats: Repeats) -> None:
+def test_every_provider_has_to_fail(failures: RepeatedFailures) -> None:
     for provider in ("one", "two"):
         for _ in range(3):
-            assert not repeats.stuck(["one", "two"], give_up=False)
-            repeats.failed(provider, "protocol", HERE, SENT)
-    assert repeats.stuck(["one", "two"], give_up=False)
+            assert not failures.stuck(["one", "two"], give_up=False)
+            failures.failed(provider, "protocol", HERE, SENT)
+    assert failures.stuck(["one", "two"], give_up=False)
 
 
-def test_other_failures_are_not_equal(repeats: Repeats) -> None:
+def test_other_failures_are_not_equal(failures: RepeatedFailures) -> None:
     for _ in range(9):
-        repeats.failed("one", "dropped", HERE, SENT)
+        failures.failed("one", "dropped", HERE, SENT)
     for cause in ("protocol", "plugin"):
         for _ in range(2):
-            repeats.failed("one", cause, HERE, SENT)
-    assert not repeats.repeated("one")
+            failures.failed("one", cause, HERE, SENT)
+    assert not failures.repeated("one")
 
 
-def test_only_finals_that_move_are_progress(repeats: Repeats) -> None:
+def test_only_finals_that_move_are_progress(failures: RepeatedFailures) -> None:
     for position in (HERE, HERE, HERE + 1, HERE + 1):
-        repeats.failed("one", "protocol", position, SENT)
-    assert not repeats.repeated("one")
+        failures.failed("one", "protocol", position, SENT)
+    assert not failures.repeated("one")
 
 
-def test_a_failure_without_audio_is_not_because_of_the_audio(repeats: Repeats) -> None:
+def test_a_failure_without_audio_is_not_because_of_the_audio(failures: RepeatedFailures) -> None:
     for _ in range(9):
-        repeats.failed("one", "plugin", HERE, HERE + RATE // 2)
-    assert not repeats.repeated("one")
+        failures.failed("one", "plugin", HERE, HERE + RATE // 2)
+    assert not failures.repeated("one")
 
 
-def test_as_little_audio_as_possible_is_left_out(repeats: Repeats) -> None:
+def test_as_little_audio_as_possible_is_left_out(failures: RepeatedFailures) -> None:
     for reached in (SENT, SENT - 9, SENT + 9):
-        repeats.failed("one", "protocol", HERE, reached)
-    assert repeats.reached == SENT - 9
-    repeats.failed("one", "protocol", SENT, SENT + RATE)
-    assert repeats.reached == SENT + RATE
+        failures.failed("one", "protocol", HERE, reached)
+    assert failures.reached == SENT - 9
+    failures.failed("one", "protocol", SENT, SENT + RATE)
+    assert failures.reached == SENT + RATE
 
 
-def test_before_a_session_fails_it_leaves_audio_out_once(repeats: Repeats) -> None:
-    repeats.failed("one", "protocol", HERE, SENT)
-    assert not repeats.stuck(["one", "two"], give_up=True), "it may be another the next time"
-    repeats.failed("one", "protocol", HERE, SENT)
-    assert repeats.stuck(["one", "two"], give_up=True)
-    assert repeats.leave_out(SENT)
+def test_before_a_session_fails_it_leaves_audio_out_once(failures: RepeatedFailures) -> None:
+    failures.failed("one", "protocol", HERE, SENT)
+    assert not failures.stuck(["one", "two"], give_up=True), "it may be another the next time"
+    failures.failed("one", "protocol", HERE, SENT)
+    assert failures.stuck(["one", "two"], give_up=True)
+    assert failures.leave_out(SENT)
     for _ in range(2):
-        repeats.failed("one", "protocol", SENT, SENT + RATE)
-    assert not repeats.stuck(["one", "two"], give_up=True)
-    repeats.failed("one", "protocol", SENT, SENT + RATE)
-    assert repeats.stuck(["one"], give_up=False)
-    assert not repeats.leave_out(SENT + RATE)
+        failures.failed("one", "protocol", SENT, SENT + RATE)
+    assert not failures.stuck(["one", "two"], give_up=True)
+    failures.failed("one", "protocol", SENT, SENT + RATE)
+    assert failures.stuck(["one"], give_up=False)
+    assert not failures.leave_out(SENT + RATE)
     # Finals have moved.
     for _ in range(2):
-        repeats.failed("one", "protocol", SENT + 2 * RATE, SENT + 4 * RATE)
-    assert repeats.stuck(["one"], give_up=True)
+        failures.failed("one", "protocol", SENT + 2 * RATE, SENT + 4 * RATE)
+    assert failures.stuck(["one"], give_up=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, ProviderError, RemoteProtocolError
@@ -15,9 +15,6 @@ from . import protocol
 from .configure import ANSWER_SECONDS, Configuring
 from .options import NAME
 from .transcript import Transcript
-
-_AHEAD_SECONDS: Final = 1.0
-"""How far after the end of the audio sent a time may be, because of rounding."""
 
 
 class DeepgramStream(WebSocketStream):
@@ -112,7 +109,7 @@ class DeepgramStream(WebSocketStream):
 
         Raises: RemoteProtocolError for any other. The audio has to be sent again on another stream.
         """
-        latest = self.sent_bytes / self._bytes_per_second + _AHEAD_SECONDS
+        latest = self.sent_bytes / self._bytes_per_second + wire.AHEAD_SECONDS
         try:
             return protocol.decode(message, interims=self._transcript.interims, latest=latest)
         except wire.Harmless as error:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
@@ -22,8 +22,6 @@ from .. import wire
 from ..wire import MAX_QUOTE
 from . import vendor
 from .options import MAX_CHANNELS, NAME, Listen, refused
-
-Value = TypeVar("Value")
 
 CONFIGURABLE: Final = frozenset({"keyterms", "numerals"})
 """Names of the settings that `configure` changes."""
@@ -156,13 +154,17 @@ def decode(
         case "Results":
             return (_results(content, interims, latest),)
         case "SpeechStarted":
-            at = _required(wire.seconds(content.get("timestamp"), latest), content, "timestamp")
-            channel = _required(_channel(content, "channel"), content, "channel")
+            at = wire.required(
+                wire.seconds(content.get("timestamp"), latest), NAME, content, "timestamp"
+            )
+            channel = wire.required(_channel(content, "channel"), NAME, content, "channel")
             return (SpeechStarted(channel, at),)
         case "UtteranceEnd":
             # "Utterance End": -1 if the word was already final; to be ignored.
-            end = _required(wire.number(content.get("last_word_end")), content, "last_word_end")
-            channel = _required(_channel(content, "channel"), content, "channel")
+            end = wire.required(
+                wire.number(content.get("last_word_end")), NAME, content, "last_word_end"
+            )
+            channel = wire.required(_channel(content, "channel"), NAME, content, "channel")
             return (UtteranceEnd(channel, end if 0 <= end <= latest else None),)
         case "Metadata":
             return (_summary(content),)
@@ -231,8 +233,8 @@ def _results(content: dict[str, Any], interims: bool, latest: float) -> Results:
 
 
 def _summary(content: dict[str, Any]) -> Summary:
-    channels = _required(wire.index(content.get("channels")), content, "channels")
-    seconds = _required(wire.seconds(content.get("duration")), content, "duration")
+    channels = wire.required(wire.index(content.get("channels")), NAME, content, "channels")
+    seconds = wire.required(wire.seconds(content.get("duration")), NAME, content, "duration")
     # Each channel's audio is billed (Deepgram docs, pricing).
     return Summary(Usage(audio_seconds=seconds * min(channels, MAX_CHANNELS)))
 
@@ -247,13 +249,6 @@ def _channel(content: dict[str, Any], name: str) -> int | None:
 def _reason(content: dict[str, Any], name: str) -> str:
     parts = [wire.label(content.get(name)), wire.text(content.get("description"))]
     return ": ".join(part for part in parts if part)[:MAX_QUOTE] or "no reason"
-
-
-def _required(value: Value | None, content: dict[str, Any], name: str) -> Value:
-    """The value. Raises: wire.Harmless if there is none, in a message that is not a result."""
-    if value is None:
-        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
-    return value
 
 
 # ---- errors ---------------------------------------------------------------------------------

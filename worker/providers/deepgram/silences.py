@@ -22,9 +22,12 @@ class Silences:
     def __init__(self) -> None:
         self._seconds = 0.0
 
-    def again(self, frontier: float, until: float) -> bool:
-        """Whether it is known that the server sends no finals for silence. Notes the silence from
-        `frontier` to `until`, where the next stream would begin."""
+    def skipped(self, frontier: float, until: float) -> bool:
+        """Note a silence without finals, from `frontier` to `until` in seconds of the stream.
+
+        True if it is known that the server sends no finals for silence. Otherwise the next stream
+        begins at `frontier`, with the same silence.
+        """
         if frontier == 0 and until <= self._seconds + _SAME_SECONDS and self._seconds:
             self._seconds = math.inf
         known = self._seconds == math.inf

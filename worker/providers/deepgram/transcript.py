@@ -70,7 +70,7 @@ class _Channel:
     last_interim: _LastInterim | None = None
     """The last interim, if it had text; a final must follow."""
     heard_at: float = math.inf
-    """Where the first interim since the last final that has text ends."""
+    """Middle of the last word of the first interim with text since the last final."""
     last_word_end: float = 0.0
     """End of the last word in a final."""
     guard: Guard = field(default_factory=lambda: Guard(NAME))
@@ -241,7 +241,7 @@ class Transcript:
         if results.start <= last + _HOLE_SECONDS or (first is not None and first < last):
             return
         silent = channel.heard_at > results.start
-        if silent and self._silences.again(self.frontier, results.start):
+        if silent and self._silences.skipped(self.frontier, results.start):
             return
         raise self._lost(f"no final from {last:.2f} s to {results.start:.2f} s", results)
 

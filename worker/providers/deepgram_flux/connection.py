@@ -6,7 +6,6 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
-from typing import Final as Constant
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, ProviderError, Stalled
@@ -22,8 +21,6 @@ from .options import NAME, parse_changes, refused
 from .transcript import Transcript
 from .upkeep import FRAME_SECONDS, Act, Phase, Upkeep
 
-_AHEAD_SECONDS: Constant = 1.0
-"""How far after the end of the audio sent a time may be, because of rounding."""
 FatalErrors = Callable[[protocol.FatalError, bool], ProviderError]
 """Maps an Error message, and whether the stream has made words final, to the error to raise."""
 
@@ -153,7 +150,7 @@ class DeepgramFluxStream(ProviderStream):
             self._end(received)
             return
         try:
-            decoded = protocol.decode(received, self._clock.sent + _AHEAD_SECONDS)
+            decoded = protocol.decode(received, self._clock.sent + wire.AHEAD_SECONDS)
         except wire.Harmless as error:
             yield Notice("malformed", str(error), harmless=True)
             return

@@ -84,7 +84,7 @@ class Transcript:
         return events
 
     def _stale(self, info: TurnInfo) -> Final:
-        """The final of a turn that has ended, in case that it comes again and again. The worker
+        """The final of a turn that has ended, in case the provider repeats it each time. The worker
         leaves out the words that are final."""
         window = max(self._clock.to_given(self._end_of_window(info)), self.frontier)
         words = self._words(info.words, (), window)

@@ -254,10 +254,7 @@ def _text_or_none(content: Mapping[str, Any], name: str) -> str | None:
 
 
 def _number(content: Mapping[str, Any], name: str) -> float:
-    value = wire.number(content.get(name))
-    if value is None:
-        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
-    return value
+    return wire.required(wire.number(content.get(name)), NAME, content, name)
 
 
 # ---- errors ---------------------------------------------------------------------------------

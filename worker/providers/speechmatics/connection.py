@@ -21,8 +21,6 @@ _MAX_EVENTS = 1000
 """Limit of events that wait for the iterator; at the limit, the socket is not read."""
 _MAX_EARLY = 100
 """Limit of messages before RecognitionStarted."""
-_AHEAD_SECONDS = 1.0
-"""How far after the end of the audio sent a time may be, because of rounding."""
 _ERROR_WAIT_SECONDS = 0.5
 """How long to wait for the server's error after sending has failed."""
 
@@ -184,7 +182,7 @@ class SpeechmaticsStream(ProviderStream):
         if isinstance(received, Closed):
             raise self._state.closed(received)
         try:
-            message = protocol.decode(received, self._state.sent_seconds + _AHEAD_SECONDS)
+            message = protocol.decode(received, self._state.sent_seconds + wire.AHEAD_SECONDS)
         except wire.Harmless as error:
             return [Notice("malformed", str(error), harmless=True)]
         return self._state.receive(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -35,8 +35,6 @@ from .messages import (
     Transcript,
 )
 from .options import NAME, Recognition, parse_changes
-
-Value = TypeVar("Value")
 
 _MID_STREAM: Final = (
     "language",
@@ -170,13 +168,15 @@ def decode(message: str | bytes, latest: float = math.inf) -> Message:
         raise wire.unclear(NAME, what, text, found.start, found.end, words)
     match kind:
         case "AudioAdded":
-            return AudioAdded(_required(wire.index(content.get("seq_no")), "seq_no", content))
+            return AudioAdded(
+                wire.required(wire.index(content.get("seq_no")), NAME, content, "seq_no")
+            )
         case "AddTranscript" | "AddPartialTranscript":
             return _transcript(content, final=kind == "AddTranscript", latest=latest)
         case "EndOfUtterance":
             metadata = _metadata(content)
             end = wire.seconds(metadata.get("end_time"), latest)
-            return EndOfUtterance(_required(end, "end_time", metadata))
+            return EndOfUtterance(wire.required(end, NAME, metadata, "end_time"))
         case "RecognitionStarted":
             return _started(content)
         case "EndOfTranscript":
@@ -188,8 +188,8 @@ def decode(message: str | bytes, latest: float = math.inf) -> Message:
             return _notice(content, kind)
         case "LanguageInfo":
             delimiter = wire.text(content.get("word_delimiter"))
-            language = _required(wire.label(content.get("language")), "language", content)
-            return LanguageInfo(language, _required(delimiter, "word_delimiter", content))
+            language = wire.required(wire.label(content.get("language")), NAME, content, "language")
+            return LanguageInfo(language, wire.required(delimiter, NAME, content, "word_delimiter"))
     name = wire.kind(NAME, content, "message")
     if name in _UNREQUESTED:
         return Notice("not_asked_for", name)
@@ -325,10 +325,3 @@ def _metadata(content: dict[str, Any]) -> dict[str, Any]:
 
 def _quoted(content: dict[str, Any], name: str) -> str:
     return (wire.text(content.get(name)) or "")[:MAX_QUOTE]
-
-
-def _required(value: Value | None, name: str, content: dict[str, Any]) -> Value:
-    """The value. Raises: wire.Harmless if there is none, in a message that is not a transcript."""
-    if value is None:
-        raise wire.Harmless(NAME, f"{name} is {wire.quoted(content.get(name))}")
-    return value

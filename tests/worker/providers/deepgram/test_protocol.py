@@ -164,7 +164,7 @@ def test_a_word_does_not_end_well_after_its_result() -> None:
 
 
 def test_a_result_without_marks_may_be_a_final() -> None:
-    """Its text is kept in case that it comes again."""
+    """Its text is kept in case it comes again."""
     with pytest.raises(RemoteProtocolError) as error:
         decode(changed(is_final=None, speech_final=None))
     assert error.value.readable is not None

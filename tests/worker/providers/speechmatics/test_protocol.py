@@ -366,7 +366,7 @@ def test_a_final_is_kept(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["Weather", None, 7])
 def test_a_transcript_of_another_kind_may_be_a_final(kind: Any) -> None:
-    """Its text is kept in case that it comes again."""
+    """Its text is kept in case it comes again."""
     with pytest.raises(RemoteProtocolError) as error:
         decode(changed(message=kind))
     assert error.value.readable is not None
