@@ -77,8 +77,8 @@ class Renewal:
         try:
             await self._try(renewed)
         except (NatsError, OSError, TimeoutError, ValueError, BrokerError) as error:
-            if reason(error) == "limit":
-                return True  # an account's limit is checked after its credentials
+            if reason(error) == "limit" and "account" in str(error).lower():
+                return True  # the server checks an account's limit after the credentials
             words = self._attempts.count(error, expired=renewed.expired)
             if renewed != self._refused:
                 self._refused = renewed

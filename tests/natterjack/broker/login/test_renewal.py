@@ -112,3 +112,23 @@ async def test_a_new_key_that_the_server_does_not_know_is_reported_while_the_old
         start(users(new))
         await until(lambda: broker.reconnects == 1 and broker.connected, "the old one is gone")
         assert broker.client.identity.public_key == new.public
+
+
+async def test_a_full_server_says_nothing_about_new_credentials(
+    start: Callable[[str], EmbeddedServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("natterjack.broker.login.renewal._LOOK_S", 0.05)
+    monkeypatch.setattr("natterjack.broker.login.renewal._TRY_AGAIN_S", 0.2)
+    caplog.set_level("INFO")
+    old, path = make_key(), tmp_path / "user.nk"
+    server = start(f"max_connections: 1\n{users(old)}")
+    path.write_bytes(old.seed)
+    async with connected(BrokerSettings(url=server.url, nkey=path), name="test") as broker:
+        replace(path, make_key().seed)
+        failures = broker.attempts.failures
+        await until(lambda: failures["limit"] >= 2, "they are tried and tried again")
+        assert "cannot be used yet" in caplog.text
+        assert "are accepted" not in caplog.text
