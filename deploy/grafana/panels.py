@@ -374,5 +374,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "percentunit", ((_gauge("max", "stream_used_ratio", "stream"), "{{stream}}"),),
             width=12, limit=0.9,
         ),
+        Panel(
+            "Failed attempts to connect to NATS", "By reason; `authorization`, `expired` and `tls` "
+            "need another key, JWT or certificate.", "cps",
+            ((_rate("nats_connect_failures_total", "reason"), "{{reason}}"),), width=12,
+        ),
+        Panel(
+            "Credentials expire in", "Time until the credentials and certificates in use expire. "
+            "Write new files before it is over; no restart is needed.", "s",
+            ((
+                f"{_gauge('min', 'nats_credentials_expiry_timestamp_seconds', 'credential')}"
+                " - time()", "{{credential}}",
+            ),), width=12,
+        ),
     ),
 }  # fmt: skip

@@ -34,6 +34,7 @@ QUERIES = [
 
 MAY_BE_EMPTY = {
     "Credit left, time: {{provider}}": "only the managed proxy reports a credit in seconds",
+    "Credentials expire in: {{credential}}": "nothing in use expires",
 }
 """Queries without data under this load, and why."""
 PENDING = {
