@@ -143,7 +143,7 @@ class Client(NatsClient):
         self.identify: Callable[[], Identity] | None = None
         """Returns what the next attempt to connect uses."""
         self.identity = Identity()
-        """What the current connection, or the attempt being made, uses."""
+        """The identity of the current connection, or of the attempt being made."""
         self.pause: Callable[[int], float] | None = None
         """Returns the seconds to wait before the next attempt, given the number of servers."""
         self._ps: _Parser = _Parser(self)

@@ -189,7 +189,7 @@ class Faults:
         """Log errors instead of raising them: nothing can be done about them."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # a plugin may raise anything
             if _is_ours(error):
                 raise
             self.fault(what, error)

@@ -98,7 +98,7 @@ def _element(der: bytes, at: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What one attempt to connect presents, and what it trusts."""
+    """The credentials that one attempt to connect presents, and the CAs that it trusts."""
 
     tls: ssl.SSLContext | None = None
     """None for the system's CAs."""
@@ -107,8 +107,8 @@ class Identity:
     """The user's NKey; None if a JWT names the user, or if there is no key."""
     seed: bytes | None = field(default=None, repr=False)
     expiries: tuple[tuple[str, float], ...] = ()
-    """What expires and when, in seconds since 1970: `creds`, `cert`, `ca`. A bundle of CAs expires
-    with the last of them, a chain of certificates with the first."""
+    """The times at which parts of it expire, in seconds since 1970: `creds`, `cert`, `ca`. A bundle
+    of CAs expires with the last of them, a chain of certificates with the first."""
 
     @property
     def expires(self) -> float | None:

@@ -19,7 +19,7 @@ from natterjack.plugin.provider import Notice, ProviderWord
 from natterjack.plugin.websocket import ConnectRequest
 
 from .. import wire
-from ..estimate import with_times
+from ..estimate import spoken_text, with_times
 from ..wire import MAX_QUOTE
 from .messages import (
     Attaches,
@@ -290,9 +290,7 @@ def _result(result: Any, final: bool, latest: float) -> Result | None:
         end = start
     speaker = wire.label(best.get("speaker"))
     attached = result.get("attaches_to")
-    mark = kind == "punctuation" or (
-        kind not in ("word", "entity") and not any(character.isalnum() for character in text)
-    )
+    mark = kind == "punctuation" or (kind not in ("word", "entity") and not spoken_text(text))
     return Result(
         punctuation=mark,
         text=text,
