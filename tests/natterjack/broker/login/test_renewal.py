@@ -55,6 +55,13 @@ def start(tmp_path: Path, processes: None) -> Iterator[Callable[[str], EmbeddedS
     server.stop()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at files, and try them again, more often than usual."""
+    monkeypatch.setattr("natterjack.broker.login.renewal._LOOK_S", 0.05)
+    monkeypatch.setattr("natterjack.broker.login.renewal._TRY_AGAIN_S", 0.2)
+
+
 async def test_a_jwt_that_is_renewed_in_time_never_expires_in_use(
     start: Callable[[str], EmbeddedServer], tmp_path: Path
 ) -> None:
@@ -87,11 +94,9 @@ def users(*keys: Key) -> str:
 async def test_a_new_key_that_the_server_does_not_know_is_reported_while_the_old_one_works(
     start: Callable[[str], EmbeddedServer],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("natterjack.broker.login.renewal._LOOK_S", 0.05)
-    monkeypatch.setattr("natterjack.broker.login.renewal._TRY_AGAIN_S", 0.2)
     caplog.set_level("INFO")
     old, new, path = make_key(), make_key(), tmp_path / "user.nk"
     server = start(users(old))
@@ -117,11 +122,9 @@ async def test_a_new_key_that_the_server_does_not_know_is_reported_while_the_old
 async def test_a_full_server_says_nothing_about_new_credentials(
     start: Callable[[str], EmbeddedServer],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("natterjack.broker.login.renewal._LOOK_S", 0.05)
-    monkeypatch.setattr("natterjack.broker.login.renewal._TRY_AGAIN_S", 0.2)
     caplog.set_level("INFO")
     old, path = make_key(), tmp_path / "user.nk"
     server = start(f"max_connections: 1\n{users(old)}")
