@@ -238,7 +238,7 @@ async def _run(
                 _end_process_after(stop_seconds)
                 claimer.drain()
                 await _wait_for_drain(claiming, drain_seconds)
-            await services.report.leave()
+            await services.report.sign_off()
             await end_tasks([stopped, *side_tasks])
     finally:
         await health.stop()

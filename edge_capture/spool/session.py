@@ -156,7 +156,7 @@ class SpooledBacklog(Backlog):
         """False once the disk has failed: chunks that are not on it may have been sent."""
         self.chunks_missing = False
         """True after a power cut: chunks that are not on the disk may have been sent."""
-        self._rebooted = False
+        self._machine_restarted = False
         """True if the machine has, or may have, rebooted since the session was written."""
         self.discarded = False
         self._description = description
@@ -181,7 +181,7 @@ class SpooledBacklog(Backlog):
         self._sync_needed = sync_needed
         self._damaged: list[_Segment] = []
         """Segments that cannot be read completely."""
-        self._torn: _Segment | None = None
+        self._cut_segment: _Segment | None = None
         """The last segment of an earlier run, if its last chunk is incomplete."""
         self._unreadable_since: float | None = None
         """Time of the first failure to read the next chunk, on the monotonic clock."""
@@ -271,9 +271,9 @@ class SpooledBacklog(Backlog):
         unlink([segment.path.with_suffix(_SENT)])  # an empty file that a power cut may leave
         self._segments.append(segment)
         segment.size = write_whole(self._file, 0, MAGIC)
-        torn, self._torn = self._torn, None
-        if torn is not None and torn.first != segment.first:  # its last chunk is no longer needed
-            os.truncate(torn.path, torn.size) if torn.count else unlink([torn.path])
+        cut, self._cut_segment = self._cut_segment, None
+        if cut is not None and cut.first != segment.first:  # its last chunk is no longer needed
+            os.truncate(cut.path, cut.size) if cut.count else unlink([cut.path])
         return segment
 
     def _failed(self, error: OSError) -> None:
@@ -514,12 +514,12 @@ class SpooledBacklog(Backlog):
     def load(self) -> None:
         """Read the directory. Raises: OSError or ValueError if it cannot be used."""
         boot = boot_id()
-        self._rebooted = not boot or boot != self._description.boot
+        self._machine_restarted = not boot or boot != self._description.boot
         changed = self.directory.stat().st_mtime
         dropped = self.directory / "dropped.json"
         if dropped.exists():
             self._dropped = _DROPPED.validate_json(dropped.read_bytes())
-        torn: list[_Segment] = []
+        cut: list[_Segment] = []
         sent_pos = 0
         for path in sorted(self.directory.glob("*.se*")):
             segment = _Segment(path, int(path.stem))
@@ -527,23 +527,23 @@ class SpooledBacklog(Backlog):
                 unlink([path])
                 continue
             if self._scan(segment):
-                torn.append(segment)
+                cut.append(segment)
             if segment.count:
                 self._segments.append(segment)
                 self._unread += segment.count
                 # After a reboot, a renaming may not have reached the disk.
-                if path.suffix == _SENT or self._rebooted:
+                if path.suffix == _SENT or self._machine_restarted:
                     self._assign_numbers(segment)
                     sent_pos = self.head.pos
                 elif len(self._segments) == 1:
                     sent_pos = self.head.pos - segment.frames
-        if torn and torn[-1] is segment:
-            self._torn = torn.pop()  # the write that the end of its agent interrupted
+        if cut and cut[-1] is segment:
+            self._cut_segment = cut.pop()  # the write that the end of its agent interrupted
             self.intact = bool(self._segments)
-        self._damaged = torn
+        self._damaged = cut
         if self._dropped:
             self.head = replace(self.head, index=max(self.head.index, sum(self._dropped[-1])))
-        self.chunks_missing = self._rebooted or self._torn is not None
+        self.chunks_missing = self._machine_restarted or self._cut_segment is not None
         self.sent_seconds = self._format.seconds(sent_pos)
         self.sent_ago_s = max(0.0, time.time() - changed)
 
@@ -559,7 +559,7 @@ class SpooledBacklog(Backlog):
                 segment.size = len(MAGIC)
                 for chunk, size in read_records(file, segment.first):
                     self._count(segment, chunk, size)
-        if file_size < len(MAGIC) and not self._rebooted:
+        if file_size < len(MAGIC) and not self._machine_restarted:
             return False  # its agent was killed just after creating it
         if segment.size < file_size:
             log.warning(
@@ -586,7 +586,7 @@ class SpooledBacklog(Backlog):
         chunks_missing = self.chunks_missing
         if self.origin.live:  # a file gives the same chunks again
             self.skip_numbers()
-        if not (chunks_missing or self._rebooted):
+        if not (chunks_missing or self._machine_restarted):
             return
         description = self._description.model_copy(update={"boot": boot_id()})
         try:

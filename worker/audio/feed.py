@@ -75,14 +75,12 @@ class Feed:
         "_format",
         "_frame_bytes",
         "_frames_of_last_read",
-        "_full_scans",
         "_hole_confirmed_since",
         "_hole_seconds",
         "_hole_seen",
         "_left_in_stream",
         "_longest_gap",
         "_marks",
-        "_maybe_more",
         "_newest",
         "_next_seq",
         "_nudged",
@@ -92,6 +90,7 @@ class Feed:
         "_quiet_interval",
         "_reading",
         "_scanned",
+        "_scans_from_start",
         "_session_id",
         "_session_prefix",
         "_start",
@@ -101,6 +100,7 @@ class Feed:
         "_timer",
         "_timer_at",
         "_unconfirmed_since",
+        "_unread_possible",
         "_waiter",
         "_woken",
         "bad",
@@ -151,7 +151,7 @@ class Feed:
         """When `next` returns at the latest."""
         self._timer_at = 0.0
         """When the timer wakes `next`; 0 if no timer is set."""
-        self._maybe_more = True
+        self._unread_possible = True
         """Whether the stream may have more than was received."""
         self._check_at = 0.0
         """When to check the stream next, if there is a reason or nothing arrives."""
@@ -160,7 +160,7 @@ class Feed:
         """Stream sequence up to which every message has been processed."""
         self._reading = False
         """Whether a read of stored messages is in progress."""
-        self._full_scans = 0
+        self._scans_from_start = 0
         self._newest: tuple[int, float] | None = None
         """The newest stream sequence when it was last asked for, and the time of that."""
         self._hole_seen = False
@@ -189,7 +189,7 @@ class Feed:
     @property
     def caught_up(self) -> bool:
         """Whether everything in the stream has been read, as far as the feed knows."""
-        return not self._maybe_more and not self._ahead and self._broker.connected
+        return not self._unread_possible and not self._ahead and self._broker.connected
 
     @property
     def unread(self) -> int:
@@ -213,7 +213,7 @@ class Feed:
     def _reconnected(self) -> None:
         """After a reconnect, check the stream, and allow the edge time to reconnect too."""
         self.last_arrival = time.monotonic()
-        self._maybe_more, self._check_at = True, 0.0
+        self._unread_possible, self._check_at = True, 0.0
         self._wake()
 
     def _wake(self) -> None:
@@ -238,7 +238,7 @@ class Feed:
             # More audio is buffered than can be sent soon. Live chunks are also stored and will be
             # read later; processing them now would only make the worker fall further behind.
             self.last_arrival = time.monotonic()
-            self._maybe_more, self._check_at = True, 0.0
+            self._unread_possible, self._check_at = True, 0.0
             return
         waiter, expected, size = self._waiter, self._expected_prefix, len(data)
         if (
@@ -265,7 +265,7 @@ class Feed:
         seq, position, frames = self._next_seq, self._position, size // self._frame_bytes
         self.last_arrival = now
         self._quiet_interval = _QUIET_FIRST_S
-        if not self._maybe_more:
+        if not self._unread_possible:
             self._check_at = now + _QUIET_FIRST_S
         self._next_seq = seq + 1
         self._position = stop = position + frames
@@ -285,7 +285,7 @@ class Feed:
             or self._after_bad_chunk
             or self._hole_seen
             or self._hole_confirmed_since is not None
-            or self._full_scans
+            or self._scans_from_start
         ):
             return _NEVER
         return b"%bAudio-Seq: %d\r\nAudio-Pos: %d\r\nAudio-Time: " % (
@@ -328,7 +328,7 @@ class Feed:
         if stream_sequence == 0:
             self.last_arrival = now
             self._quiet_interval = _QUIET_FIRST_S
-            if not (self._maybe_more or self._ahead):
+            if not (self._unread_possible or self._ahead):
                 self._check_at = now + _QUIET_FIRST_S
             place = seq, position
             # A chunk that does not follow a known one may be forged.
@@ -358,7 +358,7 @@ class Feed:
         while self._ahead.full:
             if seq == self._next_seq:
                 break
-            self._maybe_more, room = True, False
+            self._unread_possible, room = True, False
             if self._next_seq in self._ahead:
                 self._check_at = 0.0  # read on as soon as there is room
             farthest = self._ahead.last
@@ -424,7 +424,7 @@ class Feed:
                 if self._unconfirmed_since is None:
                     self._unconfirmed_since = now
                     soon = min(self._check_at, now + _RETRY_S)
-                    self._check_at = 0.0 if self._maybe_more else soon
+                    self._check_at = 0.0 if self._unread_possible else soon
             elif not self._hole_seen:
                 self._hole_seen, self._check_at = True, 0.0
             if now >= self._check_at and not self._nudged:
@@ -497,7 +497,7 @@ class Feed:
             chunk = chunk._replace(position=self._position, frames=0, payload=b"")
         self._move_past(chunk.seq, place)
         self._after_bad_chunk = False
-        self._hole_seen, self._hole_confirmed_since, self._full_scans = False, None, 0
+        self._hole_seen, self._hole_confirmed_since, self._scans_from_start = False, None, 0
         self._position = end = chunk.position + chunk.frames
         # The last chunk is the end, whatever was forged beyond it.
         self.head = end if chunk.end else max(self.head, end)
@@ -573,7 +573,7 @@ class Feed:
         Whatever was stored when the newest sequence was last asked for has arrived by now. If all
         of it has been returned, the next chunk and all later ones are stored after it.
         """
-        if self._newest is None or self._maybe_more or self._reading or self.ended:
+        if self._newest is None or self._unread_possible or self._reading or self.ended:
             return
         sequence, asked = self._newest
         if all(chunk.arrived > asked for chunk in self._ahead.chunks):
@@ -582,16 +582,16 @@ class Feed:
     async def _fill(self) -> Gap | None:
         """Read missing chunks from the stream. Returns the gap if they are lost."""
         started = time.monotonic()
-        quiet = not self._maybe_more and not self._ahead
-        self._maybe_more = found = unread = False
+        quiet = not self._unread_possible and not self._ahead
+        self._unread_possible = found = unread = False
         try:
             if not quiet or not self._scanned or await self._more_stored():
                 self._reading = True
                 found = await self._read_on()
         except StoreUnavailable:
-            self._maybe_more = unread = True
+            self._unread_possible = unread = True
         except asyncio.CancelledError:
-            self._maybe_more = True
+            self._unread_possible = True
             raise
         finally:
             self._reading = False
@@ -599,7 +599,7 @@ class Feed:
         if quiet:
             self._quiet_interval = min(self._quiet_interval * 2, _QUIET_LONGEST_S)
         self._check_at = now + (
-            _RETRY_S if self._maybe_more or self._ahead else self._quiet_interval
+            _RETRY_S if self._unread_possible or self._ahead else self._quiet_interval
         )
         if found or unread or not self._ahead or self._next_seq in self._ahead:
             return None
@@ -642,25 +642,28 @@ class Feed:
     async def _read_on(self) -> bool:
         """Read on in the stream until the next chunk is found or everything is read.
 
-        Returns whether it was found. `_maybe_more` notes whether more is stored.
+        Returns whether it was found. `_unread_possible` notes whether more is stored.
         """
         mark = self._marks.before_chunk(self._next_seq)
         found = await self._read_from(max(mark.stream_sequence, self._scanned + 1))
         now = time.monotonic()
         waited = self._hole_age(now)
         if self._next_seq in self._ahead:  # but unconfirmed
-            again = self._full_scans == 0 and now - (self._unconfirmed_since or now) > 2 * _RETRY_S
+            again = (
+                self._scans_from_start == 0
+                and now - (self._unconfirmed_since or now) > 2 * _RETRY_S
+            )
         else:
-            again = bool(self._ahead) and self._full_scans <= (waited >= self._hole_seconds)
+            again = bool(self._ahead) and self._scans_from_start <= (waited >= self._hole_seconds)
         if not found and again:
             # It may be stored out of order, before the place where reading began or far after it:
             # read everything, at the start of a hole and again before giving it up.
-            found = await self._read_from(1, past_room=True)
-            self._full_scans += 1
+            found = await self._read_from(1, to_end=True)
+            self._scans_from_start += 1
         return found
 
-    async def _read_from(self, sequence: int, *, past_room: bool = False) -> bool:
-        """Read from `sequence` on, as `_read_on` does. With `past_room`, search to the end of the
+    async def _read_from(self, sequence: int, *, to_end: bool = False) -> bool:
+        """Read from `sequence` on, as `_read_on` does. With `to_end`, search to the end of the
         stream for the next chunk even if there is no room for the others."""
         room = True
         while True:
@@ -671,14 +674,14 @@ class Feed:
                 room = self._buffer_chunk(message.raw, message.data, message.sequence) and room
                 if room:
                     self._scanned = max(self._scanned, message.sequence)
-                elif not past_room:
-                    return False  # `_maybe_more` is set, so this message is read again
+                elif not to_end:
+                    return False  # `_unread_possible` is set, so this message is read again
             self._left_in_stream = left
             if messages:
                 self._frames_of_last_read = len(messages[-1].data) // self._format.frame_bytes
             found = self._chosen() is not None
             if found or not messages or not left:
                 if left > 0:
-                    self._maybe_more = True
+                    self._unread_possible = True
                 return found
             sequence = messages[-1].sequence + 1

@@ -217,14 +217,14 @@ class PermitPool:
         """When each write without an answer was sent, by holder id. If it turns out to have been
         stored, the permit is given back, because it may be about to expire."""
         self._elsewhere: dict[str, tuple[float, list[Waiting]]] = {}
-        self._yielded: dict[int, float] = {}
+        self._left_to_others: dict[int, float] = {}
         """Free permits that the plan gives to other workers, and until when they are left alone."""
         self._announced_at, self._announced_count = 0.0, 0
         self._warn_again_at = 0.0
         self._read = False
         self._stale = asyncio.Event()
         self._wake = asyncio.Event()
-        self._given_back = asyncio.Event()
+        self._release_queued = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
 
     # ---- the permits of all workers -------------------------------------------------------------
@@ -298,7 +298,7 @@ class PermitPool:
             self._lose(permit)
         sent = self._unanswered.pop(holder.id, None) if holder is not None else None
         if holder is not None and sent is not None:
-            self._return(Permit(self, number, holder, sequence, sent))
+            self._queue_release(Permit(self, number, holder, sequence, sent))
         if holder is None:
             self._wake.set()
 
@@ -363,7 +363,7 @@ class PermitPool:
             if waiter.granted.done() and not waiter.granted.cancelled():
                 permit = waiter.granted.result()
                 if permit is not None and self.renews:
-                    self._give_back(permit)
+                    self._release_soon(permit)
             raise
         finally:
             if waiter in self.waiters:
@@ -472,13 +472,13 @@ class PermitPool:
         # After a limit was lowered, permits beyond it are kept; as many others stay free.
         room = min(self.limit - len(held), 2 * len(ours) + len(others))
         if room <= 0:
-            self._yielded.clear()
+            self._left_to_others.clear()
             return
         free = list(islice((number for number in range(self.limit) if number not in held), room))
         if not others:
             random.shuffle(free)  # a worker without our announcement may be choosing too
         plan = share(len(free), Counter(held.values()), [*ours, *others])
-        yielded: dict[int, float] = {}
+        left_to_others: dict[int, float] = {}
         left = len(ours)
         for number, one in zip(free, plan, strict=False):
             if one.instance == self.instance:
@@ -486,9 +486,9 @@ class PermitPool:
                 left -= 1
             else:
                 patience = random.uniform(*_PATIENCE_S)  # noqa: S311 - jitter
-                yielded[number] = self._yielded.get(number, now + patience)
-        self._yielded = yielded
-        overdue = [number for number, until in yielded.items() if until < now]
+                left_to_others[number] = self._left_to_others.get(number, now + patience)
+        self._left_to_others = left_to_others
+        overdue = [number for number, until in left_to_others.items() if until < now]
         if left and overdue:
             # The other workers did not take them: they died, or their plan differs.
             taken = Counter(self._tenants_of_held(now).values())
@@ -559,7 +559,7 @@ class PermitPool:
     def _settle_later(self, number: int, holder: Holder, sent: float) -> None:
         entry = self._entries.get(number)
         if entry is not None and entry.holder == holder:
-            self._return(Permit(self, number, holder, entry.sequence, sent))
+            self._queue_release(Permit(self, number, holder, entry.sequence, sent))
         else:
             self._unanswered[holder.id] = sent
 
@@ -574,7 +574,7 @@ class PermitPool:
             self.waiters.remove(waiter)
             waiter.granted.set_result(permit)
         elif self.renews:
-            self._give_back(permit)
+            self._release_soon(permit)
         self._on_change()
 
     def _first(self, tenant: str, former: str) -> _Waiter | None:
@@ -591,8 +591,8 @@ class PermitPool:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(_RETRY_S, self.seconds / 6)):
-                    await self._given_back.wait()
-            self._given_back.clear()
+                    await self._release_queued.wait()
+            self._release_queued.clear()
             if not self._broker.connected:
                 continue
             now = time.monotonic()
@@ -653,15 +653,15 @@ class PermitPool:
             del self.permits[permit.number]
             self._on_change()
 
-    def _give_back(self, permit: Permit) -> None:
+    def _release_soon(self, permit: Permit) -> None:
         """Give back without waiting; `_renew_permits` frees the permit."""
         if self.permits.get(permit.number) is permit:
             del self.permits[permit.number]
-            self._return(permit)
+            self._queue_release(permit)
 
-    def _return(self, permit: Permit) -> None:
+    def _queue_release(self, permit: Permit) -> None:
         self._leaving[permit.holder.id] = permit
-        self._given_back.set()
+        self._release_queued.set()
         self._on_change()
 
     async def release(self, permit: Permit) -> None:

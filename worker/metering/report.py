@@ -157,7 +157,7 @@ class Report:
         self._metrics.queue.labels("waiting").set(info.num_pending or 0)
         self._metrics.queue.labels("leased").set(info.num_ack_pending or 0)
 
-    async def leave(self) -> None:
+    async def sign_off(self) -> None:
         """Write the remaining usage and delete the record."""
         if not self._broker.connected:
             return

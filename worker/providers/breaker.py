@@ -102,11 +102,11 @@ class Breaker:
             return False
         return judge(fault) is Verdict.HOLD
 
-    def record_success(self, *, fresh: bool = True) -> None:
-        """Record an answer of the provider. `fresh` marks the first one on its stream: later ones
-        do not show that the account may open new streams."""
-        self.served += fresh
-        if not fresh and self._shared:
+    def record_success(self, *, first_answer: bool = True) -> None:
+        """Record an answer of the provider. `first_answer` marks the first one on its stream: later
+        ones do not show that the account may open new streams."""
+        self.served += first_answer
+        if not first_answer and self._shared:
             return
         self._shared = False
         self.state = BreakerState.CLOSED

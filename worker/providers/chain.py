@@ -85,11 +85,11 @@ class Chain:
     def _exhausted(self) -> Exhausted:
         return Exhausted("; ".join(str(refusal) for refusal in self._refusals.values()))
 
-    def record_success(self, *, fresh: bool) -> None:
-        """Record an answer on the open stream; `fresh` marks the first one."""
-        if fresh:
+    def record_success(self, *, first_answer: bool) -> None:
+        """Record an answer on the open stream; `first_answer` marks the first one."""
+        if first_answer:
             self._served.pop(self.name, None)
-        self._breaker(self.name).record_success(fresh=fresh)
+        self._breaker(self.name).record_success(first_answer=first_answer)
 
     def record_failure(
         self,

@@ -199,7 +199,7 @@ class Admission:
         slots, checkpoint, now = self._services.slots, self._lease.checkpoint, time.monotonic()
         reason = f"queued: {self.chain.problem}"
         self._enter(State.QUEUED, reason=reason)
-        self._retry.outage_too_long(now)
+        self._retry.note_outage(now)
         failing = self._retry.failing_seconds(now)
         checkpoint.failing_since = datetime.now(UTC) - timedelta(seconds=failing)
         progress = self._lease.progress
@@ -239,7 +239,7 @@ class Admission:
             self._check_cutoff()
             await self._lease.confirm()
             now = time.monotonic()
-            if self._retry.outage_too_long(now):
+            if self._retry.note_outage(now):
                 raise NoProvider(
                     f"no provider for {settings.recovery_seconds:g} s: {self.chain.problem}"
                 )
@@ -325,7 +325,7 @@ class Admission:
         known = fault.provider if fault.provider in available() else "unknown"
         metrics.provider_errors.labels(known, fault.cause).inc()
         now = time.monotonic()
-        give_up = retry.outage_too_long(now)
+        give_up = retry.note_outage(now)
         account = self._lease.progress.account_builder
         if self.repeated_failures.stuck(self.chain.usable, give_up=give_up):
             account.recovery(fault.cause)

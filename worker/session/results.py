@@ -166,7 +166,7 @@ class Results:
             del received
             relay.handling = True
             if not relay.answered or isinstance(event, Final):
-                self._chain.record_success(fresh=not relay.answered)
+                self._chain.record_success(first_answer=not relay.answered)
                 relay.answered = True
                 await lease.served()
             if lease.unconfirmed:

@@ -46,8 +46,8 @@ class Retry:
         """Forget earlier failures: there was progress."""
         self._delay, self._failing_since = self._first, None
 
-    def outage_too_long(self, now: float) -> bool:
-        """Note that no provider can be used now. True when it is time to give up."""
+    def note_outage(self, now: float) -> bool:
+        """Note that no provider can be used now. Returns whether that has lasted too long."""
         if self._failing_since is None:
             self._failing_since = now
         return now - self._failing_since > self._patience

@@ -98,7 +98,7 @@ def test_one_refusal_of_the_account_opens_it_and_a_probe_closes_it(status: int) 
     breaker.record_failure(http_error("p", status, "no"), 0)
     assert breaker.state is BreakerState.OPEN
     assert breaker.refuses_account
-    breaker.record_success(fresh=False)
+    breaker.record_success(first_answer=False)
     assert breaker.state is BreakerState.OPEN, "open streams go on; no new one is opened"
     assert breaker.try_acquire(10) == 0
     breaker.record_success()
@@ -149,10 +149,10 @@ def test_a_rate_limit_is_retried_soon() -> None:
 def test_running_streams_do_not_end_a_rate_limit() -> None:
     breaker = Breaker(3, 10, 60)
     breaker.record_failure(LIMITED, 0)
-    breaker.record_success(fresh=False)
+    breaker.record_success(first_answer=False)
     assert breaker.try_acquire(0.5) > 0
     assert breaker.try_acquire(1) == 0
-    breaker.record_success(fresh=True)
+    breaker.record_success(first_answer=True)
     assert breaker.try_acquire(1) == breaker.try_acquire(1) == 0
 
 

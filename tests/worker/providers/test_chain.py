@@ -100,7 +100,7 @@ def test_an_account_that_refuses_is_left_alone_until_its_probe(answered: bool) -
     assert chain.problem == "credit: a: no money; auth: b: wrong key"
     assert chain.refused_account
     assert chain.choose(10.0) == 0
-    chain.record_success(fresh=True)
+    chain.record_success(first_answer=True)
     assert not chain.refused_account
 
 
@@ -111,7 +111,7 @@ def test_a_403_is_of_the_request_if_the_account_serves_others() -> None:
     assert _fail(greedy, forbidden) is Verdict.HOLD
     assert _fail(greedy, forbidden) is Verdict.HOLD
     assert other.choose(1.0) == 0, "it counts once"
-    other.record_success(fresh=True)
+    other.record_success(first_answer=True)
     with pytest.raises(Exhausted, match="not yours"):
         _fail(greedy, forbidden)
 
@@ -121,7 +121,7 @@ def test_a_403_counts_anew_after_the_session_was_served() -> None:
     forbidden = http_error("a", 403, "suspended")
     for _ in range(3):
         assert _fail(chain, forbidden) is Verdict.HOLD
-        chain.record_success(fresh=True)
+        chain.record_success(first_answer=True)
 
 
 def test_a_provider_that_is_not_dialed_is_skipped() -> None:

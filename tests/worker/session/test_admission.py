@@ -365,7 +365,7 @@ async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> N
     case.accounts.limit("shared")
     case.accounts.granting.clear()
     since = time.monotonic()
-    case.retry.outage_too_long(since)
+    case.retry.note_outage(since)
     connecting = asyncio.create_task(case.admission.connect())
     await until(lambda: case.reasons(), "it says why it waits")
     case.lease.mark_unconfirmed()
@@ -374,7 +374,7 @@ async def test_a_long_wait_is_announced_once_and_held_against_no_provider() -> N
     await soon(connecting, 5)
     assert case.reasons() == [("assigned", "waiting for a connection of account shared")]
     assert case.states == [State.QUEUED, State.CONNECTING]
-    assert not case.retry.outage_too_long(since + 60.001), "the wait does not count"
+    assert not case.retry.note_outage(since + 60.001), "the wait does not count"
 
 
 async def test_a_cutoff_ends_the_wait_for_a_permit() -> None:
@@ -467,7 +467,7 @@ async def test_the_drain_ends_the_pause_after_a_fault() -> None:
 
 async def test_a_session_gives_up_after_the_recovery_time() -> None:
     case = await Case(recovery_seconds=60).start()
-    case.retry.outage_too_long(time.monotonic() - 61)
+    case.retry.note_outage(time.monotonic() - 61)
     with pytest.raises(NoProvider, match=r"no provider for 60 s: .*it broke"):
         await case.admission.recover(Dropped("one", "it broke"), finals_moved=False)
     assert case.states == []
@@ -485,7 +485,7 @@ def _long_silence(case: Case) -> bool:
 @pytest.mark.parametrize("made", [_finals_moved, _long_silence])
 async def test_progress_starts_the_recovery_time_anew(made: Callable[[Case], bool]) -> None:
     case = await Case(recovery_seconds=60).start()
-    case.retry.outage_too_long(time.monotonic() - 61)
+    case.retry.note_outage(time.monotonic() - 61)
     await case.admission.recover(Dropped("one", "it broke"), finals_moved=made(case))
     assert case.states == [State.RECOVERING]
 
@@ -532,7 +532,7 @@ async def test_the_next_provider_takes_over_after_equal_failures(cause: str) -> 
 async def test_a_session_that_would_end_leaves_audio_out_first() -> None:
     case = await Case(recovery_seconds=60, backoff_seconds=0.001, max_backoff_seconds=0.001).start()
     await _fail(case)
-    case.retry.outage_too_long(time.monotonic())
+    case.retry.note_outage(time.monotonic())
     case.retry.exclude(-61)
     with pytest.raises(Stuck):
         await _fail(case)

@@ -29,30 +29,30 @@ def test_an_attempt_at_once_counts_for_the_next_delay(retry: Retry) -> None:
 
 
 def test_progress_resets_delay_and_patience(retry: Retry) -> None:
-    retry.outage_too_long(0.0)
+    retry.note_outage(0.0)
     retry.next_delay(1.0)
     retry.reset()
     assert retry.next_delay(1.0) == FIRST
-    assert not retry.outage_too_long(PATIENCE + 1)
+    assert not retry.note_outage(PATIENCE + 1)
 
 
 def test_it_gives_up_after_its_patience_without_progress(retry: Retry) -> None:
-    assert not retry.outage_too_long(100.0)
-    assert not retry.outage_too_long(100.0 + PATIENCE)
-    assert retry.outage_too_long(100.1 + PATIENCE)
+    assert not retry.note_outage(100.0)
+    assert not retry.note_outage(100.0 + PATIENCE)
+    assert retry.note_outage(100.1 + PATIENCE)
 
 
 def test_time_spent_waiting_for_a_permit_is_not_failure(retry: Retry) -> None:
-    retry.outage_too_long(100.0)
+    retry.note_outage(100.0)
     retry.exclude(30.0)
-    assert not retry.outage_too_long(129.0 + PATIENCE)
-    assert retry.outage_too_long(131.0 + PATIENCE)
+    assert not retry.note_outage(129.0 + PATIENCE)
+    assert retry.note_outage(131.0 + PATIENCE)
 
 
 def test_waiting_before_the_first_fault_is_no_credit(retry: Retry) -> None:
     retry.exclude(1000.0)
-    retry.outage_too_long(0.0)
-    assert retry.outage_too_long(PATIENCE + 1)
+    retry.note_outage(0.0)
+    assert retry.note_outage(PATIENCE + 1)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_a_successor_goes_on_counting(retry: Retry) -> None:
     assert retry.failing_seconds(5.0) == 0
     retry.adopt(50.0, 100.0)
     assert retry.failing_seconds(105.0) == 55
-    assert not retry.outage_too_long(110.0)
-    assert retry.outage_too_long(110.1)
+    assert not retry.note_outage(110.0)
+    assert retry.note_outage(110.1)
 
 
 # ---- equal failures at one position ---------------------------------------------------------

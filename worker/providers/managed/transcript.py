@@ -133,7 +133,7 @@ class Texts:
     def due(self) -> list[ProviderEvent]:
         """Return the events that the audio sent since the last call makes possible."""
         if self._pending:
-            return self._settle()
+            return self._finals_of_pending()
         return self._silence()
 
     def skip(self, end: float) -> list[ProviderEvent]:
@@ -189,7 +189,7 @@ class Texts:
             return self.due()
         self._text_at = self._matcher.sent
         self._pending.append(_PendingText(text, self._text_at))
-        return self._settle() or [self._pending_interim()]
+        return self._finals_of_pending() or [self._pending_interim()]
 
     @property
     def _pending_text(self) -> str:
@@ -200,7 +200,7 @@ class Texts:
         text = f"{self._pending_text} {self._interim}".strip()
         return Interim(text, self.frontier, self._matcher.sent, times_estimated=True)
 
-    def _settle(self) -> list[ProviderEvent]:
+    def _finals_of_pending(self) -> list[ProviderEvent]:
         """Make pending texts final whose ends are known or that have waited too long."""
         matcher, text = self._matcher, self._pending_text
         received_at = self._pending[-1].received_at
@@ -218,7 +218,7 @@ class Texts:
             found = matcher.pause_after(first.text, first.received_at)
             if found is not None:
                 del self._pending[0]
-                return self._matched(*first, found) + self._settle()
+                return self._matched(*first, found) + self._finals_of_pending()
         return []
 
     def _matched(self, text: str, received_at: float, found: PauseMatch) -> list[ProviderEvent]:
