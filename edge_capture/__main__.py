@@ -45,6 +45,7 @@ from .settings import (
     DeliverySettings,
     EdgeSettings,
     MicrophoneSettings,
+    ProgressSettings,
     PublishSettings,
     RequestSettings,
     SpoolSettings,
@@ -64,7 +65,7 @@ _EXAMPLES = """\
 examples:
   natterjack-edge file meeting.flac --tenant acme --language en
   natterjack-edge file call.wav --split-channels agent,caller --speed max --wait
-  ffmpeg -i rtsp://camera/1 -f s16le - | natterjack-edge stdin --sample-rate 48000 --channels 2
+  ffmpeg -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin
   natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
   natterjack-edge mic --spool /var/lib/natterjack --resume
   natterjack-edge send --spool /var/lib/natterjack
@@ -130,7 +131,6 @@ def make_parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
         )
-        each.add_argument("--quiet", action="store_true", help="log warnings and errors only")
     for each in (file, stdin, mic):
         each.add_argument(
             "--resume",
@@ -213,7 +213,8 @@ async def _capture(flags: argparse.Namespace) -> int:
                     keys, source.format, source.can_wait, edge, publish, request, spool, origin
                 )
             _announce(sessions)
-            options = RunOptions(flags.once, flags.wait, flags.quiet, edge.finish_seconds)
+            quiet = load(ProgressSettings, flags).quiet
+            options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
             agent = Agent(source, sessions, broker, options, spool, leftovers)
             return await _run_under_systemd(agent, stop, edge.finish_seconds)
@@ -240,7 +241,8 @@ async def _send(flags: argparse.Namespace) -> int:
     spool = _open_spool(flags)
     if spool is None:
         raise UsageError("send needs a spool: --spool DIR")
-    options = RunOptions(flags.once, False, flags.quiet, delivery.finish_seconds)
+    quiet = load(ProgressSettings, flags).quiet
+    options = RunOptions(flags.once, False, quiet, delivery.finish_seconds)
     code = None
     with stopped_by_signals(restore_terminal) as stop:
         try:
@@ -342,7 +344,7 @@ def _configure_log(flags: argparse.Namespace) -> None:
         from .sources.devices import mute_libraries
 
         mute_libraries()
-    if getattr(flags, "quiet", False) and settings.log_level in ("debug", "info"):
+    if load(ProgressSettings, flags).quiet and settings.log_level in ("debug", "info"):
         settings = settings.model_copy(update={"log_level": "warning"})
     logs.configure(settings)
 

@@ -110,6 +110,14 @@ class SpoolSettings(BaseSettings):
             raise ValueError(str(error)) from None
 
 
+class ProgressSettings(BaseSettings):
+    """What the edge reports about itself."""
+
+    model_config = _CONFIG
+
+    quiet: bool = described(False, "log warnings and errors only, and show no progress")
+
+
 class PublishSettings(BaseSettings):
     """The format in which audio is published."""
 
@@ -209,6 +217,7 @@ FLAGS = (
     Flags(RequestSettings, CAPTURE_COMMANDS),
     Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
     Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send"), "nats-"),
+    Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send")),
     Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "devices")),
 )
 """The settings models of this program, in the order of its help text."""

@@ -30,7 +30,7 @@ def test_every_flag_that_is_not_a_setting_is_on_the_page(command: str) -> None:
 
 
 def test_the_page_is_about_flags_that_exist() -> None:
-    assert {"--speed", "--resume", "--wait", "--once", "--quiet"} <= flags_without_variable("file")
+    assert {"--speed", "--resume", "--wait", "--once"} <= flags_without_variable("file")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -338,10 +338,13 @@ async def test_an_event_that_the_stream_refuses_ends_nothing(
     assert await chunks(ready_broker) == 126
 
 
+@pytest.mark.parametrize("quiet", ["--quiet", "EDGE_QUIET"])
 async def test_waiting_is_ended_by_a_signal(
-    ready_broker: Broker, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, quiet: str
 ) -> None:
-    edge = start_edge("file", speech, "--speed", "max", "--wait", "--quiet")
+    flags = [quiet] if quiet == "--quiet" else []
+    environment = {} if flags else {quiet: "true"}
+    edge = start_edge("file", speech, "--speed", "max", "--wait", *flags, environment=environment)
 
     async def all_stored() -> bool:
         return await chunks(ready_broker) == 126
