@@ -68,6 +68,13 @@ class _Event(_Model):
         str | None,
         Field(description="ID of the session whose audio this one transcribes again"),
     ] = None
+    continues: Annotated[
+        str | None,
+        Field(
+            description="ID of the session whose audio this one goes on transcribing, on the same "
+            "clock"
+        ),
+    ] = None
     published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
     shortened: Annotated[
         bool,
@@ -233,6 +240,21 @@ class StatusEvent(Durable):
     reason: Annotated[str | None, Field(description="why the state changed")] = None
     detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
     worker: Annotated[str, Field(description="name of the worker")]
+    position: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="frame up to which the session's audio is transcribed or part of a gap, "
+            "where another session can continue; only in closing events",
+        ),
+    ] = None
+    continued_by: Annotated[
+        str | None,
+        Field(
+            description="ID of the session that continues this one if its edge still captures; "
+            "only in closing events"
+        ),
+    ] = None
     account: Annotated[Account | None, Field(description="only in closing events")] = None
     request: Annotated[
         dict[str, Any] | None,

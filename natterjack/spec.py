@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json
 
 from .audio import AudioFormat, Encoding
 from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
 MAX_STORED_BYTES = 16 * 1024
 """The largest request that a closing event keeps."""
@@ -21,6 +22,8 @@ _MORE_LEVELS = 10
 """How many levels deeper a request may lie in a message that contains it."""
 MAX_SECONDS = 30 * 24 * 3600
 """The longest session that can be requested."""
+_MAX_POSITION = 2**53 - 1
+"""The greatest integer that every JSON reader keeps exactly."""
 ProviderName = Annotated[str, Field(max_length=64)]
 
 
@@ -29,7 +32,7 @@ class SessionSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")] = Field(
+    session_id: SessionId = Field(
         default_factory=lambda: str(uuid4()),
         description="unique ID made by the edge, normally a UUID",
     )
@@ -58,10 +61,34 @@ class SessionSpec(BaseModel):
         Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False, description="maximum duration of audio"),
     ] = None
     repeats: Annotated[
-        str | None,
+        SessionId | None,
         Field(
-            pattern=r"^[A-Za-z0-9_-]{8,64}$",
-            description="ID of a session of the key whose stored audio is to be transcribed again",
+            description="ID of a session of the key whose stored audio is to be transcribed again"
+        ),
+    ] = None
+    continues: Annotated[
+        SessionId | None,
+        Field(
+            description="ID of the session of the key that ended while its audio went on, and that "
+            "this one continues"
+        ),
+    ] = None
+    audio_of: Annotated[
+        SessionId | None,
+        Field(description="ID in the headers of the session's audio, if it is not its own"),
+    ] = None
+    start_position: Annotated[
+        int,
+        Field(
+            ge=0, le=_MAX_POSITION,
+            description="position in that audio of the first frame to transcribe",
+        ),
+    ] = 0  # fmt: skip
+    successor: Annotated[
+        SessionId | None,
+        Field(
+            description="ID of the session that the edge will open if this one ends while it still "
+            "captures"
         ),
     ] = None
     labels: dict[str, str] = Field(
@@ -78,6 +105,13 @@ class SessionSpec(BaseModel):
             raise ValueError("name a provider, or leave the field out")
         return value
 
+    @model_validator(mode="after")
+    def _not_itself(self) -> Self:
+        for name in ("continues", "successor"):
+            if getattr(self, name) == self.session_id:
+                raise ValueError(f"{name} names the session itself")
+        return self
+
     @property
     def key(self) -> SessionKey:
         return SessionKey(self.tenant, self.conversation, self.speaker)
@@ -85,7 +119,7 @@ class SessionSpec(BaseModel):
     @property
     def audio_session_id(self) -> str:
         """The ID in the headers of the session's audio."""
-        return self.repeats or self.session_id
+        return self.audio_of or self.repeats or self.session_id
 
     @property
     def audio_format(self) -> AudioFormat:

@@ -63,10 +63,25 @@ def test_spec_defaults_and_bounds() -> None:
     wrongs: tuple[dict[str, object], ...] = (
         {"tenant": "a.b"}, {"encoding": "mp3"}, {"sample_rate": 0}, {"channels": 0},
         {"provider": []}, {"provider": ""}, {"session_id": "../x"}, {"max_seconds": 0},
+        {"start_position": -1}, {"start_position": 2**53}, {"audio_of": "x"}, {"successor": "../x"},
+        {"continues": spec.session_id}, {"successor": spec.session_id},
     )  # fmt: skip
     for wrong in wrongs:
         with pytest.raises(ValidationError):
             SessionSpec.model_validate({**spec.model_dump(), **wrong})
+
+
+def test_whose_audio_a_session_transcribes() -> None:
+    first = SessionSpec(tenant="t", conversation="c", speaker="s", successor="second-session")
+    second = first.model_copy(
+        update={"session_id": "second-session", "continues": first.session_id}
+    )
+    assert first.audio_session_id == first.session_id
+    assert second.audio_session_id == "second-session", "an edge may begin new audio"
+    second = second.model_copy(update={"audio_of": first.session_id})
+    assert second.audio_session_id == first.session_id
+    again = second.model_copy(update={"session_id": "again", "repeats": "second-session"})
+    assert again.audio_session_id == first.session_id
 
 
 @pytest.mark.parametrize("model", [Word, Gap])
