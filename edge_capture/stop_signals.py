@@ -9,6 +9,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
+from natterjack.process.signals import receiving
+
 log = logging.getLogger(__name__)
 
 
@@ -18,7 +20,6 @@ def stopped_by_signals(before_abort: Callable[[], None]) -> Iterator[asyncio.Eve
 
     A second signal calls `before_abort` and ends the process at once, with 130 or 143.
     """
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def received(number: int) -> None:
@@ -28,11 +29,5 @@ def stopped_by_signals(before_abort: Callable[[], None]) -> Iterator[asyncio.Eve
         log.info("stopping; signal again to abort")
         stop.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, received, number)
-    try:
+    with receiving((signal.SIGINT, signal.SIGTERM), received):
         yield stop
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)

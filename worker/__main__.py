@@ -28,6 +28,7 @@ from natterjack.errors import (
 )
 from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
+from natterjack.process.signals import receiving
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
@@ -79,12 +80,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def _work(flags: argparse.Namespace) -> None:
+    stopping = asyncio.Event()
+    with receiving((signal.SIGTERM, signal.SIGINT), lambda _: stopping.set()):
+        await _work_until(stopping, flags)
+
+
+async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> None:
     settings = load(WorkerSettings, flags)
     broker_settings, stream_settings = load(BrokerSettings, flags), load(StreamSettings, flags)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     providers = Providers(settings)
     for name in settings.providers:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session

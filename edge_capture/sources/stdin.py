@@ -80,11 +80,16 @@ class StdinSource:
         """
         if self._watching is None:
             loop = asyncio.get_running_loop()
-            blocking = os.get_blocking(self._descriptor)
             try:
+                blocking = os.get_blocking(self._descriptor)
                 loop.add_reader(self._descriptor, self._read)
             except PermissionError:
                 return False
+            except (AttributeError, NotImplementedError):  # on Windows
+                raise SourceError(
+                    "standard input cannot be read on this system: its event loop does not watch "
+                    "pipes. Write the audio to a file: natterjack-edge file PATH"
+                ) from None
             # uvloop makes the descriptor non-blocking, for every process that shares it.
             os.set_blocking(self._descriptor, blocking)
             self._watching = loop

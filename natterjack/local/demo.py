@@ -10,15 +10,18 @@ import secrets
 import signal
 import statistics
 import tempfile
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from natterjack.consume.captions import Captions, clock
 from natterjack.consume.listener import listen
 from natterjack.errors import UsageError
 from natterjack.events import Event, FinalEvent, StatusEvent
+from natterjack.process.signals import receiving
 from natterjack.settings import BrokerSettings
 
 from .stack import Part, PartFailed, Stack
@@ -130,14 +133,18 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
                 if received.closing is not None:
                     return
 
-    def interrupt() -> None:
+    def interrupt(_number: int) -> None:
         captions.line("ending the session ...")
         received.interrupted = True
         edge.signal(signal.SIGINT)
 
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    showing = asyncio.create_task(show(), name="captions")
+    with receiving((signal.SIGINT,), interrupt):
+        await _until_shown(edge, show())
+
+
+async def _until_shown(edge: Part, show: Coroutine[Any, Any, None]) -> None:
+    """Run `show` to its end, for 60 s at most after the edge has ended."""
+    showing = asyncio.create_task(show, name="captions")
     edge_ended = asyncio.create_task(edge.wait(), name="edge")
     try:
         await asyncio.wait({showing, edge_ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +156,6 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
         if showing.done():
             showing.result()
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
         for task in (showing, edge_ended):
             task.cancel()
         await asyncio.gather(showing, edge_ended, return_exceptions=True)

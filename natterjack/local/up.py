@@ -8,6 +8,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+from natterjack.process.signals import receiving
+
 from .stack import PartFailed, Stack
 
 _DEFAULT_PORT = 4222
@@ -27,9 +29,13 @@ async def up(*, workers: int, provider: str | None, directory: Path | None, port
     if port == 0:
         port = _DEFAULT_PORT if _free(_DEFAULT_PORT) else -1
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
+    with receiving((signal.SIGINT, signal.SIGTERM), lambda _: stopping.set()):
+        return await _run(directory, workers, provider, port, stopping)
+
+
+async def _run(
+    directory: Path, workers: int, provider: str | None, port: int, stopping: asyncio.Event
+) -> int:
     count = "1 worker" if workers == 1 else f"{workers} workers"
     print(f"starting a broker and {count}, logs in {directory} ...", flush=True)
     async with Stack(directory, workers=workers, provider=provider, port=port) as stack:

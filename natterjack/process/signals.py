@@ -1,0 +1,32 @@
+"""Receiving signals in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def receiving(numbers: Iterable[int], received: Callable[[int], object]) -> Iterator[None]:
+    """Within the block, call `received` in the running loop with the number of each signal.
+
+    The main thread must enter it. Afterwards, the signals do what they did before.
+    """
+    loop = asyncio.get_running_loop()
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(received, number)
+
+    with contextlib.ExitStack() as stack:
+        for number in numbers:
+            try:
+                loop.add_signal_handler(number, received, number)
+            except NotImplementedError:  # on Windows, no event loop has handlers
+                before = signal.signal(number, forward)
+                stack.callback(signal.signal, number, before or signal.SIG_DFL)
+            else:
+                stack.callback(loop.remove_signal_handler, number)
+        yield
