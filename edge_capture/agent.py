@@ -19,7 +19,7 @@ from natterjack.telemetry.log import fields
 
 from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
-from .display import log_progress, show_live
+from .display import CAPTURING, log_progress, show_live
 from .errors import SourceLost
 from .session import EdgeSession
 from .sources import Block, Source
@@ -63,6 +63,9 @@ class Agent:
         self.broker: Broker | None = None
         self.attempts = Attempts()
         self._source = source
+        self._capturing = source is not None
+        if source is not None:
+            source.can_finish = self._can_finish
         self._spool = spool
         self._broker_settings = broker
         self._options = run
@@ -71,6 +74,16 @@ class Agent:
         """Set to end the capture: a request has ended all sessions, or a worker has ended a resumed
         session."""
         self._leftovers = Leftovers(leftovers)
+
+    @property
+    def activity(self) -> str:
+        """What the agent does now, for people."""
+        if self._source is None:
+            return "sending"
+        if not self._capturing:
+            return "ending"
+        waiting_for = self._source.waiting_for
+        return f"waiting for {waiting_for}" if waiting_for else CAPTURING
 
     async def run(self, stop: asyncio.Event) -> int:
         """Capture until the source ends or `stop` is set, then wait until everything is stored.
@@ -98,6 +111,7 @@ class Agent:
                     for block in self._source.remaining():
                         self._feed(block)
                 self._source.close()
+                self._capturing = False
             interrupted = stop.is_set()
             for session in self.sessions:
                 session.finish()
@@ -113,6 +127,10 @@ class Agent:
     @property
     def _stored(self) -> bool:
         return all(session.publisher.finished.is_set() for session in self.sessions)
+
+    def _can_finish(self) -> bool:
+        connected = self.broker is not None and self.broker.connected
+        return connected and all(session.publisher.up_to_date for session in self.sessions)
 
     async def _connect(self) -> Broker:
         return await connect(

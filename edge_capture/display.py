@@ -25,6 +25,7 @@ from .session_status import WAITING
 
 log = logging.getLogger(__name__)
 
+CAPTURING = "capturing"
 _REFRESH_S = 0.25
 _LOG_S = 5.0
 _METER_CELLS = 20
@@ -38,6 +39,10 @@ class Agent(Protocol):
     @property
     def title(self) -> str:
         """Description of the source, in one line."""
+
+    @property
+    def activity(self) -> str:
+        """CAPTURING, or what the agent does instead."""
 
     @property
     def sessions(self) -> Sequence[EdgeSession]:
@@ -100,7 +105,8 @@ async def log_progress(agent: Agent) -> None:
         await asyncio.sleep(_LOG_S)
         for session in agent.sessions:
             log.info(
-                "capturing",
+                "%s",
+                agent.activity,
                 extra=fields(
                     session=str(session.spec.key),
                     position=clock_text(session.seconds),
@@ -146,8 +152,10 @@ def _logging_above() -> Iterator[None]:
 
 
 def _table(agent: Agent) -> Table:
+    activity = agent.activity
+    title = agent.title if activity == CAPTURING else f"{agent.title} ({activity})"
     table = Table(
-        title=agent.title, title_justify="left", caption_justify="left", box=None, pad_edge=False
+        title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False
     )
     for name, justify in (
         ("speaker", "left"), ("level", "left"), ("dBFS", "right"), ("position", "right"),

@@ -191,7 +191,8 @@ class MicrophoneSettings(BaseSettings):
     )
     device_wait_seconds: float = described(
         300,
-        "seconds to wait for a microphone that has disappeared; 0 ends the session at once",
+        "seconds to wait for a microphone that has disappeared, longer while NATS has not stored "
+        "its audio; 0 ends the session as soon as it is stored",
         ge=0,
     )
 

@@ -130,6 +130,11 @@ class Publisher:
         return self._opened
 
     @property
+    def up_to_date(self) -> bool:
+        """Whether the request and every chunk offered so far are stored, or after `abandon`."""
+        return self.finished.is_set() or (self._opened and not self.unacknowledged)
+
+    @property
     def problem(self) -> str | None:
         """Why the broker stores nothing, or None."""
         return next(iter(self._problems.values()), None)

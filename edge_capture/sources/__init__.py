@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, Protocol
 
 from natterjack.audio import AudioFormat
@@ -41,9 +41,15 @@ class Source(Protocol):
     def can_wait(self) -> bool:
         """Whether audio can be read later (a file), or is lost if not read (a microphone)."""
 
+    @property
+    def waiting_for(self) -> str | None:
+        """What the source waits for, such as a device that has gone. None while it has audio."""
+
     wanted_frames: int
     """Number of frames below which a wake-up is not worthwhile. Set by the reader."""
-
+    can_finish: Callable[[], bool]
+    """Whether the broker has stored all that was yielded and is connected. Set by the reader. Until
+    then a device that has disappeared is waited for, because the session could not end anyway."""
     def blocks(self) -> AsyncGenerator[Block, None]:
         """Yield the audio in order, until it ends. Cancel-safe. Raises: SourceLost."""
 
@@ -52,6 +58,11 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the file or the device. Idempotent."""
+
+
+def always() -> bool:
+    """Return True, as `Source.can_finish` does before there is a reader."""
+    return True
 
 
 class Pace:

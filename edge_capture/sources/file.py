@@ -13,7 +13,7 @@ from natterjack.audio import AudioFormat
 
 from ..chunks import Samples
 from ..errors import SourceError, SourceLost
-from . import Block, Pace
+from . import Block, Pace, always
 
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 _EXACT_SEEK_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF")
@@ -38,6 +38,7 @@ class FileSource:
     can_wait = True
     wanted_frames = 1
     """Unused: a file causes no wake-ups."""
+    waiting_for = None
 
     def __init__(self, path: Path, speed: float | None, block_ms: int) -> None:
         """Open a file to be played at `speed` times real time in blocks of `block_ms`.
@@ -47,6 +48,7 @@ class FileSource:
         Raises: SourceError if there is no such file, or it has no audio.
         """
         self.name = str(path)
+        self.can_finish = always
         self._speed = speed
         self._file = _open(path)
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)

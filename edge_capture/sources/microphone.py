@@ -6,17 +6,19 @@ import asyncio
 import atexit
 import concurrent.futures
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from natterjack.audio import AudioFormat
+from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
 from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings
-from . import DEVICE_THREADS, Block
+from . import DEVICE_THREADS, Block, always
 from .block_queue import BlockQueue
 from .devices import (
     Device,
@@ -36,6 +38,7 @@ _QUEUE_S = 10.0
 _MUTE_S = 5.0  # a working device delivers blocks even in silence
 _CLOSE_S = 2.0
 _RETRY_S = 1.0
+_FINISH_CHECK_S = 0.1
 
 
 class _Recording:
@@ -168,6 +171,8 @@ class MicrophoneSource:
         in the event loop. Raises: SourceError.
         """
         self.wanted_frames = 1
+        self.can_finish = always
+        self.waiting_for: str | None = None
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._closed = False
@@ -212,32 +217,52 @@ class MicrophoneSource:
         """Reopen the microphone, and return when it delivers audio.
 
         The first block counts the time between as lost. Cancel-safe. Raises: `lost` if the
-        microphone stays away for longer than `device_wait_seconds`.
+        microphone stays away for longer than `device_wait_seconds` and the session can finish.
         """
-        patience_s, since = self._settings.device_wait_seconds, self._recording.queue.end
-        if not patience_s:
+        since, self.waiting_for = self._recording.queue.end, f"microphone {self._device.name!r}"
+        async with asyncio.TaskGroup() as tasks:
+            reopening = tasks.create_task(self._reopen_until_it_delivers(since, lost))
+            waiting = tasks.create_task(self._wait_long_enough(lost))
+            await asyncio.wait((reopening, waiting), return_when=asyncio.FIRST_COMPLETED)
+            reopened = reopening.done()
+            await end_tasks((reopening, waiting))
+        if not reopened:
             raise lost
-        log.warning("%s; waiting for it to return", lost, extra=fields(at_most_seconds=patience_s))
-        logged = str(lost)
-        try:
-            async with asyncio.timeout(patience_s):
-                while True:
-                    try:
-                        if await self._reopen_in_thread(since):
-                            await self._recording.wait()
-                            break
-                    except (SourceError, SourceLost) as error:
-                        if str(error) != logged:
-                            logged = str(error)
-                            log.warning("%s; retrying", error)
-                    await asyncio.sleep(_RETRY_S)
-        except TimeoutError:
-            raise lost from None
+        self.waiting_for = None
         missing = self._recording.queue.blocks[0].lost_frames / self.format.sample_rate
         log.warning(
             "the microphone is back",
             extra=fields(microphone=self.name, missing_seconds=round(missing, 2)),
         )
+
+    async def _wait_long_enough(self, lost: SourceLost) -> None:
+        """Return when waiting for the microphone is no longer worthwhile. Cancel-safe."""
+        patience_s = self._settings.device_wait_seconds
+        if patience_s:
+            log.warning(
+                "%s; waiting for it to return", lost, extra=fields(at_most_seconds=patience_s)
+            )
+            await asyncio.sleep(patience_s)
+        announce_at = time.monotonic() + _RETRY_S
+        while not self.can_finish():
+            if time.monotonic() >= announce_at:
+                announce_at = math.inf
+                log.warning("%s; waiting for it until the broker has stored the audio", lost)
+            await asyncio.sleep(_FINISH_CHECK_S)
+
+    async def _reopen_until_it_delivers(self, since: float, lost: SourceLost) -> None:
+        """Retry until the microphone delivers audio. Cancel-safe."""
+        logged = str(lost)
+        while True:
+            try:
+                if await self._reopen_in_thread(since):
+                    await self._recording.wait()
+                    return
+            except (SourceError, SourceLost) as error:
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("%s; retrying", error)
+            await asyncio.sleep(_RETRY_S)
 
     async def _reopen_in_thread(self, since: float) -> bool:
         """Run `_try_to_reopen` in a thread of its own, which is abandoned on cancellation.

@@ -15,7 +15,7 @@ from natterjack.audio import AudioFormat
 from ..chunks import Samples
 from ..errors import SourceError, SourceLost
 from ..settings import StdinSettings
-from . import Block, Pace
+from . import Block, Pace, always
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class StdinSource:
     """Raw PCM, mulaw or alaw from a file descriptor, which the caller closes."""
 
     name = "standard input"
+    waiting_for = None
 
     def __init__(
         self, descriptor: int, settings: StdinSettings, speed: float | None, block_ms: int
@@ -48,6 +49,7 @@ class StdinSource:
             frames = max(1, self.format.sample_rate * block_ms // 1000)
             self._read_bytes = frames * self.format.frame_bytes
         self.wanted_frames = 1
+        self.can_finish = always
         self._pending = bytearray()
         """Bytes read and not yet yielded."""
         self._ended = False
