@@ -3,7 +3,9 @@ from __future__ import annotations
 import argparse
 
 import pytest
+from pydantic_settings import BaseSettings
 
+from docs.generate.settings import models
 from natterjack.errors import UsageError
 from natterjack.settings import BrokerSettings, StreamSettings, add_flags, load
 
@@ -39,3 +41,14 @@ def test_secrets_have_no_flags_and_are_not_shown(monkeypatch: pytest.MonkeyPatch
     assert "hunter2" not in repr(settings)
     assert settings.password is not None
     assert settings.password.get_secret_value() == "hunter2"
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
+def test_only_variables_with_a_prefix_of_ours_are_read(
+    model: type[BaseSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable such as URL or API_KEY belongs to somebody else."""
+    before = model()
+    for name in model.model_fields:
+        monkeypatch.setenv(name.upper(), "7")
+    assert model() == before

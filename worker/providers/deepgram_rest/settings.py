@@ -12,7 +12,7 @@ from natterjack.settings import described
 
 def _shared(default: Any, name: str, help: str) -> Any:
     """A field that falls back to the variable of the `deepgram` provider."""
-    names = AliasChoices(name, f"DEEPGRAM_REST_{name.upper()}", f"DEEPGRAM_{name.upper()}")
+    names = AliasChoices(f"DEEPGRAM_REST_{name.upper()}", f"DEEPGRAM_{name.upper()}")
     return Field(default=default, description=help, validation_alias=names)
 
 
