@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=version("natterjack"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     speed = "playback speed, such as 2 for twice real time; 0 or max: as fast as possible"
 

@@ -1,12 +1,10 @@
-"""Entry point of `natterjack-edge`, which names the extra to install if one is missing."""
+"""Entry point of `natterjack-edge`."""
 
 from __future__ import annotations
 
-from natterjack.process.run import requires_extra
+from natterjack.process.start import run_program
 
 
 def main() -> int:
-    """Run the program, whose modules need the `edge` extra. Returns its exit code."""
-    with requires_extra("natterjack-edge", "edge"):
-        from .__main__ import main as run
-    return run()
+    """Run the program and return its exit code."""
+    return run_program("natterjack-edge", "edge_capture.__main__", "edge")

@@ -7,59 +7,22 @@ The API for downstream services::
             print(event.speaker, event.text)
 """
 
-from .broker.connection import Broker, connect, connected
-from .broker.control import control_session
-from .consume.listener import listen
-from .control import ControlReply, ControlRequest
-from .errors import (
-    BadEvent,
-    BrokerError,
-    BrokerUnreachable,
-    InvalidKey,
-    NatterjackError,
-    UsageError,
-)
-from .events import (
-    Account,
-    Event,
-    FinalEvent,
-    Gap,
-    InterimEvent,
-    StatusEvent,
-    TurnEvent,
-    UsageEvent,
-    Word,
-    parse_event,
-)
-from .settings import BrokerSettings
-from .spec import SessionSpec
-from .subjects import SessionKey
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Account",
-    "BadEvent",
-    "Broker",
-    "BrokerError",
-    "BrokerSettings",
-    "BrokerUnreachable",
-    "ControlReply",
-    "ControlRequest",
-    "Event",
-    "FinalEvent",
-    "Gap",
-    "InterimEvent",
-    "InvalidKey",
-    "NatterjackError",
-    "SessionKey",
-    "SessionSpec",
-    "StatusEvent",
-    "TurnEvent",
-    "UsageError",
-    "UsageEvent",
-    "Word",
-    "connect",
-    "connected",
-    "control_session",
-    "listen",
-    "parse_event",
-]
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the API at its first use, so that our programs are in charge of Ctrl-C before."""
+        if not name.startswith("__") or name == "__all__":
+            api = import_module(".api", __name__)
+            for namespace in (globals(), vars(api)):  # the first has the modules that it imported
+                if name in namespace:
+                    return namespace[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return [*globals(), *import_module(".api", __name__).__all__]

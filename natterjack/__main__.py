@@ -1,6 +1,8 @@
 """`python -m natterjack` runs the `natterjack` command."""
 
-from .cli.main import main
+import sys
+
+from .cli.start import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

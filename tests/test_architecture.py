@@ -32,7 +32,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"fleet", "consume"},
         {"local"},
         {"cli"},
-        {"__init__", "__main__"},
+        {"__main__", "api"},
+        {"__init__"},
     ],
     "worker": [
         {"settings", "errors", "metrics"},

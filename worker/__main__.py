@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import threading
+from importlib.metadata import version
 
 from nats.errors import Error as NatsError
 
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 after a complete drain, 1 if it was cut short, 2 if a setting "
         "is wrong or NATS cannot be used.",
     )
+    parser.add_argument("--version", action="version", version=version("natterjack"))
     parser.add_argument(
         "--once",
         action="store_true",

@@ -1,12 +1,10 @@
-"""Entry point of `natterjack-worker`: names the extra to install if a module is missing."""
+"""Entry point of `natterjack-worker`."""
 
 from __future__ import annotations
 
-from natterjack.process.run import requires_extra
+from natterjack.process.start import run_program
 
 
-def main() -> None:
-    """Run the program, which needs more packages than `natterjack` alone."""
-    with requires_extra("natterjack-worker", "worker"):
-        from .__main__ import main as run
-    run()
+def main() -> int:
+    """Run the program and return its exit code."""
+    return run_program("natterjack-worker", "worker.__main__", "worker")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import signal
 import sys
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
@@ -103,7 +105,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `natterjack`. Ends with SystemExit, which carries the exit status."""
+    """Run the command line. Ends with SystemExit, which carries the exit status."""
     flags = parser().parse_args(arguments)
     try:
         logs.configure(load(LogSettings, flags))
@@ -119,11 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NatterjackError as error:
         print(f"natterjack {flags.command}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError | BrokerError) else 1)
-    except BrokenPipeError:
-        sys.exit(0)
     except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        sys.exit(0)  # whoever reads the output has seen enough, or has closed the terminal

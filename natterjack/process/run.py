@@ -1,11 +1,9 @@
-"""Starting and ending a program: its optional dependencies, its event loop, its tasks."""
+"""A program's event loop and its tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,22 +35,3 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_INTERVAL_S)
-
-
-@contextlib.contextmanager
-def requires_extra(program: str, extra: str) -> Iterator[None]:
-    """Exit with status 2 and a message that names `extra` if an import in the block fails.
-
-    Only missing third-party modules count; a missing module of this project raises as usual.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("", "natterjack", "worker", "edge_capture"):
-            raise
-        print(
-            f"{program}: the module {missing} is missing: pip install 'natterjack[{extra}]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)

@@ -1,0 +1,10 @@
+"""Entry point of `natterjack`."""
+
+from __future__ import annotations
+
+from natterjack.process.start import run_program
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    return run_program("natterjack", "natterjack.cli.main")
