@@ -18,6 +18,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import BadChunk, BadEvent, InvalidKey, UsageError
 from natterjack.events import StatusEvent, parse_event
+from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.spec import SessionSpec
 from natterjack.subjects import (
@@ -29,7 +30,7 @@ from natterjack.subjects import (
     session_subject,
 )
 
-from .table import plain, table
+from .table import table
 
 _NAME = "natterjack-sessions-retry"
 _TIMEOUT_S = 5.0

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import io
 import math
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,10 +17,11 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.fleet.reader import FleetReader
 from natterjack.fleet.sessions import WAITING, Fleet, KeyFilter, Row
+from natterjack.process.terminal import plain, rewritable, size, start
 from natterjack.settings import BrokerSettings, add_flags, load
 
 from . import retry
-from .table import plain, start, table
+from .table import table
 
 _WATCH_S, _MIN_WATCH_S = 2.0, 0.2
 _HOME, _CLEAR, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
@@ -124,7 +124,7 @@ class _View:
         self._flags = flags
         self._keys = keys
         self._reader = reader
-        self._live = flags.watch is not None and not flags.json and sys.stdout.isatty()
+        self._live = flags.watch is not None and not flags.json and rewritable(sys.stdout)
         self._frame: list[str] | None = None
         self._last_notes: list[str] = []
 
@@ -135,9 +135,9 @@ class _View:
         """Read the fleet and show it. Raises BrokerError."""
         fleet = await self._reader.read(self._keys)
         rows = self._chosen(fleet)
-        size = shutil.get_terminal_size()
+        terminal = size(sys.stdout)
         # Room for the header, the summary, the notes and the line with the cursor.
-        limit = max(1, size.lines - 5 - len(fleet.notes)) if self._live else len(rows)
+        limit = max(1, terminal.lines - 5 - len(fleet.notes)) if self._live else len(rows)
         shown = rows if len(rows) <= limit else rows[: limit - 1]
         if not self._flags.no_words:
             note = await self._reader.add_words(shown)
@@ -145,7 +145,7 @@ class _View:
         if self._flags.json:
             self._show_json(rows, fleet.notes)
             return
-        room = size.columns if sys.stdout.isatty() else None
+        room = terminal.columns if sys.stdout.isatty() else None
         lines = self._table(shown, room) if shown else []
         if len(shown) < len(rows):
             lines.append(f"… and {len(rows) - len(shown)} more")
@@ -185,7 +185,7 @@ class _View:
         self._print_notes(notes)
 
     def _draw(self, notes: list[str]) -> None:
-        room = shutil.get_terminal_size().columns
+        room = size(sys.stdout).columns
         # Uses no terminal mode that would have to be reset when this process ends.
         lines = [start(line, room) for line in (*(self._frame or ()), *map(plain, notes))]
         text = "".join(f"{line}{_CLEAR_LINE}\n" for line in lines)

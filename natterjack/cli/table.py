@@ -2,62 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
+
+from natterjack.process.terminal import end, middle, plain, start, width
 
 GAP = "  "
 _MIN_LAST = 8
-_JOINERS = "\u200c\u200d"
-_REMOVED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def plain(text: str) -> str:
-    """`text` on one line, without control characters and marks that change text direction."""
-    if not text.isprintable():
-        text = "".join(
-            char
-            if char in _JOINERS or unicodedata.category(char) not in _REMOVED_CATEGORIES
-            else " "
-            for char in text
-        )
-    return " ".join(text.split())
-
-
-def width(text: str) -> int:
-    """Width in terminal cells: wide East Asian characters take two, combining characters none."""
-    if text.isascii():
-        return len(text)
-    return sum(map(_cells, text))
-
-
-def _cells(char: str) -> int:
-    if char in _JOINERS or unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def end(text: str, room: int) -> str:
-    """The end of `text`, cut to `room` cells; an ellipsis marks the cut."""
-    if width(text) <= room:
-        return text
-    left, kept = room - 1, len(text)
-    while kept and left >= _cells(text[kept - 1]):
-        kept -= 1
-        left -= _cells(text[kept])
-    return "…" + text[kept:] if room > 0 else ""
-
-
-def start(text: str, room: int) -> str:
-    """The start of `text`, cut to `room` cells."""
-    return end(text[::-1], room)[::-1]
-
-
-def middle(text: str, room: int) -> str:
-    """The start and the end of `text`, cut to `room` cells in the middle."""
-    if width(text) <= room:
-        return text
-    tail = end(text, room - room // 2)
-    return start(text, room // 2 + 1)[:-1] + tail
 
 
 def table(
@@ -68,11 +18,13 @@ def table(
     room: int | None = None,
     least: int = 12,
 ) -> list[str]:
-    """Align `lines` in columns; the columns in `right` are aligned to the right.
+    """Align `lines` in columns; the columns in `right` are aligned to the right. Control characters
+    are removed.
 
     With `room`, no line is wider than that many cells: the `elastic` columns shrink first, down to
     `least` cells each. The last column gets the rest, or is omitted if that is too narrow.
     """
+    lines = [[cell if cell.isprintable() else plain(cell) for cell in line] for line in lines]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
     if room is not None:

@@ -1,22 +1,40 @@
-"""Captions: transcript events as lines of text, where finals replace interims."""
+"""Captions: transcript events as lines of text, with a row that is rewritten for each session."""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import io
+import logging
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from natterjack.events import (
-    Event,
-    FinalEvent,
-    InterimEvent,
-    StatusEvent,
-    TurnEvent,
-    UsageEvent,
+from natterjack.events import Event, FinalEvent, Gap, StatusEvent
+from natterjack.process.terminal import (
+    end,
+    escaped,
+    middle,
+    plain,
+    rewritable,
+    size,
+    start,
+    styled,
+    width,
 )
+from natterjack.subjects import SessionKey
 
-_CLEAR = "\r\x1b[K"
+from .live_rows import LiveRows, Row
+
+_UP, _DOWN = "\x1b[{}A", "\x1b[{}B"
+_CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
+_ONE_LINE, _MANY_LINES = "\x1b[?7l", "\x1b[?7h"
+"""Text beyond the last column is cut, or continues on the next line."""
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+_CLOCK_CELLS = 9
+_WIDE = 50
+"""Columns from which rows have a clock."""
+_MAX_GAPS = 10
 
 
 def clock(seconds: float) -> str:
@@ -26,43 +44,158 @@ def clock(seconds: float) -> str:
 
 
 class Captions:
-    """Writes events to a terminal; to other outputs, plain lines without interims."""
+    """Writes events as lines. On a terminal, rows below them show what each open session says now.
+
+    The rows are at most half of the terminal; the last one counts the sessions without a row. Other
+    outputs get lines only, without control characters. A context manager: at the end, the rows are
+    removed.
+    """
 
     def __init__(
-        self, out: TextIO = sys.stdout, *, speakers: bool = True, states: bool = True
+        self,
+        out: TextIO | None = None,
+        *,
+        speakers: bool = True,
+        states: bool = True,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._out = out
-        self._live = out.isatty()
+        self._out = sys.stdout if out is None else out
+        self._live = rewritable(self._out)
+        self._styled = styled(self._out)
         self._speakers = speakers
         self._states = states
-        self._interim_shown = False
+        self._now = now
+        self._tenants: set[str] = set()
+        self._rows = LiveRows()
+        self._drawn: list[str] = []
+        """The rows on the screen, without style."""
+        self._columns = 0
+        """Width of the terminal when they were drawn."""
+        self._logging = contextlib.ExitStack()
+
+    def __enter__(self) -> Captions:
+        if self._live and sys.stderr.isatty():
+            self._logging.enter_context(_logging_to(_Lines(self)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logging.close()
+        if self._drawn:
+            self._out.write(f"{self._to_first_row()}{_CLEAR_BELOW}")
+            self._out.flush()
+            self._drawn = []
 
     def show(self, event: Event) -> None:
-        """Write one event. Turn and usage events are ignored."""
-        if isinstance(event, InterimEvent):
-            if self._live:
-                self._show_interim(event)
-        elif isinstance(event, FinalEvent):
-            self.line(f"{self._head(event)}{event.text}")
-        elif isinstance(event, StatusEvent) and self._states:
-            reason = f" ({event.reason})" if event.reason else ""
-            self.line(f"{self._head(event)}[{event.state}{reason}]")
-        else:
-            assert isinstance(event, TurnEvent | UsageEvent | StatusEvent)
+        """Show one event. Turn and usage events only tell that their session is open."""
+        self._tenants.add(event.tenant)
+        self._rows.add(event, self._now())
+        self._draw(self._lines_of(event))
 
     def line(self, text: str) -> None:
-        """Write a line, replacing the interim that is shown."""
-        clear = _CLEAR if self._interim_shown else ""
-        self._interim_shown = False
-        print(f"{clear}{text}", file=self._out, flush=True)
+        """Write a line above the rows."""
+        self._draw([escaped(text)])
 
-    def _show_interim(self, event: InterimEvent) -> None:
-        head = self._head(event)
-        room = shutil.get_terminal_size().columns - len(head) - 2
-        text = event.text if len(event.text) <= room else "…" + event.text[1 - room :]
-        print(f"{_CLEAR}{head}{_DIM}{text}{_PLAIN}", end="", file=self._out, flush=True)
-        self._interim_shown = True
+    # ---- what is shown ---------------------------------------------------------------------------
 
-    def _head(self, event: Event) -> str:
-        start = clock(event.start) if isinstance(event, InterimEvent | FinalEvent) else ""
-        return f"{start:>7}  " + (f"{event.speaker}: " if self._speakers else "")
+    def _lines_of(self, event: Event) -> list[str]:
+        head = f"{self._label(event.key)}: " if self._speakers else ""
+        if isinstance(event, FinalEvent):
+            return [f"{clock(event.start):>7}  {head}{plain(event.text)}"]
+        if isinstance(event, StatusEvent) and self._states:
+            gaps = event.account.gaps if event.account is not None else []
+            lines = [f"{clock(gap.start):>7}  {head}{_gap_text(gap)}" for gap in gaps[:_MAX_GAPS]]
+            if len(gaps) > _MAX_GAPS:
+                lines.append(f"{'':{_CLOCK_CELLS}}{head}[more gaps]")
+            reason = f" ({plain(event.reason)})" if event.reason else ""
+            return [*lines, f"{'':{_CLOCK_CELLS}}{head}[{plain(event.state)}{reason}]"]
+        return []
+
+    def _label(self, key: SessionKey) -> str:
+        """Conversation and speaker, and the tenant if events of several tenants were shown."""
+        shown = key if len(self._tenants) > 1 else key[1:]
+        return plain(".".join(shown))
+
+    def _row_text(self, row: Row, room: int) -> tuple[str, str]:
+        """The head and the text of a row; together, they are at most `room` cells wide."""
+        head = ""
+        if room >= _WIDE:
+            head = f"{clock(row.start) if row.text else '':>7}  "
+        if self._speakers:
+            head += f"{middle(self._label(row.key), max(8, room // 3))}: "
+        head = start(head, room)
+        text = row.text or f"[{row.state}]"
+        return head, end(text, room - width(head))
+
+    # ---- drawing ---------------------------------------------------------------------------------
+
+    def _draw(self, lines: list[str]) -> None:
+        """Write lines above the rows, and rewrite the rows that have changed."""
+        if not self._live:
+            self._out.writelines(f"{line}\n" for line in lines)
+            if lines:
+                self._out.flush()
+            return
+        columns, screen_lines = size(self._out)
+        rows, more = self._rows.shown(max(1, screen_lines // 2), self._now())
+        # The last column stays free: some terminals begin the next line when it is written.
+        room = max(1, columns - 1)
+        parts = [self._row_text(row, room) for row in rows]
+        if more:
+            margin = " " * _CLOCK_CELLS if room >= _WIDE else ""
+            parts.append((start(f"{margin}and {more} more", room), ""))
+        drawn = ["".join(part) for part in parts]
+        styled_rows = [
+            f"{_ONE_LINE}{head}{self._dim(text)}{_MANY_LINES}{_CLEAR_LINE}" for head, text in parts
+        ]
+        written = ""
+        if lines or columns != self._columns or len(drawn) != len(self._drawn):
+            written = f"{self._to_first_row()}{_CLEAR_BELOW if self._drawn else ''}"
+            written += "".join(f"{line}\n" for line in (*lines, *styled_rows))
+        else:
+            for n, row in enumerate(drawn):
+                if row != self._drawn[n]:
+                    up = len(drawn) - n
+                    written += f"{_UP.format(up)}\r{styled_rows[n]}{_DOWN.format(up)}\r"
+        self._drawn, self._columns = drawn, columns
+        if written:
+            self._out.write(written)
+            self._out.flush()
+
+    def _dim(self, text: str) -> str:
+        return f"{_DIM}{text}{_PLAIN}" if self._styled and text else text
+
+    def _to_first_row(self) -> str:
+        """Move the cursor to the first row, which a terminal that became narrower has folded."""
+        columns = size(self._out).columns
+        up = sum(max(1, -(-width(row) // columns)) for row in self._drawn)
+        return f"{_UP.format(up)}\r" if up else ""
+
+
+def _gap_text(gap: Gap) -> str:
+    return f"[gap of {gap.end - gap.start:.1f} s ({plain(gap.cause)})]"
+
+
+class _Lines(io.TextIOBase):
+    """Takes log lines, and has captions write them above the rows."""
+
+    def __init__(self, captions: Captions) -> None:
+        self._captions = captions
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._captions.line(line)
+        return len(text)
+
+
+@contextlib.contextmanager
+def _logging_to(stream: io.TextIOBase) -> Iterator[None]:
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
+    before = [handler.setStream(stream) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream_before in zip(handlers, before, strict=True):
+            if stream_before is not None:
+                handler.setStream(stream_before)

@@ -138,7 +138,7 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
         received.interrupted = True
         edge.signal(signal.SIGINT)
 
-    with receiving((signal.SIGINT,), interrupt):
+    with receiving((signal.SIGINT,), interrupt), captions:
         await _until_shown(edge, show())
 
 

@@ -1,1 +1,1 @@
-"""How the worker and the edge run as a process: the event loop, ending tasks, telling systemd."""
+"""How programs run as a process: the event loop, ending tasks, telling systemd, the terminal."""

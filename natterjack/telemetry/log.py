@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from natterjack.process.terminal import escaped
 from natterjack.settings import LogSettings
 
 
@@ -23,7 +24,8 @@ class _Text(logging.Formatter):
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{values}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        # Some text is of others: what providers say, names of devices, the subjects of messages.
+        return escaped(line)
 
 
 class _Json(logging.Formatter):

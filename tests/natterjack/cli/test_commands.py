@@ -14,9 +14,11 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
+from natterjack.events import Event
 from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import transcript_subject
+from tests.natterjack.consume.screen import Screen
 from tests.natterjack.consume.test_listener import final, interim
 from tests.waiting import soon, until
 
@@ -123,19 +125,68 @@ async def test_tail_shows_stored_finals_first(
 ) -> None:
     async with Command("tail", "--from-start", NATS_URL=nats_server.url) as tail:
         await until(lambda: tail.out.count("\n") == 3, "three finals")
-    assert tail.out.splitlines()[0] == " 0:00.0  s: final 0"
+    assert tail.out.splitlines()[0] == " 0:00.0  c.s: final 0"
 
 
-async def test_tail_on_a_terminal_rewrites_interims(
-    publishing: Broker, nats_server: EmbeddedServer
+def by(speaker: str, event: Event) -> Event:
+    """The same event of a session of this speaker."""
+    return event.model_copy(update={"speaker": speaker, "session_id": f"session of {speaker}"})
+
+
+async def test_tail_on_a_terminal_keeps_apart_who_speaks_at_once(
+    ready_broker: Broker, nats_server: EmbeddedServer
 ) -> None:
-    async with Command("tail", "--from-start", terminal=True, NATS_URL=nats_server.url) as tail:
-        await until(lambda: "final 2" in tail.out, "stored finals")
-        event = interim(3, "half a thou")
-        await publishing.client.publish(transcript_subject(event.key, "interim"), event.encode())
-        await until(lambda: "half a thou" in tail.out, "the interim")
-        whole = final(3)
-        js = publishing.client.jetstream()
-        await js.publish(transcript_subject(whole.key, "final"), whole.encode())
-        await until(lambda: "final 3" in tail.out, "the final")
-    assert "half a thou\x1b[0m\r\x1b[K" in tail.out, "the final did not take the interim's line"
+    client, js = ready_broker.client, ready_broker.client.jetstream()
+    speakers = [f"s{n}" for n in range(9)]
+
+    async def partial(speaker: str, segment: int, text: str) -> None:
+        event = by(speaker, interim(segment, text))
+        await client.publish(transcript_subject(event.key, "interim"), event.encode())
+
+    async def speak(speaker: str) -> None:
+        for n in range(5):
+            await partial(speaker, n, f"{speaker} says")
+            event = by(speaker, final(n).model_copy(update={"text": f"{n}\x1b[2J\rwords"}))
+            await js.publish(transcript_subject(event.key, "final"), event.encode())
+
+    def lines() -> list[str]:
+        screen = Screen(50)
+        screen.write(re.sub(r"\x1b[^A-Za-z]*$", "", tail.out))  # what was read may end within one
+        return screen.text
+
+    size = {"COLUMNS": "50", "LINES": "10", "TERM": "xterm", "NO_COLOR": ""}
+    arguments = ("tail", "--from-start")
+    async with Command(*arguments, terminal=True, NATS_URL=nats_server.url, **size) as tail:
+        await asyncio.gather(*map(speak, speakers))
+        await until(lambda: len([x for x in lines() if "[2J words" in x]) == 45, "all finals")
+        for speaker in speakers:
+            await partial(speaker, 5, f"{speaker} goes on")
+        await until(lambda: "".join(lines()[-6:]).count("goes on") == 4, "the rows")
+        finals, rows = lines()[:-6], lines()[-6:]
+        tail.signal(signal.SIGINT)
+        assert await tail.status() == 130
+    assert tail.errors == ""
+    for speaker in speakers:
+        mine = [line for line in finals if f" c.{speaker}: " in line]
+        assert mine == [f" 0:0{n}.0  c.{speaker}: {n} [2J words" for n in range(5)]
+    assert len(finals) == 45
+    shown = [re.fullmatch(r"c\.(s\d): \1 goes on", row) for row in rows[:4]]
+    assert all(shown), rows
+    assert rows[4:] == ["and 5 more", ""]
+    assert lines() == [*finals, ""], "the rows are removed at the end"
+
+
+async def test_redirected_tail_has_no_control_characters(
+    ready_broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    js = ready_broker.client.jetstream()
+    async with Command("tail", "--from-start", NATS_URL=nats_server.url, COLUMNS="20") as tail:
+        for n, speaker in enumerate(("anna", "ben")):
+            text = "\x1b]0;title\x07two\r\nlines\x9b2J and more than a narrow terminal shows"
+            event = by(speaker, final(n).model_copy(update={"text": text}))
+            await js.publish(transcript_subject(event.key, "final"), event.encode())
+        await until(lambda: tail.out.count("\n") == 2, "two finals")
+    assert tail.out.splitlines() == [
+        f" 0:0{n}.0  c.{speaker}: ]0;title two lines 2J and more than a narrow terminal shows"
+        for n, speaker in enumerate(("anna", "ben"))
+    ]
