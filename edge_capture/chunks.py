@@ -6,15 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
 from natterjack.audio import AudioFormat
 
-Samples = npt.NDArray[Any]
-"""Shape (frames, channels): int16, float32 in -1..1, or the bytes of mulaw or alaw as uint8."""
+from .input.samples import Samples, to_float, to_pcm
 
-_FULL_SCALE = 32768.0
 _WARM_UP_S = 0.5
 _NS = 1_000_000_000
 
@@ -138,7 +135,7 @@ class Chunker:
 
     def _flush(self, *, end: bool) -> Chunk:
         if self._resampler is not None and self._frames_in:
-            self._append(_to_pcm(self._resampler.resample_chunk(_NOTHING, last=True)))
+            self._append(to_pcm(self._resampler.resample_chunk(_NOTHING, last=True)))
         return self._chunk(self._take_pending(), end=end)
 
     def _new_resampler(self) -> Any:
@@ -155,10 +152,10 @@ class Chunker:
             samples = samples[:, 0]
         else:
             channels = samples.shape[1]
-            samples = _to_float(samples) @ np.full(channels, 1 / channels, np.float32)
+            samples = to_float(samples) @ np.full(channels, 1 / channels, np.float32)
         if self._resampler is not None:
-            samples = self._resampler.resample_chunk(np.ascontiguousarray(_to_float(samples)))
-        return _to_pcm(samples)
+            samples = self._resampler.resample_chunk(np.ascontiguousarray(to_float(samples)))
+        return to_pcm(samples)
 
     def _append(self, frames: Samples) -> None:
         if self._discard_frames:
@@ -184,16 +181,3 @@ class Chunker:
 
 
 _NOTHING = np.empty(0, np.float32)
-
-
-def _to_float(samples: Samples) -> Samples:
-    if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(_FULL_SCALE)
-    return samples
-
-
-def _to_pcm(samples: Samples) -> Samples:
-    if samples.dtype != np.float32:
-        return samples
-    scaled = np.rint(samples * np.float32(_FULL_SCALE))
-    return scaled.clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")

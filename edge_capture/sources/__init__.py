@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from natterjack.audio import AudioFormat
 
-from ..chunks import Samples
+from ..input.samples import Samples
 
 DEVICE_THREADS = "device"
 """Prefix of the names of threads that a dead device may block forever."""
@@ -50,6 +50,7 @@ class Source(Protocol):
     can_finish: Callable[[], bool]
     """Whether the broker has stored all that was yielded and is connected. Set by the reader. Until
     then a device that has disappeared is waited for, because the session could not end anyway."""
+
     def blocks(self) -> AsyncGenerator[Block, None]:
         """Yield the audio in order, until it ends. Cancel-safe. Raises: SourceLost."""
 

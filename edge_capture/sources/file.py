@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import shlex
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -11,12 +14,28 @@ import soundfile
 
 from natterjack.audio import AudioFormat
 
-from ..chunks import Samples
 from ..errors import SourceError, SourceLost
+from ..input.samples import Samples
+from ..input.wav import BadWav, Sizes, WavHeader, check_sizes, is_wav, parse_wav
 from . import Block, Pace, always
 
+log = logging.getLogger(__name__)
+
 _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-_EXACT_SEEK_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF")
+_EXACT_SEEK_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF", "RAW")
+_SUBTYPES = {
+    ("int", 1): "PCM_U8", ("int", 2): "PCM_16", ("int", 3): "PCM_24", ("int", 4): "PCM_32",
+    ("float", 4): "FLOAT", ("float", 8): "DOUBLE", ("mulaw", 1): "ULAW", ("alaw", 1): "ALAW",
+}  # fmt: skip
+"""The names that libsndfile has for encodings."""
+_HEAD_BYTES = (1 << 16, 1 << 24)
+"""How much of a file is read to find its header: usually the first is enough."""
+_FFMPEG = "ffmpeg -i {} -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
+_BEHIND_BYTES = 1 << 16
+_UNKNOWN_FRAMES = 1 << 62
+"""libsndfile says at least this for a file of unknown length."""
+_TOLERANCE = 0.05
+"""The length of an MP3 file may be an estimate."""
 _SKIP_FRAMES = 1 << 20
 _FAST_BLOCK_MS = 500  # without a pace, longer blocks cost less
 
@@ -30,6 +49,22 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
     def seekable(self) -> bool:
         return False
+
+
+class _Tail(io.FileIO):
+    """A file from byte `offset` on, as if that were the whole file."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        super().__init__(path)
+        self._offset = offset
+        self.seek(0)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = self._offset if whence == os.SEEK_SET else 0
+        return super().seek(start + offset, whence) - self._offset
+
+    def tell(self) -> int:
+        return super().tell() - self._offset
 
 
 class FileSource:
@@ -50,7 +85,13 @@ class FileSource:
         self.name = str(path)
         self.can_finish = always
         self._speed = speed
-        self._file = _open(path)
+        _check_path(path)
+        header, sizes = _examine(path)
+        self._unsized = header if sizes.ignore else None
+        """The header of a WAV file in which everything behind it is audio."""
+        self._missing = sizes.notice if sizes.missing else None
+        """How much audio is missing at the end, in words."""
+        self._file, self._tail = self._open()
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)
         milliseconds = _FAST_BLOCK_MS if speed is None else block_ms
         self._block_frames = max(1, self.format.sample_rate * milliseconds // 1000)
@@ -59,7 +100,9 @@ class FileSource:
         except SourceLost as error:
             raise SourceError(str(error)) from None
         if not len(self._first):
-            raise SourceError(f"{path} has no samples")
+            raise SourceError(": ".join(filter(None, (f"{path} has no samples", self._missing))))
+        if sizes.notice and not sizes.missing:
+            log.warning("%s: %s", path, sizes.notice)
         self._start = 0
         self._start_ns: int | None = None
 
@@ -70,8 +113,8 @@ class FileSource:
         blocks while everything before the frame is decoded. Raises: SourceError.
         """
         self._start, self._start_ns = frame, time_ns
-        self._file.close()
-        self._file = _open(Path(self.name))
+        self.close()
+        self._file, self._tail = self._open()
         try:
             if self._file.format in _EXACT_SEEK_FORMATS:
                 self._file.seek(min(frame, self._file.frames))
@@ -101,15 +144,50 @@ class FileSource:
             yield Block(samples, pace.time_ns(pos))
             pos += len(samples)
             samples = self._read()
+        if self._missing:
+            raise SourceLost(f"{self.name}: {self._missing}")
+        announced = self.format.seconds(self._file.frames)
+        read = self.format.seconds(pos)
+        if read < announced * (1 - _TOLERANCE) and self._file.frames < _UNKNOWN_FRAMES:
+            log.warning(
+                "%s: only %.1f of the %.1f s that its header announces could be read",
+                self.name,
+                read,
+                announced,
+            )
 
     def remaining(self) -> list[Block]:
         return []
 
+    def _open(self) -> tuple[soundfile.SoundFile, _Tail | None]:
+        """Return the decoder, and the file that it reads if it does not open that itself."""
+        path, header = Path(self.name), self._unsized
+        try:
+            if header is None:
+                return _Sequential(os.fsencode(path)), None  # a file name need not be valid text
+            tail = _Tail(path, header.data_offset)
+            coding = header.coding
+            decoder = _Sequential(
+                tail, "r", header.sample_rate, header.channels, _SUBTYPES[coding.kind, coding.size],
+                "BIG" if coding.big_endian else "LITTLE", "RAW",
+            )  # fmt: skip
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise SourceError(
+                f"{path} is not a readable audio file: {_text(error)}; if ffmpeg can read it: "
+                + _FFMPEG.format(shlex.quote(str(path)))
+            ) from None
+        except TypeError:  # the name ends in .raw, and soundfile needs to be given its format
+            raise SourceError(f"{path} is raw audio; use: natterjack-edge stdin < {path}") from None
+        return decoder, tail
+
     def close(self) -> None:
         self._file.close()
+        if self._tail is not None:
+            self._tail.close()
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def _check_path(path: Path) -> None:
+    """Raises: SourceError if there is no such file, or nothing in it."""
     try:
         if path.is_dir():
             raise SourceError(f"{path} is a directory, not an audio file")
@@ -123,12 +201,32 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise SourceError(f"{path}: {error.strerror}") from None
     if empty:
         raise SourceError(f"{path} is empty")
+
+
+def _examine(path: Path) -> tuple[WavHeader | None, Sizes]:
+    """Return the header of a WAV file, or None if it is another file, and what its sizes are worth.
+
+    Raises: SourceError.
+    """
+    header = None
     try:
-        return _Sequential(os.fsencode(path))  # a file name need not be valid text
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise SourceError(f"{path} is not a readable audio file: {_text(error)}") from None
-    except TypeError:  # the name ends in .raw, and soundfile needs to be given its format
-        raise SourceError(f"{path} is raw audio; use: natterjack-edge stdin < {path}") from None
+        with path.open("rb") as file:
+            for size in _HEAD_BYTES:
+                file.seek(0)
+                head = file.read(size)
+                if not is_wav(head) or (header := parse_wav(head)) is not None:
+                    break
+            if header is None:
+                return None, Sizes()
+            end = header.data_offset + (header.data_bytes or 0)
+            file.seek(end)
+            behind = file.read(_BEHIND_BYTES)
+            left = file.seek(0, os.SEEK_END) - end
+    except BadWav:
+        return None, Sizes()  # libsndfile decodes more, or says what is wrong
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    return header, check_sizes(header, left, behind)
 
 
 def _text(error: Exception) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from natterjack.audio import AudioFormat
 
-from ..chunks import Samples
 from ..errors import SourceError, SourceLost
+from ..input.samples import Samples
 from ..settings import StdinSettings
 from . import Block, Pace, always
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from edge_capture.sources.file import FileSource
+from edge_capture.errors import SourceError, SourceLost
+from edge_capture.input.samples import Coding
+from edge_capture.sources.file import _SUBTYPES, FileSource
 from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import RunEdge, StartEdge
+from tests.edge_capture.input.wavs import chunk, wav_header
 from tests.edge_capture.program import (
     captured,
     loudest_hertz,
@@ -219,6 +223,90 @@ async def test_a_file_that_breaks_off_ends_its_session(
     assert 1 < recording.seconds < 2.2
     assert code == 1
     assert "cannot be read further" in edge.stderr
+
+
+AUDIO = (tone(440, 2, 16000) * 32767).astype("<i2").tobytes()
+JUNK = chunk(b"JUNK", b"data" * 1000) + chunk(b"FLLR", bytes(70_001))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        wav_header(riff_bytes=0),
+        wav_header(riff_bytes=36),
+        wav_header(before=JUNK),
+        wav_header(data_bytes=16_000),
+        wav_header(data_bytes=0xFFFF_FFFF, riff_bytes=0xFFFF_FFFF),
+        wav_header(data_bytes=0x8000_0000),
+        wav_header(data_bytes=0xFFFF_FFFF, long_bytes=0),
+        wav_header(data_bytes=0xFFFF_FFFF, long_bytes=2**64 - 1),
+        wav_header(extensible=True),
+    ],
+)
+async def test_all_audio_behind_a_header_that_was_never_finished_is_read(
+    tmp_path: Path, header: bytes
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(header + AUDIO + b"x")
+    (recording,) = (await captured(FileSource(path, None, 80))).values()
+    recording.check_whole()
+    assert recording.payload == AUDIO
+    source = FileSource(path, None, 80)
+    source.start_at(20_000, None)
+    (recording,) = (await captured(source)).values()
+    assert recording.payload == AUDIO[40_000:]
+
+
+@pytest.mark.parametrize("name", ["int 1", "int 3", "int 4", "float 4", "float 8", "mulaw", "alaw"])
+@pytest.mark.parametrize("big_endian", [False, True])
+async def test_unfinished_files_of_any_encoding_are_read(
+    tmp_path: Path, name: str, big_endian: bool
+) -> None:
+    kind, _, size = name.partition(" ")
+    coding = Coding(kind, int(size or 1), big_endian)  # type: ignore[arg-type]
+    subtype = _SUBTYPES[coding.kind, coding.size]
+    endian = "BIG" if big_endian else "LITTLE"
+    both = np.stack([tone(440, 1, 8000), tone(1000, 1, 8000)], axis=1)
+    audio = io.BytesIO()
+    soundfile.write(audio, both, 8000, subtype, endian, "RAW")
+    (tmp_path / "a.wav").write_bytes(wav_header(coding, 8000, 2) + audio.getvalue())
+    found = await captured(
+        FileSource(tmp_path / "a.wav", None, 80),
+        *("--split-channels", "a,b", "--publish-sample-rate", "8000"),
+    )
+    for speaker, samples in zip("ab", both.T, strict=True):
+        assert np.abs(found[speaker].samples / 32768 - samples).max() < 0.02
+
+
+async def test_what_is_odd_about_a_file_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_header(data_bytes=len(AUDIO)) + AUDIO + chunk(b"LIST", b"comment"))
+    (recording,) = (await captured(FileSource(path, None, 80))).values()
+    assert recording.payload == AUDIO
+    assert not caplog.messages
+    path.write_bytes(wav_header(data_bytes=len(AUDIO) // 4) + AUDIO)
+    await captured(FileSource(path, None, 80))
+    assert "behind the 0.5 s that its header announces lie 1.5 s more" in caplog.text
+    path.write_bytes(wav_header(data_bytes=2 * len(AUDIO)) + AUDIO)
+    with pytest.raises(SourceLost, match=r"announces 4\.0 s of audio, of which 2\.0 s are missing"):
+        await captured(FileSource(path, None, 80))
+    path.write_bytes(wav_header(data_bytes=len(AUDIO)))
+    with pytest.raises(SourceError, match=r"no samples: its header announces 2\.0 s"):
+        FileSource(path, None, 80)
+
+
+async def test_an_mp3_that_is_cut_says_how_much_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.mp3", 1, 16000, 4.0)
+    whole = (tmp_path / "a.mp3").read_bytes()
+    await captured(FileSource(tmp_path / "a.mp3", None, 80))
+    assert not caplog.messages
+    (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2])
+    await captured(FileSource(tmp_path / "a.mp3", None, 80))
+    assert "of the 4.0 s that its header announces could be read" in caplog.text
 
 
 @pytest.mark.parametrize(
