@@ -52,6 +52,7 @@ from .settings import (
     SpoolSettings,
     StdinSettings,
     add_command_flags,
+    check_variables,
 )
 from .sources import DEVICE_THREADS, Source
 from .spool import Origin, Spool, SpooledBacklog, find_resumable
@@ -355,6 +356,8 @@ def _run(flags: argparse.Namespace) -> int:
     """Run the command. Returns the exit code."""
     try:
         _configure_log(flags)
+        for unknown in check_variables(flags):
+            log.warning("%s", unknown)
         if flags.command == "devices":
             return _list_devices()
         with tracing.started("natterjack-edge"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,7 +17,10 @@ from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from natterjack.audio import Encoding
-from natterjack.settings import BrokerSettings, LogSettings, add_flags, described
+from natterjack.errors import UsageError
+from natterjack.process.variables import Unknown, unknown_variables
+from natterjack.settings import MODELS as SHARED_MODELS
+from natterjack.settings import BrokerSettings, LogSettings, add_flags, described, variable
 
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -229,6 +234,35 @@ MODELS = tuple(
     if not any(flags.model in other.model.__bases__ for other in FLAGS)
 )
 """The models that together have each setting of this program once."""
+
+
+_KEY = {"EDGE_TENANT", "EDGE_CONVERSATION", "EDGE_SPEAKER", "EDGE_SPLIT_CHANNELS"}
+_MISSPELLED = 0.8
+"""How much a variable resembles one of these, from 0 to 1, if it can be nothing else: TENNANT has
+0.92, TENANT_ID 0.8. A later release should not name another setting like that."""
+
+
+def check_variables(
+    flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
+) -> list[Unknown]:
+    """Return the variables that look like settings of this program and are none.
+
+    Raises: UsageError if one looks like a part of the session's key that nothing else gives:
+    without it, audio would be published under another key, for everybody to read who may read that.
+    """
+    found = unknown_variables(environment, {*MODELS, *SHARED_MODELS})
+    if flags.command in CAPTURE_COMMANDS:
+        given = {name.upper() for name in environment}
+        given |= {variable(EdgeSettings, name.partition(".")[2]) for name in vars(flags)}
+        if "EDGE_SPLIT_CHANNELS" in given:
+            given.add("EDGE_SPEAKER")
+        for each in found:
+            if each.meant in _KEY - given and each.likeness >= _MISSPELLED:
+                raise UsageError(
+                    f"{each.name} is not a setting; did you mean {each.meant}? It is part of the "
+                    "key under which audio is published: correct the name, or remove the variable"
+                )
+    return found
 
 
 def _parse_pair(text: str) -> tuple[str, str]:

@@ -107,6 +107,20 @@ class LogSettings(BaseSettings):
     log_format: LogFormat = described("auto", "auto: text on a terminal, JSON lines elsewhere")
 
 
+MODELS = (BrokerSettings, StreamSettings, LogSettings)
+"""The settings of no program in particular."""
+
+
+def variable(model: type[BaseSettings], field: str) -> str:
+    """Return the environment variable of a field."""
+    return f"{model.model_config.get('env_prefix', '')}{field}".upper()
+
+
+def variables(model: type[BaseSettings]) -> set[str]:
+    """Return the environment variables that `model` reads."""
+    return {variable(model, field) for field in model.model_fields}
+
+
 def add_flags(
     parser: argparse.ArgumentParser,
     model: type[BaseSettings],
@@ -120,9 +134,8 @@ def add_flags(
     of a machine can read its command lines.
     """
     group = parser.add_argument_group(f"{(model.__doc__ or '').splitlines()[0].rstrip('.')}")
-    env_prefix = model.model_config.get("env_prefix", "")
     for name, field in model.model_fields.items():
-        env = f"{env_prefix}{name}".upper()
+        env = variable(model, name)
         if name in without or "SecretStr" in str(field.annotation):
             continue
         default = field.get_default(call_default_factory=True)

@@ -30,7 +30,15 @@ from natterjack.errors import (
 from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.signals import receiving
-from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, add_flags, load
+from natterjack.process.variables import unknown_variables
+from natterjack.settings import (
+    MODELS,
+    BrokerSettings,
+    LogSettings,
+    StreamSettings,
+    add_flags,
+    load,
+)
 from natterjack.telemetry import log as logs
 from natterjack.telemetry import tracing
 from worker.capacity.governor import Governor
@@ -91,6 +99,11 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
     settings = load(WorkerSettings, flags)
     broker_settings, stream_settings = load(BrokerSettings, flags), load(StreamSettings, flags)
     providers = Providers(settings)
+    for unknown in (
+        *unknown_variables(os.environ, {WorkerSettings, *MODELS}),
+        *providers.unknown_variables(settings.providers),
+    ):
+        log.warning("%s", unknown)
     for name in settings.providers:
         providers.get(name)  # reports an unknown provider or a missing key now, not in a session
     metrics = Metrics(settings.max_sessions, settings.metrics_tenants, settings.final_goal_seconds)

@@ -12,6 +12,8 @@ from importlib import import_module
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from natterjack.settings import variable
+
 from .commands import commands, settings_flags
 from .markdown import cell, code, heading, paragraphs, table
 
@@ -51,11 +53,6 @@ def own_fields(model: type[BaseSettings]) -> dict[str, FieldInfo]:
         for name in base.model_fields
     }
     return {name: field for name, field in model.model_fields.items() if name not in inherited}
-
-
-def variable(model: type[BaseSettings], field: str) -> str:
-    """The environment variable of a field."""
-    return f"{model.model_config.get('env_prefix', '')}{field}".upper()
 
 
 def title(model: str) -> str:
@@ -115,7 +112,12 @@ def page() -> str:
                 "Each setting is an environment variable; most are flags too, and a flag wins. "
                 "Secrets have no flags. Lists in variables use commas; objects are JSON. A "
                 "provider's settings may also be files: see "
-                "[changing keys](../how-to/change-keys.md).",
+                "[changing keys](../how-to/change-keys.md). At start, each program warns of "
+                "variables that begin like its settings and are none; variables that Kubernetes "
+                "sets for Services are left out. `natterjack-edge` does not start with one that "
+                "resembles `EDGE_TENANT`, `EDGE_CONVERSATION`, `EDGE_SPEAKER` or "
+                "`EDGE_SPLIT_CHANNELS` while that is not set: its audio would be published under "
+                "another key.",
             ),
             *map(_section, models()),
         ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Sequence
@@ -14,11 +16,14 @@ from pathlib import Path
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
 from natterjack.local.up import up
-from natterjack.settings import LogSettings, add_flags, load
+from natterjack.process.variables import unknown_variables
+from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
 from . import budget, erase, limits, plugins, sessions, streams, tail, users
 from .arguments import add_command
+
+log = logging.getLogger("natterjack")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     try:
         logs.configure(load(LogSettings, flags))
+        for unknown in unknown_variables(os.environ, MODELS):
+            log.warning("%s", unknown)
         if flags.command == "plugins":
             sys.exit(plugins.show(as_json=flags.json))
         if flags.command == "users":

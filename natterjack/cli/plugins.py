@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from natterjack.plugin.entry_points import available
+from natterjack.settings import variable
 
 from .table import table
 
@@ -25,14 +26,13 @@ def describe(point: EntryPoint) -> dict[str, Any]:
         settings = found.Settings
     except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         return {**about, "error": f"{type(error).__name__}: {error}"}
-    prefix = settings.model_config.get("env_prefix", "")
     about["capabilities"] = {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in capabilities.items()
     }
     about["settings"] = [
         {
-            "name": f"{prefix}{name}".upper(),
+            "name": variable(settings, name),
             "default": _default(field),
             "required": field.is_required(),
             "help": field.description,

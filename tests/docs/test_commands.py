@@ -18,6 +18,8 @@ import pytest
 
 import natterjack
 from docs.generate import ROOT, commands, settings
+from natterjack.process.variables import DEPLOYMENT
+from natterjack.settings import variables
 
 from .pages import blocks, files, name, prose
 
@@ -173,20 +175,13 @@ def test_wrong_commands_are_found() -> None:
 
 
 _VARIABLE = re.compile(r"\b(?:WORKER|EDGE|NATTERJACK|NATS)_[A-Z][A-Z_]*[A-Z]\b")
-_OTHER_VARIABLES = {
-    "NATTERJACK_USER", "NATTERJACK_VERSION", "NATTERJACK_EXTRAS",  # deploy/compose.yaml
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_variables_are_settings(page: Path) -> None:
-    known = {
-        settings.variable(model, field)
-        for model in settings.models()
-        for field in model.model_fields
-    }
+    known = set().union(*map(variables, settings.models()))
     found = set(_VARIABLE.findall(page.read_text()))
-    assert found <= known | _OTHER_VARIABLES
+    assert found <= known | DEPLOYMENT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings
 from docs.generate import ROOT, commands, events, metrics, pages, providers, settings
 from natterjack import subjects
 from natterjack.events import Durable, InterimEvent
+from natterjack.settings import variable
 from worker.providers.loading import load_class
 
 PAGES = pages()
@@ -42,7 +43,7 @@ def test_every_setting_is_described_and_on_the_page(model: type[BaseSettings]) -
     assert model.__doc__
     for name, field in model.model_fields.items():
         assert field.description, name
-        assert f"| `{settings.variable(model, name)}` |" in page
+        assert f"| `{variable(model, name)}` |" in page
 
 
 def test_titles_of_settings_are_unique() -> None:
@@ -103,5 +104,5 @@ def test_every_provider_has_a_page_with_its_settings(name: str) -> None:
     readme = (ROOT / providers.readme(name)).read_text()
     model = load_class(name).Settings
     for field in model.model_fields:
-        assert settings.variable(model, field) in readme
+        assert variable(model, field) in readme
     assert f"[`{name}`](../../{providers.readme(name)})" in PAGES[REFERENCE / "providers.md"]

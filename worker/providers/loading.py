@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -17,6 +18,7 @@ from natterjack.errors import NatterjackError
 from natterjack.plugin.entry_points import available
 from natterjack.plugin.errors import PluginError, ProviderError, RequestRefused, Unavailable
 from natterjack.plugin.provider import Provider
+from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import load
 from natterjack.telemetry.log import fields
 from worker.settings import WorkerSettings
@@ -162,6 +164,21 @@ class Providers:
         self._logged.pop(name, None)
         self._made[name], self._made_from[name] = provider, settings
         return provider
+
+    def unknown_variables(self, names: Iterable[str]) -> list[Unknown]:
+        """Return variables and files that resemble settings of these providers and are none.
+
+        It loads every provider of the same vendors, for example `deepgram` and `deepgram-flux`,
+        because they share a prefix.
+        """
+        vendors = {name.partition("-")[0] for name in names}
+        models = []
+        for name in available():
+            if name.partition("-")[0] in vendors:
+                with contextlib.suppress(PluginError):  # `get` raises it if the provider is used
+                    models.append(load_class(name).Settings)
+        files = dict.fromkeys((stamp[0] for stamp in self._stamps or ()), "")
+        return unknown_variables({**files, **os.environ}, models)
 
     async def watch(self) -> None:
         """Call `look` each second, until cancelled. Returns at once without WORKER_SECRETS_DIR."""

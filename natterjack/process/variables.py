@@ -1,0 +1,84 @@
+"""Environment variables that look like settings and are none: most are misspelled."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from pydantic_settings import BaseSettings
+
+from natterjack.settings import variables
+
+_OURS = ("EDGE_", "WORKER_", "NATTERJACK_")
+"""Prefixes that belong to natterjack alone. Others, such as NATS_, have variables of other programs
+too, so only those are reported that resemble a setting."""
+_LIKENESS = 0.65
+"""From 0 to 1: TENNANT and TENANT have 0.92, SPOOL_DIR and SPOOL 0.71, URI and URL 0.67."""
+DEPLOYMENT = {"NATTERJACK_USER", "NATTERJACK_VERSION", "NATTERJACK_EXTRAS"}
+"""Variables of deploy/compose.yaml, which may be in the environment of a program too."""
+_SERVICE = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+"""Variables that Kubernetes sets in each pod for each Service: one called `worker` has
+WORKER_SERVICE_HOST, WORKER_PORT_9464_TCP and so on. (WORKER_PORT, too, is tcp://10.0.0.1:9464.)"""
+
+
+class Unknown(NamedTuple):
+    """A variable that is no setting."""
+
+    name: str
+    meant: str | None
+    """The setting whose name it resembles most, if it resembles any."""
+    likeness: float
+    """How much, from 0 to 1."""
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.meant}?" if self.meant else ""
+        return f"{self.name} is not a setting and has no effect{hint}"
+
+
+def unknown_variables(
+    environment: Mapping[str, str], models: Collection[type[BaseSettings]]
+) -> list[Unknown]:
+    """Return the variables that begin like those of `models` and are none of them, by name.
+
+    Those that Kubernetes sets for its Services are left out.
+    """
+    known = {name for model in models for name in variables(model)}
+    prefixes = {str(model.model_config.get("env_prefix", "")) for model in models}
+    # EDGE_STDIN_ is a part of EDGE_: a word may be missing from either.
+    prefixes = {p for p in prefixes if not any(p != q and p.startswith(q) for q in prefixes)}
+    found = []
+    for given, value in sorted(environment.items()):
+        name = given.upper()  # as pydantic-settings sees it
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if (
+            prefix is None
+            or name in known | DEPLOYMENT
+            or _SERVICE.fullmatch(name)
+            or (name.endswith("_PORT") and "://" in value)
+        ):
+            continue
+        meant, likeness = _closest(name.removeprefix(prefix), prefix, known, prefixes)
+        if meant or prefix in _OURS:
+            found.append(Unknown(given, meant, likeness))
+    return found
+
+
+def _closest(
+    word: str, prefix: str, known: Collection[str], prefixes: Collection[str]
+) -> tuple[str | None, float]:
+    """The setting in `known` that resembles `prefix` and `word`, and how much it does."""
+    if prefix in _OURS:
+        for other in sorted(prefixes):
+            if other + word in known:  # the right word after a wrong prefix
+                return other + word, 1.0
+    closest, likeness = None, 0.0
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    matcher.set_seq2(word)
+    for name in sorted(known):
+        if name.startswith(prefix):
+            matcher.set_seq1(name.removeprefix(prefix))
+            if (ratio := matcher.ratio()) >= max(_LIKENESS, likeness):
+                closest, likeness = name, ratio
+    return closest, likeness
