@@ -123,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     file = command("file", "publish an audio file: WAV, FLAC, OGG or MP3, any rate and channels")
     file.add_argument("path", type=Path, metavar="PATH", help="the file")
     file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
-    stdin = command("stdin", "publish raw audio from standard input")
+    stdin = command("stdin", "publish standard input: raw audio or a WAV file")
     stdin.add_argument(
         "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
     )

@@ -170,13 +170,16 @@ class RequestSettings(BaseSettings):
 
 
 class StdinSettings(BaseSettings):
-    """The raw audio on standard input."""
+    """The audio on standard input: raw, or a WAV file, whose header names the format."""
 
     model_config = SettingsConfigDict(env_prefix="EDGE_STDIN_", frozen=True, extra="ignore")
 
     encoding: Encoding = described("linear16", "encoding: linear16 (little-endian), mulaw or alaw")
     sample_rate: int = described(16_000, "sample rate in hertz", ge=1)
     channels: int = described(1, "number of interleaved channels", ge=1, le=32)
+    raw: bool = described(
+        False, "take the audio for raw even if it begins like a WAV or another file"
+    )
     live: bool = described(
         False,
         "never make the writer wait: when too much audio waits for NATS, the oldest is dropped",

@@ -109,8 +109,9 @@ def _parse_format(body: bytes, order: str) -> tuple[Coding, int, int]:
     kind = _TAGS.get(tag)
     if kind is None:
         raise BadWav(f"it is encoded as {_NAMES.get(tag, f'format {tag:#x}')}")
-    # A sample of 20 or 24 bits may be stored in more bytes, of which it fills the upper ones.
-    size = align // channels if align % channels == 0 and align else -(-bits // 8)
+    size = -(-bits // 8)
+    if size == 3 and align == 4 * channels:
+        size = 4  # a sample of 24 bits may fill the upper bytes of a wider one
     if size not in _SIZES[kind]:
         raise BadWav(f"it is encoded as {kind} of {bits} bits in {size} bytes")
     return Coding(kind, size, order == ">"), rate, channels

@@ -3,6 +3,7 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from bench.processes import cpu_seconds
+from edge_capture.input.samples import Coding
 from edge_capture.settings import StdinSettings
 from edge_capture.sources.stdin import StdinSource
 from natterjack.broker.connection import Broker
-from natterjack.broker.streams import AUDIO
+from natterjack.broker.streams import AUDIO as AUDIO_STREAM
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import RunEdge, StartEdge
+from tests.edge_capture.input.wavs import chunk, wav_header
 from tests.edge_capture.program import (
     Recording,
     captured,
@@ -70,7 +74,7 @@ async def test_chunks_are_published_as_they_arrive(
     js = ready_broker.client.jetstream()
 
     async def stored() -> int:
-        return (await js.stream_info(AUDIO)).state.messages
+        return (await js.stream_info(AUDIO_STREAM)).state.messages
 
     for count in (1, 2, 3):
         pipe.write(b"\1\0" * 1280)
@@ -138,15 +142,196 @@ async def test_channels_of_telephone_audio_stay_together_or_are_split() -> None:
 def test_without_audio_nothing_is_published(
     run_edge: RunEdge, monkeypatch: pytest.MonkeyPatch, audio: bytes, words: str
 ) -> None:
+    check_refused(run_edge, monkeypatch, audio, words)
+
+
+def check_refused(
+    run_edge: RunEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    audio: bytes,
+    words: str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Assert that the program refuses `audio` in one line with `words`, and publishes nothing."""
     readable, writable = os.pipe()
     os.write(writable, audio)
     os.close(writable)
     with os.fdopen(readable) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
-        edge = run_edge("stdin")
+        edge = run_edge("stdin", *arguments, environment=environment)
     assert edge.code == 2
     assert words in edge.stderr
     assert edge.stderr.count("\n") == 1
+
+
+AUDIO = (tone(440, 2, 16000) * 32767).astype("<i2").tobytes()
+LIST = chunk(b"LIST", b"INFOISFT\4\0\0\0edge")
+
+
+@pytest.mark.parametrize(
+    ("audio", "words", "arguments", "environment"),
+    [
+        (b"fLaC" + bytes(40), "a FLAC file, not raw audio", [], {}),
+        (b"fLaC" + bytes(40), "natterjack-edge file PATH", ["--sample-rate", "16000"], {}),
+        (
+            b"\0\0\0\x1cftypM4A ",
+            "an MP4 or M4A file, not raw audio (if it is raw nevertheless: --raw); decode it",
+            [],
+            {},
+        ),
+        (wav_header(tag=0x11) + AUDIO, "but it is encoded as IMA ADPCM", [], {}),
+        (wav_header()[:30], "ends within the header of a WAV file", [], {}),
+        (wav_header(), "is empty", [], {}),
+        (wav_header() + LIST, "a WAV file without samples", [], {}),
+        (
+            wav_header(rate=48_000, channels=2) + AUDIO,
+            "a WAV file (48000 Hz, 2 channels, 16-bit PCM), but --sample-rate "
+            "(EDGE_STDIN_SAMPLE_RATE) is 16000; leave it out (if it is raw nevertheless: --raw)",
+            ["--sample-rate", "16000"],
+            {},
+        ),
+        (
+            wav_header(channels=2) + AUDIO,
+            "but --channels (EDGE_STDIN_CHANNELS) is 1",
+            [],
+            {"EDGE_STDIN_CHANNELS": "1"},
+        ),
+        (
+            wav_header(Coding("float", 4)) + AUDIO,
+            "32-bit float), but --encoding (EDGE_STDIN_ENCODING) is linear16",
+            ["--encoding", "linear16"],
+            {},
+        ),
+    ],
+)
+def test_what_is_no_raw_audio_is_refused(
+    run_edge: RunEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    audio: bytes,
+    words: str,
+    arguments: list[str],
+    environment: dict[str, str],
+) -> None:
+    check_refused(run_edge, monkeypatch, audio, words, *arguments, environment=environment)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 65536])
+@pytest.mark.parametrize(
+    ("header", "behind"),
+    [
+        (wav_header(data_bytes=len(AUDIO)), b""),
+        (wav_header(data_bytes=len(AUDIO)), LIST),
+        (wav_header(data_bytes=len(AUDIO), before=LIST, extensible=True), LIST + LIST),
+        (wav_header(data_bytes=0xFFFF_FFFF, riff_bytes=0xFFFF_FFFF), b""),
+        (wav_header(data_bytes=0x8000_0000), b""),
+        (wav_header(), b""),
+        (wav_header(data_bytes=0xFFFF_FFFF, long_bytes=len(AUDIO)), LIST),
+    ],
+)
+async def test_a_wav_file_is_read_without_its_header(
+    header: bytes, behind: bytes, piece_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio = AUDIO if piece_bytes > 100 else AUDIO[: piece_bytes * 2000]
+    if audio is not AUDIO:
+        header = header.replace(len(AUDIO).to_bytes(4, "little"), len(audio).to_bytes(4, "little"))
+    found = await captured_from(header + audio + behind, piece_bytes=piece_bytes)
+    (recording,) = found.values()
+    recording.check_whole()
+    assert recording.payload == audio
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+async def test_the_header_names_the_format(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    both = np.stack([tone(440, 1, 8000), tone(1000, 1, 8000)], axis=1)
+    for coding, subtype in [
+        (Coding("int", 1), "PCM_U8"),
+        (Coding("int", 2), "PCM_16"),
+        (Coding("int", 2, big_endian=True), "PCM_16"),
+        (Coding("int", 3), "PCM_24"),
+        (Coding("int", 3, big_endian=True), "PCM_24"),
+        (Coding("int", 4), "PCM_32"),
+        (Coding("float", 4), "FLOAT"),
+        (Coding("float", 8, big_endian=True), "DOUBLE"),
+        (Coding("mulaw", 1), "ULAW"),
+        (Coding("alaw", 1), "ALAW"),
+    ]:
+        file = io.BytesIO()
+        soundfile.write(file, both, 8000, subtype, "BIG" if coding.big_endian else "LITTLE", "RAW")
+        found = await captured_from(
+            wav_header(coding, 8000, 2) + file.getvalue(),
+            *("--split-channels", "a,b", "--publish-sample-rate", "8000"),
+        )
+        assert f"standard input is a WAV file: 8000 Hz, 2 channels, {coding}" in caplog.text
+        for speaker, samples in zip("ab", both.T, strict=True):
+            found[speaker].check_whole()
+            assert found[speaker].spec.audio_format == ("linear16", 8000, 1)
+            assert np.abs(found[speaker].samples / 32768 - samples).max() < 0.03
+
+
+async def test_settings_that_say_the_same_as_the_header_are_accepted() -> None:
+    header = wav_header(rate=48_000, channels=2, data_bytes=len(AUDIO))
+    found = await captured_from(header + AUDIO, sample_rate=48_000, channels=2, encoding="linear16")
+    assert [round(recording.seconds, 3) for recording in found.values()] == [0.333]
+
+
+async def test_raw_audio_may_begin_like_a_file() -> None:
+    for audio in (wav_header() + AUDIO, b"fLaC" + AUDIO, b"OggS"):
+        (recording,) = (await captured_from(audio, raw=True)).values()
+        assert recording.payload == audio
+
+
+async def test_audio_behind_the_announced_end_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    header = wav_header(data_bytes=len(AUDIO) // 4)
+    (recording,) = (await captured_from(header + AUDIO)).values()
+    assert recording.payload == AUDIO
+    assert "goes on behind the 0.5 s that the header announces; all of it is read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        (wav_header(data_bytes=2 * len(AUDIO)) + AUDIO, "2.0 s of the audio that the header"),
+        ((wav_header(data_bytes=len(AUDIO)) + AUDIO) * 2, "another WAV file follows; only the fi"),
+    ],
+)
+async def test_a_wav_file_that_cannot_be_read_whole_ends_its_session(
+    ready_broker: Broker, start_edge: StartEdge, tmp_path: Path, audio: bytes, words: str
+) -> None:
+    (tmp_path / "a.wav").write_bytes(audio)
+    with (tmp_path / "a.wav").open("rb") as file:
+        edge = start_edge("stdin", stdin=file)
+    assert await edge.exit_code() == 1
+    assert words in edge.stderr
+    recording = await only_recording(ready_broker)
+    recording.check_whole()
+    assert recording.payload == AUDIO
+
+
+async def test_a_slow_writer_of_a_wav_file(ready_broker: Broker, start_edge: StartEdge) -> None:
+    """The header is awaited, nothing more, and the audio is published as it arrives."""
+    edge = start_edge("stdin", stdin=subprocess.PIPE)
+    pipe = edge.process.stdin
+    assert pipe is not None
+    whole = wav_header(before=LIST) + AUDIO[: 2 * 2560]
+    js = ready_broker.client.jetstream()
+
+    async def stored() -> int:
+        return (await js.stream_info(AUDIO_STREAM)).state.messages
+
+    for start, end in ((0, 3), (3, 30), (30, len(whole) - 2560)):
+        assert await stored() == 0
+        pipe.write(whole[start:end])
+        pipe.flush()
+        await until(lambda: _unread_bytes(pipe) == 0, "it is read")
+    await until(lambda: _equals(stored, 1), "a chunk is stored")
+    pipe.write(whole[-2560:])
+    pipe.flush()
+    await until(lambda: _equals(stored, 2), "another chunk is stored")
+    pipe.close()
+    assert await edge.exit_code() == 0
+    assert (await only_recording(ready_broker)).payload == AUDIO[: 2 * 2560]
 
 
 async def test_stopped_before_any_audio(ready_broker: Broker, start_edge: StartEdge) -> None:
@@ -177,7 +362,7 @@ async def test_an_incomplete_chunk_is_published_after_a_signal(
     js = ready_broker.client.jetstream()
 
     async def stored() -> int:
-        return (await js.stream_info(AUDIO)).state.messages
+        return (await js.stream_info(AUDIO_STREAM)).state.messages
 
     await until(lambda: _equals(stored, 1), "a chunk is stored")
     pipe.write(audio[2560:])
