@@ -295,6 +295,8 @@ class Agent:
         summary = fields(
             session=str(session.spec.key),
             seconds=round(session.seconds, 2),
+            published_seconds=round(publisher.published_seconds, 2),
+            gap_seconds={cause: round(s, 2) for cause, s in session.gap_seconds.items()},
             chunks=publisher.published,
             sent_again=publisher.resent,
             refused=publisher.refused,

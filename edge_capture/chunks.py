@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import AudioFormat, gap_note
 
 from .input.samples import Samples, to_float, to_pcm
 
@@ -25,6 +25,8 @@ class Chunk(NamedTuple):
     """Wall clock at which that frame was captured, in nanoseconds since the epoch."""
     payload: bytes
     end: bool
+    note: str = ""
+    """Its Audio-Note, such as the cause of a hole before it."""
 
 
 def resume_frame(pos: int, source_rate: int, rate: int) -> int:
@@ -64,6 +66,8 @@ class Chunker:
         """Converted frames to discard, because an earlier run has published them."""
         self._anchor = (0, 0)
         """A source frame and its wall clock."""
+        self._note = ""
+        """The note of the next chunk."""
 
     @property
     def position(self) -> int:
@@ -111,23 +115,18 @@ class Chunker:
         self._append(frames[whole:])
         return chunks
 
-    def skip(self, lost_frames: int) -> list[Chunk]:
-        """Advance the position by frames that the source lost.
+    def skip(self, lost_frames: int, cause: str) -> list[Chunk]:
+        """Advance the position by frames that the source lost, for one of GAP_CAUSES.
 
         Returns the chunk with the audio before them, if there is any.
         """
         chunks = [chunk for chunk in [self._flush(end=False)] if chunk.payload]
         self._resampler = self._new_resampler()
         self._frames_in += lost_frames
-        self._pos = max(self._pos, self._frames_in * self._rate // self._source_rate)
+        resumed_at = self._frames_in * self._rate // self._source_rate
+        if resumed_at > self._pos:
+            self._pos, self._note = resumed_at, gap_note(cause)
         return chunks
-
-    def skip_time(self, seconds: float, lost_frames: int) -> None:
-        """Advance the position by `seconds`, in which the source lost at least `lost_frames`.
-
-        To be called before the first `feed`.
-        """
-        self.skip(max(int(seconds * self._source_rate), lost_frames))
 
     def finish(self) -> Chunk:
         """Return the last chunk, which may be empty. To be called once."""
@@ -177,7 +176,10 @@ class Chunker:
         self._pos += len(frames)
         anchor, time_ns = self._anchor
         time_ns += pos * _NS // self._rate - anchor * _NS // self._source_rate
-        return Chunk(pos, time_ns, frames.tobytes(), end)
+        note = self._note
+        if note and (len(frames) or end):
+            self._note = ""
+        return Chunk(pos, time_ns, frames.tobytes(), end, note)
 
 
 _NOTHING = np.empty(0, np.float32)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
 
-from natterjack.audio import MAX_CHUNK_BYTES, AudioFormat
+from natterjack.audio import DROPPED, MAX_CHUNK_BYTES, RESUMED, AudioFormat
 from natterjack.broker.streams import MAX_SPEC_BYTES
 from natterjack.errors import UsageError
 from natterjack.spec import SessionSpec
@@ -31,7 +32,9 @@ _SPEC_HEADROOM_BYTES = 4 * 1024  # the stream's limit includes headers
 class EdgeSession:
     """One session, from the source's blocks to the broker."""
 
-    def __init__(self, spec: SessionSpec, chunker: Chunker, publisher: Publisher) -> None:
+    def __init__(
+        self, spec: SessionSpec, chunker: Chunker, publisher: Publisher, source_rate: int
+    ) -> None:
         self.spec = spec
         self.publisher = publisher
         self.status = SessionStatus(spec)
@@ -42,11 +45,22 @@ class EdgeSession:
         self._resumed_ns: int | None = None
         """Wall clock of the end of an earlier run's live audio, until the first block arrives."""
         self._min_gap_s = 0.0
+        self._source_rate = source_rate
+        self._lost: Counter[str] = Counter()
+        """Source frames that this run lost before they were cut into chunks, by cause."""
 
     @property
     def seconds(self) -> float:
         """Audio captured so far, in whole chunks."""
         return self.published_seconds(self._chunker.position)
+
+    @property
+    def gap_seconds(self) -> dict[str, float]:
+        """Seconds of this run that are not published, by cause."""
+        gaps = {cause: frames / self._source_rate for cause, frames in self._lost.items()}
+        if self.publisher.dropped_frames:
+            gaps[DROPPED] = self.published_seconds(self.publisher.dropped_frames)
+        return gaps
 
     @property
     def wanted_frames(self) -> int:
@@ -66,11 +80,15 @@ class EdgeSession:
         if self.publisher.backlog.ended:
             return False  # an earlier run captured everything
         chunks: list[Chunk] = []
+        lost_frames, cause = block.lost_frames, block.cause
         if self._resumed_ns is not None:
-            self._skip_elapsed(self._resumed_ns, block)
-            self._resumed_ns = None
-        elif block.lost_frames:
-            chunks = self._chunker.skip(block.lost_frames)
+            # The time is negative if the clock was set back.
+            elapsed_s = max((block.time_ns - self._resumed_ns) / 1e9, self._min_gap_s)
+            lost_frames = max(int(elapsed_s * self._source_rate), lost_frames)
+            cause, self._resumed_ns = RESUMED, None
+        if lost_frames:
+            chunks = self._chunker.skip(lost_frames, cause)
+            self._lost[cause] += lost_frames
         chunks += self._chunker.feed(block.samples, block.time_ns)
         for chunk in chunks:
             self.publisher.offer(chunk)
@@ -99,11 +117,6 @@ class EdgeSession:
         self._chunker.resume(pos)
         self._resumed_ns, self._min_gap_s = end_time_ns, min_gap_s
         self.resumed = True
-
-    def _skip_elapsed(self, since_ns: int, block: Block) -> None:
-        # The time is negative if the clock was set back.
-        elapsed_s = (block.time_ns - since_ns) / 1e9
-        self._chunker.skip_time(max(elapsed_s, self._min_gap_s), block.lost_frames)
 
 
 def readable_token() -> str:
@@ -235,7 +248,9 @@ def _sessions(
         chunker = Chunker(source, backlog.spec.audio_format, channel, publish.chunk_ms)
         if isinstance(backlog, SpooledBacklog):
             backlog.set_limits(edge.buffer_seconds, can_wait=can_wait)
-        sessions.append(EdgeSession(backlog.spec, chunker, make_publisher(backlog, edge)))
+        sessions.append(
+            EdgeSession(backlog.spec, chunker, make_publisher(backlog, edge), source.sample_rate)
+        )
     return sessions
 
 

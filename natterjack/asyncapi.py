@@ -63,6 +63,13 @@ def _chunk_headers() -> dict[str, Any]:
                 "description": "wall-clock time of that frame, nanoseconds since the epoch",
             },
             audio.AUDIO_END: {"const": "1", "description": "present on the last chunk only"},
+            audio.AUDIO_NOTE: {
+                "type": "string",
+                "pattern": f"^{audio.NOTE_PATTERN}$",
+                "description": "what the edge says about the audio: codes that begin at this "
+                "chunk, or end before it (`:end`). After a jump of the position, one of these is "
+                f"its cause: {', '.join(map(audio.gap_note, audio.GAP_CAUSES))}",
+            },
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -20,7 +21,20 @@ AUDIO_SEQ = "Audio-Seq"
 AUDIO_POS = "Audio-Pos"
 AUDIO_TIME = "Audio-Time"
 AUDIO_END = "Audio-End"
+AUDIO_NOTE = "Audio-Note"
 MSG_ID = "Nats-Msg-Id"
+
+BUSY, SUSPENDED, DEVICE_LOST = "busy", "suspended", "device_lost"
+DROPPED, RESUMED = "dropped", "resumed"
+GAP_CAUSES = (BUSY, SUSPENDED, DEVICE_LOST, DROPPED, RESUMED)
+"""Why an edge lost audio, as the Audio-Note of the next chunk tells: its machine was too busy; its
+machine was suspended; the microphone was away; the oldest audio that waited for NATS was dropped;
+no edge ran."""
+UNNAMED_GAP = "edge"
+"""The cause of a gap of the edge whose cause is unknown."""
+_END = ":end"
+NOTE_PATTERN = r"[a-z_]{1,32}(:end)?(,[a-z_]{1,32}(:end)?){0,2}"
+_NOTE = re.compile(NOTE_PATTERN)
 
 _MAX_INT = 2**63 - 1
 
@@ -63,6 +77,20 @@ class ChunkHeader(NamedTuple):
     """Wall-clock time of that frame in nanoseconds since the epoch, or 0 if unknown."""
     end: bool
     """True for the last chunk of the session, whose payload may be empty."""
+    note: str = ""
+    """What the edge says about the audio: up to three codes, separated by commas. `code` begins at
+    this chunk, `code:end` ends before it. A hole before the chunk is told by one of GAP_CAUSES."""
+
+
+def gap_note(cause: str) -> str:
+    """The note of the chunk that follows a hole with this cause."""
+    return cause + _END
+
+
+def gap_cause(note: str) -> str:
+    """The cause of the hole before a chunk with this note, or UNNAMED_GAP."""
+    ended = (code.removesuffix(_END) for code in note.split(",") if code.endswith(_END))
+    return next((code for code in ended if code in GAP_CAUSES), UNNAMED_GAP)
 
 
 def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
@@ -76,6 +104,8 @@ def encode_chunk_headers(header: ChunkHeader) -> dict[str, str]:
     }
     if header.end:
         headers[AUDIO_END] = "1"
+    if header.note:
+        headers[AUDIO_NOTE] = header.note
     return headers
 
 
@@ -97,18 +127,26 @@ def read_chunk_headers(raw: bytes, prefix: bytes) -> tuple[int, int, int] | None
     """Number, position and time of a chunk: the fast path for headers in their usual form.
 
     `raw` is the wire format and `prefix` comes from `chunk_header_prefix`. Returns None for other
-    forms and for the last chunk of a session; use `decode_chunk_headers` for those.
+    forms, for the last chunk of a session and for one with a note; use `decode_chunk_headers` for
+    those.
     """
-    if not raw.startswith(prefix) or b"\r\nAudio-End" in raw:
+    if not raw.startswith(prefix):
         return None
     try:
-        seq, pos, time_ns, _ = raw[len(prefix) :].split(b"\r\n", 3)
+        seq, pos, time_ns, others = raw[len(prefix) :].split(b"\r\n", 3)
+        if b"Audio-End" in others or b"Audio-Note" in others:
+            return None
         if (seq[:11], pos[:11], time_ns[:12]) != (b"Audio-Seq: ", b"Audio-Pos: ", b"Audio-Time: "):
             return None
         fields = int(seq[11:]), int(pos[11:]), wall_clock(time_ns[12:])
     except ValueError:
         return None
     return fields if 0 <= fields[0] <= _MAX_INT and 0 <= fields[1] <= _MAX_INT else None
+
+
+def _checked_note(text: str) -> str:
+    """The value of an Audio-Note header; empty if it is malformed, as the audio is still valid."""
+    return text if _NOTE.fullmatch(text) else ""
 
 
 def decode_chunk_headers(
@@ -129,6 +167,7 @@ def decode_chunk_headers(
             pos,
             wall_clock(headers[AUDIO_TIME]),
             headers.get(AUDIO_END) == "1",
+            _checked_note(headers.get(AUDIO_NOTE, "")),
         )
     except KeyError as error:
         raise BadChunk("headers", f"{error.args[0]} is missing") from None

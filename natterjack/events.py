@@ -166,7 +166,14 @@ class Gap(_Stretch):
 
     start: Annotated[Seconds, Field(description="where the gap begins, in seconds")]
     end: Annotated[Seconds, Field(description="where the gap ends, in seconds")]
-    cause: Annotated[str, Field(description="`edge`, `missing`, `bad_chunk` or `unreadable`")]
+    cause: Annotated[
+        str,
+        Field(
+            description="lost by the edge: `busy` (its machine), `suspended` (its machine), "
+            "`device_lost`, `dropped` (too much audio waited), `resumed` (no edge ran), or `edge` "
+            "(unknown). Lost later: `missing`, `bad_chunk`, `unreadable`"
+        ),
+    ]
 
 
 class ProviderUsage(_Model):

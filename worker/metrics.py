@@ -20,6 +20,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from natterjack.audio import GAP_CAUSES, UNNAMED_GAP
 from natterjack.broker.login.attempts import REASONS
 from natterjack.subjects import DURABLE_KINDS
 
@@ -58,7 +59,7 @@ class Metrics:
         # Create these series at zero, because `rate` misses an event that creates its series.
         for outcome in ("closed", "failed", "handed_over", "lost", "busy", "crashed", "rejected"):
             self.sessions_ended.labels(outcome)
-        for cause in ("missing", "edge", "bad_chunk", "unreadable"):
+        for cause in ("missing", UNNAMED_GAP, *GAP_CAUSES, "bad_chunk", "unreadable"):
             self.audio_gaps.labels(cause)
         for complete in ("true", "false"):
             self.session_accounts.labels(complete)

@@ -262,9 +262,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Gaps, by cause",
-            "Seconds of missing audio per second. missing: the broker does not have it; edge: the "
-            "edge skipped it; bad_chunk: its chunk was unusable; unreadable: no provider could "
-            "transcribe it.",
+            "Seconds of missing audio per second. missing: the broker does not have it; busy, "
+            "suspended, device_lost, dropped, resumed, edge: the edge lost it; bad_chunk: its "
+            "chunk was unusable; unreadable: no provider could transcribe it.",
             _AUDIO_RATE, ((_rate("audio_gap_seconds_total", "cause"), "{{cause}}"),), width=12,
         ),
         Panel(

@@ -25,9 +25,10 @@ LABELS = {
     "cause": "of errors and recoveries: `connect`, `rate_limit`, `server_error` (a dial failed); "
     "`auth`, `credit`, `request` (the provider refused the account or the request); `dropped`, "
     "`mute`, `send_blocked`, `finish`, `protocol`, `plugin` (an open stream failed). Of gaps: "
-    "`missing` (the broker does not have the audio), `edge` (the edge skipped it), "
-    "`bad_chunk` (its chunk was unusable), `unreadable` (no provider could transcribe it). Of bad "
-    "chunks: `headers`, `size`, `position`",
+    "`missing` (the broker does not have the audio), `busy`, `suspended`, `device_lost`, "
+    "`dropped`, `resumed`, `edge` (the edge [lost it](events.md#gap)), `bad_chunk` (its chunk was "
+    "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
+    "`position`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "reason": "`authorization`, `expired` (credentials or client certificate), `tls`, `limit` (of "
     "connections), `timeout`, `unreachable`, `other`",

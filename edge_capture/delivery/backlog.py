@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from pathlib import Path
 
+from natterjack.audio import DROPPED, gap_note
 from natterjack.spec import SessionSpec
 from natterjack.telemetry.log import fields
 
@@ -48,6 +49,8 @@ class Backlog:
         self._waiting: deque[Chunk] = deque()
         self._waiting_bytes = 0
         self._next_seq = 0
+        self._taken_pos = 0
+        """Position after the chunk that was taken last."""
         self._overflowing = False
 
     def __len__(self) -> int:
@@ -101,6 +104,9 @@ class Backlog:
         """Record that the session's chunks are no longer needed."""
 
     def _numbered(self, seq: int, chunk: Chunk) -> tuple[int, Chunk]:
+        if chunk.pos != self._taken_pos and seq == self._next_seq and not chunk.note:
+            chunk = chunk._replace(note=gap_note(DROPPED))  # whatever else was lost is named
+        self._taken_pos = chunk.pos + self._format.frames(len(chunk.payload))
         self._next_seq = seq + 1
         if self._overflowing and not len(self):
             self._overflowing = False

@@ -105,6 +105,8 @@ class Publisher:
         """Whether the rest of the session is not to be sent."""
         self.published = 0
         """Number of chunks sent at least once."""
+        self.published_seconds = 0.0
+        """Seconds of audio in them."""
         self.acknowledged = 0
         self.resent = 0
         self.refused = 0
@@ -279,8 +281,10 @@ class Publisher:
             self._failed("request", str(error))
 
     def _send_new(self, broker: Broker, seq: int, chunk: Chunk, now: float) -> None:
-        self._rate_limit.spend(self._format.seconds(self._format.frames(len(chunk.payload))), now)
+        seconds = self._format.seconds(self._format.frames(len(chunk.payload)))
+        self._rate_limit.spend(seconds, now)
         self.published += 1
+        self.published_seconds += seconds
         self._window.add(seq, chunk, now)
         self._send(broker, seq, chunk)
 
@@ -289,7 +293,9 @@ class Publisher:
         self._send(broker, seq, chunk)
 
     def _send(self, broker: Broker, seq: int, chunk: Chunk) -> None:
-        header = ChunkHeader(self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end)
+        header = ChunkHeader(
+            self.spec.session_id, seq, chunk.pos, chunk.time_ns, chunk.end, chunk.note
+        )
         try:
             broker.client.post(
                 self._audio_subject,

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, Protocol
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import BUSY, AudioFormat
 
 from ..input.samples import Samples
 
@@ -24,6 +24,8 @@ class Block(NamedTuple):
     """Wall clock of the first frame, in nanoseconds since the epoch."""
     lost_frames: int = 0
     """Number of frames lost just before this block."""
+    cause: str = BUSY
+    """Why they were lost: one of GAP_CAUSES."""
 
 
 class Source(Protocol):

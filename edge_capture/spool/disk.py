@@ -33,7 +33,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def encode_record(index: int, chunk: Chunk) -> bytes:
     """Return the record of a chunk."""
-    pos, time_ns, payload, end = chunk
+    pos, time_ns, payload, end, _ = chunk  # session.json keeps the notes
     record = bytearray(_RECORD.pack(0, len(payload), index, pos, time_ns, end) + payload)
     _CRC.pack_into(record, 0, zlib.crc32(memoryview(record)[_CRC.size :]))
     return bytes(record)

@@ -89,6 +89,8 @@ class Description(BaseModel):
     """Identifier shared by the sessions that one run created."""
     boot: str
     """Boot of the machine in which the session was last written."""
+    notes: dict[int, str] = {}
+    """Notes of chunks by index. They are no part of a record, which earlier releases can read."""
 
 
 _DROPPED = TypeAdapter(list[tuple[int, int]])
@@ -160,6 +162,8 @@ class SpooledBacklog(Backlog):
         """True if the machine has, or may have, rebooted since the session was written."""
         self.discarded = False
         self._description = description
+        self._notes = dict(description.notes)
+        self._notes_saved = True
         self._lock = lock
         self._segment_frames = segment_frames
         self._segments: deque[_Segment] = deque()
@@ -248,6 +252,8 @@ class SpooledBacklog(Backlog):
         index = segment.first + segment.count
         size = segment.size
         assert self._file is not None
+        if chunk.note:
+            self._notes[index], self._notes_saved = chunk.note, False
         written = write_whole(self._file, size, encode_record(index, chunk))
         self._count(segment, chunk, written)
         if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
@@ -288,9 +294,12 @@ class SpooledBacklog(Backlog):
             error.strerror,
             extra=fields(session=str(self.spec.key), spool=str(self.directory)),
         )
+        self._mark_failed()
+
+    def _mark_failed(self) -> None:
         # No later run may reuse numbers that are now used from memory. A rename needs no space.
         with contextlib.suppress(OSError):
-            os.rename(self.directory / SESSION, self.directory / FAILED)
+            os.replace(self.directory / SESSION, self.directory / FAILED)
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -363,7 +372,8 @@ class SpooledBacklog(Backlog):
                     records = itertools.islice(read_records(file, self._read_index), wanted)
                     for chunk, size in records:
                         seq = first_seq + self._read_index - segment.first
-                        self._prefetched.append((seq, chunk))
+                        note = self._notes.get(self._read_index, "")
+                        self._prefetched.append((seq, chunk._replace(note=note)))
                         self._read_index += 1
                         self._read_offset += size
             except OSError as error:
@@ -445,6 +455,7 @@ class SpooledBacklog(Backlog):
             await self._drop(in_thread)
             if self.intact:
                 await self._sync(in_thread, acknowledged)
+                await self._save_notes(in_thread)
         except OSError as error:
             if not is_temporary(error):
                 self._failed(error)
@@ -501,6 +512,27 @@ class SpooledBacklog(Backlog):
             for segment, size in batch:
                 segment.synced = size
         self._synced_index = end
+
+    async def _save_notes(self, in_thread: InThread) -> None:
+        """Write new notes to session.json. Raises: OSError."""
+        if self._notes_saved:
+            return
+        first = self._segments[0].first if self._segments else self.head.index
+        self._notes = {index: note for index, note in self._notes.items() if index >= first}
+        text = self._described()
+        self._notes_saved = True
+        try:
+            await in_thread(lambda: save(self.directory / SESSION, text))
+        except OSError:
+            self._notes_saved = False
+            raise
+        if not self.intact:
+            self._mark_failed()  # a write failed meanwhile, and the file is there again
+
+    def _described(self) -> bytes:
+        """Return the content of session.json."""
+        description = self._description.model_copy(update={"notes": dict(self._notes)})
+        return description.model_dump_json().encode()
 
     def close(self) -> None:
         """Close the files and release the lock. Idempotent."""
@@ -588,9 +620,9 @@ class SpooledBacklog(Backlog):
             self.skip_numbers()
         if not (chunks_missing or self._machine_restarted):
             return
-        description = self._description.model_copy(update={"boot": boot_id()})
+        self._description = self._description.model_copy(update={"boot": boot_id()})
         try:
             self._writable()  # the name of the new segment records the skipped numbers
-            save(self.directory / SESSION, description.model_dump_json().encode())
+            save(self.directory / SESSION, self._described())
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None

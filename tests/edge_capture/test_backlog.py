@@ -31,7 +31,8 @@ def test_live_audio_beyond_the_limit_drops_the_oldest(caplog: pytest.LogCaptureF
     assert len(backlog) == 20
     assert backlog.dropped_frames == 40 * FRAMES
     taken = [backlog.take() for _ in range(20)]
-    assert taken == [(number, chunk(40 + number)) for number in range(20)]
+    first = chunk(40)._replace(note="dropped:end")
+    assert taken == [(0, first), *((number, chunk(40 + number)) for number in range(1, 20))]
     messages = [record.message for record in caplog.records]
     assert messages == [
         "the buffer is full: the oldest audio is dropped until the broker accepts chunks",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_capture.chunks import Chunker
-from natterjack.audio import AudioFormat
+from natterjack.audio import DROPPED, AudioFormat
 from tests.edge_capture.program import loudest_hertz, tone
 
 RATE = 16_000
@@ -50,10 +50,11 @@ def test_lost_frames_make_positions_jump(rate: int) -> None:
     chunker = Chunker(linear(rate), linear(RATE), None, 80)
     second = tone(440, 1.03, rate).astype(np.float32)[:, None]
     before = chunker.feed(second, 0)
-    before += chunker.skip(rate * 2)
+    before += chunker.skip(rate * 2, DROPPED)
     after = [*chunker.feed(second, 3_030_000_000), chunker.finish()]
     assert sum(len(chunk.payload) for chunk in before) == 2 * round(1.03 * RATE)
     assert after[0].pos == round(3.03 * RATE)
+    assert [c.note for c in (*before, *after) if c.note] == [after[0].note] == ["dropped:end"]
     assert after[0].time_ns == pytest.approx(3_030_000_000, abs=100_000)
     assert sum(len(chunk.payload) for chunk in after) == 2 * round(1.03 * RATE)
 

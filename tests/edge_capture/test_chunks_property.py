@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.chunks import Chunk, Chunker
-from natterjack.audio import AudioFormat
+from natterjack.audio import BUSY, AudioFormat
 
 from ..searching import examples
 
@@ -27,7 +27,7 @@ def cut(source: int, published: int, chunk_ms: int, script: list[int]) -> list[C
             frames = (np.arange(at, at + size) % 2**15).astype(np.int16)
             chunks += chunker.feed(frames[:, None], at * 10**9 // source)
         else:
-            chunks += chunker.skip(-size)
+            chunks += chunker.skip(-size, BUSY)
         at += abs(size)
     return [*chunks, chunker.finish()]
 

@@ -86,6 +86,25 @@ async def test_chunks_come_back_as_they_were(spool: Path) -> None:
     assert left.ended
 
 
+async def test_notes_are_kept_in_the_description(spool: Path) -> None:
+    keeper = opened(spool)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    chunks = [chunk(index, end=index == 499) for index in range(500)]
+    for index in (150, 151, 300):
+        chunks[index] = chunks[index]._replace(note="busy:end,input_low")
+    for each in chunks:
+        backlog.put(each)
+    assert await taken(keeper, backlog, 200) == list(enumerate(chunks[:200]))
+    backlog.acknowledge(200)
+    await keeper.close()
+    (about,) = spool.glob("*/session.json")
+    assert list(json.loads(about.read_text())["notes"]) == ["150", "151", "300"]
+    later = opened(spool)
+    (left,) = later.adopt()
+    assert await taken(later, left) == list(enumerate(chunks))[200:]
+    await later.close()
+
+
 async def test_acknowledged_segments_are_deleted_except_the_newest(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
@@ -142,8 +161,9 @@ async def test_beyond_a_limit_the_oldest_unsent_audio_is_dropped(
     assert [seq for seq, _ in sent + held] == list(range(1000 - dropped))
     assert indexes[:30] == list(range(30))
     assert indexes[-1] == 999
-    for _, found in sent + held:
-        assert found == chunk(found.pos // FRAMES)
+    for before, index, (_, found) in zip([-1, *indexes], indexes, sent + held, strict=False):
+        note = "" if index == before + 1 else "dropped:end"
+        assert found == chunk(index)._replace(note=note)
     await keeper.close()
     later = opened(spool)
     (left,) = later.adopt()

@@ -66,6 +66,7 @@ class ChunkMessage(NamedTuple):
     """Empty for the session's own id."""
     again: bool = False
     """Whether the message has a new `Nats-Msg-Id`, unknown to the stream."""
+    note: str = ""
 
 
 class Speech:
@@ -148,6 +149,7 @@ async def publish(
             "Audio-Time": str(chunk.time_ns),
             "Nats-Msg-Id": msg_id,
             **({"Audio-End": "1"} if chunk.end else {}),
+            **({"Audio-Note": chunk.note} if chunk.note else {}),
         }
         await broker.client.publish(audio_subject(spec.key), chunk.payload, headers=headers)
     await broker.client.flush()
@@ -371,7 +373,7 @@ async def test_permanent_holes(
 async def test_gaps_of_every_cause_on_one_account(
     start_worker: StartWorker, broker: Broker
 ) -> None:
-    """The edge loses audio, the stream loses chunks, and a chunk is damaged."""
+    """The edge loses audio and says why, the stream loses chunks, and a chunk is damaged."""
     await start_worker(**_ALONE, WORKER_HOLE_SECONDS="0.5", WORKER_MAX_GAP_SECONDS="2")
     speech = Speech(60)
     lost, shift_at = range(30, 40), speech.pause_after(24)
@@ -383,7 +385,8 @@ async def test_gaps_of_every_cause_on_one_account(
         chunk = speech.chunks[index]
         assert isinstance(chunk.pos, int)
         pos = chunk.pos + 30 * RATE
-        speech.chunks[index] = chunk._replace(pos=pos, time_ns=speech.clock(pos))
+        note = "device_lost:end" if index == at else ""
+        speech.chunks[index] = chunk._replace(pos=pos, time_ns=speech.clock(pos), note=note)
     later = [
         place._replace(start=place.start + 30, end=place.end + 30)
         if place.start >= plain_at
@@ -403,7 +406,7 @@ async def test_gaps_of_every_cause_on_one_account(
     assert len(account.bad_chunks) == 1
     gaps = [
         (30 * 0.08, 40 * 0.08, "missing"),
-        (plain_at, plain_at + 30, "edge"),
+        (plain_at, plain_at + 30, "device_lost"),
         (start, start + 0.08, "bad_chunk"),
     ]
     check_account(account, speech.seconds + 30, gaps, longest=2)

@@ -3,11 +3,17 @@ from __future__ import annotations
 import pytest
 
 from natterjack.audio import (
+    GAP_CAUSES,
     MAX_CHUNK_BYTES,
+    UNNAMED_GAP,
     AudioFormat,
     ChunkHeader,
+    chunk_header_prefix,
     decode_chunk_headers,
     encode_chunk_headers,
+    gap_cause,
+    gap_note,
+    read_chunk_headers,
 )
 from natterjack.errors import BadChunk
 
@@ -16,10 +22,37 @@ HEADER = ChunkHeader("session-1", 7, 8960, 1_700_000_000_000_000_000, False)
 
 
 def test_headers_round_trip() -> None:
-    for header in (HEADER, HEADER._replace(end=True)):
+    for header in (HEADER, HEADER._replace(end=True), HEADER._replace(note="busy:end")):
         assert decode_chunk_headers(encode_chunk_headers(header), 2560, STEREO) == header
     assert encode_chunk_headers(HEADER)["Nats-Msg-Id"] == "session-1:7"
-    assert "Audio-End" not in encode_chunk_headers(HEADER)
+    assert not {"Audio-End", "Audio-Note"} & set(encode_chunk_headers(HEADER))
+
+
+def raw(header: ChunkHeader) -> bytes:
+    lines = (f"{name}: {value}\r\n" for name, value in encode_chunk_headers(header).items())
+    return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+
+
+def test_the_fast_path_reads_plain_chunks_only() -> None:
+    prefix = chunk_header_prefix("session-1")
+    assert read_chunk_headers(raw(HEADER), prefix) == HEADER[1:4]
+    assert read_chunk_headers(raw(HEADER._replace(end=True)), prefix) is None
+    assert read_chunk_headers(raw(HEADER._replace(note="busy:end")), prefix) is None
+
+
+@pytest.mark.parametrize("cause", GAP_CAUSES)
+def test_a_note_tells_the_cause_of_a_gap(cause: str) -> None:
+    note = gap_note(cause)
+    assert gap_cause(note) == gap_cause(f"input_dead,other:end,{note}") == cause
+    assert gap_cause(cause) == gap_cause("missing:end") == gap_cause("") == UNNAMED_GAP
+
+
+@pytest.mark.parametrize(
+    "note", ["Busy:end", "busy:", "busy:start", "a,b,c,d", "x" * 33, "a b", ","]
+)
+def test_a_malformed_note_is_ignored(note: str) -> None:
+    headers = {**encode_chunk_headers(HEADER), "Audio-Note": note}
+    assert decode_chunk_headers(headers, 2560, STEREO) == HEADER
 
 
 def test_format() -> None:

@@ -20,6 +20,7 @@ from natterjack.audio import (
     SESSION_ID,
     chunk_header_prefix,
     decode_chunk_headers,
+    gap_cause,
     read_chunk_headers,
     wall_clock,
 )
@@ -51,8 +52,8 @@ _MAX_SUCCESSORS = 16
 
 
 class Gap(NamedTuple):
-    """A stretch without audio. `cause` is `edge` (the edge skipped it), `missing` (it never reached
-    the stream, or expired there) or `bad_chunk`."""
+    """A stretch without audio. `cause` is one of GAP_CAUSES or UNNAMED_GAP (the edge skipped it),
+    `missing` (it never reached the stream, or expired there) or `bad_chunk`."""
 
     position: int
     frames: int
@@ -301,7 +302,7 @@ class Feed:
         quick = None if raw is None else read_chunk_headers(raw, self._session_prefix)
         if quick is not None and 0 < size <= MAX_CHUNK_BYTES and not size % self._frame_bytes:
             seq, position, time_ns = quick
-            end = False
+            end, note = False, ""
         else:
             headers = None if raw is None else parse_headers(raw)
             if (
@@ -316,7 +317,7 @@ class Feed:
             except BadChunk as error:
                 self._count_bad(error.cause, raw, data)
                 return True
-            _, seq, position, time_ns, end = header
+            _, seq, position, time_ns, end, note = header
         frames = size // self._frame_bytes
         ahead = position - self._position
         skipped = seq - self._next_seq
@@ -338,7 +339,7 @@ class Feed:
             del self._successors[:-_MAX_SUCCESSORS]
         if seq < self._next_seq:
             return True
-        chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence)
+        chunk = Chunk(seq, position, frames, data, time_ns, now, end, stream_sequence, note)
         if seq in self._ahead:
             self._ahead.add(chunk)
             return True
@@ -486,7 +487,8 @@ class Feed:
             if ahead > self._longest_gap or self._ahead.contradicted(chunk, self._position):
                 self._reject(chunk)
                 return None
-            gap = self._gap_to(chunk.position, "bad_chunk" if self._after_bad_chunk else "edge")
+            cause = "bad_chunk" if self._after_bad_chunk else gap_cause(chunk.note)
+            gap = self._gap_to(chunk.position, cause)
             self._after_bad_chunk = False
             if gap is not None:
                 return gap

@@ -29,11 +29,11 @@ def feed() -> Feed:
 
 def receive(
     feed: Feed, seq: int, *, pos: int | None = None, end: bool = False, frames: int = FRAMES,
-    session_id: str = SPEC.session_id,
+    session_id: str = SPEC.session_id, note: str = "",
 ) -> None:  # fmt: skip
     """A live chunk. All bytes of chunk n are n modulo 251."""
     position = FRAMES * seq if pos is None else pos
-    headers = encode_chunk_headers(ChunkHeader(session_id, seq, position, 1 + seq, end))
+    headers = encode_chunk_headers(ChunkHeader(session_id, seq, position, 1 + seq, end, note))
     raw = b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items()) + b"\r\n"
     feed._received(b"", b"", raw, bytes([seq % 251]) * (2 * frames))
 
@@ -72,6 +72,24 @@ async def test_frames_that_the_edge_left_out_are_a_gap(feed: Feed) -> None:
     first, gap, second, third = await items(feed)
     assert gap == Gap(FRAMES, 50, "edge")
     assert [first.position, second.position, third.position] == [0, 150, 250]
+
+
+@pytest.mark.parametrize(
+    ("note", "cause"),
+    [("suspended:end", "suspended"), ("input_low,busy:end", "busy"), ("anything:end", "edge")],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_the_edge_tells_the_cause_of_a_gap(
+    feed: Feed, note: str, cause: str, reverse: bool
+) -> None:
+    receive(feed, 0)
+    for seq in (2, 1) if reverse else (1, 2):
+        receive(feed, seq, pos=FRAMES * seq + 50, note=note if seq == 1 else "")
+    _, gap, second, _ = await items(feed)
+    assert gap == Gap(FRAMES, 50, cause)
+    assert isinstance(second, Chunk)
+    assert second.note == note
+    assert not feed.bad
 
 
 async def test_a_chunk_that_overlaps_is_bad(feed: Feed) -> None:
