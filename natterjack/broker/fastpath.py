@@ -25,6 +25,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from natterjack.telemetry.log import fields
 
+from .login.attempts import last_error
 from .login.credentials import Identity
 from .wire import decode_messages, encode_publish, headers_size, message_size
 
@@ -198,11 +199,10 @@ class Client(NatsClient):
             await super()._process_connect_init()
             self._known_limit, self._next_known_limit = self._next_known_limit, None
             self._set_limit(int(self._max_payload))
-        except RuntimeError:
-            # uvloop raises it if the server has already closed the connection. nats-py retries
-            # after an OSError, which asyncio raises. The message has no address, so that repeats
-            # are recognized as the same complaint.
-            raise ConnectionResetError("the connection is gone") from None
+        except (ConnectionError, RuntimeError):
+            # The server has already closed the connection (uvloop raises RuntimeError). nats-py
+            # retries after an OSError, and has not read why.
+            raise await last_error(getattr(self._transport, "_io_reader", None)) from None
         except (NatsError, OSError, TimeoutError):
             raise
         except Exception as error:  # a task boundary: nats-py would never try again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import ssl
@@ -61,6 +62,22 @@ def describe(error: BaseException) -> str:
     if reason(error) in ("authorization", "expired"):
         return f"the server refuses the credentials: {words}"
     return words
+
+
+async def last_error(reader: asyncio.StreamReader | None) -> NatsError | ConnectionResetError:
+    """Return the error that the server sent before it closed the connection, or, if none arrived,
+    one without an address, so that repeats are recognized as the same complaint.
+
+    Nothing else can be read from `reader` afterwards.
+    """
+    line = ""
+    if isinstance(reader, asyncio.StreamReader):
+        reader.set_exception(None)  # type: ignore[arg-type]  # else it hides what has arrived
+        reader.feed_eof()
+        line = (await reader.readline()).decode(errors="replace").strip()
+    if line.startswith("-ERR "):
+        return NatsError(f"nats: {line.removeprefix('-ERR ')}")
+    return ConnectionResetError("the connection is gone")
 
 
 class Attempts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 import pytest
 from nats.errors import AuthorizationError, UnexpectedEOF
 from nats.errors import Error as NatsError
 
-from natterjack.broker.login.attempts import REASONS, Attempts, describe, reason
+from natterjack.broker.login.attempts import REASONS, Attempts, describe, last_error, reason
 
 
 class Clock:
@@ -115,3 +116,24 @@ def test_refused_credentials_that_have_expired_say_so() -> None:
     assert attempts.trouble == (
         "the server refuses the credentials, which have expired: Authorization Violation"
     )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(
+    ("arrived", "words"),
+    [
+        (b"-ERR 'maximum connections exceeded'\r\n", "maximum connections exceeded"),
+        (b"-ERR 'Authorization Violation'\r\nmore", "the server refuses the credentials"),
+        (b"-ERR 'cut of", "cut of"),
+        (b"PING\r\n", "the connection is gone"),
+        (b"", "the connection is gone"),
+    ],
+)
+async def test_what_the_server_said_before_it_closed(
+    arrived: bytes, words: str, broken: bool
+) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(arrived)
+    if broken:
+        reader.set_exception(ConnectionResetError("Connection lost"))
+    assert words in describe(await last_error(reader))

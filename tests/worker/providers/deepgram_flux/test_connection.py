@@ -173,12 +173,12 @@ async def test_an_idle_stream_is_kept_alive(make: Make, emulator: DeepgramFluxEm
     """Silence or pings keep it open while there is no audio."""
     inactive = bound(0.75)  # fifteen times the interval: a stalled machine skips some
     await emulator.set(inactive_seconds=inactive)
-    for settings in ({"keepalive_seconds": 0.05, "ping_seconds": 50}, {"ping_seconds": 0.05}):
+    for keepalive, ping in ((0.05, 50), (50, 0.05)):
         emulator.log.clear()
-        async with opened(make(**settings)) as stream:
+        async with opened(make(keepalive_seconds=keepalive, ping_seconds=ping)) as stream:
             await asyncio.sleep(1.3 * inactive)  # longer than the server waits
             assert emulator.log[0].closed is None
-            assert bool(emulator.log[0].audio_frames) == ("keepalive_seconds" in settings)
+            assert bool(emulator.log[0].audio_frames) == (keepalive < ping)
             assert final_words(await transcribed(stream, AUDIO)) == WORDS
 
 
