@@ -73,12 +73,17 @@ def _closest(
         for other in sorted(prefixes):
             if other + word in known:  # the right word after a wrong prefix
                 return other + word, 1.0
-    closest, likeness = None, 0.0
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(word)
+    alike = []
     for name in sorted(known):
         if name.startswith(prefix):
-            matcher.set_seq1(name.removeprefix(prefix))
-            if (ratio := matcher.ratio()) >= max(_LIKENESS, likeness):
-                closest, likeness = name, ratio
+            rest = name.removeprefix(prefix)
+            matcher.set_seq1(rest)
+            if (ratio := matcher.ratio()) >= _LIKENESS:
+                # RATE is part of SAMPLE_RATE, although more of its letters are in RAW.
+                alike.append((set(word.split("_")) <= set(rest.split("_")), ratio, name))
+    if not alike:
+        return None, 0.0
+    _, likeness, closest = max(alike)
     return closest, likeness
