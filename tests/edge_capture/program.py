@@ -36,13 +36,15 @@ class Edge:
         arguments: tuple[str, ...],
         environment: dict[str, str],
         stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+        *,
+        module: str = "edge_capture",
     ) -> None:
         directory.mkdir()
         self._out, self._err = directory / "out", directory / "err"
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EDGE_", "NATS_"))}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = launch(
-                ("-m", "edge_capture", *arguments), env=clean | environment,
+                ("-m", module, *arguments), env=clean | environment,
                 stdin=stdin, stdout=out, stderr=err,
             )  # fmt: skip
 

@@ -1,0 +1,147 @@
+"""Every fault of an edge with a microphone: `python -m tests.faults.edge_table [ROW ...]`.
+
+Each row has a sound server, an edge that records tone words with PortAudio, a broker, a worker and
+an emulated provider of its own, all real processes. `captured` is the time by the boot clock from
+the start of the recording, as the sound server tells it, to the signal that ends the edge; `once`
+are the words that an independent recorder heard and the transcript has once. A row is met if
+captured = transcribed + named gaps, to 0.2 s, and no word is lost outside of a gap or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ..soak import environment
+from . import rows
+from .balance import HEAD, Result
+from .rig import Rig
+
+_PRIORITY = -10
+"""Of the instruments, so that a busy machine delays the edge and not what measures it."""
+_RESULT = TypeAdapter(Result)
+
+
+def _say(line: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# ---- one row, in a process of its own ------------------------------------------------------------
+
+
+async def _row(name: str, minutes: float) -> Result:
+    row = rows.rows(minutes)[name]
+    result = Result(name, row.title)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge")))
+        if row.needs_disk:
+            stack.enter_context(_small_disk(directory / rows.DISK))
+        arguments = tuple(each.format(directory=directory) for each in row.arguments)
+        rig = Rig(directory, arguments, row.worker)
+        async with rig.running():
+            await rows.run(row, rig)
+            await rig.finish(result)
+        result.words = rig.words()
+    return result
+
+
+@contextlib.contextmanager
+def _small_disk(path: Path) -> Iterator[None]:
+    """A file system of its own. Raises CalledProcessError unless this user may mount one."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+# ---- all rows ------------------------------------------------------------------------------------
+
+
+async def _apart(name: str, minutes: float) -> Result:
+    """Run a row in a process of its own."""
+    _say(f"{name} begins")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.edge_table", name, "--json"),
+        *("--minutes", str(minutes)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out, errors = await process.communicate()
+    try:
+        return _RESULT.validate_json(out)
+    except ValueError:
+        problem = f"the row did not end: {errors.decode()[-3000:]}"
+        return Result(name, rows.rows(minutes)[name].title, problems=[problem])
+
+
+async def _all(names: Sequence[str], minutes: float, jobs: int) -> list[Result]:
+    """Run rows at the same time, and then those that need the machine to themselves."""
+    known, free = rows.rows(minutes), asyncio.Semaphore(jobs)
+    found: dict[str, Result] = {}
+
+    async def one(name: str) -> None:
+        async with free:
+            found[name] = result = await _apart(name, minutes)
+        print(_line(result.cells()), *result.details(), "", sep="\n", flush=True)
+
+    # The longest first: the others fit beside them.
+    together = sorted((n for n in names if not known[n].alone), key=lambda n: -known[n].minutes)
+    await asyncio.gather(*map(one, together))
+    for name in names:
+        if known[name].alone:
+            await one(name)
+    return [found[name] for name in names]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.edge_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = list(rows.rows())
+    parser.add_argument("rows", nargs="*", metavar="ROW", choices=[[], *names], help=str(names))
+    parser.add_argument(
+        "--minutes", type=float, default=14, help="how long the broker is away (default 14)"
+    )
+    parser.add_argument("--jobs", type=int, default=4, help="rows at a time (default 4)")
+    parser.add_argument(
+        "--json", action="store_true", help="run one row in this process, and print its result"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the rows and return the exit status: 1 if one is not met."""
+    arguments = _arguments()
+    if arguments.json:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
+        (name,) = arguments.rows
+        result = asyncio.run(_row(name, arguments.minutes))
+        print(_RESULT.dump_json(result).decode())
+        return 0
+    names = arguments.rows or list(rows.rows())
+    results = asyncio.run(_all(names, arguments.minutes, arguments.jobs))
+    print(environment(), "", _line(HEAD), _line(["---"] * len(HEAD)), sep="\n")
+    print(*(_line(result.cells()) for result in results), sep="\n")
+    return 0 if all(result.passed for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Whether the audio of a run adds up. It decides, and starts nothing.
+
+The microphone's words are those that an independent recorder heard; the edge's words, positions and
+gaps are those in the events.
+"""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from natterjack.events import DurableEvent, FinalEvent, StatusEvent
+
+from ...emulators.tones import WORD_SECONDS, TimedWord, plain
+
+TOLERANCE_SECONDS = 0.2
+_CUT_SECONDS = 2 * WORD_SECONDS + 0.3
+"""How much longer than a gap the words may be that it has cut at both ends."""
+_BRINK_SECONDS = 0.5
+"""How far from a gap a word may be that the recorder has lost at its own interruption."""
+_NEAR_WORDS = 8
+_ANCHORS = 8
+
+
+@dataclass
+class Words:
+    """What became of the words that the microphone heard."""
+
+    played: int = 0
+    heard: int = 0
+    """Words that are in the transcript once."""
+    in_gaps: int = 0
+    """Words that are missing where a gap is named."""
+    lost: int = 0
+    doubled: int = 0
+    out_of_order: int = 0
+    worst_time_seconds: float = 0.0
+    """Largest change of the difference between the microphone's and the transcript's time."""
+
+
+@dataclass
+class Sums:
+    """The accounts of all sessions, one after another."""
+
+    transcribed: float = 0.0
+    gaps: dict[str, float] = field(default_factory=dict)
+    """Seconds by cause."""
+    sessions: list[str] = field(default_factory=list)
+    """How each session ended."""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """One row of the table."""
+
+    name: str
+    title: str
+    wall: float = 0.0
+    """Seconds from the start of the recording to the signal that ended it, standing time of the
+    machine included."""
+    published: float = 0.0
+    sums: Sums = field(default_factory=Sums)
+    words: Words = field(default_factory=Words)
+    exit_code: int | None = None
+    last_lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Why the row fails, beside its figures."""
+
+    @property
+    def difference(self) -> float:
+        return self.wall - self.sums.transcribed - sum(self.sums.gaps.values())
+
+    @property
+    def passed(self) -> bool:
+        words, sums = self.words, self.sums
+        return (
+            abs(self.difference) <= TOLERANCE_SECONDS
+            and not (words.lost or words.doubled or words.out_of_order)
+            and not (sums.problems or self.problems)
+            and words.played > 0
+        )
+
+    def cells(self) -> list[str]:
+        gaps = ", ".join(f"{c} {s:.1f}" for c, s in sorted(self.sums.gaps.items()) if s >= 0.05)
+        words = self.words
+        return [
+            self.title,
+            *(f"{s:.1f}" for s in (self.wall, self.published, self.sums.transcribed)),
+            gaps or "none",
+            f"{self.difference:+.2f}",
+            f"{words.played}: {words.heard} / {words.in_gaps} / {words.lost} / "
+            f"{words.doubled + words.out_of_order}",
+            "?" if self.exit_code is None else str(self.exit_code),
+            "yes" if self.passed else "**no**",
+        ]
+
+    def details(self) -> Iterable[str]:
+        """Lines beyond the table."""
+        yield f"{self.name}: {'passed' if self.passed else 'FAILED'}"
+        yield f"  sessions: {'; '.join(self.sums.sessions)}"
+        yield f"  times of words change by {self.words.worst_time_seconds:.3f} s at most"
+        yield from (f"  {note}" for note in self.notes)
+        yield from (f"  problem: {problem}" for problem in (*self.sums.problems, *self.problems))
+        yield from (f"  edge: {line}" for line in self.last_lines)
+
+
+HEAD = [
+    "fault", "captured", "published", "transcribed", "named gaps", "difference",
+    "words: once / in gaps / lost / doubled", "exit", "met",
+]  # fmt: skip
+
+
+def compare(
+    played: Sequence[TimedWord],
+    received: Sequence[TimedWord],
+    gaps: Sequence[tuple[float, float]],
+) -> Words:
+    """Compare the words at the microphone with the transcript's, which have its own clock, as the
+    gaps do."""
+    texts = [plain(word.word) for word in received]
+    matcher = difflib.SequenceMatcher(None, [w.word for w in played], texts, autojunk=False)
+    found = Words(played=len(played))
+    missing: list[str] = []
+    extra: list[int] = []
+    """Indexes of received words."""
+    offsets: list[float] = []
+    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
+        if kind == "equal":
+            found.heard += i2 - i1
+            pairs = zip(played[i1:i2], received[j1:j2], strict=True)
+            offsets += [mine.start - theirs.start for mine, theirs in pairs]
+            continue
+        extra += range(j1, j2)
+        if i1 == i2:
+            continue
+        before = received[j1 - 1].end if j1 else 0.0
+        after = received[j2].start if j2 < len(received) else float("inf")
+        named = sum(max(0.0, min(end, after) - max(start, before)) for start, end in gaps)
+        if named and played[i2 - 1].end - played[i1].start <= named + _CUT_SECONDS:
+            found.in_gaps += i2 - i1
+        else:
+            missing += [word.word for word in played[i1:i2]]
+    for n in extra:
+        near = texts[max(0, n - _NEAR_WORDS) : n] + texts[n + 1 : n + 1 + _NEAR_WORDS]
+        if texts[n] in missing:
+            missing.remove(texts[n])
+            found.out_of_order += 1
+        elif texts[n] not in near and _at_brink(received[n], gaps):
+            found.played += 1
+            found.heard += 1
+        else:
+            found.doubled += 1
+    found.lost = len(missing)
+    if offsets:
+        first = statistics.median(offsets[:_ANCHORS])
+        found.worst_time_seconds = max(abs(offset - first) for offset in offsets)
+    return found
+
+
+def _at_brink(word: TimedWord, gaps: Sequence[tuple[float, float]]) -> bool:
+    """Whether a word is just before or just after a gap, where the sound server came or went."""
+    return any(
+        0 <= start - word.end < _BRINK_SECONDS or 0 <= word.start - end < _BRINK_SECONDS
+        for start, end in gaps
+    )
+
+
+def by_session(events: Iterable[DurableEvent]) -> dict[str, list[DurableEvent]]:
+    """The events of each session, in the order in which the sessions began."""
+    found: dict[str, list[DurableEvent]] = {}
+    for event in events:
+        found.setdefault(event.session_id, []).append(event)
+    return found
+
+
+def add_up(events: Iterable[DurableEvent]) -> Sums:
+    """Add up the accounts of sessions that follow one another."""
+    sums = Sums()
+    for session, own in by_session(events).items():
+        if [event.sequence for event in own] != list(range(len(own))):
+            sums.problems.append(f"sequence: {[event.sequence for event in own]}")
+        closing = [e for e in own if isinstance(e, StatusEvent) and e.closing]
+        if len(closing) != 1 or closing[0].account is None:
+            sums.sessions.append("open")
+            sums.problems.append(f"session {session} has {len(closing)} closing events")
+            continue
+        event, account = closing[0], closing[0].account
+        detail = f" ({event.detail})" if event.detail else ""
+        sums.sessions.append(f"{event.state}: {event.reason}{detail}")
+        sums.transcribed += account.transcribed_seconds
+        for cause, seconds in account.gap_seconds.items():
+            sums.gaps[cause] = sums.gaps.get(cause, 0.0) + seconds
+    return sums
+
+
+def transcript(events: Iterable[DurableEvent]) -> list[TimedWord]:
+    """The words of all finals."""
+    return [
+        TimedWord(word.text, word.start, word.end)
+        for event in events
+        if isinstance(event, FinalEvent)
+        for word in event.words
+        if word.start is not None and word.end is not None
+    ]
+
+
+def gaps_of(events: Iterable[DurableEvent]) -> list[tuple[float, float]]:
+    """Start and end of each named gap, in seconds on the sessions' clock."""
+    return [
+        (gap.start, gap.end)
+        for event in events
+        if isinstance(event, StatusEvent) and event.account is not None
+        for gap in event.account.gaps
+    ]

@@ -1,0 +1,234 @@
+"""One row's own installation: sound server, edge, broker, worker and provider, each a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.stored import Stored, StreamStore
+from natterjack.errors import BadEvent
+from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
+
+from ...edge_capture.program import Edge
+from ...emulators.process import RemoteEmulator, emulator_process
+from ...freezing import freeze
+from ...waiting import until
+from ...worker.programs import WorkerProcess
+from . import balance, suspended
+from .sound import Player, Recorder, Sound, Starts, boot_time
+
+TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
+_KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER)
+_LAST_LINES = 3
+_FEW_CHUNKS = 40
+_RATE = 16_000
+
+
+class Rig:
+    """The installation of one row. Faults are applied to its parts."""
+
+    def __init__(self, directory: Path, arguments: tuple[str, ...], worker: dict[str, str]) -> None:
+        self.directory = directory
+        self.server = EmbeddedServer(directory / "nats")
+        self.sound: Sound
+        self.emulator: RemoteEmulator
+        self.worker: WorkerProcess
+        self.broker: Broker
+        self.edge: Edge
+        self.player: Player
+        self.notes: list[str] = []
+        self.problems: list[str] = []
+        self._recorder: Recorder
+        self._arguments = arguments
+        self._worker_settings = worker
+        self._clock = directory / "suspended"
+        self._suspended = 0.0
+        self._started = 0.0
+        self._edges = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All programs, from before the edge starts until after it has ended."""
+        suspended.write(self._clock, 0.0)
+        async with contextlib.AsyncExitStack() as stack:
+            self.server.start()
+            stack.callback(self.server.stop)
+            self.sound = Sound(_folder(self.directory, "p"))
+            stack.callback(self.sound.kill)
+            await self.sound.start()
+            self.emulator = await stack.enter_async_context(emulator_process("deepgram"))
+            settings = BrokerSettings(url=self.server.url)
+            self.broker = await stack.enter_async_context(connected(settings, name="table"))
+            self.worker = WorkerProcess(self.server.url, self.emulator.url, **self._worker_settings)
+            stack.push_async_callback(self.worker.stop)
+            await self.worker.start()
+            starts = Starts(self.sound)
+            self._recorder, self.player = Recorder(self.sound), Player(self.sound)
+            for work in (starts.run(), self._recorder.run(), self.player.run()):
+                stack.push_async_callback(_cancel, _task(work))
+            self.edge = self.start_edge()
+            stack.callback(self.edge.end)
+            await until(lambda: self.edge.stdout, "the agent records", 60)
+            pid = self.edge.process.pid
+            self._started = await self.sound.recording_since(pid, starts)
+            self.player.go_on()
+            yield
+
+    def start_edge(self) -> Edge:
+        """Start an agent at the row's microphone and with its key."""
+        self._edges += 1
+        environment = {
+            **self.sound.environment,
+            "NATS_URL": self.server.url,
+            "SUSPENDED_SECONDS": str(self._clock),
+        }
+        arguments = ("mic", *_KEY, *self._arguments)
+        edge = Edge(
+            self.directory / f"edge{self._edges}", arguments, environment,
+            module="tests.faults.edge_table.suspended",
+        )  # fmt: skip
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, edge.process.pid, 0)  # not that of the instruments
+        return edge
+
+    # ---- faults ------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def stopped_agent(self) -> AsyncIterator[None]:
+        freeze(self.edge.process.pid)
+        try:
+            yield
+        finally:
+            self.edge.process.send_signal(signal.SIGCONT)
+
+    def suspend(self, seconds: float) -> None:
+        """Let the machine of the edge have been suspended for so long."""
+        self._suspended += seconds
+        suspended.write(self._clock, self._suspended)
+
+    async def budget(self, seconds: int) -> None:
+        """Set the tenant's budget."""
+        subject = streams.bucket_subject(streams.BUDGETS_BUCKET, f"tenant.{TENANT}")
+        await self.broker.client.jetstream().publish(subject, str(seconds).encode())
+
+    # ---- waiting -----------------------------------------------------------------------------
+
+    async def delivered(self, timeout: float = 600) -> None:
+        """Wait until the broker has stored what the edge has captured."""
+        before = len(self._progress())
+        await until(
+            lambda: any(
+                entry["unacknowledged"] <= _FEW_CHUNKS for entry in self._progress()[before:]
+            ),
+            "the edge has caught up", timeout,
+        )  # fmt: skip
+
+    def _progress(self) -> list[Mapping[str, Any]]:
+        return [entry for entry in log_of(self.edge) if "unacknowledged" in entry]
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    async def finish(self, result: balance.Result) -> None:
+        """End the run at the end of a phrase, as Ctrl-C does, and find out what became of it."""
+        await self.player.stop()
+        await asyncio.sleep(1)  # silence after the last word
+        ended = boot_time()
+        self.edge.interrupt()
+        result.wall = ended + self._suspended - self._started
+        try:
+            result.exit_code = await self.edge.exit_code(120)
+        except AssertionError:
+            self.problems.append("the edge does not end")
+        result.last_lines = [
+            str({name: value for name, value in entry.items() if name not in ("time", "level")})
+            for entry in log_of(self.edge)[-_LAST_LINES:]
+        ]
+        try:
+            await until(self._all_closed, "every session is closed", 120)
+        except AssertionError as error:
+            self.problems.append(str(error))
+        events = await self._events()
+        result.published = await self._published_seconds()
+        result.sums = balance.add_up(events)
+        # The recorder's words are complete only once it has been canceled.
+        result.notes, result.problems = self.notes, self.problems
+        self._events_at_end = events
+
+    def words(self) -> balance.Words:
+        """Compare the words. To be called after the end."""
+        events = self._events_at_end
+        return balance.compare(
+            list(self._recorder.words()), balance.transcript(events), balance.gaps_of(events)
+        )
+
+    async def _all_closed(self) -> bool:
+        info = await self.broker.client.jetstream().stream_info(streams.SESSIONS)
+        sessions = balance.by_session(await self._events())
+        return info.state.messages == 0 and all(
+            any(isinstance(event, StatusEvent) and event.closing for event in own)
+            for own in sessions.values()
+        )
+
+    async def _events(self) -> list[DurableEvent]:
+        """The stored events of all sessions."""
+        found = []
+        for message in await self._read(streams.TRANSCRIPTS, f"stt.transcript.{TENANT}.>"):
+            with contextlib.suppress(BadEvent):  # of a kind that does not concern this table
+                event = parse_event(message.data)
+                if not isinstance(event, InterimEvent):
+                    found.append(event)
+        return found
+
+    async def _published_seconds(self) -> float:
+        """Seconds of audio that the broker has stored, even if it has expired since."""
+        seconds, info = 0.0, await self.broker.client.jetstream().stream_info(streams.AUDIO)
+        for message in await self._read(streams.AUDIO, f"stt.audio.{TENANT}.>"):
+            seconds += len(message.data) / 2 / _RATE
+        return seconds + (info.state.first_seq - 1) * 0.08 * bool(seconds)
+
+    async def _read(self, stream: str, subject: str) -> list[Stored]:
+        store = StreamStore(self.broker, stream)
+        await store.start()
+        found: list[Stored] = []
+        sequence, left = 1, 1
+        while left:
+            messages, left = await store.read(subject, sequence, batch=500, max_bytes=10**7)
+            found += messages
+            sequence = messages[-1].sequence + 1 if messages else sequence
+        return found
+
+
+def log_of(edge: Edge) -> list[dict[str, Any]]:
+    """The log lines of an agent."""
+    found = []
+    for line in edge.stderr.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _folder(directory: Path, name: str) -> Path:
+    folder = directory / name
+    folder.mkdir()
+    return folder
+
+
+def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(work)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task. Raises what ended it before."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

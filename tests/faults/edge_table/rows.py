@@ -1,0 +1,243 @@
+"""The rows of the table: what happens to the edge of each, while it speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...waiting import until
+from .rig import Rig, log_of
+
+_BEFORE_SECONDS, _AFTER_SECONDS = 8.0, 10.0
+_SHORT_OF_TIME = 15
+"""Threads that want each core while the machine is overloaded."""
+_CATCH_UP = ("--catch-up-rate", "8")
+DISK = "disk"
+"""The directory of a row's small file system."""
+
+Happening = Callable[[Rig], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: what its edge is told, and what happens to it."""
+
+    title: str
+    happens: Happening
+    arguments: tuple[str, ...] = ()
+    """Arguments of the edge, in which `{directory}` is the row's own one."""
+    worker: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
+    """Whether no other row may run at the same time."""
+    minutes: float = 1.0
+
+    @property
+    def needs_disk(self) -> bool:
+        """Whether the edge uses a disk that can be filled."""
+        return any(f"/{DISK}/" in argument for argument in self.arguments)
+
+
+async def nothing(rig: Rig) -> None:
+    await asyncio.sleep(_AFTER_SECONDS)
+
+
+# ---- the microphone ------------------------------------------------------------------------------
+
+
+async def microphone_killed(rig: Rig) -> None:
+    rig.sound.kill()
+    await asyncio.sleep(6)
+    await rig.sound.start()
+    await _microphone_is_back(rig)
+
+
+async def microphone_unloaded(rig: Rig) -> None:
+    rig.sound.unload()
+    await asyncio.sleep(8)
+    rig.sound.load()
+    await _microphone_is_back(rig)
+
+
+async def microphone_switched(rig: Rig) -> None:
+    rig.sound.load("virt2", "mic2")
+    rig.player.sink = "virt2"
+    await rig.player.stop()
+    rig.player.go_on()
+
+
+async def microphone_zeroed(rig: Rig) -> None:
+    rig.sound.pactl("set-source-mute", "mic", "1")
+    await asyncio.sleep(15)
+    rig.sound.pactl("set-source-mute", "mic", "0")
+
+
+async def both_lost(rig: Rig) -> None:
+    rig.server.kill()
+    rig.sound.kill()
+    await asyncio.sleep(8)
+    await rig.sound.start()
+    await _microphone_is_back(rig, 60)
+    await asyncio.sleep(8)
+    rig.server.start()
+    await rig.delivered()
+
+
+async def _microphone_is_back(rig: Rig, timeout: float = 30) -> None:
+    try:
+        await rig.edge.says("the microphone is back", timeout)
+    except AssertionError:
+        rig.problems.append("the edge did not find its microphone again")
+
+
+# ---- the machine ---------------------------------------------------------------------------------
+
+
+def agent_stopped(seconds: float) -> Happening:
+    async def happens(rig: Rig) -> None:
+        async with rig.stopped_agent():
+            await asyncio.sleep(seconds)
+
+    return happens
+
+
+async def suspended(rig: Rig) -> None:
+    rig.suspend(150)
+
+
+async def overloaded(rig: Rig) -> None:
+    count = _SHORT_OF_TIME * (os.cpu_count() or 1)
+    busy = [
+        subprocess.Popen(
+            [sys.executable, "-c", "while True: pass"],
+            preexec_fn=lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
+        )
+        for _ in range(count)
+    ]
+    try:
+        await asyncio.sleep(90)
+        rig.notes.append(f"{count} busy processes, load {os.getloadavg()[0]:.0f}")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+async def disk_full(rig: Rig) -> None:
+    disk = rig.directory / DISK
+    filler = disk / "filler"
+    rig.server.kill()
+    await asyncio.sleep(3)
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    rig.notes.append(f"the disk had {_free(disk)} bytes left")
+    await asyncio.sleep(12)
+    filler.unlink()
+    await asyncio.sleep(12)
+    rig.server.start()
+    await rig.delivered()
+
+
+def _free(disk: Path) -> int:
+    state = os.statvfs(disk)
+    return state.f_bavail * state.f_frsize
+
+
+# ---- the broker, the worker, the provider --------------------------------------------------------
+
+
+def broker_away(minutes: float) -> Happening:
+    async def happens(rig: Rig) -> None:
+        await asyncio.sleep(20)
+        rig.server.kill()
+        await asyncio.sleep(minutes * 60)
+        rig.server.start()
+        await rig.delivered()
+
+    return happens
+
+
+async def provider_away(rig: Rig) -> None:
+    await rig.emulator.set(handshake_status=503)
+    await rig.emulator.drop()
+    await asyncio.sleep(60)
+    await rig.emulator.clear()
+    await asyncio.sleep(20)
+
+
+async def max_seconds(rig: Rig) -> None:
+    await asyncio.sleep(40)
+
+
+async def budget(rig: Rig) -> None:
+    await rig.budget(20)
+    await asyncio.sleep(50)
+    await rig.budget(100_000)
+    await asyncio.sleep(30)
+
+
+async def two_agents(rig: Rig) -> None:
+    second = rig.start_edge()
+    try:
+        await until(lambda: second.process.poll() is not None, "the second agent ends", 20)
+    except AssertionError:
+        rig.problems.append("the second agent goes on")
+        second.interrupt()
+        await second.exit_code(60)
+    finally:
+        second.end()
+    rig.notes.append(f"second agent: exit code {second.process.wait()}, {log_of(second)[-1:]}")
+    if second.process.wait() == 0 or second.stdout:
+        rig.problems.append("the second agent was not refused")
+
+
+_SPOOL = ("--spool", "{directory}/spool")
+_DEFAULT_MINUTES = 14.0
+
+
+def rows(minutes: float = _DEFAULT_MINUTES) -> dict[str, Row]:
+    """All rows by name; the broker is away for so many minutes."""
+    away = f"broker away for {minutes:g} minutes"
+    return {
+        "nothing": Row("nothing", nothing),
+        "microphone-killed": Row("sound server killed, 6 s", microphone_killed),
+        "microphone-switched": Row("another default microphone", microphone_switched),
+        "microphone-unloaded": Row("microphone unloaded, 8 s", microphone_unloaded),
+        "microphone-zeroed": Row("microphone muted, 15 s", microphone_zeroed),
+        "agent-stopped-20": Row("agent stopped for 20 s", agent_stopped(20)),
+        "agent-stopped-60": Row("agent stopped for 60 s", agent_stopped(60)),
+        "suspended": Row("machine suspended for 150 s (stand-in clock)", suspended),
+        "overloaded": Row("machine overloaded for 90 s", overloaded, alone=True),
+        "broker-away-memory": Row(away, broker_away(minutes), _CATCH_UP, minutes=minutes),
+        "broker-away-spool": Row(
+            f"{away}, with spool", broker_away(minutes), (*_CATCH_UP, *_SPOOL), minutes=minutes
+        ),
+        "provider-away": Row(
+            "provider away for 60 s, worker waits for 20 s", provider_away,
+            worker={"WORKER_RECOVERY_SECONDS": "20", "WORKER_BREAKER_MAX_SECONDS": "5"},
+        ),
+        "max-seconds": Row("`max_seconds` 15, 60 s of audio", max_seconds, ("--max-seconds", "15")),
+        "budget": Row("budget used up after 20 s, raised 30 s later", budget),
+        "two-agents": Row("second agent on the key", two_agents),
+        "disk-full": Row(
+            "broker away for 27 s, disk of the spool full for 12 s of them", disk_full,
+            ("--spool", f"{{directory}}/{DISK}/spool"),
+        ),
+        "both-lost": Row("microphone away for 8 s and broker for 16 s", both_lost),
+    }  # fmt: skip
+
+
+async def run(row: Row, rig: Rig) -> None:
+    """Speak before and after what happens. Adds to the rig's problems what goes wrong."""
+    await asyncio.sleep(_BEFORE_SECONDS)
+    try:
+        await row.happens(rig)
+    except AssertionError as error:
+        rig.problems.append(str(error))
+    await asyncio.sleep(_AFTER_SECONDS)
