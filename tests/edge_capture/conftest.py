@@ -164,12 +164,17 @@ def _missing_packages() -> str | None:
 
 
 @pytest.fixture
-async def sound_server(processes: None) -> AsyncIterator[SoundServer]:
-    """A running SoundServer. If its packages are missing, tests are skipped, or fail in CI."""
+def sound_packages(processes: None) -> None:
+    """If packages of the sound server are missing, tests are skipped, or fail in CI."""
     if (missing := _missing_packages()) is not None:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+
+
+@pytest.fixture
+async def sound_server(sound_packages: None) -> AsyncIterator[SoundServer]:
+    """A running SoundServer."""
     # Not under tmp_path: a socket's path has room for 107 characters.
     with tempfile.TemporaryDirectory(prefix="pulse") as directory:
         server = SoundServer(Path(directory))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..edge_capture.conftest import start_edge
+from ..edge_capture.conftest import sound_packages, start_edge
 from ..worker.conftest import emulator, provider_settings, start_worker
 
-__all__ = ["emulator", "provider_settings", "start_edge", "start_worker"]
+__all__ = ["emulator", "provider_settings", "sound_packages", "start_edge", "start_worker"]

@@ -15,17 +15,14 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from ..soak import environment
 from . import rows
 from .balance import HEAD, Result
-from .rig import Rig
 
 _PRIORITY = -10
 """Of the instruments, so that a busy machine delays the edge and not what measures it."""
@@ -38,36 +35,6 @@ def _say(line: str) -> None:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-# ---- one row, in a process of its own ------------------------------------------------------------
-
-
-async def _row(name: str, minutes: float) -> Result:
-    row = rows.rows(minutes)[name]
-    result = Result(name, row.title)
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge")))
-        if row.needs_disk:
-            stack.enter_context(_small_disk(directory / rows.DISK))
-        arguments = tuple(each.format(directory=directory) for each in row.arguments)
-        rig = Rig(directory, arguments, row.worker)
-        async with rig.running():
-            await rows.run(row, rig)
-            await rig.finish(result)
-        result.words = rig.words()
-    return result
-
-
-@contextlib.contextmanager
-def _small_disk(path: Path) -> Iterator[None]:
-    """A file system of its own. Raises CalledProcessError unless this user may mount one."""
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 # ---- all rows ------------------------------------------------------------------------------------
@@ -117,7 +84,10 @@ def _arguments() -> argparse.Namespace:
     names = list(rows.rows())
     parser.add_argument("rows", nargs="*", metavar="ROW", choices=[[], *names], help=str(names))
     parser.add_argument(
-        "--minutes", type=float, default=14, help="how long the broker is away (default 14)"
+        "--minutes",
+        type=float,
+        default=rows.DEFAULT_MINUTES,
+        help="how long the broker is away (default: %(default)g)",
     )
     parser.add_argument("--jobs", type=int, default=4, help="rows at a time (default 4)")
     parser.add_argument(
@@ -133,7 +103,7 @@ def main() -> int:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
         (name,) = arguments.rows
-        result = asyncio.run(_row(name, arguments.minutes))
+        result = asyncio.run(rows.measure(name, arguments.minutes))
         print(_RESULT.dump_json(result).decode())
         return 0
     names = arguments.rows or list(rows.rows())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...waiting import until
+from .balance import Result
 from .rig import Rig, log_of
 
-_BEFORE_SECONDS, _AFTER_SECONDS = 8.0, 10.0
+BEFORE_SECONDS, AFTER_SECONDS = 8.0, 10.0
 _SHORT_OF_TIME = 15
 """Threads that want each core while the machine is overloaded."""
 _CATCH_UP = ("--catch-up-rate", "8")
@@ -44,7 +46,7 @@ class Row:
 
 
 async def nothing(rig: Rig) -> None:
-    await asyncio.sleep(_AFTER_SECONDS)
+    await asyncio.sleep(AFTER_SECONDS)
 
 
 # ---- the microphone ------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ async def disk_full(rig: Rig) -> None:
     filler = disk / "filler"
     rig.server.kill()
     await asyncio.sleep(3)
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     rig.notes.append(f"the disk had {_free(disk)} bytes left")
@@ -198,10 +200,10 @@ async def two_agents(rig: Rig) -> None:
 
 
 _SPOOL = ("--spool", "{directory}/spool")
-_DEFAULT_MINUTES = 14.0
+DEFAULT_MINUTES = 14.0
 
 
-def rows(minutes: float = _DEFAULT_MINUTES) -> dict[str, Row]:
+def rows(minutes: float = DEFAULT_MINUTES) -> dict[str, Row]:
     """All rows by name; the broker is away for so many minutes."""
     away = f"broker away for {minutes:g} minutes"
     return {
@@ -233,11 +235,42 @@ def rows(minutes: float = _DEFAULT_MINUTES) -> dict[str, Row]:
     }  # fmt: skip
 
 
-async def run(row: Row, rig: Rig) -> None:
-    """Speak before and after what happens. Adds to the rig's problems what goes wrong."""
-    await asyncio.sleep(_BEFORE_SECONDS)
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+async def measure(
+    name: str,
+    minutes: float = DEFAULT_MINUTES,
+    before: float = BEFORE_SECONDS,
+    after: float = AFTER_SECONDS,
+) -> Result:
+    """Run a row, which speaks for `before` and `after` seconds around what happens."""
+    row = rows(minutes)[name]
+    result = Result(name, row.title)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge")))
+        if row.needs_disk:
+            stack.enter_context(_small_disk(directory / DISK))
+        arguments = tuple(each.format(directory=directory) for each in row.arguments)
+        rig = Rig(directory, arguments, row.worker)
+        async with rig.running():
+            await asyncio.sleep(before)
+            try:
+                await row.happens(rig)
+            except AssertionError as error:
+                rig.problems.append(str(error))
+            await asyncio.sleep(after)
+            await rig.finish(result)
+        result.words = rig.words()
+    return result
+
+
+@contextlib.contextmanager
+def _small_disk(path: Path) -> Iterator[None]:
+    """A file system of its own. Raises CalledProcessError unless this user may mount one."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)
     try:
-        await row.happens(rig)
-    except AssertionError as error:
-        rig.problems.append(str(error))
-    await asyncio.sleep(_AFTER_SECONDS)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)

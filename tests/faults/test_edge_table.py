@@ -1,0 +1,27 @@
+"""Short runs of the table of an edge's faults, with a real sound server: what was captured is
+transcribed or a named gap, and no word is lost outside of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..waiting import bound
+from .edge_table import rows
+
+pytestmark = [pytest.mark.sound, pytest.mark.slow, pytest.mark.timeout(240)]
+TOLERANCE_SECONDS = 0.2
+
+
+@pytest.mark.parametrize("name", ["microphone-unloaded", "both-lost"])
+async def test_captured_audio_is_transcribed_or_a_named_gap(
+    name: str, sound_packages: None
+) -> None:
+    result = await rows.measure(name, before=3, after=3)
+    details = "\n".join(result.details())
+    assert abs(result.difference) <= bound(TOLERANCE_SECONDS), details
+    assert result.words.played > 16, details
+    assert (result.words.lost, result.words.doubled, result.words.out_of_order) == (0, 0, 0), (
+        details
+    )
+    assert not result.sums.problems + result.problems, details
+    assert result.exit_code == 0, details
