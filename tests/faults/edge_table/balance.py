@@ -6,18 +6,19 @@ gaps are those in the events.
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from natterjack.events import DurableEvent, FinalEvent, StatusEvent
 
-from ...emulators.tones import WORD_SECONDS, TimedWord, plain
+from ...emulators.tones import TimedWord, plain
 
 TOLERANCE_SECONDS = 0.2
-_CUT_SECONDS = 2 * WORD_SECONDS + 0.3
-"""How much longer than a gap the words may be that it has cut at both ends."""
+_EDGE_SECONDS = 0.03
+"""How exactly it is known where a word is on the clock of the gaps."""
 _BRINK_SECONDS = 0.5
 """How far from a gap a word may be that the recorder has lost at its own interruption."""
 _NEAR_WORDS = 8
@@ -124,26 +125,26 @@ def compare(
     texts = [plain(word.word) for word in received]
     matcher = difflib.SequenceMatcher(None, [w.word for w in played], texts, autojunk=False)
     found = Words(played=len(played))
-    missing: list[str] = []
+    lost: list[int] = []
+    """Indexes of played words."""
     extra: list[int] = []
     """Indexes of received words."""
-    offsets: list[float] = []
+    ahead: dict[int, float] = {}
+    """How far the microphone's clock is ahead at each word that both have."""
     for kind, i1, i2, j1, j2 in matcher.get_opcodes():
         if kind == "equal":
-            found.heard += i2 - i1
-            pairs = zip(played[i1:i2], received[j1:j2], strict=True)
-            offsets += [mine.start - theirs.start for mine, theirs in pairs]
-            continue
-        extra += range(j1, j2)
-        if i1 == i2:
-            continue
-        before = received[j1 - 1].end if j1 else 0.0
-        after = received[j2].start if j2 < len(received) else float("inf")
-        named = sum(max(0.0, min(end, after) - max(start, before)) for start, end in gaps)
-        if named and played[i2 - 1].end - played[i1].start <= named + _CUT_SECONDS:
-            found.in_gaps += i2 - i1
+            ahead |= {i1 + n: played[i1 + n].start - received[j1 + n].start for n in range(i2 - i1)}
         else:
-            missing += [word.word for word in played[i1:i2]]
+            lost += range(i1, i2)
+            extra += range(j1, j2)
+    found.heard = len(ahead)
+    missing: list[str] = []
+    for n in lost:
+        clocks = {ahead[near] for near in _neighbors(n, ahead)}
+        if any(_in_gap(played[n], clock, gaps) for clock in clocks):
+            found.in_gaps += 1
+        else:
+            missing.append(played[n].word)
     for n in extra:
         near = texts[max(0, n - _NEAR_WORDS) : n] + texts[n + 1 : n + 1 + _NEAR_WORDS]
         if texts[n] in missing:
@@ -155,10 +156,24 @@ def compare(
         else:
             found.doubled += 1
     found.lost = len(missing)
-    if offsets:
+    if ahead:
+        offsets = list(ahead.values())
         first = statistics.median(offsets[:_ANCHORS])
         found.worst_time_seconds = max(abs(offset - first) for offset in offsets)
     return found
+
+
+def _neighbors(n: int, known: Mapping[int, float]) -> Iterator[int]:
+    """The indexes in `known`, which is sorted, before and after `n`."""
+    indexes = list(known)
+    at = bisect.bisect(indexes, n)
+    yield from indexes[max(0, at - 1) : at + 1]
+
+
+def _in_gap(word: TimedWord, ahead: float, gaps: Sequence[tuple[float, float]]) -> bool:
+    """Whether a gap has at least an edge of a word."""
+    first, last = word.start - ahead - _EDGE_SECONDS, word.end - ahead + _EDGE_SECONDS
+    return any(start < last and first < end for start, end in gaps)
 
 
 def _at_brink(word: TimedWord, gaps: Sequence[tuple[float, float]]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from natterjack.audio import AUDIO_POS, SESSION_ID
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import Stored, StreamStore
@@ -32,6 +33,7 @@ _KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER
 _LAST_LINES = 3
 _FEW_CHUNKS = 40
 _RATE = 16_000
+_CHUNK_SECONDS = 0.08
 
 
 class Rig:
@@ -111,6 +113,11 @@ class Rig:
         finally:
             self.edge.process.send_signal(signal.SIGCONT)
 
+    def give_way(self, nice: int) -> None:
+        """Let every other process run before the agent."""
+        for thread in Path(f"/proc/{self.edge.process.pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+
     def suspend(self, seconds: float) -> None:
         """Let the machine of the edge have been suspended for so long."""
         self._suspended += seconds
@@ -158,7 +165,8 @@ class Rig:
         except AssertionError as error:
             self.problems.append(str(error))
         events = await self._events()
-        result.published = await self._published_seconds()
+        result.published, gaps = await self._published()
+        self._gaps = [*gaps, *balance.gaps_of(events)]
         result.sums = balance.add_up(events)
         # The recorder's words are complete only once it has been canceled.
         result.notes, result.problems = self.notes, self.problems
@@ -167,9 +175,7 @@ class Rig:
     def words(self) -> balance.Words:
         """Compare the words. To be called after the end."""
         events = self._events_at_end
-        return balance.compare(
-            list(self._recorder.words()), balance.transcript(events), balance.gaps_of(events)
-        )
+        return balance.compare(list(self._recorder.words()), balance.transcript(events), self._gaps)
 
     async def _all_closed(self) -> bool:
         info = await self.broker.client.jetstream().stream_info(streams.SESSIONS)
@@ -189,12 +195,21 @@ class Rig:
                     found.append(event)
         return found
 
-    async def _published_seconds(self) -> float:
-        """Seconds of audio that the broker has stored, even if it has expired since."""
-        seconds, info = 0.0, await self.broker.client.jetstream().stream_info(streams.AUDIO)
+    async def _published(self) -> tuple[float, list[tuple[float, float]]]:
+        """Seconds of audio that the broker has stored, even if it has expired since, and the gaps
+        in what has not: an account lists only some of them."""
+        seconds, gaps, ends = 0.0, [], dict[str, float]()
         for message in await self._read(streams.AUDIO, f"stt.audio.{TENANT}.>"):
-            seconds += len(message.data) / 2 / _RATE
-        return seconds + (info.state.first_seq - 1) * 0.08 * bool(seconds)
+            headers, length = message.headers, len(message.data) / 2 / _RATE
+            start = int(headers[AUDIO_POS]) / _RATE
+            end = ends.get(headers[SESSION_ID], start)
+            if start > end:
+                gaps.append((end, start))
+            ends[headers[SESSION_ID]] = start + length
+            seconds += length
+        info = await self.broker.client.jetstream().stream_info(streams.AUDIO)
+        expired = max(0, info.state.first_seq - 1) * _CHUNK_SECONDS
+        return seconds + (expired if ends else 0.0), gaps
 
     async def _read(self, stream: str, subject: str) -> list[Stored]:
         store = StreamStore(self.broker, stream)

@@ -18,7 +18,9 @@ from .rig import Rig, log_of
 
 BEFORE_SECONDS, AFTER_SECONDS = 8.0, 10.0
 _SHORT_OF_TIME = 15
-"""Threads that want each core while the machine is overloaded."""
+"""Processes that want each core while the machine is overloaded."""
+_NICE = 10
+"""Priority of the edge meanwhile: it gets a tenth of what each of the others gets."""
 _CATCH_UP = ("--catch-up-rate", "8")
 DISK = "disk"
 """The directory of a row's small file system."""
@@ -113,6 +115,7 @@ async def suspended(rig: Rig) -> None:
 
 
 async def overloaded(rig: Rig) -> None:
+    rig.give_way(_NICE)
     count = _SHORT_OF_TIME * (os.cpu_count() or 1)
     busy = [
         subprocess.Popen(
@@ -123,7 +126,9 @@ async def overloaded(rig: Rig) -> None:
     ]
     try:
         await asyncio.sleep(90)
-        rig.notes.append(f"{count} busy processes, load {os.getloadavg()[0]:.0f}")
+        rig.notes.append(
+            f"the edge at nice {_NICE}, {count} busy processes, load {os.getloadavg()[0]:.0f}"
+        )
     finally:
         for process in busy:
             process.kill()
