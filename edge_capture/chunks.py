@@ -10,6 +10,7 @@ import soxr
 
 from natterjack.audio import AudioFormat, gap_note
 
+from .input.mix import Mixer
 from .input.samples import Samples, to_float, to_pcm
 
 _WARM_UP_S = 0.5
@@ -43,7 +44,7 @@ def resume_frame(pos: int, source_rate: int, rate: int) -> int:
 class Chunker:
     """Makes the chunks of one session.
 
-    It takes channel `channel` of each block, or the mean of all channels if None. Audio in linear16
+    It takes channel `channel` of each block, or mixes all channels if None. Audio in linear16
     is resampled from `source.sample_rate` to `published.sample_rate`; mulaw and alaw pass
     unchanged.
     """
@@ -55,6 +56,7 @@ class Chunker:
         self._source_rate = source.sample_rate
         self._rate = published.sample_rate
         self._companded = published.encoding != "linear16"
+        self._mixer = Mixer(source.channels, source.sample_rate)
         self._chunk_frames = max(1, self._rate * chunk_ms // 1000)
         self._resampler = self._new_resampler()
         self._pending: list[Samples] = []
@@ -150,8 +152,7 @@ class Chunker:
         elif samples.shape[1] == 1:
             samples = samples[:, 0]
         else:
-            channels = samples.shape[1]
-            samples = to_float(samples) @ np.full(channels, 1 / channels, np.float32)
+            samples = self._mixer.mix(to_float(samples))
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(to_float(samples)))
         return to_pcm(samples)
