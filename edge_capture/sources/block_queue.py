@@ -1,4 +1,4 @@
-"""Blocks on their way from a device's thread to the event loop, and a count of what was lost."""
+"""Audio on its way from a device's thread to the event loop."""
 
 from __future__ import annotations
 
@@ -8,79 +8,38 @@ import numpy as np
 
 from natterjack.audio import AudioFormat
 
-from . import Block
+from .capture_clock import Captured
 
-_MAX_LATENCY_S = 5.0
-_REPORT_S = 5.0
+_LONGEST_LATENCY_S = 60.0
 
 
 class BlockQueue:
-    """A bounded queue of one recording's blocks.
+    """A bounded queue of what a recording has delivered.
 
-    It reads no clock and waits for nothing: callers pass the time. `captured` is called in the
+    It reads no clock and waits for nothing: callers pass the times. `captured` is called in the
     device's thread, everything else in the event loop.
     """
 
-    def __init__(
-        self, audio_format: AudioFormat, max_blocks: int, end: float, *, resumed: bool = False
-    ) -> None:
-        """Create a queue for audio that starts at `end`, on the monotonic clock.
-
-        If `resumed`, an earlier recording ended at that time, and the time until the first block
-        counts as lost.
-        """
-        self.blocks: deque[Block] = deque()
-        self.end = end
-        """Time at which the audio captured so far ends, on the monotonic clock."""
-        self.overflows = 0
-        """How often audio was lost before it could be queued."""
+    def __init__(self, audio_format: AudioFormat, max_blocks: int) -> None:
+        self.blocks: deque[Captured] = deque()
         self._format = audio_format
         self._max_blocks = max_blocks
-        self._resumed = resumed
         self._lost_frames = 0
-        self._reported_overflows = 0
-        self._reported_at = 0.0
 
     def captured(
-        self,
-        data: bytes,
-        *,
-        captured_at: float,
-        current: float,
-        now: float,
-        now_ns: int,
-        overflow: bool,
+        self, data: bytes, *, latency_s: float, now: float, asleep: float, now_ns: int
     ) -> None:
-        """Queue captured audio, or count it as lost if the queue is full.
+        """Queue audio that is delivered now, or count it as lost if the queue is full.
 
-        `captured_at` and `current` are times on the device's own clock: that of the first frame,
-        and now. `overflow` says that the driver lost audio.
+        `latency_s` is how old its first frame is by the device's own clock. Some host APIs do not
+        know it and give an absurd value. The other times are those of `Captured`.
         """
         frames = self._format.frames(len(data))
-        if overflow:
-            self.overflows += 1
         if len(self.blocks) >= self._max_blocks:
-            self.overflows += 1
             self._lost_frames += frames
             return
-        seconds = self._format.seconds(frames)
-        latency_s = current - captured_at
-        if not (captured_at > 0 and 0 <= latency_s <= _MAX_LATENCY_S):
-            latency_s = seconds  # some host APIs do not know these times
+        if not 0 < latency_s <= _LONGEST_LATENCY_S:
+            latency_s = self._format.seconds(frames)
         lost, self._lost_frames = self._lost_frames, 0
-        if self._resumed:
-            lost = max(0, round((now - latency_s - self.end) * self._format.sample_rate))
-            self._resumed = False
-        self.end = now - latency_s + seconds
         samples = np.frombuffer(data, np.int16).reshape(-1, self._format.channels)
-        self.blocks.append(Block(samples, now_ns - int(latency_s * 1e9), lost))
-
-    def overflows_to_report(self, now: float) -> int | None:
-        """Return the number of overflows if it has grown and 5 s have passed since the last time.
-
-        Returns None otherwise.
-        """
-        if self.overflows <= self._reported_overflows or now - self._reported_at <= _REPORT_S:
-            return None
-        self._reported_overflows, self._reported_at = self.overflows, now
-        return self.overflows
+        self.blocks.append(Captured(samples, now, asleep, now_ns, latency_s, lost))

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import DEVICE_LOST, SUSPENDED, AudioFormat
 from natterjack.process.run import end_tasks
 from natterjack.telemetry.log import fields
 
@@ -20,6 +20,8 @@ from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings
 from . import DEVICE_THREADS, Block, always
 from .block_queue import BlockQueue
+from .boot_clock import boot_time
+from .capture_clock import CaptureClock
 from .devices import (
     Device,
     choose_channels,
@@ -33,9 +35,15 @@ from .devices import (
 log = logging.getLogger(__name__)
 
 _BLOCK_S = 0.02
-_QUEUE_S = 10.0
-"""Audio held between PortAudio's thread and the event loop. Audio beyond it is lost."""
-_MUTE_S = 5.0  # a working device delivers blocks even in silence
+_QUEUE_S, _LEAST_QUEUE_S, _QUEUE_BYTES = 60.0, 10.0, 16 * 1024 * 1024
+"""Audio held between PortAudio's thread and the event loop: what a sound server has kept while this
+process was stopped comes at once. Audio beyond it is lost."""
+_MUTE_S, _MUTE_CHECK_S = 5.0, 1.0  # a working device delivers blocks even in silence
+_DRIFT_REPORT_S = 3600.0
+_WRONG_PPM = 500
+"""A drift that no sound card has."""
+_LEAST_DRIFT_S = 60.0
+"""A shorter recording does not show the drift."""
 _CLOSE_S = 2.0
 _RETRY_S = 1.0
 _FINISH_CHECK_S = 0.1
@@ -49,18 +57,16 @@ class _Recording:
         device: Device,
         audio_format: AudioFormat,
         loop: asyncio.AbstractEventLoop,
-        since: float | None = None,
+        earlier: CaptureClock | None = None,
     ) -> None:
-        """Start to record. The time since `since` (monotonic), if not None, counts as lost.
+        """Start to record. With `earlier`, it goes on after the gap since that recording.
 
         Raises: SourceError.
         """
-        self.queue = BlockQueue(
-            audio_format,
-            int(_QUEUE_S / _BLOCK_S),
-            time.monotonic() if since is None else since,
-            resumed=since is not None,
-        )
+        self.clock = CaptureClock(audio_format.sample_rate, boot_time(), earlier)
+        bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes
+        seconds = max(_LEAST_QUEUE_S, min(_QUEUE_S, _QUEUE_BYTES / bytes_per_second))
+        self.queue = BlockQueue(audio_format, int(seconds / _BLOCK_S))
         self._name = device.name
         self._loop = loop
         self._block_frames = max(1, round(audio_format.sample_rate * _BLOCK_S))
@@ -91,14 +97,14 @@ class _Recording:
 
     # The next three run in PortAudio's thread and must not block.
 
-    def _captured(self, data: Any, _frames: int, times: Any, status: Any) -> None:
+    def _captured(self, data: Any, _frames: int, times: Any, _status: Any) -> None:
+        now = boot_time()
         self.queue.captured(
             bytes(data),
-            captured_at=times.inputBufferAdcTime,
-            current=times.currentTime,
-            now=time.monotonic(),
+            latency_s=times.currentTime - times.inputBufferAdcTime,
+            now=now,
+            asleep=now - time.monotonic(),
             now_ns=time.time_ns(),
-            overflow=bool(status.input_overflow),
         )
         if len(self.queue.blocks) >= self._wanted_blocks:
             self._wake()
@@ -123,8 +129,8 @@ class _Recording:
         Cancel-safe. Raises: SourceLost, in which case fewer frames may be queued.
         """
         self._wanted_blocks = -(-wanted_frames // self._block_frames)
+        quiet = 0
         while True:
-            self._report_overflows()
             self._ready.clear()
             self._waking = False
             gone = self._gone  # read before the queue, because the last block comes before it
@@ -133,20 +139,15 @@ class _Recording:
             if gone:
                 raise SourceLost(f"microphone {self._name!r} is gone")
             try:
-                async with asyncio.timeout(_MUTE_S):
+                async with asyncio.timeout(_MUTE_CHECK_S):
                     await self._ready.wait()
+                quiet = 0
             except TimeoutError:
-                raise SourceLost(
-                    f"microphone {self._name!r} has delivered no audio for {_MUTE_S:.0f} s"
-                ) from None
-
-    def _report_overflows(self) -> None:
-        overflows = self.queue.overflows_to_report(time.monotonic())
-        if overflows is not None:
-            log.warning(
-                "audio was lost before it could be read: this machine is too busy",
-                extra=fields(microphone=self._name, times=overflows),
-            )
+                quiet += 1  # one is not enough: it also comes after this process was stopped
+                if quiet * _MUTE_CHECK_S >= _MUTE_S:
+                    raise SourceLost(
+                        f"microphone {self._name!r} has delivered no audio for {_MUTE_S:.0f} s"
+                    ) from None
 
     def close(self) -> None:
         """Stop recording. May never return if the device is dead. Idempotent."""
@@ -182,46 +183,74 @@ class MicrophoneSource:
         self._device = device = select_device(list_devices(), settings.device)
         rate = settings.device_rate or device.sample_rate
         self.format = AudioFormat("linear16", rate, choose_channels(device, channels, rate))
+        self._drift_report_s = _DRIFT_REPORT_S
+        """When the drift is reported next, in seconds of this recording."""
         self._recording = _Recording(device, self.format, self._loop)
 
     @property
     def name(self) -> str:
         return self._device.name
 
-    @property
-    def overflows(self) -> int:
-        """How often audio was lost before it was read, since the device was last opened."""
-        return self._recording.queue.overflows
-
     async def blocks(self) -> AsyncGenerator[Block, None]:
         while True:
             try:
                 await self._recording.wait(self.wanted_frames)
             except SourceLost as lost:
-                for block in self._queued():
+                for block in self.remaining():
                     yield block
                 await self._reopen(lost)
             for block in self._queued():
                 yield block
 
     def _queued(self) -> Iterator[Block]:
-        blocks = self._recording.queue.blocks
-        while blocks:
-            yield blocks.popleft()
+        queued, clock = self._recording.queue.blocks, self._recording.clock
+        while queued:
+            yield from self._named(clock.add(queued.popleft()))
+        if clock.drift_seconds >= self._drift_report_s:
+            self._drift_report_s += _DRIFT_REPORT_S
+            self._report_drift(clock)
 
     def remaining(self) -> list[Block]:
-        blocks = self._recording.queue.blocks
-        return [blocks.popleft() for _ in range(len(blocks))]
+        return [*self._queued(), *self._named(self._recording.clock.flush())]
+
+    def _named(self, blocks: list[Block]) -> list[Block]:
+        """Log the gaps before `blocks`, and return these."""
+        for block in blocks:
+            if not block.lost_frames:
+                continue
+            lost_s = block.lost_frames / self.format.sample_rate
+            if block.cause == DEVICE_LOST:
+                log.warning(
+                    "the microphone is back",
+                    extra=fields(microphone=self.name, missing_seconds=round(lost_s, 2)),
+                )
+            else:
+                log.warning(
+                    "%.2f s of audio were lost: this machine was %s",
+                    lost_s,
+                    "suspended" if block.cause == SUSPENDED else "too busy",
+                    extra=fields(microphone=self.name, cause=block.cause),
+                )
+        return blocks
+
+    def _report_drift(self, clock: CaptureClock) -> None:
+        ppm = round(clock.drift_ppm)
+        log.log(
+            logging.WARNING if abs(ppm) > _WRONG_PPM else logging.INFO,
+            "the microphone's clock differs from this machine's by %d ppm",
+            ppm,
+            extra=fields(microphone=self.name, seconds=round(clock.drift_seconds)),
+        )
 
     async def _reopen(self, lost: SourceLost) -> None:
         """Reopen the microphone, and return when it delivers audio.
 
-        The first block counts the time between as lost. Cancel-safe. Raises: `lost` if the
+        The time between becomes a gap. Cancel-safe. Raises: `lost` if the
         microphone stays away for longer than `device_wait_seconds` and the session can finish.
         """
-        since, self.waiting_for = self._recording.queue.end, f"microphone {self._device.name!r}"
+        self.waiting_for = f"microphone {self._device.name!r}"
         async with asyncio.TaskGroup() as tasks:
-            reopening = tasks.create_task(self._reopen_until_it_delivers(since, lost))
+            reopening = tasks.create_task(self._reopen_until_it_delivers(lost))
             waiting = tasks.create_task(self._wait_long_enough(lost))
             await asyncio.wait((reopening, waiting), return_when=asyncio.FIRST_COMPLETED)
             reopened = reopening.done()
@@ -229,11 +258,7 @@ class MicrophoneSource:
         if not reopened:
             raise lost
         self.waiting_for = None
-        missing = self._recording.queue.blocks[0].lost_frames / self.format.sample_rate
-        log.warning(
-            "the microphone is back",
-            extra=fields(microphone=self.name, missing_seconds=round(missing, 2)),
-        )
+        self._drift_report_s = _DRIFT_REPORT_S
 
     async def _wait_long_enough(self, lost: SourceLost) -> None:
         """Return when waiting for the microphone is no longer worthwhile. Cancel-safe."""
@@ -250,12 +275,12 @@ class MicrophoneSource:
                 log.warning("%s; waiting for it until the broker has stored the audio", lost)
             await asyncio.sleep(_FINISH_CHECK_S)
 
-    async def _reopen_until_it_delivers(self, since: float, lost: SourceLost) -> None:
+    async def _reopen_until_it_delivers(self, lost: SourceLost) -> None:
         """Retry until the microphone delivers audio. Cancel-safe."""
         logged = str(lost)
         while True:
             try:
-                if await self._reopen_in_thread(since):
+                if await self._reopen_in_thread():
                     await self._recording.wait()
                     return
             except (SourceError, SourceLost) as error:
@@ -264,7 +289,7 @@ class MicrophoneSource:
                     log.warning("%s; retrying", error)
             await asyncio.sleep(_RETRY_S)
 
-    async def _reopen_in_thread(self, since: float) -> bool:
+    async def _reopen_in_thread(self) -> bool:
         """Run `_try_to_reopen` in a thread of its own, which is abandoned on cancellation.
 
         PortAudio may hang in it, and asyncio would wait for its own threads at exit.
@@ -274,7 +299,7 @@ class MicrophoneSource:
 
         def work() -> None:
             try:
-                result.set_result(self._try_to_reopen(since))
+                result.set_result(self._try_to_reopen())
             except Exception as error:  # noqa: BLE001 - passed on to the awaiting task
                 result.set_exception(error)
 
@@ -283,7 +308,7 @@ class MicrophoneSource:
         self._reopening.start()
         return await asyncio.wrap_future(result)
 
-    def _try_to_reopen(self, since: float) -> bool:
+    def _try_to_reopen(self) -> bool:
         """Close the device and record from it again. Returns False if there is no such device.
 
         Raises: SourceError if the device is there but cannot be recorded.
@@ -298,7 +323,8 @@ class MicrophoneSource:
             self._device = reselect_device(list_devices(), self._device, self._settings.device)
         except (library.PortAudioError, SourceError):
             return False
-        self._recording = _Recording(self._device, self.format, self._loop, since)
+        earlier = self._recording.clock
+        self._recording = _Recording(self._device, self.format, self._loop, earlier)
         return True
 
     def close(self) -> None:
@@ -306,6 +332,8 @@ class MicrophoneSource:
         if self._closed:
             return
         self._closed = True
+        if self._recording.clock.drift_seconds >= _LEAST_DRIFT_S:
+            self._report_drift(self._recording.clock)
         patience_s = _CLOSE_S
         if self._reopening is not None and self._reopening.is_alive():
             patience_s = max(0.0, self._reopening_since + _CLOSE_S - time.monotonic())

@@ -12,7 +12,9 @@ pytestmark = [pytest.mark.sound, pytest.mark.slow, pytest.mark.timeout(240)]
 TOLERANCE_SECONDS = 0.2
 
 
-@pytest.mark.parametrize("name", ["microphone-unloaded", "both-lost"])
+@pytest.mark.parametrize(
+    "name", ["microphone-unloaded", "both-lost", "suspended", "agent-stopped-60"]
+)
 async def test_captured_audio_is_transcribed_or_a_named_gap(
     name: str, sound_packages: None
 ) -> None:

@@ -1,0 +1,16 @@
+"""The time since this machine was started, which goes on while it is suspended."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+# CLOCK_MONOTONIC stands still in a suspension on Linux, but not on macOS.
+_CLOCK = {"linux": "CLOCK_BOOTTIME", "darwin": "CLOCK_MONOTONIC"}.get(sys.platform, "")
+
+
+def boot_time() -> float:
+    """Return the time since boot in seconds, suspensions included where the system counts them."""
+    if hasattr(time, _CLOCK):
+        return time.clock_gettime(getattr(time, _CLOCK))
+    return time.monotonic()
