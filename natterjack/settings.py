@@ -6,11 +6,13 @@ Each program reads the environment once, in its `__main__`, and passes the froze
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
@@ -23,6 +25,24 @@ def described(default: Any, help: str, **constraints: Any) -> Any:
     return Field(default=default, description=help, **constraints)
 
 
+_WEBSOCKET = {"ws", "wss"}
+
+
+def _scheme(url: str) -> str:
+    """Return the scheme of a server's URL. Raises: ValueError if no server can have it."""
+    shown = re.sub(r"(^|//)[^/@]*@", r"\1", url)  # without a password
+    try:
+        parts = urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
+        if parts.hostname and parts.port != 0 and parts.scheme in {"nats", "tls"} | _WEBSOCKET:
+            return parts.scheme
+    except ValueError:  # an invalid port or IPv6 address
+        pass
+    raise ValueError(
+        f"{shown!r} is not the URL of a NATS server, such as nats://nats.example.org:4222 or "
+        "wss://nats.example.org"
+    )
+
+
 class BrokerSettings(BaseSettings):
     """Connection to NATS.
 
@@ -31,7 +51,11 @@ class BrokerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NATS_", frozen=True, extra="ignore")
 
-    url: str = described("nats://127.0.0.1:4222", "server URL, or several separated by commas")
+    url: str = described(
+        "nats://127.0.0.1:4222",
+        "server URL, or several separated by commas: nats:// or tls://, or, over WebSocket, ws:// "
+        "or wss:// with an optional path",
+    )
     creds: Path | None = described(None, "credentials file (JWT and seed)")
     nkey: Path | None = described(None, "file with an NKey seed")
     user: str | None = described(None, "user name")
@@ -45,6 +69,14 @@ class BrokerSettings(BaseSettings):
         "one of its own, which `natterjack users list` shows",
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        schemes = {_scheme(server) for server in value.split(",")}
+        if schemes & _WEBSOCKET and schemes - _WEBSOCKET:
+            raise ValueError("ws:// and wss:// cannot be mixed with nats:// and tls://")
+        return value
 
 
 Storage = Literal["file", "memory"]

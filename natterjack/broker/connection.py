@@ -38,7 +38,7 @@ _ATTEMPT_S, _ONLY_ATTEMPT_S = 2.0, 10.0
 
 def _options(client: Client, settings: BrokerSettings) -> dict[str, object]:
     options: dict[str, object] = {
-        "servers": settings.url.split(","),
+        "servers": [url.strip() for url in settings.url.split(",")],
         "inbox_prefix": settings.inbox_prefix.encode(),
     }
     if settings.creds or settings.nkey:
@@ -224,6 +224,9 @@ async def connect(
             if on_waiting is not None:
                 await on_waiting(reason)
             await asyncio.sleep(wait)
+        except asyncio.CancelledError:
+            await broker.close()
+            raise
         else:
             broker.renew(trial)
             return broker

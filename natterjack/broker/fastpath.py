@@ -4,7 +4,7 @@ nats-py parses all headers of every message it receives and wakes a task for it;
 it sends, it validates each header and writes to the socket. docs/explanation/performance.md says
 what that costs. The fast path decodes and encodes with `wire` instead.
 
-This is the only module that uses private parts of nats-py. tests/test_dependencies.py checks that
+Only this module and `parser` use private parts of nats-py. tests/test_dependencies.py checks that
 each of them exists in the installed release.
 """
 
@@ -12,31 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import ParseResult
 
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
-from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from natterjack.telemetry.log import fields
 
 from .login.attempts import last_error
 from .login.credentials import Identity
-from .wire import decode_messages, encode_publish, headers_size, message_size
+from .parser import DirectParser, Receive
+from .websocket import SCHEMES, open_websocket
+from .wire import encode_publish, headers_size, message_size
 
 log = logging.getLogger(__name__)
 
 _MAX_UNSENT_BYTES = 8 * 1024 * 1024
 _TOO_LARGE = "maximum payload violation"
-
-Receive = Callable[[bytes, bytes, bytes | None, bytes], None]
-"""Receives a message's subject, its reply subject (empty if absent), its headers as they are on the
-wire (None if absent) and its payload."""
 
 
 class MessageTooLarge(MaxPayloadError):
@@ -69,67 +69,28 @@ class DirectSubscription:
             await self._subscription.unsubscribe()
 
 
-class _Parser(Parser):
-    """Delivers messages of direct subscriptions as soon as bytes arrive, and passes everything else
-    through asyncio's reader to nats-py's parser.
+class _WebSocketTransport(TcpTransport):
+    """nats-py's streams, opened as a WebSocket."""
 
-    This avoids waking a task for each read, a regular expression for each line, and moving all
-    later bytes to the front of a buffer after each message.
-    """
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        await self._open(uri, None, connect_timeout)
 
-    nc: Client
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        if not isinstance(uri, str):  # else the server requires the TLS that there is already
+            await self._open(uri, ssl_context, connect_timeout)
 
-    def __init__(self, client: Client) -> None:
-        super().__init__(client)
-        self._unparsed = 0
-        """Bytes that the reader holds and that are not parsed yet. Later bytes queue behind
-        them."""
-        self._reader: asyncio.StreamReader | None = None
-        """The reader of the current connection."""
+    async def _open(self, uri: ParseResult, tls: ssl.SSLContext | None, seconds: float) -> None:
+        opening = open_websocket(uri, tls)
+        self._io_reader, self._io_writer = await asyncio.wait_for(opening, seconds)
 
-    def attach(self, reader: asyncio.StreamReader) -> None:
-        """Intercept the bytes that asyncio feeds to `reader`."""
-        feed_reader = reader.feed_data
-        self._reader = reader
-        # asyncio has no public way to ask a reader how much it holds.
-        self._unparsed = len(getattr(reader, "_buffer", b""))
-
-        def feed_data(data: bytes) -> None:
-            if self._reader is not reader:
-                return  # late bytes of an earlier connection
-            if not self._unparsed:
-                data = self._deliver(data)
-                if not data:
-                    return
-            self._unparsed += len(data)
-            feed_reader(data)
-
-        reader.feed_data = feed_data  # type: ignore[method-assign, assignment]
-
-    async def parse(self, data: bytes = b"") -> None:
-        rest = self._deliver(data)
-        if rest:
-            await super().parse(rest)
-        self._unparsed -= len(data)
-
-    def _deliver(self, data: bytes) -> bytes:
-        """Deliver the messages at the front of `data` that belong to direct subscriptions; return
-        the rest. The beginning of such a message is kept for the next call."""
-        if self.state != AWAITING_CONTROL_LINE:
-            return data
-        if self.buf:
-            data = bytes(self.buf) + data
-            self.buf.clear()
-        messages, size, incomplete = decode_messages(data, self.nc.direct)
-        for receive, subject, reply, headers, payload in messages:
-            try:
-                receive(subject, reply, headers, payload)
-            except Exception:  # a task boundary: nats-py's read loop must not end
-                log.exception("message handler failed", extra=fields(subject=subject.decode()))
-        if incomplete:
-            self.buf += data[size:]
-            return b""
-        return data[size:] if size else data
+    def __bool__(self) -> bool:
+        return True  # or nats-py would make one of its own
 
 
 class Client(NatsClient):
@@ -147,10 +108,10 @@ class Client(NatsClient):
         """The identity of the current connection, or of the attempt being made."""
         self.pause: Callable[[int], float] | None = None
         """Returns the seconds to wait before the next attempt, given the number of servers."""
-        self._ps: _Parser = _Parser(self)
         self.batch_writes = False
         self.direct: dict[bytes, Receive] = {}
         """Receivers of direct subscriptions, by subscription ID as it is on the wire."""
+        self._ps: DirectParser = DirectParser(self, self.direct)
         self._flushing: asyncio.Handle | None = None
         self._socket: asyncio.WriteTransport | None = None
         """The write side of the current connection."""
@@ -186,6 +147,8 @@ class Client(NatsClient):
                 self.options["tls"] = self.identity.tls
             self._public_nkey = self.identity.public_key
             self._auth_configured |= self.identity.seed is not None
+        if s.uri.scheme in SCHEMES:
+            self._transport = _WebSocketTransport()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _attempt_reconnect(self) -> None:
@@ -211,6 +174,13 @@ class Client(NatsClient):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         await super()._process_info(info, initial_connection)
+        current = self._current_server
+        if current is not None and current.uri.scheme in SCHEMES:
+            for server in self._server_pool:
+                # nats-py would connect to the other servers of a cluster without WebSocket.
+                if server.discovered and server.uri.scheme not in SCHEMES:
+                    scheme, path = current.uri.scheme, current.uri.path
+                    server.uri = server.uri._replace(scheme=scheme, path=path)
         # nats-py reads the limit only when it connects; it may change afterwards.
         limit = info.get("max_payload")
         if not initial_connection and isinstance(limit, int):

@@ -32,6 +32,40 @@ def test_invalid_values_are_named_by_their_variable() -> None:
         load(StreamSettings, _flags("--stream-replicas", "nine", "--lease-seconds", "0"))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://a:4222", "tls://a", "a", "a:4222", "a,b:1,nats://c", "nats://[::1]:4222",
+        "ws://a", "wss://a/nats,wss://b:8443", "user:pass@a", "nats://token@a:4222", "a, b",
+    ],
+)  # fmt: skip
+def test_urls(url: str) -> None:
+    assert BrokerSettings(url=url).url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://a", "'http://a' is not the URL of a NATS server, such as"),
+        ("nats://", "'nats://' is not the URL"),
+        ("", "'' is not the URL"),
+        ("a,", "'' is not the URL"),
+        ("nats://a:port", "'nats://a:port' is not the URL"),
+        ("nats://a:70000", "'nats://a:70000' is not the URL"),
+        ("nats://[::1", r"'nats://\[::1' is not the URL"),
+        ("nats://user:secret@a:port", "'nats://a:port' is not the URL"),
+        ("nats://a,wss://b", "ws:// and wss:// cannot be mixed with nats:// and tls://"),
+    ],
+)
+def test_urls_that_no_server_can_have(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NATS_URL", url)
+    with pytest.raises(UsageError, match=f"^NATS_URL: Value error, {message}") as caught:
+        load(BrokerSettings)
+    assert "secret" not in str(caught.value)
+
+
 def test_secrets_have_no_flags_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, BrokerSettings, "nats-")
