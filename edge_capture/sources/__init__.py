@@ -26,6 +26,8 @@ class Block(NamedTuple):
     """Number of frames lost just before this block."""
     cause: str = BUSY
     """Why they were lost: one of GAP_CAUSES."""
+    invalid: int = 0
+    """Number of samples that were not numbers, or huge, and were replaced."""
 
 
 class Source(Protocol):

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import numpy as np
 import soundfile
 
 from natterjack.audio import AudioFormat
 
 from ..errors import SourceError, SourceLost
+from ..input.floats import FloatCleaner
 from ..input.samples import Samples
 from ..input.wav import BadWav, Sizes, WavHeader, check_sizes, is_wav, parse_wav
 from . import Block, Pace, always
@@ -93,6 +93,11 @@ class FileSource:
         """How much audio is missing at the end, in words."""
         self._file, self._tail = self._open()
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)
+        self._cleaner = (
+            FloatCleaner(self._file.channels, self.name)
+            if self._file.subtype in _FLOAT_SUBTYPES
+            else None
+        )
         milliseconds = _FAST_BLOCK_MS if speed is None else block_ms
         self._block_frames = max(1, self.format.sample_rate * milliseconds // 1000)
         try:
@@ -122,6 +127,8 @@ class FileSource:
                 left = frame
                 while left and (read := len(self._file.read(min(left, _SKIP_FRAMES), "float32"))):
                     left -= read
+            if self._cleaner is not None:
+                self._cleaner.take_invalid()  # of what was read before
             self._first = self._read()
         except (SourceLost, soundfile.LibsndfileError, OSError) as error:
             raise SourceError(f"{self.name}: no audio from frame {frame} on: {error}") from None
@@ -131,9 +138,8 @@ class FileSource:
             samples: Samples = self._file.read(self._block_frames, "float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise SourceLost(f"{self.name} cannot be read further: {_text(error)}") from None
-        if self._file.subtype in _FLOAT_SUBTYPES:
-            # A single NaN would stay in the resampler forever.
-            np.nan_to_num(samples, copy=False)
+        if self._cleaner is not None:
+            samples = self._cleaner.clean(samples)
         return samples
 
     async def blocks(self) -> AsyncGenerator[Block, None]:
@@ -141,7 +147,8 @@ class FileSource:
         pos, samples = self._start, self._first
         while len(samples):
             await pace.wait_captured(pos + len(samples))
-            yield Block(samples, pace.time_ns(pos))
+            invalid = self._cleaner.take_invalid() if self._cleaner else 0
+            yield Block(samples, pace.time_ns(pos), invalid=invalid)
             pos += len(samples)
             samples = self._read()
         if self._missing:

@@ -14,6 +14,7 @@ from natterjack.audio import AudioFormat
 
 from ..errors import SourceError, SourceLost
 from ..input.containers import recognize
+from ..input.floats import FloatCleaner
 from ..input.samples import LINEAR16, Coding, Samples
 from ..input.wav import BadWav, WavHeader, is_metadata, is_wav, parse_wav
 from ..settings import StdinSettings
@@ -92,6 +93,8 @@ class StdinSource:
         """`coding` is None for mulaw and alaw that are passed on."""
         self.format = audio_format
         self._coding = coding
+        floats = coding is not None and coding.kind == "float"
+        self._cleaner = FloatCleaner(audio_format.channels, self.name) if floats else None
         self._frame_bytes = audio_format.channels * (coding.size if coding else 1)
         self._read_bytes = _READ_BYTES
         if self._speed is not None:
@@ -256,7 +259,8 @@ class StdinSource:
         samples = (
             np.frombuffer(data, np.uint8) if self._coding is None else self._coding.decode(data)
         )
-        return samples.reshape(-1, self.format.channels)
+        samples = samples.reshape(-1, self.format.channels)
+        return self._cleaner.clean(samples) if self._cleaner else samples
 
     def _examine_behind(self) -> None:
         """At the end of a WAV file by its header, find out whether it is the end."""
@@ -307,7 +311,8 @@ class StdinSource:
             )
 
     def _block(self, samples: Samples) -> Block:
-        block = Block(samples, self._pace.time_ns(self._pos))
+        invalid = self._cleaner.take_invalid() if self._cleaner else 0
+        block = Block(samples, self._pace.time_ns(self._pos), invalid=invalid)
         self._pos += len(samples)
         return block
 
