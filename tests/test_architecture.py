@@ -39,7 +39,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"settings", "errors", "metrics"},
         {"audio"},
         {"providers", "metering", "capacity"},
-        {"services", "trace", "drain", "fitting"},
+        {"services", "trace", "drain", "fitting", "joint"},
         {"session"},
         {"claim", "stream_watch"},
         {"health"},

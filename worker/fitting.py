@@ -27,24 +27,55 @@ def divided(final: Final) -> tuple[Final, ...]:
     times are estimated. One that cannot be divided loses everything but its text: the result is
     that final alone, or nothing if it has no more to lose.
     """
-    words, count = final.words, len(final.words)
-    if count > 1:
-        middle = _word_boundary(words)
-        cut = _text_boundary(final.text, words, middle)
-        first, second = words[:middle], words[middle:]
-        at, known = _time_between(final, middle)
+    words = final.words
+    if len(words) > 1:
+        parts = _before_word(final, _word_boundary(words))
     else:
         cut = _middle(final.text)
-        first, second, at, known = *_parts_of_word(final, cut), False
-    texts = final.text[:cut].strip(), final.text[cut:].strip()
-    if all(texts):
-        estimated = final.times_estimated or not known
-        return (
-            replace(final, text=texts[0], end=at, words=first, times_estimated=estimated),
-            replace(final, text=texts[1], start=at, words=second, times_estimated=estimated),
-        )
+        first, second, at = _parts_of_word(final, cut)
+        parts = _parts(final, cut, first, second, at, estimated=True)
+    if parts:
+        return parts
     bare = replace(final, words=(), confidence=None, language=None)
     return () if bare == final else (bare,)
+
+
+def without_last_word(final: Final) -> Final | None:
+    """A final without its last word; None if it has no other, or its text is not that of the
+    words."""
+    if "".join(_solid(word.text) for word in final.words) != _solid(final.text):
+        return None
+    parts = _before_word(final, len(final.words) - 1) if len(final.words) > 1 else ()
+    return parts[0] if parts else None
+
+
+def _before_word(final: Final, index: int) -> tuple[Final, ...]:
+    """Divide a final before the word with `index`. Nothing if a part has no text."""
+    words = final.words
+    at, known = _time_between(final, index)
+    cut = _text_boundary(final.text, words, index)
+    return _parts(final, cut, words[:index], words[index:], at, estimated=not known)
+
+
+def _parts(
+    final: Final,
+    cut: int,
+    first: tuple[ProviderWord, ...],
+    second: tuple[ProviderWord, ...],
+    at: float,
+    *,
+    estimated: bool,
+) -> tuple[Final, ...]:
+    """The two parts of a final, whose text is divided at `cut` and whose time is divided at `at`.
+    Nothing if a part has no text."""
+    texts = final.text[:cut].strip(), final.text[cut:].strip()
+    if not all(texts):
+        return ()
+    estimated = estimated or final.times_estimated
+    return (
+        replace(final, text=texts[0], end=at, words=first, times_estimated=estimated),
+        replace(final, text=texts[1], start=at, words=second, times_estimated=estimated),
+    )
 
 
 def _parts_of_word(

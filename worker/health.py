@@ -116,7 +116,7 @@ class Health:
                     "state": session.state.value,
                     "reason": session.progress.held_reason,
                     "seconds_held": round(now - session.since, 1),
-                    "final_seconds": round(session.progress.final / session.spec.sample_rate, 2),
+                    "final_seconds": round(session.progress.final_seconds, 2),
                     "lag_seconds": round(session.progress.lag_seconds, 2),
                 }
                 for session in list(self._claimer.sessions if self._claimer else ())

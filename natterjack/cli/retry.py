@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ValidationError
@@ -52,6 +54,8 @@ class History:
     """The closing event of each session, in the order in which they ended."""
     repeated: dict[str, dict[str, str]] = field(default_factory=dict)
     """The sessions that repeat a session, with the last state of each."""
+    continued: dict[str, str] = field(default_factory=dict)
+    """The session that continues a session."""
 
     def add(self, event: StatusEvent) -> None:
         """Add a status event. Call it in the order of the stream."""
@@ -59,16 +63,20 @@ class History:
             self.ended[event.session_id] = event
         if event.repeats is not None:
             self.repeated.setdefault(event.repeats, {})[event.session_id] = event.state
+        elif event.continues is not None:
+            self.continued[event.continues] = event.session_id
 
     def failed(self, since: datetime) -> list[StatusEvent]:
         """The sessions that failed at `since` or later, except those that a closed session has
-        repeated. A repetition that failed is not among them, but the session that it repeats is."""
+        repeated or any session has continued. A repetition that failed is not among them, but the
+        session that it repeats is."""
         return [
             event
             for event in self.ended.values()
             if event.state == "failed"
             and event.published_at >= since
             and event.repeats is None
+            and event.session_id not in self.continued
             and "closed" not in self.repeated.get(event.session_id, {}).values()
         ]
 
@@ -85,7 +93,8 @@ class History:
     def request(self, event: StatusEvent, now: datetime) -> SessionSpec:
         """The request that repeats an ended session. Raises Problem.
 
-        Two commands at the same time make the same request, which the broker then stores once.
+        A session that another one continues is repeated up to there. Two commands at the same time
+        make the same request, which the broker then stores once.
         """
         if event.request is None:
             raise Problem(
@@ -96,10 +105,18 @@ class History:
             spec = SessionSpec.model_validate(event.request)
         except ValidationError as error:
             raise Problem(f"its request cannot be read: {error.errors()[0]['msg']}") from None
-        source = spec.audio_session_id
+        source = spec.repeats or spec.session_id
         number = len(self.repeated.get(source, {}))
         new = uuid5(NAMESPACE_URL, f"natterjack:repeats:{source}:{number}")
-        return spec.model_copy(update={"session_id": str(new), "repeats": source, "opened_at": now})
+        links = {"repeats": source, "continues": None, "successor": None}
+        update: dict[str, Any] = {"session_id": str(new), **links, "opened_at": now}
+        end = self.ended.get(source, event).position
+        if end is not None and (other := self.continued.get(source)):
+            own = (end - spec.start_position) / spec.sample_rate
+            if own <= 0:
+                raise Problem(f"session {other} has all of its audio: repeat that one")
+            update["max_seconds"] = min(own, spec.max_seconds or own)
+        return spec.model_copy(update=update)
 
 
 def parse_time(text: str, now: datetime) -> datetime:
@@ -258,19 +275,19 @@ async def _repeat(
                 if session_subject(event.key) in busy:
                     raise Problem("a session uses the key now; try again when it has ended")
                 spec = history.request(event, now)
-                starts_at = await _stored_audio_start(store, spec)
-                if starts_at is None:
-                    source = history.ended.get(spec.audio_session_id, event)
+                gone = await _gone_seconds(store, spec)
+                if gone is None or gone >= (spec.max_seconds or math.inf):
+                    source = history.ended.get(spec.repeats or "", event)
                     raise Problem(no_audio(source, age, now))
                 result = "can be repeated" if dry_run else f"session {spec.session_id}"
-                if starts_at:
-                    result += f", without its first {starts_at:.1f} s, which are gone"
+                if gone:
+                    result += f", without its first {gone:.1f} s, which are gone"
                 if not dry_run:
                     await js.publish(
                         session_subject(spec.key), spec.model_dump_json().encode(),
                         timeout=_TIMEOUT_S, headers={"Nats-Msg-Id": spec.session_id},
                     )  # fmt: skip
-                repeats = spec.audio_session_id
+                repeats = spec.repeats or ""
             except Problem as problem:
                 repeats, result = event.repeats or event.session_id, str(problem)
                 problems += 1
@@ -279,8 +296,8 @@ async def _repeat(
     return lines, problems
 
 
-async def _stored_audio_start(store: StreamStore, spec: SessionSpec) -> float | None:
-    """Where the stored audio of a session starts, in seconds of the session; None without audio."""
+async def _gone_seconds(store: StreamStore, spec: SessionSpec) -> float | None:
+    """The length of the session's audio that is no longer stored; None if none is stored."""
     subject, sequence, left = audio_subject(spec.key), 1, 1
     while left:
         messages, left = await store.read(subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES)
@@ -295,5 +312,5 @@ async def _stored_audio_start(store: StreamStore, spec: SessionSpec) -> float | 
                 header = decode_chunk_headers(message.headers, size, spec.audio_format)
             except BadChunk:
                 continue
-            return header.pos / spec.sample_rate
+            return max(0, header.pos - spec.start_position) / spec.sample_rate
     return None

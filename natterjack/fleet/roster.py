@@ -37,6 +37,7 @@ class SessionRecord(BaseModel):
     provider: str | None = None
     opened_at: datetime
     repeats: Annotated[str | None, Field(description="as in the session's events")] = None
+    continues: Annotated[str | None, Field(description="as in the session's events")] = None
     lag_seconds: float = 0
     captured_seconds: Seconds = 0
     final_seconds: Seconds = 0

@@ -41,6 +41,8 @@ class Row(BaseModel):
     epoch: int | None = None
     repeats: str | None = None
     """The session whose audio this one transcribes again."""
+    continues: str | None = None
+    """The session whose audio this one goes on transcribing."""
     provider: str | None = None
     opened_at: datetime | None = None
     told_seconds_ago: float | None = None
@@ -167,7 +169,7 @@ def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
     return Row(
         key=session.key, session_id=session.session_id, state=GONE if ago > GONE_SECONDS else state,
         reason=session.reason, worker=page.worker, instance=page.instance, epoch=session.epoch,
-        repeats=session.repeats, provider=session.provider,
+        repeats=session.repeats, continues=session.continues, provider=session.provider,
         opened_at=session.opened_at, told_seconds_ago=round(ago, 3),
         lag_seconds=session.lag_seconds, captured_seconds=session.captured_seconds,
         final_seconds=session.final_seconds, cost={c: round(v, 6) for c, v in cost.items()},

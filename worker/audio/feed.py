@@ -193,6 +193,11 @@ class Feed:
         return not self._unread_possible and not self._ahead and self._broker.connected
 
     @property
+    def short_of_start(self) -> bool:
+        """Whether all audio that was read lies before the position where the feed begins."""
+        return self._position < self._start
+
+    @property
     def unread(self) -> int:
         """Frames in the stream after `head`, estimated from the number of chunks."""
         return self._left_in_stream * self._frames_of_last_read
@@ -327,7 +332,9 @@ class Feed:
             return True
         now = time.monotonic()
         if stream_sequence == 0:
-            self.last_arrival = now
+            # Audio before the start is not this session's: it must not keep it from being idle.
+            if end or position + frames > self._start:
+                self.last_arrival = now
             self._quiet_interval = _QUIET_FIRST_S
             if not (self._unread_possible or self._ahead):
                 self._check_at = now + _QUIET_FIRST_S

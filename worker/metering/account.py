@@ -47,10 +47,12 @@ def count_ended(
 
 class AccountBuilder:
     """Collects the figures of the closing event's account. Positions count frames of the
-    session."""
+    session's clock; the account counts from its first frame."""
 
     def __init__(self, key: SessionKey, sample_rate: int, metrics: Metrics, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.start = 0
+        """The position of the session's first frame."""
         self._key = key
         self._rate = sample_rate
         self._metrics = metrics
@@ -63,14 +65,21 @@ class AccountBuilder:
         self.captured = 0
         """End of the newest audio that is known to exist."""
 
+    def begin(self, start: int, captured: int) -> None:
+        """Count from `start`, the position of the session's first frame. Audio before `captured` is
+        known to exist."""
+        self.start = start
+        self.captured = max(start, captured)
+        self.gaps_until = round(start / self._rate, 6)
+
     def adopt(self, account: Account, gaps_until: float) -> None:
-        """Continue the account of another worker."""
+        """Continue the account of another worker. Call it after `begin`."""
         self._gaps = list(account.gaps)
         self._gap_seconds = dict(account.gap_seconds)
-        self.gaps_until = gaps_until
+        self.gaps_until = max(self.gaps_until, gaps_until)
         self._bad = Counter(account.bad_chunks)
         self._recoveries = Counter(account.recoveries)
-        self.captured = round(account.captured_seconds * self._rate)
+        self.captured = self.start + round(account.captured_seconds * self._rate)
 
     def recovery(self, cause: str) -> None:
         """Count a recovery from a fault."""
@@ -121,6 +130,19 @@ class AccountBuilder:
             self._count(first, last, UNREADABLE)
         self.gaps_until = max(self.gaps_until, until)
 
+    def end(self, final: int) -> None:
+        """Take the gaps behind `final`, where the session ends, out of the account."""
+        end = round(final / self._rate, 6)
+        gaps, self._gaps = self._gaps, []
+        for gap in gaps:
+            if (over := gap.end - max(gap.start, end)) > 0:
+                left = self._gap_seconds[gap.cause] - over
+                self._gap_seconds[gap.cause] = round(max(0.0, left), 6)
+                gap = gap.model_copy(update={"end": end})
+            if gap.start < gap.end:
+                self._gaps.append(gap)
+        self._gap_seconds = {c: seconds for c, seconds in self._gap_seconds.items() if seconds}
+
     def account(self, *, final: int, reached: int, feed: Feed | None = None) -> Account:
         """The account at this moment: audio before `final` is final, audio before `reached` was
         received.
@@ -131,13 +153,13 @@ class AccountBuilder:
 
     def json(self, *, final: int, reached: int, feed: Feed | None = None) -> str:
         """The account as JSON, without building a model: it goes into every checkpoint."""
-        bad, gaps = self._bad, sum(self._gap_seconds.values())
+        bad, gaps, start = self._bad, sum(self._gap_seconds.values()), self.start
         if feed is not None and feed.bad:
             bad = bad + feed.bad
-        captured = self.captured_until(reached, feed) / self._rate
+        captured = self.captured_seconds(reached, feed)
         missing = gaps - self._gap_seconds.get(UNREADABLE, 0.0)
-        received = max(0.0, reached / self._rate - missing)
-        transcribed = max(0.0, final / self._rate - gaps)
+        received = max(0.0, (reached - start) / self._rate - missing)
+        transcribed = max(0.0, (final - start) / self._rate - gaps)
         text = (
             f'{{"captured_seconds":{captured:.6f},"received_seconds":{received:.6f},'
             f'"sent_seconds":{self.ledger.sent_seconds:.6f},"transcribed_seconds":{transcribed:.6f},'
@@ -152,8 +174,11 @@ class AccountBuilder:
                 text += f',"{name}":{json.dumps(counts)}'
         return text + "}"
 
-    def captured_until(self, reached: int, feed: Feed | None) -> int:
-        """End of the newest audio known to exist, if audio before `reached` was sent."""
-        if feed is None:
-            return max(self.captured, reached)
-        return max(reached, feed.head) if feed.ended else max(self.captured, reached, feed.head)
+    def captured_seconds(self, reached: int, feed: Feed | None) -> float:
+        """The length of the audio known to exist, if audio before `reached` was sent."""
+        until = reached
+        if feed is None or not feed.ended:
+            until = max(until, self.captured)
+        if feed is not None:
+            until = max(until, feed.head)
+        return (until - self.start) / self._rate

@@ -66,6 +66,11 @@ class Ledger:
         self._sent_until = sent_until
         self._captured = captured_seconds
 
+    def begin(self, start: int, captured_seconds: float) -> None:
+        """Begin at `start`, the position of the session's first frame. The tally already contains
+        `captured_seconds` of the audio from there on."""
+        self._sent_until, self._captured = start, captured_seconds
+
     def assume(self, provider: str, price: Price, seconds: float) -> None:
         """Enter an estimate of what a killed worker sent after its last report."""
         billed = price.billed_seconds(seconds, seconds, None)

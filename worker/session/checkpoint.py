@@ -43,6 +43,10 @@ class Checkpoint:
     state: str
     closed: bool = False
     provider: str | None = None
+    audio_of: str | None = None
+    """The ID in the headers of the session's audio, if it is not its own."""
+    start_position: int = 0
+    """The session's first frame; its account counts from there."""
     position: int = 0
     mark_position: int = 0
     mark_seq: int = 0
@@ -71,6 +75,11 @@ class Checkpoint:
     updated_at: datetime | None = None
     account: Account | None = None
     """Set when a checkpoint is read. `encode` takes the account as JSON instead."""
+
+    @property
+    def audio_session_id(self) -> str:
+        """The ID in the headers of the session's audio."""
+        return self.audio_of or self.session_id
 
     @property
     def mark(self) -> Mark:

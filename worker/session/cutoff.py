@@ -14,7 +14,9 @@ _MAX_SECONDS = "max_seconds"
 class Cutoff:
     """The position, in frames, at which a session ends whatever audio follows, and why."""
 
-    __slots__ = ("_max_seconds", "_rate", "_thresholds", "_warned", "detail", "position", "reason")
+    __slots__ = (
+        "_max_seconds", "_rate", "_start", "_thresholds", "_warned", "detail", "position", "reason",
+    )  # fmt: skip
 
     def __init__(
         self, sample_rate: int, max_seconds: float | None, thresholds: Sequence[float]
@@ -23,7 +25,7 @@ class Cutoff:
         self._rate = sample_rate
         self._max_seconds = max_seconds
         self._thresholds = thresholds
-        self._warned = 0
+        self._warned = self._start = 0
         self.position: int | None = None
         self.reason: str | None = None
         self.detail: str | None = None
@@ -34,8 +36,14 @@ class Cutoff:
 
     @property
     def seconds(self) -> float | None:
-        """The cutoff in seconds of the session's audio; None if there is none."""
-        return None if self.position is None else self.position / self._rate
+        """The cutoff in seconds since the session's first frame; None if there is none."""
+        return None if self.position is None else (self.position - self._start) / self._rate
+
+    def begin(self, start: int) -> None:
+        """Count `max_seconds` from `start`, the position of the session's first frame."""
+        self._start = start
+        if self._max_seconds is not None:
+            self.position = start + round(self._max_seconds * self._rate)
 
     def adopt(
         self, position: int | None, reason: str | None, detail: str | None, sent: int
@@ -48,6 +56,11 @@ class Cutoff:
 
     def reached(self, position: int) -> bool:
         return self.position is not None and position >= self.position
+
+    def cuts(self, position: int) -> bool:
+        """Whether the session ends at `position` although its audio is wanted after it: not if a
+        request ends it."""
+        return self.reached(position) and self.reason == BUDGET
 
     def stop(self, reason: str, head: int) -> int:
         """End the session on a request, at `head` (the end of its audio so far) or where it ends
@@ -74,11 +87,11 @@ class Cutoff:
         self._warned = due
         if self._max_seconds is None or due <= warned:
             return None
-        return max(0.0, self._max_seconds - round(sent / self._rate, 6))
+        return max(0.0, self._max_seconds - round((sent - self._start) / self._rate, 6))
 
     def _passed(self, sent: int) -> int:
         """The number of thresholds that audio before `sent` has passed."""
         if self._max_seconds is None:
             return 0
-        used = sent / self._rate / self._max_seconds
+        used = (sent - self._start) / self._rate / self._max_seconds
         return sum(used >= threshold for threshold in self._thresholds)

@@ -84,7 +84,7 @@ class EventWriter:
         self._rate = spec.sample_rate
         self._worker = worker
         self._identity = {"session_id": spec.session_id, **spec.key._asdict(), "epoch": epoch}
-        self._identity["repeats"] = spec.repeats
+        self._identity |= {"repeats": spec.repeats, "continues": spec.continues}
         self._segment = 0
         self._turns = Turns()
         self.provider: str | None = None

@@ -81,6 +81,8 @@ class Incoming(Protocol):
 
     @property
     def caught_up(self) -> bool: ...
+    @property
+    def short_of_start(self) -> bool: ...
     async def next(self, timeout: float) -> Chunk | Gap | None: ...
     def give_back(self, item: Chunk | Gap) -> None: ...
 
@@ -127,6 +129,9 @@ class Intake:
             return False
         if quiet > settings.idle_seconds:
             self.end_reason = f"idle: no audio for {settings.idle_seconds:g} s"
+            start = self._lease.progress.start
+            if feed.short_of_start and self._lease.progress.final == start:
+                self.end_reason += f" from the session's first frame on, {start}"
         elif self._repeats and quiet > settings.superseded_seconds:
             self.end_reason = "end of the stored audio"
         elif feed.superseded and quiet > settings.superseded_seconds:

@@ -81,7 +81,7 @@ class Lease:
         self.cutoff = cutoff
         self._marked_at = 0.0
         self.unconfirmed = False
-        self.checkpoint = takeover.started(claimant, spec.opened_at)
+        self.checkpoint = takeover.started(claimant, spec)
         """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
         and `configured` up to date; `write` fills in the rest."""
 
@@ -107,8 +107,8 @@ class Lease:
             match decision:
                 case takeover.Adopt(former):
                     estimate = await self._adopt(former, claimant, last_record)
-                case takeover.Start(closed_before):
-                    self.checkpoint.closed_before = closed_before
+                case takeover.Start(before):
+                    self._start(before, claimant)
                 case takeover.Finished():
                     raise AlreadyClosed
                 case takeover.HeldElsewhere(worker, epoch):
@@ -118,6 +118,17 @@ class Lease:
             with contextlib.suppress(Overtaken):  # an older holder wrote after the read: read again
                 await self.write()
                 return estimate
+
+    def _start(self, before: Checkpoint | None, claimant: Claimant) -> None:
+        """Start the session after the key's last one."""
+        spec = self._spec
+        self.checkpoint = first = takeover.started(claimant, spec, before)
+        captured = first.start_position
+        if before is not None and before.account is not None and takeover.continued(before, spec):
+            seconds = before.account.captured_seconds
+            captured = before.start_position + round(seconds * spec.sample_rate)
+        self.progress.begin(first.start_position, captured)
+        self.cutoff.begin(first.start_position)
 
     async def _adopt(
         self, stored: Checkpoint, claimant: Claimant, last_record: RosterQuery
@@ -130,12 +141,15 @@ class Lease:
         used = takeover.former_usage(
             stored, account, record, instance=claimant.instance, sample_rate=spec.sample_rate
         )
-        self.checkpoint = takeover.adopted(stored, claimant)
-        progress.writer.position = stored.position
+        self.checkpoint = adopted = takeover.adopted(stored, claimant, spec)
+        progress.begin(adopted.start_position)
+        self.cutoff.begin(adopted.start_position)
+        progress.writer.position = adopted.position
         progress.writer.provider = stored.provider
         progress.account_builder.adopt(account, stored.gaps_until)
-        progress.ledger.adopt(used.providers, used.sent_until, used.captured_seconds)
-        self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, stored.position)
+        sent_until = max(used.sent_until, adopted.sent_until)
+        progress.ledger.adopt(used.providers, sent_until, used.captured_seconds)
+        self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, adopted.position)
         return used.estimate
 
     async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:

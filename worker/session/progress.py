@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from typing import Any
 
+from natterjack.control import is_stop
 from natterjack.events import Account
 from natterjack.plugin.errors import ProviderError, RemoteProtocolError
+from natterjack.spec import SessionSpec
 from worker.audio.feed import Feed
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
@@ -25,8 +28,8 @@ class Progress:
     writer, account builder and ledger. Positions count frames of the session."""
 
     __slots__ = (
-        "_rate", "account_builder", "feed", "held_reason", "held_since", "ledger", "relay",
-        "timeline", "writer",
+        "_rate", "account_builder", "audio_ended", "feed", "held_reason", "held_since", "ledger",
+        "relay", "timeline", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +39,8 @@ class Progress:
         self.writer = writer
         self.account_builder = account_builder
         self.ledger = ledger
+        self.audio_ended = False
+        """Whether the last chunk of the audio was read."""
         self.feed: Feed | None = None
         """The open feed, if any."""
         self.relay: Relay | None = None
@@ -47,10 +52,27 @@ class Progress:
         self.held_since: float | None = None
         """Since when no provider has served the session, by the monotonic clock, if it is held."""
 
+    def close_feed(self) -> None:
+        """Note that the open feed, if any, is about to be closed."""
+        feed, self.feed = self.feed, None
+        if feed is not None:
+            self.audio_ended = self.audio_ended or feed.ended
+            self.account_builder.feed_ended(feed)
+
     @property
     def final(self) -> int:
         """All audio before this position is final."""
         return self.writer.position
+
+    @property
+    def start(self) -> int:
+        """The position of the session's first frame."""
+        return self.account_builder.start
+
+    @property
+    def final_seconds(self) -> float:
+        """The length of the audio that is final."""
+        return (self.writer.position - self.start) / self._rate
 
     @property
     def sent(self) -> int:
@@ -84,6 +106,13 @@ class Progress:
         if feed is None:
             return 0.0
         return max(0, feed.head + feed.unread - self.sent) / self._rate
+
+    def begin(self, start: int, captured: int = 0) -> None:
+        """Begin at `start`, the position of the session's first frame. Another session has counted
+        the audio before `captured`."""
+        self.writer.position = start
+        self.account_builder.begin(start, captured)
+        self.ledger.begin(start, max(0, captured - start) / self._rate)
 
     def limit(self, position: int | None) -> None:
         """Send no audio from `position` on."""
@@ -119,6 +148,20 @@ class Progress:
         sent = self._count(exact=True)
         return self.account_builder.account(final=self.final, reached=sent, feed=self.feed)
 
+    def closing_account(self) -> Account:
+        """The account of the session as it ends: gaps behind its finals are a successor's."""
+        self.account_builder.end(self.writer.position)
+        return self.account()
+
+    def whereabouts(self, spec: SessionSpec, reason: str) -> dict[str, Any]:
+        """The fields of the closing event from which the session can be repeated or continued."""
+        over = self.audio_ended or is_stop(reason)
+        return {
+            "request": spec.stored(),
+            "position": self.writer.position,
+            "continued_by": None if over else spec.successor,
+        }
+
     def account_json(self, *, exact: bool) -> str:
         """The account as JSON; unless `exact`, it may be a second old."""
         sent = self._count(exact=exact)
@@ -130,20 +173,30 @@ class Progress:
         if relay is not None:
             relay.count(None if exact else time.monotonic())
             sent = relay.timeline.position
-        self.ledger.captured(self.account_builder.captured_until(sent, self.feed) / self._rate)
+        self.ledger.captured(self.account_builder.captured_seconds(sent, self.feed))
         return sent
 
     def record_json(self) -> str:
         """The progress members of a roster record (SessionRecord), as JSON. Brings the ledger
         up to date, apart from the open stream's use."""
-        rate, final = self._rate, self.writer.position
+        final, start = self.writer.position, self.start
         head = self.account_builder.captured if self.feed is None else self.feed.head
-        captured = max(head, final) / rate
+        captured = (max(head, final) - start) / self._rate
         self.ledger.captured(captured)
         why = "" if self.held_reason is None else f'"reason":{json.dumps(self.held_reason)},'
         return (
             f'{why}"provider":{json.dumps(self.writer.provider)},'
             f'"lag_seconds":{self.lag_seconds:.2f},"captured_seconds":{captured:.3f},'
-            f'"final_seconds":{final / rate:.3f},"sent_until":{self.sent_until},'
+            f'"final_seconds":{self.final_seconds:.3f},"sent_until":{self.sent_until},'
             f'"providers":{{{self.ledger.json()}}}'
         )
+
+
+def record_prefix(spec: SessionSpec, epoch: int, holder: str) -> str:
+    """The constant beginning of a session's roster record (SessionRecord), as JSON."""
+    links = {"repeats": spec.repeats, "continues": spec.continues}
+    return (
+        f'{{"key":"{spec.key}","session_id":"{spec.session_id}","epoch":{epoch},'
+        f'"holder":"{holder}","opened_at":"{spec.opened_at.isoformat()}"'
+        + "".join(f',"{name}":"{other}"' for name, other in links.items() if other)
+    )

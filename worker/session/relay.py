@@ -12,6 +12,7 @@ from natterjack.spec import SessionSpec
 from worker.audio import convert
 from worker.audio.feed import Feed, Gap
 from worker.audio.reorder import Chunk
+from worker.joint import Joint
 from worker.metering.account import AccountBuilder
 from worker.metering.ledger import Ledger
 from worker.metrics import Metrics
@@ -37,7 +38,7 @@ class Relay:
         "_failure", "_format", "_guard_event", "_last", "_ledger", "_next_send_at", "_nudge_feed",
         "_opened", "_passthrough", "_rate", "_received_at", "_sampled", "_seconds_per_frame",
         "_send_started", "_settings", "_unanswered_since", "_unsent", "answered", "finishing",
-        "handling", "limit", "provider", "stream", "timeline",
+        "handling", "joint", "limit", "provider", "stream", "timeline",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,8 @@ class Relay:
         self.timeline = Timeline(spec.sample_rate, position)
         self.limit: int | None = None
         """The position at which the session ends, whatever audio follows."""
+        self.joint: Joint | None = None
+        """Set if the audio is cut off in speech that a successor will have whole."""
         self.finishing = False
         """Set once the provider knows that no audio follows."""
         self._converter = converter

@@ -13,6 +13,7 @@ from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
+from worker.joint import Joint
 from worker.metrics import Metrics
 from worker.providers.chain import Chain
 from worker.providers.guard import Guard
@@ -117,7 +118,7 @@ class Results:
 
     __slots__ = (
         "_chain", "_drain", "_key", "_lease", "_live", "_log_transcripts", "_metrics", "_progress",
-        "_relay", "_writer", "heard", "pending",
+        "_relay", "_writer", "end", "heard", "pending",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +145,8 @@ class Results:
         self._metrics = metrics
         self._key = key
         self._log_transcripts = log_transcripts
+        self.end: int | None = None
+        """Where the audio ends that the session keeps; None for all that was sent."""
         self.heard = False
         """Whether text has arrived since the last final."""
         self.pending = False
@@ -178,12 +181,10 @@ class Results:
                 latencies.interim(await writer.interim(relay.timeline, event))
             elif isinstance(event, Final):
                 self.heard = self.pending = False
-                await lease.before_final()
-                latencies.received_final(relay.timeline, event)
-                latencies.final(await writer.final(relay.timeline, event))
-                if self._log_transcripts and event.text:
-                    log.info("final", extra=fields(session=str(self._key), text=event.text))
-                await lease.after_final(event)
+                if relay.joint is not None:
+                    event = relay.joint.next(event)
+                if event is not None:
+                    await self._final(event, latencies)
                 if self._drain.requested and not relay.finishing:
                     # The end of the turn may come right after its last final: give it a moment.
                     loop = asyncio.get_running_loop()
@@ -196,6 +197,29 @@ class Results:
             relay.restart_watchdog()
             del event  # free it, with all its words, before waiting for the next one
         guard.end(heard=self.heard)
+        if relay.joint is not None:
+            await self._join(relay.joint, latencies)
+
+    async def _final(self, event: Final, latencies: Latencies) -> None:
+        timeline, lease = self._relay.timeline, self._lease
+        await lease.before_final()
+        latencies.received_final(timeline, event)
+        latencies.final(await self._writer.final(timeline, event))
+        if self._log_transcripts and event.text:
+            log.info("final", extra=fields(session=str(self._key), text=event.text))
+        await lease.after_final(event)
+
+    async def _join(self, joint: Joint, latencies: Latencies) -> None:
+        """Publish the last final of a session that ends in speech, as far as it is this session's,
+        and end the session there."""
+        timeline, progress, limit = self._relay.timeline, self._progress, self._relay.limit
+        final, end = joint.last()
+        cut_off = limit is not None and timeline.position >= limit
+        if cut_off and max(progress.final, timeline.to_position(end)) <= progress.start:
+            final, end = joint.whole()  # or its successor would send all of it again, and so on
+        self.end = timeline.to_position(end)
+        if final is not None:
+            await self._final(final, latencies)
 
     async def _other(self, event: ProviderEvent) -> None:
         relay = self._relay

@@ -25,6 +25,7 @@ from natterjack.spec import SessionSpec
 from worker.audio.feed import Feed
 from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
+from worker.joint import Joint
 from worker.metering.account import AccountBuilder, count_ended
 from worker.metering.ledger import Ledger
 from worker.services import Services
@@ -38,7 +39,7 @@ from .cutoff import BUDGET, Cutoff
 from .events import EventWriter, UsageSchedule
 from .intake import Intake, Parked, Queries
 from .lease import AlreadyClosed, KeyBusy, Lease, Lifecycle
-from .progress import Progress
+from .progress import Progress, record_prefix
 from .publish import Publisher
 from .relay import Relay
 from .results import Results, decisive
@@ -105,12 +106,7 @@ class Session:
         )
         self.trace = lease_trace(spec, epoch, settings.name, headers)
         self._lifecycle = Lifecycle(key, self._lease, self.trace)
-        self._record_prefix = (
-            f'{{"key":"{key}","session_id":"{self.id}","epoch":{epoch},"holder":"{holder}",'
-            f'"opened_at":"{spec.opened_at.isoformat()}"'
-            + (f',"repeats":"{spec.repeats}"' if spec.repeats else "")
-        )
-        """The constant prefix of this session's roster record."""
+        self._record_prefix = record_prefix(spec, epoch, holder)
         self._retry = Retry(
             settings.backoff_seconds, settings.max_backoff_seconds, settings.recovery_seconds
         )
@@ -184,11 +180,14 @@ class Session:
             await writer.usage(ledger)
         if reason == BUDGET:
             self._services.metrics.budget_ended.labels(self._cutoff.budget_scope).inc()
-        account = self.progress.account()
-        request = None if self._problem else self.spec.stored()
-        await writer.status(state, reason, detail=detail, account=account, request=request)
+        account = self.progress.closing_account()
+        more = {} if self._problem else self.progress.whereabouts(self.spec, reason)
+        await writer.status(state, reason, detail=detail, account=account, **more)
         if self.spec.repeats is None:
-            count_ended(self._services.metrics, account, state, self._cutoff.seconds)
+            seconds = self._cutoff.seconds
+            if more.get("continued_by"):
+                seconds = self.progress.final_seconds  # the rest is the successor's
+            count_ended(self._services.metrics, account, state, seconds)
         await self._lease.write(closed=True)
 
     async def _take_over(self) -> None:
@@ -283,8 +282,7 @@ class Session:
             finally:
                 await opened.stream.close()
         finally:
-            progress.account_builder.feed_ended(feed)
-            progress.feed = None
+            progress.close_feed()
             await feed.close()
 
     async def _stream(self, feed: Feed, opened: Opened) -> bool:
@@ -325,7 +323,8 @@ class Session:
             retry.pending = results.pending
             progress.timeline, progress.relay = relay.timeline, None
         # The provider has sent all that was due: what no final covers was silence.
-        progress.writer.position = max(progress.final, relay.timeline.position)
+        end = relay.timeline.position if results.end is None else results.end
+        progress.writer.position = max(progress.final, end)
         return ended
 
     async def _send(self, relay: Relay, feed: Feed) -> bool:
@@ -334,6 +333,9 @@ class Session:
             self._intake.park(feed)
             raise Parked
         self._lifecycle.enter(State.FINISHING)
+        more_wanted = self._intake.end_reason or self._cutoff.cuts(relay.timeline.position)
+        if self.spec.successor and more_wanted and relay.cut_short and not feed.ended:
+            relay.joint = Joint(relay.timeline.sent_seconds)
         await relay.finish()
         if self._cutoff.reached(relay.timeline.position) and not feed.ended:
             self._intake.end_reason = self._cutoff.reason

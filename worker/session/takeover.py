@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import NamedTuple
 
 from natterjack.events import Account, ProviderUsage
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
+from natterjack.spec import SessionSpec
 
 from .checkpoint import Checkpoint
 from .states import State
@@ -69,9 +69,10 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the session from its first frame. `closed_before` are the key's earlier sessions."""
+    """Start the session from its first frame. `before` is the checkpoint of the key's last session,
+    if there is one."""
 
-    closed_before: list[str]
+    before: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,7 @@ def decide(stored: Checkpoint | None, claimant: Claimant, queued: Queued | None 
             return Ask(1)
         if queued.first != mine:
             return Busy()
-        if stored is None:
-            return Start([])
-        return Start([*stored.closed_before, stored.session_id][-_MAX_CLOSED_BEFORE:])
+        return Start(stored)
     if stored.closed:
         return Finished()
     if stored.request_sequence not in (0, mine):
@@ -139,9 +138,15 @@ def give_up_reason(crashed: int) -> str | None:
     return f"gave up after {crashed} attempts without progress"
 
 
-def started(claimant: Claimant, opened_at: datetime) -> Checkpoint:
-    """The claimant's first checkpoint of a session that starts."""
-    return Checkpoint(
+def started(claimant: Claimant, spec: SessionSpec, before: Checkpoint | None = None) -> Checkpoint:
+    """The claimant's first checkpoint of a session that starts. `before` is the checkpoint of the
+    key's last session.
+
+    If the session continues that one, it starts no earlier than that one's finals end, so that no
+    word is in both, and it reads its audio from the same mark.
+    """
+    audio = spec.audio_session_id
+    first = Checkpoint(
         session_id=claimant.session_id,
         epoch=claimant.epoch,
         worker=claimant.worker,
@@ -149,14 +154,40 @@ def started(claimant: Claimant, opened_at: datetime) -> Checkpoint:
         instance=claimant.instance,
         state=State.TAKING_OVER.value,
         request_sequence=claimant.request_sequence,
-        opened_at=opened_at,
+        audio_of=None if audio == spec.session_id else audio,
+        start_position=spec.start_position,
+        position=spec.start_position,
+        sent_until=spec.start_position,
+        opened_at=spec.opened_at,
     )
+    if before is None:
+        return first
+    first.closed_before = [*before.closed_before, before.session_id][-_MAX_CLOSED_BEFORE:]
+    if continued(before, spec):
+        start = max(spec.start_position, before.position)
+        first.start_position = first.position = first.sent_until = start
+        first.mark_position, first.mark_seq, first.mark_stream_sequence = before.mark
+    return first
 
 
-def adopted(stored: Checkpoint, claimant: Claimant) -> Checkpoint:
-    """The claimant's first checkpoint of a session that continues from `stored`."""
+def continued(before: Checkpoint, spec: SessionSpec) -> bool:
+    """Whether the session of `spec` goes on with the audio of the session before it."""
+    same_audio = before.audio_session_id == spec.audio_session_id
+    return spec.continues == before.session_id and same_audio
+
+
+def adopted(stored: Checkpoint, claimant: Claimant, spec: SessionSpec) -> Checkpoint:
+    """The claimant's first checkpoint of a session that continues from `stored`.
+
+    A worker of an earlier release knows no first frame: what it stored may lie before it.
+    """
+    start = max(stored.start_position, spec.start_position)
     return replace(
         stored,
+        audio_of=started(claimant, spec).audio_of,
+        start_position=start,
+        position=max(stored.position, start),
+        sent_until=max(stored.sent_until, start),
         epoch=claimant.epoch,
         worker=claimant.worker,
         holder=claimant.holder,

@@ -81,6 +81,51 @@ def test_only_failed_sessions_that_nobody_repeated_are_repeated_for_a_tenant() -
     assert failed == ["session-1", "session-6"]
 
 
+def in_chain(number: int, **fields: Any) -> StatusEvent:
+    """The closing event of a session of a chain, each of which has 2 s of the audio."""
+    links: dict[str, Any] = {} if number == 1 else {
+        "continues": f"session-{number - 1}", "audio_of": "session-1",
+        "start_position": (number - 1) * 32_000,
+    }  # fmt: skip
+    spec = SPEC.model_copy(
+        update={"session_id": f"session-{number}", "successor": f"session-{number + 1}", **links}
+    )
+    return ended(
+        spec.session_id, continues=spec.continues, request=spec.stored(),
+        **{"position": number * 32_000, "continued_by": spec.successor, **fields},
+    )  # fmt: skip
+
+
+def test_of_a_chain_of_failed_sessions_the_last_one_is_repeated() -> None:
+    """The others have all of their audio up to where the next one starts."""
+    chain = [in_chain(number) for number in (1, 2, 3)]
+    found = history(*chain)
+    assert [event.session_id for event in found.failed(NOW)] == ["session-3"]
+    again = found.request(found.last(None), NOW)
+    assert (again.repeats, again.audio_session_id) == ("session-3", "session-1")
+    assert (again.start_position, again.max_seconds) == (64_000, None)
+    assert (again.continues, again.successor) == (None, None), "it reads stored audio only"
+    repeated = ended(again.session_id, "closed", repeats="session-3", request=again.stored())
+    found = history(*chain, repeated)
+    assert found.failed(NOW) == []
+    once_more = found.request(found.last(None), NOW)
+    assert (once_more.repeats, once_more.audio_session_id) == ("session-3", "session-1")
+    assert once_more.session_id != again.session_id
+
+
+def test_a_session_that_another_continues_is_repeated_up_to_there() -> None:
+    found = history(in_chain(1), in_chain(2), in_chain(3))
+    first, second = (found.request(found.last(f"session-{n}"), NOW) for n in (1, 2))
+    assert (first.start_position, first.max_seconds) == (0, 2.0)
+    assert (second.start_position, second.max_seconds) == (32_000, 2.0)
+    partly = ended(second.session_id, repeats="session-2", request=second.stored(), position=40_000)
+    found = history(in_chain(1), in_chain(2), in_chain(3), partly)
+    assert found.request(partly, NOW).max_seconds == 2.0
+    found = history(in_chain(1, position=0), in_chain(2))
+    with pytest.raises(Problem, match="session session-2 has all of its audio"):
+        found.request(found.last("session-1"), NOW)
+
+
 def test_the_session_that_ended_last_is_meant_unless_one_is_named() -> None:
     found = history(ended("session-1"), ended("session-2"), ended("session-3", "streaming"))
     assert found.last(None).session_id == "session-2"

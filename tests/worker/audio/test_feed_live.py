@@ -162,3 +162,21 @@ async def test_what_is_given_back_comes_again(feed: Feed) -> None:
     assert first is not None
     feed.give_back(first)
     assert await feed.next(0.0) is first
+
+
+async def test_audio_before_the_first_frame_keeps_no_session_alive() -> None:
+    broker = Broker(Client())
+    start = 5 * FRAMES + 50
+    feed = Feed(broker, StreamStore(broker, streams.AUDIO), SPEC, Mark(), start, 10.0)
+    before = feed.last_arrival = feed.last_arrival - 60
+    for seq in range(5):
+        receive(feed, seq)
+    assert await seqs(feed) == []
+    assert feed.last_arrival == before
+    assert feed.short_of_start
+    receive(feed, 5)
+    (chunk,) = await items(feed)
+    assert isinstance(chunk, Chunk)
+    assert (chunk.position, chunk.frames) == (start, 50)
+    assert feed.last_arrival > before
+    assert not feed.short_of_start

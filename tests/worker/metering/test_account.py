@@ -140,3 +140,35 @@ def test_a_checkpoint_with_unusual_names_and_reports_is_readable() -> None:
     assert read.account.providers[odd].sent_seconds == 2
     assert read.account.gap_seconds == {odd: 1.0}
     assert replace(read, account=None) == checkpoint
+
+
+def test_an_account_counts_from_the_first_frame_of_its_session() -> None:
+    builder = _new_builder()
+    builder.begin(5000, 4000)
+    assert builder.account(final=5000, reached=5000) == Account()
+    builder.gap(Gap(4000, 1500, "missing"))
+    account = builder.account(final=8000, reached=9000)
+    assert account.captured_seconds == 4
+    assert account.gap_seconds == {"missing": 0.5}
+    assert account.received_seconds == 3.5
+    assert account.transcribed_seconds == 2.5
+    assert [(gap.start, gap.end) for gap in account.gaps] == [(5.0, 5.5)], "on the session's clock"
+
+
+def test_gaps_behind_the_finals_are_left_to_a_successor() -> None:
+    builder = _new_builder()
+    for at, cause in ((1000, "edge"), (4000, "edge"), (7000, "missing")):
+        builder.gap(Gap(at, 1000, cause))
+    builder.end(4500)
+    first = builder.account(final=4500, reached=4500)
+    assert [(gap.start, gap.end) for gap in first.gaps] == [(1.0, 2.0), (4.0, 4.5)]
+    assert first.gap_seconds == {"edge": 1.5}
+    assert first.transcribed_seconds == 3
+
+    successor = _new_builder()
+    successor.begin(4500, 9000)
+    for at, cause in ((4000, "edge"), (7000, "missing")):
+        successor.gap(Gap(at, 1000, cause))
+    second = successor.account(final=9000, reached=9000)
+    assert second.gap_seconds == {"edge": 0.5, "missing": 1.0}
+    assert first.transcribed_seconds + second.transcribed_seconds == 6, "9 s, of which 3 are gaps"

@@ -95,3 +95,26 @@ def test_a_checkpoint_without_cutoff_leaves_max_seconds() -> None:
     adopted = cutoff(10)
     adopted.adopt(None, None, None, 0)
     assert adopted.position == 10_000
+
+
+def test_max_seconds_count_from_the_first_frame_of_the_session() -> None:
+    limited = cutoff(10)
+    for _ in range(2):  # a worker that reads the checkpoint again begins again
+        limited.begin(30_000)
+        assert limited.position == 40_000
+    assert limited.seconds == 10
+    assert limited.warning(37_999) is None
+    assert limited.warning(38_000) == pytest.approx(2.0)
+    limited.adopt(36_000, BUDGET, "the tenant's day", 31_000)
+    assert (limited.position, limited.seconds) == (36_000, 6)
+    unlimited = cutoff()
+    unlimited.begin(30_000)
+    assert not unlimited.reached(10**12)
+
+
+def test_a_request_does_not_cut_a_session_off() -> None:
+    limited = cutoff(10)
+    assert limited.cuts(10_000)
+    assert not limited.cuts(9_999)
+    limited.stop("enough", 9_000)
+    assert not limited.cuts(9_000)

@@ -32,6 +32,7 @@ class Audio:
     def __init__(self, items: Iterable[Chunk | Gap] = (), *, head: int = 0) -> None:
         self.items = list(items)
         self.superseded = False
+        self.short_of_start = False
         self.caught_up = True
         self.last_arrival = time.monotonic()
         self.head = head
@@ -90,6 +91,16 @@ async def test_audio_that_stays_away_is_over(listener: Listener, quiet: float, o
     audio.quiet(quiet)
     assert await listener.intake.is_over(audio) is over
     assert listener.intake.end_reason == ("idle: no audio for 3600 s" if over else None)
+
+
+async def test_a_first_frame_that_never_comes_is_named(listener: Listener) -> None:
+    listener.case.progress.begin(5 * RATE)
+    audio = Audio()
+    audio.short_of_start = True
+    audio.quiet(IDLE + 1)
+    assert await listener.intake.is_over(audio)
+    reason = listener.intake.end_reason
+    assert reason == f"idle: no audio for 3600 s from the session's first frame on, {5 * RATE}"
 
 
 async def test_audio_that_is_still_to_be_read_is_not_over(listener: Listener) -> None:

@@ -90,6 +90,39 @@ async def test_a_successor_continues_where_the_holder_stopped(bucket: Bucket) ->
         await first.lease.write()
 
 
+async def test_a_session_continues_the_one_before_it(bucket: Bucket) -> None:
+    first = Holder(bucket)
+    await first.acquire()
+    first.progress.writer.position = 5 * RATE
+    first.progress.account_builder.captured = 9 * RATE
+    await first.lease.write(closed=True)
+
+    spec = SPEC.model_copy(
+        update={
+            "session_id": "session-2", "continues": "session-1", "audio_of": "session-1",
+            "start_position": 5 * RATE, "max_seconds": 10.0,
+        }
+    )  # fmt: skip
+    second = Holder(bucket, spec=spec)
+    await second.acquire()
+    progress = second.progress
+    assert (progress.start, progress.final, progress.sent_until) == (5 * RATE,) * 3
+    assert progress.account_builder.captured == 9 * RATE, "it is stored already"
+    assert progress.account().transcribed_seconds == 0
+    assert second.cutoff.position == 15 * RATE
+    progress.writer.position = 7 * RATE
+    progress.account_builder.gap(Gap(4 * RATE, 2 * RATE, "edge"))
+    await second.lease.write()
+
+    third = Holder(bucket, 2, spec)
+    await third.lease.acquire(third.first_queued, _no_record)
+    assert (third.progress.start, third.progress.final) == (5 * RATE, 7 * RATE)
+    account = third.progress.account()
+    assert (account.captured_seconds, account.transcribed_seconds) == (4.0, 1.0)
+    assert account.gap_seconds == {"edge": 1.0}, "only what lies behind the first frame"
+    assert (third.cutoff.position, third.cutoff.seconds) == (15 * RATE, 10.0)
+
+
 async def test_a_write_between_reading_and_writing_is_read_too(bucket: Bucket) -> None:
     first, second = Holder(bucket), Holder(bucket, 2)
     await first.acquire()

@@ -11,6 +11,7 @@ from natterjack.plugin.errors import PluginFault, ProviderError, RemoteProtocolE
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
 from tests.worker.session.in_memory import Published, progress
+from worker.session.progress import record_prefix
 from worker.session.timeline import Timeline
 
 RATE = 16_000
@@ -32,6 +33,50 @@ def test_what_a_predecessor_sent_and_did_not_finalize_is_the_frontier() -> None:
     assert (made.final, made.sent) == (2 * RATE, 2 * RATE), "audio is sent again from the final on"
     assert made.sent_until == made.frontier == 5 * RATE
     assert made.captured == 6 * RATE
+
+
+def test_a_session_that_continues_another_counts_from_its_first_frame() -> None:
+    made = progress(SPEC)
+    made.begin(2 * RATE, 6 * RATE)
+    assert (made.start, made.final, made.sent, made.sent_until) == (2 * RATE,) * 4
+    assert made.captured == 6 * RATE
+    made.writer.position = 5 * RATE
+    record = json.loads(f"{{{made.record_json()}}}")
+    assert (record["captured_seconds"], record["final_seconds"]) == (4.0, 3.0)
+    assert record["sent_until"] == 2 * RATE, "a position"
+    account = made.account()
+    assert (account.captured_seconds, account.transcribed_seconds) == (4.0, 3.0)
+    assert made.ledger._tally.unwritten() == {}, "the other session has counted it"
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended", "named"),
+    [
+        ("budget", False, "session-2"),
+        ("no provider for 600 s: ...", False, "session-2"),
+        ("end of audio", True, None),
+        ("no provider for 600 s: ...", True, None),
+        ("stopped: by request", False, None),
+    ],
+)
+def test_a_closing_event_says_where_and_by_which_session_it_can_be_continued(
+    reason: str, ended: bool, named: str | None
+) -> None:
+    made = progress(SPEC)
+    made.writer.position, made.audio_ended = 3 * RATE, ended
+    spec = SPEC.model_copy(update={"successor": "session-2"})
+    where = made.whereabouts(spec, reason)
+    assert (where["position"], where["continued_by"]) == (3 * RATE, named)
+    assert where["request"]["successor"] == "session-2"
+
+
+def test_a_roster_record_names_the_sessions_before_it() -> None:
+    links = {"repeats": "session-0", "continues": "session-1"}
+    spec = SPEC.model_copy(update=links)
+    record = json.loads(record_prefix(spec, 3, "h") + "}")
+    assert {name: record[name] for name in links} == links
+    assert (record["key"], record["epoch"]) == ("t.c.s", 3)
+    assert not links.keys() & json.loads(record_prefix(SPEC, 3, "h") + "}").keys()
 
 
 def test_finals_beyond_what_was_sent_move_the_frontier() -> None:

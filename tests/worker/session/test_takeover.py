@@ -10,6 +10,8 @@ import pytest
 
 from natterjack.events import Account, ProviderUsage
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
+from natterjack.spec import SessionSpec
+from worker.audio.marks import Mark
 from worker.session import takeover
 from worker.session.checkpoint import Checkpoint
 from worker.session.states import State
@@ -17,6 +19,9 @@ from worker.session.takeover import Claimant, Estimate, Queued, decide
 
 OPENED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RATE = 1000
+SPEC = SessionSpec(
+    session_id="session-1", tenant="t", conversation="c", speaker="s", opened_at=OPENED
+)
 MINE = Claimant("session-1", 7, 2, "w2", "holder-2", "w2-b")
 
 
@@ -31,7 +36,7 @@ def stored(**changes: Any) -> Checkpoint:
 
 def test_a_first_session_starts_when_its_request_is_the_first_of_the_key() -> None:
     assert decide(None, MINE) == takeover.Ask(1)
-    assert decide(None, MINE, Queued(7)) == takeover.Start([])
+    assert decide(None, MINE, Queued(7)) == takeover.Start()
 
 
 @pytest.mark.parametrize("first", [3, None])
@@ -45,13 +50,12 @@ def test_an_earlier_request_for_the_key_comes_first(first: int | None) -> None:
 def test_a_session_starts_behind_an_earlier_one_of_the_key() -> None:
     former = stored(session_id="session-0", closed_before=["older"])
     assert decide(former, MINE) == takeover.Ask(1)
-    assert decide(former, MINE, Queued(7)) == takeover.Start(["older", "session-0"])
+    assert decide(former, MINE, Queued(7)) == takeover.Start(former)
 
 
 def test_the_list_of_earlier_sessions_is_bounded() -> None:
     former = stored(session_id="last", closed_before=[f"s{n}" for n in range(50)])
-    started = decide(former, MINE, Queued(7))
-    assert isinstance(started, takeover.Start)
+    started = takeover.started(MINE, SPEC, former)
     assert len(started.closed_before) == 50
     assert started.closed_before[-2:] == ["s49", "last"]
 
@@ -119,12 +123,75 @@ def test_a_session_that_kills_its_workers_is_given_up() -> None:
 
 def test_what_the_claimant_stores_of_an_adopted_session() -> None:
     former = stored(crashes=1, slot="account.0.x", configured={"a": 1}, account=Account())
-    adopted = takeover.adopted(former, MINE)
+    adopted = takeover.adopted(former, MINE, SPEC)
     assert (adopted.epoch, adopted.worker, adopted.holder) == (2, "w2", "holder-2")
     assert (adopted.instance, adopted.state, adopted.crashes) == ("w2-b", "taking over", 2)
     assert (adopted.position, adopted.slot, adopted.configured) == (5000, "account.0.x", {"a": 1})
     assert adopted.account is None
-    assert takeover.started(MINE, OPENED).position == 0
+    assert takeover.started(MINE, SPEC).position == 0
+
+
+def successor(**changes: Any) -> SessionSpec:
+    """The request of a session that continues session-0 from position 4000 on."""
+    links = {"continues": "session-0", "audio_of": "session-0", "start_position": 4000}
+    return SPEC.model_copy(update=links | changes)
+
+
+BEFORE = stored(
+    session_id="session-0", closed=True, position=4000, mark_position=3500, mark_seq=35,
+    mark_stream_sequence=90, crashes=3, slot="x", limit=9, configured={"a": 1}, gaps_until=9.0,
+)  # fmt: skip
+
+
+def test_a_session_takes_nothing_but_the_mark_from_the_one_that_it_continues() -> None:
+    started = takeover.started(MINE, successor(), BEFORE)
+    places: Any = {"position": 4000, "start_position": 4000, "sent_until": 4000}
+    marks: Any = {"mark_position": 3500, "mark_seq": 35, "mark_stream_sequence": 90}
+    fresh = takeover.started(MINE, SPEC)
+    assert started == replace(
+        fresh, audio_of="session-0", closed_before=["session-0"], **places, **marks
+    )
+
+
+@pytest.mark.parametrize(("wanted", "start"), [(0, 4000), (4000, 4000), (7000, 7000)])
+def test_no_word_is_in_both_sessions(wanted: int, start: int) -> None:
+    started = takeover.started(MINE, successor(start_position=wanted), BEFORE)
+    assert (started.start_position, started.position) == (start, start)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"continues": "session-9"},  # which another session has followed since
+        {"continues": None},
+        {"audio_of": "session-9"},
+        {"audio_of": None, "start_position": 0},  # the edge began anew
+        {"audio_of": None, "continues": None, "repeats": "session-0", "start_position": 0},
+    ],
+)
+def test_only_the_session_that_goes_on_with_the_audio_uses_its_mark(changes: Any) -> None:
+    spec = successor(**changes)
+    started = takeover.started(MINE, spec, BEFORE)
+    assert started.mark == Mark()
+    assert started.position == spec.start_position
+
+
+def test_a_successor_that_an_older_worker_held_starts_at_its_first_frame() -> None:
+    """That worker has read none of its audio, and knows nothing of where it starts."""
+    adopted = takeover.adopted(stored(position=0, sent_until=0), MINE, successor())
+    assert (adopted.start_position, adopted.position, adopted.sent_until) == (4000, 4000, 4000)
+    assert adopted.audio_session_id == "session-0"
+    later = takeover.adopted(stored(position=5000, sent_until=6000), MINE, successor())
+    assert (later.start_position, later.position, later.sent_until) == (4000, 5000, 6000)
+
+
+def test_the_audio_of_a_chain_of_sessions_is_known() -> None:
+    second = takeover.started(MINE, successor(), BEFORE)
+    second.position = 6000
+    third = successor(session_id="session-2", continues="session-1")
+    assert takeover.continued(second, third)
+    assert takeover.started(MINE, third, second).position == 6000
+    assert not takeover.continued(second, third.model_copy(update={"audio_of": "session-1"}))
 
 
 # What the former holder has used

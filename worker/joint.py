@@ -1,0 +1,54 @@
+"""Where a session that is cut off in the middle of speech ends, and its successor begins. Pure.
+
+A budget, `max_seconds` or a long pause may end a session in the middle of a word, of which both
+sessions would have a part. So the word at the cut is left to the successor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from natterjack.plugin.provider import Final
+from worker import fitting
+
+_AT_CUT_SECONDS = 0.3
+"""A word that ends no earlier before the cut may be the one that was cut."""
+_UNHEARD_SECONDS = 1.0
+"""The longest part of a word of which the provider may have made nothing."""
+
+
+class Joint:
+    """Takes the finals of a provider stream that was cut off. Times are those of the stream."""
+
+    __slots__ = ("_cut", "_last")
+
+    def __init__(self, cut: float) -> None:
+        """`cut` is where the audio was cut off."""
+        self._cut = cut
+        self._last: Final | None = None
+
+    def next(self, final: Final) -> Final | None:
+        """Take the next final. Return the one before it, which is not the last one with words."""
+        if not final.text:
+            return None  # silence, or part of a word that was cut
+        before, self._last = self._last, final
+        return before
+
+    def whole(self) -> tuple[Final | None, float]:
+        """The last final as it is, and the cut."""
+        return self._last, self._cut
+
+    def last(self) -> tuple[Final | None, float]:
+        """The last final without the word that may be cut, if it has others and their times are
+        known; and where the session ends then."""
+        final, end = self._last, max(0.0, self._cut - _UNHEARD_SECONDS)
+        if final is None:
+            return None, end
+        word = final.words[-1] if final.words and not final.times_estimated else None
+        if word is None or word.start is None or word.end is None:
+            return None, final.start
+        if word.end <= self._cut - _AT_CUT_SECONDS:
+            end = max(end, word.end)
+            return replace(final, end=min(final.end, end)), end
+        shorter = fitting.without_last_word(final)
+        return shorter, final.start if shorter is None else shorter.end
