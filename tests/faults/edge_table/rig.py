@@ -30,7 +30,7 @@ from .sound import Player, Recorder, Sound, Starts, boot_time
 
 TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
 _KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER)
-_LAST_LINES = 3
+_LAST_LINES, _WARNINGS = 3, 12
 _FEW_CHUNKS = 40
 _RATE = 16_000
 _CHUNK_SECONDS = 0.08
@@ -156,10 +156,7 @@ class Rig:
             result.exit_code = await self.edge.exit_code(120)
         except AssertionError:
             self.problems.append("the edge does not end")
-        result.last_lines = [
-            str({name: value for name, value in entry.items() if name not in ("time", "level")})
-            for entry in log_of(self.edge)[-_LAST_LINES:]
-        ]
+        result.last_lines = self._last_lines()
         try:
             await until(self._all_closed, "every session is closed", 120)
         except AssertionError as error:
@@ -171,6 +168,15 @@ class Rig:
         # The recorder's words are complete only once it has been canceled.
         result.notes, result.problems = self.notes, self.problems
         self._events_at_end = events
+
+    def _last_lines(self) -> list[str]:
+        """What the agent warned of, and how its log ends."""
+        log = log_of(self.edge)
+        warnings = [entry for entry in log[:-_LAST_LINES] if entry["level"] != "info"]
+        left_out = len(warnings) - _WARNINGS
+        lines = [_text(entry) for entry in warnings[:_WARNINGS]]
+        lines += [f"and {left_out} more warnings"] if left_out > 0 else []
+        return lines + [_text(entry) for entry in log[-_LAST_LINES:]]
 
     def words(self) -> balance.Words:
         """Compare the words. To be called after the end."""
@@ -221,6 +227,12 @@ class Rig:
             found += messages
             sequence = messages[-1].sequence + 1 if messages else sequence
         return found
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    """A log line: time of day, message and fields."""
+    fields = {n: v for n, v in entry.items() if n not in ("time", "level", "message", "session")}
+    return f"{entry['time'][11:21]} {entry['message']} {fields or ''}".rstrip()
 
 
 def log_of(edge: Edge) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...waiting import until
 from .balance import Result
-from .rig import Rig, log_of
+from .rig import Rig
 
 BEFORE_SECONDS, AFTER_SECONDS = 8.0, 10.0
 _SHORT_OF_TIME = 15
@@ -199,8 +199,9 @@ async def two_agents(rig: Rig) -> None:
         await second.exit_code(60)
     finally:
         second.end()
-    rig.notes.append(f"second agent: exit code {second.process.wait()}, {log_of(second)[-1:]}")
-    if second.process.wait() == 0 or second.stdout:
+    code, line = second.process.wait(), (second.stderr.splitlines() or [""])[-1]
+    rig.notes.append(f"second agent: exit code {code}, {line!r}, output {second.stdout!r}")
+    if code == 0:
         rig.problems.append("the second agent was not refused")
 
 
