@@ -1,15 +1,14 @@
 """The `natterjack-edge` command.
 
-Exit codes: 0 everything is published and acknowledged; 1 it is not, the source failed, or with
-`--wait` the session did not end as closed; 2 an error in the command line, the source or (with
-`--once`) the broker; 130 a second Ctrl-C.
+Exit codes: 0 everything is published and acknowledged; 1 it is not, some of it is known to be
+untranscribed, the source failed, or with `--wait` the session did not end as closed; 2 an error in
+the command line, the source or (with `--once`) the broker; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -30,14 +29,13 @@ from natterjack.telemetry import tracing
 from natterjack.telemetry.log import fields
 
 from .agent import Agent, RunOptions
-from .delivery.publisher import Publisher
-from .display import clock_text, restore_terminal
+from .delivery.chain import Chain, announce
+from .display import restore_terminal
 from .errors import SourceError
 from .session import (
-    EdgeSession,
     file_start,
     make_keys,
-    make_publisher,
+    make_leftover,
     make_sessions,
     published_format,
     resume_sessions,
@@ -57,6 +55,7 @@ from .settings import (
 from .sources import DEVICE_THREADS, Source
 from .spool import Origin, Spool, SpooledBacklog, find_resumable
 from .stop_signals import stopped_by_signals
+from .succession import clock_text
 
 log = logging.getLogger("edge_capture")
 
@@ -78,8 +77,8 @@ Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
 exit codes:
   0    everything is published and acknowledged
-  1    some chunks are not acknowledged, the source failed, a request ended the session, or with
-       --wait it did not end as closed
+  1    some chunks are not acknowledged, some audio is known to be untranscribed, the source failed,
+       a request ended the session, or with --wait it did not end as closed
   2    an error in the command line, the settings, the source or the spool, or with --once no NATS
   130  aborted by a second Ctrl-C
 """
@@ -181,13 +180,6 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Source]
     return None
 
 
-def _announce(sessions: list[EdgeSession]) -> None:
-    """Print each session's key and id, for people and for scripts."""
-    with contextlib.suppress(OSError):  # standard output is closed
-        for session in sessions:
-            print(session.spec.key, session.spec.session_id, flush=True)
-
-
 async def _capture(flags: argparse.Namespace) -> int:
     """Run `file`, `stdin` or `mic`. Returns the exit code."""
     edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
@@ -215,7 +207,8 @@ async def _capture(flags: argparse.Namespace) -> int:
                 sessions = make_sessions(
                     keys, source.format, source.can_wait, edge, publish, request, spool, origin
                 )
-            _announce(sessions)
+            for session in sessions:
+                announce(session.chain.spec)
             quiet = load(ProgressSettings, flags).quiet
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
@@ -322,11 +315,11 @@ async def _seek(source: Source, resumed: list[SpooledBacklog]) -> int | None:
     return frame
 
 
-def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[Publisher]:
-    """Create publishers for earlier sessions, which get an end mark if they have none."""
+def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[Chain]:
+    """Prepare earlier sessions to be sent, which get an end mark if they have none."""
     for backlog in found:
         backlog.end()
-    return [make_publisher(backlog, settings) for backlog in found]
+    return [make_leftover(backlog, settings) for backlog in found]
 
 
 def _list_devices() -> int:

@@ -17,6 +17,7 @@ from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.telemetry.log import fields
 
+from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
 from .display import CAPTURING, log_progress, show_live
@@ -24,6 +25,7 @@ from .errors import SourceLost
 from .session import EdgeSession
 from .sources import Block, Source
 from .spool import Spool
+from .succession import Untranscribed
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,9 @@ class Agent:
         broker: BrokerSettings,
         run: RunOptions,
         spool: Spool | None = None,
-        leftovers: Sequence[Publisher] = (),
+        leftovers: Sequence[Chain] = (),
     ) -> None:
-        """`leftovers` publish earlier sessions in `spool`, oldest first."""
+        """`leftovers` are earlier sessions in `spool`, oldest first."""
         self.title = _title(source)
         self.sessions = sessions
         self.leftovers = leftovers
@@ -71,8 +73,8 @@ class Agent:
         self._options = run
         self._source_error: SourceLost | None = None
         self._ended = asyncio.Event()
-        """Set to end the capture: a request has ended all sessions, or a worker has ended a resumed
-        session."""
+        """Set to end the capture: a request has ended all sessions, or a resumed session has ended
+        and no other can continue it."""
         self._leftovers = Leftovers(leftovers)
 
     @property
@@ -99,7 +101,7 @@ class Agent:
                 tasks.create_task(self._display(), name="display"),
                 tasks.create_task(self._lift_rate_limit_after(stop), name="lift rate limit"),
                 *(
-                    tasks.create_task(self._end_if_stopped(session), name="end if stopped")
+                    tasks.create_task(self._follow(session), name=f"follow {session.spec.key}")
                     for session in self.sessions
                 ),
             ]
@@ -161,11 +163,9 @@ class Agent:
                         self._publish_session(session, same_key, broker),
                         name=f"publish {session.spec.key}",
                     )
-                    if session.resumed:
-                        tasks.create_task(self._check_resumed(session), name="check")
-                for key, publishers in by_key.items():
+                for key, chains in by_key.items():
                     tasks.create_task(
-                        self._leftovers.publish_when_free(publishers, broker),
+                        self._leftovers.publish_when_free(chains, broker),
                         name=f"publish leftovers {key}",
                     )
             while not broker.client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
@@ -174,42 +174,27 @@ class Agent:
             await broker.close()
 
     async def _publish_session(
-        self, session: EdgeSession, same_key: Sequence[Publisher], broker: Broker
+        self, session: EdgeSession, same_key: Sequence[Chain], broker: Broker
     ) -> None:
         # Leftovers with the same key go first: sessions of a key must not run at the same time.
         if await self._leftovers.publish(same_key, broker):
-            await session.publisher.run(broker)
+            await session.chain.ready.wait()
+            await session.publisher.run(broker, until_finished=False)
 
-    async def _check_resumed(self, session: EdgeSession) -> None:
-        """End the capture if the worker has ended the session since the earlier run.
+    async def _follow(self, session: EdgeSession) -> None:
+        """Follow a session and its successors, and end the capture if nothing is left of it to do.
 
-        Has no effect if the user may not read STT_TRANSCRIPTS.
+        A session that ended before its audio, and has no successor, is still published.
         """
-        await session.status.refresh()
-        if session.status.closing.is_set() and not session.publisher.backlog.ended:
-            log.error(
-                "the worker has ended the session, so it cannot be resumed: its remaining audio is "
-                "not transcribed; the next start begins a new session",
-                extra=fields(session=str(session.spec.key), reason=session.status.reason),
-            )
-            session.publisher.remove_rate_limit()  # no worker reads it
-            self._ended.set()
-
-    async def _end_if_stopped(self, session: EdgeSession) -> None:
-        """Stop publishing a session once a control request has ended it.
-
-        If it was the last one, the capture ends. A session that ended for another reason is still
-        published.
-        """
-        await session.status.wait_stopped()
-        if session.publisher.finished.is_set():
-            return
-        log.error(
-            "the session was ended by a request: nothing more of it is published",
-            extra=fields(session=str(session.spec.key), reason=session.status.reason),
-        )
-        session.publisher.abandon()
+        await session.chain.run()
+        lost = isinstance(session.chain.outcome, Untranscribed)
         if all(each.publisher.abandoned for each in self.sessions):
+            self._ended.set()
+        elif lost and session.resumed and not session.publisher.ended.is_set():
+            log.error(
+                "the session cannot be resumed; the next start begins a new one",
+                extra=fields(session=str(session.spec.key)),
+            )
             self._ended.set()
 
     async def _lift_rate_limit_after(self, stop: asyncio.Event) -> None:
@@ -250,7 +235,9 @@ class Agent:
 
     async def _all_closed(self) -> None:
         for session in self.sessions:
-            await session.status.wait_closing()
+            session.status.poll()
+        for session in self.sessions:
+            await session.chain.over.wait()
 
     async def _run_until(
         self, work: Coroutine[Any, Any, None], *stops: asyncio.Event, grace_seconds: float = 0
@@ -267,15 +254,16 @@ class Agent:
     def _report(self) -> int:
         """Log the outcome of each session. Returns the exit code."""
         complete = not (self._source_error or self._ended.is_set())
-        for publisher in (*(session.publisher for session in self.sessions), *self.leftovers):
-            publisher.close()
-            complete &= self._report_damage(publisher)
+        chains = [*(session.chain for session in self.sessions), *self.leftovers]
+        for chain in chains:
+            chain.publisher.close()
+            complete &= self._report_damage(chain.publisher)
         for session in self.sessions:
             complete &= self._report_session(session)
             if self._options.wait:
-                complete &= session.status.state == "closed"
-        for publisher in self.leftovers:
-            complete &= self._report_leftover(publisher)
+                complete &= session.chain.transcribed
+        for chain in self.leftovers:
+            complete &= self._report_leftover(chain)
         return 0 if complete else 1
 
     def _report_damage(self, publisher: Publisher) -> bool:
@@ -290,8 +278,9 @@ class Agent:
         return False
 
     def _report_session(self, session: EdgeSession) -> bool:
-        """Log the summary of a session. Returns whether everything is stored."""
-        publisher = session.publisher
+        """Log the summary of a session and its successors. Returns whether everything is stored,
+        and nothing is known to be untranscribed."""
+        publisher, chain = session.publisher, session.chain
         summary = fields(
             session=str(session.spec.key),
             seconds=round(session.seconds, 2),
@@ -301,6 +290,7 @@ class Agent:
             sent_again=publisher.resent,
             refused=publisher.refused,
             dropped_seconds=round(session.published_seconds(publisher.dropped_frames), 2),
+            **chain.totals(),
         )
         if publisher.abandoned:
             log.info("a request ended the session before its audio ended", extra=summary)
@@ -314,20 +304,29 @@ class Agent:
                 extra=summary,
             )
             return False
-        log.info("everything is published and acknowledged", extra=summary)
+        if (loss := chain.loss()) is not None:
+            log.error("everything is published and acknowledged, but %s", loss, extra=summary)
+            return False
+        log.info("everything is published and acknowledged; %s", chain.progress(), extra=summary)
         return True
 
-    def _report_leftover(self, publisher: Publisher) -> bool:
-        """Log what is left of an earlier session. Returns whether everything is stored."""
-        if publisher.finished.is_set():
-            return True
-        log.error(
-            "%d chunks of an earlier session are unacknowledged%s",
-            publisher.unacknowledged,
-            self._where_kept(publisher),
-            extra=fields(session=str(publisher.spec.key)),
-        )
-        return False
+    def _report_leftover(self, chain: Chain) -> bool:
+        """Log what is left of an earlier session. Returns whether everything is stored, and nothing
+        is known to be untranscribed."""
+        publisher, about = chain.publisher, fields(session=str(chain.spec.key))
+        if publisher.abandoned:
+            return False
+        if not publisher.finished.is_set():
+            log.error(
+                "%d chunks of an earlier session are unacknowledged%s",
+                publisher.unacknowledged,
+                self._where_kept(publisher),
+                extra=about,
+            )
+            return False
+        if (loss := chain.loss()) is not None:
+            log.error("an earlier session is published, but %s", loss, extra=about)
+        return loss is None
 
     def _where_kept(self, publisher: Publisher) -> str:
         """Return the end of a message about unacknowledged chunks that says how to send them."""

@@ -18,10 +18,11 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
 from natterjack.telemetry.log import fields
 
-from .delivery.publisher import Publisher
+from .delivery.chain import Chain
 from .level import SILENCE_DBFS
 from .session import EdgeSession
 from .session_status import WAITING
+from .succession import clock_text
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class Agent(Protocol):
         """The sessions of this run, which do not change."""
 
     @property
-    def leftovers(self) -> Sequence[Publisher]:
-        """Publishers of earlier sessions in the spool."""
+    def leftovers(self) -> Sequence[Chain]:
+        """Earlier sessions in the spool."""
 
     @property
     def broker(self) -> Broker | None:
@@ -73,8 +74,10 @@ def state_text(session: EdgeSession, agent: Agent) -> str:
     """Describe the session's state: what prevents publishing, else what its worker reports."""
     status = session.status
     problem = connection_text(agent) or session.publisher.problem
-    if problem and not status.closing.is_set():
+    if problem and not status.closing:
         return problem
+    if session.chain.pause:
+        return session.chain.pause
     words = [status.state]
     if status.worker and status.state != WAITING:
         words.append(f"by {status.worker}")
@@ -83,19 +86,12 @@ def state_text(session: EdgeSession, agent: Agent) -> str:
     return " ".join(words)
 
 
-def clock_text(seconds: float) -> str:
-    """Format as M:SS.s, or H:MM:SS.s from one hour on."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest:04.1f}"
-
-
-def leftovers_text(leftovers: Sequence[Publisher]) -> str:
+def leftovers_text(leftovers: Sequence[Chain]) -> str:
     """Describe how much of earlier sessions is still to be sent; empty if nothing is."""
-    unfinished = [publisher for publisher in leftovers if not publisher.finished.is_set()]
+    unfinished = [chain for chain in leftovers if not chain.publisher.finished.is_set()]
     if not unfinished:
         return ""
-    chunks = sum(publisher.unacknowledged for publisher in unfinished)
+    chunks = sum(chain.publisher.unacknowledged for chain in unfinished)
     return f"the spool has {chunks} chunks of {len(unfinished)} earlier sessions to send"
 
 

@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -17,10 +18,10 @@ from natterjack.subjects import SessionKey
 
 from .chunks import Chunk, Chunker, resume_frame
 from .delivery.backlog import AHEAD_CHUNKS, Backlog
+from .delivery.chain import Chain
 from .delivery.publisher import Publisher
 from .delivery.token_bucket import TokenBucket
 from .level import level_dbfs
-from .session_status import SessionStatus
 from .settings import DeliverySettings, EdgeSettings, PublishSettings, RequestSettings
 from .sources import Block
 from .spool import POWER_CUT_GAP_S, Origin, Spool, SpooledBacklog
@@ -32,12 +33,12 @@ _SPEC_HEADROOM_BYTES = 4 * 1024  # the stream's limit includes headers
 class EdgeSession:
     """One session, from the source's blocks to the broker."""
 
-    def __init__(
-        self, spec: SessionSpec, chunker: Chunker, publisher: Publisher, source_rate: int
-    ) -> None:
-        self.spec = spec
-        self.publisher = publisher
-        self.status = SessionStatus(spec)
+    def __init__(self, chunker: Chunker, chain: Chain, source_rate: int) -> None:
+        self.chain = chain
+        self.publisher = chain.publisher
+        self.status = chain.status
+        self.spec = self.publisher.spec
+        """The request of the first session: its key, its format, and the ID that chunks have."""
         self._chunker = chunker
         self.resumed = False
         """Whether an earlier run started the session and more audio follows."""
@@ -182,7 +183,7 @@ def make_sessions(
             f"--split-channels names {len(keys)} speakers, the audio has {source.channels} channels"
         )
     published = published_format(source, publish, split)
-    specs = [_spec(key, published, edge, request) for key in keys]
+    specs = [_spec(key, published, edge, request, live=not can_wait) for key in keys]
     ahead_chunks = AHEAD_CHUNKS if can_wait else None
     backlogs = [
         Backlog(spec, max_seconds=edge.buffer_seconds, ahead_chunks=ahead_chunks)
@@ -207,7 +208,7 @@ def resume_sessions(
 
     Raises: SpoolError.
     """
-    sessions = _sessions(backlogs, source, can_wait, edge, publish)
+    sessions = _sessions(backlogs, source, can_wait, edge, publish, earlier=True)
     # Channels whose last chunks differ continue together.
     latest = max(backlogs, key=lambda backlog: backlog.head.pos)
     pos, end_time_ns = latest.head.pos, latest.end_time_ns
@@ -241,6 +242,8 @@ def _sessions(
     can_wait: bool,
     edge: EdgeSettings,
     publish: PublishSettings,
+    *,
+    earlier: bool = False,
 ) -> list[EdgeSession]:
     sessions = []
     for index, backlog in enumerate(backlogs):
@@ -248,10 +251,16 @@ def _sessions(
         chunker = Chunker(source, backlog.spec.audio_format, channel, publish.chunk_ms)
         if isinstance(backlog, SpooledBacklog):
             backlog.set_limits(edge.buffer_seconds, can_wait=can_wait)
-        sessions.append(
-            EdgeSession(backlog.spec, chunker, make_publisher(backlog, edge), source.sample_rate)
-        )
+        chain = Chain(make_publisher(backlog, edge), live=not can_wait, earlier=earlier)
+        sessions.append(EdgeSession(chunker, chain, source.sample_rate))
     return sessions
+
+
+def make_leftover(backlog: SpooledBacklog, settings: DeliverySettings) -> Chain:
+    """Create what sends the rest of an earlier session. Its end must have been put."""
+    # Requests of an earlier release name no successor; those of a microphone are live.
+    live = backlog.spec.successor is not None or backlog.origin.command == "mic"
+    return Chain(make_publisher(backlog, settings), live=live, earlier=True)
 
 
 def make_publisher(backlog: Backlog, settings: DeliverySettings) -> Publisher:
@@ -266,7 +275,12 @@ def make_publisher(backlog: Backlog, settings: DeliverySettings) -> Publisher:
 
 
 def _spec(
-    key: SessionKey, published: AudioFormat, edge: EdgeSettings, request: RequestSettings
+    key: SessionKey,
+    published: AudioFormat,
+    edge: EdgeSettings,
+    request: RequestSettings,
+    *,
+    live: bool,
 ) -> SessionSpec:
     providers = [name.strip() for name in (edge.provider or "").split(",") if name.strip()]
     try:
@@ -279,6 +293,7 @@ def _spec(
             keyterms=request.keyterms,
             options=request.options,
             max_seconds=edge.max_seconds,
+            successor=str(uuid4()) if live else None,
             labels=request.labels,
         )
     except ValidationError as error:

@@ -1,17 +1,20 @@
-"""The state of a session as its worker reports it, for people to see and for `--wait`."""
+"""The state of a session as its worker reports it, and how it ended."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from enum import Enum, auto
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import TRANSCRIPTS
-from natterjack.control import is_stop
-from natterjack.errors import BadEvent
+from natterjack.errors import BadEvent, NotAllowed
 from natterjack.events import StatusEvent, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import transcript_subject
@@ -21,24 +24,44 @@ log = logging.getLogger(__name__)
 
 WAITING = "waiting for a worker"
 _REFRESH_S = 5.0
-_STOP_RETRIES_S = (0.5, 1.0, 2.0, 4.0)
+_RETRIES_S = (0.5, 1.0, 2.0, 4.0)
+"""Pauses between attempts to confirm with the stream what is doubtful; then every `_REFRESH_S`."""
+
+
+class _Found(Enum):
+    """What the stream says about the end of the session."""
+
+    RUNS = auto()
+    """As far as is known, it has not ended."""
+    ENDED = auto()
+    DOUBT = auto()
+    """The stream did not answer, or has not what was received live."""
+    REPLACED = auto()
+    """The newest event is a later session's, so this one has ended."""
 
 
 class SessionStatus:
-    """Follows the status events of one session.
+    """Follows the status events of a session, and then those of the one that continues it.
 
-    A user without the right to read the transcripts' stream sees live events only.
+    A worker that has lost its lease unknowingly may still report an end. The stream refuses that
+    worker's events, so only what the stream has counts as the end of a session, unless this user
+    may not read it.
     """
 
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
         self._subject = transcript_subject(spec.key, "status")
         self._last: StatusEvent | None = None
+        self.streamed = False
+        """Whether a worker has begun to transcribe the session."""
         self._broker: Broker | None = None
-        self.closing = asyncio.Event()
-        """Set when the worker has ended the session."""
+        self._subscription: Subscription | None = None
+        self._subscribed = asyncio.Event()
         self._check_stream = asyncio.Event()
-        """Set when events may have been missed, and together with `closing`."""
+        """Set when events may have been missed, and when a closing event was received live."""
+        self._polls = False
+        """Whether the stream is read regularly."""
+        self._complained = False
 
     @property
     def state(self) -> str:
@@ -55,60 +78,127 @@ class SessionStatus:
         """Reason given in the last event."""
         return self._last.reason if self._last else None
 
+    @property
+    def closing(self) -> bool:
+        """Whether the last event says that the session has ended."""
+        return self._last is not None and self._last.closing
+
+    def follow(self, spec: SessionSpec) -> None:
+        """From now on, follow another session of the same key."""
+        self._spec, self._last, self.streamed = spec, None, False
+
     async def subscribe(self, broker: Broker) -> None:
         """Follow live events. Events sent while the connection is down are missed."""
         if self._broker is not None:
             self._check_stream.set()
         self._broker = broker
         broker.on_reconnect.add(self._check_stream.set)
-        await broker.client.subscribe(self._subject, cb=self._on_message)
+        broker.on_refusal.add(self._refused)
+        self._subscription = await broker.client.subscribe(self._subject, cb=self._on_message)
+        self._subscribed.set()
 
-    async def wait_closing(self) -> None:
-        """Return when the session has ended, even if its closing event was missed. Cancel-safe."""
-        while not self.closing.is_set():
-            try:
-                async with asyncio.timeout(_REFRESH_S):
-                    await self.closing.wait()
-            except TimeoutError:
-                await self.refresh()
+    async def unsubscribe(self) -> None:
+        """End what `subscribe` began. Idempotent."""
+        if self._broker is None or self._subscription is None:
+            return
+        self._broker.on_reconnect.discard(self._check_stream.set)
+        self._broker.on_refusal.discard(self._refused)
+        with contextlib.suppress(NatsError):
+            await self._subscription.unsubscribe()
+        self._subscription = None
 
-    async def wait_stopped(self) -> None:
-        """Return when a `stop` request has ended the session, even if its event was missed.
+    def poll(self) -> None:
+        """From now on, read the stream every few seconds, so that an end is not missed."""
+        self._polls = True
+        self._check_stream.set()
 
-        A worker that has lost its lease unknowingly may still report this. The stream refuses that
-        worker's events, so only what the stream has counts. Cancel-safe.
+    async def stored_end(self) -> StatusEvent | None:
+        """Return the closing event if the stream has it by now. Cancel-safe.
+
+        It waits for `subscribe`, and then reads the stream once.
         """
+        await self._subscribed.wait()
+        if await self._look() is _Found.ENDED:
+            return self._last
+        self._check_stream.set()
+        return None
+
+    async def wait_ended(self) -> StatusEvent | None:
+        """Return the closing event once the session has ended, even if it was missed. Cancel-safe.
+
+        Returns None if the session has ended, but its closing event can no longer be read.
+        """
+        doubts = 0
         while True:
-            await self._check_stream.wait()
-            self._check_stream.clear()
-            for wait_s in _STOP_RETRIES_S:
-                if self.closing.is_set() and not is_stop(self.reason):
-                    break
-                event = await self._stored()
-                if event is not None:
-                    self._apply(event)
-                    if event.closing and is_stop(event.reason):
-                        return
-                    if not self.closing.is_set():
-                        break
-                await asyncio.sleep(wait_s)  # a replica may lag, or the stream be unavailable
+            await self._wait_check(doubts)
+            found = await self._look()
+            if found is _Found.ENDED:
+                return self._last
+            if found is _Found.REPLACED and doubts >= len(_RETRIES_S):
+                return self._last if self.closing else None
+            doubts = 0 if found is _Found.RUNS else doubts + 1
 
-    async def refresh(self) -> None:
-        """Apply the last event that the stream has."""
-        event = await self._stored()
-        if event is not None:
-            self._apply(event)
+    async def _wait_check(self, doubts: int) -> None:
+        """Wait until the stream is to be read, after `doubts` attempts that settled nothing."""
+        pause: float | None = None
+        if doubts:
+            pause = _RETRIES_S[doubts - 1] if doubts <= len(_RETRIES_S) else _REFRESH_S
+        elif self._polls:
+            pause = _REFRESH_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._check_stream.wait()
+        self._check_stream.clear()
 
-    async def _stored(self) -> StatusEvent | None:
-        if self._broker is None:
-            return None
+    async def _look(self) -> _Found:
+        """Read the newest event from the stream and apply it."""
         try:
-            message = await self._broker.client.jetstream().get_last_msg(
-                TRANSCRIPTS, self._subject, direct=True
-            )
+            newest = await self._newest()
+        except NotAllowed:  # live events are all that this user has
+            return _Found.ENDED if self.closing else _Found.RUNS
         except (NatsError, TimeoutError):
+            return _Found.DOUBT
+        last = self._last
+        if newest is not None and newest.session_id == self._spec.session_id:
+            self._apply(newest)
+            if newest.closing:
+                self._last = newest
+                return _Found.ENDED
+        elif last and newest and newest.published_at > last.published_at:
+            return _Found.REPLACED
+        return _Found.DOUBT if self.closing else _Found.RUNS
+
+    async def _newest(self) -> StatusEvent | None:
+        """Return the newest status event of the key that the stream has.
+
+        Raises: NotAllowed if this user may not read it; NatsError or TimeoutError.
+        """
+        if self._broker is None:
+            raise TimeoutError
+        jetstream = self._broker.client.jetstream()
+        try:
+            async with self._broker.raising_refusals():
+                message = await jetstream.get_last_msg(TRANSCRIPTS, self._subject, direct=True)
+        except NotFoundError:
             return None
+        except NotAllowed as refusal:
+            if refusal.publishes and refusal.subject.endswith(f"{TRANSCRIPTS}.{self._subject}"):
+                raise
+            raise TimeoutError from None  # another part of this program was refused
         return self._parse(message.data or b"")
+
+    def _refused(self, refusal: NotAllowed) -> None:
+        if refusal.publishes or refusal.subject != self._subject:
+            return
+        self.poll()
+        if not self._complained:
+            self._complained = True
+            log.warning(
+                "%s: the edge reads the session's status from the stream every %.0f s, if it may",
+                refusal,
+                _REFRESH_S,
+                extra=fields(session=str(self._spec.key)),
+            )
 
     async def _on_message(self, message: Msg) -> None:
         self.received(message.data)
@@ -116,19 +206,17 @@ class SessionStatus:
     def received(self, payload: bytes) -> None:
         """Apply a live event. Anything but a newer status event of this session is ignored."""
         event = self._parse(payload)
-        if event is not None:
+        if event is not None and event.session_id == self._spec.session_id:
             self._apply(event)
 
     def _parse(self, payload: bytes) -> StatusEvent | None:
-        """Return a status event of this session, or None for anything else."""
+        """Return a status event, or None for anything else."""
         try:
             event = parse_event(payload)
         except BadEvent as error:
             log.warning("%s: %s", self._subject, error)
             return None
-        if not isinstance(event, StatusEvent) or event.session_id != self._spec.session_id:
-            return None
-        return event
+        return event if isinstance(event, StatusEvent) else None
 
     def _apply(self, event: StatusEvent) -> None:
         # A worker that has lost its lease unknowingly may still send events, and an event read from
@@ -137,8 +225,8 @@ class SessionStatus:
         if last and (event.epoch, event.sequence) <= (last.epoch, last.sequence):
             return
         self._last = event
+        self.streamed |= event.state == "streaming"
         if event.closing:
-            self.closing.set()
             self._check_stream.set()
         log.log(
             logging.WARNING if event.state in ("recovering", "failed") else logging.INFO,
@@ -146,6 +234,7 @@ class SessionStatus:
             event.state,
             extra=fields(
                 session=str(self._spec.key),
+                session_id=event.session_id,
                 worker=event.worker,
                 **({"reason": event.reason} if event.reason else {}),
             ),

@@ -75,7 +75,10 @@ class EdgeSettings(DeliverySettings):
     )
     model: str | None = described(None, "model of the provider; if unset, the provider's default")
     max_seconds: float | None = described(
-        None, "seconds of audio after which the worker ends the session; if unset, no limit", gt=0
+        None,
+        "seconds of audio after which the worker ends a session; live audio continues in another; "
+        "if unset, no limit",
+        gt=0,
     )
     buffer_seconds: float = described(
         2700,

@@ -36,6 +36,8 @@ class Backlog:
         dropped. With None, the audio is live: only the newest `max_seconds` are kept.
         """
         self.spec = spec
+        self._current = spec
+        self._end_position: int | None = None
         self.ended = False
         """Whether the last chunk of the session has been put."""
         self.dropped_frames = 0
@@ -58,6 +60,22 @@ class Backlog:
         return len(self._waiting)
 
     @property
+    def current(self) -> SessionSpec:
+        """The request of the session that transcribes the audio now: the first one or a successor.
+        `spec` is that of the first, whose ID the chunks have."""
+        return self._current
+
+    async def succeed(self, spec: SessionSpec) -> None:
+        """Return when it is recorded that `spec` is the current session from now on, so that its
+        request may be sent."""
+        self._current = spec
+
+    @property
+    def end_position(self) -> int | None:
+        """The position after the last frame, or None until the last chunk has been put."""
+        return self._end_position
+
+    @property
     def durable(self) -> bool:
         """Whether waiting chunks survive the end of this process."""
         return False
@@ -77,6 +95,8 @@ class Backlog:
         self._waiting.append(chunk)
         self._waiting_bytes += len(chunk.payload)
         self.ended = chunk.end
+        if chunk.end:
+            self._end_position = chunk.pos + self._format.frames(len(chunk.payload))
         while (
             self._ahead_chunks is None
             and self._waiting_bytes > self._max_bytes

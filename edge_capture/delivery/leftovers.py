@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from natterjack.broker.connection import Broker
+from natterjack.process.run import end_tasks
 from natterjack.subjects import SessionKey
 from natterjack.telemetry.log import fields
 
-from .publisher import Publisher
+from .chain import Chain
 
 log = logging.getLogger(__name__)
 
@@ -19,45 +20,57 @@ _MAX_CONCURRENT = 16
 
 
 class Leftovers:
-    """Publishers of earlier sessions, which get no more audio."""
+    """Earlier sessions, which get no more audio."""
 
-    def __init__(self, publishers: Sequence[Publisher]) -> None:
-        """Take `publishers` in the order in which to send them, oldest first."""
-        self.publishers = publishers
-        self._unfinished = set(publishers)
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        """Take `chains` in the order in which to send them, oldest first."""
+        self._chains = chains
+        self._unfinished = set(chains)
         self._limit = asyncio.Semaphore(_MAX_CONCURRENT)
 
-    def by_key(self) -> dict[SessionKey, list[Publisher]]:
-        """Group the publishers by session key. Those of one key are sent one after the other."""
-        groups: dict[SessionKey, list[Publisher]] = {}
-        for publisher in self.publishers:
-            groups.setdefault(publisher.spec.key, []).append(publisher)
+    def by_key(self) -> dict[SessionKey, list[Chain]]:
+        """Group the sessions by their keys. Those of one key are sent one after the other."""
+        groups: dict[SessionKey, list[Chain]] = {}
+        for chain in self._chains:
+            groups.setdefault(chain.spec.key, []).append(chain)
         return groups
 
-    async def publish_when_free(self, publishers: Iterable[Publisher], broker: Broker) -> None:
+    async def publish_when_free(self, chains: Iterable[Chain], broker: Broker) -> None:
         """Run `publish` as soon as fewer than 16 groups are being sent."""
         async with self._limit:
-            await self.publish(publishers, broker)
+            await self.publish(chains, broker)
 
-    async def publish(self, publishers: Iterable[Publisher], broker: Broker) -> bool:
-        """Send `publishers` one after the other.
+    async def publish(self, chains: Iterable[Chain], broker: Broker) -> bool:
+        """Send `chains` one after the other.
 
         Returns False if the connection is closed permanently before all are stored.
         """
-        for publisher in publishers:
-            if publisher not in self._unfinished:
+        for chain in chains:
+            if chain not in self._unfinished:
                 continue
+            publisher = chain.publisher
             about = {"session": str(publisher.spec.key), "session_id": publisher.spec.session_id}
             log.info("sending an earlier session from the spool", extra=fields(**about))
-            await publisher.run(broker)
+            await self._send(chain, broker)
             if not publisher.finished.is_set():
                 return False
-            log.info(
-                "an earlier session in the spool is published and acknowledged",
-                extra=fields(**about, chunks=publisher.published),
-            )
-            self._unfinished.discard(publisher)
+            if not publisher.abandoned:
+                log.info(
+                    "an earlier session in the spool is published and acknowledged",
+                    extra=fields(**about, chunks=publisher.published),
+                )
+            self._unfinished.discard(chain)
         return True
+
+    async def _send(self, chain: Chain, broker: Broker) -> None:
+        """Publish a session, and follow it meanwhile. It may have ended since the earlier run."""
+        await chain.status.subscribe(broker)
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(chain.run(), name=f"follow {chain.spec.key}")
+            await chain.ready.wait()
+            await chain.publisher.run(broker)
+            await end_tasks([following])
+        await chain.status.unsubscribe()
 
     async def wait_stored(self, refused_seconds: float | None) -> None:
         """Return when all are stored. Cancel-safe.
@@ -68,8 +81,8 @@ class Leftovers:
         patience_s, before = refused_seconds, 0
         while self._unfinished:
             await asyncio.sleep(_POLL_S)
-            stored = sum(publisher.acknowledged for publisher in self.publishers)
-            refused = any(publisher.problem for publisher in self._unfinished)
+            stored = sum(chain.publisher.acknowledged for chain in self._chains)
+            refused = any(chain.publisher.problem for chain in self._unfinished)
             if patience_s is not None and refused and stored == before:
                 patience_s -= _POLL_S
                 if patience_s <= 0:

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import random
 import time
 
 from nats.errors import Error as NatsError
@@ -23,11 +22,13 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.store_limits import explain_refused_message
 from natterjack.broker.streams import AUDIO, SESSIONS
-from natterjack.subjects import audio_subject, session_subject
+from natterjack.spec import SessionSpec
+from natterjack.subjects import audio_subject
 from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from .backlog import Backlog
+from .request import Backoff, Request
 from .token_bucket import TokenBucket
 from .tracing import PublishTrace
 from .window import Window
@@ -38,37 +39,14 @@ _OVERDUE_S = 5.0
 _POLL_S = 0.1
 """Interval of checks while something waits to be sent."""
 _IDLE_POLL_S = 1.0
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 5.0
 _LIMIT_S = 30.0
 """How often to reconnect while a chunk or the request exceeds the server's max_payload: a server
 whose limit was raised does not tell clients that are connected."""
-_RESET_S = 10.0
-"""A backoff starts afresh after this long without a failure."""
 _MAX_UNSENT_BYTES = 256 * 1024
 """Limit of nats-py's send buffer, which grows when the connection is up but stalled."""
 _NO_RESPONDERS = "NATS/1.0 503"
-_REQUEST_REPLY = "open"
-"""Last subject token of the acknowledgement of the session request."""
 
 NO_STREAM = "waiting for a worker to create the streams"
-
-
-class Backoff:
-    """Delays that double, with jitter, until there has been no failure for a while."""
-
-    def __init__(self) -> None:
-        self._delay = _FIRST_DELAY_S
-        self._last = 0.0
-        self.due = 0.0
-        """Time of the next attempt on the monotonic clock; 0 means at once."""
-
-    def failed(self, now: float) -> None:
-        """Schedule the next attempt."""
-        if now - self._last > _RESET_S:
-            self._delay = _FIRST_DELAY_S
-        self._last = now
-        self.due = now + self._delay * random.uniform(0.5, 1)  # noqa: S311 - jitter
-        self._delay = min(self._delay * 2, _LONGEST_DELAY_S)
 
 
 class Publisher:
@@ -81,13 +59,12 @@ class Publisher:
         self.backlog = backlog
         self.spec = spec = backlog.spec
         self._format = spec.audio_format
-        self._request = spec.model_dump_json(exclude_none=True).encode()
+        self._request = Request(backlog.current, 0)
         self._audio_subject = audio_subject(spec.key)
         self._rate_limit = rate_limit or TokenBucket(0, rate=0)
         self._window = Window(window_chunks)
         self._trace = PublishTrace(spec)
-        self._opened = False
-        self._request_backoff = Backoff()
+        self._requests = 1
         self._audio_backoff = Backoff()
         self._problems: dict[str, str] = {}
         """Why the broker does not store the "request" or the "audio"."""
@@ -100,7 +77,11 @@ class Publisher:
         self._room = asyncio.Event()
         self._room.set()
         self.finished = asyncio.Event()
-        """Set when the request and every chunk up to the end are stored, or after `abandon`."""
+        """Set while the request and every chunk up to the end are stored, and after `abandon`."""
+        self.ended = asyncio.Event()
+        """Set once the last chunk has been offered."""
+        if backlog.ended:
+            self.ended.set()
         self.abandoned = False
         """Whether the rest of the session is not to be sent."""
         self.published = 0
@@ -128,13 +109,13 @@ class Publisher:
 
     @property
     def opened(self) -> bool:
-        """Whether the session request is stored."""
-        return self._opened
+        """Whether the request of the current session is stored."""
+        return self._request.stored
 
     @property
     def up_to_date(self) -> bool:
         """Whether the request and every chunk offered so far are stored, or after `abandon`."""
-        return self.finished.is_set() or (self._opened and not self.unacknowledged)
+        return self.finished.is_set() or (self.opened and not self.unacknowledged)
 
     @property
     def problem(self) -> str | None:
@@ -148,6 +129,21 @@ class Publisher:
         self.backlog.put(chunk)
         if self.backlog.full:
             self._room.clear()
+        if chunk.end:
+            self.ended.set()
+        self._wake.set()
+
+    def open(self, spec: SessionSpec) -> None:
+        """Publish the request of a session that goes on with this audio.
+
+        It is in place of the last request, stored or not: that session has ended.
+        """
+        if self.abandoned:
+            return
+        self._request = Request(spec, self._requests)
+        self._requests += 1
+        self._problems.pop("request", None)
+        self.finished.clear()
         self._wake.set()
 
     def remove_rate_limit(self) -> None:
@@ -174,10 +170,11 @@ class Publisher:
         """Return when a source that can wait should continue. Cancel-safe."""
         await self._room.wait()
 
-    async def run(self, broker: Broker) -> None:
+    async def run(self, broker: Broker, *, until_finished: bool = True) -> None:
         """Send what is offered, until all is stored or the connection is closed permanently.
 
-        It may be called again with another connection. Cancel-safe.
+        Without `until_finished`, it goes on for requests that follow. It may be called again with
+        another connection. Cancel-safe.
         """
         self._broker = broker
         self._inbox = broker.client.new_inbox()
@@ -186,7 +183,7 @@ class Publisher:
         replies = None
         try:
             replies = await broker.client.listen(f"{self._inbox}.*", self._replied)
-            while not (self.finished.is_set() or broker.client.is_closed):
+            while not (until_finished and self.finished.is_set()) and not broker.client.is_closed:
                 self._wake.clear()
                 self._send_due(broker)
                 if not self.backlog.full:
@@ -206,7 +203,7 @@ class Publisher:
 
         A timer that fires early enough is kept: setting one for each chunk would be costly.
         """
-        if self.backlog or self._window.resending or self._problems or not self._opened:
+        if self.backlog or self._window.resending or self._problems or not self._request.stored:
             delay = _POLL_S
         else:
             delay = _IDLE_POLL_S
@@ -231,7 +228,7 @@ class Publisher:
     def _reconnected(self) -> None:
         assert self._broker is not None
         self._window.resend_all()
-        self._audio_backoff.due = self._request_backoff.due = 0
+        self._audio_backoff.due = self._request.backoff.due = 0
         self._wake.set()
 
     def _send_due(self, broker: Broker) -> None:
@@ -242,8 +239,8 @@ class Publisher:
             self._failed("audio", f"no acknowledgement for {_OVERDUE_S:.0f} s", now)
         if not self._accepts_data(broker):
             return
-        if not self._opened and now >= self._request_backoff.due:
-            self._request_backoff.failed(now)  # until it is acknowledged
+        if not self._request.stored and now >= self._request.backoff.due:
+            self._request.backoff.failed(now)  # until it is acknowledged
             self._send_request(broker)
         if "audio" in self._problems and now >= self._audio_backoff.due:
             oldest = self._window.oldest(now)
@@ -265,10 +262,10 @@ class Publisher:
     def _send_request(self, broker: Broker) -> None:
         try:
             broker.client.post(
-                session_subject(self.spec.key),
-                self._request,
-                reply=f"{self._inbox}.{_REQUEST_REPLY}",
-                headers={MSG_ID: self.spec.session_id, **self._trace.open()},
+                self._request.subject,
+                self._request.payload,
+                reply=f"{self._inbox}.{self._request.reply}",
+                headers={MSG_ID: self._request.session_id, **self._trace.open()},
             )
         except MessageTooLarge as error:
             self._ask_limit(broker)
@@ -324,20 +321,24 @@ class Publisher:
 
     def _replied(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         token = subject[len(self._inbox) + 1 :].decode()
-        reason = refusal(headers, data, SESSIONS if token == _REQUEST_REPLY else AUDIO)
+        request = not token.isdecimal()
+        if request and token != self._request.reply:
+            return  # of an earlier session, which has ended
+        reason = refusal(headers, data, SESSIONS if request else AUDIO)
         if reason is None:
-            self._stored(token)
-        elif token == _REQUEST_REPLY:
+            self._stored(None if request else int(token))
+        elif request:
             self._failed("request", reason)
         elif int(token) in self._window:
             self._failed("audio", reason)
 
-    def _stored(self, token: str) -> None:
-        if token == _REQUEST_REPLY:
-            self._opened = True
+    def _stored(self, seq: int | None) -> None:
+        """Record that the broker has stored chunk `seq`, or the request if it is None."""
+        if seq is None:
+            self._request.stored = True
             self._recovered("request")
         else:
-            removed, stored_before = self._window.acknowledge(int(token))
+            removed, stored_before = self._window.acknowledge(seq)
             self.acknowledged += removed
             if stored_before is not None:
                 self.backlog.acknowledge(stored_before)
@@ -347,7 +348,9 @@ class Publisher:
         self._check_finished()
 
     def _check_finished(self) -> None:
-        if self.backlog.ended and self._opened and not (self._window or self.backlog):
+        if self.finished.is_set():
+            return
+        if self.backlog.ended and self._request.stored and not (self._window or self.backlog):
             self.backlog.discard()
             self.finished.set()
             self.close()

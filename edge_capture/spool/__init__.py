@@ -1,6 +1,6 @@
 """The spool: audio on disk until the broker has stored it, so that a killed agent loses none.
 
-    DIR/<session id>/session.json   the request, and what is needed to resume the session
+    DIR/<session id>/session.json   the first request, the current one, and what is needed to resume
                      <index>.seg    about 10 s of chunks, starting with the one of this index
                      <index>.sent   the same file once some of its chunks may have been sent
                      dropped.json   indexes of chunks dropped because the spool was full

@@ -91,6 +91,8 @@ class Description(BaseModel):
     """Boot of the machine in which the session was last written."""
     notes: dict[int, str] = {}
     """Notes of chunks by index. They are no part of a record, which earlier releases can read."""
+    current: SessionSpec | None = None
+    """The session that continues `spec`, if that one has ended before its audio."""
 
 
 _DROPPED = TypeAdapter(list[tuple[int, int]])
@@ -163,7 +165,12 @@ class SpooledBacklog(Backlog):
         self.discarded = False
         self._description = description
         self._notes = dict(description.notes)
-        self._notes_saved = True
+        self._current = description.current or description.spec
+        self._described = True
+        """Whether session.json has the newest notes and the current session."""
+        self._succeeded = asyncio.Event()
+        """Set while session.json has the current session, or is not needed any more."""
+        self._succeeded.set()
         self._lock = lock
         self._segment_frames = segment_frames
         self._segments: deque[_Segment] = deque()
@@ -225,6 +232,21 @@ class SpooledBacklog(Backlog):
         return int(self.spec.opened_at.timestamp() * 1e9)
 
     @property
+    def end_position(self) -> int | None:
+        if self._end_position is None and self.ended:
+            return self.head.pos
+        return self._end_position
+
+    async def succeed(self, spec: SessionSpec) -> None:
+        await super().succeed(spec)
+        self._description = self._description.model_copy(update={"current": spec})
+        self._described = False
+        if self.intact and not self.discarded:
+            self._succeeded.clear()
+            self._sync_needed.set()
+            await self._succeeded.wait()
+
+    @property
     def durable(self) -> bool:
         return self.intact
 
@@ -253,7 +275,7 @@ class SpooledBacklog(Backlog):
         size = segment.size
         assert self._file is not None
         if chunk.note:
-            self._notes[index], self._notes_saved = chunk.note, False
+            self._notes[index], self._described = chunk.note, False
         written = write_whole(self._file, size, encode_record(index, chunk))
         self._count(segment, chunk, written)
         if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
@@ -287,6 +309,7 @@ class SpooledBacklog(Backlog):
         if not self.intact:
             return
         self.intact = False
+        self._succeeded.set()
         self._close_file()
         self._ahead_chunks = self._ahead_chunks and AHEAD_CHUNKS
         log.error(
@@ -421,6 +444,7 @@ class SpooledBacklog(Backlog):
 
     def discard(self) -> None:
         self.discarded = True
+        self._succeeded.set()
 
     def mark_oldest(self) -> bool:
         """Mark the oldest segment to be dropped by `tidy`. Returns False if there is none.
@@ -455,7 +479,7 @@ class SpooledBacklog(Backlog):
             await self._drop(in_thread)
             if self.intact:
                 await self._sync(in_thread, acknowledged)
-                await self._save_notes(in_thread)
+                await self._save_description(in_thread)
         except OSError as error:
             if not is_temporary(error):
                 self._failed(error)
@@ -513,23 +537,25 @@ class SpooledBacklog(Backlog):
                 segment.synced = size
         self._synced_index = end
 
-    async def _save_notes(self, in_thread: InThread) -> None:
-        """Write new notes to session.json. Raises: OSError."""
-        if self._notes_saved:
+    async def _save_description(self, in_thread: InThread) -> None:
+        """Write new notes and the current session to session.json. Raises: OSError."""
+        if self._described:
             return
         first = self._segments[0].first if self._segments else self.head.index
         self._notes = {index: note for index, note in self._notes.items() if index >= first}
-        text = self._described()
-        self._notes_saved = True
+        text, current = self._encoded(), self._current
+        self._described = True
         try:
             await in_thread(lambda: save(self.directory / SESSION, text))
         except OSError:
-            self._notes_saved = False
+            self._described = False
             raise
+        if current is self._current:
+            self._succeeded.set()
         if not self.intact:
             self._mark_failed()  # a write failed meanwhile, and the file is there again
 
-    def _described(self) -> bytes:
+    def _encoded(self) -> bytes:
         """Return the content of session.json."""
         description = self._description.model_copy(update={"notes": dict(self._notes)})
         return description.model_dump_json().encode()
@@ -623,6 +649,6 @@ class SpooledBacklog(Backlog):
         self._description = self._description.model_copy(update={"boot": boot_id()})
         try:
             self._writable()  # the name of the new segment records the skipped numbers
-            save(self.directory / SESSION, self._described())
+            save(self.directory / SESSION, self._encoded())
         except OSError as error:
             raise SpoolError(f"EDGE_SPOOL: {self.directory}: {error.strerror}") from None

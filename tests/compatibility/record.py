@@ -170,13 +170,15 @@ class Programs:
         return process.returncode, stderr.decode()
 
     async def edge(self, wav: Path, key: SessionKey, *arguments: str) -> None:
-        """Play a file as the session `key` to its end."""
+        """Play a file as the session `key` to its end. With `--max-seconds`, the session may end
+        before, which is an error of the edge."""
         status, stderr = await self.run(
             "edge_capture", "file", str(wav), "--tenant", key.tenant,
             "--conversation", key.conversation, "--speaker", key.speaker,
             "--language", "en-US", "--once", *arguments,
         )  # fmt: skip
-        assert status == 0, f"edge of {key}: {stderr}"
+        cut_short = "--max-seconds" in arguments
+        assert status == 0 or (status == 1 and cut_short), f"edge of {key}: {stderr}"
 
     async def spooled(self, directory: Path, key: SessionKey, audio: bytes) -> str:
         """Let an edge without a broker spool `audio`, then kill it.

@@ -290,9 +290,9 @@ async def test_a_session_that_a_request_ended_while_the_connection_was_down(
     await say(ready_broker, event)
     status = SessionStatus(spec)
     await status.subscribe(ready_broker)
-    stopped = asyncio.create_task(status.wait_stopped())
+    stopped = asyncio.create_task(status.wait_ended())
     await ready_broker.client.flush()
-    assert not status.closing.is_set()
+    assert not status.closing
     ready_broker.client.abort()
     await soon(stopped, 10)
 
@@ -303,7 +303,7 @@ async def test_a_request_ends_the_session_after_a_refused_event(
     spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
     status = SessionStatus(spec)
     await status.subscribe(ready_broker)
-    stopped = asyncio.create_task(status.wait_stopped())
+    stopped = asyncio.create_task(status.wait_ended())
     unheard = status_event(spec, 7, "failed")
     js = ready_broker.client.jetstream()
     with pytest.raises(APIError):
@@ -311,7 +311,7 @@ async def test_a_request_ends_the_session_after_a_refused_event(
             transcript_subject(spec.key, "status"), unheard.encode(),
             headers={"Nats-Expected-Last-Subject-Sequence": "999"},
         )  # fmt: skip
-    await until(status.closing.is_set, "the session counts as ended")
+    await until(lambda: status.closing, "the session counts as ended")
     await ready_broker.client.flush()
     assert not stopped.done()
     later = {"epoch": 2, "reason": stop_reason("erased")}

@@ -190,8 +190,12 @@ async def test_a_missed_closing_event_is_found_in_the_stream(
     ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_status, "_REFRESH_S", 0.2)
-    await say(ready_broker, status_event(SPEC, 3, "closed"))
     status = SessionStatus(SPEC)
     await status.subscribe(ready_broker)
-    await soon(status.wait_closing(), 20)
+    status.poll()
+    ended = asyncio.create_task(status.wait_ended())
+    await ready_broker.client.flush()
+    await status.unsubscribe()
+    await say(ready_broker, status_event(SPEC, 3, "closed"))
+    assert await soon(ended, 20) is not None
     assert (status.state, status.worker) == ("closed", "worker-1")

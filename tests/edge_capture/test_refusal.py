@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_capture.delivery.publisher import NO_STREAM, Backoff, refusal
+from edge_capture.delivery.publisher import NO_STREAM, refusal
+from edge_capture.delivery.request import Backoff
 
 
 @pytest.mark.parametrize(

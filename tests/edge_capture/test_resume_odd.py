@@ -64,7 +64,7 @@ async def test_a_session_that_its_worker_has_ended_is_not_resumed(
     edge = start_edge(*arguments, stdin=subprocess.PIPE)
     await feed(edge, 2, 10)
     assert await edge.exit_code() == 1, edge.stderr
-    assert "the worker has ended the session, so it cannot be resumed" in edge.stderr
+    assert "the session cannot be resumed; the next start begins a new one" in edge.stderr
     assert gone(spool)
     edge = start_edge(*arguments, stdin=subprocess.PIPE)
     await feed(edge, 3, 10)

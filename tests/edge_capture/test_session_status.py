@@ -24,7 +24,7 @@ def event(sequence: int, state: str, **changes: Any) -> bytes:
 def test_before_the_first_event() -> None:
     status = SessionStatus(SPEC)
     assert (status.state, status.worker, status.reason) == (WAITING, None, None)
-    assert not status.closing.is_set()
+    assert not status.closing
 
 
 @pytest.mark.parametrize("state", ["closed", "failed"])
@@ -32,10 +32,10 @@ def test_the_last_event_is_the_state(state: str) -> None:
     status = SessionStatus(SPEC)
     status.received(event(0, "streaming"))
     assert (status.state, status.worker) == ("streaming", "worker-1")
-    assert not status.closing.is_set()
+    assert not status.closing
     status.received(event(1, state, reason="no credit"))
     assert (status.state, status.reason) == (state, "no credit")
-    assert status.closing.is_set()
+    assert status.closing
 
 
 def test_an_older_event_changes_nothing() -> None:
@@ -44,7 +44,7 @@ def test_an_older_event_changes_nothing() -> None:
     status.received(event(5, "closed"))
     status.received(event(4, "closed"))
     assert status.state == "streaming"
-    assert not status.closing.is_set()
+    assert not status.closing
 
 
 def test_a_worker_that_has_lost_the_session_is_ignored() -> None:
@@ -55,7 +55,7 @@ def test_a_worker_that_has_lost_the_session_is_ignored() -> None:
     assert status.state == "streaming"
     status.received(event(6, "recovering", epoch=2, worker="new"))
     assert status.state == "recovering"
-    assert not status.closing.is_set()
+    assert not status.closing
 
 
 def test_events_of_other_sessions_and_bad_ones_are_ignored(

@@ -64,6 +64,40 @@ async def held_to_limits(spool: Spool) -> None:
     await spool.tidy()
 
 
+async def test_the_session_that_continues_is_kept(spool: Path) -> None:
+    first = spec()
+    second = first.model_copy(update={"session_id": "second-session", "start_position": 3200})
+    keeper = opened(spool)
+    backlog = keeper.create(first, ORIGIN, "run")
+    backlog.put(chunk(0))
+    assert backlog.current == first
+    succeeding = asyncio.create_task(backlog.succeed(second))
+    await asyncio.sleep(0)
+    assert not succeeding.done(), "it is not on the disk yet"
+    await keeper.tidy()
+    await soon(succeeding, 10)
+    keeper._sessions.clear()  # as if the process were killed
+    backlog.close()
+    keeper = opened(spool)
+    (backlog,) = keeper.adopt()
+    assert (backlog.spec, backlog.current) == (first, second)
+    await keeper.close()
+
+
+async def test_a_session_continues_although_the_disk_fails(spool: Path) -> None:
+    second = spec().model_copy(update={"session_id": "second-session"})
+    keeper = opened(spool)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    backlog.put(chunk(0))
+    succeeding = asyncio.create_task(backlog.succeed(second))
+    await asyncio.sleep(0)
+    backlog._failed(OSError(5, "Input/output error"))
+    await soon(succeeding, 10)
+    await soon(backlog.succeed(second), 10)
+    assert backlog.current == second
+    await keeper.close()
+
+
 async def test_chunks_come_back_as_they_were(spool: Path) -> None:
     keeper = opened(spool)
     backlog = keeper.create(spec(), ORIGIN, "run")
