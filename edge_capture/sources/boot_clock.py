@@ -7,6 +7,7 @@ import time
 
 # CLOCK_MONOTONIC stands still in a suspension on Linux, but not on macOS.
 _CLOCK = {"linux": "CLOCK_BOOTTIME", "darwin": "CLOCK_MONOTONIC"}.get(sys.platform, "")
+_AT_ONCE_S = 0.01
 
 
 def boot_time() -> float:
@@ -14,3 +15,15 @@ def boot_time() -> float:
     if hasattr(time, _CLOCK):
         return time.clock_gettime(getattr(time, _CLOCK))
     return time.monotonic()
+
+
+def boot_time_and_sleep() -> tuple[float, float]:
+    """Return the time since boot, and the part of it in which the machine was suspended.
+
+    Of the latter only the changes count.
+    """
+    while True:
+        before = time.monotonic()
+        now = boot_time()
+        if time.monotonic() - before < _AT_ONCE_S:  # else this thread was interrupted
+            return now, now - before

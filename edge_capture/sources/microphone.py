@@ -20,7 +20,7 @@ from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings
 from . import DEVICE_THREADS, Block, always
 from .block_queue import BlockQueue
-from .boot_clock import boot_time
+from .boot_clock import boot_time, boot_time_and_sleep
 from .capture_clock import CaptureClock
 from .devices import (
     Device,
@@ -98,12 +98,12 @@ class _Recording:
     # The next three run in PortAudio's thread and must not block.
 
     def _captured(self, data: Any, _frames: int, times: Any, _status: Any) -> None:
-        now = boot_time()
+        now, asleep = boot_time_and_sleep()
         self.queue.captured(
             bytes(data),
             latency_s=times.currentTime - times.inputBufferAdcTime,
             now=now,
-            asleep=now - time.monotonic(),
+            asleep=asleep,
             now_ns=time.time_ns(),
         )
         if len(self.queue.blocks) >= self._wanted_blocks:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import SUSPENDED, AudioFormat
 
 from ..errors import SourceError, SourceLost
 from ..input.containers import recognize
@@ -19,6 +19,7 @@ from ..input.samples import LINEAR16, Coding, Samples
 from ..input.wav import BadWav, WavHeader, is_metadata, is_wav, parse_wav
 from ..settings import StdinSettings
 from . import Block, Pace, always
+from .boot_clock import boot_time_and_sleep
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _MAX_HEADER_BYTES = 1 << 20
 _BEHIND_BYTES = 16
 """Enough of what lies behind the audio of a WAV file to recognize it."""
 _MISSING_S = 0.1
+_SUSPENDED_S = 1.0
 _DECODE = "ffmpeg -i - -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
 _RAW = "if it is raw nevertheless: --raw"
 
@@ -86,6 +88,7 @@ class StdinSource:
         self._pace: Pace
         self._first_ns = 0
         """Wall clock of the first frame."""
+        self._asleep = boot_time_and_sleep()[1]
         self._pos = 0
         """Number of frames yielded."""
 
@@ -312,9 +315,20 @@ class StdinSource:
 
     def _block(self, samples: Samples) -> Block:
         invalid = self._cleaner.take_invalid() if self._cleaner else 0
-        block = Block(samples, self._pace.time_ns(self._pos), invalid=invalid)
+        lost = 0 if self.can_wait or self._speed is not None else self._slept_frames()
+        self._pos += lost
+        time_ns = self._pace.time_ns(self._pos)
         self._pos += len(samples)
-        return block
+        return Block(samples, time_ns, lost, SUSPENDED, invalid)
+
+    def _slept_frames(self) -> int:
+        """Return what a live writer has missed because the machine was suspended, in frames."""
+        before, (_, self._asleep) = self._asleep, boot_time_and_sleep()
+        slept_s = self._asleep - before
+        if slept_s < _SUSPENDED_S:
+            return 0
+        log.warning("%.2f s of audio were lost: this machine was suspended", slept_s)
+        return round(slept_s * self.format.sample_rate)
 
     def remaining(self) -> list[Block]:
         if self._speed is not None:

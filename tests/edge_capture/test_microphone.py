@@ -459,3 +459,62 @@ async def test_a_stalled_program_counts_what_it_lost(sound_server: SoundServer) 
     ended = await run_script(_STALLED, sound_server)
     assert ended.stdout == "True True\n", ended.stderr
     assert "s of audio were lost: this machine was too busy" in ended.stderr
+
+
+_DROPPING = """
+import asyncio, logging, time
+import sounddevice
+from edge_capture.settings import MicrophoneSettings
+from edge_capture.sources import microphone
+from edge_capture.sources.boot_clock import boot_time
+
+logging.basicConfig()
+real, dropped = sounddevice.RawInputStream, 0
+
+def dropping(*, callback, blocksize, **how):
+    def drop(data, frames, times, status):  # as a driver does whose buffer is full
+        global dropped
+        block = count[0]
+        count[0] += 1
+        if 150 <= block < 200 or 400 <= block < 412 or 600 <= block < 605:
+            dropped += frames
+        else:
+            callback(data, frames, times, status)
+    count = [0]
+    return real(callback=drop, blocksize=blocksize, **how)
+
+async def main():
+    sounddevice.RawInputStream = dropping
+    source = microphone.MicrophoneSource(MicrophoneSettings(), None)
+    rate, position, gaps = source.format.sample_rate, 0, []
+    started = time.time()
+    async for block in source.blocks():
+        if block.lost_frames:
+            gaps.append((position / rate, block.lost_frames / rate, block.cause))
+        position += block.lost_frames + len(block.samples)
+        if time.time() - started > 17:
+            break
+    for start, seconds, cause in gaps:
+        print(f"{start:.3f} {seconds:.3f} {cause}")
+    ends = block.time_ns / 1e9 + len(block.samples) / rate
+    print(f"{position / rate - (ends - started):.3f}")
+    source.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_driver_drops_is_a_gap_at_its_place(sound_server: SoundServer) -> None:
+    """It drops 1 s at 3 s, 0.24 s at 8 s, and 0.1 s at 12 s, which is too short for a gap."""
+    ended = await run_script(_DROPPING, sound_server)
+    *gaps, late = ended.stdout.splitlines()
+    found = [line.split() for line in gaps]
+    assert [cause for _, _, cause in found] == ["busy"] * len(found), ended.stderr
+    places = [(float(start), float(seconds)) for start, seconds, _ in found]
+    expected = [(3.0, 1.0), (8.0, 0.24)]
+    assert len(places) == len(expected), ended.stdout
+    for (start, seconds), (at, lost) in zip(places, expected, strict=True):
+        assert start == pytest.approx(at, abs=bound(0.2))
+        assert seconds == pytest.approx(lost, abs=bound(0.05))
+    assert -bound(0.5) < float(late) < bound(0.2)  # the device takes a while to start
+    assert ended.stderr.count("s of audio were lost: this machine was too busy") == 2

@@ -18,6 +18,7 @@ import soundfile
 from bench.processes import cpu_seconds
 from edge_capture.input.samples import Coding
 from edge_capture.settings import StdinSettings
+from edge_capture.sources import boot_clock
 from edge_capture.sources.stdin import StdinSource
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO as AUDIO_STREAM
@@ -419,3 +420,33 @@ async def test_a_writer_waits_while_the_broker_takes_nothing(
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert recording.payload == audio
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_what_a_live_writer_missed_in_a_suspension_is_a_gap(
+    live: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A writer that waits goes on where it stood."""
+    asleep, now = 0.0, boot_clock.boot_time
+    monkeypatch.setattr(boot_clock, "boot_time", lambda: now() + asleep)
+    readable, writable = os.pipe()
+    source = StdinSource(readable, StdinSettings(live=live), None, 80)
+    try:
+        os.write(writable, bytes(3200))
+        await source.open()
+        blocks = source.blocks()
+        before = await anext(blocks)
+        asleep = 150.0
+        os.write(writable, bytes(3200))
+        after = await anext(blocks)
+        await blocks.aclose()
+    finally:
+        source.close()
+        os.close(readable)
+        os.close(writable)
+    gap_s = after.lost_frames / 16_000
+    assert gap_s == pytest.approx(150 * live, abs=0.1)
+    passed_s = (after.time_ns - before.time_ns) / 1e9
+    assert passed_s == pytest.approx(gap_s + len(before.samples) / 16_000, abs=0.001)
+    assert after.cause == "suspended" or not live
+    assert ("150.00 s of audio were lost: this machine was suspended" in caplog.text) is live
