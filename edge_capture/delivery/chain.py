@@ -85,7 +85,7 @@ class Chain:
 
     async def _after(self, event: StatusEvent | None) -> None:
         """Do what follows the end of the current session."""
-        self.reason = _UNSEEN if event is None else event.reason or event.state
+        self.reason = _UNSEEN if event is None else _reason(event)
         if event is not None and event.account is not None:
             self.accounts.append(event.account)
         step = self._succession.after(event, self.publisher.backlog.end_position)
@@ -110,7 +110,7 @@ class Chain:
     async def _wait(self, seconds: float) -> None:
         """Wait for `seconds`, or until the audio ends."""
         self.pause = (
-            f"{self._succession.fruitless} sessions in a row have transcribed nothing "
+            f"{self._succession.fruitless} sessions in a row have made no progress "
             f"({self.reason}); the next one opens in {seconds:.0f} s"
         )
         log.warning("%s", self.pause, extra=self._fields())
@@ -192,7 +192,9 @@ class Chain:
         if self.transcribed:
             return "all of it is transcribed"
         if self.status.state == WAITING:
-            return "no worker has taken the session yet"
+            return f"no worker has taken session {self.spec.session_id} yet"
+        if self.status.closing:
+            return f"session {self.spec.session_id} has ended ({self.status.reason})"
         return f"session {self.spec.session_id} was last {self.status.state}"
 
     def totals(self) -> dict[str, object]:
@@ -219,6 +221,11 @@ class Chain:
 
     def _fields(self) -> dict[str, dict[str, Any]]:
         return fields(session=str(self.spec.key))
+
+
+def _reason(event: StatusEvent) -> str:
+    reason = event.reason or event.state
+    return f"{reason}: {event.detail}" if event.detail else reason
 
 
 def announce(spec: SessionSpec) -> None:

@@ -244,7 +244,7 @@ async def test_sessions_that_make_no_progress_are_opened_less_and_less_often(
         for count in range(1, AT_ONCE + 2):
             spec = (await opened(ready_broker, count))[-1]
             await say(ready_broker, ended(spec, 0, reason="unknown provider"))
-        paused = f"{AT_ONCE + 1} sessions in a row have transcribed nothing (unknown provider); "
+        paused = f"{AT_ONCE + 1} sessions in a row have made no progress (unknown provider); "
         await edge.says(paused)
         await edge.says(f'"state": "{paused}')
         before = pipe.seconds

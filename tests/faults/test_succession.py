@@ -160,7 +160,7 @@ async def test_a_provider_that_is_away_for_longer_than_a_worker_waits(
         await emulator.set(handshake_status=503)
         emulator.drop()
         await opened(edge, 5)
-        await edge.says("sessions in a row have transcribed nothing", 60)
+        await edge.says("sessions in a row have made no progress", 60)
         await emulator.set(handshake_status=None)
     assert await edge.exit_code(120) == 0, edge.stderr
     found = await check(broker, announced(edge), voice.words[0], voice.seconds)
@@ -179,7 +179,7 @@ async def test_max_seconds(
     assert await edge.exit_code(120) == 0, edge.stderr
     found = await check(broker, announced(edge), voice.words[0], voice.seconds)
     assert len(found) > voice.seconds / 4.2
-    assert "sessions in a row have transcribed nothing" not in edge.stderr
+    assert "sessions in a row have made no progress" not in edge.stderr
 
 
 async def test_two_channels(
@@ -230,7 +230,7 @@ async def test_a_tenants_budget_that_is_raised(
     voice = Voice(100)
     edge = start_edge("stdin", "--live", "--wait", "--tenant", "acme", stdin=subprocess.PIPE)
     async with speaking(voice, edge):
-        await edge.says("sessions in a row have transcribed nothing (budget)", 60)
+        await edge.says("sessions in a row have made no progress (budget: tenant acme has used", 60)
         await js.publish(budget, b"1000")
     assert await edge.exit_code(120) == 0, edge.stderr
     await check(ready_broker, announced(edge), voice.words[0], voice.seconds)
@@ -244,7 +244,7 @@ async def test_an_unknown_provider(
     voice = Voice(60)
     edge = start_edge("stdin", "--live", "--provider", "no-such", stdin=subprocess.PIPE)
     async with speaking(voice, edge):
-        await edge.says("sessions in a row have transcribed nothing (", 60)
+        await edge.says("sessions in a row have made no progress (", 60)
     assert await edge.exit_code(60) == 1, edge.stderr
     specs = announced(edge)
     assert 5 <= len(specs) <= 7
