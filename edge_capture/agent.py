@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import shlex
-import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from natterjack.telemetry.log import fields
 from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
-from .display import CAPTURING, log_progress, show_live
+from .display import CAPTURING, show_progress
 from .errors import SourceLost
 from .session import EdgeSession
 from .sources import Block, Source
@@ -207,7 +206,7 @@ class Agent:
     async def _display(self) -> None:
         if self._options.quiet:
             return
-        await (show_live(self) if sys.stderr.isatty() else log_progress(self))
+        await show_progress(self)
 
     async def _capture(self, source: Source) -> None:
         try:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
+from natterjack.process.terminal import plain, rewritable
 from natterjack.telemetry.log import fields
 
 from .delivery.chain import Chain
@@ -32,6 +33,10 @@ _LOG_S = 5.0
 _METER_CELLS = 20
 _METER_FLOOR_DBFS = -60.0
 _LOUD_DBFS = -6.0
+_CELLS = {"level": _METER_CELLS, "dBFS": 4, "position": 9, "published": 9, "unacknowledged": 14}
+"""Widths of the columns between the speaker and the state."""
+_BY_IMPORTANCE = ("position", "level", "unacknowledged", "published", "dBFS")
+_MIN_SPEAKER, _MIN_STATE, _GAP = 8, 24, 2
 
 
 class Agent(Protocol):
@@ -118,18 +123,28 @@ async def log_progress(agent: Agent) -> None:
 
 def restore_terminal() -> None:
     """Show the cursor again, for a process that ends without closing the live table."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h\n")
-        sys.stderr.flush()
+    if rewritable(sys.stderr):
+        with contextlib.suppress(OSError):  # the terminal is closed
+            sys.stderr.write("\x1b[?25h\n")
+            sys.stderr.flush()
 
 
-async def show_live(agent: Agent) -> None:
-    """Show a live table on standard error with log lines above it, until cancelled."""
+async def show_progress(agent: Agent) -> None:
+    """Show progress on standard error, until cancelled or until a terminal is closed."""
+    if not rewritable(sys.stderr):
+        await log_progress(agent)
+        return
+    with contextlib.suppress(OSError):  # the capture goes on without its terminal
+        await _show_live(agent)
+
+
+async def _show_live(agent: Agent) -> None:
+    """Show a live table with log lines above it."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     with live, _logging_above():
         while True:
-            live.update(_table(agent), refresh=True)
+            live.update(_table(agent, console.width), refresh=True)
             await asyncio.sleep(_REFRESH_S)
 
 
@@ -147,31 +162,50 @@ def _logging_above() -> Iterator[None]:
             handler.setStream(stream)
 
 
-def _table(agent: Agent) -> Table:
+def columns_within(room: int) -> list[str]:
+    """The columns of the table that fit into `room` cells, in their order: always the state."""
+    room -= _MIN_SPEAKER + _GAP + _MIN_STATE
+    shown = {"speaker", "state"}
+    for name in _BY_IMPORTANCE:
+        if room >= _CELLS[name] + _GAP:
+            room -= _CELLS[name] + _GAP
+            shown.add(name)
+    return [name for name in ("speaker", *_CELLS, "state") if name in shown]
+
+
+def _table(agent: Agent, room: int) -> Table:
+    """The table for a terminal of `room` columns."""
     activity = agent.activity
     title = agent.title if activity == CAPTURING else f"{agent.title} ({activity})"
+    # Text, since square brackets in the name of a file or device are markup in a str.
     table = Table(
-        title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False
-    )
-    for name, justify in (
-        ("speaker", "left"), ("level", "left"), ("dBFS", "right"), ("position", "right"),
-        ("published", "right"), ("unacknowledged", "right"), ("state", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "state")  # type: ignore[arg-type]
+        title=Text(plain(title)), title_justify="left", caption_justify="left", box=None,
+        pad_edge=False,
+    )  # fmt: skip
+    names = columns_within(room)
+    spare = room - sum(_CELLS.get(name, 0) + _GAP for name in names[:-1]) - _MIN_STATE
+    for name in names:
+        if name == "speaker":
+            table.add_column(name, no_wrap=True, max_width=max(_MIN_SPEAKER, spare // 2))
+        elif name == "state":
+            table.add_column(name, min_width=min(_MIN_STATE, room - _MIN_SPEAKER - _GAP))
+        else:
+            table.add_column(name, no_wrap=True, justify="left" if name == "level" else "right")
     for session in agent.sessions:
         level = session.level_dbfs()
         state = state_text(session, agent)
         if dropped := session.publisher.dropped_frames:
             state += f"; {session.published_seconds(dropped):.1f} s dropped"
-        table.add_row(
-            session.spec.speaker,
-            _meter(level),
-            f"{level:.0f}" if level > SILENCE_DBFS else "-inf",
-            clock_text(session.seconds),
-            str(session.publisher.published),
-            str(session.publisher.unacknowledged),
-            Text(state),
-        )
+        cells: dict[str, str | Text] = {
+            "speaker": session.spec.speaker,
+            "level": _meter(level),
+            "dBFS": f"{level:.0f}" if level > SILENCE_DBFS else "-inf",
+            "position": clock_text(session.seconds),
+            "published": str(session.publisher.published),
+            "unacknowledged": str(session.publisher.unacknowledged),
+            "state": Text(plain(state)),
+        }
+        table.add_row(*(cells[name] for name in names))
     table.caption = leftovers_text(agent.leftovers) or None
     return table
 

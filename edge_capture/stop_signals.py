@@ -1,4 +1,4 @@
-"""Stopping on SIGINT and SIGTERM."""
+"""Stopping on SIGINT, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-from natterjack.process.signals import receiving
+from natterjack.process.signals import receiving, stop_signals
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def stopped_by_signals(before_abort: Callable[[], None]) -> Iterator[asyncio.Event]:
-    """Provide an event that SIGINT and SIGTERM set.
+    """Provide an event that SIGINT, SIGTERM and SIGHUP set.
 
-    A second signal calls `before_abort` and ends the process at once, with 130 or 143.
+    A second SIGINT or SIGTERM calls `before_abort` and ends the process at once, with 130 or 143.
     """
     stop = asyncio.Event()
 
     def received(number: int) -> None:
-        if stop.is_set():
+        if not stop.is_set():
+            log.info("stopping; signal again to abort")
+            stop.set()
+        elif number in (signal.SIGINT, signal.SIGTERM):  # a closed terminal may send two SIGHUP
             before_abort()
             os._exit(128 + number)
-        log.info("stopping; signal again to abort")
-        stop.set()
 
-    with receiving((signal.SIGINT, signal.SIGTERM), received):
+    with receiving(stop_signals(), received):
         yield stop

@@ -8,14 +8,14 @@ The API for downstream services::
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers know the name; `typing` takes long to import
 if TYPE_CHECKING:
     from .api import *  # noqa: F403
     from .api import __all__ as __all__
 else:
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Import the API at its first use, so that our programs are in charge of Ctrl-C before."""
         if not name.startswith("__") or name == "__all__":
             api = import_module(".api", __name__)

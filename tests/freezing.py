@@ -19,12 +19,12 @@ def freeze(pid: int) -> None:
     """
     os.kill(pid, signal.SIGSTOP)
     countdown = Countdown(10)
-    while not _stands_still(pid):
+    while not stands_still(pid):
         assert not countdown.expired(), f"process {pid} does not stop"
         time.sleep(0.002)
 
 
-def _stands_still(pid: int) -> bool:
+def stands_still(pid: int) -> bool:
     """Where there is no /proc, the signal has to do."""
     threads = Path(f"/proc/{pid}/task")
     if not threads.exists():

@@ -29,7 +29,7 @@ from natterjack.errors import (
 )
 from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
-from natterjack.process.signals import receiving
+from natterjack.process.signals import receiving, stop_signals
 from natterjack.process.variables import unknown_variables
 from natterjack.settings import (
     MODELS,
@@ -71,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
         prog="natterjack-worker",
         description="Claims sessions from the queue on NATS, holds one speech-provider stream for "
         "each, and publishes the transcripts. SIGTERM or Ctrl-C drains the worker: its sessions "
-        "move to other workers and no word is lost. Providers have settings of their own: see "
-        "`natterjack plugins`.",
+        "move to other workers and no word is lost. A second Ctrl-C ends it at once. Providers "
+        "have settings of their own: see `natterjack plugins`.",
         epilog="Exit status: 0 after a complete drain, 1 if it was cut short, 2 if a setting "
-        "is wrong or NATS cannot be used.",
+        "is wrong or NATS cannot be used, 130 after a second Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=version("natterjack"))
     parser.add_argument(
@@ -91,7 +91,14 @@ def parser() -> argparse.ArgumentParser:
 
 async def _work(flags: argparse.Namespace) -> None:
     stopping = asyncio.Event()
-    with receiving((signal.SIGTERM, signal.SIGINT), lambda _: stopping.set()):
+
+    def stop(number: int) -> None:
+        if stopping.is_set() and number == signal.SIGINT:
+            logging.shutdown()
+            os._exit(128 + number)  # the leases run out by themselves
+        stopping.set()
+
+    with receiving(stop_signals(), stop):
         await _work_until(stopping, flags)
 
 

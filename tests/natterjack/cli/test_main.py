@@ -49,7 +49,18 @@ def test_every_command_is_described(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sing"], ["budget"], ["limits", "set"], ["users", "add", "king"]]
+    "arguments",
+    [
+        [],
+        ["sing"],
+        ["budget"],
+        ["limits", "set"],
+        ["users", "add", "king"],
+        ["up", "--port", "65536"],
+        ["up", "--port", "-2"],
+        ["up", "--workers", "-1"],
+        ["up", "--workers", "two"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     done = run(*arguments)
@@ -59,7 +70,7 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
 
 def test_defaults() -> None:
     up = parser().parse_args(["up"])
-    assert (up.workers, up.provider, up.port, up.store) == (1, None, 0, None)
+    assert (up.workers, up.provider, up.port, up.store) == (1, None, 4222, None)
     demo = parser().parse_args(["demo", "--mic", "--device", "2"])
     assert (demo.path, demo.mic, demo.device) == (None, True, "2")
     tail = parser().parse_args(["tail", "--tenant", "acme"])

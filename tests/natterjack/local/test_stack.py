@@ -1,101 +1,236 @@
-"""Starting the parts of a local stack."""
+"""Starting the parts of a local stack, and ending them."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from natterjack.errors import UsageError
-from natterjack.local.stack import Part, PartFailed, program_command
-from tests.waiting import bound
+from natterjack.local import program
+from natterjack.local.parts import Part, PartFailed, Parts
+from natterjack.local.stack import part_environment
+from tests.waiting import soon, until
+
+pytestmark = pytest.mark.process
+
+STUBBORN = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+print('{"message": "ready"}', file=sys.stderr, flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture
-def shadowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with modules of the user's own that are named like ours."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for name in ("worker", "natterjack", "edge_capture", "asyncio", "json"):
-        (folder / f"{name}.py").write_text("raise SystemExit('the user\\'s own module was run')\n")
-    monkeypatch.chdir(folder)
-    return folder
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    async with Parts(tmp_path / "keeper.log") as parts:
+        yield parts
+    assert (tmp_path / "keeper.log").read_text() == ""
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("script", ["natterjack-worker", "natterjack-edge"])
-def test_a_program_runs_from_a_folder_with_modules_of_its_name(
-    shadowing: Path, script: str
-) -> None:
-    done = subprocess.run(
-        [*program_command(script), "--help"],
-        capture_output=True, text=True, check=False, timeout=bound(60),
+StartPart = Callable[..., object]
+
+
+async def start(parts: Parts, folder: Path, name: str, *command: str, rank: int = 0) -> Part:
+    return await parts.start(
+        name, command, environment=os.environ | {"NATS_URL": "nats://127.0.0.1:9"},
+        log_path=folder / f"{name}.log", rank=rank,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"usage: {script}" in done.stdout
 
 
-@pytest.mark.process
-def test_the_current_folder_is_not_on_the_path_and_pythonpath_is(
-    shadowing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "checkout" / "worker"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "start.py").write_text(
-        "import json, sys\ndef main(): print(json.dumps([__file__, *sys.path]))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    command = program_command("natterjack-worker")
-    assert command[0] == sys.executable
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=bound(60))
-    module, *path = json.loads(printed.stdout)
-    assert module == str(package / "start.py")
-    assert "" not in path
-    assert str(shadowing) not in path
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
-def test_a_program_that_is_not_installed() -> None:
-    with pytest.raises(UsageError, match="natterjack-robot is not installed"):
-        program_command("natterjack-robot")
+# ---- a part that ends ----------------------------------------------------------------------------
 
 
-@pytest.mark.process
-async def test_wrong_usage_of_a_part_is_a_usage_error(tmp_path: Path) -> None:
-    part = Part("edge 1", "natterjack-edge", ["file"], tmp_path / "edge.log")
-    await part.start({})
+async def test_wrong_usage_of_a_part_is_a_usage_error(parts: Parts, tmp_path: Path) -> None:
+    part = await start(parts, tmp_path, "edge", *program.command("natterjack-edge"), "file")
     with pytest.raises(UsageError, match="natterjack-edge file: error"):
         await part.logged("ready")
-    await part.stop()
     assert "natterjack-edge file: error" in (tmp_path / "edge.log").read_text()
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("content", [b"", None], ids=["empty", "missing"])
 async def test_a_file_that_is_not_a_recording_is_a_usage_error(
-    content: bytes | None, tmp_path: Path
+    content: bytes | None, parts: Parts, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.wav"
     if content is not None:
         path.write_bytes(content)
-    part = Part("edge 1", "natterjack-edge", ["file", str(path)], tmp_path / "edge.log")
-    await part.start({"NATS_URL": "nats://127.0.0.1:9"})
+    command = (*program.command("natterjack-edge"), "file", str(path))
+    part = await start(parts, tmp_path, "edge", *command)
     with pytest.raises(UsageError, match=re.escape(str(path))):
         await part.logged("ready")
-    await part.stop()
     log = (tmp_path / "edge.log").read_text()
     assert log.count("\n") == 1
     assert "Traceback" not in log
 
 
-@pytest.mark.process
-async def test_a_part_that_ends_too_early_has_failed(tmp_path: Path) -> None:
-    part = Part("worker 1", "natterjack-worker", ["--help"], tmp_path / "worker.log")
-    await part.start({})
-    with pytest.raises(PartFailed, match="worker 1 wrote no log"):
+async def test_a_part_that_ends_too_early_has_failed(parts: Parts, tmp_path: Path) -> None:
+    command = (*program.command("natterjack-worker"), "--help")
+    part = await start(parts, tmp_path, "worker", *command)
+    with pytest.raises(PartFailed, match="ended with exit status 0: worker wrote no log"):
         await part.logged("worker ready")
-    await part.stop()
+
+
+async def test_a_part_that_is_killed_has_failed(parts: Parts, tmp_path: Path) -> None:
+    part = await start(parts, tmp_path, "sleep", "sleep", "600")
+    part.signal(signal.SIGKILL)
+    assert await soon(part.wait(), 30) == -signal.SIGKILL
+    assert str(await part.failure()) == (
+        f"sleep (process {part.pid}) was killed by SIGKILL: sleep wrote no log"
+    )
+
+
+async def test_a_part_that_cannot_be_started(parts: Parts, tmp_path: Path) -> None:
+    with pytest.raises(PartFailed, match=r"robot cannot be started: .*No such file"):
+        await start(parts, tmp_path, "robot", str(tmp_path / "robot"))
+
+
+async def test_a_log_is_of_this_run(parts: Parts, tmp_path: Path) -> None:
+    (tmp_path / "part.log").write_text('{"message": "ready"}\n')
+    part = await start(parts, tmp_path, "part", sys.executable, "-c", "print('no')")
+    with pytest.raises(PartFailed):
+        await part.logged("ready")
+
+
+# ---- the end of all parts ------------------------------------------------------------------------
+
+
+async def test_parts_of_a_higher_rank_end_first(tmp_path: Path) -> None:
+    tell = (
+        "import signal, sys, time\n"
+        "def end(*_): print(time.monotonic(), file=sys.stderr); sys.exit()\n"
+        'signal.signal(15, end); print(\'{"message": "ready"}\', file=sys.stderr, flush=True)\n'
+        "time.sleep(600)"
+    )
+    async with Parts(tmp_path / "keeper.log") as parts:
+        for name, rank in (("broker", 0), ("worker", 1), ("edge", 2), ("worker2", 1)):
+            part = await start(parts, tmp_path, name, sys.executable, "-c", tell, rank=rank)
+            await part.logged("ready")
+    ends = [
+        float((tmp_path / f"{name}.log").read_text().split()[-1])
+        for name in ("edge", "worker", "worker2", "broker")
+    ]
+    assert ends[0] < min(ends[1:3])
+    assert max(ends[1:3]) < ends[3]
+
+
+async def test_a_part_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "keeper.log")
+    await parts.__aenter__()
+    part = await start(parts, tmp_path, "part", sys.executable, "-c", STUBBORN)
+    await part.logged("ready")
+    await soon(parts.end(0.2), 30)
+    assert await part.wait() == -signal.SIGKILL
+
+
+async def test_a_stopped_part_ends(tmp_path: Path) -> None:
+    async with Parts(tmp_path / "keeper.log") as parts:
+        part = await start(parts, tmp_path, "part", "sleep", "600")
+        part.signal(signal.SIGSTOP)
+    assert await part.wait() == -signal.SIGTERM
+
+
+async def test_killing_all_parts_does_not_wait(tmp_path: Path) -> None:
+    async with Parts(tmp_path / "keeper.log") as parts:
+        part = await start(parts, tmp_path, "part", sys.executable, "-c", STUBBORN)
+        await part.logged("ready")
+        parts.stop(0)
+    assert await part.wait() == -signal.SIGKILL
+
+
+async def test_what_a_killed_part_has_started_is_killed_too(tmp_path: Path) -> None:
+    shell = "trap '' TERM; sleep 600 & echo $! >&2; wait; wait"
+    async with Parts(tmp_path / "keeper.log") as parts:
+        part = await start(parts, tmp_path, "part", "sh", "-c", shell)
+        await until(lambda: (tmp_path / "part.log").read_text(), "it has started a process")
+        parts.stop(0)
+    assert await part.wait() == -signal.SIGKILL
+    child = int((tmp_path / "part.log").read_text())
+    await until(lambda: not exists(child) or _zombie(child), "its child is gone")
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+async def test_the_keeper_removes_the_directory_it_was_given(tmp_path: Path) -> None:
+    directory = tmp_path / "temporary"
+    (directory / "nats").mkdir(parents=True)
+    async with Parts(tmp_path / "keeper.log") as parts:
+        parts.remove_at_end(directory)
+    assert not directory.exists()
+    directory.mkdir()
+    async with Parts(tmp_path / "keeper.log") as parts:
+        parts.remove_at_end(directory)
+        parts.remove_at_end(None)
+    assert directory.exists()
+
+
+ORPHAN = """
+import asyncio, os, pathlib, sys
+from natterjack.local.parts import Parts
+
+async def main():
+    folder = pathlib.Path(sys.argv[1])
+    parts = Parts(folder / "keeper.log")
+    await parts.__aenter__()
+    part = await parts.start(
+        "part", [sys.executable, "-c", sys.argv[2]], environment=os.environ,
+        log_path=folder / "part.log",
+    )
+    await part.logged("ready")
+    print(part.pid, flush=True)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_orphan_that_does_not_end_is_killed_within_seconds(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, str(tmp_path), STUBBORN],
+        stdout=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    pid, since = int(done.stdout), time.monotonic()
+    assert done.returncode == -signal.SIGKILL
+    await until(lambda: not exists(pid), "the part is gone", 10)
+    assert time.monotonic() - since > 1, "it had no time to end by itself"
+
+
+# ---- what the parts get --------------------------------------------------------------------------
+
+
+def test_the_environment_of_parts() -> None:
+    """Connection settings are for another broker, and so is the audio in a spool."""
+    given = {"HOME": "/root", "NATS_CREDS": "prod.creds", "EDGE_SPOOL": "/var", "WORKER_X": "1"}
+    assert part_environment(given) == {"HOME": "/root", "WORKER_X": "1"}
+
+
+async def test_messages_are_read_from_json_lines(parts: Parts, tmp_path: Path) -> None:
+    lines = ["no JSON", "[1]", json.dumps({"message": "ready", "http": "x"}), "end"]
+    part = await start(
+        parts, tmp_path, "part", "sh", "-c", f"cat >&2 <<E\n{chr(10).join(lines)}\nE"
+    )
+    assert (await part.logged("ready"))["http"] == "x"
+    await part.wait()
+    assert part.tail() == "no JSON | [1] | ready | end"
