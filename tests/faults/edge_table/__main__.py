@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,12 @@ async def _apart(name: str, minutes: float) -> Result:
         *("--minutes", str(minutes)),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    out, errors = await process.communicate()
+    try:
+        out, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
     try:
         return _RESULT.validate_json(out)
     except ValueError:
@@ -99,6 +105,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the rows and return the exit status: 1 if one is not met."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind
     if arguments.json:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
