@@ -36,7 +36,8 @@ _STEADY, _STEADY_SMALL = 4, 8
 _STEADY_SPREAD_S = 0.06
 _PLACE_S = 0.1
 """A block that is later than the rest by more belongs to the audio before a gap."""
-_LONGEST_HOLD_S = 5.0
+_LONGEST_HOLD_S = 60.0
+"""More than a sound server keeps: on a machine that is busy for so long, all of it may yet come."""
 _OPENING_S = 0.5
 _SETTLE_S = 3.0
 """At first, earlier blocks show that the ones before were late."""

@@ -149,6 +149,19 @@ def test_a_full_buffer_loses_what_comes_after_it() -> None:
     assert gap == pytest.approx(20, abs=0.1)
 
 
+def test_audio_that_a_busy_machine_takes_long_to_read_is_no_gap() -> None:
+    """It is read too slowly for 20 s, then too fast: it is late by up to 10 s, and all comes."""
+    clock, silence = CaptureClock(RATE, 10.0), np.zeros((20, 1), np.int16)
+    blocks: list[Block] = []
+    for index in range(4000):
+        at = index * 0.02
+        late_s = max(0.0, 10 - abs(at - 40) / 2)
+        burst_s = at % 0.4 if late_s else 0.0
+        blocks += clock.add(Captured(silence, 10 + at + late_s + 0.4 - burst_s, 0.0, 0, 0.05))
+    assert len(blocks) == 4000
+    assert not any(block.lost_frames for block in blocks)
+
+
 def test_small_losses_are_summed_up() -> None:
     events = tuple(Event("lost", at, 0.12) for at in (100, 250, 400))
     device = Device(seconds=530, events=events)
