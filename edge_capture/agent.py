@@ -21,6 +21,7 @@ from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
 from .display import CAPTURING, show_progress
 from .errors import SourceLost
+from .input_report import InputReport
 from .session import EdgeSession
 from .sources import Block, Source
 from .spool import Spool
@@ -64,8 +65,10 @@ class Agent:
         self.broker: Broker | None = None
         self.attempts = Attempts()
         self._source = source
+        self._input: InputReport | None = None
         self._capturing = source is not None
         if source is not None:
+            self._input = InputReport(source, split=len(sessions) > 1)
             source.can_finish = self._can_finish
         self._spool = spool
         self._broker_settings = broker
@@ -111,6 +114,8 @@ class Agent:
                     await self._run_until(self._capture(self._source), stop, self._ended)
                     for block in self._source.remaining():
                         self._feed(block)
+                    if self._input is not None:
+                        self._input.finish()
                 self._source.close()
                 self._capturing = False
             interrupted = stop.is_set()
@@ -224,6 +229,8 @@ class Agent:
 
     def _feed(self, block: Block) -> list[EdgeSession]:
         """Feed all sessions. Returns those that were offered a chunk."""
+        if self._input is not None:
+            self._input.feed(block)
         return [session for session in self.sessions if session.feed(block)]
 
     async def _all_stored(self) -> None:

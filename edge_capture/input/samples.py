@@ -75,7 +75,7 @@ class Coding(NamedTuple):
         if self.kind in EXPANSIONS:
             return EXPANSIONS[self.kind][np.frombuffer(data, np.uint8)]
         if self.kind == "float":
-            with np.errstate(over="ignore"):  # a double may be too large for float32
+            with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold
                 return np.frombuffer(data, f"{order}f{self.size}").astype(np.float32)
         if self.size == 1:
             return (np.frombuffer(data, np.uint8).astype(np.int16) - 128) << 8

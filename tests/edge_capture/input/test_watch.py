@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_capture.input.samples import Samples
+from edge_capture.input.watch import (
+    CHANNEL,
+    CLIPPING,
+    DEAD,
+    ENCODING,
+    INVALID,
+    LOW,
+    PHASE,
+    Finding,
+    Watch,
+)
+from natterjack.audio import AudioFormat, Encoding
+from tests.edge_capture.program import tone
+from tests.emulators import tones
+from tests.searching import examples
+
+from .encodings import encoded
+from .test_mix import blocks, speech
+
+RATE = 16_000
+Audio = npt.NDArray[np.floating]
+
+
+def watched(
+    samples: Samples,
+    sizes: int | list[int] = 1280,
+    *,
+    rate: int = RATE,
+    split: bool = False,
+    encoding: Encoding = "linear16",
+    finish: bool = False,
+) -> list[Finding]:
+    """Return the findings about samples of shape (frames, channels)."""
+    watch = Watch(AudioFormat(encoding, rate, samples.shape[1]), split=split)
+    found = [finding for block in blocks(samples, sizes) for finding in watch.feed(block)]
+    return found + (watch.finish() if finish else [])
+
+
+def pcm(*channels: Audio) -> npt.NDArray[np.int16]:
+    samples: Audio = np.stack(channels, axis=1).clip(-1, 1)
+    return np.rint(samples * 32767).astype(np.int16)
+
+
+def summary(findings: list[Finding]) -> list[tuple[str, bool, float]]:
+    return [(each.code, each.began, round(each.frame / RATE, 1)) for each in findings]
+
+
+def music(seed: int, seconds: float, level: float) -> Audio:
+    """Return chords with an attack and a decay, each of several overtones."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for _ in range(round(seconds * 2)):
+        notes = 110 * 2 ** (rng.integers(0, 36, 4) / 12)
+        chord = sum(
+            tone(note * k, 0.5, RATE, 1 / k) for note in notes for k in (1, 2, 3) if note * k < 7900
+        )
+        parts.append(chord * np.exp(-np.arange(8000) / 4000) * rng.choice([0.3, 1]))
+    audio: Audio = np.concatenate(parts)
+    audio *= level / np.abs(audio).max()
+    return audio
+
+
+def noise(seed: int, seconds: float, level: float) -> Audio:
+    return np.random.default_rng(seed).normal(0, level, round(seconds * RATE))
+
+
+def words(seed: int, seconds: float, level: float) -> Audio:
+    audio = np.frombuffer(tones.encode(tones.sequence(200)[seed % 50 :]), "<i2") / 32768
+    return level * audio[: round(seconds * RATE)]
+
+
+def spoken(seed: int, seconds: float, level: float) -> Audio:
+    return speech(seed, seconds, level) + noise(seed, seconds, 3e-4)
+
+
+makers: list[Callable[[int, float, float], Audio]] = [spoken, music, noise, words]
+
+
+@examples(60)
+@given(
+    seed=st.integers(0, 1000),
+    makers=st.lists(st.sampled_from(makers), min_size=1, max_size=3),
+    level=st.sampled_from([0.001, 0.01, 0.1, 0.25]),
+    sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=5).map(lambda some: [1280, *some]),
+    floats=st.booleans(),
+)
+def test_nothing_is_found_in_usual_audio(
+    seed: int,
+    makers: list[Callable[[int, float, float], Audio]],
+    level: float,
+    sizes: list[int],
+    floats: bool,
+) -> None:
+    """Speech, music, the noise of a fan and of a quiet room, in any number of channels."""
+    samples = pcm(*(maker(seed + n, 25, level) for n, maker in enumerate(makers)))
+    assert watched(samples.astype(np.float32) / 32768 if floats else samples, sizes) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_found_in_usual_stereo(seed: int) -> None:
+    """The same twice, two microphones at a distance, a pan, and music with a wide side."""
+    near = spoken(seed, 25, 0.2)
+    side = music(seed, 25, 0.1)
+    for left, right in (
+        (near, near),
+        (near, 0.7 * np.roll(near, 12) + noise(1, 25, 0.001)),
+        (near, 0.05 * near),
+        (near + side, near - side),
+        (music(seed, 25, 0.9), music(seed, 25, 0.9)),
+    ):
+        assert watched(pcm(left, right)) == []
+
+
+def around(special: Audio, usual: Audio) -> Samples:
+    """Return 15 s of usual audio, 20 s that is special, and 15 s of usual audio."""
+    return pcm(*np.concatenate([usual, special, usual]).T)
+
+
+USUAL = np.stack([spoken(1, 15, 0.1), spoken(2, 15, 0.1)], axis=1)
+LONG = np.stack([spoken(3, 20, 0.1), spoken(4, 20, 0.1)], axis=1)
+
+
+@pytest.mark.parametrize("sizes", [320, 1280, 8000, [1, 5000, 17]])
+@pytest.mark.parametrize(
+    ("code", "special", "words"),
+    [
+        (DEAD, 0 * LONG, "the input has zeros only: it is muted or disconnected"),
+        (DEAD, 0 * LONG + 0.25, "the input has a constant value (8192)"),
+        (LOW, 3e-5 * np.sign(LONG), "noise of a converter"),
+        (LOW, 3e-5 * np.sign(LONG) + 0.01, "gain is far too low"),
+        (CLIPPING, 30 * LONG, "% of the samples are clipped: lower the gain"),
+        (PHASE, LONG[:, :1] * [1, -1], "channels 1 and 2 have opposite phase"),
+        (PHASE, LONG[:, :1] * [-0.4, 1] + 1e-4, "--split-channels"),
+        (CHANNEL, LONG * [0, 1], "only channel 2 of 2 has audio"),
+        (CHANNEL, LONG * [1, 1e-4], "only channel 1 of 2 has audio"),
+    ],
+)
+def test_each_finding_begins_and_ends_once(
+    code: str, special: Audio, words: str, sizes: int | list[int]
+) -> None:
+    found = watched(around(special, USUAL), sizes)
+    assert [(each.code, each.began) for each in found] == [(code, True), (code, False)]
+    began, ended = found
+    assert words in began.text
+    assert 14 <= began.frame / RATE <= 19
+    assert 33 <= ended.frame / RATE <= 46
+
+
+def test_what_a_source_begins_with_is_found_at_once() -> None:
+    found = watched(pcm(*np.concatenate([0 * USUAL, LONG]).T))
+    assert summary(found) == [(DEAD, True, 0), (DEAD, False, 15)]
+    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    counts = [len(watch.feed(np.zeros((1600, 1), np.int16))) for _ in range(101)]
+    assert counts == [0] * 99 + [1, 0]
+
+
+def test_channels_that_are_sessions_are_watched_one_by_one() -> None:
+    found = watched(pcm(*np.concatenate([USUAL, LONG * [1, 0], USUAL]).T), split=True)
+    assert [(each.code, each.began) for each in found] == [(DEAD, True), (DEAD, False)]
+    assert found[0].text.startswith("channel 2 has zeros only")
+    assert not watched(pcm(*(LONG[:, :1] * [1, -1]).T), split=True)
+
+
+def test_one_of_many_channels() -> None:
+    channels = np.zeros((20 * RATE, 8))
+    channels[:, 4] = LONG[:, 0]
+    (found,) = watched(pcm(*channels.T))
+    assert (found.code, found.frame) == (CHANNEL, 0)
+    assert "only channel 5 of 8 has audio" in found.text
+
+
+def test_silence_says_nothing_about_the_phase() -> None:
+    """A finding about audio is not over because there is none."""
+    quiet = np.stack([noise(1, 30, 1e-4), noise(2, 30, 1e-4)], axis=1)
+    found = watched(pcm(*np.concatenate([LONG[:, :1] * [1, -1], quiet, LONG[:, :1] * [1, -1]]).T))
+    assert summary(found) == [(PHASE, True, 0)]
+
+
+def test_what_comes_and_goes_is_not_said_each_time() -> None:
+    """A day of pauses of 15 s, after a noise gate, in a telephone call."""
+    watch = Watch(AudioFormat("linear16", 100, 1), split=False)
+    rng = np.random.default_rng(1)
+    found: list[Finding] = []
+    for _ in range(24 * 60 * 2):
+        found += watch.feed(rng.integers(-9000, 9000, (1500, 1)).astype(np.int16))
+        found += watch.feed(np.zeros((1500, 1), np.int16))
+    assert Counter(each.code for each in found) == {DEAD: pytest.approx(10, abs=8)}
+    assert found[0].began
+
+
+def test_short_audio_is_judged_at_its_end() -> None:
+    assert summary(watched(pcm(*(LONG[:24_000, :1] * [1, -1]).T), finish=True)) == [
+        (PHASE, True, 0)
+    ]
+    assert summary(watched(np.zeros((3 * RATE, 1), np.int16), finish=True)) == [(DEAD, True, 0)]
+    assert watched(pcm(LONG[: 3 * RATE, 0]), finish=True) == []
+    assert watched(np.zeros((1000, 1), np.int16), finish=True) == []
+    # What was found before is not found again.
+    assert len(watched(np.zeros((15 * RATE, 1), np.int16), finish=True)) == 1
+
+
+@pytest.mark.parametrize("encoding", ["mulaw", "alaw"])
+def test_telephone_audio_is_watched(encoding: Encoding) -> None:
+    silence = {"mulaw": 0xFF, "alaw": 0xD5}[encoding]
+    audio = np.frombuffer(encoded(spoken(1, 15, 0.1), encoding), np.uint8)[:, None]
+    dead = np.full((20 * RATE, 1), silence, np.uint8)
+    found = watched(np.concatenate([audio, dead, audio]), encoding=encoding)
+    assert summary(found) == [(DEAD, True, 15), (DEAD, False, 35)]
+    assert "zeros only" in found[0].text
+
+
+ENCODINGS = ["s16be", "u8", "s24le", "s24be", "s32le", "f32le", "f32be", "f64le", "mulaw", "alaw"]
+
+
+@examples(40)
+@given(
+    # Music is not recognized in encodings of one byte: it makes too little noise.
+    case=st.sampled_from(
+        [
+            (name, maker)
+            for name in ENCODINGS
+            for maker in (spoken, words, music)
+            if maker != music or name not in ("u8", "mulaw", "alaw")
+        ]
+    ),
+    level=st.sampled_from([0.1, 0.3]),
+    seed=st.integers(0, 1000),
+)
+def test_another_encoding_is_recognized(
+    case: tuple[str, Callable[[int, float, float], Audio]], level: float, seed: int
+) -> None:
+    name, maker = case
+    data = encoded(maker(seed, 25, level), name)
+    samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2")[:, None]
+    found = [each for each in watched(samples) if each.code == ENCODING]
+    assert [each.began for each in found] == [True]
+    assert f"calls it {name}" in found[0].text or f"--encoding {name}" in found[0].text
+
+
+def test_linear_audio_that_was_declared_as_mulaw() -> None:
+    data = encoded(spoken(1, 25, 0.1), "s16le")
+    samples = np.frombuffer(data, np.uint8)[:, None]
+    (found,) = (each for each in watched(samples, encoding="mulaw") if each.code == ENCODING)
+    assert "It is probably 16-bit PCM" in found.text
+
+
+def test_a_byte_that_is_missing() -> None:
+    data = encoded(spoken(1, 25, 0.1), "s16le")[1:-1]
+    found = watched(np.frombuffer(data, "<i2")[:, None])
+    assert [each.code for each in found if each.began and each.code == ENCODING] == [ENCODING]
+    assert any("16-bit PCM that is shifted by 1 byte" in each.text for each in found)
+
+
+def test_encoded_audio() -> None:
+    data = np.random.default_rng(1).bytes(2 * 20 * RATE)
+    (found,) = watched(np.frombuffer(data, "<i2")[:, None])
+    assert "It is probably encoded or encrypted audio" in found.text
+
+
+def test_samples_that_are_no_numbers() -> None:
+    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    found = []
+    for number, block in enumerate(blocks(LONG[:, :1].astype(np.float32), 1600)):
+        found += watch.feed(block, invalid=3 if number == 33 else 0)
+    assert summary(found) == [(INVALID, True, 3), (INVALID, False, 4)]
+    assert found[0].text.startswith("3 samples are NaN, infinite or huge")
+
+
+def test_lost_frames_count() -> None:
+    watch = Watch(AudioFormat("linear16", RATE, 1), split=False)
+    found = []
+    for second in range(12):
+        found += watch.feed(np.zeros((RATE, 1), np.int16), lost_frames=0 if second else 5 * RATE)
+    assert summary(found) == [(DEAD, True, 5)]
