@@ -256,7 +256,7 @@ async def _send(flags: argparse.Namespace) -> int:
             "the spool has nothing to send",
             extra=fields(held_by_other_agents=spool.locked_by_others),
         )
-    return code or 0
+    return code or int(bool(spool.unusable))
 
 
 def _open_spool(flags: argparse.Namespace) -> Spool | None:

@@ -270,6 +270,8 @@ class Agent:
                 complete &= session.chain.transcribed
         for chain in self.leftovers:
             complete &= self._report_leftover(chain)
+        if self._spool is not None:
+            complete &= not self._spool.unusable
         return 0 if complete else 1
 
     def _report_damage(self, publisher: Publisher) -> bool:

@@ -14,7 +14,12 @@ before they are synced to the disk, which is less than the gap that a run leaves
 A segment is deleted once all of it is acknowledged and a later segment is synced, so the newest
 segment always tells where the session stands.
 
-Files that cannot be read any more move to DIR/damaged-<session id> when the session is finished.
+A full disk is tried again each second. Until what follows is synced, session.json is called
+failed.json, and the session cannot be resumed.
+
+Files that cannot be read any more move to DIR/damaged-<session id> when the session is finished,
+and whole sessions at once if they cannot be used. Nothing else is deleted unacknowledged, except
+the beginning of a chunk that was never written completely.
 
 A lock on a session's directory gives it to one process. The system releases the lock when that
 process dies.

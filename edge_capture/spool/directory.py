@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from natterjack.audio import AudioFormat
 from natterjack.errors import first_problem
@@ -24,7 +24,7 @@ from natterjack.telemetry.log import fields
 
 from ..errors import SpoolError
 from ..settings import SpoolSettings
-from .disk import RECORD_BYTES, boot_id, clear, save, sync, take_lock
+from .disk import RECORD_BYTES, boot_id, clear, damaged_path, save, sync, take_lock
 from .session import FAILED, SESSION, Description, Origin, SpooledBacklog
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,14 @@ _TRANSIENT = re.compile(rf"\.(new|old)-{_SESSION_ID.pattern}")
 """Name of a directory that is being created or removed."""
 
 
+class _Version(BaseModel):
+    version: int
+
+
+class _OtherVersion(Exception):
+    """A session has the format of another release."""
+
+
 class Spool:
     """The spool of one run: its own sessions, and those that it adopts from earlier runs."""
 
@@ -57,6 +65,8 @@ class Spool:
         self._sessions: list[SpooledBacklog] = []
         self.locked_by_others = 0
         """Number of sessions that the last `adopt` found in use by other agents."""
+        self.unusable: set[str] = set()
+        """Ids of sessions that cannot be sent."""
         self._sync_needed = asyncio.Event()
         """Set when audio must be synced to the disk before it can be sent."""
         self._thread = ThreadPoolExecutor(1, "spool")
@@ -109,8 +119,9 @@ class Spool:
     def adopt(self) -> list[SpooledBacklog]:
         """Adopt the newest 64 sessions that earlier runs have left, and return them oldest first.
 
-        Sessions in use by other agents are skipped. All adopted sessions are read completely. An
-        unusable session stays where it is, with a warning; files of other programs are ignored.
+        Sessions in use by other agents are skipped. All adopted sessions are read completely. A
+        damaged session is moved to damaged-<session id>, with an error; one that is unusable for
+        another reason stays, with a warning. Files of other programs are ignored.
         Raises: SpoolError.
         """
         try:
@@ -143,23 +154,51 @@ class Spool:
                 return []
             return [self._load(directory, lock)]
         except ValidationError as error:
-            _warn(directory, first_problem(error))
-        except OSError as error:
-            _warn(directory, str(error.strerror))
+            problem = self._set_aside(directory, first_problem(error))
+        except (FileNotFoundError, IsADirectoryError) as error:
+            name = Path(str(error.filename)).name
+            problem = self._set_aside(directory, f"{name}: {error.strerror}")
         except ValueError as error:
-            _warn(directory, str(error))
+            problem = self._set_aside(directory, str(error))
+        except OSError as error:
+            problem = str(error.strerror)
+        except _OtherVersion as error:
+            problem = str(error)
         if lock is not None:
             os.close(lock)
+        if problem:
+            self.unusable.add(directory.name)
+            log.warning(
+                "ignoring an unusable session in the spool: %s",
+                problem,
+                extra=fields(directory=str(directory)),
+            )
         return []
+
+    def _set_aside(self, directory: Path, reason: str) -> str | None:
+        """Rename a damaged session's directory. Returns what prevents that, or None."""
+        kept = damaged_path(directory)
+        try:
+            os.rename(directory, kept)
+        except FileNotFoundError:
+            return None  # another agent has just sent and removed it
+        except OSError as error:
+            return f"{reason}; and it cannot be renamed: {error.strerror}"
+        self.unusable.add(directory.name)
+        log.error(
+            "a session in the spool is damaged and cannot be sent; its files are kept: %s",
+            reason,
+            extra=fields(directory=str(kept)),
+        )
+        return None
 
     def _load(self, directory: Path, lock: int) -> SpooledBacklog:
         failed = not (directory / SESSION).exists() and (directory / FAILED).exists()
         data = (directory / (FAILED if failed else SESSION)).read_bytes()
+        version = _Version.model_validate_json(data).version
+        if version != _VERSION:
+            raise _OtherVersion(f"its version is {version}, this program supports {_VERSION}")
         description = Description.model_validate_json(data)
-        if description.version != _VERSION:
-            raise ValueError(
-                f"its version is {description.version}, this program supports {_VERSION}"
-            )
         backlog = self._open_backlog(directory, lock, description)
         backlog.intact = not failed
         try:
@@ -272,11 +311,3 @@ def _changed(directory: Path) -> float:
         if stat.S_ISDIR(status.st_mode):
             return status.st_mtime
     return 0.0
-
-
-def _warn(directory: Path, reason: str) -> None:
-    log.warning(
-        "ignoring an unusable session in the spool: %s",
-        reason,
-        extra=fields(directory=str(directory)),
-    )

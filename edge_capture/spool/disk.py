@@ -25,7 +25,8 @@ RECORD_BYTES = _RECORD.size
 """Size of a record without its payload."""
 _CRC = struct.Struct("<I")
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
-_FILE = re.compile(r"(session|failed|dropped)\.(json|new)|\d{12,}\.(seg|sent)")
+_SEGMENT = re.compile(r"\d{12,}\.(seg|sent)")
+_FILE = re.compile(rf"(session|failed|dropped)\.(json|new)|{_SEGMENT.pattern}")
 """Names of the files that this program creates in a session's directory."""
 _TEMPORARY_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -55,6 +56,22 @@ def read_records(file: BinaryIO, index: int) -> Iterator[tuple[Chunk, int]]:
         index += 1
 
 
+def is_cut(rest: bytes, index: int) -> bool:
+    """Return whether `rest` may be what an interrupted write of chunk `index` has left.
+
+    That is the beginning of its record, or zeros. Anything else is damage.
+    """
+    if len(rest) < _RECORD.size or not rest.strip(b"\0"):
+        return True
+    _, size, found, *_ = _RECORD.unpack_from(rest)
+    return bool(found == index and size <= MAX_CHUNK_BYTES and len(rest) < _RECORD.size + size)
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """Return a session's files of records in order. Raises: OSError."""
+    return sorted(path for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))
+
+
 def write_whole(descriptor: int, offset: int, data: bytes) -> int:
     """Append `data` to a file whose end is at `offset`. Returns the number of bytes.
 
@@ -78,6 +95,9 @@ def save(path: Path, data: bytes) -> None:
     try:
         write_whole(descriptor, 0, data)
         os.fsync(descriptor)
+    except OSError:
+        unlink([temporary])  # what it has of a full disk
+        raise
     finally:
         os.close(descriptor)
     os.rename(temporary, path)
@@ -160,6 +180,11 @@ def _delete(directory: Path, keep: set[str]) -> None:
 def is_temporary(error: OSError) -> bool:
     """Return whether the system is only short of a resource, so that the disk is not at fault."""
     return error.errno in _TEMPORARY_ERRNOS
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether there is no room on the disk now, and may be later."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def take_lock(directory: Path) -> int | None:

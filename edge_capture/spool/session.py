@@ -29,11 +29,14 @@ from .disk import (
     boot_id,
     damaged_path,
     encode_record,
+    is_cut,
+    is_full,
     is_temporary,
     open_all,
     read_records,
     remove,
     save,
+    segment_paths,
     sync_open,
     unlink,
     write_whole,
@@ -41,7 +44,7 @@ from .disk import (
 
 log = logging.getLogger(__name__)
 
-SESSION, FAILED = "session.json", "failed.json"
+SESSION, FAILED, DROPPED = "session.json", "failed.json", "dropped.json"
 _UNSENT, _SENT = ".seg", ".sent"
 _PREFETCH_CHUNKS = 64
 """Number of chunks read back from the disk at a time and held in memory."""
@@ -53,6 +56,10 @@ _READ_PATIENCE_S = 30.0
 """How long reading a file is retried before its audio is given up."""
 _SYNC_FILES = 16
 """Number of files opened to be synced at a time."""
+_RETRY_S = 1.0
+"""How often a disk that was full is tried again."""
+_RETURN_CHUNKS = 100
+"""How many chunks are moved from memory to the disk for each that is put."""
 
 InThread = Callable[[Callable[[], object]], Awaitable[None]]
 """Runs a blocking disk operation in a thread."""
@@ -131,7 +138,9 @@ class Head:
 class SpooledBacklog(Backlog):
     """A session's chunks on disk, of which the next few are also in memory.
 
-    If the disk fails, it continues as a Backlog in memory.
+    If the disk fails, it continues as a Backlog in memory. If the disk was only full, it is used
+    again once there is room: the waiting chunks are moved to it. Chunks that were sent from memory
+    are a hole in the indexes on disk.
     """
 
     name = "spool"
@@ -157,7 +166,15 @@ class SpooledBacklog(Backlog):
         self.run = description.run
         self.head = Head()
         self.intact = True
-        """False once the disk has failed: chunks that are not on it may have been sent."""
+        """Whether a later run can resume the session. False while the disk fails, and until what
+        follows is synced: the disk does not tell which numbers were used from memory."""
+        self._on_disk = True
+        """Whether new chunks are written to the disk."""
+        self._retry_at = 0.0
+        """When a full disk is tried again, on the monotonic clock."""
+        self._given_up = False
+        """Whether the disk is not used again."""
+        self._ahead_on_disk: int | None = None
         self.chunks_missing = False
         """True after a power cut: chunks that are not on the disk may have been sent."""
         self._machine_restarted = False
@@ -212,6 +229,7 @@ class SpooledBacklog(Backlog):
             self._ahead_chunks = max(1, int(self._wait_seconds * 1000 / self.origin.chunk_ms))
         elif can_wait:
             self._ahead_chunks = AHEAD_CHUNKS
+        self._ahead_on_disk = self._ahead_chunks
 
     @property
     def size(self) -> int:
@@ -248,7 +266,7 @@ class SpooledBacklog(Backlog):
 
     @property
     def durable(self) -> bool:
-        return self.intact
+        return self._on_disk and not self._waiting
 
     @property
     def damaged_directory(self) -> Path | None:
@@ -260,7 +278,7 @@ class SpooledBacklog(Backlog):
     # Writing. Data in the page cache survives the end of this process.
 
     def put(self, chunk: Chunk) -> None:
-        if self.intact:
+        if self._on_disk:
             try:
                 self._append(chunk)
             except OSError as error:
@@ -268,15 +286,40 @@ class SpooledBacklog(Backlog):
             else:
                 return
         super().put(chunk)
+        self._return_to_disk()
+
+    def _return_to_disk(self) -> None:
+        """Move chunks from memory to a disk that was full, as far as there is room."""
+        if self._on_disk or self._given_up or not self._waiting:
+            return
+        if time.monotonic() < self._retry_at:
+            return
+        ended = self.ended
+        try:
+            for _ in range(min(_RETURN_CHUNKS, len(self._waiting))):
+                self._append(self._waiting[0])
+                self._waiting_bytes -= len(self._waiting.popleft().payload)
+        except OSError as error:
+            self._close_file()
+            self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not is_full(error)
+        self.ended = ended
+        if not (self._waiting or self._given_up):
+            self._on_disk = True
+            self._ahead_chunks = self._ahead_on_disk
+            self._sync_needed.set()
+            log.warning(
+                "the spool is used again: there is room on the disk",
+                extra=fields(session=str(self.spec.key), spool=str(self.directory)),
+            )
 
     def _append(self, chunk: Chunk) -> None:
         segment = self._writable()
         index = segment.first + segment.count
         size = segment.size
         assert self._file is not None
+        written = write_whole(self._file, size, encode_record(index, chunk))
         if chunk.note:
             self._notes[index], self._described = chunk.note, False
-        written = write_whole(self._file, size, encode_record(index, chunk))
         self._count(segment, chunk, written)
         if self._unread == 0 and len(self._prefetched) < _PREFETCH_CHUNKS:
             self._prefetched.append((self._assign_numbers(segment) + index - segment.first, chunk))
@@ -291,14 +334,20 @@ class SpooledBacklog(Backlog):
         if self._file is not None:
             if self._segments[-1].frames < self._segment_frames:
                 return self._segments[-1]
-            os.close(self._file)
-            self._file = None
+            self._close_file()
+        if self._segments and self._segments[-1].first == self.head.index:
+            self._segments.pop()  # it has no chunk, because the disk failed
         segment = _Segment(self.directory / f"{self.head.index:012}{_UNSENT}", self.head.index)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         self._file = os.open(segment.path, flags, 0o600)
         unlink([segment.path.with_suffix(_SENT)])  # an empty file that a power cut may leave
+        try:
+            segment.size = write_whole(self._file, 0, MAGIC)
+        except OSError:
+            self._close_file()
+            unlink([segment.path])
+            raise
         self._segments.append(segment)
-        segment.size = write_whole(self._file, 0, MAGIC)
         cut, self._cut_segment = self._cut_segment, None
         if cut is not None and cut.first != segment.first:  # its last chunk is no longer needed
             os.truncate(cut.path, cut.size) if cut.count else unlink([cut.path])
@@ -306,15 +355,17 @@ class SpooledBacklog(Backlog):
 
     def _failed(self, error: OSError) -> None:
         """Continue in memory after a write has failed. Chunks on disk are still read from there."""
-        if not self.intact:
+        if not self._on_disk:
             return
-        self.intact = False
+        self.intact = self._on_disk = False
         self._succeeded.set()
         self._close_file()
         self._ahead_chunks = self._ahead_chunks and AHEAD_CHUNKS
+        self._retry_at, self._given_up = time.monotonic() + _RETRY_S, not is_full(error)
         log.error(
-            "the spool failed (%s): the session continues in memory only and cannot be resumed",
+            "the spool failed (%s): the session continues in memory only and cannot be resumed%s",
             error.strerror,
+            "" if self._given_up else " until there is room again",
             extra=fields(session=str(self.spec.key), spool=str(self.directory)),
         )
         self._mark_failed()
@@ -353,7 +404,7 @@ class SpooledBacklog(Backlog):
         if self._prefetched:
             # After a power cut, numbers of lost chunks must not be reused.
             unsynced = self._read_index - len(self._prefetched) - self._synced_index
-            if self.intact and unsynced >= self._max_unsynced_chunks // 2:
+            if self._on_disk and unsynced >= self._max_unsynced_chunks // 2:
                 self._sync_needed.set()
                 if unsynced >= self._max_unsynced_chunks:
                     return None
@@ -362,7 +413,12 @@ class SpooledBacklog(Backlog):
             return None
         dropped = sum(count for _, count in self._dropped)
         self._next_seq = max(self._next_seq, self.head.index - dropped)
-        return super().take()
+        taken = super().take()
+        if taken is not None:
+            self._close_file()  # the next chunk on disk does not follow the last
+            seq, chunk = taken
+            self._advance(seq + dropped + 1, chunk)
+        return taken
 
     def _assign_numbers(self, segment: _Segment) -> int:
         """Number the chunks of `segment` permanently. Returns the number of the first."""
@@ -374,6 +430,7 @@ class SpooledBacklog(Backlog):
                 os.rename(segment.path, sent)
             except OSError as error:
                 self._failed(error)
+                self._given_up = True  # a later run would take its chunks for unsent
             else:
                 segment.path = sent
         return segment.first_seq
@@ -453,7 +510,7 @@ class SpooledBacklog(Backlog):
         the audio ends; those of a source that can wait; and any once the disk has failed, because
         the drop could not be recorded.
         """
-        if self._ahead_chunks is not None or not self.intact:
+        if self._ahead_chunks is not None or not self._on_disk:
             return False
         for segment in itertools.islice(self._segments, len(self._segments) - 1):
             if segment.first_seq is None and not segment.dropping:
@@ -468,18 +525,28 @@ class SpooledBacklog(Backlog):
         """
         if self.discarded:
             damaged = [segment.path for segment in self._damaged]
+            if damaged:  # with what says whose they are
+                damaged += [self.directory / name for name in (SESSION, FAILED, DROPPED)]
             await in_thread(lambda: remove(self.directory, damaged))
             self.close()
             return True
+        self._return_to_disk()
         newest = self._segments[-1] if self._segments else None
         acknowledged = [segment for segment in self._segments if self._is_acknowledged(segment)]
         if newest in acknowledged:
             acknowledged.remove(newest)
         try:
             await self._drop(in_thread)
-            if self.intact:
+            if self._on_disk:
                 await self._sync(in_thread, acknowledged)
-                await self._save_description(in_thread)
+                returned = self._on_disk and not self.intact
+                if returned:
+                    # The newest segment, which is synced, tells which numbers were used.
+                    self.intact, self._described = True, False
+                if self.intact:
+                    await self._save_description(in_thread)
+                if returned and self.intact:
+                    await in_thread(lambda: unlink([self.directory / FAILED]))
         except OSError as error:
             if not is_temporary(error):
                 self._failed(error)
@@ -508,7 +575,7 @@ class SpooledBacklog(Backlog):
                 dropped.append((segment.first, segment.count))
         text = _DROPPED.dump_json(dropped)
         try:
-            await in_thread(lambda: save(self.directory / "dropped.json", text))
+            await in_thread(lambda: save(self.directory / DROPPED, text))
         except OSError:
             for segment in dropping:
                 segment.dropping = False
@@ -532,7 +599,13 @@ class SpooledBacklog(Backlog):
             batch = unsynced[start : start + _SYNC_FILES]
             new = any(segment.synced == 0 for segment, _ in batch)
             paths = [segment.path for segment, _ in batch] + [self.directory] * new
-            await in_thread(partial(sync_open, open_all(paths)))  # files may be renamed meanwhile
+            try:  # files may be renamed meanwhile
+                await in_thread(partial(sync_open, open_all(paths)))
+            except OSError as error:
+                if not is_temporary(error):
+                    self._failed(error)
+                    self._given_up = True  # what is on the disk is unknown, whatever it says later
+                raise
             for segment, size in batch:
                 segment.synced = size
         self._synced_index = end
@@ -574,18 +647,22 @@ class SpooledBacklog(Backlog):
         boot = boot_id()
         self._machine_restarted = not boot or boot != self._description.boot
         changed = self.directory.stat().st_mtime
-        dropped = self.directory / "dropped.json"
+        dropped = self.directory / DROPPED
         if dropped.exists():
             self._dropped = _DROPPED.validate_json(dropped.read_bytes())
-        cut: list[_Segment] = []
         sent_pos = 0
-        for path in sorted(self.directory.glob("*.se*")):
-            segment = _Segment(path, int(path.stem))
+        segment, is_whole = None, True
+        for path in segment_paths(self.directory):
+            if not is_whole:  # more was written after it, so nothing was interrupted
+                assert segment is not None
+                self._damaged.append(segment)
+            segment, is_whole = _Segment(path, int(path.stem)), True
             if any(first <= segment.first < first + count for first, count in self._dropped):
+                if path.suffix == _SENT:
+                    raise ValueError(f"{DROPPED} contradicts {path.name}")
                 unlink([path])
                 continue
-            if self._scan(segment):
-                cut.append(segment)
+            is_whole = self._scan(segment)
             if segment.count:
                 self._segments.append(segment)
                 self._unread += segment.count
@@ -595,10 +672,16 @@ class SpooledBacklog(Backlog):
                     sent_pos = self.head.pos
                 elif len(self._segments) == 1:
                     sent_pos = self.head.pos - segment.frames
-        if cut and cut[-1] is segment:
-            self._cut_segment = cut.pop()  # the write that the end of its agent interrupted
-            self.intact = bool(self._segments)
-        self._damaged = cut
+        if segment is not None and not is_whole:
+            if not self._may_be_cut(segment):
+                self._damaged.append(segment)
+                self.intact = False  # its chunks may have been sent
+            elif segment.size or self._machine_restarted:  # else its agent was killed creating it
+                self._cut_segment = segment
+                self.intact &= bool(self._segments)
+        self._on_disk = self.intact
+        if self._damaged and not self._segments:
+            raise ValueError("none of its audio can be read")
         if self._dropped:
             self.head = replace(self.head, index=max(self.head.index, sum(self._dropped[-1])))
         self.chunks_missing = self._machine_restarted or self._cut_segment is not None
@@ -606,9 +689,9 @@ class SpooledBacklog(Backlog):
         self.sent_ago_s = max(0.0, time.time() - changed)
 
     def _scan(self, segment: _Segment) -> bool:
-        """Count the complete chunks of `segment`. Returns whether there is more than those.
+        """Count the complete chunks of `segment`. Returns whether there is nothing but those.
 
-        In that case it logs a warning.
+        Else it logs a warning.
         """
         self.head = replace(self.head, index=max(self.head.index, segment.first))
         file_size = segment.path.stat().st_size
@@ -617,15 +700,24 @@ class SpooledBacklog(Backlog):
                 segment.size = len(MAGIC)
                 for chunk, size in read_records(file, segment.first):
                     self._count(segment, chunk, size)
-        if file_size < len(MAGIC) and not self._machine_restarted:
-            return False  # its agent was killed just after creating it
-        if segment.size < file_size:
+        if segment.size < file_size and file_size >= len(MAGIC):
             log.warning(
                 "skipping %d bytes in the spool that are not a complete chunk",
                 file_size - segment.size,
                 extra=fields(session=str(self.spec.key), file=str(segment.path)),
             )
-        return segment.size < max(file_size, len(MAGIC))
+        return segment.size == max(file_size, len(MAGIC))
+
+    def _may_be_cut(self, segment: _Segment) -> bool:
+        """Return whether an interrupted write explains the end of the newest segment."""
+        with segment.path.open("rb") as file:
+            file.seek(segment.size)
+            rest = file.read()
+        if segment.size == 0:
+            return len(rest) < len(MAGIC) or not rest.strip(b"\0")
+        if self._machine_restarted and len(rest) < self._format.frame_bytes * self.spec.sample_rate:
+            return True  # as a power cut may leave the last second
+        return is_cut(rest, segment.first + segment.count)
 
     def _count(self, segment: _Segment, chunk: Chunk, size: int) -> None:
         """Record that `chunk` is now the last of `segment` and of the session."""
@@ -633,11 +725,14 @@ class SpooledBacklog(Backlog):
         segment.count += 1
         segment.frames += frames
         segment.size += size
-        duration_ns = frames * 1_000_000_000 // self.spec.sample_rate
-        self.head = Head(
-            segment.first + segment.count, chunk.pos + frames, chunk.time_ns + duration_ns
-        )
+        self._advance(segment.first + segment.count, chunk)
         self.ended = chunk.end
+
+    def _advance(self, index: int, chunk: Chunk) -> None:
+        """Record that `chunk` is the last of the session before `index`."""
+        frames = self._format.frames(len(chunk.payload))
+        duration_ns = frames * 1_000_000_000 // self.spec.sample_rate
+        self.head = Head(index, chunk.pos + frames, chunk.time_ns + duration_ns)
 
     def resume(self) -> None:
         """Prepare to add chunks to those of an earlier run. Raises: SpoolError."""

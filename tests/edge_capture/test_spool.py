@@ -277,33 +277,60 @@ async def test_files_that_are_damaged_while_they_wait(
     await keeper.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "Invalid JSON"),
-        ('{"version": 1}', "spec: Field required"),
-        (None, "No such file or directory"),
-        ("99", "its version is 99"),
-    ],
-)
-async def test_unusable_sessions_are_ignored_with_a_warning(
-    spool: Path, caplog: pytest.LogCaptureFixture, text: str | None, words: str
+async def test_a_session_of_another_release_stays(
+    spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper = opened(spool)
     keeper.create(spec(), ORIGIN, "run").put(chunk(0))
     await keeper.close()
     (description,) = spool.glob("*/session.json")
-    if text is None:
-        description.unlink()
-    elif text == "99":
-        description.write_text(json.dumps(json.loads(description.read_text()) | {"version": 99}))
-    else:
-        description.write_text(text)
-    assert opened(spool).adopt() == []
-    (warning,) = [record.message for record in caplog.records]
-    assert warning.startswith("ignoring an unusable session in the spool: ")
-    assert words in warning
+    description.write_text('{"version": 99}')
+    later = opened(spool)
+    assert later.adopt() == []
+    assert [record.message for record in caplog.records] == [
+        "ignoring an unusable session in the spool: its version is 99, this program supports 1"
+    ]
     assert spooled(spool) == 1
+    assert later.unusable == {description.parent.name}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("session.json", "", "Invalid JSON"),
+        ("session.json", '{"version": 1}', "spec: Field required"),
+        ("session.json", None, "session.json: No such file or directory"),
+        ("session.json", "directory", "session.json: Is a directory"),
+        ("dropped.json", "[[0", "Invalid JSON"),
+        ("dropped.json", "[[0, 900]]", "dropped.json contradicts 000000000000.sent"),
+        ("000000000000.sent", "directory", "000000000000.sent: Is a directory"),
+        ("000000000000.sent", "no audio", "none of its audio can be read"),
+    ],
+)
+async def test_a_session_that_cannot_be_used_is_kept_aside(
+    spool: Path, caplog: pytest.LogCaptureFixture, name: str, text: str | None, words: str
+) -> None:
+    keeper = opened(spool)
+    keeper.create(spec(), ORIGIN, "run").put(chunk(0))
+    await keeper.close()
+    (directory,) = spool.iterdir()
+    (directory / name).unlink(missing_ok=name == "dropped.json")
+    if text == "directory":
+        (directory / name).mkdir()
+    elif text is not None:
+        (directory / name).write_text(text)
+    files = {path.name for path in directory.iterdir()}
+    later = opened(spool)
+    assert later.adopt() == []
+    error = caplog.records[-1].message
+    assert error.startswith("a session in the spool is damaged and cannot be sent; its files are ")
+    assert words in error
+    assert later.unusable == {directory.name}
+    await later.close()
+    (kept,) = spool.iterdir()
+    assert kept.name == f"damaged-{directory.name}"
+    assert {path.name for path in kept.iterdir()} == files
+    assert opened(spool).adopt() == []
 
 
 async def test_a_publisher_sends_from_the_spool(ready_broker: Broker, spool: Path) -> None:

@@ -1,0 +1,154 @@
+"""Whatever happens to the files of a spool: what was recorded is sent or kept, and what cannot be
+sent is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_capture.chunks import Chunk
+from edge_capture.spool import disk
+from natterjack.broker.connection import Broker
+from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.samples import chunk
+from tests.edge_capture.test_resume import spool
+from tests.edge_capture.test_spool import ORIGIN, opened, spec, taken
+
+__all__ = ["spool"]  # a fixture
+
+COUNT = 70
+"""Chunks of 100 ms in segments of 2 s: three whole ones, and half of another."""
+
+
+def record(index: int) -> bytes:
+    return disk.encode_record(index, chunk(index))
+
+
+async def leave(spool: Path, acknowledged: int) -> Path:
+    """Leave a session in the spool, of which so many chunks were stored. Returns its directory."""
+    keeper = opened(spool, seconds=16)
+    backlog = keeper.create(spec(), ORIGIN, "run")
+    for index in range(COUNT):
+        backlog.put(chunk(index))
+    await keeper.tidy()
+    await taken(keeper, backlog, acknowledged)
+    backlog.acknowledge(acknowledged)
+    await keeper.close()
+    return backlog.directory
+
+
+def damage(path: Path, kind: str, share: float, size: int) -> None:
+    content = path.read_bytes()
+    at = min(len(content) - 1, int(share * len(content)))
+    if kind == "flipped":
+        changed = bytes([content[at] ^ (1 + size % 255)])
+        path.write_bytes(content[:at] + changed + content[at + 1 :])
+    elif kind == "zeros":
+        path.write_bytes(content[:at] + bytes(size) + content[at + size :])
+    elif kind == "garbage":
+        path.write_bytes(content[:at] + b"\xa5\x5a" * size + content[at + 2 * size :])
+    elif kind == "truncated":
+        path.write_bytes(content[:at])
+    elif kind == "directory":
+        path.unlink()
+        path.mkdir()
+    elif kind == "gone":
+        path.unlink()
+
+
+def everything(spool: Path) -> bytes:
+    return b"\n".join(path.read_bytes() for path in sorted(spool.rglob("*")) if path.is_file())
+
+
+async def send(spool: Path) -> tuple[dict[int, Chunk], bool]:
+    """Send everything, as a run of the edge. Returns the chunks, and whether it can report that
+    something is missing."""
+    keeper = opened(spool, seconds=16)
+    found = keeper.adopt()
+    sent: dict[int, Chunk] = {}
+    reported = bool(keeper.unusable)
+    for backlog in found:
+        backlog.end()
+        for seq, one in await taken(keeper, backlog):
+            assert seq not in sent, "a number is used twice"
+            sent[seq] = one
+        backlog.acknowledge(max(sent, default=-1) + 1)
+        await keeper.tidy()
+        backlog.discard()
+        reported |= backlog.damaged_directory is not None
+    await keeper.close()
+    return sent, reported
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    acknowledged=st.sampled_from([0, 25, 45]),
+    name=st.sampled_from(["session.json", "first", "second", "newest"]),
+    kind=st.sampled_from(["flipped", "zeros", "garbage", "truncated", "directory", "gone"]),
+    share=st.floats(0, 1),
+    size=st.integers(1, 9000),
+)
+def test_what_was_recorded_is_sent_or_kept(
+    acknowledged: int, name: str, kind: str, share: float, size: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        spool = Path(directory) / "spool"
+        session = asyncio.run(leave(spool, acknowledged))
+        segments = disk.segment_paths(session)
+        path = (
+            session / name
+            if name.endswith("json")
+            else segments[{"first": 0, "second": 1, "newest": -1}[name]]
+        )
+        damage(path, kind, share, size)
+        before = everything(spool)
+        sent, reported = asyncio.run(send(spool))
+        after = everything(spool)
+        lost = []
+        for index in range(acknowledged, COUNT):
+            if sent.get(index, Chunk(0, 0, b"", True)).payload == chunk(index).payload:
+                continue
+            lost.append(index)
+            if record(index) in before:
+                assert record(index) in after, f"chunk {index} is deleted, and was not sent"
+        for seq, one in sent.items():
+            if one.payload:
+                assert one.payload == chunk(seq).payload
+        # Of files that end or are absent, nobody can tell whether there was more.
+        if lost and kind in ("flipped", "zeros", "garbage", "directory") and lost != [COUNT - 1]:
+            assert reported, f"{lost} were neither sent nor reported"
+
+
+async def test_the_program_keeps_what_it_cannot_read_and_exits_with_1(
+    ready_broker: Broker, start_edge: StartEdge, spool: Path
+) -> None:
+    sessions = [await leave(spool, 0) for _ in range(3)]
+    damage(disk.segment_paths(sessions[0])[-1], "garbage", 0.5, 500)
+    damage(sessions[1] / "session.json", "truncated", 0.5, 0)
+    before = everything(spool)
+    edge = start_edge("send", "--spool", spool)
+    assert await edge.exit_code() == 1, edge.stderr
+    assert {path.name for path in spool.iterdir()} == {
+        f"damaged-{session.name}" for session in sessions[:2]
+    }
+    assert "some audio in the spool could not be read; its files are kept" in edge.stderr
+    assert "a session in the spool is damaged and cannot be sent; its files are kept" in edge.stderr
+    after = everything(spool)
+    assert all(record(index) in after for index in range(COUNT) if record(index) in before)
+    again = start_edge("send", "--spool", spool)
+    assert await again.exit_code() == 0, "it has been said"
+
+
+async def test_a_session_of_another_release_is_no_success(
+    start_edge: StartEdge, spool: Path
+) -> None:
+    session = await leave(spool, 0)
+    (session / "session.json").write_text('{"version": 2}')
+    edge = start_edge("send", "--spool", spool)
+    assert await edge.exit_code() == 1
+    assert "its version is 2, this program supports 1" in edge.stderr
+    assert (session / "session.json").exists()
