@@ -13,6 +13,7 @@ import soundfile
 from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import APIError
 
+from edge_capture import session_status
 from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS, ensure
@@ -317,6 +318,25 @@ async def test_a_request_ends_the_session_after_a_refused_event(
     later = {"epoch": 2, "reason": stop_reason("erased")}
     await say(ready_broker, status_event(spec, 1, "closed").model_copy(update=later))
     await soon(stopped, 10)
+
+
+async def test_an_end_is_known_although_a_later_session_has_the_newest_event(
+    ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream gives no older event than the newest of the key to this user."""
+    monkeypatch.setattr(session_status, "_RETRIES_S", (0.01, 0.01))
+    spec = SessionSpec(tenant="t", conversation="c", speaker="s", sample_rate=16000)
+    later = spec.model_copy(update={"session_id": "a-later-session"})
+    for heard in ("streaming", "closed"):
+        status = SessionStatus(spec)
+        await status.subscribe(ready_broker)
+        ended = asyncio.create_task(status.wait_ended())
+        status.received(status_event(spec, 3, heard).encode())
+        await say(ready_broker, status_event(later, 0, "assigned"))
+        status.poll()
+        event = await soon(ended, 20)
+        assert (event is None) == (heard == "streaming")
+        await status.unsubscribe()
 
 
 async def test_an_event_that_the_stream_refuses_ends_nothing(
