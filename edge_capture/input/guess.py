@@ -8,12 +8,14 @@ import numpy as np
 
 from .samples import LINEAR16, Coding, Floats, to_float
 
-_ROUGH = 0.7
-"""Roughness from which audio may be noise: white noise has 2, most speech and music below 0.5."""
+_ROUGH = 0.4
+"""Roughness from which loud audio may be noise: white noise has 2, most speech and music less."""
 _SMOOTH, _SMOOTHER = 0.9, 0.5
 """Roughness that audio which was meant may have, absolute and relative to that of the noise."""
 _LOUD = 0.1
 """Mean square (-10 dBFS) from which noise is worth a guess."""
+_EMPTY = 4 / 32768
+"""Difference between the extremes of samples that carry no audio."""
 _WHITE, _FULL_SCALE = 1.7, 0.2
 """Roughness and mean square (-7 dBFS) that no natural noise has. Encoded audio has 2 and 0.33."""
 _PLAUSIBLE = (1e-7, 0.2)
@@ -60,9 +62,16 @@ def roughness(samples: Floats) -> float:
     return float(np.dot(steps, steps)) / power if power else 0.0
 
 
-def is_noise(power: float, rough: float) -> bool:
-    """Return whether audio of this mean square and roughness is no speech and no music."""
-    return power > _LOUD and rough > _ROUGH
+def is_noise(samples: Floats, power: float, rough: float, channels: int) -> bool:
+    """Return whether a channel, of this mean square and roughness, may be in another encoding."""
+    if power > _LOUD and rough > _ROUGH:
+        return True
+    # Samples of 32 bits may have empty lower halves.
+    return (
+        channels == 1
+        and rough > _WHITE
+        and min(np.ptp(samples[0::2], axis=0), np.ptp(samples[1::2], axis=0)) <= _EMPTY
+    )
 
 
 def guess(data: bytes, declared: Coding, channels: int, rough: float) -> Guess | None:
@@ -83,6 +92,8 @@ def guess(data: bytes, declared: Coding, channels: int, rough: float) -> Guess |
             if found is not None and found < (smooth if best is None else best[0]):
                 shifted = coding == declared
                 text = f"{coding} that is shifted by {offset} byte" if shifted else str(coding)
+                if coding.size == 4 and coding.kind == "int" and channels == 1:
+                    text += ", or two channels of which one is dead"
                 best = found, Guess(name, text)
     if best is not None:
         return best[1]

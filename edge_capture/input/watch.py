@@ -26,7 +26,7 @@ _OVER = {
     CLIPPING: "samples are no longer clipped",
     PHASE: "the channels no longer have opposite phase",
     CHANNEL: "more than one channel has audio again",
-    ENCODING: "the audio is no longer noise at full scale",
+    ENCODING: "the audio is no longer noise",
     INVALID: "all samples are finite numbers again",
 }
 """What is said when a finding ends."""
@@ -45,6 +45,7 @@ _CLIPPED_SECONDS = 3
 _OPPOSITE, _NOT_OPPOSITE = -0.9, -0.5
 _PHASE_POWER = 1e-6
 """Mean square (-60 dBFS) below which the phase of a channel says nothing."""
+_MIN_GUESS_FRAMES = 512
 _GUESSES = 5
 _AUDIBLE_STEPS = 300
 _MIN_S = 0.5
@@ -252,10 +253,12 @@ def _measure(samples: Samples, coding: Coding, invalid: int) -> _Second:
     power = float(products[loudest, loudest])
     noise, guessed = False, None
     if power > 0:
-        rough = roughness(np.ascontiguousarray(part[:, loudest]))
-        noise = is_noise(power, rough)
+        channel = np.ascontiguousarray(part[:, loudest])
+        rough = roughness(channel)
+        noise = is_noise(channel, power, rough, channels)
         if noise:
-            guessed = guess(to_pcm(raw).tobytes(), coding, channels, rough)
+            data = to_pcm(raw[: max(_MIN_GUESS_FRAMES, _SLICE_FRAMES // channels)]).tobytes()
+            guessed = guess(data, coding, channels, rough)
     return _Second(frames, low, high, clipped / frames, products, guessed, noise, invalid)
 
 
@@ -335,7 +338,7 @@ def _encoding(window: Sequence[_Second]) -> _Judgment:
     if not guessed.name:
         enough = count >= len(window) - 1
     text = (
-        "the audio is noise at full scale, as if it were in another encoding. It is probably "
+        "the audio is noise, as if it were in another encoding. It is probably "
         f"{guessed.text}; it needs {guessed.cure}"
     )
     first = next(n for n, second in enumerate(window) if second.guess is not None)

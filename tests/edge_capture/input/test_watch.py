@@ -256,6 +256,12 @@ def test_linear_audio_that_was_declared_as_mulaw() -> None:
     assert "It is probably 16-bit PCM" in found.text
 
 
+def test_a_dead_channel_that_was_not_declared() -> None:
+    samples = pcm(spoken(1, 25, 0.1), np.zeros(25 * RATE)).reshape(-1, 1)
+    (found,) = (each for each in watched(samples) if each.code == ENCODING)
+    assert "or two channels of which one is dead" in found.text
+
+
 def test_a_byte_that_is_missing() -> None:
     data = encoded(spoken(1, 25, 0.1), "s16le")[1:-1]
     found = watched(np.frombuffer(data, "<i2")[:, None])
