@@ -7,8 +7,9 @@ lateness of a while:
 
 - While a block is late by more than 0.2 s, it and those after it are held back. If they catch up,
   nothing was lost. If they arrive at the normal pace for a second and are still late, so much audio
-  is missing, before the first of them that was not later than that.
-- Smaller steps that last for 2 s are summed up, and become a gap when they make 0.2 s.
+  is missing, before the first of them that was not later than that. On a machine that is too busy
+  for either, they are held for 5 s.
+- Smaller steps that last for 8 s are summed up, and become a gap when they make 0.2 s.
 - Anything slower is the drift of the device's clock, which is followed and never becomes a gap.
 
 Blocks that come early, when a device had more audio than thought, are not taken back: positions are
@@ -31,12 +32,13 @@ _LEAST_SUSPECT_S = 0.1
 _SMALL_STEP_S = 0.04
 _BUCKET_S = 0.25
 """The least lateness is taken of blocks that arrive within this time."""
-_STEADY, _STEADY_SMALL = 4, 8
+_STEADY, _STEADY_SMALL = 4, 32
 """How many buckets in a row confirm a step, and a small one."""
 _STEADY_SPREAD_S = 0.06
 _PLACE_S = 0.1
-"""A block that is later than the rest by more belongs to the audio before a gap."""
-_LONGEST_HOLD_S = 60.0
+"""A block that is later or earlier than the rest by more belongs to the audio before a gap."""
+_LONGEST_HOLD_S = 5.0
+_LONGEST_DOUBT_S = 60.0
 """More than a sound server keeps: on a machine that is busy for so long, all of it may yet come."""
 _OPENING_S = 0.5
 _SETTLE_S = 3.0
@@ -92,6 +94,8 @@ class CaptureClock:
         """How old the last frame of a block is at its delivery, if it is not late."""
         self._first_at: float | None = None
         self._held: deque[_Held] = deque()
+        self._late_since: float | None = None
+        """Since when blocks have been late."""
         self._asleep: float | None = None
         """`Captured.asleep` of the last block that was not late."""
         self._owed_s = 0.0
@@ -151,10 +155,11 @@ class CaptureClock:
             self._bucket, self._bucket_low_s = bucket, late_s
         else:
             self._bucket_low_s = min(self._bucket_low_s, late_s)
-        if not self._held and late_s > self._suspect_s:
+        if self._late_since is None:
+            if late_s <= self._suspect_s:
+                return self._on_time(captured, closed)
+            self._late_since = captured.now
             self._lows.clear()
-        elif not self._held:
-            return self._on_time(captured, closed)
         self._held.append(_Held(captured, late_s))
         return self._while_held(late_s, closed)
 
@@ -232,15 +237,23 @@ class CaptureClock:
 
     def _while_held(self, late_s: float, closed: bool) -> list[Block]:
         if late_s <= self._suspect_s:
-            self._lows.clear()
-            return self._release()  # they have caught up
+            return self._on_time_again()
         if closed:
             recent = list(self._lows)[-_STEADY:]
             if len(recent) == _STEADY and max(recent) - min(recent) <= _STEADY_SPREAD_S:
                 return self._confirm(min(recent))
-        if self._now - self._held[0].captured.now >= _LONGEST_HOLD_S:
+        assert self._late_since is not None
+        if self._now - self._late_since >= _LONGEST_DOUBT_S:
             return self._confirm(min(self._recent()))
+        if self._now - self._held[0].captured.now >= _LONGEST_HOLD_S:
+            return self._release()
         return []
+
+    def _on_time_again(self) -> list[Block]:
+        self._late_since = None
+        self._lows.clear()
+        self._asleep = self._held[-1].captured.asleep
+        return self._release()
 
     def _recent(self) -> list[float]:
         """The lateness of the blocks that are held, within the last second."""
@@ -251,13 +264,14 @@ class CaptureClock:
         """Insert the gap that the lateness `low_s` shows, and return what was held."""
         gap_s = self._owed_s + low_s
         if gap_s < _STEP_S:
-            return self._release()
+            return self._on_time_again()
         lates = [held.late_s for held in self._held]
-        earlier = [i for i, late_s in enumerate(lates) if late_s < low_s - _STEADY_SPREAD_S / 2]
+        earlier = [i for i, late_s in enumerate(lates) if late_s < low_s - _PLACE_S]
         first = earlier[-1] + 1 if earlier else 0
         at = next((i for i in range(first, len(lates)) if lates[i] <= low_s + _PLACE_S), first)
         cause = self._cause(self._held[-1].captured, gap_s)
         self._insert(gap_s, shift_s=low_s - gap_s)
+        self._late_since, self._asleep = None, self._held[-1].captured.asleep
         return self._release(at, round(gap_s * self._rate), cause)
 
     def _insert(self, gap_s: float, shift_s: float) -> None:
@@ -279,7 +293,6 @@ class CaptureClock:
             else:
                 blocks.append(self._timed(captured, end))
             end -= len(captured.samples) + captured.lost_frames
-        self._asleep = self._held[-1].captured.asleep
         self._held.clear()
         blocks.reverse()
         return blocks

