@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -36,9 +37,11 @@ class Disk:
 
     def fill(self, leaving: int = 0) -> None:
         """Leave so many bytes free."""
-        free = shutil.disk_usage(self.path).free - leaving
         with self._ballast.open("ab") as file:
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, free - free % 4096))
+            while (free := shutil.disk_usage(self.path).free - leaving) >= 4096:
+                with contextlib.suppress(OSError):  # a program has taken room meanwhile
+                    os.posix_fallocate(file.fileno(), file.tell(), free - free % 4096)
+                file.seek(0, os.SEEK_END)
 
     def free(self) -> None:
         self._ballast.unlink()

@@ -345,6 +345,7 @@ async def test_an_edge_is_killed_when_it_opens_a_successor(
         await edge.says("resuming the session where it stopped")
         specs = await opened(ready_broker, 2)
         assert f"{first.key} {specs[1].session_id}" == announced
+        await until(lambda: edge.stdout.endswith("\n"), "it announces the session")
         assert edge.stdout.splitlines() == [announced]
         await say(ready_broker, ended(specs[1], 2.7))
         specs = await opened(ready_broker, 3)
