@@ -25,19 +25,21 @@ _MAX = 8.0
 _MIN_SAMPLES = 64
 _WRONG_MAGNITUDE = 4.0
 _TOP = 0.999
-_MANY = 0.01
+_SOME, _MANY = 0.03, 0.01
 
 
 def wrong_scale(magnitudes: npt.NDArray[Any]) -> float:
     """Return by what samples must be divided whose finite magnitudes these are, not counting zeros.
 
-    1 unless it is unmistakable: half of them are 12 dB above full scale, or all are whole numbers.
-    A few wrong samples do not matter.
+    1 unless it is unmistakable: half of them are 12 dB above full scale, a few percent are 18 dB
+    above it, or all are whole numbers. A few wrong samples do not matter.
     """
     magnitudes = magnitudes[magnitudes <= _SCALES[-1]]
     if len(magnitudes) < _MIN_SAMPLES:
         return 1.0
-    loud = 2 * np.count_nonzero(magnitudes > _WRONG_MAGNITUDE) > len(magnitudes)
+    loud = 2 * np.count_nonzero(magnitudes > _WRONG_MAGNITUDE) > len(
+        magnitudes
+    ) or np.count_nonzero(magnitudes > _MAX) > _SOME * len(magnitudes)
     if not loud and not (_are_whole(magnitudes[:_MIN_SAMPLES]) and _are_whole(magnitudes)):
         return 1.0
     top = np.quantile(magnitudes, _TOP)
