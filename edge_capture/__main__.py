@@ -141,7 +141,9 @@ def make_parser() -> argparse.ArgumentParser:
             "start a new one if there is none",
         )
         each.add_argument(
-            "--wait", action="store_true", help="wait until a worker has ended the session"
+            "--wait",
+            action="store_true",
+            help="wait until workers have ended the session, or the last of those that continue it",
         )
     for each in (file, stdin, mic, send, devices):
         add_command_flags(each, each.prog.rpartition(" ")[2])
