@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import tempfile
@@ -22,6 +23,8 @@ from .embedded import EmbeddedServer
 from .keeper import ORPHANED_SECONDS
 from .parts import Part, PartFailed, Parts
 from .ports import HOST, port_owner
+
+log = logging.getLogger(__name__)
 
 ANY_PORT = -1
 _BROKER_TIMEOUT_S = 15
@@ -189,11 +192,9 @@ class Stack:
     def announce(self) -> None:
         """Print what is being started, and where it keeps its files."""
         count = "a worker" if self._count == 1 else f"{self._count} workers"
-        until = "" if self._directory else ", until it ends"
-        say(
-            f"natterjack {self._command}: starting a broker and {count}; logs and data are in "
-            f"{self.directory}{until} ..."
-        )
+        until = "" if self._directory else " until it ends"
+        say(f"natterjack {self._command}: starting a broker and {count} ...")
+        say(f"logs and data are in {self.directory}{until}")
 
 
 def say(text: str) -> None:
@@ -229,6 +230,8 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
                 f"{directory} is in use by another stack, process {file.read().strip()}: stop it, "
                 "or choose another directory with --store"
             ) from None
+        except OSError:
+            log.warning("%s: this file system has no locks; use it for one stack only", directory)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

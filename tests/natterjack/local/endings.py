@@ -48,10 +48,12 @@ class Run:
         terminal: bool = True,
         cwd: Path | None = None,
         columns: int = 120,
+        shell: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Without `terminal`, standard output and error are one pipe. Temporary files go to
-        `folder`, and so does the current folder unless `cwd` says otherwise."""
+        `folder`, and so does the current folder unless `cwd` says otherwise. `shell` redirects
+        streams."""
         self.folder = folder / "tmp"
         self.folder.mkdir(parents=True)
         self.output = ""
@@ -60,13 +62,14 @@ class Run:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         name, _, value = self._mark.decode().partition("=")
+        command = [sys.executable, "-P", "-m", module, *arguments]
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
         if terminal:
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         os.set_blocking(self._ours, False)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, *arguments],
+                ["sh", "-c", f'exec "$@" {shell}', "sh", *command],
                 env={
                     **clean, "PYTHONPATH": path, "TMPDIR": str(self.folder), "TERM": "xterm",
                     "DEEPGRAM_API_KEY": "any", **(environment or {}), name: value,
