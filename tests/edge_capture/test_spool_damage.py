@@ -7,7 +7,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.chunks import Chunk
@@ -17,6 +17,7 @@ from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import spool
 from tests.edge_capture.test_spool import ORIGIN, opened, spec, taken
+from tests.searching import examples
 
 __all__ = ["spool"]  # a fixture
 
@@ -84,7 +85,7 @@ async def send(spool: Path) -> tuple[dict[int, Chunk], bool]:
     return sent, reported
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(
     acknowledged=st.sampled_from([0, 25, 45]),
     name=st.sampled_from(["session.json", "first", "second", "newest"]),
@@ -152,3 +153,38 @@ async def test_a_session_of_another_release_is_no_success(
     assert await edge.exit_code() == 1
     assert "its version is 2, this program supports 1" in edge.stderr
     assert (session / "session.json").exists()
+
+
+async def test_a_session_that_cannot_be_read_now_stays(spool: Path) -> None:
+    """A loop of links stands for whatever the system refuses, such as a wrong owner."""
+    session = await leave(spool, 0)
+    description = session / "session.json"
+    content = description.read_text()
+    description.unlink()
+    description.symlink_to(description)
+    assert await send(spool) == ({}, True)
+    description.unlink()
+    description.write_text(content)
+    sent, reported = await send(spool)
+    assert [one.payload for one in sent.values() if one.payload] == [
+        chunk(index).payload for index in range(COUNT)
+    ]
+    assert not reported
+
+
+async def test_links_to_nothing(spool: Path) -> None:
+    """And files of other programs, whatever their names."""
+    session = await leave(spool, 0)
+    first = disk.segment_paths(session)[0]
+    (session / f"{first.name}.bak").write_bytes(first.read_bytes())
+    (session / "mine.seg").write_text("")
+    sent, reported = await send(spool)
+    assert len(sent) == COUNT + 1
+    assert not reported
+    assert {path.name for path in spool.glob("*/*")} == {f"{first.name}.bak", "mine.seg"}
+    second = await leave(spool, 0)
+    newest = disk.segment_paths(second)[-1]
+    newest.unlink()
+    newest.symlink_to("nothing")
+    assert await send(spool) == ({}, True)
+    assert (spool / f"damaged-{second.name}" / newest.name).is_symlink()

@@ -21,6 +21,7 @@ from natterjack.broker.websocket.frames import (
     WebSocketError,
     encode_frame,
 )
+from tests.searching import examples
 
 FINAL, CONTINUATION = 0x80, 0
 
@@ -66,6 +67,7 @@ part = st.one_of(
 )
 
 
+@examples(300)
 @given(st.lists(part, max_size=8), st.lists(st.integers(1, 400), min_size=1, max_size=30))
 def test_frames_arrive_in_pieces_of_any_size(parts: list, sizes: list[int]) -> None:  # type: ignore[type-arg]
     """Control frames may come between the fragments of a message."""
@@ -97,6 +99,7 @@ def test_frames_arrive_in_pieces_of_any_size(parts: list, sizes: list[int]) -> N
     assert got_control == control
 
 
+@examples(300)
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_nonsense_is_refused_or_data(pieces: list[bytes]) -> None:
     frames = Frames()
