@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from natterjack.plugin.provider import Final
+from natterjack.plugin.provider import Final, Turn
 from worker import fitting
 
 _AT_CUT_SECONDS = 0.3
@@ -18,21 +18,30 @@ _UNHEARD_SECONDS = 1.0
 
 
 class Joint:
-    """Takes the finals of a provider stream that was cut off. Times are those of the stream."""
+    """Takes the finals and turns of a provider stream that was cut off. Times are those of the
+    stream."""
 
-    __slots__ = ("_cut", "_last")
+    __slots__ = ("_cut", "_last", "turns")
 
     def __init__(self, cut: float) -> None:
         """`cut` is where the audio was cut off."""
         self._cut = cut
         self._last: Final | None = None
+        self.turns: list[Turn] = []
+        """The turn events after the last final."""
 
-    def next(self, final: Final) -> Final | None:
-        """Take the next final. Return the one before it, which is not the last one with words."""
-        if not final.text:
-            return None  # silence, or part of a word that was cut
-        before, self._last = self._last, final
-        return before
+    def next(self, event: Final | Turn) -> list[Final | Turn]:
+        """Take the next event. Return those that are to be published now: a final is kept until
+        there is a later one, and turn events follow the finals that belong before them."""
+        if isinstance(event, Turn):
+            self.turns.append(event)
+            return []
+        if not event.text:
+            return []  # silence, or part of a word that was cut
+        ready: list[Final | Turn] = [] if self._last is None else [self._last]
+        ready += self.turns
+        self._last, self.turns = event, []
+        return ready
 
     def whole(self) -> tuple[Final | None, float]:
         """The last final as it is, and the cut."""

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from natterjack.broker.connection import Broker
-from natterjack.events import Account, StatusEvent
+from natterjack.events import Account, FinalEvent, StatusEvent, TurnEvent
 from natterjack.spec import SessionSpec
 from natterjack.subjects import session_subject
 
@@ -96,6 +96,7 @@ class Chain:
             numbers = [event.sequence for event in transcript.events]
             assert numbers == list(range(len(numbers))), described
             assert {event.continues for event in transcript.events} == {spec.continues}
+            assert _in_turns(transcript), described
             (closing,) = transcript.closing
             assert closing.account is not None
             assert closing.position is not None
@@ -114,6 +115,17 @@ class Chain:
                 found[cause] = found.get(cause, 0.0) + seconds
         assert found == pytest.approx(gaps or {}, abs=1e-3), described
         return accounts
+
+
+def _in_turns(transcript: Transcript) -> bool:
+    """Whether each final lies between the start and the end of a turn."""
+    in_turn = False
+    for event in transcript.events:
+        if isinstance(event, TurnEvent):
+            in_turn = event.event != "ended"
+        elif isinstance(event, FinalEvent) and not in_turn:
+            return False
+    return True
 
 
 def _accounted(account: Account) -> float:

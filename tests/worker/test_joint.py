@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natterjack.plugin.provider import Final, ProviderWord
+from natterjack.plugin.provider import Final, ProviderWord, Turn
 from tests.searching import examples
 from worker.joint import Joint
 
@@ -24,13 +24,22 @@ def final(*words: tuple[str, float], end: float | None = None) -> Final:
 
 def test_the_word_at_the_cut_is_left_to_the_successor() -> None:
     joint = Joint(10.0)
-    assert joint.next(final(("toad", 3.0))) is None
-    assert joint.next(final(("frog", 9.0), ("newt", 9.8), end=10.0)) == final(("toad", 3.0))
-    assert joint.next(Final("", 10.0, 10.0)) is None
+    assert joint.next(final(("toad", 3.0))) == []
+    assert joint.next(final(("frog", 9.0), ("newt", 9.8), end=10.0)) == [final(("toad", 3.0))]
+    assert joint.next(Final("", 10.0, 10.0)) == []
     last, end = joint.last()
     assert last is not None
     assert (last.text, [word.text for word in last.words]) == ("frog", ["frog"])
     assert 9.3 < end == last.end < 9.8
+
+
+def test_turn_events_stay_behind_the_finals_that_belong_before_them() -> None:
+    joint, toad = Joint(10.0), final(("toad", 3.0))
+    ended, started, last = Turn("ended", 4.0), Turn("started", 9.0), Turn("ended", 10.0)
+    assert joint.next(toad) == joint.next(ended) == joint.next(started) == []
+    assert joint.next(final(("frog", 9.0), ("newt", 9.8))) == [toad, ended, started]
+    assert joint.next(last) == []
+    assert joint.turns == [last]
 
 
 def test_a_final_of_one_word_is_left_to_the_successor_whole() -> None:
@@ -95,8 +104,9 @@ def test_each_word_is_in_one_of_two_sessions(data: st.DataObject) -> None:
         now, heard = heard[:count], heard[count:]
         following = heard[0][1] if heard else max(cut, now[-1][1] + WORD_S)
         end = data.draw(st.floats(now[-1][1] + WORD_S, following))
-        if (before := joint.next(final(*now, end=end))) is not None:
-            published.append(before)
+        for event in joint.next(final(*now, end=end)):
+            assert isinstance(event, Final)
+            published.append(event)
     last, end = joint.last()
     if last is not None:
         published.append(last)

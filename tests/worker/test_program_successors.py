@@ -14,12 +14,25 @@ import pytest
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
+from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 
+from ..emulators import tones
+from ..emulators.__main__ import EMULATORS
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
-from .programs import Speaker, StartWorker, closed, holder, queue_empty, spoken, stored
+from .programs import (
+    Speaker,
+    StartWorker,
+    WorkerProcess,
+    closed,
+    holder,
+    queue_empty,
+    spoken,
+    stored,
+)
+from .provider_table import environment
 from .successors import Chain, following, new_id, request
 
 QUICK = {
@@ -102,6 +115,33 @@ async def test_max_seconds_end_a_session_and_not_the_transcript(
         closing = transcript.closing[0]
         assert (closing.state, closing.reason) == ("closed", "budget")
         assert closing.detail == "max_seconds: 4.2 s of audio"
+
+
+@pytest.mark.parametrize("provider", ["deepgram-flux", "deepgram-rest", "managed", "speechmatics"])
+async def test_a_session_of_any_provider_is_cut_off_between_words(
+    provider: str,
+    nats_server: EmbeddedServer,
+    ready_broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    """Whatever times its words have."""
+    async with EMULATORS[provider]() as emulator:
+        worker = WorkerProcess(nats_server.url, emulator.url, **environment(provider, emulator))
+        await worker.start()
+        try:
+            speaker = Speaker(broker_settings, 40, successor=new_id(), max_seconds=7.3)
+            async with chained(ready_broker, speaker) as chain:
+                pass
+            transcripts = await chain.transcripts()
+        finally:
+            await worker.stop()
+    assert len(transcripts) > 2
+    texts = [final.text for transcript in transcripts for final in transcript.finals]
+    words = [tones.plain(word) for text in texts for word in text.split()]
+    assert tones.compare(speaker.words, words) == tones.Counts(), texts
+    accounts = [transcript.closing[0].account for transcript in transcripts]
+    seconds = sum(account.transcribed_seconds for account in accounts if account is not None)
+    assert seconds == pytest.approx(speaker.seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("pause_at", [QUIET_CHUNK, 50, 53])

@@ -153,7 +153,7 @@ class Progress:
         self.account_builder.end(self.writer.position)
         return self.account()
 
-    def whereabouts(self, spec: SessionSpec, reason: str) -> dict[str, Any]:
+    def closing_fields(self, spec: SessionSpec, reason: str) -> dict[str, Any]:
         """The fields of the closing event from which the session can be repeated or continued."""
         over = self.audio_ended or is_stop(reason)
         return {

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from dataclasses import replace
 
 from natterjack.plugin.errors import ProviderError, RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Final, Interim, Notice, ProviderEvent, Turn, Usage
@@ -179,20 +180,19 @@ class Results:
                 self.heard = self.heard or self.pending
                 latencies.received(relay.timeline, event)
                 latencies.interim(await writer.interim(relay.timeline, event))
+            elif relay.joint is not None and isinstance(event, Final | Turn):
+                self.heard = self.pending = False
+                for ready in relay.joint.next(event):
+                    await self._joined(ready, latencies)
             elif isinstance(event, Final):
                 self.heard = self.pending = False
-                if relay.joint is not None:
-                    event = relay.joint.next(event)
-                if event is not None:
-                    await self._final(event, latencies)
+                await self._final(event, latencies)
                 if self._drain.requested and not relay.finishing:
                     # The end of the turn may come right after its last final: give it a moment.
                     loop = asyncio.get_running_loop()
                     loop.call_later(_TURN_END_SECONDS, relay.fail, HandOver())
             elif event is not None:
-                await self._other(event)
-                if isinstance(event, Turn) and event.event == "ended":
-                    latencies.turn_ended()
+                await self._other(event, latencies)
             relay.handling = False
             relay.restart_watchdog()
             del event  # free it, with all its words, before waiting for the next one
@@ -220,12 +220,22 @@ class Results:
         self.end = timeline.to_position(end)
         if final is not None:
             await self._final(final, latencies)
+        for turn in joint.turns:
+            await self._other(replace(turn, at=min(turn.at, end)), latencies)
 
-    async def _other(self, event: ProviderEvent) -> None:
+    async def _joined(self, event: Final | Turn, latencies: Latencies) -> None:
+        if isinstance(event, Final):
+            await self._final(event, latencies)
+        else:
+            await self._other(event, latencies)
+
+    async def _other(self, event: ProviderEvent, latencies: Latencies) -> None:
         relay = self._relay
         if isinstance(event, Turn):
             at = None if math.isnan(event.at) else relay.timeline.to_seconds(event.at)
             await self._writer.turn(event, at)
+            if event.event == "ended":
+                latencies.turn_ended()
         elif isinstance(event, Usage):
             await self._usage(event)
         elif isinstance(event, Notice):

@@ -181,7 +181,7 @@ class Session:
         if reason == BUDGET:
             self._services.metrics.budget_ended.labels(self._cutoff.budget_scope).inc()
         account = self.progress.closing_account()
-        more = {} if self._problem else self.progress.whereabouts(self.spec, reason)
+        more = {} if self._problem else self.progress.closing_fields(self.spec, reason)
         await writer.status(state, reason, detail=detail, account=account, **more)
         if self.spec.repeats is None:
             seconds = self._cutoff.seconds

@@ -13,13 +13,24 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.cli.erase import targets
+from natterjack.events import StatusEvent
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import Edge
+from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
-from tests.worker.programs import Speaker, StartWorker, closed, queue_empty, spoken
+from tests.worker.programs import (
+    Speaker,
+    StartWorker,
+    closed,
+    live_events,
+    queue_empty,
+    spoken,
+    streaming,
+)
+from tests.worker.successors import following, new_id, request
 
 from .commands import Command, run, run_async
 
@@ -178,6 +189,41 @@ async def test_an_edge_stops_publishing_when_its_session_is_erased(
         assert "the session was ended by a request" in edge.stderr
     finally:
         edge.end()
+    assert {*await stored(broker, "acme")} <= {"KV_stt_usage"}
+
+
+async def test_a_session_that_continues_another_is_erased_and_has_no_successor(
+    nats_server: EmbeddedServer,
+    emulator: DeepgramEmulator,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    start_worker: StartWorker,
+) -> None:
+    await start_worker(WORKER_RECOVERY_SECONDS="0.5", WORKER_BREAKER_SECONDS="0.1")
+    speaker = Speaker(broker_settings, 90, tenant="acme", speed=2, successor=new_id())
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 2.0)
+    await emulator.set(handshake_status=503)
+    emulator.drop()
+    failed = (await closed(broker, speaker.spec)).closing[0]
+    await emulator.set(handshake_status=None)
+    spec = following(speaker.spec, failed)
+
+    async def listed() -> bool:
+        found = await run_async("sessions", "--json", NATS_URL=nats_server.url)
+        rows = [(row["session_id"], row["continues"]) for row in json.loads(found.out)]
+        return rows == [(spec.session_id, spec.continues)]
+
+    async with live_events(broker, spec) as events:
+        await request(broker, spec)
+        await streaming(broker, spec)
+        await until(listed, "it is listed, with the session that it continues")
+        speaking.cancel()
+        await asyncio.wait([speaking])
+        await erase(nats_server, "--tenant", "acme", "--stop", "--yes")
+    (closing,) = [event for event in events if isinstance(event, StatusEvent) and event.closing]
+    assert (closing.reason, closing.continued_by) == ("stopped: erased", None)
+    await queue_empty(broker)
     assert {*await stored(broker, "acme")} <= {"KV_stt_usage"}
 
 

@@ -21,6 +21,7 @@ from natterjack.settings import BrokerSettings
 from natterjack.spec import MAX_STORED_BYTES, SessionSpec
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.worker.programs import Speaker, StartWorker, Transcript, closed, queue_empty, spoken
+from tests.worker.successors import following, new_id, request
 
 from .commands import Result, run, run_async
 
@@ -309,3 +310,37 @@ async def test_what_cannot_be_repeated(
     gone = await repeat(nats_server, key, "--session", speaker.spec.session_id)
     assert (gone.status, "its audio is gone, although the session ended" in gone.out) == (1, True)
     assert (await js.stream_info(streams.SESSIONS)).state.messages == 0
+
+
+async def test_the_sessions_of_a_chain_are_repeated_each_for_its_part(
+    nats_server: EmbeddedServer,
+    emulator: DeepgramEmulator,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+) -> None:
+    await start_worker(WORKER_RECOVERY_SECONDS="0.2", WORKER_BREAKER_SECONDS="0.1")
+    speaker = Speaker(broker_settings, 30, successor=new_id())
+    speaking = asyncio.create_task(speaker.speak())
+    await spoken(speaker, 4.0)
+    await emulator.set(handshake_status=503)
+    emulator.drop()
+    first = await closed(broker, speaker.spec)
+    second = following(speaker.spec, first.closing[0])
+    await request(broker, second)
+    await closed(broker, second)
+    await speaking
+    await queue_empty(broker)
+    await emulator.set(handshake_status=None)
+    last = await repetition(
+        broker, speaker, await repeat(nats_server, "--tenant", "t", "--since", "1h")
+    )
+    assert {event.repeats for event in last.events} == {second.session_id}
+    assert first.words + last.words == speaker.words
+    await queue_empty(broker)
+    named = ("--session", speaker.spec.session_id)
+    again = await repetition(
+        broker, speaker, await repeat(nats_server, str(speaker.spec.key), *named)
+    )
+    assert again.words == first.words, "the rest is in the session that continues it"
+    assert {event.repeats for event in again.events} == {speaker.spec.session_id}

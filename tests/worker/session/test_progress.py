@@ -65,7 +65,7 @@ def test_a_closing_event_says_where_and_by_which_session_it_can_be_continued(
     made = progress(SPEC)
     made.writer.position, made.audio_ended = 3 * RATE, ended
     spec = SPEC.model_copy(update={"successor": "session-2"})
-    where = made.whereabouts(spec, reason)
+    where = made.closing_fields(spec, reason)
     assert (where["position"], where["continued_by"]) == (3 * RATE, named)
     assert where["request"]["successor"] == "session-2"
 
