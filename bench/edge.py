@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import pty
-import random
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 from nats.js import JetStreamContext
 from nats.js.api import StreamState
 
@@ -209,8 +209,9 @@ def _environment() -> dict[str, str]:
 async def _feed(case: Case, pipe: FileIO, delay: float) -> None:
     """Write audio in real time until cancelled or until the pipe has no reader."""
     size = case.rate * _BLOCK_MS // 1000 * case.channels * 2
-    noise = random.Random(1)  # noqa: S311 - audio
-    blocks = [noise.randbytes(size) for _ in range(_NOISE_BLOCKS)]
+    # As loud as speech: the edge examines noise at full scale, which may be another encoding.
+    noise = np.random.default_rng(1).integers(-4096, 4096, (_NOISE_BLOCKS, size // 2), np.int16)
+    blocks = [block.tobytes() for block in noise]
     transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, pipe)
     due, written = time.monotonic() + delay, 0
     try:

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from natterjack.broker.connection import Broker
-from tests.edge_capture.conftest import StartEdge
+from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.input.test_mix import speech
 from tests.edge_capture.program import recordings
 
@@ -72,3 +72,20 @@ async def test_other_scales_and_wrong_samples_are_said(
     edge = start_edge("file", tmp_path / "a.wav", "--speed", "max")
     assert await edge.exit_code() == 0
     assert [each[1] for each in findings(edge.stderr)] == ["input_scale", "input_invalid"]
+
+
+@pytest.mark.sound
+async def test_a_microphone_that_is_silent(
+    ready_broker: Broker, start_edge: StartEdge, sound_server: SoundServer, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", speech(1, 10, 0.3), 16_000)
+    edge = start_edge("mic", environment=sound_server.environment)
+    await edge.says("the input has zeros only", 30)
+    sound_server.play(tmp_path / "a.wav")
+    await edge.says("audio arrives again", 30)
+    edge.interrupt()
+    assert await edge.exit_code() == 0
+    assert [(level, code) for level, code, _, _ in findings(edge.stderr)] == [
+        ("warning", "input_dead"),
+        ("info", "input_dead"),
+    ]
