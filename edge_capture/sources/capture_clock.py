@@ -38,8 +38,9 @@ _STEADY_SPREAD_S = 0.06
 _PLACE_S = 0.1
 """A block that is later or earlier than the rest by more belongs to the audio before a gap."""
 _LONGEST_HOLD_S = 5.0
-_LONGEST_DOUBT_S = 60.0
-"""More than a sound server keeps: on a machine that is busy for so long, all of it may yet come."""
+_LONGEST_DOUBT_S = 30.0
+"""After so long nothing more is held. A machine may be too busy to catch up for minutes, and all of
+the audio may yet come."""
 _OPENING_S = 0.5
 _SETTLE_S = 3.0
 """At first, earlier blocks show that the ones before were late."""
@@ -243,9 +244,8 @@ class CaptureClock:
             if len(recent) == _STEADY and max(recent) - min(recent) <= _STEADY_SPREAD_S:
                 return self._confirm(min(recent))
         assert self._late_since is not None
-        if self._now - self._late_since >= _LONGEST_DOUBT_S:
-            return self._confirm(min(self._recent()))
-        if self._now - self._held[0].captured.now >= _LONGEST_HOLD_S:
+        held_s = self._now - self._held[0].captured.now
+        if held_s >= _LONGEST_HOLD_S or self._now - self._late_since >= _LONGEST_DOUBT_S:
             return self._release()
         return []
 

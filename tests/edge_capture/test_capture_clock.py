@@ -149,17 +149,25 @@ def test_a_full_buffer_loses_what_comes_after_it() -> None:
     assert gap == pytest.approx(20, abs=0.1)
 
 
-def test_audio_that_a_busy_machine_takes_long_to_read_is_no_gap() -> None:
-    """It is read too slowly for 20 s, then too fast: it is late by up to 10 s, and all comes."""
+@pytest.mark.parametrize("lost_s", [0.0, 3.0])
+def test_a_machine_that_is_busy_for_minutes(lost_s: float) -> None:
+    """It reads too slowly for 150 s, then too fast: audio is late by up to 40 s, and comes, but for
+    what is lost on the way."""
     clock, silence = CaptureClock(RATE, 10.0), np.zeros((20, 1), np.int16)
     blocks: list[Block] = []
-    for index in range(4000):
+    most_held_s = 0.0
+    for index in range(15_000):
         at = index * 0.02
-        late_s = max(0.0, 10 - abs(at - 40) / 2)
+        late_s = max(0.0, 40 - abs(at - 150) / 3.5)
         burst_s = at % 0.4 if late_s else 0.0
-        blocks += clock.add(Captured(silence, 10 + at + late_s + 0.4 - burst_s, 0.0, 0, 0.05))
-    assert len(blocks) == 4000
-    assert not any(block.lost_frames for block in blocks)
+        now = 10 + at + late_s + 0.4 - burst_s + (lost_s if at > 150 else 0.0)
+        blocks += clock.add(Captured(silence, now, 0.0, 0, 0.05))
+        most_held_s = max(most_held_s, (index + 1 - len(blocks)) * 0.02)
+    assert len(blocks) == 15_000
+    gaps = [block.lost_frames / RATE for block in blocks if block.lost_frames]
+    assert sum(gaps) == pytest.approx(lost_s, abs=0.05)
+    assert len(gaps) == (lost_s > 0)
+    assert most_held_s < 8
 
 
 def test_small_losses_are_summed_up() -> None:
