@@ -143,12 +143,14 @@ async def ctrl_c(run: Run) -> None:
 
 
 async def ctrl_c_twice(run: Run) -> None:
+    freeze(run.processes()["broker"][0])  # the others cannot end before the second one
     run.press("c")
     await run.says("Ctrl-C again")
     run.press("c")
 
 
 async def sigterm_twice(run: Run) -> None:
+    freeze(run.processes()["broker"][0])
     os.kill(run.process.pid, TERM)
     await run.says("Ctrl-C again")
     os.kill(run.process.pid, TERM)
