@@ -8,6 +8,7 @@ import logging
 import shlex
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from natterjack.broker.connection import Broker, connect
@@ -20,7 +21,8 @@ from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
 from .display import CAPTURING, show_progress
-from .errors import SourceLost
+from .errors import KeyTaken, SourceLost
+from .hold.exchange import Holds
 from .input_report import InputReport
 from .session import EdgeSession
 from .sources import Block, Source
@@ -78,6 +80,11 @@ class Agent:
         """Set to end the capture: a request has ended all sessions, or a resumed session has ended
         and no other can continue it."""
         self._leftovers = Leftovers(leftovers)
+        self._holds = Holds([session.publisher for session in sessions])
+        for session in sessions:
+            session.chain.confirm = self._holds.confirm
+        self._outage = False
+        """Whether the broker was unreachable at first."""
 
     @property
     def activity(self) -> str:
@@ -93,15 +100,17 @@ class Agent:
         """Capture until the source ends or `stop` is set, then wait until everything is stored.
 
         After the end of the source there is no limit to that wait; after `stop` it is limited to
-        `finish_seconds`. Returns the exit code. Raises: BrokerError, UsageError.
+        `finish_seconds`. Returns the exit code. Raises: BrokerError, UsageError; KeyTaken.
         """
         if self._options.once:
             self.broker = await self._connect()
         async with asyncio.TaskGroup() as tasks:
+            publishing = tasks.create_task(self._publish(), name="publish")
             side = [
-                tasks.create_task(self._publish(), name="publish"),
+                publishing,
                 tasks.create_task(self._display(), name="display"),
                 tasks.create_task(self._lift_rate_limit_after(stop), name="lift rate limit"),
+                tasks.create_task(self._end_if_taken(publishing), name="end if taken"),
                 *(
                     tasks.create_task(self._follow(session), name=f"follow {session.spec.key}")
                     for session in self.sessions
@@ -122,12 +131,16 @@ class Agent:
             for session in self.sessions:
                 session.finish()
             await self._run_until(
-                self._all_stored(), stop, grace_seconds=self._options.finish_seconds
+                self._run_until(self._all_stored(), self._holds.taken),
+                stop,
+                grace_seconds=self._options.finish_seconds,
             )
+            self._holds.release()
             if self._options.wait and self._stored:
                 # A signal that ended the capture does not end this wait; a second one aborts.
                 await self._run_until(self._all_closed(), asyncio.Event() if interrupted else stop)
             await end_tasks(side)
+        self._report_taken()
         return self._report()
 
     @property
@@ -143,6 +156,7 @@ class Agent:
             self._broker_settings,
             name="natterjack-edge",
             once=self._options.once,
+            echo=False,  # so that it does not answer itself
             attempts=self.attempts,
         )
 
@@ -152,6 +166,7 @@ class Agent:
             # nats-py closes a connection permanently on some errors, such as expired credentials.
             if self.broker is None or self.broker.client.is_closed:
                 self.broker = await self._connect()
+                self._outage = self.attempts.failures.total() > 0
             await self._publish_on(self.broker)
 
     async def _publish_on(self, broker: Broker) -> None:
@@ -161,6 +176,8 @@ class Agent:
                 await session.status.subscribe(broker)
             by_key = self._leftovers.by_key()
             async with asyncio.TaskGroup() as tasks:
+                if self.sessions:
+                    tasks.create_task(self._holds.run(broker, outage=self._outage), name="hold")
                 for session in self.sessions:
                     same_key = by_key.pop(session.spec.key, [])
                     tasks.create_task(
@@ -180,6 +197,7 @@ class Agent:
     async def _publish_session(
         self, session: EdgeSession, same_key: Sequence[Chain], broker: Broker
     ) -> None:
+        await self._holds.granted.wait()
         # Leftovers with the same key go first: sessions of a key must not run at the same time.
         if await self._leftovers.publish(same_key, broker):
             await session.chain.ready.wait()
@@ -200,6 +218,12 @@ class Agent:
                 extra=fields(session=str(session.spec.key)),
             )
             self._ended.set()
+
+    async def _end_if_taken(self, publishing: asyncio.Task[None]) -> None:
+        """End the capture and publish nothing more once another agent has one of the keys."""
+        await self._holds.taken.wait()
+        publishing.cancel()
+        self._ended.set()
 
     async def _lift_rate_limit_after(self, stop: asyncio.Event) -> None:
         """After `stop`, lift the rate limit of audio that would be lost with this process."""
@@ -256,6 +280,29 @@ class Agent:
             if not working.done() and grace_seconds:
                 await asyncio.wait((working,), timeout=grace_seconds)
             await end_tasks((working, *stopping))
+
+    def _report_taken(self) -> None:
+        """Log that another agent has a key. Raises KeyTaken if this one has published nothing."""
+        lost = self._holds.lost
+        if lost is None:
+            return
+        words = lost.describe(datetime.now().astimezone())
+        if lost.published:
+            log.error("%s", words)
+            return
+        seconds = max(session.seconds for session in self.sessions)
+        waited = self._outage or (self.broker is not None and self.broker.reconnects > 0)
+        for session in self.sessions:
+            publisher = session.publisher
+            if waited or session.continued:
+                publisher.close()
+            else:
+                publisher.abandon()  # nothing but the moment that it took to ask
+        waits = self._source is not None and self._source.can_wait
+        kept = self._where_kept(self.sessions[0].publisher) or ("" if waits else ", which are lost")
+        if waited and kept:
+            words += f"; it captured {seconds:.1f} s before it reached NATS{kept}"
+        raise KeyTaken(words)
 
     def _report(self) -> int:
         """Log the outcome of each session. Returns the exit code."""

@@ -3,6 +3,7 @@
 EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit code 2
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit code 2
+├── KeyTaken      another agent captures the key; exit code 2
 └── SourceLost    the source failed mid-session: the microphone vanished; exit code 1
 """
 
@@ -21,6 +22,11 @@ class SourceError(EdgeError, UsageError):
 
 class SpoolError(EdgeError, UsageError):
     """The spool is unusable. The message gives the reason in one line."""
+
+
+class KeyTaken(EdgeError):
+    """Another agent captures the key, and this one has published nothing. The message names the
+    other one."""
 
 
 class SourceLost(EdgeError):

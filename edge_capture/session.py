@@ -42,6 +42,8 @@ class EdgeSession:
         self._chunker = chunker
         self.resumed = False
         """Whether an earlier run started the session and more audio follows."""
+        self.continued = False
+        """Whether an earlier run started the session."""
         self._last_payload = b""
         self._resumed_ns: int | None = None
         """Wall clock of the end of an earlier run's live audio, until the first block arrives."""
@@ -107,6 +109,7 @@ class EdgeSession:
         To be called before the first `feed`.
         """
         self._chunker.resume(pos, source_frame)
+        self.continued = True
         self.resumed = not self.publisher.backlog.ended
 
     def resume_live(self, pos: int, end_time_ns: int, min_gap_s: float) -> None:
@@ -117,7 +120,7 @@ class EdgeSession:
         """
         self._chunker.resume(pos)
         self._resumed_ns, self._min_gap_s = end_time_ns, min_gap_s
-        self.resumed = True
+        self.continued = self.resumed = True
 
 
 def readable_token() -> str:

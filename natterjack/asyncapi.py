@@ -17,11 +17,13 @@ from pydantic.json_schema import models_json_schema
 from . import audio
 from .control import ControlReply, ControlRequest
 from .events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, UsageEvent
+from .hold import Hold
 from .spec import SessionSpec
 from .subjects import (
     AUDIO_PREFIX,
     CONTROL_PREFIX,
     DURABLE_KINDS,
+    HOLD_PREFIX,
     SESSION_PREFIX,
     TOKEN_PATTERN,
     TRANSCRIPT_PREFIX,
@@ -86,7 +88,7 @@ def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
 
 def document() -> dict[str, Any]:
     """The document as JSON values."""
-    wire = (SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply)
+    wire = (SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply, Hold)
     models = [(model, "serialization") for model in wire]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS + "{model}")  # type: ignore[arg-type]
     channels: dict[str, Any] = {
@@ -137,22 +139,34 @@ def document() -> dict[str, Any]:
         "Requests to the worker that holds the session, which replies on the reply subject.",
         "request",
     )
+    channels["hold"] = _channel(
+        f"{HOLD_PREFIX}.{_KEY}",
+        "An edge asks whether another one captures the key. Edges that do, or have asked before, "
+        "reply on the reply subject. Not stored.",
+        "hold",
+    )
     # The address is unknown here: each request names its own reply subject.
-    channels["controlReply"] = {
-        "address": None,
-        "messages": {"reply": {"$ref": "#/components/messages/reply"}},
-    }
-    for name, model in (("request", ControlRequest), ("reply", ControlReply)):
+    for channel, message in (("controlReply", "reply"), ("holdReply", "hold")):
+        channels[channel] = {
+            "address": None,
+            "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        }
+    for name, model in (("request", ControlRequest), ("reply", ControlReply), ("hold", Hold)):
         messages[name] = {
             "summary": _summary(model),
             "contentType": "application/json",
             "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
         }
-    operations["control"] = {
-        "action": "send",
-        "channel": {"$ref": "#/channels/control"},
-        "reply": {"channel": {"$ref": "#/channels/controlReply"}},
-    }
+    for operation, action, channel in (
+        ("control", "send", "control"),
+        ("askForKey", "send", "hold"),
+        ("answerForKey", "receive", "hold"),
+    ):
+        operations[operation] = {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{channel}"},
+            "reply": {"channel": {"$ref": f"#/channels/{channel}Reply"}},
+        }
     return {
         "asyncapi": "3.0.0",
         "info": {

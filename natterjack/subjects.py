@@ -14,6 +14,7 @@ SESSION_PREFIX = "stt.session"
 AUDIO_PREFIX = "stt.audio"
 TRANSCRIPT_PREFIX = "stt.transcript"
 CONTROL_PREFIX = "stt.control"
+HOLD_PREFIX = "stt.hold"
 SLOT_PREFIX = "stt.slot"
 DIAL_PREFIX = "stt.dial"
 REPUBLISHED_PREFIX = "stt.slots"
@@ -77,6 +78,11 @@ def audio_subject(key: SessionKey) -> str:
 def control_subject(key: SessionKey) -> str:
     """The subject on which the session's worker receives control requests."""
     return f"{CONTROL_PREFIX}.{key}"
+
+
+def hold_subject(key: SessionKey) -> str:
+    """The subject on which edges ask each other whether one of them captures the key."""
+    return f"{HOLD_PREFIX}.{key}"
 
 
 def transcript_subject(key: SessionKey, kind: EventKind) -> str:

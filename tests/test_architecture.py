@@ -19,7 +19,7 @@ LONG_MODULES = {
     "edge_capture.spool.session",
 }
 
-CONTRACT = {"events", "subjects", "audio", "spec", "control", "settings", "errors"}
+CONTRACT = {"events", "subjects", "audio", "spec", "control", "hold", "settings", "errors"}
 """Modules of `natterjack` that import neither asyncio nor NATS."""
 DESCRIPTION = {"asyncapi"}
 """Made from the contract alone, so it may import no more than the contract does."""

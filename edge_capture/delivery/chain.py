@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -55,6 +56,8 @@ class Chain:
         self.over = asyncio.Event()
         """Set together with `outcome`."""
         self._succession = Succession(self.spec.start_position, self.spec.sample_rate, live=live)
+        self.confirm: Callable[[], Awaitable[None]] | None = None
+        """Returns once no other agent captures the key; awaited before a successor opens."""
         if not earlier:
             self.ready.set()
 
@@ -121,6 +124,9 @@ class Chain:
 
     async def _open(self, position: int) -> None:
         """Open the successor, which transcribes the audio from `position` on."""
+        self.publisher.opening = True
+        if self.confirm is not None:
+            await self.confirm()
         ended = self.spec
         self.spec = ended.model_copy(
             update={

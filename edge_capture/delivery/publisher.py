@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 
@@ -20,7 +19,6 @@ from nats.errors import Error as NatsError
 from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
 from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
-from natterjack.broker.store_limits import explain_refused_message
 from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
@@ -28,6 +26,7 @@ from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
 from .backlog import Backlog
+from .replies import refusal, stored_sequence
 from .request import Backoff, Request
 from .token_bucket import TokenBucket
 from .tracing import PublishTrace
@@ -44,9 +43,6 @@ _LIMIT_S = 30.0
 whose limit was raised does not tell clients that are connected."""
 _MAX_UNSENT_BYTES = 256 * 1024
 """Limit of nats-py's send buffer, which grows when the connection is up but stalled."""
-_NO_RESPONDERS = "NATS/1.0 503"
-
-NO_STREAM = "waiting for a worker to create the streams"
 
 
 class Publisher:
@@ -65,6 +61,8 @@ class Publisher:
         self._window = Window(window_chunks)
         self._trace = PublishTrace(spec)
         self._requests = 1
+        self.request_sequence: int | None = None
+        """Position of the newest session request in STT_SESSIONS, once one is stored."""
         self._audio_backoff = Backoff()
         self._problems: dict[str, str] = {}
         """Why the broker does not store the "request" or the "audio"."""
@@ -82,6 +80,8 @@ class Publisher:
         """Set once the last chunk has been offered."""
         if backlog.ended:
             self.ended.set()
+        self.opening = False
+        """Whether another session is about to go on with this audio, so that it is not finished."""
         self.abandoned = False
         """Whether the rest of the session is not to be sent."""
         self.published = 0
@@ -140,6 +140,7 @@ class Publisher:
         """
         if self.abandoned:
             return
+        self.opening = False
         self._request = Request(spec, self._requests)
         self._requests += 1
         self._problems.pop("request", None)
@@ -326,6 +327,8 @@ class Publisher:
             return  # of an earlier session, which has ended
         reason = refusal(headers, data, SESSIONS if request else AUDIO)
         if reason is None:
+            if request:
+                self.request_sequence = stored_sequence(data) or self.request_sequence
             self._stored(None if request else int(token))
         elif request:
             self._failed("request", reason)
@@ -348,7 +351,7 @@ class Publisher:
         self._check_finished()
 
     def _check_finished(self) -> None:
-        if self.finished.is_set():
+        if self.finished.is_set() or self.opening:
             return
         if self.backlog.ended and self._request.stored and not (self._window or self.backlog):
             self.backlog.discard()
@@ -374,19 +377,3 @@ class Publisher:
             self._window.resend_all()  # the broker may have refused any of them
         if not self._problems:
             log.info("the broker accepts data again", extra=fields(session=str(self.spec.key)))
-
-
-def refusal(headers: bytes | None, data: bytes, stream: str = AUDIO) -> str | None:
-    """Return why JetStream has not stored a message in `stream`, from its reply; None if it has."""
-    if not data:
-        status = (headers or b"").partition(b"\r\n")[0].decode(errors="replace")
-        return NO_STREAM if status.startswith(_NO_RESPONDERS) else f"unexpected reply {status}"
-    if b'"error"' not in data:
-        return None
-    try:
-        error = json.loads(data)["error"]
-        code, description = error["err_code"], str(error["description"])
-        explained = explain_refused_message(stream, code, description)
-        return f"refused by the broker: {description} ({code}){explained.removeprefix(description)}"
-    except (ValueError, KeyError, TypeError):
-        return f"unexpected reply {data[:100]!r}"

@@ -73,9 +73,9 @@ class Broker:
         self.credentials = credentials or Credentials(BrokerSettings())
         self.acks = Acks(client)
         self.on_reconnect: set[Callable[[], None]] = set()
-        self.on_refusal: set[Callable[[NotAllowed], None]] = set()
+        self.on_refusal: set[Callable[[NotAllowed], bool | None]] = set()
         """Called when the server's permissions refuse this user a subject. There is no other sign
-        of it: a reply simply does not arrive."""
+        of it: a reply simply does not arrive. It is logged unless one of them returns True."""
         self.slow_consumers = 0
         self.reconnects = 0
         """The number of the current or last connection; 0 is the first."""
@@ -186,6 +186,7 @@ async def connect(
     *,
     name: str,
     once: bool = False,
+    echo: bool = True,
     on_waiting: Callable[[str], Awaitable[None]] | None = None,
     attempts: Attempts | None = None,
 ) -> Broker:
@@ -193,7 +194,8 @@ async def connect(
 
     Retries forever with backoff, jitter and one log line per attempt, unless `once` is set. An
     established connection is restored whenever it is lost. Every attempt reads the files of
-    credentials and certificates again. `attempts` keeps the reasons of failures.
+    credentials and certificates again. `attempts` keeps the reasons of failures. Without `echo`,
+    the connection does not receive what it publishes itself.
 
     Raises: BrokerUnreachable with `once`, if the first attempt fails; UsageError for unusable
     settings; ServerTooOld. Cancel-safe.
@@ -212,7 +214,7 @@ async def connect(
         broker = Broker(Client(), attempts, credentials)
         seconds = _ONLY_ATTEMPT_S if once else _ATTEMPT_S
         try:
-            await _connect_once(broker, settings, name, seconds, credentials.read)
+            await _connect_once(broker, settings, name, seconds, credentials.read, echo)
         except (NatsError, OSError, TimeoutError, ValueError) as error:
             trouble = attempts.failed(error, expired=broker.client.identity.expired)
             reason = f"no NATS at {without_credentials(settings.url)}: {trouble}"
@@ -238,6 +240,7 @@ async def _connect_once(
     name: str,
     seconds: float,
     identify: Callable[[], Identity],
+    echo: bool = True,
 ) -> None:
     client, attempts, url = broker.client, broker.attempts, without_credentials(settings.url)
     client.identify = identify
@@ -254,14 +257,14 @@ async def _connect_once(
             failed_servers >= len(client.servers) or isinstance(error, UsageError)
         ):
             last_error.set_result(error)
-        refusal = broker.refusal(error)
+        refusal, expected = broker.refusal(error), False
         if refusal is not None:
             error = refusal
             for callback in list(broker.on_refusal):
-                callback(refusal)
+                expected |= callback(refusal) is True
         if isinstance(error, SlowConsumerError):
             broker.slow_consumers += 1  # the feed notices the gap and reads it from the stream
-        elif connected_once:
+        elif connected_once and not expected:
             words = describe(error)
             if not client.is_connected:
                 words = attempts.failed(error, expired=client.identity.expired)
@@ -297,6 +300,7 @@ async def _connect_once(
             connect_timeout=seconds,  # type: ignore[arg-type]  # any number will do
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.05,  # type: ignore[arg-type]  # beside our own pauses
+            no_echo=not echo,
             ping_interval=5,
             max_outstanding_pings=2,
             error_cb=on_error,

@@ -15,6 +15,7 @@ from natterjack.subjects import (
     AUDIO_PREFIX,
     CONTROL_PREFIX,
     DIAL_PREFIX,
+    HOLD_PREFIX,
     REPUBLISHED_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
@@ -53,7 +54,7 @@ class Permissions:
             "subscribe": {"allow": list(self.subscribe)},
         }
         if self.responds:
-            # A minute, because a control request may wait for a provider.
+            # A minute, because a control request may wait for a provider. Edges reply at once.
             config["allow_responses"] = {"max": 1, "expires": "1m"}
         return config
 
@@ -136,15 +137,17 @@ class User:
 
 
 def _edge(key: str, own: tuple[str, ...]) -> Permissions:
-    status = f"{TRANSCRIPT_PREFIX}.{key}.status"
+    status, hold = f"{TRANSCRIPT_PREFIX}.{key}.status", f"{HOLD_PREFIX}.{key}"
     return Permissions(
         publish=(
             f"{SESSION_PREFIX}.{key}",
             f"{AUDIO_PREFIX}.{key}",
+            hold,
             # The newest status of a session, by its subject.
             f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
         ),
-        subscribe=(*own, status),
+        subscribe=(*own, status, hold),
+        responds=True,  # to other edges that ask for its keys
     )
 
 

@@ -17,7 +17,7 @@ _MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
 EDGE_CONNECTIONS = 1024
 """Default limit of simultaneous connections for all edges of a tenant together."""
 _EDGE_SUBSCRIPTIONS = 1024
-"""Limit of subscriptions per connection. An edge has two for each session."""
+"""Limit of subscriptions per connection. An edge has three for each session."""
 
 
 def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) -> dict[str, Any]:

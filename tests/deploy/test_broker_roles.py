@@ -83,7 +83,10 @@ BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_provi
 ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
 
 PUBLISHED = (
-    *(f"stt.{what}.{key}" for what in ("session", "audio", "control") for key in (KEY, FOREIGN)),
+    *(
+        f"stt.{what}.{key}"
+        for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
+    ),
     "stt.audio.acme.call.caller",
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
     "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.slot.deepgram.1",
@@ -122,7 +125,11 @@ PUBLISHED = (
     "_INBOX.x", "_R_.x", "anything.else",
 )  # fmt: skip
 HEARD = (
-    *(f"stt.{what}.{key}" for what in ("session", "audio", "control") for key in (KEY, FOREIGN)),
+    *(
+        f"stt.{what}.{key}"
+        for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
+    ),
+    "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
     "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
     "stt.transcript.acme.*.agent.status", "stt.transcript.>", "stt.transcript.*.*.*.status",
@@ -134,7 +141,7 @@ HEARD = (
 )  # fmt: skip
 
 _OWN_EDGE = (
-    f"stt.session.{KEY}", f"stt.audio.{KEY}",
+    f"stt.session.{KEY}", f"stt.audio.{KEY}", f"stt.hold.{KEY}",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
 )  # fmt: skip
 _LISTEN = (
@@ -194,9 +201,12 @@ MAY_HEAR: dict[str, set[str]] = {
     "edge_acme_pi-1": {
         f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.*.status",
         "stt.transcript.acme.*.agent.status",
+        f"stt.hold.{KEY}", "stt.hold.acme.call.caller", "stt.hold.acme.*.*",
     },
-    "edge_acme_pi-2": {f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status"},
-    "edge_other_x": {f"stt.transcript.{FOREIGN}.status"},
+    "edge_acme_pi-2": {
+        f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status", f"stt.hold.{KEY}",
+    },
+    "edge_other_x": {f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}"},
     "subscriber_acme_app": {*_OWN_EVENTS},
     "subscriber_acme_shown": {*_OWN_EVENTS},
     "subscriber_archive": {*_ALL_EVENTS},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_capture.delivery.publisher import NO_STREAM, refusal
+from edge_capture.delivery.replies import NO_STREAM, refusal, stored_sequence
 from edge_capture.delivery.request import Backoff
 
 
@@ -55,3 +55,21 @@ def test_delays_grow_to_a_limit_and_start_afresh_after_a_calm_time() -> None:
     assert all(2.5 <= delay <= 5 for delay in delays[5:])
     backoff.failed(now + 10.1)
     assert backoff.due - (now + 10.1) <= 0.25
+
+
+@pytest.mark.parametrize(
+    ("data", "sequence"),
+    [
+        (b'{"stream":"STT_SESSIONS","seq":7}', 7),
+        (b'{"stream":"STT_SESSIONS","seq":7,"duplicate":true}', 7),
+        (b'{"stream":"STT_SESSIONS"}', None),
+        (b'{"seq":0}', None),
+        (b'{"seq":1e999}', None),
+        (b'{"seq":9223372036854775808}', None),
+        (b'{"seq":[]}', None),
+        (b"[]", None),
+        (b"", None),
+    ],
+)
+def test_the_position_of_a_stored_message(data: bytes, sequence: int | None) -> None:
+    assert stored_sequence(data) == sequence

@@ -62,11 +62,16 @@ def test_an_edge_is_confined_to_its_tenant_and_speaker() -> None:
         assert allows(permissions.publish, f"{prefix}.acme.call.agent")
         assert not allows(permissions.publish, f"{prefix}.other.call.agent")
         assert not allows(permissions.subscribe, f"{prefix}.acme.call.agent")
+    for filters in (permissions.publish, permissions.subscribe):
+        assert allows(filters, "stt.hold.acme.call.agent")
+        assert not allows(filters, "stt.hold.other.call.agent")
+    assert permissions.responds
     assert allows(permissions.subscribe, "stt.transcript.acme.call.agent.status")
     assert not allows(permissions.subscribe, "stt.transcript.acme.call.agent.final")
     confined = User("edge", name="desk", tenant="acme", speaker="agent").permissions()
     assert allows(confined.publish, "stt.audio.acme.call.agent")
     assert not allows(confined.publish, "stt.audio.acme.call.customer")
+    assert not allows(confined.subscribe, "stt.hold.acme.call.customer")
 
 
 def test_a_subscriber_of_a_tenant_reads_its_transcripts_only() -> None:

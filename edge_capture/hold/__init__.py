@@ -1,0 +1,1 @@
+"""The hold on a key: while one agent captures it, the others are refused."""
