@@ -20,7 +20,7 @@ from natterjack.telemetry.log import fields
 from .delivery.chain import Chain
 from .delivery.leftovers import Leftovers
 from .delivery.publisher import Publisher
-from .display import CAPTURING, show_progress
+from .display import CAPTURING, show_progress, source_text
 from .errors import KeyTaken, SourceLost
 from .hold.exchange import Holds
 from .input_report import InputReport
@@ -61,7 +61,7 @@ class Agent:
         leftovers: Sequence[Chain] = (),
     ) -> None:
         """`leftovers` are earlier sessions in `spool`, oldest first."""
-        self.title = _title(source)
+        self.title = source_text(source)
         self.sessions = sessions
         self.leftovers = leftovers
         self.broker: Broker | None = None
@@ -389,12 +389,3 @@ class Agent:
             return ""
         directory = shlex.quote(str(self._spool.directory))
         return f"; the spool keeps them; to send them: natterjack-edge send --spool {directory}"
-
-
-def _title(source: Source | None) -> str:
-    """Describe the source in one line."""
-    if source is None:
-        return "earlier sessions in the spool"
-    count = source.format.channels
-    channels = "mono" if count == 1 else f"{count} channels"
-    return f"{source.name}: {source.format.sample_rate} Hz, {channels}"

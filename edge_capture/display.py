@@ -23,6 +23,7 @@ from .delivery.chain import Chain
 from .level import SILENCE_DBFS
 from .session import EdgeSession
 from .session_status import WAITING
+from .sources import Source
 from .succession import clock_text
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,15 @@ class Agent(Protocol):
     @property
     def attempts(self) -> Attempts:
         """The attempts to connect."""
+
+
+def source_text(source: Source | None) -> str:
+    """Describe the source in one line."""
+    if source is None:
+        return "earlier sessions in the spool"
+    count = source.format.channels
+    channels = "mono" if count == 1 else f"{count} channels"
+    return f"{source.name}: {source.format.sample_rate} Hz, {channels}"
 
 
 def connection_text(agent: Agent) -> str | None:
