@@ -8,11 +8,13 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from edge_capture.succession import AT_ONCE
@@ -21,10 +23,11 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import AUDIO, ensure
 from natterjack.control import stop_reason
 from natterjack.events import Account, StatusEvent, StatusState
+from natterjack.hold import Hold
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.subjects import transcript_subject
+from natterjack.subjects import hold_subject, transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge, Recording, requests, stored
 from tests.edge_capture.test_faults import say, speech, status_event
@@ -464,6 +467,36 @@ async def test_a_user_without_all_rights(
             ) == (refused == "events")
     finally:
         server.stop()
+
+
+async def test_no_successor_opens_while_another_agent_has_the_key(
+    ready_broker: Broker, start_edge: StartEdge
+) -> None:
+    """As after a suspension: another agent has taken over, and the first learns of the end of its
+    session before it learns of the other one."""
+    edge = start_edge("stdin", "--live", stdin=subprocess.PIPE)
+    async with speaking(edge):
+        await captured(ready_broker, 2)
+        (first,) = await opened(ready_broker, 1)
+        other = Hold(
+            session_id="another-session", agent="pi-7", since=datetime.now(UTC), publishing=True,
+            request_sequence=10**6,
+        )  # fmt: skip
+        asked, over = 0, False
+
+        async def answer(message: Msg) -> None:
+            nonlocal asked
+            asked += 1
+            if over:
+                await message.respond(other.encode())
+
+        await ready_broker.client.subscribe(hold_subject(first.key), cb=answer)
+        await until(lambda: asked, "it has asked again, and next asks half a minute later")
+        over = True
+        await say(ready_broker, ended(first, 1.0))
+        assert await edge.exit_code() == 1, edge.stderr
+    assert "is being captured by agent pi-7" in edge.stderr
+    await opened(ready_broker, 1)
 
 
 async def test_an_event_that_the_stream_refuses_opens_nothing(
