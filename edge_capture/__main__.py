@@ -1,6 +1,6 @@
 """The `natterjack-edge` command.
 
-Exit codes: 0 everything is published and acknowledged; 1 it is not, some of it is known to be
+Exit status: 0 everything is published and acknowledged; 1 it is not, some of it is known to be
 untranscribed, the source failed, or with `--wait` the session did not end as closed; 2 an error in
 the command line, the source or (with `--once`) the broker, or another agent captures the key; 130 a
 second Ctrl-C.
@@ -76,13 +76,13 @@ examples:
 Most settings are also environment variables, named in brackets; a flag takes precedence.
 Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
-exit codes:
+exit status:
   0    everything is published and acknowledged
   1    some chunks are not acknowledged, some audio is known to be untranscribed, the source failed,
        a request ended the session, another agent took over its key, or with --wait it did not end
        as closed
   2    an error in the command line, the settings, the source or the spool, another agent captures
-       the key, or with --once no NATS
+       the key, or with --once NATS cannot be reached
   130  aborted by a second Ctrl-C
 """
 
@@ -186,7 +186,7 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Source]
 
 
 async def _capture(flags: argparse.Namespace) -> int:
-    """Run `file`, `stdin` or `mic`. Returns the exit code."""
+    """Run `file`, `stdin` or `mic`. Returns the exit status."""
     edge, publish = load(EdgeSettings, flags), load(PublishSettings, flags)
     request, broker = load(RequestSettings, flags), load(BrokerSettings, flags)
     keys = make_keys(edge)
@@ -226,7 +226,7 @@ async def _capture(flags: argparse.Namespace) -> int:
 
 
 async def _run_under_systemd(agent: Agent, stop: asyncio.Event, finish_seconds: float) -> int:
-    """Run the agent and report to systemd meanwhile. Returns the exit code."""
+    """Run the agent and report to systemd meanwhile. Returns the exit status."""
     async with asyncio.TaskGroup() as tasks:
         notifying = tasks.create_task(
             notify_systemd(stop, finish_seconds + _END_SECONDS), name="systemd"
@@ -237,7 +237,7 @@ async def _run_under_systemd(agent: Agent, stop: asyncio.Event, finish_seconds: 
 
 
 async def _send(flags: argparse.Namespace) -> int:
-    """Run `send`. Returns the exit code."""
+    """Run `send`. Returns the exit status."""
     delivery, broker = load(DeliverySettings, flags), load(BrokerSettings, flags)
     spool = _open_spool(flags)
     if spool is None:
@@ -351,7 +351,7 @@ def _configure_log(flags: argparse.Namespace) -> None:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    """Run the command. Returns the exit code."""
+    """Run the command. Returns the exit status."""
     try:
         _configure_log(flags)
         for unknown in check_variables(flags):
@@ -370,7 +370,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit code."""
+    """Run the command line. Returns the exit status."""
     flags = make_parser().parse_args(arguments)
     try:
         code = _run(flags)

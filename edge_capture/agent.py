@@ -100,7 +100,7 @@ class Agent:
         """Capture until the source ends or `stop` is set, then wait until everything is stored.
 
         After the end of the source there is no limit to that wait; after `stop` it is limited to
-        `finish_seconds`. Returns the exit code. Raises: BrokerError, UsageError; KeyTaken.
+        `finish_seconds`. Returns the exit status. Raises: BrokerError, UsageError; KeyTaken.
         """
         if self._options.once:
             self.broker = await self._connect()
@@ -297,7 +297,7 @@ class Agent:
             if waited or session.continued:
                 publisher.close()
             else:
-                publisher.abandon()  # nothing but the moment that it took to ask
+                publisher.abandon()  # it has only what was captured while this agent asked
         waits = self._source is not None and self._source.can_wait
         kept = self._where_kept(self.sessions[0].publisher) or ("" if waits else ", which are lost")
         if waited and kept:
@@ -305,7 +305,7 @@ class Agent:
         raise KeyTaken(words)
 
     def _report(self) -> int:
-        """Log the outcome of each session. Returns the exit code."""
+        """Log the outcome of each session. Returns the exit status."""
         complete = not (self._source_error or self._ended.is_set())
         chains = [*(session.chain for session in self.sessions), *self.leftovers]
         for chain in chains:

@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     payload: bytes
     end: bool
     note: str = ""
-    """Its Audio-Note, such as the cause of a hole before it."""
+    """Its Audio-Note, such as the cause of a gap before it."""
 
 
 def resume_frame(pos: int, source_rate: int, rate: int) -> int:

@@ -1,10 +1,10 @@
 """Errors of the edge agent.
 
 EdgeError
-├── SourceError   the source gives no audio: a wrong file, no microphone; exit code 2
-├── SpoolError    the spool is unusable: not a directory, or not writable; exit code 2
-├── KeyTaken      another agent captures the key; exit code 2
-└── SourceLost    the source failed mid-session: the microphone vanished; exit code 1
+├── SourceError   the source gives no audio: a wrong file, no microphone; exit status 2
+├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
+├── KeyTaken      another agent captures the key; exit status 2
+└── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Log lines about what is wrong with the audio of a source."""
+"""Log lines about findings in the audio of a source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class InputReport:
-    """Watches the blocks of one source, and logs a line when something begins and when it ends."""
+    """Watches the blocks of one source, and logs a line when a finding begins and when it ends."""
 
     def __init__(self, source: Source, *, split: bool) -> None:
         self._name = source.name

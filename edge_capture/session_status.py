@@ -35,7 +35,7 @@ class _Found(Enum):
     """As far as is known, it has not ended."""
     ENDED = auto()
     DOUBT = auto()
-    """The stream did not answer, or has not what was received live."""
+    """The stream did not answer, or does not have what was received live."""
     REPLACED = auto()
     """The newest event is a later session's, so this one has ended."""
 

@@ -181,7 +181,7 @@ class StdinSettings(BaseSettings):
     sample_rate: int = described(16_000, "sample rate in hertz", ge=1)
     channels: int = described(1, "number of interleaved channels", ge=1, le=32)
     raw: bool = described(
-        False, "take the audio for raw even if it begins like a WAV or another file"
+        False, "treat the input as raw audio even if it begins like a WAV or another file"
     )
     live: bool = described(
         False,
@@ -244,17 +244,17 @@ MODELS = tuple(
 
 _KEY = {"EDGE_TENANT", "EDGE_CONVERSATION", "EDGE_SPEAKER", "EDGE_SPLIT_CHANNELS"}
 _MISSPELLED = 0.8
-"""How much a variable resembles one of these, from 0 to 1, if it can be nothing else: TENNANT has
-0.92, TENANT_ID 0.8. A later release should not name another setting like that."""
+"""Similarity, from 0 to 1, from which a variable counts as one of these, misspelled: TENNANT has
+0.92, TENANT_ID 0.8. Later releases should not add settings whose names are that similar."""
 
 
 def check_variables(
     flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
 ) -> list[Unknown]:
-    """Return the variables that look like settings of this program and are none.
+    """Return the variables that look like settings of this program but are not.
 
     Raises: UsageError if one looks like a part of the session's key that nothing else gives:
-    without it, audio would be published under another key, for everybody to read who may read that.
+    without it, audio would be published under another key, which other people may read.
     """
     found = unknown_variables(environment, {*MODELS, *SHARED_MODELS})
     if flags.command in CAPTURE_COMMANDS:

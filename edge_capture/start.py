@@ -6,5 +6,5 @@ from natterjack.process.start import run_program
 
 
 def main() -> int:
-    """Run the program and return its exit code."""
+    """Run the program and return its exit status."""
     return run_program("natterjack-edge", "edge_capture.__main__", "edge")

@@ -1,6 +1,6 @@
-"""What follows the end of a session: nothing, a successor for the rest of its audio, or an error.
+"""Decides what follows the end of a session: nothing, a successor for the rest, or an error.
 
-It decides, and does no I/O. Positions are frames of the session's audio.
+Pure. Positions are frames of the session's audio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _JITTER = 0.25
 _BUDGET, _END_OF_AUDIO = "budget", "end of audio"
 """Closing reasons of a worker."""
 _MAX_SECONDS = "max_seconds"
-"""How the detail of the closing reason "budget" begins if it is the session's own."""
+"""Beginning of the detail of the reason "budget", if the session's own limit has ended it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What `natterjack` exports: the API for downstream services."""
+"""The API for downstream services, which `natterjack` exports."""
 
 from .broker.connection import Broker, connect, connected
 from .broker.control import control_session

@@ -68,9 +68,9 @@ def _chunk_headers() -> dict[str, Any]:
             audio.AUDIO_NOTE: {
                 "type": "string",
                 "pattern": f"^{audio.NOTE_PATTERN}$",
-                "description": "what the edge says about the audio: codes that begin at this "
-                "chunk, or end before it (`:end`). After a jump of the position, one of these is "
-                f"its cause: {', '.join(map(audio.gap_note, audio.GAP_CAUSES))}",
+                "description": "conditions of the audio: `code` begins at this chunk, `code:end` "
+                "ended before it. If the position jumps at this chunk, one of these has the "
+                f"cause: {', '.join(map(audio.gap_note, audio.GAP_CAUSES))}",
             },
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },

@@ -27,7 +27,7 @@ MSG_ID = "Nats-Msg-Id"
 BUSY, SUSPENDED, DEVICE_LOST = "busy", "suspended", "device_lost"
 DROPPED, RESUMED = "dropped", "resumed"
 GAP_CAUSES = (BUSY, SUSPENDED, DEVICE_LOST, DROPPED, RESUMED)
-"""Why an edge lost audio, as the Audio-Note of the next chunk tells: its machine was too busy; its
+"""Why an edge lost audio, by the Audio-Note of the next chunk: its machine was too busy; its
 machine was suspended; the microphone was away; the oldest audio that waited for NATS was dropped;
 no edge ran."""
 UNNAMED_GAP = "edge"
@@ -66,7 +66,7 @@ class AudioFormat(NamedTuple):
 
 
 class ChunkHeader(NamedTuple):
-    """The headers of a chunk. Positions count frames from the start of the session."""
+    """The headers of a chunk. Positions count frames from the start of the audio."""
 
     session_id: str
     seq: int
@@ -78,17 +78,17 @@ class ChunkHeader(NamedTuple):
     end: bool
     """True for the last chunk of the session, whose payload may be empty."""
     note: str = ""
-    """What the edge says about the audio: up to three codes, separated by commas. `code` begins at
-    this chunk, `code:end` ends before it. A hole before the chunk is told by one of GAP_CAUSES."""
+    """Conditions of the audio: up to three codes, separated by commas. `code` begins at this chunk,
+    `code:end` ended before it. One of GAP_CAUSES is the cause of a gap before the chunk."""
 
 
 def gap_note(cause: str) -> str:
-    """The note of the chunk that follows a hole with this cause."""
+    """The note of the chunk that follows a gap with this cause."""
     return cause + _END
 
 
 def gap_cause(note: str) -> str:
-    """The cause of the hole before a chunk with this note, or UNNAMED_GAP."""
+    """The cause of the gap before a chunk with this note, or UNNAMED_GAP."""
     ended = (code.removesuffix(_END) for code in note.split(",") if code.endswith(_END))
     return next((code for code in ended if code in GAP_CAUSES), UNNAMED_GAP)
 

@@ -71,8 +71,8 @@ class _Event(_Model):
     continues: Annotated[
         str | None,
         Field(
-            description="ID of the session whose audio this one goes on transcribing, on the same "
-            "clock"
+            description="ID of the session that this one continues: it transcribes the rest of the "
+            "same audio, on the same clock"
         ),
     ] = None
     published_at: Annotated[datetime, Field(description="wall-clock time at the worker")]
@@ -169,9 +169,9 @@ class Gap(_Stretch):
     cause: Annotated[
         str,
         Field(
-            description="lost by the edge: `busy` (its machine), `suspended` (its machine), "
-            "`device_lost`, `dropped` (too much audio waited), `resumed` (no edge ran), or `edge` "
-            "(unknown). Lost later: `missing`, `bad_chunk`, `unreadable`"
+            description="lost by the edge: `busy` (its machine was too busy), `suspended` (its "
+            "machine was), `device_lost`, `dropped` (too much audio waited), `resumed` (no edge "
+            "ran), or `edge` (unknown). Lost later: `missing`, `bad_chunk`, `unreadable`"
         ),
     ]
 

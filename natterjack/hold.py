@@ -1,4 +1,4 @@
-"""What edges tell each other on `stt.hold.<key>`: which of them captures a key."""
+"""The message on `stt.hold.<key>`, by which edges agree on the one that captures a key."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Hold(BaseModel):
         Field(
             ge=1,
             lt=2**63,
-            description="position of its newest session request in STT_SESSIONS, of any key; "
-            "absent if none is stored",
+            description="stream sequence of its newest session request in STT_SESSIONS, of any "
+            "key; absent if none is stored",
         ),
     ] = None
 
@@ -56,8 +56,8 @@ class Hold(BaseModel):
         the other, which did not answer: the newer session request decides, as it does for workers,
         and no clocks are compared. Otherwise the edge that began to capture first has the key.
 
-        What an edge says of itself changes in one direction only, to a higher rank. Edges that
-        compare each other's messages, however late, can therefore not all give the key up.
+        The rank of an edge only rises. Edges that compare each other's messages, however late,
+        can therefore not all give the key up.
         """
         if self._rank != other._rank:
             return self._rank > other._rank

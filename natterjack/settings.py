@@ -53,8 +53,8 @@ class BrokerSettings(BaseSettings):
 
     url: str = described(
         "nats://127.0.0.1:4222",
-        "server URL, or several separated by commas: nats:// or tls://, or, over WebSocket, ws:// "
-        "or wss:// with an optional path",
+        "server URL, or several separated by commas: nats:// or tls://, or for WebSocket ws:// or "
+        "wss://, with an optional path",
     )
     creds: Path | None = described(None, "credentials file (JWT and seed)")
     nkey: Path | None = described(None, "file with an NKey seed")

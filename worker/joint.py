@@ -1,7 +1,7 @@
 """Where a session that is cut off in the middle of speech ends, and its successor begins. Pure.
 
-A budget, `max_seconds` or a long pause may end a session in the middle of a word, of which both
-sessions would have a part. So the word at the cut is left to the successor.
+A budget, `max_seconds` or a long pause may end a session in the middle of a word, so that
+each session would have a part of it. So the word at the cut is left to the successor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from worker import fitting
 _AT_CUT_SECONDS = 0.3
 """A word that ends no earlier before the cut may be the one that was cut."""
 _UNHEARD_SECONDS = 1.0
-"""The longest part of a word of which the provider may have made nothing."""
+"""The longest part of a word from which the provider may have made no text."""
 
 
 class Joint:

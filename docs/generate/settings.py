@@ -112,9 +112,9 @@ def page() -> str:
                 "Each setting is an environment variable; most are flags too, and a flag wins. "
                 "Secrets have no flags. Lists in variables use commas; objects are JSON. A "
                 "provider's settings may also be files: see "
-                "[changing keys](../how-to/change-keys.md). At start, each program warns of "
-                "variables that begin like its settings and are none; variables that Kubernetes "
-                "sets for Services are left out. `natterjack-edge` does not start with one that "
+                "[changing keys](../how-to/change-keys.md). At start, each program warns about "
+                "variables that look like its settings but are not, except those that Kubernetes "
+                "sets for Services. `natterjack-edge` does not start with one that "
                 "resembles `EDGE_TENANT`, `EDGE_CONVERSATION`, `EDGE_SPEAKER` or "
                 "`EDGE_SPLIT_CHANNELS` while that is not set: its audio would be published under "
                 "another key.",

@@ -67,7 +67,7 @@ class Chain:
         return isinstance(self.outcome, Transcribed) and self.status.state == "closed"
 
     @property
-    def deaf_since(self) -> int | None:
+    def untranscribed_since(self) -> int | None:
         """The position from which on no session is known to have begun to transcribe, because the
         last one has ended there or several have made no progress; else None."""
         if isinstance(self.outcome, Untranscribed):
@@ -107,7 +107,7 @@ class Chain:
             )
             self.publisher.abandon()
         elif isinstance(step, Untranscribed):
-            self._complain(step)
+            self._log_untranscribed(step)
             self.publisher.remove_rate_limit()  # no worker reads it
 
     async def _wait(self, seconds: float) -> None:
@@ -151,8 +151,8 @@ class Chain:
             extra=self._fields(),
         )
 
-    def _complain(self, step: Untranscribed) -> None:
-        """Log that the rest of the audio is not transcribed, while more of it is captured."""
+    def _log_untranscribed(self, step: Untranscribed) -> None:
+        """Log that the rest of the audio is not transcribed, although capture continues."""
         if step.position is not None:
             log.error(
                 "session %s ended (%s) before its audio: from %s on it is not transcribed",
@@ -164,7 +164,7 @@ class Chain:
             return
         log.error(
             "session %s ended (%s) before its audio, without a position where another one could "
-            "continue, as workers of the release before do: the rest is not transcribed",
+            "continue (a worker of the previous release?): the rest is not transcribed",
             self.spec.session_id,
             self.reason,
             extra=self._fields(),
@@ -172,10 +172,10 @@ class Chain:
 
     def loss(self) -> str | None:
         """Describe the audio that is known to be untranscribed at the end of a run, if any is."""
-        end, since = self.publisher.backlog.end_position, self.deaf_since
+        end, since = self.publisher.backlog.end_position, self.untranscribed_since
         if since is not None and end is not None:
             seconds = (end - since) / self.spec.sample_rate
-            still = "" if self.outcome else f"; session {self.spec.session_id} is to go on there"
+            still = "" if self.outcome else f"; session {self.spec.session_id} continues there"
             return (
                 f"{seconds:.1f} seconds from {self.clock(since)} are not transcribed: "
                 f"{self.reason}{still}"

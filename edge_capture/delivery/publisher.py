@@ -62,7 +62,7 @@ class Publisher:
         self._trace = PublishTrace(spec)
         self._requests = 1
         self.request_sequence: int | None = None
-        """Position of the newest session request in STT_SESSIONS, once one is stored."""
+        """Sequence in STT_SESSIONS of the newest session request, once one is stored."""
         self._audio_backoff = Backoff()
         self._problems: dict[str, str] = {}
         """Why the broker does not store the "request" or the "audio"."""

@@ -1,6 +1,6 @@
-"""The decision whether an agent may publish on its keys, or another agent has one of them.
+"""Decides whether an agent may publish on its keys, or another agent has one of them.
 
-It waits for nothing and sends nothing: `exchange` tells it what happens, and when.
+Pure: `exchange` sends and receives, and passes events and times to it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Contest:
             self._not_before = now + RETURN_S
 
     def disconnected(self) -> None:
-        """Nothing can be heard until `asked` again."""
+        """Nothing can be received until `asked` is called again."""
         self._silent_at = None
 
     def nobody(self, key: SessionKey) -> None:
@@ -80,7 +80,7 @@ class Contest:
         self._open, self._not_before = frozenset(), 0.0
 
     def heard(self, key: SessionKey, mine: Hold, other: Hold) -> None:
-        """Another agent has asked for the key or answered, when this one would say `mine`."""
+        """Another agent asked for the key or answered, with `other`. This one would send `mine`."""
         if self.lost is None and other.outranks(mine):
             self.lost = Lost(key, other, published=self.granted)
 

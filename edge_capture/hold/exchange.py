@@ -39,8 +39,8 @@ _ROUND_TRIP_S = 5.0
 _STATUS_S = 2.0
 """How long to wait for the last status of a key."""
 _NOT_A_REPLY = (b"stt.", b"$")
-"""Subjects that nobody uses for replies. The server lets this agent publish wherever the other one
-wants its reply, so that the other one could use its permissions."""
+"""Prefixes of subjects to which no answer is sent. The server lets this agent publish to any reply
+subject that another agent names, which could make it publish audio or requests, for example."""
 
 
 def machine_name() -> str:
@@ -65,7 +65,7 @@ class Holds:
         self._may_ask = True
         self._warned = False
         self._replies: deque[str] = deque(maxlen=16)
-        """Where the last answers went."""
+        """Subjects of the last answers, to recognize them if the server refuses one."""
         self._wake = asyncio.Event()
         self._released = False
         self.granted = asyncio.Event()
@@ -203,7 +203,7 @@ class Holds:
         return True
 
     def _hold(self, key: SessionKey) -> Hold:
-        """Return what this agent says of itself."""
+        """Return the message of this agent about the key."""
         sequences = [each.request_sequence or 0 for each in self._publishers.values()]
         return Hold(
             session_id=self._publishers[key].backlog.current.session_id,

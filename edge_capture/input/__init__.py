@@ -1,1 +1,1 @@
-"""What incoming audio is, and what is wrong with it. These modules read no clock and no file."""
+"""Recognizing, mixing and checking incoming audio. These modules read no clock and no file."""

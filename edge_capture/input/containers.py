@@ -49,7 +49,7 @@ _TS_PACKET_BYTES = 188
 
 
 class Recognized(NamedTuple):
-    """What a stream of bytes is."""
+    """The type of a stream of bytes."""
 
     kind: Literal["raw", "wav", "other", "unknown"]
     """`unknown` if more bytes are needed."""

@@ -29,7 +29,7 @@ _SOME, _MANY = 0.03, 0.01
 
 
 def wrong_scale(magnitudes: npt.NDArray[Any]) -> float:
-    """Return by what samples must be divided whose finite magnitudes these are, not counting zeros.
+    """Return the divisor for samples with these finite magnitudes, which include no zeros.
 
     1 unless it is unmistakable: half of them are 12 dB above full scale, a few percent are 18 dB
     above it, or all are whole numbers. A few wrong samples do not matter.
@@ -58,7 +58,7 @@ class FloatCleaner:
         """`name` is that of the source, for the log."""
         self._name = name
         self._scale = 1.0
-        """What samples are divided by. It never falls."""
+        """The divisor of all samples. It never decreases."""
         self._invalid = 0
         self._last: Floats = np.zeros(channels, np.float32)
         """The last valid sample of each channel."""

@@ -1,4 +1,4 @@
-"""Guessing how raw audio is really encoded that is noise in the encoding that was declared."""
+"""Guesses the real encoding of raw audio that is noise in the declared encoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .samples import LINEAR16, Coding, Floats, to_float
 _ROUGH = 0.4
 """Roughness from which loud audio may be noise: white noise has 2, most speech and music less."""
 _SMOOTH, _SMOOTHER = 0.9, 0.5
-"""Roughness that audio which was meant may have, absolute and relative to that of the noise."""
+"""Greatest roughness of a plausible decoding, absolute and relative to that of the noise."""
 _LOUD = 0.1
 """Mean square (-10 dBFS) from which noise is worth a guess."""
 _EMPTY = 4 / 32768
@@ -19,7 +19,7 @@ _EMPTY = 4 / 32768
 _WHITE, _FULL_SCALE = 1.7, 0.2
 """Roughness and mean square (-7 dBFS) that no natural noise has. Encoded audio has 2 and 0.33."""
 _PLAUSIBLE = (1e-7, 0.2)
-"""Mean square of audio that may be what was meant: -70 to -7 dBFS."""
+"""Mean square of a plausible decoding: -70 to -7 dBFS."""
 _CODINGS = {
     "s16be": Coding("int", 2, True),
     "u8": Coding("int", 1),
@@ -38,7 +38,7 @@ _CODINGS = {
 
 
 class Guess(NamedTuple):
-    """What noise probably is."""
+    """The probable encoding of what is noise in the declared one."""
 
     name: str
     """An encoding by its name in ffmpeg, or "" if it is none of those known here."""
@@ -56,7 +56,7 @@ class Guess(NamedTuple):
 
 
 def roughness(samples: Floats) -> float:
-    """Return the power of the differences of neighbors, relative to that of the samples. (n,)"""
+    """Return the power of the differences of neighbors, relative to that of the n samples."""
     power = float(np.dot(samples, samples))
     steps = np.diff(samples)
     return float(np.dot(steps, steps)) / power if power else 0.0
@@ -75,9 +75,9 @@ def is_noise(samples: Floats, power: float, rough: float, channels: int) -> bool
 
 
 def guess(data: bytes, declared: Coding, channels: int, rough: float) -> Guess | None:
-    """Return what raw bytes are that are noise as `declared`, or None if they may be noise.
+    """Guess the encoding of raw bytes that are noise as `declared`; None if they may be real noise.
 
-    They begin with a whole frame of `declared`, and have the roughness `rough` as that.
+    They begin with a whole frame of `declared`, and have the roughness `rough` in that encoding.
     """
     smooth = min(_SMOOTH, _SMOOTHER * rough)
     best: tuple[float, Guess] | None = None

@@ -1,4 +1,4 @@
-"""Mixing channels to one such that neither dead nor opposite channels cost any of the audio."""
+"""Mixes channels to one. Dead channels and channels of opposite phase do not weaken the mix."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _RAMP_S = 0.02
 
 
 class Mixer:
-    """The mean of all channels, without some.
+    """Returns the mean of the channels, without some of them.
 
-    Left out are channels that had no audio for 10 s, or none since the start, unless no channel
-    has any; and of two channels of opposite phase, the quieter one. The weights change within 20 ms
-    and not at once, which would be heard as a click.
+    It leaves out channels that had no audio for 10 s, or none since the start, unless no channel
+    has any; and of two channels of opposite phase, the quieter one. The weights change over 20 ms,
+    because a sudden change would be heard as a click.
     """
 
     def __init__(self, channels: int, sample_rate: int) -> None:

@@ -1,7 +1,8 @@
-"""Watching the audio of a source for what it cannot be meant to be.
+"""Watches the audio of a source for findings: silence, clipping, a wrong encoding and so on.
 
 Each second of audio is measured once, and judged together with those before it. A finding begins
-when it holds for ten seconds, and ends when it no longer holds, for longer each time.
+when its condition has held for 10 s. It ends when the condition has been absent for 2 s, and for
+twice as long each time that it comes again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _OVER = {
     ENCODING: "the audio is no longer noise",
     INVALID: "all samples are finite numbers again",
 }
-"""What is said when a finding ends."""
+"""Texts about the end of a finding."""
 
 _WINDOW = 10
 """Seconds that are judged together."""
@@ -53,14 +54,14 @@ _PATIENCE_S, _MAX_PATIENCE_S = 2, 3600
 
 
 class Finding(NamedTuple):
-    """Something about the input that begins or ends."""
+    """The beginning or the end of a condition of the input."""
 
     code: str
     began: bool
     frame: int
     """The first frame with which it began or ended, from the start of the run."""
     text: str
-    """What it looks like and what helps, for people."""
+    """The condition and its remedy, for people."""
 
 
 class Watch:
@@ -170,7 +171,7 @@ class Watch:
 
 
 class _Judgment(NamedTuple):
-    """Whether a finding holds."""
+    """Whether the condition of a finding holds."""
 
     holds: bool | None = None
     """False if it certainly does not."""
@@ -183,7 +184,7 @@ _NOTHING = _Judgment()
 
 
 class _State:
-    """Whether a finding holds, without flapping."""
+    """Whether a finding has begun, with hysteresis."""
 
     def __init__(self) -> None:
         self.since = 0
@@ -194,11 +195,11 @@ class _State:
         self._over_since = 0
 
     def step(self, holds: bool | None, start: int, begin: int) -> bool | None:
-        """Take what the last second says: that it holds, that it is over, or None for nothing.
+        """Take whether the condition holds in the last second; None if that does not show it.
 
-        It began at frame `start`, and the last second at frame `begin`. Returns True if the finding
-        begins, False if it ends, and None otherwise. It ends after 2 s, and after twice as long the
-        next time, up to an hour.
+        The condition began at frame `start`, and the last second at frame `begin`. Returns True if
+        the finding begins, False if it ends, and None otherwise. It ends when the condition has
+        been absent for 2 s, and for twice as long the next time, up to an hour.
         """
         if not self._began:
             if not holds:
@@ -347,7 +348,7 @@ def _encoding(window: Sequence[_Second]) -> _Judgment:
 
 def _invalid(window: Sequence[_Second]) -> _Judgment:
     count = window[-1].invalid
-    text = f"{count} samples are NaN, infinite or huge; they are replaced by those before"
+    text = f"{count} samples are NaN, infinite or huge; each is replaced by the one before it"
     return _Judgment(count > 0, text, len(window) - 1)
 
 

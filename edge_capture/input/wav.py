@@ -118,7 +118,7 @@ def _parse_format(body: bytes, order: str) -> tuple[Coding, int, int]:
 
 
 def is_metadata(behind: bytes, left: int | None) -> bool:
-    """Return whether the bytes behind the audio are chunks or tags, and not more audio.
+    """Return whether the bytes after the audio are chunks or tags, and not more audio.
 
     `behind` are the first of `left` bytes; `left` is None if that is unknown.
     """
@@ -134,10 +134,10 @@ def is_metadata(behind: bytes, left: int | None) -> bool:
 
 
 class Sizes(NamedTuple):
-    """What the sizes in the header of a file are worth."""
+    """How far the sizes in the header of a file can be trusted."""
 
     ignore: bool = False
-    """Whether everything behind the header is audio."""
+    """Whether everything after the header is audio."""
     notice: str | None = None
     """What is unusual, in words."""
     missing: bool = False
@@ -147,7 +147,7 @@ class Sizes(NamedTuple):
 def check_sizes(header: WavHeader, left: int, behind: bytes) -> Sizes:
     """Return whether the sizes of a file can be believed.
 
-    `left` is the number of bytes behind the audio that the header announces, negative if there is
+    `left` is the number of bytes after the audio that the header announces, negative if there is
     less than that, and `behind` are the first of them. If the header has a placeholder, they count
     from the start of the audio.
     """
@@ -173,11 +173,11 @@ def check_sizes(header: WavHeader, left: int, behind: bytes) -> Sizes:
         return Sizes()
     if not any(behind):
         return Sizes(
-            notice=f"behind the {announced:.1f} s that its header announces lie {left} bytes that "
-            "begin with zeros; they are not read"
+            notice=f"{left} bytes after the {announced:.1f} s that its header announces begin with "
+            "zeros; they are not read"
         )
     return Sizes(
         ignore=True,
-        notice=f"behind the {announced:.1f} s that its header announces lie {seconds:.1f} s more, "
-        "which are read too; its recorder did not finish it",
+        notice=f"{seconds:.1f} s more follow the {announced:.1f} s that its header announces, and "
+        "are read too; its recorder did not finish it",
     )

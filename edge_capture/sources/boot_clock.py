@@ -20,7 +20,7 @@ def boot_time() -> float:
 def boot_time_and_sleep() -> tuple[float, float]:
     """Return the time since boot, and the part of it in which the machine was suspended.
 
-    Of the latter only the changes count.
+    Only changes of the latter are meaningful.
     """
     while True:
         before = time.monotonic()

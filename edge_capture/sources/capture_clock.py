@@ -1,9 +1,9 @@
-"""The position of live audio, held against the time since boot: audio that never came is a gap.
+"""Checks the position of live audio against the time since boot: audio that never came is a gap.
 
 A block is late by the time since its last frame was due, if frames come at the sample rate from the
 first one on. A busy machine makes blocks late for a while, until everything that waited has come in
-a burst. Audio that was lost makes all later blocks late for good. So what counts is the least
-lateness of a while:
+a burst. Audio that was lost makes all later blocks late for good. So the
+least lateness over a while counts:
 
 - While a block is late by more than 0.2 s, it and those after it are held back. If they catch up,
   nothing was lost. If they arrive at the normal pace for a second and are still late, so much audio
@@ -12,8 +12,8 @@ lateness of a while:
 - Smaller steps that last for 8 s are summed up, and become a gap when they make 0.2 s.
 - Anything slower is the drift of the device's clock, which is followed and never becomes a gap.
 
-Blocks that come early, when a device had more audio than thought, are not taken back: positions are
-then ahead by no more than the gaps so far, and later losses make up for it first.
+Blocks may come early, if a device had more audio than estimated. Gaps are not taken back then:
+positions are ahead, by no more than the gaps so far, and later losses make up for that first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STEP_S = 0.2
 _LEAST_SUSPECT_S = 0.1
 _SMALL_STEP_S = 0.04
 _BUCKET_S = 0.25
-"""The least lateness is taken of blocks that arrive within this time."""
+"""The least lateness is taken over the blocks that arrive within this time."""
 _STEADY, _STEADY_SMALL = 4, 32
 """How many buckets in a row confirm a step, and a small one."""
 _STEADY_SPREAD_S = 0.06
@@ -203,7 +203,7 @@ class CaptureClock:
         return blocks
 
     def _earliest(self, captured: Captured, frames: int) -> None:
-        """Take a block for one that is not late."""
+        """Treat a block as one that is not late."""
         self._start = captured.now - self._frames / self._rate
         self._age_s = max(0.0, captured.latency_s - frames / self._rate)
 

@@ -88,7 +88,7 @@ class FileSource:
         _check_path(path)
         header, sizes = _examine(path)
         self._unsized = header if sizes.ignore else None
-        """The header of a WAV file in which everything behind it is audio."""
+        """The header of a WAV file in which everything after it is audio."""
         self._missing = sizes.notice if sizes.missing else None
         """How much audio is missing at the end, in words."""
         self._file, self._tail = self._open()

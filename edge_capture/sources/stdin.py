@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
 _MAX_HEADER_BYTES = 1 << 20
 _BEHIND_BYTES = 16
-"""Enough of what lies behind the audio of a WAV file to recognize it."""
+"""Enough of what follows the audio of a WAV file to recognize it."""
 _MISSING_S = 0.1
 _SUSPENDED_S = 1.0
 _DECODE = "ffmpeg -i - -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
@@ -69,7 +69,7 @@ class StdinSource:
         """Bytes of audio that are not yielded yet by the header of a WAV file, or None if that is
         unknown."""
         self._ignored = 0
-        """Bytes behind the audio of a WAV file."""
+        """Bytes after the audio of a WAV file."""
         self._ignoring = False
         self._lost: str | None = None
         """What was not read, in words."""
@@ -282,7 +282,7 @@ class StdinSource:
         self._left = None
         if self._header.data_bytes:
             log.warning(
-                "standard input goes on behind the %.1f s that the header announces; all of it is "
+                "standard input continues after the %.1f s that the header announces; all of it is "
                 "read",
                 self._header.seconds(self._header.data_bytes),
             )
@@ -297,7 +297,7 @@ class StdinSource:
         if self._ignoring:
             await self._wait_ready()  # a writer should not fail because nobody reads
             if self._ignored > _MAX_HEADER_BYTES:
-                log.warning("ignored %d bytes of standard input behind the audio", self._ignored)
+                log.warning("ignored %d bytes of standard input after the audio", self._ignored)
         if self._error is not None:
             raise SourceLost(_text(self._error))
         if self._header is not None and self._left:

@@ -42,7 +42,7 @@ class Row(BaseModel):
     repeats: str | None = None
     """The session whose audio this one transcribes again."""
     continues: str | None = None
-    """The session whose audio this one goes on transcribing."""
+    """The session that this one continues."""
     provider: str | None = None
     opened_at: datetime | None = None
     told_seconds_ago: float | None = None

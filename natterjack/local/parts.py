@@ -51,11 +51,13 @@ class Part:
     async def wait(self) -> int:
         """Wait for the end and return the exit status, negative after a signal.
 
-        Raises: PartFailed if the process that keeps the parts has ended.
+        Raises: PartFailed if the keeper has ended.
         """
         await self._ended.wait()
         if self._status is None:
-            raise PartFailed("the process that keeps the parts of the stack ended, and so did they")
+            raise PartFailed(
+                "the keeper, which runs the parts of the stack, ended, and so did they"
+            )
         return self._status
 
     async def logged(self, message: str) -> dict[str, Any]:
@@ -186,7 +188,7 @@ class Parts:
 
     def _keeper_ended(self) -> None:
         for name in list(self._answers):
-            self._answer(name, error="the process that keeps the parts ended")
+            self._answer(name, error="the keeper, which runs the parts, ended")
         for part in self._parts.values():
             if part.running:
                 # Linux has killed it; elsewhere nobody else would.

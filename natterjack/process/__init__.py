@@ -1,1 +1,1 @@
-"""How programs run as a process: the event loop, ending tasks, telling systemd, the terminal."""
+"""Running a program: its start, signals, event loop, tasks, systemd, variables and terminal."""

@@ -17,9 +17,9 @@ _OURS = ("natterjack", "worker", "edge_capture")
 
 
 def run_program(program: str, module: str, extra: str | None = None) -> int:
-    """Import `module`, call its `main`, and return the exit code.
+    """Import `module`, call its `main`, and return the exit status.
 
-    Ctrl-C never prints a traceback: the exit code is 130 before `main` handles it, and while the
+    Ctrl-C never prints a traceback: the exit status is 130 before `main` handles it, and while the
     interpreter ends. `extra` is the extra of the distribution that `module` needs.
     """
     _open_closed_streams()
@@ -75,8 +75,8 @@ def _flush() -> None:
 def requires_extra(program: str, extra: str | None) -> Iterator[None]:
     """Exit with status 2 and a message with the cure if an import in the block fails.
 
-    Only other projects' modules count: one that is missing, and one in whose place a file of the
-    user's own is imported. Errors about modules of this project are raised as usual.
+    Only other projects' modules count: one that is missing, or that a file of the user's own
+    shadows. Errors about modules of this project are raised as usual.
     """
     try:
         yield

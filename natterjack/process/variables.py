@@ -1,4 +1,4 @@
-"""Environment variables that look like settings and are none: most are misspelled."""
+"""Environment variables that look like settings but are not: most are misspelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OURS = ("EDGE_", "WORKER_", "NATTERJACK_")
 """Prefixes that belong to natterjack alone. Others, such as NATS_, have variables of other programs
 too, so only those are reported that resemble a setting."""
 _LIKENESS = 0.65
-"""From 0 to 1: TENNANT and TENANT have 0.92, SPOOL_DIR and SPOOL 0.71, URI and URL 0.67."""
+"""Least similarity: TENNANT and TENANT have 0.92, SPOOL_DIR and SPOOL 0.71, URI and URL 0.67."""
 DEPLOYMENT = {"NATTERJACK_USER", "NATTERJACK_VERSION", "NATTERJACK_EXTRAS"}
 """Variables of deploy/compose.yaml, which may be in the environment of a program too."""
 _SERVICE = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -24,13 +24,13 @@ WORKER_SERVICE_HOST, WORKER_PORT_9464_TCP and so on. (WORKER_PORT, too, is tcp:/
 
 
 class Unknown(NamedTuple):
-    """A variable that is no setting."""
+    """A variable that is not a setting."""
 
     name: str
     meant: str | None
     """The setting whose name it resembles most, if it resembles any."""
     likeness: float
-    """How much, from 0 to 1."""
+    """The similarity of the two names, from 0 to 1."""
 
     def __str__(self) -> str:
         hint = f"; did you mean {self.meant}?" if self.meant else ""
@@ -40,7 +40,7 @@ class Unknown(NamedTuple):
 def unknown_variables(
     environment: Mapping[str, str], models: Collection[type[BaseSettings]]
 ) -> list[Unknown]:
-    """Return the variables that begin like those of `models` and are none of them, by name.
+    """Return the variables, by name, that look like those of `models` but are not.
 
     Those that Kubernetes sets for its Services are left out.
     """

@@ -24,7 +24,7 @@ class _Text(logging.Formatter):
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{values}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        # Some text is of others: what providers say, names of devices, the subjects of messages.
+        # Some text comes from others: messages of providers, names of devices, subjects.
         return escaped(line)
 
 

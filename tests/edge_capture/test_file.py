@@ -288,7 +288,7 @@ async def test_what_is_odd_about_a_file_is_said(
     assert not caplog.messages
     path.write_bytes(wav_header(data_bytes=len(AUDIO) // 4) + AUDIO)
     await captured(FileSource(path, None, 80))
-    assert "behind the 0.5 s that its header announces lie 1.5 s more" in caplog.text
+    assert "1.5 s more follow the 0.5 s that its header announces" in caplog.text
     path.write_bytes(wav_header(data_bytes=2 * len(AUDIO)) + AUDIO)
     with pytest.raises(SourceLost, match=r"announces 4\.0 s of audio, of which 2\.0 s are missing"):
         await captured(FileSource(path, None, 80))

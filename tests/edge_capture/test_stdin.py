@@ -287,7 +287,7 @@ async def test_audio_behind_the_announced_end_is_read(caplog: pytest.LogCaptureF
     header = wav_header(data_bytes=len(AUDIO) // 4)
     (recording,) = (await captured_from(header + AUDIO)).values()
     assert recording.payload == AUDIO
-    assert "goes on behind the 0.5 s that the header announces; all of it is read" in caplog.text
+    assert "continues after the 0.5 s that the header announces; all of it is read" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ async def test_sessions_that_make_no_progress_are_opened_less_and_less_often(
     check_chain(specs, [0] * (AT_ONCE + 2))
     assert (
         f"{pipe.seconds:.1f} seconds from 0:00.0 are not transcribed: unknown provider; session "
-        f"{specs[-1].session_id} is to go on there"
+        f"{specs[-1].session_id} continues there"
     ) in edge.stderr
     recording = await stored_audio(ready_broker, specs[0])
     recording.check_whole()

@@ -332,7 +332,7 @@ class Feed:
             return True
         now = time.monotonic()
         if stream_sequence == 0:
-            # Audio before the start is not this session's: it must not keep it from being idle.
+            # Audio before the start is not this session's: it does not count as an arrival.
             if end or position + frames > self._start:
                 self.last_arrival = now
             self._quiet_interval = _QUIET_FIRST_S

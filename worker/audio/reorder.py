@@ -33,7 +33,7 @@ class Chunk(NamedTuple):
     stream_sequence: int
     """Its sequence in STT_AUDIO; 0 if it was received live and has not been seen in the stream."""
     note: str = ""
-    """What the edge says about it. Empty for a live chunk that was next in order."""
+    """Its Audio-Note. Empty for a live chunk that was next in order."""
 
 
 class ReorderBuffer:

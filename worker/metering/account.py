@@ -131,7 +131,7 @@ class AccountBuilder:
         self.gaps_until = max(self.gaps_until, until)
 
     def end(self, final: int) -> None:
-        """Take the gaps behind `final`, where the session ends, out of the account."""
+        """Remove the gaps after `final`, where the session ends, from the account."""
         end = round(final / self._rate, 6)
         gaps, self._gaps = self._gaps, []
         for gap in gaps:

@@ -166,7 +166,7 @@ class Providers:
         return provider
 
     def unknown_variables(self, names: Iterable[str]) -> list[Unknown]:
-        """Return variables and files that resemble settings of these providers and are none.
+        """Return variables and files that resemble settings of these providers but are not.
 
         It loads every provider of the same vendors, for example `deepgram` and `deepgram-flux`,
         because they share a prefix.

@@ -149,7 +149,7 @@ class Progress:
         return self.account_builder.account(final=self.final, reached=sent, feed=self.feed)
 
     def closing_account(self) -> Account:
-        """The account of the session as it ends: gaps behind its finals are a successor's."""
+        """The account of the session as it ends: gaps after its finals belong to a successor."""
         self.account_builder.end(self.writer.position)
         return self.account()
 

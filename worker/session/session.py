@@ -254,7 +254,7 @@ class Session:
                 await self._leave_out(fault)
 
     async def _leave_out(self, fault: ProviderError) -> None:
-        """Leave out the audio that no provider can transcribe, and continue behind it."""
+        """Leave out the audio that no provider can transcribe, and continue after it."""
         done = await self.progress.leave_out(fault, self._admission.repeated_failures.reached)
         if self._admission.repeated_failures.leave_out(self.progress.final):
             self._retry.reset()

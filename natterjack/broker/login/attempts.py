@@ -66,7 +66,7 @@ def describe(error: BaseException) -> str:
 
 async def last_error(reader: asyncio.StreamReader | None) -> NatsError | ConnectionResetError:
     """Return the error that the server sent before it closed the connection, or, if none arrived,
-    one without an address, so that repeats are recognized as the same complaint.
+    one without an address, so that repeats are recognized as the same error.
 
     Nothing else can be read from `reader` afterwards.
     """

@@ -91,7 +91,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
                 self._reader.feed_eof()
 
     def _failed(self, error: WebSocketError) -> None:
-        self._not_opened(NatsError(f"nats: no WebSocket of NATS: {error}"))
+        self._not_opened(NatsError(f"nats: not a WebSocket server of NATS: {error}"))
         # nats-py reconnects after an OSError only.
         self._reader.set_exception(ConnectionResetError(f"the WebSocket is broken: {error}"))
         self._transport.abort()

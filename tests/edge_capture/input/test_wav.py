@@ -128,8 +128,8 @@ AUDIO = (np.sin(np.arange(2000) / 5) * 8000).astype("<i2").tobytes()
         (32_000, 1000, AUDIO, Sizes(), None),  # less than 0.1 s: padding
         (32_000, -1000, b"", Sizes(), None),
         (32_000, -16_000, b"", Sizes(missing=True), "announces 1.0 s of audio, of which 0.5 s are"),
-        (16_000, 48_000, AUDIO, Sizes(ignore=True), "behind the 0.5 s .* lie 1.5 s more"),
-        (16_000, 48_000, bytes(4000), Sizes(), "48000 bytes that begin with zeros"),
+        (16_000, 48_000, AUDIO, Sizes(ignore=True), "1.5 s more follow the 0.5 s that"),
+        (16_000, 48_000, bytes(4000), Sizes(), "48000 bytes after the 0.5 s .* begin with zeros"),
         (0, 64_000, AUDIO, Sizes(ignore=True), "has no size; all 2.0 s are read"),
         (0, 64_000, bytes(4000), Sizes(ignore=True), "has no size; all 2.0 s are read"),
         (0, 26, chunk(b"LIST", bytes(18)), Sizes(), None),

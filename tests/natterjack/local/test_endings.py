@@ -192,7 +192,7 @@ UP = [
         "SIGKILL of the broker", kills("broker"), 1, f"broker .* killed by SIGKILL.*\n{KEPT}", True
     ),
     Way("SIGKILL of a worker", kills("worker"), 1, f"worker 1 .* by SIGKILL.*\n{KEPT}", True),
-    Way("SIGKILL of the keeper", kills("keeper"), 1, f"keeps the parts.*\n{KEPT}", True),
+    Way("SIGKILL of the keeper", kills("keeper"), 1, f"runs the parts.*\n{KEPT}", True),
     Way("SIGKILL of the keeper and itself", kills("keeper", "command"), -9, kept=True),
     Way("worker that does not start", nothing, 2, "no_such", when="", arguments=("no_such",)),
 ]
@@ -299,7 +299,7 @@ DEMO = [
         "SIGKILL of the keeper",
         kills("keeper"),
         1,
-        f"keeps the parts.*\n{KEPT}",
+        f"runs the parts.*\n{KEPT}",
         kept=True,
         when=PLAYING,
     ),
