@@ -41,7 +41,9 @@ _LONGEST_HOLD_S = 5.0
 _LONGEST_DOUBT_S = 30.0
 """After so long nothing more is held. A machine may be too busy to catch up for minutes, and all of
 the audio may yet come."""
-_OPENING_S = 0.5
+_OPENING_S, _OPENING_SPREAD_S = 0.75, 0.01
+"""A recording that continues another one has its first blocks held until none of the next was
+earlier."""
 _SETTLE_S = 3.0
 """At first, earlier blocks show that the ones before were late."""
 _MAX_DRIFT = 1e-3
@@ -94,6 +96,8 @@ class CaptureClock:
         self._age_s = 0.0
         """How old the last frame of a block is at its delivery, if it is not late."""
         self._first_at: float | None = None
+        self._settling_at = 0.0
+        """When a block came that was earlier than those before, at first."""
         self._held: deque[_Held] = deque()
         self._late_since: float | None = None
         """Since when blocks have been late."""
@@ -138,15 +142,19 @@ class CaptureClock:
         self._frames += frames + captured.lost_frames
         if self._first_at is None:
             self._first_at, self._asleep = captured.now, captured.asleep
+            self._settling_at = captured.now
             self._bucket = int(captured.now / _BUCKET_S)
             self._earliest(captured, frames)
         late_s = captured.now - self._frames / self._rate - self._start
         if late_s < 0 and captured.now - self._first_at < _SETTLE_S:
+            if late_s < -_OPENING_SPREAD_S:
+                self._settling_at = captured.now
             self._earliest(captured, frames)
             late_s = 0.0
         if self._earlier is not None:
             self._opening.append(captured)
-            return self._opened_at() if captured.now - self._first_at >= _OPENING_S else []
+            settled = captured.now - self._settling_at >= _OPENING_S
+            return self._opened_at() if settled else []
         bucket = int(captured.now / _BUCKET_S)
         closed = bucket != self._bucket
         if closed:

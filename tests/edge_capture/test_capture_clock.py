@@ -249,7 +249,7 @@ def test_another_recording_goes_on_after_a_gap(kind: str, failed: int) -> None:
     asleep = 60.0 if kind == "asleep" else 0.0
     second = Device(
         seconds=20, clock=clock, start=ends + 60, asleep=asleep,
-        events=(Event("late", 0.0, 0.3),),
+        events=(Event("late", 0.0, 0.3), Event("late", 0.35, 0.55), Event("late", 0.95, 0.5)),
     )  # fmt: skip
     gaps = [(index, block) for index, block in enumerate(second.blocks) if block.lost_frames]
     ((index, block),) = gaps
