@@ -113,8 +113,8 @@ def page() -> str:
                 "Secrets have no flags. Lists in variables use commas; objects are JSON. A "
                 "provider's settings may also be files: see "
                 "[changing keys](../how-to/change-keys.md). At start, each program warns about "
-                "variables that look like its settings but are not, except those that Kubernetes "
-                "sets for Services. `natterjack-edge` does not start with one that "
+                "variables that begin or look like its settings but are not, except those that "
+                "Kubernetes sets for Services. `natterjack-edge` does not start with one that "
                 "resembles `EDGE_TENANT`, `EDGE_CONVERSATION`, `EDGE_SPEAKER` or "
                 "`EDGE_SPLIT_CHANNELS` while that is not set: its audio would be published under "
                 "another key.",

@@ -235,6 +235,6 @@ def _reason(event: StatusEvent) -> str:
 
 
 def announce(spec: SessionSpec) -> None:
-    """Print a session's key and id, for people and for scripts."""
+    """Print a session's key and ID, for people and for scripts."""
     with contextlib.suppress(OSError):  # standard output is closed
         print(spec.key, spec.session_id, flush=True)

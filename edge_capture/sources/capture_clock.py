@@ -39,8 +39,8 @@ _PLACE_S = 0.1
 """A block that is later or earlier than the rest by more belongs to the audio before a gap."""
 _LONGEST_HOLD_S = 5.0
 _LONGEST_DOUBT_S = 30.0
-"""After so long nothing more is held. A machine may be too busy to catch up for minutes, and all of
-the audio may yet come."""
+"""Blocks that have been late for longer are not held. A machine may be too busy to catch up for
+minutes, and all of the audio may yet come."""
 _OPENING_S, _OPENING_SPREAD_S = 0.75, 0.01
 """A recording that continues another one has its first blocks held until none of the next was
 earlier."""
