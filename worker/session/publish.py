@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from nats.errors import Error as NatsError
@@ -146,15 +146,27 @@ class Publisher:
     def _ours(self, event: Durable) -> bool:
         return event.session_id == self._session_id
 
-    async def establish(self, make: Callable[[int], bytes]) -> Durable | None:
+    async def look(self) -> Durable | None:
+        """Number the next event after the last stored one. Return that one if it belongs to *this*
+        session."""
+        async with self._lock:
+            return self._number_after(await self._last(self._filter))
+
+    async def establish(
+        self,
+        before: Durable | None,
+        make: Callable[[int], bytes],
+        confirm: Callable[[], Awaitable[None]],
+    ) -> Durable | None:
         """Publish the first event of this epoch; after it, older holders cannot publish.
 
-        If an older holder has published in between, try again. Return the last durable event before
-        it; if that event closes the session, publish nothing. Raises LeaseLost.
+        `before` is what `look` returned before the lease was known to be this worker's. If another
+        event has been stored since, look again, and then have the lease confirmed: in this order, a
+        later holder, and sessions after this one, cannot have begun unnoticed. Return the last
+        durable event before the first one; if that event closes the session, publish nothing.
+        Raises LeaseLost.
         """
         while True:
-            async with self._lock:
-                before = self._number_after(await self._last(self._filter))
             if isinstance(before, StatusEvent) and before.closing:
                 return before
             if before is not None and before.epoch > self._epoch:
@@ -164,6 +176,8 @@ class Publisher:
             except LeaseLost:
                 log.info("an older holder still publishes", extra=fields(session=str(self._key)))
                 self.fenced = False
+                before = await self.look()
+                await confirm()
                 continue
             return before
 

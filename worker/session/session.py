@@ -193,6 +193,7 @@ class Session:
     async def _take_over(self) -> None:
         """Become the session's only holder, and find the position to resume at."""
         writer, report = self.progress.writer, self._services.report
+        before = await self._publisher.look()
         estimate = await self._lease.acquire(self._queries.first_queued, report.record_of)
         self._admission.adopt()
         if estimate is not None:
@@ -200,7 +201,7 @@ class Session:
                 price = self._admission.price(estimate.provider, None, self.spec.language, 1)
                 self.progress.ledger.assume(estimate.provider, price, estimate.seconds)
         before = await self._publisher.establish(
-            lambda n: writer.status_event(n, "assigned").encode()
+            before, lambda n: writer.status_event(n, "assigned").encode(), self._lease.write
         )
         if isinstance(before, StatusEvent) and before.closing:
             await self._lease.write(closed=True)

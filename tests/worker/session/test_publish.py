@@ -12,7 +12,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
-from natterjack.events import FinalEvent, StatusEvent, StatusState, parse_event
+from natterjack.events import Durable, FinalEvent, StatusEvent, StatusState, parse_event
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey
@@ -33,8 +33,19 @@ class Holder:
         self, broker: Broker, epoch: int, session_id: str = "session-1", name: str = "a"
     ) -> None:
         self.session_id, self.epoch = session_id, epoch
+        self.lost = False
         js = broker.client.jetstream()
         self.publisher = Publisher(broker, js, KEY, session_id, epoch, name)
+
+    async def establish(self) -> Durable | None:
+        return await self.publisher.establish(
+            await self.publisher.look(), self.status, self.confirm
+        )
+
+    async def confirm(self) -> None:
+        """Succeeds while the lease is this holder's."""
+        if self.lost:
+            raise LeaseLost("the checkpoint was replaced")
 
     def status(self, sequence: int, state: StatusState = "assigned") -> bytes:
         return StatusEvent(
@@ -77,13 +88,13 @@ async def test_numbers_go_on_over_holders_and_start_anew_with_a_session(
     ready_broker: Broker,
 ) -> None:
     first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
-    assert await first.publisher.establish(first.status) is None
+    assert await first.establish() is None
     await first.final("one")
-    before = await second.publisher.establish(second.status)
+    before = await second.establish()
     assert isinstance(before, FinalEvent)
     await second.final("two")
     other = Holder(ready_broker, 1, "session-2")
-    assert await other.publisher.establish(other.status) is None
+    assert await other.establish() is None
     assert await stored_events(ready_broker) == [
         (0, "status"), (1, "one"), (2, "status"), (3, "two"), (0, "status"),
     ]  # fmt: skip
@@ -94,11 +105,11 @@ async def test_numbers_go_on_behind_an_event_of_a_later_release(
     ready_broker: Broker, news: dict[str, object]
 ) -> None:
     first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
-    await first.publisher.establish(first.status)
+    await first.establish()
     await first.publisher.durable(
         "status", lambda n: json.dumps({**json.loads(first.status(n)), **news}).encode()
     )
-    before = await second.publisher.establish(second.status)
+    before = await second.establish()
     assert before is not None
     assert (before.sequence, before.epoch) == (1, 1)
     await second.final("two")
@@ -110,8 +121,8 @@ async def test_numbers_go_on_behind_an_event_of_a_later_release(
 
 async def test_an_old_holder_is_refused_for_good(ready_broker: Broker) -> None:
     old, new = Holder(ready_broker, 1), Holder(ready_broker, 2)
-    await old.publisher.establish(old.status)
-    await new.publisher.establish(new.status)
+    await old.establish()
+    await new.establish()
     for _ in range(2):
         with pytest.raises(LeaseLost):
             await old.final("ghost")
@@ -122,7 +133,7 @@ async def test_an_old_holder_is_refused_for_good(ready_broker: Broker) -> None:
 
 async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_broker: Broker) -> None:
     old, new = Holder(ready_broker, 1), Holder(ready_broker, 2)
-    await old.publisher.establish(old.status)
+    await old.establish()
 
     async def chatter() -> None:
         n = 0
@@ -132,7 +143,7 @@ async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_brok
             await asyncio.sleep(0.002)  # many times faster than speech
 
     chattering = asyncio.create_task(chatter())
-    await new.publisher.establish(new.status)
+    await new.establish()
     with pytest.raises(LeaseLost):
         await chattering
     await new.final("new")
@@ -143,9 +154,9 @@ async def test_a_new_holder_gets_through_although_the_old_one_goes_on(ready_brok
 
 async def test_a_session_that_was_closed_is_not_opened_again(ready_broker: Broker) -> None:
     first, second = Holder(ready_broker, 1), Holder(ready_broker, 2)
-    await first.publisher.establish(first.status)
+    await first.establish()
     await first.publisher.durable("status", lambda n: first.status(n, "closed"))
-    before = await second.publisher.establish(second.status)
+    before = await second.establish()
     assert isinstance(before, StatusEvent)
     assert before.closing
     assert len(await stored_events(ready_broker)) == 2
@@ -153,16 +164,35 @@ async def test_a_session_that_was_closed_is_not_opened_again(ready_broker: Broke
 
 async def test_an_older_epoch_does_not_take_over(ready_broker: Broker) -> None:
     new, old = Holder(ready_broker, 5), Holder(ready_broker, 4)
-    await new.publisher.establish(new.status)
+    await new.establish()
     with pytest.raises(LeaseLost):
-        await old.publisher.establish(old.status)
+        await old.establish()
+
+
+async def test_a_holder_that_stood_still_begins_nothing_after_later_sessions(
+    ready_broker: Broker,
+) -> None:
+    """It stood still after it had taken the lease. Its session has ended since, and another one has
+    begun, whose events say nothing of that."""
+    late, holder = Holder(ready_broker, 1), Holder(ready_broker, 2, name="b")
+    before = await late.publisher.look()
+    late.lost = True
+    await holder.establish()
+    await holder.publisher.durable("status", lambda n: holder.status(n, "closed"))
+    following = Holder(ready_broker, 1, "session-2", "c")
+    await following.establish()
+    with pytest.raises(LeaseLost):
+        await late.publisher.establish(before, late.status, late.confirm)
+    await following.final("next")
+    texts = [text for _, text in await stored_events(ready_broker)]
+    assert texts == ["status", "status", "status", "next"]
 
 
 async def test_an_event_published_while_the_server_is_killed_is_stored_once(
     nats_server: EmbeddedServer, ready_broker: Broker
 ) -> None:
     holder = Holder(ready_broker, 1)
-    await holder.publisher.establish(holder.status)
+    await holder.establish()
 
     async def speak() -> None:
         for n in range(300):
@@ -189,7 +219,7 @@ async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
         proxy.after(f"stt.transcript.{KEY}.final")
         proxy.after(f"$KV.{streams.CHECKPOINTS_BUCKET}.{KEY}")
         holder = Holder(near, 1)
-        await holder.publisher.establish(holder.status)
+        await holder.establish()
         for text in ("one", "two"):
             await holder.final(text)
         bucket = await near.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
@@ -212,7 +242,7 @@ async def test_a_limit_that_shrinks_while_an_event_is_published(
     ):
         await streams.ensure(near, StreamSettings())
         holder = Holder(near, 1)
-        await holder.publisher.establish(holder.status)
+        await holder.establish()
         trigger = proxy.after if stored else proxy.before
         trigger(final, lambda: limited_server.reload(2048))
         long = "long " * 1000
@@ -236,7 +266,7 @@ async def test_an_event_that_arrives_after_its_replacement_fences_the_holder(
     async with connected(BrokerSettings(url=limited_server.url), name="near", once=True) as near:
         await streams.ensure(near, StreamSettings())
         holder = Holder(near, 1)
-        await holder.publisher.establish(holder.status)
+        await holder.establish()
         with pytest.raises(MessageTooLarge):
             await holder.final("too long " * 10_000)
         late = Holder(near, 1)  # publishes as the same holder would have
@@ -249,7 +279,7 @@ async def test_an_event_that_arrives_after_its_replacement_fences_the_holder(
 
 async def test_a_cancelled_publish_is_neither_missed_nor_mixed_up(ready_broker: Broker) -> None:
     holder = Holder(ready_broker, 1)
-    await holder.publisher.establish(holder.status)
+    await holder.establish()
     stored = 1
     for n in range(150):
         publishing = asyncio.create_task(holder.final(str(n)))
@@ -279,10 +309,10 @@ async def test_a_suspended_holder_does_not_get_around_the_fence(
     """A suspended holder learns from the broker that it is fenced. A broker that was killed may
     assign the same epoch twice."""
     old, new = Holder(ready_broker, 1), Holder(ready_broker, epoch, session_id, "b")
-    await old.publisher.establish(old.status)
+    await old.establish()
     await old.final("a")
     await old.publisher.resume()
-    await new.publisher.establish(new.status)
+    await new.establish()
     await new.final("b")
     with pytest.raises(LeaseLost):
         await old.publisher.resume()
