@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 
 from natterjack.audio import AudioFormat
 
-from .capture_clock import Captured
+from . import Block
+from .capture_clock import CaptureClock, Captured
 
 _LONGEST_LATENCY_S = 60.0
 
@@ -43,3 +45,27 @@ class BlockQueue:
         lost, self._lost_frames = self._lost_frames, 0
         samples = np.frombuffer(data, np.int16).reshape(-1, self._format.channels)
         self.blocks.append(Captured(samples, now, asleep, now_ns, latency_s, lost))
+
+
+class DecidedBlocks:
+    """The blocks of a queue that a clock has decided. What the reader does not take stays here."""
+
+    def __init__(self, queue: BlockQueue, clock: CaptureClock) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._decided: deque[Block] = deque()
+
+    def take(self) -> Iterator[Block]:
+        """Take the blocks that are decided by now, in order. May be given up after any of them."""
+        while True:
+            while self._decided:
+                yield self._decided.popleft()
+            if not self._queue.blocks:
+                return
+            self._decided += self._clock.add(self._queue.blocks.popleft())
+
+    def take_all(self) -> Iterator[Block]:
+        """Like `take`, and then those that the clock holds back, because no more will come."""
+        yield from self.take()
+        self._decided += self._clock.flush()
+        yield from self.take()

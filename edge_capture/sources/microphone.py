@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from natterjack.audio import DEVICE_LOST, SUSPENDED, AudioFormat
@@ -19,7 +19,7 @@ from natterjack.telemetry.log import fields
 from ..errors import SourceError, SourceLost
 from ..settings import MicrophoneSettings
 from . import DEVICE_THREADS, Block, always
-from .block_queue import BlockQueue
+from .block_queue import BlockQueue, DecidedBlocks
 from .boot_clock import boot_time, boot_time_and_sleep
 from .capture_clock import CaptureClock
 from .devices import (
@@ -67,6 +67,7 @@ class _Recording:
         bytes_per_second = audio_format.sample_rate * audio_format.frame_bytes
         seconds = max(_LEAST_QUEUE_S, min(_QUEUE_S, _QUEUE_BYTES / bytes_per_second))
         self.queue = BlockQueue(audio_format, int(seconds / _BLOCK_S))
+        self.decided = DecidedBlocks(self.queue, self.clock)
         self._name = device.name
         self._loop = loop
         self._block_frames = max(1, round(audio_format.sample_rate * _BLOCK_S))
@@ -196,28 +197,22 @@ class MicrophoneSource:
             try:
                 await self._recording.wait(self.wanted_frames)
             except SourceLost as lost:
-                for block in self.remaining():
-                    yield block
+                for block in self._recording.decided.take_all():
+                    yield self._named(block)
                 await self._reopen(lost)
-            for block in self._queued():
-                yield block
-
-    def _queued(self) -> Iterator[Block]:
-        queued, clock = self._recording.queue.blocks, self._recording.clock
-        while queued:
-            yield from self._named(clock.add(queued.popleft()))
-        if clock.drift_seconds >= self._drift_report_s:
-            self._drift_report_s += _DRIFT_REPORT_S
-            self._report_drift(clock)
+            for block in self._recording.decided.take():
+                yield self._named(block)
+            clock = self._recording.clock
+            if clock.drift_seconds >= self._drift_report_s:
+                self._drift_report_s += _DRIFT_REPORT_S
+                self._report_drift(clock)
 
     def remaining(self) -> list[Block]:
-        return [*self._queued(), *self._named(self._recording.clock.flush())]
+        return [self._named(block) for block in self._recording.decided.take_all()]
 
-    def _named(self, blocks: list[Block]) -> list[Block]:
-        """Log the gaps before `blocks`, and return these."""
-        for block in blocks:
-            if not block.lost_frames:
-                continue
+    def _named(self, block: Block) -> Block:
+        """Log the gap before `block`, if there is one, and return it."""
+        if block.lost_frames:
             lost_s = block.lost_frames / self.format.sample_rate
             if block.cause == DEVICE_LOST:
                 log.warning(
@@ -231,7 +226,7 @@ class MicrophoneSource:
                     "suspended" if block.cause == SUSPENDED else "too busy",
                     extra=fields(microphone=self.name, cause=block.cause),
                 )
-        return blocks
+        return block
 
     def _report_drift(self, clock: CaptureClock) -> None:
         ppm = round(clock.drift_ppm)

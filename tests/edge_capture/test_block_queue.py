@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
-from edge_capture.sources.block_queue import BlockQueue
+from edge_capture.sources.block_queue import BlockQueue, DecidedBlocks
+from edge_capture.sources.capture_clock import CaptureClock
 from natterjack.audio import AudioFormat
 
 RATE, BLOCK = 16_000, 320
@@ -46,3 +49,37 @@ def test_audio_that_a_full_queue_lost_is_counted_before_the_next_block() -> None
     captured(queue, 1.08)
     captured(queue, 1.1)
     assert [block.lost_frames for block in queue.blocks] == [2 * BLOCK, 0]
+
+
+HELD, MORE = 20, 25
+
+
+def late_and_caught_up(*, caught_up: bool) -> DecidedBlocks:
+    """Return blocks of which `HELD` came late, and are held back until the device catches up."""
+    queue, clock = BlockQueue(MONO, 200), CaptureClock(RATE, 100.0)
+    for number in range(100):
+        captured(queue, 100 + number * 0.02)
+    for number in range(HELD + MORE * caught_up):
+        captured(queue, 102.9 + number * 0.001)
+    return DecidedBlocks(queue, clock)
+
+
+@pytest.mark.parametrize("caught_up", [False, True])
+def test_a_reader_that_gives_up_after_any_block_loses_none(caught_up: bool) -> None:
+    """As a capture that is cancelled between two of the blocks that one decision has released."""
+    whole = [block.time_ns for block in late_and_caught_up(caught_up=caught_up).take_all()]
+    assert len(whole) == 100 + HELD + MORE * caught_up
+    assert whole == sorted(whole)
+    for count in range(len(whole) + 1):
+        decided = late_and_caught_up(caught_up=caught_up)
+        first = [block.time_ns for block in islice(decided.take_all(), count)]
+        rest = [block.time_ns for block in decided.take_all()]
+        assert first + rest == whole
+        assert not list(decided.take_all())
+
+
+def test_blocks_that_may_follow_a_gap_are_held_back() -> None:
+    assert len(list(late_and_caught_up(caught_up=True).take())) == 100 + HELD + MORE
+    decided = late_and_caught_up(caught_up=False)
+    assert len(list(decided.take())) == 100
+    assert len(list(decided.take_all())) == HELD
