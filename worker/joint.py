@@ -1,7 +1,8 @@
 """Where a session that is cut off in the middle of speech ends, and its successor begins. Pure.
 
-A budget, `max_seconds` or a long pause may end a session in the middle of a word, so that
-each session would have a part of it. So the word at the cut is left to the successor.
+A budget or `max_seconds` may end a session in the middle of a word, so that each session would
+have a part of it. So the word at the cut is left to the successor. A session that ends because no
+more audio comes keeps its last word: its successor may never come.
 """
 
 from __future__ import annotations

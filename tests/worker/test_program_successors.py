@@ -144,20 +144,41 @@ async def test_a_session_of_any_provider_is_cut_off_between_words(
     assert seconds == pytest.approx(speaker.seconds, abs=1e-3)
 
 
-@pytest.mark.parametrize("pause_at", [QUIET_CHUNK, 50, 53])
 async def test_audio_that_stays_away_and_comes_back(
-    pause_at: int, start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     """As that of a laptop that slept. The successor's own time without audio counts."""
     await start_worker(WORKER_IDLE_SECONDS="1", WORKER_PARK_SECONDS="0.5")
     speaker = Speaker(broker_settings, 40, successor=new_id())
-    async with chained(broker, speaker, pause_at=pause_at) as chain:
+    async with chained(broker, speaker, pause_at=QUIET_CHUNK) as chain:
         await until(lambda: len(chain.specs) >= 3, "two sessions were idle", 60)
         speaker.go_on()
     await chain.audit()
     first, second = (await chain.transcripts())[:2]
     assert [t.closing[0].reason for t in (first, second)] == ["idle: no audio for 1 s"] * 2
     assert second.words == []
+
+
+@pytest.mark.parametrize("pause_at", [50, 53])
+async def test_audio_that_stays_away_in_speech_for_good(
+    pause_at: int, start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    """As that of an edge that died. The session keeps its last word: no successor may ever come."""
+    await start_worker(WORKER_IDLE_SECONDS="1", WORKER_PARK_SECONDS="0.5")
+    speaker = Speaker(broker_settings, 40, successor=new_id())
+    speaking = asyncio.create_task(speaker.speak(before_chunk=_pause(speaker, pause_at)))
+    transcript = await closed(broker, speaker.spec)
+    speaking.cancel()
+    closing = transcript.closing[0]
+    assert closing.reason == "idle: no audio for 1 s"
+    assert closing.continued_by == speaker.spec.successor
+    assert closing.position is not None
+    assert closing.account is not None
+    end = closing.position / speaker.spec.sample_rate
+    assert closing.account.captured_seconds == closing.account.transcribed_seconds == end
+    whole = [place.word for place in speaker.places if place.end <= end]
+    assert len(whole) > 8
+    assert transcript.words[: len(whole)] == whole
 
 
 async def test_a_tenants_budget_that_is_raised(

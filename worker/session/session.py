@@ -334,8 +334,8 @@ class Session:
             self._intake.park(feed)
             raise Parked
         self._lifecycle.enter(State.FINISHING)
-        more_wanted = self._intake.end_reason or self._cutoff.cuts(relay.timeline.position)
-        if self.spec.successor and more_wanted and relay.cut_short and not feed.ended:
+        cut_off = self._cutoff.cuts(relay.timeline.position)
+        if self.spec.successor and cut_off and relay.cut_short and not feed.ended:
             relay.joint = Joint(relay.timeline.sent_seconds)
         await relay.finish()
         if self._cutoff.reached(relay.timeline.position) and not feed.ended:
