@@ -155,7 +155,8 @@ class Progress:
 
     def closing_fields(self, spec: SessionSpec, reason: str) -> dict[str, Any]:
         """The fields of the closing event from which the session can be repeated or continued."""
-        over = self.audio_ended or is_stop(reason)
+        ended = self.audio_ended and self.writer.position >= self.captured
+        over = ended or is_stop(reason)
         return {
             "request": spec.stored(),
             "position": self.writer.position,

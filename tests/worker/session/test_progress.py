@@ -50,19 +50,23 @@ def test_a_session_that_continues_another_counts_from_its_first_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "ended", "named"),
+    ("reason", "ended", "captured", "named"),
     [
-        ("budget", False, "session-2"),
-        ("no provider for 600 s: ...", False, "session-2"),
-        ("end of audio", True, None),
-        ("no provider for 600 s: ...", True, None),
-        ("stopped: by request", False, None),
+        ("budget", False, 3, "session-2"),
+        ("no provider for 600 s: ...", False, 3, "session-2"),
+        ("end of audio", True, 3, None),
+        ("no provider for 600 s: ...", True, 3, None),
+        # The last chunk was read, and audio before it is not transcribed.
+        ("no provider for 600 s: ...", True, 4, "session-2"),
+        ("stopped: by request", False, 3, None),
+        ("stopped: by request", True, 4, None),
     ],
 )
 def test_a_closing_event_says_where_and_by_which_session_it_can_be_continued(
-    reason: str, ended: bool, named: str | None
+    reason: str, ended: bool, captured: int, named: str | None
 ) -> None:
     made = progress(SPEC)
+    made.begin(0, captured * RATE)
     made.writer.position, made.audio_ended = 3 * RATE, ended
     spec = SPEC.model_copy(update={"successor": "session-2"})
     where = made.closing_fields(spec, reason)
