@@ -181,7 +181,8 @@ class Results:
                 latencies.received(relay.timeline, event)
                 latencies.interim(await writer.interim(relay.timeline, event))
             elif relay.joint is not None and isinstance(event, Final | Turn):
-                self.heard = self.pending = False
+                if isinstance(event, Final):
+                    self.heard = self.pending = False
                 for ready in relay.joint.next(event):
                     await self._joined(ready, latencies)
             elif isinstance(event, Final):

@@ -25,6 +25,7 @@ from worker.audio.convert import Converter
 from worker.audio.feed import Gap
 from worker.drain import HandOver
 from worker.errors import LeaseLost
+from worker.joint import Joint
 from worker.metering.prices import Price
 from worker.providers.breaker import BreakerState
 from worker.session.intake import Parked
@@ -165,6 +166,16 @@ async def test_an_unreadable_message_after_which_text_is_not_final(text: str, lo
     else:
         await stream.run()
     assert stream.results.heard is lost
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_a_turn_event_makes_no_text_final(cut_off: bool) -> None:
+    case = await Case().start()
+    ended = Interim("and", 2, 4), Notice("malformed", "?"), Turn("ended", 4)
+    stream = Stream(case, Final("toad", 0, 2), *ended)
+    stream.relay.joint = Joint(10.0) if cut_off else None
+    with pytest.raises(RemoteProtocolError, match="may have been the last final"):
+        await stream.run()
 
 
 async def test_text_is_pending_until_another_transcript_comes() -> None:
