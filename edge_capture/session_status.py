@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from enum import Enum, auto
 
 from nats.aio.msg import Msg
@@ -26,6 +27,9 @@ WAITING = "waiting for a worker"
 _REFRESH_S = 5.0
 _RETRIES_S = (0.5, 1.0, 2.0, 4.0)
 """Pauses between attempts to confirm with the stream what is doubtful; then every `_REFRESH_S`."""
+_QUIET_S, _JITTER = 30.0, 0.25
+"""The stream is read at least this often, because a route between two servers may fail without this
+connection; and the longest addition to it, as a part of it."""
 
 
 class _Found(Enum):
@@ -60,7 +64,9 @@ class SessionStatus:
         self._check_stream = asyncio.Event()
         """Set when events may have been missed, and when a closing event was received live."""
         self._polls = False
-        """Whether the stream is read regularly."""
+        """Whether the stream is read every `_REFRESH_S`, and not every `_QUIET_S`."""
+        self._readable = True
+        """Whether this user may read the stream, as far as is known."""
         self._complained = False
 
     @property
@@ -115,10 +121,22 @@ class SessionStatus:
     async def stored_end(self) -> StatusEvent | None:
         """Return the closing event if the stream has it by now. Cancel-safe.
 
-        It waits for `subscribe`, and then reads the stream once.
+        It waits for `subscribe`, and then for an answer of the stream, but not for long.
         """
         await self._subscribed.wait()
-        if await self._look() is _Found.ENDED:
+        for pause in (*_RETRIES_S, None):
+            found = await self._look()
+            if found is not _Found.DOUBT:
+                break
+            if pause is None:
+                log.warning(
+                    "the stream does not say whether the session has ended: it is sent as one "
+                    "that has not",
+                    extra=fields(session=str(self._spec.key), session_id=self._spec.session_id),
+                )
+            else:
+                await asyncio.sleep(pause)
+        if found is _Found.ENDED:
             return self._last
         self._check_stream.set()
         return None
@@ -145,6 +163,8 @@ class SessionStatus:
             pause = _RETRIES_S[doubts - 1] if doubts <= len(_RETRIES_S) else _REFRESH_S
         elif self._polls:
             pause = _REFRESH_S
+        elif self._readable:
+            pause = _QUIET_S * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spread
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._check_stream.wait()
@@ -155,6 +175,7 @@ class SessionStatus:
         try:
             newest = await self._newest()
         except NotAllowed:  # live events are all that this user has
+            self._readable = False
             return _Found.ENDED if self.closing else _Found.RUNS
         except (NatsError, TimeoutError):
             return _Found.DOUBT

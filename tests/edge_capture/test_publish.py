@@ -186,16 +186,45 @@ async def test_a_publisher_can_be_cancelled_while_it_waits(ready_broker: Broker)
     assert not ready_broker.on_reconnect
 
 
+@pytest.mark.parametrize("often", [False, True])
 async def test_a_missed_closing_event_is_found_in_the_stream(
-    ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    often: bool, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_status, "_REFRESH_S", 0.2)
+    """Also by an edge that captures, and whose connection never fails."""
+    monkeypatch.setattr(session_status, "_REFRESH_S" if often else "_QUIET_S", 0.2)
     status = SessionStatus(SPEC)
     await status.subscribe(ready_broker)
-    status.poll()
+    if often:
+        status.poll()
     ended = asyncio.create_task(status.wait_ended())
     await ready_broker.client.flush()
     await status.unsubscribe()
     await say(ready_broker, status_event(SPEC, 3, "closed"))
     assert await soon(ended, 20) is not None
     assert (status.state, status.worker) == ("closed", "worker-1")
+
+
+async def test_an_earlier_sessions_end_is_asked_for_until_the_stream_answers(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a stream that has no leader for a moment: the session is not sent as one that goes
+    on."""
+    status = SessionStatus(SPEC)
+    await status.subscribe(broker)
+    asking = asyncio.create_task(status.stored_end())
+    await streams.ensure(broker, StreamSettings())  # the first answer is that there is no stream
+    await say(broker, status_event(SPEC, 3, "closed"))
+    event = await soon(asking, 20)
+    assert event is not None
+    assert event.closing
+    assert "does not say" not in caplog.text
+
+
+async def test_an_earlier_session_is_sent_although_the_stream_does_not_answer(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session_status, "_RETRIES_S", (0.01, 0.01))
+    status = SessionStatus(SPEC)
+    await status.subscribe(broker)
+    assert await soon(status.stored_end(), 20) is None
+    assert caplog.text.count("the stream does not say whether the session has ended") == 1
