@@ -326,7 +326,7 @@ class Feed:
         frames = size // self._frame_bytes
         ahead = position - self._position
         skipped = seq - self._next_seq
-        if skipped > _MAX_AHEAD and not skipped <= ahead <= self._longest_gap:
+        if skipped > _MAX_AHEAD and (skipped > ahead or self._beyond(position, self._longest_gap)):
             # Forged: every chunk in between has at least one frame, and no gap lasts a day.
             self._count_bad_position(seq, position)
             return True
@@ -491,7 +491,8 @@ class Feed:
         """The item to return for the chunk that is next in order, or None if there is none."""
         place, ahead = chunk.position, chunk.position - self._position
         if ahead > 0 and chunk.position > self._start:
-            if ahead > self._longest_gap or self._ahead.contradicted(chunk, self._position):
+            contradicted = self._ahead.contradicted(chunk, self._position)
+            if contradicted or self._beyond(chunk.position, self._longest_gap):
                 self._reject(chunk)
                 return None
             cause = "bad_chunk" if self._after_bad_chunk else gap_cause(chunk.note)
@@ -534,6 +535,11 @@ class Feed:
         """Refuse a chunk with an impossible position. The next one's position shows its length."""
         self._move_past(chunk.seq, None)
         self._after_bad_chunk = True
+
+    def _beyond(self, position: int, gap: float) -> bool:
+        """Whether `position` is more than `gap` frames after the audio that was read and after the
+        position of the feed's start."""
+        return position - max(self._position, self._start) > gap
 
     def _gap_to(self, position: int, cause: str) -> Gap | None:
         """The gap up to `position`, without what lies before the position of the feed's start."""
@@ -638,7 +644,7 @@ class Feed:
             if lone and waited < 4 * self._hole_seconds:
                 return None
             longest = LONGEST_LONE_GAP_S * self._format.sample_rate if lone else self._longest_gap
-            if first.position - self._position > longest:
+            if self._beyond(first.position, longest):
                 self._count_bad_position(first.seq, first.position)
                 self._ahead.drop(first.seq)
                 return None

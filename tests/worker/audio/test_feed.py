@@ -225,6 +225,24 @@ async def test_a_chunk_forged_far_ahead_costs_nothing(edge: PlainEdge, open_feed
         assert feed.bad == {"position": 2}
 
 
+async def test_audio_that_begins_days_after_the_first_frame(
+    edge: PlainEdge, open_feed: OpenFeed
+) -> None:
+    """As that of a successor to which no place in the stream is known, and whose first chunks have
+    expired."""
+    start = 2 * 24 * 3600 * edge.spec.sample_rate
+    first = start // PlainEdge.FRAMES
+    await edge.publish(*range(first + 5, first + 10))
+    async with open_feed(position=start, hole_seconds=0.2) as feed:
+        gap, *chunks = await take(feed, 6)
+        assert gap == Gap(start, 5 * PlainEdge.FRAMES, "missing")
+        assert seqs(chunks) == list(range(first + 5, first + 10))
+        await edge.publish(first + 10)
+        assert seqs(await take(feed, 1)) == [first + 10]
+        assert not feed.bad
+        assert not feed.superseded
+
+
 async def test_a_chunk_that_looks_like_an_answer_of_the_server(
     edge: PlainEdge, open_feed: OpenFeed
 ) -> None:
