@@ -258,8 +258,9 @@ class Agent:
         return [session for session in self.sessions if session.feed(block)]
 
     async def _all_stored(self) -> None:
-        for session in self.sessions:
-            await session.publisher.finished.wait()
+        while not self._stored:  # a session's successor may open while another one is waited for
+            for session in self.sessions:
+                await session.publisher.finished.wait()
         # A run with sessions of its own does not wait long for refused leftovers.
         await self._leftovers.wait_stored(self._options.finish_seconds if self.sessions else None)
 

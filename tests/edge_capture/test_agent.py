@@ -10,6 +10,7 @@ from edge_capture.agent import Agent, RunOptions
 from edge_capture.session import make_keys, make_sessions
 from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings
 from edge_capture.sources.file import FileSource
+from natterjack.audio import AudioFormat
 from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import only_recording
@@ -35,3 +36,30 @@ async def test_a_connection_closed_for_good_is_replaced(
     recording = await only_recording(ready_broker)
     recording.check_whole()
     assert (recording.samples == noise).all()
+
+
+async def test_a_successor_is_waited_for_although_its_channel_had_finished(
+    broker_settings: BrokerSettings,
+) -> None:
+    """It opens while another channel is waited for, and its request is sent before the exit."""
+    edge = EdgeSettings(split_channels="a,b")
+    stereo = AudioFormat("linear16", 16000, 2)
+    sessions = make_sessions(
+        make_keys(edge), stereo, False, edge, PublishSettings(), RequestSettings()
+    )
+    agent = Agent(None, sessions, broker_settings, RunOptions(quiet=True))
+    a, b = (session.publisher for session in sessions)
+    storing = asyncio.create_task(agent._all_stored())
+
+    async def turns() -> bool:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return storing.done()
+
+    a.finished.set()
+    assert not await turns()
+    a.open(a.backlog.current)
+    b.finished.set()
+    assert not await turns()
+    a.finished.set()
+    await soon(storing, 20)
