@@ -246,7 +246,8 @@ class SessionStatus:
         if last and (event.epoch, event.sequence) <= (last.epoch, last.sequence):
             return
         self._last = event
-        self.streamed |= event.state == "streaming"
+        # A worker that goes on with a session, or gives it back, names the provider it had.
+        self.streamed |= event.state == "streaming" or bool(event.provider and not event.closing)
         if event.closing:
             self._check_stream.set()
         log.log(

@@ -67,3 +67,19 @@ def test_events_of_other_sessions_and_bad_ones_are_ignored(
     status.received(b"not an event")
     assert status.state == WAITING
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("state", ["assigned", "recovering", "handed_over"])
+def test_a_session_has_streamed_if_a_later_event_has_its_provider(state: str) -> None:
+    """The event "streaming" itself may be missed."""
+    status = SessionStatus(SPEC)
+    status.received(event(1, state))
+    assert not status.streamed
+    status.received(event(2, state, provider="deepgram"))
+    assert status.streamed
+
+
+def test_a_session_that_has_ended_is_not_one_that_transcribes() -> None:
+    status = SessionStatus(SPEC)
+    status.received(event(1, "failed", provider="deepgram"))
+    assert not status.streamed
