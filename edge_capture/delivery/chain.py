@@ -91,6 +91,7 @@ class Chain:
         self.reason = _UNSEEN if event is None else _reason(event)
         if event is not None and event.account is not None:
             self.accounts.append(event.account)
+        event = self._bounded(event)
         step = self._succession.after(event, self.publisher.backlog.end_position)
         if isinstance(step, Successor):
             if step.wait_s:
@@ -109,6 +110,21 @@ class Chain:
         elif isinstance(step, Untranscribed):
             self._log_untranscribed(step)
             self.publisher.remove_rate_limit()  # no worker reads it
+
+    def _bounded(self, event: StatusEvent | None) -> StatusEvent | None:
+        """Return `event` with a position up to which there is audio."""
+        offered = self.publisher.offered_position
+        if offered is None or event is None or event.position is None or event.position <= offered:
+            return event
+        log.warning(
+            "session %s is said to be transcribed up to %s, but only %s are captured: its audio "
+            "continues there",
+            event.session_id,
+            self.clock(event.position),
+            self.clock(offered),
+            extra=self._fields(),
+        )
+        return event.model_copy(update={"position": offered})
 
     async def _wait(self, seconds: float) -> None:
         """Wait for `seconds`, or until the audio ends."""

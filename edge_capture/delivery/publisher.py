@@ -80,6 +80,8 @@ class Publisher:
         """Set once the last chunk has been offered."""
         if backlog.ended:
             self.ended.set()
+        self.offered_position: int | None = None
+        """The position after the chunk that was offered last; None before the first one."""
         self.opening = False
         """Whether another session is about to go on with this audio, so that it is not finished."""
         self.abandoned = False
@@ -127,6 +129,7 @@ class Publisher:
         if self.abandoned:
             return
         self.backlog.put(chunk)
+        self.offered_position = chunk.pos + self._format.frames(len(chunk.payload))
         if self.backlog.full:
             self._room.clear()
         if chunk.end:

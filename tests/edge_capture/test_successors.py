@@ -173,6 +173,22 @@ async def test_a_session_that_ends_while_its_edge_captures_is_continued(
     assert recording.payload == b"".join(pipe.written)
 
 
+async def test_a_session_ends_at_the_latest_where_the_captured_audio_does(
+    ready_broker: Broker, start_edge: StartEdge
+) -> None:
+    """A position beyond it would leave the audio up to there to nobody."""
+    edge = start_edge("stdin", "--live", stdin=subprocess.PIPE)
+    async with speaking(edge) as pipe:
+        await captured(ready_broker, 2)
+        (first,) = await opened(ready_broker, 1)
+        await say(ready_broker, ended(first, 1000))
+        _, second = await opened(ready_broker, 2)
+        assert 2 * RATE <= second.start_position <= pipe.seconds * RATE
+        await captured(ready_broker, pipe.seconds + 1)
+    assert await edge.exit_code() == 0, edge.stderr
+    assert "is said to be transcribed up to 16:40.0, but only 0:0" in edge.stderr
+
+
 async def test_each_channel_has_a_chain_of_its_own(
     ready_broker: Broker, start_edge: StartEdge
 ) -> None:
@@ -180,7 +196,7 @@ async def test_each_channel_has_a_chain_of_its_own(
         "stdin", "--live", "--channels", "2", "--split-channels", "a,b", stdin=subprocess.PIPE
     )
     async with speaking(edge, 2):
-        await captured(ready_broker, 4)
+        await captured(ready_broker, 2 * 3)
         a, b = await opened(ready_broker, 2)
         await say(ready_broker, ended(b, 1.0))
         await say(ready_broker, ended((await opened(ready_broker, 3))[2], 2.5))
