@@ -143,7 +143,8 @@ def started(claimant: Claimant, spec: SessionSpec, before: Checkpoint | None = N
     key's last session.
 
     If the session continues that one, it starts no earlier than that one's finals end, so that no
-    word is in both, and it reads its audio from the same mark.
+    word is in both, and it reads its audio from the same mark. If it starts right there, the
+    workers that died at that audio count, and at least one attempt is left.
     """
     audio = spec.audio_session_id
     first = Checkpoint(
@@ -167,6 +168,8 @@ def started(claimant: Claimant, spec: SessionSpec, before: Checkpoint | None = N
         start = max(spec.start_position, before.position)
         first.start_position = first.position = first.sent_until = start
         first.mark_position, first.mark_seq, first.mark_stream_sequence = before.mark
+        if start == before.position:
+            first.crashes = min(before.crashes, MAX_CRASHES)
     return first
 
 

@@ -143,14 +143,30 @@ BEFORE = stored(
 )  # fmt: skip
 
 
-def test_a_session_takes_nothing_but_the_mark_from_the_one_that_it_continues() -> None:
+def test_a_session_takes_the_mark_and_the_crashes_from_the_one_that_it_continues() -> None:
     started = takeover.started(MINE, successor(), BEFORE)
     places: Any = {"position": 4000, "start_position": 4000, "sent_until": 4000}
     marks: Any = {"mark_position": 3500, "mark_seq": 35, "mark_stream_sequence": 90}
     fresh = takeover.started(MINE, SPEC)
     assert started == replace(
-        fresh, audio_of="session-0", closed_before=["session-0"], **places, **marks
+        fresh, audio_of="session-0", closed_before=["session-0"], crashes=3, **places, **marks
     )
+
+
+def test_audio_that_kills_workers_has_one_attempt_in_each_later_session() -> None:
+    given_up = replace(BEFORE, crashes=11)
+    assert takeover.give_up_reason(given_up.crashes)
+    second = takeover.started(MINE, successor(), given_up)
+    assert takeover.give_up_reason(second.crashes) is None
+    second.state = State.STREAMING.value
+    second = takeover.adopted(second, MINE, successor())
+    assert takeover.give_up_reason(second.crashes)
+    third = successor(session_id="session-2", continues="session-1")
+    again = takeover.started(MINE, third, second)
+    assert takeover.give_up_reason(again.crashes + 1)
+    later = third.model_copy(update={"start_position": 4001})
+    assert takeover.started(MINE, later, second).crashes == 0, "other audio"
+    assert takeover.started(MINE, SPEC, given_up).crashes == 0, "another session's audio"
 
 
 @pytest.mark.parametrize(("wanted", "start"), [(0, 4000), (4000, 4000), (7000, 7000)])
