@@ -366,6 +366,7 @@ async def test_an_edge_is_killed_when_it_opens_a_successor(
         assert f"{first.key} {specs[1].session_id}" == announced
         await until(lambda: edge.stdout.endswith("\n"), "it announces the session")
         assert edge.stdout.splitlines() == [announced]
+        await captured(ready_broker, 3)
         await say(ready_broker, ended(specs[1], 2.7))
         specs = await opened(ready_broker, 3)
     assert await edge.exit_code() == 0, edge.stderr
