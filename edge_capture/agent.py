@@ -218,6 +218,7 @@ class Agent:
                 extra=fields(session=str(session.spec.key)),
             )
             self._ended.set()
+        await session.chain.remind()
 
     async def _end_if_taken(self, publishing: asyncio.Task[None]) -> None:
         """End the capture and publish nothing more once another agent has one of the keys."""

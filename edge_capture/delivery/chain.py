@@ -31,6 +31,7 @@ _CAPTURED_GAPS = ("missing", "bad_chunk", "unreadable")
 """Causes of gaps whose audio the edge has captured."""
 _UNSEEN = "a newer session uses the key"
 """Reason of an end whose closing event can no longer be read."""
+_REMIND_S = 600.0
 
 
 class Chain:
@@ -85,6 +86,17 @@ class Chain:
         while self.outcome is None:
             await self._after(await self.status.wait_ended())
         self.over.set()
+
+    async def remind(self) -> None:
+        """Log every 10 minutes that what is captured is not transcribed, until the audio ends.
+        Cancel-safe."""
+        while isinstance(self.outcome, Untranscribed):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REMIND_S):
+                    await self.publisher.ended.wait()
+            if self.publisher.ended.is_set():
+                return
+            self._log_untranscribed(self.outcome)
 
     async def _after(self, event: StatusEvent | None) -> None:
         """Do what follows the end of the current session."""

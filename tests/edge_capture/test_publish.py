@@ -8,10 +8,13 @@ import pytest
 
 from edge_capture import session_status
 from edge_capture.chunks import Chunk
+from edge_capture.delivery import chain as chain_module
 from edge_capture.delivery import publisher as publisher_module
 from edge_capture.delivery.backlog import AHEAD_CHUNKS, Backlog
+from edge_capture.delivery.chain import Chain
 from edge_capture.delivery.publisher import Publisher
 from edge_capture.session_status import SessionStatus
+from edge_capture.succession import Stopped, Untranscribed
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
@@ -228,3 +231,18 @@ async def test_an_earlier_session_is_sent_although_the_stream_does_not_answer(
     await status.subscribe(broker)
     assert await soon(status.stored_end(), 20) is None
     assert caplog.text.count("the stream does not say whether the session has ended") == 1
+
+
+async def test_audio_that_nothing_transcribes_is_logged_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chain_module, "_REMIND_S", 0.01)
+    publisher = publisher_with(4)
+    chain = Chain(publisher, live=True)
+    chain.outcome = Untranscribed(None)
+    reminding = asyncio.create_task(chain.remind())
+    await until(lambda: caplog.text.count("the rest is not transcribed") > 2, "it is logged")
+    publisher.offer(chunk(0, end=True))
+    await soon(reminding, 20)
+    chain.outcome = Stopped()
+    await soon(chain.remind(), 20)
