@@ -16,7 +16,7 @@ from rich.text import Text
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.login.attempts import Attempts
-from natterjack.process.terminal import plain, rewritable
+from natterjack.process.terminal import plain, rewritable, size
 from natterjack.telemetry.log import fields
 
 from .delivery.chain import Chain
@@ -150,10 +150,11 @@ async def show_progress(agent: Agent) -> None:
 
 async def _show_live(agent: Agent) -> None:
     """Show a live table with log lines above it."""
-    console = Console(stderr=True)
+    terminal, console = sys.stderr, Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     with live, _logging_above():
         while True:
+            console.size = size(terminal)  # rich would believe a COLUMNS that is too large
             live.update(_table(agent, console.width), refresh=True)
             await asyncio.sleep(_REFRESH_S)
 

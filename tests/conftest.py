@@ -52,10 +52,12 @@ def _refuse_processes(event: str, _arguments: object) -> None:
 
 sys.addaudithook(_refuse_processes)
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs
-# that the tests start and end with it.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and `nohup` the end of the
+# terminal, and so would the programs that the tests start and end with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # marks are set before `-m` selects

@@ -83,7 +83,8 @@ async def test_forked_programs_end_with_the_tests() -> None:
 import subprocess, time
 from tests import forking
 forking.enabled = True
-process = forking.launch(("-m", "tests.obedient"), env={ENVIRONMENT!r}, stdin=subprocess.PIPE)
+process = forking.launch(("-m", "tests.obedient"), env={ENVIRONMENT!r},
+    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 print(process.pid, flush=True)
 time.sleep(600)
 """
