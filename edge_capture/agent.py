@@ -88,7 +88,7 @@ class Agent:
 
     @property
     def activity(self) -> str:
-        """What the agent does now, for people."""
+        """Phase of the run, for people."""
         if self._source is None:
             return "sending"
         if not self._capturing:

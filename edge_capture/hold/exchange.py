@@ -76,7 +76,7 @@ class Holds:
 
     @property
     def lost(self) -> Lost | None:
-        """Who has one of the keys, once `taken` is set."""
+        """The other agent that has one of the keys, once `taken` is set."""
         return self._contest.lost
 
     async def confirm(self) -> None:

@@ -139,7 +139,7 @@ class Sizes(NamedTuple):
     ignore: bool = False
     """Whether everything after the header is audio."""
     notice: str | None = None
-    """What is unusual, in words."""
+    """Words for what is unusual about the file."""
     missing: bool = False
     """Whether the header announces audio that is not there."""
 

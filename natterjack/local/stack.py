@@ -295,7 +295,7 @@ async def _work(stack: Stack, work: Callable[[Stack], Awaitable[int]]) -> int:
             raise
         except NatterjackError as error:
             raise PartFailed(f"{error}\n{stack.keep()}") from error
-        except Exception as error:
+        except Exception as error:  # raised again: only says where the logs are
             if not (isinstance(error, OSError) and unread(error)):
                 say(stack.keep())  # a mistake of ours, which the logs may explain
             raise
