@@ -10,6 +10,8 @@ _NO_PEERS = 10005
 """In a cluster: no server can take the stream; the description has the reason."""
 _STORE_FAILED = 10077
 """The stream itself refuses a message; the description has the reason."""
+_NOT_YET = frozenset({10036, 10073, 10118, 10119})
+"""In a cluster: the server is not a member yet; a raft group failed; stream or consumer offline."""
 
 
 def size(count: int) -> str:
@@ -34,10 +36,26 @@ def too_small(err_code: int | None, description: str | None) -> bool:
     )
 
 
+def transient(err_code: int | None, description: str | None) -> bool:
+    """Whether the server refused because of a state of its cluster that passes.
+
+    While servers start, those that have not joined yet are missing as peers of a stream.
+    """
+    if err_code == _NO_PEERS:
+        description = (description or "").lower()
+        return not too_small(err_code, description) and "tags not matched" not in description
+    return err_code in _NOT_YET
+
+
 def explain_refused_stream(
     config: StreamConfig, err_code: int | None, description: str | None
 ) -> str:
     """The server's reason for not creating or changing a stream, with the limit and the remedy."""
+    if err_code == _NO_PEERS and transient(err_code, description):
+        return (
+            f"{description}: the stream needs {config.num_replicas or 1} servers, as "
+            "NATTERJACK_STREAM_REPLICAS says, and fewer are in the cluster or can take it now"
+        )
     if not too_small(err_code, description):
         return description or "no reason given"
     option = _option(config.storage)

@@ -297,7 +297,9 @@ def translated(config: StreamConfig | str = "") -> Iterator[None]:
             "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
         ) from None
     except APIError as error:
-        raise StreamMismatch(f"{where}JetStream refused: {_reason(stream, error)}") from None
+        passes = store_limits.transient(error.err_code, error.description)
+        refusal = BrokerUnreachable if passes else StreamMismatch
+        raise refusal(f"{where}JetStream refused: {_reason(stream, error)}") from None
     except (NatsError, TimeoutError) as error:
         raise BrokerUnreachable(f"{where}JetStream does not answer: {error!r}") from None
 

@@ -34,10 +34,11 @@ def _free_ports(count: int) -> list[int]:
 class Cluster:
     """Nodes `n0` to `n2`, each with its own store. Streams in it should have 3 replicas."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, known: int = _NODES) -> None:
+        """Only the first `known` nodes are named in the routes; the others join when they start."""
         free = _free_ports(2 * _NODES)
         ports, own = free[:_NODES], free[_NODES:]
-        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[:known])
         self.nodes = [
             EmbeddedServer(
                 store / f"n{number}",

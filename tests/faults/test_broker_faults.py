@@ -51,6 +51,24 @@ async def cluster_worker(
     assert not worker.stray_lines
 
 
+async def test_a_worker_waits_until_its_cluster_has_enough_servers(
+    processes: None, tmp_path: Path, emulator: DeepgramEmulator
+) -> None:
+    cluster = Cluster(tmp_path / "cluster", known=2)
+    worker = WorkerProcess(cluster.url, emulator.url, NATTERJACK_STREAM_REPLICAS="3")
+    try:
+        for node in cluster.nodes[:2]:
+            node.start()
+        await worker.launch()
+        await until(lambda: worker.find("the stream needs 3 servers"), "it says why it waits", 60)
+        cluster.nodes[2].start()
+        await until(lambda: worker.find("worker ready"), "worker ready", 60)
+    finally:
+        await worker.stop()
+        cluster.stop()
+    assert not worker.stray_lines
+
+
 @pytest.mark.parametrize("stream", [streams.AUDIO, streams.TRANSCRIPTS, streams.SESSIONS])
 async def test_the_leader_of_a_stream_dies(
     stream: str, cluster: Cluster, cluster_worker: WorkerProcess

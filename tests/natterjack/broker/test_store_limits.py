@@ -12,7 +12,7 @@ from nats.js.errors import APIError
 
 from natterjack.broker import changes, store_limits, streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.errors import StreamMismatch
+from natterjack.errors import BrokerUnreachable, StreamMismatch
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 
@@ -40,6 +40,7 @@ def test_every_stream_with_a_limit_has_a_setting_for_it() -> None:
         (10052, "stream configuration is wrong", "stream configuration is wrong"),
         (10005, "no suitable peers for placement, tags not matched", None),
         (10005, "no suitable peers for placement, insufficient storage", "no room for the stream"),
+        (10005, "no suitable peers for placement", "NATTERJACK_STREAM_REPLICAS"),
         (10028, "insufficient memory resources available", "raise max_memory_store"),
         (10002, "resource limits exceeded for account", "lower NATTERJACK_AUDIO_MAX_BYTES"),
     ],
@@ -53,6 +54,26 @@ def test_a_refused_stream(err_code: int, description: str, explained: str | None
     found = store_limits.explain_refused_stream(config, err_code, description)
     assert found.startswith(description)
     assert explained in found if explained else found == description
+
+
+@pytest.mark.parametrize(
+    ("err_code", "description", "passes"),
+    [
+        (10005, "no suitable peers for placement", True),
+        (10005, "no suitable peers for placement, peer offline", True),
+        (10005, "no suitable peers for placement, tags not matched", False),
+        (10005, "no suitable peers for placement, insufficient storage", False),
+        (10118, "stream is offline", True),
+        (10052, "stream configuration is wrong", False),
+        (None, None, False),
+    ],
+)
+def test_what_a_cluster_refuses_while_it_forms_is_tried_again(
+    err_code: int | None, description: str | None, passes: bool
+) -> None:
+    expected = BrokerUnreachable if passes else StreamMismatch
+    with pytest.raises(expected), streams.translated(streams.AUDIO):
+        raise APIError(code=400, err_code=err_code, description=description)
 
 
 def test_a_refused_message() -> None:

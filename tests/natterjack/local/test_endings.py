@@ -30,7 +30,7 @@ from tests.waiting import until
 
 from .endings import Run
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 STARTING, READY, PLAYING = "starting a broker", "Ctrl-C stops everything", "ready at"
