@@ -24,10 +24,20 @@ from .subjects import (
     CONTROL_PREFIX,
     DURABLE_KINDS,
     HOLD_PREFIX,
+    PLAYED_PREFIX,
     SESSION_PREFIX,
+    SPEECH_PREFIX,
+    TEXT_PREFIX,
     TOKEN_PATTERN,
     TRANSCRIPT_PREFIX,
+    VOICE_CONTROL_PREFIX,
+    VOICE_EVENT_PREFIX,
+    VOICE_SESSION_PREFIX,
 )
+from .voice.audio import AUDIO_CUT, EPOCH, UTTERANCE
+from .voice.control import VoiceReply, VoiceRequest
+from .voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
+from .voice.spec import Played, TextPiece, VoiceSpec
 
 _EVENTS: dict[str, type[BaseModel]] = {
     "interim": InterimEvent,
@@ -35,6 +45,11 @@ _EVENTS: dict[str, type[BaseModel]] = {
     "turn": TurnEvent,
     "status": StatusEvent,
     "usage": UsageEvent,
+}
+_VOICE_EVENTS: dict[str, type[BaseModel]] = {
+    "status": VoiceStatusEvent,
+    "utterance": UtteranceEvent,
+    "usage": VoiceUsage,
 }
 _KEY = "{tenant}.{conversation}.{speaker}"
 _PARAMETERS = {
@@ -77,6 +92,38 @@ def _chunk_headers() -> dict[str, Any]:
     }
 
 
+def _speech_headers() -> dict[str, Any]:
+    number = {"type": "string", "pattern": "^[0-9]{1,16}$"}
+    return {
+        "type": "object",
+        "required": [audio.SESSION_ID, EPOCH, UTTERANCE, audio.AUDIO_SEQ, audio.AUDIO_POS],
+        "properties": {
+            audio.SESSION_ID: {"type": "string"},
+            EPOCH: {
+                **number,
+                "description": "the worker's lease; players drop chunks of an earlier one than "
+                "the newest that they have received",
+            },
+            UTTERANCE: {**number, "description": "number of the utterance"},
+            audio.AUDIO_SEQ: {
+                **number,
+                "description": "number of the chunk: 0, 1, 2 ... without holes",
+            },
+            audio.AUDIO_POS: {
+                **number,
+                "description": "position of the chunk's first frame, from the session's first",
+            },
+            audio.AUDIO_END: {"const": "1", "description": "the utterance ends with this chunk"},
+            AUDIO_CUT: {
+                "const": "1",
+                "description": "audio of earlier chunks that was not played is to be dropped; the "
+                "payload is empty",
+            },
+            audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
+        },
+    }
+
+
 def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
     return {
         "address": address,
@@ -88,7 +135,10 @@ def _channel(address: str, summary: str, message: str) -> dict[str, Any]:
 
 def document() -> dict[str, Any]:
     """The document as JSON values."""
-    wire = (SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply, Hold)
+    wire = (
+        SessionSpec, *_EVENTS.values(), ControlRequest, ControlReply, Hold,
+        VoiceSpec, TextPiece, Played, VoiceRequest, VoiceReply, *_VOICE_EVENTS.values(),
+    )  # fmt: skip
     models = [(model, "serialization") for model in wire]
     _, schemas = models_json_schema(models, ref_template=_SCHEMAS + "{model}")  # type: ignore[arg-type]
     channels: dict[str, Any] = {
@@ -167,6 +217,7 @@ def document() -> dict[str, Any]:
             "channel": {"$ref": f"#/channels/{channel}"},
             "reply": {"channel": {"$ref": f"#/channels/{channel}Reply"}},
         }
+    _add_voice(channels, messages, operations)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -180,6 +231,69 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {"messages": messages, "schemas": schemas["$defs"]},
+    }
+
+
+def _add_voice(
+    channels: dict[str, Any], messages: dict[str, Any], operations: dict[str, Any]
+) -> None:
+    """Add what is on the wire of voice sessions."""
+    models: dict[str, type[BaseModel]] = {
+        "voiceSession": VoiceSpec, "text": TextPiece, "played": Played,
+        "voiceRequest": VoiceRequest, "voiceReply": VoiceReply,
+    }  # fmt: skip
+    for name, operation, action, address, summary in (
+        (
+            "voiceSession", "openVoiceSession", "send", VOICE_SESSION_PREFIX,
+            "An application requests a voice session; Nats-Msg-Id is the session_id. Stored in "
+            "TTS_SESSIONS.",
+        ),
+        (
+            "text", "publishText", "send", TEXT_PREFIX,
+            "An application publishes text to speak, piece by piece. Stored in TTS_TEXT.",
+        ),
+        (
+            "speech", "receiveSpeech", "receive", SPEECH_PREFIX,
+            "A worker publishes the session's speech, ahead of playback. Stored in TTS_AUDIO.",
+        ),
+        (
+            "played", "publishPlayed", "send", PLAYED_PREFIX,
+            "A player reports how far it has played, several times a second. Not stored.",
+        ),
+        (
+            "voiceRequest", "controlVoice", "send", VOICE_CONTROL_PREFIX,
+            "Requests to the worker that holds the voice session, which replies on the reply "
+            "subject.",
+        ),
+    ):  # fmt: skip
+        channels[name] = _channel(f"{address}.{_KEY}", summary, name)
+        operations[operation] = {"action": action, "channel": {"$ref": f"#/channels/{name}"}}
+    channels["voiceReply"] = {
+        "address": None,
+        "messages": {"voiceReply": {"$ref": "#/components/messages/voiceReply"}},
+    }
+    operations["controlVoice"]["reply"] = {"channel": {"$ref": "#/channels/voiceReply"}}
+    for kind, model in _VOICE_EVENTS.items():
+        name = f"voice{kind.capitalize()}"
+        models[name] = model
+        channels[name] = _channel(
+            f"{VOICE_EVENT_PREFIX}.{_KEY}.{kind}", f"{_summary(model)} Stored in TTS_EVENTS.", name
+        )
+        operations[f"receive{name[0].upper()}{name[1:]}"] = {
+            "action": "receive",
+            "channel": {"$ref": f"#/channels/{name}"},
+        }
+    for name, model in models.items():
+        messages[name] = {
+            "summary": _summary(model),
+            "contentType": "application/json",
+            "payload": {"$ref": f"{_SCHEMAS}{model.__name__}"},
+        }
+    messages["speech"] = {
+        "summary": "Raw 16-bit PCM of one channel, at the rate in the session's request.",
+        "contentType": "application/octet-stream",
+        "headers": _speech_headers(),
+        "payload": {"type": "string", "format": "binary", "maxLength": audio.MAX_CHUNK_BYTES},
     }
 
 

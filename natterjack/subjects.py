@@ -20,9 +20,19 @@ DIAL_PREFIX = "stt.dial"
 REPUBLISHED_PREFIX = "stt.slots"
 """Prefix under which the server republishes stored messages of `stt.slot.>` and `stt.dial.>`."""
 
+
+VOICE_SESSION_PREFIX = "tts.session"
+TEXT_PREFIX = "tts.text"
+SPEECH_PREFIX = "tts.audio"
+PLAYED_PREFIX = "tts.played"
+VOICE_CONTROL_PREFIX = "tts.control"
+VOICE_EVENT_PREFIX = "tts.event"
+
 EventKind = Literal["interim", "final", "turn", "status", "usage"]
 DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")
 """Kinds of event that the broker stores: all but `interim`."""
+VoiceEventKind = Literal["status", "utterance", "usage"]
+VOICE_EVENT_KINDS: tuple[VoiceEventKind, ...] = ("status", "utterance", "usage")
 
 
 def check_token(name: str, value: str) -> str:
@@ -108,9 +118,39 @@ def transcript_filter(
     return ".".join([TRANSCRIPT_PREFIX, *tokens, kind or "*"])
 
 
+def voice_session_subject(key: SessionKey) -> str:
+    """The subject on which an application publishes its request to open a voice session."""
+    return f"{VOICE_SESSION_PREFIX}.{key}"
+
+
+def text_subject(key: SessionKey) -> str:
+    """The subject on which an application publishes the pieces of its text."""
+    return f"{TEXT_PREFIX}.{key}"
+
+
+def speech_subject(key: SessionKey) -> str:
+    """The subject on which a worker publishes the session's speech."""
+    return f"{SPEECH_PREFIX}.{key}"
+
+
+def played_subject(key: SessionKey) -> str:
+    """The subject on which a player publishes how far it has played."""
+    return f"{PLAYED_PREFIX}.{key}"
+
+
+def voice_control_subject(key: SessionKey) -> str:
+    """The subject on which the voice session's worker receives control requests."""
+    return f"{VOICE_CONTROL_PREFIX}.{key}"
+
+
+def voice_event_subject(key: SessionKey, kind: VoiceEventKind) -> str:
+    """The subject on which a worker publishes the voice session's events of one kind."""
+    return f"{VOICE_EVENT_PREFIX}.{key}.{kind}"
+
+
 def parse_key(subject: str) -> SessionKey:
-    """The key in a session, audio, control or transcript subject. Raises InvalidKey."""
+    """The key in any of the subjects above. Raises InvalidKey."""
     parts = subject.split(".")
-    if len(parts) < 5 or parts[0] != "stt":
+    if len(parts) < 5 or parts[0] not in ("stt", "tts"):
         raise InvalidKey(f"subject {subject!r} contains no session key")
     return SessionKey.checked(*parts[2:5])

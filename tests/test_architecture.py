@@ -27,6 +27,7 @@ LAYERS: dict[str, list[set[str]]] = {
     # A module imports its own room and those in earlier layers.
     "natterjack": [
         CONTRACT,
+        {"voice"},
         DESCRIPTION | {"telemetry", "process", "plugin"},
         {"broker"},
         {"fleet", "consume"},

@@ -133,6 +133,13 @@ def page() -> str:
         )
         + "\n\n"
         + table(("header", "type", "required", "default", "meaning"), fields(headers)),
+        "## Chunk of speech\n\n"
+        + paragraphs(api["components"]["messages"]["speech"]["summary"])
+        + "\n\n"
+        + table(
+            ("header", "type", "required", "default", "meaning"),
+            fields(api["components"]["messages"]["speech"]["headers"]),
+        ),
         "## Messages\n",
     ]
     schemas = dict(api["components"]["schemas"])

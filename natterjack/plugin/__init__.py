@@ -1,4 +1,4 @@
-"""The API for plugins that add speech providers.
+"""The API for plugins that add speech providers and voice providers.
 
 A plugin imports this package and nothing of `worker`. Two of its modules need more than the base
 installation: `natterjack.plugin.websocket` (`natterjack[worker]`) has WebSocket connections, and
@@ -36,6 +36,17 @@ from .provider import (
     Usage,
 )
 from .proxy import proxy_for
+from .voice import (
+    Interrupted,
+    Mark,
+    PhraseEnd,
+    Speech,
+    Voice,
+    VoiceCapabilities,
+    VoiceStream,
+    VoiceStreamEvent,
+    VoiceStreamRequest,
+)
 
 __all__ = [
     "AudioFormat",
@@ -45,7 +56,10 @@ __all__ = [
     "Encoding",
     "Final",
     "Interim",
+    "Interrupted",
+    "Mark",
     "Notice",
+    "PhraseEnd",
     "PluginError",
     "PluginFault",
     "Provider",
@@ -55,12 +69,18 @@ __all__ = [
     "ProviderWord",
     "RemoteProtocolError",
     "RequestRefused",
+    "Speech",
     "Stalled",
     "StreamRequest",
     "Turn",
     "TurnKind",
     "Unavailable",
     "Usage",
+    "Voice",
+    "VoiceCapabilities",
+    "VoiceStream",
+    "VoiceStreamEvent",
+    "VoiceStreamRequest",
     "described",
     "http_error",
     "parse_options",

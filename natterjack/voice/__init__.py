@@ -1,0 +1,1 @@
+"""The contract of voice sessions: text in, speech out. Nothing here knows asyncio or NATS."""

@@ -1,0 +1,89 @@
+"""The headers of speech: chunks on `tts.audio.<key>`, raw 16-bit PCM of one channel.
+
+The worker publishes them ahead of playback. A cut is a chunk without audio: the player drops
+everything that it has not played.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from natterjack.audio import AUDIO_END, AUDIO_POS, AUDIO_SEQ, MSG_ID, SESSION_ID
+from natterjack.errors import BadChunk
+
+UTTERANCE = "Utterance"
+EPOCH = "Epoch"
+AUDIO_CUT = "Audio-Cut"
+FRAME_BYTES = 2
+_NUMBER = re.compile(r"[0-9]{1,16}")
+
+
+class SpeechHeader(NamedTuple):
+    """The headers of a chunk of speech. Positions count frames from the session's first."""
+
+    session_id: str
+    epoch: int
+    """The worker's lease: a player drops chunks of an epoch below the newest that it has seen."""
+    utterance: int
+    seq: int
+    """Number of the chunk within its session: 0, 1, 2 ... without holes, cuts included."""
+    pos: int
+    """Position of the chunk's first frame."""
+    end: bool = False
+    """True for the last chunk of an utterance, whose payload may be empty."""
+    cut: bool = False
+    """True for a cut: what was not played of chunks before this one is not to be played. The chunk
+    has no audio; `pos` is the position at which later audio begins."""
+
+
+def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
+    """NATS headers of a chunk. `Nats-Msg-Id` makes the stream drop duplicates."""
+    headers = {
+        SESSION_ID: header.session_id,
+        EPOCH: str(header.epoch),
+        UTTERANCE: str(header.utterance),
+        AUDIO_SEQ: str(header.seq),
+        AUDIO_POS: str(header.pos),
+        MSG_ID: f"{header.session_id}:{header.seq}",
+    }
+    if header.end:
+        headers[AUDIO_END] = "1"
+    if header.cut:
+        headers[AUDIO_CUT] = "1"
+    return headers
+
+
+def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> SpeechHeader:
+    """Parse the headers of a chunk of `size` bytes. Raises BadChunk, which names the problem."""
+    if not headers or not (session_id := headers.get(SESSION_ID)):
+        raise BadChunk(f"no {SESSION_ID} header")
+    header = SpeechHeader(
+        session_id,
+        _number(headers, EPOCH),
+        _number(headers, UTTERANCE),
+        _number(headers, AUDIO_SEQ),
+        _number(headers, AUDIO_POS),
+        _flag(headers, AUDIO_END),
+        _flag(headers, AUDIO_CUT),
+    )
+    if size % FRAME_BYTES:
+        raise BadChunk(f"{size} bytes are not whole frames of {FRAME_BYTES} bytes")
+    if header.cut and size:
+        raise BadChunk("a cut has no audio")
+    return header
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    value = headers.get(name, "")
+    if not _NUMBER.fullmatch(value):
+        raise BadChunk(f"{name} {value[:40]!r} is not a number of up to 16 digits")
+    return int(value)
+
+
+def _flag(headers: Mapping[str, str], name: str) -> bool:
+    value = headers.get(name)
+    if value not in (None, "1"):
+        raise BadChunk(f"{name} {value[:40]!r} is not 1")
+    return value == "1"

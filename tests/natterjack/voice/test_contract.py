@@ -1,0 +1,156 @@
+"""The contract of voice sessions: what is written can be read, and what cannot be is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from natterjack.errors import BadChunk, BadEvent
+from natterjack.subjects import SessionKey, parse_key, speech_subject, text_subject
+from natterjack.voice.audio import (
+    SpeechHeader,
+    decode_speech_headers,
+    encode_speech_headers,
+)
+from natterjack.voice.events import UtteranceEvent, parse_voice_event
+from natterjack.voice.spec import (
+    MAX_PIECE_BYTES,
+    MAX_TEXT_CHARACTERS,
+    TextPiece,
+    VoiceSpec,
+    parse_piece,
+    parse_played,
+)
+
+KEY = SessionKey("acme", "room", "assistant")
+IDS = {"tenant": "acme", "conversation": "room", "speaker": "assistant"}
+NUMBERS = st.integers(0, 2**53 - 1)
+PLAIN = encode_speech_headers(SpeechHeader("a-session", 1, 2, 3, 4))
+
+
+def test_subjects_have_the_key() -> None:
+    assert text_subject(KEY) == "tts.text.acme.room.assistant"
+    assert parse_key(speech_subject(KEY)) == KEY
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans(), st.booleans())
+def test_headers_of_speech_are_read_as_they_were_written(
+    epoch: int, utterance: int, seq: int, pos: int, end: bool, cut: bool
+) -> None:
+    header = SpeechHeader("a-session", epoch, utterance, seq, pos, end, cut)
+    assert decode_speech_headers(encode_speech_headers(header), 0) == header
+
+
+@pytest.mark.parametrize("name", ["Session-Id", "Epoch", "Utterance", "Audio-Seq", "Audio-Pos"])
+def test_a_header_that_is_missing_is_named(name: str) -> None:
+    headers = {key: value for key, value in PLAIN.items() if key != name}
+    with pytest.raises(BadChunk, match=name):
+        decode_speech_headers(headers, 0)
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "", " 1", "\u0661", "9" * 17, "1e3"])
+def test_a_number_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(BadChunk, match="Audio-Pos"):
+        decode_speech_headers({**PLAIN, "Audio-Pos": value}, 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "size", "problem"),
+    [
+        (None, 0, "Session-Id"),
+        (PLAIN, 3, "whole frames"),
+        ({**PLAIN, "Audio-Cut": "1"}, 2, "cut"),
+        ({**PLAIN, "Audio-End": "yes"}, 2, "Audio-End"),
+    ],
+    ids=["none", "odd", "cut with audio", "flag"],
+)
+def test_a_chunk_of_speech_that_cannot_be(
+    headers: dict[str, str] | None, size: int, problem: str
+) -> None:
+    with pytest.raises(BadChunk, match=problem):
+        decode_speech_headers(headers, size)
+
+
+@given(NUMBERS, NUMBERS, st.text(max_size=200), st.booleans())
+def test_pieces_are_read_as_they_were_written(
+    utterance: int, piece: int, text: str, flush: bool
+) -> None:
+    made = TextPiece(
+        session_id="a-session", utterance=utterance, piece=piece, text=text, flush=flush
+    )
+    assert parse_piece(made.encode()) == made
+
+
+def test_the_longest_text_fits_the_largest_message() -> None:
+    made = TextPiece(
+        session_id="s" * 64, utterance=2**53 - 1, piece=2**53 - 1, text="\x01" * MAX_TEXT_CHARACTERS
+    )
+    assert len(made.encode()) <= MAX_PIECE_BYTES
+    assert parse_piece(made.encode()) == made
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        (b"", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b'{"session_id":"a-session","utterance":-1,"piece":0}', "utterance"),
+        (b'{"session_id":"a-session","utterance":0,"piece":0,"text":"\\ud800"}', "JSON"),
+        (b'{"session_id":"a-session","utterance":0,"piece":0,"text":7}', "text"),
+        (b" " * (MAX_PIECE_BYTES + 1), "too many"),
+        (
+            json.dumps({
+                "session_id": "a-session", "utterance": 0, "piece": 0,
+                "text": "a" * (MAX_TEXT_CHARACTERS + 1),
+            }).encode(),
+            "text",
+        ),
+    ],
+    ids=["empty", "nested", "negative", "lone surrogate", "not a text", "bytes", "characters"],
+)  # fmt: skip
+def test_a_piece_that_cannot_be_read(payload: bytes, problem: str) -> None:
+    with pytest.raises(BadEvent, match=problem):
+        parse_piece(payload)
+
+
+def test_a_report_of_a_player_that_cannot_be_read() -> None:
+    with pytest.raises(BadEvent, match="state"):
+        parse_played(b'{"session_id":"a-session","utterance":0,"position":0,"state":"dancing"}')
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"voice": ""},
+        {"voice": []},
+        {"voice": ["aura", ""]},
+        {"sample_rate": 44},
+        {"interrupt_on": "acme.room"},
+        {"tenant": "a.b"},
+        {"session_id": "short"},
+    ],
+    ids=str,
+)
+def test_a_request_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        VoiceSpec.model_validate({**IDS, **wrong})
+
+
+def test_voices_in_order() -> None:
+    assert VoiceSpec.model_validate(IDS).providers == []
+    assert VoiceSpec.model_validate({**IDS, "voice": "a"}).providers == ["a"]
+    assert VoiceSpec.model_validate({**IDS, "voice": ["a", "b"]}).providers == ["a", "b"]
+
+
+def test_events_are_told_apart_by_their_type() -> None:
+    event = UtteranceEvent.model_validate(
+        {**IDS, "session_id": "a-session", "epoch": 1, "sequence": 0, "utterance": 0}
+        | {"event": "started", "published_at": "2026-11-30T00:00:00Z"}
+    )
+    assert parse_voice_event(event.encode()) == event
+    with pytest.raises(BadEvent, match="voice event"):
+        parse_voice_event(b'{"type":"final"}')
