@@ -34,7 +34,7 @@ from .subjects import (
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
 )
-from .voice.audio import AUDIO_CUT, EPOCH, UTTERANCE
+from .voice.audio import AUDIO_CUT, EPOCH, SAMPLE_RATE, UTTERANCE
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
 from .voice.spec import Played, TextPiece, VoiceSpec
@@ -96,7 +96,14 @@ def _speech_headers() -> dict[str, Any]:
     number = {"type": "string", "pattern": "^[0-9]{1,16}$"}
     return {
         "type": "object",
-        "required": [audio.SESSION_ID, EPOCH, UTTERANCE, audio.AUDIO_SEQ, audio.AUDIO_POS],
+        "required": [
+            audio.SESSION_ID,
+            EPOCH,
+            UTTERANCE,
+            audio.AUDIO_SEQ,
+            audio.AUDIO_POS,
+            SAMPLE_RATE,
+        ],
         "properties": {
             audio.SESSION_ID: {"type": "string"},
             EPOCH: {
@@ -113,6 +120,7 @@ def _speech_headers() -> dict[str, Any]:
                 **number,
                 "description": "position of the chunk's first frame, from the session's first",
             },
+            SAMPLE_RATE: {**number, "description": "hertz, the same for all chunks of a session"},
             audio.AUDIO_END: {"const": "1", "description": "the utterance ends with this chunk"},
             AUDIO_CUT: {
                 "const": "1",

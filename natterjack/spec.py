@@ -14,7 +14,8 @@ from .audio import AudioFormat, Encoding
 from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
-SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+SESSION_ID_PATTERN = r"[A-Za-z0-9_-]{8,64}"
+SessionId = Annotated[str, Field(pattern=f"^{SESSION_ID_PATTERN}$")]
 
 MAX_STORED_BYTES = 16 * 1024
 """The largest request that a closing event keeps."""

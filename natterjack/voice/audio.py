@@ -12,12 +12,18 @@ from typing import NamedTuple
 
 from natterjack.audio import AUDIO_END, AUDIO_POS, AUDIO_SEQ, MSG_ID, SESSION_ID
 from natterjack.errors import BadChunk
+from natterjack.spec import SESSION_ID_PATTERN
 
 UTTERANCE = "Utterance"
 EPOCH = "Epoch"
 AUDIO_CUT = "Audio-Cut"
+SAMPLE_RATE = "Sample-Rate"
+MIN_RATE, MAX_RATE = 8000, 48_000
+"""Sample rates of speech, in hertz."""
 FRAME_BYTES = 2
 _NUMBER = re.compile(r"[0-9]{1,16}")
+_MAX_NUMBER = 2**53 - 1
+_SESSION = re.compile(SESSION_ID_PATTERN)
 
 
 class SpeechHeader(NamedTuple):
@@ -31,6 +37,8 @@ class SpeechHeader(NamedTuple):
     """Number of the chunk within its session: 0, 1, 2 ... without holes, cuts included."""
     pos: int
     """Position of the chunk's first frame."""
+    sample_rate: int
+    """Frames per second, the same for all chunks of a session: players do not see its request."""
     end: bool = False
     """True for the last chunk of an utterance, whose payload may be empty."""
     cut: bool = False
@@ -46,6 +54,7 @@ def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
         UTTERANCE: str(header.utterance),
         AUDIO_SEQ: str(header.seq),
         AUDIO_POS: str(header.pos),
+        SAMPLE_RATE: str(header.sample_rate),
         MSG_ID: f"{header.session_id}:{header.seq}",
     }
     if header.end:
@@ -57,17 +66,21 @@ def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
 
 def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> SpeechHeader:
     """Parse the headers of a chunk of `size` bytes. Raises BadChunk, which names the problem."""
-    if not headers or not (session_id := headers.get(SESSION_ID)):
-        raise BadChunk(f"no {SESSION_ID} header")
+    session_id = (headers or {}).get(SESSION_ID, "")
+    if not headers or not _SESSION.fullmatch(session_id):
+        raise BadChunk(f"{SESSION_ID} {session_id[:40]!r} is not the ID of a session")
     header = SpeechHeader(
         session_id,
         _number(headers, EPOCH),
         _number(headers, UTTERANCE),
         _number(headers, AUDIO_SEQ),
         _number(headers, AUDIO_POS),
+        _number(headers, SAMPLE_RATE),
         _flag(headers, AUDIO_END),
         _flag(headers, AUDIO_CUT),
     )
+    if not MIN_RATE <= header.sample_rate <= MAX_RATE:
+        raise BadChunk(f"{SAMPLE_RATE} {header.sample_rate} is not {MIN_RATE} to {MAX_RATE}")
     if size % FRAME_BYTES:
         raise BadChunk(f"{size} bytes are not whole frames of {FRAME_BYTES} bytes")
     if header.cut and size:
@@ -77,8 +90,8 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
 
 def _number(headers: Mapping[str, str], name: str) -> int:
     value = headers.get(name, "")
-    if not _NUMBER.fullmatch(value):
-        raise BadChunk(f"{name} {value[:40]!r} is not a number of up to 16 digits")
+    if not _NUMBER.fullmatch(value) or int(value) > _MAX_NUMBER:
+        raise BadChunk(f"{name} {value[:40]!r} is not a number up to {_MAX_NUMBER}")
     return int(value)
 
 

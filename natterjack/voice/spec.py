@@ -12,6 +12,8 @@ from natterjack.errors import BadEvent, InvalidKey, first_problem
 from natterjack.spec import ProviderName, SessionId, Token
 from natterjack.subjects import SessionKey
 
+from .audio import MAX_RATE, MIN_RATE
+
 MAX_TEXT_CHARACTERS = 100_000
 """The longest text of one piece."""
 MAX_PIECE_BYTES = 6 * MAX_TEXT_CHARACTERS + 4096
@@ -50,7 +52,7 @@ class VoiceSpec(_Model):
     ] = None
     language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
     sample_rate: Annotated[
-        int, Field(ge=8000, le=48_000, description="of the audio that is published, in hertz")
+        int, Field(ge=MIN_RATE, le=MAX_RATE, description="of the audio that is published, in hertz")
     ] = 24_000
     interrupt_on: Annotated[
         str | None,

@@ -29,7 +29,7 @@ from natterjack.voice.spec import (
 KEY = SessionKey("acme", "room", "assistant")
 IDS = {"tenant": "acme", "conversation": "room", "speaker": "assistant"}
 NUMBERS = st.integers(0, 2**53 - 1)
-PLAIN = encode_speech_headers(SpeechHeader("a-session", 1, 2, 3, 4))
+PLAIN = encode_speech_headers(SpeechHeader("a-session", 1, 2, 3, 4, 24_000))
 
 
 def test_subjects_have_the_key() -> None:
@@ -37,22 +37,27 @@ def test_subjects_have_the_key() -> None:
     assert parse_key(speech_subject(KEY)) == KEY
 
 
-@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans(), st.booleans())
+RATES = st.integers(8000, 48_000)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, RATES, st.booleans(), st.booleans())
 def test_headers_of_speech_are_read_as_they_were_written(
-    epoch: int, utterance: int, seq: int, pos: int, end: bool, cut: bool
+    epoch: int, utterance: int, seq: int, pos: int, rate: int, end: bool, cut: bool
 ) -> None:
-    header = SpeechHeader("a-session", epoch, utterance, seq, pos, end, cut)
+    header = SpeechHeader("a-session", epoch, utterance, seq, pos, rate, end, cut)
     assert decode_speech_headers(encode_speech_headers(header), 0) == header
 
 
-@pytest.mark.parametrize("name", ["Session-Id", "Epoch", "Utterance", "Audio-Seq", "Audio-Pos"])
+@pytest.mark.parametrize(
+    "name", ["Session-Id", "Epoch", "Utterance", "Audio-Seq", "Audio-Pos", "Sample-Rate"]
+)
 def test_a_header_that_is_missing_is_named(name: str) -> None:
     headers = {key: value for key, value in PLAIN.items() if key != name}
     with pytest.raises(BadChunk, match=name):
         decode_speech_headers(headers, 0)
 
 
-@pytest.mark.parametrize("value", ["-1", "1.5", "", " 1", "\u0661", "9" * 17, "1e3"])
+@pytest.mark.parametrize("value", ["-1", "1.5", "", " 1", "\u0661", "9" * 17, "9" * 16, "1e3"])
 def test_a_number_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(BadChunk, match="Audio-Pos"):
         decode_speech_headers({**PLAIN, "Audio-Pos": value}, 0)
@@ -65,8 +70,11 @@ def test_a_number_that_is_none_is_refused(value: str) -> None:
         (PLAIN, 3, "whole frames"),
         ({**PLAIN, "Audio-Cut": "1"}, 2, "cut"),
         ({**PLAIN, "Audio-End": "yes"}, 2, "Audio-End"),
+        ({**PLAIN, "Sample-Rate": "0"}, 2, "Sample-Rate"),
+        ({**PLAIN, "Sample-Rate": "48001"}, 2, "Sample-Rate"),
+        ({**PLAIN, "Session-Id": "a b.c d e"}, 2, "Session-Id"),
     ],
-    ids=["none", "odd", "cut with audio", "flag"],
+    ids=["none", "odd", "cut with audio", "flag", "no rate", "high rate", "session"],
 )
 def test_a_chunk_of_speech_that_cannot_be(
     headers: dict[str, str] | None, size: int, problem: str
