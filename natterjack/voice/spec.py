@@ -137,7 +137,11 @@ PlayState = Literal["playing", "starved", "idle", "interrupted", "lost"]
 
 
 class Played(_Model):
-    """Payload of `tts.played.<key>`: how far the player has played."""
+    """Payload of `tts.played.<key>`: how far the player has played.
+
+    The greatest position of a session counts. Players do not read streams, since their permissions
+    could not be confined to a tenant there: the worker publishes again what they miss.
+    """
 
     session_id: Annotated[SessionId, Field(description="ID of the session")]
     utterance: Annotated[
@@ -157,6 +161,15 @@ class Played(_Model):
             "was played; `interrupted`: audio was dropped at a cut; `lost`: the device is away"
         ),
     ]
+    missing: Annotated[
+        Position | None,
+        Field(
+            description="number of the first chunk that the player has not received and needs: the "
+            "worker publishes the stored chunks from it on again, except those that were played. "
+            "A player that starts reads the newest chunk of its key by direct get, to learn the "
+            "session, and asks for 0"
+        ),
+    ] = None
 
 
 def parse_piece(payload: bytes) -> TextPiece:

@@ -20,6 +20,7 @@ from natterjack.voice.events import UtteranceEvent, parse_voice_event
 from natterjack.voice.spec import (
     MAX_PIECE_BYTES,
     MAX_TEXT_CHARACTERS,
+    Played,
     TextPiece,
     VoiceSpec,
     parse_piece,
@@ -128,6 +129,13 @@ def test_a_piece_that_cannot_be_read(payload: bytes, problem: str) -> None:
 def test_a_report_of_a_player_that_cannot_be_read() -> None:
     with pytest.raises(BadEvent, match="state"):
         parse_played(b'{"session_id":"a-session","utterance":0,"position":0,"state":"dancing"}')
+
+
+def test_a_player_asks_for_missing_chunks() -> None:
+    made = Played(session_id="a-session", utterance=0, position=0, state="starved", missing=7)
+    assert parse_played(made.encode()) == made
+    plain = parse_played(b'{"session_id":"a-session","utterance":0,"position":0,"state":"idle"}')
+    assert plain.missing is None
 
 
 @pytest.mark.parametrize(
