@@ -130,6 +130,10 @@ class Connection:
         assert self.session.tick_seconds is not None
         while True:
             await asyncio.sleep(self.session.tick_seconds)
+            if self.session.speaks:
+                self._entry.audio_seconds = round(self.session.seconds, 6)
+                if self._stream_faults():
+                    return
             now = self._loop.time()
             elapsed = Elapsed(now - self._opened, now - self._audio_at, now - self._life_at)
             self._queue(self.session.tick(elapsed))

@@ -26,8 +26,8 @@ finals; each session adds its own."""
 class Faults(BaseModel):
     """Switches of an emulator. All are off by default; `Emulator.set` changes them at any time.
 
-    `_after_seconds` counts audio received on a connection. A switch set after a connection has
-    passed that position takes effect with the next audio.
+    `_after_seconds` counts audio received on a connection, or sent by a voice. A switch set after a
+    connection has passed that position takes effect with the next audio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,12 +102,13 @@ class ConnectionLog:
     closed_at: float | None = None
     request_id: str = ""
     audio_seconds: float = 0.0
-    """Audio received and processed."""
+    """Audio received and processed, or sent by a voice."""
     audio_frames: int = 0
     texts: dict[str, int] = field(default_factory=dict)
     """Text messages of the client, by type."""
     words: list[TimedWord] = field(default_factory=list)
-    """Words in the audio, whether or not the client received them."""
+    """Words in the audio that the client sent, whether or not it received their transcript; of a
+    voice, words in the audio that it sent."""
     messages: dict[str, int] = field(default_factory=dict)
     """Messages sent, by type."""
     finals: list[str] = field(default_factory=list)

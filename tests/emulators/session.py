@@ -20,7 +20,8 @@ class Close(NamedTuple):
     reason: str = ""
 
 
-Outgoing = dict[str, Any] | Close
+Outgoing = dict[str, Any] | bytes | Close
+"""A message of the server: JSON, audio, or the end of the connection."""
 
 
 class Elapsed(NamedTuple):
@@ -60,6 +61,8 @@ class Session(ABC):
     """Interval between calls of `tick`; None for no calls."""
     read_ahead_frames: ClassVar[int | None] = None
     """Limit of frames received and not processed; None for no limit."""
+    speaks: ClassVar[bool] = False
+    """Whether `seconds`, `words` and `mid_word` describe audio that the session sends."""
     subprotocol: str | None = None
 
     def __init__(self, faults: Faults) -> None:
@@ -74,12 +77,12 @@ class Session(ABC):
     @property
     @abstractmethod
     def seconds(self) -> float:
-        """Seconds of audio processed."""
+        """Seconds of audio processed, or sent if the session speaks."""
 
     @property
     @abstractmethod
     def mid_word(self) -> bool:
-        """Whether the audio processed so far ends well inside a word."""
+        """Whether that audio ends well inside a word."""
 
     @abstractmethod
     def seconds_in(self, audio: bytes) -> float:
