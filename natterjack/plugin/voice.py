@@ -132,9 +132,10 @@ class VoiceStream(ABC):
     async def interrupt(self, played_seconds: float | None = None) -> None:
         """Tell the provider at once to stop: text of all phrases that was not spoken is dropped.
 
-        `played_seconds` is how much of all audio of this stream was played; None if that is not
-        known. The stream discards what the provider still sends of earlier text, then returns
-        Interrupted, also when nothing was being spoken. Text that is sent afterwards begins a new
+        `played_seconds` is how much audio of this stream was played so far, in all phrases; audio
+        that an earlier interrupt dropped does not count. None if that is not known. The stream
+        discards what the provider still sends of earlier text, then returns Interrupted, also when
+        nothing was being spoken. Text that is sent afterwards begins a new
         phrase. Raises ProviderError.
         """
 

@@ -52,6 +52,7 @@ class Socket:
         # uvloop's transports have the methods of asyncio.Transport, but not the class.
         self._transport: Any = None if opened is None else opened.transport
         self._closed = False
+        self._pings: asyncio.TimerHandle | None = None
         self._close_given = False
         """`receive` has returned the peer's close frame."""
         if self._transport is not None:
@@ -114,6 +115,38 @@ class Socket:
         error = error or self._connection.exception()
         return Closed(None, "" if error is None else str(error))
 
+    def ping_every(self, seconds: float) -> None:
+        """Send a ping each `seconds` until the connection ends, without waiting for the answers.
+
+        Where the system can (Linux), it breaks the connection if the peer's host acknowledges
+        nothing for twice as long.
+        """
+        self._ping_later(seconds)
+        raw = None if self._transport is None else self._transport.get_extra_info("socket")
+        if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            with contextlib.suppress(OSError, NotImplementedError):
+                milliseconds = round(2000 * seconds)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def _ping_later(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._pings = loop.call_later(seconds, self._send_ping, seconds)
+
+    def _send_ping(self, seconds: float) -> None:
+        if self._connection.closed or self._transport is None or self._transport.is_closing():
+            return
+        if not self._transport.get_write_buffer_size():  # else unsent frames serve as well
+            pinging: Any = self._connection.ping()
+            try:
+                pinging.send(None)  # writes the frame
+            except StopIteration:
+                pass
+            except (aiohttp.ClientError, OSError):
+                return  # the connection is broken: `receive` and `send` report it
+            else:
+                pinging.close()
+        self._ping_later(seconds)
+
     @property
     def close_received(self) -> bool:
         """Whether the peer's close frame has arrived, even if `receive` has not returned it yet."""
@@ -129,6 +162,8 @@ class Socket:
 
     def abort(self) -> None:
         """Cut the connection at once; `receive` then returns Closed."""
+        if self._pings is not None:
+            self._pings.cancel()
         if self._transport is not None:
             self._transport.abort()
 

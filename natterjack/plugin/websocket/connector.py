@@ -73,12 +73,18 @@ class Connector:
         *,
         connect_timeout_seconds: float = 10,
         ping_seconds: float | None = 20,
+        reads_always: bool = True,
     ) -> None:
         """`ping_seconds` is the interval of WebSocket pings; a peer that does not answer one within
-        half of it has broken the connection. None sends no pings."""
+        half of it has broken the connection. None sends no pings.
+
+        Without `reads_always`, for streams that stop reading to hold the provider back, no answer
+        is expected, since it would wait behind what is not read (`Socket.ping_every`).
+        """
         self._provider = provider
         self._timeout = connect_timeout_seconds
         self._ping = ping_seconds
+        self._reads_always = reads_always
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -143,14 +149,17 @@ class Connector:
         connection = await self._session.ws_connect(
             request.url,
             headers=request.headers,
-            heartbeat=self._ping,
+            heartbeat=self._ping if self._reads_always else None,
             autoclose=False,
             max_msg_size=_MAX_MESSAGE_BYTES,
             compress=0,  # audio does not compress, and results are short
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
             **proxy_for(request.url),
         )
-        return Socket(self._provider, connection, _handshake.get())
+        opened = Socket(self._provider, connection, _handshake.get())
+        if self._ping is not None and not self._reads_always:
+            opened.ping_every(self._ping)
+        return opened
 
     async def close(self) -> None:
         """Close the shared session and refuse further connections. Idempotent."""

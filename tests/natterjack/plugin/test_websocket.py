@@ -44,6 +44,7 @@ class Server:
         self.requests: list[web.Request] = []
         self.answer: Callable[[], web.StreamResponse] | None = None
         """Makes the answer to a handshake that is to fail."""
+        self.autoping = True
         self.reads = asyncio.Event()
         self.reads.set()
 
@@ -51,7 +52,7 @@ class Server:
         self.requests.append(request)
         if self.answer is not None:
             return self.answer()
-        connection = web.WebSocketResponse(autoclose=False)
+        connection = web.WebSocketResponse(autoclose=False, autoping=self.autoping)
         connection.headers["x-request-id"] = "r-1"
         await connection.prepare(request)
         self.connections.append(connection)
@@ -286,6 +287,39 @@ async def test_a_close_that_was_not_received_yet_is_seen(server: Server, opened:
     assert await opened.receive() == Closed(1000)
     assert opened.close_received
     await opened.close()
+
+
+@pytest.mark.parametrize("reads_always", [True, False])
+async def test_pings_and_a_stream_that_stops_reading(server: Server, reads_always: bool) -> None:
+    """A pong waits behind what is not read, so it can be expected only of one who always reads."""
+    connector = Connector("p", ping_seconds=0.1, reads_always=reads_always)
+    socket = await connector.connect(ConnectRequest(server.url))
+    await until(lambda: server.connections, "connected")
+    sent = 0
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(0.5):  # some pings, and far more than the buffers hold
+            while sent < 1000:
+                await server.connections[0].send_bytes(bytes(64 * 1024))
+                sent += 1
+    assert sent < 1000, "an unread connection has no bound"
+    received = 0
+    while isinstance(message := await soon(socket.receive(), 5), bytes):
+        received += 1
+        if received == sent:
+            break
+    assert isinstance(message, Closed) == reads_always
+    await socket.close()
+    await connector.close()
+
+
+async def test_pings_that_await_no_pong_are_sent(server: Server) -> None:
+    server.autoping = False  # pings are received as messages
+    connector = Connector("p", ping_seconds=0.05, reads_always=False)
+    socket = await connector.connect(ConnectRequest(server.url))
+    await until(lambda: server.connections, "connected")
+    await until(lambda: server.received.count(b"") >= 3, "three pings, and no pongs")
+    await socket.close()
+    await connector.close()
 
 
 async def test_an_abort_ends_receive(opened: Socket) -> None:
