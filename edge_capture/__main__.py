@@ -1,9 +1,9 @@
 """The `natterjack-edge` command.
 
 Exit status: 0 everything is published and acknowledged; 1 it is not, some of it is known to be
-untranscribed, the source failed, or with `--wait` the session did not end as closed; 2 an error in
-the command line, the source or (with `--once`) the broker, or another agent captures the key; 130 a
-second Ctrl-C.
+untranscribed, the end of a session cannot be read, the source failed, or with `--wait` the session
+did not end as closed; 2 an error in the command line, the source or (with `--once`) the broker, or
+another agent captures the key; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
 exit status:
   0    everything is published and acknowledged
-  1    some chunks are not acknowledged, some audio is known to be untranscribed, the source failed,
-       a request ended the session, another agent took over its key, or with --wait it did not end
-       as closed
+  1    some chunks are not acknowledged, some audio is known to be untranscribed, the end of a
+       session cannot be read, the source failed, a request ended the session, another agent took
+       over its key, or with --wait it did not end as closed
   2    an error in the command line, the settings, the source or the spool, another agent captures
        the key, or with --once NATS cannot be reached
   130  aborted by a second Ctrl-C

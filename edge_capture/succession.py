@@ -81,11 +81,12 @@ class Succession:
     def after(self, event: StatusEvent | None, end: int | None) -> Step:
         """Return what follows the session that ended with `event`.
 
-        The event is None if it could not be read. `end` is where the audio ends, or None while more
-        of it is captured.
+        The event is None if it cannot be read: a successor starts where that session did, or later,
+        because its worker reads the event. `end` is where the audio ends, or None while more of it
+        is captured.
         """
         if event is None:
-            return Untranscribed(None)
+            return self._successor(end, progress=False) if self._live else Untranscribed(None)
         if is_stop(event.reason):
             return Stopped()
         regular = event.state == "closed" and event.reason in (None, _END_OF_AUDIO)
@@ -99,10 +100,12 @@ class Succession:
         if not self._live:
             return Untranscribed(self.position)
         progress = self.position - before >= self._least_progress
-        if progress and not _tenant_budget(event):
-            self.fruitless = 0
-        else:
-            self.fruitless += 1
+        return self._successor(end, progress=progress and not _tenant_budget(event))
+
+    def _successor(self, end: int | None, *, progress: bool) -> Successor | Untranscribed:
+        """`progress`: the session that ended is known to have made progress, and the next one may,
+        too."""
+        self.fruitless = 0 if progress else self.fruitless + 1
         if self.fruitless <= AT_ONCE:
             return Successor(self.position, 0.0)
         # Once the audio has ended, it does not become less likely to expire by waiting.

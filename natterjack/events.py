@@ -265,7 +265,10 @@ class StatusEvent(Durable):
     account: Annotated[Account | None, Field(description="only in closing events")] = None
     request: Annotated[
         dict[str, Any] | None,
-        Field(description="the session's request; only in closing events, and up to 16 KiB"),
+        Field(
+            description="the session's request, with the `start_position` at which it has started; "
+            "only in closing events, and up to 16 KiB"
+        ),
     ] = None
 
     @property

@@ -29,9 +29,13 @@ log = logging.getLogger(__name__)
 
 _CAPTURED_GAPS = ("missing", "bad_chunk", "unreadable")
 """Causes of gaps whose audio the edge has captured."""
-_UNSEEN = "a newer session uses the key"
+_UNSEEN = "a newer session uses the key, so its closing event cannot be read"
 """Reason of an end whose closing event can no longer be read."""
 _REMIND_S = 600.0
+_EARLIEST_S = 12 * 3600.0
+"""How far before the newest audio a successor starts at most, if it is not known where the last
+session ended. A worker takes audio that begins a day after the start for forged, and no stream
+keeps it for so long."""
 
 
 class Chain:
@@ -56,6 +60,8 @@ class Chain:
         """Set once it is known whether an earlier run's session has ended."""
         self.over = asyncio.Event()
         """Set together with `outcome`."""
+        self._unread: list[str] = []
+        """Descriptions of the sessions whose closing events cannot be read."""
         self._succession = Succession(self.spec.start_position, self.spec.sample_rate, live=live)
         self.confirm: Callable[[], Awaitable[None]] | None = None
         """Returns once no other agent captures the key; awaited before a successor opens."""
@@ -65,7 +71,8 @@ class Chain:
     @property
     def transcribed(self) -> bool:
         """Whether all of the audio is known to be transcribed, or part of a named gap."""
-        return isinstance(self.outcome, Transcribed) and self.status.state == "closed"
+        closed = isinstance(self.outcome, Transcribed) and self.status.state == "closed"
+        return closed and not self._unread
 
     @property
     def untranscribed_since(self) -> int | None:
@@ -108,7 +115,7 @@ class Chain:
         if isinstance(step, Successor):
             if step.wait_s:
                 await self._wait(step.wait_s)
-            await self._open(step.position)
+            await self._open(step.position, unread=event is None)
             return
         self.outcome = step
         if self.publisher.finished.is_set():
@@ -150,12 +157,19 @@ class Chain:
                 await self.publisher.ended.wait()
         self.pause = None
 
-    async def _open(self, position: int) -> None:
-        """Open the successor, which transcribes the audio from `position` on."""
+    async def _open(self, position: int, *, unread: bool) -> None:
+        """Open the successor, which transcribes the audio from `position` on.
+
+        `unread`: it is not known where the last session ended. The worker starts there.
+        """
         self.publisher.opening = True
         if self.confirm is not None:
             await self.confirm()
         ended = self.spec
+        if unread:
+            newest = self.publisher.offered_position or 0
+            position = max(position, newest - round(_EARLIEST_S * ended.sample_rate))
+            self._unread.append(f"session {ended.session_id} from {self.clock(position)} on")
         self.spec = ended.model_copy(
             update={
                 "session_id": ended.successor or str(uuid4()),
@@ -171,11 +185,12 @@ class Chain:
         self.publisher.open(self.spec)
         announce(self.spec)
         log.warning(
-            "session %s ended (%s); its audio continues in session %s from %s",
+            "session %s ended (%s); its audio continues in session %s from %s%s",
             ended.session_id,
             self.reason,
             self.spec.session_id,
             self.clock(position),
+            " or where its transcript ends, if that is later" if unread else "",
             extra=self._fields(),
         )
 
@@ -199,7 +214,8 @@ class Chain:
         )
 
     def loss(self) -> str | None:
-        """Describe the audio that is known to be untranscribed at the end of a run, if any is."""
+        """Describe the audio that is known to be untranscribed at the end of a run, or of which it
+        is unknown, because its session's end cannot be read. Return None if there is none."""
         end, since = self.publisher.backlog.end_position, self.untranscribed_since
         if since is not None and end is not None:
             seconds = (end - since) / self.spec.sample_rate
@@ -215,6 +231,8 @@ class Chain:
             )
         if isinstance(self.outcome, Transcribed) and self.status.state == "failed":
             return f"session {self.spec.session_id} failed after its audio: {self.reason}"
+        if self._unread:
+            return f"it is not known what was transcribed by {', '.join(self._unread)}: {_UNSEEN}"
         gaps = {c: s for c, s in self._gap_seconds().items() if c in _CAPTURED_GAPS and s > 0}
         if gaps:
             causes = ", ".join(f"{seconds:.1f} {cause}" for cause, seconds in gaps.items())

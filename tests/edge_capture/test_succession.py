@@ -79,8 +79,26 @@ def test_a_worker_of_the_previous_release_does_not_say_where_it_ended() -> None:
     assert after(succession(), ended("closed", None, "idle"), 10) == Untranscribed(None)
 
 
-def test_an_end_that_cannot_be_read_has_no_successor() -> None:
-    assert after(succession(), None) == Untranscribed(None)
+@pytest.mark.parametrize("end", [None, 110.0])
+def test_an_end_that_cannot_be_read_has_a_successor_from_where_its_session_started(
+    end: float | None,
+) -> None:
+    subject = succession(start=100)
+    assert after(subject, None, end) == Successor(100 * RATE, 0)
+    assert after(subject, ended("failed", 104), end) == Successor(104 * RATE, 0)
+    assert after(subject, None, end) == Successor(104 * RATE, 0)
+
+
+def test_a_source_that_can_wait_has_none_after_an_end_that_cannot_be_read() -> None:
+    assert after(succession(live=False), None) == Untranscribed(None)
+
+
+def test_ends_that_cannot_be_read_are_no_progress() -> None:
+    """Two agents that end each other's sessions do so less and less often."""
+    subject = succession()
+    steps = [after(subject, None) for _ in range(AT_ONCE + 3)]
+    assert steps == [Successor(0, wait) for wait in [0.0] * AT_ONCE + [5, 10, 20]]
+    assert after(subject, None, 10) == Untranscribed(0)
 
 
 def waits(subject: Succession, count: int, position: float = 0) -> list[float]:

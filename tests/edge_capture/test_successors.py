@@ -315,6 +315,45 @@ async def test_an_end_during_an_outage_is_noticed_after_it(
     (await stored_audio(ready_broker, first)).check_whole()
 
 
+async def test_an_end_that_belongs_to_an_older_session_than_the_newest_of_the_key(
+    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
+) -> None:
+    """Another session has used the key while the edge was cut off, so its user cannot read how its
+    own session has ended. The audio has a reader all the same, and the edge says what it does not
+    know."""
+    async with NatsProxy(nats_server.port) as proxy:
+        edge = start_edge("stdin", "--live", "--nats-url", proxy.url, stdin=subprocess.PIPE)
+        async with speaking(edge) as pipe:
+            await captured(ready_broker, 2)
+            (first,) = await opened(ready_broker, 1)
+            await say(ready_broker, status_event(first, 0, "streaming"))
+            await edge.says("session streaming")
+            proxy.cut()
+            await edge.says("NATS connection lost")
+            await say(ready_broker, ended(first, 1.5))
+            other = first.model_copy(update={"session_id": "another-session"})
+            await say(ready_broker, status_event(other, 0, "streaming"))
+            proxy.heal()
+            _, second = await opened(ready_broker, 2)
+            await captured(ready_broker, pipe.seconds + 1)
+            await say(ready_broker, status_event(second, 0, "streaming"))
+            await edge.says(f'"session_id": "{second.session_id}"')
+        assert await edge.exit_code() == 1, edge.stderr
+    check_chain([first, second], [0])
+    unread = "a newer session uses the key, so its closing event cannot be read"
+    assert edge.stderr.count(
+        f"session {first.session_id} ended ({unread}); its audio continues in session "
+        f"{second.session_id} from 0:00.0 or where its transcript ends, if that is later"
+    ) == 1, edge.stderr  # fmt: skip
+    assert (
+        "everything is published and acknowledged, but it is not known what was transcribed by "
+        f"session {first.session_id} from 0:00.0 on: {unread}"
+    ) in edge.stderr
+    recording = (await stored_audio(ready_broker, first)).once_each()
+    recording.check_whole()
+    assert recording.payload == b"".join(pipe.written)
+
+
 async def test_the_broker_dies_between_the_end_and_the_successor(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
 ) -> None:

@@ -18,6 +18,8 @@ import pytest
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.events import Account
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
@@ -27,7 +29,16 @@ from ..emulators import pcm, tones
 from ..emulators.deepgram import DeepgramEmulator
 from ..freezing import freeze
 from ..waiting import until
-from ..worker.programs import RATE, StartWorker, Transcript, closed, queue_empty, stored
+from ..worker.programs import (
+    RATE,
+    Speaker,
+    StartWorker,
+    Transcript,
+    closed,
+    queue_empty,
+    stored,
+)
+from .proxy import NatsProxy
 
 QUICK = {
     "WORKER_RECOVERY_SECONDS": "1",
@@ -267,6 +278,43 @@ async def test_an_unknown_provider(
     await closed(broker, specs[-1])
     assert f"{voice.seconds:.1f} seconds from 0:00.0 are not transcribed: " in edge.stderr
     assert "unknown provider 'no-such'" in edge.stderr
+
+
+async def test_an_edge_whose_key_another_session_has_used_meanwhile(
+    nats_server: EmbeddedServer,
+    start_worker: StartWorker,
+    broker: Broker,
+    broker_settings: BrokerSettings,
+    start_edge: StartEdge,
+) -> None:
+    """The edge cannot read how its session has ended. The worker of its successor can."""
+    await start_worker()
+    voice = Voice(1600)
+    async with NatsProxy(nats_server.port) as proxy:
+        edge = start_edge(
+            "stdin", "--live", "--wait", "--nats-url", proxy.url, stdin=subprocess.PIPE
+        )
+        async with speaking(voice, edge):
+            await voice.reaches(4)
+            await edge.says("session streaming")
+            (first,) = announced(edge)
+            await voice.pause()  # audio that stays away in the middle of a word would halve it
+            proxy.cut()
+            await edge.says("NATS connection lost")
+            voice.go_on()
+            other = Speaker(broker_settings, 16, **first.key._asdict())
+            await other.speak()
+            (await closed(broker, other.spec, 60)).audit(other)
+            proxy.heal()
+            await opened(edge, 2)
+            voice.end_soon()
+        assert await edge.exit_code(120) == 1, edge.stderr
+    found = await check(broker, announced(edge), voice.words[0], voice.seconds)
+    assert found[0].closing[0].reason == "superseded: a newer session uses the key"
+    assert [transcript.closing[0].reason for transcript in found[1:]] == ["end of audio"]
+    position, request = found[0].closing[0].position, found[1].closing[0].request
+    assert request is not None
+    assert request["start_position"] == position, "a repetition has the same audio"
 
 
 async def test_an_edge_that_is_killed_when_it_has_opened_a_successor(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from natterjack.events import Account
+from natterjack.events import Account, StatusEvent
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
@@ -38,6 +38,7 @@ _PROBE_SECONDS = 0.25
 
 QueueQuery = Callable[[int], Awaitable[int | None]]
 RosterQuery = Callable[[str, str, str], Awaitable[SessionRecord | None]]
+EndQuery = Callable[[str], Awaitable[StatusEvent | None]]
 
 
 class KeyBusy(Exception):
@@ -85,13 +86,16 @@ class Lease:
         """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
         and `configured` up to date; `write` fills in the rest."""
 
-    async def acquire(self, first_queued: QueueQuery, last_record: RosterQuery) -> Estimate | None:
+    async def acquire(
+        self, first_queued: QueueQuery, last_record: RosterQuery, end_of: EndQuery
+    ) -> Estimate | None:
         """Become the session's only holder: adopt the stored checkpoint, and write it.
 
         `first_queued` asks the queue for the sequence of the first request for the key from a
         sequence on, and raises QueueUnknown. `last_record` reads the roster record that an
-        instance last wrote of a holder's session of a tenant. Returns what the former holder is
-        assumed to have used beyond its records. Raises LeaseLost, KeyBusy, AlreadyClosed.
+        instance last wrote of a holder's session of a tenant. `end_of` reads the closing event of
+        an earlier session of the key. Returns what the former holder is assumed to have used beyond
+        its records. Raises LeaseLost, KeyBusy, AlreadyClosed.
         """
         claimant = Claimant.of(self.checkpoint)
         while True:
@@ -108,7 +112,9 @@ class Lease:
                 case takeover.Adopt(former):
                     estimate = await self._adopt(former, claimant, last_record)
                 case takeover.Start(before):
-                    self._start(before, claimant)
+                    other = takeover.separated_from(before, self._spec)
+                    end = None if other is None else await end_of(other)
+                    self._start(before, end, claimant)
                 case takeover.Finished():
                     raise AlreadyClosed
                 case takeover.HeldElsewhere(worker, epoch):
@@ -119,10 +125,12 @@ class Lease:
                 await self.write()
                 return estimate
 
-    def _start(self, before: Checkpoint | None, claimant: Claimant) -> None:
+    def _start(
+        self, before: Checkpoint | None, end: StatusEvent | None, claimant: Claimant
+    ) -> None:
         """Start the session after the key's last one."""
         spec = self._spec
-        self.checkpoint = first = takeover.started(claimant, spec, before)
+        self.checkpoint = first = takeover.started(claimant, spec, before, end)
         captured = first.start_position
         if before is not None and before.account is not None and takeover.continued(before, spec):
             seconds = before.account.captured_seconds

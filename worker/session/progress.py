@@ -158,7 +158,7 @@ class Progress:
         ended = self.audio_ended and self.writer.position >= self.captured
         over = ended or is_stop(reason)
         return {
-            "request": spec.stored(),
+            "request": spec.model_copy(update={"start_position": self.start}).stored(),
             "position": self.writer.position,
             "continued_by": None if over else spec.successor,
         }

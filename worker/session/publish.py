@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
 
 from natterjack.broker import streams
@@ -35,7 +36,7 @@ _WRONG_LAST_SEQUENCE = 10071
 _TIMEOUT_S = 3.0
 
 
-class _Last(NamedTuple):
+class _Stored(NamedTuple):
     stream_sequence: int
     msg_id: str
     event: Durable | None
@@ -92,19 +93,23 @@ class Publisher:
         self.fenced = False
         """Set when a durable event was refused: another worker publishes for this session."""
 
-    async def _last(self, subject: str) -> _Last | None:
-        """The newest stored event on `subject`, read from the stream's leader."""
+    async def _last(self, subject: str) -> _Stored | None:
+        """The newest stored event on `subject`."""
+        return await self._read(lambda: self._js.get_last_msg(streams.TRANSCRIPTS, subject))
+
+    async def _read(self, get: Callable[[], Awaitable[RawStreamMsg]]) -> _Stored | None:
+        """The event that `get` reads from the stream's leader. Waits while the broker is away."""
         while True:
             try:
                 async with self._broker.within_connection():
-                    found = await self._js.get_last_msg(streams.TRANSCRIPTS, subject)
+                    found = await get()
             except NotFoundError:
                 return None
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
                 continue
             event = parse_durable(found.data or b"")
-            return _Last(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
+            return _Stored(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
 
     async def resume(self) -> None:
         """Continue the numbering after the last stored event. Call it after `establish`.
@@ -121,7 +126,7 @@ class Publisher:
                 self.fenced = True
                 raise LeaseLost("another worker has published for this session")
 
-    def _number_after(self, last: _Last | None) -> Durable | None:
+    def _number_after(self, last: _Stored | None) -> Durable | None:
         """Number the next event after `last`. Return that event if it belongs to *this* session."""
         self._last_stream_sequence = last.stream_sequence if last else 0
         event = last.event if last else None
@@ -142,6 +147,20 @@ class Publisher:
         last = await self._last(transcript_subject(self._key, "turn"))
         event = last.event if last else None
         return event if isinstance(event, TurnEvent) and self._ours(event) else None
+
+    async def end_of(self, session_id: str) -> StatusEvent | None:
+        """The closing event of an earlier session of the key; None if the stream has none."""
+        subject, sequence = self._subjects["status"], 1
+
+        def get() -> Awaitable[RawStreamMsg]:
+            return self._js.get_msg(streams.TRANSCRIPTS, seq=sequence, subject=subject, next=True)
+
+        while (found := await self._read(get)) is not None:
+            event = found.event
+            if isinstance(event, StatusEvent) and event.closing and event.session_id == session_id:
+                return event
+            sequence = found.stream_sequence + 1
+        return None
 
     def _ours(self, event: Durable) -> bool:
         return event.session_id == self._session_id

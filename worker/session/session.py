@@ -192,15 +192,16 @@ class Session:
 
     async def _take_over(self) -> None:
         """Become the session's only holder, and find the position to resume at."""
-        writer, report = self.progress.writer, self._services.report
-        before = await self._publisher.look()
-        estimate = await self._lease.acquire(self._queries.first_queued, report.record_of)
+        writer, publisher = self.progress.writer, self._publisher
+        first_queued, record_of = self._queries.first_queued, self._services.report.record_of
+        before = await publisher.look()
+        estimate = await self._lease.acquire(first_queued, record_of, publisher.end_of)
         self._admission.adopt()
         if estimate is not None:
             with contextlib.suppress(PluginError):
                 price = self._admission.price(estimate.provider, None, self.spec.language, 1)
                 self.progress.ledger.assume(estimate.provider, price, estimate.seconds)
-        before = await self._publisher.establish(
+        before = await publisher.establish(
             before, lambda n: writer.status_event(n, "assigned").encode(), self._lease.write
         )
         if isinstance(before, StatusEvent) and before.closing:

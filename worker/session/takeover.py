@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from natterjack.events import Account, ProviderUsage
+from natterjack.events import Account, ProviderUsage, StatusEvent
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
 from natterjack.spec import SessionSpec
 
@@ -138,13 +138,19 @@ def give_up_reason(crashed: int) -> str | None:
     return f"gave up after {crashed} attempts without progress"
 
 
-def started(claimant: Claimant, spec: SessionSpec, before: Checkpoint | None = None) -> Checkpoint:
+def started(
+    claimant: Claimant,
+    spec: SessionSpec,
+    before: Checkpoint | None = None,
+    end: StatusEvent | None = None,
+) -> Checkpoint:
     """The claimant's first checkpoint of a session that starts. `before` is the checkpoint of the
-    key's last session.
+    key's last session. `end` is the closing event of the session that this one continues, if it
+    is `separated_from` that one and the event is still stored.
 
-    If the session continues that one, it starts no earlier than that one's finals end, so that no
-    word is in both, and it reads its audio from the same mark. If it starts right there, the
-    workers that died at that audio count, and at least one attempt is left.
+    A session starts no earlier than the finals of the one that it continues end, so that no word
+    is in both. If that is the key's last session, it also reads its audio from the same mark. If it
+    starts right there, the workers that died at that audio count, and at least one attempt is left.
     """
     audio = spec.audio_session_id
     first = Checkpoint(
@@ -161,6 +167,9 @@ def started(claimant: Claimant, spec: SessionSpec, before: Checkpoint | None = N
         sent_until=spec.start_position,
         opened_at=spec.opened_at,
     )
+    if end is not None and end.position is not None and _same_audio(end, spec):
+        start = max(spec.start_position, end.position)
+        first.start_position = first.position = first.sent_until = start
     if before is None:
         return first
     first.closed_before = [*before.closed_before, before.session_id][-_MAX_CLOSED_BEFORE:]
@@ -177,6 +186,21 @@ def continued(before: Checkpoint, spec: SessionSpec) -> bool:
     """Whether the session of `spec` goes on with the audio of the session before it."""
     same_audio = before.audio_session_id == spec.audio_session_id
     return spec.continues == before.session_id and same_audio
+
+
+def separated_from(before: Checkpoint | None, spec: SessionSpec) -> str | None:
+    """The ID of the session that `spec` continues, if its checkpoint is gone: another session has
+    used the key since, or the bucket was emptied."""
+    gone = before is None or before.session_id != spec.continues
+    return spec.continues if gone else None
+
+
+def _same_audio(end: StatusEvent, spec: SessionSpec) -> bool:
+    """Whether the session that ended has the audio of `spec`, as far as is known: a large request
+    is not stored."""
+    if end.request is None:
+        return True
+    return (end.request.get("audio_of") or end.session_id) == spec.audio_session_id
 
 
 def adopted(stored: Checkpoint, claimant: Claimant, spec: SessionSpec) -> Checkpoint:

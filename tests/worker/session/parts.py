@@ -19,6 +19,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import Client
 from natterjack.broker.stored import StreamStore
+from natterjack.events import StatusEvent
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin import entry_points
 from natterjack.plugin.entry_points import GROUP
@@ -201,7 +202,7 @@ class Case:
         self.lease.checkpoint.state = state.value
 
     async def start(self) -> Case:
-        await self.lease.acquire(_first, _no_record)
+        await self.lease.acquire(_first, _no_record, _no_end)
         self.enter(State.WAITING)
         self.states.clear()
         return self
@@ -227,6 +228,10 @@ async def _first(sequence: int) -> int | None:
 
 
 async def _no_record(instance: str, holder: str, tenant: str) -> SessionRecord | None:
+    return None
+
+
+async def _no_end(session_id: str) -> StatusEvent | None:
     return None
 
 

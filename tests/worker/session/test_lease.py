@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from natterjack.events import ProviderUsage
+from natterjack.events import ProviderUsage, StatusEvent
 from natterjack.fleet.roster import SessionRecord
 from natterjack.plugin.provider import Final
 from natterjack.spec import SessionSpec
@@ -34,6 +34,7 @@ class Holder:
         self.lease = Lease(self.store, claimant, spec, self.progress, self.cutoff)
         self.first: int | None = 7
         self.record: SessionRecord | None = None
+        self.end: StatusEvent | None = None
 
     async def first_queued(self, sequence: int) -> int | None:
         return self.first
@@ -42,8 +43,12 @@ class Holder:
         assert (instance, holder, tenant) == ("i1", "h1", "t")
         return self.record
 
+    async def end_of(self, session_id: str) -> StatusEvent | None:
+        assert session_id == "session-0"
+        return self.end
+
     async def acquire(self) -> Estimate | None:
-        return await self.lease.acquire(self.first_queued, self.last_record)
+        return await self.lease.acquire(self.first_queued, self.last_record, self.end_of)
 
 
 @pytest.fixture
@@ -115,12 +120,26 @@ async def test_a_session_continues_the_one_before_it(bucket: Bucket) -> None:
     await second.lease.write()
 
     third = Holder(bucket, 2, spec)
-    await third.lease.acquire(third.first_queued, _no_record)
+    await third.lease.acquire(third.first_queued, _no_record, third.end_of)
     assert (third.progress.start, third.progress.final) == (5 * RATE, 7 * RATE)
     account = third.progress.account()
     assert (account.captured_seconds, account.transcribed_seconds) == (4.0, 1.0)
     assert account.gap_seconds == {"edge": 1.0}, "only what lies behind the first frame"
     assert (third.cutoff.position, third.cutoff.seconds) == (15 * RATE, 10.0)
+
+
+async def test_a_session_continues_one_that_others_have_followed(bucket: Bucket) -> None:
+    other = Holder(bucket)
+    await other.acquire()
+    await other.lease.write(closed=True)
+    links = {"session_id": "session-2", "continues": "session-0", "audio_of": "session-0"}
+    third = Holder(bucket, spec=SPEC.model_copy(update=links))
+    third.end = StatusEvent(
+        session_id="session-0", tenant="t", conversation="c", speaker="s", epoch=1, sequence=9,
+        state="failed", worker="w", position=5 * RATE, published_at=SPEC.opened_at,
+    )  # fmt: skip
+    await third.acquire()
+    assert (third.progress.start, third.progress.final) == (5 * RATE, 5 * RATE)
 
 
 async def test_a_write_between_reading_and_writing_is_read_too(bucket: Bucket) -> None:
@@ -135,7 +154,7 @@ async def test_a_write_between_reading_and_writing_is_read_too(bucket: Bucket) -
 async def test_crashes_are_counted_until_there_is_progress(bucket: Bucket) -> None:
     for epoch in (1, 2, 3):
         holder = Holder(bucket, epoch)
-        await holder.lease.acquire(holder.first_queued, _no_record)
+        await holder.lease.acquire(holder.first_queued, _no_record, holder.end_of)
         assert holder.lease.checkpoint.crashes == epoch - 1
         holder.lease.checkpoint.state = "streaming"
         await holder.lease.write()
@@ -162,7 +181,7 @@ async def test_a_queue_that_does_not_answer_is_busy(bucket: Bucket) -> None:
 
     holder = Holder(bucket)
     with pytest.raises(KeyBusy):
-        await holder.lease.acquire(unknown, holder.last_record)
+        await holder.lease.acquire(unknown, holder.last_record, holder.end_of)
 
 
 async def test_a_closed_session_and_an_older_epoch_are_refused(bucket: Bucket) -> None:

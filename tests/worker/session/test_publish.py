@@ -47,6 +47,9 @@ class Holder:
         if self.lost:
             raise LeaseLost("the checkpoint was replaced")
 
+    async def end(self, state: StatusState) -> None:
+        await self.publisher.durable("status", lambda n: self.status(n, state))
+
     def status(self, sequence: int, state: StatusState = "assigned") -> bytes:
         return StatusEvent(
             session_id=self.session_id, **KEY._asdict(), epoch=self.epoch, sequence=sequence,
@@ -98,6 +101,23 @@ async def test_numbers_go_on_over_holders_and_start_anew_with_a_session(
     assert await stored_events(ready_broker) == [
         (0, "status"), (1, "one"), (2, "status"), (3, "two"), (0, "status"),
     ]  # fmt: skip
+
+
+async def test_the_end_of_an_earlier_session_is_found(ready_broker: Broker) -> None:
+    publisher = Holder(ready_broker, 1, "session-9").publisher
+    assert await publisher.end_of("session-1") is None
+    ends: dict[str, StatusState] = {"session-1": "failed", "session-2": "closed"}
+    for session_id, state in ends.items():
+        holder = Holder(ready_broker, 1, session_id)
+        await holder.establish()
+        await holder.final("one")
+        await holder.end(state)
+    await Holder(ready_broker, 1, "session-3").establish()
+    for session_id, state in ends.items():
+        event = await publisher.end_of(session_id)
+        assert event is not None
+        assert (event.session_id, event.state) == (session_id, state)
+    assert await publisher.end_of("session-3") is None, "it has not ended"
 
 
 @pytest.mark.parametrize("news", [{"type": "summary", "points": 3}, {"state": "dreaming"}])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from natterjack.events import Account, ProviderUsage
+from natterjack.events import Account, ProviderUsage, StatusEvent
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
 from natterjack.spec import SessionSpec
 from worker.audio.marks import Mark
@@ -190,6 +190,54 @@ def test_only_the_session_that_goes_on_with_the_audio_uses_its_mark(changes: Any
     started = takeover.started(MINE, spec, BEFORE)
     assert started.mark == Mark()
     assert started.position == spec.start_position
+
+
+def closing(position: int | None, **request: Any) -> StatusEvent:
+    """The closing event of session-0."""
+    return StatusEvent(
+        session_id="session-0", tenant="t", conversation="c", speaker="s", epoch=1, sequence=9,
+        state="failed", worker="w1", position=position, published_at=OPENED,
+        request=request or None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "continues", "other"),
+    [
+        (BEFORE, "session-0", None),
+        (BEFORE, None, None),
+        (None, None, None),
+        (None, "session-0", "session-0"),
+        (replace(BEFORE, session_id="session-8"), "session-0", "session-0"),
+    ],
+    ids=["the last", "first", "first of the key", "no checkpoint", "another since"],
+)
+def test_the_end_of_a_session_that_others_have_followed_is_to_be_read(
+    before: Checkpoint | None, continues: str | None, other: str | None
+) -> None:
+    assert takeover.separated_from(before, successor(continues=continues)) == other
+
+
+@pytest.mark.parametrize("before", [None, replace(BEFORE, session_id="session-8", position=9000)])
+@pytest.mark.parametrize(
+    ("end", "start"),
+    [
+        (None, 4000),
+        (closing(None), 4000),
+        (closing(3000), 4000),
+        (closing(7000), 7000),
+        (closing(7000, session_id="session-0"), 7000),
+        (closing(7000, audio_of="session-9"), 4000),
+    ],
+    ids=["gone", "no position", "earlier", "later", "same audio", "other audio"],
+)
+def test_a_session_starts_where_one_ended_that_others_have_followed(
+    end: StatusEvent | None, start: int, before: Checkpoint | None
+) -> None:
+    started = takeover.started(MINE, successor(), before, end)
+    assert (started.start_position, started.position, started.sent_until) == (start,) * 3
+    assert started.mark == Mark()
+    assert started.crashes == 0
 
 
 def test_a_successor_that_an_older_worker_held_starts_at_its_first_frame() -> None:
