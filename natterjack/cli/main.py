@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     tail.add_to(commands)
-    about = "list the installed providers with their capabilities and settings"
+    about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
     for subcommand in (budget, limits, sessions, streams, erase, users):

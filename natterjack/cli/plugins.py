@@ -1,4 +1,4 @@
-"""`natterjack plugins`: the installed providers with their capabilities and settings."""
+"""`natterjack plugins`: the installed providers and voices with their capabilities and settings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from natterjack.plugin.entry_points import available
+from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
 from natterjack.settings import variable
 
 from .table import table
 
+_KINDS = {GROUP: "transcription", VOICES_GROUP: "voice"}
+
 
 def describe(point: EntryPoint) -> dict[str, Any]:
-    """Name, package, version, capabilities and settings of a plugin, or its loading error."""
-    about: dict[str, Any] = {"name": point.name}
+    """Name, kind, package, version, capabilities and settings of a plugin, or its loading error."""
+    about: dict[str, Any] = {"name": point.name, "kind": _KINDS[point.group]}
     if point.dist is not None:
         about |= {"package": point.dist.name, "version": point.dist.version}
     try:
@@ -51,8 +53,7 @@ def _default(field: FieldInfo) -> Any:
 
 def show(*, as_json: bool) -> int:
     """Print the list and return the exit status, which is 1 if a plugin cannot be loaded."""
-    points = available().values()
-    plugins = [describe(point) for point in points]
+    plugins = [describe(point) for group in _KINDS for point in available(group).values()]
     if as_json:
         print(json.dumps(plugins, indent=2))
     else:
@@ -64,7 +65,8 @@ def show(*, as_json: bool) -> int:
 
 
 def _print(about: dict[str, Any]) -> None:
-    print(f"{about['name']}  ({about.get('package', '?')} {about.get('version', '?')})")
+    kind = ", voice" if about["kind"] == "voice" else ""
+    print(f"{about['name']}{kind}  ({about.get('package', '?')} {about.get('version', '?')})")
     if "error" in about:
         print(f"  cannot be loaded: {about['error']}\n")
         return
