@@ -104,6 +104,11 @@ class Durable(_Event):
         ),
     ]
 
+    @property
+    def closing(self) -> bool:
+        """Whether the session ends with this event."""
+        return False
+
 
 class _Transcript(_Stretch):
     segment: Annotated[

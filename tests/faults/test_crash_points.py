@@ -196,7 +196,7 @@ class Stage:
 
     async def checkpoint(self, spec: SessionSpec) -> Checkpoint | None:
         bucket = await self.js.key_value(streams.CHECKPOINTS_BUCKET)
-        return await CheckpointStore(self.broker, bucket, spec.key).read()
+        return await CheckpointStore(self.broker, bucket, spec.key, Checkpoint).read()
 
     async def describe(self, spec: SessionSpec) -> str:
         """Return what is known of a session, for messages of failed tests."""

@@ -1,11 +1,11 @@
-"""The checkpoint of a session, from which another worker can resume it: bucket `stt_sessions`."""
+"""Checkpoints of sessions, from which another worker can resume them."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, KeyNotFoundError
@@ -25,13 +25,23 @@ _WRONG_LAST_SEQUENCE = (10071, 10164)
 _TIMEOUT_S = 5.0
 
 
-@dataclass(slots=True, kw_only=True)
-class Checkpoint:
-    """The state that a worker needs to take a session over, besides its durable events.
+_adapters: dict[type[LeaseRecord], TypeAdapter[Any]] = {}
 
-    All audio before `position`, in frames, is final. `mark_*` is a place in STT_AUDIO: reading from
-    there finds all audio from `position` on.
-    """
+
+def _adapter(kind: type[LeaseRecord]) -> TypeAdapter[Any]:
+    """The adapter of a kind of checkpoint, which is made once: making it is slow."""
+    adapter = _adapters.get(kind)
+    if adapter is None:
+        adapter = _adapters[kind] = TypeAdapter(kind)
+    return adapter
+
+
+@dataclass(slots=True, kw_only=True)
+class LeaseRecord:
+    """The part of a checkpoint that the leases of all kinds of session need."""
+
+    bucket: ClassVar[str]
+    """The bucket in which checkpoints of this kind are stored."""
 
     session_id: str
     epoch: int
@@ -43,6 +53,60 @@ class Checkpoint:
     state: str
     closed: bool = False
     provider: str | None = None
+    crashes: int = 0
+    """How many workers in a row died with this session since it last made progress."""
+    request_sequence: int = 0
+    """The sequence of the session's request in the stream of the queue."""
+    closed_before: list[str] = field(default_factory=list)
+    """The latest closed sessions of this key."""
+    failing_since: datetime | None = None
+    """Since when no provider could serve the session; None if one has."""
+    slot: str | None = None
+    """The ticket of the provider permit that the session holds."""
+    configured: dict[str, Any] = field(default_factory=dict)
+    """Settings that a control request has changed."""
+    opened_at: datetime
+    updated_at: datetime | None = None
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse a stored checkpoint; unknown fields are ignored. Raises ValidationError."""
+        checkpoint: Self = _adapter(cls).validate_json(payload)
+        return checkpoint
+
+    def encode(self, account: str) -> bytes:
+        """Encode as JSON without absent values. `account`, what the session has used, is JSON
+        already; it becomes the field `account`."""
+        rest = _adapter(type(self)).dump_json(self, exclude_none=True, exclude=_ACCOUNT)
+        return b'%b,"account":%b}' % (rest[:-1], account.encode())
+
+    def shortened(self, account: str) -> tuple[Self, str] | None:
+        """A smaller checkpoint, with its account, for a broker that does not accept a larger one;
+        None if there is nothing that a successor can do without.
+
+        The older half of the key's closed sessions goes first, and last the settings that were
+        changed.
+        """
+        closed = self.closed_before
+        if len(closed) > 1:
+            return replace(self, closed_before=closed[len(closed) // 2 :]), account
+        return (replace(self, configured={}), account) if self.configured else None
+
+
+C = TypeVar("C", bound=LeaseRecord)
+_ACCOUNT = {"account"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoint(LeaseRecord):
+    """The state that a worker needs to take a session over, besides its durable events.
+
+    All audio before `position`, in frames, is final. `mark_*` is a place in STT_AUDIO: reading from
+    there finds all audio from `position` on.
+    """
+
+    bucket: ClassVar[str] = CHECKPOINTS_BUCKET
+
     audio_of: str | None = None
     """The ID in the headers of the session's audio, if it is not its own."""
     start_position: int = 0
@@ -51,28 +115,14 @@ class Checkpoint:
     mark_position: int = 0
     mark_seq: int = 0
     mark_stream_sequence: int = 1
-    crashes: int = 0
-    """How many workers in a row died with this session since it last made progress."""
-    request_sequence: int = 0
-    """The sequence of the session's request in STT_SESSIONS."""
-    closed_before: list[str] = field(default_factory=list)
-    """The latest closed sessions of this key."""
-    failing_since: datetime | None = None
-    """Since when no provider could serve the session; None if one has."""
     gaps_until: float = 0
     """The account contains all gaps before this time, in seconds."""
-    slot: str | None = None
-    """The ticket of the provider permit that the session holds."""
     limit: int | None = None
     """The position at which the session ends, whatever audio follows."""
     limit_reason: str | None = None
     limit_detail: str | None = None
-    configured: dict[str, Any] = field(default_factory=dict)
-    """Settings that a control request has changed."""
     sent_until: int = 0
     """All audio before this position was sent at least once."""
-    opened_at: datetime
-    updated_at: datetime | None = None
     account: Account | None = None
     """Set when a checkpoint is read. `encode` takes the account as JSON instead."""
 
@@ -85,57 +135,36 @@ class Checkpoint:
     def mark(self) -> Mark:
         return Mark(self.mark_position, self.mark_seq, self.mark_stream_sequence)
 
-    @classmethod
-    def decode(cls, payload: bytes) -> Checkpoint:
-        """Parse a stored checkpoint; unknown fields are ignored. Raises ValidationError."""
-        return _ADAPTER.validate_json(payload)
-
-    def encode(self, account: str) -> bytes:
-        """Encode as JSON without absent values. `account` is JSON already."""
-        rest = _ADAPTER.dump_json(self, exclude_none=True, exclude=_ACCOUNT)
-        return b'%b,"account":%b}' % (rest[:-1], account.encode())
+    def shortened(self, account: str) -> tuple[Checkpoint, str] | None:
+        """As of every checkpoint; but half of the gaps that the account lists go first."""
+        listed = Account.model_validate_json(account)
+        if listed.gaps:
+            fewer = listed.model_copy(update={"gaps": listed.gaps[: len(listed.gaps) // 2]})
+            return self, fewer.model_dump_json(exclude_defaults=True)
+        return LeaseRecord.shortened(self, account)
 
 
-_ADAPTER = TypeAdapter(Checkpoint)
-_ACCOUNT = {"account"}
-
-
-def shortened(checkpoint: Checkpoint, account: str) -> tuple[Checkpoint, str] | None:
-    """A smaller checkpoint, with its account, for a broker that does not accept a larger one; None
-    if there is nothing that a successor can do without.
-
-    Half of the listed gaps go first, then the older half of the key's closed sessions, and last
-    the settings that were changed.
-    """
-    listed = Account.model_validate_json(account)
-    if listed.gaps:
-        fewer = listed.model_copy(update={"gaps": listed.gaps[: len(listed.gaps) // 2]})
-        return checkpoint, fewer.model_dump_json(exclude_defaults=True)
-    closed = checkpoint.closed_before
-    if len(closed) > 1:
-        return replace(checkpoint, closed_before=closed[len(closed) // 2 :]), account
-    return (replace(checkpoint, configured={}), account) if checkpoint.configured else None
-
-
-class CheckpointStore:
+class CheckpointStore(Generic[C]):
     """Reads and writes the checkpoint of one key. Every write is a compare-and-set."""
 
-    __slots__ = ("_broker", "_bucket", "_key", "_lock", "_revision", "_subject")
+    __slots__ = ("_broker", "_bucket", "_key", "_kind", "_lock", "_revision", "_subject")
 
-    def __init__(self, broker: Broker, bucket: KeyValue, key: SessionKey) -> None:
+    def __init__(self, broker: Broker, bucket: KeyValue, key: SessionKey, kind: type[C]) -> None:
+        """`kind` is the class of the checkpoints that `bucket` keeps."""
         self._broker = broker
         self._bucket = bucket
+        self._kind = kind
         self._key = str(key)
-        self._subject = bucket_subject(CHECKPOINTS_BUCKET, str(key))
+        self._subject = bucket_subject(kind.bucket, str(key))
         self._revision = 0
         self._lock = asyncio.Lock()
 
-    async def read(self) -> Checkpoint | None:
+    async def read(self) -> C | None:
         """Read the checkpoint. Later writes succeed only if no other holder has written since."""
         stored, self._revision = await self._read_entry()
         return stored
 
-    async def _read_entry(self) -> tuple[Checkpoint | None, int]:
+    async def _read_entry(self) -> tuple[C | None, int]:
         """Read the checkpoint and its revision."""
         while True:
             try:
@@ -148,13 +177,13 @@ class CheckpointStore:
                 continue
             revision = entry.revision or 0
             try:
-                return Checkpoint.decode(entry.value or b""), revision
+                return self._kind.decode(entry.value or b""), revision
             except ValidationError:
                 return None, revision  # unreadable: the next write replaces it
 
-    async def write(self, checkpoint: Checkpoint, account: str) -> None:
+    async def write(self, checkpoint: C, account: str) -> None:
         """Store the checkpoint, or what of it the broker accepts; retry while the broker is away.
-        `account` is an Account as JSON.
+        `account` is JSON.
 
         Raises LeaseLost if another holder wrote since the last read, or its subclass Overtaken if
         that holder has an older epoch: then its checkpoint has to be read first. MessageTooLarge.
@@ -165,12 +194,12 @@ class CheckpointStore:
                     await self._write(checkpoint, checkpoint.encode(account))
                     return
                 except MessageTooLarge:
-                    smaller = shortened(checkpoint, account)
+                    smaller = checkpoint.shortened(account)
                     if smaller is None:
                         raise
                     checkpoint, account = smaller
 
-    async def _write(self, checkpoint: Checkpoint, payload: bytes) -> None:
+    async def _write(self, checkpoint: C, payload: bytes) -> None:
         while True:
             try:
                 headers = {_EXPECTED: str(self._revision)}

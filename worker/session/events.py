@@ -35,8 +35,7 @@ class Outlet(Protocol):
     MessageTooLarge for an event that the broker would not accept, without publishing it."""
 
     async def resume(self) -> None: ...
-    async def last_final(self) -> FinalEvent | None: ...
-    async def last_turn(self) -> TurnEvent | None: ...
+    async def newest(self, kind: EventKind) -> Durable | None: ...
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None: ...
     async def interim(self, event: bytes) -> None: ...
 
@@ -96,11 +95,12 @@ class EventWriter:
         """Read from the broker where finals end. A publish whose task was cancelled may have been
         stored or not; only the broker knows. Raises LeaseLost."""
         await self._outlet.resume()
-        final = await self._outlet.last_final()
-        if final is not None:
+        final = await self._outlet.newest("final")
+        if isinstance(final, FinalEvent):
             self._segment = final.segment + 1
             self.position = max(self.position, round(final.end * self._rate))
-        self._turns = Turns(await self._outlet.last_turn())
+        turn = await self._outlet.newest("turn")
+        self._turns = Turns(turn if isinstance(turn, TurnEvent) else None)
 
     def _common(self) -> dict[str, Any]:
         """The fields that every event has."""

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 from natterjack.events import Account, StatusEvent
 from natterjack.fleet.roster import SessionRecord
@@ -20,7 +21,7 @@ from worker.errors import LeaseLost, Overtaken
 from worker.trace import NoTrace
 
 from . import takeover
-from .checkpoint import Checkpoint
+from .checkpoint import C, Checkpoint, LeaseRecord
 from .cutoff import Cutoff
 from .progress import Progress
 from .states import State, may_follow
@@ -53,36 +54,24 @@ class QueueUnknown(Exception):
     """The broker did not answer a query about the queue."""
 
 
-class Store(Protocol):
+class Store(Protocol[C]):
     """Storage of checkpoints; worker.session.checkpoint.CheckpointStore implements it."""
 
-    async def read(self) -> Checkpoint | None: ...
-    async def write(self, checkpoint: Checkpoint, account: str) -> None: ...
+    async def read(self) -> C | None: ...
+    async def write(self, checkpoint: C, account: str) -> None: ...
 
 
-class Lease:
-    """Writes the session's checkpoint. Each write fails once another worker has taken over."""
+class BaseLease(ABC, Generic[C]):
+    """Writes a session's checkpoint. Each write fails once another worker has taken over. The kinds
+    of session differ in what their checkpoints contain."""
 
-    __slots__ = (
-        "_marked_at", "_spec", "_store", "checkpoint", "cutoff", "progress",
-        "unconfirmed",
-    )  # fmt: skip
+    __slots__ = ("_store", "checkpoint", "unconfirmed")
 
-    def __init__(
-        self,
-        store: Store,
-        claimant: Claimant,
-        spec: SessionSpec,
-        progress: Progress,
-        cutoff: Cutoff,
-    ) -> None:
+    def __init__(self, store: Store[C], first: C) -> None:
+        """`first` is the claimant's first checkpoint of a session that starts."""
         self._store = store
-        self._spec = spec
-        self.progress = progress
-        self.cutoff = cutoff
-        self._marked_at = 0.0
         self.unconfirmed = False
-        self.checkpoint = takeover.started(claimant, spec)
+        self.checkpoint = first
         """The checkpoint that the next write stores. The session keeps `state`, `provider`, `slot`
         and `configured` up to date; `write` fills in the rest."""
 
@@ -112,9 +101,7 @@ class Lease:
                 case takeover.Adopt(former):
                     estimate = await self._adopt(former, claimant, last_record)
                 case takeover.Start(before):
-                    other = takeover.separated_from(before, self._spec)
-                    end = None if other is None else await end_of(other)
-                    self._start(before, end, claimant)
+                    await self._start(before, claimant, end_of)
                 case takeover.Finished():
                     raise AlreadyClosed
                 case takeover.HeldElsewhere(worker, epoch):
@@ -125,11 +112,81 @@ class Lease:
                 await self.write()
                 return estimate
 
-    def _start(
-        self, before: Checkpoint | None, end: StatusEvent | None, claimant: Claimant
-    ) -> None:
+    @abstractmethod
+    async def _start(self, before: C | None, claimant: Claimant, end_of: EndQuery) -> None:
         """Start the session after the key's last one."""
+
+    @abstractmethod
+    async def _adopt(
+        self, stored: C, claimant: Claimant, last_record: RosterQuery
+    ) -> Estimate | None:
+        """Continue from where the former holder, or an earlier attempt, left the session."""
+
+    async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:
+        """Store the checkpoint. With `closed` or `handed_over`, the lease ends with it.
+
+        Raises LeaseLost if another worker holds the session.
+        """
+        account = await self._fill(ends=closed or handed_over)
+        checkpoint = self.checkpoint
+        if handed_over:
+            checkpoint.state = State.HANDED_OVER.value
+        checkpoint.closed = closed or checkpoint.closed
+        checkpoint.updated_at = datetime.now(UTC)
+        await self._store.write(checkpoint, account)
+
+    @abstractmethod
+    async def _fill(self, *, ends: bool) -> str:
+        """Bring the checkpoint up to date, and return what the session has used, as JSON. `ends`:
+        the lease ends with this checkpoint."""
+
+    async def served(self) -> None:
+        """Note that a provider answers, so that a worker that takes over does not go on counting an
+        outage that has ended. Raises LeaseLost."""
+        if self.checkpoint.failing_since is not None:
+            self.checkpoint.failing_since = None
+            await self.write()
+
+    def mark_unconfirmed(self) -> None:
+        """Note that the lease may have run out while this process or its connection was suspended.
+        Nothing may be published before `confirm` returns."""
+        self.unconfirmed = True
+        self._wake()
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Make the session call `confirm` soon."""
+
+    async def confirm(self) -> None:
+        """Write the checkpoint if the lease is unconfirmed. Raises LeaseLost if it is lost."""
+        if self.unconfirmed:
+            await self.write()
+            self.unconfirmed = False
+
+
+class Lease(BaseLease[Checkpoint]):
+    """The lease on a session that transcribes."""
+
+    __slots__ = ("_marked_at", "_spec", "cutoff", "progress")
+
+    def __init__(
+        self,
+        store: Store[Checkpoint],
+        claimant: Claimant,
+        spec: SessionSpec,
+        progress: Progress,
+        cutoff: Cutoff,
+    ) -> None:
+        super().__init__(store, takeover.started(claimant, spec))
+        self._spec = spec
+        self.progress = progress
+        self.cutoff = cutoff
+        self._marked_at = 0.0
+
+    async def _start(self, before: Checkpoint | None, claimant: Claimant, end_of: EndQuery) -> None:
         spec = self._spec
+        other = takeover.separated_from(before, spec)
+        end = None if other is None else await end_of(other)
         self.checkpoint = first = takeover.started(claimant, spec, before, end)
         captured = first.start_position
         if before is not None and before.account is not None and takeover.continued(before, spec):
@@ -141,7 +198,6 @@ class Lease:
     async def _adopt(
         self, stored: Checkpoint, claimant: Claimant, last_record: RosterQuery
     ) -> Estimate | None:
-        """Continue from where the former holder, or an earlier attempt, left the session."""
         progress, spec = self.progress, self._spec
         account, record = stored.account or Account(), None
         if takeover.may_have_used_more(stored):
@@ -160,11 +216,7 @@ class Lease:
         self.cutoff.adopt(stored.limit, stored.limit_reason, stored.limit_detail, adopted.position)
         return used.estimate
 
-    async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:
-        """Store the checkpoint. With `closed` or `handed_over`, the lease ends with it.
-
-        Raises LeaseLost if another worker holds the session.
-        """
+    async def _fill(self, *, ends: bool) -> str:
         checkpoint, progress, cutoff = self.checkpoint, self.progress, self.cutoff
         feed = progress.feed
         if feed is not None:
@@ -177,18 +229,15 @@ class Lease:
         mark = checkpoint.mark if feed is None else feed.mark_before(final)
         if final > checkpoint.position:
             checkpoint.crashes, checkpoint.failing_since = 0, None
-        if handed_over:
-            checkpoint.state = State.HANDED_OVER.value
-        checkpoint.closed = closed or checkpoint.closed
         checkpoint.position = final
         checkpoint.mark_position, checkpoint.mark_seq, checkpoint.mark_stream_sequence = mark
         checkpoint.gaps_until = progress.account_builder.gaps_until
         checkpoint.limit, checkpoint.limit_reason = cutoff.position, cutoff.reason
         checkpoint.limit_detail = cutoff.detail
         # After a final, figures as old as those in the roster are good enough.
-        account = progress.account_json(exact=closed or handed_over)
-        checkpoint.sent_until, checkpoint.updated_at = progress.sent_until, datetime.now(UTC)
-        await self._store.write(checkpoint, account)
+        account = progress.account_json(exact=ends)
+        checkpoint.sent_until = progress.sent_until
+        return account
 
     async def before_final(self) -> None:
         """Store gaps before the final that follows them: a worker that resumes after the final
@@ -203,25 +252,9 @@ class Lease:
         if event.text or silence >= _SILENCE_SECONDS:
             await self.write()
 
-    async def served(self) -> None:
-        """Note that a provider answers, so that a worker that takes over does not go on counting an
-        outage that has ended. Raises LeaseLost."""
-        if self.checkpoint.failing_since is not None:
-            self.checkpoint.failing_since = None
-            await self.write()
-
-    def mark_unconfirmed(self) -> None:
-        """Note that the lease may have run out while this process or its connection was suspended.
-        Nothing may be published before `confirm` returns."""
-        self.unconfirmed = True
+    def _wake(self) -> None:
         if self.progress.relay is not None:
             self.progress.relay.wake_guard()
-
-    async def confirm(self) -> None:
-        """Write the checkpoint if the lease is unconfirmed. Raises LeaseLost if it is lost."""
-        if self.unconfirmed:
-            await self.write()
-            self.unconfirmed = False
 
 
 class Lifecycle:
@@ -231,7 +264,7 @@ class Lifecycle:
 
     __slots__ = ("_key", "_lease", "state", "trace")
 
-    def __init__(self, key: SessionKey, lease: Lease, trace: NoTrace) -> None:
+    def __init__(self, key: SessionKey, lease: BaseLease[Any], trace: NoTrace) -> None:
         self._key = key
         self._lease = lease
         self.state = State.TAKING_OVER
@@ -241,7 +274,7 @@ class Lifecycle:
         """Go to another state. `extra` is logged."""
         if not may_follow(self.state, state):
             raise RuntimeError(f"session {self._key}: no transition from {self.state} to {state}")
-        checkpoint = self._lease.checkpoint
+        checkpoint: LeaseRecord = self._lease.checkpoint
         self.state, checkpoint.state = state, state.value
         self.trace.moved(state.name, extra)
         log.info(

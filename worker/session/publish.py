@@ -16,14 +16,8 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.store_limits import explain_refused_message
-from natterjack.events import Durable, FinalEvent, StatusEvent, TurnEvent, parse_durable
-from natterjack.subjects import (
-    DURABLE_KINDS,
-    TRANSCRIPT_PREFIX,
-    EventKind,
-    SessionKey,
-    transcript_subject,
-)
+from natterjack.events import Durable, StatusEvent, parse_durable
+from natterjack.subjects import DURABLE_KINDS, TRANSCRIPT_PREFIX, SessionKey
 from natterjack.telemetry.log import fields
 from worker.errors import LeaseLost
 
@@ -36,6 +30,22 @@ _WRONG_LAST_SEQUENCE = 10071
 _TIMEOUT_S = 3.0
 
 
+class Channel(NamedTuple):
+    """Where the events of a session go."""
+
+    stream: str
+    """The stream that stores the durable ones."""
+    prefix: str
+    """Subjects are `<prefix>.<key>.<kind>`."""
+    kinds: tuple[str, ...]
+    """The kinds of durable event."""
+    parse: Callable[[bytes], Durable | None]
+    """Parses a stored event; None if it is not one."""
+
+
+TRANSCRIPT = Channel(streams.TRANSCRIPTS, TRANSCRIPT_PREFIX, DURABLE_KINDS, parse_durable)
+
+
 class _Stored(NamedTuple):
     stream_sequence: int
     msg_id: str
@@ -45,7 +55,7 @@ class _Stored(NamedTuple):
 class _Event(NamedTuple):
     """A durable event that is ready to be published."""
 
-    kind: EventKind
+    kind: str
     sequence: int
     msg_id: str
     payload: bytes
@@ -60,7 +70,7 @@ class Publisher:
     """
 
     __slots__ = (
-        "_broker", "_epoch", "_filter", "_interim_subject", "_js", "_key",
+        "_broker", "_channel", "_epoch", "_filter", "_interim_subject", "_js", "_key",
         "_last_stream_sequence", "_lock", "_msg_id_prefix", "_next_sequence", "_oversized",
         "_session_id", "_subjects", "fenced",
     )  # fmt: skip
@@ -73,6 +83,7 @@ class Publisher:
         session_id: str,
         epoch: int,
         holder: str,
+        channel: Channel = TRANSCRIPT,
     ) -> None:
         """`holder` distinguishes this publisher's events from those of all others, even of the same
         epoch."""
@@ -82,9 +93,10 @@ class Publisher:
         self._session_id = session_id
         self._epoch = epoch
         self._msg_id_prefix = f"{session_id}:{epoch}:{holder}:"
-        self._filter = f"{TRANSCRIPT_PREFIX}.{key}.>"
-        self._interim_subject = transcript_subject(key, "interim")
-        self._subjects = {kind: transcript_subject(key, kind) for kind in DURABLE_KINDS}
+        self._channel = channel
+        self._filter = f"{channel.prefix}.{key}.>"
+        self._interim_subject = f"{channel.prefix}.{key}.interim"
+        self._subjects = {kind: f"{channel.prefix}.{key}.{kind}" for kind in channel.kinds}
         self._lock = asyncio.Lock()
         self._last_stream_sequence = 0
         self._next_sequence = 0
@@ -95,7 +107,7 @@ class Publisher:
 
     async def _last(self, subject: str) -> _Stored | None:
         """The newest stored event on `subject`."""
-        return await self._read(lambda: self._js.get_last_msg(streams.TRANSCRIPTS, subject))
+        return await self._read(lambda: self._js.get_last_msg(self._channel.stream, subject))
 
     async def _read(self, get: Callable[[], Awaitable[RawStreamMsg]]) -> _Stored | None:
         """The event that `get` reads from the stream's leader. Waits while the broker is away."""
@@ -108,7 +120,7 @@ class Publisher:
             except (NatsError, TimeoutError):
                 await self._broker.wait_connected()
                 continue
-            event = parse_durable(found.data or b"")
+            event = self._channel.parse(found.data or b"")
             return _Stored(found.seq or 0, (found.headers or {}).get(_MSG_ID, ""), event)
 
     async def resume(self) -> None:
@@ -136,24 +148,19 @@ class Publisher:
         self._next_sequence = event.sequence + 1
         return event
 
-    async def last_final(self) -> FinalEvent | None:
-        """The newest final of this session."""
-        last = await self._last(transcript_subject(self._key, "final"))
+    async def newest(self, kind: str) -> Durable | None:
+        """The newest event of one kind of this session."""
+        last = await self._last(self._subjects[kind])
         event = last.event if last else None
-        return event if isinstance(event, FinalEvent) and self._ours(event) else None
-
-    async def last_turn(self) -> TurnEvent | None:
-        """The newest turn event of this session."""
-        last = await self._last(transcript_subject(self._key, "turn"))
-        event = last.event if last else None
-        return event if isinstance(event, TurnEvent) and self._ours(event) else None
+        return event if event is not None and event.session_id == self._session_id else None
 
     async def end_of(self, session_id: str) -> StatusEvent | None:
         """The closing event of an earlier session of the key; None if the stream has none."""
         subject, sequence = self._subjects["status"], 1
 
         def get() -> Awaitable[RawStreamMsg]:
-            return self._js.get_msg(streams.TRANSCRIPTS, seq=sequence, subject=subject, next=True)
+            stream = self._channel.stream
+            return self._js.get_msg(stream, seq=sequence, subject=subject, next=True)
 
         while (found := await self._read(get)) is not None:
             event = found.event
@@ -161,9 +168,6 @@ class Publisher:
                 return event
             sequence = found.stream_sequence + 1
         return None
-
-    def _ours(self, event: Durable) -> bool:
-        return event.session_id == self._session_id
 
     async def look(self) -> Durable | None:
         """Number the next event after the last stored one. Return that one if it belongs to *this*
@@ -186,7 +190,7 @@ class Publisher:
         Raises LeaseLost.
         """
         while True:
-            if isinstance(before, StatusEvent) and before.closing:
+            if before is not None and before.closing:
                 return before
             if before is not None and before.epoch > self._epoch:
                 raise LeaseLost(f"epoch {before.epoch} has published, this is {self._epoch}")
@@ -200,7 +204,7 @@ class Publisher:
                 continue
             return before
 
-    async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
+    async def durable(self, kind: str, make: Callable[[int], bytes]) -> None:
         """Publish the event that `make` encodes for its `sequence`; return when it is stored.
 
         Retries while the broker is away. Raises LeaseLost if the event is refused; MessageTooLarge
@@ -272,7 +276,7 @@ class Publisher:
                     self.fenced = True
                     raise LeaseLost("another worker has published for this session") from None
                 reason = explain_refused_message(
-                    streams.TRANSCRIPTS, error.err_code, error.description
+                    self._channel.stream, error.err_code, error.description
                 )
             except MessageTooLarge:
                 # The limit may have shrunk after an earlier attempt, which may be stored.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from natterjack.errors import BrokerError
-from natterjack.events import StatusEvent, StatusState
+from natterjack.events import StatusState
 from natterjack.plugin.errors import (
     Dropped,
     PluginError,
@@ -33,7 +33,7 @@ from worker.trace import lease_trace
 
 from . import takeover
 from .admission import Admission, CutoffReached, Held, NoProvider, Opened, Stuck
-from .checkpoint import CheckpointStore
+from .checkpoint import Checkpoint, CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
 from .events import EventWriter, UsageSchedule
@@ -98,7 +98,7 @@ class Session:
         self._cutoff = Cutoff(rate, spec.max_seconds, settings.warning_fractions)
         claimant = Claimant(self.id, request_sequence, epoch, settings.name, holder, instance)
         self._lease = Lease(
-            CheckpointStore(services.broker, services.checkpoints, key),
+            CheckpointStore(services.broker, services.checkpoints, key, Checkpoint),
             claimant,
             spec,
             self.progress,
@@ -204,7 +204,7 @@ class Session:
         before = await publisher.establish(
             before, lambda n: writer.status_event(n, "assigned").encode(), self._lease.write
         )
-        if isinstance(before, StatusEvent) and before.closing:
+        if before is not None and before.closing:
             await self._lease.write(closed=True)
             raise AlreadyClosed
         if problem := self._problem or takeover.give_up_reason(self._lease.checkpoint.crashes):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from natterjack.events import Account, ProviderUsage, StatusEvent
 from natterjack.fleet.roster import REPORT_SECONDS, SessionRecord
 from natterjack.spec import SessionSpec
 
-from .checkpoint import Checkpoint
+from .checkpoint import C, Checkpoint, LeaseRecord
 from .states import State
 
 _MAX_CLOSED_BEFORE = 50
@@ -35,7 +35,7 @@ class Claimant(NamedTuple):
     instance: str
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Claimant:
+    def of(cls, checkpoint: LeaseRecord) -> Claimant:
         """The holder that wrote, or is about to write, a checkpoint."""
         return cls(
             checkpoint.session_id,
@@ -61,18 +61,18 @@ class Queued(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(Generic[C]):
     """Continue the session from the stored checkpoint."""
 
-    stored: Checkpoint
+    stored: C
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Start(Generic[C]):
     """Start the session from its first frame. `before` is the checkpoint of the key's last session,
     if there is one."""
 
-    before: Checkpoint | None = None
+    before: C | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,10 @@ class HeldElsewhere:
     epoch: int
 
 
-Decision = Ask | Adopt | Start | Finished | Busy | HeldElsewhere
+Decision = Ask | Adopt[C] | Start[C] | Finished | Busy | HeldElsewhere
 
 
-def decide(stored: Checkpoint | None, claimant: Claimant, queued: Queued | None = None) -> Decision:
+def decide(stored: C | None, claimant: Claimant, queued: Queued | None = None) -> Decision[C]:
     """Decide what to do with a claimed session, given the checkpoint stored under its key.
 
     Returns Ask only if `queued` is None.
@@ -123,7 +123,7 @@ def decide(stored: Checkpoint | None, claimant: Claimant, queued: Queued | None 
     return Adopt(stored)
 
 
-def crashes(stored: Checkpoint) -> int:
+def crashes(stored: LeaseRecord) -> int:
     """How many workers in a row have died with the session since it last made progress.
 
     A worker that held the session without a provider stream, or gave it back, did not die of it.
@@ -242,7 +242,7 @@ class FormerUsage(NamedTuple):
     estimate: Estimate | None
 
 
-def may_have_used_more(stored: Checkpoint) -> bool:
+def may_have_used_more(stored: LeaseRecord) -> bool:
     """Whether the former holder may have reported more to the roster than its checkpoint says."""
     return bool(stored.instance) and stored.state != State.HANDED_OVER.value
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from natterjack.broker.fastpath import MessageTooLarge
-from natterjack.events import Event, FinalEvent, TurnEvent, parse_event
+from natterjack.events import Event, parse_event
 from natterjack.spec import SessionSpec
 from natterjack.subjects import EventKind
 from worker.errors import LeaseLost, Overtaken
@@ -33,11 +33,8 @@ class Published:
     async def resume(self) -> None:
         pass
 
-    async def last_final(self) -> FinalEvent | None:
-        return next((e for e in reversed(self.events) if isinstance(e, FinalEvent)), None)
-
-    async def last_turn(self) -> TurnEvent | None:
-        return next((e for e in reversed(self.events) if isinstance(e, TurnEvent)), None)
+    async def newest(self, kind: EventKind) -> Any:
+        return next((event for event in reversed(self.events) if event.type == kind), None)
 
     async def durable(self, kind: EventKind, make: Callable[[int], bytes]) -> None:
         event = self._parse(make(len(self.events)))

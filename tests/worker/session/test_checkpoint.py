@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from natterjack.events import Account, Gap
 from worker.audio.marks import Mark
-from worker.session.checkpoint import Checkpoint, shortened
+from worker.session.checkpoint import Checkpoint
 
 OPENED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ACCOUNT = Account(captured_seconds=12.5, received_seconds=12.0, gap_seconds={"edge": 0.5})
@@ -61,7 +61,8 @@ def test_a_checkpoint_that_is_too_large_keeps_what_a_successor_needs() -> None:
     smaller: tuple[Checkpoint, str] | None = (full, account.model_dump_json())
     while smaller is not None:
         steps.append(smaller)
-        smaller = shortened(*smaller)
+        one, used = smaller
+        smaller = one.shortened(used)
     sizes = [len(one.encode(account)) for one, account in steps]
     assert sizes == sorted(sizes, reverse=True)
     last = Checkpoint.decode(steps[-1][0].encode(steps[-1][1]))

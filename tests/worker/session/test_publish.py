@@ -243,7 +243,7 @@ async def test_an_acknowledgement_that_was_lost_is_no_lost_lease(
         for text in ("one", "two"):
             await holder.final(text)
         bucket = await near.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
-        checkpoints = CheckpointStore(near, bucket, KEY)
+        checkpoints = CheckpointStore(near, bucket, KEY, Checkpoint)
         for _ in range(2):
             await checkpoints.write(_checkpoint("a", 1), "{}")
         assert near.reconnects == 2
@@ -350,7 +350,7 @@ def _checkpoint(worker: str, epoch: int) -> Checkpoint:
 
 async def test_checkpoints_are_compare_and_set(ready_broker: Broker) -> None:
     bucket = await ready_broker.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
-    a, b = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(2))
+    a, b = (CheckpointStore(ready_broker, bucket, KEY, Checkpoint) for _ in range(2))
     assert await a.read() is None
     await a.write(_checkpoint("a", 1), "{}")
     await a.write(_checkpoint("a", 1), "{}")
@@ -366,7 +366,7 @@ async def test_checkpoints_of_other_holders(ready_broker: Broker) -> None:
     """A holder whose write is refused has lost the session. If its epoch is greater, it has
     to read what the older holder wrote last, and does not replace it unread."""
     bucket = await ready_broker.client.jetstream().key_value(streams.CHECKPOINTS_BUCKET)
-    a, b, c = (CheckpointStore(ready_broker, bucket, KEY) for _ in range(3))
+    a, b, c = (CheckpointStore(ready_broker, bucket, KEY, Checkpoint) for _ in range(3))
     for store in (a, b, c):
         assert await store.read() is None
     await a.write(_checkpoint("a", 1), "{}")
