@@ -47,7 +47,7 @@ class SpokenWord(NamedTuple):
     start: float
     """Seconds of audio before the word."""
     end: float
-    """Seconds of audio up to the end of its tones; silence of GAP_SECONDS follows."""
+    """Seconds of audio up to the end of its tones; silence follows."""
 
 
 def tone_word(word: str) -> str:
@@ -62,21 +62,30 @@ def tone_words(text: str) -> list[str]:
     return [tone_word(found[0]) for found in _SPOKEN.finditer(text)]
 
 
-def places(text: str) -> list[SpokenWord]:
+def places(text: str, gap_seconds: float = GAP_SECONDS) -> list[SpokenWord]:
     """Return the words of `text` with their places."""
+    step = WORD_SECONDS + gap_seconds
     return [
-        SpokenWord(
-            tone_word(found[0]), found.start(), n * SECONDS_PER_WORD,
-            n * SECONDS_PER_WORD + WORD_SECONDS,
-        )
+        SpokenWord(tone_word(found[0]), found.start(), n * step, n * step + WORD_SECONDS)
         for n, found in enumerate(_SPOKEN.finditer(text))
-    ]  # fmt: skip
+    ]
 
 
-def synthesize(text: str, sample_rate: int = 24_000, encoding: Encoding = "linear16") -> bytes:
-    """Return mono audio of `text`. The audio of several texts can be joined, if each ends between
-    two words."""
-    return tones.encode(tone_words(text), sample_rate, encoding=encoding)
+def synthesize(
+    text: str,
+    sample_rate: int = 24_000,
+    encoding: Encoding = "linear16",
+    gap_seconds: float = GAP_SECONDS,
+) -> bytes:
+    """Return mono audio of `text`, with `gap_seconds` of silence after each word. The audio of
+    several texts can be joined, if each ends between two words."""
+    return tones.encode(
+        tone_words(text),
+        sample_rate,
+        gap_seconds=gap_seconds,
+        tail_seconds=gap_seconds,
+        encoding=encoding,
+    )
 
 
 def sentences(text: str) -> tuple[str, str]:
@@ -128,13 +137,15 @@ class Playout:
         word = self._unsent[0]
         return word.start + _WELL_INSIDE_SECONDS < self.seconds < word.end - _WELL_INSIDE_SECONDS
 
-    def speak(self, text: str) -> None:
-        """Add the audio of `text`."""
-        audio = synthesize(text, self._rate, self._encoding)
+    def speak(self, text: str, gap_seconds: float = GAP_SECONDS) -> None:
+        """Add the audio of `text`, with `gap_seconds` of silence after each word."""
+        audio = synthesize(text, self._rate, self._encoding, gap_seconds)
         if not audio:
             return
         begin = self._end_bytes / self._bytes_per_second
-        self._unsent += (TimedWord(w.word, begin + w.start, begin + w.end) for w in places(text))
+        self._unsent += (
+            TimedWord(w.word, begin + w.start, begin + w.end) for w in places(text, gap_seconds)
+        )
         self._end_bytes += len(audio)
         self._waiting.append(audio)
 

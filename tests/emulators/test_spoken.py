@@ -59,6 +59,20 @@ def test_places_are_those_of_the_text_and_of_the_audio() -> None:
         assert word.end == pytest.approx(place.end, abs=0.01)
 
 
+def test_speech_is_faster_with_shorter_gaps() -> None:
+    audio = synthesize(TEXT, gap_seconds=0.03)
+    assert heard(audio) == tone_words(TEXT)
+    assert len(audio) / 48_000 == pytest.approx(9 * 0.27)
+    assert places(TEXT, 0.03)[8].start == pytest.approx(8 * 0.27)
+    playout = Playout(24_000, "linear16", pace=1)
+    playout.speak("able about", 0.03)
+    sent: list[bytes | Outgoing] = []
+    while not playout.idle:
+        sent += playout.due(playout.seconds + 0.1)
+    assert b"".join(frames(sent)) == synthesize("able about", gap_seconds=0.03)
+    assert playout.words[-1].start == pytest.approx(0.27)
+
+
 def test_sentences() -> None:
     assert sentences("One. Two") == ("One. ", "Two")
     assert sentences("One.") == ("", "One.")

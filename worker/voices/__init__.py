@@ -1,0 +1,1 @@
+"""Voice plugins of the worker: text in, speech out."""
