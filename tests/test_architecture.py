@@ -40,6 +40,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"settings", "errors", "metrics"},
         {"audio"},
         {"providers", "metering", "capacity"},
+        {"voices"},
         {"services", "trace", "drain", "fitting", "joint"},
         {"session"},
         {"claim", "stream_watch"},

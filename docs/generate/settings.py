@@ -18,7 +18,7 @@ from .commands import commands, settings_flags
 from .markdown import cell, code, heading, paragraphs, table
 
 PACKAGES = ("worker", "edge_capture", "natterjack")
-_ORDER = ("worker.settings", "edge_capture.", "natterjack.", "worker.providers.")
+_ORDER = ("worker.settings", "edge_capture.", "natterjack.", "worker.providers.", "worker.voices.")
 
 
 @cache
@@ -84,7 +84,7 @@ def _section(model: type[BaseSettings]) -> str:
             if owner in names and field in model.model_fields:
                 flags.setdefault(field, ", ".join(options))
                 programs.setdefault(name)
-    if model.__module__.startswith("worker.providers."):
+    if model.__module__.startswith(("worker.providers.", "worker.voices.")):
         programs.setdefault("natterjack-worker")
     rows = [
         (

@@ -135,15 +135,16 @@ class VoiceStream(ABC):
         `played_seconds` is how much audio of this stream was played so far, in all phrases; audio
         that an earlier interrupt dropped does not count. None if that is not known. The stream
         discards what the provider still sends of earlier text, then returns Interrupted, also when
-        nothing was being spoken. Text that is sent afterwards begins a new
-        phrase. Raises ProviderError.
+        nothing was being spoken. Text that is sent afterwards begins a new phrase. Raises
+        ProviderError.
         """
 
     @abstractmethod
     async def finish(self) -> None:
         """Tell the provider that no text follows. Raises ProviderError.
 
-        Iteration ends once the provider has returned the last audio.
+        A phrase that was not flushed is flushed. Iteration ends once the provider has returned the
+        last audio.
         """
 
     @abstractmethod

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PROVIDERS = ROOT / "worker" / "providers"
-FOLDERS = sorted(path.parent for path in PROVIDERS.glob("*/__init__.py"))
+FOLDERS = sorted(
+    path.parent
+    for room in ("providers", "voices")
+    for path in (ROOT / "worker" / room).glob("*/__init__.py")
+)
 SHARED = {
     "worker.providers.auto_reset",
     "worker.providers.estimate",
@@ -22,7 +25,10 @@ SHARED = {
 }
 """Helpers that provider folders may import; a package of its own would bring them along."""
 
-VENDOR = dict.fromkeys(("deepgram_flux", "deepgram_rest"), ("worker.providers.deepgram.",))
+VENDOR = dict.fromkeys(
+    ("deepgram_aura", "deepgram_flux", "deepgram_flux_voice", "deepgram_rest"),
+    ("worker.providers.deepgram.",),
+)
 """Folders that share the code of one vendor with another folder."""
 
 
@@ -43,7 +49,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_our_providers_import_what_any_plugin_may(folder: Path) -> None:
-    own = f"worker.providers.{folder.name}."
+    own = ".".join([*folder.relative_to(ROOT).parts, ""])
     for path in folder.glob("*.py"):
         for name in imported(path):
             if name.startswith("worker"):
