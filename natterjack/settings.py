@@ -9,11 +9,11 @@ import argparse
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
 
@@ -92,11 +92,22 @@ Bound = Annotated[int, AfterValidator(_bound)]
 """A limit in bytes, or -1 for none. JetStream would silently take 0 and other negatives for -1."""
 
 
+Kind = Literal["transcribe", "speak"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of session: speech to text, and text to speech."""
+
+
 class StreamSettings(BaseSettings):
-    """Streams, consumer and buckets on the broker."""
+    """Streams, consumers and buckets on the broker."""
 
     model_config = SettingsConfigDict(env_prefix="NATTERJACK_", frozen=True, extra="ignore")
 
+    kinds: Annotated[tuple[Kind, ...], NoDecode] = described(
+        ("transcribe",),
+        "comma-separated kinds of session: `transcribe`, and `speak` for voice sessions; workers "
+        "claim these, and only their streams are created and checked",
+        min_length=1,
+    )
     create_streams: bool = described(
         True,
         "create missing streams at start; if off, as for least-privilege users, only check them",
@@ -117,12 +128,46 @@ class StreamSettings(BaseSettings):
     transcripts_max_age_seconds: float = described(
         604_800, "how long events are stored, in seconds", gt=0
     )
+    tts_sessions_max_bytes: Bound = described(
+        67_108_864,
+        "maximum size of TTS_SESSIONS in bytes; when full, requests are refused; -1: no limit",
+    )
+    tts_text_max_age_seconds: float = described(
+        900, "how long text to speak is stored, in seconds", gt=0
+    )
+    tts_text_max_bytes: Bound = described(
+        67_108_864,
+        "maximum size of TTS_TEXT in bytes; when full, text is refused; -1: no limit",
+    )
+    tts_audio_storage: Storage = described(
+        "file",
+        "storage of TTS_AUDIO: file, or memory, which is faster; a single server that restarts "
+        "loses a stream in memory, and `natterjack streams apply` or a worker that may create "
+        "streams makes it again",
+    )
+    tts_audio_max_age_seconds: float = described(120, "how long speech is stored, in seconds", gt=0)
+    tts_audio_max_bytes: Bound = described(
+        536_870_912,
+        "maximum size of TTS_AUDIO in bytes; when full, the oldest speech is dropped; -1: no "
+        "limit. The default, 512 MiB, has room for 90 sessions that speak all the time; a worker "
+        "that creates the stream halves it until it fits",
+    )
+    tts_events_max_age_seconds: float = described(
+        604_800, "how long events of voice sessions are stored, in seconds", gt=0
+    )
     lease_seconds: float = described(
         3,
         "seconds without a heartbeat after which a worker loses a session (ack_wait); workers send "
         "three heartbeats in that time",
         ge=1,
     )
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [kind.strip() for kind in value.split(",") if kind.strip()]
+        return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
 
 
 LogFormat = Literal["auto", "text", "json"]
@@ -171,6 +216,8 @@ def add_flags(
         if name in without or "SecretStr" in str(field.annotation):
             continue
         default = field.get_default(call_default_factory=True)
+        if isinstance(default, tuple):
+            default = ",".join(default)
         shown = "" if default is None or default in ("", []) else f", default {default}"
         options: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
         if field.annotation is bool:

@@ -298,7 +298,7 @@ class Metrics:
             "stream_used_ratio", "Share of a JetStream stream's size limit that is used", "stream"
         )
         self.queue_consumer_missing = self._gauge(
-            "queue_consumer_missing", "1 while the queue's consumer is missing or paused"
+            "queue_consumer_missing", "1 while the consumer of a queue is missing or paused"
         )
         self.worker_ready = self._gauge(
             "worker_ready",

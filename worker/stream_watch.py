@@ -1,4 +1,4 @@
-"""Watches that the broker has all streams and the queue's consumer.
+"""Watches that the broker has all streams and the consumers of the queues.
 
 Without it, a worker could not tell a missing stream from an hour without sessions: nothing arrives.
 """
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
-from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
+from natterjack.broker.streams import CONSUMER, queues, stream_configs
 from natterjack.settings import StreamSettings
 from natterjack.telemetry.log import fields
 
@@ -40,6 +40,7 @@ class StreamWatch:
         self._create = settings.create_streams
         self._metrics = metrics
         self._streams = [config.name or "" for config in stream_configs(settings)]
+        self._queues = queues(settings)
         self._problems: dict[str, str] = {}
         """What is wrong, by the name of the stream or consumer."""
         for name in self._streams:
@@ -64,10 +65,11 @@ class StreamWatch:
                 restore.set()
 
     async def look(self, js: JetStreamContext) -> None:
-        """Ask for each stream and the consumer once. What the broker does not answer stays as it
-        was, and does not keep the others from being found missing."""
+        """Ask for each stream and consumer once. What the broker does not answer stays as it was,
+        and does not keep the others from being found missing."""
         await asyncio.gather(
-            *(self._look_at(js, name) for name in self._streams), self._look_at_consumer(js)
+            *(self._look_at(js, name) for name in self._streams),
+            *(self._look_at_consumer(js, queue) for queue in self._queues),
         )
 
     async def _look_at(self, js: JetStreamContext, name: str) -> None:
@@ -89,21 +91,22 @@ class StreamWatch:
             with contextlib.suppress(KeyError):  # it had no limit before either
                 self._metrics.stream_used.remove(name)
 
-    async def _look_at_consumer(self, js: JetStreamContext) -> None:
+    async def _look_at_consumer(self, js: JetStreamContext, queue: str) -> None:
         try:
-            problem = await self._consumer_problem(js)
+            problem = await self._consumer_problem(js, queue)
         except (NatsError, TimeoutError) as error:
-            log.debug("consumer not checked: %r", error)
+            log.debug("consumer not checked: %r", error, extra=fields(stream=queue))
             return
-        self._metrics.queue_consumer_missing.set(problem is not None)
-        self._report(f"{SESSIONS} > {CONSUMER}", problem)
+        self._report(_consumer_name(queue), problem)
+        missing = any(_consumer_name(queue) in self._problems for queue in self._queues)
+        self._metrics.queue_consumer_missing.set(missing)
 
-    async def _consumer_problem(self, js: JetStreamContext) -> str | None:
+    async def _consumer_problem(self, js: JetStreamContext, queue: str) -> str | None:
         try:
-            info = await js.consumer_info(SESSIONS, CONSUMER)
+            info = await js.consumer_info(queue, CONSUMER)
         except NotFoundError:
-            return f"consumer {CONSUMER} of {SESSIONS} is missing"
-        return f"consumer {CONSUMER} of {SESSIONS} is paused" if info.paused else None
+            return f"consumer {CONSUMER} of {queue} is missing"
+        return f"consumer {CONSUMER} of {queue} is paused" if info.paused else None
 
     def _report(self, name: str, problem: str | None) -> None:
         """Remember a problem, or that there is none; log changes."""
@@ -114,3 +117,7 @@ class StreamWatch:
             self._problems[name] = problem
         elif self._problems.pop(name, None) is not None:
             log.info("found again", extra=fields(name=name))
+
+
+def _consumer_name(queue: str) -> str:
+    return f"{queue} > {CONSUMER}"

@@ -8,7 +8,7 @@ from typing import Any
 from natterjack import subjects
 from natterjack.asyncapi import document
 from natterjack.broker import streams
-from natterjack.settings import StreamSettings
+from natterjack.settings import KINDS, StreamSettings
 
 from .markdown import cell, code, heading, paragraphs, sentence, table
 
@@ -25,8 +25,13 @@ _STREAMS = {
     streams.SESSIONS: "requests, until their sessions end; the consumer `workers` is the queue",
     streams.AUDIO: "chunks",
     streams.TRANSCRIPTS: "durable events",
+    streams.VOICE_SESSIONS: "requests of voice sessions, until these end; a queue, too",
+    streams.TEXT: "text to speak",
+    streams.SPEECH: "speech",
+    streams.VOICE_EVENTS: "events of voice sessions",
     streams.SLOTS: "permits and dials of limited provider accounts",
     f"KV_{streams.CHECKPOINTS_BUCKET}": "checkpoints",
+    f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}": "checkpoints of voice sessions",
     f"KV_{streams.WORKERS_BUCKET}": "the roster",
     f"KV_{streams.USAGE_BUCKET}": "tallies: usage by day, tenant and process",
     f"KV_{streams.BUDGETS_BUCKET}": "budgets, and limits of provider accounts",
@@ -106,8 +111,8 @@ def _streams() -> str:
 
 
 def stream_configs() -> list[Any]:
-    """The streams at default settings."""
-    return list(streams.stream_configs(StreamSettings.model_construct()))
+    """The streams of all kinds at default settings."""
+    return list(streams.stream_configs(StreamSettings.model_construct(kinds=KINDS)))
 
 
 def page() -> str:
@@ -125,7 +130,8 @@ def page() -> str:
             "a value.",
         ),
         "## Subjects\n\n" + _subjects(api),
-        "## Streams and buckets\n\nAt default settings:\n\n" + _streams(),
+        "## Streams and buckets\n\nAt default settings; those whose names begin with `TTS_` or "
+        "`KV_tts_` exist if `NATTERJACK_KINDS` has `speak`:\n\n" + _streams(),
         "## Chunk\n\n"
         + paragraphs(
             sentence(api["components"]["messages"]["chunk"]["summary"])

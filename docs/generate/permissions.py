@@ -10,6 +10,7 @@ _EXAMPLES: dict[Role, User] = {
     "edge": User("edge", "NAME", "TENANT"),
     "worker": User("worker"),
     "subscriber": User("subscriber", "NAME", "TENANT", control=True),
+    "application": User("application", "NAME", "TENANT"),
     "monitor": User("monitor"),
     "operator": User("operator"),
 }
@@ -22,9 +23,10 @@ def page() -> str:
             "Permissions",
             "`natterjack/broker/roles.py`",
             "The subjects that `natterjack users` allows each role. NATS refuses everything else. "
-            "An edge with `--speaker` has that speaker in place of `*`. A subscriber without "
-            "`--tenant` has `>` in place of its tenant; without `--control` it lacks "
-            "`stt.control`, and with `--live` it publishes to no `$JS.API` subject.",
+            "An edge with `--speaker` has that speaker in place of `*`. A subscriber or an "
+            "application without `--tenant` may use those of all tenants. A subscriber without "
+            "`--control` lacks `stt.control` and `tts.control`, and with `--live` it publishes to "
+            "no `$JS.API` subject. An application with `--control` has `stt.control`, too.",
         )
     ]
     for role, about in ROLES.items():

@@ -72,7 +72,7 @@ def _default(field: FieldInfo) -> str:
         return ""
     default = field.get_default()
     empty = default is None or default == "" or default == [] or default == {}
-    return "" if empty else code(default)
+    return "" if empty else code(",".join(default) if isinstance(default, tuple) else default)
 
 
 def _section(model: type[BaseSettings]) -> str:

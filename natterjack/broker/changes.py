@@ -1,4 +1,4 @@
-"""Changing the streams and the consumer on the broker to match their definition."""
+"""Changing the streams and consumers on the broker to match their definition."""
 
 from __future__ import annotations
 
@@ -28,24 +28,31 @@ from .differences import (
     consumer_differences,
     stream_differences,
 )
+from .refusals import translated
 from .store_limits import explain_refused_stream
-from .streams import CONSUMER, SESSIONS, consumer_config, stream_configs, translated
+from .streams import CONSUMER, consumer_config, queues, stream_configs
 
 Action = Literal["same", "make", "change", "remake"]
 _TIMEOUT_S = 5.0
-_CONSUMER_NAME = f"{SESSIONS} > {CONSUMER}"
 
 
 @dataclass(frozen=True)
 class Change:
-    """The action for one stream or for the consumer."""
+    """The action for one stream or for a queue's consumer."""
 
-    name: str
+    stream: str
+    """The stream, or the stream of the consumer."""
     action: Action
     differences: tuple[Difference, ...]
     wanted: StreamConfig | ConsumerConfig
     """The new configuration, including what an operator has set beyond our definition."""
     found: StreamConfig | ConsumerConfig | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that is shown."""
+        is_stream = isinstance(self.wanted, StreamConfig)
+        return self.stream if is_stream else f"{self.stream} > {CONSUMER}"
 
     @property
     def loss(self) -> str:
@@ -70,12 +77,14 @@ async def plan(broker: Broker, settings: StreamSettings) -> list[Change]:
                 changes.append(Change(wanted.name, "make", (), wanted))
                 continue
             changes.append(_stream_change(info.config, wanted, info.state.bytes))
-        consumer = await _consumer_change(js, consumer_config(settings))
-    queue = next(change for change in changes if change.name == SESSIONS)
-    if queue.action == "remake" and consumer.action != "make":
-        # Deleting the stream deletes its consumer.
-        consumer = Change(_CONSUMER_NAME, "make", consumer.differences, consumer.wanted)
-    return [*changes, consumer]
+        actions = {change.stream: change.action for change in changes}
+        for queue in queues(settings):
+            consumer = await _consumer_change(js, queue, consumer_config(settings))
+            if actions[queue] == "remake" and consumer.action != "make":
+                # Deleting the stream deletes its consumer.
+                consumer = Change(queue, "make", consumer.differences, consumer.wanted)
+            changes.append(consumer)
+    return changes
 
 
 def _action(differences: list[Difference], remade: tuple[str, ...]) -> Action:
@@ -94,11 +103,11 @@ def _stream_change(found: StreamConfig, wanted: StreamConfig, stored_bytes: int)
     return Change(wanted.name, action, tuple(differences), new, found)
 
 
-async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Change:
+async def _consumer_change(js: JetStreamContext, queue: str, wanted: ConsumerConfig) -> Change:
     try:
-        info = await js.consumer_info(SESSIONS, CONSUMER)
+        info = await js.consumer_info(queue, CONSUMER)
     except NotFoundError:
-        return Change(_CONSUMER_NAME, "make", (), wanted)
+        return Change(queue, "make", (), wanted)
     found = info.config if info.paused else info.config.evolve(pause_until=None)
     differences = consumer_differences(found, wanted)
     new = found.evolve(**{difference.field: difference.wanted for difference in differences})
@@ -107,9 +116,7 @@ async def _consumer_change(js: JetStreamContext, wanted: ConsumerConfig) -> Chan
         opt_start_time=None,
         **({} if new.deliver_subject else dict.fromkeys(PUSH_ONLY)),
     )
-    return Change(
-        _CONSUMER_NAME, _action(differences, REMAKE_CONSUMER), tuple(differences), new, found
-    )
+    return Change(queue, _action(differences, REMAKE_CONSUMER), tuple(differences), new, found)
 
 
 async def apply(broker: Broker, change: Change) -> None:
@@ -119,31 +126,26 @@ async def apply(broker: Broker, change: Change) -> None:
     with translated(new if isinstance(new, StreamConfig) else change.name):
         if isinstance(new, ConsumerConfig):
             if change.action == "remake":
-                await js.delete_consumer(SESSIONS, CONSUMER)
-                await _recreate(change, lambda config: _set_consumer(broker, config))
+                await js.delete_consumer(change.stream, CONSUMER)
+                await _recreate(change, lambda config: js.add_consumer(change.stream, config))
             else:
-                await _set_consumer(broker, new)
+                await js.add_consumer(change.stream, new)  # or updates it
             if any(difference.field == "pause_until" for difference in change.differences):
-                await _resume(broker)
+                await _resume(broker, change.stream)
         elif change.action == "change":
             await js.update_stream(new)
         elif change.action == "remake":
             assert isinstance(found, StreamConfig)
             await _probe(js, new, found)
-            await js.delete_stream(change.name)
+            await js.delete_stream(change.stream)
             await _recreate(change, js.add_stream)
         else:
             await js.add_stream(new)
 
 
-async def _set_consumer(broker: Broker, config: ConsumerConfig) -> None:
-    """Create or update the consumer. Raises nats-py's errors."""
-    await broker.client.jetstream().add_consumer(SESSIONS, config)
-
-
-async def _resume(broker: Broker) -> None:
+async def _resume(broker: Broker, queue: str) -> None:
     """End a pause of the consumer (NATS ADR-26); updating it does not."""
-    subject = f"$JS.API.CONSUMER.PAUSE.{SESSIONS}.{CONSUMER}"
+    subject = f"$JS.API.CONSUMER.PAUSE.{queue}.{CONSUMER}"
     answer = json.loads((await broker.client.request(subject, b"{}", _TIMEOUT_S)).data)
     if "error" in answer:
         raise APIError.from_error(answer["error"])

@@ -1,13 +1,10 @@
-"""The definition of the streams, the consumer and the buckets; created or checked at start."""
+"""The definition of the streams, consumers and buckets; created or checked at start."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -20,23 +17,31 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import APIError, NotFoundError
 
-from natterjack.errors import BrokerUnreachable, StreamMismatch, StreamMissing
-from natterjack.settings import StreamSettings
+from natterjack.errors import StreamMismatch, StreamMissing
+from natterjack.settings import Kind, Storage, StreamSettings
 from natterjack.subjects import (
     AUDIO_PREFIX,
     DIAL_PREFIX,
+    DURABLE_KINDS,
     REPUBLISHED_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
+    SPEECH_PREFIX,
+    TEXT_PREFIX,
     TRANSCRIPT_PREFIX,
+    VOICE_EVENT_KINDS,
+    VOICE_EVENT_PREFIX,
+    VOICE_SESSION_PREFIX,
 )
 from natterjack.telemetry.log import fields
+from natterjack.voice.spec import MAX_PIECE_BYTES
 
 from . import store_limits
 from .connection import Broker
 from .differences import Difference, stream_differences
+from .refusals import translated
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +49,23 @@ SESSIONS = "STT_SESSIONS"
 AUDIO = "STT_AUDIO"
 TRANSCRIPTS = "STT_TRANSCRIPTS"
 SLOTS = "STT_SLOTS"
+VOICE_SESSIONS = "TTS_SESSIONS"
+TEXT = "TTS_TEXT"
+SPEECH = "TTS_AUDIO"
+VOICE_EVENTS = "TTS_EVENTS"
 CHECKPOINTS_BUCKET = "stt_sessions"
+VOICE_CHECKPOINTS_BUCKET = "tts_sessions"
 WORKERS_BUCKET = "stt_workers"
 USAGE_BUCKET = "stt_usage"
 BUDGETS_BUCKET = "stt_budgets"
 PROVIDERS_BUCKET = "stt_providers"
 CONSUMER = "workers"
+QUEUES: Mapping[Kind, str] = {"transcribe": SESSIONS, "speak": VOICE_SESSIONS}
+"""The work queue of each kind of session. Each has a consumer `workers`."""
 
 MAX_SPEC_BYTES = 64 * 1024
+_HEADER_BYTES = 1024
+"""Room for the headers of a message in the size limits of a stream, which count them."""
 DUPLICATE_WINDOW_S = 120
 _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
@@ -60,63 +74,136 @@ _PROVIDERS_MAX_AGE_S = 3600
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""
 
+_STORAGE: Mapping[Storage, StorageType] = {
+    "file": StorageType.FILE,
+    "memory": StorageType.MEMORY,
+}
+_SHRINKING = {AUDIO: "audio_max_bytes", SPEECH: "tts_audio_max_bytes"}
+"""The streams whose limit, unless it is set, is halved until the store has room; and its field."""
+
 _NAME_IN_USE = 10058
 
 
 def stream_configs(settings: StreamSettings) -> list[StreamConfig]:
-    """Return the configuration of all streams, including those of the buckets."""
-    file, replicas = StorageType.FILE, settings.stream_replicas
+    """Return the configuration of all streams of the settings' kinds, including those of the
+    buckets."""
+    found = _transcribe_configs(settings) if "transcribe" in settings.kinds else []
+    found += _speak_configs(settings) if "speak" in settings.kinds else []
+    found += _common_configs(settings.stream_replicas)
+    return sorted(found, key=lambda config: (config.name or "").startswith("KV_"))
+
+
+def queues(settings: StreamSettings) -> list[str]:
+    """Return the work queues of the settings' kinds."""
+    return [QUEUES[kind] for kind in settings.kinds]
+
+
+def _transcribe_configs(settings: StreamSettings) -> list[StreamConfig]:
+    replicas = settings.stream_replicas
     return [
-        StreamConfig(
-            name=SESSIONS,
-            subjects=[f"{SESSION_PREFIX}.>"],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=file,
-            num_replicas=replicas,
-            max_bytes=settings.sessions_max_bytes,
-            discard=DiscardPolicy.NEW,  # a refused edge retries; requests that wait are kept
-            max_msg_size=MAX_SPEC_BYTES,
-            duplicate_window=DUPLICATE_WINDOW_S,
-        ),
+        _queue(SESSIONS, SESSION_PREFIX, replicas, settings.sessions_max_bytes),
         StreamConfig(
             name=AUDIO,
             subjects=[f"{AUDIO_PREFIX}.>"],
-            storage=file if settings.audio_storage == "file" else StorageType.MEMORY,
+            storage=_STORAGE[settings.audio_storage],
             num_replicas=replicas,
             max_age=settings.audio_max_age_seconds,
             max_bytes=settings.audio_max_bytes,
             duplicate_window=min(DUPLICATE_WINDOW_S, settings.audio_max_age_seconds),
             allow_direct=True,
         ),
+        _events(
+            TRANSCRIPTS, TRANSCRIPT_PREFIX, DURABLE_KINDS, replicas,
+            settings.transcripts_max_age_seconds,
+        ),
+        _bucket(CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+    ]  # fmt: skip
+
+
+def _speak_configs(settings: StreamSettings) -> list[StreamConfig]:
+    replicas = settings.stream_replicas
+    return [
+        _queue(VOICE_SESSIONS, VOICE_SESSION_PREFIX, replicas, settings.tts_sessions_max_bytes),
         StreamConfig(
-            name=TRANSCRIPTS,
-            subjects=[
-                f"{TRANSCRIPT_PREFIX}.*.*.*.{k}" for k in ("final", "turn", "status", "usage")
-            ],
-            storage=file,
+            name=TEXT,
+            subjects=[f"{TEXT_PREFIX}.>"],
+            storage=StorageType.FILE,
             num_replicas=replicas,
-            max_age=settings.transcripts_max_age_seconds,
-            duplicate_window=min(DUPLICATE_WINDOW_S, settings.transcripts_max_age_seconds),
+            max_age=settings.tts_text_max_age_seconds,
+            max_bytes=settings.tts_text_max_bytes,
+            discard=DiscardPolicy.NEW,  # an application that is refused retries; no text vanishes
+            max_msg_size=MAX_PIECE_BYTES + _HEADER_BYTES,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.tts_text_max_age_seconds),
             allow_direct=True,
         ),
+        StreamConfig(
+            name=SPEECH,
+            subjects=[f"{SPEECH_PREFIX}.>"],
+            storage=_STORAGE[settings.tts_audio_storage],
+            num_replicas=replicas,
+            max_age=settings.tts_audio_max_age_seconds,
+            max_bytes=settings.tts_audio_max_bytes,
+            # As long as its age: a chunk that is published again for a player is stored once.
+            duplicate_window=settings.tts_audio_max_age_seconds,
+            allow_direct=True,
+        ),
+        _events(
+            VOICE_EVENTS, VOICE_EVENT_PREFIX, VOICE_EVENT_KINDS, replicas,
+            settings.tts_events_max_age_seconds,
+        ),
+        _bucket(VOICE_CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+    ]  # fmt: skip
+
+
+def _common_configs(replicas: int) -> list[StreamConfig]:
+    return [
         StreamConfig(
             # One subject for each connection and each dial of a provider account; the message names
             # its holder.
             name=SLOTS,
             subjects=[f"{SLOT_PREFIX}.>", f"{DIAL_PREFIX}.>"],
-            storage=file,
+            storage=StorageType.FILE,
             num_replicas=replicas,
             max_msgs_per_subject=1,
             # Workers that use a limited account receive exactly what was stored.
             republish=RePublish(src="stt.>", dest=f"{REPUBLISHED_PREFIX}.>"),
             allow_direct=True,
         ),
-        _bucket(CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
         _bucket(WORKERS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
         _bucket(USAGE_BUCKET, replicas, _USAGE_MAX_AGE_S),
         _bucket(BUDGETS_BUCKET, replicas, 0),
         _bucket(PROVIDERS_BUCKET, replicas, _PROVIDERS_MAX_AGE_S),
     ]
+
+
+def _queue(name: str, prefix: str, replicas: int, max_bytes: int) -> StreamConfig:
+    """Return a work queue of requests, each of which stays until its session has ended."""
+    return StreamConfig(
+        name=name,
+        subjects=[f"{prefix}.>"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_bytes=max_bytes,
+        discard=DiscardPolicy.NEW,  # a client that is refused retries; requests that wait are kept
+        max_msg_size=MAX_SPEC_BYTES,
+        duplicate_window=DUPLICATE_WINDOW_S,
+    )
+
+
+def _events(
+    name: str, prefix: str, kinds: Sequence[str], replicas: int, max_age_seconds: float
+) -> StreamConfig:
+    """Return a stream of durable events."""
+    return StreamConfig(
+        name=name,
+        subjects=[f"{prefix}.*.*.*.{kind}" for kind in kinds],
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_age=max_age_seconds,
+        duplicate_window=min(DUPLICATE_WINDOW_S, max_age_seconds),
+        allow_direct=True,
+    )
 
 
 def _bucket(name: str, replicas: int, max_age_seconds: float) -> StreamConfig:
@@ -147,8 +234,8 @@ def usage_erased(tenant: str) -> str:
 
 
 def consumer_config(settings: StreamSettings) -> ConsumerConfig:
-    """Return the configuration of the durable pull consumer that all workers share; its ack_wait is
-    the lease time."""
+    """Return the configuration of the durable pull consumer of a queue, which all workers share;
+    its ack_wait is the lease time."""
     return ConsumerConfig(
         durable_name=CONSUMER,
         ack_policy=AckPolicy.EXPLICIT,
@@ -167,20 +254,23 @@ _REQUIRED = (
 
 
 async def ensure(broker: Broker, settings: StreamSettings) -> JetStreamContext:
-    """Create what is missing of the streams, the consumer and the buckets; return JetStream.
+    """Create what is missing of the streams, consumers and buckets; return JetStream.
 
     Nothing is created if `settings.create_streams` is off. Existing ones are checked, and never
-    changed except for the consumer's ack_wait. Several programs may do this at the same time.
+    changed except for a consumer's ack_wait. Several programs may do this at the same time.
     Raises: StreamMismatch, which names the problem and its remedy (StreamMissing if something is
     missing); BrokerUnreachable.
     """
     js = broker.client.jetstream()
     with translated():
-        for wanted in stream_configs(settings):
-            shrinks = wanted.name == AUDIO and "audio_max_bytes" not in settings.model_fields_set
+        # Streams that shrink come last: they take what the others leave.
+        for wanted in sorted(stream_configs(settings), key=lambda one: one.name in _SHRINKING):
+            limit = _SHRINKING.get(wanted.name or "")
+            shrinks = limit is not None and limit not in settings.model_fields_set
             with translated(wanted):
                 await _ensure_stream(js, wanted, settings.create_streams, shrinks)
-        await _ensure_consumer(js, consumer_config(settings), settings.create_streams)
+        for queue in queues(settings):
+            await _ensure_consumer(js, queue, consumer_config(settings), settings.create_streams)
     return js
 
 
@@ -229,7 +319,7 @@ async def _add_smaller(js: JetStreamContext, wanted: StreamConfig) -> StreamInfo
         if limit != first:
             log.warning(
                 "the store is too small for the default of %s: limited to %s",
-                store_limits.setting(AUDIO),
+                store_limits.setting(wanted.name or ""),
                 store_limits.size(limit),
             )
         return info
@@ -249,60 +339,40 @@ def check_stream(found: StreamConfig, wanted: StreamConfig) -> list[Difference]:
     return differences
 
 
-def check_consumer(found: ConsumerConfig) -> None:
-    """Check that workers can use a consumer with this configuration. Raises: StreamMismatch."""
+def check_consumer(queue: str, found: ConsumerConfig) -> None:
+    """Check that workers can use a queue's consumer with this configuration.
+
+    Raises: StreamMismatch.
+    """
     if found.ack_policy != AckPolicy.EXPLICIT or found.deliver_subject or found.max_deliver != -1:
         raise StreamMismatch(
-            f"consumer {CONSUMER} of {SESSIONS} exists and is not a pull consumer with explicit "
+            f"consumer {CONSUMER} of {queue} exists and is not a pull consumer with explicit "
             "acknowledgement and unlimited deliveries: `natterjack streams apply --allow-loss` "
             "recreates it"
         )
 
 
-async def _ensure_consumer(js: JetStreamContext, wanted: ConsumerConfig, create: bool) -> None:
+async def _ensure_consumer(
+    js: JetStreamContext, queue: str, wanted: ConsumerConfig, create: bool
+) -> None:
     try:
-        found = (await js.consumer_info(SESSIONS, CONSUMER)).config
+        found = (await js.consumer_info(queue, CONSUMER)).config
     except NotFoundError:
         if not create:
             raise StreamMissing(
-                f"consumer {CONSUMER} of {SESSIONS} is missing and NATTERJACK_CREATE_STREAMS is "
+                f"consumer {CONSUMER} of {queue} is missing and NATTERJACK_CREATE_STREAMS is "
                 "off: run `natterjack streams apply` as a user that may create streams"
             ) from None
-        await js.add_consumer(SESSIONS, wanted)
+        await js.add_consumer(queue, wanted)
         return
-    check_consumer(found)
+    check_consumer(queue, found)
     if found.ack_wait != wanted.ack_wait or found.max_ack_pending != -1:
         if not create:
             log.info(
                 "consumer's ack_wait differs from NATTERJACK_LEASE_SECONDS",
-                extra=fields(found=found.ack_wait, wanted=wanted.ack_wait),
+                extra=fields(stream=queue, found=found.ack_wait, wanted=wanted.ack_wait),
             )
             return
         new = found.evolve(ack_wait=wanted.ack_wait, max_ack_pending=-1)
-        await js.add_consumer(SESSIONS, new)  # updates it, since the name exists
-        log.info("lease time changed", extra=fields(seconds=wanted.ack_wait))
-
-
-@contextlib.contextmanager
-def translated(config: StreamConfig | str = "") -> Iterator[None]:
-    """Translate nats-py's errors in the block, which is about the stream or the name, into ours."""
-    stream = config if isinstance(config, StreamConfig) else StreamConfig(name=config)
-    where = f"{stream.name}: " if stream.name else ""
-    try:
-        yield
-    except (NoRespondersError, ServiceUnavailableError) as error:
-        if isinstance(error, APIError) and store_limits.too_small(error.err_code, None):
-            raise StreamMismatch(f"{where}JetStream refused: {_reason(stream, error)}") from None
-        raise BrokerUnreachable(
-            "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
-        ) from None
-    except APIError as error:
-        passes = store_limits.transient(error.err_code, error.description)
-        refusal = BrokerUnreachable if passes else StreamMismatch
-        raise refusal(f"{where}JetStream refused: {_reason(stream, error)}") from None
-    except (NatsError, TimeoutError) as error:
-        raise BrokerUnreachable(f"{where}JetStream does not answer: {error!r}") from None
-
-
-def _reason(stream: StreamConfig, error: APIError) -> str:
-    return store_limits.explain_refused_stream(stream, error.err_code, error.description)
+        await js.add_consumer(queue, new)  # updates it, since the name exists
+        log.info("lease time changed", extra=fields(stream=queue, seconds=wanted.ack_wait))

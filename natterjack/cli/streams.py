@@ -1,4 +1,4 @@
-"""`natterjack streams`: bring streams, consumer and buckets in line with the settings."""
+"""`natterjack streams`: bring streams, consumers and buckets in line with the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WouldLose(NatterjackError):
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand `streams` and its action."""
-    about = "create or change the streams, the consumer and the buckets on the broker"
+    about = "create or change the streams, consumers and buckets on the broker"
     command = add_command(commands, "streams", about)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     applying = actions.add_parser(
@@ -91,7 +91,7 @@ def lost(pending: list[changes.Change]) -> str:
 
 def _lowered(change: changes.Change) -> list[str]:
     """The settings of limits that would delete what a stream stores."""
-    name = change.name.removeprefix("STT_")
+    name = change.stream.removeprefix("STT_")
     suffixes = {"max_age": "MAX_AGE_SECONDS", "max_bytes": "MAX_BYTES"}
     return [
         f"NATTERJACK_{name}_{suffixes[difference.field]}"

@@ -45,7 +45,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     adding.add_argument("role", choices=ROLES, metavar="ROLE", help=", ".join(ROLES))
     adding.add_argument(
-        "--tenant", help="tenant of an edge; for a subscriber, the only tenant it may read"
+        "--tenant",
+        help="tenant of an edge; for a subscriber or an application, its only tenant",
     )
     adding.add_argument(
         "--name",
@@ -56,7 +57,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     adding.add_argument(
         "--control",
         action="store_true",
-        help="a subscriber may also send control requests to sessions",
+        help="a subscriber may also send control requests to all sessions; an application, which "
+        "may send them to voice sessions, also to the others",
     )
     adding.add_argument(
         "--live",

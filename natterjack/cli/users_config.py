@@ -8,7 +8,14 @@ from typing import Any
 
 from natterjack.broker import streams
 from natterjack.broker.roles import User
-from natterjack.subjects import AUDIO_PREFIX, SESSION_PREFIX, TRANSCRIPT_PREFIX
+from natterjack.subjects import (
+    AUDIO_PREFIX,
+    PLAYED_PREFIX,
+    SESSION_PREFIX,
+    SPEECH_PREFIX,
+    TRANSCRIPT_PREFIX,
+    VOICE_EVENT_PREFIX,
+)
 
 MAIN = "STT"
 """The account of workers, subscribers, operators and all streams."""
@@ -60,11 +67,19 @@ def edge_account(tenant: str) -> str:
 def _crossing(tenant: str) -> list[tuple[str, str]]:
     """Imports of an edge account: services it requests and streams it receives from MAIN."""
     status = f"{TRANSCRIPT_PREFIX}.{tenant}.*.*.status"
+    speech, voice_status = (
+        f"{SPEECH_PREFIX}.{tenant}.*.*", f"{VOICE_EVENT_PREFIX}.{tenant}.*.*.status"
+    )  # fmt: skip
     return [
         ("service", f"{SESSION_PREFIX}.{tenant}.*.*"),
         ("service", f"{AUDIO_PREFIX}.{tenant}.*.*"),
+        ("service", f"{PLAYED_PREFIX}.{tenant}.*.*"),
         ("service", f"$JS.API.DIRECT.GET.{streams.TRANSCRIPTS}.{status}"),
+        ("service", f"$JS.API.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}"),
+        ("service", f"$JS.API.DIRECT.GET.{streams.SPEECH}.{speech}"),
         ("stream", status),
+        ("stream", speech),
+        ("stream", voice_status),
     ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from nats.aio.client import Client
 
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import KINDS
 from tests.natterjack.cli.commands import Command
 
 from ..waiting import Countdown, until, within
@@ -30,6 +31,7 @@ USERS = {
     "subscriber_acme_app": ("subscriber", "--tenant", "acme", "--name", "app", "--control"),
     "subscriber_acme_shown": ("subscriber", "--tenant", "acme", "--name", "shown", "--live"),
     "subscriber_archive": ("subscriber", "--name", "archive"),
+    "application_acme_bot": ("application", "--tenant", "acme", "--name", "bot"),
 }
 
 
@@ -150,7 +152,8 @@ async def guest(server: SecuredServer, user: str) -> AsyncIterator[Guest]:
 async def apply_streams(server: SecuredServer) -> None:
     """Apply the streams as an installation does."""
     async with Command(
-        "streams", "apply", terminal=False, **server.environment("operator")
-    ) as command:
+        "streams", "apply", "--kinds", ",".join(KINDS), terminal=False,
+        **server.environment("operator"),
+    ) as command:  # fmt: skip
         assert await command.status() == 0, command.errors
     await until(lambda: not server.complaints, "no client was refused")

@@ -20,6 +20,7 @@ from typing import Any
 import nkeys
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
@@ -78,8 +79,11 @@ def settings_of(server: SecuredServer, user: str) -> BrokerSettings:
 
 KEY, FOREIGN = "acme.call.agent", "other.call.agent"
 KINDS = ("interim", "final", "turn", "status", "usage")
-STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS)
-BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers")
+VOICE_KINDS = ("status", "utterance", "usage")
+VOICE = (streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH, streams.VOICE_EVENTS)
+STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS, *VOICE)
+BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers",
+           "tts_sessions")  # fmt: skip
 ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
 
 PUBLISHED = (
@@ -87,8 +91,13 @@ PUBLISHED = (
         f"stt.{what}.{key}"
         for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
     ),
-    "stt.audio.acme.call.caller",
+    "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
+    *(
+        f"tts.{what}.{key}"
+        for what in ("session", "text", "audio", "played", "control") for key in (KEY, FOREIGN)
+    ),
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
+    *(f"tts.event.{key}.{kind}" for key in (KEY, FOREIGN) for kind in VOICE_KINDS),
     "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.slot.deepgram.1",
     "stt.slots.waiting.slot.deepgram",
     *(f"$KV.{bucket}.{KEY}" for bucket in BUCKETS),
@@ -105,6 +114,18 @@ PUBLISHED = (
         for key in (KEY, FOREIGN) for kind in ("final", "status")
     ),
     *(f"$JS.API.DIRECT.GET.{streams.AUDIO}.stt.audio.{key}" for key in (KEY, FOREIGN)),
+    *(f"$JS.API.DIRECT.GET.{streams.TEXT}.tts.text.{key}" for key in (KEY, FOREIGN)),
+    *(f"$JS.API.DIRECT.GET.{streams.SPEECH}.tts.audio.{key}" for key in (KEY, FOREIGN)),
+    *(
+        f"$JS.API.DIRECT.GET.{streams.VOICE_EVENTS}.tts.event.{key}.{kind}"
+        for key in (KEY, FOREIGN) for kind in ("utterance", "status")
+    ),
+    *(
+        f"$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.{of}.*.*.*"
+        for of in ("acme", "other", "*")
+    ),
+    "$JS.API.CONSUMER.CREATE.TTS_AUDIO.mine.tts.audio.acme.*.*",
+    "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine", "$JS.API.CONSUMER.MSG.NEXT.TTS_EVENTS.mine",
     "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS", "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine",
     *(
         f"$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.{of}.*.*.*"
@@ -115,10 +136,13 @@ PUBLISHED = (
     *(
         f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}"
         for verb in ("INFO", "MSG.NEXT", "DELETE", "PAUSE")
-        for stream, consumer in (("STT_SESSIONS", "workers"), ("STT_TRANSCRIPTS", "mine"))
+        for stream, consumer in (
+            ("STT_SESSIONS", "workers"), ("TTS_SESSIONS", "workers"), ("STT_TRANSCRIPTS", "mine"),
+        )
     ),
     "$JS.API.CONSUMER.NAMES.STT_TRANSCRIPTS",
-    "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.STT_TRANSCRIPTS.mine.1.1.1.1.1",
+    "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.TTS_SESSIONS.workers.1.1.1.1.1",
+    "$JS.ACK.STT_TRANSCRIPTS.mine.1.1.1.1.1",
     "$JS.SNAPSHOT.ACK.STT_TRANSCRIPTS.x", "$JS.SNAPSHOT.RESTORE.STT_TRANSCRIPTS.x",
     "$SYS.REQ.SERVER.PING", "$SYS.ACCOUNT.STT.CONNECT",
     *(f"_INBOX_{user}.x" for user in USERS),
@@ -130,6 +154,15 @@ HEARD = (
         for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
     ),
     "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
+    *(
+        f"tts.{what}.{key}"
+        for what in ("session", "text", "audio", "played", "control") for key in (KEY, FOREIGN)
+    ),
+    "tts.audio.acme.call.caller", "tts.audio.acme.*.*", "tts.audio.acme.*.agent",
+    *(f"tts.{what}.*.*.*" for what in ("session", "text", "audio", "played", "control")),
+    *(f"tts.event.{key}.{kind}" for key in (KEY, FOREIGN) for kind in VOICE_KINDS),
+    "tts.event.acme.>", "tts.event.acme.*.*.status", "tts.event.acme.*.agent.status", "tts.event.>",
+    "tts.>", "stt.transcript.*.*.*.turn",
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
     "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
     "stt.transcript.acme.*.agent.status", "stt.transcript.>", "stt.transcript.*.*.*.status",
@@ -143,77 +176,108 @@ HEARD = (
 _OWN_EDGE = (
     f"stt.session.{KEY}", f"stt.audio.{KEY}", f"stt.hold.{KEY}",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
+    f"tts.played.{KEY}", f"$JS.API.DIRECT.GET.TTS_AUDIO.tts.audio.{KEY}",
+    f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.status",
+)  # fmt: skip
+_EDGE_HEARS = (
+    f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status", f"stt.hold.{KEY}",
+    f"tts.audio.{KEY}", "tts.audio.acme.*.agent",
+    f"tts.event.{KEY}.status", "tts.event.acme.*.agent.status",
 )  # fmt: skip
 _LISTEN = (
     "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.acme.*.*.*",
     "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.mine",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.final",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
+    "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.acme.*.*.*",
+    "$JS.API.CONSUMER.MSG.NEXT.TTS_EVENTS.mine",
+    f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.utterance",
+    f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.status",
 )
 _OWN_EVENTS = (
     *(f"stt.transcript.{KEY}.{kind}" for kind in KINDS),
     "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
     "stt.transcript.acme.*.agent.status",
+    *(f"tts.event.{KEY}.{kind}" for kind in VOICE_KINDS),
+    "tts.event.acme.>", "tts.event.acme.*.*.status", "tts.event.acme.*.agent.status",
 )  # fmt: skip
 _ALL_EVENTS = (
     *_OWN_EVENTS, *(f"stt.transcript.{FOREIGN}.{kind}" for kind in KINDS),
-    "stt.transcript.>", "stt.transcript.*.*.*.status",
+    "stt.transcript.>", "stt.transcript.*.*.*.status", "stt.transcript.*.*.*.turn",
+    *(f"tts.event.{FOREIGN}.{kind}" for kind in VOICE_KINDS), "tts.event.>",
 )  # fmt: skip
 
 MAY_PUBLISH: dict[str, set[str]] = {
-    "edge_acme_pi-1": {*_OWN_EDGE, "stt.audio.acme.call.caller"},
+    "edge_acme_pi-1": {
+        *_OWN_EDGE, "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
+    },
     "edge_acme_pi-2": {*_OWN_EDGE},
     "edge_other_x": {s.replace("acme", "other") for s in _OWN_EDGE},
-    "subscriber_acme_app": {*_LISTEN, f"stt.control.{KEY}"},
+    "subscriber_acme_app": {*_LISTEN, f"stt.control.{KEY}", f"tts.control.{KEY}"},
+    "application_acme_bot": {
+        *_LISTEN, *(f"tts.{what}.{KEY}" for what in ("session", "text", "control")),
+    },
     "subscriber_acme_shown": set(),
     "subscriber_archive": {
         *_LISTEN, *(s.replace(".acme.", ".other.") for s in _LISTEN),
         "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.*.*.*.*",
+        "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.*.*.*.*",
     },
     "monitor": {
         "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         "$JS.API.CONSUMER.INFO.STT_SESSIONS.workers", "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.mine",
-        "$JS.API.STREAM.MSG.GET.STT_SESSIONS", "$JS.API.DIRECT.GET.STT_SLOTS",
+        "$JS.API.CONSUMER.INFO.TTS_SESSIONS.workers",
+        "$JS.API.STREAM.MSG.GET.STT_SESSIONS", "$JS.API.STREAM.MSG.GET.TTS_SESSIONS",
+        "$JS.API.DIRECT.GET.STT_SLOTS",
         *(f"$JS.API.DIRECT.GET.KV_{b}" for b in ("stt_workers", "stt_usage", "stt_budgets")),
     },
     "worker": {
-        *(s for s in PUBLISHED if s.startswith("stt.transcript.")),
+        *(s for s in PUBLISHED if s.startswith(("stt.transcript.", "tts.audio.", "tts.event."))),
         "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
         *(f"$KV.{b}.{KEY}" for b in BUCKETS if b != "stt_budgets"),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
+                                                  "TTS_SESSIONS", "TTS_EVENTS", "KV_tts_sessions",
                                                   "KV_stt_sessions", "KV_stt_usage")),
-        *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in ("STT_SESSIONS",
-                                                                      "STT_TRANSCRIPTS")),
+        *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in (
+            "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS")),
+        *(f"$JS.API.DIRECT.GET.TTS_{what.upper()}.tts.{what}.{key}"
+          for what in ("text", "audio") for key in (KEY, FOREIGN)),
         *(f"$JS.API.DIRECT.GET.STT_AUDIO.stt.audio.{key}" for key in (KEY, FOREIGN)),
-        "$JS.API.CONSUMER.INFO.STT_SESSIONS.workers",
-        "$JS.API.CONSUMER.MSG.NEXT.STT_SESSIONS.workers",
-        "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1",
+        *(f"$JS.API.CONSUMER.{verb}.{queue}_SESSIONS.workers"
+          for verb in ("INFO", "MSG.NEXT") for queue in ("STT", "TTS")),
+        "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.TTS_SESSIONS.workers.1.1.1.1.1",
     },
     "operator": {
         *(s for s in PUBLISHED if s.startswith(("$JS.API.", "$JS.SNAPSHOT."))),
         f"$KV.stt_budgets.{KEY}",
-        *(f"stt.{what}.{key}" for what in ("control", "session") for key in (KEY, FOREIGN)),
+        *(f"{prefix}.{what}.{key}" for prefix in ("stt", "tts")
+          for what in ("control", "session") for key in (KEY, FOREIGN)),
     },
 }  # fmt: skip
 MAY_HEAR: dict[str, set[str]] = {
     "edge_acme_pi-1": {
-        f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.*.status",
-        "stt.transcript.acme.*.agent.status",
-        f"stt.hold.{KEY}", "stt.hold.acme.call.caller", "stt.hold.acme.*.*",
+        *_EDGE_HEARS, "stt.transcript.acme.*.*.status", "stt.hold.acme.call.caller",
+        "stt.hold.acme.*.*", "tts.audio.acme.call.caller", "tts.audio.acme.*.*",
+        "tts.event.acme.*.*.status",
     },
-    "edge_acme_pi-2": {
-        f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status", f"stt.hold.{KEY}",
+    "edge_acme_pi-2": {*_EDGE_HEARS},
+    "edge_other_x": {
+        f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}", f"tts.audio.{FOREIGN}",
+        f"tts.event.{FOREIGN}.status",
     },
-    "edge_other_x": {f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}"},
     "subscriber_acme_app": {*_OWN_EVENTS},
     "subscriber_acme_shown": {*_OWN_EVENTS},
+    "application_acme_bot": {*_OWN_EVENTS},
     "subscriber_archive": {*_ALL_EVENTS},
     "monitor": set(),
     "worker": {
         *(f"stt.{what}.{key}" for what in ("audio", "control") for key in (KEY, FOREIGN)),
-        "stt.audio.*.*.*", "stt.control.*.*.*",
+        "stt.audio.*.*.*", "stt.control.*.*.*", "stt.transcript.*.*.*.turn",
+        *(f"stt.transcript.{key}.turn" for key in (KEY, FOREIGN)),
+        *(f"tts.{what}.{key}" for what in ("text", "played", "control")
+          for key in (KEY, FOREIGN, "*.*.*")),
         "stt.slots.slot.deepgram.*", "stt.slots.waiting.slot.deepgram",
         *(f"$KV.{b}.>" for b in ("stt_budgets", "stt_usage", "stt_providers")),
     },
@@ -262,7 +326,7 @@ async def test_acknowledgements_cannot_be_sent_to_other_accounts(server: Secured
         f"stt.audio.{FOREIGN}", f"stt.session.{FOREIGN}", f"$KV.stt_sessions.{FOREIGN}",
         "$KV.stt_budgets.tenant.other",
         "$JS.API.STREAM.PURGE.STT_TRANSCRIPTS", "$JS.API.STREAM.MSG.DELETE.STT_TRANSCRIPTS",
-        f"stt.control.{FOREIGN}",
+        f"stt.control.{FOREIGN}", f"tts.audio.{FOREIGN}", f"tts.text.{FOREIGN}",
     )  # fmt: skip
     async with (
         guest(server, "operator") as operator,
@@ -288,6 +352,8 @@ async def test_acknowledgements_cannot_be_sent_to_other_accounts(server: Secured
             (streams.TRANSCRIPTS, f"stt.transcript.{FOREIGN}.final"),
             (streams.TRANSCRIPTS, f"stt.transcript.{FOREIGN}.status"),
             (streams.AUDIO, f"stt.audio.{FOREIGN}"),
+            (streams.SPEECH, f"tts.audio.{FOREIGN}"),
+            (streams.TEXT, f"tts.text.{FOREIGN}"),
             (streams.SESSIONS, f"stt.session.{FOREIGN}"),
             ("KV_stt_sessions", f"$KV.stt_sessions.{FOREIGN}"),
             ("KV_stt_budgets", "$KV.stt_budgets.tenant.other"),
@@ -316,6 +382,32 @@ async def test_an_edge_cannot_read_other_tenants(server: SecuredServer) -> None:
             await until(
                 lambda asked=asked: [line for line in server.complaints if asked in line], "refused"
             )
+
+
+async def test_an_edge_plays_the_speech_of_its_tenant_only(server: SecuredServer) -> None:
+    """It gets what the worker publishes, the newest chunk from the stream, and is heard."""
+    received: asyncio.Queue[Msg] = asyncio.Queue()
+    async with guest(server, "worker") as worker, guest(server, "edge_acme_pi-1") as edge:
+        await edge.client.subscribe("tts.audio.acme.*.*", cb=received.put)
+        played = await worker.client.subscribe("tts.played.*.*.*")
+        await edge.client.flush()
+        await worker.client.flush()
+        headers = {"Nats-Msg-Id": "a-session:0"}
+        for key in (FOREIGN, KEY, KEY):  # once more: for a player that missed it
+            js = worker.client.jetstream()
+            await js.publish(f"tts.audio.{key}", b"\1\0", headers=headers)
+            headers = {"Nats-Msg-Id": "a-session:1"}
+        async with within(10):
+            again = [await received.get(), await received.get()]
+        assert [message.subject for message in again] == [f"tts.audio.{KEY}"] * 2
+        js = edge.client.jetstream(timeout=1)
+        newest = await js.get_last_msg(streams.SPEECH, f"tts.audio.{KEY}", direct=True)
+        assert (newest.data, newest.seq) == (b"\1\0", 2)
+        with pytest.raises((NatsTimeout, NoRespondersError)):
+            await js.get_last_msg(streams.SPEECH, f"tts.audio.{FOREIGN}", direct=True)
+        await edge.client.publish(f"tts.played.{FOREIGN}", b"no")
+        await edge.client.publish(f"tts.played.{KEY}", b"yes")
+        assert (await played.next_msg(10)).data == b"yes"
 
 
 async def test_a_subscriber_of_one_tenant_receives_no_other(server: SecuredServer) -> None:

@@ -32,6 +32,16 @@ def test_invalid_values_are_named_by_their_variable() -> None:
         load(StreamSettings, _flags("--stream-replicas", "nine", "--lease-seconds", "0"))
 
 
+def test_kinds_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(StreamSettings).kinds == ("transcribe",)
+    monkeypatch.setenv("NATTERJACK_KINDS", "speak, transcribe,speak")
+    assert load(StreamSettings).kinds == ("speak", "transcribe")
+    assert load(StreamSettings, _flags("--kinds", "speak")).kinds == ("speak",)
+    for wrong in ("", "sing"):
+        with pytest.raises(UsageError, match="NATTERJACK_KINDS"):
+            load(StreamSettings, _flags("--kinds", wrong))
+
+
 @pytest.mark.parametrize(
     "url",
     [

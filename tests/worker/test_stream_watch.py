@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from worker.metrics import Metrics
 from worker.stream_watch import StreamWatch
 
@@ -70,6 +70,26 @@ async def test_each_stream_is_missed_until_it_is_back(
     await watch.look(js)
     assert watch.problem is None
     assert missing(metrics) == set()
+
+
+async def test_streams_of_voice_are_watched_where_it_is_on(
+    watch: StreamWatch, ready_broker: Broker, js: JetStreamContext
+) -> None:
+    metrics = Metrics(1)
+    voice = StreamWatch(StreamSettings(kinds=KINDS), metrics)
+    await voice.look(js)
+    assert voice.problem == f"stream {streams.VOICE_SESSIONS} is missing: {CURE}"
+    assert {streams.TEXT, streams.SPEECH, streams.VOICE_EVENTS, "consumer"} < missing(metrics)
+    await watch.look(js)
+    assert watch.problem is None
+    await streams.ensure(ready_broker, StreamSettings(kinds=KINDS))
+    await voice.look(js)
+    assert voice.problem is None
+    assert missing(metrics) == set()
+    await js.delete_consumer(streams.VOICE_SESSIONS, streams.CONSUMER)
+    await voice.look(js)
+    assert voice.problem == f"consumer workers of TTS_SESSIONS is missing: {CURE}"
+    assert missing(metrics) == {"consumer"}
 
 
 async def test_a_missing_consumer_is_a_problem(

@@ -26,7 +26,7 @@ from natterjack.broker.differences import (
     stream_differences,
 )
 from natterjack.errors import StreamMismatch
-from natterjack.settings import StreamSettings
+from natterjack.settings import KINDS, StreamSettings
 
 WANTED = StreamConfig(
     name="S",
@@ -146,7 +146,7 @@ def test_values_in_a_form_to_print() -> None:
 
 def test_every_stream_is_like_its_own_definition() -> None:
     """And every name and subject is used once."""
-    configs = streams.stream_configs(StreamSettings())
+    configs = streams.stream_configs(StreamSettings(kinds=KINDS))
     for config in configs:
         assert stream_differences(config, config) == []
     subjects = [subject for config in configs for subject in config.subjects or ()]
@@ -155,7 +155,7 @@ def test_every_stream_is_like_its_own_definition() -> None:
 
 
 def test_a_stream_must_have_the_fields_that_guard_against_loss() -> None:
-    for wanted in streams.stream_configs(StreamSettings()):
+    for wanted in streams.stream_configs(StreamSettings(kinds=KINDS)):
         assert streams.check_stream(wanted, wanted) == []
         for changes in ({"subjects": ["a"]}, {"sealed": True}, {"no_ack": True}):
             with pytest.raises(StreamMismatch, match=f"{wanted.name} .*{next(iter(changes))} is"):
@@ -174,6 +174,6 @@ def test_an_operator_may_choose_sizes_and_ages() -> None:
 )
 def test_a_consumer_that_workers_cannot_use(changes: dict[str, Any]) -> None:
     wanted = streams.consumer_config(StreamSettings())
-    streams.check_consumer(wanted.evolve(ack_wait=99.0, description="ours"))
+    streams.check_consumer(streams.SESSIONS, wanted.evolve(ack_wait=99.0, description="ours"))
     with pytest.raises(StreamMismatch, match="streams apply --allow-loss"):
-        streams.check_consumer(wanted.evolve(**changes))
+        streams.check_consumer(streams.SESSIONS, wanted.evolve(**changes))

@@ -16,6 +16,7 @@ EVERYBODY = (
     EDGE,
     User("worker"),
     User("subscriber", name="crm", tenant="acme"),
+    User("application", name="bot", tenant="acme"),
     User("monitor"),
     User("operator"),
 )
@@ -34,8 +35,10 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("subscriber", {}, "needs --name"),
         ("worker", {"tenant": "acme"}, "a worker has no tenant"),
         ("worker", {"speaker": "s"}, "--speaker is for edges"),
-        ("monitor", {"control": True}, "--control and --live"),
-        ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--control and --live"),
+        ("application", {"tenant": "acme"}, "an application needs --name"),
+        ("monitor", {"control": True}, "--control is for subscribers and applications"),
+        ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--live is for subscribers"),
+        ("application", {"name": "bot", "live": True}, "--live is for subscribers"),
     ],
 )
 def test_impossible_combinations(role: Role, values: dict[str, Any], message: str) -> None:
@@ -84,6 +87,42 @@ def test_a_subscriber_of_a_tenant_reads_its_transcripts_only() -> None:
     assert not allows(control.publish, "stt.control.other.c.s")
     everything = User("subscriber", name="crm").permissions()
     assert allows(everything.subscribe, "stt.transcript.other.c.s.final")
+
+
+def test_an_edge_plays_the_speech_of_its_tenant() -> None:
+    confined = User("edge", name="desk", tenant="acme", speaker="bot").permissions()
+    for permissions, other in ((EDGE.permissions(), "other.call.bot"), (confined, "acme.call.x")):
+        for subject in ("tts.audio.{}", "tts.event.{}.status"):
+            assert allows(permissions.subscribe, subject.format("acme.call.bot"))
+            assert not allows(permissions.subscribe, subject.format(other))
+        for subject in ("tts.played.{}", "$JS.API.DIRECT.GET.TTS_AUDIO.tts.audio.{}"):
+            assert allows(permissions.publish, subject.format("acme.call.bot"))
+            assert not allows(permissions.publish, subject.format(other))
+        assert not allows(permissions.publish, "$JS.API.DIRECT.GET.TTS_AUDIO")
+        assert not allows(permissions.publish, "tts.text.acme.call.bot")
+        assert not allows(permissions.subscribe, "tts.event.acme.call.bot.utterance")
+
+
+def test_an_application_speaks_in_its_tenant_and_reads_its_events() -> None:
+    application = User("application", name="bot", tenant="acme").permissions()
+    everywhere = User("application", name="bot").permissions()
+    for subject in (
+        "tts.session.{}", "tts.text.{}", "tts.control.{}",
+        "$JS.API.CONSUMER.CREATE.TTS_EVENTS.x.tts.event.{}.*",
+        "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.x.stt.transcript.{}.*",
+    ):  # fmt: skip
+        assert allows(application.publish, subject.format("acme.call.bot"))
+        assert not allows(application.publish, subject.format("other.call.bot"))
+        assert allows(everywhere.publish, subject.format("other.call.bot"))
+    for subject in ("stt.control.acme.c.s", "tts.audio.acme.c.s", "tts.played.acme.c.s",
+                    "stt.audio.acme.c.s", "tts.event.acme.c.s.status"):  # fmt: skip
+        assert not allows(application.publish, subject)
+    for subject in ("tts.event.{}.utterance", "stt.transcript.{}.final"):
+        assert allows(application.subscribe, subject.format("acme.call.bot"))
+        assert not allows(application.subscribe, subject.format("other.call.bot"))
+    assert not allows(application.subscribe, "tts.text.acme.call.bot")
+    control = User("application", name="bot", tenant="acme", control=True).permissions()
+    assert allows(control.publish, "stt.control.acme.c.s")
 
 
 def test_a_live_subscriber_publishes_nothing() -> None:

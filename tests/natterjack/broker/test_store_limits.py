@@ -10,11 +10,11 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType
 from nats.js.errors import APIError
 
-from natterjack.broker import changes, store_limits, streams
+from natterjack.broker import changes, refusals, store_limits, streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.errors import BrokerUnreachable, StreamMismatch
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 
 MIB = 1024 * 1024
 
@@ -27,8 +27,11 @@ def test_sizes_have_a_unit() -> None:
 
 
 def test_every_stream_with_a_limit_has_a_setting_for_it() -> None:
-    limited = [c.name or "" for c in streams.stream_configs(StreamSettings()) if c.max_bytes]
-    assert limited == [streams.SESSIONS, streams.AUDIO]
+    configs = streams.stream_configs(StreamSettings(kinds=KINDS))
+    limited = [config.name or "" for config in configs if config.max_bytes]
+    assert limited == [
+        streams.SESSIONS, streams.AUDIO, streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH
+    ]  # fmt: skip
     for name in limited:
         field = store_limits.setting(name).removeprefix("NATTERJACK_").lower()
         assert field in StreamSettings.model_fields
@@ -72,7 +75,7 @@ def test_what_a_cluster_refuses_while_it_forms_is_tried_again(
     err_code: int | None, description: str | None, passes: bool
 ) -> None:
     expected = BrokerUnreachable if passes else StreamMismatch
-    with pytest.raises(expected), streams.translated(streams.AUDIO):
+    with pytest.raises(expected), refusals.translated(streams.AUDIO):
         raise APIError(code=400, err_code=err_code, description=description)
 
 
@@ -80,6 +83,9 @@ def test_a_refused_message() -> None:
     explain = store_limits.explain_refused_message
     assert "raise NATTERJACK_SESSIONS_MAX_BYTES" in explain(
         streams.SESSIONS, 10077, "maximum bytes exceeded"
+    )
+    assert "raise NATTERJACK_TTS_TEXT_MAX_BYTES" in explain(
+        streams.TEXT, 10077, "maximum bytes exceeded"
     )
     assert explain(streams.AUDIO, 10077, "maximum messages exceeded") == "maximum messages exceeded"
     assert explain(streams.AUDIO, None, None) == "no reason given"
@@ -163,6 +169,21 @@ async def test_a_store_without_room_for_any_audio(small_server: EmbeddedServer) 
     async with connected(connection(small_server), name="test", once=True) as broker:
         with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .* limit of 8 GiB: lower NATTERJACK"):
             await streams.ensure(broker, StreamSettings())
+
+
+@small("max_file_store: 300MB")
+async def test_a_store_below_the_default_limits_of_all_audio(small_server: EmbeddedServer) -> None:
+    async with connected(connection(small_server), name="test", once=True) as broker:
+        settings = StreamSettings(kinds=KINDS, tts_audio_max_bytes=512 * MIB)
+        with pytest.raises(
+            StreamMismatch, match=r"TTS_AUDIO: .* limit of 512 MiB: lower NATTERJACK_TTS_AUDIO_MAX"
+        ):
+            await streams.ensure(broker, settings)
+        # Streams with fixed limits take their room before any audio does.
+        js = await streams.ensure(broker, StreamSettings(kinds=KINDS))
+        assert await limit_of(js, streams.TEXT) == 64 * MIB
+        assert await limit_of(js, streams.AUDIO) == 64 * MIB
+        assert await limit_of(js, streams.SPEECH) == 32 * MIB
 
 
 @small("max_file_store: 1MB")

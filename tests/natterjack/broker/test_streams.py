@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 from nats.js.api import RetentionPolicy, StreamConfig
+from nats.js.errors import APIError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.errors import StreamMismatch
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.errors import StreamMismatch, StreamMissing
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
+from natterjack.voice.spec import MAX_TEXT_CHARACTERS, TextPiece
 
 
 async def test_ensure_creates_everything_once_and_then_only_checks(broker: Broker) -> None:
@@ -22,6 +24,54 @@ async def test_ensure_creates_everything_once_and_then_only_checks(broker: Broke
     assert consumer.ack_wait == 3
     assert consumer.max_ack_pending == -1
     assert await js.key_value(streams.CHECKPOINTS_BUCKET)
+
+
+async def test_streams_of_a_kind_are_made_only_where_it_is_on(broker: Broker) -> None:
+    def names(*kinds: str) -> set[str]:
+        settings = StreamSettings.model_validate({"kinds": kinds})
+        return {config.name or "" for config in streams.stream_configs(settings)}
+
+    voice = {"TTS_SESSIONS", "TTS_TEXT", "TTS_AUDIO", "TTS_EVENTS", "KV_tts_sessions"}
+    assert names("transcribe", "speak") - names("transcribe") == voice
+    assert voice <= names("speak")
+    assert "STT_SESSIONS" not in names("speak")
+    js = await streams.ensure(broker, StreamSettings())
+    existing = {info.config.name or "" for info in await js.streams_info()}
+    assert existing == names("transcribe")
+    with pytest.raises(StreamMissing, match="TTS_SESSIONS is missing"):
+        await streams.ensure(broker, StreamSettings(create_streams=False, kinds=KINDS))
+    await streams.ensure(broker, StreamSettings(kinds=KINDS))
+    existing = {info.config.name or "" for info in await js.streams_info()}
+    assert existing == names(*KINDS)
+    consumer = (await js.consumer_info(streams.VOICE_SESSIONS, streams.CONSUMER)).config
+    assert (consumer.ack_wait, consumer.max_ack_pending) == (3, -1)
+    await js.delete_consumer(streams.VOICE_SESSIONS, streams.CONSUMER)
+    with pytest.raises(StreamMissing, match="consumer workers of TTS_SESSIONS is missing"):
+        await streams.ensure(broker, StreamSettings(create_streams=False, kinds=KINDS))
+
+
+async def test_text_is_refused_when_its_stream_is_full_and_speech_displaces_the_oldest(
+    broker: Broker,
+) -> None:
+    settings = StreamSettings(kinds=KINDS, tts_text_max_bytes=4000, tts_audio_max_bytes=4000)
+    js = await streams.ensure(broker, settings)
+    for _ in range(3):
+        await js.publish("tts.text.t.c.s", bytes(1000))
+    with pytest.raises(APIError, match="maximum bytes exceeded"):
+        await js.publish("tts.text.t.c.s", bytes(1000))
+    for _ in range(5):
+        await js.publish("tts.audio.t.c.s", bytes(1000))
+    assert (await js.stream_info(streams.TEXT)).state.first_seq == 1
+    assert (await js.stream_info(streams.SPEECH)).state.first_seq > 1
+
+
+async def test_the_longest_text_is_stored(broker: Broker) -> None:
+    js = await streams.ensure(broker, StreamSettings(kinds=KINDS))
+    longest = TextPiece(
+        session_id="s" * 64, utterance=2**53 - 1, piece=2**53 - 1, text="\x01" * MAX_TEXT_CHARACTERS
+    )
+    headers = {"Nats-Msg-Id": longest.msg_id}
+    assert (await js.publish("tts.text.t.c.s", longest.encode(), headers=headers)).seq == 1
 
 
 async def test_many_programs_may_start_at_the_same_time(broker_settings: BrokerSettings) -> None:

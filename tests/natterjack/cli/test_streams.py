@@ -25,7 +25,7 @@ from natterjack.broker.differences import COPIES, stream_differences
 from natterjack.cli.streams import lost
 from natterjack.errors import StreamMismatch
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 
 from .commands import run_async
 
@@ -49,6 +49,23 @@ async def test_it_creates_all_that_a_worker_needs_once(
     assert "10 changes made" in await apply(nats_server)
     assert "everything is as the settings say" in await apply(nats_server)
     await streams.ensure(broker, StreamSettings(create_streams=False))
+
+
+async def test_voice_adds_its_streams_and_its_queue(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    await apply(nats_server)
+    added = await apply(nats_server, "--kinds", "transcribe,speak")
+    assert "6 changes made" in added
+    assert re.search(r"make +TTS_SESSIONS > workers", added)
+    await streams.ensure(broker, StreamSettings(create_streams=False, kinds=KINDS))
+    js = broker.client.jetstream()
+    await js.delete_stream(streams.VOICE_SESSIONS)
+    await js.add_stream(StreamConfig(name=streams.VOICE_SESSIONS, subjects=["tts.session.>"]))
+    remade = await apply(nats_server, "--kinds", "speak", "--allow-loss")
+    assert re.search(r"remake +TTS_SESSIONS ", remade)
+    await streams.ensure(broker, StreamSettings(create_streams=False, kinds=KINDS))
+    assert "everything is as the settings say" in await apply(nats_server)
 
 
 async def test_what_a_worker_creates_needs_no_change(
@@ -272,7 +289,7 @@ async def test_a_stream_without_acknowledgments_or_sealed_is_corrected(
     await js.update_stream(audio.evolve(no_ack=True))
     slots = (await js.stream_info(streams.SLOTS)).config
     await js.update_stream(slots.evolve(sealed=True))
-    with pytest.raises(StreamMismatch, match="no_ack"):
+    with pytest.raises(StreamMismatch, match="sealed"):
         await streams.ensure(ready_broker, StreamSettings(create_streams=False))
     output = await apply(nats_server, status=1)
     assert "no_ack True -> False" in output
