@@ -10,6 +10,7 @@ from typing import Any
 
 from .deepgram import DeepgramEmulator
 from .deepgram_flux import DeepgramFluxEmulator
+from .deepgram_flux_speak import DeepgramFluxSpeakEmulator
 from .deepgram_rest import DeepgramRestEmulator
 from .managed import ManagedEmulator
 from .server import Emulator
@@ -19,6 +20,7 @@ from .vosk import VoskEmulator
 _ALL: list[type[Emulator]] = [
     DeepgramEmulator,
     DeepgramFluxEmulator,
+    DeepgramFluxSpeakEmulator,
     DeepgramRestEmulator,
     ManagedEmulator,
     SpeechmaticsEmulator,
