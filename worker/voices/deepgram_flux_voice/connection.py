@@ -36,7 +36,7 @@ class DeepgramFluxVoiceStream(VoiceStream):
         self._waiting: asyncio.Timeout | None = None
         """The time limit of the iterator's wait for a message."""
         self._deadline: float | None = None
-        """When an interrupt must be over. It begins when the iterator waits: while nobody reads, the
+        """When an interrupt must be over. Set when the iterator waits: while nobody reads, the
         answer cannot be seen."""
         self._answers: deque[asyncio.Future[None]] = deque()
         """Callers of `configure`, whose answers come in order."""

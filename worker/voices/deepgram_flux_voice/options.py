@@ -65,7 +65,9 @@ def parse_changes(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     return parsed.model_dump(include=set(changes))
 
 
-def query(settings: DeepgramFluxVoiceSettings, request: VoiceStreamRequest) -> list[tuple[str, str]]:
+def query(
+    settings: DeepgramFluxVoiceSettings, request: VoiceStreamRequest
+) -> list[tuple[str, str]]:
     """Build the query of a stream. Raises: RequestRefused."""
     options = parse_options(NAME, Options, request.options)
     if request.encoding != "linear16" or request.sample_rate not in SAMPLE_RATES:

@@ -1,4 +1,4 @@
-"""Settings of the `deepgram-flux-voice` voice. It shares the key and the address with `deepgram`."""
+"""Settings of `deepgram-flux-voice`. It shares the key and the address with `deepgram`."""
 
 from __future__ import annotations
 

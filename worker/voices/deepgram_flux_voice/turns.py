@@ -280,9 +280,10 @@ class Turns:
         self._notice(notice, ": ".join(part for part in (code, message.description) if part))
         if ignored and self._answer_due:
             self._ignored(code)
-        elif code == _NO_TURN and self._phrases and self._phrases[0].flush_sent:
-            if not self._phrases[0].started:
-                self._end_phrase()  # the Flush was a no-op: no other end comes
+            return
+        phrase = self._phrases[0] if self._phrases else None
+        if code == _NO_TURN and phrase is not None and phrase.flush_sent and not phrase.started:
+            self._end_phrase()  # the Flush was a no-op: no other end comes
 
     def _ignored(self, code: str) -> None:
         """Handle a warning after which no SpeechInterrupted comes.
