@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from datetime import datetime
 from enum import Enum, auto
 
 from nats.aio.msg import Msg
@@ -41,7 +42,7 @@ class _Found(Enum):
     DOUBT = auto()
     """The stream did not answer, or does not have what was received live."""
     REPLACED = auto()
-    """The newest event is a later session's, so this one has ended."""
+    """The newest event is a later session's, so this one has ended if its request was stored."""
 
 
 class SessionStatus:
@@ -118,10 +119,17 @@ class SessionStatus:
         self._polls = True
         self._check_stream.set()
 
-    async def stored_end(self) -> StatusEvent | None:
-        """Return the closing event if the stream has it by now. Cancel-safe.
+    @property
+    def end(self) -> StatusEvent | None:
+        """The closing event, or None if it cannot be read."""
+        return self._last if self.closing else None
 
-        It waits for `subscribe`, and then for an answer of the stream, but not for long.
+    async def has_ended(self, *, requested: bool) -> bool:
+        """Whether the session of an earlier run has ended by now, as far as the stream says.
+        Cancel-safe.
+
+        `requested`: its request may be stored, so it has ended if a later session has run. It waits
+        for `subscribe`, and then for an answer of the stream, but not for long.
         """
         await self._subscribed.wait()
         for pause in (*_RETRIES_S, None):
@@ -136,10 +144,10 @@ class SessionStatus:
                 )
             else:
                 await asyncio.sleep(pause)
-        if found is _Found.ENDED:
-            return self._last
+        if found is _Found.ENDED or (found is _Found.REPLACED and requested):
+            return True
         self._check_stream.set()
-        return None
+        return False
 
     async def wait_ended(self) -> StatusEvent | None:
         """Return the closing event once the session has ended, even if it was missed. Cancel-safe.
@@ -153,7 +161,7 @@ class SessionStatus:
             if found is _Found.ENDED:
                 return self._last
             if found is _Found.REPLACED and doubts >= len(_RETRIES_S):
-                return self._last if self.closing else None
+                return self.end
             doubts = 0 if found is _Found.RUNS else doubts + 1
 
     async def _wait_check(self, doubts: int) -> None:
@@ -179,15 +187,23 @@ class SessionStatus:
             return _Found.ENDED if self.closing else _Found.RUNS
         except (NatsError, TimeoutError):
             return _Found.DOUBT
-        last = self._last
         if newest is not None and newest.session_id == self._spec.session_id:
             self._apply(newest)
             if newest.closing:
                 self._last = newest
                 return _Found.ENDED
-        elif last and newest and newest.published_at > last.published_at:
+        elif newest is not None and self._is_later(newest):
             return _Found.REPLACED
         return _Found.DOUBT if self.closing else _Found.RUNS
+
+    def _is_later(self, other: StatusEvent) -> bool:
+        """Whether an event of another session shows that this one has ended. Sessions of a key run
+        in the order of their requests."""
+        if self._last is not None:
+            return other.published_at > self._last.published_at
+        # Without an event of this session, the other one may also be the one before it.
+        opened_at = _opened_at(other)
+        return opened_at is not None and opened_at > self._spec.opened_at
 
     async def _newest(self) -> StatusEvent | None:
         """Return the newest status event of the key that the stream has.
@@ -261,3 +277,12 @@ class SessionStatus:
                 **({"reason": event.reason} if event.reason else {}),
             ),
         )
+
+
+def _opened_at(event: StatusEvent) -> datetime | None:
+    """When a session was requested, from its closing event; None if that does not say."""
+    try:
+        opened_at = datetime.fromisoformat((event.request or {}).get("opened_at", ""))
+    except (TypeError, ValueError):
+        return None
+    return opened_at if opened_at.tzinfo else None

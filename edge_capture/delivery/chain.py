@@ -80,15 +80,15 @@ class Chain:
         last one has ended there or several have made no progress; else None."""
         if isinstance(self.outcome, Untranscribed):
             return self.outcome.position
-        waits = self.outcome is None and self._succession.fruitless > 0
+        waits = self.outcome is None and self._succession.fruitless > 0 and self.reason != _UNSEEN
         return self._succession.position if waits and not self.status.streamed else None
 
     async def run(self) -> None:
         """Follow the session and its successors until no other follows. Cancel-safe."""
         if not self.ready.is_set():
-            event = await self.status.stored_end()
-            if event is not None:
-                await self._after(event)
+            requested = self.publisher.backlog.sent_seconds > 0  # requests are sent before audio
+            if await self.status.has_ended(requested=requested):
+                await self._after(self.status.end)
             self.ready.set()
         while self.outcome is None:
             await self._after(await self.status.wait_ended())
@@ -216,6 +216,13 @@ class Chain:
     def loss(self) -> str | None:
         """Describe the audio that is known to be untranscribed at the end of a run, or of which it
         is unknown, because its session's end cannot be read. Return None if there is none."""
+        known = self._known_loss()
+        if not self._unread:
+            return known
+        unread = f"it is not known what was transcribed by {', '.join(self._unread)}: {_UNSEEN}"
+        return unread if known is None else f"{known}; {unread}"
+
+    def _known_loss(self) -> str | None:
         end, since = self.publisher.backlog.end_position, self.untranscribed_since
         if since is not None and end is not None:
             seconds = (end - since) / self.spec.sample_rate
@@ -231,8 +238,6 @@ class Chain:
             )
         if isinstance(self.outcome, Transcribed) and self.status.state == "failed":
             return f"session {self.spec.session_id} failed after its audio: {self.reason}"
-        if self._unread:
-            return f"it is not known what was transcribed by {', '.join(self._unread)}: {_UNSEEN}"
         gaps = {c: s for c, s in self._gap_seconds().items() if c in _CAPTURED_GAPS and s > 0}
         if gaps:
             causes = ", ".join(f"{seconds:.1f} {cause}" for cause, seconds in gaps.items())

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from edge_capture.session_status import SessionStatus
 from edge_capture.succession import Stopped, Untranscribed
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.events import StatusState
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
@@ -214,13 +217,42 @@ async def test_an_earlier_sessions_end_is_asked_for_until_the_stream_answers(
     on."""
     status = SessionStatus(SPEC)
     await status.subscribe(broker)
-    asking = asyncio.create_task(status.stored_end())
+    asking = asyncio.create_task(status.has_ended(requested=False))
     await streams.ensure(broker, StreamSettings())  # the first answer is that there is no stream
     await say(broker, status_event(SPEC, 3, "closed"))
-    event = await soon(asking, 20)
-    assert event is not None
-    assert event.closing
+    assert await soon(asking, 20)
+    assert status.closing
     assert "does not say" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("opened_s", "state", "requested", "has_ended"),
+    [
+        (1, "closed", True, True),
+        (1, "closed", False, False),
+        (-1, "closed", True, False),
+        (None, "closed", True, False),
+        (1, "streaming", True, False),
+    ],
+    ids=["later", "not requested", "earlier", "unknown", "not ended"],
+)
+async def test_an_earlier_session_has_ended_if_a_later_one_has_run(
+    opened_s: float | None,
+    state: StatusState,
+    requested: bool,
+    has_ended: bool,
+    ready_broker: Broker,
+) -> None:
+    """No event of it was ever received. `opened_s` is when the other one was requested."""
+    other: dict[str, Any] = {"session_id": "another-session"}
+    if state == "closed":
+        opened = None if opened_s is None else SPEC.opened_at + timedelta(seconds=opened_s)
+        other["request"] = {} if opened is None else {"opened_at": opened.isoformat()}
+    await say(ready_broker, status_event(SPEC, 3, state).model_copy(update=other))
+    status = SessionStatus(SPEC)
+    await status.subscribe(ready_broker)
+    assert await soon(status.has_ended(requested=requested), 20) == has_ended
+    assert status.end is None
 
 
 async def test_an_earlier_session_is_sent_although_the_stream_does_not_answer(
@@ -229,8 +261,20 @@ async def test_an_earlier_session_is_sent_although_the_stream_does_not_answer(
     monkeypatch.setattr(session_status, "_RETRIES_S", (0.01, 0.01))
     status = SessionStatus(SPEC)
     await status.subscribe(broker)
-    assert await soon(status.stored_end(), 20) is None
+    assert not await soon(status.has_ended(requested=True), 20)
     assert caplog.text.count("the stream does not say whether the session has ended") == 1
+
+
+async def test_a_successor_starts_within_reach_of_the_audio_although_an_end_is_unknown() -> None:
+    """That session may have started days ago. A worker would take the audio for forged."""
+    publisher = publisher_with(4)
+    chain = Chain(publisher, live=True)
+    publisher.offer(chunk(0)._replace(pos=48 * 3600 * SPEC.sample_rate))
+    await chain._after(None)
+    assert chain.spec.continues == SPEC.session_id
+    newest = publisher.offered_position
+    assert newest is not None
+    assert newest - chain.spec.start_position == 12 * 3600 * SPEC.sample_rate
 
 
 async def test_audio_that_nothing_transcribes_is_logged_again_and_again(

@@ -433,6 +433,34 @@ async def test_a_session_ended_while_its_edge_was_down(
     check_chain(specs, [1.5])
 
 
+@pytest.mark.parametrize("command", ["stdin", "send"])
+async def test_another_session_has_used_the_key_while_the_edge_was_down(
+    command: str, ready_broker: Broker, start_edge: StartEdge, tmp_path: Path
+) -> None:
+    """A request that is sent again would be taken for one that has been served."""
+    spool = tmp_path / "spool"
+    arguments = ("stdin", "--live", "--spool", spool, "--resume")
+    edge = start_edge(*arguments, stdin=subprocess.PIPE)
+    async with speaking(edge):
+        await captured(ready_broker, 2)
+        (first,) = await opened(ready_broker, 1)
+        edge.kill()
+    await say(ready_broker, ended(first, 1.5, "closed", reason="superseded"))
+    update = {"session_id": "another-session", "opened_at": datetime.now(UTC)}
+    other = first.model_copy(update=update)
+    await say(ready_broker, ended(other, 9, "closed", request=other.stored()))
+    if command == "send":
+        edge = start_edge("send", "--spool", spool)
+    else:
+        edge = start_edge(*arguments, stdin=subprocess.PIPE)
+        async with speaking(edge):
+            await opened(ready_broker, 2)
+    assert await edge.exit_code() == 1, edge.stderr
+    check_chain(await opened(ready_broker, 2), [0])
+    assert "it is not known what was transcribed by session" in edge.stderr
+    assert gone(spool)
+
+
 async def test_what_is_left_of_a_session_that_has_ended_is_continued(
     ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
 ) -> None:
