@@ -41,7 +41,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"audio"},
         {"providers", "metering", "capacity"},
         {"voices"},
-        {"services", "trace", "drain", "fitting", "joint"},
+        {"services", "trace", "drain", "fitting", "joint", "dialing"},
         {"session"},
         {"claim", "stream_watch"},
         {"health"},

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, get_args
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, get_args
 
 from natterjack.plugin.errors import (
     PluginError,
@@ -29,6 +29,13 @@ from natterjack.plugin.provider import (
     ProviderStream,
     StreamRequest,
 )
+from natterjack.plugin.voice import (
+    Voice,
+    VoiceCapabilities,
+    VoiceStream,
+    VoiceStreamEvent,
+    VoiceStreamRequest,
+)
 from natterjack.telemetry.log import fields
 
 from .cleaning import text_of as clean
@@ -44,6 +51,17 @@ _MAX_TEXT = 500
 """The longest text of an error, in characters. A session that is held publishes it every second."""
 _CLOSE_SECONDS = 5.0
 """After this long, a session no longer waits for the close of a stream."""
+
+
+class GuardedPlugin(Protocol):
+    """The part of a plugin that does not depend on what it provides."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def balance_seconds(self) -> float: ...
+    async def balance(self) -> list[Balance]: ...
+    async def close(self) -> None: ...
 
 
 class GuardedProvider(Provider):
@@ -141,7 +159,7 @@ class GuardedStream(ProviderStream):
 
     def __aiter__(self) -> AsyncIterator[ProviderEvent]:
         with self._faults.mapped("__aiter__"):
-            return _Events(self._faults, self.plugin.__aiter__())
+            return _Events(self._faults, self.plugin.__aiter__(), ProviderEvent)
 
     async def close(self) -> None:
         with self._faults.logged("close of a stream"):
@@ -149,23 +167,110 @@ class GuardedStream(ProviderStream):
                 await self.plugin.close()
 
 
-class _Events(AsyncIterator[ProviderEvent]):
+E = TypeVar("E")
+
+
+class _Events(AsyncIterator[E], Generic[E]):
     """The events of a plugin's stream."""
 
-    def __init__(self, faults: Faults, events: AsyncIterator[ProviderEvent]) -> None:
+    def __init__(self, faults: Faults, events: AsyncIterator[E], kinds: Any) -> None:
+        """`kinds` are the classes of events, as a class or a union."""
         self._faults = faults
         self._next = events.__anext__
+        self._kinds = kinds
 
-    async def __anext__(self) -> ProviderEvent:
+    async def __anext__(self) -> E:
         try:
             event = await self._next()
         except StopAsyncIteration:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             self._faults.reraise("iteration", error)
-        if isinstance(event, ProviderEvent):
+        if isinstance(event, self._kinds):
             return event
         raise PluginFault(self._faults.provider, f"iteration returned {_kind(event)}, not an event")
+
+
+class GuardedVoice(Voice):
+    """A plugin's voice. `open` raises nothing but ProviderError, and `close` nothing."""
+
+    def __init__(self, name: str, plugin: Voice) -> None:
+        """As GuardedProvider's."""
+        capabilities = getattr(plugin, "capabilities", None)
+        if not isinstance(capabilities, VoiceCapabilities):
+            raise PluginError(f"voice {name!r} has no capabilities but {capabilities!r}")
+        self.name = name  # type: ignore[misc]  # the plugin's own may differ from the entry point's
+        self.plugin = plugin
+        self.capabilities = capabilities
+        self._faults = Faults(name)
+        self._warned = False
+
+    @property
+    def balance_seconds(self) -> float:  # type: ignore[override]  # it may change with settings
+        try:
+            return float(self.plugin.balance_seconds)
+        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+            if not self._warned:  # it is read every second
+                self._warned = True
+                self._faults.fault("balance_seconds", error)
+            return 0.0
+
+    async def open(self, request: VoiceStreamRequest) -> VoiceStream:
+        with self._faults.mapped("open"):
+            stream = await self.plugin.open(request)
+        if not isinstance(stream, VoiceStream):
+            raise PluginFault(self.name, f"open returned {_kind(stream)}, not a VoiceStream")
+        return GuardedVoiceStream(self._faults, stream)
+
+    async def balance(self) -> list[Balance]:
+        return await self.plugin.balance()  # its only caller expects any error
+
+    async def close(self) -> None:
+        with self._faults.logged("close"):
+            await self.plugin.close()
+
+
+class GuardedVoiceStream(VoiceStream):
+    """A stream of a plugin's voice."""
+
+    def __init__(self, faults: Faults, stream: VoiceStream) -> None:
+        self.plugin = stream
+        self._faults = faults
+
+    @property
+    def reference(self) -> str | None:  # type: ignore[override]
+        with self._faults.logged("reference"):
+            return self.plugin.reference
+        return None
+
+    async def speak(self, text: str) -> None:
+        with self._faults.mapped("speak"):
+            await self.plugin.speak(text)
+
+    async def flush(self) -> None:
+        with self._faults.mapped("flush"):
+            await self.plugin.flush()
+
+    async def interrupt(self, played_seconds: float | None = None) -> None:
+        with self._faults.mapped("interrupt"):
+            await self.plugin.interrupt(played_seconds)
+
+    async def finish(self) -> None:
+        with self._faults.mapped("finish"):
+            await self.plugin.finish()
+
+    async def configure(self, changes: Mapping[str, Any]) -> None:
+        with self._faults.mapped("configure"):
+            await self.plugin.configure(changes)
+
+    def __aiter__(self) -> AsyncIterator[VoiceStreamEvent]:
+        with self._faults.mapped("__aiter__"):
+            return _Events(self._faults, self.plugin.__aiter__(), VoiceStreamEvent)
+
+    async def close(self) -> None:
+        with self._faults.logged("close of a stream"):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.plugin.close()
 
 
 class Faults:

@@ -1,4 +1,5 @@
-"""Loading of provider plugins: found by entry point and loaded by name, one at a time."""
+"""Loading of plugins, of providers and of voices: found by entry point and loaded by name, one at a
+time."""
 
 from __future__ import annotations
 
@@ -7,24 +8,28 @@ import contextlib
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from pydantic_settings import BaseSettings
 
 from natterjack.errors import NatterjackError
-from natterjack.plugin.entry_points import available
+from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
 from natterjack.plugin.errors import PluginError, ProviderError, RequestRefused, Unavailable
 from natterjack.plugin.provider import Provider
+from natterjack.plugin.voice import Voice
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import load
 from natterjack.telemetry.log import fields
 from worker.settings import WorkerSettings
 
-from .boundary import GuardedProvider
+from .boundary import GuardedPlugin, GuardedProvider, GuardedVoice
 from .breaker import Breaker
+
+G = TypeVar("G", bound=GuardedPlugin)
 
 log = logging.getLogger(__name__)
 
@@ -53,37 +58,56 @@ def load_class(name: str) -> type[Provider]:
     Raises PluginError if there is no such provider, or if it cannot be loaded; the message then
     names the package, its version and the cause.
     """
-    points = available()
+    where = "(WORKER_PROVIDER, or `provider` in the session's request)"
+    found: type[Provider] = _load(name, GROUP, Provider, "provider", where)
+    return found
+
+
+def load_voice_class(name: str) -> type[Voice]:
+    """As `load_class`, for a voice."""
+    where = "(WORKER_VOICE, or `voice` in the session's request)"
+    found: type[Voice] = _load(name, VOICES_GROUP, Voice, "voice", where)
+    return found
+
+
+def _load(name: str, group: str, base: type[Any], kind: str, where: str) -> Any:
+    points = available(group)
     if name not in points:
         raise PluginError(
-            f"unknown provider {name!r}: installed are {', '.join(points) or 'none'} "
-            "(WORKER_PROVIDER, or `provider` in the session's request)"
+            f"unknown {kind} {name!r}: installed are {', '.join(points) or 'none'} {where}"
         )
     point = points[name]
     package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
     try:
         loaded = point.load()
     except Exception as error:  # importing a plugin may fail in any way
-        raise PluginError(f"provider {name!r} of {package} cannot be loaded: {error!r}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
+        raise PluginError(f"{kind} {name!r} of {package} cannot be loaded: {error!r}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise PluginError(
-            f"provider {name!r} of {package}: {point.value} is not a natterjack.plugin.Provider"
+            f"{kind} {name!r} of {package}: {point.value} is not a natterjack.plugin."
+            f"{base.__name__}"
         )
     return loaded
 
 
-class Providers:
-    """The providers that this process uses, and the breaker of each; all sessions share them.
+class Plugins(ABC, Generic[G]):
+    """The providers of one kind that this process uses, and the breaker of each; all sessions share
+    them.
 
     A provider is made at its first session. It is made again when its files in WORKER_SECRETS_DIR
     change; open streams continue on the provider that it replaces, which is closed at the end.
     """
 
+    kind: ClassVar[str]
+    """What the providers are called in errors and logs."""
+    group: ClassVar[str]
+    """The entry-point group in which they are registered."""
+
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._made: dict[str, GuardedProvider] = {}
+        self._made: dict[str, G] = {}
         self._made_from: dict[str, BaseSettings] = {}
-        self._replaced: list[GuardedProvider] = []
+        self._replaced: list[G] = []
         self._stamps: FileStamps | None = None
         """Stamps of the files that the providers were made from; None if some could not be."""
         self._problem = ""
@@ -93,14 +117,21 @@ class Providers:
         self.breakers: dict[str, Breaker] = {}
         if settings.secrets_dir is not None:
             self._stamps = _stamp(settings.secrets_dir)
-            for name in sorted({stamp[0].upper() for stamp in self._stamps} & set(os.environ)):
-                log.warning(
-                    "%s is in the environment, which wins over its file in %s: changes of the file "
-                    "will not be seen", name, settings.secrets_dir,
-                )  # fmt: skip
+
+    @abstractmethod
+    def load_class(self, name: str) -> Any:
+        """The class of a plugin. Raises PluginError."""
+
+    @abstractmethod
+    def guarded(self, name: str, plugin: Any) -> G:
+        """The plugin behind the worker's guard. Raises PluginError."""
+
+    def known(self, name: str) -> bool:
+        """Whether a plugin of this name is installed."""
+        return name in available(self.group)
 
     @property
-    def made(self) -> Mapping[str, GuardedProvider]:
+    def made(self) -> Mapping[str, G]:
         """The providers made so far, by name; it grows as sessions ask for others."""
         return MappingProxyType(self._made)
 
@@ -109,7 +140,7 @@ class Providers:
         breaker = self.breakers.get(name)
         if breaker is None:
             breaker = self._new_breaker()
-            if name in available():  # a request may contain any name
+            if self.known(name):  # a request may contain any name
                 self.breakers[name] = breaker
         return breaker
 
@@ -130,7 +161,7 @@ class Providers:
             fault = Unavailable(name, "rate_limit", message)
         self.breaker(name).refused_elsewhere(fault, time.monotonic(), seconds)
 
-    def get(self, name: str) -> GuardedProvider:
+    def get(self, name: str) -> G:
         """Return provider `name`, and make it first if necessary.
 
         Raises PluginError if it is unknown or cannot be made.
@@ -141,26 +172,26 @@ class Providers:
             assert provider is not None
         return provider
 
-    def _make(self, name: str) -> GuardedProvider | None:
+    def _make(self, name: str) -> G | None:
         """Make provider `name`; None if its settings have not changed. Raises PluginError."""
-        plugin = load_class(name)
+        plugin = self.load_class(name)
         try:
             settings = load(plugin.Settings, secrets_dir=self._settings.secrets_dir)
             if settings == self._made_from.get(name):
                 return None
-            provider = GuardedProvider(name, plugin(settings))
+            provider = self.guarded(name, plugin(settings))
         except PluginError:
             raise
         except NatterjackError as error:
-            raise PluginError(f"provider {name!r}: {error}") from error
+            raise PluginError(f"{self.kind} {name!r}: {error}") from error
         except Exception as error:  # a plugin may fail in any way
             # The PluginError is published to subscribers; the text of
             # an unknown error goes to the log only, once, since files are tried every second.
             if str(error) != self._logged.get(name):
                 self._logged[name] = str(error)
-                log.exception("a provider cannot be made", extra=fields(provider=name))
+                log.exception("a %s cannot be made", self.kind, extra=fields(provider=name))
             what = f"{type(error).__name__}; the worker's log has the traceback"
-            raise PluginError(f"provider {name!r} cannot be made: {what}") from error
+            raise PluginError(f"{self.kind} {name!r} cannot be made: {what}") from error
         self._logged.pop(name, None)
         self._made[name], self._made_from[name] = provider, settings
         return provider
@@ -169,14 +200,16 @@ class Providers:
         """Return variables and files that resemble settings of these providers but are not.
 
         It loads every provider of the same vendors, for example `deepgram` and `deepgram-flux`,
-        because they share a prefix.
+        because they share a prefix; of both kinds.
         """
         vendors = {name.partition("-")[0] for name in names}
-        models = []
-        for name in available():
-            if name.partition("-")[0] in vendors:
-                with contextlib.suppress(PluginError):  # `get` raises it if the provider is used
-                    models.append(load_class(name).Settings)
+        models: list[type[BaseSettings]] = []
+        for group in (GROUP, VOICES_GROUP):
+            for name in available(group):
+                if name.partition("-")[0] in vendors:
+                    with contextlib.suppress(PluginError):  # `get` raises it if it is used
+                        plugin = load_class(name) if group == GROUP else load_voice_class(name)
+                        models.append(plugin.Settings)
         files = dict.fromkeys((stamp[0] for stamp in self._stamps or ()), "")
         return unknown_variables({**files, **os.environ}, models)
 
@@ -220,7 +253,7 @@ class Providers:
             self._replaced.append(replaced)
             if name in self.breakers:
                 self.breakers[name] = self._new_breaker()  # refusals were of the former key
-            log.info("provider reloaded from changed files", extra=fields(provider=name))
+            log.info("%s reloaded from changed files", self.kind, extra=fields(provider=name))
 
     async def close(self) -> None:
         """Close every provider, each within five seconds. Idempotent."""
@@ -233,4 +266,38 @@ class Providers:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await provider.close()
             except TimeoutError:
-                log.warning("provider %s does not close", provider.name)
+                log.warning("%s %s does not close", self.kind, provider.name)
+
+
+class Providers(Plugins[GuardedProvider]):
+    """The transcription providers that this process uses."""
+
+    kind = "provider"
+    group = GROUP
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings)
+        for name in sorted({stamp[0].upper() for stamp in self._stamps or ()} & set(os.environ)):
+            log.warning(
+                "%s is in the environment, which wins over its file in %s: changes of the file "
+                "will not be seen", name, settings.secrets_dir,
+            )  # fmt: skip
+
+    def load_class(self, name: str) -> type[Provider]:
+        return load_class(name)
+
+    def guarded(self, name: str, plugin: Provider) -> GuardedProvider:
+        return GuardedProvider(name, plugin)
+
+
+class Voices(Plugins[GuardedVoice]):
+    """The voices that this process uses."""
+
+    kind = "voice"
+    group = VOICES_GROUP
+
+    def load_class(self, name: str) -> type[Voice]:
+        return load_voice_class(name)
+
+    def guarded(self, name: str, plugin: Voice) -> GuardedVoice:
+        return GuardedVoice(name, plugin)

@@ -6,21 +6,19 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from natterjack.plugin.entry_points import available
-from natterjack.plugin.errors import ProviderError, RequestRefused
-from natterjack.plugin.provider import Provider, ProviderStream
-from natterjack.spec import SessionSpec
-from worker.audio import convert
+from natterjack.events import StatusState
+from natterjack.plugin.errors import ProviderError
 from worker.capacity.permits import Permit
+from worker.dialing import Dialer, O, OpenedStream
 from worker.drain import Drain, HandOver
-from worker.metering.prices import Price, price_of
 from worker.providers.breaker import SHARED_CAUSES, BreakerState, Verdict
 from worker.providers.chain import Chain, Exhausted
 from worker.services import AdmissionServices
 
-from .lease import Lease
+from .checkpoint import LeaseRecord
+from .cutoff import Cutoff
 from .retry import RepeatedFailures, Retry
 from .states import State
 
@@ -50,46 +48,78 @@ class Stuck(Exception):
     """No provider can transcribe the audio at the session's position."""
 
 
-class Opened(NamedTuple):
-    """An open provider stream with its provider, its converter and its price."""
-
-    provider: Provider
-    stream: ProviderStream
-    converter: convert.Converter
-    price: Price
+class StatusWriter(Protocol):
+    async def status(self, state: StatusState, reason: str | None = None, **extra: Any) -> None: ...
 
 
-class Admission:
+class Recoveries(Protocol):
+    def recovery(self, cause: str) -> None: ...
+
+
+class Admitted(Protocol):
+    """What admission needs of a session's progress. Positions are the session's own."""
+
+    held_reason: str | None
+    held_since: float | None
+
+    @property
+    def final(self) -> int: ...
+    @property
+    def frontier(self) -> int: ...
+    @property
+    def writer(self) -> StatusWriter: ...
+    @property
+    def account_builder(self) -> Recoveries: ...
+
+
+class AdmittedLease(Protocol):
+    """What admission needs of a session's lease."""
+
+    @property
+    def checkpoint(self) -> LeaseRecord: ...
+    @property
+    def cutoff(self) -> Cutoff: ...
+    @property
+    def progress(self) -> Admitted: ...
+    async def write(self) -> None: ...
+    async def confirm(self) -> None: ...
+
+
+class Admission(Generic[O]):
     """Opens provider streams for one session. The session keeps its permit until it ends, parks,
     or changes to a provider of another account."""
 
     __slots__ = (
-        "_account", "_announced", "_chosen", "_drain", "_enter", "_lease", "_pause", "_retry",
-        "_services", "_spec", "chain", "permit", "repeated_failures",
+        "_account", "_announced", "_chosen", "_dialer", "_drain", "_enter", "_lease", "_pause",
+        "_retry", "_services", "_tenant", "chain", "permit", "repeated_failures",
     )  # fmt: skip
 
     def __init__(
         self,
         services: AdmissionServices,
-        spec: SessionSpec,
+        dialer: Dialer[O],
+        tenant: str,
         drain: Drain,
         retry: Retry,
-        lease: Lease,
+        lease: AdmittedLease,
         enter: Callable[..., None],
+        *,
+        sample_rate: int,
     ) -> None:
-        """`enter` changes the session's state, and logs the keyword arguments."""
+        """`enter` changes the session's state, and logs the keyword arguments. `sample_rate` is the
+        number of positions in a second of the session."""
         settings = services.settings
         self._services = services
-        self._spec = spec
+        self._dialer = dialer
+        self._tenant = tenant
         self._drain = drain
         self._retry = retry
         self._lease = lease
         self._enter = enter
-        names = spec.providers or settings.providers
-        self.chain = Chain(names, services.providers.breaker, settings.failover_after)
+        self.chain = Chain(dialer.names, dialer.plugins.breaker, settings.failover_after)
         self.permit: Permit | None = None
         """The permit that the session holds; None if it holds none or the account has no limit."""
-        self.repeated_failures = RepeatedFailures(spec.sample_rate, settings.repeated_failures)
+        self.repeated_failures = RepeatedFailures(sample_rate, settings.repeated_failures)
         self._account = ""
         """The provider account of the permit."""
         self._pause: float | None = None
@@ -99,17 +129,7 @@ class Admission:
         self._announced: list[tuple[str, str, str | None]] = []
         """The faults that subscribers know of, since the last stream."""
 
-    @property
-    def provider(self) -> Provider:
-        """The current provider of the chain. Raises PluginError."""
-        return self._services.providers.get(self.chain.name)
-
-    def price(self, name: str, model: str | None, language: str | None, channels: int) -> Price:
-        """Raises PluginError."""
-        plugin = self._services.providers.get(name).plugin
-        return price_of(name, plugin, model, language, channels, self._services.prices)
-
-    async def connect(self) -> Opened:
+    async def connect(self) -> O:
         """Open a stream to the current provider of the chain.
 
         Raises Held, HandOver, CutoffReached, NoProvider, LeaseLost, ProviderError, PluginError.
@@ -123,28 +143,14 @@ class Admission:
             if not self._breaker_is_open(name):
                 return await self._open(name)
 
-    async def _open(self, name: str) -> Opened:
+    async def _open(self, name: str) -> O:
         self._enter(State.CONNECTING, provider=name)
-        provider = self._services.providers.get(name)
-        capabilities = provider.capabilities
-        source = self._spec.audio_format
-        target = convert.wire_format(source, capabilities)
-        try:
-            converter = convert.Converter(source, target, capabilities.frame_ms)
-        except ValueError as error:
-            raise RequestRefused(name, "request", str(error)) from None
-        configured = {
-            key: value
-            for key, value in self._lease.checkpoint.configured.items()
-            if key in capabilities.configurable
-        }
-        request = self.chain.request(self._spec, target, configured)
-        price = self.price(name, request.model, request.language, target.channels)
+        dialing = self._dialer.dial(name, self.chain, self._lease.checkpoint.configured)
         started = time.monotonic()
-        stream = await self._drain.wait_for(provider.open(request), discard=_close)
+        opened = await self._drain.wait_for(dialing, discard=_close)
         self._services.metrics.connect.labels(name).observe(time.monotonic() - started)
         self._announced = []
-        return Opened(provider, stream, converter, price)
+        return opened
 
     def _check_cutoff(self) -> None:
         if self._lease.cutoff.reached(self._lease.progress.final):
@@ -152,7 +158,7 @@ class Admission:
 
     async def _check_budget(self) -> None:
         """Raises CutoffReached if the tenant's budget is used up: no provider is dialed then."""
-        budgets, tenant = self._services.budgets, self._spec.tenant
+        budgets, tenant = self._services.budgets, self._tenant
         await budgets.ready(tenant)
         if detail := budgets.spent(tenant):
             self._lease.cutoff.exhaust(detail, self._lease.progress.frontier)
@@ -170,7 +176,7 @@ class Admission:
         return self.chain.name
 
     def _breaker_is_open(self, name: str) -> bool:
-        return self._services.providers.breaker(name).state is BreakerState.OPEN
+        return self._dialer.plugins.breaker(name).state is BreakerState.OPEN
 
     def _seconds_to_wait(self, now: float) -> float:
         """As `Chain.choose`. Raises NoProvider."""
@@ -245,7 +251,7 @@ class Admission:
                 )
             wait = due - now
             if wait <= 0 and (wait := self._seconds_to_wait(now)) <= 0:
-                breaker = self._services.providers.breaker(self.chain.name)
+                breaker = self._dialer.plugins.breaker(self.chain.name)
                 if spread or breaker.state is BreakerState.HALF_OPEN:
                     self._chosen = self.chain.name
                     return
@@ -267,7 +273,7 @@ class Admission:
         if permit is not None and (account != self._account or not permit.valid):
             await self.release()
         if self.permit is None:
-            admitting = governor.admit(name, self._spec.tenant, adopt=checkpoint.slot)
+            admitting = governor.admit(name, self._tenant, adopt=checkpoint.slot)
             permit = await self._wait_for(admitting, f"a connection of account {account}", _release)
             checkpoint.slot = None
             if permit is not None:
@@ -322,7 +328,7 @@ class Admission:
         progress = retry.made_progress(fault.cause, finals_moved=finals_moved)
         if progress:
             retry.reset()
-        known = fault.provider if fault.provider in available() else "unknown"
+        known = fault.provider if self._dialer.plugins.known(fault.provider) else "unknown"
         metrics.provider_errors.labels(known, fault.cause).inc()
         now = time.monotonic()
         give_up = retry.note_outage(now)
@@ -367,14 +373,14 @@ class Admission:
             raise NoProvider(str(exhausted)) from None
         finally:
             if fault.cause in SHARED_CAUSES:
-                seconds = self._services.providers.breaker(failed).seconds_left(now)
+                seconds = self._dialer.plugins.breaker(failed).seconds_left(now)
                 if seconds > 0:
                     await self._services.governor.announce(failed, fault.cause, seconds)
         return verdict, self.chain.name != failed
 
 
-async def _close(stream: ProviderStream) -> None:
-    await stream.close()
+async def _close(opened: OpenedStream) -> None:
+    await opened.stream.close()
 
 
 async def _release(permit: Permit | None) -> None:

@@ -19,6 +19,7 @@ from natterjack.plugin.provider import Capabilities, ProviderStream
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, control_subject
 from natterjack.telemetry.log import fields
+from worker.dialing import Opened, TranscriptDialer
 from worker.errors import LeaseLost
 
 from .admission import Admission
@@ -54,15 +55,21 @@ class Controllable(Protocol):
 class Controls:
     """Carries out the control requests of a session."""
 
-    __slots__ = ("_admission", "_lease", "_queries", "_rate", "id", "key")
+    __slots__ = ("_admission", "_dialer", "_lease", "_queries", "_rate", "id", "key")
 
     def __init__(
-        self, spec: SessionSpec, admission: Admission, queries: Queries, lease: Lease
+        self,
+        spec: SessionSpec,
+        admission: Admission[Opened],
+        dialer: TranscriptDialer,
+        queries: Queries,
+        lease: Lease,
     ) -> None:
         self.id = spec.session_id
         self.key = spec.key
         self._rate = spec.sample_rate
         self._admission = admission
+        self._dialer = dialer
         self._queries = queries
         self._lease = lease
 
@@ -74,7 +81,7 @@ class Controls:
     @property
     def capabilities(self) -> Capabilities:
         """The capabilities of that provider. Raises PluginError."""
-        return self._admission.provider.capabilities
+        return self._dialer.plugins.get(self.provider_name).capabilities
 
     @property
     def sent_seconds(self) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -100,7 +100,7 @@ class Intake:
         settings: WorkerSettings,
         drain: Drain,
         lease: Lease,
-        admission: Admission,
+        admission: Admission[Any],
         first_queued: QueueQuery,
         stored_head: Callable[[], Awaitable[int]],
         *,

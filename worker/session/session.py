@@ -23,6 +23,7 @@ from natterjack.plugin.errors import (
 )
 from natterjack.spec import SessionSpec
 from worker.audio.feed import Feed
+from worker.dialing import Opened, TranscriptDialer
 from worker.drain import Drain, HandOver
 from worker.errors import LeaseLost
 from worker.joint import Joint
@@ -32,7 +33,7 @@ from worker.services import Services
 from worker.trace import lease_trace
 
 from . import takeover
-from .admission import Admission, CutoffReached, Held, NoProvider, Opened, Stuck
+from .admission import Admission, CutoffReached, Held, NoProvider, Stuck
 from .checkpoint import Checkpoint, CheckpointStore
 from .control import Controls, controlled
 from .cutoff import BUDGET, Cutoff
@@ -56,7 +57,7 @@ class Session:
     """A session under a lease. `run` returns how it ended."""
 
     __slots__ = (
-        "_admission", "_cutoff", "_drain", "_intake", "_lease", "_lifecycle", "_problem",
+        "_admission", "_cutoff", "_dialer", "_drain", "_intake", "_lease", "_lifecycle", "_problem",
         "_publisher", "_queries", "_record_prefix", "_retry", "_services", "_usage",
         "claim_after", "epoch", "id", "key", "next_heartbeat", "progress", "since", "spec", "trace",
     )  # fmt: skip
@@ -111,9 +112,11 @@ class Session:
             settings.backoff_seconds, settings.max_backoff_seconds, settings.recovery_seconds
         )
         self._drain = Drain()
+        self._dialer = TranscriptDialer(services, spec)
         self._admission = Admission(
-            services, spec, self._drain, self._retry, self._lease, self._lifecycle.enter
-        )
+            services, self._dialer, spec.tenant, self._drain, self._retry, self._lease,
+            self._lifecycle.enter, sample_rate=rate,
+        )  # fmt: skip
         self._queries = queries = Queries(services, spec)
         self._intake = Intake(
             settings, self._drain, self._lease, self._admission, queries.first_queued,
@@ -125,8 +128,6 @@ class Session:
     def state(self) -> State:
         return self._lifecycle.state
 
-    # ---- the path through the states --------------------------------------------------------
-
     async def run(self) -> State:
         """Run the session until this lease ends. The caller acks after CLOSED or FAILED, naks after
         HANDED_OVER, and does neither after LOST. Raises KeyBusy before anything was done."""
@@ -134,7 +135,9 @@ class Session:
         try:
             try:
                 await self._take_over()
-                controls = Controls(self.spec, self._admission, self._queries, self._lease)
+                controls = Controls(
+                    self.spec, self._admission, self._dialer, self._queries, self._lease
+                )
                 async with controlled(self._services.broker, controls):
                     reason = await self._serve()
                 await self._admission.release()
@@ -199,7 +202,7 @@ class Session:
         self._admission.adopt()
         if estimate is not None:
             with contextlib.suppress(PluginError):
-                price = self._admission.price(estimate.provider, None, self.spec.language, 1)
+                price = self._dialer.price(estimate.provider, None, self.spec.language, 1)
                 self.progress.ledger.assume(estimate.provider, price, estimate.seconds)
         before = await publisher.establish(
             before, lambda n: writer.status_event(n, "assigned").encode(), self._lease.write
@@ -350,8 +353,6 @@ class Session:
             await self._lease.confirm()
             await self._usage.publish(self.progress.writer, self.progress.ledger)
 
-    # ---- budgets: metering.budgets.Budgeted -------------------------------------------------
-
     def warn_budget(self, remaining_seconds: float | None) -> None:
         """Warn subscribers that the session will soon end, after `remaining_seconds` of audio if
         that is known."""
@@ -361,8 +362,6 @@ class Session:
         """End the session where sent audio ends, with the reason `budget`. Idempotent."""
         self._cutoff.exhaust(detail, self.progress.frontier)
         self.progress.limit(self._cutoff.position)
-
-    # ---- called by the worker ---------------------------------------------------------------
 
     def record(self, now: float) -> str:
         """This session's part of the worker's roster record, as JSON (SessionRecord). Brings the

@@ -172,7 +172,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> type[OddProvider]:
     """Install it beside our providers."""
     point = EntryPoint("odd", f"{__name__}:OddProvider", GROUP)
     installed = {**entry_points.available(), "odd": point}
-    monkeypatch.setattr(plugins, "available", lambda: installed)
+    monkeypatch.setattr(plugins, "available", lambda *_: installed)
     return OddProvider
 
 

@@ -35,12 +35,12 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SLOT_PREFIX
 from worker.capacity.permits import Holder, Permit, PermitPool
 from worker.capacity.slots import Slots
+from worker.dialing import TranscriptDialer
 from worker.drain import Drain
 from worker.metrics import Metrics
 from worker.providers import loading
 from worker.providers.breaker import BreakerState
 from worker.providers.loading import Providers
-from worker.session import admission
 from worker.session.admission import Admission
 from worker.session.cutoff import Cutoff
 from worker.session.lease import Lease
@@ -193,9 +193,11 @@ class Case:
             self.settings.recovery_seconds,
         )  # fmt: skip
         self.states: list[State] = []
+        dialer = TranscriptDialer(services, self.spec)
         self.admission = Admission(
-            services, self.spec, self.drain, self.retry, self.lease, self.enter
-        )
+            services, dialer, "t", self.drain, self.retry, self.lease, self.enter,
+            sample_rate=RATE,
+        )  # fmt: skip
 
     def enter(self, state: State, **extra: Any) -> None:
         self.states.append(state)
@@ -240,5 +242,4 @@ def install_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     points = {name: EntryPoint(name, f"{__name__}:Exchange", GROUP) for name in ACCOUNTS}
     points["g711"] = EntryPoint("g711", f"{__name__}:G711Only", GROUP)
     found = {**entry_points.available(), **points}
-    for module in (loading, admission):
-        monkeypatch.setattr(module, "available", lambda: found)
+    monkeypatch.setattr(loading, "available", lambda group=GROUP: found)
