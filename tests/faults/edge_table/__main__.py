@@ -2,9 +2,10 @@
 
 Each row has a sound server, an edge that records tone words with PortAudio, a broker, a worker and
 an emulated provider of its own, all real processes. `captured` is the time by the boot clock from
-the start of the recording, as the sound server tells it, to the signal that ends the edge; `once`
-are the words that an independent recorder heard and the transcript has once. A row is met if
-captured = transcribed + named gaps, to 0.2 s, and no word is lost outside of a gap or doubled.
+the start of the recording, as the sound server tells it, until the edge handles the signal that
+ends it, as its log tells; `once` are the words that an independent recorder heard and the
+transcript has once. A row is met if captured = transcribed + named gaps, to 0.2 s, and no word is
+lost outside of a gap or doubled.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class Result:
     name: str
     title: str
     wall: float = 0.0
-    """Seconds from the start of the recording to the signal that ended it, standing time of the
-    machine included."""
+    """Seconds from the start of the recording until the edge handled the signal that ended it,
+    standing time of the machine included."""
     published: float = 0.0
     sums: Sums = field(default_factory=Sums)
     words: Words = field(default_factory=Words)

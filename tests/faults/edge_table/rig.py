@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
 _KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER)
 _LAST_LINES, _WARNINGS = 3, 12
 _FEW_CHUNKS = 40
+_NOTED_SECONDS = 0.1
 _RATE = 16_000
 _CHUNK_SECONDS = 0.08
 
@@ -149,13 +151,17 @@ class Rig:
         """End the run at the end of a phrase, as Ctrl-C does, and find out what became of it."""
         await self.player.stop()
         await asyncio.sleep(1)  # silence after the last word
-        ended = boot_time()
+        ended, signaled = boot_time(), datetime.now(UTC)
         self.edge.interrupt()
-        result.wall = ended + self._suspended - self._started
         try:
             result.exit_code = await self.edge.exit_code(120)
         except AssertionError:
             self.problems.append("the edge does not end")
+        # On a busy machine the edge goes on capturing until it gets to handle the signal.
+        late = (self._stopped_at() - signaled).total_seconds()
+        if late > _NOTED_SECONDS:
+            self.notes.append(f"the edge handled the signal {late:.2f} s after it was sent")
+        result.wall = ended + late + self._suspended - self._started
         result.last_lines = self._last_lines()
         try:
             await until(self._all_closed, "every session is closed", 120)
@@ -168,6 +174,11 @@ class Rig:
         # The recorder's words are complete only once it has been canceled.
         result.notes, result.problems = self.notes, self.problems
         self._events_at_end = events
+
+    def _stopped_at(self) -> datetime:
+        """When the edge began to handle the signal that ends it, by its log."""
+        (line,) = (e for e in log_of(self.edge) if e["message"].startswith("stopping;"))
+        return datetime.fromisoformat(line["time"])
 
     def _last_lines(self) -> list[str]:
         """What the agent warned of, and how its log ends."""
