@@ -12,6 +12,7 @@ from .deepgram import DeepgramEmulator
 from .deepgram_flux import DeepgramFluxEmulator
 from .deepgram_flux_speak import DeepgramFluxSpeakEmulator
 from .deepgram_rest import DeepgramRestEmulator
+from .deepgram_speak import DeepgramSpeakEmulator
 from .managed import ManagedEmulator
 from .server import Emulator
 from .speechmatics import SpeechmaticsEmulator
@@ -26,7 +27,13 @@ _ALL: list[type[Emulator]] = [
     SpeechmaticsEmulator,
     VoskEmulator,
 ]
+_VOICES: list[type[Emulator]] = [
+    DeepgramSpeakEmulator,
+]
 EMULATORS = {emulator.name: emulator for emulator in _ALL}
+"""Emulators of providers that transcribe, by name."""
+VOICES = {emulator.name: emulator for emulator in _VOICES}
+"""Emulators of voices, by name."""
 
 
 async def serve(emulator: Emulator) -> None:
@@ -42,7 +49,7 @@ async def serve(emulator: Emulator) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
-    parser.add_argument("provider", choices=sorted(EMULATORS))
+    parser.add_argument("provider", choices=sorted({**EMULATORS, **VOICES}))
     parser.add_argument("--port", type=int, default=0, help="0 for a free port (default)")
     parser.add_argument("--control-port", type=int, default=0, help="0 for a free port (default)")
     parser.add_argument("--api-key", help="the only key to accept (default: any key)")
@@ -60,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     faults: dict[str, Any] = {"latency_seconds": arguments.latency_seconds, **arguments.faults}
     if arguments.pace is not None:
         faults["pace"] = arguments.pace
-    emulator = EMULATORS[arguments.provider](
+    emulator = {**EMULATORS, **VOICES}[arguments.provider](
         port=arguments.port,
         control_port=arguments.control_port,
         api_key=arguments.api_key,

@@ -149,6 +149,10 @@ class Playout:
         self._end_bytes += len(audio)
         self._waiting.append(audio)
 
+    def wait(self, until: float) -> None:
+        """Send no audio before the time `until`."""
+        self._next_at = max(self._next_at, until)
+
     def add(self, message: Outgoing) -> None:
         """Add a message, which is sent when all audio before it was."""
         self._waiting.append(message)
