@@ -13,7 +13,7 @@ from typing import NamedTuple
 from natterjack.broker import streams
 from natterjack.broker.buckets import broker_of, store_of
 from natterjack.broker.connection import Broker
-from natterjack.broker.control import control_session
+from natterjack.broker.control import control_session, control_voice
 from natterjack.broker.stored import Stored
 from natterjack.control import ControlRequest
 from natterjack.errors import (
@@ -29,11 +29,16 @@ from natterjack.subjects import (
     DIAL_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
+    SPEECH_PREFIX,
+    TEXT_PREFIX,
     TRANSCRIPT_PREFIX,
+    VOICE_EVENT_PREFIX,
+    VOICE_SESSION_PREFIX,
     SessionKey,
     check_token,
     parse_key,
 )
+from natterjack.voice.control import VoiceCommand, VoiceRequest
 
 from .table import table
 
@@ -46,6 +51,13 @@ _RECHECK_DELAY_S = 2.0
 _RECHECKS = 2
 """The first recheck may find messages that were in flight when the sessions ended."""
 _MAX_KEYS_SHOWN = 10
+_NOT_FOUND = 10059
+_PREFIXES = {streams.SESSIONS: SESSION_PREFIX, streams.VOICE_SESSIONS: VOICE_SESSION_PREFIX}
+"""The queues, and the subjects of their requests."""
+
+
+class NoStream(StreamMismatch):
+    """The broker does not have the stream."""
 
 
 class StillOpen(NatterjackError):
@@ -65,11 +77,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command = commands.add_parser(
         "erase",
         help="remove the stored data of a tenant from the broker",
-        description="Remove audio, transcripts and checkpoints of a tenant, a conversation or one "
-        "speaker from the broker, permanently. Usage records (seconds and cost, no content) are "
-        "kept for invoices unless --usage is given. Audio in an edge's spool and data that "
-        "subscribers have stored are not removed. Remove the tenant's users first; otherwise its "
-        "edges open new sessions.",
+        description="Remove audio, transcripts, text, speech and checkpoints of a tenant, a "
+        "conversation or one speaker from the broker, permanently. Usage records (seconds and "
+        "cost, no content) are kept for invoices unless --usage is given. Audio in an edge's spool "
+        "and data that subscribers have stored are not removed. Remove the tenant's users first; "
+        "otherwise its edges and applications open new sessions.",
         epilog="Exit status: 0 everything was removed, or --dry-run was given; 1 sessions are "
         "open, another client is still writing, or the removal was not confirmed; 2 wrong usage, "
         "no connection to NATS, or the server refused.",
@@ -91,9 +103,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def targets(
-    tenant: str, conversation: str | None, speaker: str | None, *, usage: bool
+    tenant: str, conversation: str | None, speaker: str | None, *, usage: bool, voice: bool
 ) -> list[Target]:
-    """The messages to remove, by stream and subject. Raises InvalidKey, UsageError."""
+    """The messages to remove, by stream and subject; with those of voice sessions if `voice`.
+
+    Raises InvalidKey, UsageError.
+    """
     tokens = [check_token("tenant", tenant)]
     if conversation is not None:
         tokens.append(check_token("conversation", conversation))
@@ -113,6 +128,14 @@ def targets(
             (streams.bucket_subject(streams.CHECKPOINTS_BUCKET, key),),
         ),
     ]
+    if voice:
+        checkpoint = streams.bucket_subject(streams.VOICE_CHECKPOINTS_BUCKET, key)
+        found += [
+            Target("text", streams.TEXT, (f"{TEXT_PREFIX}.{key}",)),
+            Target("speech", streams.SPEECH, (f"{SPEECH_PREFIX}.{key}",)),
+            Target("voice events", streams.VOICE_EVENTS, (f"{VOICE_EVENT_PREFIX}.{events}",)),
+            Target("voice checkpoints", f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}", (checkpoint,)),
+        ]
     if usage:
         if conversation is not None:
             raise UsageError("--usage applies to a whole tenant: omit --conversation")
@@ -125,35 +148,45 @@ def targets(
 
 async def run(flags: argparse.Namespace) -> int:
     """Run the command and return the exit status. Raises UsageError, BrokerError, StillOpen."""
-    chosen = targets(flags.tenant, flags.conversation, flags.speaker, usage=flags.usage)
-    name = ".".join(t for t in (flags.tenant, flags.conversation, flags.speaker) if t)
+    place = (flags.tenant, flags.conversation, flags.speaker)
+    targets(*place, usage=flags.usage, voice=True)  # so that mistakes are found without a broker
+    name = ".".join(token for token in place if token)
     async with broker_of(flags, _NAME) as broker:
+        voice = await _exists(broker, streams.VOICE_SESSIONS)
+        queues = [streams.SESSIONS, *([streams.VOICE_SESSIONS] if voice else [])]
+        chosen = targets(*place, usage=flags.usage, voice=voice)
         counts = [(t.label, await _count(broker, t), t.stream) for t in chosen]
-        open_keys, invalid = await _open(broker, flags)
+        open_keys: dict[str, list[SessionKey]] = {}
+        for queue in queues:
+            open_keys[queue], invalid = await _open(broker, queue, flags)
+            label = "open sessions" if queue == streams.SESSIONS else "open voice sessions"
+            counts.append((label, len(open_keys[queue]), queue))
+            counts += [("invalid requests", len(invalid), queue)] if invalid else []
+            chosen += [Target("requests", queue, (subject,)) for subject in invalid]
         slots = await _slots(broker, flags)
-        counts.append(("open sessions", len(open_keys), streams.SESSIONS))
-        counts += [("invalid requests", len(invalid), streams.SESSIONS)] if invalid else []
         counts += [("slots", len(slots), streams.SLOTS)] if slots else []
+        keys = sorted({key for found in open_keys.values() for key in found})
         lines = [[label, str(count), stream] for label, count, stream in counts]
         print(*table(lines, right=(1,)), sep="\n")
         if flags.dry_run:
             print("\ndry run: nothing was removed")
             return 0
-        if open_keys and not flags.stop:
-            shown = ", ".join(map(str, open_keys[:_MAX_KEYS_SHOWN]))
-            more = " ..." if len(open_keys) > _MAX_KEYS_SHOWN else ""
+        number = sum(map(len, open_keys.values()))
+        if number and not flags.stop:
+            shown = ", ".join(map(str, keys[:_MAX_KEYS_SHOWN]))
+            more = " ..." if len(keys) > _MAX_KEYS_SHOWN else ""
             raise StillOpen(
-                f"{len(open_keys)} sessions are open and still write: {shown}{more}. "
+                f"{number} sessions are open and still write: {shown}{more}. "
                 "End them, or give --stop; nothing was removed"
             )
         if not flags.yes and not _confirmed(name):
             print("nothing was removed", file=sys.stderr)
             return 1
-        if open_keys:
-            await _stop(broker, flags, open_keys)
+        for queue, held in open_keys.items():
+            if held:
+                await _stop(broker, queue, flags, held)
         if flags.usage:
             await _announce(broker, flags.tenant)
-        chosen += [Target("requests", streams.SESSIONS, (subject,)) for subject in invalid]
         removed = sum([await _purge(broker, target) for target in chosen])
         for slot in await _slots(broker, flags):
             removed += await _purge(broker, Target("slot", streams.SLOTS, (slot.subject,)), slot)
@@ -190,8 +223,17 @@ async def _ask(broker: Broker, subject: str, request: dict[str, object]) -> dict
     reply: dict[str, object] = json.loads(message.data)
     error = reply.get("error")
     if isinstance(error, dict):
-        raise StreamMismatch(f"{subject}: {error.get('description')}")
+        missing = error.get("err_code") == _NOT_FOUND
+        raise (NoStream if missing else StreamMismatch)(f"{subject}: {error.get('description')}")
     return reply
+
+
+async def _exists(broker: Broker, stream: str) -> bool:
+    try:
+        await _ask(broker, f"$JS.API.STREAM.INFO.{stream}", {})
+    except NoStream:
+        return False
+    return True
 
 
 async def _subjects(broker: Broker, stream: str, subject: str) -> dict[str, int]:
@@ -227,18 +269,21 @@ async def _purge(broker: Broker, target: Target, last: Stored | None = None) -> 
     return removed
 
 
-async def _open(broker: Broker, flags: argparse.Namespace) -> tuple[list[SessionKey], list[str]]:
+async def _open(
+    broker: Broker, queue: str, flags: argparse.Namespace
+) -> tuple[list[SessionKey], list[str]]:
     """Keys of sessions that are in the queue or held by a worker, and subjects of invalid requests.
 
     An invalid request has a subject without a session key, so no worker can claim it.
     """
     tokens = [t for t in (flags.tenant, flags.conversation, flags.speaker) if t]
-    subject = ".".join([SESSION_PREFIX, *tokens, *([] if len(tokens) == 3 else [">"])])
+    prefix = _PREFIXES[queue]
+    subject = ".".join([prefix, *tokens, *([] if len(tokens) == 3 else [">"])])
     keys, invalid = [], []
-    for found in await _subjects(broker, streams.SESSIONS, subject):
+    for found in await _subjects(broker, queue, subject):
         with contextlib.suppress(InvalidKey):
             key = parse_key(found)
-            if found == f"{SESSION_PREFIX}.{key}":
+            if found == f"{prefix}.{key}":
                 keys.append(key)
                 continue
         invalid.append(found)
@@ -280,23 +325,29 @@ async def _announce(broker: Broker, tenant: str) -> None:
     await asyncio.sleep(_POLL_S)
 
 
-async def _stop(broker: Broker, flags: argparse.Namespace, keys: list[SessionKey]) -> None:
-    """End sessions and return when none is open. Raises StillOpen."""
-    request = ControlRequest(command="stop", reason="erased")
+async def _stop(
+    broker: Broker, queue: str, flags: argparse.Namespace, keys: list[SessionKey]
+) -> None:
+    """End sessions of a queue and return when none is open. Raises StillOpen."""
 
     async def stop(key: SessionKey) -> None:
         try:
-            await control_session(broker, key, request)
+            if queue == streams.SESSIONS:
+                request = ControlRequest(command="stop", reason="erased")
+                await control_session(broker, key, request)
+            else:
+                commands: tuple[VoiceCommand, ...] = ("interrupt", "close")
+                for command in commands:
+                    await control_voice(broker, key, VoiceRequest(command=command, reason="erased"))
         except BrokerError:  # no worker holds it, and none can claim it without its request
-            subject = f"{SESSION_PREFIX}.{key}"
-            await _purge(broker, Target("request", streams.SESSIONS, (subject,)))
+            await _purge(broker, Target("request", queue, (f"{_PREFIXES[queue]}.{key}",)))
 
     print(f"ending {len(keys)} sessions ...", file=sys.stderr)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             for start in range(0, len(keys), 50):
                 await asyncio.gather(*(stop(key) for key in keys[start : start + 50]))
-            while (await _open(broker, flags))[0]:  # noqa: ASYNC110 - the queue sends no events
+            while (await _open(broker, queue, flags))[0]:  # noqa: ASYNC110 - it sends no events
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise StillOpen("the sessions did not end within a minute; nothing was removed") from None

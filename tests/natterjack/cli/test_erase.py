@@ -17,7 +17,7 @@ from natterjack.events import StatusEvent
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.program import Edge
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
@@ -36,10 +36,16 @@ from .commands import Command, run, run_async
 
 
 def removed(
-    tenant: str, conversation: str | None = None, speaker: str | None = None, *, usage: bool = False
+    tenant: str,
+    conversation: str | None = None,
+    speaker: str | None = None,
+    *,
+    usage: bool = False,
+    voice: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """The subjects to remove, by label."""
-    return {t.label: t.subjects for t in targets(tenant, conversation, speaker, usage=usage)}
+    found = targets(tenant, conversation, speaker, usage=usage, voice=voice)
+    return {target.label: target.subjects for target in found}
 
 
 def test_subjects_of_a_tenant_a_conversation_and_a_speaker() -> None:
@@ -54,6 +60,14 @@ def test_subjects_of_a_tenant_a_conversation_and_a_speaker() -> None:
         "events": ("stt.transcript.acme.call.anna.>",),
         "checkpoints": ("$KV.stt_sessions.acme.call.anna",),
     }
+
+
+def test_voice_adds_text_speech_and_events() -> None:
+    found = removed("acme", "call", "bot", voice=True)
+    assert found["text"] == ("tts.text.acme.call.bot",)
+    assert found["speech"] == ("tts.audio.acme.call.bot",)
+    assert found["voice events"] == ("tts.event.acme.call.bot.>",)
+    assert found["voice checkpoints"] == ("$KV.tts_sessions.acme.call.bot",)
 
 
 def test_usage_adds_usage_records_and_the_budget() -> None:
@@ -283,6 +297,27 @@ async def test_invalid_requests_and_slots_of_dead_workers_are_removed(
     assert await stored(ready_broker, "other") == {"STT_SESSIONS": 1}
     assert (await js.stream_info(streams.SLOTS)).state.messages == 2
     assert "slots" not in await erase(nats_server, "--tenant", "acme", "--dry-run")
+
+
+@pytest.mark.usefixtures("quick_recheck")
+async def test_what_voice_sessions_left_is_removed(
+    nats_server: EmbeddedServer, broker: Broker
+) -> None:
+    js = await streams.ensure(broker, StreamSettings(kinds=KINDS))
+    for tenant in ("acme", "other"):
+        for subject in (
+            "tts.session.{}.c.s", "tts.text.{}.c.s", "tts.audio.{}.c.s", "tts.event.{}.c.s.status",
+            "$KV.tts_sessions.{}.c.s",
+        ):  # fmt: skip
+            await js.publish(subject.format(tenant), b"{}")
+    output = await erase(nats_server, "--tenant", "acme", "--dry-run")
+    assert re.search(r"speech +1 +TTS_AUDIO", output)
+    assert re.search(r"open voice sessions +1 +TTS_SESSIONS", output)
+    refused = await erase(nats_server, "--tenant", "acme", "--yes", status=1)
+    assert "1 sessions are open and still write: acme.c.s" in refused
+    await erase(nats_server, "--tenant", "acme", "--stop", "--yes")
+    assert await stored(broker, "acme") == {}
+    assert sum((await stored(broker, "other")).values()) == 5
 
 
 async def test_it_asks_for_confirmation(nats_server: EmbeddedServer, ready_broker: Broker) -> None:
