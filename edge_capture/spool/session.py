@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from natterjack.audio import AudioFormat
 from natterjack.spec import SessionSpec
@@ -76,9 +76,9 @@ class Origin(BaseModel):
     size_bytes: int | None = None
     """Size of a file."""
     format: AudioFormat
-    speakers: tuple[str, ...]
+    speakers: Annotated[tuple[str, ...], Field(min_length=1)]
     """The speakers of the source, with one session each."""
-    chunk_ms: int
+    chunk_ms: Annotated[int, Field(ge=1, le=60_000)]
 
     @property
     def live(self) -> bool:
@@ -102,7 +102,8 @@ class Description(BaseModel):
     """The session that continues `spec`, if that one has ended before its audio."""
 
 
-_DROPPED = TypeAdapter(list[tuple[int, int]])
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_DROPPED = TypeAdapter(list[tuple[_Count, _Count]])
 
 
 @dataclass(slots=True, eq=False)

@@ -4,19 +4,24 @@ sent is reported."""
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.chunks import Chunk
-from edge_capture.spool import disk
+from edge_capture.spool import disk, find_resumable
 from natterjack.broker.connection import Broker
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import spool
-from tests.edge_capture.test_spool import ORIGIN, opened, spec, taken
+from tests.edge_capture.test_spool import FORMAT, ORIGIN, opened, spec, taken
 from tests.searching import examples
 
 __all__ = ["spool"]  # a fixture
@@ -122,6 +127,58 @@ def test_what_was_recorded_is_sent_or_kept(
         # Of files that end or are absent, nobody can tell whether there was more.
         if lost and kind in ("flipped", "zeros", "garbage", "directory") and lost != [COUNT - 1]:
             assert reported, f"{lost} were neither sent nor reported"
+
+
+VALUES: tuple[object, ...] = (
+    0, 1, -1, 2**63, 10**400, 1e308, None, True, "", "x", "\0", [], {}, [[1, 1]], {"-1": "x"},
+    "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
+)  # fmt: skip
+"""Values that a description may have in place of any other."""
+
+
+def places(value: Any) -> Iterator[tuple[dict[Any, Any] | list[Any], Any]]:
+    """Each place in a JSON document: what it is in, and its key or index there."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+async def test_any_value_in_a_description_is_used_or_kept_aside(spool: Path) -> None:
+    """A session with an impossible description does not keep the agent from starting."""
+    session = await leave(spool, 0)
+    content = (session / "session.json").read_text()
+    segments = {path.name: path.read_bytes() for path in disk.segment_paths(session)}
+    reported = 0
+    for number in range(len(list(places(json.loads(content))))):
+        for value in VALUES:
+            document = json.loads(content)
+            holder, key = list(places(document))[number]
+            holder[key] = value
+            shutil.rmtree(spool)
+            session.mkdir(parents=True)
+            (session / "session.json").write_text(json.dumps(document))
+            for name, data in segments.items():
+                (session / name).write_bytes(data)
+            keeper = opened(spool)
+            found = keeper.adopt()
+            find_resumable(found, ORIGIN, FORMAT, "t", None)
+            for backlog in found:
+                backlog.end()
+            assert bool(keeper.unusable) != bool(found), (key, value)
+            reported += bool(keeper.unusable)
+            await keeper.close()
+    assert reported
+
+
+@pytest.mark.parametrize(
+    "text", ["[[-1, 2]]", "[[0, -1]]", f"[[{2**63}, 1]]", f"[[5, {10**400}]]", "[[0, 1, 2]]"]
+)
+async def test_an_impossible_number_of_dropped_chunks(spool: Path, text: str) -> None:
+    session = await leave(spool, 0)
+    (session / "dropped.json").write_text(text)
+    assert await send(spool) == ({}, True)
+    assert (spool / f"damaged-{session.name}" / "dropped.json").read_text() == text
 
 
 async def test_the_program_keeps_what_it_cannot_read_and_exits_with_1(
