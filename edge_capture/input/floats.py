@@ -77,7 +77,8 @@ class FloatCleaner:
             usable = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
             self._rescale(wrong_scale(usable))
         if self._scale > 1:
-            samples = samples / np.float32(self._scale)
+            with np.errstate(invalid="ignore"):  # NaN of the kind that signals
+                samples = samples / np.float32(self._scale)
         if not in_range:
             valid = np.abs(samples) <= _MAX
             if not valid.all():

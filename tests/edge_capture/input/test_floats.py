@@ -115,6 +115,15 @@ def test_many_wrong_samples_become_silence() -> None:
     assert (found[:1000] == 0.5).all()
 
 
+def test_any_32_bits_become_a_sample() -> None:
+    """Also the signaling kind of NaN, about which numpy warns."""
+    bits = np.random.default_rng(1).integers(0, 2**32, (64, 64), np.uint32)
+    bits[0, 0] = 0x7F80_0001
+    bits[1:, 1:] = np.float32(20_000).view(np.uint32)
+    found, _ = cleaned(bits.view(np.float32))
+    assert (np.abs(found) <= 8).all()
+
+
 @pytest.mark.parametrize("value", WRONG)
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 async def test_one_wrong_sample_in_a_file_costs_one_sample(
