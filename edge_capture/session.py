@@ -10,7 +10,14 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from natterjack.audio import DROPPED, MAX_CHUNK_BYTES, RESUMED, AudioFormat
+from natterjack.audio import (
+    DROPPED,
+    MAX_CHUNK_BYTES,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    RESUMED,
+    AudioFormat,
+)
 from natterjack.broker.streams import MAX_SPEC_BYTES
 from natterjack.errors import UsageError
 from natterjack.spec import SessionSpec
@@ -131,12 +138,19 @@ def readable_token() -> str:
 def published_format(source: AudioFormat, settings: PublishSettings, split: bool) -> AudioFormat:
     """Return the format in which a source is published.
 
-    Raises: UsageError if its chunks would be too large.
+    Raises: UsageError if its rate is not allowed, or its chunks would be too large.
     """
     if source.encoding == "linear16":
         published = AudioFormat("linear16", settings.sample_rate or source.sample_rate, 1)
+        setting = "EDGE_SAMPLE_RATE"
     else:
         published = source._replace(channels=1 if split else source.channels)
+        setting = "EDGE_STDIN_SAMPLE_RATE"
+    if not MIN_SAMPLE_RATE <= published.sample_rate <= MAX_SAMPLE_RATE:
+        raise UsageError(
+            f"{setting}: audio cannot be published at {published.sample_rate} Hz; use a rate from "
+            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+        )
     chunk_bytes = published.sample_rate * settings.chunk_ms // 1000 * published.frame_bytes
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise UsageError(

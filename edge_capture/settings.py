@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from natterjack.audio import Encoding
+from natterjack.audio import MIN_SAMPLE_RATE, Encoding
 from natterjack.errors import UsageError
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import MODELS as SHARED_MODELS
@@ -178,7 +178,7 @@ class StdinSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EDGE_STDIN_", frozen=True, extra="ignore")
 
     encoding: Encoding = described("linear16", "encoding: linear16 (little-endian), mulaw or alaw")
-    sample_rate: int = described(16_000, "sample rate in hertz", ge=1)
+    sample_rate: int = described(16_000, "sample rate in hertz", ge=MIN_SAMPLE_RATE)
     channels: int = described(1, "number of interleaved channels", ge=1, le=32)
     raw: bool = described(
         False, "treat the input as raw audio even if it begins like a WAV or another file"
@@ -198,7 +198,9 @@ class MicrophoneSettings(BaseSettings):
         None, "microphone: part of its name, or its index; if unset, the system's default"
     )
     device_rate: int | None = described(
-        None, "recording rate in hertz; if unset, the default rate of the device", ge=1
+        None,
+        "recording rate in hertz; if unset, the default rate of the device",
+        ge=MIN_SAMPLE_RATE,
     )
     device_wait_seconds: float = described(
         300,

@@ -13,6 +13,9 @@ BYTES_PER_SAMPLE: dict[Encoding, int] = {"linear16": 2, "mulaw": 1, "alaw": 1}
 _SILENCE: dict[Encoding, bytes] = {"linear16": b"\0\0", "mulaw": b"\xff", "alaw": b"\xd5"}
 """One silent sample."""
 
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4000, 384_000
+"""Sample rates of published audio, in hertz. A source may have a higher one, but no lower one."""
+
 MAX_CHUNK_BYTES = 512 * 1024
 """The largest payload of a chunk: half of the broker's default message limit."""
 

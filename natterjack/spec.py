@@ -10,7 +10,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json
 
-from .audio import AudioFormat, Encoding
+from .audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioFormat, Encoding
 from .subjects import TOKEN_PATTERN, SessionKey
 
 Token = Annotated[str, Field(pattern=f"^{TOKEN_PATTERN}$")]
@@ -41,7 +41,9 @@ class SessionSpec(BaseModel):
     conversation: Annotated[Token, Field(description="second token of the session key")]
     speaker: Annotated[Token, Field(description="third token of the session key")]
     encoding: Annotated[Encoding, Field(description="of every chunk")] = "linear16"
-    sample_rate: Annotated[int, Field(ge=4000, le=384_000, description="hertz")] = 16_000
+    sample_rate: Annotated[
+        int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE, description="hertz")
+    ] = 16_000
     channels: Annotated[int, Field(ge=1, le=32, description="interleaved in every chunk")] = 1
     language: Annotated[str | None, Field(max_length=35, description="BCP-47 tag")] = None
     provider: Annotated[

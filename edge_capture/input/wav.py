@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Literal, NamedTuple
 
+from natterjack.audio import MIN_SAMPLE_RATE
+
 from .samples import Coding
 
 _TAGS: dict[int, Literal["int", "float", "mulaw", "alaw"]] = {
@@ -106,6 +108,8 @@ def _parse_format(body: bytes, order: str) -> tuple[Coding, int, int]:
         tag = struct.unpack(f"{order}H", body[24:26])[0]
     if not (0 < channels <= _MAX_CHANNELS and rate):
         raise BadWav(f"its header says {channels} channels at {rate} Hz")
+    if rate < MIN_SAMPLE_RATE:
+        raise BadWav(f"its header says {rate} Hz, and speech needs {MIN_SAMPLE_RATE} Hz or more")
     kind = _TAGS.get(tag)
     if kind is None:
         raise BadWav(f"it is encoded as {_NAMES.get(tag, f'format {tag:#x}')}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from natterjack.audio import AudioFormat
+from natterjack.audio import MIN_SAMPLE_RATE, AudioFormat
 
 from ..errors import SourceError, SourceLost
 from ..input.floats import FloatCleaner
@@ -92,6 +92,11 @@ class FileSource:
         self._missing = sizes.notice if sizes.missing else None
         """How much audio is missing at the end, in words."""
         self._file, self._tail = self._open()
+        if self._file.samplerate < MIN_SAMPLE_RATE:
+            raise SourceError(
+                f"{path} has a sample rate of {self._file.samplerate} Hz, and speech needs "
+                f"{MIN_SAMPLE_RATE} Hz or more"
+            )
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)
         self._cleaner = (
             FloatCleaner(self._file.channels, self.name)
@@ -225,15 +230,15 @@ def _examine(path: Path) -> tuple[WavHeader | None, Sizes]:
                     break
             if header is None:
                 return None, Sizes()
+            size = file.seek(0, os.SEEK_END)
             end = header.data_offset + (header.data_bytes or 0)
-            file.seek(end)
+            file.seek(min(end, size))  # no file system has files of every size that a header names
             behind = file.read(_BEHIND_BYTES)
-            left = file.seek(0, os.SEEK_END) - end
     except BadWav:
         return None, Sizes()  # libsndfile decodes more, or says what is wrong
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
-    return header, check_sizes(header, left, behind)
+    return header, check_sizes(header, size - end, behind)
 
 
 def _text(error: Exception) -> str:

@@ -202,6 +202,18 @@ def test_a_wrong_file_is_reported_in_one_line(
     assert words in edge.stderr
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_rate_too_low_for_speech_is_refused(run_edge: RunEdge, tmp_path: Path, name: str) -> None:
+    """From a header with a rate of 1 Hz, a few kilobytes would become gigabytes."""
+    soundfile.write(tmp_path / name, np.zeros(40_000), 16)
+    edge = run_edge("file", tmp_path / name)
+    assert edge.code == 2
+    assert edge.stderr == (
+        f"natterjack-edge: {tmp_path / name} has a sample rate of 16 Hz, and speech needs 4000 Hz "
+        "or more\n"
+    )
+
+
 def test_a_file_without_samples_publishes_nothing(run_edge: RunEdge, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((0, 1)), 16000)
     edge = run_edge("file", tmp_path / "a.wav")
@@ -297,6 +309,25 @@ async def test_what_is_odd_about_a_file_is_said(
         FileSource(path, None, 80)
 
 
+@pytest.mark.parametrize("long_bytes", [2**40, 2**50, 2**63 - 1])
+async def test_a_header_that_announces_more_than_a_file_can_have(
+    tmp_path: Path, long_bytes: int
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_header(data_bytes=2**32 - 1, long_bytes=long_bytes) + AUDIO)
+    source = FileSource(path, None, 80)
+    read = []
+
+    async def read_all() -> None:
+        async for block in source.blocks():
+            read.append(len(block.samples))
+
+    with pytest.raises(SourceLost, match="s are missing"):
+        await read_all()
+    source.close()
+    assert sum(read) == len(AUDIO) // 2
+
+
 async def test_an_mp3_that_is_cut_says_how_much_is_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -318,7 +349,11 @@ async def test_an_mp3_that_is_cut_says_how_much_is_left(
         (["--split-channels", "a,b,c"], "names 3 speakers, the audio has 2 channels"),
         (["--split-channels", "a"], "names 1 speakers, the audio has 2 channels"),
         (["--publish-chunk-ms", "5"], "EDGE_CHUNK_MS: Input should be greater than or equal to 10"),
-        (["--publish-sample-rate", "1000"], "sample_rate: Input should be greater than or equal"),
+        (
+            ["--publish-sample-rate", "1000"],
+            "EDGE_SAMPLE_RATE: audio cannot be published at 1000 Hz; use a rate from 4000 to",
+        ),
+        (["--publish-sample-rate", "768000"], "EDGE_SAMPLE_RATE: audio cannot be published at 768"),
         (
             ["--publish-sample-rate", "384000", "--publish-chunk-ms", "1000"],
             "lower it, or EDGE_SAM",
