@@ -1,9 +1,10 @@
 """The `natterjack-edge` command.
 
-Exit status: 0 everything is published and acknowledged; 1 it is not, some of it is known to be
-untranscribed, the end of a session cannot be read, the source failed, or with `--wait` the session
-did not end as closed; 2 an error in the command line, the source or (with `--once`) the broker, or
-another agent captures the key; 130 a second Ctrl-C.
+Exit status: 0 everything is published and acknowledged, or playback was stopped; 1 it is not, some
+of it is known to be untranscribed, the end of a session cannot be read, the source or the output
+failed, or with `--wait` the session did not end as closed; 2 an error in the command line, the
+source, the output or (with `--once`) the broker, or another agent uses the key; 130 a second
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from natterjack.errors import NatterjackError, UsageError
@@ -33,6 +32,7 @@ from .agent import Agent, RunOptions
 from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import SourceError
+from .parser import make_parser
 from .session import (
     file_start,
     make_keys,
@@ -42,15 +42,16 @@ from .session import (
     resume_sessions,
 )
 from .settings import (
+    ConversationSettings,
     DeliverySettings,
     EdgeSettings,
     MicrophoneSettings,
+    PlaySettings,
     ProgressSettings,
     PublishSettings,
     RequestSettings,
     SpoolSettings,
     StdinSettings,
-    add_command_flags,
     check_variables,
 )
 from .sources import DEVICE_THREADS, Source
@@ -62,95 +63,6 @@ log = logging.getLogger("edge_capture")
 
 _END_SECONDS = 10.0
 """Time beyond the finish time for closing the source, the connection and the spool."""
-
-_EXAMPLES = """\
-examples:
-  natterjack-edge file meeting.flac --tenant acme --language en
-  natterjack-edge file call.wav --split-channels agent,caller --speed max --wait
-  ffmpeg -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin
-  natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
-  natterjack-edge mic --spool /var/lib/natterjack --resume
-  natterjack-edge send --spool /var/lib/natterjack
-  natterjack-edge devices
-
-Most settings are also environment variables, named in brackets; a flag takes precedence.
-Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
-
-exit status:
-  0    everything is published and acknowledged
-  1    some chunks are not acknowledged, some audio is known to be untranscribed, the end of a
-       session cannot be read, the source failed, a request ended the session, another agent took
-       over its key, or with --wait it did not end as closed
-  2    an error in the command line, the settings, the source or the spool, another agent captures
-       the key, or with --once NATS cannot be reached
-  130  aborted by a second Ctrl-C
-"""
-
-
-def _speed(text: str) -> float | None:
-    if text in ("0", "max"):
-        return None
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = -1
-    if not 0 < speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, 0 or max")
-    return speed
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    parser = argparse.ArgumentParser(
-        prog="natterjack-edge",
-        description="Capture audio and publish it to NATS, where workers transcribe it.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=version("natterjack"))
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    speed = "playback speed, such as 2 for twice real time; 0 or max: as fast as possible"
-
-    file = command("file", "publish an audio file: WAV, FLAC, OGG or MP3, any rate and channels")
-    file.add_argument("path", type=Path, metavar="PATH", help="the file")
-    file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
-    stdin = command("stdin", "publish standard input: raw audio or a WAV file")
-    stdin.add_argument(
-        "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
-    )
-    mic = command("mic", "publish a microphone")
-    send = command("send", "send what earlier sessions have left in the spool, and exit")
-    devices = command("devices", "list the microphones")
-    for each in (file, stdin, mic, send):
-        each.add_argument(
-            "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
-        )
-    for each in (file, stdin, mic):
-        each.add_argument(
-            "--resume",
-            action="store_true",
-            help="continue the session that an earlier run of this source left in the spool, or "
-            "start a new one if there is none",
-        )
-        each.add_argument(
-            "--wait",
-            action="store_true",
-            help="wait until workers have ended the session, or the last of those that continue it",
-        )
-    for each in (file, stdin, mic, send, devices):
-        add_command_flags(each, each.prog.rpartition(" ")[2])
-    return parser
 
 
 async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
@@ -264,6 +176,27 @@ async def _send(flags: argparse.Namespace) -> int:
     return code or int(bool(spool.unusable))
 
 
+async def _play(flags: argparse.Namespace) -> int:
+    """Run `play`. Returns the exit status."""
+    from .playback.run import make_run
+
+    with stopped_by_signals(restore_terminal) as stop:
+        run = make_run(
+            load(ConversationSettings, flags),
+            load(PlaySettings, flags),
+            load(BrokerSettings, flags),
+            once=flags.once,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                notifying = tasks.create_task(notify_systemd(stop, _END_SECONDS), name="systemd")
+                code = await run.run(stop)
+                notifying.cancel()
+        finally:
+            run.player.output.close()
+    return code
+
+
 def _open_spool(flags: argparse.Namespace) -> Spool | None:
     settings = load(SpoolSettings, flags)
     return Spool(settings) if settings.spool else None
@@ -328,26 +261,43 @@ def _leftovers(found: list[SpooledBacklog], settings: DeliverySettings) -> list[
 
 
 def _list_devices() -> int:
-    from .sources.devices import list_devices
+    from .sources.devices import LOUDSPEAKER, MICROPHONE, list_devices
 
-    for device in list_devices():
-        mark = "*" if device.default else " "
-        print(
-            f"{mark} {device.index:>3}  {device.name}  ({device.host}, "
-            f"{device.channels} channels, {device.sample_rate} Hz)"
-        )
+    found, missing = {}, []
+    for kind in (MICROPHONE, LOUDSPEAKER):
+        try:
+            found[kind] = list_devices(kind)
+        except kind.error as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    for kind, devices in found.items():
+        print(f"{kind.name}s:")
+        for device in devices:
+            mark = "*" if device.default else " "
+            print(
+                f"{mark} {device.index:>3}  {device.name}  ({device.host}, "
+                f"{device.channels} channels, {device.sample_rate} Hz)"
+            )
     return 0
 
 
 def _configure_log(flags: argparse.Namespace) -> None:
     settings = load(LogSettings, flags)
-    if flags.command in ("mic", "devices") and settings.log_level != "debug":
+    device = flags.command in ("mic", "devices") or (
+        flags.command == "play" and load(PlaySettings, flags).file is None
+    )
+    if device and settings.log_level != "debug":
         from .sources.devices import mute_libraries
 
         mute_libraries()
     if load(ProgressSettings, flags).quiet and settings.log_level in ("debug", "info"):
         settings = settings.model_copy(update={"log_level": "warning"})
     logs.configure(settings)
+
+
+_COMMANDS = {"send": _send, "play": _play}
+"""The commands that capture nothing."""
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -359,7 +309,7 @@ def _run(flags: argparse.Namespace) -> int:
         if flags.command == "devices":
             return _list_devices()
         with tracing.started("natterjack-edge"):
-            return run_loop(_send(flags) if flags.command == "send" else _capture(flags))
+            return run_loop(_COMMANDS.get(flags.command, _capture)(flags))
     except* NatterjackError as group:
         # A task group wraps even a single error; the first one is the cause.
         error: BaseException = group

@@ -3,8 +3,10 @@
 EdgeError
 ├── SourceError   the source gives no audio: a wrong file, no microphone; exit status 2
 ├── SpoolError    the spool is unusable: not a directory, or not writable; exit status 2
-├── KeyTaken      another agent captures the key; exit status 2
-└── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
+├── OutputError   the output plays nothing: no loudspeaker, a file that exists; exit status 2
+├── KeyTaken      another agent uses the key; exit status 2
+├── SourceLost    the source failed mid-session: the microphone disappeared; exit status 1
+└── OutputLost    the output failed while it played: the disk is full; exit status 1
 """
 
 from __future__ import annotations
@@ -24,10 +26,17 @@ class SpoolError(EdgeError, UsageError):
     """The spool is unusable. The message gives the reason in one line."""
 
 
+class OutputError(EdgeError, UsageError):
+    """The output plays nothing. The message gives the reason and the remedy in one line."""
+
+
 class KeyTaken(EdgeError):
-    """Another agent captures the key, and this one has published nothing. The message names the
-    other one."""
+    """Another agent uses the key, and this one has not begun. The message names the other one."""
 
 
 class SourceLost(EdgeError):
     """The source failed mid-session. The audio before that is still published."""
+
+
+class OutputLost(EdgeError):
+    """The output failed while it played."""

@@ -22,6 +22,9 @@ from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import MODELS as SHARED_MODELS
 from natterjack.settings import BrokerSettings, LogSettings, add_flags, described, variable
 
+FILE_RATE = 24_000
+"""Default rate of what is played into a file, in hertz."""
+
 _CONFIG = SettingsConfigDict(env_prefix="EDGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
 
@@ -54,15 +57,24 @@ class DeliverySettings(BaseSettings):
         return value
 
 
-class EdgeSettings(DeliverySettings):
-    """The session to request, and how its audio is delivered."""
+class ConversationSettings(BaseSettings):
+    """The conversation."""
 
     model_config = _CONFIG
 
     tenant: str = described("default", "tenant: the first part of the session's key")
     conversation: str | None = described(
-        None, "conversation: the second part of the key; if unset, a unique one is generated"
+        None,
+        "conversation: the second part of the key; if unset, a unique one is generated, except for "
+        "`play`",
     )
+
+
+class EdgeSettings(ConversationSettings, DeliverySettings):
+    """The session to request, and how its audio is delivered."""
+
+    model_config = _CONFIG
+
     speaker: str = described("speaker", "speaker: the third part of the key")
     split_channels: str | None = described(
         None,
@@ -210,6 +222,48 @@ class MicrophoneSettings(BaseSettings):
     )
 
 
+class PlaySettings(BaseSettings):
+    """Playing the speech of a voice session."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGE_PLAY_", frozen=True, extra="ignore", allow_inf_nan=False
+    )
+
+    speaker: str = described(
+        "assistant", "speaker whose speech is played: the last part of the key"
+    )
+    device: str | None = described(
+        None, "loudspeaker: part of its name, or its index; if unset, the system's default"
+    )
+    file: Path | None = described(
+        None,
+        "WAV file to write instead, with what would be heard and no silence between; -: raw 16-bit "
+        "audio of one channel on standard output, with silence while nothing is said",
+    )
+    sample_rate: int | None = described(
+        None,
+        "rate at which it is played, in hertz; if unset, the default rate of the device, and "
+        f"{FILE_RATE} for a file",
+        ge=8000,
+        le=192_000,
+    )
+    volume: float = described(1, "factor for the volume; 1 leaves the speech as it is", ge=0, le=8)
+    buffer_ms: int = described(
+        100,
+        "milliseconds of speech that are waited for before playback begins, and again after it has "
+        "run out",
+        ge=0,
+        le=5000,
+    )
+    max_age_seconds: float = described(
+        30,
+        "seconds by which speech may be late, because the player starts after it or its device was "
+        "away; older speech is not played",
+        ge=1,
+        le=120,
+    )
+
+
 CAPTURE_COMMANDS = ("file", "stdin", "mic")
 
 
@@ -224,15 +278,17 @@ class Flags(NamedTuple):
 FLAGS = (
     Flags(StdinSettings, ("stdin",)),
     Flags(MicrophoneSettings, ("mic",)),
+    Flags(ConversationSettings, ("play",)),
+    Flags(PlaySettings, ("play",)),
     Flags(EdgeSettings, CAPTURE_COMMANDS),
     Flags(DeliverySettings, ("send",)),
     # --sample-rate is the rate of the source.
     Flags(PublishSettings, CAPTURE_COMMANDS, "publish-"),
     Flags(RequestSettings, CAPTURE_COMMANDS),
     Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
-    Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send"), "nats-"),
-    Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send")),
-    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "devices")),
+    Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send", "play"), "nats-"),
+    Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
+    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "devices")),
 )
 """The settings models of this program, in the order of its help text."""
 

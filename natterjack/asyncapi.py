@@ -25,6 +25,7 @@ from .subjects import (
     DURABLE_KINDS,
     HOLD_PREFIX,
     PLAYED_PREFIX,
+    PLAYER_HOLD_PREFIX,
     SESSION_PREFIX,
     SPEECH_PREFIX,
     TEXT_PREFIX,
@@ -203,8 +204,18 @@ def document() -> dict[str, Any]:
         "reply on the reply subject. Not stored.",
         "hold",
     )
+    channels["playerHold"] = _channel(
+        f"{PLAYER_HOLD_PREFIX}.{_KEY}",
+        "An edge asks whether another one plays the key. Edges that do, or have asked before, "
+        "reply on the reply subject. Not stored.",
+        "hold",
+    )
     # The address is unknown here: each request names its own reply subject.
-    for channel, message in (("controlReply", "reply"), ("holdReply", "hold")):
+    for channel, message in (
+        ("controlReply", "reply"),
+        ("holdReply", "hold"),
+        ("playerHoldReply", "hold"),
+    ):
         channels[channel] = {
             "address": None,
             "messages": {message: {"$ref": f"#/components/messages/{message}"}},
@@ -219,6 +230,8 @@ def document() -> dict[str, Any]:
         ("control", "send", "control"),
         ("askForKey", "send", "hold"),
         ("answerForKey", "receive", "hold"),
+        ("askToPlayKey", "send", "playerHold"),
+        ("answerToPlayKey", "receive", "playerHold"),
     ):
         operations[operation] = {
             "action": action,

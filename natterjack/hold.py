@@ -1,4 +1,5 @@
-"""The message on `stt.hold.<key>`, by which edges agree on the one that captures a key."""
+"""The message on `stt.hold.<key>`, by which edges agree on the one that captures a key, and on
+`tts.hold.<key>`, by which they agree on the one that plays it."""
 
 from __future__ import annotations
 
@@ -14,12 +15,17 @@ _PRINTABLE = r"^[ -~]+$"
 
 
 class Hold(BaseModel):
-    """Payload of `stt.hold.<key>` and of replies: an edge that captures the key, or wants to."""
+    """Payload of `stt.hold.<key>`, `tts.hold.<key>` and of replies: an edge that captures or plays
+    the key, or wants to."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     session_id: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$", description="ID of its session on the key")
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{8,64}$",
+            description="ID of its session on the key, or of the player",
+        ),
     ]
     agent: Annotated[
         str, Field(max_length=255, pattern=_PRINTABLE, description="name of its machine")
@@ -27,13 +33,16 @@ class Hold(BaseModel):
     pid: Annotated[int | None, Field(ge=0, lt=2**32, description="its process ID")] = None
     since: Annotated[
         AwareDatetime,
-        Field(ge=_FIRST, lt=_LAST, description="wall-clock time at which it began to capture"),
+        Field(ge=_FIRST, lt=_LAST, description="wall-clock time at which it began"),
     ]
     version: Annotated[
         str | None, Field(max_length=64, pattern=_PRINTABLE, description="its release")
     ] = None
     publishing: Annotated[
-        bool, Field(description="it has asked before, and publishes; false: it asks for the key")
+        bool,
+        Field(
+            description="it has asked before, and publishes or plays; false: it asks for the key"
+        ),
     ]
     request_sequence: Annotated[
         int | None,
@@ -54,7 +63,7 @@ class Hold(BaseModel):
 
         An edge that publishes outranks one that asks. Of two that publish, one has taken over from
         the other, which did not answer: the newer session request decides, as it does for workers,
-        and no clocks are compared. Otherwise the edge that began to capture first has the key.
+        and no clocks are compared. Otherwise the edge that began first has the key.
 
         The rank of an edge only rises. Edges that compare each other's messages, however late,
         can therefore not all give the key up.

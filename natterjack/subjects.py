@@ -25,6 +25,7 @@ VOICE_SESSION_PREFIX = "tts.session"
 TEXT_PREFIX = "tts.text"
 SPEECH_PREFIX = "tts.audio"
 PLAYED_PREFIX = "tts.played"
+PLAYER_HOLD_PREFIX = "tts.hold"
 VOICE_CONTROL_PREFIX = "tts.control"
 VOICE_EVENT_PREFIX = "tts.event"
 
@@ -136,6 +137,11 @@ def speech_subject(key: SessionKey) -> str:
 def played_subject(key: SessionKey) -> str:
     """The subject on which a player publishes how far it has played."""
     return f"{PLAYED_PREFIX}.{key}"
+
+
+def player_hold_subject(key: SessionKey) -> str:
+    """The subject on which players ask each other whether one of them plays the key."""
+    return f"{PLAYER_HOLD_PREFIX}.{key}"
 
 
 def voice_control_subject(key: SessionKey) -> str:

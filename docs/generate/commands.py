@@ -12,7 +12,7 @@ from .markdown import cell, code, heading, paragraphs, sentence, table
 _PARSERS = {
     "natterjack": "natterjack.cli.main:parser",
     "natterjack-worker": "worker.__main__:parser",
-    "natterjack-edge": "edge_capture.__main__:make_parser",
+    "natterjack-edge": "edge_capture.parser:make_parser",
 }
 """The function that makes the parser of each program."""
 

@@ -21,7 +21,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.fastpath import MessageTooLarge
 from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.spec import SessionSpec
-from natterjack.subjects import audio_subject
+from natterjack.subjects import SessionKey, audio_subject
 from natterjack.telemetry.log import fields
 
 from ..chunks import Chunk
@@ -93,6 +93,16 @@ class Publisher:
         self.acknowledged = 0
         self.resent = 0
         self.refused = 0
+
+    @property
+    def key(self) -> SessionKey:
+        """The session's key."""
+        return self.spec.key
+
+    @property
+    def session_id(self) -> str:
+        """The ID of the session that is open now."""
+        return self.backlog.current.session_id
 
     @property
     def dropped_frames(self) -> int:

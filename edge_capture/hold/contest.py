@@ -1,4 +1,4 @@
-"""Decides whether an agent may publish on its keys, or another agent has one of them.
+"""Decides whether an agent may use its keys, or another agent has one of them.
 
 Pure: `exchange` sends and receives, and passes events and times to it.
 """
@@ -25,15 +25,16 @@ class Lost(NamedTuple):
     key: SessionKey
     other: Hold
     published: bool
-    """Whether this agent published on it."""
+    """Whether this agent used it before."""
 
-    def describe(self, now: datetime) -> str:
-        """Say who has the key, and what to do about it. Times are in the time zone of `now`."""
+    def describe(self, now: datetime, used: str = "captured") -> str:
+        """Say who has the key, and what to do about it. Times are in the time zone of `now`; `used`
+        is what agents do with it."""
         since = self.other.since.astimezone(now.tzinfo)
         form = "%H:%M:%S" if since.date() == now.date() else "%Y-%m-%d %H:%M:%S"
         took_over = ", which took over when this agent did not answer" if self.published else ""
         return (
-            f"{self.key} is being captured by agent {self.other.agent} since {since:{form}} "
+            f"{self.key} is being {used} by agent {self.other.agent} since {since:{form}} "
             f"(session {self.other.session_id}){took_over}; stop it, or choose another --speaker "
             "or --conversation"
         )

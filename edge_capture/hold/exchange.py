@@ -9,10 +9,11 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from typing import NamedTuple, Protocol
 
 from nats.errors import Error as NatsError
 
@@ -22,9 +23,13 @@ from natterjack.broker.streams import TRANSCRIPTS
 from natterjack.errors import BadEvent, NotAllowed
 from natterjack.events import StatusEvent, parse_event
 from natterjack.hold import Hold, parse_hold
-from natterjack.subjects import SessionKey, hold_subject, transcript_subject
+from natterjack.subjects import (
+    SessionKey,
+    hold_subject,
+    player_hold_subject,
+    transcript_subject,
+)
 
-from ..delivery.publisher import Publisher
 from ..delivery.replies import NO_RESPONDERS
 from .contest import Contest, Lost
 
@@ -38,7 +43,7 @@ _POLL_S = 1.0
 _ROUND_TRIP_S = 5.0
 _STATUS_S = 2.0
 """How long to wait for the last status of a key."""
-_NOT_A_REPLY = (b"stt.", b"$")
+_NOT_A_REPLY = (b"stt.", b"tts.", b"$")
 """Prefixes of subjects to which no answer is sent. The server lets this agent publish to any reply
 subject that another agent names, which could make it publish audio or requests, for example."""
 
@@ -48,14 +53,44 @@ def machine_name() -> str:
     return re.sub(r"[^ -~]", "?", socket.gethostname())[:255] or "unknown"
 
 
-class Holds:
-    """The keys on which one run publishes. It gets all of them, or another agent has one."""
+class Claim(Protocol):
+    """The use of a key by this run."""
 
-    def __init__(self, publishers: Sequence[Publisher]) -> None:
-        self._publishers = {publisher.spec.key: publisher for publisher in publishers}
-        self._tokens = {b"%d" % n: key for n, key in enumerate(self._publishers)}
+    @property
+    def key(self) -> SessionKey:
+        """The key."""
+
+    @property
+    def session_id(self) -> str:
+        """What tells this use from others."""
+
+    @property
+    def request_sequence(self) -> int | None:
+        """Sequence in STT_SESSIONS of the newest session request, if there is one."""
+
+
+class Use(NamedTuple):
+    """What agents do with the keys that they hold."""
+
+    subject: Callable[[SessionKey], str]
+    used: str
+    """The word for it."""
+
+
+CAPTURE = Use(hold_subject, "captured")
+PLAY = Use(player_hold_subject, "played")
+
+
+class Holds:
+    """The keys that one run uses. It gets all of them, or another agent has one."""
+
+    def __init__(self, claims: Sequence[Claim], use: Use = CAPTURE) -> None:
+        self._claims = {claim.key: claim for claim in claims}
+        self._use = use
+        self._subjects = {use.subject(key) for key in self._claims}
+        self._tokens = {b"%d" % n: key for n, key in enumerate(self._claims)}
         """Keys by the last token of the subject for answers."""
-        self._contest = Contest(self._publishers)
+        self._contest = Contest(self._claims)
         self._agent, self._version = machine_name(), version("natterjack")
         self._since = datetime.now(UTC)
         self._broker: Broker | None = None
@@ -69,7 +104,7 @@ class Holds:
         self._wake = asyncio.Event()
         self._released = False
         self.granted = asyncio.Event()
-        """Set when this run may publish."""
+        """Set when this run may use its keys."""
         self.taken = asyncio.Event()
         """Set when another agent has one of the keys."""
         self._confirmed = asyncio.Event()
@@ -113,9 +148,10 @@ class Holds:
         try:
             listen = broker.client.listen
             subscriptions.append(await listen(f"{self._inbox}.*", self._answered))
-            for key in self._publishers:
-                subscriptions.append(await listen(hold_subject(key), partial(self._asked, key)))
-            if not (outage or self.granted.is_set()):
+            for key in self._claims:
+                asked = partial(self._asked, key)
+                subscriptions.append(await listen(self._use.subject(key), asked))
+            if self._use is CAPTURE and not (outage or self.granted.is_set()):
                 self._outage = await self._others_are_open(broker)
             while not (self._released or self.taken.is_set() or broker.client.is_closed):
                 self._wake.clear()
@@ -135,8 +171,8 @@ class Holds:
         may know. That agent may be about to connect again."""
         js = broker.client.jetstream(timeout=_STATUS_S)
 
-        async def is_open(publisher: Publisher) -> bool:
-            subject = transcript_subject(publisher.spec.key, "status")
+        async def is_open(claim: Claim) -> bool:
+            subject = transcript_subject(claim.key, "status")
             try:
                 message = await js.get_last_msg(TRANSCRIPTS, subject, direct=True)
                 event = parse_event(message.data or b"")
@@ -144,11 +180,11 @@ class Holds:
                 return False
             if not isinstance(event, StatusEvent) or event.closing:
                 return False
-            return event.session_id != publisher.backlog.current.session_id
+            return event.session_id != claim.session_id
 
         try:
             async with broker.raising_refusals():
-                return any(await asyncio.gather(*map(is_open, self._publishers.values())))
+                return any(await asyncio.gather(*map(is_open, self._claims.values())))
         except NotAllowed:
             return False
 
@@ -196,7 +232,7 @@ class Holds:
         try:
             for token, key in self._tokens.items():
                 reply = f"{self._inbox}.{token.decode()}"
-                broker.client.post(hold_subject(key), self._hold(key).encode(), reply=reply)
+                broker.client.post(self._use.subject(key), self._hold(key).encode(), reply=reply)
         except NatsError:
             self._contest.disconnected()
             return False
@@ -204,9 +240,9 @@ class Holds:
 
     def _hold(self, key: SessionKey) -> Hold:
         """Return the message of this agent about the key."""
-        sequences = [each.request_sequence or 0 for each in self._publishers.values()]
+        sequences = [each.request_sequence or 0 for each in self._claims.values()]
         return Hold(
-            session_id=self._publishers[key].backlog.current.session_id,
+            session_id=self._claims[key].session_id,
             agent=self._agent,
             pid=os.getpid(),
             since=self._since,
@@ -250,7 +286,7 @@ class Holds:
     def _refused(self, refusal: NotAllowed) -> bool:
         """Handle a missing permission, which users made by earlier releases lack. Returns whether
         it concerns the hold."""
-        if refusal.subject in {hold_subject(key) for key in self._publishers}:
+        if refusal.subject in self._subjects:
             if refusal.publishes:
                 self._may_ask = False
                 self._contest.not_allowed()
@@ -260,8 +296,9 @@ class Holds:
         if not self._warned:
             self._warned = True
             log.info(
-                "%s, so two agents could capture the same key unnoticed; to permit it, run "
+                "%s, so the same key could be %s by two agents unnoticed; to permit it, run "
                 "`natterjack users config --dir users` and reload NATS",
                 refusal,
+                self._use.used,
             )
         return True

@@ -1,4 +1,4 @@
-"""The input devices that PortAudio finds, and the choice of one of them."""
+"""The devices that PortAudio finds, and the choice of one of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import SourceError
+from ..errors import EdgeError, OutputError, SourceError
 
 _MAX_CHANNELS = 32
 
@@ -17,14 +17,29 @@ _NO_LIBRARY = (
     "(macOS and Windows: pip install --force-reinstall sounddevice)"
 )
 _NO_DEVICE = (
-    "no microphone found; `natterjack-edge devices` lists the available ones. To use a sound "
+    "no {} found; `natterjack-edge devices` lists the available ones. To use a sound "
     "server such as PulseAudio or PipeWire: apt-get install libasound2-plugins"
 )
 
 
+class Kind(NamedTuple):
+    """A kind of device."""
+
+    direction: str
+    """PortAudio's word, `input` or `output`."""
+    name: str
+    """Its name for people."""
+    error: type[EdgeError]
+    """What is raised if there is none."""
+
+
+MICROPHONE = Kind("input", "microphone", SourceError)
+LOUDSPEAKER = Kind("output", "loudspeaker", OutputError)
+
+
 @dataclass(frozen=True)
 class Device:
-    """An input device."""
+    """A microphone or a loudspeaker."""
 
     index: int
     name: str
@@ -53,7 +68,7 @@ def portaudio() -> Any:
     try:
         import sounddevice
     except ModuleNotFoundError:
-        raise SourceError("microphones need: pip install 'natterjack[edge]'") from None
+        raise SourceError("audio devices need: pip install 'natterjack[edge]'") from None
     except OSError:
         raise SourceError(_NO_LIBRARY) from None
     except Exception as error:  # noqa: BLE001 - PortAudioError cannot be imported on its own
@@ -61,34 +76,36 @@ def portaudio() -> Any:
     return sounddevice
 
 
-def list_devices() -> list[Device]:
-    """Return all input devices. Raises: SourceError if there are none, or no PortAudio."""
+def list_devices(kind: Kind = MICROPHONE) -> list[Device]:
+    """Return all devices of a kind. Raises: its error if there are none; SourceError if there is no
+    PortAudio."""
     library = portaudio()
     hosts = library.query_hostapis()
-    default = library.default.device[0]
+    default = library.default.device[kind.direction]
     if default < 0:
-        default = next((host["default_input_device"] for host in hosts), -1)
+        default = next((host[f"default_{kind.direction}_device"] for host in hosts), -1)
+    channels = f"max_{kind.direction}_channels"
     devices = [
         Device(
             entry["index"],
             entry["name"],
             hosts[entry["hostapi"]]["name"],
-            entry["max_input_channels"],
+            entry[channels],
             round(entry["default_samplerate"]),
             entry["index"] == default,
         )
         for entry in library.query_devices()
-        if entry["max_input_channels"] > 0
+        if entry[channels] > 0
     ]
     if not devices:
-        raise SourceError(_NO_DEVICE)
+        raise kind.error(_NO_DEVICE.format(kind.name))
     return devices
 
 
-def select_device(devices: Sequence[Device], wanted: str | None) -> Device:
+def select_device(devices: Sequence[Device], wanted: str | None, kind: Kind = MICROPHONE) -> Device:
     """Return the device with this index, name or part of a name; the default one if None.
 
-    Raises: SourceError if there is no such device, or more than one.
+    Raises: the kind's error if there is no such device, or more than one.
     """
     if wanted is None:
         return next((device for device in devices if device.default), devices[0])
@@ -99,24 +116,26 @@ def select_device(devices: Sequence[Device], wanted: str | None) -> Device:
             device for device in devices if wanted.casefold() in device.name.casefold()
         ]
     if not found:
-        raise SourceError(f"no microphone is named {wanted!r}; available: {_listed(devices)}")
+        raise kind.error(f"no {kind.name} is named {wanted!r}; available: {_listed(devices)}")
     if len(found) > 1:
-        raise SourceError(f"several microphones match {wanted!r}; use an index: {_listed(found)}")
+        raise kind.error(f"several {kind.name}s match {wanted!r}; use an index: {_listed(found)}")
     return found[0]
 
 
-def reselect_device(devices: Sequence[Device], lost: Device, wanted: str | None) -> Device:
+def reselect_device(
+    devices: Sequence[Device], lost: Device, wanted: str | None, kind: Kind = MICROPHONE
+) -> Device:
     """Return the device that replaces `lost`: one of the same name, else the one `wanted`.
 
-    Raises: SourceError if there is none.
+    Raises: the kind's error if there is none.
     """
     for device in devices:
         if (device.name, device.host) == (lost.name, lost.host):
             return device
     if wanted is not None and wanted.isdecimal():
         # The index may belong to another device by now.
-        raise SourceError(f"microphone {lost.name!r} is gone")
-    return select_device(devices, wanted)
+        raise kind.error(f"{kind.name} {lost.name!r} is gone")
+    return select_device(devices, wanted, kind)
 
 
 def choose_channels(device: Device, wanted: int | None, rate: int) -> int:

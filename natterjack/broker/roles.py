@@ -17,6 +17,7 @@ from natterjack.subjects import (
     DIAL_PREFIX,
     HOLD_PREFIX,
     PLAYED_PREFIX,
+    PLAYER_HOLD_PREFIX,
     REPUBLISHED_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
@@ -169,20 +170,21 @@ def _read(stream: str, prefix: str, below: str) -> tuple[str, ...]:
 
 
 def _edge(key: str, own: tuple[str, ...]) -> Permissions:
-    status, hold = f"{TRANSCRIPT_PREFIX}.{key}.status", f"{HOLD_PREFIX}.{key}"
+    status = f"{TRANSCRIPT_PREFIX}.{key}.status"
+    holds = (f"{HOLD_PREFIX}.{key}", f"{PLAYER_HOLD_PREFIX}.{key}")
     speech, voice_status = f"{SPEECH_PREFIX}.{key}", f"{VOICE_EVENT_PREFIX}.{key}.status"
     return Permissions(
         publish=(
             f"{SESSION_PREFIX}.{key}",
             f"{AUDIO_PREFIX}.{key}",
-            hold,
+            *holds,
             f"{PLAYED_PREFIX}.{key}",
             # The newest status of a session, and its newest chunk of speech, by their subjects.
             f"{_API}.DIRECT.GET.{streams.TRANSCRIPTS}.{status}",
             f"{_API}.DIRECT.GET.{streams.VOICE_EVENTS}.{voice_status}",
             f"{_API}.DIRECT.GET.{streams.SPEECH}.{speech}",
         ),
-        subscribe=(*own, status, hold, speech, voice_status),
+        subscribe=(*own, status, *holds, speech, voice_status),
         responds=True,  # to other edges that ask for its keys
     )
 

@@ -94,7 +94,8 @@ PUBLISHED = (
     "stt.audio.acme.call.caller", "tts.played.acme.call.caller",
     *(
         f"tts.{what}.{key}"
-        for what in ("session", "text", "audio", "played", "control") for key in (KEY, FOREIGN)
+        for what in ("session", "text", "audio", "played", "control", "hold")
+        for key in (KEY, FOREIGN)
     ),
     *(f"stt.transcript.{key}.{kind}" for key in (KEY, FOREIGN) for kind in KINDS),
     *(f"tts.event.{key}.{kind}" for key in (KEY, FOREIGN) for kind in VOICE_KINDS),
@@ -156,8 +157,10 @@ HEARD = (
     "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
     *(
         f"tts.{what}.{key}"
-        for what in ("session", "text", "audio", "played", "control") for key in (KEY, FOREIGN)
+        for what in ("session", "text", "audio", "played", "control", "hold")
+        for key in (KEY, FOREIGN)
     ),
+    "tts.hold.acme.call.caller", "tts.hold.acme.*.*", "tts.hold.>",
     "tts.audio.acme.call.caller", "tts.audio.acme.*.*", "tts.audio.acme.*.agent",
     *(f"tts.{what}.*.*.*" for what in ("session", "text", "audio", "played", "control")),
     *(f"tts.event.{key}.{kind}" for key in (KEY, FOREIGN) for kind in VOICE_KINDS),
@@ -174,14 +177,14 @@ HEARD = (
 )  # fmt: skip
 
 _OWN_EDGE = (
-    f"stt.session.{KEY}", f"stt.audio.{KEY}", f"stt.hold.{KEY}",
+    f"stt.session.{KEY}", f"stt.audio.{KEY}", f"stt.hold.{KEY}", f"tts.hold.{KEY}",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
     f"tts.played.{KEY}", f"$JS.API.DIRECT.GET.TTS_AUDIO.tts.audio.{KEY}",
     f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.status",
 )  # fmt: skip
 _EDGE_HEARS = (
     f"stt.transcript.{KEY}.status", "stt.transcript.acme.*.agent.status", f"stt.hold.{KEY}",
-    f"tts.audio.{KEY}", "tts.audio.acme.*.agent",
+    f"tts.hold.{KEY}", f"tts.audio.{KEY}", "tts.audio.acme.*.agent",
     f"tts.event.{KEY}.status", "tts.event.acme.*.agent.status",
 )  # fmt: skip
 _LISTEN = (
@@ -259,12 +262,13 @@ MAY_PUBLISH: dict[str, set[str]] = {
 MAY_HEAR: dict[str, set[str]] = {
     "edge_acme_pi-1": {
         *_EDGE_HEARS, "stt.transcript.acme.*.*.status", "stt.hold.acme.call.caller",
-        "stt.hold.acme.*.*", "tts.audio.acme.call.caller", "tts.audio.acme.*.*",
-        "tts.event.acme.*.*.status",
+        "stt.hold.acme.*.*", "tts.hold.acme.call.caller", "tts.hold.acme.*.*",
+        "tts.audio.acme.call.caller", "tts.audio.acme.*.*", "tts.event.acme.*.*.status",
     },
     "edge_acme_pi-2": {*_EDGE_HEARS},
     "edge_other_x": {
-        f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}", f"tts.audio.{FOREIGN}",
+        f"stt.transcript.{FOREIGN}.status", f"stt.hold.{FOREIGN}", f"tts.hold.{FOREIGN}",
+        f"tts.audio.{FOREIGN}",
         f"tts.event.{FOREIGN}.status",
     },
     "subscriber_acme_app": {*_OWN_EVENTS},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edge_capture.__main__ import make_parser
+from edge_capture.parser import make_parser
 from edge_capture.settings import StdinSettings
 from natterjack.audio import AudioFormat, Encoding
 from natterjack.settings import load
@@ -67,7 +67,7 @@ def examples(path: Path) -> list[tuple[list[str], str]]:
 
 def test_the_places_that_newcomers_copy_from_are_found() -> None:
     assert {
-        "edge_capture/__main__.py",
+        "edge_capture/parser.py",
         "edge_capture/sources/stdin.py",
         "docs/reference/commands.md",
         "docs/how-to/run-an-edge-as-a-service.md",

@@ -67,7 +67,7 @@ def test_every_command_and_argument_is_described(
 def test_every_subject_is_on_the_page() -> None:
     page = PAGES[REFERENCE / "events.md"]
     prefixes = [name for name in vars(subjects) if name.endswith("_PREFIX")]
-    assert len(prefixes) == 14
+    assert len(prefixes) == 15
     for name in prefixes:
         assert f"`{getattr(subjects, name)}." in page, name
     for stream in events.stream_configs():

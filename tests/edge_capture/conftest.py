@@ -32,13 +32,17 @@ def start_edge(tmp_path: Path, nats_server: EmbeddedServer) -> Iterator[StartEdg
     counter = itertools.count()
 
     def start(
-        *arguments: object, environment: dict[str, str] | None = None, stdin: object = None
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        stdin: object = None,
+        stdout: object = None,
     ) -> Edge:
         edge = Edge(
             tmp_path / f"edge{next(counter)}",
             tuple(map(str, arguments)),
             {"NATS_URL": nats_server.url, **(environment or {})},
             subprocess.DEVNULL if stdin is None else stdin,  # type: ignore[arg-type]
+            stdout=stdout,  # type: ignore[arg-type]
         )
         started.append(edge)
         return edge
@@ -100,7 +104,7 @@ ctl.!default { type pulse }
 
 
 class SoundServer:
-    """A PulseAudio server of one test. Its microphone records what is played into it."""
+    """A PulseAudio server of one test. Its microphone records what its loudspeaker plays."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -148,6 +152,20 @@ class SoundServer:
             subprocess.Popen(["paplay", "-d", "virt", str(path)], env=self._everything)
         )
 
+    async def record(self, path: Path) -> None:
+        """Start to record what is audible: raw 16-bit audio of one channel, 48000 Hz."""
+        with path.open("wb") as file:
+            self._players.append(
+                subprocess.Popen(
+                    [
+                        "parec", "-d", "virt.monitor", "--rate=48000", "--channels=1",
+                        "--format=s16le", "--latency-msec=20",
+                    ],
+                    env=self._everything, stdout=file,
+                )
+            )  # fmt: skip
+        await until(lambda: path.stat().st_size, "it is recorded", 20)
+
     def kill(self) -> None:
         """Kill the server, as if the microphone were unplugged. Idempotent."""
         for process in [*self._players, *filter(None, [self._process])]:
@@ -156,7 +174,9 @@ class SoundServer:
 
 
 def _missing_packages() -> str | None:
-    missing = [name for name in ("pulseaudio", "pactl", "paplay") if shutil.which(name) is None]
+    missing = [
+        name for name in ("pulseaudio", "pactl", "paplay", "parec") if shutil.which(name) is None
+    ]
     missing += [name for name in ("portaudio",) if find_library(name) is None]
     if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
         missing.append("libasound2-plugins")

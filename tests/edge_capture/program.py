@@ -13,8 +13,8 @@ import numpy.typing as npt
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from edge_capture.__main__ import make_parser
 from edge_capture.chunks import Chunk
+from edge_capture.parser import make_parser
 from edge_capture.session import EdgeSession, make_keys, make_sessions
 from edge_capture.settings import EdgeSettings, PublishSettings, RequestSettings
 from edge_capture.sources import Source
@@ -38,19 +38,26 @@ class Edge:
         stdin: int | IO[bytes] | None = subprocess.DEVNULL,
         *,
         module: str = "edge_capture",
+        stdout: int | IO[bytes] | None = None,
     ) -> None:
+        """Without `stdout`, standard output goes to a file, too."""
         directory.mkdir()
         self._out, self._err = directory / "out", directory / "err"
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EDGE_", "NATS_"))}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = launch(
                 ("-m", module, *arguments), env=clean | environment,
-                stdin=stdin, stdout=out, stderr=err,
+                stdin=stdin, stdout=stdout or out, stderr=err,
             )  # fmt: skip
 
     @property
     def stdout(self) -> str:
         return self._out.read_text()
+
+    @property
+    def output(self) -> bytes:
+        """Standard output that is not text."""
+        return self._out.read_bytes()
 
     @property
     def stderr(self) -> str:

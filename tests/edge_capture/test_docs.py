@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_capture.__main__ import main, make_parser
+from edge_capture.__main__ import main
+from edge_capture.parser import make_parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
-COMMANDS = ["file", "stdin", "mic", "send", "devices"]
+COMMANDS = ["file", "stdin", "mic", "send", "play", "devices"]
 
 
 def flags_without_variable(command: str) -> set[str]:

@@ -370,14 +370,16 @@ async def test_a_device_that_refuses_its_old_rate_is_retried(sound_server: Sound
     assert ended.stderr.count("the microphone is back") == 1
 
 
-async def test_devices_lists_the_microphone(
+async def test_devices_lists_microphones_and_loudspeakers(
     start_edge: StartEdge, sound_server: SoundServer
 ) -> None:
     edge = start_edge("devices", environment=sound_server.environment)
     assert await edge.exit_code() == 0, edge.stderr
-    (default,) = [line for line in edge.stdout.splitlines() if line.startswith("*")]
-    assert "default  (ALSA, 32 channels, 44100 Hz)" in default
-    assert any("pulse  (ALSA" in line for line in edge.stdout.splitlines())
+    for kind in ("microphones:\n", "loudspeakers:\n"):
+        listed = edge.stdout.partition(kind)[2]
+        (default,) = [line for line in listed.splitlines()[:2] if line.startswith("*")]
+        assert "default  (ALSA, 32 channels, 44100 Hz)" in default
+        assert "pulse  (ALSA" in listed
     assert edge.stderr == ""
 
 

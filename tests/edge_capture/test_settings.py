@@ -4,7 +4,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture import settings
-from edge_capture.__main__ import make_parser
+from edge_capture.parser import make_parser
 
 
 def variables(model: type[BaseSettings]) -> set[str]:
@@ -35,7 +35,7 @@ def test_every_setting_has_a_description_in_one_line(model: type[BaseSettings]) 
         assert "\n" not in field.description, name
 
 
-@pytest.mark.parametrize("command", ["file", "stdin", "mic", "send", "devices"])
+@pytest.mark.parametrize("command", ["file", "stdin", "mic", "send", "play", "devices"])
 def test_every_variable_of_a_command_is_in_its_help(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

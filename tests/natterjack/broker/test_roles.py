@@ -66,8 +66,9 @@ def test_an_edge_is_confined_to_its_tenant_and_speaker() -> None:
         assert not allows(permissions.publish, f"{prefix}.other.call.agent")
         assert not allows(permissions.subscribe, f"{prefix}.acme.call.agent")
     for filters in (permissions.publish, permissions.subscribe):
-        assert allows(filters, "stt.hold.acme.call.agent")
-        assert not allows(filters, "stt.hold.other.call.agent")
+        for hold in ("stt.hold", "tts.hold"):
+            assert allows(filters, f"{hold}.acme.call.agent")
+            assert not allows(filters, f"{hold}.other.call.agent")
     assert permissions.responds
     assert allows(permissions.subscribe, "stt.transcript.acme.call.agent.status")
     assert not allows(permissions.subscribe, "stt.transcript.acme.call.agent.final")

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 import natterjack.settings
 from docs.generate import ROOT
 from docs.generate.settings import models
-from edge_capture.__main__ import make_parser
+from edge_capture.parser import make_parser
 from edge_capture.settings import MODELS as EDGE_MODELS
 from edge_capture.settings import check_variables
 from natterjack.errors import UsageError

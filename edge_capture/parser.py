@@ -1,0 +1,102 @@
+"""The command line of `natterjack-edge`."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from .settings import add_command_flags
+
+_EXAMPLES = """\
+examples:
+  natterjack-edge file meeting.flac --tenant acme --language en
+  natterjack-edge file call.wav --split-channels agent,caller --speed max --wait
+  ffmpeg -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin
+  natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
+  natterjack-edge mic --spool /var/lib/natterjack --resume
+  natterjack-edge send --spool /var/lib/natterjack
+  natterjack-edge play --tenant acme --conversation call-17 --device speakers
+  natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
+  natterjack-edge devices
+
+Most settings are also environment variables, named in brackets; a flag takes precedence.
+Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
+
+exit status:
+  0    everything is published and acknowledged
+  1    some chunks are not acknowledged, some audio is known to be untranscribed, the end of a
+       session cannot be read, the source failed, a request ended the session, another agent took
+       over its key, or with --wait it did not end as closed
+  2    an error in the command line, the settings, the source or the spool, another agent captures
+       the key, or with --once NATS cannot be reached
+  130  aborted by a second Ctrl-C
+"""
+
+
+def _speed(text: str) -> float | None:
+    if text in ("0", "max"):
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, 0 or max")
+    return speed
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    parser = argparse.ArgumentParser(
+        prog="natterjack-edge",
+        description="Capture audio and publish it to NATS, where workers transcribe it; play the "
+        "speech that workers publish.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("natterjack"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    speed = "playback speed, such as 2 for twice real time; 0 or max: as fast as possible"
+
+    file = command("file", "publish an audio file: WAV, FLAC, OGG or MP3, any rate and channels")
+    file.add_argument("path", type=Path, metavar="PATH", help="the file")
+    file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
+    stdin = command("stdin", "publish standard input: raw audio or a WAV file")
+    stdin.add_argument(
+        "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
+    )
+    mic = command("mic", "publish a microphone")
+    send = command("send", "send what earlier sessions have left in the spool, and exit")
+    play = command("play", "play the speech of a voice session")
+    devices = command("devices", "list the microphones and loudspeakers")
+    for each in (file, stdin, mic, send, play):
+        each.add_argument(
+            "--once", action="store_true", help="exit if the first attempt to reach NATS fails"
+        )
+    for each in (file, stdin, mic):
+        each.add_argument(
+            "--resume",
+            action="store_true",
+            help="continue the session that an earlier run of this source left in the spool, or "
+            "start a new one if there is none",
+        )
+        each.add_argument(
+            "--wait",
+            action="store_true",
+            help="wait until workers have ended the session, or the last of those that continue it",
+        )
+    for each in (file, stdin, mic, send, play, devices):
+        add_command_flags(each, each.prog.rpartition(" ")[2])
+    return parser

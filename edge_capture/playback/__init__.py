@@ -1,0 +1,1 @@
+"""Playing the speech of voice sessions: on a loudspeaker, into a WAV file or standard output."""

@@ -1,0 +1,131 @@
+"""One run of `natterjack-edge play`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from datetime import datetime
+
+from natterjack.broker.connection import Broker, connect
+from natterjack.broker.login.attempts import Attempts
+from natterjack.errors import UsageError
+from natterjack.process.run import end_tasks
+from natterjack.settings import BrokerSettings
+from natterjack.subjects import SessionKey
+from natterjack.telemetry.log import fields
+
+from ..errors import KeyTaken, OutputError, OutputLost
+from ..settings import FILE_RATE, ConversationSettings, PlaySettings
+from .outputs import Output
+from .player import Player
+from .playout import PlayOptions
+
+log = logging.getLogger(__name__)
+
+
+def open_player(conversation: str | None, tenant: str, settings: PlaySettings) -> Player:
+    """Open the output and make its player. Raises: UsageError, OutputError."""
+    if not conversation:
+        raise UsageError("the conversation to play is not named: --conversation NAME")
+    key = SessionKey.checked(tenant, conversation, settings.speaker)
+    options = PlayOptions(settings.volume, settings.buffer_ms / 1000, settings.max_age_seconds)
+    return Player(key, _open_output(settings), options)
+
+
+def _open_output(settings: PlaySettings) -> Output:
+    if settings.file is None:
+        from .outputs.loudspeaker import Loudspeaker
+
+        return Loudspeaker(settings.device, settings.sample_rate)
+    from .outputs.paced import StdoutOutput, WavOutput
+
+    rate = settings.sample_rate or FILE_RATE
+    if str(settings.file) != "-":
+        return WavOutput(settings.file, rate)
+    if sys.stdout.isatty():
+        raise OutputError("raw audio is not for a terminal: redirect standard output")
+    return StdoutOutput(sys.stdout.fileno(), rate)
+
+
+class PlayRun:
+    """Plays one key until a signal, or until nobody reads the output."""
+
+    def __init__(self, player: Player, broker: BrokerSettings, *, once: bool) -> None:
+        self.player = player
+        self.broker: Broker | None = None
+        self.attempts = Attempts()
+        self._settings = broker
+        self._once = once
+        self._outage = False
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Return the exit status. Raises: BrokerError, UsageError; KeyTaken."""
+        player, code = self.player, 0
+        if self._once:
+            self.broker = await self._connect()
+        async with asyncio.TaskGroup() as tasks:
+            playing = tasks.create_task(self._play(), name="play")
+            serving = tasks.create_task(self._serve(), name="serve")
+            ends = [
+                playing,
+                tasks.create_task(stop.wait()),
+                tasks.create_task(player.holds.taken.wait()),
+            ]
+            await asyncio.wait((*ends, serving), return_when=asyncio.FIRST_COMPLETED)
+            player.stop()
+            if playing.done():
+                code = int(playing.result())
+            await end_tasks((*ends, serving))
+        if self.broker is not None:
+            await self.broker.close()
+        code |= self._report_taken()
+        log.info("stopped playing", extra=fields(**player.summary()))
+        return code
+
+    async def _play(self) -> bool:
+        """Play to the end. Returns whether the output failed."""
+        try:
+            await self.player.play()
+        except OutputLost as error:
+            log.error("%s", error)
+            return True
+        log.info("nobody reads %s any more", self.player.output.name)
+        return False
+
+    async def _connect(self) -> Broker:
+        return await connect(
+            self._settings,
+            name="natterjack-edge",
+            once=self._once,
+            echo=False,  # so that it does not answer itself
+            attempts=self.attempts,
+        )
+
+    async def _serve(self) -> None:
+        """Connect and play what is received, until cancelled or another agent has the key."""
+        while not self.player.holds.taken.is_set():
+            # nats-py closes a connection permanently on some errors, such as expired credentials.
+            if self.broker is None or self.broker.client.is_closed:
+                self.broker = await self._connect()
+                self._outage = self.attempts.failures.total() > 0
+            await self.player.run(self.broker, outage=self._outage)
+
+    def _report_taken(self) -> int:
+        """Log that another agent has the key, and return 1, or 0 if none has. Raises KeyTaken if
+        this one has never had it."""
+        lost = self.player.holds.lost
+        if lost is None:
+            return 0
+        words = lost.describe(datetime.now().astimezone(), "played")
+        if not lost.published:
+            raise KeyTaken(words)
+        log.error("%s", words)
+        return 1
+
+
+def make_run(
+    key: ConversationSettings, play: PlaySettings, broker: BrokerSettings, *, once: bool
+) -> PlayRun:
+    """Open the output. To be called in the event loop. Raises: UsageError, OutputError."""
+    return PlayRun(open_player(key.conversation, key.tenant, play), broker, once=once)
