@@ -23,8 +23,9 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     **{
-        str(path.relative_to(ROOT)): f"reference/providers/{path.parent.name}.md"
-        for path in sorted((ROOT / "worker" / "providers").glob("*/README.md"))
+        str(path.relative_to(ROOT)): f"reference/{room}/{path.parent.name}.md"
+        for room in ("providers", "voices")
+        for path in sorted((ROOT / "worker" / room).glob("*/README.md"))
     },
 }
 """Pages of the site outside `docs/`, from the root of the repository, and their places."""

@@ -100,6 +100,8 @@ class Connection:
                     audio_seen, last_life = True, now
                 self._inbox.put_nowait(message.data)
             elif message.type is WSMsgType.TEXT:
+                kind = _type_of(message.data, self.session.type_field)
+                self._entry.texts[kind] = self._entry.texts.get(kind, 0) + 1
                 if audio_seen and self.session.resets_timer(message.data):
                     last_life = now
                 self._inbox.put_nowait(message.data)
@@ -146,8 +148,6 @@ class Connection:
             if frame is None:
                 self._queue(self.session.timed_out())
             elif isinstance(frame, str):
-                kind = _type_of(frame, self.session.type_field)
-                self._entry.texts[kind] = self._entry.texts.get(kind, 0) + 1
                 self._queue(self.session.text(frame))
             else:
                 if pace := self._emulator.faults.pace:

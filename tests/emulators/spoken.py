@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from natterjack.audio import BYTES_PER_SAMPLE, Encoding
+from natterjack.plugin.voice import VoiceStreamRequest
 
 from . import tones
 from .session import Outgoing
@@ -86,6 +87,14 @@ def synthesize(
         tail_seconds=gap_seconds,
         encoding=encoding,
     )
+
+
+def check_tones(text: str, audio: bytes, request: VoiceStreamRequest) -> None:
+    """Fail unless the audio of a stream has the tone words of `text`, and no others: the fixture
+    `check_speech` of the contract suite."""
+    decoder = tones.Decoder(request.sample_rate, request.encoding)
+    heard = [word.word for word in [*decoder.feed(audio), *decoder.flush()]]
+    assert heard == tone_words(text)
 
 
 def sentences(text: str) -> tuple[str, str]:

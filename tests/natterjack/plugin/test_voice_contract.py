@@ -25,18 +25,10 @@ from natterjack.plugin import (
     VoiceStreamRequest,
 )
 from natterjack.plugin.contract import VoiceContract
-from tests.emulators.spoken import places, synthesize, tone_words
-from tests.emulators.tones import Decoder
+from tests.emulators.spoken import check_tones, places, synthesize
 
 Check = Callable[[str, bytes, VoiceStreamRequest], None]
 FRAME_BYTES = 4800
-
-
-def check_tones(text: str, audio: bytes, request: VoiceStreamRequest) -> None:
-    """Fail unless the audio has the tone words of the text."""
-    decoder = Decoder(request.sample_rate, request.encoding)
-    heard = [word.word for word in [*decoder.feed(audio), *decoder.flush()]]
-    assert heard == tone_words(text)
 
 
 class PlainStream(VoiceStream):

@@ -21,7 +21,7 @@ class DeepgramAccount(BaseSettings):
     api_key: SecretStr | None = described(None, "API key; required")
     url: str = described(
         "wss://api.deepgram.com",
-        "base address (wss:// or ws://); /v1/listen or /v2/listen is appended",
+        "base address (wss:// or ws://) of the streaming APIs, to which the path is appended",
     )
 
     @field_validator("url")
