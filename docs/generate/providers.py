@@ -1,9 +1,15 @@
-"""docs/reference/providers.md: capabilities and prices of the providers that natterjack brings."""
+"""docs/reference/providers.md: capabilities and prices of the providers and voices that natterjack
+brings."""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
+import worker.voices
 from natterjack.plugin.entry_points import available
 from natterjack.plugin.provider import Capabilities, Provider
+from natterjack.plugin.voice import Voice
 from worker.metering.prices import LIST_PRICES
 from worker.providers.loading import load_class
 
@@ -23,6 +29,45 @@ def providers() -> dict[str, type[Provider]]:
 def readme(name: str) -> str:
     """The path of a provider's own page, from the root of the repository."""
     return f"worker/providers/{name.replace('-', '_')}/README.md"
+
+
+def voices() -> dict[str, type[Voice]]:
+    """The voices of this package, by name."""
+    found = {}
+    for room in pkgutil.iter_modules(worker.voices.__path__, f"{worker.voices.__name__}."):
+        for value in vars(import_module(room.name)).values():
+            if isinstance(value, type) and issubclass(value, Voice) and value is not Voice:
+                found[value.name] = value
+    return found
+
+
+def voice_readme(name: str) -> str:
+    """The path of a voice's own page, from the root of the repository."""
+    return f"worker/voices/{name.replace('-', '_')}/README.md"
+
+
+def _voices() -> str:
+    rows = []
+    for name, found in voices().items():
+        c = found.capabilities
+        rows.append(
+            (
+                f"[`{name}`](../../{voice_readme(name)})",
+                ", ".join(c.encodings),
+                ", ".join(map(str, c.sample_rates)) or "any",
+                f"{c.max_phrase_characters}",
+                _yes(c.reports_spoken),
+                ", ".join(f"`{one}`" for one in sorted(c.configurable)) or "none",
+                f"{c.max_seconds:g} s" if c.max_seconds else "any",
+                f"{c.price_per_1000_characters:g} {c.currency}",
+                f"[settings]({anchor(found.Settings.__name__)})",
+            )
+        )
+    return table(
+        ("voice", "encodings", "Hz", "longest phrase", "says what was heard", "configure",
+         "longest stream", "per 1,000 characters", ""),
+        rows,
+    )  # fmt: skip
 
 
 def _yes(value: bool) -> str:
@@ -75,9 +120,10 @@ def page() -> str:
             heading(
                 "Providers",
                 "the providers' classes and the price list",
-                "Capabilities at default settings. `natterjack plugins` prints them for the "
-                "providers that are installed. Each provider's page has its options, its limits "
-                "and the vendor's features that it does not support. A provider of your own: "
+                "Capabilities of providers and [voices](#voices) at default settings. `natterjack "
+                "plugins` prints them for the plugins that are installed. Each provider's page "
+                "has its options, its limits and the vendor's features that it does not "
+                "support. A provider of your own: "
                 "[write a provider](../how-to/write-a-provider.md).",
             ),
             "## Audio\n\nThe worker converts audio that a provider does not accept. Catch-up is "
@@ -98,5 +144,9 @@ def page() -> str:
                 ("provider", "model", "language", "per hour", "currency", "billed"),
                 prices,
             ),
+            "## Voices\n\nVoices speak text: packages register them in the entry-point group "
+            "`natterjack.voices`. Phrases are in characters. A price of 0 is not known here: set "
+            "yours.\n",
+            _voices(),
         ]
     )  # fmt: skip

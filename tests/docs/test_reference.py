@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,14 @@ def test_every_provider_has_a_page_with_its_settings(name: str) -> None:
     for field in model.model_fields:
         assert variable(model, field) in readme
     assert f"[`{name}`](../../{providers.readme(name)})" in PAGES[REFERENCE / "providers.md"]
+
+
+@pytest.mark.parametrize("name", providers.voices())
+def test_every_voice_has_a_page_with_its_settings_and_an_entry_point(name: str) -> None:
+    voice = providers.voices()[name]
+    readme = (ROOT / providers.voice_readme(name)).read_text()
+    for field in voice.Settings.model_fields:
+        assert variable(voice.Settings, field) in readme
+    assert f"[`{name}`](../../{providers.voice_readme(name)})" in PAGES[REFERENCE / "providers.md"]
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert points["natterjack.voices"][name] == f"{voice.__module__}:{voice.__name__}"

@@ -26,7 +26,7 @@ def _capabilities(settings: DeepgramFluxVoiceSettings) -> VoiceCapabilities:
         max_phrase_characters=settings.flux_voice_phrase_characters,
         reports_spoken=True,
         configurable=options.CONFIGURABLE,
-        max_seconds=settings.flux_voice_session_seconds,
+        max_seconds=settings.flux_voice_max_seconds,
         price_per_1000_characters=settings.flux_voice_price_per_1000_characters,
         currency="USD",
     )
@@ -66,6 +66,7 @@ class DeepgramFluxVoice(Voice):
             Turns(clock, frame_bytes, settings.flux_voice_message_characters),
             interrupt_seconds=settings.flux_voice_interrupt_timeout_seconds,
             configure_seconds=settings.flux_voice_configure_timeout_seconds,
+            close_seconds=settings.flux_voice_close_timeout_seconds,
         )
         stream.reference = connected.request_id or stream.reference
         return stream

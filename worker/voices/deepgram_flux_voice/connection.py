@@ -22,22 +22,30 @@ class DeepgramFluxVoiceStream(VoiceStream):
     """An open connection to speak v2 whose provider has sent Connected."""
 
     def __init__(
-        self, socket: Socket, turns: Turns, *, interrupt_seconds: float, configure_seconds: float
+        self,
+        socket: Socket,
+        turns: Turns,
+        *,
+        interrupt_seconds: float,
+        configure_seconds: float,
+        close_seconds: float,
     ) -> None:
         self.reference = socket.headers.get("dg-request-id")
         self._socket = socket
         self._turns = turns
         self._interrupt_seconds = interrupt_seconds
         self._configure_seconds = configure_seconds
+        self._close_seconds = close_seconds
         self._time = asyncio.get_running_loop().time
         self._finishing = False
         self._failure: ProviderError | None = None
         self._sending = asyncio.Lock()
         self._waiting: asyncio.Timeout | None = None
         """The time limit of the iterator's wait for a message."""
-        self._deadline: float | None = None
-        """When an interrupt must be over. Set when the iterator waits: while nobody reads, the
-        answer cannot be seen."""
+        self._interrupted_by: float | None = None
+        self._ended_by: float | None = None
+        """When an interrupt and the stream must be over. Both are set when the iterator waits:
+        while nobody reads, no answer can be seen."""
         self._answers: deque[asyncio.Future[None]] = deque()
         """Callers of `configure`, whose answers come in order."""
 
@@ -119,27 +127,38 @@ class DeepgramFluxVoiceStream(VoiceStream):
         async with self._sending:
             while (message := self._turns.next_message()) is not None:
                 await self._socket.send(message)
-        news = self._turns.has_events or (self._turns.interrupting and self._deadline is None)
+        news = (
+            self._turns.has_events
+            or (self._turns.interrupting and self._interrupted_by is None)
+            or (self._turns.ending and self._ended_by is None)
+        )
         if news and self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._time())
 
     async def _next(self) -> str | bytes | Closed | None:
         """Wait for the next message. None if there is something else to do."""
-        if not self._turns.interrupting:
-            self._deadline = None
-        elif self._deadline is None:
-            self._deadline = self._time() + self._interrupt_seconds
+        deadline = self._deadline()
         try:
             # A `receive` that is cancelled loses no message.
-            async with asyncio.timeout_at(self._deadline) as self._waiting:
+            async with asyncio.timeout_at(deadline) as self._waiting:
                 return await self._socket.receive()
         except TimeoutError:
-            if self._deadline is not None and self._time() >= self._deadline:
-                self._deadline = None
+            if deadline is not None and self._time() >= deadline and not self._turns.closed():
                 self._turns.give_up()
             return None
         finally:
             self._waiting = None
+
+    def _deadline(self) -> float | None:
+        """When the iterator waits no longer: an interrupt or the end has a time limit."""
+        if self._turns.ending:
+            self._ended_by = self._ended_by or self._time() + self._close_seconds
+            return self._ended_by
+        if self._turns.interrupting:
+            self._interrupted_by = self._interrupted_by or self._time() + self._interrupt_seconds
+        else:
+            self._interrupted_by = None
+        return self._interrupted_by
 
     def _received(self, received: str | bytes | Closed | None) -> None:
         if isinstance(received, bytes):

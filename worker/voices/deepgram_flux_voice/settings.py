@@ -22,7 +22,7 @@ class DeepgramFluxVoiceSettings(DeepgramAccount):
     """Deepgram's turn-based streaming text-to-speech (speak v2, Flux voices)."""
 
     flux_voice_model: str = described(
-        "flux-haley-en", "voice, unless the session names one: flux-<voice>-<language>"
+        "flux-haley-en", "voice, unless the session names one; the language is a part of the name"
     )
     flux_voice_speed: float = described(1.0, "rate of speech, 0.5 to 1.5 in steps of 0.05")
     flux_voice_expressivity: int = described(
@@ -43,7 +43,7 @@ class DeepgramFluxVoiceSettings(DeepgramAccount):
         "document it",
         ge=20,
     )
-    flux_voice_session_seconds: float = described(
+    flux_voice_max_seconds: float = described(
         3600, "time after which Deepgram ends a stream, in seconds", gt=60
     )
     flux_voice_rebased_clock: bool = described(
@@ -61,6 +61,12 @@ class DeepgramFluxVoiceSettings(DeepgramAccount):
         "longest wait for the answer to a change of settings, in seconds; it may come later, after "
         "audio that is not read yet",
         gt=0,
+    )
+    flux_voice_close_timeout_seconds: float = described(
+        1,
+        "longest wait for Deepgram to end a stream in which everything was spoken, in seconds; a "
+        "stream that is cut off may count against the account's limit for longer",
+        ge=0,
     )
     flux_voice_connect_timeout_seconds: float = described(
         10, "timeout for connecting, including the handshake, in seconds", gt=0

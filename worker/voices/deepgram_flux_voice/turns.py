@@ -200,6 +200,11 @@ class Turns:
         return self.complete
 
     @property
+    def ending(self) -> bool:
+        """Whether Close was sent: all turns have ended, and nothing is being interrupted."""
+        return self._close_sent
+
+    @property
     def interrupting(self) -> bool:
         """Whether an interrupt is not over: the turn has not ended, or the answer is due. No text
         is sent until then, so that it cannot be taken for the text that was cancelled."""
