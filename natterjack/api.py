@@ -1,7 +1,7 @@
 """The API for downstream services, which `natterjack` exports."""
 
 from .broker.connection import Broker, connect, connected
-from .broker.control import control_session
+from .broker.control import control_session, control_voice
 from .consume.listener import listen
 from .control import ControlReply, ControlRequest
 from .errors import (
@@ -10,7 +10,10 @@ from .errors import (
     BrokerUnreachable,
     InvalidKey,
     NatterjackError,
+    NoWorker,
     UsageError,
+    VoiceEnded,
+    VoiceError,
 )
 from .events import (
     Account,
@@ -25,8 +28,20 @@ from .events import (
     parse_event,
 )
 from .settings import BrokerSettings
+from .speaking.events import VoiceEvents
+from .speaking.opening import speak
+from .speaking.session import Speaking
 from .spec import SessionSpec
 from .subjects import SessionKey
+from .voice.control import VoiceReply, VoiceRequest
+from .voice.events import (
+    UtteranceEvent,
+    VoiceEvent,
+    VoiceStatusEvent,
+    VoiceUsage,
+    parse_voice_event,
+)
+from .voice.spec import VoiceSpec
 
 __all__ = [
     "Account",
@@ -43,16 +58,31 @@ __all__ = [
     "InterimEvent",
     "InvalidKey",
     "NatterjackError",
+    "NoWorker",
     "SessionKey",
     "SessionSpec",
+    "Speaking",
     "StatusEvent",
     "TurnEvent",
     "UsageError",
     "UsageEvent",
+    "UtteranceEvent",
+    "VoiceEnded",
+    "VoiceError",
+    "VoiceEvent",
+    "VoiceEvents",
+    "VoiceReply",
+    "VoiceRequest",
+    "VoiceSpec",
+    "VoiceStatusEvent",
+    "VoiceUsage",
     "Word",
     "connect",
     "connected",
     "control_session",
+    "control_voice",
     "listen",
     "parse_event",
+    "parse_voice_event",
+    "speak",
 ]

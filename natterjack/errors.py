@@ -9,6 +9,9 @@ NatterjackError
 │   ├── ServerTooOld      the server lacks a feature that natterjack needs
 │   └── StreamMismatch    a stream, consumer or bucket is missing or misconfigured
 │       └── StreamMissing it is missing
+├── VoiceError            a voice session cannot speak
+│   ├── NoWorker          no worker has taken it in time
+│   └── VoiceEnded        it has ended
 ├── BadChunk              an audio message has invalid headers or an invalid size
 └── BadEvent              a message on a transcript subject is not an event
 """
@@ -76,6 +79,22 @@ class StreamMismatch(BrokerError):
 
 class StreamMissing(StreamMismatch):
     """A stream, consumer or bucket is missing and may not be created by this program."""
+
+
+class VoiceError(NatterjackError):
+    """A voice session cannot speak."""
+
+
+class NoWorker(VoiceError):
+    """No worker has taken the voice session in time. Its request stays in the queue."""
+
+
+class VoiceEnded(VoiceError):
+    """The voice session has ended, so it takes no text. `reason` is that of its closing event."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BadChunk(NatterjackError):

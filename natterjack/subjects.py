@@ -108,15 +108,12 @@ def transcript_filter(
     kind: EventKind | None = None,
 ) -> str:
     """A subject filter for transcript events; None matches any token. Raises InvalidKey."""
-    tokens = [
-        "*" if value is None else check_token(name, value)
-        for name, value in (
-            ("tenant", tenant),
-            ("conversation", conversation),
-            ("speaker", speaker),
-        )
-    ]
-    return ".".join([TRANSCRIPT_PREFIX, *tokens, kind or "*"])
+    return f"{TRANSCRIPT_PREFIX}.{_filter(tenant, conversation, speaker)}.{kind or '*'}"
+
+
+def _filter(tenant: str | None, conversation: str | None, speaker: str | None) -> str:
+    tokens = (("tenant", tenant), ("conversation", conversation), ("speaker", speaker))
+    return ".".join("*" if value is None else check_token(name, value) for name, value in tokens)
 
 
 def voice_session_subject(key: SessionKey) -> str:
@@ -152,6 +149,13 @@ def voice_control_subject(key: SessionKey) -> str:
 def voice_event_subject(key: SessionKey, kind: VoiceEventKind) -> str:
     """The subject on which a worker publishes the voice session's events of one kind."""
     return f"{VOICE_EVENT_PREFIX}.{key}.{kind}"
+
+
+def voice_event_filter(
+    tenant: str | None = None, conversation: str | None = None, speaker: str | None = None
+) -> str:
+    """A subject filter for events of voice sessions; None matches any token. Raises InvalidKey."""
+    return f"{VOICE_EVENT_PREFIX}.{_filter(tenant, conversation, speaker)}.*"
 
 
 def parse_key(subject: str) -> SessionKey:

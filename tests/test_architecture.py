@@ -31,6 +31,7 @@ LAYERS: dict[str, list[set[str]]] = {
         DESCRIPTION | {"telemetry", "process", "plugin"},
         {"broker"},
         {"fleet", "consume"},
+        {"speaking"},
         {"local"},
         {"cli"},
         {"__main__", "api"},

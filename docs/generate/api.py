@@ -18,8 +18,13 @@ _ELSEWHERE = {
     "natterjack.control": "events.md",
     "natterjack.spec": "events.md",
     "natterjack.settings": "settings.md",
+    "natterjack.voice.control": "events.md",
+    "natterjack.voice.events": "events.md",
+    "natterjack.voice.spec": "events.md",
 }
 """Modules whose names another page shows."""
+_UNIONS = {"Event": "natterjack.events", "VoiceEvent": "natterjack.voice.events"}
+"""Exported unions, which do not know their modules."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -144,13 +149,13 @@ def plugin_page() -> str:
 
 
 def python_page() -> str:
-    """The API for programs that read transcripts."""
+    """The API for programs that read transcripts or speak."""
     parts = [
         heading(
             "Python API",
             "the docstrings of what `natterjack` exports",
             "`pip install natterjack` brings it. [Read transcripts](../how-to/read-transcripts.md) "
-            "shows it in use.",
+            "and [speak](../how-to/speak.md) show it in use.",
         )
     ]
     modules: dict[str, list[str]] = {}
@@ -171,6 +176,7 @@ def python_page() -> str:
 def module_of(name: str) -> str:
     """The module that defines a name which `natterjack` exports."""
     value = getattr(natterjack, name)
-    return str(getattr(value, "__module__", "")) if value is not natterjack.Event else (
-        "natterjack.events"
-    )  # fmt: skip
+    for union, module in _UNIONS.items():
+        if value is getattr(natterjack, union):
+            return module
+    return str(getattr(value, "__module__", ""))

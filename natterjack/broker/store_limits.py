@@ -36,6 +36,13 @@ def too_small(err_code: int | None, description: str | None) -> bool:
     )
 
 
+def full(err_code: int | None, description: str | None) -> bool:
+    """Whether the server refused a message because a stream or its store is full for now."""
+    return err_code in _NO_ROOM or (
+        err_code == _STORE_FAILED and "maximum bytes" in (description or "")
+    )
+
+
 def transient(err_code: int | None, description: str | None) -> bool:
     """Whether the server refused because of a state of its cluster that passes.
 
@@ -80,7 +87,7 @@ def explain_refused_message(stream: str, err_code: int | None, description: str 
             f"raise {_option(None)} of nats-server or the limit of its account, or lower "
             "NATTERJACK_AUDIO_MAX_BYTES"
         )
-    if err_code == _STORE_FAILED and "maximum bytes" in description:
+    if full(err_code, description):
         return f"{description}: {stream} is at its limit: raise {setting(stream)}"
     return description
 

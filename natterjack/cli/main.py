@@ -20,7 +20,7 @@ from natterjack.process.variables import unknown_variables
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
-from . import budget, erase, limits, plugins, sessions, streams, tail, users
+from . import budget, erase, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command
 
 log = logging.getLogger("natterjack")
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     tail.add_to(commands)
+    say.add_to(commands)
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -120,6 +121,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         )
     subcommands = {
         "tail": tail.run,
+        "say": say.run,
         "budget": budget.run,
         "limits": limits.run,
         "sessions": sessions.run,

@@ -11,7 +11,7 @@ import pty
 import signal
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from unittest import mock
 
 import natterjack
@@ -62,6 +62,8 @@ async def run_async(*arguments: str, **environment: str) -> Result:
 class Command:
     """A process `python -m natterjack ...` with its output, on a pipe or on a terminal."""
 
+    stdin = asyncio.subprocess.DEVNULL
+
     def __init__(
         self,
         *arguments: str,
@@ -80,12 +82,13 @@ class Command:
         self._reading: list[asyncio.Task[None]] = []
         self._process: asyncio.subprocess.Process | None = None
 
-    async def __aenter__(self) -> Command:
+    async def __aenter__(self) -> Self:
         pipe = asyncio.subprocess.PIPE
         ours, theirs = pty.openpty() if self._terminal else (-1, pipe)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "natterjack", *self._arguments, cwd=self._folder or None,
-            env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=pipe,
+            env=self._environment, stdin=self.stdin,
+            stdout=theirs, stderr=pipe,
         )  # fmt: skip
         if self._terminal:
             os.close(theirs)
@@ -123,3 +126,18 @@ class Command:
         status = await soon(self._process.wait(), timeout)
         await asyncio.gather(*self._reading)
         return status
+
+
+class ReadingCommand(Command):
+    """A command whose standard input is a pipe."""
+
+    stdin = asyncio.subprocess.PIPE
+
+    def write(self, line: bytes | None) -> None:
+        """Write to the command's standard input; None ends it."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        if line is None:
+            self._process.stdin.close()
+        else:
+            self._process.stdin.write(line)

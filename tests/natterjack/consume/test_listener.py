@@ -257,7 +257,7 @@ async def test_a_second_disconnect_while_resuming_causes_no_delay(
                 reader.client.abort()
             return await stop(puller)
 
-        monkeypatch.setattr("natterjack.consume.listener.Puller.stop", cut_and_stop)
+        monkeypatch.setattr("natterjack.consume.reader.Puller.stop", cut_and_stop)
         source = natterjack.listen(broker=reader, from_start=True)
         await publish(ready_broker, final(0), final(1))
         assert texts([await anext(source), await anext(source)]) == ["final 0", "final 1"]

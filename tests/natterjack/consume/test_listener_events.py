@@ -24,16 +24,18 @@ class Reading:
     def __init__(self) -> None:
         self._client = Client()
         self.listener = _Listener(Broker(self._client), transcript_filter(), True, True)
-        self.listener._current = True
+        self.reader = self.listener._reader
+        self.reader._current = True
 
     def durable(
         self, event: Event | bytes, sequence: int, consumer_sequence: int | None = None
     ) -> Event | None:
         """Read a message. It was stored in the second of its sequence."""
-        number = self.listener._consumer_next if consumer_sequence is None else consumer_sequence
+        number = self.reader._consumer_next if consumer_sequence is None else consumer_sequence
         reply = f"$JS.ACK.S.C.1.{sequence}.{number}.{sequence * SECOND}.0"
         data = event if isinstance(event, bytes) else event.encode()
-        return self.listener._admit_durable(Msg(self._client, "subject", reply, data))
+        message = Msg(self._client, "subject", reply, data)
+        return self.listener._admit_durable(message) if self.reader.admit(message) else None
 
     def live(self, event: Event | bytes) -> Event | None:
         data = event if isinstance(event, bytes) else event.encode()
@@ -41,8 +43,8 @@ class Reading:
 
     def renew(self) -> None:
         """Begin another consumer, at the last event that was read."""
-        self.listener._current = self.listener._checking = True
-        self.listener._consumer_next = 1
+        self.reader._current = self.reader._checking = True
+        self.reader._consumer_next = 1
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_events_are_yielded_in_order(reading: Reading) -> None:
 def test_a_message_lost_on_the_way_is_read_again(reading: Reading) -> None:
     reading.durable(final(0), 10, 1)
     assert reading.durable(final(2), 12, 3) is None
-    assert not reading.listener._current, "another consumer is needed"
+    assert not reading.reader._current, "another consumer is needed"
 
 
 def test_the_last_event_is_not_yielded_again(reading: Reading) -> None:
@@ -74,8 +76,8 @@ def test_a_replaced_stream_continues_with_later_events(reading: Reading) -> None
     reading.durable(final(0), 10)
     reading.renew()
     assert reading.durable(final(7), 3) is None, "another message is where the last event was"
-    assert not reading.listener._current
-    reading.listener._current, reading.listener._consumer_next = True, 1
+    assert not reading.reader._current
+    reading.reader._current, reading.reader._consumer_next = True, 1
     assert reading.durable(final(0), 10) is None, "stored before the last event"
     later = final(1)
     assert reading.durable(later, 11) == later

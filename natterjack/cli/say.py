@@ -1,0 +1,163 @@
+"""`natterjack say`: speak text from the command line or standard input."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import sys
+import threading
+from collections.abc import AsyncGenerator
+
+from natterjack.broker.connection import connected
+from natterjack.errors import NatterjackError, UsageError, VoiceEnded, VoiceError
+from natterjack.settings import BrokerSettings, add_flags, load
+from natterjack.speaking.opening import speak
+from natterjack.speaking.session import Speaking
+from natterjack.subjects import SessionKey
+from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
+
+_TENANT, _SPEAKER = "default", "assistant"
+_TO = f"{_TENANT}.say.{_SPEAKER}"
+_WAITING_LINES = 16
+"""Lines of standard input that are read ahead."""
+_REASONS = {
+    "no_player": "nothing plays the speech of {key}: is `natterjack-edge play` running?",
+    "turn": "the speaker of --interrupt-on began to talk",
+    "request": "a control request interrupted it",
+}
+
+
+class NotSpoken(VoiceError):
+    """Some text was not spoken to its end."""
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `say`."""
+    command = commands.add_parser(
+        "say",
+        help="speak text",
+        description="Speak text, and wait until it was played. Without TEXT, each line of standard "
+        "input is spoken as soon as it comes. It is played by whoever plays the key, for example "
+        "`natterjack-edge play --conversation say`. Ctrl-C stops the speech.",
+        epilog="Exit status: 0 all of it was played; 1 some was not: it was interrupted, nothing "
+        "plays it, no worker took the session, or the session failed; 2 wrong usage, no connection "
+        "to NATS, or the server refused; 130 stopped by Ctrl-C.",
+    )
+    command.add_argument("text", nargs="*", metavar="TEXT", help="text to speak, as one utterance")
+    command.add_argument(
+        "--to",
+        default=_TO,
+        metavar="KEY",
+        help="key of the voice session, TENANT.CONVERSATION.SPEAKER; or a conversation of the "
+        f"tenant {_TENANT}, whose speaker {_SPEAKER} speaks [default {_TO}]",
+    )
+    command.add_argument(
+        "--voice", help="voice provider; several separated by commas are tried in order"
+    )
+    command.add_argument("--model", help="the provider's name of the voice")
+    command.add_argument("--language", help="language tag, such as en-US")
+    command.add_argument(
+        "--sample-rate", type=int, default=24_000, help="of the speech, in hertz [default 24000]"
+    )
+    command.add_argument(
+        "--interrupt-on",
+        metavar="KEY",
+        help="key of a transcription session whose speaker interrupts the speech",
+    )
+    command.add_argument(
+        "--wait",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="how long a worker may take to claim the session [default 30]",
+    )
+    add_flags(command, BrokerSettings, "nats-")
+
+
+def parse_to(text: str) -> SessionKey:
+    """The key that `--to` names. Raises InvalidKey."""
+    if "." in text:
+        return SessionKey.parse(text)
+    return SessionKey.checked(_TENANT, text, _SPEAKER)
+
+
+async def run(flags: argparse.Namespace) -> int:
+    """Run the command and return the exit status. Raises UsageError, BrokerError, VoiceError."""
+    key = parse_to(flags.to)
+    if flags.wait <= 0:
+        raise UsageError("--wait must be more than 0")
+    text = " ".join(flags.text).strip()
+    if flags.text and not text:
+        raise UsageError("there is no text to speak")
+    settings = load(BrokerSettings, flags)
+    voices = [name.strip() for name in (flags.voice or "").split(",") if name.strip()]
+    async with (
+        connected(settings, name="natterjack-say", once=True) as broker,
+        speak(
+            *key, voice=voices or None, model=flags.model, language=flags.language,
+            sample_rate=flags.sample_rate, interrupt_on=flags.interrupt_on,
+            worker_seconds=flags.wait, broker=broker,
+        ) as speaking,
+    ):  # fmt: skip
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                saying = tasks.create_task(_say(speaking, text), name="say")
+                problems = await _watch(speaking, key)
+                saying.cancel()  # the session has ended, so nothing more can be said
+        except* NatterjackError as errors:
+            raise errors.exceptions[0] from None
+    if problems:
+        raise NotSpoken("; ".join(dict.fromkeys(problems)))
+    return 0
+
+
+async def _say(speaking: Speaking, text: str) -> None:
+    with contextlib.suppress(VoiceEnded):  # its closing event says why
+        if text:
+            await speaking.say(text)
+        else:
+            async with contextlib.aclosing(_lines()) as lines:
+                async for line in lines:
+                    if line.strip():
+                        await speaking.say(line.strip())
+        await speaking.close()
+
+
+async def _watch(speaking: Speaking, key: SessionKey) -> list[str]:
+    """Read events until the session has ended. Returns why text was not spoken."""
+    problems = []
+    async for event in speaking:
+        if isinstance(event, UtteranceEvent) and event.event == "interrupted":
+            why = _REASONS.get(event.reason or "", event.reason or "no reason given")
+            why = why.format(key=key) + (f" ({event.detail})" if event.detail else "")
+            rest = event.text_remaining
+            problems.append(f"interrupted: {why}" + (f"; not spoken: {rest!r}" if rest else ""))
+        elif isinstance(event, VoiceStatusEvent) and event.closing:
+            why = ": ".join(filter(None, (event.reason, event.detail))) or "no reason given"
+            if event.state == "failed" or event.text_remaining:
+                problems.append(f"the session has {event.state}: {why}")
+    return problems
+
+
+async def _lines() -> AsyncGenerator[str]:
+    """The lines of standard input. A thread reads them, which ends with the process at the latest:
+    a read from a terminal cannot be ended."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    room = threading.Semaphore(_WAITING_LINES)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            for line in iter(sys.stdin.readline, ""):
+                room.acquire()
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+            loop.call_soon_threadsafe(queue.put_nowait, "")
+
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    threading.Thread(target=read, name="read lines", daemon=True).start()
+    while line := await queue.get():
+        room.release()
+        yield line

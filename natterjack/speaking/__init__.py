@@ -1,0 +1,1 @@
+"""Speaking: the application's side of voice sessions."""
