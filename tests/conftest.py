@@ -40,6 +40,8 @@ def engine() -> None:
 
 _MARKS = {"processes": "process", "engine": "engine"}
 """Fixtures, and the marks of the tests that use them."""
+_SLOW_SECONDS = 300
+"""The time limit of slow tests: each waits several times, for up to a minute."""
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 _unmarked: pytest.Item | None = None
 """The test that runs now, if it may start no process."""
@@ -65,6 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     for item in items:
         for fixture in _MARKS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(_MARKS[fixture])
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
     yield
     items[:] = _slow_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 

@@ -252,6 +252,7 @@ async def test_waiting_messages_that_a_new_limit_does_not_allow_are_dropped(
         limited_server.start()
         await until(lambda: received.messages, "the smaller one comes")
         assert [len(data) for _, _, data in received.messages] == [100]
+        await until(lambda: broker.reconnects, "the new connection counts")
         assert broker.reconnects == 1
 
 
