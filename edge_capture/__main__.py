@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from natterjack.errors import NatterjackError, UsageError
@@ -33,6 +34,7 @@ from .delivery.chain import Chain, announce
 from .display import restore_terminal
 from .errors import SourceError
 from .parser import make_parser
+from .playback.run import PlayRun, make_run
 from .session import (
     file_start,
     make_keys,
@@ -112,7 +114,10 @@ async def _capture(flags: argparse.Namespace) -> int:
         if source is None:
             log.info("stopped before any audio arrived; nothing was published")
             return 0
+        player = None
         try:
+            if flags.command == "mic" and flags.play:
+                player = _player_beside(flags, keys[0], broker)
             origin = _origin(flags, source, keys, publish)
             resumed = _find_resumable(found, origin, edge, publish) if flags.resume else []
             if resumed:
@@ -130,20 +135,38 @@ async def _capture(flags: argparse.Namespace) -> int:
             options = RunOptions(flags.once, flags.wait, quiet, edge.finish_seconds)
             leftovers = _leftovers([each for each in found if each not in resumed], edge)
             agent = Agent(source, sessions, broker, options, spool, leftovers)
-            return await _run_under_systemd(agent, stop, edge.finish_seconds)
+            running = agent.run(stop)
+            if player is not None:
+                running = player.beside(running, stop)
+            return await _run_under_systemd(running, stop, edge.finish_seconds)
         finally:
             source.close()
+            if player is not None:
+                player.player.output.close()
             if spool:
                 await spool.close()
 
 
-async def _run_under_systemd(agent: Agent, stop: asyncio.Event, finish_seconds: float) -> int:
-    """Run the agent and report to systemd meanwhile. Returns the exit status."""
+def _player_beside(flags: argparse.Namespace, key: SessionKey, broker: BrokerSettings) -> PlayRun:
+    """Open the player of `mic --play`, on the conversation of `key`. Raises: UsageError."""
+    settings = load(PlaySettings, flags)
+    if settings.file == Path("-"):
+        raise UsageError(
+            "--play-file -: with mic, standard output has the IDs of sessions; name a file"
+        )
+    conversation = ConversationSettings(tenant=key.tenant, conversation=key.conversation)
+    return make_run(conversation, settings, broker, once=False)
+
+
+async def _run_under_systemd(
+    running: Coroutine[Any, Any, int], stop: asyncio.Event, finish_seconds: float
+) -> int:
+    """Run an agent or a player and report to systemd meanwhile. Returns the exit status."""
     async with asyncio.TaskGroup() as tasks:
         notifying = tasks.create_task(
             notify_systemd(stop, finish_seconds + _END_SECONDS), name="systemd"
         )
-        code = await agent.run(stop)
+        code = await running
         notifying.cancel()
     return code
 
@@ -178,8 +201,6 @@ async def _send(flags: argparse.Namespace) -> int:
 
 async def _play(flags: argparse.Namespace) -> int:
     """Run `play`. Returns the exit status."""
-    from .playback.run import make_run
-
     with stopped_by_signals(restore_terminal) as stop:
         run = make_run(
             load(ConversationSettings, flags),
@@ -188,13 +209,9 @@ async def _play(flags: argparse.Namespace) -> int:
             once=flags.once,
         )
         try:
-            async with asyncio.TaskGroup() as tasks:
-                notifying = tasks.create_task(notify_systemd(stop, _END_SECONDS), name="systemd")
-                code = await run.run(stop)
-                notifying.cancel()
+            return await _run_under_systemd(run.run(stop), stop, 0)
         finally:
             run.player.output.close()
-    return code
 
 
 def _open_spool(flags: argparse.Namespace) -> Spool | None:

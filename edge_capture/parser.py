@@ -15,6 +15,7 @@ examples:
   ffmpeg -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin
   natterjack-edge mic --device headset --provider deepgram,sherpa --keyterm natterjack
   natterjack-edge mic --spool /var/lib/natterjack --resume
+  natterjack-edge mic --play --conversation call-17 --device headset --play-device headset
   natterjack-edge send --spool /var/lib/natterjack
   natterjack-edge play --tenant acme --conversation call-17 --device speakers
   natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
@@ -78,6 +79,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
     )
     mic = command("mic", "publish a microphone")
+    mic.add_argument(
+        "--play",
+        action="store_true",
+        help="also play the speech of the conversation's voice session",
+    )
     send = command("send", "send what earlier sessions have left in the spool, and exit")
     play = command("play", "play the speech of a voice session")
     devices = command("devices", "list the microphones and loudspeakers")

@@ -280,6 +280,7 @@ FLAGS = (
     Flags(MicrophoneSettings, ("mic",)),
     Flags(ConversationSettings, ("play",)),
     Flags(PlaySettings, ("play",)),
+    Flags(PlaySettings, ("mic",), "play-"),
     Flags(EdgeSettings, CAPTURE_COMMANDS),
     Flags(DeliverySettings, ("send",)),
     # --sample-rate is the rate of the source.
@@ -293,9 +294,11 @@ FLAGS = (
 """The settings models of this program, in the order of its help text."""
 
 MODELS = tuple(
-    flags.model
-    for flags in FLAGS
-    if not any(flags.model in other.model.__bases__ for other in FLAGS)
+    dict.fromkeys(
+        flags.model
+        for flags in FLAGS
+        if not any(flags.model in other.model.__bases__ for other in FLAGS)
+    )
 )
 """The models that together have each setting of this program once."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Coroutine
 from datetime import datetime
+from typing import Any
 
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.login.attempts import Attempts
-from natterjack.errors import UsageError
+from natterjack.errors import NatterjackError, UsageError
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
@@ -83,6 +85,31 @@ class PlayRun:
         log.info("stopped playing", extra=fields(**player.summary()))
         return code
 
+    async def beside(self, agent: Coroutine[Any, Any, int], stop: asyncio.Event) -> int:
+        """Play while `agent` captures, which goes on if playing fails. Returns the exit status.
+
+        Raises: what `agent` raises.
+        """
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            playing = tasks.create_task(self._run_or_log(ended), name="player")
+            stopping = tasks.create_task(_set_after(stop, ended))
+            code = await agent
+            ended.set()
+            stopping.cancel()
+        return code | playing.result()
+
+    async def _run_or_log(self, stop: asyncio.Event) -> int:
+        code = 1
+        try:
+            code = await self.run(stop)
+        except* NatterjackError as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            log.error("nothing is played: %s", error)
+        return code
+
     async def _play(self) -> bool:
         """Play to the end. Returns whether the output failed."""
         try:
@@ -122,6 +149,11 @@ class PlayRun:
             raise KeyTaken(words)
         log.error("%s", words)
         return 1
+
+
+async def _set_after(first: asyncio.Event, second: asyncio.Event) -> None:
+    await first.wait()
+    second.set()
 
 
 def make_run(

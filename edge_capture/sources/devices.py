@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import EdgeError, OutputError, SourceError
 
 _MAX_CHANNELS = 32
+_GIVE_WAY_S = 5.0
+"""How often at most playback is interrupted to look for a microphone."""
 
 _NO_LIBRARY = (
     "the PortAudio library is not installed: apt-get install libportaudio2 "
@@ -74,6 +79,54 @@ def portaudio() -> Any:
     except Exception as error:  # noqa: BLE001 - PortAudioError cannot be imported on its own
         raise SourceError(f"PortAudio does not start: {error}") from None
     return sounddevice
+
+
+class OpenStreams:
+    """The streams that this process records from and plays on.
+
+    PortAudio supports one thread at a time, and lists devices only when it starts. A restart closes
+    all streams: one that plays gives way to a microphone that is looked for, but a microphone that
+    records is never interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.library = threading.RLock()
+        """Held while PortAudio is used."""
+        self._recording: set[object] = set()
+        self._playing: dict[object, Callable[[], None]] = {}
+        self._restarted = -math.inf
+
+    def recording(self, stream: object) -> None:
+        """A stream records, until `closed`."""
+        self._recording.add(stream)
+
+    def playing(self, stream: object, close: Callable[[], None]) -> None:
+        """A stream plays, until `closed`. `close` closes it when it is to give way."""
+        self._playing[stream] = close
+
+    def closed(self, stream: object) -> None:
+        """A stream is closed. Idempotent."""
+        self._recording.discard(stream)
+        self._playing.pop(stream, None)
+
+    def restart_for(self, kind: Kind) -> None:
+        """Restart PortAudio, so that it lists the devices that there are, if streams that are open
+        allow it. Raises: PortAudioError."""
+        now = time.monotonic()
+        if kind is LOUDSPEAKER and self._recording:
+            return
+        if self._playing and now - self._restarted < _GIVE_WAY_S:
+            return
+        self._restarted = now
+        for close in list(self._playing.values()):
+            close()
+        library = portaudio()
+        if library._initialized:
+            library._terminate()
+        library._initialize()
+
+
+STREAMS = OpenStreams()
 
 
 def list_devices(kind: Kind = MICROPHONE) -> list[Device]:

@@ -23,6 +23,8 @@ from .block_queue import BlockQueue, DecidedBlocks
 from .boot_clock import boot_time, boot_time_and_sleep
 from .capture_clock import CaptureClock
 from .devices import (
+    MICROPHONE,
+    STREAMS,
     Device,
     choose_channels,
     error_text,
@@ -90,6 +92,7 @@ class _Recording:
                 finished_callback=self._finished,
             )
             stream.start()
+            STREAMS.recording(self)
         except library.PortAudioError as error:
             raise SourceError(
                 f"microphone {device.name!r} cannot be recorded: {error_text(error)}"
@@ -153,6 +156,7 @@ class _Recording:
     def close(self) -> None:
         """Stop recording. May never return if the device is dead. Idempotent."""
         stream, self._stream = self._stream, None
+        STREAMS.closed(self)
         if stream is not None:
             stream.abort()
             stream.close()
@@ -309,17 +313,15 @@ class MicrophoneSource:
         Raises: SourceError if the device is there but cannot be recorded.
         """
         library = portaudio()
-        self._recording.close()
-        try:
-            # PortAudio lists devices only when it starts.
-            if library._initialized:
-                library._terminate()
-            library._initialize()
-            self._device = reselect_device(list_devices(), self._device, self._settings.device)
-        except (library.PortAudioError, SourceError):
-            return False
-        earlier = self._recording.clock
-        self._recording = _Recording(self._device, self.format, self._loop, earlier)
+        with STREAMS.library:
+            self._recording.close()
+            try:
+                STREAMS.restart_for(MICROPHONE)
+                self._device = reselect_device(list_devices(), self._device, self._settings.device)
+            except (library.PortAudioError, SourceError):
+                return False
+            earlier = self._recording.clock
+            self._recording = _Recording(self._device, self.format, self._loop, earlier)
         return True
 
     def close(self) -> None:
@@ -341,5 +343,6 @@ class MicrophoneSource:
 
     def _close(self) -> None:
         if self._reopening is not None:
-            self._reopening.join()  # PortAudio supports one thread at a time
-        self._recording.close()
+            self._reopening.join()
+        with STREAMS.library:
+            self._recording.close()

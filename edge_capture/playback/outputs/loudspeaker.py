@@ -21,6 +21,7 @@ from ...sources import DEVICE_THREADS
 from ...sources.boot_clock import boot_time
 from ...sources.devices import (
     LOUDSPEAKER,
+    STREAMS,
     Device,
     error_text,
     list_devices,
@@ -81,6 +82,7 @@ class _Stream:
             raise OutputError(
                 f"loudspeaker {device.name!r} cannot be played on: {error_text(error)}"
             ) from None
+        STREAMS.playing(self, self._give_way)
 
     # The next two run in PortAudio's thread and must not block.
 
@@ -117,22 +119,32 @@ class _Stream:
     def drop(self) -> None:
         """Drop what the device has not played, and play on. May never return if it is dead."""
         library = portaudio()
-        self._ending = True
-        try:
-            self._stream.abort()
-            self._ending = False
-            self._stream.start()
-        except library.PortAudioError:
-            self._ending = False
-            self._finished()
+        with STREAMS.library:
+            if self._stream is None:
+                return
+            self._ending = True
+            try:
+                self._stream.abort()
+                self._ending = False
+                self._stream.start()
+            except library.PortAudioError:
+                self._ending = False
+                self._finished()
 
     def close(self) -> None:
         """Stop playing at once. May never return if the device is dead. Idempotent."""
-        self._ending = True
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.abort()
-            stream.close()
+        with STREAMS.library:
+            self._ending = True
+            stream, self._stream = self._stream, None
+            STREAMS.closed(self)
+            if stream is not None:
+                stream.abort()
+                stream.close()
+
+    def _give_way(self) -> None:
+        self.close()
+        self._ending = False
+        self._finished()
 
 
 class Loudspeaker:
@@ -148,7 +160,7 @@ class Loudspeaker:
         self.waiting_for: str | None = None
         self._playout: Playout | None = None
         self._working: threading.Thread | None = None
-        """The last thread that used PortAudio, which supports one at a time."""
+        """The last thread that used PortAudio for it."""
         self._closed = False
         self._stream: _Stream | None = _Stream(self._device, self.rate, None, self._loop)
 
@@ -197,18 +209,16 @@ class Loudspeaker:
         Raises: EdgeError if the device is there but cannot be played on.
         """
         library = portaudio()
-        if self._stream is not None:
-            self._stream.close()
-        try:
-            # PortAudio lists devices only when it starts.
-            if library._initialized:
-                library._terminate()
-            library._initialize()
-            found = list_devices(LOUDSPEAKER)
-            self._device = reselect_device(found, self._device, self._wanted, LOUDSPEAKER)
-        except (library.PortAudioError, EdgeError):
-            return False
-        self._stream = _Stream(self._device, self.rate, None, self._loop)
+        with STREAMS.library:
+            if self._stream is not None:
+                self._stream.close()
+            try:
+                STREAMS.restart_for(LOUDSPEAKER)
+                found = list_devices(LOUDSPEAKER)
+                self._device = reselect_device(found, self._device, self._wanted, LOUDSPEAKER)
+            except (library.PortAudioError, EdgeError):
+                return False
+            self._stream = _Stream(self._device, self.rate, None, self._loop)
         return True
 
     async def drop(self) -> None:
