@@ -242,6 +242,9 @@ class Parts:
         Of several calls, the shortest time counts.
         """
         self.send({"stop": seconds})
+        assert self._process is not None
+        if sys.platform != "win32":
+            self._process.send_signal(signal.SIGCONT)  # a keeper that is stopped would not end
 
     async def end(self, seconds: float) -> None:
         """End all parts like `stop`, and wait until they have ended. Idempotent."""

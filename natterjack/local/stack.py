@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -89,6 +90,17 @@ class Stack:
         name = f"{prefix}{os.getpid()}"
         self.server = EmbeddedServer(self.directory / "nats", extra_arguments=("-n", name))
         self.server.port = self._port
+        try:
+            with self._writing():
+                await self._enter()
+        except BaseException:  # including cancellation
+            if self._directory is None:
+                shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+        return self
+
+    async def _enter(self) -> None:
+        """Lock the directory and start the keeper."""
         async with contextlib.AsyncExitStack() as entered:
             lock = entered.enter_context(_locked(self.directory))
             parts = Parts(self.directory / "keeper.log", inherited=lock)
@@ -96,7 +108,17 @@ class Stack:
             if self._directory is None:
                 parts.remove_at_end(self.directory)
             self._exit = entered.pop_all()
-        return self
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise UsageError if a file of the stack cannot be written in the block."""
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(
+                f"{error.filename or self.directory}: {error.strerror}; choose another directory "
+                "with --store"
+            ) from None
 
     async def __aexit__(self, *_: object) -> None:
         self.ending = True
@@ -107,22 +129,23 @@ class Stack:
 
         Raises: PartFailed if one does not start; UsageError for wrong settings or a taken port.
         """
-        assert self._parts is not None
-        self.server.prepare()
-        self._broker = await self._parts.start(
-            "broker", self.server.command(), environment=self._environment,
-            log_path=self.server.log_path, rank=_BROKER_RANK,
-        )  # fmt: skip
+        with self._writing():
+            self.server.prepare()
+        self._broker = await self._start(
+            "broker", self.server.command(), self._environment, self.server.log_path, _BROKER_RANK
+        )
         await self._wait_for_broker(self._broker)
         self._environment |= {"NATS_URL": self.server.url, "NATTERJACK_LOG_FORMAT": "json"}
         for number in range(1, self._count + 1):
             self.workers.append(
-                await self._parts.start(
-                    f"worker {number}", program.command("natterjack-worker"),
-                    environment={**self._environment, **self._provider, "WORKER_HTTP_PORT": "0"},
-                    log_path=self.directory / f"worker-{number}.log", rank=_WORKER_RANK,
+                await self._start(
+                    f"worker {number}",
+                    program.command("natterjack-worker"),
+                    {**self._environment, **self._provider, "WORKER_HTTP_PORT": "0"},
+                    self.directory / f"worker-{number}.log",
+                    _WORKER_RANK,
                 )
-            )  # fmt: skip
+            )
         for worker in self.workers:
             self.http_urls.append(str((await worker.logged("worker ready"))["http"]))
 
@@ -146,12 +169,25 @@ class Stack:
 
     async def edge(self, arguments: list[str]) -> Part:
         """Start the edge with these arguments."""
-        assert self._parts is not None
-        self._edge = await self._parts.start(
-            "edge", [*program.command("natterjack-edge"), *arguments],
-            environment=self._environment, log_path=self.directory / "edge.log", rank=_EDGE_RANK,
-        )  # fmt: skip
+        command = [*program.command("natterjack-edge"), *arguments]
+        log_path = self.directory / "edge.log"
+        self._edge = await self._start("edge", command, self._environment, log_path, _EDGE_RANK)
         return self._edge
+
+    async def _start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        log_path: Path,
+        rank: int,
+    ) -> Part:
+        """Start a part. Raises: PartFailed; UsageError if its log cannot be written."""
+        assert self._parts is not None
+        with self._writing():
+            return await self._parts.start(
+                name, command, environment=environment, log_path=log_path, rank=rank
+            )
 
     async def failure(self) -> PartFailed:
         """Wait until the broker or a worker has ended, and describe that as an error."""
@@ -208,7 +244,7 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
     """Lock the directory of a stack. Provides the descriptors that hold the lock.
 
     The keeper inherits them, so that the lock lasts until the last part has ended. Raises:
-    UsageError if another stack uses the directory, or it cannot be written.
+    UsageError if another stack uses the directory; OSError.
     """
     try:
         import fcntl
@@ -216,12 +252,8 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
         directory.mkdir(parents=True, exist_ok=True)
         yield ()
         return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("a+")
-    except OSError as error:
-        raise UsageError(f"--store: {error}") from None
-    with file:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -23,12 +23,15 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import SoundServer
 from tests.edge_capture.program import only_recording, tone
+from tests.edge_capture.test_full_disk import Disk, disk
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.freezing import freeze, stands_still
 from tests.natterjack.consume.test_listener import final
 from tests.waiting import until
 
 from .endings import Run
+
+__all__ = ["disk"]  # a fixture
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -254,8 +257,35 @@ async def test_a_store_that_cannot_be_written(tmp_path: Path, runs: list[Run]) -
     (tmp_path / "file").touch()
     arguments = ("up", "--port", "-1", "--store", str(tmp_path / "file" / "store"))
     runs.append(Run(tmp_path, "natterjack", *arguments))
-    says = "natterjack up: --store: .*Not a directory"
+    says = "natterjack up: .*Not a directory; choose another directory with --store"
     await check(runs[0], "up", Way("--store not writable", nothing, 2, says, when=""))
+
+
+@pytest.mark.parametrize("name", ["lock", "keeper.log", "nats/nats-server.log", "worker-1.log"])
+async def test_a_file_of_a_store_that_cannot_be_written(
+    name: str, tmp_path: Path, runs: list[Run]
+) -> None:
+    (tmp_path / "store" / name).mkdir(parents=True)
+    arguments = ("up", "--port", "-1", "--provider", "deepgram", "--store", str(tmp_path / "store"))
+    runs.append(Run(tmp_path, "natterjack", *arguments))
+    says = f"natterjack up: .*{name}: Is a directory; choose another directory with --store"
+    await check(runs[0], "up", Way(f"{name} not writable", nothing, 2, says, when=""))
+
+
+async def test_a_disk_that_is_full(disk: Disk, tmp_path: Path, runs: list[Run]) -> None:
+    disk.fill()
+    arguments = (
+        "up",
+        "--port",
+        "-1",
+        "--provider",
+        "deepgram",
+        "--store",
+        str(disk.path / "store"),
+    )
+    runs.append(Run(tmp_path, "natterjack", *arguments))
+    says = "natterjack up: .*No space left on device; choose another directory with --store"
+    await check(runs[0], "up", Way("full disk", nothing, 2, says, when=""))
 
 
 # ---- demo ----------------------------------------------------------------------------------------

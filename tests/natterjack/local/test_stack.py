@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,8 +18,12 @@ import pytest
 from natterjack.errors import UsageError
 from natterjack.local import program
 from natterjack.local.parts import Part, PartFailed, Parts
-from natterjack.local.stack import part_environment
+from natterjack.local.stack import Stack, part_environment
+from tests.edge_capture.test_full_disk import Disk, disk
+from tests.freezing import freeze
 from tests.waiting import soon, until
+
+__all__ = ["disk"]  # a fixture
 
 pytestmark = pytest.mark.process
 
@@ -147,6 +152,20 @@ async def test_a_stopped_part_ends(tmp_path: Path) -> None:
     assert await part.wait() == -signal.SIGTERM
 
 
+async def test_a_stopped_keeper_ends_its_parts(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "keeper.log")
+    await parts.__aenter__()
+    part = await start(parts, tmp_path, "part", "sleep", "600")
+    keeper = int(Path(f"/proc/{part.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    freeze(keeper)
+    try:
+        await soon(parts.end(20), 30)
+    except BaseException:
+        os.kill(keeper, signal.SIGKILL)
+        raise
+    assert await part.wait() == -signal.SIGTERM
+
+
 async def test_killing_all_parts_does_not_wait(tmp_path: Path) -> None:
     async with Parts(tmp_path / "keeper.log") as parts:
         part = await start(parts, tmp_path, "part", sys.executable, "-c", STUBBORN)
@@ -184,6 +203,16 @@ async def test_the_keeper_removes_the_directory_it_was_given(tmp_path: Path) -> 
         parts.remove_at_end(directory)
         parts.remove_at_end(None)
     assert directory.exists()
+
+
+async def test_nothing_is_left_of_a_temporary_directory_that_cannot_be_used(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.path))
+    disk.fill()
+    with pytest.raises(UsageError, match="No space left on device; choose another directory"):
+        await Stack("up", None).__aenter__()
+    assert [path.name for path in disk.path.iterdir()] == ["ballast"]
 
 
 ORPHAN = """
