@@ -44,6 +44,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"voices"},
         {"services", "trace", "drain", "fitting", "joint", "dialing"},
         {"session"},
+        {"voice"},
         {"claim", "stream_watch"},
         {"health"},
         {"__main__"},

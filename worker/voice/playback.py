@@ -1,0 +1,150 @@
+"""How far speech is published and played, and what text was heard. Pure.
+
+Positions count frames since the session's first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from natterjack.voice.spec import Played
+
+from .phrases import CHARACTERS_PER_SECOND
+
+_MAX_GUESS_SECONDS = 1.0
+"""How long playback is assumed to go on without a report."""
+
+
+class Place(NamedTuple):
+    """A place in the audio at which the place in the text is known."""
+
+    position: int
+    character: int
+    word: bool = False
+    """Whether a word begins there, as the provider says; otherwise a phrase does."""
+
+
+class Heard(NamedTuple):
+    """How much of an utterance's text was heard."""
+
+    characters: int
+    estimated: bool
+
+
+class Spoken:
+    """An utterance of which audio is published."""
+
+    __slots__ = ("characters", "end", "number", "places", "start")
+
+    def __init__(self, number: int, start: int, end: int | None = None) -> None:
+        self.number = number
+        self.start = start
+        self.end = end
+        """Where its audio ends; None while there may be more."""
+        self.places: list[Place] = []
+        self.characters = 0
+        """The end of the text of the last phrase that was begun."""
+
+    def begin_phrase(self, position: int, start: int, end: int) -> None:
+        """Note that the phrase of characters `start` to `end` begins at a position."""
+        while self.places and self.places[-1].position >= position:
+            self.places.pop()  # it is synthesized again
+        self.places.append(Place(position, start))
+        self.characters = end
+
+    def begin_word(self, position: int, character: int) -> None:
+        """Note that a word begins at a position."""
+        if not self.places or self.places[-1].position <= position:
+            self.places.append(Place(position, character, word=True))
+
+    def heard(self, position: int, text: str, rate: int) -> Heard:
+        """What was heard of `text` if audio before `position` was played."""
+        if self.end is not None and position >= self.end:
+            return Heard(len(text), estimated=False)
+        index = bisect_right([place.position for place in self.places], position) - 1
+        if index < 0:
+            return Heard(0, estimated=False)
+        place = self.places[index]
+        following = self.places[index + 1] if index + 1 < len(self.places) else None
+        until = self.characters if following is None else following.character
+        if place.word:
+            return Heard(min(until, len(text)), estimated=False)
+        if place.position == position:
+            return Heard(min(place.character, len(text)), estimated=False)
+        end = self.end if following is None else following.position
+        if end is not None and end > place.position:
+            share = (position - place.position) / (end - place.position)
+            guess = place.character + share * (until - place.character)
+        else:
+            guess = place.character + (position - place.position) / rate * CHARACTERS_PER_SECOND
+        at = min(round(guess), until, len(text))
+        while 0 < at < len(text) and not text[at - 1].isspace() and not text[at].isspace():
+            at -= 1  # a word that was cut was not heard
+        return Heard(max(at, place.character), estimated=True)
+
+
+class Playback:
+    """What is published, and what is played as the player reports it."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self.published = 0
+        """All audio before this position is published."""
+        self.played = 0
+        """All audio before this position was played or dropped, as the player has said."""
+        self.spoken: dict[int, Spoken] = {}
+        """The utterances with audio that are not over, in order."""
+        self.played_frames = 0
+        """Frames that were played, in all."""
+        self.waiting_since: float | None = None
+        """Since when published audio has waited without any of it being played."""
+        self.cut = 0
+        """Where audio begins after the last cut: what was before it is not to be played."""
+        self._playing_since: float | None = None
+
+    def adopt(self, published: int, played: int, cut: int, now: float) -> None:
+        """Continue where a former holder stopped."""
+        self.published, self.played, self.cut = published, min(played, published), cut
+        self.waiting_since = now if published > self.played else None
+
+    def publish(self, frames: int, now: float) -> None:
+        """Note that audio was published."""
+        if frames and self.waiting_since is None:
+            self.waiting_since = now
+        self.published += frames
+
+    def drop(self) -> None:
+        """Note a cut: nothing that is published is to be played any more."""
+        self.played = self.cut = self.published
+        self.waiting_since = self._playing_since = None
+
+    def report(self, played: Played, now: float) -> None:
+        """Take the report of a player. The greatest position counts."""
+        moved = min(played.position, self.published) - self.played
+        if moved > 0:
+            self.played_frames += moved
+            self.played += moved
+        playing = played.state == "playing"
+        if moved > 0 or playing or self._playing_since is None:
+            self._playing_since = now if playing else None
+        if self.played >= self.published:
+            self.waiting_since = None
+        elif moved > 0 or playing:
+            self.waiting_since = now
+
+    def position(self, now: float) -> int:
+        """The position that is being played now, as far as reports tell."""
+        position = self.played
+        if self._playing_since is not None:
+            seconds = min(now - self._playing_since, _MAX_GUESS_SECONDS)
+            position += round(seconds * self._rate)
+        return min(position, self.published)
+
+    def ahead_seconds(self, now: float) -> float:
+        """The length of the published audio that is not played yet."""
+        return (self.published - self.position(now)) / self._rate
+
+    def stale(self, now: float, patience: float) -> bool:
+        """Whether published audio has waited for a player for longer than `patience` seconds."""
+        return self.waiting_since is not None and now - self.waiting_since > patience
