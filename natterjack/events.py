@@ -208,6 +208,9 @@ class ProviderUsage(_Model):
     cost: Annotated[float, Field(description="cost of the billed seconds, in `currency`")] = 0
     recovery_cost: Annotated[float, Field(description="part of `cost` for audio sent again")] = 0
     currency: Annotated[str, Field(description="ISO 4217 code of `cost`")] = "USD"
+    characters: Annotated[
+        int, Field(ge=0, description="text sent to a voice, including text sent again")
+    ] = 0
 
 
 class Account(_Model):

@@ -12,9 +12,12 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.kv import KeyValue
 
 from natterjack.broker import streams
 from natterjack.broker.connection import connect
@@ -34,6 +37,7 @@ from natterjack.process.variables import unknown_variables
 from natterjack.settings import (
     MODELS,
     BrokerSettings,
+    Kind,
     LogSettings,
     StreamSettings,
     add_flags,
@@ -48,7 +52,7 @@ from worker.metering.prices import parse_prices
 from worker.metering.report import Report
 from worker.metering.tally import Tally
 from worker.providers.balances import poll
-from worker.providers.loading import Providers
+from worker.providers.loading import Providers, Voices
 from worker.services import Services
 
 from .claim import Claimer
@@ -105,14 +109,19 @@ async def _work(flags: argparse.Namespace) -> None:
 async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> None:
     settings = load(WorkerSettings, flags)
     broker_settings, stream_settings = load(BrokerSettings, flags), load(StreamSettings, flags)
-    providers = Providers(settings)
+    providers, voices = Providers(settings), Voices(settings)
     for unknown in (
         *unknown_variables(os.environ, {WorkerSettings, *MODELS}),
-        *providers.unknown_variables(settings.providers),
+        *providers.unknown_variables([*settings.providers, *settings.voices]),
     ):
         log.warning("%s", unknown)
-    for name in settings.providers:
-        providers.get(name)  # reports an unknown provider or a missing key now, not in a session
+    # Reports an unknown provider or a missing key now, not in a session.
+    if "transcribe" in stream_settings.kinds:
+        for name in settings.providers:
+            providers.get(name)
+    if "speak" in stream_settings.kinds:
+        for name in settings.voices:
+            voices.get(name)
     metrics = Metrics(settings.max_sessions, settings.metrics_tenants, settings.final_goal_seconds)
     watch = StreamWatch(stream_settings, metrics)
     attempts = Attempts(on_failure=lambda reason: metrics.connect_failures.labels(reason).inc())
@@ -126,6 +135,7 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
                 broker_settings,
                 stream_settings,
                 providers,
+                voices,
                 metrics,
                 watch,
                 attempts,
@@ -147,6 +157,7 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
     finally:
         await health.stop()
         await providers.close()
+        await voices.close()
 
 
 async def _start(
@@ -154,13 +165,14 @@ async def _start(
     broker_settings: BrokerSettings,
     stream_settings: StreamSettings,
     providers: Providers,
+    voices: Voices,
     metrics: Metrics,
     watch: StreamWatch,
     attempts: Attempts,
     *,
     once: bool,
 ) -> Services:
-    prices = parse_prices(settings.prices)
+    prices, kinds = parse_prices(settings.prices), stream_settings.kinds
     broker = await connect(
         broker_settings, name=f"natterjack-worker {settings.name}", once=once, attempts=attempts
     )
@@ -170,8 +182,12 @@ async def _start(
             try:
                 async with broker.raising_refusals():
                     js = await streams.ensure(broker, stream_settings)
-                    checkpoints = await js.key_value(streams.CHECKPOINTS_BUCKET)
-                    consumer = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+                    checkpoints = await _bucket(js, kinds, "transcribe", streams.CHECKPOINTS_BUCKET)
+                    voice_checkpoints = await _bucket(
+                        js, kinds, "speak", streams.VOICE_CHECKPOINTS_BUCKET
+                    )
+                    queue = streams.QUEUES[kinds[0]]
+                    consumer = await js.consumer_info(queue, streams.CONSUMER)
                 break
             except NotAllowed as refusal:
                 raise _with_remedy(refusal) from None
@@ -186,10 +202,14 @@ async def _start(
                 else:
                     await asyncio.sleep(1)
         await watch.look(js)
-        store = StreamStore(broker, streams.AUDIO)
-        roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
-        await store.start()
-        await roster.start()
+        store, texts, speech, roster = (
+            StreamStore(broker, name)
+            for name in (
+                streams.AUDIO, streams.TEXT, streams.SPEECH, f"KV_{streams.WORKERS_BUCKET}",
+            )
+        )  # fmt: skip
+        for one in (store, texts, speech, roster):
+            await one.start()
     except BaseException:  # cancelled too
         await broker.close()
         raise
@@ -198,13 +218,24 @@ async def _start(
     tally = Tally(instance)
     budgets = Budgets(broker, js, tally, metrics, settings.warning_fractions)
     report = Report(broker, js, roster, instance, settings, metrics, tally)
-    governor = Governor(
-        broker, js, metrics, settings.account_of, instance, on_refusal=providers.refused_elsewhere
-    )
+    report.queues = streams.queues(stream_settings)
+
+    def refused(name: str, cause: str, seconds: float) -> None:
+        (voices if voices.known(name) else providers).refused_elsewhere(name, cause, seconds)
+
+    governor = Governor(broker, js, metrics, settings.account_of, instance, on_refusal=refused)
     return Services(
         broker, js, store, checkpoints, providers, settings, metrics, tally, report, budgets,
         prices, governor, Slots(settings.max_sessions), asyncio.Event(), lease_seconds,
+        voices, voice_checkpoints, texts, speech,
     )  # fmt: skip
+
+
+async def _bucket(
+    js: JetStreamContext, kinds: Sequence[Kind], kind: Kind, name: str
+) -> KeyValue | None:
+    """The bucket of checkpoints of one kind of session; None if this worker claims none."""
+    return await js.key_value(name) if kind in kinds else None
 
 
 def _instance(name: str) -> str:
@@ -220,7 +251,7 @@ async def _run(
     watch: StreamWatch,
 ) -> None:
     settings = services.settings
-    claimer = Claimer(services)
+    claimer = Claimer(services, stream_settings.kinds)
     health.serve(services, claimer)
     # Everything allocated so far is permanent, so the garbage collector can skip it; and it runs
     # less often than by default.
@@ -249,7 +280,9 @@ async def _run(
                     services.budgets.run(lambda: claimer.sessions),
                     services.governor.run(),
                     poll(services.providers, services.metrics),
+                    poll(services.voices, services.metrics),
                     services.providers.watch(),
+                    services.voices.watch(),
                     _restore_streams(services, stream_settings),
                     watch.run(services.broker, services.js, services.restore),
                     notify_systemd(stopping, stop_seconds),

@@ -1,4 +1,4 @@
-"""Claiming sessions from the queue while slots are free, and renewing their leases."""
+"""Claiming sessions from the queues while slots are free, and renewing their leases."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -19,14 +20,17 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.pull import ConsumerGone, Puller
 from natterjack.errors import BrokerError, InvalidKey, first_problem
+from natterjack.settings import Kind
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, parse_key
 from natterjack.telemetry.log import fields
+from natterjack.voice.spec import VoiceSpec
 from worker.providers.breaker import BreakerState
 from worker.services import Services
 from worker.session.lease import KeyBusy
 from worker.session.session import Session
 from worker.session.states import State
+from worker.voice.session import VoiceSession
 
 log = logging.getLogger(__name__)
 
@@ -42,40 +46,48 @@ class BadRequest(Exception):
     """A message in the queue from which no session can be identified."""
 
 
+Spec = TypeVar("Spec", SessionSpec, VoiceSpec)
+
+
 @dataclass(frozen=True)
-class Request:
+class Request(Generic[Spec]):
     """A request to open a session. `problem` is why it can only fail, or None."""
 
-    spec: SessionSpec
+    spec: Spec
     problem: str | None
 
 
-def parse_request(subject: str, payload: bytes) -> Request:
-    """Parse a message of the queue.
+def parse_request(subject: str, payload: bytes) -> Request[SessionSpec]:
+    """Parse a message of the queue of sessions that transcribe.
 
     Raises BadRequest if it identifies no session, so no event can report the problem.
     """
+    return _parse(SessionSpec, subject, payload)
+
+
+def _parse(model: type[Spec], subject: str, payload: bytes) -> Request[Spec]:
+    """As `parse_request`, for either kind."""
     try:
         key = parse_key(subject)
     except InvalidKey as error:
         raise BadRequest(str(error)) from None
     try:
-        spec = SessionSpec.model_validate_json(payload)
+        spec = model.model_validate_json(payload)
     except ValidationError as error:
         problem = f"bad request: {first_problem(error)}"
-        return Request(_stand_in(key, payload, problem), problem)
+        return Request(_stand_in(model, key, payload, problem), problem)
     if spec.key != key:
         problem = f"bad request: its key is {spec.key}, its subject says {key}"
-        return Request(_stand_in(key, payload, problem), problem)
+        return Request(_stand_in(model, key, payload, problem), problem)
     return Request(spec, None)
 
 
-def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
+def _stand_in(model: type[Spec], key: SessionKey, payload: bytes, problem: str) -> Spec:
     """A minimal spec with the session id of an invalid request, to report the problem under it.
     Raises BadRequest if there is no usable session id."""
     try:
         session_id = json.loads(payload)["session_id"]
-        return SessionSpec(
+        return model(
             session_id=session_id,
             tenant=key.tenant,
             conversation=key.conversation,
@@ -85,16 +97,43 @@ def _stand_in(key: SessionKey, payload: bytes, problem: str) -> SessionSpec:
         raise BadRequest(problem) from None
 
 
-class Claimer:
-    """Claims sessions from the queue and runs each as a task, until `drain` is called."""
+def _transcribe(services: Services, message: Msg) -> Session:
+    """The session of a request. Raises BadRequest."""
+    request, metadata = parse_request(message.subject, message.data), message.metadata
+    return Session(
+        services, request.spec, metadata.num_delivered, metadata.sequence.stream,
+        problem=request.problem, headers=message.headers,
+    )  # fmt: skip
 
-    def __init__(self, services: Services) -> None:
+
+def _speak(services: Services, message: Msg) -> VoiceSession:
+    """As `_transcribe`, for a voice session."""
+    request, metadata = _parse(VoiceSpec, message.subject, message.data), message.metadata
+    return VoiceSession(
+        services, request.spec, metadata.num_delivered, metadata.sequence.stream,
+        problem=request.problem, headers=message.headers,
+    )  # fmt: skip
+
+
+AnySession = Session | VoiceSession
+_OPEN: Mapping[Kind, Callable[[Services, Msg], AnySession]] = {
+    "transcribe": _transcribe,
+    "speak": _speak,
+}
+
+
+class Claimer:
+    """Claims sessions from the queues and runs each as a task, until `drain` is called."""
+
+    def __init__(self, services: Services, kinds: Sequence[Kind] = ("transcribe",)) -> None:
+        """`kinds` are the kinds of session to claim. They share the worker's slots."""
         self._services = services
         self._slots = services.slots
-        self.sessions: dict[Session, Msg] = {}
+        self._kinds = kinds
+        self.sessions: dict[AnySession, Msg] = {}
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
-        self._puller: Puller | None = None
+        self._pullers: list[Puller] = []
         self._slots.on_free = self._freed.set
 
     def drain(self) -> None:
@@ -103,8 +142,8 @@ class Claimer:
             return
         self._draining.set()
         self._freed.set()
-        if self._puller is not None:
-            self._puller.poke()
+        for puller in self._pullers:
+            puller.poke()
         for session in list(self.sessions):
             session.drain()
 
@@ -124,17 +163,21 @@ class Claimer:
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(self._renew_leases(), name="leases")
             running: set[asyncio.Task[None]] = set()
-            await self._claim(tasks, running)
+            async with asyncio.TaskGroup() as claiming:
+                for kind in self._kinds:
+                    claiming.create_task(self._claim(tasks, running, kind), name=f"claim {kind}")
             for session in list(self.sessions):
                 session.drain()  # it may have been claimed while `drain` was called
             if running:
                 await asyncio.wait(running)
             renewing.cancel()
 
-    async def _claim(self, tasks: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
-        puller = self._puller = Puller(
-            self._services.broker, streams.SESSIONS, streams.CONSUMER, surplus=Msg.nak
-        )
+    async def _claim(
+        self, tasks: asyncio.TaskGroup, running: set[asyncio.Task[None]], kind: Kind = "transcribe"
+    ) -> None:
+        queue = streams.QUEUES[kind]
+        puller = Puller(self._services.broker, queue, streams.CONSUMER, surplus=Msg.nak)
+        self._pullers.append(puller)
         await puller.start()
         try:
             while not self._draining.is_set():
@@ -148,7 +191,9 @@ class Claimer:
                 try:
                     message = await puller.next(min(free, _BATCH), timeout=5)
                 except ConsumerGone:
-                    log.warning("the consumer %s is gone, waiting for it", streams.CONSUMER)
+                    log.warning(
+                        "the consumer %s of %s is gone, waiting for it", streams.CONSUMER, queue
+                    )
                     self._services.restore.set()
                     await asyncio.sleep(_CONSUMER_RETRY_S)
                     continue
@@ -159,7 +204,7 @@ class Claimer:
                         await message.nak()
                     continue
                 self._slots.take()
-                task = tasks.create_task(self._hold(message), name=message.subject)
+                task = tasks.create_task(self._hold(message, kind), name=message.subject)
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
@@ -168,10 +213,10 @@ class Claimer:
                 for message in await puller.stop():
                     await message.nak()
 
-    async def _hold(self, message: Msg) -> None:
+    async def _hold(self, message: Msg, kind: Kind) -> None:
         """Hold one lease, from the delivery of its request to the ack or nak."""
         try:
-            await self._serve(message)
+            await self._serve(message, kind)
         except (NatsError, BrokerError) as error:
             # The lease runs out, and another worker, or this one, claims the session again.
             log.warning("lease not settled: %r", error, extra=fields(subject=message.subject))
@@ -183,24 +228,15 @@ class Claimer:
         finally:
             self._slots.give_back()
 
-    async def _serve(self, message: Msg) -> None:
+    async def _serve(self, message: Msg, kind: Kind) -> None:
         metadata, metrics = message.metadata, self._services.metrics
         try:
-            request = parse_request(message.subject, message.data)
+            session = _OPEN[kind](self._services, message)
         except (BadRequest, RecursionError) as error:
             log.error("%s", error, extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()
             await message.term()
             return
-        try:
-            session = Session(
-                self._services,
-                request.spec,
-                metadata.num_delivered,
-                metadata.sequence.stream,
-                problem=request.problem,
-                headers=message.headers,
-            )
         except Exception:  # the request would return to the queue forever and block later ones
             log.exception("request rejected", extra=fields(subject=message.subject))
             metrics.sessions_ended.labels("rejected").inc()
@@ -257,7 +293,8 @@ class Claimer:
             connected = broker.connected
             metrics.nats_connected.set(connected)
             metrics.credentials_expire(broker.credentials.last.expiries)
-            for name, breaker in self._services.providers.breakers.items():
+            breakers = self._services.providers.breakers | self._services.voices.breakers
+            for name, breaker in breakers.items():
                 metrics.breaker_open.labels(name).set(breaker.state is not BreakerState.CLOSED)
             sessions = list(self.sessions.items())
             for session, message in sessions:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import RequestRefused
 from natterjack.plugin.provider import Provider, ProviderStream, StreamRequest
+from natterjack.plugin.voice import Voice, VoiceStream, VoiceStreamRequest
 from natterjack.spec import SessionSpec
+from natterjack.voice.spec import VoiceSpec
 from worker.audio import convert
 from worker.metering.prices import Price, price_of
 from worker.providers.breaker import Breaker
 from worker.providers.chain import Chain
-from worker.providers.loading import Providers
+from worker.providers.loading import Providers, Voices
 from worker.settings import WorkerSettings
 
 
@@ -116,3 +119,65 @@ async def _opened(
     provider: Provider, request: StreamRequest, converter: convert.Converter, price: Price
 ) -> Opened:
     return Opened(provider, await provider.open(request), converter, price)
+
+
+_UNSET = "unset"
+"""The name of the voice if neither the request nor the worker names one."""
+
+
+class VoiceServices(Protocol):
+    """The services that dialing a voice needs; `worker.services.Services` has them."""
+
+    @property
+    def voices(self) -> Voices: ...
+    @property
+    def settings(self) -> WorkerSettings: ...
+
+
+class OpenedVoice(NamedTuple):
+    """An open stream of speech with its voice and the format of its audio."""
+
+    provider: Voice
+    stream: VoiceStream
+    audio_format: AudioFormat
+
+
+class VoiceDialer:
+    """Opens the streams of a voice session."""
+
+    __slots__ = ("_spec", "names", "plugins")
+
+    def __init__(self, services: VoiceServices, spec: VoiceSpec) -> None:
+        self.plugins = services.voices
+        self.names = spec.providers or services.settings.voices or [_UNSET]
+        self._spec = spec
+
+    def dial(
+        self, name: str, chain: Chain, configured: dict[str, Any]
+    ) -> Coroutine[Any, Any, OpenedVoice]:
+        """As of every Dialer."""
+        voice, spec = self.plugins.get(name), self._spec
+        capabilities = voice.capabilities
+        rates, rate = capabilities.sample_rates, spec.sample_rate
+        if rates and rate not in rates:
+            above = [one for one in rates if one > rate]
+            rate = min(above) if above else max(rates)
+        encodings = capabilities.encodings
+        encoding = "linear16" if "linear16" in encodings else encodings[0]
+        model, options = chain.own_options(spec.options, spec.model)
+        options |= {key: v for key, v in configured.items() if key in capabilities.configurable}
+        request = VoiceStreamRequest(
+            session_id=spec.session_id,
+            encoding=encoding,
+            sample_rate=rate,
+            model=model,
+            language=spec.language,
+            options=options,
+        )
+        return _opened_voice(voice, request, AudioFormat(encoding, rate, 1))
+
+
+async def _opened_voice(
+    voice: Voice, request: VoiceStreamRequest, audio_format: AudioFormat
+) -> OpenedVoice:
+    return OpenedVoice(voice, await voice.open(request), audio_format)

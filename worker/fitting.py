@@ -16,7 +16,7 @@ from natterjack.plugin.provider import Final, ProviderWord
 
 ELLIPSIS = "…"
 """The end of a text that was shortened."""
-_TEXTS = ("text", "reason", "detail")
+_TEXTS = ("text", "reason", "detail", "text_spoken", "text_remaining")
 
 
 def divided(final: Final) -> tuple[Final, ...]:

@@ -22,7 +22,7 @@ from prometheus_client import (
 
 from natterjack.audio import GAP_CAUSES, UNNAMED_GAP
 from natterjack.broker.login.attempts import REASONS
-from natterjack.subjects import DURABLE_KINDS
+from natterjack.subjects import DURABLE_KINDS, VOICE_EVENT_KINDS
 
 _LATENCY = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 """Transcript latency: within 0.3 s feels live, within 1 s is usual, and beyond 3 s is late."""
@@ -32,6 +32,8 @@ _WAITING = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300)
 _DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 OTHER_TENANTS = "other"
+VOICE_INTERRUPTIONS = ("request", "turn", "no_player", "failed")
+"""Why an utterance is interrupted."""
 
 
 class Metrics:
@@ -55,6 +57,7 @@ class Metrics:
         self._latencies()
         self._providers()
         self._money()
+        self._voice()
         self._process()
         # Create these series at zero, because `rate` misses an event that creates its series.
         for outcome in ("closed", "failed", "handed_over", "lost", "busy", "crashed", "rejected"):
@@ -65,8 +68,10 @@ class Metrics:
             self.session_accounts.labels(complete)
         for scope in ("session", "tenant"):
             self.budget_ended.labels(scope)
-        for kind in ("interim", *DURABLE_KINDS):
+        for kind in dict.fromkeys(("interim", *DURABLE_KINDS, *VOICE_EVENT_KINDS)):
             self.oversized.labels(kind)
+        for outcome in ("finished", *VOICE_INTERRUPTIONS):
+            self.voice_utterances.labels(outcome)
 
     def tenant(self, name: str) -> str:
         """Return the label value for a tenant."""
@@ -270,6 +275,37 @@ class Metrics:
         )
         self.budget_ended = self._counter(
             "budget_ended_sessions_total", "Sessions that an exhausted budget ended", "scope"
+        )
+
+    def _voice(self) -> None:
+        self.voice_characters = self._counter(
+            "voice_characters_total",
+            "Characters sent to voices, repeated ones included",
+            "provider",
+        )
+        self.voice_repeated = self._counter(
+            "voice_repeated_characters_total",
+            "Characters sent to a voice more than once because of faults",
+            "provider",
+        )
+        self.voice_audio = self._counter(
+            "voice_audio_seconds_total", "Speech that was published", "provider"
+        )
+        self.voice_played = self._counter(
+            "voice_played_seconds_total", "Speech that players have played, as they report it"
+        )
+        self.voice_first_audio = self._histogram(
+            "voice_first_audio_seconds",
+            "Time from the arrival of an utterance's first text to its first audio",
+            "provider",
+        )
+        self.voice_utterances = self._counter(
+            "voice_utterances_total",
+            "Utterances that ended: played to the end (`finished`), or why they were interrupted",
+            "outcome",
+        )
+        self.voice_republished = self._counter(
+            "voice_republished_chunks_total", "Chunks published again because a player lacked them"
         )
 
     def _process(self) -> None:

@@ -18,7 +18,7 @@ from worker.metering.budgets import Budgets
 from worker.metering.report import Report
 from worker.metering.tally import Tally
 from worker.metrics import Metrics
-from worker.providers.loading import Providers
+from worker.providers.loading import Providers, Voices
 from worker.settings import WorkerSettings
 
 
@@ -30,8 +30,8 @@ class Services:
     js: JetStreamContext
     store: StreamStore
     """Reads the audio stream."""
-    checkpoints: KeyValue
-    """The bucket of checkpoints."""
+    checkpoints: KeyValue | None
+    """The bucket of checkpoints of sessions that transcribe; None if this worker claims none."""
     providers: Providers
     settings: WorkerSettings
     metrics: Metrics
@@ -45,6 +45,13 @@ class Services:
     """Set to have missing streams and consumers created again."""
     lease_seconds: float
     """Time without a heartbeat after which the queue gives a session to another worker."""
+    voices: Voices
+    voice_checkpoints: KeyValue | None = None
+    """The bucket of checkpoints of voice sessions; None if this worker claims none."""
+    texts: StreamStore | None = None
+    """Reads the stream of text; None as before."""
+    speech: StreamStore | None = None
+    """Reads the stream of speech; None as before."""
 
 
 class Accounts(Protocol):

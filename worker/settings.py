@@ -21,6 +21,9 @@ class WorkerSettings(BaseSettings):
     provider: str = described(
         "sherpa", "provider of sessions that request none; a comma-separated list is tried in order"
     )
+    voice: str = described(
+        "", "voice of sessions that request none; a comma-separated list is tried in order"
+    )
     max_sessions: int = described(
         100, "maximum number of sessions that the worker holds at once", ge=1
     )
@@ -112,6 +115,20 @@ class WorkerSettings(BaseSettings):
         10, "maximum number of seconds of silence sent for one gap; the rest is skipped", ge=0
     )
 
+    voice_ahead_seconds: float = described(
+        10,
+        "seconds of speech that may be published ahead of its playback; text beyond waits",
+        gt=0,
+        le=60,
+    )
+    voice_unplayed_seconds: float = described(
+        30,
+        "seconds after which published speech that no player plays is dropped, so that it is not "
+        "heard late",
+        gt=0,
+        le=90,
+    )
+
     usage_seconds: float = described(
         60, "seconds between usage events of a streaming session", gt=0
     )
@@ -170,6 +187,10 @@ class WorkerSettings(BaseSettings):
         """The provider account of each provider that has one of its own."""
         parts = (part.partition("=") for part in self.accounts.split(",") if part.strip())
         return {provider.strip(): account.strip() for provider, _, account in parts}
+
+    @property
+    def voices(self) -> list[str]:
+        return [name.strip() for name in self.voice.split(",") if name.strip()]
 
     @property
     def providers(self) -> list[str]:

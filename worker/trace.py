@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from natterjack.spec import SessionSpec
 from natterjack.telemetry import tracing
+from natterjack.voice.spec import VoiceSpec
 
 if TYPE_CHECKING:
     from natterjack.telemetry.spans import Span
@@ -100,7 +101,7 @@ class LeaseTrace(NoTrace):
 
 
 def lease_trace(
-    spec: SessionSpec, epoch: int, worker: str, headers: Mapping[str, str] | None
+    spec: SessionSpec | VoiceSpec, epoch: int, worker: str, headers: Mapping[str, str] | None
 ) -> NoTrace:
     """Start the trace of a lease; `headers` are those of the session's request."""
     tracer = tracing.current()

@@ -55,7 +55,7 @@ def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
         AUDIO_SEQ: str(header.seq),
         AUDIO_POS: str(header.pos),
         SAMPLE_RATE: str(header.sample_rate),
-        MSG_ID: f"{header.session_id}:{header.seq}",
+        MSG_ID: f"{header.session_id}:{header.epoch}:{header.seq}",
     }
     if header.end:
         headers[AUDIO_END] = "1"

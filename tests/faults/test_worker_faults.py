@@ -22,7 +22,7 @@ from natterjack.settings import BrokerSettings, StreamSettings
 from worker.__main__ import _start as start
 from worker.claim import Claimer
 from worker.metrics import Metrics
-from worker.providers.loading import Providers
+from worker.providers.loading import Providers, Voices
 from worker.settings import WorkerSettings
 from worker.stream_watch import StreamWatch
 
@@ -245,6 +245,7 @@ async def test_sessions_leave_no_tasks_or_connections(
         broker_settings,
         StreamSettings(),
         providers,
+        Voices(settings),
         metrics,
         watch,
         Attempts(),

@@ -62,6 +62,8 @@ class Report:
         self._settings = settings
         self._metrics = metrics
         self._tally = tally
+        self.queues = [streams.SESSIONS]
+        """The work queues whose depth is exported."""
         self._pages = 0
         self._unwritten_of_dead: dict[str, DayUsage] = {}
         """Usage that dead workers had not written yet, by key of the bucket."""
@@ -153,9 +155,13 @@ class Report:
         return streams.bucket_subject(streams.WORKERS_BUCKET, f"{self.instance}.{page}")
 
     async def _count_queue(self) -> None:
-        info = await self._js.consumer_info(streams.SESSIONS, streams.CONSUMER)
-        self._metrics.queue.labels("waiting").set(info.num_pending or 0)
-        self._metrics.queue.labels("leased").set(info.num_ack_pending or 0)
+        waiting = leased = 0
+        for queue in self.queues:
+            info = await self._js.consumer_info(queue, streams.CONSUMER)
+            waiting += info.num_pending or 0
+            leased += info.num_ack_pending or 0
+        self._metrics.queue.labels("waiting").set(waiting)
+        self._metrics.queue.labels("leased").set(leased)
 
     async def sign_off(self) -> None:
         """Write the remaining usage and delete the record."""

@@ -1,4 +1,4 @@
-"""Seconds and money used at a provider: the figures that ledgers and tallies add up."""
+"""Seconds, characters and money used at a provider: the figures that ledgers and tallies add up."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Usage:
     billed: float = 0.0
     cost: float = 0.0
     recovery_cost: float = 0.0
+    characters: int = 0
 
     def add(self, more: Usage) -> None:
         self.connections += more.connections
@@ -34,6 +35,7 @@ class Usage:
         self.billed += more.billed
         self.cost += more.cost
         self.recovery_cost += more.recovery_cost
+        self.characters += more.characters
 
     def since(self, before: Usage) -> Usage:
         """The difference to an earlier state `before`."""
@@ -47,6 +49,7 @@ class Usage:
             self.billed - before.billed,
             self.cost - before.cost,
             self.recovery_cost - before.recovery_cost,
+            self.characters - before.characters,
         )
 
     def to_record(self, currency: str) -> ProviderUsage:
@@ -66,17 +69,19 @@ class Usage:
             cost=round(self.cost, 6),
             recovery_cost=round(self.recovery_cost, 6),
             currency=currency,
+            characters=self.characters,
         )
 
     def json(self, currency: str) -> str:
         """The same record as JSON, without building a model: it goes into every checkpoint."""
         reported = "null" if self.reported is None else f"{max(0.0, self.reported):.3f}"
+        spoken = f',"characters":{self.characters}' if self.characters else ""
         return (
             f'{{"connections":{self.connections},"sent_seconds":{self.sent:.3f},'
             f'"replayed_seconds":{self.replayed:.3f},"estimated_seconds":{self.estimated:.3f},'
             f'"connected_seconds":{self.connected:.3f},"reported_seconds":{reported},'
             f'"billed_seconds":{max(0.0, self.billed):.3f},"cost":{self.cost:.6f},'
-            f'"recovery_cost":{self.recovery_cost:.6f},"currency":{json.dumps(currency)}}}'
+            f'"recovery_cost":{self.recovery_cost:.6f},"currency":{json.dumps(currency)}{spoken}}}'
         )
 
     @classmethod
@@ -91,6 +96,7 @@ class Usage:
             usage.billed_seconds,
             usage.cost,
             usage.recovery_cost,
+            usage.characters,
         )
 
 

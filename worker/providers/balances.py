@@ -6,14 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from natterjack.plugin.errors import ProviderError
-from natterjack.plugin.provider import Provider
 from natterjack.telemetry.log import fields
 from worker.metrics import Metrics
 
-from .loading import Providers
+from .boundary import GuardedPlugin
+from .loading import Plugins
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _FIRST_DELAY: Final = 0.1
 _JITTER: Final = 0.1
 
 
-async def poll(providers: Providers, metrics: Metrics) -> None:
+async def poll(providers: Plugins[Any], metrics: Metrics) -> None:
     """Request the balance of each provider in use at its own interval, until cancelled.
 
     Raises nothing but CancelledError.
@@ -44,7 +44,7 @@ async def poll(providers: Providers, metrics: Metrics) -> None:
 class _Poller:
     """Requests the balance of one provider."""
 
-    def __init__(self, name: str, made: Mapping[str, Provider], metrics: Metrics) -> None:
+    def __init__(self, name: str, made: Mapping[str, GuardedPlugin], metrics: Metrics) -> None:
         """`made` has the providers in use; the one of this name is replaced if its key changes."""
         self._name = name
         self._made = made
@@ -75,7 +75,7 @@ class _Poller:
                     log.info("provider balance available again", extra=fields(provider=self._name))
             await asyncio.sleep(interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
 
-    async def _request(self, provider: Provider) -> None:
+    async def _request(self, provider: GuardedPlugin) -> None:
         balances = await provider.balance()
         # A balance that is used up leaves the provider's list: nothing of that unit is left.
         for unit in self._units.difference(balance.unit for balance in balances):

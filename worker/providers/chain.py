@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from natterjack.audio import AudioFormat
@@ -155,6 +155,21 @@ class Chain:
         if index != self._index:
             self._index, self._failures = index, 0
 
+    def own_options(
+        self, given: Mapping[str, Any], model: str | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The model and the options of a request that are for the current provider."""
+        first = self._index == 0
+        options: dict[str, Any] = {}
+        if first:
+            options |= {k: v for k, v in given.items() if k not in self.names}
+        own = given.get(self.name)
+        if isinstance(own, dict):
+            options |= own
+        elif own is not None:
+            options[self.name] = own  # the plugin reports what is wrong with it
+        return options.pop("model", model if first else None), options
+
     def request(
         self, spec: SessionSpec, audio_format: AudioFormat, configured: dict[str, Any]
     ) -> StreamRequest:
@@ -165,16 +180,7 @@ class Chain:
         terms are for every provider. `configured`, the changes made during the session, come last.
         Raises RequestRefused if the key terms are malformed.
         """
-        first = self._index == 0
-        options: dict[str, Any] = {}
-        if first:
-            options |= {k: v for k, v in spec.options.items() if k not in self.names}
-        own = spec.options.get(self.name)
-        if isinstance(own, dict):
-            options |= own
-        elif own is not None:
-            options[self.name] = own  # the plugin reports what is wrong with it
-        model = options.pop("model", spec.model if first else None)
+        model, options = self.own_options(spec.options, spec.model)
         options |= configured
         keyterms = options.pop("keyterms", spec.keyterms)
         if not isinstance(keyterms, list) or not all(isinstance(term, str) for term in keyterms):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from nats.errors import Error as NatsError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from natterjack.broker.connection import Broker
 from natterjack.control import ControlReply, ControlRequest, Supports
@@ -123,40 +124,55 @@ class Controls:
 @contextlib.asynccontextmanager
 async def controlled(broker: Broker, session: Controllable) -> AsyncIterator[None]:
     """Answer the session's control requests during the block, one after another."""
+    answer = partial(carry_out, session)
+    subject, lost = control_subject(session.key), session.mark_unconfirmed
+    async with answering(broker, subject, answer, lost):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    broker: Broker,
+    subject: str,
+    answer: Callable[[bytes], Awaitable[BaseModel]],
+    on_lost: Callable[[], None],
+) -> AsyncIterator[None]:
+    """Answer the requests on a subject during the block, one after another. `answer` returns the
+    reply; if it raises LeaseLost, `on_lost` is called."""
     waiting: list[tuple[bytes, bytes]] = []
-    answering: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
     ended = False
 
     def requested(_subject: bytes, reply: bytes, _headers: bytes | None, data: bytes) -> None:
-        nonlocal answering
+        nonlocal task
         if ended or len(waiting) >= _MAX_WAITING:
             return  # the client times out and asks again
         waiting.append((reply, data))
-        if answering is None or answering.done():
-            answering = asyncio.create_task(answer(), name=f"control {session.key}")
+        if task is None or task.done():
+            task = asyncio.create_task(answer_all(), name=subject)
 
-    async def answer() -> None:
+    async def answer_all() -> None:
         while waiting:
             reply, data = waiting.pop(0)
             try:
-                answered = await carry_out(session, data)
+                answered = await answer(data)
                 if reply.startswith(_REPLY_PREFIXES):
                     payload = answered.model_dump_json(exclude_none=True)
                     broker.client.post(reply.decode(), payload.encode())
             except LeaseLost:
-                session.mark_unconfirmed()  # the new holder answers the next request
+                on_lost()  # the new holder answers the next request
             except NatsError as error:
                 log.debug("control reply not sent: %r", error)
             except Exception:  # a task boundary
-                log.exception("control request failed", extra=fields(session=str(session.key)))
+                log.exception("control request failed", extra=fields(subject=subject))
 
-    arrivals = await broker.client.listen(control_subject(session.key), requested)
+    arrivals = await broker.client.listen(subject, requested)
     try:
         yield
     finally:
         ended = True
-        if answering is not None:
-            answering.cancel()
+        if task is not None:
+            task.cancel()
         await arrivals.end()
 
 

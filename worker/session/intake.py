@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from natterjack.audio import SESSION_ID, decode_chunk_headers
@@ -35,6 +36,18 @@ class Parked(Exception):
     that the interrupted words do not become final."""
 
 
+async def first_queued(js: JetStreamContext, queue: str, subject: str, sequence: int) -> int | None:
+    """The sequence of the first request on a subject of a work queue, from `sequence` on. Raises
+    QueueUnknown."""
+    try:
+        found = await js.get_msg(queue, seq=sequence, subject=subject, next=True)
+    except NotFoundError:
+        return None
+    except (NatsError, TimeoutError):
+        raise QueueUnknown from None
+    return found.seq
+
+
 class Queries:
     """Asks the broker about one session."""
 
@@ -48,15 +61,7 @@ class Queries:
         """The sequence of the first request for the session's key in the queue, from `sequence` on.
         Raises QueueUnknown."""
         subject = session_subject(self._spec.key)
-        try:
-            found = await self._services.js.get_msg(
-                streams.SESSIONS, seq=sequence, subject=subject, next=True
-            )
-        except NotFoundError:
-            return None
-        except (NatsError, TimeoutError):
-            raise QueueUnknown from None
-        return found.seq
+        return await first_queued(self._services.js, streams.SESSIONS, subject, sequence)
 
     async def stored_head(self) -> int:
         """The end of this session's newest stored chunk; 0 if it is not known."""

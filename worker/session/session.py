@@ -98,6 +98,7 @@ class Session:
         )
         self._cutoff = Cutoff(rate, spec.max_seconds, settings.warning_fractions)
         claimant = Claimant(self.id, request_sequence, epoch, settings.name, holder, instance)
+        assert services.checkpoints is not None
         self._lease = Lease(
             CheckpointStore(services.broker, services.checkpoints, key, Checkpoint),
             claimant,

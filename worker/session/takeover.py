@@ -138,6 +138,13 @@ def give_up_reason(crashed: int) -> str | None:
     return f"gave up after {crashed} attempts without progress"
 
 
+def closed_before(before: LeaseRecord | None) -> list[str]:
+    """The latest closed sessions of a key, given the checkpoint of its last session."""
+    if before is None:
+        return []
+    return [*before.closed_before, before.session_id][-_MAX_CLOSED_BEFORE:]
+
+
 def started(
     claimant: Claimant,
     spec: SessionSpec,
@@ -172,7 +179,7 @@ def started(
         first.start_position = first.position = first.sent_until = start
     if before is None:
         return first
-    first.closed_before = [*before.closed_before, before.session_id][-_MAX_CLOSED_BEFORE:]
+    first.closed_before = closed_before(before)
     if continued(before, spec):
         start = max(spec.start_position, before.position)
         first.start_position = first.position = first.sent_until = start

@@ -122,6 +122,15 @@ class Script:
         self.newest = max(self.newest, through)
         self._advance(now)
 
+    def following(self, number: int) -> Utterance | None:
+        """The utterance with this number, or if its text is lost, the next one; None if it has not
+        arrived."""
+        found = self.utterances.get(number)
+        if found is None and number < self._next[0]:
+            later = [n for n in self.utterances if n > number]
+            found = self.utterances[min(later)] if later else None
+        return found
+
     @property
     def unspoken(self) -> str:
         """All text that is kept, in order."""

@@ -95,3 +95,14 @@ def test_text_that_is_not_wanted_any_more_ends_where_it_is() -> None:
     script.add(PIECES[1], 0.0)
     assert texts(script) == [("one ", True)]
     assert script.unspoken == "one "
+
+
+def test_the_utterance_after_one_that_is_lost_follows() -> None:
+    script = Script()
+    script.add(piece(2, 0, "late", flush=True), 0.0)
+    assert script.following(0) is None
+    script.skip_hole(1.0)
+    found = script.following(0)
+    assert found is not None
+    assert (found.number, found.text) == (2, "late")
+    assert script.following(3) is None

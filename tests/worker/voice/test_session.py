@@ -1,0 +1,291 @@
+"""Voice sessions with real workers: every word is published and heard once, whatever dies."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.streams import ensure
+from natterjack.events import TurnEvent
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.subjects import SessionKey, transcript_subject
+from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
+from tests.emulators import tones
+from tests.waiting import until
+from tests.worker.programs import WorkerProcess
+
+from .player import RATE, Application, heard, playing
+
+WORDS = tones.sequence(60)
+SHORT = {"NATTERJACK_LEASE_SECONDS": "1"}
+
+
+def sentences(words: list[str], size: int = 5) -> str:
+    """Text of these words, with a full stop after each `size` of them."""
+    groups = [words[at : at + size] for at in range(0, len(words), size)]
+    return " ".join(f"{' '.join(group).capitalize()}." for group in groups)
+
+
+class VoiceWorker(WorkerProcess):
+    arguments = ("-m", "tests.worker.voice.tone_voice")
+
+
+Start = Callable[..., Awaitable[VoiceWorker]]
+
+
+@pytest.fixture
+async def broker(broker_settings: BrokerSettings) -> AsyncIterator[Broker]:
+    """A connection to a broker that has the streams of voice sessions."""
+    async with connected(broker_settings, name="test") as broker:
+        await ensure(broker, StreamSettings(kinds=("speak",), lease_seconds=1))
+        yield broker
+
+
+@pytest.fixture
+async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[Start]:
+    workers: list[VoiceWorker] = []
+
+    async def started(**settings: str) -> VoiceWorker:
+        common = {"NATTERJACK_KINDS": "speak", "WORKER_VOICE": "tones", **SHORT}
+        worker = VoiceWorker(nats_server.url, "", **{**common, **settings})
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield started
+    for worker in workers:
+        await worker.stop()
+    for worker in workers:
+        assert not worker.stray_lines, "a stack trace or an interpreter warning"
+
+
+async def test_text_is_spoken_played_and_accounted_for(broker: Broker, start: Start) -> None:
+    await start()
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:20]))
+        await application.say(sentences(WORDS[20:30]), end=True, pieces=1)
+        closing = await application.closed()
+        assert (closing.state, closing.reason) == ("closed", "end of text")
+        assert tones.compare(WORDS[:30], player.words) == tones.Counts()
+    assert heard(await application.stored_chunks()) == WORDS[:30]
+    events = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    assert sorted((e.utterance, e.event) for e in events) == [
+        (0, "finished"), (0, "started"), (1, "finished"), (1, "started"),
+    ]  # fmt: skip
+    assert [e.text_spoken for e in events if e.event == "finished"] == application.said
+    usage = await application.usage()
+    assert usage.characters == sum(map(len, application.said))
+    assert usage.repeated_characters == 0
+    assert usage.audio_seconds == pytest.approx(30 * 0.32, abs=0.5)
+    assert usage.played_seconds == usage.audio_seconds
+    assert usage.cost == pytest.approx(usage.characters * 0.03 / 1000, abs=1e-5)
+
+
+async def spoken_chunks(application: Application, count: int) -> None:
+    """Wait until so many chunks are stored."""
+
+    async def look() -> bool:
+        return len(await application.stored_chunks()) >= count
+
+    await until(look, f"{count} chunks", 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_another_worker_goes_on_within_the_utterance(
+    broker: Broker, start: Start, number: signal.Signals
+) -> None:
+    first = await start(TONES_PACE="4")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=4) as player:
+        await application.say(sentences(WORDS, 7), end=True)
+        await spoken_chunks(application, 25)
+        await start(TONES_PACE="8")
+        first.signal(number)
+        await application.closed()
+        assert tones.compare(WORDS, player.words) == tones.Counts()
+    chunks = await application.stored_chunks()
+    assert heard(chunks) == WORDS
+    assert len({header.epoch for header, _ in chunks}) == 2
+    assert await application.utterances() == [(0, "started"), (0, "finished")]
+
+
+async def test_a_stream_that_breaks_within_a_phrase_is_opened_again(
+    broker: Broker, start: Start
+) -> None:
+    await start(TONES_DROPS="3", WORKER_BACKOFF_SECONDS="0.05")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS, 7), end=True)
+        await application.closed()
+        assert tones.compare(WORDS, player.words) == tones.Counts()
+    assert heard(await application.stored_chunks()) == WORDS
+    usage = await application.usage()
+    assert usage.repeated_characters > 0
+
+
+async def interruption(application: Application) -> UtteranceEvent:
+    async def look() -> UtteranceEvent | None:
+        events = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+        return next((e for e in events if e.event == "interrupted"), None)
+
+    found = await until(look, "the utterance is interrupted", 30)
+    assert isinstance(found, UtteranceEvent)
+    return found
+
+
+@pytest.mark.parametrize("reason", ["request", "turn"])
+async def test_an_interrupt_stops_speech_at_once_and_later_text_is_spoken(
+    broker: Broker, start: Start, reason: str
+) -> None:
+    await start(TONES_PACE="8")
+    application = Application(broker, interrupt_on="t.c.caller")
+    await application.open()
+    async with playing(broker, application.spec, speed=2) as player:
+        await application.say(sentences(WORDS, 7))
+        await until(lambda: player.position > 4 * RATE, "some of it is played", 30)
+        if reason == "request":
+            reply = await application.request("interrupt", reason="enough")
+            assert (reply.ok, reply.utterance) == (True, 0)
+            assert reply.position is not None
+            assert reply.position > 3  # the last report is up to 0.1 s old
+        else:
+            turn = TurnEvent(
+                session_id="other", tenant="t", conversation="c", speaker="caller", epoch=1,
+                published_at=application.spec.opened_at, sequence=0, turn=0, event="started",
+            )  # fmt: skip
+            subject = transcript_subject(SessionKey("t", "c", "caller"), "turn")
+            await broker.client.publish(subject, turn.encode())
+        event = await interruption(application)
+        await application.say(sentences(WORDS[:10]), end=True)
+        await application.closed()
+        assert player.cuts == 1
+        played = player.words
+    assert (event.utterance, event.reason, event.estimated) == (0, reason, True)
+    assert event.detail == ("enough" if reason == "request" else None)
+    assert event.text_spoken is not None
+    assert event.text_remaining is not None
+    assert event.text_spoken + event.text_remaining == application.said[0]
+    before = played[:-10]
+    assert played[-10:] == WORDS[:10]
+    assert before == WORDS[: len(before)]
+    assert len(before) < 40, "it stopped"
+    assert abs(len(event.text_spoken.split()) - len(before)) <= 4
+    assert (await application.utterances())[-2:] == [(1, "started"), (1, "finished")]
+    cut = next(header for header, _ in await application.stored_chunks() if header.cut)
+    assert cut.utterance == 0
+
+
+async def test_with_nothing_to_interrupt_there_is_no_cut(broker: Broker, start: Start) -> None:
+    await start()
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:5]))
+        await until(lambda: len(player.words) == 5, "it is played", 30)
+
+        async def finished() -> bool:
+            return (0, "finished") in await application.utterances()
+
+        await until(finished, "the utterance is over", 30)
+        reply = await application.request("interrupt")
+        assert (reply.ok, reply.utterance) == (True, None)
+        reply = await application.request("close", reason="bye")
+        assert reply.ok
+        assert (await application.closed()).reason == "closed: bye"
+        assert player.cuts == 0
+
+
+async def test_a_session_is_closed_when_its_text_was_spoken(broker: Broker, start: Start) -> None:
+    await start(TONES_PACE="8")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.piece(0, 0, sentences(WORDS[:20]))
+        await until(lambda: player.position > RATE, "some of it is played", 30)
+        assert (await application.request("close")).ok
+        assert (await application.closed()).reason == "closed: by request"
+        assert player.words == WORDS[:20]
+
+
+async def test_speech_that_nobody_plays_is_dropped_and_not_heard_late(
+    broker: Broker, start: Start
+) -> None:
+    await start(WORKER_VOICE_UNPLAYED_SECONDS="1.5", WORKER_VOICE_AHEAD_SECONDS="3")
+    application = Application(broker)
+    await application.open()
+    await application.say(sentences(WORDS))
+    event = await interruption(application)
+    assert (event.reason, event.text_spoken, event.end) == ("no_player", "", 0)
+    assert event.text_remaining == application.said[0]
+    published = sum(len(audio) for _, audio in await application.stored_chunks()) / 2 / RATE
+    assert published < 12, "it was not published far ahead"
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:10]), end=True)
+        await application.closed()
+        assert player.words == WORDS[:10]
+
+
+async def test_a_player_gets_the_chunks_that_it_missed(broker: Broker, start: Start) -> None:
+    await start()
+    application = Application(broker)
+    await application.open()
+    await application.say(sentences(WORDS[:15]), end=True)
+    await spoken_chunks(application, 10)
+    async with playing(broker, application.spec) as player:
+        player.missing = 0
+        await application.closed()
+        assert player.words == WORDS[:15]
+    assert heard(await application.stored_chunks()) == WORDS[:15]
+
+
+async def test_a_voice_that_is_mute_is_left_and_one_that_refuses_ends_the_session(
+    broker: Broker, start: Start
+) -> None:
+    await start(TONES_MUTE="1", WORKER_MUTE_SECONDS="1", WORKER_BACKOFF_SECONDS="0.05")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:10]), end=True)
+        await application.closed()
+        assert player.words == WORDS[:10]
+    refused = Application(broker, conversation="other", voice="nope")
+    await refused.open()
+    await refused.say("Nobody says this.")
+    closing = await refused.closed()
+    assert closing.state == "failed"
+    assert closing.reason is not None
+    assert closing.reason.startswith("nope: unknown voice 'nope': installed are")
+    assert (closing.utterance, closing.text_remaining) == (None, None)
+    assert await refused.utterances() == [(0, "interrupted")]
+
+
+async def test_a_bad_request_is_answered_and_a_stream_is_parked_while_nothing_is_said(
+    broker: Broker, start: Start
+) -> None:
+    worker = await start(WORKER_PARK_SECONDS="0.5")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:5]))
+        await until(lambda: len(player.words) == 5, "it is played", 30)
+
+        async def parked() -> bool:
+            return '"waiting"' in (await worker.get("/sessions"))[1]
+
+        await until(parked, "the stream is closed", 30)
+        reply = await application.request("configure", settings={"speed": 2})
+        assert reply.error is not None
+        assert "no provider stream is open" in reply.error
+        await application.say(sentences(WORDS[5:10]), end=True)
+        await application.closed()
+        assert player.words == WORDS[:10]
+    states = [e.state for e in await application.events() if isinstance(e, VoiceStatusEvent)]
+    assert states == ["assigned", "streaming", "streaming", "closed"]

@@ -1,0 +1,149 @@
+"""A voice that speaks tone words in the worker's own process, and the worker that has it.
+
+`python -m tests.worker.voice.tone_voice` is the worker, with the voice `tones`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from importlib.metadata import EntryPoint
+from typing import Any, ClassVar
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
+from natterjack.plugin.errors import Dropped, RequestRefused
+from natterjack.plugin.voice import (
+    Interrupted,
+    PhraseEnd,
+    Speech,
+    Voice,
+    VoiceCapabilities,
+    VoiceStream,
+    VoiceStreamEvent,
+    VoiceStreamRequest,
+)
+from tests.emulators.spoken import synthesize
+from worker.__main__ import main
+from worker.providers import loading
+
+FRAME_SECONDS = 0.1
+
+
+class ToneSettings(BaseSettings):
+    """Settings of the voice."""
+
+    model_config = SettingsConfigDict(env_prefix="TONES_")
+
+    pace: float = 20
+    """How many times real time it speaks."""
+    rate: int = 24_000
+    drops: int = 0
+    """How many streams of the process break."""
+    drop_after: float = 1.3
+    """Seconds of audio after which they do."""
+    mute: int = 0
+    """How many streams never speak."""
+    refuse: bool = False
+
+
+class ToneStream(VoiceStream):
+    def __init__(self, voice: ToneVoice, request: VoiceStreamRequest, number: int) -> None:
+        self._voice, self._request, self._number = voice, request, number
+        self._text = ""
+        self._queue: asyncio.Queue[str | Interrupted | None] = asyncio.Queue()
+        self._generation = 0
+        self._closed = False
+        self.reference = f"stream-{number}"
+
+    async def speak(self, text: str) -> None:
+        self._text += text
+
+    async def flush(self) -> None:
+        text, self._text = self._text, ""
+        self._queue.put_nowait(text)
+
+    async def interrupt(self, played_seconds: float | None = None) -> None:
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._generation += 1
+        self._queue.put_nowait(Interrupted())
+
+    async def finish(self) -> None:
+        self._queue.put_nowait(None)
+
+    async def configure(self, changes: Mapping[str, Any]) -> None:
+        self._voice.configured.append(dict(changes))
+
+    def __aiter__(self) -> AsyncIterator[VoiceStreamEvent]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[VoiceStreamEvent]:
+        settings, spoken = self._voice.settings, 0.0
+        while (item := await self._queue.get()) is not None:
+            if isinstance(item, Interrupted):
+                yield item
+                continue
+            if self._number < settings.mute:
+                continue
+            generation = self._generation
+            audio = synthesize(item, self._request.sample_rate)
+            size = 2 * round(FRAME_SECONDS * self._request.sample_rate)
+            for start in range(0, len(audio), size):
+                await asyncio.sleep(FRAME_SECONDS / settings.pace)
+                if self._closed:
+                    raise Dropped("tones", "closed")
+                if self._generation != generation:
+                    break
+                yield Speech(audio[start : start + size])
+                spoken += FRAME_SECONDS
+                if self._number < settings.drops and spoken >= settings.drop_after:
+                    raise Dropped("tones", "the test drops it")
+            else:
+                yield PhraseEnd()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._queue.put_nowait("")
+
+
+class ToneVoice(Voice):
+    name: ClassVar[str] = "tones"
+    Settings: ClassVar[type[BaseSettings]] = ToneSettings
+    capabilities = VoiceCapabilities(
+        price_per_1000_characters=0.03, configurable=frozenset({"speed"})
+    )
+
+    def __init__(self, settings: ToneSettings) -> None:
+        self.settings = settings
+        self.streams = 0
+        self.configured: list[dict[str, Any]] = []
+        self.capabilities = VoiceCapabilities(
+            sample_rates=(settings.rate,),
+            price_per_1000_characters=0.03,
+            configurable=frozenset({"speed"}),
+        )
+
+    async def open(self, request: VoiceStreamRequest) -> VoiceStream:
+        if self.settings.refuse:
+            raise RequestRefused("tones", "request", "the test refuses it")
+        self.streams += 1
+        return ToneStream(self, request, self.streams - 1)
+
+
+def install() -> None:
+    """Make the voice one of those that are installed."""
+    point = EntryPoint("tones", f"{ToneVoice.__module__}:ToneVoice", VOICES_GROUP)
+
+    def found(group: str = GROUP) -> dict[str, EntryPoint]:
+        return {**available(group), **({"tones": point} if group == VOICES_GROUP else {})}
+
+    loading.available = found  # type: ignore[attr-defined, assignment]
+
+
+if __name__ == "__main__":
+    from tests.worker.voice import tone_voice
+
+    tone_voice.install()  # not this module's own copy, whose class is another one
+    main()

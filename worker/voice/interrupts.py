@@ -1,0 +1,154 @@
+"""Interrupting a voice session: what is cut, and what was heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import NamedTuple
+
+from natterjack.plugin.errors import ProviderError
+from worker.metrics import Metrics
+
+from .playback import Heard, Spoken
+from .progress import Progress
+from .relay import Phrase, Relay
+from .text import Utterance
+
+
+class Dropped(NamedTuple):
+    """What an interrupt drops."""
+
+    through: int
+    """All utterances up to this one."""
+    position: int
+    """All audio before it was played."""
+    texts: dict[int, Utterance]
+    spoken: dict[int, Spoken]
+
+
+class Interrupter:
+    """Drops the text and the audio of a session that were not played, and says what was heard."""
+
+    def __init__(
+        self, progress: Progress, metrics: Metrics, sample_rate: int, order: asyncio.Lock
+    ) -> None:
+        self._progress = progress
+        self._metrics = metrics
+        self._rate = sample_rate
+        self._order = order
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to interrupt."""
+        return self._progress.idle and not self._progress.script.hole
+
+    async def interrupt(
+        self, reason: str, detail: str | None, relay: Relay | None
+    ) -> tuple[int | None, float]:
+        """Stop speaking. Return the number of the utterance that was cut, if there is one, and the
+        seconds of the session's speech that were played. Raises LeaseLost, Overheard."""
+        progress, playback = self._progress, self._progress.playback
+        now = time.monotonic()
+        at = playback.position(now)
+        if self.nothing:
+            return None, round(at / self._rate, 6)
+        async with self._order:
+            at = playback.position(now)
+            through = max(progress.script.newest, progress.utterance - 1)
+            unplayed = playback.published - at
+            phrase = None if relay is None else relay.cut(through)
+            await progress.speech.publish(max(0, through), cut=True)
+            dropped = self._drop(through, at, now)
+        answer = None
+        if relay is not None:
+            with contextlib.suppress(ProviderError):  # `receive` fails as well
+                answer = await relay.interrupt(unplayed)
+        said = None if answer is None else answer.text_spoken
+        await self.announce(dropped, reason, detail, phrase, said)
+        first = min([*dropped.texts, *dropped.spoken], default=None)
+        return first, round(at / self._rate, 6)
+
+    def _drop(self, through: int, at: int, now: float) -> Dropped:
+        """Drop everything up to utterance `through`, of which audio before `at` was played."""
+        progress, playback = self._progress, self._progress.playback
+        texts = {n: u for n, u in progress.script.utterances.items() if n <= through}
+        spoken = {n: s for n, s in playback.spoken.items() if n <= through}
+        playback.drop()
+        for number in spoken:
+            del playback.spoken[number]
+        progress.script.drop(through, now)
+        progress.begin(through + 1, 0)
+        return Dropped(through, at, texts, spoken)
+
+    async def finish(self, through: int, at: int) -> None:
+        """Finish the interrupt of a former holder, of which only the cut was published."""
+        dropped = self._drop(through, at, time.monotonic())
+        await self.announce(dropped, "request", None, None, None)
+
+    async def announce(
+        self,
+        dropped: Dropped,
+        reason: str,
+        detail: str | None,
+        phrase: Phrase | None,
+        said: str | None,
+    ) -> None:
+        """Publish what was heard of the utterances that were dropped. `said` is what of `phrase`
+        the provider says it has spoken."""
+        rate = self._rate
+        for number in sorted({*dropped.texts, *dropped.spoken}):
+            utterance, spoken = dropped.texts.get(number), dropped.spoken.get(number)
+            text = "" if utterance is None else utterance.text
+            heard, start = Heard(0, estimated=False), dropped.position
+            if spoken is not None:
+                heard, start = spoken.heard(dropped.position, text, rate), spoken.start
+            if said is not None and phrase is not None and phrase.utterance == number:
+                begin = phrase.start + len(phrase.text) - len(phrase.text.lstrip())
+                if text.startswith(said.strip(), begin):
+                    heard = Heard(begin + len(said.strip()), estimated=False)
+            await self._progress.writer.utterance(
+                number,
+                "interrupted",
+                reason=reason,
+                detail=detail,
+                text_spoken=text[: heard.characters],
+                text_remaining=text[heard.characters :],
+                estimated=heard.estimated,
+                start=round(start / rate, 6),
+                end=round(max(start, dropped.position) / rate, 6),
+            )
+            self._metrics.voice_utterances.labels(reason).inc()
+            self._progress.end(number)
+        self._progress.over = max(self._progress.over, dropped.through)
+
+    async def fail(self) -> None:
+        """Publish that nothing more of the open utterances is spoken: no provider can. Audio that
+        is published goes on being played."""
+        progress, now = self._progress, time.monotonic()
+        at = progress.playback.position(now)
+        texts = dict(progress.script.utterances)
+        spoken = dict(progress.playback.spoken)
+        dropped = Dropped(progress.script.newest, at, texts, spoken)
+        await self.announce(dropped, "failed", None, None, None)
+
+    async def finish_played(self) -> bool:
+        """Publish the end of the utterances that were played to their ends. Return whether there
+        was one."""
+        progress, found = self._progress, False
+        for one in list(progress.playback.spoken.values()):
+            if one.end is None or progress.playback.played < one.end:
+                break
+            utterance = progress.script.utterances.get(one.number)
+            text = "" if utterance is None else utterance.text
+            await progress.writer.utterance(
+                one.number,
+                "finished",
+                text_spoken=text,
+                start=round(one.start / self._rate, 6),
+                end=round(one.end / self._rate, 6),
+            )
+            self._metrics.voice_utterances.labels("finished").inc()
+            progress.end(one.number)
+            found = True
+        return found

@@ -1,0 +1,209 @@
+"""How far a voice session has come: text received, spoken, published and played."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from natterjack.voice.spec import VoiceSpec
+from worker.metering.voice_ledger import VoiceLedger
+from worker.metrics import Metrics
+
+from .checkpoint import OpenUtterance, VoiceAccount, VoiceCheckpoint
+from .events import EventWriter
+from .playback import Place, Playback, Spoken
+from .speech import Speech
+from .text import Script
+
+
+class Recoveries:
+    """Counts the recoveries of a session by their causes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.counts: Counter[str] = Counter()
+
+    def recovery(self, cause: str) -> None:
+        """Count a recovery from a fault."""
+        self.counts[cause] += 1
+        self._metrics.recoveries.labels(cause).inc()
+
+
+class Progress:
+    """The place in the text and in the audio that a session has reached. Everything before it is
+    published: `offset` characters of the text of `utterance`."""
+
+    def __init__(
+        self, spec: VoiceSpec, writer: EventWriter, speech: Speech, ledger: VoiceLedger,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._rate = spec.sample_rate
+        self.writer = writer
+        self.speech = speech
+        self.ledger = ledger
+        self.account_builder = Recoveries(metrics)
+        self.script = Script()
+        self.playback = Playback(spec.sample_rate)
+        self.ready = False
+        """Whether the state of a former holder was restored."""
+        self.held_reason: str | None = None
+        """Why no provider serves the session now; None if it is not held."""
+        self.held_since: float | None = None
+        self.utterance = 0
+        self.offset = 0
+        self.phrase_position = 0
+        """Where the audio of the current phrase begins."""
+        self.phrase_seq = 0
+        """The number of the next chunk when that phrase began."""
+        self.over = -1
+        """All utterances up to this one are over."""
+        self.started = -1
+        """The event `started` of all utterances up to this one is published."""
+        self.sent_until = (-1, 0)
+        """The place in the text up to which any was ever sent to a provider."""
+        self.close_reason: str | None = None
+        self.published_before = self.played_before = 0.0
+        """Seconds that former holders have published and had played."""
+        self._published_frames = 0
+        self.first_sequence: Callable[[], int] = lambda: 1
+        """Returns where the text of utterances that are not over begins in the stream."""
+        self.wake: Callable[[], None] = lambda: None
+        """Makes the session's tasks look again."""
+
+    # ---- positions, as admission and the HTTP port know them ------------------------------------
+
+    @property
+    def final(self) -> int:
+        return self.playback.published
+
+    @property
+    def frontier(self) -> int:
+        return self.playback.published
+
+    @property
+    def final_seconds(self) -> float:
+        """Seconds of speech that are published."""
+        return self.playback.published / self._rate
+
+    @property
+    def lag_seconds(self) -> float:
+        """Of a held session, how long it has waited."""
+        return 0.0 if self.held_since is None else time.monotonic() - self.held_since
+
+    # ---- taking over ----------------------------------------------------------------------------
+
+    def restore(self, stored: VoiceCheckpoint) -> None:
+        """Continue where a checkpoint was written."""
+        self.over, self.started = stored.over, stored.started
+        self.utterance, self.offset = stored.utterance, stored.offset
+        self.phrase_position, self.phrase_seq = stored.position, stored.seq
+        self.close_reason = stored.close_reason
+        self.script = Script(stored.over + 1)
+        self.script.last = stored.last
+        self.speech.seq, self.speech.position = stored.seq, stored.position
+        self.playback.adopt(stored.position, stored.played, stored.cut, time.monotonic())
+        for one in stored.open:
+            if one.number <= stored.over:
+                continue
+            spoken = Spoken(one.number, one.start, one.end)
+            spoken.places = [Place(position, character) for position, character in one.places]
+            self.playback.spoken[one.number] = spoken
+        self.ready = True
+
+    def fill(self, checkpoint: VoiceCheckpoint) -> None:
+        """Bring a checkpoint up to date."""
+        playback = self.playback
+        checkpoint.text_sequence = self.first_sequence()
+        checkpoint.utterance, checkpoint.offset = self.utterance, self.offset
+        checkpoint.position, checkpoint.seq = self.phrase_position, self.phrase_seq
+        checkpoint.played, checkpoint.cut = playback.played, playback.cut
+        checkpoint.over, checkpoint.started = self.over, self.started
+        checkpoint.last, checkpoint.close_reason = self.script.last, self.close_reason
+        checkpoint.open = [
+            OpenUtterance(
+                number=one.number, start=one.start, end=one.end,
+                places=[(p.position, p.character) for p in one.places if not p.word][-100:],
+            )
+            for one in playback.spoken.values()
+        ]  # fmt: skip
+
+    # ---- speaking -------------------------------------------------------------------------------
+
+    def published(self, frames: int, now: float) -> None:
+        """Note that audio was published."""
+        self._published_frames += frames
+        self.playback.publish(frames, now)
+
+    def begin(self, utterance: int, offset: int) -> None:
+        """Note that all audio before this place in the text is published."""
+        self.utterance, self.offset = utterance, offset
+        self.phrase_position, self.phrase_seq = self.speech.position, self.speech.seq
+
+    @property
+    def skip(self) -> int:
+        """Frames of the current phrase that are published already."""
+        return self.speech.position - self.phrase_position
+
+    def spoken(self) -> Spoken:
+        """The current utterance, as far as it is spoken."""
+        found = self.playback.spoken.get(self.utterance)
+        if found is None:
+            start = self.phrase_position
+            found = self.playback.spoken[self.utterance] = Spoken(self.utterance, start)
+        return found
+
+    def end(self, number: int) -> None:
+        """Forget an utterance that is over."""
+        self.over = max(self.over, number)
+        self.playback.spoken.pop(number, None)
+        self.script.forget(number)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all text that has arrived is spoken and played."""
+        return not self.script.utterances and not self.playback.spoken
+
+    # ---- accounts -------------------------------------------------------------------------------
+
+    def account(self) -> VoiceAccount:
+        played = self.playback.played_frames / self._rate
+        return VoiceAccount(
+            audio_seconds=round(self.published_before + self._published_frames / self._rate, 3),
+            played_seconds=round(self.played_before + played, 3),
+            repeated_characters=self.ledger.repeated_characters,
+            providers=self.ledger.usage(),
+        )
+
+    async def publish_usage(self) -> None:
+        """Publish what the session has used so far."""
+        self.ledger.count()
+        account, (cost, currency) = self.account(), self.ledger.cost()
+        await self.writer.usage(
+            characters=self.ledger.characters,
+            repeated_characters=account.repeated_characters,
+            audio_seconds=account.audio_seconds,
+            played_seconds=account.played_seconds,
+            connected_seconds=round(self.ledger.connected_seconds, 3),
+            cost=None if currency is None else round(cost, 6),
+            currency=currency,
+        )
+
+    def record_json(self) -> str:
+        """The progress members of a roster record (SessionRecord), as JSON."""
+        self.ledger.count()
+        why = "" if self.held_reason is None else f'"reason":{json.dumps(self.held_reason)},'
+        return (
+            f'{why}"provider":{json.dumps(self.writer.provider)},'
+            f'"lag_seconds":{self.lag_seconds:.2f},"final_seconds":{self.final_seconds:.3f},'
+            f'"providers":{{{self.ledger.json()}}}'
+        )
+
+
+def record_prefix(spec: VoiceSpec, epoch: int, holder: str) -> str:
+    """The constant beginning of a voice session's roster record (SessionRecord), as JSON."""
+    return (
+        f'{{"key":"{spec.key}","session_id":"{spec.session_id}","epoch":{epoch},'
+        f'"holder":"{holder}","opened_at":"{spec.opened_at.isoformat()}"'
+    )

@@ -1,0 +1,390 @@
+"""One stream of a voice: phrases go out, and their audio is published."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from natterjack.audio import AudioFormat
+from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled
+from natterjack.plugin.provider import Notice
+from natterjack.plugin.voice import Interrupted, Mark, PhraseEnd, Speech
+from worker.audio.convert import Converter
+from worker.dialing import OpenedVoice
+from worker.drain import Drain, HandOver
+from worker.metrics import Metrics
+from worker.providers.chain import Chain
+from worker.settings import WorkerSettings
+
+from .lease import VoiceLease
+from .pacing import Pacer
+from .phrases import CHARACTERS_PER_SECOND, limits, phrase_end, speakable
+from .playback import Spoken
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+_CHUNK_SECONDS = 0.08
+"""Shorter audio is collected, except for the first of an utterance, which somebody waits for."""
+_ANSWER_SECONDS = 2.0
+"""How long the session waits for the provider's word on what was spoken before an interrupt."""
+_RENEW = 0.9
+"""The share of the longest duration of a stream after which another is opened."""
+
+
+class Phrase(NamedTuple):
+    """A part of an utterance's text that is sent, or has nothing to speak."""
+
+    utterance: int
+    start: int
+    end: int
+    last: bool
+    """Whether the utterance ends with it."""
+    text: str
+
+    @property
+    def silent(self) -> bool:
+        return not self.text or self.text.isspace()
+
+
+class Relay:
+    """One open stream of a session."""
+
+    def __init__(
+        self,
+        opened: OpenedVoice,
+        progress: Progress,
+        lease: VoiceLease,
+        chain: Chain,
+        drain: Drain,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        sample_rate: int,
+        order: asyncio.Lock,
+    ) -> None:
+        """`sample_rate` is that of the session's audio. Whoever publishes audio, or drops text,
+        holds `order`."""
+        self.provider, self.stream, self._source = opened
+        self._progress = progress
+        self._lease = lease
+        self._chain = chain
+        self._drain = drain
+        self._settings = settings
+        self._metrics = metrics
+        self._rate = sample_rate
+        self._order = order
+        capabilities = self.provider.capabilities
+        self._limits = limits(capabilities.max_phrase_characters, capabilities.flushes_per_minute)
+        self._pacer = Pacer(capabilities)
+        self._target = AudioFormat("linear16", sample_rate, 1)
+        self._converter = Converter(self._source, self._target)
+        self._buffer = bytearray()
+        self._skip = progress.skip
+        """Frames to leave out: they are published already."""
+        self._place = progress.utterance, progress.offset
+        """The place in the text up to which phrases are sent."""
+        self._sending = asyncio.Lock()
+        self._interrupting = False
+        self._answers: deque[asyncio.Future[Interrupted]] = deque()
+        """Interrupts that the provider has not answered. Until then, its audio is old."""
+        self._frames = 0
+        """Frames of this stream's audio, without those that were dropped."""
+        self._wake = asyncio.Event()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opened = self._active_at = self._received_at = time.monotonic()
+        self._send_started: float | None = None
+        self._handling = False
+        self.outstanding: deque[Phrase] = deque()
+        """Phrases that have not ended, in order."""
+        self.answered = False
+        self._begun: Phrase | None = None
+        """The phrase whose beginning is noted."""
+
+    @property
+    def connected_seconds(self) -> float:
+        return time.monotonic() - self._opened
+
+    # ---- text out -------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make `send` look again."""
+        self._wake.set()
+
+    async def send(self, is_over: Callable[[], bool]) -> bool:
+        """Send phrases as they are due. True when the session is over; False if there is nothing to
+        send for so long that the stream is not kept. Raises HandOver."""
+        while True:
+            self._wake.clear()
+            if self._drain.requested and not self.outstanding:
+                raise HandOver
+            if is_over():
+                return True
+            if not self._drain.requested and await self._send_next():
+                continue
+            if not self.outstanding and self._is_idle(time.monotonic()):
+                return False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+
+    def _is_idle(self, now: float) -> bool:
+        most = self.provider.capabilities.max_seconds
+        if most is not None and now - self._opened > most * _RENEW:
+            return True
+        return now - self._active_at > self._settings.park_seconds and self._next() is None
+
+    def _next(self) -> Phrase | None:
+        """The next phrase of the text; None if there is none yet."""
+        number, start = self._place
+        utterance = self._progress.script.following(number)
+        if utterance is None:
+            return None
+        if utterance.number != number:  # the text of those before it is lost
+            number, start = utterance.number, 0
+        text = utterance.text
+        end = phrase_end(text, start, self._limits, complete=utterance.complete)
+        if end is None:
+            if not utterance.complete:
+                return None
+            end = start
+        last = utterance.complete and end == len(text)
+        return Phrase(number, start, end, last, speakable(text[start:end]))
+
+    def _allowed(self) -> Phrase | None:
+        """The next phrase, if it may be sent now."""
+        phrase = None if self._interrupting else self._next()
+        if phrase is None:
+            return None
+        now = time.monotonic()
+        waiting = sum(len(one.text) for one in self.outstanding) / CHARACTERS_PER_SECOND
+        ahead = self._progress.playback.ahead_seconds(now) + waiting
+        if ahead >= self._settings.voice_ahead_seconds:
+            return None
+        if not phrase.silent and self._pacer.wait(len(phrase.text), now) > 0:
+            return None
+        return phrase
+
+    async def _send_next(self) -> bool:
+        """Send the next phrase, if it may be sent now."""
+        async with self._sending:
+            phrase = self._allowed()
+            if phrase is None:
+                return False
+            number, end = phrase.utterance, phrase.end
+            self._place = (number + 1, 0) if phrase.last else (number, end)
+            self.outstanding.append(phrase)
+            now = self._active_at = time.monotonic()
+            if not phrase.silent:
+                if len(self.outstanding) == 1:
+                    self._received_at = now  # the provider had nothing to answer before
+                self._pacer.sent(len(phrase.text), now)
+                self._progress.ledger.sent(len(phrase.text), self._repeated(phrase))
+                self._send_started = now
+                await self.stream.speak(phrase.text)
+                await self.stream.flush()
+                self._send_started = None
+        if phrase.silent:
+            async with self._order:
+                await self._end_silent()
+        return True
+
+    def _repeated(self, phrase: Phrase) -> int:
+        """How many characters of a phrase had been sent before."""
+        progress, place = self._progress, (phrase.utterance, phrase.end)
+        first = (phrase.utterance, phrase.start) == (progress.utterance, progress.offset)
+        again = place <= progress.sent_until or (first and progress.skip > 0)
+        progress.sent_until = max(progress.sent_until, place)
+        return len(phrase.text) if again else 0
+
+    # ---- audio in -------------------------------------------------------------------------------
+
+    async def receive(self) -> None:
+        """Publish audio until the stream ends, which is a fault. Raises ProviderError, LeaseLost,
+        Overheard."""
+        async for event in self.stream:
+            self._handling = True
+            self._received_at = time.monotonic()
+            if not self.answered or isinstance(event, PhraseEnd):
+                self._chain.record_success(first_answer=not self.answered)
+                self.answered = True
+                await self._lease.served()
+            if self._lease.unconfirmed:
+                await self._lease.confirm()
+            if isinstance(event, Notice):
+                self._notice(event)
+            elif isinstance(event, Interrupted):
+                self._interrupted(event)
+            else:
+                async with self._order:
+                    if not self._answers:
+                        await self._event(event)
+            self._handling = False
+            self._received_at = time.monotonic()
+        raise Dropped(self.provider.name, "the provider ended the stream")
+
+    def _notice(self, notice: Notice) -> None:
+        self._metrics.provider_notices.labels(self.provider.name, notice.code).inc()
+        log.debug("provider notice %s: %s", notice.code, notice.message)
+
+    def _interrupted(self, answer: Interrupted) -> None:
+        if self._answers:
+            waiting = self._answers.popleft()
+            if not waiting.done():
+                waiting.set_result(answer)
+
+    async def _event(self, event: Speech | Mark | PhraseEnd) -> None:
+        await self._end_silent()
+        if not self.outstanding:
+            raise RemoteProtocolError(self.provider.name, f"a {type(event).__name__} without text")
+        phrase = self.outstanding[0]
+        if isinstance(event, Speech):
+            for pcm in self._converter.convert(event.audio):
+                self._buffer += pcm
+            at_once = self._progress.started < phrase.utterance
+            if at_once or len(self._buffer) >= 2 * round(_CHUNK_SECONDS * self._rate):
+                await self._publish(phrase)
+        elif isinstance(event, Mark):
+            if 0 <= event.character < len(phrase.text) and 0 <= event.seconds < 1e6:
+                position = self._progress.phrase_position + round(event.seconds * self._rate)
+                character = phrase.start + event.character
+                self._begin(phrase).begin_word(position, character)
+        else:
+            for pcm in self._converter.flush():
+                self._buffer += pcm
+            await self._publish(phrase)
+            if event.billed_characters is not None:
+                self._progress.ledger.billed(len(phrase.text), event.billed_characters)
+            await self._end(phrase)
+
+    def _begin(self, phrase: Phrase) -> Spoken:
+        """Note where the phrase begins, once."""
+        progress = self._progress
+        if self._begun is phrase:
+            return progress.spoken()
+        self._begun = phrase
+        progress.utterance = phrase.utterance
+        spoken = progress.spoken()
+        spoken.begin_phrase(progress.phrase_position, phrase.start, phrase.end)
+        return spoken
+
+    async def _publish(self, phrase: Phrase) -> None:
+        """Publish the audio that is collected, except for what is published already."""
+        audio, self._buffer = bytes(self._buffer), bytearray()
+        self._frames += len(audio) // 2
+        left_out = min(self._skip, len(audio) // 2)
+        self._skip -= left_out
+        audio = audio[2 * left_out :]
+        if not audio:
+            return
+        self._begin(phrase)
+        await self._progress.speech.publish(phrase.utterance, audio)
+        seconds = len(audio) / 2 / self._rate
+        self._metrics.voice_audio.labels(self.provider.name).inc(seconds)
+        await self._started(phrase.utterance)
+
+    async def _started(self, number: int) -> None:
+        """Publish that an utterance has started, once."""
+        progress = self._progress
+        if progress.started >= number:
+            return
+        progress.started = number
+        utterance = progress.script.utterances.get(number)
+        latency = None if utterance is None else time.monotonic() - utterance.arrived_at
+        if latency is not None:
+            self._metrics.voice_first_audio.labels(self.provider.name).observe(latency)
+            latency = round(latency, 4)
+        start = round(progress.spoken().start / self._rate, 6)
+        await progress.writer.utterance(number, "started", start=start, latency=latency)
+
+    async def _end_silent(self) -> None:
+        """End the phrases at the front that have nothing to speak."""
+        while self.outstanding and self.outstanding[0].silent:
+            await self._end(self.outstanding[0])
+
+    async def _end(self, phrase: Phrase) -> None:
+        """Note that all audio of the oldest phrase is published, and store the new place."""
+        progress, speech = self._progress, self._progress.speech
+        self._skip = 0
+        self._converter = Converter(self._source, self._target)
+        spoken = self._begin(phrase)
+        if phrase.last:
+            await self._started(phrase.utterance)
+            await speech.publish(phrase.utterance, end=True)
+            spoken.end = speech.position
+            progress.begin(phrase.utterance + 1, 0)
+        else:
+            progress.begin(phrase.utterance, phrase.end)
+        if self.outstanding and self.outstanding[0] is phrase:
+            self.outstanding.popleft()
+        self._active_at = time.monotonic()
+        await self._lease.write()
+        self._wake.set()
+        progress.wake()
+
+    # ---- interrupts -----------------------------------------------------------------------------
+
+    def cut(self, through: int) -> Phrase | None:
+        """Drop all phrases, and whatever the provider still sends of them. Text after utterance
+        `through` follows. Return the phrase that was being spoken. Call `interrupt` next."""
+        phrase = self.outstanding[0] if self.outstanding else None
+        self._interrupting = True
+        self._answers.append(asyncio.get_running_loop().create_future())
+        self.outstanding.clear()
+        self._buffer.clear()
+        self._converter = Converter(self._source, self._target)
+        self._skip = 0
+        self._place = (through + 1, 0)
+        return phrase
+
+    async def interrupt(self, unplayed: int) -> Interrupted | None:
+        """Tell the provider. `unplayed` frames of the published audio were not played. Return the
+        provider's answer if it says what was spoken. Raises ProviderError."""
+        answer = self._answers[-1]
+        async with self._sending:
+            self._frames = max(0, self._frames - unplayed)
+            await self.stream.interrupt(self._frames / self._rate)
+        if not self.provider.capabilities.reports_spoken:
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await asyncio.shield(answer)
+        return None
+
+    def resume(self) -> None:
+        """Send text again: the interrupt is stored in the checkpoint."""
+        self._interrupting = False
+        self._wake.set()
+
+    # ---- watchdog -------------------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> None:
+        """End this stream with `error`."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def failed(self) -> None:
+        """Wait for `fail`. Raises its error."""
+        await self._failure
+
+    def watch(self, now: float, *, connected: bool, paused: float) -> None:
+        """Check for a stalled stream; called a few times a second. Arguments as the session's
+        `tick`."""
+        name, settings = self.provider.name, self._settings
+        if paused:
+            self._received_at = min(now, self._received_at + paused)
+            if self._send_started is not None:
+                self._send_started = min(now, self._send_started + paused)
+        blocked = 0.0 if self._send_started is None else now - self._send_started
+        if blocked > settings.send_blocked_seconds:
+            self.fail(Stalled(name, "send_blocked", "it accepts no more text"))
+        due = any(not phrase.silent for phrase in self.outstanding) or bool(self._answers)
+        if self._handling or not connected or not due:
+            self._received_at = now
+        elif now - self._received_at > settings.mute_seconds:
+            self.fail(Stalled(name, "mute", "it does not speak the text"))

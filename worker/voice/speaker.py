@@ -1,0 +1,241 @@
+"""Speaking: one voice stream after another, until the session is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from natterjack.plugin.errors import PluginError, ProviderError, RequestRefused
+from natterjack.telemetry.log import fields
+from natterjack.voice.spec import VoiceSpec
+from worker.dialing import OpenedVoice, VoiceDialer
+from worker.drain import Drain
+from worker.services import Services
+from worker.session.admission import Admission, CutoffReached, Held, Stuck
+from worker.session.cutoff import BUDGET
+from worker.session.lease import Lifecycle
+from worker.session.results import decisive
+from worker.session.retry import Retry
+from worker.session.states import State
+
+from .interrupts import Interrupter
+from .lease import VoiceLease
+from .progress import Progress
+from .relay import Relay
+from .speech import Overheard
+from .text_feed import TextFeed
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+_UNSPEAKABLE = "no voice can speak a part of the text, which is left out"
+
+
+class Speaker:
+    """Opens the streams of one session, and recovers from their faults."""
+
+    def __init__(
+        self,
+        services: Services,
+        spec: VoiceSpec,
+        progress: Progress,
+        lease: VoiceLease,
+        lifecycle: Lifecycle,
+        drain: Drain,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` makes the session's tasks look again."""
+        settings = services.settings
+        self._services = services
+        self._spec = spec
+        self._progress = progress
+        self._lease = lease
+        self._lifecycle = lifecycle
+        self._drain = drain
+        self._wake = wake
+        self._retry = Retry(
+            settings.backoff_seconds, settings.max_backoff_seconds, settings.recovery_seconds
+        )
+        self.admission = Admission(
+            services, VoiceDialer(services, spec), spec.tenant, drain, self._retry, lease,
+            lifecycle.enter, sample_rate=0,
+        )  # fmt: skip
+        self._order = asyncio.Lock()
+        self.interrupter = Interrupter(progress, services.metrics, spec.sample_rate, self._order)
+        self._interrupting = asyncio.Lock()
+        self._unfinished_cut: int | None = None
+        self._reason = ""
+        self._feed: TextFeed
+        self.relay: Relay | None = None
+        """The open stream, if any."""
+
+    async def find_frontier(self) -> None:
+        """Find out which audio after the checkpoint is published already."""
+        progress, speech = self._progress, self._progress.speech
+        newest, frames = (found := await speech.look()).header, found.frames
+        if newest is None or newest.seq < speech.seq:
+            return
+        end = newest.pos + frames
+        progress.playback.publish(end - speech.position, time.monotonic())
+        speech.seq, speech.position = newest.seq + 1, end
+        if newest.cut:
+            self._unfinished_cut = newest.utterance
+        elif newest.utterance >= progress.utterance:
+            progress.spoken()
+            if newest.end:
+                progress.spoken().end = end
+                progress.begin(newest.utterance + 1, 0)
+
+    async def serve(self, feed: TextFeed) -> str:
+        """Speak until the session is over. Return the reason for the end. Raises HandOver,
+        NoProvider, LeaseLost."""
+        self._feed = feed
+        lease, progress = self._lease, self._progress
+        while True:
+            before = progress.utterance, progress.offset
+            try:
+                await self.admission.hold()
+                if await self._stream_once():
+                    return self._reason
+                await self.admission.release()
+                self.admission.reset()
+                continue
+            except Held:
+                continue
+            except CutoffReached:
+                return self._lease.cutoff.reason or BUDGET
+            except Overheard:
+                log.info("an older holder still speaks", extra=fields(session=str(self._spec.key)))
+                await self.find_frontier()
+                self._lifecycle.enter(State.RECOVERING, cause="overheard")
+                continue
+            except ProviderError as error:
+                fault = error
+            except PluginError as error:
+                fault = RequestRefused(self.admission.chain.name, "request", str(error))
+            self._lifecycle.trace.fault(fault.cause)
+            await self._progress.speech.settle()
+            await progress.writer.resume()
+            configured = lease.checkpoint.configured
+            if configured and isinstance(fault, RequestRefused) and fault.cause == "request":
+                lease.checkpoint.configured = {}
+                await progress.writer.status("recovering", f"changed settings are dropped: {fault}")
+                await lease.write()
+                self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=str(fault))
+                continue
+            place = progress.phrase_seq
+            self.admission.repeated_failures.failed(
+                self.admission.chain.name, fault.cause, place, place + 1
+            )
+            moved = (progress.utterance, progress.offset) > before
+            try:
+                await self.admission.recover(fault, finals_moved=moved)
+            except Stuck:
+                self.admission.repeated_failures.leave_out(place)
+                self._retry.reset()
+                self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=_UNSPEAKABLE)
+                await progress.writer.status("recovering", f"{_UNSPEAKABLE}: {fault}")
+                await self.interrupt("failed", str(fault))
+
+    async def _stream_once(self) -> bool:
+        """Speak through one stream. True when the session is over; False if the stream was closed
+        because there was nothing to say."""
+        self._lifecycle.enter(State.WAITING)
+        if await self._wait_for_text():
+            return True
+        opened = await self.admission.connect()
+        try:
+            return await self._stream(opened)
+        finally:
+            await opened.stream.close()
+
+    async def _wait_for_text(self) -> bool:
+        """Wait until there is text to speak; a session that starts connects before that. True if
+        the session is over."""
+        progress, parked = self._progress, self._lease.checkpoint.provider is not None
+        while not self._is_over():
+            waits = progress.script.following(progress.utterance) is None
+            if not (parked and waits):
+                return False
+            await self._drain.pause(_LOOK_SECONDS)
+        return True
+
+    async def _stream(self, opened: OpenedVoice) -> bool:
+        """As `_stream_once`."""
+        provider, services = opened.provider, self._services
+        progress, retry = self._progress, self._retry
+        progress.ledger.opened(provider.name, provider.capabilities)
+        progress.writer.provider = self._lease.checkpoint.provider = provider.name
+        reference = opened.stream.reference
+        self._lifecycle.enter(State.STREAMING, provider=provider.name, reference=reference)
+        if (recovered := retry.recovered(time.monotonic())) is not None:
+            cause, seconds = recovered
+            services.metrics.recovery_time.labels(cause).observe(seconds)
+        self.relay = relay = Relay(
+            opened, progress, self._lease, self.admission.chain, self._drain, services.settings,
+            services.metrics, self._spec.sample_rate, self._order,
+        )  # fmt: skip
+        try:
+            await progress.writer.status("streaming")
+            async with asyncio.TaskGroup() as tasks:
+                side = [
+                    tasks.create_task(relay.receive(), name=f"receive {self._spec.key}"),
+                    tasks.create_task(relay.failed(), name=f"watch {self._spec.key}"),
+                ]
+                over = await relay.send(self._is_over)
+                for task in side:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise decisive(group) from group
+        finally:
+            self.relay = None
+            progress.ledger.closed()
+            retry.answered_seconds = relay.connected_seconds if relay.answered else None
+            retry.pending = bool(relay.outstanding)
+        return over
+
+    def _is_over(self) -> bool:
+        """Whether all that the session is to say was said, or nothing has been said for long."""
+        progress, settings = self._progress, self._services.settings
+        last = progress.script.last
+        if last is not None and progress.over >= last:
+            self._reason = progress.close_reason or "end of text"
+            return True
+        if self._lease.cutoff.position is not None:
+            self._reason = self._lease.cutoff.reason or BUDGET
+            return True
+        quiet = time.monotonic() - self._feed.last_arrival
+        if progress.idle and quiet > settings.idle_seconds:
+            self._reason = f"idle: no text for {settings.idle_seconds:g} s"
+            return True
+        return False
+
+    async def interrupt(self, reason: str, detail: str | None = None) -> tuple[int | None, float]:
+        """Drop all text and audio that was not played. Return the utterance that was cut, if there
+        is one, and the seconds of speech that were played. Raises LeaseLost, Overheard."""
+        async with self._interrupting:
+            await self.interrupter.finish_played()
+            found = await self.interrupter.interrupt(reason, detail, self.relay)
+            await self._lease.write()
+        if self.relay is not None:
+            self.relay.resume()
+        self._wake()
+        return found
+
+    async def finish_played(self) -> None:
+        """Publish the end of the utterances that were played to their ends. Raises LeaseLost."""
+        async with self._interrupting:
+            if await self.interrupter.finish_played():
+                await self._lease.write()
+                self._wake()
+
+    async def finish_cut(self) -> None:
+        """Finish the interrupt of a former holder, if only its cut was published. Call it when the
+        stored text is read. Raises LeaseLost."""
+        if self._unfinished_cut is not None:
+            played = self._lease.checkpoint.played
+            await self.interrupter.finish(self._unfinished_cut, played)
+            self._unfinished_cut = None
+            await self._lease.write()

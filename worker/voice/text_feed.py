@@ -1,0 +1,163 @@
+"""The feed of a voice session's text: live pieces, and stored ones that were missed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from natterjack.audio import SESSION_ID
+from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import DirectSubscription
+from natterjack.broker.stored import StoreUnavailable, StreamStore
+from natterjack.errors import BadEvent
+from natterjack.subjects import SessionKey, text_subject
+from natterjack.telemetry.log import fields
+from natterjack.voice.spec import TextPiece, parse_piece
+
+from .text import Script
+
+log = logging.getLogger(__name__)
+
+_BATCH, _BATCH_BYTES = 256, 1024 * 1024
+_RETRY_S = 0.25
+_QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
+
+
+class TextFeed:
+    """Puts the text of one session into its script."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: StreamStore,
+        key: SessionKey,
+        session_id: str,
+        script: Script,
+        first_sequence: int,
+        hole_seconds: float,
+        on_text: Callable[[], None],
+    ) -> None:
+        """Reading `store` from `first_sequence` finds all text that the script needs. `on_text` is
+        called when there is more text."""
+        self._broker = broker
+        self._store = store
+        self._subject = text_subject(key)
+        self._key = str(key)
+        self._session_id = session_id
+        self._script = script
+        self._scanned = first_sequence - 1
+        """Every piece up to this sequence of the stream was read."""
+        self._hole_seconds = hole_seconds
+        self._on_text = on_text
+        self._bounds: dict[int, int] = {}
+        """A sequence at or before the first piece of each utterance."""
+        self._arrivals: DirectSubscription | None = None
+        self._look = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once all text that was stored before is read."""
+        self._hole_since: float | None = None
+        self.last_arrival = time.monotonic()
+        """When text last arrived, or the connection came back."""
+
+    async def open(self) -> None:
+        """Subscribe to live pieces. Stored ones are read by `run`."""
+        self._arrivals = await self._broker.client.listen(self._subject, self._received)
+        self._broker.on_reconnect.add(self._reconnected)
+        self._look.set()
+
+    async def close(self) -> None:
+        """Unsubscribe. Idempotent."""
+        self._broker.on_reconnect.discard(self._reconnected)
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            await arrivals.end()
+
+    def first_sequence(self) -> int:
+        """A sequence of the stream from which all text that is not over can be read."""
+        script, needed = self._script, self._scanned + 1
+        self._bounds = {n: b for n, b in self._bounds.items() if n in script.utterances}
+        return min([needed, *self._bounds.values()])
+
+    def _reconnected(self) -> None:
+        self.last_arrival = time.monotonic()
+        self._look.set()
+
+    def _received(self, _subject: bytes, _reply: bytes, _raw: bytes | None, data: bytes) -> None:
+        piece = self._parse(data)
+        if piece is None:
+            return
+        self.last_arrival = time.monotonic()
+        if not self._take(piece, self._scanned + 1) or self._script.hole:
+            self._look.set()
+        self._on_text()
+
+    def _parse(self, data: bytes) -> TextPiece | None:
+        try:
+            piece = parse_piece(data)
+        except BadEvent as error:
+            log.warning("text cannot be read: %s", error, extra=fields(session=self._key))
+            return None
+        return piece if piece.session_id == self._session_id else None
+
+    def _take(self, piece: TextPiece, sequence: int) -> bool:
+        taken = self._script.add(piece, time.monotonic())
+        if taken:
+            known = self._bounds.get(piece.utterance, sequence)
+            self._bounds[piece.utterance] = min(known, sequence)
+        return taken
+
+    async def run(self) -> None:
+        """Read what was missed, until cancelled."""
+        interval = _QUIET_FIRST_S
+        while True:
+            missed = self._script.hole or self._script.full
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S if missed else interval):
+                    await self._look.wait()
+            looked, interval = self._look.is_set(), min(2 * interval, _QUIET_LONGEST_S)
+            self._look.clear()
+            if looked:
+                interval = _QUIET_FIRST_S
+            try:
+                await self._read_on()
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_S)
+                await self._broker.wait_connected()
+                self._look.set()
+                continue
+            self.ready.set()
+            self._check_hole()
+
+    async def _read_on(self) -> None:
+        """Read the pieces that are stored after those that were read."""
+        left = 1
+        while left:
+            messages, left = await self._store.read(
+                self._subject, self._scanned + 1, batch=_BATCH, max_bytes=_BATCH_BYTES
+            )
+            for message in messages:
+                piece = None
+                if message.headers.get(SESSION_ID, self._session_id) == self._session_id:
+                    piece = self._parse(message.data)
+                if piece is not None and not self._take(piece, message.sequence):
+                    return  # no room: it is read again later
+                self._scanned = message.sequence
+            if not messages:
+                break
+            self._on_text()
+
+    def _check_hole(self) -> None:
+        """Give up pieces that are missing for a long time although later ones are stored."""
+        now = time.monotonic()
+        if not self._script.hole:
+            self._hole_since = None
+        elif self._hole_since is None:
+            self._hole_since = now
+        elif now - self._hole_since > self._hole_seconds:
+            self._hole_since = None
+            log.warning("text is missing and is skipped", extra=fields(session=self._key))
+            self._script.skip_hole(now)
+            self._on_text()
