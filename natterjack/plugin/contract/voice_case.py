@@ -185,6 +185,8 @@ class VoiceCase:
             stream = await voice.open(self.request_for(voice, **changes))
         talk = Talk(stream, self.answer_seconds)
         try:
+            for _ in range(10):
+                await asyncio.sleep(0)  # the iteration waits before anything is sent
             yield talk
         finally:
             await talk.stop()

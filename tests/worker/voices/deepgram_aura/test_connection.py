@@ -95,6 +95,25 @@ async def test_text_over_the_limit_waits_until_an_interrupt_drops_it(
             await soon(waiting, 5)
 
 
+async def test_an_interrupt_drops_text_that_the_server_does_not_read(
+    make: Make, emulator: DeepgramSpeakEmulator
+) -> None:
+    await emulator.set(stop_reading_after_seconds=0, character_limit=10**9)
+    text = "able " * 100_000
+    async with opened(make(characters_per_minute=10**9)) as stream:
+        speaking = asyncio.create_task(stream.speak(text))
+        await asyncio.wait({speaking}, timeout=bound(0.5))
+        assert not speaking.done(), "all of it was sent"
+        interrupting = asyncio.create_task(stream.interrupt())
+        await asyncio.sleep(0)
+        await emulator.set(stop_reading_after_seconds=None)
+        await soon(asyncio.gather(speaking, interrupting), 20)
+        await until(lambda: emulator.log[0].texts.get("Clear"), "the interrupt has arrived")
+        await stream.speak("about")
+        await until(lambda: emulator.sessions[0].text_received.endswith("about"), "it goes on")
+        assert len(emulator.sessions[0].text_received) < len(text)
+
+
 async def test_flushes_over_the_limit_wait_until_an_interrupt_drops_them(
     make: Make, emulator: DeepgramSpeakEmulator
 ) -> None:

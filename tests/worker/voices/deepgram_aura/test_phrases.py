@@ -118,6 +118,15 @@ def test_flushes_that_an_interrupt_overtook_may_be_answered_or_not(
     assert phrases.complete
 
 
+def test_answered_flushes_do_not_hide_that_of_a_phrase_without_audio(phrases: Phrases) -> None:
+    say(phrases, "one")
+    phrases.interrupt()
+    received(phrases, Flushed(), Cleared())
+    phrases.flush()
+    say(phrases, "*")
+    assert received(phrases, Flushed()) == [PhraseEnd(0), PhraseEnd(1)]
+
+
 def test_interrupts_in_a_row(phrases: Phrases) -> None:
     say(phrases, "one")
     phrases.interrupt()
