@@ -22,6 +22,10 @@ class DayUsage(BaseModel):
     def sent_seconds(self) -> float:
         return sum(usage.sent_seconds for usage in self.providers.values())
 
+    @property
+    def characters(self) -> int:
+        return sum(usage.characters for usage in self.providers.values())
+
     def cost(self, currency: str) -> float:
         """The total cost of providers paid in `currency`."""
         return sum(u.cost for u in self.providers.values() if u.currency == currency)

@@ -209,10 +209,9 @@ class Report:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 stored = await self._js.get_last_msg(f"KV_{streams.USAGE_BUCKET}", subject)
             sequence = stored.seq or 0
-            if (
-                DayUsage.model_validate_json(stored.data or b"{}").sent_seconds
-                >= usage.sent_seconds
-            ):
+            known = DayUsage.model_validate_json(stored.data or b"{}")
+            older = known.sent_seconds < usage.sent_seconds or known.characters < usage.characters
+            if not older:
                 return
         except (APIError, ValueError):
             sequence = 0

@@ -57,6 +57,8 @@ class VoiceCheckpoint(LeaseRecord):
     started: int = -1
     """The event `started` of all utterances up to this one is published."""
     open: list[OpenUtterance] = field(default_factory=list)
+    rewound: int = -1
+    """The number of the last cut that drops no text: lost audio is spoken again after it."""
     last: int | None = None
     """The utterance after which the session closes."""
     close_reason: str | None = None

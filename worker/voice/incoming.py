@@ -107,14 +107,19 @@ class Incoming:
                 self.turn_started = True
                 self._wake()
 
-    async def republish(self, now: float) -> None:
-        """Publish the chunks again that the player lacks, if it has asked for any."""
+    async def republish(self, now: float) -> bool:
+        """Publish the chunks again that the player lacks, if it has asked for any. True if some of
+        them are not stored any more, so that they have to be spoken again."""
         first, playback = self._missing, self._progress.playback
         if first is None or now - self._republished_at < _REPUBLISH_SECONDS:
-            return
+            return False
         self._missing, self._republished_at = None, now
-        store = self._services.speech
+        store, speech = self._services.speech, self._progress.speech
         assert store is not None
         played = max(playback.played, playback.cut)
-        count = await self._progress.speech.republish(store, first, played)
-        self._services.metrics.voice_republished.inc(count)
+        found = await speech.republish(store, first, played)
+        if found is None:
+            return False
+        self._services.metrics.voice_republished.inc(found.chunks)
+        lost = found.seq > first and found.position > played
+        return lost and playback.published > played

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from natterjack.plugin.errors import ProviderError
 from worker.metrics import Metrics
 
-from .playback import Heard, Spoken
+from .playback import Heard, Place, Spoken
 from .progress import Progress
 from .relay import Phrase, Relay
 from .text import Utterance
@@ -57,7 +58,7 @@ class Interrupter:
             at = playback.position(now)
             through = max(progress.script.newest, progress.utterance - 1)
             unplayed = playback.published - at
-            phrase = None if relay is None else relay.cut(through)
+            phrase = None if relay is None else relay.cut(through + 1)
             await progress.speech.publish(max(0, through), cut=True)
             dropped = self._drop(through, at, now)
         answer = None
@@ -121,6 +122,33 @@ class Interrupter:
             self._metrics.voice_utterances.labels(reason).inc()
             self._progress.end(number)
         self._progress.over = max(self._progress.over, dropped.through)
+
+    async def rewind(self, relay: Relay | None, write: Callable[[], Awaitable[None]]) -> None:
+        """Have audio spoken again that was published and is lost, from where it was played on.
+        `write` writes the checkpoint."""
+        progress, playback = self._progress, self._progress.playback
+        async with self._order:
+            at = playback.played
+            begun = [one for one in playback.spoken.values() if one.start <= at]
+            if not begun or playback.published <= at:
+                return
+            spoken = begun[-1]
+            places = [p for p in spoken.places if p.position <= at and not p.word]
+            place = places[-1] if places else Place(spoken.start, 0)
+            if relay is not None:
+                relay.cut(spoken.number, place.character)
+            for number in [n for n in playback.spoken if n > spoken.number]:
+                del playback.spoken[number]
+            spoken.places, spoken.end = places, None
+            unplayed = playback.published - at
+            progress.rewound = progress.speech.seq
+            progress.begin(spoken.number, place.character, at - place.position)
+            await write()
+            await progress.speech.publish(spoken.number, cut=True)
+            playback.drop()
+        if relay is not None:
+            with contextlib.suppress(ProviderError):  # `receive` fails as well
+                await relay.interrupt(unplayed)
 
     async def fail(self) -> None:
         """Publish that nothing more of the open utterances is spoken: no provider can. Audio that

@@ -61,6 +61,8 @@ class Progress:
         """All utterances up to this one are over."""
         self.started = -1
         """The event `started` of all utterances up to this one is published."""
+        self.rewound = -1
+        """The number of the last cut after which lost audio is spoken again."""
         self.sent_until = (-1, 0)
         """The place in the text up to which any was ever sent to a provider."""
         self.close_reason: str | None = None
@@ -99,7 +101,7 @@ class Progress:
         self.over, self.started = stored.over, stored.started
         self.utterance, self.offset = stored.utterance, stored.offset
         self.phrase_position, self.phrase_seq = stored.position, stored.seq
-        self.close_reason = stored.close_reason
+        self.close_reason, self.rewound = stored.close_reason, stored.rewound
         self.script = Script(stored.over + 1)
         self.script.last = stored.last
         self.speech.seq, self.speech.position = stored.seq, stored.position
@@ -120,6 +122,7 @@ class Progress:
         checkpoint.position, checkpoint.seq = self.phrase_position, self.phrase_seq
         checkpoint.played, checkpoint.cut = playback.played, playback.cut
         checkpoint.over, checkpoint.started = self.over, self.started
+        checkpoint.rewound = self.rewound
         checkpoint.last, checkpoint.close_reason = self.script.last, self.close_reason
         checkpoint.open = [
             OpenUtterance(
@@ -136,10 +139,11 @@ class Progress:
         self._published_frames += frames
         self.playback.publish(frames, now)
 
-    def begin(self, utterance: int, offset: int) -> None:
-        """Note that all audio before this place in the text is published."""
+    def begin(self, utterance: int, offset: int, heard: int = 0) -> None:
+        """Note that all audio before this place in the text is published, and of the phrase that
+        begins there, `heard` frames."""
         self.utterance, self.offset = utterance, offset
-        self.phrase_position, self.phrase_seq = self.speech.position, self.speech.seq
+        self.phrase_position, self.phrase_seq = self.speech.position - heard, self.speech.seq
 
     @property
     def skip(self) -> int:

@@ -139,6 +139,11 @@ class Relay:
             return True
         return now - self._active_at > self._settings.park_seconds and self._next() is None
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is text to send."""
+        return self._next() is not None
+
     def _next(self) -> Phrase | None:
         """The next phrase of the text; None if there is none yet."""
         number, start = self._place
@@ -329,9 +334,9 @@ class Relay:
 
     # ---- interrupts -----------------------------------------------------------------------------
 
-    def cut(self, through: int) -> Phrase | None:
-        """Drop all phrases, and whatever the provider still sends of them. Text after utterance
-        `through` follows. Return the phrase that was being spoken. Call `interrupt` next."""
+    def cut(self, utterance: int, offset: int = 0) -> Phrase | None:
+        """Drop all phrases, and whatever the provider still sends of them. The text from this place
+        on follows. Return the phrase that was being spoken. Call `interrupt` next."""
         phrase = self.outstanding[0] if self.outstanding else None
         self._interrupting = True
         self._answers.append(asyncio.get_running_loop().create_future())
@@ -339,7 +344,7 @@ class Relay:
         self._buffer.clear()
         self._converter = Converter(self._source, self._target)
         self._skip = 0
-        self._place = (through + 1, 0)
+        self._place = (utterance, offset)
         return phrase
 
     async def interrupt(self, unplayed: int) -> Interrupted | None:
@@ -359,6 +364,8 @@ class Relay:
     def resume(self) -> None:
         """Send text again: the interrupt is stored in the checkpoint."""
         self._interrupting = False
+        if not self.outstanding:
+            self._skip = self._progress.skip
         self._wake.set()
 
     # ---- watchdog -------------------------------------------------------------------------------

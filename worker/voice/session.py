@@ -130,12 +130,13 @@ class VoiceSession:
                     reason = await self._serve_and_guard()
                 await self._speaker.admission.release()
                 detail = self._cutoff.detail if reason == BUDGET else None
-                await self._end("closed", reason, detail)
+                await self._end("closed", reason, detail, **self._remaining())
                 self._lifecycle.enter(State.CLOSED, reason=reason, detail=detail)
             except NoProvider as failure:
                 await writer.resume()
+                remaining = self._remaining()
                 await self._speaker.interrupter.fail()
-                await self._end("failed", str(failure))
+                await self._end("failed", str(failure), None, **remaining)
                 self._lifecycle.enter(State.FAILED, reason=str(failure))
             except HandOver as handover:
                 self.claim_after = handover.seconds
@@ -167,22 +168,24 @@ class VoiceSession:
             )
         return self.state
 
-    async def _end(self, state: StatusState, reason: str, detail: str | None = None) -> None:
+    def _remaining(self) -> dict[str, Any]:
+        """The members of the closing event about text that was not spoken."""
+        progress = self.progress
+        left = progress.script.utterances
+        if not left:
+            return {}
+        first = min(left)
+        said = progress.offset if first == progress.utterance else 0
+        text = progress.script.unspoken[said:][:_REMAINING_CHARACTERS]
+        return {"utterance": first, "text_remaining": text}
+
+    async def _end(self, state: StatusState, reason: str, detail: str | None, **more: Any) -> None:
         """Publish the closing event."""
         progress = self.progress
         if progress.ledger.usage():
             await progress.publish_usage()
         if reason == BUDGET:
             self._services.metrics.budget_ended.labels(self._cutoff.budget_scope).inc()
-        left = progress.script.utterances
-        more: dict[str, Any] = {}
-        if left:
-            first = min(left)
-            said = progress.offset if first == progress.utterance else 0
-            more = {
-                "utterance": first,
-                "text_remaining": progress.script.unspoken[said:][:_REMAINING_CHARACTERS],
-            }
         payload = self.spec.encode()
         small = not self._problem and len(payload) <= MAX_STORED_BYTES
         request = json.loads(payload) if small else None
@@ -268,7 +271,8 @@ class VoiceSession:
                 self._usage_at = now + settings.usage_seconds
                 if progress.ledger.usage():
                     await progress.publish_usage()
-            await self._incoming.republish(now)
+            if await self._incoming.republish(now):
+                await self._speaker.rewind()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._look.wait()

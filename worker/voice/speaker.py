@@ -67,6 +67,8 @@ class Speaker:
         self._interrupting = asyncio.Lock()
         self._unfinished_cut: int | None = None
         self._reason = ""
+        self._parked: float | None = None
+        """When the last text had arrived before a stream was closed because nothing was said."""
         self._feed: TextFeed
         self.relay: Relay | None = None
         """The open stream, if any."""
@@ -80,7 +82,7 @@ class Speaker:
         end = newest.pos + frames
         progress.playback.publish(end - speech.position, time.monotonic())
         speech.seq, speech.position = newest.seq + 1, end
-        if newest.cut:
+        if newest.cut and newest.seq != progress.rewound:
             self._unfinished_cut = newest.utterance
         elif newest.utterance >= progress.utterance:
             progress.spoken()
@@ -154,10 +156,14 @@ class Speaker:
     async def _wait_for_text(self) -> bool:
         """Wait until there is text to speak; a session that starts connects before that. True if
         the session is over."""
-        progress, parked = self._progress, self._lease.checkpoint.provider is not None
+        progress, script = self._progress, self._progress.script
+        begun = self._lease.checkpoint.provider is not None
         while not self._is_over():
-            waits = progress.script.following(progress.utterance) is None
-            if not (parked and waits):
+            utterance = script.following(progress.utterance)
+            new = utterance is not None and (
+                utterance.complete or self._feed.last_arrival != self._parked
+            )
+            if new or not begun:
                 return False
             await self._drain.pause(_LOOK_SECONDS)
         return True
@@ -185,6 +191,7 @@ class Speaker:
                     tasks.create_task(relay.failed(), name=f"watch {self._spec.key}"),
                 ]
                 over = await relay.send(self._is_over)
+                self._parked = None if relay.pending else self._feed.last_arrival
                 for task in side:
                     task.cancel()
         except BaseExceptionGroup as group:
@@ -223,6 +230,15 @@ class Speaker:
             self.relay.resume()
         self._wake()
         return found
+
+    async def rewind(self) -> None:
+        """Speak audio again that was published, is lost, and was not played. Raises LeaseLost."""
+        log.warning("speech is lost, speaking it again", extra=fields(session=str(self._spec.key)))
+        async with self._interrupting:
+            await self.interrupter.rewind(self.relay, self._lease.write)
+        if self.relay is not None:
+            self.relay.resume()
+        self._wake()
 
     async def finish_played(self) -> None:
         """Publish the end of the utterances that were played to their ends. Raises LeaseLost."""

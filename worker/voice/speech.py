@@ -51,6 +51,15 @@ class Stored(NamedTuple):
     frames: int
 
 
+class Republished(NamedTuple):
+    """What was published again. The chunks from number `seq` on, which is at `position`, are all
+    stored."""
+
+    chunks: int
+    seq: int
+    position: int
+
+
 class Speech:
     """Publishes the chunks of one session under one lease.
 
@@ -179,38 +188,44 @@ class Speech:
             raise Overheard
         return newest.seq == header.seq
 
-    async def republish(self, store: StreamStore, first: int, played: int) -> int:
+    async def republish(self, store: StreamStore, first: int, played: int) -> Republished | None:
         """Publish the stored chunks from number `first` on again, for a player that lacks them,
-        except those that were played. Return how many there were. The stream drops them as
-        duplicates."""
+        except those that were played. The stream drops them as duplicates. Return None if not all
+        could be read or published now: the player asks again."""
         sequence, left, count = 1, 1, 0
+        lowest, end, seq = (self.seq, self.position), -1, self.seq
         while left:
             try:
                 messages, left = await store.read(
                     self._subject, sequence, batch=_BATCH, max_bytes=_BATCH_BYTES
                 )
             except StoreUnavailable:
-                return count  # the player asks again
+                return None
             for message in messages:
                 sequence = message.sequence + 1
                 try:
                     header = decode_speech_headers(message.headers, len(message.data))
                 except BadChunk:
                     continue
+                if header.session_id != self._session_id or header.seq >= seq:
+                    continue
+                if header.pos != end:
+                    lowest = header.seq, header.pos
                 frames = len(message.data) // FRAME_BYTES
-                ours = header.session_id == self._session_id and header.seq >= first
-                if ours and (header.cut or header.end or header.pos + frames > played):
+                end = header.pos + frames
+                wanted = header.seq >= first
+                if wanted and (header.cut or header.end or end > played):
                     try:
                         self._broker.client.post(
                             self._subject, message.data, headers=encode_speech_headers(header)
                         )
                     except NatsError:
-                        return count
+                        return None
                     count += 1
             if not messages:
                 break
             await asyncio.sleep(0)
-        return count
+        return Republished(count, *lowest)
 
 
 def _retrieve_error(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.events import TurnEvent
@@ -246,6 +247,28 @@ async def test_a_player_gets_the_chunks_that_it_missed(broker: Broker, start: St
     assert heard(await application.stored_chunks()) == WORDS[:15]
 
 
+async def test_speech_that_is_lost_before_it_was_played_is_spoken_again(
+    broker: Broker, start: Start
+) -> None:
+    """As after a restart of a broker that keeps it in memory, if no player had it."""
+    await start(WORKER_VOICE_AHEAD_SECONDS="6")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=4) as player:
+        await application.say(sentences(WORDS[:40], 7), end=True)
+        await until(lambda: player.position > 3 * RATE, "some of it is played", 30)
+    await broker.client.jetstream().purge_stream(streams.SPEECH)
+    async with playing(broker, application.spec) as other:
+        other.missing = 0
+        await application.closed()
+        assert other.cuts == 1
+        rest = other.words
+    assert rest == WORDS[40 - len(rest) : 40]
+    # The word in which the first player stopped may be cut.
+    assert abs(len(player.words) + len(rest) - 40) <= 1
+    assert await application.utterances() == [(0, "started"), (0, "finished")]
+
+
 async def test_a_voice_that_is_mute_is_left_and_one_that_refuses_ends_the_session(
     broker: Broker, start: Start
 ) -> None:
@@ -263,7 +286,7 @@ async def test_a_voice_that_is_mute_is_left_and_one_that_refuses_ends_the_sessio
     assert closing.state == "failed"
     assert closing.reason is not None
     assert closing.reason.startswith("nope: unknown voice 'nope': installed are")
-    assert (closing.utterance, closing.text_remaining) == (None, None)
+    assert (closing.utterance, closing.text_remaining) == (0, "Nobody says this.")
     assert await refused.utterances() == [(0, "interrupted")]
 
 
