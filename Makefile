@@ -16,7 +16,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.local: $(BIN)/python pyproject.toml
-	@echo "installing natterjack and the embedded engine (about 80 MB, once) ..."
+	@echo "installing natterjack and the embedded engines (about 120 MB, once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
 	@touch $@
 

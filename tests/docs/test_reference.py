@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings
 from docs.generate import ROOT, commands, events, metrics, pages, providers, settings
 from natterjack import subjects
 from natterjack.events import Durable, InterimEvent
+from natterjack.plugin.entry_points import VOICES_GROUP
 from natterjack.settings import variable
 from worker.providers.loading import load_class
 
@@ -117,4 +119,5 @@ def test_every_voice_has_a_page_with_its_settings_and_an_entry_point(name: str) 
         assert variable(voice.Settings, field) in readme
     assert f"[`{name}`](../../{providers.voice_readme(name)})" in PAGES[REFERENCE / "providers.md"]
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert points["natterjack.voices"][name] == f"{voice.__module__}:{voice.__name__}"
+    point = EntryPoint(name, points[VOICES_GROUP][name], VOICES_GROUP)
+    assert point.load() is voice
