@@ -19,7 +19,8 @@ ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
 _PROGRAMS = ("natterjack", "worker", "edge_capture")
 _OTHERS = {
     "Audio-Seq", "Audio-Pos", "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence",
-    "stt.audio.<key>", "STT_AUDIO", "TTS_TEXT", "tts.audio.<key>", "tts.played.<key>", "nak", "assigned", "failed", "handed_over", "malformed",
+    "stt.audio.<key>", "STT_AUDIO", "TTS_TEXT", "tts.audio.<key>", "tts.played.<key>",
+    "nak", "assigned", "failed", "handed_over", "malformed",
     "natterjack", "listen", "max_payload",
 }  # fmt: skip
 """Words in code on the page of the architecture that are no names of the code."""
