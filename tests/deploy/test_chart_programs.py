@@ -73,14 +73,19 @@ def test_programs_accept_every_setting(
         for variable, field in variables(model).items():
             if variable in settings:
                 value = getattr(loaded, field)
+                value = ",".join(value) if isinstance(value, tuple) else value
                 expected = settings[variable]
                 assert str(value).lower() == expected.lower() or float(value) == float(expected)
 
 
 def test_values_become_settings_of_the_worker() -> None:
-    values = {"worker": {"maxSessions": 7, "provider": "a,b", "createStreams": True},
-              "streams": {"audioMaxBytes": 107374182400}}  # fmt: skip
+    values = {
+        "worker": {"maxSessions": 7, "provider": "a,b", "createStreams": True},
+        "streams": {"audioMaxBytes": 107374182400, "kinds": ["transcribe", "speak"]},
+    }
     settings = settings_of(render(values), "worker")
+    assert settings["NATTERJACK_KINDS"] == "transcribe,speak"
+    assert settings["NATTERJACK_TTS_AUDIO_MAX_BYTES"] == "536870912"
     assert settings["WORKER_MAX_SESSIONS"] == "7"
     assert settings["WORKER_PROVIDER"] == "a,b"
     assert settings["NATTERJACK_CREATE_STREAMS"] == "true"

@@ -15,7 +15,7 @@ from natterjack.broker.login.attempts import REASONS
 from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin import errors
-from natterjack.settings import StreamSettings
+from natterjack.settings import KINDS, StreamSettings
 from worker.session.states import State
 
 from .containers import free_port
@@ -46,7 +46,7 @@ VALUES = {
     "is_stream_leader": {"true", "false"},
     "is_consumer_leader": {"true", "false"},
     "consumer_name": {CONSUMER},
-    "stream_name": {"STT_.+", "KV_stt_.+", SESSIONS},
+    "stream_name": {"STT_.+", "TTS_.+", "KV_stt_.+", "KV_tts_.+", SESSIONS},
 }
 """Possible values of the labels that expressions select."""
 
@@ -156,7 +156,7 @@ def test_expressions_use_existing_metrics_and_labels(name: str) -> None:
 
 
 def test_the_stream_patterns_match_all_streams() -> None:
-    for stream in stream_configs(StreamSettings()):
+    for stream in stream_configs(StreamSettings(kinds=KINDS)):
         assert re.fullmatch("|".join(VALUES["stream_name"]), stream.name or "")
 
 

@@ -161,11 +161,13 @@ NATS_KEY: "/etc/natterjack/nats/cert/tls.key"
 {{- /* Settings of the streams: for the job that creates them, and for workers, which check them. */ -}}
 {{- define "natterjack.streamSettings" -}}
 {{- with .Values.streams -}}
+NATTERJACK_KINDS: {{ join "," .kinds | quote }}
 NATTERJACK_STREAM_REPLICAS: {{ int64 .replicas | toString | quote }}
 NATTERJACK_AUDIO_STORAGE: {{ .audioStorage | quote }}
 NATTERJACK_AUDIO_MAX_AGE_SECONDS: {{ int64 .audioMaxAgeSeconds | toString | quote }}
 NATTERJACK_AUDIO_MAX_BYTES: {{ int64 .audioMaxBytes | toString | quote }}
 NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS: {{ int64 .transcriptsMaxAgeSeconds | toString | quote }}
+NATTERJACK_TTS_AUDIO_MAX_BYTES: {{ int64 .speechMaxBytes | toString | quote }}
 NATTERJACK_LEASE_SECONDS: {{ int64 .leaseSeconds | toString | quote }}
 {{- end }}
 {{- end -}}
