@@ -25,9 +25,10 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NotFoundError
 
+import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import connect, connected
-from natterjack.errors import BrokerUnreachable, UsageError
+from natterjack.errors import BrokerUnreachable, NotAllowed, UsageError
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
 from tests.natterjack.cli.commands import Command
@@ -412,6 +413,21 @@ async def test_an_edge_plays_the_speech_of_its_tenant_only(server: SecuredServer
         await edge.client.publish(f"tts.played.{FOREIGN}", b"no")
         await edge.client.publish(f"tts.played.{KEY}", b"yes")
         assert (await played.next_msg(10)).data == b"yes"
+
+
+async def test_an_application_speaks_in_its_tenant_only(server: SecuredServer) -> None:
+    settings = settings_of(server, "application_acme_bot")
+    async with natterjack.speak("acme", "call", "bot", settings=settings) as speaking:
+        await speaking.say("Hello.")
+    async with guest(server, "operator") as operator:
+        js = operator.client.jetstream()
+        assert (await js.get_last_msg(streams.TEXT, "tts.text.acme.call.bot")).data
+        state = (await js.stream_info(streams.VOICE_SESSIONS)).state
+        assert state.messages == 1
+    assert not server.complaints
+    with pytest.raises(NotAllowed, match=r"other\.call\.bot"):
+        async with natterjack.speak("other", "call", "bot", settings=settings):
+            pass
 
 
 async def test_a_subscriber_of_one_tenant_receives_no_other(server: SecuredServer) -> None:
