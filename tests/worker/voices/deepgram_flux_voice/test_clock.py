@@ -57,6 +57,7 @@ def test_an_interrupt_without_an_offset_sets_the_clock_to_what_was_generated() -
     session.received(second(5))
     session.interrupted(2, 5080)
     session.received(second(4))
+    assert session.offset(2) == 5081, "further than the position of the last interrupt"
     assert session.offset(2.5) == 5580
 
 

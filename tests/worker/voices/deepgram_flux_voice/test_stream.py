@@ -216,9 +216,9 @@ async def test_an_interrupt_that_is_not_answered(
 ) -> None:
     await emulator.set(interrupt_answers=("none",))
     async with listening(make(interrupt_timeout_seconds=0.3)) as listener:
-        await listener.say(TEXT)
-        await listener.until(Speech)
-        await listener.stream.interrupt(0.01)
+        await listener.stream.speak(TEXT)
+        await until(lambda: listener.seconds > 3 * 0.32 - 0.01, "the first sentence")
+        await listener.stream.interrupt(0.01)  # nothing else wakes the iterator
         with pytest.raises(Stalled):
             await listener.over()
 

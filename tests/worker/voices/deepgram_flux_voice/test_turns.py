@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled, Unavailable
+from natterjack.plugin.errors import (
+    Dropped,
+    ProviderError,
+    RemoteProtocolError,
+    Stalled,
+    Unavailable,
+)
 from natterjack.plugin.provider import Notice
 from natterjack.plugin.voice import Interrupted, PhraseEnd, Speech, VoiceStreamEvent
+from tests.emulators.mutations import mutations
+from worker.providers import wire
 from worker.voices.deepgram_flux_voice import protocol
 from worker.voices.deepgram_flux_voice.clock import SessionClock
 from worker.voices.deepgram_flux_voice.protocol import (
@@ -24,6 +32,21 @@ from worker.voices.deepgram_flux_voice.protocol import (
 from worker.voices.deepgram_flux_voice.turns import Turns
 
 SECOND = bytes(48_000)
+METADATA = {
+    "type": "SpeechMetadata",
+    "speech_id": "dg_sp_a1b2c3d4e5f6",
+    "audio_duration_ms": 3200,
+    "input_character_count": 47,
+    "billable_character_count": 47,
+    "controls_applied": {"pronunciations_applied": 0, "breaks_applied": 0},
+}
+INTERRUPTED = {
+    "type": "SpeechInterrupted",
+    "audio_played_ms": 2340,
+    "text_spoken": "Sure, I can",
+    "text_remaining": " help you.",
+    "metadata": {name: value for name, value in METADATA.items() if name != "type"},
+}
 IGNORED = ["NO_AUDIO_GENERATED", "INTERRUPT_IN_PROGRESS", "INVALID_INTERRUPT_OFFSET"]
 
 
@@ -353,6 +376,29 @@ def test_an_interrupt_that_nobody_sent() -> None:
     stream.say("One.")
     with pytest.raises(RemoteProtocolError):
         stream.got(SpeechStarted(), SpeechInterrupted(0, "", 0))
+
+
+@pytest.mark.parametrize("message", [METADATA, INTERRUPTED], ids=["metadata", "interrupted"])
+def test_the_end_of_a_turn_is_never_missed(message: dict[str, Any]) -> None:
+    """Whatever is wrong in one place of its message: it ends the turn, or the stream."""
+    tried = 0
+    for what, changed in mutations(message):
+        if isinstance(changed, bytes):
+            continue  # a binary frame is audio, whatever it contains
+        stream = speaking()
+        if message is INTERRUPTED:
+            stream.interrupt(0.5)
+        tried += 1
+        try:
+            events = others(stream.got(protocol.decode(changed)))
+        except wire.Harmless:
+            pytest.fail(f"{what} is skipped")
+        except ProviderError:
+            continue
+        kind = Interrupted if message is INTERRUPTED else PhraseEnd
+        assert [type(event) for event in events] == [kind], what
+        assert stream.sent() == (["And more.", "Flush"] if kind is PhraseEnd else [])
+    assert tried > 50
 
 
 # ---- the end, settings, errors --------------------------------------------------------------
