@@ -134,7 +134,8 @@ class DeepgramAuraStream(VoiceStream):
             self._over = True
             # Other clients report that a stream without Close counts as open for a while.
             with contextlib.suppress(ProviderError):
-                self._socket.send_nowait(protocol.CLEAR)
+                if not self._phrases.complete:
+                    self._socket.send_nowait(protocol.CLEAR)
                 self._socket.send_nowait(protocol.CLOSE)
         await self._socket.close()
 
