@@ -23,11 +23,7 @@ WORDS = tones.sequence(40)
 TEXT = " ".join(f"{' '.join(WORDS[at : at + 7]).capitalize()}." for at in range(0, len(WORDS), 7))
 
 
-class AuraWorker(WorkerProcess):
-    arguments = ("-m", "tests.worker.voices.program")
-
-
-Start = Callable[[], Awaitable[AuraWorker]]
+Start = Callable[[], Awaitable[WorkerProcess]]
 
 
 @pytest.fixture
@@ -42,14 +38,14 @@ async def broker(broker_settings: BrokerSettings) -> AsyncIterator[Broker]:
 async def start(
     nats_server: EmbeddedServer, emulator: DeepgramSpeakEmulator, processes: None
 ) -> AsyncIterator[Start]:
-    workers: list[AuraWorker] = []
+    workers: list[WorkerProcess] = []
 
-    async def started() -> AuraWorker:
+    async def started() -> WorkerProcess:
         settings = {
             "NATTERJACK_KINDS": "speak", "WORKER_VOICE": "deepgram-aura",
             "WORKER_BACKOFF_SECONDS": "0.05", "DEEPGRAM_API_KEY": KEY,
         }  # fmt: skip
-        workers.append(AuraWorker(nats_server.url, emulator.url, **settings))
+        workers.append(WorkerProcess(nats_server.url, emulator.url, **settings))
         await workers[-1].start()
         return workers[-1]
 
