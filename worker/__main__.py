@@ -1,4 +1,4 @@
-"""The `natterjack-worker` command: claims sessions from the queue and transcribes them."""
+"""The `natterjack-worker` command: claims sessions from the queues, and transcribes or speaks."""
 
 from __future__ import annotations
 
@@ -73,9 +73,10 @@ limits of everything that it does then add up to less."""
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="natterjack-worker",
-        description="Claims sessions from the queue on NATS, holds one speech-provider stream for "
-        "each, and publishes the transcripts. SIGTERM or Ctrl-C drains the worker: its sessions "
-        "move to other workers and no word is lost. A second Ctrl-C ends it at once. Providers "
+        description="Claims sessions from the queues on NATS, holds one speech-provider stream for "
+        "each, and publishes the transcripts, or the speech of voice sessions. SIGTERM or Ctrl-C "
+        "drains the worker: its sessions move to other workers and no word is lost. A second "
+        "Ctrl-C ends it at once. Providers "
         "have settings of their own: see `natterjack plugins`.",
         epilog="Exit status: 0 after a complete drain, 1 if it was cut short, 2 if a setting "
         "is wrong or NATS cannot be used, 130 after a second Ctrl-C.",

@@ -338,8 +338,9 @@ class Relay:
         """Drop all phrases, and whatever the provider still sends of them. The text from this place
         on follows. Return the phrase that was being spoken. Call `interrupt` next."""
         phrase = self.outstanding[0] if self.outstanding else None
-        self._interrupting = True
-        self._answers.append(asyncio.get_running_loop().create_future())
+        if not self._interrupting:  # else the cut is tried again
+            self._interrupting = True
+            self._answers.append(asyncio.get_running_loop().create_future())
         self.outstanding.clear()
         self._buffer.clear()
         self._converter = Converter(self._source, self._target)

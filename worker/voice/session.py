@@ -46,7 +46,7 @@ from .incoming import Incoming
 from .lease import VoiceLease
 from .progress import Progress, record_prefix
 from .speaker import Speaker
-from .speech import Overheard, Speech
+from .speech import Speech
 
 log = logging.getLogger(__name__)
 
@@ -292,10 +292,7 @@ class VoiceSession:
     async def interrupt(self, reason: str, detail: str | None = None) -> tuple[int | None, float]:
         """Drop all text and audio that was not played. Return the utterance that was cut, and the
         seconds of speech that were played. Raises LeaseLost."""
-        try:
-            return await self._speaker.interrupt(reason, detail)
-        except Overheard:
-            raise Refused("another worker has just spoken; ask again") from None
+        return await self._speaker.interrupt(reason, detail)
 
     async def configure(self, settings: dict[str, Any]) -> None:
         """Change settings of this stream and of all later ones. Raises ProviderError, LeaseLost."""

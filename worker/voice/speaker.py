@@ -221,10 +221,14 @@ class Speaker:
 
     async def interrupt(self, reason: str, detail: str | None = None) -> tuple[int | None, float]:
         """Drop all text and audio that was not played. Return the utterance that was cut, if there
-        is one, and the seconds of speech that were played. Raises LeaseLost, Overheard."""
+        is one, and the seconds of speech that were played. Raises LeaseLost."""
         async with self._interrupting:
             await self.interrupter.finish_played()
-            found = await self.interrupter.interrupt(reason, detail, self.relay)
+            try:
+                found = await self.interrupter.interrupt(reason, detail, self.relay)
+            except Overheard:  # after this one, an older holder cannot speak any more
+                await self.find_frontier()
+                found = await self.interrupter.interrupt(reason, detail, self.relay)
             await self._lease.write()
         if self.relay is not None:
             self.relay.resume()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+
+from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
@@ -66,7 +69,15 @@ class Application:
             session_id=self.spec.session_id, utterance=utterance, piece=piece, text=text, **flags
         )
         headers = {"Nats-Msg-Id": message.msg_id}
-        await self._js.publish(text_subject(self.spec.key), message.encode(), headers=headers)
+        subject = text_subject(self.spec.key)
+        for attempt in itertools.count():
+            try:
+                await self._js.publish(subject, message.encode(), headers=headers)
+                return
+            except NatsError:  # the broker may be restarting
+                if attempt == 20:
+                    raise
+                await self._broker.wait_connected()
 
     async def request(self, command: Any, **fields: Any) -> VoiceReply:
         payload = VoiceRequest(command=command, **fields).model_dump_json().encode()

@@ -13,7 +13,8 @@ from natterjack.broker.streams import ensure
 from natterjack.events import TurnEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.subjects import SessionKey, transcript_subject
+from natterjack.subjects import SessionKey, speech_subject, transcript_subject
+from natterjack.voice.audio import encode_speech_headers
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 from tests.emulators import tones
 from tests.waiting import until
@@ -115,6 +116,70 @@ async def test_another_worker_goes_on_within_the_utterance(
     assert heard(chunks) == WORDS
     assert len({header.epoch for header, _ in chunks}) == 2
     assert await application.utterances() == [(0, "started"), (0, "finished")]
+
+
+async def test_workers_that_die_again_and_again_leave_no_word_out(
+    broker: Broker, start: Start
+) -> None:
+    application = Application(broker)
+    await application.open()
+    worker = await start(TONES_PACE="3")
+    async with playing(broker, application.spec, speed=3) as player:
+        await application.say(sentences(WORDS[:30], 9))
+        await application.say(sentences(WORDS[30:], 9), end=True)
+        for chunks in (3, 20, 45):
+            await spoken_chunks(application, chunks)
+            worker.signal(signal.SIGKILL)
+            worker = await start(TONES_PACE="3")
+        await application.closed()
+        assert tones.compare(WORDS, player.words) == tones.Counts()
+    assert heard(await application.stored_chunks()) == WORDS
+    assert sorted(await application.utterances()) == [
+        (0, "finished"), (0, "started"), (1, "finished"), (1, "started"),
+    ]  # fmt: skip
+
+
+async def test_a_broker_that_is_killed_and_forgets_the_speech_costs_no_word(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    await start(TONES_PACE="3", NATTERJACK_LEASE_SECONDS="30")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=2) as player:
+        await application.say(sentences(WORDS[:40], 7))
+        await until(lambda: player.position > 3 * RATE, "some of it is played", 30)
+        nats_server.kill()
+        await until(lambda: not broker.connected, "the connection is lost", 30)
+        nats_server.start()
+        await broker.wait_connected()
+        await application.say(sentences(WORDS[40:50]), end=True)
+        await application.closed(90)
+        assert tones.compare(WORDS[:50], player.words) == tones.Counts()
+
+
+async def test_an_interrupt_of_which_only_the_cut_was_published_is_finished(
+    broker: Broker, start: Start
+) -> None:
+    first = await start(TONES_PACE="2")
+    application = Application(broker)
+    await application.open()
+    await application.say(sentences(WORDS, 7))
+    await spoken_chunks(application, 12)
+    first.signal(signal.SIGKILL)
+    await first.wait()
+    newest, audio = (await application.stored_chunks())[-1]
+    cut = newest._replace(seq=newest.seq + 1, pos=newest.pos + len(audio) // 2, cut=True)
+    subject = speech_subject(application.spec.key)
+    headers = encode_speech_headers(cut)
+    await broker.client.jetstream().publish(subject, b"", headers=headers)
+    await start()
+    event = await interruption(application)
+    assert (event.utterance, event.reason, event.text_spoken) == (0, "request", "")
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:10]), end=True)
+        await application.closed()
+        assert player.words == WORDS[:10]
+    assert (await application.utterances())[-2:] == [(1, "started"), (1, "finished")]
 
 
 async def test_a_stream_that_breaks_within_a_phrase_is_opened_again(
