@@ -201,8 +201,8 @@ def _worker(own: tuple[str, ...]) -> Permissions:
     )  # fmt: skip
     # Answered by the leader; a replica may lag behind.
     read_from_leader = (
-        *streams.QUEUES.values(), streams.TRANSCRIPTS, streams.VOICE_EVENTS, streams.SLOTS,
-        f"KV_{streams.CHECKPOINTS_BUCKET}", f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}",
+        *streams.QUEUES.values(), streams.TRANSCRIPTS, streams.VOICE_EVENTS, streams.SPEECH,
+        streams.SLOTS, f"KV_{streams.CHECKPOINTS_BUCKET}", f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}",
         f"KV_{streams.USAGE_BUCKET}",
     )  # fmt: skip
     queues = [f"{queue}.{streams.CONSUMER}" for queue in streams.QUEUES.values()]

@@ -242,8 +242,9 @@ MAY_PUBLISH: dict[str, set[str]] = {
         *(f"$KV.{b}.{KEY}" for b in BUCKETS if b != "stt_budgets"),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
-                                                  "TTS_SESSIONS", "TTS_EVENTS", "KV_tts_sessions",
-                                                  "KV_stt_sessions", "KV_stt_usage")),
+                                                  "TTS_SESSIONS", "TTS_AUDIO", "TTS_EVENTS",
+                                                  "KV_tts_sessions", "KV_stt_sessions",
+                                                  "KV_stt_usage")),
         *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in (
             "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS")),
         *(f"$JS.API.DIRECT.GET.TTS_{what.upper()}.tts.{what}.{key}"
