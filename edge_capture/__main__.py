@@ -155,7 +155,7 @@ def _player_beside(flags: argparse.Namespace, key: SessionKey, broker: BrokerSet
             "--play-file -: with mic, standard output has the IDs of sessions; name a file"
         )
     conversation = ConversationSettings(tenant=key.tenant, conversation=key.conversation)
-    return make_run(conversation, settings, broker, once=False)
+    return make_run(conversation, settings, broker)
 
 
 async def _run_under_systemd(
@@ -207,6 +207,7 @@ async def _play(flags: argparse.Namespace) -> int:
             load(PlaySettings, flags),
             load(BrokerSettings, flags),
             once=flags.once,
+            shown=not load(ProgressSettings, flags).quiet,
         )
         try:
             return await _run_under_systemd(run.run(stop), stop, 0)

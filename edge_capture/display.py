@@ -40,7 +40,19 @@ _BY_IMPORTANCE = ("position", "level", "unacknowledged", "published", "dBFS")
 _MIN_SPEAKER, _MIN_STATE, _GAP = 8, 24, 2
 
 
-class Agent(Protocol):
+class Connecting(Protocol):
+    """A run that connects to NATS."""
+
+    @property
+    def broker(self) -> Broker | None:
+        """The connection, or None before the first one."""
+
+    @property
+    def attempts(self) -> Attempts:
+        """The attempts to connect."""
+
+
+class Agent(Connecting, Protocol):
     """The parts of an agent that are displayed."""
 
     @property
@@ -59,14 +71,6 @@ class Agent(Protocol):
     def leftovers(self) -> Sequence[Chain]:
         """Earlier sessions in the spool."""
 
-    @property
-    def broker(self) -> Broker | None:
-        """The connection, or None before the first one."""
-
-    @property
-    def attempts(self) -> Attempts:
-        """The attempts to connect."""
-
 
 def source_text(source: Source | None) -> str:
     """Describe the source in one line."""
@@ -77,12 +81,12 @@ def source_text(source: Source | None) -> str:
     return f"{source.name}: {source.format.sample_rate} Hz, {channels}"
 
 
-def connection_text(agent: Agent) -> str | None:
+def connection_text(run: Connecting) -> str | None:
     """Describe what is wrong with the connection to NATS, or return None."""
-    if agent.broker is not None and agent.broker.connected:
+    if run.broker is not None and run.broker.connected:
         return None
-    words = "no NATS yet" if agent.broker is None else "NATS connection lost"
-    return f"{words}: {agent.attempts.trouble}" if agent.attempts.trouble else words
+    words = "no NATS yet" if run.broker is None else "NATS connection lost"
+    return f"{words}: {run.attempts.trouble}" if run.attempts.trouble else words
 
 
 def state_text(session: EdgeSession, agent: Agent) -> str:
@@ -152,7 +156,7 @@ async def _show_live(agent: Agent) -> None:
     """Show a live table with log lines above it."""
     terminal, console = sys.stderr, Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
-    with live, _logging_above():
+    with live, logging_above():
         while True:
             console.size = size(terminal)  # rich would believe a COLUMNS that is too large
             live.update(_table(agent, console.width), refresh=True)
@@ -160,7 +164,7 @@ async def _show_live(agent: Agent) -> None:
 
 
 @contextlib.contextmanager
-def _logging_above() -> Iterator[None]:
+def logging_above() -> Iterator[None]:
     """Send log lines through the stream that `Live` puts in place of standard error."""
     handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
     before = [handler.stream for handler in handlers]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from importlib.metadata import version
 from pathlib import Path
 
-from .settings import add_command_flags
+from natterjack.settings import add_flags
+
+from .settings import FLAGS, RequestSettings
 
 _EXAMPLES = """\
 examples:
@@ -45,6 +48,72 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, 0 or max")
     return speed
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
+    return name, value
+
+
+def _parse_option(text: str) -> tuple[str, object]:
+    name, value = _parse_pair(text)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _add_command_flags(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the flags of every settings model that `command` uses."""
+    for flags in FLAGS:
+        if command not in flags.commands:
+            continue
+        if flags.model is RequestSettings:
+            _add_request_flags(parser)
+        else:
+            add_flags(parser, flags.model, flags.prefix)
+
+
+def _add_request_flags(parser: argparse.ArgumentParser) -> None:
+    """Add flags that may be repeated, for the collections of RequestSettings."""
+    group = parser.add_argument_group(f"{RequestSettings.__doc__} Each flag may be repeated")
+    for flag, field, metavar, parse, text, form in (
+        (
+            "--keyterm",
+            "keyterms",
+            "TERM",
+            str,
+            "a term that the provider should recognize",
+            "comma-separated",
+        ),
+        (
+            "--option",
+            "options",
+            "NAME=VALUE",
+            _parse_option,
+            "an option for the provider; a VALUE that is not JSON is a string",
+            "a JSON object",
+        ),
+        (
+            "--label",
+            "labels",
+            "NAME=VALUE",
+            _parse_pair,
+            "a label stored with the session",
+            "a JSON object",
+        ),
+    ):
+        group.add_argument(
+            flag,
+            dest=f"{RequestSettings.__name__}.{field}",
+            action="append",
+            default=argparse.SUPPRESS,
+            type=parse,
+            metavar=metavar,
+            help=f"{text} [EDGE_{field.upper()}, {form}]",
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -104,5 +173,5 @@ def make_parser() -> argparse.ArgumentParser:
             help="wait until workers have ended the session, or the last of those that continue it",
         )
     for each in (file, stdin, mic, send, play, devices):
-        add_command_flags(each, each.prog.rpartition(" ")[2])
+        _add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser

@@ -1,4 +1,4 @@
-"""Settings of the edge agent, and the command-line flags made from them.
+"""Settings of the edge agent, and the commands that take them as flags.
 
 The format of the source and the format that is published are separate models, because both have a
 sample rate.
@@ -20,7 +20,7 @@ from natterjack.audio import MIN_SAMPLE_RATE, Encoding
 from natterjack.errors import UsageError
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import MODELS as SHARED_MODELS
-from natterjack.settings import BrokerSettings, LogSettings, add_flags, described, variable
+from natterjack.settings import BrokerSettings, LogSettings, described, variable
 
 FILE_RATE = 24_000
 """Default rate of what is played into a file, in hertz."""
@@ -255,6 +255,13 @@ class PlaySettings(BaseSettings):
         ge=0,
         le=5000,
     )
+    latency_ms: int = described(
+        60,
+        "milliseconds of audio that the loudspeaker is given ahead; more make up for a busy "
+        "machine, and delay the beginning of speech",
+        ge=10,
+        le=1000,
+    )
     max_age_seconds: float = described(
         30,
         "seconds by which speech may be late, because the player starts after it or its device was "
@@ -330,69 +337,3 @@ def check_variables(
                     "key under which audio is published: correct the name, or remove the variable"
                 )
     return found
-
-
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
-    return name, value
-
-
-def _parse_option(text: str) -> tuple[str, object]:
-    name, value = _parse_pair(text)
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def add_command_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the flags of every settings model that `command` uses."""
-    for flags in FLAGS:
-        if command not in flags.commands:
-            continue
-        if flags.model is RequestSettings:
-            _add_request_flags(parser)
-        else:
-            add_flags(parser, flags.model, flags.prefix)
-
-
-def _add_request_flags(parser: argparse.ArgumentParser) -> None:
-    """Add flags that may be repeated, for the collections of RequestSettings."""
-    group = parser.add_argument_group(f"{RequestSettings.__doc__} Each flag may be repeated")
-    for flag, field, metavar, parse, text, form in (
-        (
-            "--keyterm",
-            "keyterms",
-            "TERM",
-            str,
-            "a term that the provider should recognize",
-            "comma-separated",
-        ),
-        (
-            "--option",
-            "options",
-            "NAME=VALUE",
-            _parse_option,
-            "an option for the provider; a VALUE that is not JSON is a string",
-            "a JSON object",
-        ),
-        (
-            "--label",
-            "labels",
-            "NAME=VALUE",
-            _parse_pair,
-            "a label stored with the session",
-            "a JSON object",
-        ),
-    ):
-        group.add_argument(
-            flag,
-            dest=f"{RequestSettings.__name__}.{field}",
-            action="append",
-            default=argparse.SUPPRESS,
-            type=parse,
-            metavar=metavar,
-            help=f"{text} [EDGE_{field.upper()}, {form}]",
-        )

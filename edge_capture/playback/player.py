@@ -216,12 +216,12 @@ class Player:
 
     def stop(self) -> None:
         """Play nothing more, and tell the worker."""
-        self.output.close()
+        self.playout.hold()
         self.playout.lose(boot_time())
-        if self._broker is not None and self._broker.connected:
-            report = self.playout.report(boot_time())
-            if report is not None:
-                self._publish(self._broker, report)
+        report = self.playout.report(boot_time())
+        if report is not None and self._broker is not None and self._broker.connected:
+            self._publish(self._broker, report)
+        self.output.close()
 
     def summary(self) -> dict[str, object]:
         """The account of this run, as fields of a log line."""

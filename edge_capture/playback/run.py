@@ -19,6 +19,7 @@ from natterjack.telemetry.log import fields
 
 from ..errors import KeyTaken, OutputError, OutputLost
 from ..settings import FILE_RATE, ConversationSettings, PlaySettings
+from .display import show_playback
 from .outputs import Output
 from .player import Player
 from .playout import PlayOptions
@@ -39,7 +40,7 @@ def _open_output(settings: PlaySettings) -> Output:
     if settings.file is None:
         from .outputs.loudspeaker import Loudspeaker
 
-        return Loudspeaker(settings.device, settings.sample_rate)
+        return Loudspeaker(settings)
     from .outputs.paced import StdoutOutput, WavOutput
 
     rate = settings.sample_rate or FILE_RATE
@@ -53,12 +54,14 @@ def _open_output(settings: PlaySettings) -> Output:
 class PlayRun:
     """Plays one key until a signal, or until nobody reads the output."""
 
-    def __init__(self, player: Player, broker: BrokerSettings, *, once: bool) -> None:
+    def __init__(self, player: Player, broker: BrokerSettings, *, once: bool, shown: bool) -> None:
+        """`shown`: show on a terminal what is played."""
         self.player = player
         self.broker: Broker | None = None
         self.attempts = Attempts()
         self._settings = broker
         self._once = once
+        self._shown = shown
         self._outage = False
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -69,6 +72,7 @@ class PlayRun:
         async with asyncio.TaskGroup() as tasks:
             playing = tasks.create_task(self._play(), name="play")
             serving = tasks.create_task(self._serve(), name="serve")
+            showing = [tasks.create_task(show_playback(self))] if self._shown else []
             ends = [
                 playing,
                 tasks.create_task(stop.wait()),
@@ -78,7 +82,7 @@ class PlayRun:
             player.stop()
             if playing.done():
                 code = int(playing.result())
-            await end_tasks((*ends, serving))
+            await end_tasks((*ends, serving, *showing))
         if self.broker is not None:
             await self.broker.close()
         code |= self._report_taken()
@@ -157,7 +161,13 @@ async def _set_after(first: asyncio.Event, second: asyncio.Event) -> None:
 
 
 def make_run(
-    key: ConversationSettings, play: PlaySettings, broker: BrokerSettings, *, once: bool
+    key: ConversationSettings,
+    play: PlaySettings,
+    broker: BrokerSettings,
+    *,
+    once: bool = False,
+    shown: bool = False,
 ) -> PlayRun:
     """Open the output. To be called in the event loop. Raises: UsageError, OutputError."""
-    return PlayRun(open_player(key.conversation, key.tenant, play), broker, once=once)
+    player = open_player(key.conversation, key.tenant, play)
+    return PlayRun(player, broker, once=once, shown=shown)

@@ -17,6 +17,7 @@ from natterjack.telemetry.log import fields
 from natterjack.voice.audio import FRAME_BYTES
 
 from ...errors import EdgeError, OutputError
+from ...settings import PlaySettings
 from ...sources import DEVICE_THREADS
 from ...sources.boot_clock import boot_time
 from ...sources.devices import (
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BLOCK_S = 0.02
-_LATENCY_S = 0.06
-"""How much the device is given ahead. Less is interrupted by a busy machine."""
 _LONGEST_LATENCY_S = 10.0
 _MUTE_S, _CHECK_S = 5.0, 1.0  # a working device takes audio even if it is silence
 _RETRY_S = 1.0
@@ -50,14 +49,16 @@ class _Stream:
     """A PortAudio stream that plays from the moment it is created."""
 
     def __init__(
-        self, device: Device, rate: int, playout: Playout | None, loop: asyncio.AbstractEventLoop
+        self, device: Device, rate: int, latency_s: float, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """Without `playout` it plays silence. Raises: OutputError."""
-        self._device, self._rate = device, rate
-        self.playout = playout
+        """The device is given `latency_s` of audio ahead. Raises: OutputError."""
+        self.playout: Playout | None = None
+        """What is played; silence if None."""
+        self._latency_s = latency_s
         self._loop = loop
         self.calls = 0
-        self.underflows = 0
+        self.underruns = 0
+        """How often the device had nothing to play, because this process was too slow."""
         self._ending = False
         self.gone = asyncio.Event()
         library = portaudio()
@@ -73,7 +74,7 @@ class _Stream:
                 device=device.index,
                 channels=self._channels,
                 dtype="int16",
-                latency=_LATENCY_S,
+                latency=latency_s,
                 callback=self._play,
                 finished_callback=self._finished,
             )
@@ -88,10 +89,10 @@ class _Stream:
 
     def _play(self, data: Any, frames: int, times: Any, status: Any) -> None:
         self.calls += 1
-        self.underflows += bool(status.output_underflow)
+        self.underruns += bool(status.output_underflow)
         latency = times.outputBufferDacTime - times.currentTime
         if not 0 <= latency <= _LONGEST_LATENCY_S:
-            latency = _LATENCY_S
+            latency = self._latency_s
         audio = b""
         if self.playout is not None:
             audio = self.playout.pull(frames, boot_time() + latency)
@@ -150,19 +151,24 @@ class _Stream:
 class Loudspeaker:
     """A loudspeaker. When it disappears, it is waited for and opened again."""
 
-    def __init__(self, wanted: str | None, rate: int | None) -> None:
-        """Open the device with the name or index `wanted`, else the default, at `rate` or its own
-        default. To be called in the event loop. Raises: SourceError, OutputError."""
-        self._wanted = wanted
+    def __init__(self, settings: PlaySettings) -> None:
+        """Open the device. To be called in the event loop. Raises: SourceError, OutputError."""
+        self._wanted = settings.device
+        self._latency_s = settings.latency_ms / 1000
+        self._underruns = 0
+        """Those of streams before the present one."""
         self._loop = asyncio.get_running_loop()
-        self._device = select_device(list_devices(LOUDSPEAKER), wanted, LOUDSPEAKER)
-        self.rate = rate or self._device.sample_rate
+        self._device = select_device(list_devices(LOUDSPEAKER), self._wanted, LOUDSPEAKER)
+        self.rate = settings.sample_rate or self._device.sample_rate
         self.waiting_for: str | None = None
         self._playout: Playout | None = None
         self._working: threading.Thread | None = None
         """The last thread that used PortAudio for it."""
         self._closed = False
-        self._stream: _Stream | None = _Stream(self._device, self.rate, None, self._loop)
+        self._stream: _Stream | None = self._open()
+
+    def _open(self) -> _Stream:
+        return _Stream(self._device, self.rate, self._latency_s, self._loop)
 
     @property
     def name(self) -> str:
@@ -176,6 +182,7 @@ class Loudspeaker:
             stream.playout = playout
             trouble = f"loudspeaker {self.name!r} {await stream.wait_gone()}"
             stream.playout = None
+            self._underruns += stream.underruns
             playout.lose(boot_time())
             self.waiting_for = f"loudspeaker {self.name!r}"
             log.warning("%s; waiting for it to return", trouble)
@@ -218,7 +225,7 @@ class Loudspeaker:
                 self._device = reselect_device(found, self._device, self._wanted, LOUDSPEAKER)
             except (library.PortAudioError, EdgeError):
                 return False
-            self._stream = _Stream(self._device, self.rate, None, self._loop)
+            self._stream = self._open()
         return True
 
     async def drop(self) -> None:
@@ -255,6 +262,13 @@ class Loudspeaker:
         if self._closed:
             return
         self._closed = True
+        underruns = self._underruns + (self._stream.underruns if self._stream else 0)
+        if underruns:
+            log.warning(
+                "the loudspeaker had nothing to play %d times, because this machine was too busy; "
+                "a greater EDGE_PLAY_LATENCY_MS may help",
+                underruns,
+            )
         before = self._working
 
         def run() -> None:

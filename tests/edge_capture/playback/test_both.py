@@ -17,6 +17,7 @@ from tests.waiting import until
 from .speaker import Voice, heard, speaking
 
 ROOM = ("--tenant", "acme", "--conversation", "room", "--log-level", "debug")
+BOTH = ("mic", "--play", *ROOM, "--play-latency-ms", "500")
 WORDS = tones.sequence(20)
 
 
@@ -42,7 +43,7 @@ async def captured(broker: Broker) -> list[str]:
 async def test_what_is_played_is_captured(
     voices: Broker, start_edge: StartEdge, sound_server: SoundServer
 ) -> None:
-    edge = start_edge("mic", "--play", *ROOM, environment=sound_server.environment)
+    edge = start_edge(*BOTH, environment=sound_server.environment)
     voice = Voice(voices)
     async with speaking(voices, voice):
         await edge.says("ready to play")
@@ -63,7 +64,7 @@ async def test_what_is_played_is_captured(
 async def test_devices_that_come_back_record_and_play_on(
     voices: Broker, start_edge: StartEdge, sound_server: SoundServer
 ) -> None:
-    edge = start_edge("mic", "--play", *ROOM, environment=sound_server.environment)
+    edge = start_edge(*BOTH, environment=sound_server.environment)
     voice = Voice(voices)
     async with speaking(voices, voice):
         await edge.says("ready to play")
@@ -92,7 +93,7 @@ async def test_the_capture_goes_on_if_another_agent_plays_the_key(
 ) -> None:
     player = start_edge("play", *ROOM, "--file", tmp_path / "played.wav")
     await player.says("ready to play")
-    edge = start_edge("mic", "--play", *ROOM, environment=sound_server.environment)
+    edge = start_edge(*BOTH, environment=sound_server.environment)
     await edge.says("nothing is played: acme.room.assistant is being played by agent")
     await until(lambda: requests(voices), "the session is open", 20)
     edge.interrupt()

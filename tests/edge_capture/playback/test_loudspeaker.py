@@ -7,19 +7,25 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
 from natterjack.settings import KINDS, StreamSettings
 from tests.edge_capture.conftest import SoundServer, StartEdge
+from tests.edge_capture.test_microphone import run_script
 from tests.emulators import tones
 from tests.freezing import freeze
 from tests.waiting import bound, until
 
 from .speaker import RATE, Voice, heard, speaking
 
-PLAY = ("play", "--tenant", "acme", "--conversation", "room", "--log-level", "debug")
+PLAY = (
+    "play", "--tenant", "acme", "--conversation", "room", "--log-level", "debug",
+    # A busy machine interrupts nothing that is recorded.
+    "--latency-ms", "500",
+)  # fmt: skip
 WORDS = tones.sequence(40)
 RECORDED = 48_000
 
@@ -38,6 +44,12 @@ def recording(tmp_path: Path) -> Path:
 
 def recorded_words(path: Path) -> list[str]:
     return heard(path.read_bytes(), RECORDED)
+
+
+def audible_frames(path: Path) -> npt.NDArray[np.intp]:
+    """The indexes of frames that are not silent."""
+    samples = np.frombuffer(path.read_bytes(), "<i2").astype(np.int32)
+    return np.flatnonzero(np.abs(samples) > 1000)
 
 
 async def idle(voice: Voice) -> None:
@@ -89,8 +101,7 @@ async def test_a_cut_is_heard_at_once(
             return recording.stat().st_size > size + 2 * RECORDED
 
         await until(grown, "a second more is recorded")
-        samples = np.abs(np.frombuffer(recording.read_bytes(), "<i2").astype(np.int32))
-        loud = np.flatnonzero(samples > 1000)
+        loud = audible_frames(recording)
         spoken = (loud[-1] - loud[0]) / RECORDED
         # The first word begins after a lead of 0.1 s.
         assert spoken + 0.1 == pytest.approx(interrupted_at, abs=bound(0.25))
@@ -101,6 +112,48 @@ async def test_a_cut_is_heard_at_once(
         edge.interrupt()
         assert await edge.exit_code() == 0, edge.stderr
     assert before == WORDS[: len(before)]
+
+
+_LATE = """
+import asyncio
+from edge_capture.playback.outputs import loudspeaker
+from edge_capture.playback.playout import Playout, PlayOptions
+from edge_capture.settings import PlaySettings
+from edge_capture.sources.boot_clock import boot_time
+from natterjack.voice.audio import SpeechHeader
+from tests.emulators import tones
+
+async def main():
+    # The device has a second of audio when it is to be silent.
+    output = loudspeaker.Loudspeaker(PlaySettings(latency_ms=1000))
+    playout = Playout(PlayOptions(), output.rate)
+    playing = asyncio.create_task(output.play(playout))
+    header = SpeechHeader("a-session", 1, 0, 0, 0, 24_000)
+    playout.receive(header, tones.encode(tones.sequence(20), 24_000), boot_time())
+    while playout.heard(boot_time()).position < 24_000:
+        await asyncio.sleep(0.01)
+    playout.hold()
+    playout.receive(header._replace(seq=1, pos=240_000, cut=True), b"", boot_time())
+    await output.drop()
+    playout.resume()
+    print(playout.heard(boot_time()).position / 24_000)
+    await asyncio.sleep(1.5)
+    playing.cancel()
+    output.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_the_device_drops_what_it_has_at_a_cut(
+    sound_server: SoundServer, recording: Path
+) -> None:
+    await sound_server.record(recording)
+    ended = await run_script(_LATE, sound_server)
+    assert ended.returncode == 0, ended.stderr
+    loud = audible_frames(recording)
+    spoken = (loud[-1] - loud[0]) / RECORDED
+    assert spoken == pytest.approx(float(ended.stdout), abs=min(0.8, bound(0.25)))
 
 
 async def test_a_loudspeaker_that_comes_back_plays_on(

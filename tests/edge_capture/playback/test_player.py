@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import subprocess
+import sys
 import time
 import wave
 from collections.abc import Iterator
@@ -312,6 +316,44 @@ async def test_a_reader_that_stands_still_does_not_keep_the_player(
             assert voice.played < voice.pos
     finally:
         os.close(read)
+
+
+async def test_a_terminal_shows_what_is_played(
+    voices: Broker, nats_server: EmbeddedServer, path: Path
+) -> None:
+    terminal, inner = pty.openpty()
+    os.set_blocking(terminal, False)
+    shown = ""
+
+    def shows(words: str) -> bool:
+        nonlocal shown
+        with contextlib.suppress(OSError):  # nothing new, or the program has ended
+            shown += os.read(terminal, 65536).decode(errors="replace")
+        return words in shown
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_capture", *PLAY[:5], "--file", str(path)],
+        env=os.environ | {"NATS_URL": nats_server.url, "COLUMNS": "200", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL, stdout=inner, stderr=inner,
+    )  # fmt: skip
+    os.close(inner)
+    voice = Voice(voices)
+    try:
+        async with speaking(voices, voice):
+            await until(lambda: shows("nothing has been said"), "the line is shown", 20)
+            await until(lambda: shows("ready to play"), "it is ready", 20)
+            await voice.say(WORDS[:4])
+            await until(lambda: shows("playing, "), "it plays")
+            await until(lambda: shows("silent, "), "it has played")
+            nats_server.kill()
+            await until(lambda: shows("NATS connection lost"), "the loss is shown")
+            process.send_signal(2)
+            await until(lambda: shows("\x1b[?25h"), "the cursor is back")
+            assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
 
 
 async def test_a_second_player_is_refused_by_name(
