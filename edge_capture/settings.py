@@ -20,7 +20,7 @@ from natterjack.audio import MIN_SAMPLE_RATE, Encoding
 from natterjack.errors import UsageError
 from natterjack.process.variables import Unknown, unknown_variables
 from natterjack.settings import MODELS as SHARED_MODELS
-from natterjack.settings import BrokerSettings, LogSettings, described, variable
+from natterjack.settings import BrokerSettings, FsPath, LogSettings, described, variable
 
 FILE_RATE = 24_000
 """Default rate of what is played into a file, in hertz."""
@@ -105,7 +105,7 @@ class SpoolSettings(BaseSettings):
 
     model_config = SettingsConfigDict(**_CONFIG, env_ignore_empty=True)
 
-    spool: Path | None = described(
+    spool: FsPath | None = described(
         None, "spool directory; if unset, audio is buffered in memory only"
     )
     spool_seconds: float = described(
@@ -235,7 +235,7 @@ class PlaySettings(BaseSettings):
     device: str | None = described(
         None, "loudspeaker: part of its name, or its index; if unset, the system's default"
     )
-    file: Path | None = described(
+    file: FsPath | None = described(
         None,
         "WAV file to write instead, with what would be heard and no silence between; -: raw 16-bit "
         "audio of one channel on standard output, with silence while nothing is said",

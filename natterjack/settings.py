@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from .errors import UsageError
@@ -25,6 +32,15 @@ def described(default: Any, help: str, **constraints: Any) -> Any:
     return Field(default=default, description=help, **constraints)
 
 
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("the path is empty")
+    return value
+
+
+NOT_EMPTY = BeforeValidator(_not_empty)
+"""Refuses an empty path, which would mean the current folder."""
+FsPath = Annotated[Path, NOT_EMPTY]
 _WEBSOCKET = {"ws", "wss"}
 
 
@@ -56,13 +72,13 @@ class BrokerSettings(BaseSettings):
         "server URL, or several separated by commas: nats:// or tls://, or for WebSocket ws:// or "
         "wss://, with an optional path",
     )
-    creds: Path | None = described(None, "credentials file (JWT and seed)")
-    nkey: Path | None = described(None, "file with an NKey seed")
+    creds: FsPath | None = described(None, "credentials file (JWT and seed)")
+    nkey: FsPath | None = described(None, "file with an NKey seed")
     user: str | None = described(None, "user name")
     password: SecretStr | None = described(None, "password")
-    ca: Path | None = described(None, "CA bundle for the server's certificate")
-    cert: Path | None = described(None, "client certificate")
-    key: Path | None = described(None, "private key of the client certificate")
+    ca: FsPath | None = described(None, "CA bundle for the server's certificate")
+    cert: FsPath | None = described(None, "client certificate")
+    key: FsPath | None = described(None, "private key of the client certificate")
     inbox_prefix: str = described(
         "_INBOX",
         "prefix of the subjects on which replies arrive; with least-privilege users, each user has "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+from typing import Annotated
 
 from pydantic import DirectoryPath, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from natterjack.settings import described
+from natterjack.settings import NOT_EMPTY, described
 from natterjack.subjects import TOKEN_PATTERN
 
 
@@ -38,7 +39,7 @@ class WorkerSettings(BaseSettings):
         ge=0,
         le=65535,
     )
-    secrets_dir: DirectoryPath | None = described(
+    secrets_dir: Annotated[DirectoryPath, NOT_EMPTY] | None = described(
         None,
         "directory with one file per provider setting, named like its environment variable "
         "(DEEPGRAM_API_KEY); the variable comes first; a changed file applies to new streams",

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from natterjack.errors import BrokerError, NatterjackError, UsageError
 from natterjack.local.demo import demo
@@ -21,7 +20,7 @@ from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
 from . import budget, erase, limits, plugins, say, sessions, streams, tail, users
-from .arguments import add_command
+from .arguments import add_command, path
 
 log = logging.getLogger("natterjack")
 
@@ -56,14 +55,14 @@ def parser() -> argparse.ArgumentParser:
         "runs inside the worker.",
     )
     command.add_argument(
-        "path", nargs="?", type=Path, help="audio file to transcribe (default: a bundled recording)"
+        "path", nargs="?", type=path, help="audio file to transcribe (default: a bundled recording)"
     )
     command.add_argument("--mic", action="store_true", help="transcribe the microphone")
     command.add_argument("--device", help="which microphone: a number or part of its name")
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
     command.add_argument(
         "--store",
-        type=Path,
+        type=path,
         help="directory for logs and the broker's data (default: a temporary "
         "one, removed at the end unless something failed)",
     )
@@ -86,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--store",
-        type=Path,
+        type=path,
         help="directory for logs and the broker's data (default: a temporary "
         "one, removed at the end unless something failed)",
     )

@@ -17,7 +17,7 @@ import nkeys
 from natterjack.broker.roles import ROLES, User
 from natterjack.errors import NatterjackError, UsageError
 
-from .arguments import add_command
+from .arguments import add_command, path
 from .users_config import EDGE_CONNECTIONS, helm_values, server_config
 
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
@@ -101,7 +101,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )  # fmt: skip
     for action in (adding, rotating, removing, listing, showing):
         action.add_argument(
-            "--dir", type=Path, required=True, help="directory of seeds and configuration"
+            "--dir", type=path, required=True, help="directory of seeds and configuration"
         )
 
 

@@ -1,15 +1,30 @@
 from __future__ import annotations
 
+import argparse
+
 import pytest
 from pydantic_settings import BaseSettings
 
 from edge_capture import settings
 from edge_capture.parser import make_parser
+from natterjack.errors import UsageError
+from natterjack.settings import load
 
 
 def variables(model: type[BaseSettings]) -> set[str]:
     prefix = str(model.model_config.get("env_prefix", ""))
     return {f"{prefix}{name}".upper() for name in model.model_fields}
+
+
+def test_an_empty_path_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, name, says in (
+        (settings.SpoolSettings, "spool", "EDGE_SPOOL.*: .*the path is empty"),
+        (settings.PlaySettings, "file", "EDGE_PLAY_FILE.*: .*the path is empty"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            load(model, argparse.Namespace(**{f"{model.__name__}.{name}": ""}))
+    monkeypatch.setenv("EDGE_SPOOL", "")
+    assert load(settings.SpoolSettings).spool is None
 
 
 def test_every_model_of_the_program_is_listed() -> None:

@@ -32,6 +32,15 @@ def test_invalid_values_are_named_by_their_variable() -> None:
         load(StreamSettings, _flags("--stream-replicas", "nine", "--lease-seconds", "0"))
 
 
+def test_an_empty_path_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"^NATS_CREDS.*: .*the path is empty"):
+        load(BrokerSettings, _flags("--nats-creds", ""))
+    monkeypatch.setenv("NATS_CA", "")
+    with pytest.raises(UsageError, match=r"^NATS_CA.*: .*the path is empty"):
+        load(BrokerSettings)
+    assert str(load(BrokerSettings, _flags("--nats-ca", ".")).ca) == "."
+
+
 def test_kinds_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(StreamSettings).kinds == ("transcribe",)
     monkeypatch.setenv("NATTERJACK_KINDS", "speak, transcribe,speak")

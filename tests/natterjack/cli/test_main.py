@@ -68,6 +68,15 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert "usage: natterjack" in done.errors
 
 
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_an_empty_store_is_not_the_current_folder(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--store", ""])
+    assert "argument --store: the path is empty" in capsys.readouterr().err
+
+
 def test_defaults() -> None:
     up = parser().parse_args(["up"])
     assert (up.workers, up.provider, up.port, up.store) == (1, None, 4222, None)

@@ -72,6 +72,12 @@ def request() -> StreamRequest:
     return StreamRequest("s", AudioFormat("linear16", 16_000, 1))
 
 
+def test_an_empty_name_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_SECRETS_DIR", "")
+    with pytest.raises(UsageError, match=r"WORKER_SECRETS_DIR.*: .*the path is empty"):
+        load(WorkerSettings)
+
+
 # ---- the program ----------------------------------------------------------------------------
 
 
