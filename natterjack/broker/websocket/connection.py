@@ -90,6 +90,10 @@ class _Protocol(asyncio.StreamReaderProtocol):
             elif opcode == CLOSE:
                 self._reader.feed_eof()
 
+    def eof_received(self) -> bool | None:
+        self._not_opened(ConnectionResetError("the connection is gone"))
+        return super().eof_received()
+
     def _failed(self, error: WebSocketError) -> None:
         self._not_opened(NatsError(f"nats: not a WebSocket server of NATS: {error}"))
         # nats-py reconnects after an OSError only.

@@ -97,12 +97,16 @@ class Frames:
         """Bytes that are missing of the payload of the current data frame."""
         self._in_message = False
         """Whether the last data frame was not the last of its message."""
+        self._closed = False
+        """Whether CLOSE has arrived, after which everything is discarded (section 1.4)."""
 
     def decode(self, data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
         """Return the payload of data frames, and the control frames with their payload.
 
         Raises: WebSocketError.
         """
+        if self._closed:
+            return b"", []
         if self._left >= len(data):  # most often, if frames are large
             self._left -= len(data)
             return data, []
@@ -121,6 +125,9 @@ class Frames:
                 break
             if opcode & _CONTROL:
                 control.append((opcode, data[start:end]))
+                if opcode == CLOSE:
+                    self._closed = True
+                    break
             else:
                 self._in_message = not data[at] & _FINAL
                 payload.append(data[start:end])

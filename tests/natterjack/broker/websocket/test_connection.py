@@ -81,6 +81,17 @@ async def test_a_port_that_speaks_no_websocket(nats_server: WebSocketServer) -> 
         await connect(BrokerSettings(url=url), name="test", once=True)
 
 
+async def test_a_port_that_closes_instead_of_an_answer() -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(BrokerUnreachable, match="the connection is gone"):
+            await connect(BrokerSettings(url=url), name="test", once=True)
+
+
 @pytest.mark.parametrize("credentials", ["user", "url"])
 async def test_user_and_password(tmp_path: Path, processes: None, credentials: str) -> None:
     more = "authorization { users = [{user: worker, password: pass}] }"
