@@ -24,7 +24,7 @@ from natterjack.telemetry.log import fields
 
 from ..errors import SpoolError
 from ..settings import SpoolSettings
-from .disk import RECORD_BYTES, boot_id, clear, damaged_path, save, sync, take_lock
+from .disk import RECORD_BYTES, boot_id, clear, damaged_path, open_file, save, sync, take_lock
 from .session import FAILED, SESSION, Description, Origin, SpooledBacklog
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,8 @@ class Spool:
 
     def _load(self, directory: Path, lock: int) -> SpooledBacklog:
         failed = not (directory / SESSION).exists() and (directory / FAILED).exists()
-        data = (directory / (FAILED if failed else SESSION)).read_bytes()
+        with open_file(directory / (FAILED if failed else SESSION)) as file:
+            data = file.read()
         version = _Version.model_validate_json(data).version
         if version != _VERSION:
             raise _OtherVersion(f"its version is {version}, this program supports {_VERSION}")

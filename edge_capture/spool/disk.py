@@ -67,6 +67,13 @@ def is_cut(rest: bytes, index: int) -> bool:
     return bool(found == index and size <= MAX_CHUNK_BYTES and len(rest) < _RECORD.size + size)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read. Raises: OSError, also for a FIFO, which would block."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return path.open("rb")
+
+
 def segment_paths(directory: Path) -> list[Path]:
     """Return a session's files of records in order. Raises: OSError."""
     return sorted(path for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))

@@ -33,6 +33,7 @@ from .disk import (
     is_full,
     is_temporary,
     open_all,
+    open_file,
     read_records,
     remove,
     save,
@@ -448,7 +449,7 @@ class SpooledBacklog(Backlog):
             wanted = min(_PREFETCH_CHUNKS, segment.first + segment.count - self._read_index)
             failure = None
             try:
-                with segment.path.open("rb") as file:
+                with open_file(segment.path) as file:
                     file.seek(self._read_offset)
                     records = itertools.islice(read_records(file, self._read_index), wanted)
                     for chunk, size in records:
@@ -650,7 +651,8 @@ class SpooledBacklog(Backlog):
         changed = self.directory.stat().st_mtime
         dropped = self.directory / DROPPED
         if dropped.exists():
-            self._dropped = _DROPPED.validate_json(dropped.read_bytes())
+            with open_file(dropped) as file:
+                self._dropped = _DROPPED.validate_json(file.read())
         sent_pos = 0
         segment, is_whole = None, True
         for path in segment_paths(self.directory):
@@ -696,7 +698,7 @@ class SpooledBacklog(Backlog):
         """
         self.head = replace(self.head, index=max(self.head.index, segment.first))
         file_size = segment.path.stat().st_size
-        with segment.path.open("rb") as file:
+        with open_file(segment.path) as file:
             if file.read(len(MAGIC)) == MAGIC:
                 segment.size = len(MAGIC)
                 for chunk, size in read_records(file, segment.first):
@@ -711,7 +713,7 @@ class SpooledBacklog(Backlog):
 
     def _may_be_cut(self, segment: _Segment) -> bool:
         """Return whether an interrupted write explains the end of the newest segment."""
-        with segment.path.open("rb") as file:
+        with open_file(segment.path) as file:
             file.seek(segment.size)
             rest = file.read()
         if segment.size == 0:

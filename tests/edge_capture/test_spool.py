@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -331,6 +332,29 @@ async def test_a_session_that_cannot_be_used_is_kept_aside(
     assert kept.name == f"damaged-{directory.name}"
     assert {path.name for path in kept.iterdir()} == files
     assert opened(spool).adopt() == []
+
+
+@pytest.mark.parametrize("name", ["session.json", "dropped.json", "000000000000.sent"])
+async def test_a_fifo_in_place_of_a_file_does_not_block(
+    spool: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    keeper = opened(spool)
+    keeper.create(spec(), ORIGIN, "run").put(chunk(0))
+    await keeper.close()
+    (directory,) = spool.iterdir()
+    (directory / name).unlink(missing_ok=name == "dropped.json")
+    os.mkfifo(directory / name)
+    later = opened(spool)
+    try:
+        assert await soon(asyncio.to_thread(later.adopt), 30) == []
+    finally:
+        with contextlib.suppress(OSError):  # nobody waits for a writer
+            os.close(os.open(directory / name, os.O_WRONLY | os.O_NONBLOCK))
+    assert caplog.records[-1].message == (
+        "ignoring an unusable session in the spool: Not a regular file"
+    )
+    assert later.unusable == {directory.name}
+    await later.close()
 
 
 async def test_a_publisher_sends_from_the_spool(ready_broker: Broker, spool: Path) -> None:
