@@ -92,11 +92,10 @@ async def demo(
     Returns the exit status: 0 if the session closed and, for the bundled recording, the word error
     rate is below MAX_WORD_ERROR_RATE.
     """
-    source = [] if microphone else [str(path or bundled_recording())]
-    arguments = ["mic" if microphone else "file", *source, "--tenant", TENANT]
-    arguments += ["--speaker", "speaker"]
+    arguments = ["mic" if microphone else "file", "--tenant", TENANT, "--speaker", "speaker"]
     if device is not None:
-        arguments += ["--device", device]
+        arguments += [f"--device={device}"]
+    source = [] if microphone else ["--", str(path or bundled_recording())]
     bundled = path is None and not microphone
     playing = (
         f"playing {plain(str(path))}" if path else "playing the bundled recording, a person reading"
@@ -107,7 +106,7 @@ async def demo(
         say(f"ready at {stack.server.url}; {action} (Ctrl-C ends it)\n")
         conversation = f"demo-{secrets.token_hex(3)}"
         received = Received()
-        edge = await stack.edge([*arguments, "--conversation", conversation])
+        edge = await stack.edge([*arguments, "--conversation", conversation, *source])
         await _follow(stack, edge, received, conversation)
         cpu = _cpu_seconds(stack.workers[0])
         status = _summary(received, cpu, bundled=bundled)

@@ -244,7 +244,7 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
     """Lock the directory of a stack. Provides the descriptors that hold the lock.
 
     The keeper inherits them, so that the lock lasts until the last part has ended. Raises:
-    UsageError if another stack uses the directory; OSError.
+    UsageError if another stack uses the directory, or it has another file named `lock`; OSError.
     """
     try:
         import fcntl
@@ -253,7 +253,7 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
         yield ()
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as file:
+    with (directory / "lock").open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -264,6 +264,11 @@ def _locked(directory: Path) -> Iterator[Sequence[int]]:
             ) from None
         except OSError:
             log.warning("%s: this file system has no locks; use it for one stack only", directory)
+        file.seek(0)
+        if (content := file.read(100).strip()) and not content.isdecimal():
+            raise UsageError(
+                f"{file.name} is not the lock of a stack; choose another directory with --store"
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

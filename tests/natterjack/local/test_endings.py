@@ -272,6 +272,17 @@ async def test_a_file_of_a_store_that_cannot_be_written(
     await check(runs[0], "up", Way(f"{name} not writable", nothing, 2, says, when=""))
 
 
+@pytest.mark.parametrize("content", [b"mine\n", b"\xff"], ids=["text", "binary"])
+async def test_a_file_of_a_user_is_not_taken_for_a_lock(
+    content: bytes, tmp_path: Path, runs: list[Run]
+) -> None:
+    (tmp_path / "lock").write_bytes(content)
+    runs.append(Run(tmp_path, "natterjack", "up", "--port", "-1", "--store", "."))
+    says = "natterjack up: lock is not the lock of a stack; choose another directory with --store"
+    await check(runs[0], "up", Way("--store with another lock", nothing, 2, says, when=""))
+    assert (tmp_path / "lock").read_bytes() == content
+
+
 async def test_a_disk_that_is_full(disk: Disk, tmp_path: Path, runs: list[Run]) -> None:
     disk.fill()
     arguments = (
@@ -350,6 +361,16 @@ async def test_demo(
         await runs[0].has("edge")
         await runs[0].says("[streaming")
     await check(runs[0], "demo", way)
+
+
+async def test_demo_of_a_file_whose_name_begins_with_a_dash(
+    tmp_path: Path, minute: Path, emulator: DeepgramEmulator, runs: list[Run]
+) -> None:
+    minute.rename(tmp_path / "-x.wav")
+    arguments = ("demo", "--provider", "deepgram", "--", "-x.wav")
+    runs.append(Run(tmp_path, "natterjack", *arguments, environment={"DEEPGRAM_URL": emulator.url}))
+    await runs[0].says("[streaming")
+    await check(runs[0], "demo -- -x.wav", Way("Ctrl-C", ctrl_c, 0, "session +closed", when=""))
 
 
 async def test_demo_whose_output_nobody_reads(
