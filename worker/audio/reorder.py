@@ -85,7 +85,10 @@ class ReorderBuffer:
         return len(self._chunks) >= _MAX_CHUNKS or self._bytes >= _MAX_BYTES
 
     def add(self, chunk: Chunk) -> None:
-        """Add a chunk, or note the stream sequence of one that is here already."""
+        """Add a chunk, or note the stream sequence of one that is here already.
+
+        Of chunks with the same number and position, the one that was stored first is valid.
+        """
         present = self._chunks.get(chunk.seq)
         if present is None:
             self._bytes += len(chunk.payload)
@@ -94,6 +97,11 @@ class ReorderBuffer:
                 self._last = chunk.seq
         elif present.position != chunk.position:
             self._add_version(chunk)
+        elif (present.payload, present.end) != (chunk.payload, chunk.end):
+            # The live one of the two may be a later, forged chunk: the stream knows the order.
+            if 0 < chunk.stream_sequence < (present.stream_sequence or chunk.stream_sequence + 1):
+                self._bytes += len(chunk.payload) - len(present.payload)
+                self._chunks[chunk.seq] = chunk
         elif not present.stream_sequence:
             self._chunks[chunk.seq] = present._replace(stream_sequence=chunk.stream_sequence)
 

@@ -158,7 +158,7 @@ class Rig:
         except AssertionError:
             self.problems.append("the edge does not end")
         # On a busy machine the edge goes on capturing until it gets to handle the signal.
-        late = (self._stopped_at() - signaled).total_seconds()
+        late = (self._stopped_at() - signaled).total_seconds() - self._suspended
         if late > _NOTED_SECONDS:
             self.notes.append(f"the edge handled the signal {late:.2f} s after it was sent")
         result.wall = ended + late + self._suspended - self._started
@@ -176,7 +176,7 @@ class Rig:
         self._events_at_end = events
 
     def _stopped_at(self) -> datetime:
-        """When the edge began to handle the signal that ends it, by its log."""
+        """When the edge began to handle the signal that ends it, by its log and its own clock."""
         (line,) = (e for e in log_of(self.edge) if e["message"].startswith("stopping;"))
         return datetime.fromisoformat(line["time"])
 

@@ -40,6 +40,20 @@ def test_the_same_chunk_from_the_stream_adds_only_its_sequence() -> None:
     assert early.versions(2) == [chunk(2, stored=77)]
 
 
+@pytest.mark.parametrize("forged_stored", [0, 78])
+def test_of_chunks_that_differ_only_in_content_the_one_stored_first_is_valid(
+    forged_stored: int,
+) -> None:
+    """A chunk that found no room is read again, and a later one may have taken its place."""
+    true, forged = chunk(2, stored=77), chunk(2, stored=forged_stored, size=12)._replace(end=True)
+    early = buffer(forged, true)
+    assert early.versions(2) == [true]
+    early.add(forged)
+    assert early.versions(2) == [true]
+    early.drop(2)
+    assert not early.full
+
+
 def test_a_forged_chunk_that_arrives_first_does_not_displace_the_real_one() -> None:
     forged = chunk(2, position=50 * RATE)
     early = buffer(forged, chunk(2), chunk(3))
