@@ -13,7 +13,13 @@ from natterjack.broker.streams import ensure
 from natterjack.events import TurnEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.subjects import SessionKey, speech_subject, transcript_subject
+from natterjack.spec import SessionSpec
+from natterjack.subjects import (
+    SessionKey,
+    session_subject,
+    speech_subject,
+    transcript_subject,
+)
 from natterjack.voice.audio import encode_speech_headers
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 from tests.emulators import tones
@@ -377,3 +383,35 @@ async def test_a_bad_request_is_answered_and_a_stream_is_parked_while_nothing_is
         assert player.words == WORDS[:10]
     states = [e.state for e in await application.events() if isinstance(e, VoiceStatusEvent)]
     assert states == ["assigned", "streaming", "streaming", "closed"]
+
+
+async def test_both_kinds_of_session_share_the_slots(broker: Broker, start: Start) -> None:
+    await ensure(broker, StreamSettings(kinds=("transcribe", "speak"), lease_seconds=1))
+    await start(
+        NATTERJACK_KINDS="transcribe,speak", WORKER_MAX_SESSIONS="1", DEEPGRAM_URL="ws://[::1]:1"
+    )
+    application = Application(broker)
+    await application.open()
+    js = broker.client.jetstream()
+    async with playing(broker, application.spec) as player:
+        await application.say(sentences(WORDS[:5]))
+        await until(lambda: len(player.words) == 5, "it is played", 30)
+        spec = SessionSpec(tenant="t", conversation="c", speaker="s")
+        payload = spec.model_dump_json().encode()
+        await js.publish(session_subject(spec.key), payload)
+
+        async def given_back() -> bool:
+            info = await js.consumer_info(streams.SESSIONS, streams.CONSUMER)
+            return bool(info.delivered.consumer_seq >= 1)
+
+        await until(given_back, "the request was given back", 30)
+        assert (await js.stream_info(streams.TRANSCRIPTS)).state.messages == 0
+        await application.say(sentences(WORDS[5:10]), end=True)
+        await application.closed()
+        assert player.words == WORDS[:10]
+
+    async def claimed() -> bool:
+        info = await js.stream_info(streams.TRANSCRIPTS)
+        return info.state.messages > 0
+
+    await until(claimed, "the other session is claimed", 30)
