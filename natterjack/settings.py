@@ -116,13 +116,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class StreamSettings(BaseSettings):
     """Streams, consumers and buckets on the broker."""
 
-    model_config = SettingsConfigDict(env_prefix="NATTERJACK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="NATTERJACK_", frozen=True, extra="ignore", populate_by_name=True
+    )
 
     kinds: Annotated[tuple[Kind, ...], NoDecode] = described(
         ("transcribe",),
         "comma-separated kinds of session: `transcribe`, and `speak` for voice sessions; workers "
         "claim these, and only their streams are created and checked",
         min_length=1,
+        validation_alias="WORKER_KINDS",
     )
     create_streams: bool = described(
         True,
@@ -206,6 +209,9 @@ MODELS = (BrokerSettings, StreamSettings, LogSettings)
 
 def variable(model: type[BaseSettings], field: str) -> str:
     """Return the environment variable of a field."""
+    found = model.model_fields.get(field)
+    if found is not None and isinstance(found.validation_alias, str):
+        return found.validation_alias
     return f"{model.model_config.get('env_prefix', '')}{field}".upper()
 
 
@@ -269,9 +275,10 @@ def load(
         where = f" (a file in {secrets_dir}?)" if secrets_dir else ""
         raise UsageError(f"{error}: {error.__cause__}{where}") from None
     except ValidationError as error:
-        env_prefix = model.model_config.get("env_prefix", "")
         problems = []
         for problem in error.errors(include_url=False, include_input=False):
-            field = ".".join(str(part) for part in problem["loc"]).upper()
-            problems.append(f"{env_prefix.upper()}{field}: {problem['msg']}")
+            parts = list(map(str, problem["loc"])) or [model.model_config.get("env_prefix", "")]
+            if parts[0] in model.model_fields:
+                parts[0] = variable(model, parts[0])
+            problems.append(f"{'.'.join(parts).upper()}: {problem['msg']}")
         raise UsageError("; ".join(problems)) from None

@@ -131,7 +131,7 @@ def page() -> str:
         ),
         "## Subjects\n\n" + _subjects(api),
         "## Streams and buckets\n\nAt default settings; those whose names begin with `TTS_` or "
-        "`KV_tts_` exist if `NATTERJACK_KINDS` has `speak`:\n\n" + _streams(),
+        "`KV_tts_` exist if `WORKER_KINDS` has `speak`:\n\n" + _streams(),
         "## Chunk\n\n"
         + paragraphs(
             sentence(api["components"]["messages"]["chunk"]["summary"])

@@ -34,8 +34,7 @@ _LOOK_S, _REST_S = 0.05, 1.0
 _REQUEST_S = 2.0
 _CLOSED_CHECK_S = 1.0
 _PERMIT = (
-    "set NATTERJACK_KINDS=transcribe,speak, run `natterjack users config --dir users` and reload "
-    "NATS"
+    "set WORKER_KINDS=transcribe,speak, run `natterjack users config --dir users` and reload NATS"
 )
 
 

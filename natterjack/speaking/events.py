@@ -19,7 +19,7 @@ from natterjack.voice.events import VoiceEvent, parse_voice_event
 log = logging.getLogger(__name__)
 
 CURE = (
-    "voice is not switched on: set NATTERJACK_KINDS=transcribe,speak for the workers, or run "
+    "voice is not switched on: set WORKER_KINDS=transcribe,speak for the workers, or run "
     "`natterjack streams apply --kinds transcribe,speak` as a user that may create streams"
 )
 _WAIT_S = 60.0

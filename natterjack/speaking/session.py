@@ -283,7 +283,7 @@ class Speaking:
             if not done and self._broker.connected:
                 raise NoWorker(
                     f"no worker has taken the voice session {self.spec.key} within "
-                    f"{self._worker_seconds:g} s: one must run with `speak` in NATTERJACK_KINDS "
+                    f"{self._worker_seconds:g} s: one must run with `speak` in WORKER_KINDS "
                     "and have a free slot. The request stays in the queue"
                 )
 

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from natterjack.broker.login.attempts import Attempts
 from natterjack.plugin.entry_points import available
-from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load
+from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load, variable
 from worker import __main__ as worker_program
 from worker.health import Health
 from worker.metrics import Metrics
@@ -53,8 +53,7 @@ BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
 
 def variables(model: type[BaseSettings]) -> dict[str, str]:
     """Return the fields of a model by their environment variables."""
-    prefix = str(model.model_config.get("env_prefix", ""))
-    return {f"{prefix}{name}".upper(): name for name in model.model_fields}
+    return {variable(model, name): name for name in model.model_fields}
 
 
 @pytest.mark.parametrize("component", MODELS)
@@ -70,11 +69,11 @@ def test_programs_accept_every_setting(
         monkeypatch.setenv(name, value)
     for model in MODELS[component]:
         loaded = load(model)
-        for variable, field in variables(model).items():
-            if variable in settings:
+        for name, field in variables(model).items():
+            if name in settings:
                 value = getattr(loaded, field)
                 value = ",".join(value) if isinstance(value, tuple) else value
-                expected = settings[variable]
+                expected = settings[name]
                 assert str(value).lower() == expected.lower() or float(value) == float(expected)
 
 
@@ -84,7 +83,7 @@ def test_values_become_settings_of_the_worker() -> None:
         "streams": {"audioMaxBytes": 107374182400, "kinds": ["transcribe", "speak"]},
     }
     settings = settings_of(render(values), "worker")
-    assert settings["NATTERJACK_KINDS"] == "transcribe,speak"
+    assert settings["WORKER_KINDS"] == "transcribe,speak"
     assert settings["NATTERJACK_TTS_AUDIO_MAX_BYTES"] == "536870912"
     assert settings["WORKER_MAX_SESSIONS"] == "7"
     assert settings["WORKER_PROVIDER"] == "a,b"

@@ -43,11 +43,11 @@ def test_an_empty_path_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch
 
 def test_kinds_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(StreamSettings).kinds == ("transcribe",)
-    monkeypatch.setenv("NATTERJACK_KINDS", "speak, transcribe,speak")
+    monkeypatch.setenv("WORKER_KINDS", "speak, transcribe,speak")
     assert load(StreamSettings).kinds == ("speak", "transcribe")
     assert load(StreamSettings, _flags("--kinds", "speak")).kinds == ("speak",)
     for wrong in ("", "sing"):
-        with pytest.raises(UsageError, match="NATTERJACK_KINDS"):
+        with pytest.raises(UsageError, match="WORKER_KINDS"):
             load(StreamSettings, _flags("--kinds", wrong))
 
 

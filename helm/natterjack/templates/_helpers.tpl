@@ -161,7 +161,7 @@ NATS_KEY: "/etc/natterjack/nats/cert/tls.key"
 {{- /* Settings of the streams: for the job that creates them, and for workers, which check them. */ -}}
 {{- define "natterjack.streamSettings" -}}
 {{- with .Values.streams -}}
-NATTERJACK_KINDS: {{ join "," .kinds | quote }}
+WORKER_KINDS: {{ join "," .kinds | quote }}
 NATTERJACK_STREAM_REPLICAS: {{ int64 .replicas | toString | quote }}
 NATTERJACK_AUDIO_STORAGE: {{ .audioStorage | quote }}
 NATTERJACK_AUDIO_MAX_AGE_SECONDS: {{ int64 .audioMaxAgeSeconds | toString | quote }}

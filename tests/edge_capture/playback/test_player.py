@@ -434,7 +434,7 @@ async def test_without_permission_it_names_the_cure(
     assert await edge.exit_code() == 2
     assert edge.stderr.splitlines()[-1].startswith(
         "natterjack-edge: this user may not subscribe to tts.audio.acme.room.assistant: set "
-        "NATTERJACK_KINDS=transcribe,speak"
+        "WORKER_KINDS=transcribe,speak"
     )
     assert "Traceback" not in edge.stderr
 

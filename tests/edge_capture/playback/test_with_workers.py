@@ -49,7 +49,7 @@ async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[S
 
     async def started() -> VoiceWorker:
         worker = VoiceWorker(
-            nats_server.url, "", NATTERJACK_KINDS="speak", WORKER_VOICE="tones",
+            nats_server.url, "", WORKER_KINDS="speak", WORKER_VOICE="tones",
             NATTERJACK_LEASE_SECONDS="1",
         )  # fmt: skip
         workers.append(worker)

@@ -250,7 +250,7 @@ async def test_a_session_that_no_worker_takes_is_reported(voice_broker: Broker) 
             await speaking.say("Hello.")
             await collect(speaking)
 
-    with pytest.raises(NoWorker, match=r"acme\.call\.bot within 0\.2 s: .*NATTERJACK_KINDS"):
+    with pytest.raises(NoWorker, match=r"acme\.call\.bot within 0\.2 s: .*WORKER_KINDS"):
         await soon(speak(), 30)
 
 

@@ -58,7 +58,7 @@ async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[S
     workers: list[VoiceWorker] = []
 
     async def started(**settings: str) -> VoiceWorker:
-        common = {"NATTERJACK_KINDS": "speak", "WORKER_VOICE": "tones", **SHORT}
+        common = {"WORKER_KINDS": "speak", "WORKER_VOICE": "tones", **SHORT}
         worker = VoiceWorker(nats_server.url, "", **{**common, **settings})
         workers.append(worker)
         await worker.start()
@@ -388,7 +388,7 @@ async def test_a_bad_request_is_answered_and_a_stream_is_parked_while_nothing_is
 async def test_both_kinds_of_session_share_the_slots(broker: Broker, start: Start) -> None:
     await ensure(broker, StreamSettings(kinds=("transcribe", "speak"), lease_seconds=1))
     await start(
-        NATTERJACK_KINDS="transcribe,speak", WORKER_MAX_SESSIONS="1", DEEPGRAM_URL="ws://[::1]:1"
+        WORKER_KINDS="transcribe,speak", WORKER_MAX_SESSIONS="1", DEEPGRAM_URL="ws://[::1]:1"
     )
     application = Application(broker)
     await application.open()

@@ -42,7 +42,7 @@ async def start(
 
     async def started() -> WorkerProcess:
         settings = {
-            "NATTERJACK_KINDS": "speak", "WORKER_VOICE": "deepgram-aura",
+            "WORKER_KINDS": "speak", "WORKER_VOICE": "deepgram-aura",
             "WORKER_BACKOFF_SECONDS": "0.05", "DEEPGRAM_API_KEY": KEY,
         }  # fmt: skip
         workers.append(WorkerProcess(nats_server.url, emulator.url, **settings))
