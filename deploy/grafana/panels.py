@@ -323,6 +323,37 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_rate("budget_ended_sessions_total", "scope"), "{{scope}}"),), width=24,
         ),
     ),
+    "Voice": (
+        Panel(
+            "Utterances", "Utterances that ended, by outcome: `finished` was played to its end; "
+            "the others were interrupted for the reason shown.", "cps",
+            ((_rate("voice_utterances_total", "outcome"), "{{outcome}}"),), stacked=True,
+        ),
+        Panel(
+            "Time to first audio", "From the arrival of an utterance's first text to its first "
+            "audio.", "s", _quantiles("voice_first_audio_seconds", "provider", shares=(50, 95)),
+        ),
+        Panel(
+            "Speech", "Seconds of speech per second: published by voice, and played, as players "
+            "report it.", _AUDIO_RATE,
+            (
+                (_rate("voice_audio_seconds_total", "provider"), "{{provider}} published"),
+                (_rate("voice_played_seconds_total"), "played"),
+            ),
+        ),
+        Panel(
+            "Characters", "Characters sent to voices, which bill them, and the part of them that "
+            "was sent again because of faults.", "suffix: characters/s",
+            (
+                (_rate("voice_characters_total", "provider"), "{{provider}}"),
+                (_rate("voice_repeated_characters_total", "provider"), "{{provider}} again"),
+            ), width=12,
+        ),
+        Panel(
+            "Chunks published again", "Chunks of speech that a player lacked and asked for.", "cps",
+            ((_rate("voice_republished_chunks_total"), "chunks"),), width=12,
+        ),
+    ),
     "Process": (
         Panel(
             "Event-loop delay", "Delay of timers of the event loop. Beyond 0.1 s, the worker has "
