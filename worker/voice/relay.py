@@ -266,6 +266,7 @@ class Relay:
             if event.billed_characters is not None:
                 self._progress.ledger.billed(len(phrase.text), event.billed_characters)
             await self._end(phrase)
+            await self._end_silent()
 
     def _begin(self, phrase: Phrase) -> Spoken:
         """Note where the phrase begins, once."""
