@@ -86,5 +86,5 @@ async def request(broker: Broker) -> bytes:
         return message.data
 
     found = await until(look, "the example opens a voice session", 30)
-    assert found is not None
+    assert isinstance(found, bytes)
     return found
