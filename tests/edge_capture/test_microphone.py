@@ -387,7 +387,7 @@ async def test_devices_lists_microphones_and_loudspeakers(
     ("arguments", "words"),
     [
         (["--device", "webcam"], "no microphone is named 'webcam'; available: 0 pulse"),
-        (["--device-rate", "1"], "microphone 'default' cannot be recorded: "),
+        (["--device-rate", "1"], "EDGE_DEVICE_RATE: Input should be greater than or equal to 4000"),
         (["--split-channels", ",".join(map(str, range(40)))], "names 40 speakers, microphone"),
     ],
 )
