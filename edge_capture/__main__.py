@@ -23,6 +23,7 @@ from typing import Any
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.process.run import run_loop
 from natterjack.process.sd_notify import notify_systemd
+from natterjack.process.start import flush_streams
 from natterjack.settings import BrokerSettings, LogSettings, load
 from natterjack.subjects import SessionKey
 from natterjack.telemetry import log as logs
@@ -354,4 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        flush_streams()

@@ -33,6 +33,7 @@ from natterjack.errors import (
 from natterjack.process.run import end_tasks, run_loop
 from natterjack.process.sd_notify import notify_systemd
 from natterjack.process.signals import receiving, stop_signals
+from natterjack.process.start import flush_streams
 from natterjack.process.variables import unknown_variables
 from natterjack.settings import (
     MODELS,
@@ -369,4 +370,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        flush_streams()

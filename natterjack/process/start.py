@@ -36,7 +36,7 @@ def run_program(program: str, module: str, extra: str | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
-        _flush()
+        flush_streams()
         if interruptible:
             signal.signal(signal.SIGINT, _end)
 
@@ -61,7 +61,7 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _flush() -> None:
+def flush_streams() -> None:
     """Flush the standard streams. If nobody reads one, what is left of it is dropped silently."""
     for stream in (sys.stdout, sys.stderr):
         try:
