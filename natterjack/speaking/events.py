@@ -67,7 +67,7 @@ class VoiceEvents:
         """Begin. Raises: StreamMissing."""
         try:
             await self._reader.begin()
-        except BaseException:
+        except BaseException:  # cancelled too
             await self._stop()
             raise
         return self

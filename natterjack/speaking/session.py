@@ -98,7 +98,7 @@ class Speaking:
                     async for piece in pieces:
                         if not await self._add(piece, utterance, interrupts):
                             break
-        except BaseException:
+        except BaseException:  # cancelled too
             flush = True
             raise
         finally:
@@ -168,7 +168,7 @@ class Speaking:
         self._running = asyncio.create_task(self._run(), name=f"speak {self.spec.key}")
         try:
             await self._until(lambda: self._opened)
-        except BaseException:
+        except BaseException:  # cancelled too
             await self._stop()
             raise
         return self

@@ -53,7 +53,6 @@ log = logging.getLogger(__name__)
 _SAVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 _REMAINING_CHARACTERS = 16 * 1024
-_UNSPEAKABLE = "no voice can speak a part of the text, which is left out"
 
 
 class VoiceSession:
