@@ -57,7 +57,8 @@ class WorkerSettings(BaseSettings):
     )
     idle_seconds: float = described(
         3600,
-        "seconds without audio after which a session is closed; edges may be offline this long",
+        "seconds without audio, or without text and speech, after which a session is closed; edges "
+        "may be offline this long",
         gt=0,
     )
     park_seconds: float = described(
@@ -66,7 +67,10 @@ class WorkerSettings(BaseSettings):
         gt=0,
     )
     superseded_seconds: float = described(
-        2, "seconds without audio after which a session ends if a newer session uses its key", gt=0
+        2,
+        "seconds without audio, or without text, after which a session ends if a newer session "
+        "uses its key",
+        gt=0,
     )
     recovery_seconds: float = described(
         600, "seconds without a working provider after which a session fails", gt=0

@@ -284,7 +284,8 @@ class Speaking:
                 raise NoWorker(
                     f"no worker has taken the voice session {self.spec.key} within "
                     f"{self._worker_seconds:g} s: one must run with `speak` in WORKER_KINDS "
-                    "and have a free slot. The request stays in the queue"
+                    "and have a free slot, and no other session may be using the key. The request "
+                    "stays in the queue"
                 )
 
     # ---- helpers -----------------------------------------------------------------------------

@@ -59,10 +59,17 @@ class UtteranceEvent(Durable):
         str | None,
         Field(
             description="of `interrupted`: `request`, `turn` (the speaker of `interrupt_on` began "
-            "to talk), `no_player` (nothing played it in time), or `failed`"
+            "to talk), `no_player` (nothing played it in time), `failed`, or why the session has "
+            "ended: `end of text`, `closed`, `idle`, `superseded`, `budget`"
         ),
     ] = None
-    detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
+    detail: Annotated[
+        str | None,
+        Field(
+            description="details beyond `reason`, for people; of `finished`: what was wrong with "
+            "the text, of which a part was missing or could not be read"
+        ),
+    ] = None
     text_spoken: Annotated[
         str | None, Field(description="text that was heard; absent in `started`")
     ] = None

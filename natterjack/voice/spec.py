@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
@@ -21,6 +23,8 @@ MAX_PIECE_BYTES = 6 * MAX_TEXT_CHARACTERS + 4096
 _MAX_INT = 2**53 - 1
 """The greatest integer that every JSON reader keeps exactly."""
 Position = Annotated[int, Field(ge=0, le=_MAX_INT)]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class _Model(BaseModel):
@@ -101,13 +105,8 @@ class VoiceSpec(_Model):
         return [self.voice] if isinstance(self.voice, str) else list(self.voice)
 
 
-class TextPiece(_Model):
-    """Payload of `tts.text.<key>`: a piece of an utterance's text.
-
-    The texts of an utterance are joined as they are, in the order of `piece`. The piece with
-    `flush` is the utterance's last. `Nats-Msg-Id` is `msg_id`, so a piece that is published again
-    is stored once.
-    """
+class PiecePlace(_Model):
+    """The place of a piece in its session. It can be read even if the text cannot."""
 
     session_id: Annotated[SessionId, Field(description="ID of the session")]
     utterance: Annotated[
@@ -116,14 +115,29 @@ class TextPiece(_Model):
     piece: Annotated[
         Position, Field(description="number of the piece in its utterance: 0, 1, 2 ...")
     ]
-    text: Annotated[
-        str, Field(max_length=MAX_TEXT_CHARACTERS, description="text to speak; may be empty")
-    ] = ""
     flush: Annotated[bool, Field(description="the utterance ends with this piece")] = False
     end: Annotated[
         bool,
         Field(description="no utterance follows: the session closes when this one was played"),
     ] = False
+
+
+class TextPiece(PiecePlace):
+    """Payload of `tts.text.<key>`: a piece of an utterance's text.
+
+    The texts of an utterance are joined as they are, in the order of `piece`. The piece with
+    `flush` is the utterance's last. `Nats-Msg-Id` is `msg_id`, so a piece that is published again
+    is stored once. Half of a surrogate pair becomes U+FFFD.
+    """
+
+    text: Annotated[
+        str, Field(max_length=MAX_TEXT_CHARACTERS, description="text to speak; may be empty")
+    ] = ""
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _unicode(cls, value: object) -> object:
+        return whole_characters(value) if isinstance(value, str) else value
 
     @property
     def msg_id(self) -> str:
@@ -172,9 +186,34 @@ class Played(_Model):
     ] = None
 
 
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair, which UTF-8 cannot have."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def parse_piece(payload: bytes) -> TextPiece:
     """Parse a message of `tts.text.<key>`. Raises BadEvent, which names the problem."""
-    return _parsed(TextPiece, payload, MAX_PIECE_BYTES)
+    try:
+        return _parsed(TextPiece, payload, MAX_PIECE_BYTES)
+    except BadEvent:
+        if _ESCAPED_SURROGATE.search(payload) is None:
+            raise
+        # A program that divides text by UTF-16 units has cut a character.
+        return _parsed(TextPiece, _without_surrogates(payload), MAX_PIECE_BYTES)
+
+
+def parse_place(payload: bytes) -> PiecePlace:
+    """Parse the place of a message of `tts.text.<key>` whose text cannot be read. Raises BadEvent,
+    which names the problem."""
+    return _parsed(PiecePlace, payload, len(payload))
+
+
+def _without_surrogates(payload: bytes) -> bytes:
+    """JSON without escapes of single surrogates. Raises BadEvent."""
+    try:
+        return whole_characters(json.dumps(json.loads(payload), ensure_ascii=False)).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadEvent(f"not a TextPiece: {error}") from None
 
 
 def parse_played(payload: bytes) -> Played:

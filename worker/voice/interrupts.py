@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from natterjack.plugin.errors import ProviderError
 from worker.metrics import Metrics
 
+from .phrases import Phrase
 from .playback import Heard, Place, Spoken
 from .progress import Progress
-from .relay import Phrase, Relay
+from .relay import Relay
 from .text import Utterance
 
 
@@ -45,10 +46,11 @@ class Interrupter:
         return self._progress.idle and not self._progress.script.hole
 
     async def interrupt(
-        self, reason: str, detail: str | None, relay: Relay | None
+        self, reason: str, detail: str | None, relay: Relay | None, last: int | None = None
     ) -> tuple[int | None, float]:
-        """Stop speaking. Return the number of the utterance that was cut, if there is one, and the
-        seconds of the session's speech that were played. Raises LeaseLost, Overheard."""
+        """Stop speaking, and drop all utterances, or those up to `last`. Return the number of the
+        utterance that was cut, if there is one, and the seconds of the session's speech that were
+        played. Raises LeaseLost, Overheard."""
         progress, playback = self._progress, self._progress.playback
         now = time.monotonic()
         at = playback.position(now)
@@ -57,6 +59,8 @@ class Interrupter:
         async with self._order:
             at = playback.position(now)
             through = max(progress.script.newest, progress.utterance - 1)
+            if last is not None:
+                through = min(through, max(last, progress.utterance - 1))
             unplayed = playback.published - at
             phrase = None if relay is None else relay.cut(through + 1)
             await progress.speech.publish(max(0, through), cut=True)
@@ -112,7 +116,7 @@ class Interrupter:
                 number,
                 "interrupted",
                 reason=reason,
-                detail=detail,
+                detail=detail or (None if utterance is None else utterance.problem),
                 text_spoken=text[: heard.characters],
                 text_remaining=text[heard.characters :],
                 estimated=heard.estimated,
@@ -150,15 +154,15 @@ class Interrupter:
             with contextlib.suppress(ProviderError):  # `receive` fails as well
                 await relay.interrupt(unplayed)
 
-    async def fail(self) -> None:
-        """Publish that nothing more of the open utterances is spoken: no provider can. Audio that
-        is published goes on being played."""
+    async def give_up(self, reason: str) -> None:
+        """Publish that nothing more of the utterances that are not over is spoken, since the
+        session ends. Audio that is published goes on being played."""
         progress, now = self._progress, time.monotonic()
         at = progress.playback.position(now)
         texts = dict(progress.script.utterances)
         spoken = dict(progress.playback.spoken)
         dropped = Dropped(progress.script.newest, at, texts, spoken)
-        await self.announce(dropped, "failed", None, None, None)
+        await self.announce(dropped, reason, None, None, None)
 
     async def finish_played(self) -> bool:
         """Publish the end of the utterances that were played to their ends. Return whether there
@@ -169,14 +173,20 @@ class Interrupter:
                 break
             utterance = progress.script.utterances.get(one.number)
             text = "" if utterance is None else utterance.text
+            problem = None if utterance is None else utterance.problem
+            ended: dict[str, Any] = {"text_spoken": text, "detail": problem}
+            event = "finished"
+            if utterance is not None and problem and (utterance.headless or not text):
+                event = "interrupted"
+                ended |= {"text_spoken": "", "text_remaining": text, "reason": "failed"}
             await progress.writer.utterance(
                 one.number,
-                "finished",
-                text_spoken=text,
+                event,
                 start=round(one.start / self._rate, 6),
                 end=round(one.end / self._rate, 6),
+                **ended,
             )
-            self._metrics.voice_utterances.labels("finished").inc()
+            self._metrics.voice_utterances.labels(ended.get("reason", "finished")).inc()
             progress.end(one.number)
             found = True
         return found

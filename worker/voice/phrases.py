@@ -24,8 +24,32 @@ _END = re.compile(
     r"|\n+(?=[^\n])",
 )
 _CLAUSE = re.compile(r"[,;:،؛]+[\"'”’»)\]]*(?=\s)|[，、；：]|[–—]\s")  # noqa: RUF001 - as above
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 _JOINER = "\u200d"
+_LONGEST_CHARACTER = 64
+"""Code points of what people see as one character. Text of which more seem to belong together is
+not meant to be spoken."""
+
+
+class Phrase(NamedTuple):
+    """A part of an utterance's text that is sent, or has nothing to speak."""
+
+    utterance: int
+    start: int
+    end: int
+    last: bool
+    """Whether the utterance ends with it."""
+    text: str
+
+    @property
+    def silent(self) -> bool:
+        return not self.text or self.text.isspace()
+
+
+def longest_seconds(text: str) -> float:
+    """The longest that the speech of a phrase may be: far slower than anybody speaks, also for
+    signs and numbers that stand for many words."""
+    return 10 + 2.0 * len(text)
 
 
 class Limits(NamedTuple):
@@ -93,19 +117,20 @@ def _cut(text: str, start: int, until: int) -> int:
 def boundary(text: str, at: int, start: int) -> int:
     """The last place up to `at` between two characters as people see them, after `start`; if there
     is none, the first one after `at`. Emoji and letters with accents stay whole."""
-    place = at
-    while place > start and _joined(text, place):
+    place, least = at, max(start, at - _LONGEST_CHARACTER)
+    while place > least and _joined(text, place, start):
         place -= 1
-    if place > start:
+    if place > least or (place > start and not _joined(text, place, start)):
         return place
-    place = at
-    while place < len(text) and _joined(text, place):
+    place, most = at, min(len(text), at + _LONGEST_CHARACTER)
+    while place < most and _joined(text, place, start):
         place += 1
     return place
 
 
-def _joined(text: str, at: int) -> bool:
-    """Whether the code points before and after `at` belong to one visible character."""
+def _joined(text: str, at: int, start: int) -> bool:
+    """Whether the code points before and after `at` belong to one visible character. `start` is a
+    place before it between two characters."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]
@@ -117,7 +142,7 @@ def _joined(text: str, at: int) -> bool:
         return True
     if _is_flag(before) and _is_flag(after):
         run = 0
-        while at - 1 - run >= 0 and _is_flag(text[at - 1 - run]):
+        while at - 1 - run >= start and _is_flag(text[at - 1 - run]):
             run += 1
         return run % 2 == 1
     return False

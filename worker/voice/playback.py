@@ -91,6 +91,8 @@ class Playback:
         self._rate = rate
         self.published = 0
         """All audio before this position is published."""
+        self.published_at = 0.0
+        """When audio was last published, by the monotonic clock."""
         self.played = 0
         """All audio before this position was played or dropped, as the player has said."""
         self.spoken: dict[int, Spoken] = {}
@@ -112,6 +114,8 @@ class Playback:
         """Note that audio was published."""
         if frames and self.waiting_since is None:
             self.waiting_since = now
+        if frames:
+            self.published_at = now
         self.published += frames
 
     def drop(self) -> None:

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled
@@ -23,7 +22,7 @@ from worker.settings import WorkerSettings
 
 from .lease import VoiceLease
 from .pacing import Pacer
-from .phrases import CHARACTERS_PER_SECOND, limits, phrase_end, speakable
+from .phrases import CHARACTERS_PER_SECOND, Phrase, limits, longest_seconds, phrase_end, speakable
 from .playback import Spoken
 from .progress import Progress
 
@@ -36,21 +35,6 @@ _ANSWER_SECONDS = 2.0
 """How long the session waits for the provider's word on what was spoken before an interrupt."""
 _RENEW = 0.9
 """The share of the longest duration of a stream after which another is opened."""
-
-
-class Phrase(NamedTuple):
-    """A part of an utterance's text that is sent, or has nothing to speak."""
-
-    utterance: int
-    start: int
-    end: int
-    last: bool
-    """Whether the utterance ends with it."""
-    text: str
-
-    @property
-    def silent(self) -> bool:
-        return not self.text or self.text.isspace()
 
 
 class Relay:
@@ -95,6 +79,8 @@ class Relay:
         """Interrupts that the provider has not answered. Until then, its audio is old."""
         self._frames = 0
         """Frames of this stream's audio, without those that were dropped."""
+        self._phrase_frames = 0
+        """Frames of the current phrase, as the provider has made them."""
         self._wake = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opened = self._active_at = self._received_at = time.monotonic()
@@ -153,6 +139,8 @@ class Relay:
         if utterance.number != number:  # the text of those before it is lost
             number, start = utterance.number, 0
         text = utterance.text
+        if utterance.headless and start:
+            return Phrase(number, start, start, True, "") if utterance.complete else None
         end = phrase_end(text, start, self._limits, complete=utterance.complete)
         if end is None:
             if not utterance.complete:
@@ -283,6 +271,9 @@ class Relay:
         """Publish the audio that is collected, except for what is published already."""
         audio, self._buffer = bytes(self._buffer), bytearray()
         self._frames += len(audio) // 2
+        self._phrase_frames += len(audio) // 2
+        if self._phrase_frames > longest_seconds(phrase.text) * self._rate:
+            raise RemoteProtocolError(self.provider.name, "the speech of a phrase does not end")
         left_out = min(self._skip, len(audio) // 2)
         self._skip -= left_out
         audio = audio[2 * left_out :]
@@ -316,7 +307,7 @@ class Relay:
     async def _end(self, phrase: Phrase) -> None:
         """Note that all audio of the oldest phrase is published, and store the new place."""
         progress, speech = self._progress, self._progress.speech
-        self._skip = 0
+        self._skip = self._phrase_frames = 0
         self._converter = Converter(self._source, self._target)
         spoken = self._begin(phrase)
         if phrase.last:
@@ -326,6 +317,7 @@ class Relay:
             progress.begin(phrase.utterance + 1, 0)
         else:
             progress.begin(phrase.utterance, phrase.end)
+            spoken.begin_phrase(speech.position, phrase.end, phrase.end)  # known from now on
         if self.outstanding and self.outstanding[0] is phrase:
             self.outstanding.popleft()
         self._active_at = time.monotonic()
@@ -345,7 +337,7 @@ class Relay:
         self.outstanding.clear()
         self._buffer.clear()
         self._converter = Converter(self._source, self._target)
-        self._skip = 0
+        self._skip = self._phrase_frames = 0
         self._place = (utterance, offset)
         return phrase
 

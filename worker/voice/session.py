@@ -32,7 +32,7 @@ from worker.session.admission import NoProvider
 from worker.session.checkpoint import CheckpointStore
 from worker.session.cutoff import BUDGET, Cutoff
 from worker.session.intake import first_queued
-from worker.session.lease import AlreadyClosed, KeyBusy, Lifecycle
+from worker.session.lease import AlreadyClosed, KeyBusy, Lifecycle, QueueUnknown
 from worker.session.publish import Publisher
 from worker.session.results import decisive
 from worker.session.states import State
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
+_QUEUE_LOOK_SECONDS = 10.0
 _REMAINING_CHARACTERS = 16 * 1024
 
 
@@ -109,6 +110,11 @@ class VoiceSession:
         self._speaker = Speaker(
             services, spec, self.progress, self._lease, self._lifecycle, self._drain, self._wake
         )
+        self._first_queued = partial(
+            first_queued, services.js, streams.VOICE_SESSIONS, voice_session_subject(self.key)
+        )
+        self._queue_look_at = 0.0
+        """When to look again for a later request for the key."""
         self._look = asyncio.Event()
         self._incoming: Incoming
         self._usage_at = time.monotonic() + settings.usage_seconds
@@ -129,12 +135,14 @@ class VoiceSession:
                     reason = await self._serve_and_guard()
                 await self._speaker.admission.release()
                 detail = self._cutoff.detail if reason == BUDGET else None
-                await self._end("closed", reason, detail, **self._remaining())
+                remaining = self._remaining()
+                await self._speaker.interrupter.give_up(reason.partition(":")[0])
+                await self._end("closed", reason, detail, **remaining)
                 self._lifecycle.enter(State.CLOSED, reason=reason, detail=detail)
             except NoProvider as failure:
                 await writer.resume()
                 remaining = self._remaining()
-                await self._speaker.interrupter.fail()
+                await self._speaker.interrupter.give_up("failed")
                 await self._end("failed", str(failure), None, **remaining)
                 self._lifecycle.enter(State.FAILED, reason=str(failure))
             except HandOver as handover:
@@ -195,10 +203,7 @@ class VoiceSession:
         """Become the session's only holder, and find the place to go on at."""
         writer, publisher, services = self.progress.writer, self._publisher, self._services
         before = await publisher.look()
-        queued = partial(
-            first_queued, services.js, streams.VOICE_SESSIONS, voice_session_subject(self.key)
-        )
-        await self._lease.acquire(queued, services.report.record_of, publisher.end_of)
+        await self._lease.acquire(self._first_queued, services.report.record_of, publisher.end_of)
         self._speaker.admission.adopt()
         before = await publisher.establish(
             before, lambda n: writer.status_event(n, "assigned").encode(), self._lease.write
@@ -223,6 +228,8 @@ class VoiceSession:
         )  # fmt: skip
         self._speech.on_published = self.progress.published
         await self._speaker.find_frontier()
+        if self.progress.offset or self.progress.skip:
+            self.progress.script.begun = self.progress.utterance
 
     # ---- speaking -------------------------------------------------------------------------------
 
@@ -272,9 +279,24 @@ class VoiceSession:
                     await progress.publish_usage()
             if await self._incoming.republish(now):
                 await self._speaker.rewind()
+            if await self._is_superseded(now):
+                self._speaker.supersede()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._look.wait()
+
+    async def _is_superseded(self, now: float) -> bool:
+        """Whether a later request for the key is in the queue, once no text has arrived for a
+        while."""
+        feed, speaker = self._incoming.feed, self._speaker
+        quiet = now - feed.last_arrival > self._services.settings.superseded_seconds
+        if speaker.superseded or not quiet or not (feed.foreign or now >= self._queue_look_at):
+            return False
+        feed.foreign, self._queue_look_at = False, now + _QUEUE_LOOK_SECONDS
+        with contextlib.suppress(QueueUnknown):
+            later = await self._first_queued(self._lease.checkpoint.request_sequence + 1)
+            return later is not None and feed.last_arrival <= now
+        return False
 
     # ---- requests: control.Controllable ---------------------------------------------------------
 

@@ -67,6 +67,7 @@ class Speaker:
         self._interrupting = asyncio.Lock()
         self._unfinished_cut: int | None = None
         self._reason = ""
+        self.superseded = False
         self._parked: float | None = None
         """When the last text had arrived before a stream was closed because nothing was said."""
         self._feed: TextFeed
@@ -139,7 +140,7 @@ class Speaker:
                 self._retry.reset()
                 self._lifecycle.enter(State.RECOVERING, cause=fault.cause, reason=_UNSPEAKABLE)
                 await progress.writer.status("recovering", f"{_UNSPEAKABLE}: {fault}")
-                await self.interrupt("failed", str(fault))
+                await self.interrupt("failed", str(fault), progress.utterance)
 
     async def _stream_once(self) -> bool:
         """Speak through one stream. True when the session is over; False if the stream was closed
@@ -213,22 +214,37 @@ class Speaker:
         if self._lease.cutoff.position is not None:
             self._reason = self._lease.cutoff.reason or BUDGET
             return True
-        quiet = time.monotonic() - self._feed.last_arrival
-        if progress.idle and quiet > settings.idle_seconds:
+        if self.superseded and progress.idle:
+            self._reason = "superseded: a newer session uses the key"
+            return True
+        playback = progress.playback
+        active = max(self._feed.last_arrival, playback.published_at)
+        quiet = time.monotonic() - active > settings.idle_seconds
+        # The text of an utterance that was begun may never end: its application has died.
+        if quiet and playback.played >= playback.published:
             self._reason = f"idle: no text for {settings.idle_seconds:g} s"
             return True
         return False
 
-    async def interrupt(self, reason: str, detail: str | None = None) -> tuple[int | None, float]:
-        """Drop all text and audio that was not played. Return the utterance that was cut, if there
-        is one, and the seconds of speech that were played. Raises LeaseLost."""
+    def supersede(self) -> None:
+        """End the session once the text that has arrived was played: a newer one uses the key."""
+        self.superseded = True
+        self._progress.script.end_open()
+        self._wake()
+
+    async def interrupt(
+        self, reason: str, detail: str | None = None, last: int | None = None
+    ) -> tuple[int | None, float]:
+        """Drop all text, or that of the utterances up to `last`, and all audio that was not played.
+        Return the utterance that was cut, if there is one, and the seconds of speech that were
+        played. Raises LeaseLost."""
         async with self._interrupting:
             await self.interrupter.finish_played()
             try:
-                found = await self.interrupter.interrupt(reason, detail, self.relay)
+                found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             except Overheard:  # after this one, an older holder cannot speak any more
                 await self.find_frontier()
-                found = await self.interrupter.interrupt(reason, detail, self.relay)
+                found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             await self._lease.write()
         if self.relay is not None:
             self.relay.resume()

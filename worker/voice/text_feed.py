@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from natterjack.audio import SESSION_ID
 from natterjack.broker.connection import Broker
@@ -15,7 +16,7 @@ from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.errors import BadEvent
 from natterjack.subjects import SessionKey, text_subject
 from natterjack.telemetry.log import fields
-from natterjack.voice.spec import TextPiece, parse_piece
+from natterjack.voice.spec import TextPiece, parse_piece, parse_place
 
 from .text import Script
 
@@ -24,6 +25,13 @@ log = logging.getLogger(__name__)
 _BATCH, _BATCH_BYTES = 256, 1024 * 1024
 _RETRY_S = 0.25
 _QUIET_FIRST_S, _QUIET_LONGEST_S = 1.0, 10.0
+
+
+class _Parsed(NamedTuple):
+    """A piece, and why its text cannot be read."""
+
+    piece: TextPiece
+    problem: str | None
 
 
 class TextFeed:
@@ -61,6 +69,8 @@ class TextFeed:
         self._hole_since: float | None = None
         self.last_arrival = time.monotonic()
         """When text last arrived, or the connection came back."""
+        self.foreign = False
+        """Text of another session of the key has arrived: this one may be superseded."""
 
     async def open(self) -> None:
         """Subscribe to live pieces. Stored ones are read by `run`."""
@@ -94,16 +104,29 @@ class TextFeed:
             self._look.set()
         self._on_text()
 
-    def _parse(self, data: bytes) -> TextPiece | None:
+    def _parse(self, data: bytes) -> _Parsed | None:
+        """A piece of this session, without its text if that cannot be read; None if the message is
+        none."""
         try:
-            piece = parse_piece(data)
+            piece, problem = parse_piece(data), None
         except BadEvent as error:
-            log.warning("text cannot be read: %s", error, extra=fields(session=self._key))
+            problem = f"piece of text: {error}"
+            try:
+                piece = TextPiece.model_validate(parse_place(data).model_dump())
+            except BadEvent:
+                self._warn("text cannot be read, and not its place either: %s", error)
+                return None
+        if piece.session_id != self._session_id:
+            self.foreign = True
             return None
-        return piece if piece.session_id == self._session_id else None
+        return _Parsed(piece, problem)
 
-    def _take(self, piece: TextPiece, sequence: int) -> bool:
-        taken = self._script.add(piece, time.monotonic())
+    def _warn(self, message: str, *values: object) -> None:
+        log.warning(message, *values, extra=fields(session=self._key))
+
+    def _take(self, parsed: _Parsed, sequence: int) -> bool:
+        piece = parsed.piece
+        taken = self._script.add(piece, time.monotonic(), parsed.problem)
         if taken:
             known = self._bounds.get(piece.utterance, sequence)
             self._bounds[piece.utterance] = min(known, sequence)
@@ -122,17 +145,18 @@ class TextFeed:
             if looked:
                 interval = _QUIET_FIRST_S
             try:
-                await self._read_on()
+                all_read = await self._read_on()
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
                 await self._broker.wait_connected()
                 self._look.set()
                 continue
             self.ready.set()
-            self._check_hole()
+            self._check_hole(all_read)
 
-    async def _read_on(self) -> None:
-        """Read the pieces that are stored after those that were read."""
+    async def _read_on(self) -> bool:
+        """Read the pieces that are stored after those that were read. False if there was no room
+        for all of them."""
         left = 1
         while left:
             messages, left = await self._store.read(
@@ -143,21 +167,27 @@ class TextFeed:
                 if message.headers.get(SESSION_ID, self._session_id) == self._session_id:
                     piece = self._parse(message.data)
                 if piece is not None and not self._take(piece, message.sequence):
-                    return  # no room: it is read again later
+                    if not self._script.is_far(piece.piece):
+                        return False  # it is read again later
+                    self._warn(
+                        "a piece of text is ignored, whose utterance %s or number %s is too far "
+                        "ahead", piece.piece.utterance, piece.piece.piece,
+                    )  # fmt: skip
                 self._scanned = message.sequence
             if not messages:
                 break
             self._on_text()
+        return True
 
-    def _check_hole(self) -> None:
+    def _check_hole(self, all_read: bool) -> None:
         """Give up pieces that are missing for a long time although later ones are stored."""
         now = time.monotonic()
-        if not self._script.hole:
+        if not self._script.hole or not all_read:
             self._hole_since = None
         elif self._hole_since is None:
             self._hole_since = now
         elif now - self._hole_since > self._hole_seconds:
             self._hole_since = None
-            log.warning("text is missing and is skipped", extra=fields(session=self._key))
+            self._warn("text is missing and is skipped")
             self._script.skip_hole(now)
             self._on_text()

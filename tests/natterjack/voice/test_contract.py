@@ -24,6 +24,7 @@ from natterjack.voice.spec import (
     TextPiece,
     VoiceSpec,
     parse_piece,
+    parse_place,
     parse_played,
 )
 
@@ -108,7 +109,6 @@ def test_the_longest_text_fits_the_largest_message() -> None:
         (b"", "JSON"),
         (b"[" * 100_000, "JSON"),
         (b'{"session_id":"a-session","utterance":-1,"piece":0}', "utterance"),
-        (b'{"session_id":"a-session","utterance":0,"piece":0,"text":"\\ud800"}', "JSON"),
         (b'{"session_id":"a-session","utterance":0,"piece":0,"text":7}', "text"),
         (b" " * (MAX_PIECE_BYTES + 1), "too many"),
         (
@@ -119,11 +119,36 @@ def test_the_longest_text_fits_the_largest_message() -> None:
             "text",
         ),
     ],
-    ids=["empty", "nested", "negative", "lone surrogate", "not a text", "bytes", "characters"],
+    ids=["empty", "nested", "negative", "not a text", "bytes", "characters"],
 )  # fmt: skip
 def test_a_piece_that_cannot_be_read(payload: bytes, problem: str) -> None:
     with pytest.raises(BadEvent, match=problem):
         parse_piece(payload)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (r"\ud83d", "\ufffd"),
+        (r"\ude00 \uD83D\uDE00", "\ufffd 😀"),
+        (r"a\\ud800b", r"a\ud800b"),
+        (r"\u0000", "\x00"),
+    ],
+)
+def test_half_a_character_does_not_cost_the_rest_of_a_piece(text: str, read: str) -> None:
+    """Programs that divide text by UTF-16 units cut emoji in two."""
+    payload = '{"session_id":"a-session","utterance":0,"piece":3,"text":"' + text + '"}'
+    assert parse_piece(payload.encode()).text == read
+    again = TextPiece(session_id="a-session", utterance=0, piece=0, text="a\ud800b")
+    assert parse_piece(again.encode()).text == "a\ufffdb"
+
+
+def test_the_place_of_a_piece_is_known_if_its_text_cannot_be_read() -> None:
+    payload = b'{"session_id":"a-session","utterance":4,"piece":3,"text":7,"flush":true}'
+    place = parse_place(payload)
+    assert (place.utterance, place.piece, place.flush, place.end) == (4, 3, True, False)
+    with pytest.raises(BadEvent, match="piece"):
+        parse_place(b'{"session_id":"a-session","utterance":4,"piece":-3}')
 
 
 def test_a_report_of_a_player_that_cannot_be_read() -> None:

@@ -66,6 +66,14 @@ def test_a_character_that_is_longer_than_a_phrase_stays_whole() -> None:
     assert boundary("e" + "\u0301" * 50 + "x", 10, 0) == 51
 
 
+def test_marks_and_flags_without_end_are_divided_too() -> None:
+    for endless in ("e" + "\u0301" * 100_000, "🇩🇪" * 50_000, "a\u200d" * 50_000):
+        phrases = divided(endless, Limits(40, 300))
+        assert "".join(phrases) == endless
+        assert max(map(len, phrases)) <= 364
+    assert all(len(phrase) % 2 == 0 for phrase in divided("🇩🇪" * 1000, Limits(40, 299)))
+
+
 def test_a_megabyte_without_spaces_is_divided() -> None:
     text = "x" * 1_000_000
     phrases = divided(text, Limits(40, 300))
@@ -74,7 +82,7 @@ def test_a_megabyte_without_spaces_is_divided() -> None:
 
 
 def test_control_characters_become_spaces_in_their_places() -> None:
-    assert speakable("a\x00b\r\nc\td\x9b\ud800e\u200fא") == "a b \nc\td  e\u200fא"
+    assert speakable("a\x00b\r\nc\td\x9b\ud800e\u200fא\ufffd") == "a b \nc\td  e\u200fא "
 
 
 def test_a_providers_limits_make_phrases_longer_or_shorter() -> None:

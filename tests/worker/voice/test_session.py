@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker, connected
+from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
 from natterjack.events import TurnEvent
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import (
     SessionKey,
@@ -24,51 +23,17 @@ from natterjack.voice.audio import encode_speech_headers
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 from tests.emulators import tones
 from tests.waiting import until
-from tests.worker.programs import WorkerProcess
 
+from .conftest import Start
 from .player import RATE, Application, heard, playing
 
 WORDS = tones.sequence(60)
-SHORT = {"NATTERJACK_LEASE_SECONDS": "1"}
 
 
 def sentences(words: list[str], size: int = 5) -> str:
     """Text of these words, with a full stop after each `size` of them."""
     groups = [words[at : at + size] for at in range(0, len(words), size)]
     return " ".join(f"{' '.join(group).capitalize()}." for group in groups)
-
-
-class VoiceWorker(WorkerProcess):
-    arguments = ("-m", "tests.worker.voice.tone_voice")
-
-
-Start = Callable[..., Awaitable[VoiceWorker]]
-
-
-@pytest.fixture
-async def broker(broker_settings: BrokerSettings) -> AsyncIterator[Broker]:
-    """A connection to a broker that has the streams of voice sessions."""
-    async with connected(broker_settings, name="test") as broker:
-        await ensure(broker, StreamSettings(kinds=("speak",), lease_seconds=1))
-        yield broker
-
-
-@pytest.fixture
-async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[Start]:
-    workers: list[VoiceWorker] = []
-
-    async def started(**settings: str) -> VoiceWorker:
-        common = {"WORKER_KINDS": "speak", "WORKER_VOICE": "tones", **SHORT}
-        worker = VoiceWorker(nats_server.url, "", **{**common, **settings})
-        workers.append(worker)
-        await worker.start()
-        return worker
-
-    yield started
-    for worker in workers:
-        await worker.stop()
-    for worker in workers:
-        assert not worker.stray_lines, "a stack trace or an interpreter warning"
 
 
 async def test_text_is_spoken_played_and_accounted_for(broker: Broker, start: Start) -> None:

@@ -6,7 +6,7 @@ import itertools
 import random
 
 from natterjack.voice.spec import TextPiece
-from worker.voice.text import MAX_CHARACTERS, Script
+from worker.voice.text import MAX_CHARACTERS, MISSING, Script
 
 
 def piece(
@@ -59,6 +59,7 @@ def test_pieces_that_are_lost_are_skipped_within_and_between_utterances() -> Non
     script.add(PIECES[4], 1.0)
     script.skip_hole(2.0)
     assert texts(script) == [("one ", True), ("four", True)]
+    assert [u.problem for u in script.utterances.values()] == [MISSING, MISSING]
 
 
 def test_what_was_dropped_does_not_come_back_and_the_next_utterance_follows() -> None:
@@ -83,9 +84,54 @@ def test_a_script_that_is_full_takes_the_missing_piece_only() -> None:
         assert script.add(piece(0, number, "x" * size), 0.0)
     assert not script.add(piece(0, 99, "more"), 0.0)
     assert script.add(piece(0, 0, "y"), 0.0)
-    assert script.utterances[0].length == MAX_CHARACTERS + 1
+    assert script.characters == script.utterances[0].length == MAX_CHARACTERS, "the longest one"
+    assert "longer than 2,000,000" in (script.utterances[0].problem or "")
     script.forget(0)
-    assert not script.full
+    assert script.characters == 0
+
+
+def test_text_waits_in_its_stream_while_the_script_is_full() -> None:
+    """Only the utterance that is spoken first takes more: it could never end otherwise."""
+    script, size = Script(), 100_000
+    for number in range(MAX_CHARACTERS // size):
+        assert script.add(piece(0, number, "x" * size), 0.0)
+    assert not script.add(piece(1, 0, "more", end=True), 0.0)
+    assert script.add(piece(0, 20, flush=True), 0.0)
+    assert not script.add(piece(1, 0, "more", end=True), 0.0)
+    assert script.last is None
+    script.forget(0)
+    assert script.add(piece(1, 0, "more", end=True), 0.0)
+    assert script.last == 1
+
+
+def test_numbers_that_are_far_ahead_are_not_waited_for() -> None:
+    script = Script(5)
+    for far in (piece(2**53 - 1, 0, end=True), piece(1006, 0), piece(5, 2**53 - 1)):
+        assert script.is_far(far)
+        assert not script.add(far, 0.0)
+    assert (script.hole, script.newest, script.last) == (False, 4, None)
+    assert script.add(piece(1005, 0, "late", flush=True), 0.0)
+    script.skip_hole(1.0)
+    assert len(script.utterances) == 1001
+
+
+def test_text_that_cannot_be_read_is_left_out_and_its_utterance_says_so() -> None:
+    script = Script()
+    script.add(piece(0, 0, "one "), 0.0)
+    script.add(piece(0, 1, flush=True), 0.0, "not a text")
+    script.add(piece(1, 0, "two", flush=True), 0.0)
+    assert texts(script) == [("one ", True), ("two", True)]
+    assert [u.problem for u in script.utterances.values()] == ["not a text", None]
+
+
+def test_the_rest_of_an_utterance_whose_begun_text_is_missing_has_no_head() -> None:
+    for begun in (0, None):
+        script = Script()
+        script.begun = begun
+        script.add(piece(0, 3, "rest", flush=True), 0.0)
+        script.skip_hole(1.0)
+        assert script.utterances[0].headless is (begun == 0)
+        assert script.utterances[0].problem == MISSING
 
 
 def test_text_that_is_not_wanted_any_more_ends_where_it_is() -> None:
@@ -97,12 +143,12 @@ def test_text_that_is_not_wanted_any_more_ends_where_it_is() -> None:
     assert script.unspoken == "one "
 
 
-def test_the_utterance_after_one_that_is_lost_follows() -> None:
+def test_an_utterance_that_is_lost_has_no_text() -> None:
     script = Script()
     script.add(piece(2, 0, "late", flush=True), 0.0)
     assert script.following(0) is None
     script.skip_hole(1.0)
-    found = script.following(0)
-    assert found is not None
-    assert (found.number, found.text) == (2, "late")
-    assert script.following(3) is None
+    found = [script.following(number) for number in (0, 1, 2, 3)]
+    assert [None if one is None else (one.number, one.text) for one in found] == [
+        (0, ""), (1, ""), (2, "late"), None,
+    ]  # fmt: skip

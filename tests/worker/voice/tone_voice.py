@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
-from natterjack.plugin.errors import Dropped, RequestRefused
+from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefused
 from natterjack.plugin.voice import (
     Interrupted,
     PhraseEnd,
@@ -46,6 +46,10 @@ class ToneSettings(BaseSettings):
     mute: int = 0
     """How many streams never speak."""
     refuse: bool = False
+    endless: str = ""
+    """A word: the speech of a phrase that has it does not end."""
+    unreadable: str = ""
+    """A word: in place of a phrase that has it, something comes that cannot be read."""
 
 
 class ToneStream(VoiceStream):
@@ -88,7 +92,11 @@ class ToneStream(VoiceStream):
             if self._number < settings.mute:
                 continue
             generation = self._generation
+            if settings.unreadable and settings.unreadable in item:
+                raise RemoteProtocolError("tones", "the test sends what cannot be read")
             audio = synthesize(item, self._request.sample_rate)
+            if settings.endless and settings.endless in item:
+                audio *= 3_000_000 // len(audio) + 1
             size = 2 * round(FRAME_SECONDS * self._request.sample_rate)
             for start in range(0, len(audio), size):
                 await asyncio.sleep(FRAME_SECONDS / settings.pace)
