@@ -26,6 +26,9 @@ from natterjack.local.embedded import find_binary
 
 from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
 from .processes import progress
+from .voice.__main__ import measure_cost, measure_latency
+from .voice.cost import SESSIONS, WHO
+from .voice.latency import VOICES
 
 Part = Callable[[argparse.Namespace], Awaitable[Any]]
 
@@ -87,6 +90,14 @@ async def _losses(arguments: argparse.Namespace) -> Any:
     return [asdict(loss) for loss in losses]
 
 
+async def _voice(arguments: argparse.Namespace) -> Any:
+    who = [one for one in WHO if not (arguments.no_peers and one in ("livekit", "pipecat"))]
+    return {
+        "latency": await measure_latency(round(4 * arguments.seconds), VOICES),
+        "cost": await measure_cost(2 * arguments.seconds, 1, SESSIONS, who),
+    }
+
+
 def _points(module: Any, points: Sequence[Any]) -> Any:
     module.print_points(points)
     return [point.as_dict() for point in points]
@@ -102,6 +113,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "broker": ("the broker under the load of a worker", _broker),
     "scale": ("audio of many sessions in one JetStream stream, on one node and on three", _scale),
     "peers": ("other programs with the same provider emulator", _peers),
+    "voice": ("voice sessions: delays of speech and of interrupts, and costs", _voice),
     "losses": ("words lost when a provider drops its connection or goes mute", _losses),
 }
 
@@ -144,7 +156,7 @@ async def main() -> int:
         "parts", nargs="*", choices=[[], *PARTS], metavar="PART",
         help=f"one of {', '.join(PARTS)}; default: all except {', '.join(_OPTIONAL)}",
     )  # fmt: skip
-    parser.add_argument("--no-peers", action="store_true", help="skip peers and losses")
+    parser.add_argument("--no-peers", action="store_true", help="skip other programs")
     parser.add_argument("--seconds", type=float, default=6, help="duration of each measurement")
     parser.add_argument(
         "--runs", type=int, default=3, help="repetitions of measurements that have a target"

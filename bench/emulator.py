@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import hashlib
 import json
 import time
 from array import array
-from typing import cast
 from urllib.parse import urlsplit
 
+from . import websocket
+
 BYTES_A_SECOND = 16_000 * 2
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_BINARY, _TEXT, _CLOSE, _PING, _PONG = 2, 1, 8, 9, 10
 _PLAUSIBLE_NS = 100 * 1_000_000_000
 """Older or future timestamps are audio samples instead."""
 _WORDS_A_SECOND = 3
@@ -207,83 +204,59 @@ class Speechmatics(Wire):
 _WIRES = {"/v1/listen": Listen, "/v2/listen": Flux, "/v2": Speechmatics, "/v2/": Speechmatics}
 
 
-class Connection(asyncio.Protocol):
-    """A connection: an HTTP request, then WebSocket frames."""
+class Connection(websocket.Connection):
+    """One stream of a provider."""
 
     def __init__(self, counts: Counts) -> None:
+        super().__init__()
         self._counts = counts
-        self._buffer = b""
-        self._wire: Wire | None = None
+        self._wire: Wire
         self._received = 0
         self._seconds = 0
         self._due = 0.0
         """Bytes of audio after which the next transcript is due."""
         self._audio_messages = 0
-        self._transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have asyncio's methods but not its class.
-        self._transport = cast("asyncio.Transport", transport)
+    def opened(self, target: str) -> bool:
+        path = urlsplit(target).path
+        kind = _WIRES.get(path) or (Speechmatics if path.startswith("/v2/") else None)
+        if kind is None:
+            return False
+        self._wire = kind(self._counts.opened)
+        self._counts.open += 1
+        self._counts.opened += 1
+        self._due = BYTES_A_SECOND * (1 + self._counts.opened * _GOLDEN % 1)
+        return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._wire is not None:
-            self._counts.open -= 1
+    def begin(self) -> None:
+        for message in self._wire.opening():
+            self.send_text(message)
 
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer + data if self._buffer else data
-        if self._wire is None:
-            head, end, buffer = buffer.partition(b"\r\n\r\n")
-            if not end:
-                self._buffer = head
-                return
-            self._request(head.decode())
-        at, size = 0, len(buffer)
-        while size - at >= 2:
-            length = buffer[at + 1] & 0x7F
-            head_size = at + 2
-            if length == 126:
-                length = int.from_bytes(buffer[at + 2 : at + 4], "big")
-                head_size = at + 4
-            elif length == 127:
-                length = int.from_bytes(buffer[at + 2 : at + 10], "big")
-                head_size = at + 10
-            begin = head_size + 4  # a client's frames are masked
-            if begin + length > size:
-                break
-            self._frame(buffer[at] & 0x0F, buffer, head_size, begin, length)
-            at = begin + length
-        self._buffer = buffer[at:]
+    def lost(self) -> None:
+        self._counts.open -= 1
 
-    def _frame(self, kind: int, buffer: bytes, mask_at: int, begin: int, length: int) -> None:
-        if kind == _BINARY:
-            if length >= 8:
-                mask = int.from_bytes(buffer[mask_at:begin] * 2, "big")
-                stamp = mask ^ int.from_bytes(buffer[begin : begin + 8], "big")
-                self._audio(length, stamp)
+    def answer(self, path: str) -> object:
+        if path not in ("/stats", "/reset"):
+            return None
+        report = self._counts.report()
+        if path == "/reset":
+            self._counts.reset()
+        return report
+
+    def text(self, message: str) -> None:
+        answers = self._wire.text(message)
+        if answers is None:
+            self.send_text('{"type":"Metadata","request_id":"bench","created":"","duration":'
+                      f'{self._received / BYTES_A_SECOND},"channels":1}}')  # fmt: skip
+            self.close()
             return
-        mask_bytes = buffer[mask_at:begin]
-        content = bytes(
-            byte ^ mask_bytes[index % 4] for index, byte in enumerate(buffer[begin:begin + length])
-        )  # fmt: skip
-        if kind == _TEXT:
-            assert self._wire is not None
-            answers = self._wire.text(content.decode())
-            if answers is None:
-                self._send_text('{"type":"Metadata","request_id":"bench","created":"","duration":'
-                          f'{self._received / BYTES_A_SECOND},"channels":1}}')  # fmt: skip
-                self._send(_CLOSE, (1000).to_bytes(2, "big"))
-                self._transport.close()
-                return
-            for answer in answers:
-                self._send_text(answer)
-        elif kind == _PING:
-            self._send(_PONG, content)
-        elif kind == _CLOSE:
-            self._send(_CLOSE, content[:2])
-            self._transport.close()
+        for answer in answers:
+            self.send_text(answer)
 
-    def _audio(self, length: int, stamp: int) -> None:
+    def binary(self, length: int, stamp: int | None) -> None:
         counts, now = self._counts, time.monotonic_ns()
+        if stamp is None:
+            return
         counts.messages += 1
         counts.bytes += length
         if 0 <= now - stamp < _PLAUSIBLE_NS:
@@ -292,60 +265,14 @@ class Connection(asyncio.Protocol):
             counts.begun += 1
             counts.last_begun_ns = now
         self._received += length
-        wire = self._wire
-        assert wire is not None
         self._audio_messages += 1
-        if isinstance(wire, Speechmatics):
-            self._send_text(f'{{"message":"AudioAdded","seq_no":{self._audio_messages}}}')
+        if isinstance(self._wire, Speechmatics):
+            self.send_text(f'{{"message":"AudioAdded","seq_no":{self._audio_messages}}}')
         if self._received >= self._due:
             self._due += BYTES_A_SECOND
             self._seconds += 1
-            for message in wire.transcripts(self._seconds):
-                self._send_text(message)
-
-    def _request(self, head: str) -> None:
-        lines = head.split("\r\n")
-        target = urlsplit(lines[0].split(" ")[1])
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
-        key = headers.get("sec-websocket-key")
-        kind = _WIRES.get(target.path) or (Speechmatics if target.path.startswith("/v2/") else None)
-        if kind is None or key is None:
-            self._answer(target.path)
-            return
-        self._wire = kind(self._counts.opened)
-        self._counts.open += 1
-        self._counts.opened += 1
-        self._due = BYTES_A_SECOND * (1 + self._counts.opened * _GOLDEN % 1)
-        accept = base64.b64encode(
-            hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
-        ).decode()
-        upgrade = [
-            "HTTP/1.1 101 Switching Protocols",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Accept: {accept}",
-            "dg-request-id: bench",
-        ]
-        self._transport.write(("\r\n".join(upgrade) + "\r\n\r\n").encode())
-        for message in self._wire.opening():
-            self._send_text(message)
-
-    def _answer(self, path: str) -> None:
-        body = json.dumps(self._counts.report()).encode()
-        if path == "/reset":
-            self._counts.reset()
-        status = "200 OK" if path in ("/stats", "/reset") else "404 Not Found"
-        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        self._transport.write(head.encode() + body)
-        self._transport.close()
-
-    def _send_text(self, message: str) -> None:
-        self._send(_TEXT, message.encode())
-
-    def _send(self, kind: int, content: bytes) -> None:
-        size = len(content)
-        length = bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
-        self._transport.write(bytes([0x80 | kind]) + length + content)
+            for message in self._wire.transcripts(self._seconds):
+                self.send_text(message)
 
 
 async def main() -> None:

@@ -117,15 +117,22 @@ class Emulator:
 
     async def stats(self, *, reset: bool = False) -> dict[str, Any]:
         """Return the statistics since the last reset."""
-        path = "reset" if reset else "stats"
+        reply: dict[str, Any] = await self._get("reset" if reset else "stats")
+        return reply
+
+    async def events(self) -> list[tuple[int, str, int, int]]:
+        """Return what a bench.voice.emulator has noted since the last call."""
+        return [(*event,) for event in await self._get("events")]
+
+    async def _get(self, path: str) -> Any:
         async with self._http.get(f"http://{self.address}/{path}") as response:
-            reply: dict[str, Any] = await response.json(content_type=None)
-            return reply
+            return await response.json(content_type=None)
 
 
 @contextlib.asynccontextmanager
-async def emulator() -> AsyncIterator[Emulator]:
-    async with program("-m", "bench.emulator") as process, aiohttp.ClientSession() as http:
+async def emulator(*arguments: str, module: str = "bench.emulator") -> AsyncIterator[Emulator]:
+    """Run an emulator with these arguments."""
+    async with program("-m", module, *arguments) as process, aiohttp.ClientSession() as http:
         yield Emulator(process, int(await process.line()), http)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of voice sessions: `python -m bench.voice`."""

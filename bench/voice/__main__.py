@@ -1,0 +1,68 @@
+"""Measure voice sessions: `python -m bench.voice`, or a part of it: `--only latency`.
+
+`latency`: how soon speech is heard, and how soon it is silent after an interrupt. `cost`: processor
+time and memory of many utterances at once, beside other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import cost, latency
+
+PARTS = ("latency", "cost")
+
+
+async def measure_latency(rounds: int, voices: Sequence[str]) -> dict[str, Any]:
+    """Measure and print. Returns the figures of each voice, for JSON."""
+    found = {}
+    for voice in voices:
+        measured = await latency.measure(rounds, voice)
+        print(voice)
+        latency.print_rounds(measured)
+        found[voice] = [one.as_dict() for one in measured]
+    return found
+
+
+async def measure_cost(
+    seconds: float, runs: int, sessions: Sequence[int], who: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Measure and print. Returns the figures, for JSON."""
+    costs = await cost.measure_all(seconds, runs, sessions, who)
+    cost.print_costs(costs)
+    return [one.as_dict() for one in costs]
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.voice", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", choices=PARTS, help="default: both")
+    parser.add_argument("--voice", choices=latency.VOICES, nargs="+", default=latency.VOICES)
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="interrupts of each kind with each voice"
+    )
+    parser.add_argument("--sessions", type=int, nargs="+", default=cost.SESSIONS)
+    parser.add_argument("--who", choices=cost.WHO, nargs="+", default=cost.WHO)
+    parser.add_argument("--seconds", type=float, default=20, help="duration of each cost")
+    parser.add_argument("--runs", type=int, default=3, help="repetitions of each cost")
+    parser.add_argument("--json", type=Path, help="file to write all figures to")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {}
+    if arguments.only != "cost":
+        report["latency"] = await measure_latency(arguments.rounds, arguments.voice)
+    if arguments.only != "latency":
+        report["cost"] = await measure_cost(
+            arguments.seconds, arguments.runs, arguments.sessions, arguments.who
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
