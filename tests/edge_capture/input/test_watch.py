@@ -88,7 +88,7 @@ def spoken(seed: int, seconds: float, level: float) -> Audio:
 makers: list[Callable[[int, float, float], Audio]] = [spoken, music, noise, words]
 
 
-@examples(60)
+@examples(20)
 @given(
     seed=st.integers(0, 1000),
     makers=st.lists(st.sampled_from(makers), min_size=1, max_size=3),
@@ -189,14 +189,15 @@ def test_silence_says_nothing_about_the_phase() -> None:
 
 
 def test_what_comes_and_goes_is_not_said_each_time() -> None:
-    """A day of pauses of 15 s, after a noise gate, in a telephone call."""
+    """An hour of pauses of 15 s, after a noise gate, in a telephone call: an end is awaited for
+    longer each time, until the audio between two pauses is shorter."""
     watch = Watch(AudioFormat("linear16", 100, 1), split=False)
     rng = np.random.default_rng(1)
     found: list[Finding] = []
-    for _ in range(24 * 60 * 2):
+    for _ in range(60 * 2):
         found += watch.feed(rng.integers(-9000, 9000, (1500, 1)).astype(np.int16))
         found += watch.feed(np.zeros((1500, 1), np.int16))
-    assert Counter(each.code for each in found) == {DEAD: pytest.approx(10, abs=8)}
+    assert Counter(each.code for each in found) == {DEAD: 7}
     assert found[0].began
 
 
