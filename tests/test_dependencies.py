@@ -7,8 +7,7 @@ import ast
 import asyncio
 import inspect
 import tomllib
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,9 +100,9 @@ def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def accesses(tree: ast.AST) -> Iterator[tuple[str, str]]:
+def accesses(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
     """Yield each private name that is accessed on an object, with the last name of the object."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             yield last_name(node.value), node.attr
         elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "setattr"):
@@ -112,9 +111,9 @@ def accesses(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield last_name(node.args[0]), str(name.value)
 
 
-def definitions(tree: ast.AST) -> Iterator[str]:
+def definitions(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield the names of functions, classes, variables and attributes that a module defines."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -127,29 +126,23 @@ def definitions(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-@cache
-def trees() -> dict[str, ast.AST]:
-    """Parse every module of the project."""
-    return {
-        str(path.relative_to(ROOT)): ast.parse(path.read_text())
-        for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy", "docs")
-        for path in sorted((ROOT / folder).rglob("*.py"))
-    }
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def test_the_list_of_internal_names_of_nats_py_is_complete() -> None:
-    tree = ast.Module([trees()[path] for path in FASTPATH], [])  # type: ignore[misc]
+    nodes = [node for path in FASTPATH for node in nodes_of(ROOT / path)]
     own = {"_flushing", "_socket", "_flusher_ended", "_flush_later", "_flush_now", "_number"}
     own |= {"_client", "_subscription", "_unparsed", "_reader", "_deliver", "_check_size"}
     own |= {"_largest_command", "_largest_message", "_known_limit", "_next_known_limit"}
     own |= {"_set_limit", "_direct", "_open"}
     overridden = {
         node.name
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.AsyncFunctionDef) and is_private(node.name)
     }
     parser = {"buf", "state", "reset", "parse"}
-    used = {name for _, name in accesses(tree)} | overridden | parser
+    used = {name for _, name in accesses(nodes)} | overridden | parser
     assert used - own == set(NATS_PY)
     assert not own & set(dir(Client())), "nats-py has come to use a name of ours"
 
@@ -180,11 +173,16 @@ async def test_the_installed_nats_py_has_every_internal_name() -> None:
 def test_private_names_of_others_are_used_only_where_a_reason_is_given() -> None:
     """A name that our own code also defines is not recognized, unless it is accessed on a
     `client`."""
-    ours = {name for tree in trees().values() for name in definitions(tree)}
+    ours: set[str] = set()
+    used: set[tuple[str, str, str]] = set()
+    for folder in ("natterjack", "worker", "edge_capture", "bench", "tests", "deploy", "docs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = nodes_of(path)
+            ours.update(definitions(nodes))
+            used.update((str(path.relative_to(ROOT)), *access) for access in accesses(nodes))
     found = {
         (path, name)
-        for path, tree in trees().items()
-        for owner, name in accesses(tree)
+        for path, owner, name in used
         if path not in FASTPATH
         and name not in WITHOUT_BOUND
         and (
@@ -202,7 +200,7 @@ def test_private_names_of_others_exist(dependency: str, path: str) -> None:
     assert spec.origin is not None
     module = Path(spec.origin)
     sources = sorted(module.parent.rglob("*.py")) if module.stem == "__init__" else [module]
-    defined = {name for source in sources for name in definitions(ast.parse(source.read_text()))}
+    defined = {name for source in sources for name in definitions(nodes_of(source))}
     assert OTHERS[dependency, path] <= defined
 
 
