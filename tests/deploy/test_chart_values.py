@@ -31,7 +31,7 @@ from .chart import (
     render,
     settings_of,
 )
-from .libyaml import parse_yamls, read_yaml
+from .libyaml import parse_manifests, parse_yamls, read_yaml
 from .manifests import (
     EVERYTHING,
     NEWEST,
@@ -140,7 +140,7 @@ def test_null_leaves_a_value_out_or_is_refused(scaled: str) -> None:
                 f"{path}: {done.stderr}"
             )
             continue
-        documents = parse_yamls(done.stdout)
+        documents = parse_manifests(done.stdout)
         new = [document for document in documents if document not in valid]
         check(new, OLDEST)
         valid += new
