@@ -33,6 +33,7 @@ NATS_PY = {
     "_read_loop": ("client", "()"),
     "_process_msg": ("client", "(sid, subject, reply, data, headers)"),
     "_send_ping": ("client", "(future=None)"),
+    "_process_pong": ("client", "()"),
     "_flush_pending": ("client", "(force_flush=False)"),
     # Attributes of a client that is not connected yet, with their types.
     "_ps": ("client", "Parser"),

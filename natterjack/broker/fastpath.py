@@ -358,6 +358,13 @@ class Client(NatsClient):
         self._pending_data_size += len(PING_PROTO)
         await self._flush_pending()
 
+    async def _process_pong(self) -> None:
+        # The answer to a `flush` that was given up. Otherwise nats-py's read loop would end with an
+        # error, and the connection would stay open, deaf.
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if force_flush or not self.batch_writes or not self.is_connected or self._flusher_ended:
             try:

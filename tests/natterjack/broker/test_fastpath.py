@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import OutboundBufferLimitError
+from nats.errors import FlushTimeoutError, OutboundBufferLimitError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from natterjack.broker import streams
@@ -22,6 +22,7 @@ from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.broker.wire import headers_size, parse_headers
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.faults.proxy import NatsProxy
 from tests.limited import LimitedServer
 from tests.waiting import until, within
 
@@ -614,3 +615,23 @@ async def test_a_request_that_is_canceled_as_its_answer_arrives_ends_canceled(
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert not answer.cancelled()
+
+
+async def test_a_late_answer_to_a_flush_that_was_given_up_does_not_end_reading(
+    nats_server: EmbeddedServer,
+) -> None:
+    received = Received()
+    async with (
+        NatsProxy(nats_server.port) as proxy,
+        connected(BrokerSettings(url=proxy.url), name="slow") as slow,
+        connected(BrokerSettings(url=nats_server.url), name="other") as other,
+    ):
+        await slow.client.listen("direct.*", received)
+        await slow.client.flush()
+        proxy.stall()
+        with pytest.raises(FlushTimeoutError):
+            await slow.client.flush(timeout=0.1)  # type: ignore[arg-type] # nats-py accepts it
+        proxy.heal()
+        await slow.client.flush()
+        await other.client.publish("direct.a", b"still read")
+        await until(lambda: received.messages, "the message arrives")
