@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cost, latency
+from . import cost, latency, picture
 
 PARTS = ("latency", "cost")
 
@@ -39,7 +38,7 @@ async def measure_cost(
     return [one.as_dict() for one in costs]
 
 
-async def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.voice", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", choices=PARTS, help="default: both")
     parser.add_argument("--voice", choices=latency.VOICES, nargs="+", default=latency.VOICES)
@@ -51,7 +50,18 @@ async def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="duration of each cost")
     parser.add_argument("--runs", type=int, default=3, help="repetitions of each cost")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="only draw an interrupt that is recorded"
+    )
     arguments = parser.parse_args()
+    if arguments.picture:
+        picture.draw(arguments.picture)
+    else:
+        asyncio.run(measure(arguments))
+
+
+async def measure(arguments: argparse.Namespace) -> None:
+    """Measure what is asked for, print it, and write it."""
     report: dict[str, Any] = {}
     if arguments.only != "cost":
         report["latency"] = await measure_latency(arguments.rounds, arguments.voice)
@@ -61,8 +71,7 @@ async def main() -> int:
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    main()

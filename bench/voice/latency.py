@@ -99,7 +99,6 @@ class Setup:
     """What a measurement consists of."""
 
     broker: Broker
-    provider: Emulator
     speaking: Speaking
     listener: Listener
     recorder: Recorder
@@ -114,24 +113,32 @@ class Setup:
             transcript_subject(_CALLER, "turn"), event.encode()
         )
 
+    async def interrupted(self, utterance: int) -> UtteranceEvent:
+        """Wait for the event that says what was heard."""
+        async for event in self.speaking:
+            if not isinstance(event, UtteranceEvent) or event.event != "interrupted":
+                continue
+            if event.utterance == utterance:
+                return event
+        raise RuntimeError("the session has ended")
+
 
 @contextlib.asynccontextmanager
-async def setup(
-    voice: str, provider: Emulator, *, keeps: bool = False, **options: Any
-) -> AsyncIterator[Setup]:
-    """Run everything that an utterance passes through. `keeps`: keep what is recorded."""
+async def setup(voice: str, provider: str, *, keeps: bool = False) -> AsyncIterator[Setup]:
+    """Run everything that an utterance passes through, except for the provider, whose address is
+    given. `keeps`: keep what is recorded."""
     async with (
         broker() as server,
-        worker(server.url, provider.address, 10, arguments=WORKER, **worker_settings(voice)),
+        worker(server.url, provider, 10, arguments=WORKER, **worker_settings(voice)),
         playing(server.url, KEY.tenant, KEY.conversation, keeps=keeps) as recorder,
         connected(BrokerSettings(url=server.url), name="bench") as connection,
         natterjack.speak(
-            *KEY, interrupt_on=str(_CALLER), settings=BrokerSettings(url=server.url), **options
+            *KEY, interrupt_on=str(_CALLER), settings=BrokerSettings(url=server.url)
         ) as speaking,
     ):
         listener = Listener()
         arrivals = await connection.client.listen(speech_subject(KEY), listener.received)
-        yield Setup(connection, provider, speaking, listener, recorder)
+        yield Setup(connection, speaking, listener, recorder)
         await arrivals.end()
 
 
@@ -151,17 +158,17 @@ async def measure(rounds: int, voice: str = VOICES[0]) -> list[Round]:
     found = []
     async with (
         emulator(module="bench.voice.emulator") as provider,
-        setup(voice, provider) as each,
+        setup(voice, provider.address) as each,
     ):
         for number in range(len(HOW) * rounds + 1):
             if number % 10 == 0:
                 progress(f"{voice}, utterance {number} of {len(HOW) * rounds}")
-            found.append(await _round(each, HOW[number % len(HOW)], number))
+            found.append(await _round(each, provider, HOW[number % len(HOW)], number))
         return found[1:]  # the first one includes connecting
 
 
-async def _round(each: Setup, how: str, number: int) -> Round:
-    provider, recorder, listener = each.provider, each.recorder, each.listener
+async def _round(each: Setup, provider: Emulator, how: str, number: int) -> Round:
+    recorder, listener = each.recorder, each.listener
     await provider.events()
     recorder.reset()
     listener.reset()
@@ -175,12 +182,7 @@ async def _round(each: Setup, how: str, number: int) -> Round:
     else:
         await each.speaking.interrupt()
     await until(lambda: time.monotonic() - recorder.last > _QUIET_S, "it is silent")
-    async for event in each.speaking:
-        if isinstance(event, UtteranceEvent) and (event.utterance, event.event) == (
-            utterance,
-            "interrupted",
-        ):
-            break
+    await each.interrupted(utterance)
     events = await provider.events()
     at = {kind: when / 1e9 for _, kind, when, _ in reversed(events)}  # the first of each kind
     late = [

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
+import numpy as np
 import pytest
 
-from bench.voice import cost, latency
+from bench.loudspeaker import RATE
+from bench.voice import cost, latency, picture
 from bench.voice.__main__ import measure_latency
 from bench.voice.peer import PERIOD_S
+from tests.emulators import tones
+from tests.emulators.spoken import tone_words
 
 
 @pytest.mark.parametrize("voice", latency.VOICES)
@@ -37,3 +43,22 @@ async def test_cost(who: str) -> None:
     assert found.delivered > 0.8
     assert found.errors == 0
     assert (found.broker_cpu_s_per_hour > 0) == (who != "client")
+
+
+def test_a_picture_marks_what_was_heard() -> None:
+    text = picture.TEXT.split()
+    audio = tones.encode(tone_words(picture.TEXT)[:4], RATE, lead_seconds=1, tail_seconds=3)
+    decoder = tones.Decoder(RATE)
+    heard = [*decoder.feed(audio), *decoder.flush()]
+    first, last = heard[0].start, heard[-1].end
+    recording = picture.Recording(
+        np.frombuffer(audio, "<i2"), first, last - 0.01, last - 0.005, last, heard,
+        " ".join(text[:4]), " ".join(text[4:]), False,
+    )  # fmt: skip
+    drawn = ElementTree.fromstring(picture.svg(recording))
+    words = [one for one in drawn.iter() if (one.get("class") or "").startswith("word ")]
+    assert [one.text for one in words] == text[: len(words)]
+    kinds = [(one.get("class") or "").split()[1] for one in words]
+    assert kinds == ["heard"] * 4 + ["lost"] * (len(words) - 4)
+    assert len(words) > 4
+    assert any("last audible sample, 10 ms" in (one.text or "") for one in drawn.iter())
