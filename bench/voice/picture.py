@@ -99,13 +99,13 @@ async def record() -> Recording:
         await asyncio.sleep(_AFTER_S)
         began = recorder.began
         audio = bytes(recorder.audio)
-        times = [t - began for t in (recorder.first, interrupted, listener.cut, recorder.last)]
+        first, last = recorder.first - began, recorder.last - began
     decoder = tones.Decoder(RATE)
     heard = [*decoder.feed(audio), *decoder.flush()]
     if [word.word for word in heard] != tone_words(TEXT)[: len(heard)] or not heard:
         raise RuntimeError("the recording has gaps: the machine is too busy; try again")
     return Recording(
-        np.frombuffer(audio, "<i2"), *times, heard,
+        np.frombuffer(audio, "<i2"), first, interrupted - began, listener.cut - began, last, heard,
         event.text_spoken or "", event.text_remaining or "", bool(event.estimated),
     )  # fmt: skip
 
