@@ -10,7 +10,7 @@ import pytest
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.settings import SherpaSettings
 
-from .speech import Take, take_of, two_cities
+from .speech import PART_SECONDS, Take, seconds, take_of, two_cities
 
 
 @pytest.fixture(scope="package")
@@ -32,7 +32,13 @@ def whole_take(provider: SherpaProvider, speech: bytes) -> Take:
     return asyncio.run(take_of(provider, speech))
 
 
+@pytest.fixture(scope="session")
+def part(speech: bytes) -> bytes:
+    """The first sentences of the recording."""
+    return seconds(0, PART_SECONDS, speech)
+
+
 @pytest.fixture(scope="package")
-def plain_take(provider: SherpaProvider, speech: bytes) -> Take:
-    """The whole recording, transcribed in one go without interims."""
-    return asyncio.run(take_of(provider, speech, interim_seconds=0))
+def part_take(provider: SherpaProvider, part: bytes) -> Take:
+    """The first sentences, transcribed without interims."""
+    return asyncio.run(take_of(provider, part, interim_seconds=0))

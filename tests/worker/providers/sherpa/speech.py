@@ -30,6 +30,9 @@ BYTES_PER_SECOND = 32_000
 CHUNK_BYTES = 2_560  # 80 ms
 
 REFERENCE = files("natterjack").joinpath("data/two_cities.txt").read_text("utf-8")
+PART_SECONDS = 13.1
+"""Duration of four sentences at the beginning of the recording, with the pause after them."""
+PART_REFERENCE = REFERENCE[: REFERENCE.index(", it was the season")]
 
 
 def two_cities() -> bytes:

@@ -14,7 +14,7 @@ from tests.waiting import bound, soon, until
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.stream import MAX_PENDING_BYTES, SherpaStream
 
-from .speech import REFERENCE, Take, chunks, feed, request, seconds, take_of
+from .speech import PART_REFERENCE, PART_SECONDS, Take, chunks, feed, request, seconds, take_of
 
 
 async def opened(provider: SherpaProvider, **options: float) -> SherpaStream:
@@ -28,13 +28,13 @@ async def collect(stream: SherpaStream, take: Take) -> None:
         take.events.append(event)
 
 
-async def test_send_waits_if_nobody_iterates(provider: SherpaProvider, speech: bytes) -> None:
+async def test_send_waits_if_nobody_iterates(provider: SherpaProvider, part: bytes) -> None:
     stream = await opened(provider)
     sent = 0
 
     async def send_all() -> None:
         nonlocal sent
-        for chunk in chunks(speech):
+        for chunk in chunks(part):
             await stream.send(chunk)
             sent += len(chunk)
         await stream.finish()
@@ -45,8 +45,8 @@ async def test_send_waits_if_nobody_iterates(provider: SherpaProvider, speech: b
     take = Take()
     await collect(stream, take)
     await sending
-    assert sent == len(speech)
-    assert word_error_rate(REFERENCE, take.text) < 0.15
+    assert sent == len(part)
+    assert word_error_rate(PART_REFERENCE, take.text) < 0.15
     await stream.close()
 
 
@@ -65,16 +65,16 @@ async def test_finalize_makes_final_what_was_sent(provider: SherpaProvider, spee
         assert 5.9 < final.end <= 6.0
         assert take.turns[-1].event == "started"  # the turn goes on
         await stream.finalize()  # nothing is left
-        for chunk in chunks(seconds(6, 20, speech)):
+        for chunk in chunks(seconds(6, 10, speech)):
             await stream.send(chunk)
         await stream.finalize()  # applies to what came before it, not to what follows
-        for chunk in chunks(seconds(20, 44, speech)):
+        for chunk in chunks(seconds(10, PART_SECONDS, speech)):
             await stream.send(chunk)
         await stream.finish()
     ends = [final.end for final in take.finals]
-    assert any(19.9 < end <= 20.0 for end in ends)
+    assert any(9.9 < end <= 10.0 for end in ends)
     assert all(a.end == b.start for a, b in zip(take.finals, take.finals[1:], strict=False))
-    assert word_error_rate(REFERENCE, take.text) < 0.2
+    assert word_error_rate(PART_REFERENCE, take.text) < 0.2
     await stream.close()
 
 
@@ -108,13 +108,13 @@ async def test_many_finalizes_give_no_invented_words(
 
 
 async def test_cancelled_iteration_loses_nothing(
-    provider: SherpaProvider, speech: bytes, plain_take: Take
+    provider: SherpaProvider, part: bytes, part_take: Take
 ) -> None:
     stream = await opened(provider, interim_seconds=0)
     take = Take()
     cancelled = 0
     async with asyncio.TaskGroup() as group:
-        group.create_task(feed(stream, speech))
+        group.create_task(feed(stream, part))
         while True:
             try:
                 take.events.append(await asyncio.wait_for(anext(stream), 0.01))
@@ -123,7 +123,7 @@ async def test_cancelled_iteration_loses_nothing(
             except StopAsyncIteration:
                 break
     assert cancelled
-    assert take.finals == plain_take.finals
+    assert take.finals == part_take.finals
     await stream.close()
 
 
@@ -199,7 +199,7 @@ async def test_a_broken_engine_ends_the_stream(provider: SherpaProvider, speech:
     await stream.close()
 
 
-async def test_the_event_loop_is_never_blocked(provider: SherpaProvider, speech: bytes) -> None:
+async def test_the_event_loop_is_never_blocked(provider: SherpaProvider, part: bytes) -> None:
     """Only this process's CPU time counts, because other load on the machine delays the loop."""
     longest = 0.0
 
@@ -212,6 +212,6 @@ async def test_the_event_loop_is_never_blocked(provider: SherpaProvider, speech:
             longest = max(longest, min(held, time.process_time() - used))
 
     watching = asyncio.create_task(watch())
-    await asyncio.gather(*(take_of(provider, seconds(0, 20, speech)) for _ in range(2)))
+    await asyncio.gather(*(take_of(provider, part) for _ in range(2)))
     watching.cancel()
     assert longest < bound(0.25)
