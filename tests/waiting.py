@@ -22,6 +22,8 @@ _REFERENCE_SECONDS = 0.004
 """CPU time of `_spin` on the machine that the limits were chosen on."""
 _MOST = 20.0
 _LOOK_SECONDS = 0.05
+_LONGEST_PAUSE = 0.5
+"""Seconds between two looks at a condition, at most."""
 
 
 def _spin() -> float:
@@ -141,7 +143,8 @@ async def until(
     timeout: float = 30,
 ) -> Any:
     """Return the first true value of `condition`. One that awaits something, such as a reply of the
-    broker, is asked less often the longer it stays false.
+    broker, is asked less often the longer it stays false, and one that takes long, such as a list of
+    all processes, for a third of the time at most.
 
     Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
     machine.
@@ -149,6 +152,7 @@ async def until(
     started, countdown = time.monotonic(), Countdown(timeout, interval=0.5)
     interval = 0.01
     while True:
+        asked = time.monotonic()
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
@@ -157,4 +161,4 @@ async def until(
             return value
         if countdown.expired():
             raise AssertionError(f"not within {time.monotonic() - started:.1f} s: {what}")
-        await asyncio.sleep(interval)
+        await asyncio.sleep(max(interval, min(_LONGEST_PAUSE, 2 * (time.monotonic() - asked))))
