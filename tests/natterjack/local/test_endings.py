@@ -90,6 +90,8 @@ class Way(NamedTuple):
     when: str = READY
     """What it says before."""
     arguments: tuple[str, ...] = ()
+    workers: int = 1
+    """Of `up`: two where one part is to end because of another of its kind."""
 
     def __str__(self) -> str:
         return self.ended_by
@@ -183,7 +185,7 @@ UP = [
     Way("terminal closed while it starts", closes_the_terminal, 129, when=STARTING),
     Way("Ctrl-C", ctrl_c, 0, "stopping"),
     Way("Ctrl-C twice", ctrl_c_twice, 130, "stopping"),
-    Way("SIGTERM", signals(TERM), 0, "stopping"),
+    Way("SIGTERM", signals(TERM), 0, "stopping", workers=2),
     Way("SIGTERM twice", sigterm_twice, 143, "stopping"),
     Way("SIGHUP twice", signals(HUP, HUP), 0, "stopping"),
     Way("terminal closed", closes_the_terminal, 0),
@@ -194,8 +196,15 @@ UP = [
     Way(
         "SIGKILL of the broker", kills("broker"), 1, f"broker .* killed by SIGKILL.*\n{KEPT}", True
     ),
-    Way("SIGKILL of a worker", kills("worker"), 1, f"worker 1 .* by SIGKILL.*\n{KEPT}", True),
-    Way("SIGKILL of the keeper", kills("keeper"), 1, f"runs the parts.*\n{KEPT}", True),
+    Way(
+        "SIGKILL of a worker",
+        kills("worker"),
+        1,
+        f"worker 1 .* by SIGKILL.*\n{KEPT}",
+        True,
+        workers=2,
+    ),
+    Way("SIGKILL of the keeper", kills("keeper"), 1, f"runs the parts.*\n{KEPT}", True, workers=2),
     Way("SIGKILL of the keeper and itself", kills("keeper", "command"), -9, kept=True),
     Way("worker that does not start", nothing, 2, "no_such", when="", arguments=("no_such",)),
 ]
@@ -204,9 +213,8 @@ UP = [
 @pytest.mark.parametrize("way", UP, ids=[way.ended_by for way in UP])
 async def test_up(way: Way, tmp_path: Path, runs: list[Run]) -> None:
     provider = way.arguments or ("deepgram",)
-    runs.append(
-        Run(tmp_path, "natterjack", "up", "--port", "-1", "--workers", "2", "--provider", *provider)
-    )
+    arguments = ("up", "--port", "-1", "--workers", str(way.workers), "--provider", *provider)
+    runs.append(Run(tmp_path, "natterjack", *arguments))
     await check(runs[0], "up", way)
 
 
