@@ -21,6 +21,8 @@ _DUPLICATES_S = 120
 """Deduplication window of STT_AUDIO: natterjack.broker.streams.DUPLICATE_WINDOW_S."""
 _SUBJECTS = 4
 """Subjects per session in STT_TRANSCRIPTS: final, turn, status, usage."""
+_VOICE_SUBJECTS = 3
+"""Subjects per session in TTS_EVENTS: status, utterance, usage."""
 
 
 def _input(default: float, help: str) -> Any:
@@ -38,7 +40,9 @@ class Inputs:
     )
     header_bytes: float = _input(210, "bytes per chunk for headers and for overhead of the store")
     # Workers
-    worker_cpu_s_per_hour: float = _input(2.51, "CPU seconds of a worker per hour of audio")
+    worker_cpu_s_per_hour: float = _input(
+        2.51, "CPU seconds of a worker per hour of audio; assumed for speech, too"
+    )
     worker_core_use: float = _input(0.5, "planned utilization of a worker's core")
     worker_sessions: int = _input(500, "WORKER_MAX_SESSIONS")
     worker_base_mb: float = _input(69, "MB of memory of a worker without sessions")
@@ -56,7 +60,9 @@ class Inputs:
     kept_s: float = _input(900, "NATTERJACK_AUDIO_MAX_AGE_SECONDS")
     disk_per_byte: float = _input(1.2, "disk space per stored byte")
     written_per_byte: float = _input(2.1, "bytes that a node writes per stored byte")
-    node_cpu_s_per_hour: float = _input(2.7, "CPU seconds of the busiest node per hour of audio")
+    node_cpu_s_per_hour: float = _input(
+        2.7, "CPU seconds of the busiest node per hour of audio; assumed for speech, too"
+    )
     events_per_s: float = _input(0.75, "stored events per second of speech: finals, turns")
     event_bytes: float = _input(830, "bytes per event, headers included")
     events_kept_s: float = _input(604_800, "NATTERJACK_TRANSCRIPTS_MAX_AGE_SECONDS")
@@ -70,6 +76,23 @@ class Inputs:
     subject_bytes: float = _input(
         270, "bytes of memory per subject of STT_TRANSCRIPTS; a session has four"
     )
+    # Voice: each voice session speaks all the time, as each other session captures all the time
+    voice_share: float = _input(0, "voice sessions for each session that transcribes")
+    speech_bytes_per_s: float = _input(
+        48_000, "bytes of speech per second; 24 kHz mono linear16, as sessions ask for by default"
+    )
+    speech_chunk_ms: float = _input(107, "milliseconds of speech per chunk")
+    speech_header_bytes: float = _input(290, "as header_bytes, of speech")
+    speech_kept_s: float = _input(120, "NATTERJACK_TTS_AUDIO_MAX_AGE_SECONDS")
+    text_pieces_per_s: float = _input(
+        4, "pieces of text per second of speech: each token of a language model"
+    )
+    text_piece_bytes: float = _input(240, "bytes per piece, headers included")
+    text_kept_s: float = _input(900, "NATTERJACK_TTS_TEXT_MAX_AGE_SECONDS")
+    voice_events_per_s: float = _input(
+        0.25, "stored events per second of speech: starts and ends of utterances, use"
+    )
+    voice_event_bytes: float = _input(750, "bytes per event of a voice session")
     # Limits of a cell
     stream_messages_per_s: float = _input(
         12_500, "messages per second that one STT_AUDIO can store"
@@ -93,10 +116,10 @@ class Inputs:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if not getattr(self, each.name) > 0 and each.name != "spare_workers":
-                raise ValueError(f"{each.name} must be more than 0")
-        if self.spare_workers < 0:
-            raise ValueError("spare_workers must be 0 or more")
+            least = "0 or more" if each.name in ("spare_workers", "voice_share") else "more than 0"
+            value = getattr(self, each.name)
+            if value < 0 or (value == 0 and least == "more than 0"):
+                raise ValueError(f"{each.name} must be {least}")
 
 
 class Load(NamedTuple):
@@ -127,14 +150,15 @@ class Need:
     nodes: int
     chunks_per_s: float
     gbit_per_s: float
-    """Audio and headers that the edges send."""
+    """Audio and headers that the edges send, without speech."""
     leader_gbit_per_s: float
-    """Traffic from the audio stream's leader in one cell to followers and workers."""
+    """Traffic from the leader of the audio in one cell to followers, workers and players."""
     kept_gb: float
     """Audio and events on the disk of each node of a cell."""
     written_mb_per_s: float
     """Write rate of each node of a cell."""
     connections: int
+    """Connections to providers that transcribe."""
     accounts: float
     """Number of provider accounts with the given limit."""
     first: Load
@@ -148,8 +172,10 @@ def sessions_per_worker(inputs: Inputs) -> int:
 
 
 def workers(sessions: int, inputs: Inputs) -> int:
-    """Return the number of workers, spare ones included; one session needs no spare."""
-    needed = math.ceil(sessions / sessions_per_worker(inputs))
+    """Return the number of workers, spare ones included; one session needs no spare. A voice
+    session takes a slot, too."""
+    held = sessions * (1 + inputs.voice_share)
+    needed = math.ceil(held / sessions_per_worker(inputs))
     return needed + (inputs.spare_workers if sessions > 1 else 0)
 
 
@@ -159,52 +185,86 @@ def stored_bytes_per_s(inputs: Inputs) -> float:
 
 
 def leader_bytes_per_s(inputs: Inputs) -> float:
-    """Return the bytes per second that the leader sends for one session's audio, at most.
+    """Return the bytes per second that a leader sends for one session's audio, at most, and for its
+    share of a voice session.
 
-    It sends the audio once to each follower and once towards the worker.
+    It sends the audio once to each follower and once towards the worker; speech, to the player.
     """
-    return stored_bytes_per_s(inputs) * inputs.replicas
+    speech = stored_speech_bytes_per_s(inputs) + stored_text_bytes_per_s(inputs)
+    return (stored_bytes_per_s(inputs) + inputs.voice_share * speech) * inputs.replicas
+
+
+def stored_speech_bytes_per_s(inputs: Inputs) -> float:
+    """As `stored_bytes_per_s`, of a voice session's speech."""
+    return inputs.speech_bytes_per_s + inputs.speech_header_bytes * 1000 / inputs.speech_chunk_ms
+
+
+def stored_text_bytes_per_s(inputs: Inputs) -> float:
+    """As `stored_bytes_per_s`, of a voice session's text."""
+    return inputs.text_pieces_per_s * inputs.text_piece_bytes
 
 
 def kept_bytes(inputs: Inputs) -> float:
-    """Return the disk space per node for one continuous session.
+    """Return the disk space per node for one continuous session, and its share of a voice session.
 
     It consists of the session's audio and the events of the sessions before it.
     """
     audio = stored_bytes_per_s(inputs) * inputs.kept_s
     events = inputs.events_per_s * inputs.event_bytes * inputs.events_kept_s
-    return (audio + events) * inputs.disk_per_byte
+    return (audio + events) * inputs.disk_per_byte + inputs.voice_share * kept_voice_bytes(inputs)
+
+
+def kept_voice_bytes(inputs: Inputs) -> float:
+    """Return the disk space per node for one voice session that speaks all the time: its speech and
+    text, and the events of the sessions before it."""
+    speech = stored_speech_bytes_per_s(inputs) * inputs.speech_kept_s
+    text = stored_text_bytes_per_s(inputs) * inputs.text_kept_s
+    events = inputs.voice_events_per_s * inputs.voice_event_bytes * inputs.events_kept_s
+    return (speech + text + events) * inputs.disk_per_byte
 
 
 def written_bytes_per_s(inputs: Inputs) -> float:
     """Return the bytes per second that each node writes for one session: audio, events, records."""
     events = inputs.events_per_s * inputs.event_bytes + inputs.record_bytes
-    return (stored_bytes_per_s(inputs) + events) * inputs.written_per_byte
+    voice = (
+        stored_speech_bytes_per_s(inputs) + stored_text_bytes_per_s(inputs)
+        + inputs.voice_events_per_s * inputs.voice_event_bytes + inputs.record_bytes
+    )  # fmt: skip
+    each = stored_bytes_per_s(inputs) + events + inputs.voice_share * voice
+    return each * inputs.written_per_byte
 
 
 def resident_bytes(inputs: Inputs) -> float:
     """Return the memory per node for one continuous session.
 
-    It consists of the IDs of its last chunks and the subjects of the events of earlier sessions.
+    It consists of the IDs of its last chunks and the subjects of the events of earlier sessions;
+    all of this for its share of a voice session, too.
     """
     ids = 1000 / inputs.chunk_ms * min(_DUPLICATES_S, inputs.kept_s) * inputs.id_bytes
-    subjects = _SUBJECTS * inputs.events_kept_s / inputs.session_s * inputs.subject_bytes
-    return ids + subjects
+    speech = 1000 / inputs.speech_chunk_ms * inputs.speech_kept_s
+    text = inputs.text_pieces_per_s * min(_DUPLICATES_S, inputs.text_kept_s)
+    ids += inputs.voice_share * (speech + text) * inputs.id_bytes
+    subjects = _SUBJECTS + inputs.voice_share * _VOICE_SUBJECTS
+    sessions = inputs.events_kept_s / inputs.session_s
+    return ids + subjects * sessions * inputs.subject_bytes
 
 
 def loads(sessions: int, inputs: Inputs) -> list[Load]:
     """Return the loads of all limited resources of a cell with so many sessions."""
     disk, network = inputs.disk_use, inputs.node_network_use
-    news = sessions / inputs.slot_news_s * workers(sessions, inputs)
+    held = sessions * (1 + inputs.voice_share)
+    news = held / inputs.slot_news_s * workers(sessions, inputs)
     chunks = sessions * 1000 / inputs.chunk_ms
-    cores = sessions * inputs.node_cpu_s_per_hour / 3600
+    speech = sessions * inputs.voice_share * 1000 / inputs.speech_chunk_ms
+    cores = held * inputs.node_cpu_s_per_hour / 3600
     gbit = sessions * leader_bytes_per_s(inputs) * 8 / 1e9
     memory = sessions * resident_bytes(inputs) / 1e9
     kept = sessions * kept_bytes(inputs) / 1e9
     written = sessions * written_bytes_per_s(inputs) / 1e6
-    beats = sessions * 3 / inputs.lease_s
+    beats = held * 3 / inputs.lease_s
     return [
         Load("chunks into STT_AUDIO", chunks, inputs.stream_messages_per_s, "/s"),
+        Load("chunks into TTS_AUDIO", speech, inputs.stream_messages_per_s, "/s"),
         Load("cores of the leader", cores, inputs.node_cores * inputs.node_core_use, "cores"),
         Load("network of the leader", gbit, inputs.node_gbit_per_s * network, "Gbit/s"),
         Load("memory of a node", memory, inputs.node_gb * inputs.node_memory_use, "GB"),
@@ -249,12 +309,12 @@ def need(sessions: int, inputs: Inputs) -> Need:
         raise ValueError("sessions must be 1 or more")
     count = cells(sessions, inputs)
     each = math.ceil(sessions / count)
-    full = min(each, sessions_per_worker(inputs))
+    full = min(math.ceil(each * (1 + inputs.voice_share)), sessions_per_worker(inputs))
     return Need(
         sessions=sessions,
         cells=count,
         workers=count * workers(each, inputs),
-        worker_cores=sessions * inputs.worker_cpu_s_per_hour / 3600,
+        worker_cores=sessions * (1 + inputs.voice_share) * inputs.worker_cpu_s_per_hour / 3600,
         worker_mb=inputs.worker_base_mb + full * inputs.worker_session_kb / 1024,
         nodes=count * inputs.replicas,
         chunks_per_s=sessions * 1000 / inputs.chunk_ms,

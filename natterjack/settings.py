@@ -156,7 +156,8 @@ class StreamSettings(BaseSettings):
     )
     tts_text_max_bytes: Bound = described(
         67_108_864,
-        "maximum size of TTS_TEXT in bytes; when full, text is refused; -1: no limit",
+        "maximum size of TTS_TEXT in bytes; when full, text is refused; -1: no limit. The default "
+        "has room for 75 sessions that speak all the time and whose text comes in tokens",
     )
     tts_audio_storage: Storage = described(
         "file",
@@ -168,7 +169,7 @@ class StreamSettings(BaseSettings):
     tts_audio_max_bytes: Bound = described(
         536_870_912,
         "maximum size of TTS_AUDIO in bytes; when full, the oldest speech is dropped; -1: no "
-        "limit. The default, 512 MiB, has room for 90 sessions that speak all the time; a worker "
+        "limit. The default, 512 MiB, has room for 85 sessions that speak all the time; a worker "
         "that creates the stream halves it until it fits",
     )
     tts_events_max_age_seconds: float = described(

@@ -65,6 +65,11 @@ def parse_request(subject: str, payload: bytes) -> Request[SessionSpec]:
     return _parse(SessionSpec, subject, payload)
 
 
+def parse_voice_request(subject: str, payload: bytes) -> Request[VoiceSpec]:
+    """As `parse_request`, of the queue of voice sessions."""
+    return _parse(VoiceSpec, subject, payload)
+
+
 def _parse(model: type[Spec], subject: str, payload: bytes) -> Request[Spec]:
     """As `parse_request`, for either kind."""
     try:
@@ -108,7 +113,7 @@ def _transcribe(services: Services, message: Msg) -> Session:
 
 def _speak(services: Services, message: Msg) -> VoiceSession:
     """As `_transcribe`, for a voice session."""
-    request, metadata = _parse(VoiceSpec, message.subject, message.data), message.metadata
+    request, metadata = parse_voice_request(message.subject, message.data), message.metadata
     return VoiceSession(
         services, request.spec, metadata.num_delivered, metadata.sequence.stream,
         problem=request.problem, headers=message.headers,

@@ -14,6 +14,7 @@ from bench.capacity_model import (
     cells,
     first_limit,
     kept_bytes,
+    kept_voice_bytes,
     leader_bytes_per_s,
     loads,
     main,
@@ -22,6 +23,8 @@ from bench.capacity_model import (
     resident_bytes,
     sessions_per_worker,
     stored_bytes_per_s,
+    stored_speech_bytes_per_s,
+    stored_text_bytes_per_s,
     workers,
     written_bytes_per_s,
 )
@@ -37,6 +40,9 @@ ROUND = Inputs(
     subject_bytes=200, stream_messages_per_s=10_000, node_cores=8, node_core_use=0.5,
     node_gbit_per_s=10, node_network_use=0.5, node_gb=16, node_memory_use=0.5, disk_gb=1000,
     disk_mb_per_s=500, disk_use=0.8, heartbeats_per_s=10_000, news_per_s=100_000, slot_news_s=5,
+    speech_bytes_per_s=48_000, speech_chunk_ms=100, speech_header_bytes=200, speech_kept_s=100,
+    text_pieces_per_s=5, text_piece_bytes=200, text_kept_s=1000, voice_events_per_s=0.2,
+    voice_event_bytes=1000,
 )  # fmt: skip
 """Round numbers, for calculations by hand."""
 
@@ -49,6 +55,27 @@ def test_needs_of_one_session() -> None:
     assert written_bytes_per_s(ROUND) == (34_000 + 500 + 500) * 2
     # 10 ids a second for two minutes; four subjects of each of 144 sessions of a day
     assert resident_bytes(ROUND) == 1200 * 100 + 4 * 144 * 200
+
+
+def test_voice_sessions_need_their_streams_slots_and_leases() -> None:
+    """One voice session for every two that transcribe."""
+    voice = replace(ROUND, voice_share=0.5)
+    assert stored_speech_bytes_per_s(voice) == 50_000  # 10 chunks a second of 4,800 + 200 bytes
+    assert stored_text_bytes_per_s(voice) == 1000
+    # 50,000 x 100 s of speech, 1,000 x 1,000 s of text, 200 bytes x 86,400 s of events
+    assert kept_voice_bytes(voice) == (5_000_000 + 1_000_000 + 17_280_000) * 1.25
+    assert kept_bytes(voice) == kept_bytes(ROUND) + kept_voice_bytes(voice) / 2
+    assert leader_bytes_per_s(voice) == (34_000 + 25_500) * 3
+    assert written_bytes_per_s(voice) == (35_000 + 51_700 / 2) * 2
+    # IDs: 10 chunks a second for 100 s, 5 pieces a second for two minutes; subjects: three
+    assert resident_bytes(voice) == resident_bytes(ROUND) + (1600 * 100 + 3 * 144 * 200) / 2
+    found = {load.what: load.needed for load in loads(1000, voice)}
+    assert found["chunks into TTS_AUDIO"] == 5000
+    assert found["lease renewals"] == 1500
+    assert found["cores of the leader"] == 3
+    assert workers(800, voice) == 4  # 1,200 slots of 400, and one to spare
+    assert need(1000, voice).worker_cores == 1.5
+    assert need(1000, voice).connections == 1000
 
 
 def test_ids_are_kept_for_the_deduplication_window() -> None:
@@ -79,6 +106,7 @@ def test_workers_include_a_spare_one(sessions: int, count: int) -> None:
 def test_loads_per_cell() -> None:
     expected = {
         "chunks into STT_AUDIO": (10_000, 10_000),
+        "chunks into TTS_AUDIO": (0, 10_000),
         "cores of the leader": (2, 4),
         "network of the leader": (0.816, 5),
         "memory of a node": (0.2352, 8),
@@ -143,6 +171,8 @@ def test_needs_of_a_fleet() -> None:
 def test_impossible_inputs_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="chunk_ms must be more than 0"):
         replace(ROUND, chunk_ms=0)
+    with pytest.raises(ValueError, match="voice_share must be 0 or more"):
+        replace(ROUND, voice_share=-1)
     with pytest.raises(ValueError, match="sessions must be 1 or more"):
         need(0, ROUND)
     with pytest.raises(ValueError, match="a cell cannot carry one session: disk of a node"):

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 FIXTURES = Path(__file__).parent / "fixtures"
 RELEASE = "0.1.0"
 """The newest recorded release. Today's output is compared with it."""
+VOICE = "0.1.0-voice"
+"""The recording of voice sessions, which that release does not know. It is compared as well."""
 EARLY = "0.1.0-early"
 """A recording from before the first release: checkpoints without holders and ledgers."""
 
@@ -40,6 +42,24 @@ SUBJECTS = {
 """Subject pattern of each kind. A `control_reply` has none: it goes to the request's inbox."""
 REPLY = "control_reply"
 KINDS = (*SUBJECTS, REPLY)
+VOICE_SUBJECTS = {
+    "voice_request": rf"tts\.session\.{_KEY}",
+    "text": rf"tts\.text\.{_KEY}",
+    "speech": rf"tts\.audio\.{_KEY}",
+    "played": rf"tts\.played\.{_KEY}",
+    "voice_status": rf"tts\.event\.{_KEY}\.status",
+    "utterance": rf"tts\.event\.{_KEY}\.utterance",
+    "voice_usage": rf"tts\.event\.{_KEY}\.usage",
+    "voice_checkpoint": rf"\$KV\.tts_sessions\.{_KEY}",
+    "player_hold": rf"tts\.hold\.{_KEY}",
+    "voice_control_request": rf"tts\.control\.{_KEY}",
+    **{kind: SUBJECTS[kind] for kind in ("roster", "day_use")},
+}
+"""As SUBJECTS, for voice sessions."""
+VOICE_REPLY = "voice_control_reply"
+VOICE_KINDS = (*VOICE_SUBJECTS, VOICE_REPLY)
+AUDIO_KINDS = ("chunk", "speech")
+"""Kinds whose payload is not JSON."""
 EVENTS = ("interim", "final", "turn", "status", "usage")
 MODELS = {
     "request": "natterjack.spec:SessionSpec",
@@ -58,6 +78,16 @@ MODELS = {
     "dial": "worker.capacity.permits:Holder",
     "control_request": "natterjack.control:ControlRequest",
     "control_reply": "natterjack.control:ControlReply",
+    "voice_request": "natterjack.voice.spec:VoiceSpec",
+    "text": "natterjack.voice.spec:TextPiece",
+    "played": "natterjack.voice.spec:Played",
+    "voice_status": "natterjack.voice.events:VoiceStatusEvent",
+    "utterance": "natterjack.voice.events:UtteranceEvent",
+    "voice_usage": "natterjack.voice.events:VoiceUsage",
+    "voice_checkpoint": "worker.voice.checkpoint:VoiceCheckpoint",
+    "player_hold": "natterjack.hold:Hold",
+    "voice_control_request": "natterjack.voice.control:VoiceRequest",
+    "voice_control_reply": "natterjack.voice.control:VoiceReply",
 }
 """The model that reads each kind, as `module:name`."""
 
@@ -69,6 +99,7 @@ MAPS = {
 _SAMPLED_VALUES = ("state", "event", "command", "closed", "ok", "low", "draining", "limit_reason")
 """Fields for which every distinct value gets a sample."""
 _MAX_SAMPLES = 16
+_NEW_FIELD = "from_a_newer_release"
 
 
 class Message(NamedTuple):
@@ -106,7 +137,8 @@ class Message(NamedTuple):
 
 def kind_of(subject: str) -> str | None:
     """Return the kind of a message on `subject`, or None if the subject is unknown."""
-    found = (kind for kind, pattern in SUBJECTS.items() if re.fullmatch(pattern, subject))
+    patterns = {**SUBJECTS, **VOICE_SUBJECTS}
+    found = (kind for kind, pattern in patterns.items() if re.fullmatch(pattern, subject))
     return next(found, None)
 
 
@@ -127,9 +159,10 @@ def spool_files(version: str) -> dict[str, bytes]:
 def samples(kind: str, messages: Iterable[Message]) -> list[Message]:
     """Choose the messages of a kind that show a shape or value for the first time, and the last."""
     received = list(messages)
-    if kind == "chunk":
+    if kind in AUDIO_KINDS:
         ends = [message for message in received if "Audio-End" in message.headers]
-        return [*received[:2], *ends[:1]]
+        cuts = [message for message in received if "Audio-Cut" in message.headers]
+        return [*received[:2], *ends[:1], *cuts[:1]]
     chosen: list[Message] = []
     seen: set[tuple[str, str]] = set()
     for message in received:
@@ -219,5 +252,14 @@ def with_new_fields(value: Any, name: str = "") -> Any:
         return value
     newer = {key: with_new_fields(item, key) for key, item in value.items()}
     if name not in MAPS:
-        newer["from_a_newer_release"] = {"of": ["whatever", 1, None]}
+        newer[_NEW_FIELD] = {"of": ["whatever", 1, None]}
     return newer
+
+
+def without_new_fields(value: Any) -> Any:
+    """Undo `with_new_fields`: a message may contain another as it is."""
+    if isinstance(value, list):
+        return [without_new_fields(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_new_fields(item) for key, item in value.items() if key != _NEW_FIELD}

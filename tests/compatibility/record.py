@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,17 @@ from ..emulators import pcm, tones
 from ..emulators.process import RemoteEmulator, emulator_process
 from ..waiting import until
 from ..worker.programs import Speaker, WorkerProcess
-from .messages import FIXTURES, KINDS, MODELS, REPLY, Message, kind_of, samples
+from .messages import (
+    AUDIO_KINDS,
+    FIXTURES,
+    KINDS,
+    MODELS,
+    REPLY,
+    VOICE_KINDS,
+    Message,
+    kind_of,
+    samples,
+)
 
 ROOT = Path(__file__).parents[2]
 RATE = 8000
@@ -54,6 +64,8 @@ SPOOLED_WORDS = 16
 NOBODY = "nats://127.0.0.1:1"
 """An address without a broker."""
 _CHUNK_BYTES = RATE * 2 * 80 // 1000
+_OF_CLIENTS = ("request", "chunk", "voice_request", "text", "played")
+"""Kinds that applications, edges and players write."""
 OWN_TENANT = "beta"
 """Tenant of the sessions that this program opens itself."""
 INTERRUPTED = SessionKey("acme", "call-7", "agent")
@@ -78,7 +90,9 @@ print(json.dumps(found))
 class Recording:
     """Everything that was published and stored."""
 
-    messages: dict[str, list[Message]] = field(default_factory=lambda: {k: [] for k in KINDS})
+    messages: dict[str, list[Message]] = field(
+        default_factory=lambda: {kind: [] for kind in (*KINDS, *VOICE_KINDS)}
+    )
     """All messages by kind, in order."""
     interrupted: dict[str, list[Message]] = field(default_factory=dict)
     """Messages by kind of a session whose worker was killed, before another worker took it over.
@@ -102,18 +116,18 @@ class Tape:
 
     async def listen(self, broker: Broker) -> None:
         # Not `>`: a subscriber to all inboxes would be taken for a dead worker.
-        for subject in ("stt.>", "$KV.>"):
+        for subject in ("stt.>", "tts.>", "$KV.>"):
             await broker.client.listen(subject, self._received)
 
     def _received(self, subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
         kind = kind_of(subject.decode())
         message = Message(subject.decode(), (headers or b"").decode(), bytes(data))
-        if kind is None or not (data or kind == "chunk"):
+        if kind is None or not (data or kind in AUDIO_KINDS):
             return  # an empty value: a free permit, or a worker that has left
-        if kind in ("request", "chunk") and f".{OWN_TENANT}." in message.subject:
+        if kind in _OF_CLIENTS and f".{OWN_TENANT}." in message.subject:
             return  # not written by a program of this checkout
         self._recording.messages[kind].append(message)
-        if kind in ("final", "turn", "status", "usage"):
+        if kind in ("final", "turn", "status", "usage", "voice_status", "utterance", "voice_usage"):
             self.durable.append(message)
 
     def of(self, kind: str, key: SessionKey) -> list[Message]:
@@ -145,13 +159,13 @@ class Programs:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
-    async def worker(self, name: str) -> WorkerProcess:
+    async def worker(self, name: str, **settings: str) -> WorkerProcess:
         """Start a worker and wait until it is ready."""
         worker = WorkerProcess(
             self._url, self._provider, WORKER_NAME=name, WORKER_USAGE_SECONDS="2",
             WORKER_BUDGET_WARNINGS="0.3,0.6", WORKER_HOLE_SECONDS="0.5",
             WORKER_PRICES="deepgram=0.36", DEEPGRAM_CATCH_UP_RATE="4",
-            PYTHONPATH=str(self._source), PYTHONSAFEPATH="1",
+            PYTHONPATH=str(self._source), PYTHONSAFEPATH="1", **settings,
         )  # fmt: skip
         self.workers[name] = worker
         self._stack.push_async_callback(worker.stop)
@@ -159,13 +173,19 @@ class Programs:
         return worker
 
     async def run(self, module: str, *arguments: str) -> tuple[int, str]:
-        """Run one of the programs to its end. Return its exit status and its standard error."""
+        """Run one of the programs to its end, or until cancelled. Return its exit status and its
+        standard error."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments, env=self._environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, stderr = await process.communicate()
+        try:
+            _, stderr = await process.communicate()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
         assert process.returncode is not None
         return process.returncode, stderr.decode()
 
@@ -219,7 +239,7 @@ class Programs:
 
 
 @dataclass
-class _Stage:
+class Stage:
     """The processes and connections of a recording."""
 
     directory: Path
@@ -371,10 +391,12 @@ class _Stage:
             if path.is_file()
         }
 
-    async def streams(self) -> dict[str, Any]:
-        """Return the configurations of the existing streams and of the consumer."""
-        requests = {name: f"STREAM.INFO.{name}" for name in STREAMS}
-        requests[CONSUMER] = f"CONSUMER.INFO.STT_SESSIONS.{CONSUMER}"
+    async def streams(
+        self, names: Sequence[str] = STREAMS, queue: str = "STT_SESSIONS"
+    ) -> dict[str, Any]:
+        """Return the configurations of the existing streams and of the queue's consumer."""
+        requests = {name: f"STREAM.INFO.{name}" for name in names}
+        requests[CONSUMER] = f"CONSUMER.INFO.{queue}.{CONSUMER}"
         found = {}
         for name, request in requests.items():
             answer = await self.broker.client.request(f"$JS.API.{request}", b"", 5)
@@ -388,7 +410,7 @@ async def record(source: Path = ROOT) -> Recording:
     """Let the programs of `source` write every kind of message. Takes almost a minute."""
     recording = Recording()
     with tempfile.TemporaryDirectory() as name:
-        async with _stage(Path(name), source, recording) as stage:
+        async with staged(Path(name), source, recording) as stage:
             recording.schemas = await asyncio.to_thread(stage.programs.schemas)
             await stage.tape.listen(stage.broker)
             await stage.interrupt()
@@ -407,18 +429,21 @@ async def record(source: Path = ROOT) -> Recording:
 
 
 @contextlib.asynccontextmanager
-async def _stage(directory: Path, source: Path, recording: Recording) -> AsyncIterator[_Stage]:
+async def staged(
+    directory: Path, source: Path, recording: Recording, provider: str = "deepgram"
+) -> AsyncIterator[Stage]:
+    """The broker, the emulator of `provider`, and the programs of `source`."""
     server = EmbeddedServer(directory / "nats")
     server.start()
     try:
         settings = BrokerSettings(url=server.url)
         async with (
-            emulator_process("deepgram") as provider,
+            emulator_process(provider) as emulator,
             connected(settings, name="tape", once=True) as broker,
-            Programs(source, server.url, provider.url) as programs,
+            Programs(source, server.url, emulator.url) as programs,
         ):
             tape = Tape(recording)
-            yield _Stage(directory, settings, broker, provider, programs, recording, tape)
+            yield Stage(directory, settings, broker, emulator, programs, recording, tape)
     finally:
         server.stop()
 
@@ -447,11 +472,12 @@ def write(recording: Recording, directory: Path, about: dict[str, Any]) -> None:
     session: dict[str, Any] = {"words": tones.sequence(WORDS), "phrase": PHRASE}
     for kind, messages in recording.interrupted.items():
         session[kind] = [message.as_dict() for message in messages]
-    for chunk, message in zip(session["chunk"], recording.interrupted["chunk"], strict=True):
+    (kind,) = (kind for kind in AUDIO_KINDS if kind in session)
+    for chunk, message in zip(session[kind], recording.interrupted[kind], strict=True):
         del chunk["base64"]
         chunk["bytes"] = len(message.payload)
     _write(directory / "interrupted.json", session)
-    audio = b"".join(message.payload for message in recording.interrupted["chunk"])
+    audio = b"".join(message.payload for message in recording.interrupted[kind])
     (directory / "interrupted.pcm.gz").write_bytes(gzip.compress(audio, 9, mtime=0))
     if recording.spool:
         files = {
@@ -475,13 +501,20 @@ def main() -> None:
     )
     parser.add_argument("version", help="name of the release and of its fixtures' directory")
     parser.add_argument("--source", type=Path, default=ROOT, help="checkout whose programs run")
+    parser.add_argument("--voice", action="store_true", help="record voice sessions")
     arguments = parser.parse_args()
-    recording = asyncio.run(record(arguments.source.resolve()))
+    if arguments.voice:
+        from .record_voice import record_voice as recorder
+    else:
+        recorder = record
+    recording = asyncio.run(recorder(arguments.source.resolve()))
     git = ["git", "-C", str(arguments.source), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     about = {"commit": commit, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     write(recording, FIXTURES / arguments.version, about)
     for kind, messages in recording.messages.items():
+        if not messages:
+            continue
         print(f"{kind:16} {len(messages):5} messages, {len(samples(kind, messages))} kept")
     print(*recording.left_out, sep="\n")
 

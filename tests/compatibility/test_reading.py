@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from nats.aio.msg import Msg
 
+from natterjack.asyncapi import document
 from natterjack.audio import (
     AUDIO_POS,
     AUDIO_SEQ,
@@ -30,26 +32,40 @@ from natterjack.events import parse_event
 from natterjack.fleet.budgets import parse_budget, parse_usage
 from natterjack.fleet.limits import parse_account_limit
 from natterjack.fleet.roster import parse_page
-from natterjack.settings import StreamSettings
+from natterjack.hold import parse_hold
+from natterjack.settings import KINDS as KINDS_OF_SESSION
+from natterjack.settings import Kind, StreamSettings
 from natterjack.subjects import SLOT_PREFIX
+from natterjack.voice.audio import decode_speech_headers, encode_speech_headers
+from natterjack.voice.control import VoiceReply, VoiceRequest
+from natterjack.voice.events import parse_voice_event
+from natterjack.voice.spec import parse_piece, parse_played
 from worker.capacity.governor import Refusal
 from worker.capacity.permits import Holder, PermitPool
-from worker.claim import parse_request
+from worker.claim import parse_request, parse_voice_request
 from worker.session.checkpoint import Checkpoint
+from worker.voice.checkpoint import VoiceCheckpoint
 
 from .messages import (
+    AUDIO_KINDS,
     EARLY,
     EVENTS,
     FIXTURES,
     KINDS,
+    MODELS,
     RELEASE,
+    VOICE,
+    VOICE_KINDS,
+    VOICE_REPLY,
     Message,
     recorded,
     with_new_fields,
+    without_new_fields,
 )
 from .record import RATE
 
-VERSIONS = (RELEASE, EARLY)
+VERSIONS = (RELEASE, EARLY, VOICE)
+WITH_AUDIO = (RELEASE, EARLY)
 WRITTEN_BY_USERS = ("budget", "limit")
 """Kinds that users write. An unknown field is refused as a typo."""
 
@@ -69,8 +85,32 @@ def _request(message: Message) -> Any:
     return request.spec.model_dump(mode="json")
 
 
+def _voice_event(message: Message) -> Any:
+    event = parse_voice_event(message.payload)
+    assert event.type == message.subject.rpartition(".")[2]
+    return json.loads(event.encode())
+
+
+def _voice_request(message: Message) -> Any:
+    request = parse_voice_request(message.subject, message.payload)
+    assert request.problem is None
+    return request.spec.model_dump(mode="json")
+
+
+def _hold(message: Message) -> Any:
+    found = parse_hold(message.payload)
+    assert found is not None
+    return found.model_dump(mode="json")
+
+
 def _checkpoint(message: Message) -> Any:
     found = Checkpoint.decode(message.payload)
+    assert found.account is not None
+    return json.loads(found.encode(found.account.model_dump_json()))
+
+
+def _voice_checkpoint(message: Message) -> Any:
+    found = VoiceCheckpoint.decode(message.payload)
     assert found.account is not None
     return json.loads(found.encode(found.account.model_dump_json()))
 
@@ -107,6 +147,16 @@ READERS: dict[str, Callable[[Message], Any]] = {
     "dial": _slot,
     "control_request": lambda m: ControlRequest.model_validate_json(m.payload).model_dump(),
     "control_reply": lambda m: ControlReply.model_validate_json(m.payload).model_dump(),
+    "voice_request": _voice_request,
+    "text": lambda message: parse_piece(message.payload).model_dump(mode="json"),
+    "played": lambda message: parse_played(message.payload).model_dump(mode="json"),
+    "voice_status": _voice_event,
+    "utterance": _voice_event,
+    "voice_usage": _voice_event,
+    "voice_checkpoint": _voice_checkpoint,
+    "player_hold": _hold,
+    "voice_control_request": lambda m: VoiceRequest.model_validate_json(m.payload).model_dump(),
+    "voice_control_reply": lambda m: VoiceReply.model_validate_json(m.payload).model_dump(),
 }
 """Reader of each kind: decodes a message with today's code and returns it as JSON again."""
 
@@ -151,9 +201,11 @@ def _cases() -> list[Any]:
 
 def test_every_kind_is_recorded() -> None:
     assert {kind for kind in KINDS if recorded(RELEASE, kind)} == set(KINDS)
-    assert {*READERS, "chunk", "waiting"} == set(KINDS)
-    about = json.loads((FIXTURES / RELEASE / "recorded.json").read_text())
-    assert about["left_out"] == []
+    assert {kind for kind in VOICE_KINDS if recorded(VOICE, kind)} == set(VOICE_KINDS)
+    assert {*READERS, *AUDIO_KINDS, "waiting"} == {*KINDS, *VOICE_KINDS}
+    for version in (RELEASE, VOICE):
+        about = json.loads((FIXTURES / version / "recorded.json").read_text())
+        assert about["left_out"] == []
     # The early recording is worth keeping: its checkpoints have an older form.
     assert all("holder" not in message.json for message in recorded(EARLY, "checkpoint"))
 
@@ -170,10 +222,10 @@ def test_fields_of_a_newer_release_are_ignored(kind: str, message: Message) -> N
         with pytest.raises(UsageError, match="from_a_newer_release"):
             READERS[kind](newer)
     else:
-        assert READERS[kind](newer) == READERS[kind](message)
+        assert without_new_fields(READERS[kind](newer)) == READERS[kind](message)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", WITH_AUDIO)
 def test_fast_and_general_header_parsers_agree(version: str) -> None:
     chunks = recorded(version, "chunk")
     assert len(chunks) == 3, "the first two and the last"
@@ -192,7 +244,7 @@ def test_fast_and_general_header_parsers_agree(version: str) -> None:
             assert read_chunk_headers(chunk.headers.encode(), same) == place
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", WITH_AUDIO)
 def test_headers_of_a_newer_release_are_ignored(version: str) -> None:
     layout = AudioFormat("linear16", RATE, 1)
     for chunk in recorded(version, "chunk"):
@@ -208,6 +260,42 @@ def test_headers_of_a_newer_release_are_ignored(version: str) -> None:
         assert read_chunk_headers(newer.encode(), same) == expected
 
 
+def test_speech_of_another_release_is_read_with_more_headers_too() -> None:
+    chunks = recorded(VOICE, "speech")
+    assert len(chunks) == 4, "the first two, the end of an utterance, and a cut"
+    headers = []
+    for chunk in chunks:
+        named = parse_headers(chunk.headers.encode())
+        header = decode_speech_headers(named, len(chunk.payload))
+        newer = chunk.headers.removesuffix("\r\n") + "Audio-Mood: cheerful\r\n\r\n"
+        again = decode_speech_headers(parse_headers(newer.encode()), len(chunk.payload))
+        assert again == header
+        assert named.items() >= {**encode_speech_headers(header)}.items()
+        headers.append(header)
+    assert [(h.end, h.cut) for h in headers] == [
+        (False, False), (False, False), (True, False), (False, True),
+    ]  # fmt: skip
+    assert [h.seq for h in headers[:2]] == [0, 1]
+    assert headers[1].pos == len(chunks[0].payload) // 2
+
+
+@pytest.mark.parametrize("kind", VOICE_KINDS)
+def test_recorded_messages_of_voice_sessions_are_those_of_the_asyncapi_document(kind: str) -> None:
+    if kind not in MODELS or kind in ("voice_checkpoint", "roster", "day_use"):
+        return  # of workers only, or bytes
+    made = document()
+    name = MODELS[kind].partition(":")[2]
+    validator = Draft202012Validator({**made, "$ref": f"#/components/schemas/{name}"})
+    for message in recorded(VOICE, kind):
+        validator.validate(message.json)
+    addresses = {channel["address"] for channel in made["channels"].values()}
+    token = message.subject.rpartition(".")[2] if "event" in message.subject else ""
+    address = ".".join(message.subject.split(".")[:2])
+    assert kind == VOICE_REPLY or any(
+        one is not None and one.startswith(address) and one.endswith(token) for one in addresses
+    )
+
+
 async def test_waiting_sessions_of_another_release_are_counted(ready_broker: Broker) -> None:
     (message, *_) = [m for m in recorded(RELEASE, "waiting") if any(m.json["waiting"].values())]
     js, store = ready_broker.client.jetstream(), StreamStore(ready_broker, streams.SLOTS)
@@ -220,16 +308,23 @@ async def test_waiting_sessions_of_another_release_are_counted(ready_broker: Bro
         assert {tenant: tenants.count(tenant) for tenant in tenants} == published
 
 
-async def test_streams_of_a_recorded_release_are_accepted_unchanged(broker: Broker) -> None:
+@pytest.mark.parametrize("version", [RELEASE, VOICE])
+async def test_streams_of_a_recorded_release_are_accepted_unchanged(
+    broker: Broker, version: str
+) -> None:
     """A worker that may not create streams accepts them."""
-    recorded_configs = json.loads((FIXTURES / RELEASE / "streams.json").read_text())
+    recorded_configs = json.loads((FIXTURES / version / "streams.json").read_text())
+    if version == VOICE:
+        await streams.ensure(broker, StreamSettings())
+    queue = streams.SESSIONS if version == RELEASE else streams.VOICE_SESSIONS
     for name, config in recorded_configs.items():
         operation = "STREAM.CREATE." + name
         request: Any = config
         if name == streams.CONSUMER:
-            operation = f"CONSUMER.DURABLE.CREATE.{streams.SESSIONS}.{name}"
-            request = {"stream_name": streams.SESSIONS, "config": config}
+            operation = f"CONSUMER.DURABLE.CREATE.{queue}.{name}"
+            request = {"stream_name": queue, "config": config}
         subject = f"$JS.API.{operation}"
         answer = await broker.client.request(subject, json.dumps(request).encode(), 5)
         assert "error" not in json.loads(answer.data), answer.data
-    await streams.ensure(broker, StreamSettings(create_streams=False))
+    kinds: tuple[Kind, ...] = KINDS_OF_SESSION if version == VOICE else ("transcribe",)
+    await streams.ensure(broker, StreamSettings(create_streams=False, kinds=kinds))

@@ -4,7 +4,7 @@ values."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import jsonschema
 import pytest
 
 from .messages import (
+    AUDIO_KINDS,
     FIXTURES,
     KINDS,
     MAPS,
     MODELS,
     RELEASE,
+    VOICE,
+    VOICE_KINDS,
     Message,
     missed,
     recorded,
@@ -25,8 +28,13 @@ from .messages import (
     spool_files,
 )
 from .record import Recording, record
+from .record_voice import record_voice
 
-JSON_KINDS = tuple(kind for kind in KINDS if kind != "chunk")
+JSON_KINDS = [
+    *((RELEASE, kind) for kind in KINDS if kind not in AUDIO_KINDS),
+    *((VOICE, kind) for kind in VOICE_KINDS if kind not in AUDIO_KINDS),
+]
+_RULES = "docs/explanation/compatibility.md has the rules"
 _STREAM_FIELDS = (
     *("subjects", "retention", "storage", "max_msgs_per_subject", "allow_direct", "republish"),
     *("max_msg_size", "durable_name", "ack_policy", "max_deliver", "max_ack_pending"),
@@ -40,45 +48,58 @@ _STREAM_FIELDS = (
 async def test_the_recorded_release_reads_what_this_one_writes() -> None:
     """The programs of this checkout run the recorded scenario."""
     today = await record()
+    problems = [*_messages(RELEASE, KINDS, today), *_streams(RELEASE, today), *_spool(today)]
+    assert not problems, "\n".join([_RULES, *problems])
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.timeout(300)
+async def test_recorded_programs_read_the_voice_sessions_of_this_one() -> None:
+    today = await record_voice()
+    problems = [*_messages(VOICE, VOICE_KINDS, today), *_streams(VOICE, today)]
+    assert not problems, "\n".join([_RULES, *problems])
+
+
+def _messages(version: str, kinds: Iterable[str], today: Recording) -> list[str]:
+    """List what the recorded release could not read in today's messages."""
     problems: list[str] = []
-    for kind in KINDS:
+    for kind in kinds:
         messages = today.messages[kind]
         if not messages:
             problems.append(f"{kind}: no messages: has the subject changed?")
             continue
-        found = _headers(kind, messages)
-        if kind in JSON_KINDS:
+        found = _headers(version, kind, messages)
+        if kind not in AUDIO_KINDS:
             # A value may be absent in every recorded message and, with other timing, present in
             # today's: the recorded model, which `_refused` asks, says which types it may have.
-            before, now = shape_of_all(recorded(RELEASE, kind)), shape_of_all(messages)
+            before, now = shape_of_all(recorded(version, kind)), shape_of_all(messages)
             found += missed(before, now, null_shows_no_type=kind in MODELS)
         if kind in MODELS:
-            found += _refused(kind, messages)
+            found += _refused(version, kind, messages)
         problems += [f"{kind}: {problem}" for problem in found]
-    problems += _streams(today)
-    problems += _spool(today)
-    assert not problems, "\n".join(["docs/explanation/compatibility.md has the rules", *problems])
+    return problems
 
 
-def _fixture(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FIXTURES / RELEASE / f"{name}.json").read_text())
+def _fixture(version: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FIXTURES / version / f"{name}.json").read_text())
     return found
 
 
-def _headers(kind: str, messages: list[Message]) -> list[str]:
+def _headers(version: str, kind: str, messages: list[Message]) -> list[str]:
     """List the headers that are no longer written."""
 
     def names(some: list[Message]) -> set[str]:
         return {name for message in some for name in message.header_names}
 
-    gone = names(recorded(RELEASE, kind)) - names(messages)
+    gone = names(recorded(version, kind)) - names(messages)
     return [f"header {name} is gone" for name in sorted(gone)]
 
 
-def _refused(kind: str, messages: list[Message]) -> list[str]:
+def _refused(version: str, kind: str, messages: list[Message]) -> list[str]:
     """List the violations of the recorded release's models: an unknown value, a number that is no
     longer an integer, a missing field."""
-    validator = jsonschema.Draft202012Validator(_fixture("schemas")[kind])
+    validator = jsonschema.Draft202012Validator(_fixture(version, "schemas")[kind])
     found = {
         f"{problem.json_path}: {problem.message[:200]}"
         for message in messages
@@ -87,11 +108,11 @@ def _refused(kind: str, messages: list[Message]) -> list[str]:
     return sorted(found)
 
 
-def _streams(today: Recording) -> list[str]:
+def _streams(version: str, today: Recording) -> list[str]:
     """List the stream settings that differ from the recorded release's."""
     return [
         f"{name}: {part} is {today.streams.get(name, {}).get(part)}, was {config.get(part)}"
-        for name, config in _fixture("streams").items()
+        for name, config in _fixture(version, "streams").items()
         for part in _STREAM_FIELDS
         if today.streams.get(name, {}).get(part) != config.get(part)
     ]
@@ -140,10 +161,10 @@ def _retyped(name: str, item: Any) -> tuple[str, Any]:
     return name, 7 if isinstance(item, str) else "seven"
 
 
-@pytest.mark.parametrize("kind", JSON_KINDS)
-def test_a_renamed_or_retyped_field_is_detected(kind: str) -> None:
+@pytest.mark.parametrize(("version", "kind"), JSON_KINDS)
+def test_a_renamed_or_retyped_field_is_detected(version: str, kind: str) -> None:
     """Every recorded field is changed once."""
-    messages = recorded(RELEASE, kind)
+    messages = recorded(version, kind)
     before = shape_of_all(messages)
     assert missed(before, before) == []
     for place in before:

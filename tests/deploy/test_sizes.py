@@ -7,8 +7,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench.capacity_model import Inputs, kept_bytes, stored_bytes_per_s
-from natterjack.settings import StreamSettings
+from bench.capacity_model import (
+    Inputs,
+    kept_bytes,
+    kept_voice_bytes,
+    stored_bytes_per_s,
+    stored_speech_bytes_per_s,
+    stored_text_bytes_per_s,
+)
+from natterjack.broker.streams import stream_configs
+from natterjack.settings import KINDS, StreamSettings
 
 from .chart import CHART, values_of
 from .libyaml import read_yaml
@@ -41,6 +49,8 @@ class Installation(NamedTuple):
     def inputs(self) -> Inputs:
         return Inputs(
             kept_s=self.settings.audio_max_age_seconds,
+            speech_kept_s=self.settings.tts_audio_max_age_seconds,
+            text_kept_s=self.settings.tts_text_max_age_seconds,
             events_kept_s=self.settings.transcripts_max_age_seconds,
         )
 
@@ -69,6 +79,7 @@ def _of_the_chart(name: str, values: dict[str, Any], *, scaled: bool) -> Install
         StreamSettings(
             audio_max_age_seconds=streams["audioMaxAgeSeconds"],
             audio_max_bytes=streams["audioMaxBytes"],
+            tts_audio_max_bytes=streams["speechMaxBytes"],
             transcripts_max_age_seconds=streams["transcriptsMaxAgeSeconds"],
         ),
     )
@@ -113,6 +124,43 @@ def test_a_limit_of_the_audio_fits_and_leaves_room_for_events(one: Installation)
     if bound > 0:
         events = one.kept / MODEL.disk_per_byte - one.audio
         assert one.audio < bound < one.store - events
+
+
+@pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
+def test_voice_sessions_in_any_slots_need_no_more_room(one: Installation) -> None:
+    """Both kinds of session share the slots, and a voice session needs less. What the limits of
+    all streams reserve leaves room for the events."""
+    assert kept_voice_bytes(one.inputs) < kept_bytes(one.inputs)
+    both = one.settings.model_copy(update={"kinds": KINDS})
+    reserved = sum(max(0, config.max_bytes or 0) for config in stream_configs(both))
+    assert reserved < one.store - (one.kept / MODEL.disk_per_byte - one.audio)
+
+
+def test_the_limits_of_speech_and_text_have_room_for_as_many_sessions_as_the_pages_say() -> None:
+    settings = StreamSettings()
+    speech = stored_speech_bytes_per_s(MODEL) * settings.tts_audio_max_age_seconds
+    text = stored_text_bytes_per_s(MODEL) * settings.tts_text_max_age_seconds
+    values = (CHART / "values.yaml").read_text()
+    told = re.search(
+        r"stores ([\d.]+) MB of speech in 2 minutes, so 512 MiB have room for (\d+)", values
+    )
+    assert told is not None
+    assert float(told[1]) == pytest.approx(speech / 1e6, abs=0.05)
+    sessions = int(told[2])
+    assert sessions * speech < settings.tts_audio_max_bytes < 1.1 * sessions * speech
+    assert read_yaml(CHART / "values.yaml")["streams"]["speechMaxBytes"] == (
+        settings.tts_audio_max_bytes
+    )
+    help_text = StreamSettings.model_fields["tts_audio_max_bytes"].description or ""
+    assert f"room for {sessions} sessions" in help_text
+    page = (ROOT / "docs" / "how-to" / "size-an-installation.md").read_text()
+    assert f"for {sessions} voice sessions" in page
+    help_text = StreamSettings.model_fields["tts_text_max_bytes"].description or ""
+    of_text = re.search(r"has room for (\d+) sessions", help_text)
+    assert of_text is not None
+    assert int(of_text[1]) * text < settings.tts_text_max_bytes < 1.1 * int(of_text[1]) * text
+    assert f"the text of {of_text[1]}" in page
+    assert f"{kept_voice_bytes(MODEL) / 1e6:.0f} MB of disk" in page
 
 
 @pytest.mark.parametrize("one", INSTALLATIONS, ids=lambda one: one.name)
