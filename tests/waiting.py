@@ -143,8 +143,8 @@ async def until(
     timeout: float = 30,
 ) -> Any:
     """Return the first true value of `condition`. One that awaits something, such as a reply of the
-    broker, is asked less often the longer it stays false, and one that takes long, such as a list of
-    all processes, for a third of the time at most.
+    broker, is asked less often the longer it stays false, and one that takes long, such as a list
+    of all processes, for a third of the time at most.
 
     Raises: AssertionError naming `what` if it stays false; `timeout` is in seconds of an idle
     machine.
