@@ -215,7 +215,7 @@ class PauseMatcher:
             count = min(count, max(0, round(until / BLOCK_SECONDS) - self._first))
         runs, at = [], self._first
         for voiced, run in groupby(self._voiced[:count]):
-            end = at + sum(1 for _ in run)
+            end = at + len(tuple(run))
             runs.append((voiced == 1, (at * BLOCK_SECONDS, end * BLOCK_SECONDS)))
             at = end
         return runs

@@ -106,7 +106,7 @@ def audit(events: list[ProviderEvent], words: list[str], places: list[tones.Time
 def test_phrases_end_in_their_pauses(phrase: int, pause: float, late: float) -> None:
     """The pause is found from the length and the latency of the text, however late it is. (Single
     words with short pauses between them cannot be distinguished.)"""
-    words = tones.sequence(phrase * 12)
+    words = tones.sequence(phrase * 6)
     how: dict[str, float] = {"pause_seconds": pause, "lead_seconds": 0.5}
     audio = tones.encode(words, phrase_words=phrase, tail_seconds=2, **how)  # type: ignore[arg-type]
     proxy = Proxy(texts(), late)
