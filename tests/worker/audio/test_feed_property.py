@@ -9,7 +9,7 @@ Outside of what the feed can promise, so not in the scripts: a forged chunk that
 true one of its number, and one whose position could be true. Only the order of events is random,
 never how long they take: a hole is given up when the script says so.
 
-TEST_SEARCH=30 tries thirty times as many examples, new ones in each run.
+TEST_SEARCH=30 tries ninety times as many examples, new ones in each run.
 """
 
 from __future__ import annotations
