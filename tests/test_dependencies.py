@@ -71,10 +71,8 @@ OTHERS: dict[tuple[str, str], set[str]] = {
     # PortAudio knows only the devices of its start, and sounddevice cannot restart it publicly; at
     # exit it waits for a dead device without end.
     ("sounddevice", "edge_capture/sources/devices.py"): {
-        "_initialized", "_terminate", "_initialize",
+        "_initialized", "_terminate", "_initialize", "_exit_handler",
     },
-    ("sounddevice", "edge_capture/sources/microphone.py"): {"_exit_handler"},
-    ("sounddevice", "edge_capture/playback/outputs/loudspeaker.py"): {"_exit_handler"},
     # A registry does not list its collectors, nor a metric without samples its labels.
     ("prometheus_client", "docs/generate/metrics.py"): {
         "_collector_to_names", "_labelnames", "_upper_bounds",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import math
 import os
 import sys
@@ -9,11 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from ..errors import EdgeError, OutputError, SourceError
+from . import DEVICE_THREADS
+
+log = logging.getLogger(__name__)
 
 _MAX_CHANNELS = 32
+_STOP_S = 2.0
+"""How long a stream may take to stop. One that takes longer is dead."""
 _GIVE_WAY_S = 5.0
 """How often at most playback is interrupted to look for a microphone."""
 
@@ -81,6 +89,11 @@ def portaudio() -> Any:
     return sounddevice
 
 
+def do_not_wait_at_exit() -> None:
+    """Leave PortAudio as it is when this process ends: it would wait for a dead device forever."""
+    atexit.unregister(portaudio()._exit_handler)
+
+
 class OpenStreams:
     """The streams that this process records from and plays on.
 
@@ -95,6 +108,8 @@ class OpenStreams:
         self._recording: set[object] = set()
         self._playing: dict[object, Callable[[], None]] = {}
         self._restarted = -math.inf
+        self._dead: set[object] = set()
+        """Streams of PortAudio that do not stop."""
 
     def recording(self, stream: object) -> None:
         """A stream records, until `closed`."""
@@ -109,9 +124,40 @@ class OpenStreams:
         self._recording.discard(stream)
         self._playing.pop(stream, None)
 
+    def stop(self, stream: Any) -> bool:
+        """Stop a stream of PortAudio at once; call it with `library` held. Returns False if it does
+        not stop within 2 s. Then it is closed when it does, and is not to be used any more.
+
+        A stream waits for a sound server that stands still. It waits forever if the server was
+        killed while libpulse held memory of it: libpulse then waits for itself.
+        """
+        stopped, abandoned = threading.Event(), SimpleQueue[bool]()
+
+        def work() -> None:
+            stream.abort()
+            stopped.set()
+            if abandoned.get():
+                with self.library:
+                    stream.close()
+                    self._dead.discard(stream)
+
+        threading.Thread(target=work, name=f"{DEVICE_THREADS} stop", daemon=True).start()
+        stops = stopped.wait(_STOP_S)
+        if not stops:
+            self._dead.add(stream)
+            do_not_wait_at_exit()
+            log.warning(
+                "an audio device does not respond; until it does, devices that are plugged in are "
+                "not found, unless this program is started again"
+            )
+        abandoned.put(not stops)
+        return stops
+
     def restart_for(self, kind: Kind) -> None:
         """Restart PortAudio, so that it lists the devices that there are, if streams that are open
-        allow it. Raises: PortAudioError."""
+        allow it: it would wait for a dead one. Raises: PortAudioError."""
+        if self._dead:
+            return
         now = time.monotonic()
         if kind is LOUDSPEAKER and self._recording:
             return

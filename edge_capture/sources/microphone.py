@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import logging
 import math
@@ -27,6 +26,7 @@ from .devices import (
     STREAMS,
     Device,
     choose_channels,
+    do_not_wait_at_exit,
     error_text,
     list_devices,
     portaudio,
@@ -154,11 +154,10 @@ class _Recording:
                     ) from None
 
     def close(self) -> None:
-        """Stop recording. May never return if the device is dead. Idempotent."""
+        """Stop recording. A device that does not respond is abandoned after 2 s. Idempotent."""
         stream, self._stream = self._stream, None
         STREAMS.closed(self)
-        if stream is not None:
-            stream.abort()
+        if stream is not None and STREAMS.stop(stream):
             stream.close()
 
 
@@ -338,8 +337,7 @@ class MicrophoneSource:
         closing.start()
         closing.join(patience_s)
         if closing.is_alive():
-            # At exit, sounddevice would wait for the device again, and forever.
-            atexit.unregister(portaudio()._exit_handler)
+            do_not_wait_at_exit()
 
     def _close(self) -> None:
         if self._reopening is not None:

@@ -20,6 +20,7 @@ import pytest
 from edge_capture.__main__ import main
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.program import Edge
+from tests.freezing import freeze
 from tests.waiting import until
 
 StartEdge = Callable[..., Edge]
@@ -118,6 +119,7 @@ class SoundServer:
         self._everything = os.environ | self.environment
         self._process: subprocess.Popen[bytes] | None = None
         self._players: list[subprocess.Popen[bytes]] = []
+        self._replaced: list[subprocess.Popen[bytes]] = []
 
     async def start(self) -> None:
         """Start the server. After `kill`, this is as if the microphone were plugged in again."""
@@ -135,6 +137,15 @@ class SoundServer:
             lambda: self._control("set-default-source", "mic"), "pulseaudio has a microphone", 20
         )
 
+    async def replace(self) -> None:
+        """Freeze the server, and start another one in its place. Clients of the frozen one stay
+        connected to it."""
+        assert self._process is not None
+        freeze(self._process.pid)
+        self._replaced.append(self._process)
+        shutil.rmtree(self._directory / "pulse")  # its socket, and the file with its process ID
+        await self.start()
+
     def _control(self, *arguments: str) -> bool:
         ended = subprocess.run(
             ["pactl", *arguments], env=self._everything, capture_output=True, check=False
@@ -145,6 +156,10 @@ class SoundServer:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def play(self, path: Path) -> None:
         """Start to play an audio file."""
@@ -168,7 +183,7 @@ class SoundServer:
 
     def kill(self) -> None:
         """Kill the server, as if the microphone were unplugged. Idempotent."""
-        for process in [*self._players, *filter(None, [self._process])]:
+        for process in [*self._players, *self._replaced, *filter(None, [self._process])]:
             process.kill()
             process.wait()
 

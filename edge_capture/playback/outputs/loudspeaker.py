@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextlib
 import logging
@@ -24,6 +23,7 @@ from ...sources.devices import (
     LOUDSPEAKER,
     STREAMS,
     Device,
+    do_not_wait_at_exit,
     error_text,
     list_devices,
     portaudio,
@@ -118,28 +118,30 @@ class _Stream:
         return f"has taken no audio for {_MUTE_S:.0f} s"
 
     def drop(self) -> None:
-        """Drop what the device has not played, and play on. May never return if it is dead."""
+        """Drop what the device has not played, and play on, unless the device is dead."""
         library = portaudio()
         with STREAMS.library:
             if self._stream is None:
                 return
             self._ending = True
+            stops = STREAMS.stop(self._stream)
+            self._ending = False
             try:
-                self._stream.abort()
-                self._ending = False
-                self._stream.start()
+                if stops:
+                    self._stream.start()
+                    return
+                self._stream = None
             except library.PortAudioError:
-                self._ending = False
-                self._finished()
+                pass
+            self._finished()
 
     def close(self) -> None:
-        """Stop playing at once. May never return if the device is dead. Idempotent."""
+        """Stop playing at once. A device that does not respond is abandoned. Idempotent."""
         with STREAMS.library:
             self._ending = True
             stream, self._stream = self._stream, None
             STREAMS.closed(self)
-            if stream is not None:
-                stream.abort()
+            if stream is not None and STREAMS.stop(stream):
                 stream.close()
 
     def _give_way(self) -> None:
@@ -281,5 +283,4 @@ class Loudspeaker:
         closing.start()
         closing.join(_CLOSE_S)
         if closing.is_alive():
-            # At exit, sounddevice would wait for the device again, and forever.
-            atexit.unregister(portaudio()._exit_handler)
+            do_not_wait_at_exit()
