@@ -3,12 +3,15 @@ transcribed or a named gap, and no word is lost outside of one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ..waiting import bound
 from .edge_table import rows
+from .edge_table.rig import Rig
 
-pytestmark = [pytest.mark.sound, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sound, pytest.mark.slow, pytest.mark.timeout(400)]
 TOLERANCE_SECONDS = 0.2
 
 
@@ -27,3 +30,17 @@ async def test_captured_audio_is_transcribed_or_a_named_gap(
     )
     assert not result.sums.problems + result.problems, details
     assert result.exit_code == 0, details
+
+
+async def test_what_a_failed_wait_says(tmp_path: Path, sound_packages: None) -> None:
+    rig = Rig(tmp_path, (), {})
+    async with rig.running():
+        with pytest.raises(
+            AssertionError, match="never; the edge runs, the sound server runs"
+        ) as said:
+            await rig.agrees(lambda: False, "never", 0.1)
+        assert "most recent call first" in str(said.value)  # what its threads do
+        rig.edge.kill()
+        words = "caught up; the edge has ended with status -9, the sound server runs; .* ends with"
+        with pytest.raises(AssertionError, match=words):
+            await rig.delivered(60)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import BadEvent
 from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from natterjack.local.embedded import EmbeddedServer
 
 from ...edge_capture.program import Edge
 from ...emulators.process import RemoteEmulator, emulator_process
@@ -33,6 +33,7 @@ TENANT, CONVERSATION, SPEAKER = "t", "c", "s"
 _KEY = ("--tenant", TENANT, "--conversation", CONVERSATION, "--speaker", SPEAKER)
 _LAST_LINES, _WARNINGS = 3, 12
 _FEW_CHUNKS = 40
+_END_SECONDS = 60
 _NOTED_SECONDS = 0.1
 _RATE = 16_000
 _CHUNK_SECONDS = 0.08
@@ -132,15 +133,50 @@ class Rig:
 
     # ---- waiting -----------------------------------------------------------------------------
 
-    async def delivered(self, timeout: float = 600) -> None:
-        """Wait until the broker has stored what the edge has captured."""
+    async def delivered(self, timeout: float) -> None:
+        """Wait until the broker has stored what the edge has captured. Raises: AssertionError."""
         before = len(self._progress())
-        await until(
+        await self.agrees(
             lambda: any(
                 entry["unacknowledged"] <= _FEW_CHUNKS for entry in self._progress()[before:]
             ),
             "the edge has caught up", timeout,
         )  # fmt: skip
+
+    async def agrees(self, condition: Callable[[], object], what: str, timeout: float) -> None:
+        """Wait for a condition that the edge brings about.
+
+        Raises: AssertionError with all that is known of the edge, also if it has ended.
+        """
+        try:
+            await until(lambda: condition() or self._ended, what, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {await self.state()}") from None
+        if self._ended and not condition():
+            raise AssertionError(f"not any more: {what}; {await self.state()}")
+
+    @property
+    def _ended(self) -> bool:
+        return self.edge.process.poll() is not None
+
+    async def state(self) -> str:
+        """Describe the edge and its sound server in several lines, for the message of a failure."""
+        code = self.edge.process.poll()
+        agent = "runs" if code is None else f"has ended with status {code}"
+        server = "runs" if self.sound.running else "has ended"
+        stacks = await self._stacks() if code is None else ""
+        lines = [f"the edge {agent}, the sound server {server}; the edge's log ends with"]
+        return "\n".join([*lines, *self._last_lines(), stacks])
+
+    async def _stacks(self) -> str:
+        """What every thread of the edge does."""
+        path = suspended.stacks_of(self._clock, self.edge.process.pid)
+        self.edge.process.send_signal(suspended.SHOW_STACKS)
+        try:
+            await until(lambda: path.exists() and path.read_text(), "it shows its stacks", 5)
+        except AssertionError:
+            return "it does not show its stacks"
+        return path.read_text()
 
     def _progress(self) -> list[Mapping[str, Any]]:
         return [entry for entry in log_of(self.edge) if "unacknowledged" in entry]
@@ -154,17 +190,18 @@ class Rig:
         ended, signaled = boot_time(), datetime.now(UTC)
         self.edge.interrupt()
         try:
-            result.exit_code = await self.edge.exit_code(120)
-        except AssertionError:
-            self.problems.append("the edge does not end")
+            await self.agrees(lambda: self._ended, "the edge has ended", _END_SECONDS)
+            result.exit_code = self.edge.process.wait()
+        except AssertionError as error:
+            self.problems.append(str(error))
         # On a busy machine the edge goes on capturing until it gets to handle the signal.
-        late = (self._stopped_at() - signaled).total_seconds() - self._suspended
+        late = ((self._stopped_at() or signaled) - signaled).total_seconds() - self._suspended
         if late > _NOTED_SECONDS:
             self.notes.append(f"the edge handled the signal {late:.2f} s after it was sent")
         result.wall = ended + late + self._suspended - self._started
         result.last_lines = self._last_lines()
         try:
-            await until(self._all_closed, "every session is closed", 120)
+            await until(self._all_closed, "every session is closed", _END_SECONDS)
         except AssertionError as error:
             self.problems.append(str(error))
         events = await self._events()
@@ -175,10 +212,11 @@ class Rig:
         result.notes, result.problems = self.notes, self.problems
         self._events_at_end = events
 
-    def _stopped_at(self) -> datetime:
-        """When the edge began to handle the signal that ends it, by its log and its own clock."""
-        (line,) = (e for e in log_of(self.edge) if e["message"].startswith("stopping;"))
-        return datetime.fromisoformat(line["time"])
+    def _stopped_at(self) -> datetime | None:
+        """When the edge began to handle the signal that ends it, by its log and its own clock. None
+        if it did not."""
+        lines = [e for e in log_of(self.edge) if e["message"].startswith("stopping;")]
+        return datetime.fromisoformat(lines[0]["time"]) if lines else None
 
     def _last_lines(self) -> list[str]:
         """What the agent warned of, and how its log ends."""

@@ -93,17 +93,18 @@ async def both_lost(rig: Rig) -> None:
     rig.sound.kill()
     await asyncio.sleep(8)
     await rig.sound.start()
-    await _microphone_is_back(rig, 60)
-    await asyncio.sleep(8)
-    rig.server.start()
-    await rig.delivered()
-
-
-async def _microphone_is_back(rig: Rig, timeout: float = 30) -> None:
     try:
-        await rig.edge.says("the microphone is back", timeout)
-    except AssertionError:
-        rig.problems.append("the edge did not find its microphone again")
+        await _microphone_is_back(rig)
+        await asyncio.sleep(8)
+    finally:
+        rig.server.start()
+    await rig.delivered(60)
+
+
+async def _microphone_is_back(rig: Rig) -> None:
+    await rig.agrees(
+        lambda: "the microphone is back" in rig.edge.stderr, "the edge has its microphone", 60
+    )
 
 
 # ---- the machine ---------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ async def disk_full(rig: Rig) -> None:
     filler.unlink()
     await asyncio.sleep(12)
     rig.server.start()
-    await rig.delivered()
+    await rig.delivered(120)
 
 
 def _free(disk: Path) -> int:
@@ -172,7 +173,7 @@ def broker_away(minutes: float) -> Happening:
         rig.server.kill()
         await asyncio.sleep(minutes * 60)
         rig.server.start()
-        await rig.delivered()
+        await rig.delivered(600)
 
     return happens
 

@@ -2,25 +2,35 @@
 
 The file that SUSPENDED_SECONDS names has the seconds spent in suspension, as a double. The boot
 clock and the wall clock are so far ahead; the monotonic clock stands still in suspension.
+
+At SIGUSR1 it writes what each of its threads does into a file beside that one.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import runpy
+import signal
 import struct
 import time
 from pathlib import Path
 
 _AHEAD = (time.CLOCK_BOOTTIME, time.CLOCK_REALTIME)
 _SECONDS = struct.Struct("d")
+SHOW_STACKS = signal.SIGUSR1
 
 
 def write(path: Path, seconds: float) -> None:
     """Set the seconds spent in suspension."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.write(_SECONDS.pack(seconds))
+
+
+def stacks_of(clock: Path, pid: int) -> Path:
+    """The file in which a process whose clock is in this file writes its stacks."""
+    return clock.with_name(f"stacks-{pid}")
 
 
 def _install(path: str) -> None:
@@ -43,4 +53,6 @@ def _install(path: str) -> None:
 
 if __name__ == "__main__":
     _install(os.environ["SUSPENDED_SECONDS"])
+    stacks = stacks_of(Path(os.environ["SUSPENDED_SECONDS"]), os.getpid()).open("w")
+    faulthandler.register(SHOW_STACKS, stacks)
     runpy.run_module("edge_capture", run_name="__main__", alter_sys=True)
