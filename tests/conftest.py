@@ -17,10 +17,10 @@ from pytest_timeout import timeout_sigalrm  # type: ignore[import-untyped]
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests import forking
 from tests.limited import LimitedServer
+from tests.nats_server import NatsServer
 from tests.waiting import Countdown
 
 # ---- tests that start processes ------------------------------------------------------------------
@@ -140,9 +140,9 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
+def nats_server(tmp_path: Path, processes: None) -> Iterator[NatsServer]:
     """A nats-server of this test's own, which it may kill and start again."""
-    server = EmbeddedServer(tmp_path / "nats")
+    server = NatsServer(tmp_path / "nats")
     server.start()
     yield server
     server.stop()
@@ -158,7 +158,7 @@ def limited_server(tmp_path: Path, processes: None) -> Iterator[LimitedServer]:
 
 
 @pytest.fixture
-def broker_settings(nats_server: EmbeddedServer) -> BrokerSettings:
+def broker_settings(nats_server: NatsServer) -> BrokerSettings:
     return BrokerSettings(url=nats_server.url)
 
 

@@ -8,12 +8,12 @@ import os
 import signal
 from pathlib import Path
 
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
 from .waiting import until
 
 
-class LimitedServer(EmbeddedServer):
+class LimitedServer(NatsServer):
     """A server that disconnects clients that publish more than `limit` bytes."""
 
     def __init__(self, path: Path, limit: int) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 
 HOST = "127.0.0.1"
+CONNECTION = "a connection of another program"
+"""Describes who has a port that nobody listens on. A connection often ends soon."""
 _WAIT_S = 2.0
 
 
@@ -14,7 +17,11 @@ def port_owner(port: int) -> str | None:
     """Describe who keeps a server from listening on `port`; None if nothing does."""
     try:
         with socket.create_connection((HOST, port), _WAIT_S) as connection:
-            return _program(_greeting(connection))
+            if connection.getsockname() != connection.getpeername():
+                return _program(_greeting(connection))
+            # The system gave this connection the port itself, which connected it to itself. It is
+            # reset, because one that is closed keeps the port for a minute.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError:
         pass  # nobody listens, but the port may still be in use, or forbidden
     with socket.socket() as probe:
@@ -25,7 +32,7 @@ def port_owner(port: int) -> str | None:
         except PermissionError:
             return "the system, which lets only root use it"
         except OSError:
-            return "another program"
+            return CONNECTION
     return None
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from . import program
 from .embedded import EmbeddedServer
 from .keeper import ORPHANED_SECONDS
 from .parts import Part, PartFailed, Parts
-from .ports import HOST, port_owner
+from .ports import CONNECTION, HOST, port_owner
 
 log = logging.getLogger(__name__)
 
 ANY_PORT = -1
 _BROKER_TIMEOUT_S = 15
+_PORT_S, _PORT_CHECK_S = 5.0, 0.1
+"""How long a connection that has the broker's port is waited for, and how often it is looked at."""
 _BROKER_RANK, _WORKER_RANK, _EDGE_RANK = range(3)
 
 
@@ -80,8 +83,7 @@ class Stack:
 
     async def __aenter__(self) -> Stack:
         """Raises UsageError if the port is taken, or the directory is in use or not writable."""
-        if self._port != ANY_PORT and (owner := port_owner(self._port)) is not None:
-            raise UsageError(self._taken(owner))
+        await self._wait_for_port()
         prefix = f"natterjack-{self._command}-"
         try:
             self.directory = self._directory or Path(tempfile.mkdtemp(prefix=prefix))
@@ -98,6 +100,16 @@ class Stack:
                 shutil.rmtree(self.directory, ignore_errors=True)
             raise
         return self
+
+    async def _wait_for_port(self) -> None:
+        """Return once the broker can listen on its port. Raises: UsageError if it cannot."""
+        if self._port == ANY_PORT:
+            return
+        deadline = time.monotonic() + _PORT_S
+        while (owner := port_owner(self._port)) is not None:
+            if owner != CONNECTION or time.monotonic() > deadline:
+                raise UsageError(self._taken(owner))
+            await asyncio.sleep(_PORT_CHECK_S)
 
     async def _enter(self) -> None:
         """Lock the directory and start the keeper."""
@@ -155,7 +167,8 @@ class Stack:
                 while not self.server.ready():
                     if not broker.running:
                         if "address already in use" in broker.tail():  # since the check above
-                            raise UsageError(self._taken("another program"))
+                            owner = port_owner(self._port) or "another program"
+                            raise UsageError(self._taken(owner))
                         raise await broker.failure()
                     await asyncio.sleep(0.02)
         if not self.server.ready():

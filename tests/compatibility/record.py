@@ -34,9 +34,9 @@ from nats.errors import Error as NatsError
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import CONSUMER
 from natterjack.control import ControlRequest
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey, audio_subject, control_subject
+from tests.nats_server import NatsServer
 
 from ..emulators import pcm, tones
 from ..emulators.process import RemoteEmulator, emulator_process
@@ -433,7 +433,7 @@ async def staged(
     directory: Path, source: Path, recording: Recording, provider: str = "deepgram"
 ) -> AsyncIterator[Stage]:
     """The broker, the emulator of `provider`, and the programs of `source`."""
-    server = EmbeddedServer(directory / "nats")
+    server = NatsServer(directory / "nats")
     server.start()
     try:
         settings = BrokerSettings(url=server.url)

@@ -11,7 +11,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from ..ports import free_port
 from ..waiting import bound
 from ..worker.programs import WorkerProcess
 from .names import ROOT
@@ -116,13 +116,6 @@ def podman() -> Podman:
 def unique_name() -> str:
     """Return a new name for a container or a pod."""
     return f"{_NAME}-{os.getpid()}-{next(_numbers)}"
-
-
-def free_port() -> int:
-    """Return a free port on the loopback interface."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS
+from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import Command
 
 from ..waiting import Countdown, until, within
@@ -35,7 +35,7 @@ USERS = {
 }
 
 
-class SecuredServer(EmbeddedServer):
+class SecuredServer(NatsServer):
     """A server with deploy/nats/nats.conf, except for its port and store."""
 
     def __init__(self, home: Path) -> None:

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from natterjack.broker import streams
 from natterjack.broker.connection import connected
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.nats_server import NatsServer
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..worker.programs import Speaker, WorkerProcess, closed, queue_empty
@@ -30,16 +30,16 @@ CELLS = {"north": "n", "south": "s"}
 
 
 @pytest.fixture
-def server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
+def server(tmp_path: Path, processes: None) -> Iterator[NatsServer]:
     (tmp_path / "nats.conf").write_text(ACCOUNTS)
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()
     yield server
     server.stop()
 
 
 async def test_the_same_names_in_two_accounts_are_two_installations(
-    server: EmbeddedServer, emulator: DeepgramEmulator
+    server: NatsServer, emulator: DeepgramEmulator
 ) -> None:
     """Run a session with the same key but different words in each account."""
     cells = {

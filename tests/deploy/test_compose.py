@@ -20,15 +20,17 @@ import pytest
 
 from natterjack.broker.connection import connected
 from natterjack.errors import BrokerUnreachable
-from natterjack.local.embedded import EmbeddedServer, find_binary
+from natterjack.local.embedded import find_binary
 from natterjack.settings import BrokerSettings
+from tests.nats_server import NatsServer
 from worker.__main__ import _END_SECONDS
 from worker.settings import WorkerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
+from ..ports import free_port
 from ..waiting import bound, until
 from ..worker.programs import Speaker, closed, spoken
-from .containers import BASE, Podman, alone, free_port, images
+from .containers import BASE, Podman, alone, images
 from .libyaml import parse_yaml, read_yaml
 from .names import ROOT
 from .prometheus import program
@@ -216,7 +218,7 @@ def test_an_authority_without_its_key_is_not_replaced(tls: Path) -> None:
 
 
 async def test_a_server_and_a_client_connect_with_it(tls: Path, tmp_path: Path) -> None:
-    server = EmbeddedServer(
+    server = NatsServer(
         tmp_path / "nats",
         extra_arguments=(
             "--tls", "--tlscert", str(tls / "server.pem"), "--tlskey", str(tls / "server-key.pem")

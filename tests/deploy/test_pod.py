@@ -20,9 +20,10 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
+from ..ports import free_port
 from ..worker.programs import Speaker, WorkerProcess, closed, holder, spoken
 from .chart import Document, container, find, render
-from .containers import Podman, free_port, images, unique_name
+from .containers import Podman, images, unique_name
 
 pytestmark = pytest.mark.timeout(900)
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")

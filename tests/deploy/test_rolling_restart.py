@@ -29,6 +29,7 @@ from natterjack.cli.table import table
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
 from natterjack.settings import BrokerSettings
 
+from ..ports import free_port
 from ..waiting import SCALE, bound, until
 from ..worker.programs import (
     Speaker,
@@ -39,7 +40,6 @@ from ..worker.programs import (
     live_events,
     queue_empty,
 )
-from .containers import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("natterjack", "worker")

@@ -15,11 +15,11 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
+from ..ports import free_port
 from ..waiting import until
 from .chart import CHART
-from .containers import free_port
 from .libyaml import read_yaml
 from .names import ROOT
 
@@ -52,7 +52,7 @@ def cluster_block(secret: Path) -> dict[str, Any]:
     return block
 
 
-class Node(EmbeddedServer):
+class Node(NatsServer):
     """A server of a cluster; `port` is that of its routes."""
 
     def __init__(self, home: Path, block: dict[str, Any], port: int, routes: list[int]) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from natterjack.broker.login.attempts import REASONS
 from natterjack.broker.streams import CONSUMER, SESSIONS, stream_configs
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.plugin import errors
 from natterjack.settings import KINDS, StreamSettings
+from tests.nats_server import NatsServer
 from worker.session.states import State
 
-from .containers import free_port
+from ..ports import free_port
 from .libyaml import read_yaml
 from .names import ALERT_CASES, BROKER, ROOT, RULE_FILES, labels_of_samples, rules, selectors
 from .prometheus import promtool
@@ -164,7 +164,7 @@ def test_the_stream_patterns_match_all_streams() -> None:
 async def test_the_server_reports_the_values_that_the_exporter_exports(tmp_path: Path) -> None:
     """The exporter turns each number in /varz into a metric named after its path."""
     port = free_port()
-    server = EmbeddedServer(tmp_path, extra_arguments=("-m", str(port)))
+    server = NatsServer(tmp_path, extra_arguments=("-m", str(port)))
     server.start()
     try:
         async with (

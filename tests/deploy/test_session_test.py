@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from natterjack.broker.connection import Broker
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
@@ -33,7 +33,7 @@ async def emulator() -> AsyncIterator[DeepgramEmulator]:
 
 @pytest.fixture
 async def worker(
-    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+    nats_server: NatsServer, emulator: DeepgramEmulator
 ) -> AsyncIterator[WorkerProcess]:
     worker = WorkerProcess(nats_server.url, emulator.url, **UNDISTURBED)
     await worker.start()
@@ -63,7 +63,7 @@ def recording(path: Path, pcm: bytes) -> str:
     return str(path)
 
 
-async def test_a_release_that_works(nats_server: EmbeddedServer, worker: WorkerProcess) -> None:
+async def test_a_release_that_works(nats_server: NatsServer, worker: WorkerProcess) -> None:
     status, output, errors = await session_test(nats_server.url)
     assert status == 0, errors
     closing = json.loads(output.splitlines()[-1])
@@ -72,7 +72,7 @@ async def test_a_release_that_works(nats_server: EmbeddedServer, worker: WorkerP
 
 
 async def test_speech_is_transcribed(
-    nats_server: EmbeddedServer, worker: WorkerProcess, emulator: DeepgramEmulator, tmp_path: Path
+    nats_server: NatsServer, worker: WorkerProcess, emulator: DeepgramEmulator, tmp_path: Path
 ) -> None:
     words = tones.sequence(5)
     speech = recording(tmp_path / "speech.wav", tones.encode(words, RATE, tail_seconds=0.5))
@@ -82,7 +82,7 @@ async def test_speech_is_transcribed(
 
 
 async def test_a_refusal_of_the_provider_is_reported(
-    nats_server: EmbeddedServer, worker: WorkerProcess, emulator: DeepgramEmulator
+    nats_server: NatsServer, worker: WorkerProcess, emulator: DeepgramEmulator
 ) -> None:
     emulator.api_key = "another"
     status, _, errors = await session_test(nats_server.url)
@@ -92,14 +92,14 @@ async def test_a_refusal_of_the_provider_is_reported(
 
 
 async def test_a_release_without_workers_is_reported(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     status, _, errors = await session_test(nats_server.url, TEST_SECONDS="7")
     assert status == 1
     assert "is a worker ready" in errors
 
 
-async def test_an_unreachable_broker_is_reported(nats_server: EmbeddedServer) -> None:
+async def test_an_unreachable_broker_is_reported(nats_server: NatsServer) -> None:
     nats_server.stop()
     status, _, errors = await session_test(nats_server.url)
     assert status == 1
@@ -115,7 +115,7 @@ async def test_the_settings_and_users_of_each_role_suffice(
     for role in (["operator"], ["worker"], ["edge", "--tenant", "helm-test", "--name", "test"]):
         await natterjack("users", "add", "--dir", str(users), *role)
     (tmp_path / "nats.conf").write_text('include "users/users.conf"')
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()
     documents = render({"nats": {"auth": {"existingSecret": "users"}}, "streams": {"replicas": 1}})
     keys = {

@@ -19,13 +19,13 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS, ensure
 from natterjack.control import stop_reason
 from natterjack.events import StatusEvent, StatusState
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import only_recording, recordings, requests, tone
 from tests.freezing import freeze
+from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
 
@@ -50,7 +50,7 @@ async def some_chunks(broker: Broker) -> None:
 
 
 async def test_a_killed_broker_loses_and_duplicates_nothing(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--speed", "5")
     await some_chunks(ready_broker)
@@ -66,7 +66,7 @@ async def test_a_killed_broker_loses_and_duplicates_nothing(
 
 
 async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     """Chunks still in the process must not overtake those lost on the way."""
     noise = np.random.default_rng(1).integers(-9000, 9000, (48_000 * 120, 2), np.int16)
@@ -88,7 +88,7 @@ async def test_a_broker_that_freezes_and_dies_stores_all_in_order(
 
 
 async def test_a_broker_that_starts_late(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
     edge = start_edge("file", speech, "--speed", "max", "--window-chunks", "20")
@@ -101,7 +101,7 @@ async def test_a_broker_that_starts_late(
 
 
 async def test_with_once_a_missing_broker_ends_the_program(
-    nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
     edge = start_edge("file", speech, "--once")
@@ -165,7 +165,7 @@ async def test_chunks_beyond_the_servers_limit(
     tmp_path: Path, start_edge: StartEdge, speech: Path
 ) -> None:
     (tmp_path / "nats.conf").write_text("max_payload: 2048\n")
-    server = EmbeddedServer(tmp_path / "small", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server = NatsServer(tmp_path / "small", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()
     try:
         edge = start_edge(
@@ -196,7 +196,7 @@ async def test_a_signal_ends_the_session_cleanly(
 
 
 async def test_a_second_signal_aborts(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech)
     await some_chunks(ready_broker)
@@ -209,7 +209,7 @@ async def test_a_second_signal_aborts(
 
 
 async def test_unacknowledged_chunks_are_counted(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     edge = start_edge("file", speech, "--finish-seconds", "0.3", "--speed", "2")
     await some_chunks(ready_broker)
@@ -222,7 +222,7 @@ async def test_unacknowledged_chunks_are_counted(
 
 
 async def test_stopped_without_ever_being_connected(
-    nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
     edge = start_edge("file", speech, "--finish-seconds", "0.3", "--window-chunks", "4")

@@ -11,7 +11,6 @@ from edge_capture.chunks import Chunk
 from natterjack.audio import SESSION_ID
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import AUDIO, ensure
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from tests.edge_capture.conftest import RunEdge, StartEdge
@@ -24,13 +23,14 @@ from tests.edge_capture.program import (
 from tests.edge_capture.samples import chunk
 from tests.edge_capture.test_resume import gone, speech, spool, spooled, spooled_more
 from tests.edge_capture.test_spool import ORIGIN, opened, spec
+from tests.nats_server import NatsServer
 from tests.waiting import until
 
 __all__ = ["speech", "spool"]  # fixtures
 
 
 async def left_in(
-    spool: Path, start_edge: StartEdge, nats_server: EmbeddedServer, speech: Path, speaker: str
+    spool: Path, start_edge: StartEdge, nats_server: NatsServer, speech: Path, speaker: str
 ) -> None:
     """Leave a session without an end in the spool. Afterwards the broker is down."""
     nats_server.kill()
@@ -42,7 +42,7 @@ async def left_in(
 
 async def test_leftovers_are_sent_while_a_new_session_runs(
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     speech: Path,
     spool: Path,
@@ -67,7 +67,7 @@ async def test_leftovers_are_sent_while_a_new_session_runs(
 
 async def test_a_leftover_is_sent_before_a_new_session_with_its_key(
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     speech: Path,
     spool: Path,
@@ -90,7 +90,7 @@ async def test_a_leftover_is_sent_before_a_new_session_with_its_key(
 
 async def test_send_sends_what_is_left(
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     speech: Path,
     spool: Path,
@@ -130,7 +130,7 @@ async def test_a_session_that_the_broker_never_accepts_delays_nothing_else(
         keeper.create(one, ORIGIN, "run").put(Chunk(0, 1, payload, False))
     await keeper.close()
     (tmp := spool.parent / "nats.conf").write_text("max_payload: 100000\n")
-    server = EmbeddedServer(spool.parent / "small", extra_arguments=("-c", str(tmp)))
+    server = NatsServer(spool.parent / "small", extra_arguments=("-c", str(tmp)))
     server.start()
     try:
         async with connected(
@@ -165,7 +165,7 @@ async def test_send_sends_more_sessions_than_are_adopted_at_a_time(
 
 
 async def test_sessions_of_another_agent_are_reported(
-    nats_server: EmbeddedServer, start_edge: StartEdge, spool: Path
+    nats_server: NatsServer, start_edge: StartEdge, spool: Path
 ) -> None:
     keeper = opened(spool)
     keeper.create(spec(), ORIGIN, "run").put(chunk(0))

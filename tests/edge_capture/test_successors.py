@@ -24,7 +24,6 @@ from natterjack.broker.streams import AUDIO, ensure
 from natterjack.control import stop_reason
 from natterjack.events import Account, StatusEvent, StatusState
 from natterjack.hold import Hold
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import hold_subject, transcript_subject
@@ -33,6 +32,7 @@ from tests.edge_capture.program import Edge, Recording, requests, stored
 from tests.edge_capture.test_faults import say, speech, status_event
 from tests.edge_capture.test_resume import gone
 from tests.faults.proxy import NatsProxy
+from tests.nats_server import NatsServer
 from tests.waiting import until
 
 __all__ = ["speech"]  # a fixture
@@ -297,7 +297,7 @@ async def test_a_request_stops_a_successor(ready_broker: Broker, start_edge: Sta
 
 
 async def test_an_end_during_an_outage_is_noticed_after_it(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge
 ) -> None:
     async with NatsProxy(nats_server.port) as proxy:
         edge = start_edge("stdin", "--live", "--nats-url", proxy.url, stdin=subprocess.PIPE)
@@ -316,7 +316,7 @@ async def test_an_end_during_an_outage_is_noticed_after_it(
 
 
 async def test_an_end_that_belongs_to_an_older_session_than_the_newest_of_the_key(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge
 ) -> None:
     """Another session has used the key while the edge was cut off, so its user cannot read how its
     own session has ended. The audio has a reader all the same, and the edge says what it does not
@@ -355,7 +355,7 @@ async def test_an_end_that_belongs_to_an_older_session_than_the_newest_of_the_ke
 
 
 async def test_the_broker_dies_between_the_end_and_the_successor(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge
 ) -> None:
     async with NatsProxy(nats_server.port) as proxy:
         trigger = proxy.before("stt.session.>", nats_server.kill, n=2)
@@ -381,7 +381,7 @@ async def test_the_broker_dies_between_the_end_and_the_successor(
 async def test_an_edge_is_killed_when_it_opens_a_successor(
     after: bool,
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     tmp_path: Path,
 ) -> None:
@@ -462,7 +462,7 @@ async def test_another_session_has_used_the_key_while_the_edge_was_down(
 
 
 async def test_what_is_left_of_a_session_that_has_ended_is_continued(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
     async with NatsProxy(nats_server.port) as proxy:
@@ -488,7 +488,7 @@ async def test_what_is_left_of_a_session_that_has_ended_is_continued(
 
 async def test_what_is_left_of_a_file_whose_session_failed_is_an_error(
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     tmp_path: Path,
     speech: Path,
@@ -520,7 +520,7 @@ authorization {
 
 @pytest.mark.parametrize("refused", ["stream", "events"])
 async def test_a_user_without_all_rights(
-    refused: str, nats_server: EmbeddedServer, start_edge: StartEdge, tmp_path: Path
+    refused: str, nats_server: NatsServer, start_edge: StartEdge, tmp_path: Path
 ) -> None:
     """Without the stream, live events count. Without those, the stream is read regularly."""
     deny = (
@@ -529,9 +529,7 @@ async def test_a_user_without_all_rights(
         else ('["unused"]', '["stt.transcript.>"]')
     )
     (tmp_path / "users.conf").write_text(RESTRICTED % deny)
-    server = EmbeddedServer(
-        tmp_path / "small", extra_arguments=("-c", str(tmp_path / "users.conf"))
-    )
+    server = NatsServer(tmp_path / "small", extra_arguments=("-c", str(tmp_path / "users.conf")))
     server.start()
     try:
         admin = BrokerSettings(url=server.url, user="admin", password="x")

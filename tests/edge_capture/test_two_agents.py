@@ -20,13 +20,13 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import AUDIO, ensure
 from natterjack.errors import BrokerUnreachable
 from natterjack.events import StatusEvent
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, hold_subject, transcript_subject
 from tests.edge_capture.conftest import StartEdge
 from tests.edge_capture.program import Edge, Recording, requests, stored
 from tests.faults.cluster import Cluster
 from tests.freezing import freeze
+from tests.nats_server import NatsServer
 from tests.waiting import until
 
 KEY = SessionKey("acme", "room", "speaker")
@@ -206,7 +206,7 @@ async def test_a_frozen_agent_that_wakes_up_lets_the_other_one_capture(
 
 async def test_an_agent_that_starts_during_an_outage_does_not_get_ahead(
     ready_broker: Broker,
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_edge: StartEdge,
     speech: Path,
     tmp_path: Path,
@@ -245,7 +245,7 @@ async def _hears(broker: Broker) -> bool:
 
 
 async def test_agents_that_wait_for_the_broker_together(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     nats_server.kill()
     edges = [start_edge("file", speech, *ROOM) for _ in range(2)]
@@ -262,7 +262,7 @@ async def test_agents_that_wait_for_the_broker_together(
 
 
 async def test_an_agent_that_starts_after_a_restart_of_the_broker_does_not_get_ahead(
-    ready_broker: Broker, nats_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    ready_broker: Broker, nats_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     """The first agent is not back yet, but a worker has its session."""
     first = start_edge("file", speech, *ROOM)
@@ -368,18 +368,18 @@ authorization {
 
 
 @pytest.fixture
-def earlier_server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
+def earlier_server(tmp_path: Path, processes: None) -> Iterator[NatsServer]:
     """A server whose edges may not use `stt.hold`."""
     configuration = tmp_path / "earlier.conf"
     configuration.write_text(_EARLIER)
-    server = EmbeddedServer(tmp_path / "earlier", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "earlier", extra_arguments=("-c", str(configuration)))
     server.start()
     yield server
     server.stop()
 
 
 async def test_without_permission_an_agent_works_as_before(
-    earlier_server: EmbeddedServer, start_edge: StartEdge, speech: Path
+    earlier_server: NatsServer, start_edge: StartEdge, speech: Path
 ) -> None:
     settings = BrokerSettings(url=earlier_server.url, user="admin", password="admin")
     environment = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.ports import free_port
 from tests.waiting import within
 
 
@@ -52,7 +53,8 @@ class RemoteEmulator:
 async def emulator_process(provider: str, *arguments: str) -> AsyncIterator[RemoteEmulator]:
     """Run `python -m tests.emulators <provider> <arguments>` as a subprocess."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.emulators", provider, *arguments),
+        *(sys.executable, "-m", "tests.emulators", provider, "--port", str(free_port())),
+        *arguments,
         stdout=asyncio.subprocess.PIPE,
     )
     try:

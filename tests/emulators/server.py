@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Protocol, Self
 from aiohttp import web
 from pydantic import ValidationError
 
+from ..ports import free_port
 from .connection import Connection
 from .faults import ConnectionLog, Faults
 from .session import Refusal, Session
@@ -112,7 +113,7 @@ class Emulator(ABC):
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         self.control_port = await self._listen("control", self.control_port)
-        self.port = await self._listen("main", self.port)
+        self.port = await self._listen("main", self.port or free_port())
         if self.faults.refuse:
             await self._refuse(True)
 

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import random
-import socket
 from pathlib import Path
 
 from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
+from tests.ports import free_port
 
 _NODES = 3
-
-
-def _free_ports(count: int) -> list[int]:
-    """Choose free ports below the ephemeral range, from a range of this test process alone.
-
-    A node that restarts therefore finds its port still free.
-    """
-    ports: list[int] = []
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
-    first = 20_000 + 1_000 * process
-    while len(ports) < count:
-        port = random.randrange(first, first + 1_000)
-        with socket.socket() as probe:
-            if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
-                ports.append(port)
-    return ports
 
 
 class Cluster:
@@ -36,11 +19,10 @@ class Cluster:
 
     def __init__(self, store: Path, known: int = _NODES) -> None:
         """Only the first `known` nodes are named in the routes; the others join when they start."""
-        free = _free_ports(2 * _NODES)
-        ports, own = free[:_NODES], free[_NODES:]
+        ports = [free_port() for _ in range(_NODES)]
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[:known])
-        self.nodes = [
-            EmbeddedServer(
+        self.nodes: list[EmbeddedServer] = [
+            NatsServer(
                 store / f"n{number}",
                 extra_arguments=(
                     "--name", f"n{number}", "--cluster_name", "natterjack",
@@ -49,8 +31,6 @@ class Cluster:
             )
             for number, port in enumerate(ports)
         ]  # fmt: skip
-        for node, port in zip(self.nodes, own, strict=True):
-            node.port = port
 
     @property
     def url(self) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, NamedTuple
 
+from ..ports import free_port
+
 _READ_BYTES = 256 * 1024
 _WITH_PAYLOAD = {b"PUB", b"HPUB", b"MSG", b"HMSG"}
 
@@ -88,7 +90,7 @@ class NatsProxy:
         self._listener: socket.socket | None = None
         self._bound: socket.socket | None = None
         """Reserves the port while the proxy does not listen."""
-        self.port = 0
+        self.port = free_port()
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._triggers: list[Trigger] = []
@@ -183,7 +185,6 @@ class NatsProxy:
     def _listen(self) -> None:
         self._listener, self._bound = self._bound or self._bind(), None
         self._listener.listen(100)
-        self.port = self._listener.getsockname()[1]
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _accept(self, listener: socket.socket) -> None:

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.nats_server import NatsServer
 
 from ..emulators.process import RemoteEmulator, emulator_process
 from ..waiting import until
@@ -68,7 +68,7 @@ def spread(values: list[float]) -> str:
 class Bench:
     """A broker, an emulator, and the workers of a measurement."""
 
-    def __init__(self, server: EmbeddedServer, emulator: RemoteEmulator, broker: Broker) -> None:
+    def __init__(self, server: NatsServer, emulator: RemoteEmulator, broker: Broker) -> None:
         self.server = server
         self.emulator = emulator
         self.broker = broker
@@ -109,7 +109,7 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
     with tempfile.TemporaryDirectory() as directory:
-        server = EmbeddedServer(Path(directory))
+        server = NatsServer(Path(directory))
         server.start()
         try:
             async with (

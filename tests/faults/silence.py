@@ -22,10 +22,10 @@ import numpy as np
 
 from natterjack.broker.connection import connected
 from natterjack.events import StatusEvent
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
+from tests.nats_server import NatsServer
 
 from ..emulators import tones
 from ..emulators.process import emulator_process
@@ -123,7 +123,7 @@ async def silence(minutes: float, progress: Callable[[str], None]) -> list[Quiet
     """Run one session for each provider, all at the same time."""
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = EmbeddedServer(directory / "nats")
+        server = NatsServer(directory / "nats")
         server.start()
         stack.callback(server.stop)
         settings = BrokerSettings(url=server.url)

@@ -20,9 +20,9 @@ from nats.js import JetStreamContext
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
+from tests.nats_server import NatsServer
 from worker.session.checkpoint import Checkpoint, CheckpointStore
 
 from ..emulators.deepgram import DeepgramEmulator
@@ -116,7 +116,7 @@ class Stage:
     may finish the session.
     """
 
-    def __init__(self, server: EmbeddedServer, emulator: DeepgramEmulator, broker: Broker) -> None:
+    def __init__(self, server: NatsServer, emulator: DeepgramEmulator, broker: Broker) -> None:
         self.broker = broker
         self.emulator = emulator
         self.settings = BrokerSettings(url=server.url)
@@ -219,7 +219,7 @@ class Stage:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory, processes: None) -> AsyncIterator[Stage]:
-    server = EmbeddedServer(Path(tmp_path_factory.mktemp("nats")))
+    server = NatsServer(Path(tmp_path_factory.mktemp("nats")))
     server.start()
     try:
         async with (

@@ -16,12 +16,12 @@ import pytest
 from natterjack import listen
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.edge_capture.program import Edge
 from tests.emulators import tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.identities import Authority, Operator, make_key, replace
+from tests.nats_server import NatsServer
 from tests.natterjack.cli.commands import Command
 from tests.waiting import bound, until
 from tests.worker.programs import UNDISTURBED, WorkerProcess
@@ -42,7 +42,7 @@ class Installation:
         self.home = home
         self.operator = Operator()
         self._authorities = 0
-        self.server = EmbeddedServer(home / "nats", extra_arguments=("-c", str(home / "nats.conf")))
+        self.server = NatsServer(home / "nats", extra_arguments=("-c", str(home / "nats.conf")))
         self.trusted = self.new_authority()
         """Issues the server's certificate."""
         self.clients = self.trusted

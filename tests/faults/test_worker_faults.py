@@ -17,8 +17,8 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.login.attempts import Attempts
 from natterjack.broker.streams import ensure
 from natterjack.events import Event, InterimEvent, parse_event
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
+from tests.nats_server import NatsServer
 from worker.__main__ import _start as start
 from worker.claim import Claimer
 from worker.metrics import Metrics
@@ -46,7 +46,7 @@ StartBehind = Callable[..., Awaitable[tuple[WorkerProcess, NatsProxy]]]
 
 @pytest.fixture
 async def start_behind(
-    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+    nats_server: NatsServer, emulator: DeepgramEmulator
 ) -> AsyncIterator[StartBehind]:
     """Start workers that reach the broker through their own proxies."""
     async with contextlib.AsyncExitStack() as stack:
@@ -201,7 +201,7 @@ async def test_a_slow_consumer_is_cut_off_and_loses_nothing(
 ) -> None:
     """The server disconnects a worker that does not read; it reads the audio from the stream."""
     (tmp_path / "nats.conf").write_text("write_deadline: 500ms\nmax_pending: 1MB\n")
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(tmp_path / "nats.conf")))
     server.start()
     worker = WorkerProcess(server.url, emulator.url, DEEPGRAM_CATCH_UP_RATE="100")
     try:

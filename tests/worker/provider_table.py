@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from natterjack.broker.connection import connected
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.nats_server import NatsServer
 
 from ..emulators import tones
 from ..emulators.__main__ import EMULATORS
@@ -76,7 +76,7 @@ def environment(name: str, emulator: Emulator) -> dict[str, str]:
 async def rows(name: str, seconds: float) -> list[Row]:
     """One row for each rate and channel count, all at the same time."""
     with tempfile.TemporaryDirectory() as store:
-        server = EmbeddedServer(Path(store))
+        server = NatsServer(Path(store))
         server.start()
         try:
             settings = BrokerSettings(url=server.url)

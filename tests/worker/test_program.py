@@ -17,11 +17,11 @@ from natterjack.audio import AUDIO_SEQ
 from natterjack.broker.connection import Broker
 from natterjack.events import InterimEvent, StatusEvent
 from natterjack.local.demo import MAX_WORD_ERROR_RATE, bundled_recording, bundled_text
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.local.wer import word_error_rate
 from natterjack.settings import BrokerSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject, session_subject
+from tests.nats_server import NatsServer
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, until
@@ -137,7 +137,7 @@ async def test_sigkill_of_a_worker_in_mid_speech(
 
 
 async def test_sigkill_and_restart_of_the_broker(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -599,7 +599,7 @@ async def test_max_seconds_ends_a_session(
 
 
 @pytest.mark.interpreter
-async def test_http_endpoints(nats_server: EmbeddedServer, start_worker: StartWorker) -> None:
+async def test_http_endpoints(nats_server: NatsServer, start_worker: StartWorker) -> None:
     worker = await start_worker()
     for probe in ("/startupz", "/livez", "/readyz", "/healthz"):
         assert await worker.get(probe) == (200, "ok\n")
@@ -615,7 +615,7 @@ async def test_http_endpoints(nats_server: EmbeddedServer, start_worker: StartWo
 
 
 async def test_a_worker_waiting_for_nats_is_alive_but_not_ready(
-    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+    nats_server: NatsServer, emulator: DeepgramEmulator
 ) -> None:
     nats_server.stop()
     worker = WorkerProcess(nats_server.url, emulator.url)
@@ -663,7 +663,7 @@ async def test_a_stalled_event_loop_is_not_alive(start_worker: StartWorker) -> N
 
 
 async def test_memory_streams_are_created_again(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     start_worker: StartWorker,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -685,7 +685,7 @@ async def test_a_worker_whose_user_is_refused_returns_when_it_is_accepted_again(
     configuration = tmp_path / "nats.conf"
     users = "authorization {{ users = [{{user: worker, password: {}}}] }}"
     configuration.write_text(users.format("w"))
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
     server.start()
     worker = WorkerProcess(server.url, emulator.url, NATS_USER="worker", NATS_PASSWORD="w")
     try:
@@ -703,7 +703,7 @@ async def test_a_worker_whose_user_is_refused_returns_when_it_is_accepted_again(
 
 
 async def test_a_worker_logs_that_it_waits_for_the_broker(
-    nats_server: EmbeddedServer, emulator: DeepgramEmulator
+    nats_server: NatsServer, emulator: DeepgramEmulator
 ) -> None:
     nats_server.kill()
     worker = WorkerProcess(nats_server.url, emulator.url)
@@ -728,7 +728,7 @@ async def test_a_worker_logs_that_it_waits_for_the_broker(
     ],
 )
 async def test_invalid_settings_print_one_line_and_exit_with_2(
-    settings: dict[str, str], text: str, nats_server: EmbeddedServer, emulator: DeepgramEmulator
+    settings: dict[str, str], text: str, nats_server: NatsServer, emulator: DeepgramEmulator
 ) -> None:
     worker = WorkerProcess(nats_server.url, emulator.url, **settings)
     await worker.launch()

@@ -12,8 +12,8 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import StreamStore
 from natterjack.fleet.budgets import read_usage
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
+from tests.nats_server import NatsServer
 from worker.metering.tally import today
 
 from ..emulators.deepgram import DeepgramEmulator
@@ -109,7 +109,7 @@ async def test_unreadable_budgets_and_limits_do_not_block_sessions(
 ) -> None:
     configuration = tmp_path / "nats.conf"
     configuration.write_text(LIMITED_USER)
-    server = EmbeddedServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
     await asyncio.to_thread(server.start)
     try:
         admin = BrokerSettings.model_validate({"url": server.url, "user": "admin", "password": "x"})

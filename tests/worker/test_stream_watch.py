@@ -12,8 +12,8 @@ from nats.js import JetStreamContext
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
+from tests.nats_server import NatsServer
 from worker.metrics import Metrics
 from worker.stream_watch import StreamWatch
 
@@ -143,7 +143,7 @@ async def test_a_stream_that_does_not_answer_hides_no_other(
         "authorization { users: [{user: all, password: x}, {user: some, password: x, "
         f'permissions: {{publish: {{deny: "{refused}"}}}}}}] }}'
     )
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
     server.start()
     try:
         url = server.url.replace("//", "//{}:x@")
@@ -161,7 +161,7 @@ async def test_a_stream_that_does_not_answer_hides_no_other(
 
 
 async def test_without_an_answer_nothing_changes(
-    nats_server: EmbeddedServer, watch: StreamWatch, metrics: Metrics, js: JetStreamContext
+    nats_server: NatsServer, watch: StreamWatch, metrics: Metrics, js: JetStreamContext
 ) -> None:
     await js.delete_stream(streams.AUDIO)
     await watch.look(js)
@@ -184,7 +184,7 @@ async def test_what_is_missing_twice_is_created_if_that_is_allowed(
 
 
 async def test_a_worker_waits_for_streams_that_it_may_not_create(
-    nats_server: EmbeddedServer, broker: Broker, emulator: DeepgramEmulator
+    nats_server: NatsServer, broker: Broker, emulator: DeepgramEmulator
 ) -> None:
     worker = WorkerProcess(nats_server.url, emulator.url, NATTERJACK_CREATE_STREAMS="false")
     await worker.launch()
@@ -205,7 +205,7 @@ async def test_a_worker_waits_for_streams_that_it_may_not_create(
 
 @pytest.mark.process
 async def test_once_a_missing_stream_ends_the_worker(
-    nats_server: EmbeddedServer, broker: Broker, emulator: DeepgramEmulator
+    nats_server: NatsServer, broker: Broker, emulator: DeepgramEmulator
 ) -> None:
     class Once(WorkerProcess):
         arguments = ("-m", "worker", "--once")

@@ -20,11 +20,11 @@ from edge_capture.hold.exchange import machine_name
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
 from natterjack.errors import BrokerUnreachable
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, StreamSettings
 from natterjack.subjects import speech_subject
 from tests.edge_capture.conftest import RunEdge, StartEdge
 from tests.emulators import tones
+from tests.nats_server import NatsServer
 from tests.waiting import until
 
 from .speaker import KEY, RATE, Voice, heard, speaking
@@ -195,7 +195,7 @@ async def test_speech_that_is_too_old_is_not_played(
 
 
 async def test_it_goes_on_after_the_broker_was_away(
-    voices: Broker, start_edge: StartEdge, path: Path, nats_server: EmbeddedServer
+    voices: Broker, start_edge: StartEdge, path: Path, nats_server: NatsServer
 ) -> None:
     edge, voice = start_edge(*PLAY, "--file", path), Voice(voices)
     async with speaking(voices, voice):
@@ -319,7 +319,7 @@ async def test_a_reader_that_stands_still_does_not_keep_the_player(
 
 
 async def test_a_terminal_shows_what_is_played(
-    voices: Broker, nats_server: EmbeddedServer, path: Path
+    voices: Broker, nats_server: NatsServer, path: Path
 ) -> None:
     terminal, inner = pty.openpty()
     os.set_blocking(terminal, False)
@@ -413,18 +413,18 @@ authorization {
 
 
 @pytest.fixture
-def earlier_server(tmp_path: Path, processes: None) -> Iterator[EmbeddedServer]:
+def earlier_server(tmp_path: Path, processes: None) -> Iterator[NatsServer]:
     """A server whose edges may not play."""
     configuration = tmp_path / "earlier.conf"
     configuration.write_text(_EARLIER)
-    server = EmbeddedServer(tmp_path / "earlier", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "earlier", extra_arguments=("-c", str(configuration)))
     server.start()
     yield server
     server.stop()
 
 
 async def test_without_permission_it_names_the_cure(
-    earlier_server: EmbeddedServer, start_edge: StartEdge, path: Path
+    earlier_server: NatsServer, start_edge: StartEdge, path: Path
 ) -> None:
     environment = {
         "NATS_URL": earlier_server.url, "NATS_USER": "edge", "NATS_PASSWORD": "edge",

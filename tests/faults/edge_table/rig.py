@@ -19,7 +19,7 @@ from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import BadEvent
 from natterjack.events import DurableEvent, InterimEvent, StatusEvent, parse_event
 from natterjack.settings import BrokerSettings
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
 from ...edge_capture.program import Edge
 from ...emulators.process import RemoteEmulator, emulator_process
@@ -44,7 +44,7 @@ class Rig:
 
     def __init__(self, directory: Path, arguments: tuple[str, ...], worker: dict[str, str]) -> None:
         self.directory = directory
-        self.server = EmbeddedServer(directory / "nats")
+        self.server = NatsServer(directory / "nats")
         self.sound: Sound
         self.emulator: RemoteEmulator
         self.worker: WorkerProcess

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import nats
 from nats.errors import NoRespondersError
 
-from natterjack.local.embedded import EmbeddedServer
+from tests.nats_server import NatsServer
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -48,7 +48,7 @@ async def _copy(
     writer.close()
 
 
-async def record(server: EmbeddedServer) -> tuple[bytes, bytes]:
+async def record(server: NatsServer) -> tuple[bytes, bytes]:
     """Return the bytes that the client sent and those that the server sent."""
     sent, received, ended = bytearray(), bytearray(), asyncio.Event()
 
@@ -78,7 +78,7 @@ async def record(server: EmbeddedServer) -> tuple[bytes, bytes]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        server = EmbeddedServer(Path(directory))
+        server = NatsServer(Path(directory))
         server.start()
         try:
             sent, received = asyncio.run(record(server))

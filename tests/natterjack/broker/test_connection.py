@@ -13,9 +13,9 @@ import pytest
 
 from natterjack.broker.connection import Broker, connect, connected
 from natterjack.errors import BrokerUnreachable, UsageError
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.faults.proxy import NatsProxy
+from tests.nats_server import NatsServer
 from tests.waiting import bound, soon, until, within
 
 
@@ -44,32 +44,32 @@ def certificates(tmp_path: Path, processes: None) -> Path:
 @pytest.fixture
 def strict_server(
     tmp_path: Path, key_file: tuple[Path, str], processes: None
-) -> Iterator[EmbeddedServer]:
+) -> Iterator[NatsServer]:
     """A server with a user `worker`, password `pass`, and a user with the NKey."""
     configuration = tmp_path / "nats.conf"
     configuration.write_text(
         f"authorization {{ users = [{{user: worker, password: pass}}, {{nkey: {key_file[1]}}}] }}"
     )
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
     server.start()
     yield server
     server.stop()
 
 
-async def test_user_and_password(strict_server: EmbeddedServer) -> None:
+async def test_user_and_password(strict_server: NatsServer) -> None:
     settings = BrokerSettings(url=strict_server.url, user="worker", password="pass")
     async with connected(settings, name="test", once=True) as broker:
         assert broker.connected
 
 
-async def test_nkey_file(strict_server: EmbeddedServer, key_file: tuple[Path, str]) -> None:
+async def test_nkey_file(strict_server: NatsServer, key_file: tuple[Path, str]) -> None:
     settings = BrokerSettings(url=strict_server.url, nkey=key_file[0])
     async with connected(settings, name="test", once=True) as broker:
         assert broker.connected
 
 
 async def test_the_error_for_a_wrong_password_does_not_show_it(
-    strict_server: EmbeddedServer,
+    strict_server: NatsServer,
 ) -> None:
     settings = BrokerSettings(url=strict_server.url, user="worker", password="hunter2")
     with pytest.raises(BrokerUnreachable, match=r"(?i)authorization violation") as caught:
@@ -79,7 +79,7 @@ async def test_the_error_for_a_wrong_password_does_not_show_it(
 
 async def test_tls_with_a_private_ca(tmp_path: Path, certificates: Path) -> None:
     arguments = ("--tls", "--tlscert", str(certificates / "cert.pem"))
-    server = EmbeddedServer(
+    server = NatsServer(
         tmp_path / "nats",
         extra_arguments=(*arguments, "--tlskey", str(certificates / "key.pem")),
     )
@@ -114,7 +114,7 @@ async def test_a_missing_server_is_an_error_with_once() -> None:
         await connect(BrokerSettings(url="nats://127.0.0.1:9"), name="test", once=True)
 
 
-async def test_connect_waits_for_a_server_that_starts_later(nats_server: EmbeddedServer) -> None:
+async def test_connect_waits_for_a_server_that_starts_later(nats_server: NatsServer) -> None:
     nats_server.kill()
     refused = asyncio.Event()
 
@@ -131,9 +131,7 @@ async def test_connect_waits_for_a_server_that_starts_later(nats_server: Embedde
     await broker.close()
 
 
-async def test_a_killed_server_is_survived(
-    nats_server: EmbeddedServer, ready_broker: Broker
-) -> None:
+async def test_a_killed_server_is_survived(nats_server: NatsServer, ready_broker: Broker) -> None:
     back = asyncio.Event()
     ready_broker.on_reconnect.add(back.set)
     nats_server.kill()
@@ -142,7 +140,7 @@ async def test_a_killed_server_is_survived(
     assert await ready_broker.client.jetstream().account_info()
 
 
-async def test_closing_while_the_connection_is_lost(nats_server: EmbeddedServer) -> None:
+async def test_closing_while_the_connection_is_lost(nats_server: NatsServer) -> None:
     async with NatsProxy(nats_server.port) as proxy:
         broker = await connect(BrokerSettings(url=proxy.url), name="test", once=True)
         proxy.cut()
@@ -153,7 +151,7 @@ async def test_closing_while_the_connection_is_lost(nats_server: EmbeddedServer)
 
 
 async def test_no_reply_is_awaited_after_a_reconnect(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     async with (
         NatsProxy(nats_server.port) as proxy,
@@ -171,7 +169,7 @@ async def test_no_reply_is_awaited_after_a_reconnect(
         assert not near.on_reconnect
 
 
-async def test_a_server_that_is_down_is_passed_over(nats_server: EmbeddedServer) -> None:
+async def test_a_server_that_is_down_is_passed_over(nats_server: NatsServer) -> None:
     """nats-py tries the servers in random order."""
     settings = BrokerSettings(url=f"nats://127.0.0.1:9,{nats_server.url}")
     for _ in range(8):
@@ -183,7 +181,7 @@ async def test_a_server_that_is_down_is_passed_over(nats_server: EmbeddedServer)
 
 
 async def test_a_server_that_refuses_is_asked_less_and_less_often(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     refused: list[float] = []
 
@@ -216,7 +214,7 @@ async def test_connecting_can_be_cancelled_at_any_moment() -> None:
 
 
 async def test_connected_is_true_only_after_the_reconnect_callbacks(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     called: list[int] = []
     broker.on_reconnect.add(lambda: called.append(broker.reconnects))

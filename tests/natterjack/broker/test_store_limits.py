@@ -13,8 +13,8 @@ from nats.js.errors import APIError
 from natterjack.broker import changes, refusals, store_limits, streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.errors import BrokerUnreachable, StreamMismatch
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
+from tests.nats_server import NatsServer
 
 MIB = 1024 * 1024
 
@@ -97,10 +97,10 @@ def test_a_refused_message() -> None:
 @pytest.fixture
 def small_server(
     processes: None, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[EmbeddedServer]:
+) -> Iterator[NatsServer]:
     configuration = tmp_path / "nats.conf"
     configuration.write_text(f"jetstream {{ {request.param} }}")
-    server = EmbeddedServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
     server.start()
     yield server
     server.stop()
@@ -110,7 +110,7 @@ def small(limits: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("small_server", [limits], indirect=True)
 
 
-def connection(server: EmbeddedServer) -> BrokerSettings:
+def connection(server: NatsServer) -> BrokerSettings:
     return BrokerSettings(url=server.url)
 
 
@@ -119,7 +119,7 @@ async def limit_of(js: JetStreamContext, stream: str) -> int | None:
 
 
 @small("max_file_store: 1MB")
-async def test_a_store_below_the_limit_of_the_queue(small_server: EmbeddedServer) -> None:
+async def test_a_store_below_the_limit_of_the_queue(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         with pytest.raises(
             StreamMismatch,
@@ -131,7 +131,7 @@ async def test_a_store_below_the_limit_of_the_queue(small_server: EmbeddedServer
 
 
 @small("max_file_store: 1GB, max_memory_store: 100MB")
-async def test_a_store_below_the_default_limit_of_audio(small_server: EmbeddedServer) -> None:
+async def test_a_store_below_the_default_limit_of_audio(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         js = broker.client.jetstream()
         for limit, storage in ((8 * 1024 * MIB, "file"), (512 * MIB, "memory")):
@@ -156,7 +156,7 @@ async def test_a_store_below_the_default_limit_of_audio(small_server: EmbeddedSe
 
 @small("max_file_store: 1200KB")
 async def test_a_tiny_store_has_room_for_some_audio(
-    small_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+    small_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         js = await streams.ensure(broker, StreamSettings(sessions_max_bytes=-1))
@@ -165,14 +165,14 @@ async def test_a_tiny_store_has_room_for_some_audio(
 
 
 @small("max_file_store: 66000KB")
-async def test_a_store_without_room_for_any_audio(small_server: EmbeddedServer) -> None:
+async def test_a_store_without_room_for_any_audio(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .* limit of 8 GiB: lower NATTERJACK"):
             await streams.ensure(broker, StreamSettings())
 
 
 @small("max_file_store: 300MB")
-async def test_a_store_below_the_default_limits_of_all_audio(small_server: EmbeddedServer) -> None:
+async def test_a_store_below_the_default_limits_of_all_audio(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         settings = StreamSettings(kinds=KINDS, tts_audio_max_bytes=512 * MIB)
         with pytest.raises(
@@ -187,7 +187,7 @@ async def test_a_store_below_the_default_limits_of_all_audio(small_server: Embed
 
 
 @small("max_file_store: 1MB")
-async def test_a_full_store_refuses_every_message(small_server: EmbeddedServer) -> None:
+async def test_a_full_store_refuses_every_message(small_server: NatsServer) -> None:
     settings = StreamSettings(sessions_max_bytes=-1, audio_max_bytes=-1)
     async with connected(connection(small_server), name="test", once=True) as broker:
         js = await streams.ensure(broker, settings)
@@ -204,7 +204,7 @@ async def test_a_full_store_refuses_every_message(small_server: EmbeddedServer) 
 
 
 @small("max_file_store: 160MB")
-async def test_audio_never_takes_the_room_of_transcripts(small_server: EmbeddedServer) -> None:
+async def test_audio_never_takes_the_room_of_transcripts(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         js = await streams.ensure(broker, StreamSettings())
         assert await limit_of(js, streams.AUDIO) == 64 * MIB

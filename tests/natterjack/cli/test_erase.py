@@ -16,10 +16,10 @@ from natterjack.cli.erase import targets
 from natterjack.events import StatusEvent
 from natterjack.fleet.usage import DayUsage
 from natterjack.local.demo import bundled_recording
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.edge_capture.program import Edge
 from tests.emulators.deepgram import DeepgramEmulator
+from tests.nats_server import NatsServer
 from tests.waiting import until
 from tests.worker.programs import (
     Speaker,
@@ -82,7 +82,7 @@ def quick_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("natterjack.cli.erase._RECHECK_DELAY_S", 0.1)
 
 
-async def erase(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+async def erase(server: NatsServer, *arguments: str, status: int = 0) -> str:
     """Run `natterjack erase` and return its output, including errors."""
     command = await run_async("erase", *arguments, NATS_URL=server.url)
     assert command.status == status, command.out + command.errors
@@ -105,7 +105,7 @@ async def stored(broker: Broker, tenant: str) -> dict[str, int]:
 
 @pytest.mark.usefixtures("quick_recheck")
 async def test_all_data_of_a_tenant_is_removed_and_nothing_else(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
@@ -141,7 +141,7 @@ async def test_all_data_of_a_tenant_is_removed_and_nothing_else(
 
 
 async def test_open_sessions_are_reported_and_ended_only_with_stop(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
@@ -171,7 +171,7 @@ async def test_open_sessions_are_reported_and_ended_only_with_stop(
 
 
 async def test_a_client_that_is_still_writing_is_reported(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
@@ -191,7 +191,7 @@ async def test_a_client_that_is_still_writing_is_reported(
 
 
 async def test_an_edge_stops_publishing_when_its_session_is_erased(
-    nats_server: EmbeddedServer, broker: Broker, start_worker: StartWorker, tmp_path: Path
+    nats_server: NatsServer, broker: Broker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     await start_worker()
     arguments = ("file", str(bundled_recording()), "--speed", "0.1", "--tenant", "acme")
@@ -207,7 +207,7 @@ async def test_an_edge_stops_publishing_when_its_session_is_erased(
 
 
 async def test_a_session_that_continues_another_is_erased_and_has_no_successor(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     emulator: DeepgramEmulator,
     broker: Broker,
     broker_settings: BrokerSettings,
@@ -242,7 +242,7 @@ async def test_a_session_that_continues_another_is_erased_and_has_no_successor(
 
 
 async def test_usage_is_erased_while_the_worker_runs(
-    nats_server: EmbeddedServer,
+    nats_server: NatsServer,
     broker: Broker,
     broker_settings: BrokerSettings,
     start_worker: StartWorker,
@@ -280,7 +280,7 @@ async def usage_of(broker: Broker, tenant: str) -> list[DayUsage]:
 
 @pytest.mark.usefixtures("quick_recheck")
 async def test_invalid_requests_and_slots_of_dead_workers_are_removed(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     for subject in ("we$ird.s", "deep.er.s.t", "c"):
@@ -300,9 +300,7 @@ async def test_invalid_requests_and_slots_of_dead_workers_are_removed(
 
 
 @pytest.mark.usefixtures("quick_recheck")
-async def test_what_voice_sessions_left_is_removed(
-    nats_server: EmbeddedServer, broker: Broker
-) -> None:
+async def test_what_voice_sessions_left_is_removed(nats_server: NatsServer, broker: Broker) -> None:
     js = await streams.ensure(broker, StreamSettings(kinds=KINDS))
     for tenant in ("acme", "other"):
         for subject in (
@@ -320,7 +318,7 @@ async def test_what_voice_sessions_left_is_removed(
     assert sum((await stored(broker, "other")).values()) == 5
 
 
-async def test_it_asks_for_confirmation(nats_server: EmbeddedServer, ready_broker: Broker) -> None:
+async def test_it_asks_for_confirmation(nats_server: NatsServer, ready_broker: Broker) -> None:
     js = ready_broker.client.jetstream()
     await js.publish("stt.audio.acme.c.s", b"audio")
     assert "--yes is needed" in await erase(nats_server, "--tenant", "acme", status=2)
@@ -349,7 +347,7 @@ def test_mistakes_are_reported(arguments: tuple[str, ...], message: str) -> None
     assert message in command.errors
 
 
-async def test_missing_streams_are_reported(nats_server: EmbeddedServer) -> None:
+async def test_missing_streams_are_reported(nats_server: NatsServer) -> None:
     assert "stream not found" in await erase(nats_server, "--tenant", "a", "--yes", status=2)
 
 
@@ -358,7 +356,7 @@ async def test_missing_streams_are_reported(nats_server: EmbeddedServer) -> None
 async def test_a_server_without_jetstream_is_reported(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    class Plain(EmbeddedServer):
+    class Plain(NatsServer):
         def store_arguments(self) -> tuple[str | Path, ...]:
             return ()
 

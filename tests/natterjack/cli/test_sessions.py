@@ -18,11 +18,11 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import FinalEvent, ProviderUsage
 from natterjack.fleet.roster import SessionRecord, WorkerPage
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey, session_subject, transcript_subject
 from tests.emulators import tones
+from tests.nats_server import NatsServer
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, closed
 
@@ -51,7 +51,7 @@ class Sessions:
 
 
 @pytest.fixture
-def sessions(nats_server: EmbeddedServer) -> Sessions:
+def sessions(nats_server: NatsServer) -> Sessions:
     return Sessions(nats_server.url)
 
 
@@ -377,7 +377,7 @@ async def test_watch_appends_when_the_output_is_not_a_terminal(
 
 
 async def test_watch_outlives_the_broker(
-    sessions: Sessions, ready_broker: Broker, nats_server: EmbeddedServer
+    sessions: Sessions, ready_broker: Broker, nats_server: NatsServer
 ) -> None:
     def views() -> int:
         return watch.out.count("workers 0, slots 0/0")
@@ -413,7 +413,7 @@ async def as_reader(directory: Path, *permissions: str, status: int = 0) -> tupl
     config.write_text(
         _USERS.format(rights=", ".join(f'"{permission}"' for permission in permissions))
     )
-    server = EmbeddedServer(directory / "restricted", extra_arguments=("-c", str(config)))
+    server = NatsServer(directory / "restricted", extra_arguments=("-c", str(config)))
     server.start()
     try:
         admin = BrokerSettings.model_validate({"url": server.url, "user": "admin", "password": "x"})

@@ -24,13 +24,13 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.differences import COPIES, stream_differences
 from natterjack.cli.streams import lost
 from natterjack.errors import StreamMismatch
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
+from tests.nats_server import NatsServer
 
 from .commands import run_async
 
 
-async def apply(server: EmbeddedServer, *arguments: str, status: int = 0) -> str:
+async def apply(server: NatsServer, *arguments: str, status: int = 0) -> str:
     """Run `natterjack streams apply` and return its output, including errors."""
     command = await run_async("streams", "apply", *arguments, NATS_URL=server.url)
     assert command.status == status, command.out + command.errors
@@ -38,7 +38,7 @@ async def apply(server: EmbeddedServer, *arguments: str, status: int = 0) -> str
 
 
 async def test_it_creates_all_that_a_worker_needs_once(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     dry = await apply(nats_server, "--dry-run")
     assert dry.count("make ") == 10
@@ -52,7 +52,7 @@ async def test_it_creates_all_that_a_worker_needs_once(
 
 
 async def test_voice_adds_its_streams_and_its_queue(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     await apply(nats_server)
     added = await apply(nats_server, "--kinds", "transcribe,speak")
@@ -69,13 +69,13 @@ async def test_voice_adds_its_streams_and_its_queue(
 
 
 async def test_what_a_worker_creates_needs_no_change(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     assert "everything is as the settings say" in await apply(nats_server)
 
 
 async def test_longer_ages_keep_stored_messages(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     await js.publish("stt.audio.t.c.s", b"audio")
@@ -101,7 +101,7 @@ async def test_longer_ages_keep_stored_messages(
     ],
 )
 async def test_stored_messages_are_lost_only_with_allow_loss(
-    nats_server: EmbeddedServer, ready_broker: Broker, arguments: tuple[str, ...], limits: str
+    nats_server: NatsServer, ready_broker: Broker, arguments: tuple[str, ...], limits: str
 ) -> None:
     js = ready_broker.client.jetstream()
     await js.publish("stt.audio.t.c.s", b"audio")
@@ -114,9 +114,7 @@ async def test_stored_messages_are_lost_only_with_allow_loss(
     assert "everything is as" in await apply(nats_server, *arguments)
 
 
-async def test_other_configuration_is_kept(
-    nats_server: EmbeddedServer, ready_broker: Broker
-) -> None:
+async def test_other_configuration_is_kept(nats_server: NatsServer, ready_broker: Broker) -> None:
     js = ready_broker.client.jetstream()
     found = (await js.stream_info(streams.TRANSCRIPTS)).config
     await js.update_stream(
@@ -134,7 +132,7 @@ async def test_other_configuration_is_kept(
 
 
 async def test_an_unusable_stream_is_recreated_only_with_allow_loss(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     js = broker.client.jetstream()
     await js.add_stream(
@@ -149,7 +147,7 @@ async def test_an_unusable_stream_is_recreated_only_with_allow_loss(
 
 
 async def test_an_unusable_consumer_is_recreated_only_with_allow_loss(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
@@ -165,7 +163,7 @@ async def test_an_unusable_consumer_is_recreated_only_with_allow_loss(
 
 
 async def test_the_consumer_of_a_recreated_stream_is_recreated(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     found = (await js.consumer_info(streams.SESSIONS, streams.CONSUMER)).config
@@ -193,7 +191,7 @@ async def test_a_stream_is_not_deleted_if_the_new_one_would_be_refused(
 ) -> None:
     configuration = tmp_path / "nats.conf"
     configuration.write_text("jetstream { max_file_store: 1GB, max_memory_store: 1MB }")
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
     server.start()
     try:
         wanted = ("--audio-max-bytes", "9000000")
@@ -212,7 +210,7 @@ async def test_a_stream_is_not_deleted_if_the_new_one_would_be_refused(
 
 
 async def test_a_stream_that_cannot_be_recreated_is_restored(
-    nats_server: EmbeddedServer, broker: Broker
+    nats_server: NatsServer, broker: Broker
 ) -> None:
     js = broker.client.jetstream()
     await js.add_stream(StreamConfig(name="THEIRS", subjects=["stt.session.b.>"]))
@@ -235,9 +233,7 @@ def test_fewer_replicas_need_allow_loss() -> None:
     assert "NATTERJACK_STREAM_REPLICAS" in output
 
 
-async def test_wider_subjects_are_narrowed_to_ours(
-    nats_server: EmbeddedServer, broker: Broker
-) -> None:
+async def test_wider_subjects_are_narrowed_to_ours(nats_server: NatsServer, broker: Broker) -> None:
     js = broker.client.jetstream()
     await js.add_stream(
         StreamConfig(
@@ -267,7 +263,7 @@ async def test_wider_subjects_are_narrowed_to_ours(
     ids=str,
 )
 async def test_a_consumer_that_filters_or_delays_requests_is_corrected(
-    nats_server: EmbeddedServer, ready_broker: Broker, set_otherwise: dict[str, Any]
+    nats_server: NatsServer, ready_broker: Broker, set_otherwise: dict[str, Any]
 ) -> None:
     js = ready_broker.client.jetstream()
     await js.delete_consumer(streams.SESSIONS, streams.CONSUMER)
@@ -282,7 +278,7 @@ async def test_a_consumer_that_filters_or_delays_requests_is_corrected(
 
 
 async def test_a_stream_without_acknowledgments_or_sealed_is_corrected(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     audio = (await js.stream_info(streams.AUDIO)).config
@@ -300,7 +296,7 @@ async def test_a_stream_without_acknowledgments_or_sealed_is_corrected(
 
 
 async def test_a_new_limit_of_the_queue_loses_no_request(
-    nats_server: EmbeddedServer, ready_broker: Broker
+    nats_server: NatsServer, ready_broker: Broker
 ) -> None:
     js = ready_broker.client.jetstream()
     found = (await js.stream_info(streams.SESSIONS)).config
@@ -317,14 +313,14 @@ async def test_a_new_limit_of_the_queue_loses_no_request(
 
 
 @pytest.mark.parametrize("bound", ["0", "-7"])
-async def test_invalid_limits_in_bytes(nats_server: EmbeddedServer, bound: str) -> None:
+async def test_invalid_limits_in_bytes(nats_server: NatsServer, bound: str) -> None:
     for what in ("audio", "sessions"):
         output = await apply(nats_server, f"--{what}-max-bytes", bound, status=2)
         assert f"NATTERJACK_{what.upper()}_MAX_BYTES: " in output
         assert "must be -1 (none), or more than 0" in output
 
 
-async def test_a_missing_broker_is_said(nats_server: EmbeddedServer) -> None:
+async def test_a_missing_broker_is_said(nats_server: NatsServer) -> None:
     nats_server.kill()
     output = await apply(nats_server, status=2)
     assert "natterjack streams: " in output

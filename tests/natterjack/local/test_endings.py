@@ -27,6 +27,7 @@ from tests.edge_capture.test_full_disk import Disk, disk
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.freezing import freeze, stands_still
 from tests.natterjack.consume.test_listener import final
+from tests.ports import free_port
 from tests.waiting import until
 
 from .endings import Run
@@ -236,7 +237,8 @@ async def test_up_without_standard_input(tmp_path: Path, runs: list[Run]) -> Non
 async def test_a_second_stack_is_refused(tmp_path: Path, runs: list[Run]) -> None:
     """It takes neither the port nor the directory of the first one."""
     arguments = ("up", "--workers", "0", "--store", str(tmp_path / "store"))
-    first = Run(tmp_path / "1", "natterjack", *arguments, "--port", "-1")
+    # Not one that the system chooses: while no stack has it, a connection could take it.
+    first = Run(tmp_path / "1", "natterjack", *arguments, "--port", str(free_port()))
     runs.append(first)
     await first.says(READY)
     url = re.search(r"export NATS_URL=(nats://127.0.0.1:(\d+))", first.text)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from natterjack.local.embedded import EmbeddedServer
-from natterjack.local.ports import HOST, _program, port_owner
+from natterjack.local.ports import CONNECTION, HOST, _program, port_owner
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -18,10 +19,8 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_a_free_port(listener: socket.socket) -> None:
-    port = listener.getsockname()[1]
-    listener.close()
-    assert port_owner(port) is None
+def test_a_free_port() -> None:
+    assert port_owner(free_port()) is None
 
 
 def test_a_nats_server(nats_server: EmbeddedServer) -> None:
@@ -53,7 +52,18 @@ def test_a_server_on_all_addresses() -> None:
 def test_a_port_that_is_bound_but_does_not_listen() -> None:
     with socket.socket() as bound:
         bound.bind((HOST, 0))
-        assert port_owner(bound.getsockname()[1]) == "another program"
+        assert port_owner(bound.getsockname()[1]) == CONNECTION
+
+
+def test_a_connection_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system connects a socket to itself if it gives it the port that it connects to."""
+    port, connect = free_port(), socket.create_connection
+
+    def from_the_same_port(address: tuple[str, int], timeout: float) -> socket.socket:
+        return connect(address, timeout, source_address=address)
+
+    monkeypatch.setattr(socket, "create_connection", from_the_same_port)
+    assert port_owner(port) is None
 
 
 @pytest.mark.parametrize(

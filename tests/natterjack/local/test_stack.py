@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,11 +19,14 @@ import pytest
 
 from natterjack.errors import UsageError
 from natterjack.local import program
+from natterjack.local import stack as stacks
 from natterjack.local.parts import Part, PartFailed, Parts
+from natterjack.local.ports import HOST
 from natterjack.local.stack import Stack, part_environment
 from tests.edge_capture.test_full_disk import Disk, disk
 from tests.freezing import freeze
-from tests.waiting import soon, until
+from tests.ports import free_port
+from tests.waiting import settle, soon, until
 
 __all__ = ["disk"]  # a fixture
 
@@ -58,6 +63,36 @@ def exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+# ---- the port of the broker ----------------------------------------------------------------------
+
+
+async def test_a_connection_that_has_the_port_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as bound:
+        bound.bind((HOST, port := free_port()))
+        async with asyncio.TaskGroup() as tasks:
+            entering = tasks.create_task(_entered(Stack("up", tmp_path, port=port)))
+            await settle()  # it has looked once
+            assert not entering.done()
+            bound.close()
+    assert entering.result()
+
+
+async def test_a_connection_that_keeps_the_port_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "_PORT_S", 0.3)
+    with socket.socket() as bound:
+        bound.bind((HOST, port := free_port()))
+        words = f"port {port} of {HOST} is taken by a connection of another program. Stop it, or"
+        with pytest.raises(UsageError, match=re.escape(words)):
+            await _entered(Stack("up", tmp_path, port=port))
+
+
+async def _entered(stack: Stack) -> bool:
+    async with stack:
+        return True
 
 
 # ---- a part that ends ----------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from natterjack.errors import (
     UsageError,
     VoiceEnded,
 )
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from natterjack.voice.events import UtteranceEvent, VoiceEvent
 from tests.faults.proxy import NatsProxy
+from tests.nats_server import NatsServer
 from tests.waiting import soon, until, within
 
 from .by_hand import Hand, claimed, request_of, stored_pieces, text_stored
@@ -197,7 +197,7 @@ async def test_an_error_in_the_block_stops_the_speech(voice_broker: Broker) -> N
 
 
 async def test_text_outlives_the_broker(
-    nats_server: EmbeddedServer, voice_broker: Broker, broker_settings: BrokerSettings
+    nats_server: NatsServer, voice_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     async with natterjack.speak(*KEY, settings=broker_settings) as speaking:
         await speaking.say("One. ")
@@ -214,7 +214,7 @@ async def test_text_outlives_the_broker(
 
 
 async def test_pieces_whose_acknowledgement_is_lost_are_stored_once(
-    nats_server: EmbeddedServer, voice_broker: Broker
+    nats_server: NatsServer, voice_broker: Broker
 ) -> None:
     async with NatsProxy(nats_server.port) as proxy:
         proxy.after("tts.session.>")
@@ -277,7 +277,7 @@ async def test_without_rights_the_subject_is_named(tmp_path: Path, processes: No
         "authorization { users: [{user: all, password: x}, {user: some, password: x, "
         'permissions: {publish: {deny: "tts.session.>"}}}] }'
     )
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(configuration)))
     server.start()
     try:
         url = server.url.replace("//", "//{}:x@")

@@ -29,11 +29,11 @@ from natterjack.audio import MSG_ID, ChunkHeader, encode_chunk_headers
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import StreamStore
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 from tests.faults.proxy import NatsProxy
+from tests.nats_server import NatsServer
 from tests.searching import examples
 from tests.waiting import bound, until
 from worker.audio.feed import Feed, Gap
@@ -183,7 +183,7 @@ LIMITS = [Limits(128, 64), Limits(5, 3), Limits(2, 1)]
 class World:
     def __init__(
         self,
-        server: EmbeddedServer,
+        server: NatsServer,
         session: Session,
         limits: Limits,
         proxy: NatsProxy,
@@ -531,7 +531,7 @@ Run = Callable[[Session, Limits, list[Step]], None]
 
 
 @contextlib.asynccontextmanager
-async def _world(server: EmbeddedServer, session: Session, limits: Limits) -> AsyncIterator[World]:
+async def _world(server: NatsServer, session: Session, limits: Limits) -> AsyncIterator[World]:
     async with (
         NatsProxy(server.port) as proxy,
         connected(BrokerSettings(url=proxy.url), name="feed", once=True) as broker,
@@ -573,7 +573,7 @@ async def _play(world: World, script: list[Step]) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Iterator[Run]:
     """Runs a script in a world of its own, on one server, with times that are short for a test."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("nats"))
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
     server.start()
     times = {"feed._RETRY_S": 0.02, "feed._QUIET_FIRST_S": 0.02, "feed._QUIET_LONGEST_S": 0.1}
 

@@ -13,9 +13,9 @@ import pytest
 
 from natterjack.broker.connection import connected
 from natterjack.broker.login.renewal import reconnect_after
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.identities import Key, Operator, make_key, replace
+from tests.nats_server import NatsServer
 from tests.waiting import bound, until
 
 NOW = 1000.0
@@ -38,12 +38,12 @@ def test_the_connection_is_replaced_in_the_first_half_of_what_is_left(
 
 
 @pytest.fixture
-def start(tmp_path: Path, processes: None) -> Iterator[Callable[[str], EmbeddedServer]]:
+def start(tmp_path: Path, processes: None) -> Iterator[Callable[[str], NatsServer]]:
     """Start a server with a configuration, or give it another one."""
     path = tmp_path / "nats.conf"
-    server = EmbeddedServer(tmp_path / "nats", extra_arguments=("-c", str(path)))
+    server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(path)))
 
-    def apply(configuration: str) -> EmbeddedServer:
+    def apply(configuration: str) -> NatsServer:
         path.write_text(configuration)
         if server.port < 0:
             server.start()
@@ -63,7 +63,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_jwt_that_is_renewed_in_time_never_expires_in_use(
-    start: Callable[[str], EmbeddedServer], tmp_path: Path
+    start: Callable[[str], NatsServer], tmp_path: Path
 ) -> None:
     operator, path = Operator(), tmp_path / "user.creds"
     server = start(operator.configuration())
@@ -92,7 +92,7 @@ def users(*keys: Key) -> str:
 
 
 async def test_a_new_key_that_the_server_does_not_know_is_reported_while_the_old_one_works(
-    start: Callable[[str], EmbeddedServer],
+    start: Callable[[str], NatsServer],
     tmp_path: Path,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
@@ -120,7 +120,7 @@ async def test_a_new_key_that_the_server_does_not_know_is_reported_while_the_old
 
 
 async def test_a_full_server_says_nothing_about_new_credentials(
-    start: Callable[[str], EmbeddedServer],
+    start: Callable[[str], NatsServer],
     tmp_path: Path,
     impatient: None,
     caplog: pytest.LogCaptureFixture,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from natterjack.local.embedded import EmbeddedServer
 from tests.identities import Authority
+from tests.nats_server import NatsServer
+from tests.ports import free_port
 
 
-class WebSocketServer(EmbeddedServer):
+class WebSocketServer(NatsServer):
     """Its `url` is that of its WebSocket, with TLS if there is an `authority`.
 
     Clients trust the authority's certificate, `ca`.
@@ -18,7 +18,7 @@ class WebSocketServer(EmbeddedServer):
     def __init__(self, store: Path, authority: Authority | None = None, more: str = "") -> None:
         self._configuration = store.with_suffix(".conf")
         super().__init__(store, extra_arguments=("-c", str(self._configuration)))
-        self._web_port, self._more, self._tls = -1, more, "no_tls: true"
+        self._web_port, self._more, self._tls = free_port(), more, "no_tls: true"
         self.scheme = "ws" if authority is None else "wss"
         self.ca = store.with_suffix(".ca.pem")
         if authority is not None:
@@ -34,8 +34,6 @@ class WebSocketServer(EmbeddedServer):
             f'websocket {{listen: "127.0.0.1:{self._web_port}", {self._tls}}}\n{self._more}'
         )
         super().start(timeout)
-        (ports,) = self.store.glob("*.ports")
-        self._web_port = int(json.loads(ports.read_text())["websocket"][0].rpartition(":")[2])
 
     @property
     def url(self) -> str:

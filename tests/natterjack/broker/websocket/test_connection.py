@@ -15,10 +15,10 @@ from natterjack.broker.connection import Broker, connect, connected
 from natterjack.broker.fastpath import Client
 from natterjack.broker.login.credentials import Credentials
 from natterjack.errors import BrokerUnreachable
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings
 from tests.freezing import freeze
 from tests.identities import Authority
+from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
 from ..test_connection import (  # noqa: F401 - with the server below
@@ -55,7 +55,7 @@ def nats_server(
     tmp_path: Path,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[EmbeddedServer]:
+) -> Iterator[NatsServer]:
     server = WebSocketServer(tmp_path / "nats", authority if request.param == "wss" else None)
     for name, value in server.trust().items():
         monkeypatch.setenv(name, value)
@@ -225,8 +225,8 @@ class Gateway:
 @pytest.fixture
 async def gateway(
     tmp_path: Path, processes: None
-) -> AsyncIterator[tuple[str, Gateway, EmbeddedServer]]:
-    server = EmbeddedServer(tmp_path / "behind")
+) -> AsyncIterator[tuple[str, Gateway, NatsServer]]:
+    server = NatsServer(tmp_path / "behind")
     server.start()
     passing = Gateway(server.port)
     application = web.Application()
@@ -243,7 +243,7 @@ async def gateway(
 
 
 async def test_a_proxy_with_frames_of_its_own(
-    gateway: tuple[str, Gateway, EmbeddedServer],
+    gateway: tuple[str, Gateway, NatsServer],
 ) -> None:
     url, passing, server = gateway
     async with connected(BrokerSettings(url=f"{url}/nats?x=1"), name="test", once=True) as broker:
@@ -273,14 +273,14 @@ async def test_a_proxy_with_frames_of_its_own(
     ],
 )
 async def test_what_a_proxy_may_answer(
-    gateway: tuple[str, Gateway, EmbeddedServer], path: str, message: str
+    gateway: tuple[str, Gateway, NatsServer], path: str, message: str
 ) -> None:
     settings = BrokerSettings(url=gateway[0] + path)
     with pytest.raises(BrokerUnreachable, match=message):
         await soon(connect(settings, name="test", once=True), 60)
 
 
-async def test_connecting_can_be_canceled_at_any_moment(nats_server: EmbeddedServer) -> None:
+async def test_connecting_can_be_canceled_at_any_moment(nats_server: NatsServer) -> None:
     settings = BrokerSettings(url=nats_server.url)
     for step in range(40):
         connecting = asyncio.ensure_future(connect(settings, name="test"))

@@ -1,0 +1,17 @@
+"""The nats-server of tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from natterjack.local.embedded import EmbeddedServer
+
+from .ports import free_port
+
+
+class NatsServer(EmbeddedServer):
+    """A server whose port is known before its first start, and still free at every later one."""
+
+    def __init__(self, store: Path, *, extra_arguments: tuple[str, ...] = ()) -> None:
+        super().__init__(store, extra_arguments=extra_arguments)
+        self.port = free_port()
