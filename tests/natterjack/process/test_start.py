@@ -61,8 +61,14 @@ def test_these_are_all_programs() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("moment", ["asyncio", "pydantic", "nats", "natterjack.settings"])
+@pytest.mark.parametrize(
+    ("program", "moment"),
+    [
+        *(("natterjack", name) for name in ("asyncio", "pydantic", "nats", "natterjack.settings")),
+        ("natterjack-worker", "nats"),
+        ("natterjack-edge", "nats"),
+    ],
+)
 def test_ctrl_c_during_imports(program: str, moment: str) -> None:
     done = run(program, "--version", before=_INTERRUPT.format(moment=moment))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -95,8 +101,13 @@ def test_a_program_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("shell", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("program", "shell"),
+    [
+        *(("natterjack", shell) for shell in ("<&-", ">&-", "2>&-")),
+        *((program, "<&- >&- 2>&-") for program in PROGRAMS),
+    ],
+)
 def test_closed_streams(program: str, shell: str) -> None:
     done = run(program, "--version", shell=shell)
     assert done.returncode == 0
