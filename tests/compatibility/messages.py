@@ -231,15 +231,17 @@ def shape_of_all(messages: Iterable[Message]) -> Shape:
 def missed(before: Shape, now: Shape, *, null_shows_no_type: bool = False) -> list[str]:
     """List what breaks a reader of `before` in `now`: missing fields and unknown types.
 
-    `null_shows_no_type` leaves out fields that were null in every message of `before`.
+    `null_shows_no_type` leaves out fields that were null in every message of `before`, and those
+    that are null now: whether they may be, the recorded model says.
     """
     problems = []
+    absent = {"null"} if null_shows_no_type else set()
     for path, kinds in sorted(before.items()):
         if path not in now:
             problems.append(f"{path or 'the message'} is gone")
         elif null_shows_no_type and kinds == {"null"}:
             continue
-        elif strange := now[path] - kinds:
+        elif strange := now[path] - kinds - absent:
             problems.append(f"{path} is {', '.join(sorted(strange))}, was {', '.join(kinds)}")
     return problems
 
