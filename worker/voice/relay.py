@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import Dropped, RemoteProtocolError, Stalled
@@ -67,8 +67,12 @@ class Relay:
         self._limits = limits(capabilities.max_phrase_characters, capabilities.flushes_per_minute)
         self._pacer = Pacer(capabilities)
         self._target = AudioFormat("linear16", sample_rate, 1)
+        self._chunk_bytes = 2 * round(_CHUNK_SECONDS * sample_rate)
+        self._published_seconds = metrics.voice_audio.labels(self.provider.name)
         self._converter = Converter(self._source, self._target)
-        self._buffer = bytearray()
+        self._collected: list[bytes] = []
+        """Audio that is not published yet, and below its length."""
+        self._collected_bytes = 0
         self._skip = progress.skip
         """Frames to leave out: they are published already."""
         self._place = progress.utterance, progress.offset
@@ -237,10 +241,9 @@ class Relay:
             raise RemoteProtocolError(self.provider.name, f"a {type(event).__name__} without text")
         phrase = self.outstanding[0]
         if isinstance(event, Speech):
-            for pcm in self._converter.convert(event.audio):
-                self._buffer += pcm
+            self._collect(self._converter.convert(event.audio))
             at_once = self._progress.started < phrase.utterance
-            if at_once or len(self._buffer) >= 2 * round(_CHUNK_SECONDS * self._rate):
+            if at_once or self._collected_bytes >= self._chunk_bytes:
                 await self._publish(phrase)
         elif isinstance(event, Mark):
             if 0 <= event.character < len(phrase.text) and 0 <= event.seconds < 1e6:
@@ -248,13 +251,17 @@ class Relay:
                 character = phrase.start + event.character
                 self._begin(phrase).begin_word(position, character)
         else:
-            for pcm in self._converter.flush():
-                self._buffer += pcm
+            self._collect(self._converter.flush())
             await self._publish(phrase)
             if event.billed_characters is not None:
                 self._progress.ledger.billed(len(phrase.text), event.billed_characters)
             await self._end(phrase)
             await self._end_silent()
+
+    def _collect(self, audio: Iterable[bytes]) -> None:
+        for pcm in audio:
+            self._collected.append(pcm)
+            self._collected_bytes += len(pcm)
 
     def _begin(self, phrase: Phrase) -> Spoken:
         """Note where the phrase begins, once."""
@@ -269,7 +276,8 @@ class Relay:
 
     async def _publish(self, phrase: Phrase) -> None:
         """Publish the audio that is collected, except for what is published already."""
-        audio, self._buffer = bytes(self._buffer), bytearray()
+        audio = b"".join(self._collected)  # of one part, it is the part itself
+        self._collected, self._collected_bytes = [], 0
         self._frames += len(audio) // 2
         self._phrase_frames += len(audio) // 2
         if self._phrase_frames > longest_seconds(phrase.text) * self._rate:
@@ -282,7 +290,7 @@ class Relay:
         self._begin(phrase)
         await self._progress.speech.publish(phrase.utterance, audio)
         seconds = len(audio) / 2 / self._rate
-        self._metrics.voice_audio.labels(self.provider.name).inc(seconds)
+        self._published_seconds.inc(seconds)
         await self._started(phrase.utterance)
 
     async def _started(self, number: int) -> None:
@@ -335,7 +343,7 @@ class Relay:
             self._interrupting = True
             self._answers.append(asyncio.get_running_loop().create_future())
         self.outstanding.clear()
-        self._buffer.clear()
+        self._collected, self._collected_bytes = [], 0
         self._converter = Converter(self._source, self._target)
         self._skip = self._phrase_frames = 0
         self._place = (utterance, offset)

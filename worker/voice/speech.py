@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -118,10 +119,16 @@ class Speech:
         object does not know of.
         """
         await self.settle()
-        self._pending = asyncio.create_task(
-            self._publish_all(utterance, audio, end=end, cut=cut), name=f"speech {self._key}"
-        )
-        await self.settle()
+        size = max(FRAME_BYTES, min(_LARGEST_BYTES, self._rate // 5 * FRAME_BYTES))
+        left = deque(audio[start : start + size] for start in range(0, max(1, len(audio)), size))
+        try:
+            await self._publish_all(utterance, left, end=end, cut=cut)
+        except asyncio.CancelledError:
+            # The acknowledgement of the first chunk that is left may be lost: it is sent again.
+            self._pending = asyncio.create_task(
+                self._publish_all(utterance, left, end=end, cut=cut), name=f"speech {self._key}"
+            )
+            raise
 
     async def settle(self) -> None:
         """Wait until what was published is stored. Raises LeaseLost, Overheard."""
@@ -139,11 +146,12 @@ class Speech:
             self._pending.cancel()
             self._pending.add_done_callback(_retrieve_error)
 
-    async def _publish_all(self, utterance: int, audio: bytes, *, end: bool, cut: bool) -> None:
-        size = max(FRAME_BYTES, min(_LARGEST_BYTES, self._rate // 5 * FRAME_BYTES))
-        for start in range(0, max(1, len(audio)), size):
-            chunk = audio[start : start + size]
-            await self._publish(utterance, chunk, end=end, cut=cut)
+    async def _publish_all(
+        self, utterance: int, left: deque[bytes], *, end: bool, cut: bool
+    ) -> None:
+        while left:
+            await self._publish(utterance, left[0], end=end, cut=cut)
+            left.popleft()
 
     async def _publish(self, utterance: int, chunk: bytes, *, end: bool, cut: bool) -> None:
         header = SpeechHeader(
