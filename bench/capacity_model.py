@@ -77,7 +77,7 @@ class Inputs:
         270, "bytes of memory per subject of STT_TRANSCRIPTS; a session has four"
     )
     # Voice: each voice session speaks all the time, as each other session captures all the time
-    voice_share: float = _input(0, "voice sessions for each session that transcribes")
+    voice_share: float = _input(0.0, "voice sessions for each session that transcribes")
     speech_bytes_per_s: float = _input(
         48_000, "bytes of speech per second; 24 kHz mono linear16, as sessions ask for by default"
     )
@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for each in fields(Inputs):
         parser.add_argument(
             f"--{each.name.replace('_', '-')}", dest=each.name, default=each.default,
-            type=type(each.default), metavar="N",
+            type=float if each.type == "float" else int, metavar="N",
             help=f"{each.metadata['help']} [{each.default:g}]",
         )  # fmt: skip
     arguments = parser.parse_args(argv)

@@ -193,6 +193,10 @@ def test_flags_change_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "chunks into STT_AUDIO, 100%" in output
     assert "one of 10 cells, 100 sessions" in output
+    for each in fields(Inputs):
+        if each.type == "float":
+            assert main(["--sessions", "1", f"--{each.name.replace('_', '-')}", "0.75"]) == 0
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["--chunk-ms", "-1"])
     assert ended.value.code == 2
