@@ -195,7 +195,8 @@ def test_flags_change_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one of 10 cells, 100 sessions" in output
     for each in fields(Inputs):
         if each.type == "float":
-            assert main(["--sessions", "1", f"--{each.name.replace('_', '-')}", "0.75"]) == 0
+            value = str(getattr(Inputs(), each.name) + 0.5)
+            assert main(["--sessions", "1", f"--{each.name.replace('_', '-')}", value]) == 0
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["--chunk-ms", "-1"])
