@@ -7,6 +7,7 @@ from pathlib import Path
 from natterjack.local.embedded import EmbeddedServer
 
 from .ports import free_port
+from .waiting import bound
 
 
 class NatsServer(EmbeddedServer):
@@ -15,3 +16,7 @@ class NatsServer(EmbeddedServer):
     def __init__(self, store: Path, *, extra_arguments: tuple[str, ...] = ()) -> None:
         super().__init__(store, extra_arguments=extra_arguments)
         self.port = free_port()
+
+    def start(self, timeout: float = 15) -> None:
+        """`timeout` is in seconds of an idle machine."""
+        super().start(bound(timeout))

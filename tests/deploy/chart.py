@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ..waiting import bound
 from .names import ROOT
 
 CHART = ROOT / "helm" / "natterjack"
@@ -52,7 +53,7 @@ _SHORT_LIVED = {"GOGC": "off", "GOMAXPROCS": "1"}
 def helm(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program("helm"), *map(str, arguments)],
-        input=stdin, capture_output=True, text=True, check=False, timeout=60,
+        input=stdin, capture_output=True, text=True, check=False, timeout=bound(60),
         env=os.environ | _SHORT_LIVED,
     )  # fmt: skip
 

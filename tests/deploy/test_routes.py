@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from tests.nats_server import NatsServer
 
 from ..ports import free_port
-from ..waiting import until
+from ..waiting import bound, until
 from .chart import CHART
 from .libyaml import read_yaml
 from .names import ROOT
@@ -72,7 +72,7 @@ class Node(NatsServer):
         """Names of the other servers in the cluster."""
         (ports,) = (json.loads(path.read_text()) for path in self.store.glob("*.ports"))
         port = ports["monitoring"][0].rpartition(":")[2]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/routez", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/routez", timeout=bound(5)) as answer:
             return {route["remote_name"] for route in json.load(answer)["routes"]}
 
 

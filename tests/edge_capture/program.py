@@ -24,7 +24,7 @@ from natterjack.broker.streams import AUDIO, SESSIONS
 from natterjack.settings import load
 from natterjack.spec import SessionSpec
 from tests.forking import launch
-from tests.waiting import until
+from tests.waiting import bound, until
 
 
 class Edge:
@@ -52,7 +52,8 @@ class Edge:
 
     @property
     def stdout(self) -> str:
-        return self._out.read_text()
+        """All complete lines of standard output."""
+        return _lines(self._out)
 
     @property
     def output(self) -> bytes:
@@ -61,7 +62,8 @@ class Edge:
 
     @property
     def stderr(self) -> str:
-        return self._err.read_text()
+        """All complete lines of standard error."""
+        return _lines(self._err)
 
     async def says(self, words: str, timeout: float = 20) -> None:
         """Wait until standard error holds `words`."""
@@ -92,6 +94,12 @@ class Edge:
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+
+def _lines(path: Path) -> str:
+    """The text of a file without a last line that is still being written."""
+    whole, end, _ = path.read_bytes().rpartition(b"\n")
+    return (whole + end).decode()
 
 
 class Recording(NamedTuple):
@@ -185,7 +193,7 @@ async def stored(broker: Broker, stream: str) -> list[Msg]:
     subscription = await js.pull_subscribe("", stream=stream, config=config)
     messages: list[Msg] = []
     while len(messages) < count:
-        messages += await subscription.fetch(min(500, count - len(messages)), timeout=5)
+        messages += await subscription.fetch(min(500, count - len(messages)), timeout=bound(5))
     await subscription.unsubscribe()
     return messages
 

@@ -21,7 +21,7 @@ from natterjack.process.terminal import width
 from tests.edge_capture.program import only_recording, requests, tone
 from tests.edge_capture.test_faults import say, status_event
 from tests.natterjack.local.endings import Run
-from tests.waiting import until
+from tests.waiting import bound, until
 
 
 async def test_a_terminal_shows_the_session_live(
@@ -57,7 +57,7 @@ async def test_a_terminal_shows_the_session_live(
         process.send_signal(2)
         await until(lambda: shows("everything is published and acknowledged"), "the summary", 20)
         await until(lambda: shows("\x1b[?25h"), "the cursor is back")
-        assert process.wait(20) == 0
+        assert process.wait(bound(20)) == 0
     finally:
         process.kill()
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from natterjack.broker.connection import Broker
 from natterjack.local.embedded import EmbeddedServer
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.program import only_recording
-from tests.edge_capture.test_microphone import check_jump, hears, melody, sounds
+from tests.edge_capture.test_microphone import LOST, check_jump, hears, melody, sounds
 from tests.waiting import until
 
 pytestmark = pytest.mark.sound
@@ -74,7 +75,7 @@ async def test_a_microphone_that_stays_away_ends_its_session_when_the_broker_is_
     assert "ending the session" not in edge.stderr
     nats_server.start()
     assert await edge.exit_code() == 1
-    assert "microphone 'default' is gone; ending the session" in edge.stderr
+    assert re.search(f"{LOST}; ending the session", edge.stderr)
     assert "everything is published and acknowledged" in edge.stderr
     await until(lambda: ready_broker.connected, "the test is connected")
     assert (await only_recording(ready_broker)).headers[-1].end

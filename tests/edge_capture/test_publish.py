@@ -172,7 +172,7 @@ async def test_a_publisher_continues_on_another_connection(
             publisher.offer(chunk(index))
         await until(lambda: publisher.in_flight == 6, "six are on their way")
         await first.client.close()
-        await asyncio.wait_for(running, 5)
+        await soon(running, 5)
     os.kill(nats_server.pid, signal.SIGCONT)
     async with connected(broker_settings, name="second", once=True) as second:
         publisher.offer(chunk(7, end=True))

@@ -11,6 +11,7 @@ from natterjack.broker.streams import ensure
 from natterjack.settings import KINDS, StreamSettings
 from tests.edge_capture.conftest import SoundServer, StartEdge
 from tests.edge_capture.program import only_recording, requests
+from tests.edge_capture.test_microphone import lost
 from tests.emulators import tones
 from tests.waiting import until
 
@@ -73,7 +74,7 @@ async def test_devices_that_come_back_record_and_play_on(
         await played(voice)
         sound_server.kill()
         await edge.says("loudspeaker 'default' is gone; waiting for it to return")
-        await edge.says("microphone 'default' is gone; waiting for it to return")
+        await lost(edge)
         await sound_server.start()
         await edge.says("the loudspeaker is back")
         await edge.says("the microphone is back")

@@ -25,7 +25,7 @@ from natterjack.subjects import speech_subject
 from tests.edge_capture.conftest import RunEdge, StartEdge
 from tests.emulators import tones
 from tests.nats_server import NatsServer
-from tests.waiting import until
+from tests.waiting import bound, until
 
 from .speaker import KEY, RATE, Voice, heard, speaking
 
@@ -349,7 +349,7 @@ async def test_a_terminal_shows_what_is_played(
             await until(lambda: shows("NATS connection lost"), "the loss is shown")
             process.send_signal(2)
             await until(lambda: shows("\x1b[?25h"), "the cursor is back")
-            assert process.wait(20) == 0
+            assert process.wait(bound(20)) == 0
     finally:
         process.kill()
         process.wait()

