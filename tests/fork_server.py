@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-IMPORTED = ("worker.__main__", "edge_capture.__main__", "uvloop")
+IMPORTED = ("worker.__main__", "edge_capture.__main__", "natterjack.cli.main", "uvloop")
 
 
 def serve(address: str) -> tuple[str, list[str]]:
@@ -78,11 +78,12 @@ def reap(children: dict[int, socket.socket]) -> None:
 
 
 def become(request: dict[str, Any], descriptors: list[int]) -> None:
-    """Give the forked process the streams, environment and signal handlers of a new one."""
+    """Give the forked process the streams, environment, folder and signal handlers of a new one."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     for descriptor in descriptors:
         os.close(descriptor)
+    os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["env"])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

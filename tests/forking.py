@@ -35,7 +35,7 @@ class ForkedProcess:
     """A forked process, with the part of subprocess.Popen's interface that tests use."""
 
     def __init__(
-        self, module: str, arguments: tuple[str, ...], env: Mapping[str, str],
+        self, module: str, arguments: tuple[str, ...], env: Mapping[str, str], folder: str,
         stdin: Stream, stdout: Stream, stderr: Stream,
     ) -> None:  # fmt: skip
         sys.audit("subprocess.Popen", sys.executable, [module, *arguments], None, env)
@@ -64,7 +64,7 @@ class ForkedProcess:
             descriptors.append(theirs)
         self._status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._status.connect(_server())
-        request = {"module": module, "arguments": arguments, "env": dict(env)}
+        request = {"module": module, "arguments": arguments, "env": dict(env), "folder": folder}
         socket.send_fds(self._status, [json.dumps(request).encode()], descriptors)
         self.pid = int(self._status.recv(100))
         self._status.setblocking(False)
@@ -114,20 +114,25 @@ def launch(
     arguments: tuple[str, ...],
     *,
     env: Mapping[str, str],
+    folder: str | None = None,
     stdin: Stream | None = None,
     stdout: Stream | None = None,
     stderr: Stream | None = None,
 ) -> Process:
-    """Start `python <arguments>`; streams are as for subprocess.Popen.
+    """Start `python <arguments>` in a folder, by default the current one; streams are as for
+    subprocess.Popen.
 
     Only `-m module` is forked, and only with the early variables of this process.
     """
     if enabled and arguments[0] == "-m" and early_variables(env) == early_variables(os.environ):
         streams = (_INHERITED if given is None else given for given in (stdin, stdout, stderr))
-        return ForkedProcess(arguments[1], arguments[2:], env, *streams)
+        return ForkedProcess(
+            arguments[1], arguments[2:], env, str(Path(folder or ".").absolute()), *streams
+        )
     return subprocess.Popen(
-        [sys.executable, *arguments], env=env, stdin=stdin, stdout=stdout, stderr=stderr
-    )
+        [sys.executable, *arguments],
+        env=env, cwd=folder, stdin=stdin, stdout=stdout, stderr=stderr,
+    )  # fmt: skip
 
 
 def early_variables(env: Mapping[str, str]) -> dict[str, str]:

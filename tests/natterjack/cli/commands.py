@@ -9,16 +9,14 @@ import logging
 import os
 import pty
 import signal
+import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple, Self
 from unittest import mock
 
-import natterjack
 from natterjack.cli.main import main
-from tests.waiting import soon
-
-_ROOT = Path(natterjack.__file__).parents[1]
+from tests.forking import Process, launch
+from tests.waiting import soon, until
 
 
 class Result(NamedTuple):
@@ -60,9 +58,9 @@ async def run_async(*arguments: str, **environment: str) -> Result:
 
 
 class Command:
-    """A process `python -m natterjack ...` with its output, on a pipe or on a terminal."""
+    """A process of the `natterjack` command with its output, on a pipe or on a terminal."""
 
-    stdin = asyncio.subprocess.DEVNULL
+    stdin = subprocess.DEVNULL
 
     def __init__(
         self,
@@ -74,70 +72,79 @@ class Command:
         """`folder` is the current folder of the process."""
         self._arguments = arguments
         self._folder = folder
-        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._environment = {**os.environ, "PYTHONPATH": path, **environment}
+        self._environment = {**os.environ, **environment}
         self._terminal = terminal
         self.out = ""
         self.errors = ""
-        self._reading: list[asyncio.Task[None]] = []
-        self._process: asyncio.subprocess.Process | None = None
+        self._reading: list[asyncio.Future[None]] = []
+        self._process: Process | None = None
 
     async def __aenter__(self) -> Self:
-        pipe = asyncio.subprocess.PIPE
-        ours, theirs = pty.openpty() if self._terminal else (-1, pipe)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "natterjack", *self._arguments, cwd=self._folder or None,
-            env=self._environment, stdin=self.stdin,
-            stdout=theirs, stderr=pipe,
-        )  # fmt: skip
-        if self._terminal:
-            os.close(theirs)
-            self._reading.append(asyncio.create_task(asyncio.to_thread(self._read_terminal, ours)))
-        else:
-            assert self._process.stdout is not None
-            self._reading.append(asyncio.create_task(self._read(self._process.stdout, "out")))
-        assert self._process.stderr is not None
-        self._reading.append(asyncio.create_task(self._read(self._process.stderr, "errors")))
+        out, its_out = pty.openpty() if self._terminal else os.pipe()
+        errors, its_errors = os.pipe()
+        try:
+            self._process = launch(
+                ("-m", "natterjack", *self._arguments), env=self._environment,
+                folder=self._folder or None, stdin=self.stdin, stdout=its_out, stderr=its_errors,
+            )  # fmt: skip
+        finally:
+            os.close(its_out)
+            os.close(its_errors)
+        self._reading = [self._read(out, "out"), self._read(errors, "errors")]
         return self
 
-    async def _read(self, stream: asyncio.StreamReader, where: str) -> None:
-        while data := await stream.read(4096):
-            setattr(self, where, getattr(self, where) + data.decode(errors="replace"))
+    def _read(self, stream: int, where: str) -> asyncio.Future[None]:
+        """Read a stream whenever there is something. The result is done at its end."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
 
-    def _read_terminal(self, terminal: int) -> None:
-        # Reading fails with EIO when the last process on the terminal has ended.
-        with contextlib.suppress(OSError):
-            while data := os.read(terminal, 4096):
-                self.out += data.decode(errors="replace")
-        os.close(terminal)
+        def read() -> None:
+            try:
+                data = os.read(stream, 4096)
+            except OSError:  # EIO: the last process on the terminal has ended
+                data = b""
+            setattr(self, where, getattr(self, where) + data.decode(errors="replace"))
+            if not data:
+                loop.remove_reader(stream)
+                os.close(stream)
+                ended.set_result(None)
+
+        loop.add_reader(stream, read)
+        return ended
 
     async def __aexit__(self, *_: object) -> None:
         assert self._process is not None
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             self._process.terminate()
-            await self.status()
+        await self.status()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
     async def status(self, timeout: float = 60) -> int:
-        assert self._process is not None
-        status = await soon(self._process.wait(), timeout)
+        process = self._process
+        assert process is not None
+        await until(lambda: process.poll() is not None, "the command has ended", timeout)
         await asyncio.gather(*self._reading)
-        return status
+        return process.wait()
 
 
 class ReadingCommand(Command):
     """A command whose standard input is a pipe."""
 
-    stdin = asyncio.subprocess.PIPE
+    stdin = subprocess.PIPE
 
     def write(self, line: bytes | None) -> None:
         """Write to the command's standard input; None ends it."""
         assert self._process is not None
         assert self._process.stdin is not None
-        if line is None:
-            self._process.stdin.close()
-        else:
-            self._process.stdin.write(line)
+        with contextlib.suppress(BrokenPipeError):
+            if line is None:
+                self._process.stdin.close()
+            else:
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
