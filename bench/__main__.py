@@ -25,7 +25,7 @@ from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 
 from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
-from .processes import progress
+from .processes import commit, progress
 from .voice.__main__ import measure_cost, measure_latency
 from .voice.cost import SESSIONS, WHO
 from .voice.latency import VOICES
@@ -92,10 +92,8 @@ async def _losses(arguments: argparse.Namespace) -> Any:
 
 async def _voice(arguments: argparse.Namespace) -> Any:
     who = [one for one in WHO if not (arguments.no_peers and one in ("livekit", "pipecat"))]
-    return {
-        "latency": await measure_latency(round(4 * arguments.seconds), VOICES),
-        "cost": await measure_cost(2 * arguments.seconds, 1, SESSIONS, who),
-    }
+    latency = await measure_latency(round(4 * arguments.seconds), VOICES)
+    return {"latency": latency, "cost": await measure_cost(2 * arguments.seconds, 1, SESSIONS, who)}
 
 
 def _points(module: Any, points: Sequence[Any]) -> Any:
@@ -130,7 +128,7 @@ def _machine() -> dict[str, Any]:
     server = subprocess.run([find_binary(), "-v"], capture_output=True, text=True, check=True)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "processor": models[0] if models else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(memory / 2**30),
@@ -140,14 +138,6 @@ def _machine() -> dict[str, Any]:
         "nats_server": server.stdout.strip().rpartition(" ")[2],
         "packages": {name: version(name) for name in packages},
     }
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD")
-    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 async def main() -> int:

@@ -62,12 +62,13 @@ class Counts:
 
 
 def percentiles(delays_us: array[int]) -> dict[str, float]:
-    """Return p50, p95, p99 and maximum in milliseconds of delays in microseconds."""
+    """Return p50, p95, p99 and maximum in milliseconds of delays in microseconds. Of few delays,
+    a percentile is rather too great than too small."""
     if not delays_us:
         return {}
     ordered = sorted(delays_us)
     last = len(ordered) - 1
-    found = {f"p{part}": ordered[last * part // 100] / 1000 for part in (50, 95, 99)}
+    found = {f"p{part}": ordered[-(-last * part // 100)] / 1000 for part in (50, 95, 99)}
     return {**found, "max": ordered[-1] / 1000, "count": len(ordered)}
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +39,16 @@ def resident_bytes(pid: int) -> int:
 def progress(message: str) -> None:
     """Print progress to standard error; it is not part of the results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def commit() -> str:
+    """Return the commit that is measured, with a plus if files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
+
+    found = git("rev-parse", "--short", "HEAD")
+    return found + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 class Program:

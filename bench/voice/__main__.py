@@ -9,32 +9,63 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from natterjack.cli.table import table
+
+from ..processes import commit
 from . import cost, latency, picture
 
 PARTS = ("latency", "cost")
+Print = Callable[[list[list[str]]], None]
+"""Prints the lines of a table; the first has the names of the columns."""
 
 
-async def measure_latency(rounds: int, voices: Sequence[str]) -> dict[str, Any]:
+def print_table(rows: list[list[str]]) -> None:
+    """For a terminal."""
+    print(*table(rows, right=range(1, len(rows[0]) - 1)), sep="\n")
+
+
+def print_markdown(rows: list[list[str]]) -> None:
+    """For a page."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n")
+
+
+def print_state() -> None:
+    """Say what is measured, and how busy the machine is."""
+    loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(f"commit {commit()}, load averages {loads}\n", flush=True)
+
+
+async def measure_latency(
+    rounds: int, voices: Sequence[str], show: Print = print_table
+) -> dict[str, Any]:
     """Measure and print. Returns the figures of each voice, for JSON."""
     found = {}
     for voice in voices:
         measured = await latency.measure(rounds, voice)
-        print(voice)
-        latency.print_rounds(measured)
+        print(f"{voice}\n")
+        show(latency.rows(measured))
+        print(f"\n{latency.summary(measured)}\n")
         found[voice] = [one.as_dict() for one in measured]
     return found
 
 
 async def measure_cost(
-    seconds: float, runs: int, sessions: Sequence[int], who: Sequence[str]
+    seconds: float,
+    runs: int,
+    sessions: Sequence[int],
+    who: Sequence[str],
+    show: Print = print_table,
 ) -> list[dict[str, Any]]:
     """Measure and print. Returns the figures, for JSON."""
     costs = await cost.measure_all(seconds, runs, sessions, who)
-    cost.print_costs(costs)
+    show(cost.rows(costs))
+    print(f"\n{cost.summary(costs)}\n")
     return [one.as_dict() for one in costs]
 
 
@@ -49,6 +80,7 @@ def main() -> None:
     parser.add_argument("--who", choices=cost.WHO, nargs="+", default=cost.WHO)
     parser.add_argument("--seconds", type=float, default=20, help="duration of each cost")
     parser.add_argument("--runs", type=int, default=3, help="repetitions of each cost")
+    parser.add_argument("--markdown", action="store_true", help="print tables for a page")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE.svg", help="only draw an interrupt that is recorded"
@@ -63,12 +95,15 @@ def main() -> None:
 async def measure(arguments: argparse.Namespace) -> None:
     """Measure what is asked for, print it, and write it."""
     report: dict[str, Any] = {}
+    show = print_markdown if arguments.markdown else print_table
+    print_state()
     if arguments.only != "cost":
-        report["latency"] = await measure_latency(arguments.rounds, arguments.voice)
+        report["latency"] = await measure_latency(arguments.rounds, arguments.voice, show)
     if arguments.only != "latency":
         report["cost"] = await measure_cost(
-            arguments.seconds, arguments.runs, arguments.sessions, arguments.who
+            arguments.seconds, arguments.runs, arguments.sessions, arguments.who, show
         )
+    print_state()
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

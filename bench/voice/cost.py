@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from natterjack.cli.table import table
-
 from ..peer_venvs import NotInstalled, installed
 from ..processes import Emulator, Program, broker, cpu_seconds, emulator, program, resident_bytes
 from ..processes import worker as worker_process
@@ -170,35 +168,42 @@ async def _running(
         yield subject, driver, server.pid
 
 
-def print_costs(costs: Sequence[Cost]) -> None:
-    head = ["", "sessions", "CPU s/h", "of client", "of relay", "core", "first p50/p95/p99 ms"]
-    rows = [[*head, "KB/session", "MB idle", "broker CPU s/h", ""]]
-    for cost in costs:
-        if cost.skipped:
-            skipped = f"not measured: {cost.skipped}"
-            rows.append([cost.who, str(cost.sessions), *[""] * 8, skipped])
-            continue
-        notes = [f"{cost.errors} errors"] if cost.errors else []
-        if cost.cpu_share >= _FULL:
-            notes.append("the core is full")
-        if abs(cost.delivered - 1) > 0.02:
-            notes.append(f"{cost.delivered:.1%} of the speech arrived")
-        delays = cost.first_ms
-        rows.append(
-            [
-                cost.who,
-                str(cost.sessions),
-                f"{cost.cpu_s_per_hour:.2f}",
-                f"{cost.of_client:.2f}" if cost.of_client else "",
-                f"{cost.of_relay:.2f}" if cost.of_relay else "",
-                f"{cost.cpu_share:.3f}",
-                "/".join(f"{delays[part]:.1f}" for part in ("p50", "p95", "p99") if delays),
-                f"{cost.kb_per_session:.0f}" if cost.kb_per_session else "",
-                f"{cost.mb_idle:.0f}",
-                f"{cost.broker_cpu_s_per_hour:.2f}" if cost.broker_cpu_s_per_hour else "",
-                ", ".join(notes),
-            ]
-        )
-    print(*table(rows, right=range(1, 10)), sep="\n")
+_HEAD = (
+    *("", "sessions", "CPU s/h", "of client", "of relay", "core", "first p50/p95/p99 ms"),
+    *("KB/session", "MB idle", "broker CPU s/h", "note"),
+)
+
+
+def rows(costs: Sequence[Cost]) -> list[list[str]]:
+    """Return the lines of a table, the first of them with the names of its columns."""
+    return [list(_HEAD), *(_row(cost) for cost in costs)]
+
+
+def _row(cost: Cost) -> list[str]:
+    name = [cost.who, str(cost.sessions)]
+    if cost.skipped:
+        return [*name, *[""] * (len(_HEAD) - 3), f"not measured: {cost.skipped}"]
+    notes = [f"{cost.errors} errors"] if cost.errors else []
+    if cost.cpu_share >= _FULL:
+        notes.append("the core is full")
+    if abs(cost.delivered - 1) > 0.02:
+        notes.append(f"{cost.delivered:.1%} of the speech arrived")
+    delays = cost.first_ms
+    return [
+        *name,
+        f"{cost.cpu_s_per_hour:.2f}",
+        f"{cost.of_client:.2f}" if cost.of_client else "",
+        f"{cost.of_relay:.2f}" if cost.of_relay else "",
+        f"{cost.cpu_share:.3f}",
+        "/".join(f"{delays[part]:.1f}" for part in ("p50", "p95", "p99") if delays),
+        f"{cost.kb_per_session:.0f}" if cost.kb_per_session else "",
+        f"{cost.mb_idle:.0f}",
+        f"{cost.broker_cpu_s_per_hour:.2f}" if cost.broker_cpu_s_per_hour else "",
+        ", ".join(notes),
+    ]
+
+
+def summary(costs: Sequence[Cost]) -> str:
+    """Return the versions of the programs."""
     versions = {name: v for cost in costs for name, v in cost.versions.items()}
-    print(", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

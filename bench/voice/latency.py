@@ -20,7 +20,6 @@ from typing import Any
 import natterjack
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.wire import parse_headers
-from natterjack.cli.table import table
 from natterjack.events import TurnEvent
 from natterjack.settings import BrokerSettings
 from natterjack.speaking.session import Speaking
@@ -64,6 +63,8 @@ class Round:
     """From the interrupt to the cut at the edge."""
     silent: float
     """From the interrupt to the last audible sample."""
+    trip: float
+    """A bare round trip to the broker and back, just before: how busy the machine is."""
     late_characters: int
     """Text of the utterance that reached the provider after the interrupt."""
     unsent_characters: int
@@ -176,6 +177,8 @@ async def _round(each: Setup, provider: Emulator, how: str, number: int) -> Roun
     utterance = await each.speaking.say(TEXT)
     await until(lambda: recorder.first, "it is audible")
     await asyncio.sleep(random.uniform(0.3, 1.3))  # noqa: S311
+    before = time.monotonic()
+    await each.broker.client.flush()
     interrupted = time.monotonic()
     if how == "turn":
         await each.turn(number)
@@ -199,6 +202,7 @@ async def _round(each: Setup, provider: Emulator, how: str, number: int) -> Roun
         told=1000 * (at["clear"] - interrupted),
         cut=1000 * (listener.cut - interrupted),
         silent=1000 * max(0.0, recorder.last - interrupted),
+        trip=1000 * (interrupted - before),
         late_characters=sum(amount for kind, _, amount in late if kind == "speak"),
         unsent_characters=len(TEXT)
         - sum(amount for _, kind, _, amount in events if kind == "speak"),
@@ -217,6 +221,7 @@ _ROWS = (
     ("turn event to the provider told", "told", HOW[1], "<= 20"),
     ("turn event to the cut at the edge", "cut", HOW[1], ""),
     ("turn event to the last audible sample", "silent", HOW[1], "p99 <= 100"),
+    ("a bare round trip to the broker", "trip", None, ""),
 )
 
 
@@ -225,18 +230,23 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return percentiles(array("l", (round(1000 * value) for value in values)))
 
 
-def print_rounds(rounds: Sequence[Round]) -> None:
-    rows = [["milliseconds", "p50", "p95", "p99", "most", "goal"]]
+def rows(rounds: Sequence[Round]) -> list[list[str]]:
+    """Return the lines of a table, the first of them with the names of its columns."""
+    found = [["milliseconds", "p50", "p95", "p99", "most", "goal"]]
     for name, member, how, goal in _ROWS:
-        found = spread([getattr(one, member) for one in rounds if how in (None, one.how)])
-        if found:
-            figures = [f"{found[part]:.1f}" for part in ("p50", "p95", "p99", "max")]
-            rows.append([name, *figures, goal])
-    print(*table(rows, right=(1, 2, 3, 4)), sep="\n")
+        figures = spread([getattr(one, member) for one in rounds if how in (None, one.how)])
+        if figures:
+            found.append([name, *(f"{figures[p]:.1f}" for p in ("p50", "p95", "p99", "max")), goal])
+    return found
+
+
+def summary(rounds: Sequence[Round]) -> str:
+    """Say what the interrupts have cost."""
     late = sum(one.late_characters for one in rounds)
-    print(
+    unsent = sum(one.unsent_characters for one in rounds)
+    return (
         f"{len(rounds)} interrupts: {late} characters reached the provider after the interrupt, "
-        f"{sum(one.unsent_characters for one in rounds)} never did. Until it was told, it made "
-        f"{spread([one.late_audio for one in rounds])['max']:.0f} ms of speech at most, and after "
-        f"that {sum(one.stray_audio for one in rounds):.0f} ms in all"
+        f"{unsent} never did. Until it was told, it made "
+        f"{max(one.late_audio for one in rounds):.0f} ms of speech at most, and after that "
+        f"{sum(one.stray_audio for one in rounds):.0f} ms in all"
     )
