@@ -19,7 +19,7 @@ from natterjack.audio import (
     AudioFormat,
 )
 from natterjack.broker.streams import MAX_SPEC_BYTES
-from natterjack.errors import UsageError
+from natterjack.errors import UsageError, problem_text
 from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
@@ -316,7 +316,7 @@ def _spec(
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = " ".join(str(part) for part in first["loc"])
-        raise UsageError(f"invalid session request: {field}: {first['msg']}") from None
+        raise UsageError(f"invalid session request: {field}: {problem_text(first)}") from None
     size = len(spec.model_dump_json())
     if size > MAX_SPEC_BYTES - _SPEC_HEADROOM_BYTES:
         raise UsageError(

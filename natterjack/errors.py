@@ -19,13 +19,20 @@ NatterjackError
 from __future__ import annotations
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+
+def problem_text(problem: ErrorDetails) -> str:
+    """The message of one of pydantic's problems, without the words that it puts before that of a
+    validator."""
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def first_problem(error: ValidationError) -> str:
     """The first problem of invalid data: the field, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return f"{where}: {problem_text(first)}" if where else problem_text(first)
 
 
 class NatterjackError(Exception):

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from .errors import UsageError
+from .errors import UsageError, problem_text
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -281,5 +281,5 @@ def load(
             parts = list(map(str, problem["loc"])) or [model.model_config.get("env_prefix", "")]
             if parts[0] in model.model_fields:
                 parts[0] = variable(model, parts[0])
-            problems.append(f"{'.'.join(parts).upper()}: {problem['msg']}")
+            problems.append(f"{'.'.join(parts).upper()}: {problem_text(problem)}")
         raise UsageError("; ".join(problems)) from None

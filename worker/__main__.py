@@ -124,6 +124,11 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
     if "speak" in stream_settings.kinds:
         for name in settings.voices:
             voices.get(name)
+        if not settings.voices:
+            log.warning(
+                "WORKER_VOICE is not set: of voice sessions, only those are spoken whose request "
+                "names a voice"
+            )
     metrics = Metrics(settings.max_sessions, settings.metrics_tenants, settings.final_goal_seconds)
     watch = StreamWatch(stream_settings, metrics)
     attempts = Attempts(on_failure=lambda reason: metrics.connect_failures.labels(reason).inc())

@@ -6,7 +6,8 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from natterjack.audio import AudioFormat
-from natterjack.plugin.errors import RequestRefused
+from natterjack.plugin.entry_points import VOICES_GROUP, available
+from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.plugin.provider import Provider, ProviderStream, StreamRequest
 from natterjack.plugin.voice import Voice, VoiceStream, VoiceStreamRequest
 from natterjack.spec import SessionSpec
@@ -100,7 +101,7 @@ class TranscriptDialer:
     def dial(
         self, name: str, chain: Chain, configured: dict[str, Any]
     ) -> Coroutine[Any, Any, Opened]:
-        """As of every Dialer."""
+        """See Dialer."""
         provider = self.plugins.get(name)
         capabilities = provider.capabilities
         source = self._spec.audio_format
@@ -155,7 +156,13 @@ class VoiceDialer:
     def dial(
         self, name: str, chain: Chain, configured: dict[str, Any]
     ) -> Coroutine[Any, Any, OpenedVoice]:
-        """As of every Dialer."""
+        """See Dialer. PluginError too if neither the request nor the worker names a voice."""
+        if name == _UNSET:
+            installed = ", ".join(available(VOICES_GROUP)) or "none"
+            raise PluginError(
+                "no voice is named: set WORKER_VOICE for the workers, or `voice` in the session's "
+                f"request (installed are {installed})"
+            )
         voice, spec = self.plugins.get(name), self._spec
         capabilities = voice.capabilities
         rates, rate = capabilities.sample_rates, spec.sample_rate

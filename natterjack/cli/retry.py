@@ -18,7 +18,7 @@ from natterjack.broker import streams
 from natterjack.broker.buckets import broker_of, store_of
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StreamStore
-from natterjack.errors import BadChunk, BadEvent, InvalidKey, UsageError
+from natterjack.errors import BadChunk, BadEvent, InvalidKey, UsageError, first_problem
 from natterjack.events import StatusEvent, parse_event
 from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings, add_flags
@@ -104,7 +104,7 @@ class History:
         try:
             spec = SessionSpec.model_validate(event.request)
         except ValidationError as error:
-            raise Problem(f"its request cannot be read: {error.errors()[0]['msg']}") from None
+            raise Problem(f"its request cannot be read: {first_problem(error)}") from None
         source = spec.repeats or spec.session_id
         number = len(self.repeated.get(source, {}))
         new = uuid5(NAMESPACE_URL, f"natterjack:repeats:{source}:{number}")

@@ -67,9 +67,8 @@ def parse_budget(value: bytes | str) -> Budget:
     try:
         return Budget.model_validate_json(value)
     except ValidationError as error:
-        problem = first_problem(error).removeprefix("Value error, ")
         raise UsageError(
-            f"not a budget: {problem}; a budget looks like 3600 (seconds a day) or "
+            f"not a budget: {first_problem(error)}; a budget looks like 3600 (seconds a day) or "
             '{"seconds_per_day": 3600, "cost_per_day": 5, "currency": "USD"}'
         ) from None
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from natterjack.broker import streams
 from natterjack.broker.stored import Stored, StreamStore
+from natterjack.errors import first_problem
 from natterjack.events import ProviderUsage, Seconds
 
 from .usage import DayUsage
@@ -75,7 +76,7 @@ def parse_page(stored: Stored) -> WorkerPage | None:
     try:
         return WorkerPage.model_validate_json(stored.data)
     except ValidationError as error:
-        log.warning("%s is not a worker's record: %s", stored.subject, error.errors()[0]["msg"])
+        log.warning("%s is not a worker's record: %s", stored.subject, first_problem(error))
         return None
 
 

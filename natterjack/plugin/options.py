@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from natterjack.errors import problem_text
+
 from .errors import RequestRefused
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -27,5 +29,5 @@ def parse_options(
         name = problem["loc"][0] if problem["loc"] else "?"
         if problem["type"] == "extra_forbidden":
             raise RequestRefused(provider, "request", f"unknown {what} {name!r}") from None
-        message = f"{what} {name!r}: {problem['msg']}"
+        message = f"{what} {name!r}: {problem_text(problem)}"
         raise RequestRefused(provider, "request", message) from None

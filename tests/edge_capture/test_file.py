@@ -388,4 +388,4 @@ def test_wrong_json_in_the_environment(run_edge: RunEdge, tmp_path: Path) -> Non
     write(tmp_path / "a.wav", 1, 16000, 0.2)
     edge = run_edge("file", tmp_path / "a.wav", environment={"EDGE_OPTIONS": "tier=2"})
     assert edge.code == 2
-    assert edge.stderr == "natterjack-edge: EDGE_OPTIONS: Value error, not a JSON object\n"
+    assert edge.stderr == "natterjack-edge: EDGE_OPTIONS: not a JSON object\n"

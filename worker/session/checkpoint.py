@@ -136,7 +136,7 @@ class Checkpoint(LeaseRecord):
         return Mark(self.mark_position, self.mark_seq, self.mark_stream_sequence)
 
     def shortened(self, account: str) -> tuple[Checkpoint, str] | None:
-        """As of every checkpoint; but half of the gaps that the account lists go first."""
+        """See LeaseRecord; but half of the gaps that the account lists go first."""
         listed = Account.model_validate_json(account)
         if listed.gaps:
             fewer = listed.model_copy(update={"gaps": listed.gaps[: len(listed.gaps) // 2]})

@@ -360,7 +360,8 @@ class VoiceSession:
         self._lease.mark_unconfirmed()
 
     def tick(self, now: float, *, connected: bool, paused: float = 0) -> None:
-        """Watch the stream; called a few times a second. As of every session."""
+        """Watch the provider stream; called a few times a second. `connected`: the broker accepts
+        speech. `paused`: seconds since the last call for which the process was suspended."""
         relay, permit = self._speaker.relay, self._speaker.admission.permit
         if relay is None:
             return

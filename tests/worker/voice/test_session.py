@@ -326,6 +326,20 @@ async def test_a_voice_that_is_mute_is_left_and_one_that_refuses_ends_the_sessio
     assert await refused.utterances() == [(0, "interrupted")]
 
 
+async def test_a_session_without_a_voice_fails_and_its_end_names_the_setting(
+    broker: Broker, start: Start
+) -> None:
+    worker = await start(WORKER_VOICE="")
+    assert worker.find("WORKER_VOICE is not set")
+    application = Application(broker)
+    await application.open()
+    await application.say("Nobody says this.")
+    closing = await application.closed()
+    assert closing.state == "failed"
+    assert closing.reason is not None
+    assert "no voice is named: set WORKER_VOICE" in closing.reason
+
+
 async def test_a_bad_request_is_answered_and_a_stream_is_parked_while_nothing_is_said(
     broker: Broker, start: Start
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
+from natterjack.errors import problem_text
 from natterjack.plugin.errors import PluginError, RequestRefused, Unavailable
 from natterjack.plugin.provider import (
     Capabilities,
@@ -126,7 +127,7 @@ class SherpaProvider(Provider):
             return SherpaSettings(**{**self.settings.model_dump(), **request.options})
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise self._refusal(f"option {problem['loc'][0]}: {problem['msg']}") from None
+            raise self._refusal(f"option {problem['loc'][0]}: {problem_text(problem)}") from None
 
     def _refusal(self, message: str) -> RequestRefused:
         return RequestRefused(self.name, "request", message)
