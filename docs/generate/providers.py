@@ -9,7 +9,7 @@ from importlib import import_module
 import worker.voices
 from natterjack.plugin.entry_points import available
 from natterjack.plugin.provider import Capabilities, Provider
-from natterjack.plugin.voice import Voice
+from natterjack.plugin.voice import Voice, VoiceCapabilities
 from worker.metering.prices import LIST_PRICES
 from worker.providers.loading import load_class
 
@@ -56,7 +56,7 @@ def _voices() -> str:
                 ", ".join(c.encodings),
                 ", ".join(map(str, c.sample_rates)) or "any",
                 f"{c.max_phrase_characters}",
-                _yes(c.reports_spoken),
+                _heard(c),
                 ", ".join(f"`{one}`" for one in sorted(c.configurable)) or "none",
                 f"{c.max_seconds:g} s" if c.max_seconds else "any",
                 f"{c.price_per_1000_characters:g} {c.currency}",
@@ -64,10 +64,17 @@ def _voices() -> str:
             )
         )
     return table(
-        ("voice", "encodings", "Hz", "longest phrase", "says what was heard", "configure",
+        ("voice", "encodings", "Hz", "longest phrase", "what was heard", "configure",
          "longest stream", "per 1,000 characters", ""),
         rows,
     )  # fmt: skip
+
+
+def _heard(capabilities: VoiceCapabilities) -> str:
+    """The source of what was heard of an interrupted phrase."""
+    if capabilities.reports_spoken:
+        return "told by the voice"
+    return "by the times of words" if capabilities.marks else "estimated"
 
 
 def _yes(value: bool) -> str:
@@ -145,8 +152,9 @@ def page() -> str:
                 prices,
             ),
             "## Voices\n\nVoices speak text: packages register them in the entry-point group "
-            "`natterjack.voices`. Phrases are in characters. A price of 0 is not known here: set "
-            "yours.\n",
+            "`natterjack.voices`. Phrases are in characters. After an interrupt, an event "
+            "tells what was heard. `hibari` is free of charge; any other price of 0 is not known "
+            "here: set yours.\n",
             _voices(),
         ]
     )  # fmt: skip

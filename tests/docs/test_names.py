@@ -20,6 +20,7 @@ _PROGRAMS = ("natterjack", "worker", "edge_capture")
 _OTHERS = {
     "Audio-Seq", "Audio-Pos", "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence",
     "stt.audio.<key>", "STT_AUDIO", "TTS_TEXT", "tts.audio.<key>", "tts.played.<key>",
+    "tts.text.<key>",
     "nak", "assigned", "failed", "handed_over", "malformed",
     "natterjack", "listen", "max_payload",
 }  # fmt: skip
