@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 # Without compiled modules, every process of the tests spends ten seconds on compiling them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy unit format clean help system-packages
+.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy types quick unit format clean help \
+  system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,14 +38,18 @@ system-packages: ## what the tests want from Debian (installs it if root, else s
 check: $(VENV)/.dev ## while you work: format, rules, types, and all tests that start neither a process nor the engine
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory -j 2 types quick
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
+
+quick: $(VENV)/.dev
 	$(BIN)/pytest -n 4 --dist worksteal -m "not process and not engine" $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	@$(MAKE) --no-print-directory lint-docs lint-deploy
+	@$(MAKE) --no-print-directory -j 2 types lint-docs lint-deploy
 
 # Of its own: it pins versions of what the rest of the project uses too.
 $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
