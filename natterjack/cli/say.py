@@ -64,7 +64,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command.add_argument(
         "--interrupt-on",
         metavar="KEY",
-        help="key of a transcription session whose speaker interrupts the speech",
+        help="key of a transcription session of the same tenant, whose speaker interrupts the "
+        "speech",
     )
     command.add_argument(
         "--wait",
@@ -134,6 +135,8 @@ async def _watch(speaking: Speaking, key: SessionKey) -> list[str]:
             why = why.format(key=key) + (f" ({event.detail})" if event.detail else "")
             rest = event.text_remaining
             problems.append(f"interrupted: {why}" + (f"; not spoken: {rest!r}" if rest else ""))
+        elif isinstance(event, UtteranceEvent) and event.event == "finished" and event.detail:
+            problems.append(event.detail)
         elif isinstance(event, VoiceStatusEvent) and event.closing:
             why = ": ".join(filter(None, (event.reason, event.detail))) or "no reason given"
             if event.state == "failed" or event.text_remaining:

@@ -41,9 +41,9 @@ def speak(
             await speaking.say(answer_of_a_language_model())
 
     `voice` is a provider, or a list to try in order, and `model` its name of the voice; None leaves
-    them to the worker. `interrupt_on` is the key of a transcription session whose speaker
-    interrupts the speech by starting a turn. `worker_seconds` is how long a worker may take to
-    claim the session; NoWorker is raised after that.
+    them to the worker. `interrupt_on` is the key of a transcription session of the tenant, whose
+    speaker interrupts the speech by starting a turn. `worker_seconds` is how long a worker may take
+    to claim the session; NoWorker is raised after that.
 
     Uses `broker` or else makes a connection from `settings` or the environment (NATS_URL ...),
     which it retries until it succeeds. The user needs the role `application`.

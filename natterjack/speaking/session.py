@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
 from natterjack.broker.control import control_voice
-from natterjack.errors import BrokerError, NatterjackError, NoWorker, VoiceEnded
+from natterjack.errors import (
+    BrokerError,
+    NatterjackError,
+    NoWorker,
+    UsageError,
+    VoiceEnded,
+    first_problem,
+)
 from natterjack.process.run import end_tasks
 from natterjack.settings import BrokerSettings, load
 from natterjack.subjects import text_subject, voice_session_subject
-from natterjack.voice.control import VoiceReply, VoiceRequest
+from natterjack.voice.control import VoiceCommand, VoiceReply, VoiceRequest
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 from natterjack.voice.spec import VoiceSpec
 
@@ -116,23 +126,21 @@ class Speaking:
         """Stop speaking at once, and drop all text that was not spoken. What was heard is in the
         event `utterance` that follows.
 
-        Waits up to `timeout` seconds for a worker. Raises: BrokerError, also if no worker has the
-        session then; VoiceEnded.
+        Waits up to `timeout` seconds for a worker. `reason` has up to 200 characters. Raises:
+        BrokerError, also if no worker has the session then; VoiceEnded; UsageError.
         """
         self._check()
+        request = self._made("interrupt", reason=reason)
         self._interrupts += 1
         self._outbox.drop()
         self._notify()
-        request = VoiceRequest(command="interrupt", session_id=self.spec.session_id, reason=reason)
         return await self._request(request, timeout)
 
     async def configure(self, settings: Mapping[str, Any], *, timeout: float = 10) -> VoiceReply:
-        """Change settings of the voice. Raises: BrokerError, VoiceEnded."""
+        """Change settings of the voice, to values that JSON can have. Raises: BrokerError,
+        VoiceEnded, UsageError."""
         self._check()
-        request = VoiceRequest(
-            command="configure", session_id=self.spec.session_id, settings=dict(settings)
-        )
-        return await self._request(request, timeout)
+        return await self._request(self._made("configure", settings=dict(settings)), timeout)
 
     async def close(self) -> None:
         """End the session once everything was spoken; return when the broker has all text.
@@ -198,7 +206,7 @@ class Speaking:
                 self._outbox.drop()
                 self._outbox.end()
                 self._notify()
-                request = VoiceRequest(command="interrupt", session_id=self.spec.session_id)
+                request = self._made("interrupt")
                 with contextlib.suppress(BrokerError):  # no worker has it: nothing is spoken
                     await self._request(request, 1)
                 await self._until(lambda: self._outbox.empty or self._closed)
@@ -309,6 +317,17 @@ class Speaking:
         self._outbox.add(text)
         self._notify()
         return True
+
+    def _made(self, command: VoiceCommand, **fields: Any) -> VoiceRequest:
+        """A request to this session. Raises UsageError."""
+        try:
+            request = VoiceRequest(command=command, session_id=self.spec.session_id, **fields)
+            json.dumps(request.model_dump(), allow_nan=False, ensure_ascii=False).encode()
+        except ValidationError as error:
+            raise UsageError(f"{command}: {first_problem(error)}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{command}: {error}") from None
+        return request
 
     async def _request(self, request: VoiceRequest, timeout: float) -> VoiceReply:
         """Send a request, again until a worker has the session."""

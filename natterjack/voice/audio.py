@@ -83,6 +83,8 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
         raise BadChunk(f"{SAMPLE_RATE} {header.sample_rate} is not {MIN_RATE} to {MAX_RATE}")
     if size % FRAME_BYTES:
         raise BadChunk(f"{size} bytes are not whole frames of {FRAME_BYTES} bytes")
+    if header.pos + size // FRAME_BYTES > _MAX_NUMBER:
+        raise BadChunk(f"{AUDIO_POS} {header.pos} leaves no room for its audio")
     if header.cut and size:
         raise BadChunk("a cut has no audio")
     return header

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from natterjack.errors import BadEvent, InvalidKey, first_problem
 from natterjack.spec import ProviderName, SessionId, Token
@@ -62,8 +62,8 @@ class VoiceSpec(_Model):
         str | None,
         Field(
             max_length=194,
-            description="key of a transcription session whose speaker interrupts this voice by "
-            "starting a turn",
+            description="key of a transcription session of the same tenant, whose speaker "
+            "interrupts this voice by starting a turn",
         ),
     ] = None
     options: dict[str, Any] = Field(
@@ -92,6 +92,13 @@ class VoiceSpec(_Model):
             except InvalidKey as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="after")
+    def _own_tenant(self) -> Self:
+        # Else the events of this session would tell when the other tenant's speakers talk.
+        if self.interrupt_on is not None and SessionKey.parse(self.interrupt_on)[0] != self.tenant:
+            raise ValueError(f"interrupt_on {self.interrupt_on} is of another tenant")
+        return self
 
     @property
     def key(self) -> SessionKey:

@@ -221,10 +221,18 @@ class Speaker:
         active = max(self._feed.last_arrival, playback.published_at)
         quiet = time.monotonic() - active > settings.idle_seconds
         # The text of an utterance that was begun may never end: its application has died.
-        if quiet and playback.played >= playback.published:
+        if quiet and playback.played >= playback.published and not self._has_text:
             self._reason = f"idle: no text for {settings.idle_seconds:g} s"
             return True
         return False
+
+    @property
+    def _has_text(self) -> bool:
+        """Whether there is text that is to be spoken."""
+        if self.relay is not None:
+            return bool(self.relay.outstanding) or self.relay.pending
+        utterance = self._progress.script.following(self._progress.utterance)
+        return utterance is not None and utterance.complete
 
     def supersede(self) -> None:
         """End the session once the text that has arrived was played: a newer one uses the key."""

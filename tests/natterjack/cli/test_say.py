@@ -106,6 +106,20 @@ async def test_what_was_not_played_is_said_with_its_reason(
     assert "not spoken: 'Hello.'" in result.errors
 
 
+async def test_bytes_that_are_no_text_and_a_part_that_was_lost_are_said(
+    nats_server: EmbeddedServer, voice_broker: Broker
+) -> None:
+    saying = asyncio.create_task(run_async("say", "caf\udce9", NATS_URL=nats_server.url))
+    hand = await next_claim(voice_broker)
+    await text_stored(voice_broker, "caf\ufffd")
+    await hand.utterance(0, "finished", text_spoken="", detail="a part of its text is missing")
+    await hand.status("closed", reason="end of text")
+    result = await soon(saying, 60)
+    assert (result.status, "a part of its text is missing" in result.errors) == (1, True)
+    result = await run_async("say", "Hello.", "--model", "\udce9", NATS_URL=nats_server.url)
+    assert (result.status, "model" in result.errors) == (2, True)
+
+
 async def test_a_failed_session_ends_it_while_it_reads_lines(
     nats_server: EmbeddedServer, voice_broker: Broker
 ) -> None:

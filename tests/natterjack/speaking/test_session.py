@@ -297,3 +297,39 @@ def test_impossible_values_are_refused_before_anything_is_opened() -> None:
         natterjack.speak(*KEY, sample_rate=1)
     with pytest.raises(UsageError, match="interrupt_on"):
         natterjack.speak(*KEY, interrupt_on="the caller")
+
+
+async def test_text_of_any_kind_and_size_is_stored(voice_broker: Broker) -> None:
+    """Half a character becomes U+FFFD, as no JSON can have it."""
+    long = "All work and no play. " * 50_000
+
+    async def tokens() -> AsyncIterator[str]:
+        for token in "ab\udcff" * 3_333:
+            yield token
+
+    texts = ["\x00\x1b[31m\u202e👩🏽\u200d🚀\ud83d", "", long, "\n"]
+    async with natterjack.speak(*KEY, broker=voice_broker) as speaking:
+        for text in texts:
+            await speaking.say(text)
+        await speaking.say(tokens())
+    pieces = await stored_pieces(voice_broker)
+    found = "".join(piece.text for piece in pieces)
+    assert found == "".join(texts).replace("\ud83d", "\ufffd") + "ab\ufffd" * 3_333
+    assert max(len(piece.text) for piece in pieces) == 8000
+    assert pieces[-1].end
+
+
+async def test_requests_that_cannot_be_are_refused_and_nothing_is_interrupted(
+    voice_broker: Broker,
+) -> None:
+    async with natterjack.speak(*KEY, broker=voice_broker) as speaking:
+        await speaking.say("Hello", flush=False)
+        for reason in ("x" * 201, "\ud800"):
+            with pytest.raises(UsageError, match=r"interrupt: "):
+                await speaking.interrupt(reason)
+        for value in (object(), float("nan"), "\ud800", {1, 2}):
+            with pytest.raises(UsageError, match="configure"):
+                await speaking.configure({"speed": value})
+        assert await speaking.say(" there.") == 0
+    pieces = await stored_pieces(voice_broker)
+    assert "".join(piece.text for piece in pieces) == "Hello there."

@@ -72,11 +72,12 @@ def test_a_number_that_is_none_is_refused(value: str) -> None:
         (PLAIN, 3, "whole frames"),
         ({**PLAIN, "Audio-Cut": "1"}, 2, "cut"),
         ({**PLAIN, "Audio-End": "yes"}, 2, "Audio-End"),
+        ({**PLAIN, "Audio-Pos": str(2**53 - 1)}, 2, "no room"),
         ({**PLAIN, "Sample-Rate": "0"}, 2, "Sample-Rate"),
         ({**PLAIN, "Sample-Rate": "48001"}, 2, "Sample-Rate"),
         ({**PLAIN, "Session-Id": "a b.c d e"}, 2, "Session-Id"),
     ],
-    ids=["none", "odd", "cut with audio", "flag", "no rate", "high rate", "session"],
+    ids=["none", "odd", "cut with audio", "flag", "far", "no rate", "high rate", "session"],
 )
 def test_a_chunk_of_speech_that_cannot_be(
     headers: dict[str, str] | None, size: int, problem: str
@@ -171,6 +172,7 @@ def test_a_player_asks_for_missing_chunks() -> None:
         {"voice": ["aura", ""]},
         {"sample_rate": 44},
         {"interrupt_on": "acme.room"},
+        {"interrupt_on": "another.room.caller"},
         {"tenant": "a.b"},
         {"session_id": "short"},
     ],

@@ -139,6 +139,23 @@ async def test_an_application_that_dies_within_an_utterance_does_not_keep_its_se
     assert closing.text_remaining == " Able about"
 
 
+async def test_a_voice_that_is_slow_is_not_taken_for_an_application_that_has_stopped(
+    broker: Broker, start: Start
+) -> None:
+    await start(
+        WORKER_IDLE_SECONDS="0.5", TONES_MUTE="1", WORKER_MUTE_SECONDS="2",
+        WORKER_BACKOFF_SECONDS="0.05",
+    )  # fmt: skip
+    application = Raw(broker)
+    await application.say(sentences(WORDS[:10]))  # it is there when the session begins
+    await application.open()
+    async with playing(broker, application.spec) as player:
+        closing = await application.closed()
+        assert player.words == WORDS[:10]
+    assert closing.reason == "idle: no text for 0.5 s"
+    assert [end.event for end in await application.ends()] == ["finished"]
+
+
 async def test_a_newer_application_gets_the_key_when_the_older_one_has_stopped(
     broker: Broker, start: Start
 ) -> None:
@@ -350,7 +367,8 @@ async def test_requests_that_cannot_be_are_refused_with_a_reason(
         ({"sample_rate": 1}, "sample_rate"), ({"sample_rate": 10**30}, "sample_rate"),
         ({"sample_rate": "fast"}, "sample_rate"), ({"voice": ["tones"] * 9}, "voice"),
         ({"options": 7}, "options"), ({"labels": {"a": 1}}, "labels"),
-        ({"interrupt_on": "a b"}, "interrupt_on"), ({"speaker": "x"}, "its key is"),
+        ({"interrupt_on": "a b"}, "interrupt_on"),
+        ({"interrupt_on": "other.c.caller"}, "another tenant"), ({"speaker": "x"}, "its key is"),
         ({"opened_at": "never"}, "opened_at"), ({"model": "x" * 129}, "model"),
     ]  # fmt: skip
     for number, (wrong, reason) in enumerate(cases):

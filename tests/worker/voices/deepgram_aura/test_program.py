@@ -23,7 +23,7 @@ WORDS = tones.sequence(40)
 TEXT = " ".join(f"{' '.join(WORDS[at : at + 7]).capitalize()}." for at in range(0, len(WORDS), 7))
 
 
-Start = Callable[[], Awaitable[WorkerProcess]]
+Start = Callable[..., Awaitable[WorkerProcess]]
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ async def start(
 ) -> AsyncIterator[Start]:
     workers: list[WorkerProcess] = []
 
-    async def started() -> WorkerProcess:
+    async def started(**more: str) -> WorkerProcess:
         settings = {
             "WORKER_KINDS": "speak", "WORKER_VOICE": "deepgram-aura",
-            "WORKER_BACKOFF_SECONDS": "0.05", "DEEPGRAM_API_KEY": KEY,
+            "WORKER_BACKOFF_SECONDS": "0.05", "DEEPGRAM_API_KEY": KEY, **more,
         }  # fmt: skip
         workers.append(WorkerProcess(nats_server.url, emulator.url, **settings))
         await workers[-1].start()
