@@ -8,7 +8,8 @@ NatterjackError
 │   ├── NotAllowed        the server does not permit this user a subject
 │   ├── ServerTooOld      the server lacks a feature that natterjack needs
 │   └── StreamMismatch    a stream, consumer or bucket is missing or misconfigured
-│       └── StreamMissing it is missing
+│       ├── StreamMissing it is missing
+│       └── StoreTooSmall the store has no room for it
 ├── VoiceError            a voice session cannot speak
 │   ├── NoWorker          no worker has taken it in time
 │   └── VoiceEnded        it has ended
@@ -86,6 +87,10 @@ class StreamMismatch(BrokerError):
 
 class StreamMissing(StreamMismatch):
     """A stream, consumer or bucket is missing and may not be created by this program."""
+
+
+class StoreTooSmall(StreamMismatch):
+    """The broker's store has no room for a stream with this limit."""
 
 
 class VoiceError(NatterjackError):

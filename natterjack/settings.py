@@ -121,9 +121,10 @@ class StreamSettings(BaseSettings):
     )
 
     kinds: Annotated[tuple[Kind, ...], NoDecode] = described(
-        ("transcribe",),
+        KINDS,
         "comma-separated kinds of session: `transcribe`, and `speak` for voice sessions; workers "
-        "claim these, and only their streams are created and checked",
+        "claim these, and only their streams are created and checked. If it is not set and the "
+        "store has no room for voice sessions, workers go on without them",
         min_length=1,
         validation_alias="WORKER_KINDS",
     )

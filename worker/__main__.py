@@ -60,7 +60,7 @@ from .claim import Claimer
 from .health import Health
 from .metrics import Metrics
 from .settings import WorkerSettings
-from .stream_watch import StreamWatch
+from .stream_watch import StreamWatch, ensure_streams
 
 log = logging.getLogger("worker")
 
@@ -124,7 +124,7 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
     if "speak" in stream_settings.kinds:
         for name in settings.voices:
             voices.get(name)
-        if not settings.voices:
+        if not settings.voices and "kinds" in stream_settings.model_fields_set:
             log.warning(
                 "WORKER_VOICE is not set: of voice sessions, only those are spoken whose request "
                 "names a voice"
@@ -155,7 +155,7 @@ async def _work_until(stopping: asyncio.Event, flags: argparse.Namespace) -> Non
             starting.cancel()
             stopped.cancel()
             return
-        services = starting.result()
+        services, stream_settings = starting.result()
         try:
             await _run(services, stream_settings, stopping, health, watch)
         finally:
@@ -178,8 +178,9 @@ async def _start(
     attempts: Attempts,
     *,
     once: bool,
-) -> Services:
-    prices, kinds = parse_prices(settings.prices), stream_settings.kinds
+) -> tuple[Services, StreamSettings]:
+    """Return also the settings with the kinds that this worker claims."""
+    prices = parse_prices(settings.prices)
     broker = await connect(
         broker_settings, name=f"natterjack-worker {settings.name}", once=once, attempts=attempts
     )
@@ -188,7 +189,8 @@ async def _start(
         while True:
             try:
                 async with broker.raising_refusals():
-                    js = await streams.ensure(broker, stream_settings)
+                    js, stream_settings = await ensure_streams(broker, stream_settings)
+                    kinds = stream_settings.kinds
                     checkpoints = await _bucket(js, kinds, "transcribe", streams.CHECKPOINTS_BUCKET)
                     voice_checkpoints = await _bucket(
                         js, kinds, "speak", streams.VOICE_CHECKPOINTS_BUCKET
@@ -208,6 +210,7 @@ async def _start(
                     await asyncio.sleep(_MISSING_RETRY_S)
                 else:
                     await asyncio.sleep(1)
+        watch.expect(stream_settings)
         await watch.look(js)
         store, texts, speech, roster = (
             StreamStore(broker, name)
@@ -231,11 +234,12 @@ async def _start(
         (voices if voices.known(name) else providers).refused_elsewhere(name, cause, seconds)
 
     governor = Governor(broker, js, metrics, settings.account_of, instance, on_refusal=refused)
-    return Services(
+    services = Services(
         broker, js, store, checkpoints, providers, settings, metrics, tally, report, budgets,
         prices, governor, Slots(settings.max_sessions), asyncio.Event(), lease_seconds,
         voices, voice_checkpoints, texts, speech,
     )  # fmt: skip
+    return services, stream_settings
 
 
 async def _bucket(

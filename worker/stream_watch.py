@@ -15,7 +15,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
-from natterjack.broker.streams import CONSUMER, queues, stream_configs
+from natterjack.broker.streams import CONSUMER, ensure, queues, stream_configs
+from natterjack.errors import StoreTooSmall
 from natterjack.settings import StreamSettings
 from natterjack.telemetry.log import fields
 
@@ -25,6 +26,28 @@ log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 15.0
 _CURE = "run `natterjack streams apply` as a user that may create streams"
+
+
+async def ensure_streams(
+    broker: Broker, settings: StreamSettings
+) -> tuple[JetStreamContext, StreamSettings]:
+    """Create or check the streams of the settings' kinds; return JetStream, and the settings with
+    the kinds that a worker can claim.
+
+    Voice sessions that nobody has asked for (WORKER_KINDS is not set) are left out if the store has
+    no room for them: transcription must not fail for their sake.
+    Raises: as `natterjack.broker.streams.ensure`.
+    """
+    if "kinds" in settings.model_fields_set or "speak" not in settings.kinds:
+        return await ensure(broker, settings), settings
+    without = settings.model_copy(update={"kinds": ("transcribe",)})
+    js = await ensure(broker, without)
+    try:
+        await ensure(broker, settings)
+    except StoreTooSmall as error:
+        log.warning("no voice sessions (WORKER_KINDS=transcribe): %s", error)
+        return js, without
+    return js, settings
 
 
 class StreamWatch:
@@ -39,12 +62,16 @@ class StreamWatch:
         self._interval = interval_seconds
         self._create = settings.create_streams
         self._metrics = metrics
-        self._streams = [config.name or "" for config in stream_configs(settings)]
-        self._queues = queues(settings)
         self._problems: dict[str, str] = {}
         """What is wrong, by the name of the stream or consumer."""
+        self.expect(settings)
+
+    def expect(self, settings: StreamSettings) -> None:
+        """Watch the streams of the settings' kinds."""
+        self._streams = [config.name or "" for config in stream_configs(settings)]
+        self._queues = queues(settings)
         for name in self._streams:
-            metrics.stream_missing.labels(name).set(0)
+            self._metrics.stream_missing.labels(name).set(0)
 
     @property
     def problem(self) -> str | None:

@@ -33,9 +33,7 @@ _LOOK_S, _REST_S = 0.05, 1.0
 """How often to look what is due, while something is played and otherwise."""
 _REQUEST_S = 2.0
 _CLOSED_CHECK_S = 1.0
-_PERMIT = (
-    "set WORKER_KINDS=transcribe,speak, run `natterjack users config --dir users` and reload NATS"
-)
+_PERMIT = "let WORKER_KINDS have `speak`, run `natterjack users config --dir users` and reload NATS"
 
 
 class Player:

@@ -10,7 +10,7 @@ from nats.errors import NoRespondersError
 from nats.js.api import StreamConfig
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from natterjack.errors import BrokerUnreachable, StreamMismatch
+from natterjack.errors import BrokerError, BrokerUnreachable, StoreTooSmall, StreamMismatch
 
 from . import store_limits
 
@@ -24,13 +24,16 @@ def translated(config: StreamConfig | str = "") -> Iterator[None]:
         yield
     except (NoRespondersError, ServiceUnavailableError) as error:
         if isinstance(error, APIError) and store_limits.too_small(error.err_code, None):
-            raise StreamMismatch(f"{where}JetStream refused: {_reason(stream, error)}") from None
+            raise StoreTooSmall(f"{where}JetStream refused: {_reason(stream, error)}") from None
         raise BrokerUnreachable(
             "JetStream is not available: nats-server needs -js, a cluster needs its quorum"
         ) from None
     except APIError as error:
-        passes = store_limits.transient(error.err_code, error.description)
-        refusal = BrokerUnreachable if passes else StreamMismatch
+        refusal: type[BrokerError] = StreamMismatch
+        if store_limits.transient(error.err_code, error.description):
+            refusal = BrokerUnreachable
+        elif store_limits.too_small(error.err_code, error.description):
+            refusal = StoreTooSmall
         raise refusal(f"{where}JetStream refused: {_reason(stream, error)}") from None
     except (NatsError, TimeoutError) as error:
         raise BrokerUnreachable(f"{where}JetStream does not answer: {error!r}") from None

@@ -19,8 +19,8 @@ from natterjack.voice.events import VoiceEvent, parse_voice_event
 log = logging.getLogger(__name__)
 
 CURE = (
-    "voice is not switched on: set WORKER_KINDS=transcribe,speak for the workers, or run "
-    "`natterjack streams apply --kinds transcribe,speak` as a user that may create streams"
+    "voice is not switched on: start a worker whose WORKER_KINDS has `speak` (the default), or run "
+    "`natterjack streams apply` as a user that may create streams"
 )
 _WAIT_S = 60.0
 

@@ -240,7 +240,7 @@ async def test_sessions_leave_no_tasks_or_connections(
     providers = Providers(settings)
     metrics = Metrics(1)
     watch = StreamWatch(StreamSettings(), metrics)
-    services = await start(
+    services, _ = await start(
         settings,
         broker_settings,
         StreamSettings(),

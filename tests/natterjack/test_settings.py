@@ -42,7 +42,7 @@ def test_an_empty_path_is_not_the_current_folder(monkeypatch: pytest.MonkeyPatch
 
 
 def test_kinds_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(StreamSettings).kinds == ("transcribe",)
+    assert load(StreamSettings).kinds == ("transcribe", "speak")
     monkeypatch.setenv("WORKER_KINDS", "speak, transcribe,speak")
     assert load(StreamSettings).kinds == ("speak", "transcribe")
     assert load(StreamSettings, _flags("--kinds", "speak")).kinds == ("speak",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from nats.js import JetStreamContext
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
+from natterjack.errors import StoreTooSmall
 from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from tests.nats_server import NatsServer
 from worker.metrics import Metrics
-from worker.stream_watch import StreamWatch
+from worker.stream_watch import StreamWatch, ensure_streams
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import until
@@ -64,7 +66,7 @@ async def test_each_stream_is_missed_until_it_is_back(
     await js.delete_stream(name)
     await watch.look(js)
     assert watch.problem == f"stream {name} is missing: {CURE}"
-    queue = {"consumer"} if name == streams.SESSIONS else set()
+    queue = {"consumer"} if name in streams.QUEUES.values() else set()
     assert missing(metrics) == {name} | queue
     await streams.ensure(ready_broker, StreamSettings())
     await watch.look(js)
@@ -73,23 +75,17 @@ async def test_each_stream_is_missed_until_it_is_back(
 
 
 async def test_streams_of_voice_are_watched_where_it_is_on(
-    watch: StreamWatch, ready_broker: Broker, js: JetStreamContext
+    watch: StreamWatch, metrics: Metrics, js: JetStreamContext
 ) -> None:
-    metrics = Metrics(1)
-    voice = StreamWatch(StreamSettings(kinds=KINDS), metrics)
-    await voice.look(js)
-    assert voice.problem == f"stream {streams.VOICE_SESSIONS} is missing: {CURE}"
-    assert {streams.TEXT, streams.SPEECH, streams.VOICE_EVENTS, "consumer"} < missing(metrics)
+    await js.delete_stream(streams.VOICE_SESSIONS)
     await watch.look(js)
-    assert watch.problem is None
-    await streams.ensure(ready_broker, StreamSettings(kinds=KINDS))
-    await voice.look(js)
-    assert voice.problem is None
-    assert missing(metrics) == set()
-    await js.delete_consumer(streams.VOICE_SESSIONS, streams.CONSUMER)
-    await voice.look(js)
-    assert voice.problem == f"consumer workers of TTS_SESSIONS is missing: {CURE}"
-    assert missing(metrics) == {"consumer"}
+    assert watch.problem == f"stream {streams.VOICE_SESSIONS} is missing: {CURE}"
+    assert missing(metrics) == {streams.VOICE_SESSIONS, "consumer"}
+    without = Metrics(1)
+    off = StreamWatch(StreamSettings(kinds=("transcribe",)), without)
+    await off.look(js)
+    assert off.problem is None
+    assert missing(without) == set()
 
 
 async def test_a_missing_consumer_is_a_problem(
@@ -217,3 +213,36 @@ async def test_once_a_missing_stream_ends_the_worker(
         assert "STT_SESSIONS is missing" in worker.log[-1]["message"]
     finally:
         await worker.stop()
+
+
+@pytest.fixture
+def small_server(tmp_path: Path, processes: None) -> Iterator[NatsServer]:
+    """A server whose store has room for transcription alone."""
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text("jetstream { max_file_store: 200MB }")
+    server = NatsServer(tmp_path / "store", extra_arguments=("-c", str(configuration)))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_small_store_keeps_nobody_from_transcription(
+    small_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(BrokerSettings(url=small_server.url), name="test", once=True) as broker:
+        js, settings = await ensure_streams(broker, StreamSettings())
+        assert settings.kinds == ("transcribe",)
+        assert "no voice sessions (WORKER_KINDS=transcribe): TTS_" in caplog.text
+        assert "NATTERJACK_TTS_" in caplog.text
+        watch = StreamWatch(StreamSettings(), Metrics(1))
+        watch.expect(settings)
+        await watch.look(js)
+        assert watch.problem is None
+        with pytest.raises(StoreTooSmall, match="NATTERJACK_TTS_"):  # asked for
+            await ensure_streams(broker, StreamSettings(kinds=KINDS))
+
+
+async def test_voice_is_on_by_default(broker: Broker) -> None:
+    js, settings = await ensure_streams(broker, StreamSettings())
+    assert settings.kinds == KINDS
+    await js.consumer_info(streams.VOICE_SESSIONS, streams.CONSUMER)

@@ -433,8 +433,8 @@ async def test_without_permission_it_names_the_cure(
     edge = start_edge(*PLAY, "--file", path, environment=environment)
     assert await edge.exit_code() == 2
     assert edge.stderr.splitlines()[-1].startswith(
-        "natterjack-edge: this user may not subscribe to tts.audio.acme.room.assistant: set "
-        "WORKER_KINDS=transcribe,speak"
+        "natterjack-edge: this user may not subscribe to tts.audio.acme.room.assistant: let "
+        "WORKER_KINDS have `speak`"
     )
     assert "Traceback" not in edge.stderr
 

@@ -13,9 +13,10 @@ from nats.js.errors import APIError
 from natterjack.broker import changes, refusals, store_limits, streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.errors import BrokerUnreachable, StreamMismatch
-from natterjack.settings import KINDS, BrokerSettings, StreamSettings
+from natterjack.settings import KINDS, BrokerSettings, Kind, StreamSettings
 from tests.nats_server import NatsServer
 
+ONE: tuple[Kind, ...] = ("transcribe",)
 MIB = 1024 * 1024
 
 
@@ -159,7 +160,7 @@ async def test_a_tiny_store_has_room_for_some_audio(
     small_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
-        js = await streams.ensure(broker, StreamSettings(sessions_max_bytes=-1))
+        js = await streams.ensure(broker, StreamSettings(kinds=ONE, sessions_max_bytes=-1))
         assert await limit_of(js, streams.AUDIO) == MIB
     assert "NATTERJACK_AUDIO_MAX_BYTES: limited to 1 MiB" in caplog.text
 
@@ -168,7 +169,7 @@ async def test_a_tiny_store_has_room_for_some_audio(
 async def test_a_store_without_room_for_any_audio(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
         with pytest.raises(StreamMismatch, match=r"STT_AUDIO: .* limit of 8 GiB: lower NATTERJACK"):
-            await streams.ensure(broker, StreamSettings())
+            await streams.ensure(broker, StreamSettings(kinds=ONE))
 
 
 @small("max_file_store: 300MB")
@@ -188,7 +189,7 @@ async def test_a_store_below_the_default_limits_of_all_audio(small_server: NatsS
 
 @small("max_file_store: 1MB")
 async def test_a_full_store_refuses_every_message(small_server: NatsServer) -> None:
-    settings = StreamSettings(sessions_max_bytes=-1, audio_max_bytes=-1)
+    settings = StreamSettings(kinds=ONE, sessions_max_bytes=-1, audio_max_bytes=-1)
     async with connected(connection(small_server), name="test", once=True) as broker:
         js = await streams.ensure(broker, settings)
         explained = ""
@@ -206,7 +207,7 @@ async def test_a_full_store_refuses_every_message(small_server: NatsServer) -> N
 @small("max_file_store: 160MB")
 async def test_audio_never_takes_the_room_of_transcripts(small_server: NatsServer) -> None:
     async with connected(connection(small_server), name="test", once=True) as broker:
-        js = await streams.ensure(broker, StreamSettings())
+        js = await streams.ensure(broker, StreamSettings(kinds=ONE))
         assert await limit_of(js, streams.AUDIO) == 64 * MIB
         for _ in range(80):
             await js.publish("stt.audio.t.c.s", bytes(900_000))

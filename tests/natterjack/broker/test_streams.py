@@ -35,7 +35,7 @@ async def test_streams_of_a_kind_are_made_only_where_it_is_on(broker: Broker) ->
     assert names("transcribe", "speak") - names("transcribe") == voice
     assert voice <= names("speak")
     assert "STT_SESSIONS" not in names("speak")
-    js = await streams.ensure(broker, StreamSettings())
+    js = await streams.ensure(broker, StreamSettings(kinds=("transcribe",)))
     existing = {info.config.name or "" for info in await js.streams_info()}
     assert existing == names("transcribe")
     with pytest.raises(StreamMissing, match="TTS_SESSIONS is missing"):

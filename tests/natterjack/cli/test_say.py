@@ -147,7 +147,10 @@ async def test_without_a_worker_or_voice_the_remedy_is_named(
 ) -> None:
     result = await run_async("say", "Hello.", NATS_URL=nats_server.url)
     assert result.status == 2
-    assert "TTS_EVENTS is missing: voice is not switched on: set WORKER_KINDS" in result.errors
+    assert (
+        "TTS_EVENTS is missing: voice is not switched on: start a worker whose WORKER_KINDS"
+        in result.errors
+    )
     await streams.ensure(broker, StreamSettings(kinds=KINDS))
     result = await run_async("say", "Hello.", "--wait", "0.2", NATS_URL=nats_server.url)
     assert result.status == 1
