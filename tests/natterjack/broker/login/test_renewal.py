@@ -44,11 +44,12 @@ def start(tmp_path: Path, processes: None) -> Iterator[Callable[[str], NatsServe
     server = NatsServer(tmp_path / "nats", extra_arguments=("-c", str(path)))
 
     def apply(configuration: str) -> NatsServer:
+        started = path.exists()
         path.write_text(configuration)
-        if server.port < 0:
-            server.start()
-        else:
+        if started:
             os.kill(server.pid, signal.SIGHUP)
+        else:
+            server.start()
         return server
 
     yield apply
