@@ -24,6 +24,7 @@ from natterjack.subjects import audio_subject, session_subject
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
+from ..searching import tried
 from ..waiting import bound, until
 from ..worker.programs import (
     RATE,
@@ -602,7 +603,7 @@ async def test_disturbed_in_one_way(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(tried(10)))
 async def test_disturbed_in_several_ways(
     seed: int, start_worker: StartWorker, broker: Broker
 ) -> None:

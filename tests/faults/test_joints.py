@@ -12,6 +12,7 @@ from natterjack.broker.connection import Broker
 from natterjack.settings import BrokerSettings
 
 from ..emulators.deepgram import DeepgramEmulator
+from ..searching import tried
 from ..waiting import until
 from ..worker.programs import Speaker, StartWorker, WorkerProcess, queue_empty
 from ..worker.successors import Chain, new_id
@@ -96,7 +97,8 @@ async def _moved(stage: Stage, speaker: Speaker, holder: str | None) -> bool:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(tried(3)))
 async def test_random_faults_over_a_chain_of_sessions(
     seed: int,
     emulator: DeepgramEmulator,
