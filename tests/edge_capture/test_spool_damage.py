@@ -90,7 +90,7 @@ async def send(spool: Path) -> tuple[dict[int, Chunk], bool]:
     return sent, reported
 
 
-@examples(60)
+@examples(150)
 @given(
     acknowledged=st.sampled_from([0, 25, 45]),
     name=st.sampled_from(["session.json", "first", "second", "newest"]),

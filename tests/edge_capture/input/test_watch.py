@@ -88,7 +88,7 @@ def spoken(seed: int, seconds: float, level: float) -> Audio:
 makers: list[Callable[[int, float, float], Audio]] = [spoken, music, noise, words]
 
 
-@examples(20)
+@examples(60)
 @given(
     seed=st.integers(0, 1000),
     makers=st.lists(st.sampled_from(makers), min_size=1, max_size=3),
