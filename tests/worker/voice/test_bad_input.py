@@ -430,3 +430,31 @@ async def test_ten_thousand_pieces_of_a_character_are_one_utterance(
         expected = tone_words(text)
         assert tones.compare(expected, player.words) == tones.Counts()
     assert (await application.ends())[0].text_spoken == text
+
+
+async def test_a_megabyte_of_text_is_spoken_until_it_is_interrupted(
+    broker: Broker, start: Start
+) -> None:
+    """Its event is made as small as the broker accepts; other sessions go on meanwhile."""
+    await start(TONES_PACE="60")
+    application, other = Raw(broker), Application(broker, conversation="other")
+    await application.open()
+    await other.open()
+    part = (sentences(WORDS) + " ") * 230
+    async with playing(broker, application.spec) as player, playing(broker, other.spec) as beside:
+        for number in range(14):
+            await application.piece(0, number, part, flush=number == 13)
+        application.said.append(part * 14)
+        await until(lambda: player.position > 3 * RATE, "it is spoken", 60)
+        await other.say(sentences(WORDS[:20]), end=True)
+        assert (await application.request("interrupt")).utterance == 0
+        await application.say("Able about above.", end=True)
+        assert (await application.closed()).reason == "end of text"
+        assert player.words[-2:] == ["about", "above"]
+        await other.closed()
+        assert beside.words == WORDS[:20]
+    first, second = await application.ends()
+    assert (first.event, first.reason, second.event) == ("interrupted", "request", "finished")
+    assert first.text_spoken
+    assert part.startswith(first.text_spoken[:1000])
+    assert first.text_remaining
