@@ -40,6 +40,7 @@ from tests.nats_server import NatsServer
 
 from ..emulators import pcm, tones
 from ..emulators.process import RemoteEmulator, emulator_process
+from ..forking import launch
 from ..waiting import until
 from ..worker.programs import Speaker, WorkerProcess
 from .messages import (
@@ -140,16 +141,18 @@ class Programs:
     """Processes of one checkout."""
 
     def __init__(self, source: Path, url: str, provider: str) -> None:
-        self._source = source
         self._url = url
         self._provider = provider
         self._stack = contextlib.AsyncExitStack()
         self.workers: dict[str, WorkerProcess] = {}
         clean = ("NATS_", "EDGE_", "WORKER_", "NATTERJACK_", "DEEPGRAM_")
+        self._path: dict[str, str] = {}
+        if source != ROOT:  # only its packages, not those beside the current directory
+            self._path = {"PYTHONPATH": str(source), "PYTHONSAFEPATH": "1"}
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(clean)},
-            # Only this checkout's packages, not those beside the current directory.
-            **{"PYTHONPATH": str(source), "PYTHONSAFEPATH": "1", "NATS_URL": url},
+            **self._path,
+            "NATS_URL": url,
             "EDGE_SAMPLE_RATE": str(RATE),
         }
 
@@ -165,7 +168,7 @@ class Programs:
             self._url, self._provider, WORKER_NAME=name, WORKER_USAGE_SECONDS="2",
             WORKER_BUDGET_WARNINGS="0.3,0.6", WORKER_HOLE_SECONDS="0.5",
             WORKER_PRICES="deepgram=0.36", DEEPGRAM_CATCH_UP_RATE="4",
-            PYTHONPATH=str(self._source), PYTHONSAFEPATH="1", **settings,
+            **self._path, **settings,
         )  # fmt: skip
         self.workers[name] = worker
         self._stack.push_async_callback(worker.stop)
@@ -175,19 +178,19 @@ class Programs:
     async def run(self, module: str, *arguments: str) -> tuple[int, str]:
         """Run one of the programs to its end, or until cancelled. Return its exit status and its
         standard error."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *arguments, env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            _, stderr = await process.communicate()
-        except asyncio.CancelledError:
-            process.terminate()
-            await process.wait()
-            raise
-        assert process.returncode is not None
-        return process.returncode, stderr.decode()
+        with tempfile.TemporaryFile() as errors:
+            process = launch(
+                ("-m", module, *arguments), env=self._environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            )  # fmt: skip
+            try:
+                await until(lambda: process.poll() is not None, f"the end of {module}", 120)
+            except asyncio.CancelledError:
+                process.terminate()
+                process.wait()
+                raise
+            errors.seek(0)
+            return process.wait(), errors.read().decode()
 
     async def edge(self, wav: Path, key: SessionKey, *arguments: str) -> None:
         """Play a file as the session `key` to its end. With `--max-seconds`, the session may end
