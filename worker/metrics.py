@@ -32,7 +32,10 @@ _WAITING = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300)
 _DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 OTHER_TENANTS = "other"
-VOICE_INTERRUPTIONS = ("request", "turn", "no_player", "failed")
+VOICE_INTERRUPTIONS = (
+    *("request", "turn", "no_player", "failed"),
+    *("end of text", "closed", "idle", "superseded", "budget"),  # the session has ended
+)
 """Why an utterance is interrupted."""
 
 

@@ -26,6 +26,7 @@ _REASONS = {
     "no_player": "nothing plays the speech of {key}: is `natterjack-edge play` running?",
     "turn": "the speaker of --interrupt-on began to talk",
     "request": "a control request interrupted it",
+    "superseded": "a newer session uses {key}",
 }
 
 
