@@ -265,9 +265,10 @@ async def test_a_session_that_failed_takes_no_text(voice_broker: Broker) -> None
         assert raised.value.reason == "refused"
 
 
-async def test_without_voice_on_the_broker_the_remedy_is_named(ready_broker: Broker) -> None:
+async def test_without_voice_on_the_broker_the_remedy_is_named(broker: Broker) -> None:
+    await streams.ensure(broker, StreamSettings(kinds=("transcribe",)))
     with pytest.raises(StreamMissing, match="TTS_EVENTS is missing: voice is not switched on"):
-        async with natterjack.speak(*KEY, broker=ready_broker):
+        async with natterjack.speak(*KEY, broker=broker):
             pass
 
 
