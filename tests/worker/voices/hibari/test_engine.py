@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from worker.voices.hibari import model
 from worker.voices.hibari.engine import SAMPLE_RATE, Engine, Spoken
 from worker.voices.hibari.text import pieces
@@ -77,7 +78,7 @@ def test_nothing_to_speak_is_no_audio(voice_engine: Engine, phrase: str) -> None
     assert not any(spoken.audio for spoken in speak(voice_engine, phrase))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(60)
 @given(
     st.one_of(
         st.text(st.characters(codec=None), max_size=80),
