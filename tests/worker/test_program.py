@@ -207,14 +207,15 @@ async def test_real_speech_survives_a_killed_worker(
     workers = [await start_worker(WORKER_PROVIDER="sherpa") for _ in range(2)]
     speaker = Speaker(broker_settings, 1, speed=3)
     samples, rate = soundfile.read(bundled_recording(), dtype="int16")
+    samples, said = samples[: 24 * rate], bundled_text().partition(", we were all going")[0]
     speaker.pcm = soxr.resample(samples, rate, RATE).tobytes()
     speaking = asyncio.create_task(speaker.speak())
-    await spoken(speaker, 16.0)
+    await spoken(speaker, 12.0)
     (await holder(workers)).signal(signal.SIGKILL)
     await speaking
     transcript = await closed(broker, speaker.spec, 60)
     text = " ".join(final.text for final in transcript.finals)
-    assert word_error_rate(bundled_text(), text) < MAX_WORD_ERROR_RATE, text
+    assert word_error_rate(said, text) < MAX_WORD_ERROR_RATE, text
     assert transcript.states.count("assigned") == 2
     assert all(final.times_estimated for final in transcript.finals)
     assert all(word.confidence is None for final in transcript.finals for word in final.words)

@@ -46,9 +46,7 @@ def connections_with_words(emulator: DeepgramEmulator | SpeechmaticsEmulator) ->
     ("faults", "cause", "both_speak"),
     [
         ({"handshake_status": 401}, "auth", False),
-        ({"handshake_status": 402}, "credit", False),
         ({"handshake_status": 503}, "server_error", False),
-        ({"refuse": True}, "connect", False),
         ({"mute_after_seconds": 5.0}, "mute", True),
         ({"drop_after_seconds": 4.0}, "dropped", True),
     ],

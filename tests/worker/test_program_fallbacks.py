@@ -103,7 +103,6 @@ async def test_a_session_from_request_to_closing_event(
 @pytest.mark.parametrize(
     ("emulator", "fault", "cause"),
     [
-        (REST, {"error_status": 503, "connections": 1}, "server_error"),
         (REST, {"handshake_status": 429, "handshakes": 2}, "rate_limit"),
         (REST, {"drop_mid_response": True, "connections": 1}, "dropped"),
         (REST, {"handshake_drop": True, "handshakes": 1}, "dropped"),
@@ -111,7 +110,6 @@ async def test_a_session_from_request_to_closing_event(
         (REST, {"garbage": ("truncated",), "connections": 1}, "protocol"),
         (PLAIN, {"drop_mid_word": 12, "connections": 1}, "dropped"),
         (PLAIN, {"drop_after_seconds": 9, "connections": 1}, "dropped"),
-        (PLAIN, {"handshake_status": 503, "handshakes": 2}, "server_error"),
         (EXTENDED, {"drop_mid_word": 12, "connections": 1}, "dropped"),
         (EXTENDED, {"drop_before_summary": True, "connections": 1}, "dropped"),
         (EXTENDED, {"close_after_seconds": 6, "close_code": 1013, "connections": 1}, None),

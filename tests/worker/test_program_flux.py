@@ -84,27 +84,28 @@ async def test_eager_ends_reach_the_listener(
     assert kinds[-1] == "ended"
 
 
-FAULTS: list[tuple[dict[str, object], str]] = [
-    ({"drop_mid_word": 5, "connections": 2}, "dropped"),
-    ({"drop_mid_word": 30, "connections": 1}, "dropped"),
-    ({"mute_after_seconds": 6.0, "connections": 1}, "mute"),
-    ({"error_after_seconds": 6.0, "connections": 1}, "server_error"),
-    ({"error_after_seconds": 6.0, "error_code": "INACTIVE_CLIENT", "connections": 1}, "dropped"),
-    ({"handshake_status": 429, "handshakes": 2}, "rate_limit"),
-    ({"drop_before_summary": True, "connections": 1}, "dropped"),
-    ({"close_after_seconds": 9.0, "close_code": 1011, "connections": 1}, "dropped"),
-]
-MUTE_IN_A_LONG_TURN: list[tuple[dict[str, object], str]] = [
-    ({"mute_in_turn_words": 15, "connections": 1}, "mute"),
-    ({"mute_in_turn_words": 36, "connections": 1}, "mute"),
-]
+LONG = 0
+"""All words are one turn."""
 
 
 @pytest.mark.parametrize(
     ("phrase", "faults", "cause"),
-    [(8, *fault) for fault in FAULTS] + [(0, *fault) for fault in FAULTS + MUTE_IN_A_LONG_TURN],
+    [
+        (8, {"drop_mid_word": 5, "connections": 2}, "dropped"),
+        (8, {"mute_after_seconds": 6.0, "connections": 1}, "mute"),
+        (8, {"error_after_seconds": 6.0, "connections": 1}, "server_error"),
+        (8, {"handshake_status": 429, "handshakes": 2}, "rate_limit"),
+        (8, {"drop_before_summary": True, "connections": 1}, "dropped"),
+        (LONG, {"drop_mid_word": 5, "connections": 2}, "dropped"),
+        (LONG, {"drop_mid_word": 30, "connections": 1}, "dropped"),
+        (LONG, {"error_after_seconds": 6.0, "error_code": "INACTIVE_CLIENT", "connections": 1},
+         "dropped"),
+        (LONG, {"drop_before_summary": True, "connections": 1}, "dropped"),
+        (LONG, {"mute_in_turn_words": 15, "connections": 1}, "mute"),
+        (LONG, {"mute_in_turn_words": 36, "connections": 1}, "mute"),
+    ],
     ids=str,
-)
+)  # fmt: skip
 async def test_provider_faults_in_a_turn_cost_no_word(
     phrase: int,
     faults: dict[str, object],

@@ -125,6 +125,7 @@ async def test_a_closed_provider_opens_no_streams(provider: Provider, emulator: 
     assert len(emulator.log) == 1
 
 
+@pytest.mark.parametrize("case", [SPEECHMATICS], ids=str)  # one connector serves all of them
 async def test_more_streams_than_a_pool_would_hold(provider: Provider, emulator: Emulator) -> None:
     streams: list[ProviderStream] = []
     async with within(30):
