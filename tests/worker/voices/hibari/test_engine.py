@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +37,20 @@ def test_the_same_text_is_the_same_audio(voice_engine: Engine) -> None:
     assert first == again
     assert 1 < seconds(first[0]) < 4
     assert np.abs(np.frombuffer(first[0].audio, "<i2")).max() > 3000
+
+
+@pytest.mark.process
+def test_nothing_about_its_use_is_collected(engine: None, tmp_path: Path) -> None:
+    """onnxruntime would leave the number of a session there, for the events that it sends."""
+    code = (
+        "from worker.voices.hibari import model; from worker.voices.hibari.engine import Engine; "
+        "from worker.voices.hibari.text import pieces; engine = Engine(model.find()); "
+        "[engine.speak(piece, 1) for piece in pieces('Good morning.')]"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_faster_pace_is_shorter(voice_engine: Engine) -> None:
