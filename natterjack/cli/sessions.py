@@ -1,4 +1,4 @@
-"""`natterjack sessions`: all open sessions with their state, lag, cost and last words."""
+"""`natterjack sessions`: all open sessions with their kind, state, lag, cost and last words."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from natterjack.errors import BrokerError, BrokerUnreachable, UsageError
 from natterjack.fleet.reader import FleetReader
 from natterjack.fleet.sessions import WAITING, Fleet, KeyFilter, Row
 from natterjack.process.terminal import plain, rewritable, size, start
-from natterjack.settings import BrokerSettings, add_flags, load
+from natterjack.settings import KINDS, BrokerSettings, add_flags, load
 
 from . import retry
 from .table import table
 
 _WATCH_S, _MIN_WATCH_S = 2.0, 0.2
 _HOME, _CLEAR, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
-_COLUMNS = ["SESSION", "STATE", "WORKER", "PROVIDER", "LAG", "SECONDS", "COST", "LAST WORDS"]
-_ELASTIC, _RIGHT = (0, 2), (4, 5, 6)
+_COLUMNS = [
+    "SESSION", "KIND", "STATE", "WORKER", "PROVIDER", "LAG", "SECONDS", "COST", "LAST WORDS",
+]  # fmt: skip
+_ELASTIC, _RIGHT = (0, 3), (5, 6, 7)
 
 _JSON = TypeAdapter(list[Row])
 _SORTS: dict[str, Callable[[Row], float]] = {
     "key": lambda row: 0.0,
     "lag": lambda row: row.behind_seconds,
     "cost": lambda row: sum(row.cost.values()),
-    "seconds": lambda row: row.captured_seconds,
+    "seconds": lambda row: row.seconds,
 }
 
 
@@ -41,16 +43,18 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the subcommand `sessions`."""
     command = commands.add_parser(
         "sessions",
-        help="show sessions: state, worker, provider, lag, seconds, cost, last words",
+        help="show sessions: kind, state, worker, provider, lag, seconds, cost, last words",
         description="Show all sessions that are open or waiting for a worker. This only reads from "
         "NATS.",
         epilog="LAG is seconds behind live audio or, in the state waiting, seconds since the "
-        "request. SECONDS is audio captured. A session in the state queued shows, in place of its "
+        "request. SECONDS is audio captured or, of a voice session (speak), speech made; its last "
+        "words are those that were heard. A session in the state queued shows, in place of its "
         "last words, why no provider serves it now. In the state gone?, the session's worker has "
         "not reported for 5 s; another worker will take over the session.",
     )
     for name in ("tenant", "conversation", "speaker"):
         command.add_argument(f"--{name}", help=f"show only this {name}")
+    command.add_argument("--kind", choices=KINDS, help="show only sessions of this kind")
     command.add_argument("--worker", help="show only sessions of this worker, by name or instance")
     command.add_argument(
         "--state", help="show only sessions in this state, such as streaming, waiting or gone"
@@ -133,15 +137,14 @@ class _View:
 
     async def show(self) -> None:
         """Read the fleet and show it. Raises BrokerError."""
-        fleet = await self._reader.read(self._keys)
+        fleet = await self._reader.read(self._keys, self._flags.kind)
         rows = self._chosen(fleet)
         terminal = size(sys.stdout)
         # Room for the header, the summary, the notes and the line with the cursor.
         limit = max(1, terminal.lines - 5 - len(fleet.notes)) if self._live else len(rows)
         shown = rows if len(rows) <= limit else rows[: limit - 1]
         if not self._flags.no_words:
-            note = await self._reader.add_words(shown)
-            fleet.notes += [note] if note else []
+            fleet.notes += await self._reader.add_words(shown)
         if self._flags.json:
             self._show_json(rows, fleet.notes)
             return
@@ -220,11 +223,12 @@ def _money(cost: dict[str, float]) -> str:
 def _cells(row: Row) -> list[str]:
     return [
         plain(row.key),
+        row.kind,
         plain(row.state),
         plain(row.worker or "-"),
         plain(row.provider or "-"),
         _number(row.behind_seconds),
-        _number(row.captured_seconds),
+        _number(row.seconds),
         _money(row.cost),
         plain(f"({row.reason})" if row.reason else row.last_words or ""),
     ]

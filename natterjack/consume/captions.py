@@ -1,4 +1,4 @@
-"""Captions: transcript events as lines of text, with a row that is rewritten for each session."""
+"""Captions: events as lines of text, with a row that is rewritten for each session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Literal, TextIO
 
 from natterjack.events import Event, FinalEvent, Gap, StatusEvent
 from natterjack.process.terminal import (
@@ -23,6 +23,7 @@ from natterjack.process.terminal import (
     width,
 )
 from natterjack.subjects import SessionKey
+from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .live_rows import LiveRows, Row
 
@@ -55,14 +56,18 @@ class Captions:
         self,
         out: TextIO | None = None,
         *,
-        speakers: bool = True,
+        names: Literal["key", "speaker"] | None = "key",
+        clocks: bool = True,
         states: bool = True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`names`: how a line names its session. `clocks`: lines begin with a time. `states`: there
+        are lines for changes of state."""
         self._out = sys.stdout if out is None else out
         self._live = rewritable(self._out)
         self._styled = styled(self._out)
-        self._speakers = speakers
+        self._names = names
+        self._clocks = clocks
         self._states = states
         self._now = now
         self._tenants: set[str] = set()
@@ -85,8 +90,9 @@ class Captions:
             self._out.flush()
             self._drawn = []
 
-    def show(self, event: Event) -> None:
-        """Show one event. Turn and usage events only tell that their session is open."""
+    def show(self, event: Event | VoiceEvent) -> None:
+        """Show one event. Turn and usage events only tell that their session is open, and so does
+        the start of an utterance."""
         self._tenants.add(event.tenant)
         self._rows.add(event, self._now())
         self._draw(self._lines_of(event))
@@ -97,30 +103,42 @@ class Captions:
 
     # ---- what is shown ---------------------------------------------------------------------------
 
-    def _lines_of(self, event: Event) -> list[str]:
-        head = f"{self._label(event.key)}: " if self._speakers else ""
+    def _lines_of(self, event: Event | VoiceEvent) -> list[str]:
+        name = self._label(event.key)
+        head = f"{name}: " if name else ""
         if isinstance(event, FinalEvent):
-            return [f"{clock(event.start):>7}  {head}{plain(event.text)}"]
-        if isinstance(event, StatusEvent) and self._states:
-            gaps = event.account.gaps if event.account is not None else []
-            lines = [f"{clock(gap.start):>7}  {head}{_gap_text(gap)}" for gap in gaps[:_MAX_GAPS]]
+            return [f"{self._clock(event.start)}{head}{plain(event.text)}"]
+        if isinstance(event, UtteranceEvent):
+            if event.event == "started" or not (event.text_spoken or event.text_remaining):
+                return []
+            says = f"{name} says: " if name else ""
+            return [f"{self._clock(event.start)}{says}{_spoken_text(event)}"]
+        if isinstance(event, StatusEvent | VoiceStatusEvent) and self._states:
+            account = event.account if isinstance(event, StatusEvent) else None
+            gaps = account.gaps if account is not None else []
+            lines = [f"{self._clock(g.start)}{head}{_gap_text(g)}" for g in gaps[:_MAX_GAPS]]
             if len(gaps) > _MAX_GAPS:
-                lines.append(f"{'':{_CLOCK_CELLS}}{head}[more gaps]")
+                lines.append(f"{self._clock(None)}{head}[more gaps]")
             reason = f" ({plain(event.reason)})" if event.reason else ""
-            return [*lines, f"{'':{_CLOCK_CELLS}}{head}[{plain(event.state)}{reason}]"]
+            return [*lines, f"{self._clock(None)}{head}[{plain(event.state)}{reason}]"]
         return []
+
+    def _clock(self, seconds: float | None) -> str:
+        """The beginning of a line."""
+        if not self._clocks:
+            return ""
+        return f"{'' if seconds is None else clock(seconds):>{_CLOCK_CELLS - 2}}  "
 
     def _label(self, key: SessionKey) -> str:
         """Conversation and speaker, and the tenant if events of several tenants were shown."""
-        shown = key if len(self._tenants) > 1 else key[1:]
-        return plain(".".join(shown))
+        if self._names == "key":
+            return plain(".".join(key if len(self._tenants) > 1 else key[1:]))
+        return plain(key.speaker) if self._names else ""
 
     def _row_text(self, row: Row, room: int) -> tuple[str, str]:
         """The head and the text of a row; together, they are at most `room` cells wide."""
-        head = ""
-        if room >= _WIDE:
-            head = f"{clock(row.start) if row.text else '':>7}  "
-        if self._speakers:
+        head = self._clock(row.start if row.text else None) if room >= _WIDE else ""
+        if self._names:
             head += f"{middle(self._label(row.key), max(8, room // 3))}: "
         head = start(head, room)
         text = row.text or f"[{row.state}]"
@@ -141,7 +159,7 @@ class Captions:
         room = max(1, columns - 1)
         parts = [self._row_text(row, room) for row in rows]
         if more:
-            margin = " " * _CLOCK_CELLS if room >= _WIDE else ""
+            margin = self._clock(None) if room >= _WIDE else ""
             parts.append((start(f"{margin}and {more} more", room), ""))
         drawn = ["".join(part) for part in parts]
         styled_rows = [
@@ -169,6 +187,16 @@ class Captions:
         columns = size(self._out).columns
         up = sum(max(1, -(-width(row) // columns)) for row in self._drawn)
         return f"{_UP.format(up)}\r" if up else ""
+
+
+def _spoken_text(event: UtteranceEvent) -> str:
+    """What was heard of an utterance, and of an interrupted one, why and what was not."""
+    heard = plain(event.text_spoken or "")
+    if event.event == "finished":
+        return heard
+    rest = plain(event.text_remaining or "")
+    unheard = f"; not heard: {rest}" if rest else ""
+    return f"{heard} [interrupted ({plain(event.reason or 'no reason given')}){unheard}]".lstrip()
 
 
 def _gap_text(gap: Gap) -> str:

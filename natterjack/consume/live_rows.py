@@ -8,6 +8,7 @@ from itertools import count
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
 from natterjack.process.terminal import plain
 from natterjack.subjects import SessionKey
+from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 _STALE_S = 10.0
 """An interim that has not changed for so long gives its row to a session that is speaking."""
@@ -43,12 +44,12 @@ class LiveRows:
         """Sessions that closed lately: an interim may arrive after the closing event."""
         self._numbers = count()
 
-    def add(self, event: Event, now: float) -> None:
+    def add(self, event: Event | VoiceEvent, now: float) -> None:
         """Follow one event."""
         session = event.session_id
         if session in self._closed:
             return
-        if isinstance(event, StatusEvent) and event.closing:
+        if isinstance(event, StatusEvent | VoiceStatusEvent) and event.closing:
             self._close(session)
             return
         row = self._rows.get(session)
@@ -58,8 +59,10 @@ class LiveRows:
             row.text, row.start = plain(event.text[-_MAX_TEXT:]), event.start
         elif isinstance(event, FinalEvent):
             row.text = ""
-        elif isinstance(event, StatusEvent):
+        elif isinstance(event, StatusEvent | VoiceStatusEvent):
             row.state = plain(event.state)
+        elif isinstance(event, UtteranceEvent):
+            row.state = "speaking" if event.event == "started" else "silent"
         row.changed = now
         if session not in self._shown:
             self._waiting = session

@@ -1,6 +1,6 @@
-"""Reading the fleet: the roster, the queue, and the last finals of sessions.
+"""Reading the fleet: the roster, the queues, and the last words of sessions.
 
-Uses only direct gets and requests for the state of the queue: creates nothing on the broker.
+Uses only direct gets and requests for the state of the queues: creates nothing on the broker.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.stored import Stored, StoreUnavailable, StreamStore
 from natterjack.errors import BrokerUnreachable, InvalidKey, StreamMismatch
-from natterjack.subjects import SessionKey, parse_key, transcript_subject
+from natterjack.settings import KINDS, Kind
+from natterjack.subjects import SessionKey, parse_key, transcript_subject, voice_event_subject
 
 from .roster import WorkerPage
 from .sessions import (
@@ -48,6 +49,10 @@ _RETRY_S = 15.0
 _CONCURRENCY = 100
 _SUBJECTS_PER_READ = 500
 _NO_STREAM, _NO_MESSAGE = 10059, 10037
+_NO_VOICE = (
+    f"there is no stream {streams.VOICE_SESSIONS}: start a worker whose WORKER_KINDS has `speak` "
+    "(the default), which creates it"
+)
 
 
 class _QueuedSpec(BaseModel):
@@ -59,13 +64,13 @@ class _QueuedSpec(BaseModel):
     opened_at: datetime | None = None
 
 
-class _LastFinal(BaseModel):
-    """The part of a final that is needed here."""
+class _LastWords(BaseModel):
+    """The part of a final or of the end of an utterance that is needed here."""
 
     model_config = ConfigDict(extra="ignore")
 
     session_id: str
-    text: str
+    text: str | None = Field(None, validation_alias=AliasChoices("text", "text_spoken"))
 
 
 class _Refused(Exception):
@@ -82,52 +87,79 @@ class FleetReader:
     def __init__(self, broker: Broker) -> None:
         self._client = broker.client
         self._roster = StreamStore(broker, f"KV_{streams.WORKERS_BUCKET}")
-        self._finals = StreamStore(broker, streams.TRANSCRIPTS)
+        self._words: dict[Kind, StreamStore] = {
+            "transcribe": StreamStore(broker, streams.TRANSCRIPTS),
+            "speak": StreamStore(broker, streams.VOICE_EVENTS),
+        }
         self._retry_at: dict[str, float] = {}
         """When to repeat a request that got no reply: a user without permission gets none."""
 
     async def start(self) -> None:
         await self._roster.start()
-        await self._finals.start()
+        for store in self._words.values():
+            await store.start()
 
-    async def read(self, keys: KeyFilter) -> Fleet:
-        """Read the sessions whose keys match, without last words, and all workers.
+    async def read(self, keys: KeyFilter, kind: Kind | None = None) -> Fleet:
+        """Read the sessions whose keys match, of one kind or of all, without last words, and all
+        workers.
 
         Raises: StreamMismatch if the streams do not exist yet; BrokerUnreachable.
         """
-        queue, entries = await self._queue(keys), await self._entries()
-        now = datetime.now(UTC) if queue is None else datetime.fromisoformat(queue["ts"])
+        kinds = KINDS if kind is None else (kind,)
+        queues = {kind: await self._queue(kind, keys) for kind in kinds}
+        if all(queue == {} for queue in queues.values()):
+            raise StreamMismatch(
+                _NO_VOICE
+                if kind == "speak"
+                else f"there is no stream {streams.SESSIONS}: start a worker once, which creates it"
+            )
+        entries = await self._entries()
+        times = [queue["ts"] for queue in queues.values() if queue]
+        now = datetime.fromisoformat(times[0]) if times else datetime.now(UTC)
         notes = []
         pages, unreadable = _pages(entries, now)
         pages = current(pages)
-        held, invalid = holders(pages, keys)
+        all_held, invalid = holders(pages, keys)
         if unreadable or invalid:
             notes.append(f"skipped invalid data: {unreadable} records and {invalid} sessions")
-        requests = None
-        with contextlib.suppress(StoreUnavailable):
-            if queue is not None:
-                requests = await self._unless_refused("requests", self._requests, queue, held, now)
-        if requests is None:
-            notes.append("the queue cannot be read: waiting sessions are not shown")
-        return Fleet(merged(held, requests), workers(pages), notes)
+        rows: list[Row] = []
+        for kind, queue in queues.items():
+            held = {session: row for session, row in all_held.items() if row.kind == kind}
+            requests = None
+            with contextlib.suppress(StoreUnavailable):
+                if queue is not None:
+                    requests = await self._unless_refused(
+                        f"{kind} requests", self._requests, kind, queue, held, now
+                    )
+            if requests is None:
+                notes.append(
+                    f"the queue {streams.QUEUES[kind]} cannot be read: waiting sessions are not "
+                    "shown"
+                )
+            rows += merged(held, requests)
+        return Fleet(rows, workers(pages), notes)
 
-    async def add_words(self, rows: Sequence[Row]) -> str | None:
-        """Set `last_words` of these rows. Returns a note for people if they cannot be read."""
-        by_id = {(row.key, row.session_id): row for row in rows}
-        keys = {key for key, session_id in by_id if session_id is not None}
-        key_of = {transcript_subject(SessionKey.parse(key), "final"): key for key in keys}
-        subjects = list(key_of)
-        try:
-            for n in range(0, len(subjects), _SUBJECTS_PER_READ):
-                batch = subjects[n : n + _SUBJECTS_PER_READ]
-                for stored in await self._unless_refused("words", self._finals.last_of, batch):
-                    final = _parsed(_LastFinal, stored.data)
-                    row = final and by_id.get((key_of[stored.subject], final.session_id))
-                    if final and row:
-                        row.last_words = final.text
-        except StoreUnavailable:
-            return f"last words cannot be read from {streams.TRANSCRIPTS}"
-        return None
+    async def add_words(self, rows: Sequence[Row]) -> list[str]:
+        """Set `last_words` of these rows. Returns notes for people about what cannot be read."""
+        notes = []
+        for kind, store in self._words.items():
+            by_id = {(row.key, row.session_id): row for row in rows if row.kind == kind}
+            keys = {key for key, session_id in by_id if session_id is not None}
+            key_of = {_subject_of_words(kind, key): key for key in keys}
+            subjects = list(key_of)
+            try:
+                for n in range(0, len(subjects), _SUBJECTS_PER_READ):
+                    batch = subjects[n : n + _SUBJECTS_PER_READ]
+                    what = f"{kind} words"
+                    for stored in await self._unless_refused(what, store.last_of, batch):
+                        words = _parsed(_LastWords, stored.data)
+                        row = words and by_id.get((key_of[stored.subject], words.session_id))
+                        if words and row:
+                            row.last_words = words.text
+            except StoreUnavailable:
+                stream = streams.VOICE_EVENTS if kind == "speak" else streams.TRANSCRIPTS
+                notes.append(f"last words cannot be read from {stream}")
+        return notes
 
     async def _unless_refused(
         self, what: str, ask: Callable[..., Awaitable[T]], *arguments: Any
@@ -156,36 +188,36 @@ class FleetReader:
                 f"$JS.API.DIRECT.GET.KV_{bucket}"
             ) from None
 
-    async def _queue(self, keys: KeyFilter) -> dict[str, Any] | None:
-        """State of the queue's stream with its subjects, or None without a reply."""
-        request = {"subjects_filter": keys.requests}
-        what = f"STREAM.INFO.{streams.SESSIONS}"
+    async def _queue(self, kind: Kind, keys: KeyFilter) -> dict[str, Any] | None:
+        """State of a kind's queue with its subjects; empty if there is no such stream, and None
+        without a reply."""
+        request = {"subjects_filter": keys.requests(kind)}
+        what = f"STREAM.INFO.{streams.QUEUES[kind]}"
         try:
-            return await self._unless_refused("queue", self._ask, what, request)
+            return await self._unless_refused(f"{kind} queue", self._ask, what, request)
         except StoreUnavailable:
             return None
         except _Refused as error:
             if error.code == _NO_STREAM:
-                raise StreamMismatch(
-                    f"there is no stream {streams.SESSIONS}: start a worker once, which creates it"
-                ) from None
+                return {}
             raise BrokerUnreachable(f"JetStream refused: {error}") from None
 
     async def _requests(
-        self, queue: dict[str, Any], held: dict[str, Row], now: datetime
+        self, kind: Kind, queue: dict[str, Any], held: dict[str, Row], now: datetime
     ) -> list[Request]:
         """Requests whose sessions may have no holder; requests of live holders are not read."""
         live = Counter(
             row.key for row in held.values() if row.state != GONE and row.state not in RELEASED
         )
         unread = []
-        for subject, count in (queue["state"].get("subjects") or {}).items():
+        subjects = queue["state"].get("subjects") if queue else None
+        for subject, count in (subjects or {}).items():
             try:
                 key = parse_key(subject)
             except InvalidKey:
                 continue  # workers discard such a request
             if count > live[str(key)]:
-                unread.append((key, subject, count))
+                unread.append((kind, key, subject, count))
         found: list[Request] = []
         for n in range(0, len(unread), _CONCURRENCY):
             asking = (self._stored(*one, now) for one in unread[n : n + _CONCURRENCY])
@@ -194,7 +226,7 @@ class FleetReader:
         return found
 
     async def _stored(
-        self, key: SessionKey, subject: str, count: int, now: datetime
+        self, kind: Kind, key: SessionKey, subject: str, count: int, now: datetime
     ) -> list[Request]:
         """The requests of one key, oldest first. The stream does not allow direct gets."""
         found: list[Request] = []
@@ -202,7 +234,7 @@ class FleetReader:
         while len(found) < count:
             request = {"seq": sequence, "next_by_subj": subject}
             try:
-                reply = await self._ask(f"STREAM.MSG.GET.{streams.SESSIONS}", request)
+                reply = await self._ask(f"STREAM.MSG.GET.{streams.QUEUES[kind]}", request)
             except _Refused as error:
                 if error.code == _NO_MESSAGE:
                     break  # its session has ended since
@@ -212,7 +244,7 @@ class FleetReader:
             spec = _parsed(_QueuedSpec, base64.b64decode(message.get("data", "")))
             ago = (now - datetime.fromisoformat(message["time"])).total_seconds()
             session_id, opened_at = (spec.session_id, spec.opened_at) if spec else (None, None)
-            found.append(Request(key, session_id, opened_at, max(0.0, ago)))
+            found.append(Request(key, session_id, opened_at, max(0.0, ago), kind))
         return found
 
     async def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +262,14 @@ class FleetReader:
         if "error" in reply:
             raise _Refused(reply["error"])
         return reply
+
+
+def _subject_of_words(kind: Kind, key: str) -> str:
+    """The subject of the events with a session's words."""
+    parsed = SessionKey.parse(key)
+    if kind == "speak":
+        return voice_event_subject(parsed, "utterance")
+    return transcript_subject(parsed, "final")
 
 
 def _pages(entries: Iterable[Stored], now: datetime) -> tuple[list[StoredPage], int]:

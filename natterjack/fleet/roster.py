@@ -16,6 +16,7 @@ from natterjack.broker import streams
 from natterjack.broker.stored import Stored, StreamStore
 from natterjack.errors import first_problem
 from natterjack.events import ProviderUsage, Seconds
+from natterjack.settings import Kind
 
 from .usage import DayUsage
 
@@ -30,6 +31,7 @@ class SessionRecord(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     key: Annotated[str, Field(description="<tenant>.<conversation>.<speaker>")]
+    kind: Kind = "transcribe"
     session_id: str
     epoch: int
     holder: Annotated[str, Field(description="the session's holder, as in the checkpoint")]

@@ -11,14 +11,15 @@ from pydantic import BaseModel
 
 from natterjack.errors import InvalidKey
 from natterjack.events import ProviderUsage
-from natterjack.subjects import SESSION_PREFIX, SessionKey, check_token
+from natterjack.settings import Kind
+from natterjack.subjects import SESSION_PREFIX, VOICE_SESSION_PREFIX, SessionKey, check_token
 
 from .roster import SessionRecord, WorkerPage
 
 WAITING = "waiting"
 """The session is in the queue and no worker holds it."""
-NO_AUDIO = "no audio"
-"""A worker holds the session and waits for audio; workers call this state `waiting`."""
+WITHOUT: dict[Kind, str] = {"transcribe": "no audio", "speak": "no text"}
+"""A worker holds the session and waits for audio or text; workers call this state `waiting`."""
 GONE = "gone?"
 """The worker has not reported for a while: it was killed or is disconnected."""
 
@@ -32,6 +33,7 @@ class Row(BaseModel):
     """A session. Seconds and costs cover its whole life, as last reported by its worker."""
 
     key: str
+    kind: Kind = "transcribe"
     session_id: str | None = None
     state: str
     reason: str | None = None
@@ -51,9 +53,15 @@ class Row(BaseModel):
     lag_seconds: float | None = None
     captured_seconds: float = 0
     final_seconds: float = 0
+    """Of a voice session, seconds of speech."""
     cost: dict[str, float] = {}
     providers: dict[str, ProviderUsage] = {}
     last_words: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio that were captured, or of speech that was made."""
+        return self.final_seconds if self.kind == "speak" else self.captured_seconds
 
     @property
     def behind_seconds(self) -> float:
@@ -93,6 +101,7 @@ class Request(NamedTuple):
     session_id: str | None
     opened_at: datetime | None
     seconds_ago: float
+    kind: Kind = "transcribe"
 
 
 @dataclass
@@ -118,10 +127,10 @@ class KeyFilter(NamedTuple):
                 check_token(name, value)
         return self
 
-    @property
-    def requests(self) -> str:
+    def requests(self, kind: Kind) -> str:
         """A subject filter for the requests of these sessions."""
-        return ".".join([SESSION_PREFIX, *(value or "*" for value in self)])
+        prefix = VOICE_SESSION_PREFIX if kind == "speak" else SESSION_PREFIX
+        return ".".join([prefix, *(value or "*" for value in self)])
 
     def matches(self, key: SessionKey) -> bool:
         return all(want in (None, have) for want, have in zip(self, key, strict=True))
@@ -165,20 +174,20 @@ def _row(page: WorkerPage, session: SessionRecord, ago: float) -> Row:
     cost: dict[str, float] = {}
     for usage in session.providers.values():
         cost[usage.currency] = cost.get(usage.currency, 0.0) + usage.cost
-    state = NO_AUDIO if session.state == "waiting" else session.state
+    state = WITHOUT[session.kind] if session.state == "waiting" else session.state
     return Row(
-        key=session.key, session_id=session.session_id, state=GONE if ago > GONE_SECONDS else state,
-        reason=session.reason, worker=page.worker, instance=page.instance, epoch=session.epoch,
-        repeats=session.repeats, continues=session.continues, provider=session.provider,
-        opened_at=session.opened_at, told_seconds_ago=round(ago, 3),
-        lag_seconds=session.lag_seconds, captured_seconds=session.captured_seconds,
-        final_seconds=session.final_seconds, cost={c: round(v, 6) for c, v in cost.items()},
-        providers=session.providers,
+        key=session.key, kind=session.kind, session_id=session.session_id,
+        state=GONE if ago > GONE_SECONDS else state, reason=session.reason, worker=page.worker,
+        instance=page.instance, epoch=session.epoch, repeats=session.repeats,
+        continues=session.continues, provider=session.provider, opened_at=session.opened_at,
+        told_seconds_ago=round(ago, 3), lag_seconds=session.lag_seconds,
+        captured_seconds=session.captured_seconds, final_seconds=session.final_seconds,
+        cost={c: round(v, 6) for c, v in cost.items()}, providers=session.providers,
     )  # fmt: skip
 
 
 def merged(held: dict[str, Row], requests: Sequence[Request] | None) -> list[Row]:
-    """All sessions: those that workers hold and those that wait in the queue.
+    """All sessions of a kind: those that workers hold and those that wait in the queue.
 
     A session of a worker that is gone has ended if it is no longer in the queue. `requests` is None
     if the queue could not be read.
@@ -207,7 +216,7 @@ def _waiting(request: Request, before: Row | None) -> Row:
     """The row of a request in the queue. `before` is the last row of a holder that is gone."""
     ago = request.seconds_ago
     row = before or Row(
-        key=str(request.key), session_id=request.session_id, state=WAITING,
+        key=str(request.key), kind=request.kind, session_id=request.session_id, state=WAITING,
         opened_at=request.opened_at,
     )  # fmt: skip
     if before is not None and before.told_seconds_ago is not None:

@@ -137,7 +137,7 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
                 if received.closing is not None:
                     return
 
-    with Captions(speakers=False) as captions:
+    with Captions(names=None) as captions:
 
         def interrupt() -> None:
             captions.line("ending the session; Ctrl-C again ends everything at once")

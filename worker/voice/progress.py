@@ -208,6 +208,6 @@ class Progress:
 def record_prefix(spec: VoiceSpec, epoch: int, holder: str) -> str:
     """The constant beginning of a voice session's roster record (SessionRecord), as JSON."""
     return (
-        f'{{"key":"{spec.key}","session_id":"{spec.session_id}","epoch":{epoch},'
+        f'{{"key":"{spec.key}","kind":"speak","session_id":"{spec.session_id}","epoch":{epoch},'
         f'"holder":"{holder}","opened_at":"{spec.opened_at.isoformat()}"'
     )

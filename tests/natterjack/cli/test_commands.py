@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.events import Event
 from natterjack.local.demo import bundled_recording
 from natterjack.local.embedded import EmbeddedServer
+from natterjack.settings import StreamSettings
 from natterjack.subjects import transcript_subject
+from natterjack.voice.spec import VoiceSpec
 from tests.natterjack.consume.screen import Screen
 from tests.natterjack.consume.test_listener import final, interim
+from tests.natterjack.speaking.by_hand import Hand
 from tests.waiting import soon, until
 
 from .commands import Command
@@ -126,6 +130,39 @@ async def test_tail_shows_stored_finals_first(
     async with Command("tail", "--from-start", NATS_URL=nats_server.url) as tail:
         await until(lambda: tail.out.count("\n") == 3, "three finals")
     assert tail.out.splitlines()[0] == " 0:00.0  c.s: final 0"
+
+
+async def test_tail_of_voice_sessions_that_do_not_exist(
+    broker: Broker, nats_server: EmbeddedServer
+) -> None:
+    await streams.ensure(broker, StreamSettings(kinds=("transcribe",)))
+    async with Command("tail", "--voice", NATS_URL=nats_server.url) as tail:
+        assert await tail.status() == 2
+    assert "voice is not switched on" in tail.errors
+
+
+async def test_tail_shows_what_is_said_if_asked(
+    publishing: Broker, nats_server: EmbeddedServer
+) -> None:
+    arguments = ("tail", "--from-start", "--voice")
+    hand = Hand(publishing, VoiceSpec(tenant="t", conversation="c", speaker="bot"))
+    await hand.status("streaming")
+    await hand.utterance(0, "finished", text_spoken="Good morning.")
+    async with Command(*arguments, NATS_URL=nats_server.url) as tail:
+        await until(lambda: tail.out.count("\n") == 5, "finals and speech")
+        await hand.utterance(
+            1, "interrupted", text_spoken="I ", text_remaining="can.", reason="turn", start=1.5
+        )
+        await until(lambda: tail.out.count("\n") == 6, "what is said now")
+    speech = [line for line in tail.out.splitlines() if "bot" in line]
+    assert speech == [
+        "         c.bot: [streaming]",
+        " 0:00.0  c.bot says: Good morning.",
+        " 0:01.5  c.bot says: I [interrupted (turn); not heard: can.]",
+    ]
+    async with Command("tail", "--from-start", NATS_URL=nats_server.url) as tail:
+        await until(lambda: tail.out.count("\n") == 3, "finals")
+    assert "bot" not in tail.out
 
 
 def by(speaker: str, event: Event) -> Event:

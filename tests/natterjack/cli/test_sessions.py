@@ -18,11 +18,18 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.events import FinalEvent, ProviderUsage
 from natterjack.fleet.roster import SessionRecord, WorkerPage
-from natterjack.settings import BrokerSettings, StreamSettings
+from natterjack.settings import KINDS, BrokerSettings, StreamSettings
 from natterjack.spec import SessionSpec
-from natterjack.subjects import SessionKey, session_subject, transcript_subject
+from natterjack.subjects import (
+    SessionKey,
+    session_subject,
+    transcript_subject,
+    voice_session_subject,
+)
+from natterjack.voice.spec import VoiceSpec
 from tests.emulators import tones
 from tests.nats_server import NatsServer
+from tests.natterjack.speaking.by_hand import Hand
 from tests.waiting import until
 from tests.worker.programs import Speaker, StartWorker, closed
 
@@ -155,8 +162,10 @@ async def test_a_running_session_and_a_waiting_one(
         assert both[1]["session_id"] == late.session_id
         assert both[1]["worker"] is both[1]["lag_seconds"] is None
         assert 0 <= both[1]["waiting_seconds"] < 60
-        assert re.search(r"^t\.c\.first +streaming +one +deepgram +\d", shown, re.MULTILINE)
-        assert re.search(r"^t\.c\.late +waiting +- +- +\d", shown, re.MULTILINE)
+        assert re.search(
+            r"^t\.c\.first +transcribe +streaming +one +deepgram +\d", shown, re.MULTILINE
+        )
+        assert re.search(r"^t\.c\.late +transcribe +waiting +- +- +\d", shown, re.MULTILINE)
         assert re.search(
             r"^sessions 1 \(streaming 1\), waiting 1, workers 1, slots 1/1, cost 0\.\d{4} USD$",
             shown, re.MULTILINE,
@@ -260,6 +269,54 @@ async def test_last_words_are_the_sessions_own(sessions: Sessions, ready_broker:
         assert "another" not in shown
         assert "words" not in await sessions("--no-words")
         assert "last_words" not in (await sessions.rows("--no-words"))[0]
+
+
+async def test_voice_sessions_are_shown_with_what_was_heard(
+    sessions: Sessions, broker: Broker
+) -> None:
+    await streams.ensure(broker, StreamSettings(kinds=KINDS))
+    js = broker.client.jetstream()
+    spec = VoiceSpec(tenant="t", conversation="c", speaker="bot")
+    hand = Hand(broker, spec)
+    await hand.utterance(0, "interrupted", text_spoken="I can", text_remaining=" help.")
+    waiting = VoiceSpec(tenant="t", conversation="c", speaker="late")
+    await js.publish(voice_session_subject(waiting.key), waiting.encode())
+    records = page(
+        "one",
+        record("t.c.bot", spec.session_id, kind="speak", state="waiting", final_seconds=2.5),
+        record("t.c.bot", "session-1", captured_seconds=9),
+    )
+    async with reporting(broker, one=records):
+        rows = await sessions.rows()
+        shown = await sessions()
+        assert {row["kind"] for row in await sessions.rows("--kind", "transcribe")} == {
+            "transcribe"
+        }
+        speak = await sessions.rows("--kind", "speak", "--sort", "seconds")
+    assert [(r["key"], r["kind"], r["state"]) for r in rows] == [
+        ("t.c.bot", "transcribe", "streaming"),
+        ("t.c.bot", "speak", "no text"),
+        ("t.c.late", "speak", "waiting"),
+    ]
+    assert [row["key"] for row in speak] == ["t.c.bot", "t.c.late"]
+    assert [row["last_words"] for row in rows] == [None, "I can", None]
+    assert re.search(r"^t\.c\.bot +speak +no text .* 2\.5 .*I can$", shown, re.MULTILINE)
+    assert re.search(r"^t\.c\.bot +transcribe +streaming .* 9\.0 ", shown, re.MULTILINE)
+    assert sessions.errors == ""
+
+
+async def test_workers_that_only_speak_are_shown(sessions: Sessions, broker: Broker) -> None:
+    await streams.ensure(broker, StreamSettings(kinds=("speak",)))
+    assert await sessions.rows() == []
+    assert sessions.errors == ""
+
+
+async def test_voice_that_is_not_switched_on_is_said(sessions: Sessions, broker: Broker) -> None:
+    await streams.ensure(broker, StreamSettings(kinds=("transcribe",)))
+    assert await sessions.rows() == []
+    assert sessions.errors == ""
+    await sessions("--kind", "speak", status=2)
+    assert "start a worker whose WORKER_KINDS has `speak`" in sessions.errors
 
 
 async def test_invalid_records_are_skipped(sessions: Sessions, ready_broker: Broker) -> None:
@@ -403,7 +460,10 @@ accounts {{ A {{ jetstream: enabled, users: [
 ] }} }}
 """
 _BUCKET = "$JS.API.DIRECT.GET.KV_stt_workers"
-_QUEUE = ["$JS.API.STREAM.INFO.STT_SESSIONS", "$JS.API.STREAM.MSG.GET.STT_SESSIONS"]
+_QUEUE = [
+    *(f"$JS.API.STREAM.INFO.{queue}" for queue in streams.QUEUES.values()),
+    "$JS.API.STREAM.MSG.GET.STT_SESSIONS",
+]
 _WORDS = "$JS.API.DIRECT.GET.STT_TRANSCRIPTS"
 
 
@@ -442,14 +502,14 @@ async def test_permissions_for_reading_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("rights", [(), _QUEUE[:1]], ids=["the bucket", "and the queue's state"])
+@pytest.mark.parametrize("rights", [(), _QUEUE[:2]], ids=["the bucket", "and the queue's state"])
 async def test_fewer_permissions_show_less(
     tmp_path: Path, rights: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without permission for a request, the command waits for the timeout.
     monkeypatch.setattr("natterjack.fleet.reader._REQUEST_TIMEOUT_S", 0.3)
     shown, errors = await as_reader(tmp_path, _BUCKET, *rights)
-    assert re.search(r"^t\.c\.s +streaming +one", shown, re.MULTILINE)
+    assert re.search(r"^t\.c\.s +transcribe +streaming +one", shown, re.MULTILINE)
     assert "the last words" not in shown
     assert "waiting sessions are not shown" in errors
     assert "last words cannot be read" in errors

@@ -27,6 +27,7 @@ from natterjack.events import (
     TurnEvent,
 )
 from natterjack.process.terminal import plain
+from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 from tests.searching import examples
 
 from .screen import Screen
@@ -70,14 +71,18 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def written(out: io.StringIO, *events: Event, **options: Any) -> str:
+def utterance(event: Any, session: str = "c.bot", **fields: Any) -> VoiceEvent:
+    return UtteranceEvent(**common(session), sequence=1, utterance=0, event=event, **fields)
+
+
+def written(out: io.StringIO, *events: Event | VoiceEvent, **options: Any) -> str:
     captions = Captions(out, **options)
     for event in events:
         captions.show(event)
     return out.getvalue()
 
 
-def screen(*events: Event, columns: int = 80) -> list[str]:
+def screen(*events: Event | VoiceEvent, columns: int = 80) -> list[str]:
     """The lines of a terminal after these events."""
     shown = Screen(columns)
     written(shown, *events)
@@ -132,8 +137,41 @@ def test_recoveries_are_shown() -> None:
 
 def test_speakers_and_states_can_be_hidden() -> None:
     events = [final("half a thought", start=61.5), status("closed")]
-    shown = written(io.StringIO(), *events, speakers=False, states=False)
+    shown = written(io.StringIO(), *events, names=None, states=False)
     assert shown == " 1:01.5  half a thought\n"
+
+
+def test_speech_is_shown_with_what_was_not_heard_of_it() -> None:
+    events = [
+        utterance("started"),
+        utterance("finished", text_spoken="Good\nmorning.", start=1),
+        utterance("finished", text_spoken=""),
+        utterance(
+            "interrupted",
+            text_spoken="I can ",
+            text_remaining="help\x1b[2J.",
+            reason="turn",
+            start=3,
+        ),
+        utterance("interrupted", text_remaining="Bye.", reason="no_player", start=4),
+        VoiceStatusEvent(
+            **common("c.bot"), sequence=2, state="failed", reason="no voice", worker="w"
+        ),
+    ]
+    assert written(io.StringIO(), *events) == (
+        " 0:01.0  c.bot says: Good morning.\n"
+        " 0:03.0  c.bot says: I can [interrupted (turn); not heard: help [2J.]\n"
+        " 0:04.0  c.bot says: [interrupted (no_player); not heard: Bye.]\n"
+        "         c.bot: [failed (no voice)]\n"
+    )
+    shown = written(io.StringIO(), *events[:2], names="speaker", clocks=False, states=False)
+    assert shown == "bot says: Good morning.\n"
+
+
+def test_a_row_says_whether_a_voice_speaks() -> None:
+    assert screen(utterance("started")) == ["         c.bot: [speaking]"]
+    lines = screen(utterance("started"), utterance("finished", text_spoken="Bye."))
+    assert lines == [" 0:00.0  c.bot says: Bye.", "         c.bot: [silent]"]
 
 
 def test_turns_are_not_shown() -> None:

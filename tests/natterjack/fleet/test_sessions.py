@@ -10,8 +10,8 @@ from natterjack.events import ProviderUsage
 from natterjack.fleet.roster import SessionRecord, WorkerPage
 from natterjack.fleet.sessions import (
     GONE,
-    NO_AUDIO,
     WAITING,
+    WITHOUT,
     KeyFilter,
     Request,
     Row,
@@ -72,7 +72,7 @@ def test_costs_by_currency() -> None:
 
 
 def test_a_session_without_audio_is_not_waiting_in_the_queue() -> None:
-    assert row([stored("w", record(state="waiting"))], [request()]).state == NO_AUDIO
+    assert row([stored("w", record(state="waiting"))], [request()]).state == WITHOUT["transcribe"]
 
 
 def test_a_session_without_a_holder_waits_since_its_request() -> None:
@@ -148,7 +148,8 @@ def test_filters_by_the_tokens_of_keys() -> None:
     pages = [stored("w", record(key="t.c.s"), record("session-2", key="t.c.z"))]
     assert list(holders(pages, KeyFilter(speaker="z"))[0]) == ["session-2"]
     assert list(holders(pages, KeyFilter(tenant="t"))[0]) == ["session-1", "session-2"]
-    assert KeyFilter("t", None, "z").requests == "stt.session.t.*.z"
+    assert KeyFilter("t", None, "z").requests("transcribe") == "stt.session.t.*.z"
+    assert KeyFilter("t", None, "z").requests("speak") == "tts.session.t.*.z"
 
 
 def test_workers_and_their_slots() -> None:

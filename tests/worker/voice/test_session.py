@@ -10,6 +10,8 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import ensure
 from natterjack.events import TurnEvent
+from natterjack.fleet.reader import FleetReader
+from natterjack.fleet.sessions import KeyFilter
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
@@ -384,6 +386,14 @@ async def test_both_kinds_of_session_share_the_slots(broker: Broker, start: Star
             return bool(info.delivered.consumer_seq >= 1)
 
         await until(given_back, "the request was given back", 30)
+        reader = FleetReader(broker)
+        await reader.start()
+
+        async def shown() -> bool:
+            kinds = {row.kind: row.state for row in (await reader.read(KeyFilter())).rows}
+            return kinds.keys() == {"speak", "transcribe"} and kinds["transcribe"] == "waiting"
+
+        await until(shown, "operators see both sessions", 30)
         assert (await js.stream_info(streams.TRANSCRIPTS)).state.messages == 0
         await application.say(sentences(WORDS[5:10]), end=True)
         await application.closed()
