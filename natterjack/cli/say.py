@@ -6,12 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import io
+import os
+import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator
 
 from natterjack.broker.connection import connected
 from natterjack.errors import NatterjackError, UsageError, VoiceEnded, VoiceError
+from natterjack.process.signals import receiving, stop_signals
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.speaking.opening import speak
 from natterjack.speaking.session import Speaking
@@ -22,6 +25,8 @@ _TENANT, _SPEAKER = "default", "assistant"
 _TO = f"{_TENANT}.say.{_SPEAKER}"
 _WAITING_LINES = 16
 """Lines of standard input that are read ahead."""
+_NOTICE_S = 3.0
+"""When a person is told what is waited for."""
 _REASONS = {
     "no_player": "nothing plays the speech of {key}: is `natterjack-edge play` running?",
     "turn": "the speaker of --interrupt-on began to talk",
@@ -41,10 +46,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="speak text",
         description="Speak text, and wait until it was played. Without TEXT, each line of standard "
         "input is spoken as soon as it comes. It is played by whoever plays the key, for example "
-        "`natterjack-edge play --conversation say`. Ctrl-C stops the speech.",
+        "`natterjack-edge play --conversation say`. Ctrl-C stops the speech, and so do SIGTERM "
+        "and a terminal that is closed.",
         epilog="Exit status: 0 all of it was played; 1 some was not: it was interrupted, nothing "
-        "plays it, no worker took the session, or the session failed; 2 wrong usage, no connection "
-        "to NATS, or the server refused; 130 stopped by Ctrl-C.",
+        "plays it, no worker took the session, the session failed, or there was no text; 2 wrong "
+        "usage, no connection to NATS, or the server refused; 130 stopped by Ctrl-C, 143 by "
+        "SIGTERM, 129 by a terminal that was closed.",
     )
     command.add_argument("text", nargs="*", metavar="TEXT", help="text to speak, as one utterance")
     command.add_argument(
@@ -93,6 +100,29 @@ async def run(flags: argparse.Namespace) -> int:
     text = " ".join(flags.text).strip()
     if flags.text and not text:
         raise UsageError("there is no text to speak")
+    speaking = asyncio.ensure_future(_speak(flags, key, text))
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        if received and number != getattr(signal, "SIGHUP", 0):  # a closed terminal may send two
+            os._exit(128 + number)
+        received.append(number)
+        _tell("stopping the speech; Ctrl-C again ends at once")
+        speaking.cancel()
+
+    # Only the main thread receives signals.
+    main = threading.current_thread() is threading.main_thread()
+    with receiving(stop_signals() if main else (), stop):
+        try:
+            return await speaking
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            return 128 + received[0]
+
+
+async def _speak(flags: argparse.Namespace, key: SessionKey, text: str) -> int:
+    """As `run`, without signals."""
     settings = load(BrokerSettings, flags)
     voices = [name.strip() for name in (flags.voice or "").split(",") if name.strip()]
     async with (
@@ -106,16 +136,37 @@ async def run(flags: argparse.Namespace) -> int:
         try:
             async with asyncio.TaskGroup() as tasks:
                 saying = tasks.create_task(_say(speaking, text), name="say")
-                problems = await _watch(speaking, key)
+                notice = tasks.create_task(_notice(flags.wait), name="notice")
+                problems = await _watch(speaking, key, notice)
                 saying.cancel()  # the session has ended, so nothing more can be said
         except* NatterjackError as errors:
             raise errors.exceptions[0] from None
+    if not (problems or saying.cancelled() or saying.result()):
+        problems = ["there was no text on standard input"]
     if problems:
         raise NotSpoken("; ".join(dict.fromkeys(problems)))
     return 0
 
 
-async def _say(speaking: Speaking, text: str) -> None:
+async def _notice(wait: float) -> None:
+    """Say what is waited for, if that takes long."""
+    await asyncio.sleep(_NOTICE_S)
+    _tell(
+        "no worker has taken the session yet: one must run with `speak` in WORKER_KINDS, and have "
+        f"a free slot (waiting for {wait:g} s, see --wait)"
+    )
+
+
+def _tell(text: str) -> None:
+    """Print a line for people, if they can still see it."""
+    with contextlib.suppress(OSError):
+        print(f"natterjack say: {text}", file=sys.stderr, flush=True)
+
+
+async def _say(speaking: Speaking, text: str) -> bool:
+    """Say the text, or the lines of standard input, and close the session. Return whether there was
+    any text."""
+    said = bool(text)
     with contextlib.suppress(VoiceEnded):  # its closing event says why
         if text:
             await speaking.say(text)
@@ -123,19 +174,25 @@ async def _say(speaking: Speaking, text: str) -> None:
             async with contextlib.aclosing(_lines()) as lines:
                 async for line in lines:
                     if line.strip():
+                        said = True
                         await speaking.say(line.strip())
         await speaking.close()
+    return said
 
 
-async def _watch(speaking: Speaking, key: SessionKey) -> list[str]:
-    """Read events until the session has ended. Returns why text was not spoken."""
+async def _watch(speaking: Speaking, key: SessionKey, notice: asyncio.Task[None]) -> list[str]:
+    """Read events until the session has ended; the first one ends `notice`. Returns why text was
+    not spoken."""
     problems = []
     async for event in speaking:
+        notice.cancel()
         if isinstance(event, UtteranceEvent) and event.event == "interrupted":
-            why = _REASONS.get(event.reason or "", event.reason or "no reason given")
-            why = why.format(key=key) + (f" ({event.detail})" if event.detail else "")
-            rest = event.text_remaining
-            problems.append(f"interrupted: {why}" + (f"; not spoken: {rest!r}" if rest else ""))
+            if event.reason != "failed":  # the closing event says why
+                why = _REASONS.get(event.reason or "", event.reason or "no reason given")
+                why = why.format(key=key) + (f" ({event.detail})" if event.detail else "")
+                problems.append(f"interrupted: {why}")
+            if event.text_remaining:
+                problems.append(f"not spoken: {event.text_remaining!r}")
         elif isinstance(event, UtteranceEvent) and event.event == "finished" and event.detail:
             problems.append(event.detail)
         elif isinstance(event, VoiceStatusEvent) and event.closing:

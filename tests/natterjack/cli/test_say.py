@@ -89,6 +89,19 @@ async def test_lines_are_spoken_as_they_come(
         assert await command.status() == 0
 
 
+async def test_input_without_text_is_a_failure(
+    nats_server: EmbeddedServer, voice_broker: Broker
+) -> None:
+    async with ReadingCommand("say", NATS_URL=nats_server.url) as command:
+        command.write(b"\n \n")
+        command.write(None)
+        hand = await next_claim(voice_broker)
+        await hand.utterance(0, "finished", text_spoken="")
+        await hand.status("closed", reason="end of text")
+        assert await command.status() == 1
+    assert command.errors == "natterjack say: there was no text on standard input\n"
+
+
 async def test_what_was_not_played_is_said_with_its_reason(
     nats_server: EmbeddedServer, voice_broker: Broker
 ) -> None:
@@ -125,9 +138,11 @@ async def test_a_failed_session_ends_it_while_it_reads_lines(
 ) -> None:
     async with ReadingCommand("say", NATS_URL=nats_server.url) as command:
         hand = await next_claim(voice_broker)
+        await hand.utterance(0, "interrupted", reason="failed", text_remaining="Hello.")
         await hand.status("failed", reason="refused", detail="no such voice")
         assert await command.status() == 1
     assert "the session has failed: refused: no such voice" in command.errors
+    assert "interrupted" not in command.errors
     assert "Traceback" not in command.errors
 
 
