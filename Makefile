@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.local: $(BIN)/python pyproject.toml
-	@echo "installing natterjack and the embedded engines (about 120 MB, once) ..."
+	@echo "installing natterjack and the embedded engines (about 160 MB, once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
 	@touch $@
 
@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.local
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.local ## everything from nothing: speech in, captions out
+demo: $(VENV)/.local ## everything from nothing: speech in, captions out; and back, with ARGS=--voice
 	@$(BIN)/natterjack demo $(ARGS)
 
 up: $(VENV)/.local ## keep a whole stack running for development

@@ -52,13 +52,29 @@ def parser() -> argparse.ArgumentParser:
         help="transcribe a recording or the microphone on this machine",
         description="Start a broker, a worker and an edge on this machine, show captions, and stop "
         "everything at the end. This needs no account: the default provider is an engine that "
-        "runs inside the worker.",
+        "runs inside the worker. With --voice, the way back is shown as well: what is heard is "
+        "said by a voice that runs inside the worker, too.",
+        epilog="Exit status: 0 all of it was heard, and with --voice said and understood; 1 some "
+        "was not, or a part of the demo ended; 2 wrong usage; 130 stopped by Ctrl-C.",
     )
     command.add_argument(
         "path", nargs="?", type=path, help="audio file to transcribe (default: a bundled recording)"
     )
     command.add_argument("--mic", action="store_true", help="transcribe the microphone")
     command.add_argument("--device", help="which microphone: a number or part of its name")
+    command.add_argument(
+        "--voice",
+        action="store_true",
+        help="say back what is heard: two passages of the recording, of which the second "
+        "interrupts the answer to the first, or each turn of the file or the microphone. What is "
+        "played goes into a WAV file, to which the engine listens at the end",
+    )
+    command.add_argument(
+        "--play",
+        action="store_true",
+        help="with --voice, play on the loudspeaker instead (EDGE_PLAY_DEVICE chooses it); with "
+        "--mic, use a headset, so that the voice does not interrupt itself",
+    )
     command.add_argument("--provider", help="speech provider (default: the embedded engine)")
     command.add_argument(
         "--store",
@@ -110,6 +126,8 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
             device=flags.device,
             provider=flags.provider,
             directory=flags.store,
+            voice=flags.voice,
+            aloud=flags.play,
         )
     if flags.command == "up":
         return up(

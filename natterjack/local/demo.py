@@ -26,6 +26,7 @@ from natterjack.settings import BrokerSettings
 
 from .parts import Part
 from .stack import Stack, run_stack, say
+from .voice_demo import voice_demo
 from .wer import word_error_rate
 
 TENANT = "demo"
@@ -86,12 +87,24 @@ async def demo(
     device: str | None = None,
     provider: str | None = None,
     directory: Path | None = None,
+    voice: bool = False,
+    aloud: bool = False,
 ) -> int:
     """Run the demo on a file, the microphone or the bundled recording.
 
-    Returns the exit status: 0 if the session closed and, for the bundled recording, the word error
-    rate is below MAX_WORD_ERROR_RATE.
+    `voice`: say each turn back, on the loudspeaker if `aloud`. Returns the exit status: 0 if the
+    session closed and, for the bundled recording, the word error rate is below MAX_WORD_ERROR_RATE.
     """
+    if aloud and not voice:
+        raise UsageError("--play plays what the assistant says, which needs --voice")
+    if voice:
+        captured = ["mic", *([f"--device={device}"] if device else [])] if microphone else None
+        if path is not None:
+            captured = ["file", "--", str(path)]
+        return await voice_demo(
+            TENANT, bundled_recording(), captured, provider=provider, directory=directory,
+            aloud=aloud,
+        )  # fmt: skip
     arguments = ["mic" if microphone else "file", "--tenant", TENANT, "--speaker", "speaker"]
     if device is not None:
         arguments += [f"--device={device}"]
@@ -106,7 +119,7 @@ async def demo(
         say(f"ready at {stack.server.url}; {action} (Ctrl-C ends it)\n")
         conversation = f"demo-{secrets.token_hex(3)}"
         received = Received()
-        edge = await stack.edge([*arguments, "--conversation", conversation, *source])
+        edge = await stack.edge("edge", [*arguments, "--conversation", conversation, *source])
         await _follow(stack, edge, received, conversation)
         cpu = _cpu_seconds(stack.workers[0])
         status = _summary(received, cpu, bundled=bundled)
@@ -222,5 +235,6 @@ events       were published on stt.transcript.{TENANT}.{conversation}.speaker.> 
 
 try next     natterjack demo my-recording.mp3     a file of your own
              natterjack demo --mic                your microphone
+             natterjack demo --voice              says back what it hears, and can be interrupted
              DEEPGRAM_API_KEY=... natterjack demo --provider deepgram
              natterjack up                        a stack that keeps running, to develop against"""

@@ -8,7 +8,8 @@ killed, Linux kills its parts; elsewhere the command does.
 It runs alone, without the packages of the environment: `python -I -S keeper.py`.
 
 From the command:
-  {"start": NAME, "command": [...], "environment": {...}, "log": PATH, "rank": N}
+  {"start": NAME, "command": [...], "environment": {...}, "log": PATH, "rank": N, "input": N}
+                                "input": an inherited descriptor for standard input, or null
   {"signal": NAME, "number": N}
   {"temporary": PATH or null}   the directory to remove at the end
   {"stop": SECONDS}             end all parts; those of each rank are killed after so long
@@ -43,12 +44,16 @@ class Part:
     def __init__(self, request: dict[str, Any]) -> None:
         self.name: str = request["start"]
         self.rank: int = request["rank"]
+        source: int | None = request["input"]
         with open(request["log"], "ab") as log:
             self._process = subprocess.Popen(
-                request["command"], env=request["environment"], stdin=subprocess.DEVNULL,
+                request["command"], env=request["environment"],
+                stdin=subprocess.DEVNULL if source is None else source,
                 stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )  # fmt: skip
+        if source is not None:
+            os.close(source)  # whoever writes to it notices when the part has ended
         self.pid = self._process.pid
 
     def wait(self) -> int:

@@ -213,8 +213,10 @@ class Parts:
         environment: Mapping[str, str],
         log_path: Path,
         rank: int = 0,
+        source: int | None = None,
     ) -> Part:
-        """Start a part. Parts of a higher rank are ended before the others.
+        """Start a part. Parts of a higher rank are ended before the others. `source` is an
+        inherited descriptor for its standard input, to be used once.
 
         Raises: PartFailed if that is not possible.
         """
@@ -227,6 +229,7 @@ class Parts:
                 "environment": dict(environment),
                 "log": str(log_path),
                 "rank": rank,
+                "input": source,
             }
         )
         await answer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from natterjack.errors import NatterjackError, UsageError
 from natterjack.process.signals import receiving, stop_signals
 from natterjack.process.terminal import unread
+from natterjack.settings import KINDS
 
 from . import program
 from .embedded import EmbeddedServer
@@ -29,6 +31,8 @@ from .ports import CONNECTION, HOST, port_owner
 log = logging.getLogger(__name__)
 
 ANY_PORT = -1
+EMBEDDED_VOICE = "hibari"
+"""The voice of `natterjack[local]`, and its package."""
 _BROKER_TIMEOUT_S = 15
 _PORT_S, _PORT_CHECK_S = 5.0, 0.1
 """How long a connection that has the broker's port is waited for, and how often it is looked at."""
@@ -47,6 +51,13 @@ def part_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a worker of the stack: the embedded voice, if it is installed and the user
+    has not set another one."""
+    voice = {"WORKER_VOICE": EMBEDDED_VOICE} if importlib.util.find_spec(EMBEDDED_VOICE) else {}
+    return {**voice, **environment}
+
+
 class Stack:
     """A broker and workers. Use it as an async context manager, and call `start` inside.
 
@@ -61,10 +72,14 @@ class Stack:
         workers: int = 1,
         provider: str | None = None,
         port: int = ANY_PORT,
+        speaks: bool = False,
+        source: int | None = None,
     ) -> None:
         """`directory` is for logs and the broker's data; None makes a temporary one.
 
-        `command` is the subcommand that runs the stack.
+        `command` is the subcommand that runs the stack. `speaks`: its workers serve both kinds of
+        session, whatever WORKER_KINDS says. `source` is a descriptor that an edge can get as its
+        standard input.
         """
         self.workers: list[Part] = []
         self.http_urls: list[str] = []
@@ -73,12 +88,14 @@ class Stack:
         self.ending = False
         self._command = command
         self._directory = directory
+        self._source = source
         self._count = workers
         self._port = port or ANY_PORT
-        self._provider = {"WORKER_PROVIDER": provider} if provider else {}
+        self._wanted = {"WORKER_PROVIDER": provider} if provider else {}
+        self._wanted |= {"WORKER_KINDS": ",".join(KINDS)} if speaks else {}
         self._environment = part_environment(os.environ)
         self._parts: Parts | None = None
-        self._edge: Part | None = None
+        self._edges: list[Part] = []
         self._exit = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Stack:
@@ -115,7 +132,8 @@ class Stack:
         """Lock the directory and start the keeper."""
         async with contextlib.AsyncExitStack() as entered:
             lock = entered.enter_context(_locked(self.directory))
-            parts = Parts(self.directory / "keeper.log", inherited=lock)
+            inherited = [*lock, *([] if self._source is None else [self._source])]
+            parts = Parts(self.directory / "keeper.log", inherited=inherited)
             self._parts = await entered.enter_async_context(parts)
             if self._directory is None:
                 parts.remove_at_end(self.directory)
@@ -153,7 +171,11 @@ class Stack:
                 await self._start(
                     f"worker {number}",
                     program.command("natterjack-worker"),
-                    {**self._environment, **self._provider, "WORKER_HTTP_PORT": "0"},
+                    {
+                        **worker_environment(self._environment),
+                        **self._wanted,
+                        "WORKER_HTTP_PORT": "0",
+                    },
                     self.directory / f"worker-{number}.log",
                     _WORKER_RANK,
                 )
@@ -180,12 +202,15 @@ class Stack:
             "with --port (-1: any free one), which other commands then need in NATS_URL"
         )
 
-    async def edge(self, arguments: list[str]) -> Part:
-        """Start the edge with these arguments."""
+    async def edge(self, name: str, arguments: Sequence[str], *, piped: bool = False) -> Part:
+        """Start an edge with a name of its own. `piped`: its standard input is the descriptor
+        `source`, which can be used once."""
         command = [*program.command("natterjack-edge"), *arguments]
-        log_path = self.directory / "edge.log"
-        self._edge = await self._start("edge", command, self._environment, log_path, _EDGE_RANK)
-        return self._edge
+        log_path = self.directory / f"{name.replace(' ', '-')}.log"
+        source = self._source if piped else None
+        edge = await self._start(name, command, self._environment, log_path, _EDGE_RANK, source)
+        self._edges.append(edge)
+        return edge
 
     async def _start(
         self,
@@ -194,12 +219,18 @@ class Stack:
         environment: Mapping[str, str],
         log_path: Path,
         rank: int,
+        source: int | None = None,
     ) -> Part:
         """Start a part. Raises: PartFailed; UsageError if its log cannot be written."""
         assert self._parts is not None
         with self._writing():
             return await self._parts.start(
-                name, command, environment=environment, log_path=log_path, rank=rank
+                name,
+                command,
+                environment=environment,
+                log_path=log_path,
+                rank=rank,
+                source=source,
             )
 
     async def failure(self) -> PartFailed:
@@ -219,12 +250,12 @@ class Stack:
         return failure
 
     def suspend(self) -> None:
-        """Stop this process, as Ctrl-Z does, and the edge, which must not record meanwhile."""
-        if self._edge is not None:
-            self._edge.signal(signal.SIGSTOP)
+        """Stop this process, as Ctrl-Z does, and the edges, which must not record meanwhile."""
+        for edge in self._edges:
+            edge.signal(signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self._edge is not None:
-            self._edge.signal(signal.SIGCONT)
+        for edge in self._edges:
+            edge.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill all parts at once, if there are any yet."""

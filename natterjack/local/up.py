@@ -45,9 +45,11 @@ def _addresses(stack: Stack) -> str:
     return (
         "\n".join(lines)
         + """
-          natterjack tail                              captions of every session
+          natterjack tail --voice                      captions of every session, and speech
           natterjack-edge file speech.wav --wait       transcribe a file
           natterjack-edge mic                          transcribe the microphone
+          natterjack-edge play --conversation say      play what the next one says
+          natterjack say 'Good morning.'               speak text
           nats sub 'stt.transcript.>'                  the events, with any NATS client
 
 Ctrl-C stops everything."""

@@ -26,13 +26,15 @@ from tests.edge_capture.program import only_recording, tone
 from tests.edge_capture.test_full_disk import Disk, disk
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.freezing import freeze, stands_still
+from tests.natterjack.cli.test_say import next_claim, voice_broker
 from tests.natterjack.consume.test_listener import final
+from tests.natterjack.speaking.by_hand import text_stored
 from tests.ports import free_port
 from tests.waiting import until
 
 from .endings import Run
 
-__all__ = ["disk"]  # a fixture
+__all__ = ["disk", "voice_broker"]  # fixtures
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -445,6 +447,26 @@ async def test_ctrl_z_stops_recording_too(
     await check(run, "demo --mic", Way("Ctrl-C after Ctrl-Z and fg", ctrl_c, 0, when=""))
 
 
+VOICE = [
+    Way("Ctrl-C while it starts", ctrl_c, 130, when=STARTING),
+    Way("Ctrl-C", ctrl_c, 130),
+    Way("SIGTERM", signals(TERM), 143),
+    Way("terminal closed", closes_the_terminal, 129),
+    Way("SIGKILL", signals(KILL), -9),
+    Way("SIGKILL of the worker", kills("worker"), 1, f"worker 1 .*SIGKILL.*\n{KEPT}", kept=True),
+    Way("SIGKILL of an edge", kills("edge"), 1, f"p.* was killed by SIGKILL.*\n{KEPT}", kept=True),
+]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("way", VOICE, ids=[way.ended_by for way in VOICE])
+async def test_demo_with_a_voice(way: Way, tmp_path: Path, runs: list[Run]) -> None:
+    runs.append(Run(tmp_path, "natterjack", "demo", "--voice"))
+    if way.when != STARTING:
+        way = way._replace(when="a person reads")
+    await check(runs[0], "demo --voice", way)
+
+
 def _recording(server: SoundServer) -> bool:
     """Whether any program records from the sound server."""
     listed = subprocess.run(
@@ -491,6 +513,38 @@ async def test_an_edge_that_is_aborted(
         )
     )
     await check(runs[0], "natterjack-edge", Way("Ctrl-C twice", aborts, 130, when="no NATS yet"))
+
+
+PLAYER = [
+    Way("Ctrl-C", ctrl_c, 0, "stopped playing"),
+    Way("SIGTERM", signals(TERM), 0, "stopped playing"),
+    Way("SIGHUP twice", signals(HUP, HUP), 0, "stopped playing"),
+    Way("terminal closed", closes_the_terminal, 0),
+    Way("SIGKILL", signals(KILL), -9),
+]
+
+
+@pytest.mark.parametrize("way", PLAYER, ids=[way.ended_by for way in PLAYER])
+async def test_a_player(
+    way: Way, tmp_path: Path, ready_broker: Broker, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    path = tmp_path / "played.wav"
+    arguments = ("play", "--conversation", "c", "--file", str(path))
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(Run(tmp_path, "edge_capture", *arguments, environment=environment))
+    await check(runs[0], "natterjack-edge play", way._replace(when="ready to play"))
+    assert soundfile.info(path).frames == 0
+
+
+async def test_a_player_without_a_broker(
+    tmp_path: Path, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    nats_server.kill()
+    arguments = ("play", "--conversation", "c", "--file", str(tmp_path / "played.wav"))
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(Run(tmp_path, "edge_capture", *arguments, environment=environment))
+    way = Way("Ctrl-C; no broker", ctrl_c, 0, "stopped playing", when="no NATS")
+    await check(runs[0], "natterjack-edge play", way)
 
 
 async def aborts(run: Run) -> None:
@@ -558,3 +612,64 @@ async def test_tail_whose_output_nobody_reads(
     run.close()
     await js.publish(transcript_subject(second.key, "final"), second.encode())
     await check(run, "tail", Way("nobody reads its output", nothing, 0, when=""))
+
+
+SAY = [
+    Way("Ctrl-C", ctrl_c, 130, "stopping the speech"),
+    Way("SIGTERM", signals(TERM), 143, "stopping the speech"),
+    Way("SIGHUP twice", signals(HUP, HUP), 129, "stopping the speech"),
+    Way("terminal closed", closes_the_terminal, 129),
+    Way("SIGKILL", signals(KILL), -9),
+]
+
+
+@pytest.mark.parametrize("way", SAY, ids=[way.ended_by for way in SAY])
+async def test_say(
+    way: Way, tmp_path: Path, voice_broker: Broker, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(Run(tmp_path, "natterjack", "say", "A long story.", environment=environment))
+    hand = await next_claim(voice_broker)
+    await text_stored(voice_broker, "A long story.")
+    await hand.utterance(0, "started")
+    await check(runs[0], "say", way._replace(when=""))
+    assert [request.command for request in hand.requests] == (
+        [] if way.status == -KILL else ["interrupt"]
+    ), "what was not heard is dropped"
+
+
+async def test_say_while_the_broker_is_away(
+    tmp_path: Path, voice_broker: Broker, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    """It waits for the broker, and can be stopped meanwhile."""
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(Run(tmp_path, "natterjack", "say", "A long story.", environment=environment))
+    await next_claim(voice_broker)
+    await text_stored(voice_broker, "A long story.")
+    nats_server.kill()
+    await check(runs[0], "say", Way("Ctrl-C; no broker", ctrl_c, 130, when="NATS"))
+
+
+async def test_say_that_is_stopped_twice(
+    tmp_path: Path, voice_broker: Broker, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    environment = {"NATS_URL": nats_server.url}
+    runs.append(Run(tmp_path, "natterjack", "say", "A long story.", environment=environment))
+    await next_claim(voice_broker)
+    await text_stored(voice_broker, "A long story.")
+    freeze(nats_server.pid)  # the first one cannot end it
+    runs[0].press("c")
+    await runs[0].says("Ctrl-C again")
+    await check(runs[0], "say", Way("Ctrl-C twice", ctrl_c, 130, when=""))
+
+
+async def test_say_without_a_worker(
+    tmp_path: Path, voice_broker: Broker, nats_server: EmbeddedServer, runs: list[Run]
+) -> None:
+    environment = {"NATS_URL": nats_server.url}
+    arguments = ("say", "--wait", "5", "A long story.")
+    runs.append(Run(tmp_path, "natterjack", *arguments, environment=environment))
+    await runs[0].says("no worker has taken the session yet")
+    assert "`speak` in WORKER_KINDS" in runs[0].text
+    says = "no worker has taken the voice session default.say.assistant within 5 s"
+    await check(runs[0], "say", Way("no worker", nothing, 1, says, when=""))

@@ -22,7 +22,7 @@ from natterjack.local import program
 from natterjack.local import stack as stacks
 from natterjack.local.parts import Part, PartFailed, Parts
 from natterjack.local.ports import HOST
-from natterjack.local.stack import Stack, part_environment
+from natterjack.local.stack import Stack, part_environment, worker_environment
 from tests.edge_capture.test_full_disk import Disk, disk
 from tests.freezing import freeze
 from tests.ports import free_port
@@ -288,6 +288,13 @@ def test_the_environment_of_parts() -> None:
     """Connection settings are for another broker, and so is the audio in a spool."""
     given = {"HOME": "/root", "NATS_CREDS": "prod.creds", "EDGE_SPOOL": "/var", "WORKER_X": "1"}
     assert part_environment(given) == {"HOME": "/root", "WORKER_X": "1"}
+
+
+def test_workers_of_a_stack_have_the_embedded_voice_unless_the_user_sets_another() -> None:
+    given = {"HOME": "/root"}
+    assert worker_environment(given) == {**given, "WORKER_VOICE": "hibari"}
+    given = {"WORKER_VOICE": "deepgram-aura"}
+    assert worker_environment(given) == given
 
 
 async def test_messages_are_read_from_json_lines(parts: Parts, tmp_path: Path) -> None:
