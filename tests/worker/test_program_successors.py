@@ -325,45 +325,48 @@ async def test_a_stop_request_has_no_successor(
     speaking.cancel()
 
 
-@pytest.mark.parametrize(
-    ("odd", "reason"),
-    [
-        ({"audio_of": "no-such-session"}, "idle: no audio for 1 s"),
-        ({"continues": "no-such-session"}, "end of audio"),
-        ({"start_position": 2**53 - 1}, "end of audio"),
-        ({"continues": None, "start_position": 0, "encoding": "mulaw"}, "end of audio"),
-        ({"continues": None, "start_position": 0, "channels": 2}, "end of audio"),
-        ({"start_position": 2**53}, "bad request: start_position"),
-        ({"continues": "same-session"}, "bad request: "),
-    ],
-)
+ODD_REQUESTS: dict[str, tuple[dict[str, object], str]] = {
+    "session-no-such-audio": ({"audio_of": "no-such-session"}, "idle: no audio for 1 s"),
+    "session-no-such-predecessor": ({"continues": "no-such-session"}, "end of audio"),
+    "session-far": ({"start_position": 2**53 - 1}, "end of audio"),
+    "session-mulaw": (
+        {"continues": None, "start_position": 0, "encoding": "mulaw"},
+        "end of audio",
+    ),
+    "session-stereo": ({"continues": None, "start_position": 0, "channels": 2}, "end of audio"),
+    "session-too-far": ({"start_position": 2**53}, "bad request: start_position"),
+    "session-itself": ({"continues": "session-itself"}, "bad request: "),
+}
+"""What differs from a successor's request, by session; and the reason why the session ends."""
+
+
 async def test_odd_requests_end_and_hurt_no_other_session(
-    odd: dict[str, object],
-    reason: str,
-    start_worker: StartWorker,
-    broker: Broker,
-    broker_settings: BrokerSettings,
+    start_worker: StartWorker, broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await start_worker(WORKER_IDLE_SECONDS="1", WORKER_HOLE_SECONDS="0.2")
-    speaker, other = (Speaker(broker_settings, 12, conversation=name) for name in ("one", "two"))
-    await speaker.speak()
-    first = await closed(broker, speaker.spec)
-    first.audit(speaker)
-    position = first.closing[0].position
-    fields = speaker.spec.model_dump(mode="json") | {
-        "session_id": "same-session", "continues": speaker.spec.session_id,
-        "audio_of": speaker.spec.session_id, "start_position": position,
-    } | odd  # fmt: skip
-    strange = speaker.spec.model_copy(update={"session_id": "same-session"})
-    await broker.client.jetstream().publish(
-        f"stt.session.{speaker.spec.key}", json.dumps(fields).encode()
-    )
+    speakers = {
+        name: Speaker(broker_settings, 12, speed=6, conversation=name) for name in ODD_REQUESTS
+    }
+    await asyncio.gather(*(speaker.speak() for speaker in speakers.values()))
+    for session_id, speaker in speakers.items():
+        first = await closed(broker, speaker.spec)
+        first.audit(speaker)
+        fields = speaker.spec.model_dump(mode="json") | {
+            "session_id": session_id, "continues": speaker.spec.session_id,
+            "audio_of": speaker.spec.session_id, "start_position": first.closing[0].position,
+        } | ODD_REQUESTS[session_id][0]  # fmt: skip
+        await broker.client.jetstream().publish(
+            f"stt.session.{speaker.spec.key}", json.dumps(fields).encode()
+        )
+    other = Speaker(broker_settings, 12, conversation="other")
     await other.speak()
     (await closed(broker, other.spec)).audit(other)
-    closing = (await closed(broker, strange)).closing[0]
-    assert (closing.reason or "").startswith(reason)
-    bad = reason.startswith("bad request")
-    assert (closing.position is None) is bad, "an edge must not try a bad request again"
+    for session_id, (_, reason) in ODD_REQUESTS.items():
+        strange = speakers[session_id].spec.model_copy(update={"session_id": session_id})
+        closing = (await closed(broker, strange)).closing[0]
+        assert (closing.reason or "").startswith(reason), session_id
+        bad = reason.startswith("bad request")
+        assert (closing.position is None) is bad, "an edge must not try a bad request again"
     await queue_empty(broker)
 
 
