@@ -144,8 +144,9 @@ async def setup(voice: str, provider: str, *, keeps: bool = False) -> AsyncItera
 
 
 def worker_settings(voice: str) -> dict[str, str]:
-    """Settings of a worker that speaks. The limits of real accounts would end these measurements
-    after a few utterances; the lengths of phrases are those of a real one."""
+    """Settings of a worker that speaks. The limits of a default account would end these
+    measurements after a few utterances. Phrases are shorter than with one, since a phrase is as
+    long as the limit of flushes asks for."""
     return {
         "WORKER_KINDS": "transcribe,speak",
         "WORKER_VOICE": voice,
