@@ -17,24 +17,21 @@ from natterjack.voice.spec import VoiceSpec
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.forking import launch
 from tests.waiting import until
-from tests.worker.programs import Speaker, WorkerProcess
+from tests.worker.programs import Speaker
 from tests.worker.voice.player import Application, playing
 from tests.worker.voice.test_session import interruption
+from tests.worker.voice.tone_worker import ToneWorker
 
 ECHO = Path(__file__).parents[2] / "examples" / "echo.py"
 ASSISTANT = SessionKey("t", "c", "assistant")
 
 
-class BothWorker(WorkerProcess):
-    arguments = ("-m", "tests.worker.voice.tone_voice")
-
-
 @pytest.fixture
-async def worker(broker_settings: BrokerSettings) -> AsyncIterator[BothWorker]:
+async def worker(broker_settings: BrokerSettings) -> AsyncIterator[ToneWorker]:
     """A worker that transcribes with an emulated provider, and speaks tone words."""
     kinds = {"WORKER_KINDS": "transcribe,speak", "WORKER_VOICE": "tones"}
     async with DeepgramEmulator() as emulator:
-        worker = BothWorker(broker_settings.url, emulator.url, **kinds)
+        worker = ToneWorker(broker_settings.url, emulator.url, **kinds)
         await worker.start()
         yield worker
         await worker.stop()
@@ -46,7 +43,7 @@ def test_the_example_is_short() -> None:
 
 
 async def test_each_turn_is_answered_and_the_next_one_interrupts(
-    broker_settings: BrokerSettings, broker: Broker, worker: BothWorker
+    broker_settings: BrokerSettings, broker: Broker, worker: ToneWorker
 ) -> None:
     speaker = Speaker(broker_settings, 16, speed=2)
     env = {**os.environ, "NATS_URL": broker_settings.url}

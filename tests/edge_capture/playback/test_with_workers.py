@@ -18,8 +18,8 @@ from natterjack.voice.events import UtteranceEvent
 from tests.edge_capture.conftest import StartEdge
 from tests.emulators import tones
 from tests.waiting import until
-from tests.worker.programs import WorkerProcess
 from tests.worker.voice.player import Application
+from tests.worker.voice.tone_worker import ToneWorker
 
 from .speaker import heard
 
@@ -28,11 +28,7 @@ WORDS = tones.sequence(30)
 TEXT = " ".join(f"{' '.join(WORDS[at : at + 5]).capitalize()}." for at in range(0, 30, 5))
 
 
-class VoiceWorker(WorkerProcess):
-    arguments = ("-m", "tests.worker.voice.tone_voice")
-
-
-Start = Callable[[], Awaitable[VoiceWorker]]
+Start = Callable[[], Awaitable[ToneWorker]]
 
 
 @pytest.fixture
@@ -45,10 +41,10 @@ async def voices(broker: Broker) -> Broker:
 @pytest.fixture
 async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[Start]:
     """Start a worker whose voice speaks tone words."""
-    workers: list[VoiceWorker] = []
+    workers: list[ToneWorker] = []
 
-    async def started() -> VoiceWorker:
-        worker = VoiceWorker(
+    async def started() -> ToneWorker:
+        worker = ToneWorker(
             nats_server.url, "", WORKER_KINDS="speak", WORKER_VOICE="tones",
             NATTERJACK_LEASE_SECONDS="1",
         )  # fmt: skip

@@ -10,16 +10,13 @@ from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests.worker.programs import WorkerProcess
+
+from .tone_worker import ToneWorker
 
 SHORT = {"NATTERJACK_LEASE_SECONDS": "1"}
 
 
-class VoiceWorker(WorkerProcess):
-    arguments = ("-m", "tests.worker.voice.tone_voice")
-
-
-Start = Callable[..., Awaitable[VoiceWorker]]
+Start = Callable[..., Awaitable[ToneWorker]]
 
 
 @pytest.fixture
@@ -32,11 +29,11 @@ async def broker(broker_settings: BrokerSettings) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def start(nats_server: EmbeddedServer, processes: None) -> AsyncIterator[Start]:
-    workers: list[VoiceWorker] = []
+    workers: list[ToneWorker] = []
 
-    async def started(**settings: str) -> VoiceWorker:
+    async def started(**settings: str) -> ToneWorker:
         common = {"WORKER_KINDS": "speak", "WORKER_VOICE": "tones", **SHORT}
-        worker = VoiceWorker(nats_server.url, "", **{**common, **settings})
+        worker = ToneWorker(nats_server.url, "", **{**common, **settings})
         workers.append(worker)
         await worker.start()
         return worker
