@@ -28,12 +28,28 @@ Most settings are also environment variables, named in brackets; a flag takes pr
 Ctrl-C ends the session cleanly; a second Ctrl-C aborts.
 
 exit status:
-  0    everything is published and acknowledged
+  0    everything is published and acknowledged, or playback was stopped
   1    some chunks are not acknowledged, some audio is known to be untranscribed, the end of a
        session cannot be read, the source failed, a request ended the session, another agent took
        over its key, or with --wait it did not end as closed
   2    an error in the command line, the settings, the source or the spool, another agent captures
        the key, or with --once NATS cannot be reached
+  130  aborted by a second Ctrl-C
+"""
+_PLAYING = """\
+It plays the newest session of the key, whenever an application opens one, until Ctrl-C.
+Most settings are also environment variables, named in brackets; a flag takes precedence.
+
+examples:
+  natterjack-edge play --tenant acme --conversation call-17 --device headset
+  natterjack-edge play --conversation call-17 --file answer.wav
+  natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
+
+exit status:
+  0    stopped by Ctrl-C or SIGTERM, or nobody reads standard output any more
+  1    the output failed, such as a full disk, or another agent took over the key
+  2    an error in the command line, the settings or the output, another agent plays the key, the
+       server refuses, or with --once NATS cannot be reached
   130  aborted by a second Ctrl-C
 """
 
@@ -119,12 +135,12 @@ def _add_request_flags(parser: argparse.ArgumentParser) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
 
-    def command(name: str, help: str) -> argparse.ArgumentParser:
+    def command(name: str, help: str, epilog: str = _EXAMPLES) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=help,
             description=f"{help[0].upper()}{help[1:]}.",
-            epilog=_EXAMPLES,
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -154,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="also play the speech of the conversation's voice session",
     )
     send = command("send", "send what earlier sessions have left in the spool, and exit")
-    play = command("play", "play the speech of a voice session")
+    play = command("play", "play the speech of a voice session", _PLAYING)
     devices = command("devices", "list the microphones and loudspeakers")
     for each in (file, stdin, mic, send, play):
         each.add_argument(

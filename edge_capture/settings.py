@@ -65,8 +65,8 @@ class ConversationSettings(BaseSettings):
     tenant: str = described("default", "tenant: the first part of the session's key")
     conversation: str | None = described(
         None,
-        "conversation: the second part of the key; if unset, a unique one is generated, except for "
-        "`play`",
+        "conversation: the second part of the key; required to play speech; if unset otherwise, a "
+        "unique one is generated",
     )
 
 

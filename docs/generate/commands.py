@@ -77,7 +77,8 @@ def _usage(name: str, parser: argparse.ArgumentParser) -> str:
     for action in own_arguments(parser):
         if not action.option_strings:
             shown = str(action.metavar or action.dest.upper())
-            parts.append(f"[{shown}]" if action.nargs == "?" else shown)
+            shown = f"{shown} ..." if action.nargs in ("*", "+") else shown
+            parts.append(f"[{shown}]" if action.nargs in ("?", "*") else shown)
         elif action.required:
             parts.append(f"{action.option_strings[0]} {action.metavar or action.dest.upper()}")
     for action in parser._actions:

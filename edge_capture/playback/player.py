@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js.errors import NotFoundError
 
 from natterjack.broker.connection import Broker
@@ -48,7 +49,7 @@ class Player:
         self.playout = Playout(options, output.rate)
         self.holds = Holds([self], PLAY)
         self.session_id = str(uuid4())
-        """What tells this player from others."""
+        """The ID of this player, by which its hold on the key is told from those of others."""
         self._max_age = options.max_late_seconds
         self._broker: Broker | None = None
         self._cut = asyncio.Event()
@@ -56,6 +57,7 @@ class Player:
         self._bad: Counter[str] = Counter()
         self._state: str | None = None
         self._refused: set[str] = set()
+        self._stream_missed = False
 
     async def play(self) -> None:
         """Play until nobody reads the output. Cancel-safe. Raises: OutputLost."""
@@ -171,6 +173,15 @@ class Player:
             header = decode_speech_headers(headers, len(message.data or b""))
             age = _age_s(headers.get("Nats-Time-Stamp", ""))
         except NotFoundError:
+            return
+        except NoRespondersError:
+            if not self._stream_missed:
+                self._stream_missed = True
+                log.warning(
+                    "stream %s does not answer, so nothing may ever be played: voice is switched "
+                    "on by WORKER_KINDS=transcribe,speak for the workers",
+                    SPEECH,
+                )
             return
         except NotAllowed as refusal:
             if refusal.subject not in self._refused:

@@ -107,11 +107,14 @@ class StdoutOutput(_Paced):
 
 
 class WavOutput(_Paced):
-    """A WAV file with what was played, without the silence between. It is valid at any moment."""
+    """A WAV file with what was played, without the silence between. It is valid at any moment, and
+    is removed at the end if nothing was played, so that the same command can be run again."""
 
     def __init__(self, path: Path, rate: int) -> None:
         """Create the file. Raises: OutputError."""
         super().__init__(str(path), rate)
+        self._path = path
+        self._closed = False
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -120,6 +123,13 @@ class WavOutput(_Paced):
             raise OutputError(f"{path}: {error.strerror}") from None
         self._size = 0
         self._write_header()
+
+    def close(self) -> None:
+        super().close()
+        if not (self._closed or self._size):
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        self._closed = True
 
     def _write_header(self) -> None:
         def number(value: int, size: int = 4) -> bytes:

@@ -368,6 +368,7 @@ async def test_a_second_player_is_refused_by_name(
         in second.stderr
     )
     assert "Traceback" not in second.stderr
+    assert not (tmp_path / "second.wav").exists()
     other = start_edge(*PLAY, "--file", tmp_path / "other.wav", "--speaker", "guest")
     await other.says("ready to play")
     async with speaking(voices, voice):
@@ -437,6 +438,15 @@ async def test_without_permission_it_names_the_cure(
         "WORKER_KINDS have `speak`"
     )
     assert "Traceback" not in edge.stderr
+
+
+async def test_a_player_on_a_broker_without_voice_says_so(
+    broker: Broker, start_edge: StartEdge, path: Path
+) -> None:
+    edge = start_edge(*PLAY, "--file", path)
+    await edge.says("stream TTS_AUDIO does not answer")
+    await edge.says("ready to play")
+    assert edge.stderr.count("WORKER_KINDS=transcribe,speak") == 1
 
 
 @pytest.mark.parametrize(
