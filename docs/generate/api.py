@@ -123,7 +123,7 @@ def plugin_modules() -> list[str]:
     folder = Path(inspect.getfile(natterjack.plugin)).parent
     names = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
     names += [path.parent.name for path in folder.glob("*/__init__.py")]
-    order = ["provider", "errors", "websocket", "contract"]
+    order = ["provider", "base", "errors", "websocket", "contract"]
     names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     return [f"natterjack.plugin.{name}" for name in names]
 

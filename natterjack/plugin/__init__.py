@@ -9,6 +9,7 @@ from natterjack.audio import AudioFormat, Encoding
 from natterjack.events import TurnKind
 from natterjack.settings import described
 
+from .base import Balance, Plugin
 from .errors import (
     Dropped,
     PluginError,
@@ -22,7 +23,6 @@ from .errors import (
 )
 from .options import parse_options
 from .provider import (
-    Balance,
     Capabilities,
     Final,
     Interim,
@@ -60,6 +60,7 @@ __all__ = [
     "Mark",
     "Notice",
     "PhraseEnd",
+    "Plugin",
     "PluginError",
     "PluginFault",
     "Provider",

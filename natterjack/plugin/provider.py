@@ -11,12 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
-
-from pydantic_settings import BaseSettings
+from typing import Any, Literal, NamedTuple
 
 from natterjack.audio import AudioFormat, Encoding
 from natterjack.events import TurnKind
+
+from .base import Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +169,6 @@ class Notice:
 ProviderEvent = Interim | Final | Turn | Usage | Notice
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """Credit that is left with a provider. Negative if the account is overdrawn."""
-
-    amount: float
-    unit: str
-    """`seconds` or `hours` of audio, or a currency (ISO 4217, upper case). It is a metric label."""
-
-
 class ProviderStream(ABC):
     """One stream to a provider. One task sends audio while another iterates over events.
 
@@ -243,25 +234,11 @@ class ProviderStream(ABC):
         raise NotImplementedError
 
 
-class Provider(ABC):
+class Provider(Plugin):
     """A speech provider. The worker makes one object per process."""
 
-    name: ClassVar[str]
-    """Name of the entry point, and of the provider in settings, events and metrics."""
-    Settings: ClassVar[type[BaseSettings]]
-    """Settings of the provider: a pydantic-settings model with an environment prefix of its own and
-    a description for each field. Keys and passwords are SecretStr."""
     capabilities: Capabilities
     """On the class, the capabilities with default settings; on an object, with its own settings."""
-    balance_seconds: float = 0
-    """Interval between calls of `balance`, in seconds; 0 if the provider reports no balance."""
-
-    @abstractmethod
-    def __init__(self, settings: Any) -> None:
-        """Make a provider from an object of `Settings`, without network access.
-
-        Raises PluginError with the name of the environment variable if a setting is missing.
-        """
 
     @abstractmethod
     async def open(self, request: StreamRequest) -> ProviderStream:
@@ -270,13 +247,3 @@ class Provider(ABC):
         Bounded in time by the plugin's own settings. Raises ProviderError. A cancelled `open`
         leaves no connection behind.
         """
-
-    async def balance(self) -> list[Balance]:
-        """Return the credit that is left, one entry per unit.
-
-        Bounded in time. Raises ProviderError.
-        """
-        return []
-
-    async def close(self) -> None:  # noqa: B027 - most providers have nothing to release
-        """Release what the streams share, such as models and connection pools. Idempotent."""

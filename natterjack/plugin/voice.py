@@ -11,13 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
-
-from pydantic_settings import BaseSettings
+from typing import Any, NamedTuple
 
 from natterjack.audio import Encoding
 
-from .provider import Balance, Notice
+from .base import Plugin
+from .provider import Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +166,11 @@ class VoiceStream(ABC):
         raise NotImplementedError
 
 
-class Voice(ABC):
+class Voice(Plugin):
     """A voice provider. The worker makes one object per process."""
 
-    name: ClassVar[str]
-    """Name of the entry point, and of the provider in settings, events and metrics."""
-    Settings: ClassVar[type[BaseSettings]]
-    """Settings of the provider: a pydantic-settings model with an environment prefix of its own and
-    a description for each field. Keys and passwords are SecretStr."""
     capabilities: VoiceCapabilities
     """On the class, the capabilities with default settings; on an object, with its own settings."""
-    balance_seconds: float = 0
-    """Interval between calls of `balance`, in seconds; 0 if the provider reports no balance."""
-
-    @abstractmethod
-    def __init__(self, settings: Any) -> None:
-        """Make a provider from an object of `Settings`, without network access.
-
-        Raises PluginError with the name of the environment variable if a setting is missing.
-        """
 
     @abstractmethod
     async def open(self, request: VoiceStreamRequest) -> VoiceStream:
@@ -194,13 +179,3 @@ class Voice(ABC):
         Bounded in time by the plugin's own settings. Raises ProviderError. A cancelled `open`
         leaves no connection behind.
         """
-
-    async def balance(self) -> list[Balance]:
-        """Return the credit that is left, one entry per unit.
-
-        Bounded in time. Raises ProviderError.
-        """
-        return []
-
-    async def close(self) -> None:  # noqa: B027 - most providers have nothing to release
-        """Release what the streams share, such as models and connection pools. Idempotent."""

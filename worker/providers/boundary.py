@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, get_args
+from typing import Any, Generic, NoReturn, TypeVar, get_args
 
+from natterjack.plugin.base import Balance, Plugin
 from natterjack.plugin.errors import (
     PluginError,
     PluginFault,
@@ -22,7 +23,6 @@ from natterjack.plugin.errors import (
     UnavailableCause,
 )
 from natterjack.plugin.provider import (
-    Balance,
     Capabilities,
     Provider,
     ProviderEvent,
@@ -53,29 +53,14 @@ _CLOSE_SECONDS = 5.0
 """After this long, a session no longer waits for the close of a stream."""
 
 
-class GuardedPlugin(Protocol):
-    """The part of a plugin that does not depend on what it provides."""
+class GuardedPlugin(Plugin):
+    """A plugin of either kind. `close` raises nothing."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def balance_seconds(self) -> float: ...
-    async def balance(self) -> list[Balance]: ...
-    async def close(self) -> None: ...
+    plugin: Plugin
 
-
-class GuardedProvider(Provider):
-    """A plugin's provider. `open` raises nothing but ProviderError, and `close` nothing."""
-
-    def __init__(self, name: str, plugin: Provider) -> None:
-        """`name` is the name of the entry point. Raises PluginError if the plugin has no
-        capabilities."""
-        capabilities = getattr(plugin, "capabilities", None)
-        if not isinstance(capabilities, Capabilities):
-            raise PluginError(f"provider {name!r} has no capabilities but {capabilities!r}")
+    def _guard(self, name: str, plugin: Plugin) -> None:
         self.name = name  # type: ignore[misc]  # the plugin's own may differ from the entry point's
         self.plugin = plugin
-        self.capabilities = capabilities
         self._faults = Faults(name)
         self._warned = False
 
@@ -89,19 +74,34 @@ class GuardedProvider(Provider):
                 self._faults.fault("balance_seconds", error)
             return 0.0
 
-    async def open(self, request: StreamRequest) -> ProviderStream:
-        with self._faults.mapped("open"):
-            stream = await self.plugin.open(request)
-        if not isinstance(stream, ProviderStream):
-            raise PluginFault(self.name, f"open returned {_kind(stream)}, not a ProviderStream")
-        return GuardedStream(self._faults, stream)
-
     async def balance(self) -> list[Balance]:
         return await self.plugin.balance()  # its only caller expects any error
 
     async def close(self) -> None:
         with self._faults.logged("close"):
             await self.plugin.close()
+
+
+class GuardedProvider(GuardedPlugin, Provider):
+    """A plugin's provider. `open` raises nothing but ProviderError."""
+
+    plugin: Provider
+
+    def __init__(self, name: str, plugin: Provider) -> None:
+        """`name` is the name of the entry point. Raises PluginError if the plugin has no
+        capabilities."""
+        capabilities = getattr(plugin, "capabilities", None)
+        if not isinstance(capabilities, Capabilities):
+            raise PluginError(f"provider {name!r} has no capabilities but {capabilities!r}")
+        self._guard(name, plugin)
+        self.capabilities = capabilities
+
+    async def open(self, request: StreamRequest) -> ProviderStream:
+        with self._faults.mapped("open"):
+            stream = await self.plugin.open(request)
+        if not isinstance(stream, ProviderStream):
+            raise PluginFault(self.name, f"open returned {_kind(stream)}, not a ProviderStream")
+        return GuardedStream(self._faults, stream)
 
 
 class GuardedStream(ProviderStream):
@@ -191,29 +191,19 @@ class _Events(AsyncIterator[E], Generic[E]):
         raise PluginFault(self._faults.provider, f"iteration returned {_kind(event)}, not an event")
 
 
-class GuardedVoice(Voice):
-    """A plugin's voice. `open` raises nothing but ProviderError, and `close` nothing."""
+class GuardedVoice(GuardedPlugin, Voice):
+    """A plugin's voice. `open` raises nothing but ProviderError."""
+
+    plugin: Voice
 
     def __init__(self, name: str, plugin: Voice) -> None:
-        """As GuardedProvider's."""
+        """`name` is the name of the entry point. Raises PluginError if the plugin has no
+        capabilities."""
         capabilities = getattr(plugin, "capabilities", None)
         if not isinstance(capabilities, VoiceCapabilities):
             raise PluginError(f"voice {name!r} has no capabilities but {capabilities!r}")
-        self.name = name  # type: ignore[misc]  # the plugin's own may differ from the entry point's
-        self.plugin = plugin
+        self._guard(name, plugin)
         self.capabilities = capabilities
-        self._faults = Faults(name)
-        self._warned = False
-
-    @property
-    def balance_seconds(self) -> float:  # type: ignore[override]  # it may change with settings
-        try:
-            return float(self.plugin.balance_seconds)
-        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-            if not self._warned:  # it is read every second
-                self._warned = True
-                self._faults.fault("balance_seconds", error)
-            return 0.0
 
     async def open(self, request: VoiceStreamRequest) -> VoiceStream:
         with self._faults.mapped("open"):
@@ -221,13 +211,6 @@ class GuardedVoice(Voice):
         if not isinstance(stream, VoiceStream):
             raise PluginFault(self.name, f"open returned {_kind(stream)}, not a VoiceStream")
         return GuardedVoiceStream(self._faults, stream)
-
-    async def balance(self) -> list[Balance]:
-        return await self.plugin.balance()  # its only caller expects any error
-
-    async def close(self) -> None:
-        with self._faults.logged("close"):
-            await self.plugin.close()
 
 
 class GuardedVoiceStream(VoiceStream):

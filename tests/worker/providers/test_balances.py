@@ -13,10 +13,10 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from natterjack.plugin import entry_points
+from natterjack.plugin.base import Balance
 from natterjack.plugin.entry_points import GROUP
 from natterjack.plugin.errors import Unavailable
 from natterjack.plugin.provider import (
-    Balance,
     Capabilities,
     Provider,
     ProviderStream,

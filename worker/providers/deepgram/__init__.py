@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
+from natterjack.plugin.base import Balance
 from natterjack.plugin.provider import (
-    Balance,
     Capabilities,
     Provider,
     ProviderStream,

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import SecretStr
 
+from natterjack.plugin.base import Balance
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -24,7 +25,6 @@ from natterjack.plugin.errors import (
     Stalled,
     Unavailable,
 )
-from natterjack.plugin.provider import Balance
 from natterjack.plugin.proxy import proxy_for
 
 from .. import wire

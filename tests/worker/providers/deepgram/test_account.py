@@ -11,13 +11,13 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from natterjack.errors import UsageError
+from natterjack.plugin.base import Balance
 from natterjack.plugin.errors import (
     ProviderError,
     RemoteProtocolError,
     RequestRefused,
     Unavailable,
 )
-from natterjack.plugin.provider import Balance
 from natterjack.settings import load
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.emulators.specification import load_specification

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from natterjack.plugin.base import Balance
 from natterjack.plugin.errors import (
     Dropped,
     ProviderError,
@@ -16,7 +17,6 @@ from natterjack.plugin.errors import (
     Stalled,
     Unavailable,
 )
-from natterjack.plugin.provider import Balance
 from tests.emulators import tones
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.waiting import until
