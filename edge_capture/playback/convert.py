@@ -22,7 +22,7 @@ class Block(NamedTuple):
     end: float
     utterance: int
     last: bool = False
-    """Whether the utterance ends with it."""
+    """True if the utterance ends with it."""
 
 
 class Converter:

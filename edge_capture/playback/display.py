@@ -30,7 +30,7 @@ class Run(Connecting, Protocol):
 
     @property
     def player(self) -> Player:
-        """What plays."""
+        """The player of the run."""
 
 
 def state_text(run: Run, now: float) -> str:

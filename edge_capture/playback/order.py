@@ -15,8 +15,8 @@ MAX_WAITING = 4096
 """How much waits behind missing chunks at most. What comes beyond that is asked for again."""
 
 Verdict = Literal["taken", "duplicate", "stale", "overflow", "rate"]
-"""What became of a chunk. `stale`: a newer lease of the session's worker publishes in its place;
-`rate`: it has another sample rate than the session."""
+"""The result of adding a chunk. `stale`: a newer lease of the session's worker publishes in its
+place; `rate`: it has another sample rate than the session."""
 
 
 class Chunk(NamedTuple):
@@ -49,7 +49,7 @@ class Order:
         """Lowest number that a chunk of the newest epoch has."""
         self._taken_epoch = 0
         self._follows = False
-        """Whether the chunk before `next` was taken."""
+        """True if the chunk before `next` was taken."""
         self._doubted: int | None = None
         """The chunk that did not begin where the one before it ended."""
         self._waiting: dict[int, Chunk] = {}

@@ -1,4 +1,4 @@
-"""What is played on one key: the newest session, from its chunks to the frames of the output.
+"""Playing one key: the newest session, from its chunks to the frames of the output.
 
 Pure, as its parts are: callers pass the times, in seconds on a clock that runs forward.
 """
@@ -105,7 +105,7 @@ class Playout:
         return {name: round(found[name], 2) for name in _TOTALS}
 
     def busy(self, now: float) -> bool:
-        """Whether something is about to be played, or waited for."""
+        """True if something is about to be played, or waited for."""
         session = self._session
         return session is not None and (
             session.queue.seconds > 0 or session.order.missing is not None

@@ -46,7 +46,7 @@ class PlayQueue:
         """When all that is queued would have been played, if nothing had delayed it."""
         self._flowing = False
         self._open = False
-        """Whether the utterance of the last block that was pulled goes on."""
+        """True if the utterance of the last block that was pulled goes on."""
         self._pulled: deque[tuple[Block, float]] = deque()
         """Blocks that are not audible to their end, each with the time at which it begins to be."""
         self._heard: Heard | None = None

@@ -35,9 +35,9 @@ class VoiceCapabilities:
     flushes_per_minute: int | None = None
     """Phrases that one stream accepts in a minute; the worker makes longer phrases."""
     marks: bool = False
-    """Whether `Mark` events say where words begin."""
+    """True if `Mark` events say where words begin."""
     reports_spoken: bool = False
-    """Whether `Interrupted` says which text was spoken."""
+    """True if `Interrupted` says which text was spoken."""
     configurable: frozenset[str] = frozenset()
     """Names of the settings that `configure` changes on an open stream."""
     max_seconds: float | None = None

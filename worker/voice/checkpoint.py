@@ -13,7 +13,7 @@ from worker.session.checkpoint import LeaseRecord
 
 
 class VoiceAccount(BaseModel):
-    """What a voice session has used, in its checkpoint."""
+    """The use of a voice session so far, in its checkpoint."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -36,7 +36,7 @@ class OpenUtterance:
 
 @dataclass(slots=True, kw_only=True)
 class VoiceCheckpoint(LeaseRecord):
-    """What a worker needs to go on speaking, besides the text, the audio and the events.
+    """The state that a worker needs to go on speaking, besides the text, the audio and the events.
 
     All audio of the phrases before `offset`, in the text of `utterance`, is published. The next
     phrase begins at `position`; of it, only chunks with a number of at least `seq` are published.

@@ -1,4 +1,4 @@
-"""What a voice session receives: text, reports of its player, turns of a speaker, requests."""
+"""Receiving for a voice session: text, reports of its player, turns of a speaker, requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .text_feed import TextFeed
 log = logging.getLogger(__name__)
 
 _REPUBLISH_SECONDS = 0.5
-"""How often a player's wish for chunks is fulfilled."""
+"""The shortest interval between two answers to a player that lacks chunks."""
 
 
 class Incoming:

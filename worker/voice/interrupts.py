@@ -19,7 +19,7 @@ from .text import Utterance
 
 
 class Dropped(NamedTuple):
-    """What an interrupt drops."""
+    """The text and the audio that an interrupt drops."""
 
     through: int
     """All utterances up to this one."""
@@ -42,7 +42,7 @@ class Interrupter:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to interrupt."""
+        """True if there is nothing to interrupt."""
         return self._progress.idle and not self._progress.script.hole
 
     async def interrupt(

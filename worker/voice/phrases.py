@@ -38,7 +38,7 @@ class Phrase(NamedTuple):
     start: int
     end: int
     last: bool
-    """Whether the utterance ends with it."""
+    """True if the utterance ends with it."""
     text: str
 
     @property
@@ -95,7 +95,7 @@ def phrase_end(text: str, start: int, limits: Limits, *, complete: bool) -> int 
 
 
 def _is_initial(text: str, start: int, dot: int) -> bool:
-    """Whether the full stop at `dot` follows a single letter, as in a name."""
+    """True if the full stop at `dot` follows a single letter, as in a name."""
     if text[dot] != "." or dot - 1 < start or not text[dot - 1].isalpha():
         return False
     return dot - 2 < start or not text[dot - 2].isalnum()
@@ -129,7 +129,7 @@ def boundary(text: str, at: int, start: int) -> int:
 
 
 def _joined(text: str, at: int, start: int) -> bool:
-    """Whether the code points before and after `at` belong to one visible character. `start` is a
+    """True if the code points before and after `at` belong to one visible character. `start` is a
     place before it between two characters."""
     if not 0 < at < len(text):
         return False

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     position: int
     character: int
     word: bool = False
-    """Whether a word begins there, as the provider says; otherwise a phrase does."""
+    """True if a word begins there, as the provider says; otherwise a phrase does."""
 
 
 class Heard(NamedTuple):
@@ -59,7 +59,7 @@ class Spoken:
             self.places.append(Place(position, character, word=True))
 
     def heard(self, position: int, text: str, rate: int) -> Heard:
-        """What was heard of `text` if audio before `position` was played."""
+        """The part of `text` that was heard if audio before `position` was played."""
         if self.end is not None and position >= self.end:
             return Heard(len(text), estimated=False)
         index = bisect_right([place.position for place in self.places], position) - 1
@@ -85,7 +85,7 @@ class Spoken:
 
 
 class Playback:
-    """What is published, and what is played as the player reports it."""
+    """The positions up to which speech is published, and played as the player reports it."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -150,5 +150,5 @@ class Playback:
         return (self.published - self.position(now)) / self._rate
 
     def stale(self, now: float, patience: float) -> bool:
-        """Whether published audio has waited for a player for longer than `patience` seconds."""
+        """True if published audio has waited for a player for longer than `patience` seconds."""
         return self.waiting_since is not None and now - self.waiting_since > patience

@@ -17,6 +17,9 @@ from .playback import Place, Playback, Spoken
 from .speech import Speech
 from .text import Script
 
+LOOK_SECONDS = 0.25
+"""Longest time after which the tasks of a session look for what is due, if nothing wakes them."""
+
 
 class Recoveries:
     """Counts the recoveries of a session by their causes."""
@@ -47,7 +50,7 @@ class Progress:
         self.script = Script()
         self.playback = Playback(spec.sample_rate)
         self.ready = False
-        """Whether the state of a former holder was restored."""
+        """True if the state of a former holder was restored."""
         self.held_reason: str | None = None
         """Why no provider serves the session now; None if it is not held."""
         self.held_since: float | None = None
@@ -91,7 +94,7 @@ class Progress:
 
     @property
     def lag_seconds(self) -> float:
-        """Of a held session, how long it has waited."""
+        """Seconds that a held session has waited; 0 if it is not held."""
         return 0.0 if self.held_since is None else time.monotonic() - self.held_since
 
     # ---- taking over ----------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class Progress:
 
     @property
     def idle(self) -> bool:
-        """Whether all text that has arrived is spoken and played."""
+        """True if all text that has arrived is spoken and played."""
         return not self.script.utterances and not self.playback.spoken
 
     # ---- accounts -------------------------------------------------------------------------------

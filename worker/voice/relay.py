@@ -24,11 +24,10 @@ from .lease import VoiceLease
 from .pacing import Pacer
 from .phrases import CHARACTERS_PER_SECOND, Phrase, limits, longest_seconds, phrase_end, speakable
 from .playback import Spoken
-from .progress import Progress
+from .progress import LOOK_SECONDS, Progress
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.25
 _CHUNK_SECONDS = 0.08
 """Shorter audio is collected, except for the first of an utterance, which somebody waits for."""
 _ANSWER_SECONDS = 2.0
@@ -120,7 +119,7 @@ class Relay:
             if not self.outstanding and self._is_idle(time.monotonic()):
                 return False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
 
     def _is_idle(self, now: float) -> bool:
@@ -131,7 +130,7 @@ class Relay:
 
     @property
     def pending(self) -> bool:
-        """Whether there is text to send."""
+        """True if there is text to send."""
         return self._next() is not None
 
     def _next(self) -> Phrase | None:

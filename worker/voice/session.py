@@ -44,14 +44,13 @@ from .control import Refused, carry_out
 from .events import VOICE, EventWriter
 from .incoming import Incoming
 from .lease import VoiceLease
-from .progress import Progress, record_prefix
+from .progress import LOOK_SECONDS, Progress, record_prefix
 from .speaker import Speaker
 from .speech import Speech
 
 log = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 2.0
-_LOOK_SECONDS = 0.25
 _QUEUE_LOOK_SECONDS = 10.0
 _REMAINING_CHARACTERS = 16 * 1024
 
@@ -69,7 +68,7 @@ class VoiceSession:
         problem: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """As `worker.session.session.Session`."""
+        """The arguments are those of `worker.session.session.Session`."""
         self._services = services
         settings, metrics = services.settings, services.metrics
         self.spec = spec
@@ -282,11 +281,11 @@ class VoiceSession:
             if await self._is_superseded(now):
                 self._speaker.supersede()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS):
                     await self._look.wait()
 
     async def _is_superseded(self, now: float) -> bool:
-        """Whether a later request for the key is in the queue, once no text has arrived for a
+        """True if a later request for the key is in the queue, once no text has arrived for a
         while."""
         feed, speaker = self._incoming.feed, self._speaker
         quiet = now - feed.last_arrival > self._services.settings.superseded_seconds

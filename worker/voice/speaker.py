@@ -22,14 +22,13 @@ from worker.session.states import State
 
 from .interrupts import Interrupter
 from .lease import VoiceLease
-from .progress import Progress
+from .progress import LOOK_SECONDS, Progress
 from .relay import Relay
 from .speech import Overheard
 from .text_feed import TextFeed
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.25
 _UNSPEAKABLE = "no voice can speak a part of the text, which is left out"
 
 
@@ -166,11 +165,11 @@ class Speaker:
             )
             if new or not begun:
                 return False
-            await self._drain.pause(_LOOK_SECONDS)
+            await self._drain.pause(LOOK_SECONDS)
         return True
 
     async def _stream(self, opened: OpenedVoice) -> bool:
-        """As `_stream_once`."""
+        """Speak through an open stream. Return as `_stream_once` does."""
         provider, services = opened.provider, self._services
         progress, retry = self._progress, self._retry
         progress.ledger.opened(provider.name, provider.capabilities)
@@ -205,7 +204,7 @@ class Speaker:
         return over
 
     def _is_over(self) -> bool:
-        """Whether all that the session is to say was said, or nothing has been said for long."""
+        """True if all that the session is to say was said, or nothing has been said for long."""
         progress, settings = self._progress, self._services.settings
         last = progress.script.last
         if last is not None and progress.over >= last:

@@ -53,8 +53,8 @@ class Stored(NamedTuple):
 
 
 class Republished(NamedTuple):
-    """What was published again. The chunks from number `seq` on, which is at `position`, are all
-    stored."""
+    """The result of publishing again. The chunks from number `seq` on, which is at `position`, are
+    all stored."""
 
     chunks: int
     seq: int
@@ -185,7 +185,7 @@ class Speech:
         self.on_published(frames, time.monotonic())
 
     async def _is_stored(self, header: SpeechHeader) -> bool:
-        """Whether the newest chunk is the one that was refused: its acknowledgement was lost.
+        """True if the newest chunk is the one that was refused: its acknowledgement was lost.
         Raises LeaseLost, Overheard."""
         newest = (await self.look()).header
         if newest is None or newest.seq < header.seq:

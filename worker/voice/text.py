@@ -28,10 +28,10 @@ class Utterance:
         self.arrived_at = now
         """When its first piece arrived, by the monotonic clock."""
         self.complete = False
-        """Whether no more text comes."""
+        """True if no more text comes."""
         self.length = 0
         self.problem: str | None = None
-        """What is wrong with the text: some of it is missing or cannot be read."""
+        """The first problem of the text: some of it is missing or cannot be read."""
         self.headless = False
         """A part of it was spoken before, and that text is missing: no place in the rest is known,
         so the rest is not spoken."""
@@ -76,7 +76,7 @@ class Script:
 
     @property
     def hole(self) -> bool:
-        """Whether a piece is missing before others that have arrived."""
+        """True if a piece is missing before others that have arrived."""
         return bool(self._ahead)
 
     @property
@@ -84,7 +84,7 @@ class Script:
         return self.characters >= MAX_CHARACTERS or len(self._ahead) >= _MAX_AHEAD
 
     def is_far(self, piece: TextPiece) -> bool:
-        """Whether a piece is too far ahead of those that have arrived for its numbers to be
+        """True if a piece is too far ahead of those that have arrived for its numbers to be
         right."""
         number, index = self._next
         base = index if piece.utterance == number else 0

@@ -1,4 +1,4 @@
-"""What speech is played on: a loudspeaker, a WAV file, standard output."""
+"""Outputs on which speech is played: a loudspeaker, a WAV file, standard output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Output(Protocol):
 
     @property
     def waiting_for(self) -> str | None:
-        """What it waits for, such as a device that has gone. None while it plays."""
+        """The thing that it waits for, such as a device that has gone; None while it plays."""
 
     async def play(self, playout: Playout) -> None:
         """Play what `playout` hands out, until nobody reads it. To be called once. Cancel-safe.

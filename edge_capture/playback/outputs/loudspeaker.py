@@ -53,7 +53,7 @@ class _Stream:
     ) -> None:
         """The device is given `latency_s` of audio ahead. Raises: OutputError."""
         self.playout: Playout | None = None
-        """What is played; silence if None."""
+        """The source of the audio; silence if None."""
         self._latency_s = latency_s
         self._loop = loop
         self.calls = 0

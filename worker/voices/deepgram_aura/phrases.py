@@ -1,4 +1,4 @@
-"""What a stream has sent and what the server has answered: no sockets, clocks or asyncio.
+"""The phrases that a stream has sent, and the answers to them: no sockets, clocks or asyncio.
 
 Audio carries no names, so its phrase follows from the order: the server speaks texts in the order
 in which it receives them, and answers each Flush with Flushed after the last audio of its text.
@@ -70,12 +70,12 @@ class Phrases:
 
     @property
     def unflushed(self) -> bool:
-        """Whether text of the open phrase was sent."""
+        """True if text of the open phrase was sent."""
         return self._open.characters > 0
 
     @property
     def has_text(self) -> bool:
-        """Whether the open phrase has any text."""
+        """True if the open phrase has any text."""
         return self.unflushed or bool(self._held)
 
     def flush(self) -> None:
@@ -94,12 +94,12 @@ class Phrases:
 
     @property
     def clearing(self) -> bool:
-        """Whether an interrupt was not answered yet."""
+        """True if an interrupt was not answered yet."""
         return bool(self._clears)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is due: every phrase has ended, and every interrupt was answered."""
+        """True if nothing is due: every phrase has ended, and every interrupt was answered."""
         return not (self._ended or self._clears or self.unflushed)
 
     def due(self) -> list[VoiceStreamEvent]:

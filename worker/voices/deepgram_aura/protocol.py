@@ -84,7 +84,7 @@ class Warned:
 
     @property
     def about_flush(self) -> bool:
-        """Whether a Flush was ignored. No code is documented, so this looks for the word."""
+        """True if a Flush was ignored. No code is documented, so this looks for the word."""
         return "flush" in f"{self.code} {self.description}".lower()
 
 

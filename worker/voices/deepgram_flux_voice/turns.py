@@ -71,7 +71,7 @@ class Turns:
         self._cancelled: _Phrase | None = None
         """The phrase of a turn that was interrupted and has not ended: its audio is discarded."""
         self._played: float | None = None
-        """What was played at the last interrupt."""
+        """Seconds of the stream that were played at the last interrupt."""
         self._owed = 0
         """Calls of `interrupt` that were not answered by an event."""
         self._answer_due = False
@@ -201,12 +201,12 @@ class Turns:
 
     @property
     def ending(self) -> bool:
-        """Whether Close was sent: all turns have ended, and nothing is being interrupted."""
+        """True if Close was sent: all turns have ended, and nothing is being interrupted."""
         return self._close_sent
 
     @property
     def interrupting(self) -> bool:
-        """Whether an interrupt is not over: the turn has not ended, or the answer is due. No text
+        """True if an interrupt is not over: the turn has not ended, or the answer is due. No text
         is sent until then, so that it cannot be taken for the text that was cancelled."""
         return self._cancelled is not None or self._answer_due
 

@@ -46,7 +46,7 @@ class HibariStream(VoiceStream):
         """Text of the phrase that is not complete."""
         self._phrases: deque[str] = deque()
         self._pieces: Iterator[list[Word]] | None = None
-        """What is left of the phrase that is being spoken; used by one thread at a time."""
+        """The rest of the phrase that is being spoken; used by one thread at a time."""
         self._seconds = 0.0
         """Length of the audio of the phrase that is being spoken."""
         self._job: asyncio.Future[Spoken | None] | None = None

@@ -78,7 +78,7 @@ def _speakable(character: int, raw: str) -> Iterator[Word]:
 
 
 def _symbol(character: str) -> bool:
-    """Whether a character is a picture, such as an emoji, its variation or its skin color."""
+    """True if a character is a picture, such as an emoji, its variation or its skin color."""
     return unicodedata.category(character) in ("So", "Sk", "Me") or (
         "\N{VARIATION SELECTOR-1}" <= character <= "\N{VARIATION SELECTOR-16}"
     )
