@@ -2,7 +2,7 @@
 
     python examples/echo.py acme call-7 caller
 
-It needs a worker with WORKER_KINDS=transcribe,speak, an edge that captures acme.call-7.caller, and
+It needs a worker with a voice (WORKER_VOICE), an edge that captures acme.call-7.caller, and
 `natterjack-edge play` for acme.call-7.assistant. Replace `answer` to have a conversation.
 """
 

@@ -178,8 +178,8 @@ class Player:
             if not self._stream_missed:
                 self._stream_missed = True
                 log.warning(
-                    "stream %s does not answer, so nothing may ever be played: voice is switched "
-                    "on by WORKER_KINDS=transcribe,speak for the workers",
+                    "stream %s does not answer, so nothing is played: a worker whose WORKER_KINDS "
+                    "has `speak` (the default) makes it, or `natterjack streams apply`",
                     SPEECH,
                 )
             return
