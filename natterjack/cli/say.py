@@ -62,12 +62,19 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         f"tenant {_TENANT}, whose speaker {_SPEAKER} speaks [default {_TO}]",
     )
     command.add_argument(
-        "--voice", help="voice provider; several separated by commas are tried in order"
+        "--voice",
+        help="voice provider, such as hibari; several separated by commas are tried in order; by "
+        "default the worker's (WORKER_VOICE)",
     )
-    command.add_argument("--model", help="the provider's name of the voice")
+    command.add_argument(
+        "--model", help="one of the provider's voices, by the name that it gives it"
+    )
     command.add_argument("--language", help="language tag, such as en-US")
     command.add_argument(
-        "--sample-rate", type=int, default=24_000, help="of the speech, in hertz [default 24000]"
+        "--sample-rate",
+        type=int,
+        default=24_000,
+        help="rate of the speech, in hertz [default 24000]",
     )
     command.add_argument(
         "--interrupt-on",
