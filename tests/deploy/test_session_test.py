@@ -15,6 +15,7 @@ import pytest
 
 from natterjack.broker.connection import Broker
 from tests.nats_server import NatsServer
+from tests.natterjack.cli.commands import Command
 
 from ..emulators import tones
 from ..emulators.deepgram import DeepgramEmulator
@@ -149,10 +150,5 @@ async def test_the_settings_and_users_of_each_role_suffice(
 
 async def natterjack(*arguments: str, **settings: str) -> None:
     """Run a natterjack command, which must succeed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "natterjack", *arguments,
-        env={**os.environ, **settings},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await soon(process.communicate(), 60)
-    assert process.returncode == 0, output.decode()
+    async with Command(*arguments, terminal=False, **settings) as command:
+        assert await command.status() == 0, command.out + command.errors
