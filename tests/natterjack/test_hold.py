@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from natterjack.hold import MAX_BYTES, Hold, parse_hold
 from natterjack.subjects import SessionKey, hold_subject
+from tests.searching import examples
 
 SINCE = datetime(2026, 3, 1, 12, 31, 5, tzinfo=UTC)
 WIRE: dict[str, Any] = {
@@ -94,6 +95,7 @@ def test_a_message_that_lacks_a_field_is_none(name: str) -> None:
     assert parse_hold(json.dumps({k: v for k, v in WIRE.items() if k != name}).encode()) is None
 
 
+@examples(100)
 @given(st.binary(max_size=200))
 def test_garbage_is_none(payload: bytes) -> None:
     assert parse_hold(payload) is None
@@ -104,6 +106,7 @@ def test_other_json_is_none(payload: bytes) -> None:
     assert parse_hold(payload) is None
 
 
+@examples(100)
 @given(holds, holds, holds)
 def test_it_is_a_total_order(one: Hold, other: Hold, third: Hold) -> None:
     assert not one.outranks(one)
@@ -113,6 +116,7 @@ def test_it_is_a_total_order(one: Hold, other: Hold, third: Hold) -> None:
             assert a.outranks(c)
 
 
+@examples(100)
 @given(holds, holds)
 def test_two_different_agents_are_never_equal(one: Hold, other: Hold) -> None:
     if one.session_id != other.session_id:

@@ -6,12 +6,13 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_capture.hold.contest import ANSWER_S, RETURN_S, Contest, Lost
 from natterjack.hold import Hold
 from natterjack.subjects import SessionKey
+from tests.searching import examples
 
 KEY, SECOND = SessionKey("acme", "room", "speaker"), SessionKey("acme", "room", "guest")
 START = datetime(2026, 3, 1, 12, 31, 5, tzinfo=UTC)
@@ -230,7 +231,7 @@ EVENTS = st.lists(
 CLOCKS = st.lists(st.integers(-100, 100), min_size=3, max_size=3)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(EVENTS, CLOCKS)
 def test_in_every_order_exactly_one_agent_is_left(
     events: list[tuple[str, int]], clocks: list[int]
@@ -255,7 +256,7 @@ def test_in_every_order_exactly_one_agent_is_left(
     assert all(agent.contest.granted for agent in left)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     st.lists(st.tuples(st.sampled_from(["ask", "read", "decide", "open"]), AGENTS), max_size=40),
     CLOCKS,

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from edge_capture.playback import order as module
 from edge_capture.playback.order import Chunk, Order
+from tests.searching import examples
 
 from .chunks import RATE, SESSION, chunk, frames, positions
 
@@ -199,6 +200,7 @@ def deliveries(draw: st.DrawFn) -> tuple[list[Chunk], list[Chunk]]:
     return kept, stored
 
 
+@examples(100)
 @given(deliveries(), st.booleans())
 def test_every_frame_is_taken_once_whatever_arrives(
     arrival: tuple[list[Chunk], list[Chunk]], eager: bool

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from edge_capture.playback.convert import Block
 from edge_capture.playback.queue import Heard, PlayQueue
+from tests.searching import examples
 
 from .chunks import frames, positions
 
@@ -153,6 +154,7 @@ STEPS = st.lists(
 )
 
 
+@examples(100)
 @given(STEPS, st.integers(0, 150), st.integers(0, 100))
 def test_every_frame_is_audible_once_and_the_position_says_which(
     steps: list[tuple[str, int]], buffer_ms: int, latency_ms: int

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from natterjack.speaking.outbox import Outbox
 from natterjack.voice.spec import TextPiece
+from tests.searching import examples
 
 
 def drain(outbox: Outbox) -> list[TextPiece]:
@@ -105,6 +106,7 @@ STEPS = st.lists(
 )
 
 
+@examples(100)
 @given(STEPS)
 def test_numbers_have_no_holes_and_utterances_end_once(steps: list[str]) -> None:
     outbox = Outbox("a-session")

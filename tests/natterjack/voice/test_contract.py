@@ -27,6 +27,7 @@ from natterjack.voice.spec import (
     parse_place,
     parse_played,
 )
+from tests.searching import examples
 
 KEY = SessionKey("acme", "room", "assistant")
 IDS = {"tenant": "acme", "conversation": "room", "speaker": "assistant"}
@@ -42,6 +43,7 @@ def test_subjects_have_the_key() -> None:
 RATES = st.integers(8000, 48_000)
 
 
+@examples(100)
 @given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, RATES, st.booleans(), st.booleans())
 def test_headers_of_speech_are_read_as_they_were_written(
     epoch: int, utterance: int, seq: int, pos: int, rate: int, end: bool, cut: bool
@@ -86,6 +88,7 @@ def test_a_chunk_of_speech_that_cannot_be(
         decode_speech_headers(headers, size)
 
 
+@examples(100)
 @given(NUMBERS, NUMBERS, st.text(max_size=200), st.booleans())
 def test_pieces_are_read_as_they_were_written(
     utterance: int, piece: int, text: str, flush: bool
