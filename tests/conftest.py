@@ -18,7 +18,7 @@ from pytest_timeout import timeout_sigalrm  # type: ignore[import-untyped]
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.settings import BrokerSettings, StreamSettings
-from tests import forking
+from tests import forking, searching
 from tests.limited import LimitedServer
 from tests.nats_server import NatsServer
 from tests.waiting import Countdown
@@ -53,6 +53,7 @@ def _refuse_processes(event: str, _arguments: object) -> None:
 
 
 sys.addaudithook(_refuse_processes)
+searching.by_default()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and `nohup` the end of the
 # terminal, and so would the programs that the tests start and end with them.

@@ -26,3 +26,9 @@ def examples(count: int) -> settings:
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
         print_blob=True,
     )
+
+
+def by_default() -> None:
+    """Let property-based tests without settings of their own try 100 examples in this way."""
+    settings.register_profile("suite", examples(100))
+    settings.load_profile("suite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from tests.searching import tried
 from worker.capacity.slots import LOANS_PER_SLOT, Slots
 
 
@@ -53,7 +54,7 @@ def test_loans_are_limited() -> None:
 
 def test_no_more_sessions_run_than_there_are_slots() -> None:
     """Whatever sessions do, and whenever the worker claims."""
-    for seed in range(200):
+    for seed in range(tried(200)):
         choose, slots = random.Random(seed), Slots(3)
         running = held = 0
         for _ in range(200):

@@ -18,6 +18,7 @@ from natterjack.plugin.provider import (
     Turn,
     Usage,
 )
+from tests.searching import tried
 from worker.providers.deepgram.protocol import (
     Message,
     Results,
@@ -499,7 +500,7 @@ def test_pending_words_become_final_before_the_turn_ends() -> None:
     assert transcript.end() == []
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(tried(5)))
 def test_no_word_is_lost_however_channels_are_cut(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(200):

@@ -15,6 +15,7 @@ from natterjack.plugin.provider import (
     ProviderWord,
     Turn,
 )
+from tests.searching import tried
 from worker.providers.deepgram_flux.open_turn import CommitRules, OpenTurn
 from worker.providers.deepgram_flux.protocol import TurnInfo
 from worker.providers.deepgram_flux.transcript import Transcript
@@ -247,7 +248,7 @@ def test_only_the_head_remains() -> None:
     partition(events)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(tried(20)))
 def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
     """Words and their times are revised; each part of the audio appears in one final."""
     rng = random.Random(seed)
@@ -270,7 +271,7 @@ def test_later_messages_lose_or_repeat_nothing(seed: int) -> None:
     partition(events)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(tried(5)))
 def test_unchanged_committed_words_are_not_processed_again(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.searching import tried
 from worker.providers.sherpa.segmenter import (
     Cut,
     Segmenter,
@@ -124,7 +125,7 @@ def test_a_pause_after_a_split_is_not_speech() -> None:
     assert cuts == [Silence(20, 20 + (PAUSE + 1) // 2), TurnEnded(20)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(tried(20)))
 def test_cuts_leave_no_hole_and_are_bounded(seed: int) -> None:
     chance = random.Random(seed)
     cutter = segmenter()
