@@ -16,6 +16,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.pull import Puller
 from natterjack.process.run import end_tasks
 from natterjack.spec import SessionSpec
+from tests.searching import examples
 from tests.waiting import soon, until
 from worker.capacity.slots import Slots
 from worker.claim import BadRequest, Claimer, parse_request
@@ -84,6 +85,7 @@ JSON = st.recursive(
 )
 
 
+@examples(100)
 @given(st.sampled_from(sorted(SessionSpec.model_fields)), JSON)
 def test_no_value_of_any_field_raises_anything_else(field: str, value: Any) -> None:
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from worker.metering.report import _paged
 
 MOST = 4000
@@ -15,6 +16,7 @@ def test_an_idle_worker_still_has_one_page() -> None:
     assert _paged([], [], MOST) == [([], [])]
 
 
+@examples(100)
 @given(PARTS, PARTS)
 def test_every_part_is_on_one_page_in_order_and_pages_fit(
     sessions: list[str], usage: list[str]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from natterjack.events import ProviderUsage
+from tests.searching import examples
 from worker.metering.usage import Usage
 
 SECONDS = st.floats(0, 1e7)
@@ -25,6 +26,7 @@ USAGES = st.builds(
 )
 
 
+@examples(100)
 @given(USAGES)
 def test_the_quick_json_reads_as_the_record(usage: Usage) -> None:
     quick = ProviderUsage.model_validate(json.loads(usage.json("EUR")))
@@ -37,6 +39,7 @@ def test_the_quick_json_reads_as_the_record(usage: Usage) -> None:
             assert ours == theirs, name
 
 
+@examples(100)
 @given(USAGES)
 def test_a_record_reads_back_within_its_rounding(usage: Usage) -> None:
     again = Usage.from_record(usage.to_record("USD"))

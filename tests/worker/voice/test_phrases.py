@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from worker.voice.phrases import Limits, boundary, limits, phrase_end, speakable
 
 LIMITS = Limits(shortest=20, longest=60)
@@ -95,6 +96,7 @@ def test_a_providers_limits_make_phrases_longer_or_shorter() -> None:
 ALPHABET = st.sampled_from(["a", "bc", " ", ". ", "? ", "\n", ",", "。", "é", "e\u0301", "🇩🇪", "9"])
 
 
+@examples(100)
 @given(st.lists(ALPHABET, max_size=300), st.data())
 def test_phrases_depend_on_the_text_alone(parts: list[str], data: st.DataObject) -> None:
     """However the text arrives, and wherever a later worker begins."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.searching import examples
 from worker.voices.hibari.text import MAX_PIECE_CHARACTERS, MAX_WORD_CHARACTERS, pieces
 
 
@@ -53,6 +54,7 @@ def test_words_know_where_they_come_from() -> None:
     ]  # fmt: skip
 
 
+@examples(100)
 @given(st.text(st.characters(codec=None), max_size=400))
 @example("\ufdfa" * 100)  # one character that normalization makes 18 of
 @example("(" * 1000)
@@ -69,6 +71,7 @@ def test_any_text_is_divided_within_the_limits(phrase: str) -> None:
     assert begins == sorted(set(begins))
 
 
+@examples(100)
 @given(st.lists(st.text("abcXYZ.,!?'\"-", min_size=1, max_size=20), max_size=80))
 def test_no_word_is_lost_or_doubled(words: list[str]) -> None:
     assert " ".join(spoken(" ".join(words))) == " ".join(words)
