@@ -78,7 +78,7 @@ test: lint unit ## what CI runs
 test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py and aiohttp allowed
 	@$(BIN)/python -m tests.ranges
 
-soak: $(VENV)/.dev ## many random examples, then an hour and a half of random faults, with a table at the end
+soak: $(VENV)/.dev ## many random examples, then two hours of random faults, with a table at the end
 	TEST_SEARCH=3 $(BIN)/pytest -q -n 4 --dist worksteal $$(grep -rlE --include='test_*.py' '(tests|\.)\.searching' tests)
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 

@@ -35,7 +35,7 @@ from .subjects import (
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
 )
-from .voice.audio import AUDIO_CUT, EPOCH, SAMPLE_RATE, UTTERANCE
+from .voice.audio import AUDIO_CUT, AUDIO_FENCE, EPOCH, SAMPLE_RATE, UTTERANCE
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import UtteranceEvent, VoiceStatusEvent, VoiceUsage
 from .voice.spec import Played, TextPiece, VoiceSpec
@@ -127,6 +127,11 @@ def _speech_headers() -> dict[str, Any]:
                 "const": "1",
                 "description": "audio of earlier chunks that was not played is to be dropped; the "
                 "payload is empty",
+            },
+            AUDIO_FENCE: {
+                "const": "1",
+                "description": "stored by a worker that takes the session over; not a part of the "
+                "speech: players ignore it. The payload is empty",
             },
             audio.MSG_ID: {"type": "string", "description": "<session_id>:<seq>"},
         },

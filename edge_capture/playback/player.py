@@ -143,6 +143,8 @@ class Player:
             if sum(self._bad.values()) == 1:
                 log.warning("a chunk of speech is invalid, and is not played: %s", error)
             return
+        if header.fence:
+            return
         before = self.playout.session_id
         self._after(header, self.playout.receive(header, data, boot_time()), before)
 

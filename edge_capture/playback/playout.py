@@ -20,8 +20,9 @@ MAX_QUEUED_S = 60.0
 """How much speech is queued at most. What comes beyond that is asked for again."""
 JOIN_S = 0.5
 """How long a player that joins a session waits for the chunks that were published before."""
-HOLE_S = 5.0
-"""How long missing chunks are waited for: the session's worker may be away."""
+HOLE_S = 20.0
+"""How long missing chunks are waited for, without which words are lost: the session's worker may be
+away until its lease has run out, and the broker until it has elected leaders."""
 ASK_S = 5.0
 """How long a player goes on asking, after it has joined or reconnected, for what it may lack."""
 _EARLIER_SESSIONS = 64

@@ -1,7 +1,9 @@
 """The headers of speech: chunks on `tts.audio.<key>`, raw 16-bit PCM of one channel.
 
 The worker publishes them ahead of playback. A cut is a chunk without audio: the player drops
-everything that it has not played.
+everything that it has not played. A fence is not part of the speech: a worker that takes a session
+over stores it before any chunk, so that no chunk of an older holder is stored after it. It has the
+number and the position of the next chunk, and repeats the rest of the newest chunk's headers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from natterjack.spec import SESSION_ID_PATTERN
 UTTERANCE = "Utterance"
 EPOCH = "Epoch"
 AUDIO_CUT = "Audio-Cut"
+AUDIO_FENCE = "Audio-Fence"
 SAMPLE_RATE = "Sample-Rate"
 MIN_RATE, MAX_RATE = 8000, 48_000
 """Sample rates of speech, in hertz."""
@@ -44,6 +47,13 @@ class SpeechHeader(NamedTuple):
     cut: bool = False
     """True for a cut: what was not played of chunks before this one is not to be played. The chunk
     has no audio; `pos` is the position at which later audio begins."""
+    fence: bool = False
+    """True for a fence, which has no audio. Players ignore it."""
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the chunk that follows."""
+        return self.seq if self.fence else self.seq + 1
 
 
 def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
@@ -55,12 +65,14 @@ def encode_speech_headers(header: SpeechHeader) -> dict[str, str]:
         AUDIO_SEQ: str(header.seq),
         AUDIO_POS: str(header.pos),
         SAMPLE_RATE: str(header.sample_rate),
-        MSG_ID: f"{header.session_id}:{header.epoch}:{header.seq}",
+        MSG_ID: f"{header.session_id}:{header.epoch}:{header.seq}{':fence' * header.fence}",
     }
     if header.end:
         headers[AUDIO_END] = "1"
     if header.cut:
         headers[AUDIO_CUT] = "1"
+    if header.fence:
+        headers[AUDIO_FENCE] = "1"
     return headers
 
 
@@ -78,6 +90,7 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
         _number(headers, SAMPLE_RATE),
         _flag(headers, AUDIO_END),
         _flag(headers, AUDIO_CUT),
+        _flag(headers, AUDIO_FENCE),
     )
     if not MIN_RATE <= header.sample_rate <= MAX_RATE:
         raise BadChunk(f"{SAMPLE_RATE} {header.sample_rate} is not {MIN_RATE} to {MAX_RATE}")
@@ -87,6 +100,8 @@ def decode_speech_headers(headers: Mapping[str, str] | None, size: int) -> Speec
         raise BadChunk(f"{AUDIO_POS} {header.pos} leaves no room for its audio")
     if header.cut and size:
         raise BadChunk("a cut has no audio")
+    if header.fence and size:
+        raise BadChunk("a fence has no audio")
     return header
 
 

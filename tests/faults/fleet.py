@@ -19,6 +19,7 @@ from natterjack.spec import SessionSpec
 from natterjack.subjects import SessionKey
 
 from ..emulators import pcm, tones
+from ..emulators.__main__ import VOICES
 from ..emulators.process import RemoteEmulator, emulator_process
 from ..worker.programs import WorkerProcess
 from .cluster import Cluster
@@ -182,7 +183,7 @@ class Fleet:
 def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
     """Return worker settings for the emulators and for fast catching up.
 
-    `deepgram` and `deepgram-flux` share an address, so only one of them can be used.
+    Deepgram's providers share an address, so only one of them can be used.
     """
     environment = dict.fromkeys(
         ("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key"
@@ -193,13 +194,16 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
         "deepgram-rest": ("DEEPGRAM_REST_URL", ""),
         "speechmatics": ("SPEECHMATICS_URL", "/v2"),
         "managed": ("MANAGED_URL", ""),
+        "deepgram-aura": ("DEEPGRAM_URL", ""),
+        "deepgram-flux-speak": ("DEEPGRAM_URL", ""),
     }
     for name, emulator in emulators.items():
         variable, path = addresses[name]
         environment[variable] = emulator.url.replace("ws:", "http:") if "REST" in variable else (
             emulator.url + path
         )  # fmt: skip
-        environment[f"{name.upper().replace('-', '_')}_CATCH_UP_RATE"] = "8"
+        if name not in VOICES:
+            environment[f"{name.upper().replace('-', '_')}_CATCH_UP_RATE"] = "8"
     return environment
 
 

@@ -1,8 +1,9 @@
 """The long run: `make soak`, or `python -m tests.faults.soak --help`.
 
 It measures recovery times first, on an otherwise idle machine. Then it runs storms of random faults
-together with an hour of silence and half an hour without network. It prints tables of the results
-and exits with status 1 if a goal is missed.
+together with an hour of silence and half an hour without network, and last a storm on each voice
+while text is spoken. It prints tables of the results and exits with status 1 if a goal is missed.
+The voice storms alone: `--scale 0 --faults 0 --minutes 0 --offline 0 --voice 300`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from .offline import Absence, offline
 from .recovery import HEAD, Row, rows
 from .silence import Quiet, growth, silence
 from .storm import Outcome, Settings, Storm
+from .voice.account import CALM_WORDS, DISTURBED_WORDS
+from .voice.storm import VOICES, VoiceStorm, voice_fleet
+from .voice.storm import Outcome as VoiceOutcome
+from .voice.storm import Settings as VoiceSettings
 
 CHAINS = (
     ("deepgram", "speechmatics", "deepgram-rest"),
@@ -60,6 +65,42 @@ async def storms(faults: int, seed: int) -> list[Outcome]:
         settings = Settings(share, seed + number, parallel_faults=3, long_cuts=True)
         found.append(await storm(settings, providers))
     return found
+
+
+async def voice_storms(faults: int, seed: int) -> VoiceOutcome:
+    """Run one storm for each voice, one after another."""
+    found = VoiceOutcome()
+    for number, voice in enumerate(VOICES):
+        share = -(-faults // len(VOICES))
+        settings = VoiceSettings(share, seed + number, parallel_faults=5, max_pause_seconds=3)
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory)
+            async with voice_fleet(path, WORKERS, voice) as running:
+                found.add(await VoiceStorm(running, path, settings).run(_say))
+    return found
+
+
+def voice_rows(outcome: VoiceOutcome) -> list[Row]:
+    """Summarize the storms on voices."""
+    a, faults = outcome.account, outcome.faults.total()
+    return [
+        Row(f"speech under random faults; {a.words} words said in {a.sessions} sessions, "
+            f"{a.heard} heard",
+            "0 lost, heard twice, out of order",
+            f"{faults} faults: {a.lost} lost, {a.doubled} heard twice, {a.out_of_order} out of "
+            "order", not (a.lost or a.doubled or a.out_of_order), faults),
+        Row("utterances that were interrupted: words whose report, that they were heard or not, is "
+            "wrong beyond its bound", "0", f"{a.misreported}", not a.misreported,
+            a.interrupted),
+        Row("… reported as exact", "all exact", "all", True, a.exact),
+        Row("… estimated, while worker and player reach each other: words off",
+            f"≤ {CALM_WORDS}", a.spread(a.calm_estimates),
+            max(map(abs, a.calm_estimates), default=0) <= CALM_WORDS, len(a.calm_estimates)),
+        Row("… estimated, all", f"≤ {DISTURBED_WORDS}", a.spread(a.estimates),
+            max(map(abs, a.estimates), default=0) <= DISTURBED_WORDS, len(a.estimates)),
+        Row("voice sessions with `sequence` 0, 1, 2 …, one end of each utterance, one closing "
+            "event", "all", f"{len(a.problems)} problems", not a.problems, a.sessions),
+    ]  # fmt: skip
 
 
 def storm_rows(outcomes: list[Outcome]) -> list[Row]:
@@ -138,11 +179,8 @@ def absence_rows(absences: list[Absence]) -> list[Row]:
     return found
 
 
-def fault_rows(outcomes: list[Outcome]) -> list[str]:
+def fault_rows(faults: Counter[str]) -> list[str]:
     """Count the injected faults in a Markdown table."""
-    faults = Counter[str]()
-    for outcome in outcomes:
-        faults += outcome.faults
     lines = ["| fault | times |", "| --- | --- |"]
     return lines + [f"| {name} | {count} |" for name, count in sorted(faults.items())]
 
@@ -172,6 +210,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="minutes of silence (default 60)")
     parser.add_argument(
         "--offline", type=float, default=31, help="minutes without network (default 31)"
+    )
+    parser.add_argument(
+        "--voice", type=int, default=300, help="number of faults while text is spoken (default 300)"
     )
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument(
@@ -205,14 +246,20 @@ async def main() -> int:
     except AssertionError as error:
         # Keep the results measured so far.
         failures.append(f"given up: {error}")
+    faults = sum((outcome.faults for outcome in outcomes), Counter[str]())
+    if arguments.voice:
+        spoken = await voice_storms(arguments.voice, arguments.seed)
+        found += voice_rows(spoken)
+        failures += [failure.partition("\n")[0] for failure in spoken.failures]  # printed before
+        faults += spoken.faults
     for failure in failures:
         _say(failure)
     print(
         f"{environment()}; seed {arguments.seed}, {(time.monotonic() - started) / 60:.0f} minutes\n"
     )
     print("\n".join([HEAD, *(row.line() for row in found)]))
-    if outcomes:
-        print("\n".join(["", *fault_rows(outcomes)]))
+    if faults:
+        print("\n".join(["", *fault_rows(faults)]))
     return 1 if failures or not all(row.met for row in found) else 0
 
 

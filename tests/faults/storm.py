@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import random
-import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from nats.errors import Error as NatsError
 
 from natterjack.audio import AUDIO_END, AUDIO_POS, SESSION_ID
@@ -23,29 +18,20 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.stored import StoreUnavailable, StreamStore
 from natterjack.events import Account
-from natterjack.local.embedded import EmbeddedServer
 from natterjack.spec import SessionSpec
 from natterjack.subjects import audio_subject
 
-from ..emulators.process import RemoteEmulator
-from ..freezing import freeze
 from ..waiting import until
 from ..worker.programs import closed, queue_empty
 from .audit import Audit, audit
-from .fleet import Fleet, Line, Seat, Talk, open_files, resident_bytes
+from .damage import TWO, Damage, holds_nothing
+from .fleet import Fleet, Line, Talk, open_files, resident_bytes
 from .invoice import Item, invoice
 
 CLOSED_SECONDS = 300.0
 """A session still open this long after its edge has ended counts as lost."""
-_OFF: dict[str, Any] = {
-    "drop_after_seconds": None, "close_after_seconds": None, "mute_after_seconds": None,
-    "stop_reading_after_seconds": None, "garbage": [], "mutated": False,
-}  # fmt: skip
-"""The switches for running connections, off."""
 _USAGE_SECONDS = 8.0
 """Time within which each worker has written its use; it does so every 5 s."""
-_FAULT_SECONDS = 8.0
-"""A fault that affected no connection within this time is not counted."""
 
 
 @dataclass
@@ -83,25 +69,25 @@ class Outcome:
     """Detailed descriptions of failed sessions."""
 
 
-class Storm:
-    """Runs sessions and faults, and audits the sessions. The first seat's worker is never ended."""
+class Storm(Damage):
+    """Runs sessions and faults, and audits the sessions."""
+
+    leaders = (streams.AUDIO, streams.SESSIONS, streams.TRANSCRIPTS)
 
     def __init__(self, fleet: Fleet, directory: Path, settings: Settings) -> None:
-        self._fleet = fleet
+        super().__init__(fleet, settings.seed)
         self._directory = directory
         self._settings = settings
-        self._random = random.Random(settings.seed)
         self._talks: set[Talk] = set()
         self._ended: list[Talk] = []
         self._accounts: dict[str, Account] = {}
         self._files_before = open_files(fleet.seats[0].worker.pid)
-        self._nodes_busy = asyncio.Lock()
         self._over = asyncio.Event()
         self._started = time.monotonic()
         self._mutated = False
         """Whether any message was mutated. Words may have no time then."""
-        self.outcome = Outcome()
-        self.faults: dict[str, tuple[float, Callable[[], Awaitable[bool]]]] = {
+        self.outcome = Outcome(faults=self.injected)
+        self.faults = {
             "worker SIGKILL": (3, self._worker_killed),
             "worker SIGTERM": (2, self._worker_drained),
             "worker frozen, lease kept": (1, lambda: self._worker_frozen(0.3, 1.5)),
@@ -131,7 +117,7 @@ class Storm:
             "edge cut off": (2, lambda: self._edge_cut(0.2, 6)),
             "edge's packets lost for a while": (1, self._edge_stalled),
             "audio doubled, out of order, forged": (2, self._audio_forged),
-            "two at once": (2, self._two),
+            TWO: (2, self._two),
         }
         if settings.long_cuts:
             self.faults["edge cut off for minutes"] = (0.15, lambda: self._edge_cut(125, 180))
@@ -146,7 +132,12 @@ class Storm:
                 tasks.create_task(self._talk_on(number)) for number in range(self._settings.talks)
             ]
             count = self._settings.parallel_faults
-            faults = [tasks.create_task(self._inject_faults()) for _ in range(count)]
+            faults = [
+                tasks.create_task(
+                    self.inject(self._settings.faults, self._settings.max_pause_seconds)
+                )
+                for _ in range(count)
+            ]
             await asyncio.wait(faults)
             self._over.set()
             await asyncio.wait(talks)
@@ -234,7 +225,7 @@ class Storm:
             try:
                 await queue_empty(broker, CLOSED_SECONDS)
                 for seat in self._fleet.seats:
-                    await until(partial(_holds_nothing, seat), "no session is held", 180)
+                    await until(partial(holds_nothing, seat), "no session is held", 180)
             except AssertionError as error:
                 held = [(await seat.worker.get("/sessions"))[1] for seat in self._fleet.seats]
                 self.outcome.audit.problems.append(str(error))
@@ -253,100 +244,7 @@ class Storm:
         witness = self._fleet.seats[0].worker.pid
         self.outcome.files_left = open_files(witness) - self._files_before
 
-    async def _inject_faults(self) -> None:
-        names = list(self.faults)
-        weights = [self.faults[name][0] for name in names]
-        while self.outcome.faults.total() < self._settings.faults:
-            await asyncio.sleep(self._random.uniform(0, self._settings.max_pause_seconds))
-            (name,) = self._random.choices(names, weights)
-            if await self.faults[name][1]():
-                self.outcome.faults[name] += 1
-
     # ---- faults: each returns whether it took effect ----------------------------------------
-
-    def _between(self, least: float, most: float) -> float:
-        return self._random.uniform(least, most)
-
-    async def _seat(self, *, mortal: bool) -> Seat | None:
-        """Choose a seat that no other fault uses and whose worker has sessions."""
-        seats = self._fleet.seats[1:] if mortal else self._fleet.seats
-        for seat in self._random.sample(seats, len(seats)):
-            if seat.busy.locked():
-                continue
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, AssertionError):
-                if (await seat.worker.get("/sessions"))[1] != "[]" and not seat.busy.locked():
-                    return seat
-        return None
-
-    async def _worker_killed(self) -> bool:
-        if (seat := await self._seat(mortal=True)) is None:
-            return False
-        async with seat.busy:
-            await seat.kill()
-        return True
-
-    async def _worker_drained(self) -> bool:
-        if (seat := await self._seat(mortal=True)) is None:
-            return False
-        async with seat.busy:
-            await seat.drain()
-        return True
-
-    async def _worker_frozen(self, least: float, most: float) -> bool:
-        if (seat := await self._seat(mortal=False)) is None:
-            return False
-        async with seat.busy:
-            await seat.freeze(self._between(least, most))
-        return True
-
-    async def _rolling_restart(self) -> bool:
-        for seat in self._fleet.seats[1:]:
-            async with seat.busy:
-                await seat.drain()
-        return True
-
-    async def _worker_cut(self, least: float, most: float) -> bool:
-        if (seat := await self._seat(mortal=False)) is None:
-            return False
-        async with seat.busy:
-            seat.line.cut()
-            await asyncio.sleep(self._between(least, most))
-            seat.line.heal()
-        return True
-
-    async def _worker_stalled(self) -> bool:
-        if (seat := await self._seat(mortal=False)) is None:
-            return False
-        async with seat.busy:
-            seat.line.stall()
-            await asyncio.sleep(self._between(0.5, 8))
-            seat.line.heal()
-        return True
-
-    def _emulator(self, *, sockets: bool = False) -> RemoteEmulator:
-        """Choose an emulator; with `sockets`, one whose connections stay open."""
-        names = list(self._fleet.emulators)
-        names = [name for name in names if not sockets or name != "deepgram-rest"]
-        return self._fleet.emulators[self._random.choice(names)]
-
-    async def _apply(
-        self, emulator: RemoteEmulator, fault: str, switches: dict[str, Any], count: int = 1
-    ) -> bool:
-        """Set switches. Return whether the fault soon affects `count` more connections."""
-        before, _ = await emulator.affected()
-        await emulator.set(**switches)
-        deadline = time.monotonic() + _FAULT_SECONDS
-        while time.monotonic() < deadline:
-            now, _ = await emulator.affected()
-            if now.get(fault, 0) >= before.get(fault, 0) + count:
-                return True
-            await asyncio.sleep(0.05)  # polling interval of an HTTP endpoint
-        return False
-
-    async def _provider(self, switch: str, value: Any, count: int = 1) -> bool:
-        """Set a switch for the next `count` connections."""
-        switches = {**_OFF, switch: value, "connections": count}
-        return await self._apply(self._emulator(sockets=True), switch, switches, count)
 
     async def _provider_mutates(self) -> bool:
         self._mutated = True
@@ -364,89 +262,6 @@ class Storm:
             return await self._apply(emulator, fault, {**off, fault: value, "connections": 1})
         finally:
             await emulator.set(**off)
-
-    async def _provider_drops(self) -> bool:
-        return await self._emulator().drop() > 0
-
-    async def _provider_refuses(self) -> bool:
-        emulator = self._emulator()
-        await emulator.set(refuse=True)
-        hit = await emulator.drop()
-        await asyncio.sleep(self._between(0.2, 3))
-        await emulator.set(refuse=False)
-        return hit > 0
-
-    async def _handshake(self, emulator: RemoteEmulator, **switches: Any) -> bool:
-        """Drop open connections, so that workers dial again."""
-        await emulator.drop()
-        off = {"handshake_status": None, "handshake_drop": False, "handshake_delay_seconds": 0.0}
-        done = await self._apply(emulator, "handshake", {**off, **switches})
-        if not done:
-            await emulator.set(**off, handshakes=0)
-        return done
-
-    async def _provider_status(self) -> bool:
-        status, count = self._random.choice([429, 503]), self._random.randint(1, 3)
-        return await self._handshake(
-            self._emulator(), handshake_status=status, handshakes=count
-        )  # fmt: skip
-
-    async def _provider_forbids(self) -> bool:
-        """Refuse the account, at the first provider of the chain: the next one takes over."""
-        emulator = next(iter(self._fleet.emulators.values()))
-        status = self._random.choice([401, 402])
-        return await self._handshake(emulator, handshake_status=status, handshakes=1)
-
-    async def _provider_handshake(self) -> bool:
-        slow, count = self._random.random() < 0.5, self._random.randint(1, 3)
-        how = {"handshake_delay_seconds": 2.0} if slow else {"handshake_drop": True}
-        return await self._handshake(self._emulator(), **how, handshakes=count)
-
-    async def _provider_closes_again(self) -> bool:
-        """Close the next four connections right after the handshake."""
-        return await self._provider("close_after_seconds", 0, 4)
-
-    async def _provider_late(self) -> bool:
-        emulator = self._emulator()
-        _, open_connections = await emulator.affected()
-        await emulator.set(latency_seconds=self._between(0.3, 2))
-        await asyncio.sleep(self._between(1, 5))
-        await emulator.set(latency_seconds=0)
-        return open_connections > 0
-
-    async def _restart(self, nodes: list[EmbeddedServer], seconds: float) -> bool:
-        if self._nodes_busy.locked():
-            return False
-        async with self._nodes_busy:
-            for node in nodes:
-                node.kill()
-            await asyncio.sleep(seconds)
-            for node in nodes:
-                await asyncio.to_thread(node.start)
-        return True
-
-    async def _node_killed(self) -> bool:
-        node = self._random.choice(self._fleet.cluster.nodes)
-        return await self._restart([node], self._between(0, 4))
-
-    async def _leader_killed(self) -> bool:
-        name = self._random.choice([streams.AUDIO, streams.SESSIONS, streams.TRANSCRIPTS])
-        async with connected(self._fleet.broker_settings, name="leader") as broker:
-            leader = await self._fleet.cluster.leader(broker, name)
-        return leader is not None and await self._restart([leader], self._between(0, 4))
-
-    async def _broker_killed(self) -> bool:
-        return await self._restart(self._fleet.cluster.nodes, self._between(0, 1))
-
-    async def _node_frozen(self) -> bool:
-        if self._nodes_busy.locked():
-            return False
-        async with self._nodes_busy:
-            node = self._random.choice(self._fleet.cluster.nodes)
-            freeze(node.pid)
-            await asyncio.sleep(self._between(0.3, 4))
-            os.kill(node.pid, signal.SIGCONT)
-        return True
 
     def _any_talk(self) -> Talk | None:
         return self._random.choice(sorted(self._talks, key=id)) if self._talks else None
@@ -501,14 +316,3 @@ class Storm:
             except (StoreUnavailable, NatsError, TimeoutError):
                 return False  # another fault is in effect
         return len(chunks) > 0
-
-    async def _two(self) -> bool:
-        """Inject two other faults at once; they count under their own names."""
-        names = self._random.sample([name for name in self.faults if name != "two at once"], 2)
-        done = await asyncio.gather(*(self.faults[name][1]() for name in names))
-        self.outcome.faults.update(name for name, did in zip(names, done, strict=True) if did)
-        return False
-
-
-async def _holds_nothing(seat: Seat) -> bool:
-    return (await seat.worker.get("/sessions"))[1] == "[]"

@@ -360,11 +360,11 @@ async def closed(broker: Broker, spec: SessionSpec, timeout: float = 30) -> Tran
     return found
 
 
-async def queue_empty(broker: Broker, timeout: float = 10) -> None:
+async def queue_empty(broker: Broker, timeout: float = 10, queue: str = streams.SESSIONS) -> None:
     """Wait until every session request is acknowledged."""
 
     async def look() -> bool:
-        info = await broker.client.jetstream().stream_info(streams.SESSIONS)
+        info = await broker.client.jetstream().stream_info(queue)
         return info.state.messages == 0
 
     await until(look, "every request is acknowledged", timeout)

@@ -57,6 +57,11 @@ class VoiceLedger:
         cost, again = characters * self._price, repeated * self._price
         self._enter(Usage(characters=characters, cost=cost, recovery_cost=again))
 
+    def assume(self, characters: int) -> None:
+        """Note that a worker that was killed has sent text and not reported it."""
+        if characters:
+            self._enter(Usage(characters=characters, cost=characters * self._price))
+
     def billed(self, sent: int, billed: int) -> None:
         """Note that the provider bills `billed` characters for a phrase of `sent` characters."""
         if billed != sent:

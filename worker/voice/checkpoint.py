@@ -32,6 +32,8 @@ class OpenUtterance:
     end: int | None = None
     places: list[tuple[int, int]] = field(default_factory=list)
     """Positions at which phrases begin, with their places in the text."""
+    characters: int = 0
+    """The end of the text of the last of these phrases."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class VoiceCheckpoint(LeaseRecord):
     """All utterances up to this one are over."""
     started: int = -1
     """The event `started` of all utterances up to this one is published."""
+    sent: tuple[int, int] = (-1, 0)
+    """The place in the text up to which any was sent to a provider, and counted in `account`."""
     open: list[OpenUtterance] = field(default_factory=list)
     rewound: int = -1
     """The number of the last cut that drops no text: lost audio is spoken again after it."""

@@ -98,6 +98,7 @@ class Incoming:
         if played.missing is not None:
             known = self._missing
             self._missing = played.missing if known is None else min(known, played.missing)
+        self._progress.reported.set()
         self._wake()
 
     def _turn(self, _subject: bytes, _reply: bytes, _raw: bytes | None, data: bytes) -> None:

@@ -17,6 +17,9 @@ from .progress import Progress
 from .relay import Relay
 from .text import Utterance
 
+_STOP_SECONDS = 1.0
+"""How long the player's answer to a cut is waited for."""
+
 
 class Dropped(NamedTuple):
     """The text and the audio that an interrupt drops."""
@@ -27,6 +30,8 @@ class Dropped(NamedTuple):
     """All audio before it was played."""
     texts: dict[int, Utterance]
     spoken: dict[int, Spoken]
+    confirmed: bool = True
+    """Whether the player has confirmed the position."""
 
 
 class Interrupter:
@@ -57,14 +62,17 @@ class Interrupter:
         if self.nothing:
             return None, round(at / self._rate, 6)
         async with self._order:
-            at = playback.position(now)
             through = max(progress.script.newest, progress.utterance - 1)
             if last is not None:
                 through = min(through, max(last, progress.utterance - 1))
-            unplayed = playback.published - at
             phrase = None if relay is None else relay.cut(through + 1)
+            playback.expect_stop()
             await progress.speech.publish(max(0, through), cut=True)
-            dropped = self._drop(through, at, now)
+            confirmed = await self._stopped()
+            now = time.monotonic()
+            at = playback.played if confirmed else playback.position(now)
+            unplayed = playback.published - at
+            dropped = self._drop(through, at, now, confirmed=confirmed)
         answer = None
         if relay is not None:
             with contextlib.suppress(ProviderError):  # `receive` fails as well
@@ -74,7 +82,19 @@ class Interrupter:
         first = min([*dropped.texts, *dropped.spoken], default=None)
         return first, round(at / self._rate, 6)
 
-    def _drop(self, through: int, at: int, now: float) -> Dropped:
+    async def _stopped(self) -> bool:
+        """Wait for the player's report of how far it had played when it received the cut. False if
+        there is none soon."""
+        progress, playback = self._progress, self._progress.playback
+        if playback.reachable(time.monotonic()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    while not playback.stopped:
+                        progress.reported.clear()
+                        await progress.reported.wait()
+        return playback.stopped
+
+    def _drop(self, through: int, at: int, now: float, *, confirmed: bool) -> Dropped:
         """Drop everything up to utterance `through`, of which audio before `at` was played."""
         progress, playback = self._progress, self._progress.playback
         texts = {n: u for n, u in progress.script.utterances.items() if n <= through}
@@ -84,11 +104,13 @@ class Interrupter:
             del playback.spoken[number]
         progress.script.drop(through, now)
         progress.begin(through + 1, 0)
-        return Dropped(through, at, texts, spoken)
+        return Dropped(through, at, texts, spoken, confirmed)
 
-    async def finish(self, through: int, at: int) -> None:
+    async def finish(self, through: int) -> None:
         """Finish the interrupt of a former holder, of which only the cut was published."""
-        dropped = self._drop(through, at, time.monotonic())
+        confirmed = await self._stopped()
+        at = self._progress.playback.played
+        dropped = self._drop(through, at, time.monotonic(), confirmed=confirmed)
         await self.announce(dropped, "request", None, None, None)
 
     async def announce(
@@ -101,17 +123,30 @@ class Interrupter:
     ) -> None:
         """Publish what was heard of the utterances that were dropped. `said` is what of `phrase`
         the provider says it has spoken."""
+        async with self._progress.announcing():
+            await self._announce(dropped, reason, detail, phrase, said)
+
+    async def _announce(
+        self,
+        dropped: Dropped,
+        reason: str,
+        detail: str | None,
+        phrase: Phrase | None,
+        said: str | None,
+    ) -> None:
         rate = self._rate
         for number in sorted({*dropped.texts, *dropped.spoken}):
             utterance, spoken = dropped.texts.get(number), dropped.spoken.get(number)
             text = "" if utterance is None else utterance.text
             heard, start = Heard(0, estimated=False), dropped.position
             if spoken is not None:
-                heard, start = spoken.heard(dropped.position, text, rate), spoken.start
-            if said is not None and phrase is not None and phrase.utterance == number:
-                begin = phrase.start + len(phrase.text) - len(phrase.text.lstrip())
-                if text.startswith(said.strip(), begin):
-                    heard = Heard(begin + len(said.strip()), estimated=False)
+                pace = self._progress.playback.pace
+                heard = spoken.heard(dropped.position, text, rate, pace)
+                start = spoken.start
+                if said is not None and phrase is not None and phrase.utterance == number:
+                    heard = heard_as_said(said, phrase, spoken, dropped.position, text) or heard
+                if not dropped.confirmed:
+                    heard = heard._replace(estimated=True)
             await self._progress.writer.utterance(
                 number,
                 "interrupted",
@@ -161,7 +196,7 @@ class Interrupter:
         at = progress.playback.position(now)
         texts = dict(progress.script.utterances)
         spoken = dict(progress.playback.spoken)
-        dropped = Dropped(progress.script.newest, at, texts, spoken)
+        dropped = Dropped(progress.script.newest, at, texts, spoken, confirmed=False)
         await self.announce(dropped, reason, None, None, None)
 
     async def finish_played(self) -> bool:
@@ -179,14 +214,31 @@ class Interrupter:
             if utterance is not None and problem and (utterance.headless or not text):
                 event = "interrupted"
                 ended |= {"text_spoken": "", "text_remaining": text, "reason": "failed"}
-            await progress.writer.utterance(
-                one.number,
-                event,
-                start=round(one.start / self._rate, 6),
-                end=round(one.end / self._rate, 6),
-                **ended,
-            )
+            async with progress.announcing():
+                await progress.writer.utterance(
+                    one.number,
+                    event,
+                    start=round(one.start / self._rate, 6),
+                    end=round(one.end / self._rate, 6),
+                    **ended,
+                )
+                progress.end(one.number)
             self._metrics.voice_utterances.labels(ended.get("reason", "finished")).inc()
-            progress.end(one.number)
             found = True
         return found
+
+
+def heard_as_said(
+    said: str, phrase: Phrase, spoken: Spoken, position: int, text: str
+) -> Heard | None:
+    """What was heard of `text` if the provider has spoken `said` of a phrase. None if the player
+    was not within that phrase, so that the provider could not know."""
+    begin = phrase.start + len(phrase.text) - len(phrase.text.lstrip())
+    within = any(
+        place.character == phrase.start and place.position < position
+        for place in spoken.places
+        if not place.word
+    )
+    if not within or not text.startswith(said.strip(), begin):
+        return None
+    return Heard(begin + len(said.strip()), estimated=False)

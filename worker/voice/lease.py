@@ -39,6 +39,7 @@ class VoiceLease(BaseLease[VoiceCheckpoint]):
         self._tenant = spec.tenant
         self.progress = progress
         self.cutoff = cutoff
+        progress.save = self.write
 
     async def _start(
         self, before: VoiceCheckpoint | None, claimant: Claimant, end_of: EndQuery
@@ -53,7 +54,10 @@ class VoiceLease(BaseLease[VoiceCheckpoint]):
         if may_have_used_more(stored):
             record = await last_record(stored.instance, stored.holder, self._tenant)
             if record is not None:
+                before = sum(row.characters for row in rows.values())
                 rows = {**rows, **_later(record.providers, rows)}
+                after = sum(row.characters for row in rows.values())
+                self.progress.reported_characters = after - before
         self.progress.ledger.adopt(rows, account.repeated_characters)
         self.progress.published_before = account.audio_seconds
         self.progress.played_before = account.played_seconds
@@ -70,6 +74,10 @@ class VoiceLease(BaseLease[VoiceCheckpoint]):
             account=None,
         )
         return None
+
+    async def write(self, *, closed: bool = False, handed_over: bool = False) -> None:
+        await super().write(closed=closed, handed_over=handed_over)
+        self.progress.saved(self.checkpoint)
 
     async def _fill(self, *, ends: bool) -> str:
         checkpoint, progress = self.checkpoint, self.progress

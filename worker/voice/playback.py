@@ -5,6 +5,7 @@ Positions count frames since the session's first.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from typing import NamedTuple
 
@@ -12,8 +13,15 @@ from natterjack.voice.spec import Played
 
 from .phrases import CHARACTERS_PER_SECOND
 
+UNKNOWN_END = 2**53
+"""The end of a phrase that a former holder has begun: that of the text at most."""
+_WORD_SHARE = 0.75
+"""The share of a word after which it counts as heard."""
 _MAX_GUESS_SECONDS = 1.0
 """How long playback is assumed to go on without a report."""
+_REACHABLE_SECONDS = 2.5
+"""A player that has reported within this time is expected to answer a cut; it reports at least once
+a second."""
 
 
 class Place(NamedTuple):
@@ -46,7 +54,7 @@ class Spoken:
         self.characters = 0
         """The end of the text of the last phrase that was begun."""
 
-    def begin_phrase(self, position: int, start: int, end: int) -> None:
+    def begin_phrase(self, position: int, start: int, end: int = UNKNOWN_END) -> None:
         """Note that the phrase of characters `start` to `end` begins at a position."""
         while self.places and self.places[-1].position >= position:
             self.places.pop()  # it is synthesized again
@@ -58,8 +66,11 @@ class Spoken:
         if not self.places or self.places[-1].position <= position:
             self.places.append(Place(position, character, word=True))
 
-    def heard(self, position: int, text: str, rate: int) -> Heard:
-        """The part of `text` that was heard if audio before `position` was played."""
+    def heard(
+        self, position: int, text: str, rate: int, pace: float = CHARACTERS_PER_SECOND
+    ) -> Heard:
+        """The part of `text` that was heard if audio before `position` was played. `pace` is the
+        number of characters spoken in a second, for a phrase whose end is not known."""
         if self.end is not None and position >= self.end:
             return Heard(len(text), estimated=False)
         index = bisect_right([place.position for place in self.places], position) - 1
@@ -68,8 +79,9 @@ class Spoken:
         place = self.places[index]
         following = self.places[index + 1] if index + 1 < len(self.places) else None
         until = self.characters if following is None else following.character
+        until = min(until, len(text))
         if place.word:
-            return Heard(min(until, len(text)), estimated=False)
+            return self._heard_of_word(place, following, until, position, text)
         if place.position == position:
             return Heard(min(place.character, len(text)), estimated=False)
         end = self.end if following is None else following.position
@@ -77,11 +89,27 @@ class Spoken:
             share = (position - place.position) / (end - place.position)
             guess = place.character + share * (until - place.character)
         else:
-            guess = place.character + (position - place.position) / rate * CHARACTERS_PER_SECOND
+            guess = place.character + (position - place.position) / rate * pace
         at = min(round(guess), until, len(text))
         while 0 < at < len(text) and not text[at - 1].isspace() and not text[at].isspace():
             at -= 1  # a word that was cut was not heard
         return Heard(max(at, place.character), estimated=True)
+
+    @staticmethod
+    def _heard_of_word(
+        place: Place, following: Place | None, until: int, position: int, text: str
+    ) -> Heard:
+        """The text that was heard if the player stopped within the word of a mark. Marks say where
+        words begin, not where they end: most of the time to the next one is the word's."""
+        if following is None:  # the word may be followed by others whose marks have not arrived
+            found = re.match(r"\S*\s*", text[place.character : until])
+            after = place.character + (found.end() if found else 0)
+            if after < until:
+                return Heard(place.character, estimated=False)
+            return Heard(min(until, len(text)), estimated=True)
+        share = (position - place.position) / max(1, following.position - place.position)
+        heard = until if share >= _WORD_SHARE else place.character
+        return Heard(min(heard, len(text)), estimated=False)
 
 
 class Playback:
@@ -103,12 +131,18 @@ class Playback:
         """Since when published audio has waited without any of it being played."""
         self.cut = 0
         """Where audio begins after the last cut: what was before it is not to be played."""
+        self.stopped = False
+        """Whether the player has reported since `expect_stop` that it has stopped at a cut."""
+        self._characters = self._seconds = 0.0
+        """Of the phrases that were spoken to their ends."""
         self._playing_since: float | None = None
+        self._reported_at: float | None = None
 
     def adopt(self, published: int, played: int, cut: int, now: float) -> None:
         """Continue where a former holder stopped."""
         self.published, self.played, self.cut = published, min(played, published), cut
         self.waiting_since = now if published > self.played else None
+        self._reported_at = now  # its next report is expected
 
     def publish(self, frames: int, now: float) -> None:
         """Note that audio was published."""
@@ -118,6 +152,16 @@ class Playback:
             self.published_at = now
         self.published += frames
 
+    def spoke(self, characters: int, frames: int) -> None:
+        """Note the length of a phrase that was spoken to its end."""
+        self._characters += characters
+        self._seconds += frames / self._rate
+
+    @property
+    def pace(self) -> float:
+        """Characters that are spoken in a second."""
+        return self._characters / self._seconds if self._seconds else CHARACTERS_PER_SECOND
+
     def drop(self) -> None:
         """Note a cut: nothing that is published is to be played any more."""
         self.played = self.cut = self.published
@@ -125,6 +169,8 @@ class Playback:
 
     def report(self, played: Played, now: float) -> None:
         """Take the report of a player. The greatest position counts."""
+        self._reported_at = now
+        self.stopped = self.stopped or played.state == "interrupted"
         moved = min(played.position, self.published) - self.played
         if moved > 0:
             self.played_frames += moved
@@ -136,6 +182,14 @@ class Playback:
             self.waiting_since = None
         elif moved > 0 or playing:
             self.waiting_since = now
+
+    def expect_stop(self) -> None:
+        """Note that a cut is about to be published."""
+        self.stopped = False
+
+    def reachable(self, now: float) -> bool:
+        """Whether the player's answer to a cut can be expected soon."""
+        return self._reported_at is not None and now - self._reported_at < _REACHABLE_SECONDS
 
     def position(self, now: float) -> int:
         """The position that is being played now, as far as reports tell."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from natterjack.voice.spec import VoiceSpec
 from worker.metering.voice_ledger import VoiceLedger
@@ -13,6 +15,7 @@ from worker.metrics import Metrics
 
 from .checkpoint import OpenUtterance, VoiceAccount, VoiceCheckpoint
 from .events import EventWriter
+from .phrases import Phrase
 from .playback import Place, Playback, Spoken
 from .speech import Speech
 from .text import Script
@@ -68,6 +71,10 @@ class Progress:
         """The number of the last cut after which lost audio is spoken again."""
         self.sent_until = (-1, 0)
         """The place in the text up to which any was ever sent to a provider."""
+        self.reported_characters = 0
+        """Characters after that place that a former holder has reported as sent."""
+        self.phrase_voice: str | None = None
+        """The voice that has spoken what is published of the current phrase."""
         self.close_reason: str | None = None
         self.published_before = self.played_before = 0.0
         """Seconds that former holders have published and had played."""
@@ -76,6 +83,12 @@ class Progress:
         """Returns where the text of utterances that are not over begins in the stream."""
         self.wake: Callable[[], None] = lambda: None
         """Makes the session's tasks look again."""
+        self.save: Callable[[], Awaitable[None]]
+        """Writes the checkpoint."""
+        self.reported = asyncio.Event()
+        """Set by each report of the player."""
+        self._announcing = asyncio.Lock()
+        self._saved = (-1, -1)
 
     # ---- positions, as admission and the HTTP port know them ------------------------------------
 
@@ -114,8 +127,15 @@ class Progress:
                 continue
             spoken = Spoken(one.number, one.start, one.end)
             spoken.places = [Place(position, character) for position, character in one.places]
+            spoken.characters = one.characters
             self.playback.spoken[one.number] = spoken
+        self.phrase_voice = stored.provider
+        self.sent_until = (stored.sent[0], stored.sent[1])
         self.ready = True
+
+    def saved(self, checkpoint: VoiceCheckpoint) -> None:
+        """Note that a checkpoint is stored."""
+        self._saved = (checkpoint.started, checkpoint.over)
 
     def fill(self, checkpoint: VoiceCheckpoint) -> None:
         """Bring a checkpoint up to date."""
@@ -126,11 +146,13 @@ class Progress:
         checkpoint.played, checkpoint.cut = playback.played, playback.cut
         checkpoint.over, checkpoint.started = self.over, self.started
         checkpoint.rewound = self.rewound
+        checkpoint.sent = self.sent_until
         checkpoint.last, checkpoint.close_reason = self.script.last, self.close_reason
         checkpoint.open = [
             OpenUtterance(
                 number=one.number, start=one.start, end=one.end,
                 places=[(p.position, p.character) for p in one.places if not p.word][-100:],
+                characters=one.characters,
             )
             for one in playback.spoken.values()
         ]  # fmt: skip
@@ -147,6 +169,20 @@ class Progress:
         begins there, `heard` frames."""
         self.utterance, self.offset = utterance, offset
         self.phrase_position, self.phrase_seq = self.speech.position - heard, self.speech.seq
+
+    def change_voice(self, voice: str) -> bool:
+        """Note that `voice` goes on with the current phrase. Return whether it is another voice,
+        which speaks at another pace: then the phrase is divided before the word within which the
+        published audio ends, as far as that is known, and the rest is spoken as a phrase."""
+        before, self.phrase_voice = self.phrase_voice, voice
+        utterance = self.script.utterances.get(self.utterance)
+        if before in (None, voice) or not self.skip or utterance is None:
+            return False
+        spoken, text = self.spoken(), utterance.text
+        end = self.speech.position
+        heard = spoken.heard(end, text, self._rate, self.playback.pace)
+        self.begin(self.utterance, max(self.offset, heard.characters))
+        return True
 
     @property
     def skip(self) -> int:
@@ -167,10 +203,33 @@ class Progress:
         self.playback.spoken.pop(number, None)
         self.script.forget(number)
 
+    @contextlib.asynccontextmanager
+    async def announcing(self) -> AsyncIterator[None]:
+        """Publish an event of an utterance in this block. Raises LeaseLost.
+
+        A worker that takes over reads the newest one alone, so the checkpoint has those before it.
+        """
+        async with self._announcing:
+            if (self.started, self.over) != self._saved:
+                await self.save()
+            yield
+
     @property
     def idle(self) -> bool:
         """True if all text that has arrived is spoken and played."""
         return not self.script.utterances and not self.playback.spoken
+
+    def count_sent(self, phrase: Phrase) -> None:
+        """Count a phrase that is sent, and what a killed worker has sent and not reported of it."""
+        place, size = (phrase.utterance, phrase.end), len(phrase.text)
+        again = place <= self.sent_until
+        current = (phrase.utterance, phrase.start) == (self.utterance, self.offset)
+        if current and self.skip > 0 and not again:  # it was spoken in part
+            again = True
+            self.ledger.assume(max(0, size - self.reported_characters))
+        self.reported_characters = 0
+        self.sent_until = max(self.sent_until, place)
+        self.ledger.sent(size, size if again else 0)
 
     # ---- accounts -------------------------------------------------------------------------------
 

@@ -72,8 +72,11 @@ class Relay:
         self._collected: list[bytes] = []
         """Audio that is not published yet, and below its length."""
         self._collected_bytes = 0
+        self.divided = progress.change_voice(self.provider.name)
+        """Whether the current phrase was divided, because another voice has begun it."""
         self._skip = progress.skip
         """Frames to leave out: they are published already."""
+        self._behind = 0  # how many of them were still to come at the last interrupt
         self._place = progress.utterance, progress.offset
         """The place in the text up to which phrases are sent."""
         self._sending = asyncio.Lock()
@@ -106,26 +109,28 @@ class Relay:
         self._wake.set()
 
     async def send(self, is_over: Callable[[], bool]) -> bool:
-        """Send phrases as they are due. True when the session is over; False if there is nothing to
-        send for so long that the stream is not kept. Raises HandOver."""
+        """Send phrases as they are due. True when the session is over; False if this stream is too
+        old to be kept, or has had nothing to say for too long. Raises HandOver."""
         while True:
             self._wake.clear()
             if self._drain.requested and not self.outstanding:
                 raise HandOver
             if is_over():
                 return True
-            if not self._drain.requested and await self._send_next():
+            old = self._is_old(time.monotonic())
+            if not (self._drain.requested or old) and await self._send_next():
                 continue
-            if not self.outstanding and self._is_idle(time.monotonic()):
+            if not self.outstanding and (old or self._is_idle(time.monotonic())):
                 return False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
 
-    def _is_idle(self, now: float) -> bool:
+    def _is_old(self, now: float) -> bool:
         most = self.provider.capabilities.max_seconds
-        if most is not None and now - self._opened > most * _RENEW:
-            return True
+        return most is not None and now - self._opened > most * _RENEW
+
+    def _is_idle(self, now: float) -> bool:
         return now - self._active_at > self._settings.park_seconds and self._next() is None
 
     @property
@@ -180,7 +185,7 @@ class Relay:
                 if len(self.outstanding) == 1:
                     self._received_at = now  # the provider had nothing to answer before
                 self._pacer.sent(len(phrase.text), now)
-                self._progress.ledger.sent(len(phrase.text), self._repeated(phrase))
+                self._progress.count_sent(phrase)
                 self._send_started = now
                 await self.stream.speak(phrase.text)
                 await self.stream.flush()
@@ -189,14 +194,6 @@ class Relay:
             async with self._order:
                 await self._end_silent()
         return True
-
-    def _repeated(self, phrase: Phrase) -> int:
-        """How many characters of a phrase had been sent before."""
-        progress, place = self._progress, (phrase.utterance, phrase.end)
-        first = (phrase.utterance, phrase.start) == (progress.utterance, progress.offset)
-        again = place <= progress.sent_until or (first and progress.skip > 0)
-        progress.sent_until = max(progress.sent_until, place)
-        return len(phrase.text) if again else 0
 
     # ---- audio in -------------------------------------------------------------------------------
 
@@ -297,14 +294,15 @@ class Relay:
         progress = self._progress
         if progress.started >= number:
             return
-        progress.started = number
         utterance = progress.script.utterances.get(number)
         latency = None if utterance is None else time.monotonic() - utterance.arrived_at
         if latency is not None:
             self._metrics.voice_first_audio.labels(self.provider.name).observe(latency)
             latency = round(latency, 4)
         start = round(progress.spoken().start / self._rate, 6)
-        await progress.writer.utterance(number, "started", start=start, latency=latency)
+        async with progress.announcing():
+            progress.started = number
+            await progress.writer.utterance(number, "started", start=start, latency=latency)
 
     async def _end_silent(self) -> None:
         """End the phrases at the front that have nothing to speak."""
@@ -317,6 +315,7 @@ class Relay:
         self._skip = self._phrase_frames = 0
         self._converter = Converter(self._source, self._target)
         spoken = self._begin(phrase)
+        progress.playback.spoke(len(phrase.text), speech.position - progress.phrase_position)
         if phrase.last:
             await self._started(phrase.utterance)
             await speech.publish(phrase.utterance, end=True)
@@ -344,7 +343,7 @@ class Relay:
         self.outstanding.clear()
         self._collected, self._collected_bytes = [], 0
         self._converter = Converter(self._source, self._target)
-        self._skip = self._phrase_frames = 0
+        self._behind, self._skip, self._phrase_frames = self._skip, 0, 0
         self._place = (utterance, offset)
         return phrase
 
@@ -353,9 +352,11 @@ class Relay:
         provider's answer if it says what was spoken. Raises ProviderError."""
         answer = self._answers[-1]
         async with self._sending:
-            self._frames = max(0, self._frames - unplayed)
+            played = self._frames + self._behind - unplayed
+            spoken_here = played <= self._frames  # else an earlier stream spoke what was heard
+            self._frames = max(0, min(played, self._frames))
             await self.stream.interrupt(self._frames / self._rate)
-        if not self.provider.capabilities.reports_spoken:
+        if not (spoken_here and self.provider.capabilities.reports_spoken):
             return None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_SECONDS):

@@ -261,28 +261,32 @@ class VoiceSession:
 
     async def _guard(self) -> None:
         """Confirm the lease, interrupt, and publish the ends of utterances and what was used."""
-        progress, settings = self.progress, self._services.settings
         while True:
             self._look.clear()
             await self._lease.confirm()
-            if self._incoming.turn_started:
-                self._incoming.turn_started = False
-                await self._speaker.interrupt("turn")
-            now = time.monotonic()
-            if progress.playback.stale(now, settings.voice_unplayed_seconds):
-                await self._speaker.interrupt("no_player")
-            await self._speaker.finish_played()
-            if now >= self._usage_at:
-                self._usage_at = now + settings.usage_seconds
-                if progress.ledger.usage():
-                    await progress.publish_usage()
-            if await self._incoming.republish(now):
-                await self._speaker.rewind()
-            if await self._is_superseded(now):
-                self._speaker.supersede()
+            if self._incoming.feed.ready.is_set():  # else the text of what was spoken is not known
+                await self._look_after(time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._look.wait()
+
+    async def _look_after(self, now: float) -> None:
+        """As `_guard`, once."""
+        progress, settings = self.progress, self._services.settings
+        if self._incoming.turn_started:
+            self._incoming.turn_started = False
+            await self._speaker.interrupt("turn")
+        if progress.playback.stale(now, settings.voice_unplayed_seconds):
+            await self._speaker.interrupt("no_player")
+        await self._speaker.finish_played()
+        if now >= self._usage_at:
+            self._usage_at = now + settings.usage_seconds
+            if progress.ledger.usage():
+                await progress.publish_usage()
+        if await self._incoming.republish(now):
+            await self._speaker.rewind()
+        if await self._is_superseded(now):
+            self._speaker.supersede()
 
     async def _is_superseded(self, now: float) -> bool:
         """True if a later request for the key is in the queue, once no text has arrived for a
@@ -312,6 +316,7 @@ class VoiceSession:
     async def interrupt(self, reason: str, detail: str | None = None) -> tuple[int | None, float]:
         """Drop all text and audio that was not played. Return the utterance that was cut, and the
         seconds of speech that were played. Raises LeaseLost."""
+        await self._incoming.feed.ready.wait()
         return await self._speaker.interrupt(reason, detail)
 
     async def configure(self, settings: dict[str, Any]) -> None:
@@ -325,6 +330,7 @@ class VoiceSession:
 
     async def close_when_spoken(self, reason: str) -> None:
         """End the session when its text has been spoken. Raises LeaseLost."""
+        await self._incoming.feed.ready.wait()
         script = self.progress.script
         self.progress.close_reason = f"closed: {reason}"
         script.end_open()

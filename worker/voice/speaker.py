@@ -74,21 +74,22 @@ class Speaker:
         """The open stream, if any."""
 
     async def find_frontier(self) -> None:
-        """Find out which audio after the checkpoint is published already."""
+        """Shut out older holders, and find out which audio after the checkpoint is published
+        already. Raises LeaseLost."""
         progress, speech = self._progress, self._progress.speech
-        newest, frames = (found := await speech.look()).header, found.frames
-        if newest is None or newest.seq < speech.seq:
+        newest, frames = (found := await speech.fence()).header, found.frames
+        if newest is None or newest.next_seq <= speech.seq:
             return
         end = newest.pos + frames
         progress.playback.publish(end - speech.position, time.monotonic())
-        speech.seq, speech.position = newest.seq + 1, end
-        if newest.cut and newest.seq != progress.rewound:
+        speech.seq, speech.position = newest.next_seq, end
+        if end > progress.phrase_position:
+            progress.spoken().begin_phrase(progress.phrase_position, progress.offset)
+        if newest.cut and newest.next_seq - 1 != progress.rewound:
             self._unfinished_cut = newest.utterance
-        elif newest.utterance >= progress.utterance:
-            progress.spoken()
-            if newest.end:
-                progress.spoken().end = end
-                progress.begin(newest.utterance + 1, 0)
+        elif newest.utterance >= progress.utterance and newest.end:
+            progress.spoken().end = end
+            progress.begin(newest.utterance + 1, 0)
 
     async def serve(self, feed: TextFeed) -> str:
         """Speak until the session is over. Return the reason for the end. Raises HandOver,
@@ -179,11 +180,14 @@ class Speaker:
         if (recovered := retry.recovered(time.monotonic())) is not None:
             cause, seconds = recovered
             services.metrics.recovery_time.labels(cause).observe(seconds)
-        self.relay = relay = Relay(
-            opened, progress, self._lease, self.admission.chain, self._drain, services.settings,
-            services.metrics, self._spec.sample_rate, self._order,
-        )  # fmt: skip
+        async with self._interrupting:  # an interrupt that goes on would not know of it
+            self.relay = relay = Relay(
+                opened, progress, self._lease, self.admission.chain, self._drain, services.settings,
+                services.metrics, self._spec.sample_rate, self._order,
+            )  # fmt: skip
         try:
+            if relay.divided:
+                await self._lease.write()
             await progress.writer.status("streaming")
             async with asyncio.TaskGroup() as tasks:
                 side = [
@@ -278,7 +282,6 @@ class Speaker:
         """Finish the interrupt of a former holder, if only its cut was published. Call it when the
         stored text is read. Raises LeaseLost."""
         if self._unfinished_cut is not None:
-            played = self._lease.checkpoint.played
-            await self.interrupter.finish(self._unfinished_cut, played)
+            await self.interrupter.finish(self._unfinished_cut)
             self._unfinished_cut = None
             await self._lease.write()

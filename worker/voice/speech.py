@@ -109,6 +109,35 @@ class Speech:
                 header = None
             return Stored(self._last, header, len(data) // FRAME_BYTES)
 
+    async def fence(self) -> Stored:
+        """Store a fence after the newest chunk of the key, which is returned: no older holder can
+        store a chunk any more. Raises LeaseLost.
+
+        Otherwise players might receive one chunk of each holder with the same number, and hear
+        words of neither.
+        """
+        while True:
+            found = await self.look()
+            newest = found.header
+            if self._epoch == 1 or (newest is not None and newest.epoch == self._epoch):
+                return found
+            if newest is None:
+                following = SpeechHeader(
+                    self._session_id, 0, 0, self.seq, self.position, self._rate
+                )
+            else:
+                self._check_epoch(newest)
+                following = newest._replace(seq=newest.next_seq, pos=newest.pos + found.frames)
+            headers = encode_speech_headers(following._replace(epoch=self._epoch, fence=True))
+            headers[_EXPECTED] = str(found.sequence)
+            try:
+                stored = await self._broker.acks.publish(self._subject, b"", headers, _TIMEOUT_S)
+                self._last = await stored
+            except (NatsError, TimeoutError):  # look again: something was stored, perhaps this
+                await self._broker.wait_connected()
+                continue
+            return found
+
     async def publish(
         self, utterance: int, audio: bytes = b"", *, end: bool = False, cut: bool = False
     ) -> None:
@@ -188,13 +217,18 @@ class Speech:
         """True if the newest chunk is the one that was refused: its acknowledgement was lost.
         Raises LeaseLost, Overheard."""
         newest = (await self.look()).header
+        if newest is not None:
+            self._check_epoch(newest)
         if newest is None or newest.seq < header.seq:
             return False  # the stream lost what it had, as one in memory does
-        if newest.epoch > header.epoch:
-            raise LeaseLost(f"epoch {newest.epoch} speaks, this is {header.epoch}")
         if newest.epoch < header.epoch:
             raise Overheard
-        return newest.seq == header.seq
+        return newest.seq == header.seq and not newest.fence
+
+    def _check_epoch(self, newest: SpeechHeader) -> None:
+        """Raise LeaseLost if a newer holder has stored this chunk."""
+        if newest.epoch > self._epoch:
+            raise LeaseLost(f"epoch {newest.epoch} speaks, this is {self._epoch}")
 
     async def republish(self, store: StreamStore, first: int, played: int) -> Republished | None:
         """Publish the stored chunks from number `first` on again, for a player that lacks them,
@@ -215,7 +249,8 @@ class Speech:
                     header = decode_speech_headers(message.headers, len(message.data))
                 except BadChunk:
                     continue
-                if header.session_id != self._session_id or header.seq >= seq:
+                other = header.session_id != self._session_id or header.fence
+                if other or header.seq >= seq:
                     continue
                 if header.pos != end:
                     lowest = header.seq, header.pos

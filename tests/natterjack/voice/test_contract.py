@@ -73,13 +73,24 @@ def test_a_number_that_is_none_is_refused(value: str) -> None:
         (None, 0, "Session-Id"),
         (PLAIN, 3, "whole frames"),
         ({**PLAIN, "Audio-Cut": "1"}, 2, "cut"),
+        ({**PLAIN, "Audio-Fence": "1"}, 2, "fence"),
         ({**PLAIN, "Audio-End": "yes"}, 2, "Audio-End"),
         ({**PLAIN, "Audio-Pos": str(2**53 - 1)}, 2, "no room"),
         ({**PLAIN, "Sample-Rate": "0"}, 2, "Sample-Rate"),
         ({**PLAIN, "Sample-Rate": "48001"}, 2, "Sample-Rate"),
         ({**PLAIN, "Session-Id": "a b.c d e"}, 2, "Session-Id"),
     ],
-    ids=["none", "odd", "cut with audio", "flag", "far", "no rate", "high rate", "session"],
+    ids=[
+        "none",
+        "odd",
+        "cut with audio",
+        "fence with audio",
+        "flag",
+        "far",
+        "no rate",
+        "high rate",
+        "session",
+    ],
 )
 def test_a_chunk_of_speech_that_cannot_be(
     headers: dict[str, str] | None, size: int, problem: str

@@ -127,7 +127,8 @@ class Application:
         finally:
             await store.stop()
         chunks = [(decode_speech_headers(m.headers, len(m.data)), m.data) for m in stored]
-        return [chunk for chunk in chunks if chunk[0].session_id == self.spec.session_id]
+        own = [chunk for chunk in chunks if chunk[0].session_id == self.spec.session_id]
+        return [chunk for chunk in own if not chunk[0].fence]
 
 
 def heard(chunks: list[tuple[SpeechHeader, bytes]]) -> list[str]:
@@ -156,11 +157,12 @@ class Player:
         self._chunks: dict[int, tuple[SpeechHeader, bytes]] = {}
         self._next = self._utterance = 0
         self._waiting = bytearray()
+        self._interrupted, self._after = False, 0
         self.position = 0
 
     async def _received(self, message: Any) -> None:
         header = decode_speech_headers(message.headers, len(message.data))
-        if header.session_id == self._spec.session_id:
+        if header.session_id == self._spec.session_id and not header.fence:
             self._chunks.setdefault(header.seq, (header, message.data))
 
     def _take(self) -> None:
@@ -175,7 +177,9 @@ class Player:
                 self.cuts += 1
                 self._waiting.clear()
                 self.audio += bytes(2 * (self._spec.sample_rate // 10))  # words do not run together
-                self.position = header.pos
+                self._interrupted, self._after = True, header.pos
+            elif audio and self._interrupted:
+                self._interrupted, self.position = False, self._after
             self._waiting += audio
 
     async def run(self) -> None:
@@ -194,9 +198,11 @@ class Player:
                 self.audio += played
                 self.position += len(played) // 2
                 missing = self._next if self._chunks else self.missing
-                if now >= report_at or missing is not None:
+                if now >= report_at or missing is not None or self._interrupted:
                     report_at = now + 0.2 / self._speed
                     state: Any = "playing" if self._waiting else "idle"
+                    if self._interrupted:
+                        state = "interrupted"
                     report = Played(
                         session_id=self._spec.session_id, utterance=self._utterance,
                         position=self.position, state=state, missing=missing,

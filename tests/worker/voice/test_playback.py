@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from natterjack.voice.spec import Played
+from worker.voice.interrupts import heard_as_said
+from worker.voice.phrases import Phrase
 from worker.voice.playback import Heard, Playback, Spoken
 
 RATE = 8000
@@ -51,8 +53,19 @@ def test_marks_of_words_are_exact() -> None:
     one.begin_phrase(0, 0, 14)
     for position, character in ((0, 0), (4000, 4), (8000, 8)):
         one.begin_word(position, character)
-    assert one.heard(4500, TEXT, RATE) == Heard(8, estimated=False)
-    assert one.heard(9000, TEXT, RATE) == Heard(14, estimated=False)
+    assert one.heard(4500, TEXT, RATE) == Heard(4, estimated=False), "the second word was cut"
+    assert one.heard(7500, TEXT, RATE) == Heard(8, estimated=False)
+    assert one.heard(9000, TEXT, RATE) == Heard(14, estimated=True), "how long the last one is"
+    one.begin_phrase(12_000, 14, len(TEXT))
+    assert one.heard(9000, TEXT, RATE) == Heard(8, estimated=False)
+    assert one.heard(11_500, TEXT, RATE) == Heard(14, estimated=False)
+
+
+def test_words_whose_marks_have_not_arrived_were_not_heard() -> None:
+    one = Spoken(0, start=0)
+    one.begin_phrase(0, 0, 14)
+    one.begin_word(0, 0)
+    assert one.heard(2000, TEXT, RATE) == Heard(0, estimated=False)
 
 
 def test_a_phrase_that_is_spoken_again_has_its_places_once() -> None:
@@ -106,3 +119,29 @@ def test_after_a_cut_nothing_is_ahead() -> None:
     assert (playback.played, playback.cut, playback.played_frames) == (4 * RATE, 4 * RATE, RATE)
     playback.publish(RATE, 3.0)
     assert playback.ahead_seconds(3.0) == 1
+
+
+def test_a_player_tells_where_it_has_stopped_at_a_cut() -> None:
+    playback = Playback(RATE)
+    playback.publish(40_000, now=0.0)
+    assert not playback.reachable(0.0)
+    playback.report(report(1000), now=0.0)
+    assert playback.reachable(1.0)
+    playback.report(report(2000, "interrupted"), now=0.5)
+    playback.expect_stop()
+    assert not playback.stopped, "that was an earlier cut"
+    playback.report(report(9000), now=1.0)
+    assert not playback.stopped
+    playback.report(report(9500, "interrupted"), now=1.1)
+    assert playback.stopped
+    assert playback.played == 9500
+    assert not playback.reachable(10.0)
+
+
+def test_what_the_provider_says_counts_if_the_player_was_within_its_phrase() -> None:
+    one = spoken()
+    second = Phrase(0, 14, len(TEXT), last=True, text=TEXT[14:])
+    assert heard_as_said(" Four", second, one, 16_000, TEXT) == Heard(19, estimated=False)
+    assert heard_as_said("", second, one, 16_000, TEXT) == Heard(15, estimated=False)
+    assert heard_as_said("", second, one, 9000, TEXT) is None, "the first phrase was playing"
+    assert heard_as_said("Five", second, one, 16_000, TEXT) is None, "it is another text"

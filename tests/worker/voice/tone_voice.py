@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
@@ -16,6 +18,7 @@ from natterjack.plugin.entry_points import GROUP, VOICES_GROUP, available
 from natterjack.plugin.errors import Dropped, RemoteProtocolError, RequestRefused
 from natterjack.plugin.voice import (
     Interrupted,
+    Mark,
     PhraseEnd,
     Speech,
     Voice,
@@ -24,7 +27,8 @@ from natterjack.plugin.voice import (
     VoiceStreamEvent,
     VoiceStreamRequest,
 )
-from tests.emulators.spoken import synthesize
+from tests.emulators import tones
+from tests.emulators.spoken import places, synthesize
 from worker.__main__ import main
 from worker.providers import loading
 
@@ -46,8 +50,14 @@ class ToneSettings(BaseSettings):
     mute: int = 0
     """How many streams never speak."""
     refuse: bool = False
+    marks: bool = False
+    """Whether it says where words begin."""
+    max_seconds: float | None = None
+    """How long it keeps a stream, as it says."""
     endless: str = ""
     """A word: the speech of a phrase that has it does not end."""
+    gap: float = tones.GAP_SECONDS
+    """Seconds of silence after each word."""
     unreadable: str = ""
     """A word: in place of a phrase that has it, something comes that cannot be read."""
 
@@ -59,7 +69,7 @@ class ToneStream(VoiceStream):
         self._queue: asyncio.Queue[str | Interrupted | None] = asyncio.Queue()
         self._generation = 0
         self._closed = False
-        self.reference = f"stream-{number}"
+        self.reference = f"stream-{number} {json.dumps(dict(request.options))}"
 
     async def speak(self, text: str) -> None:
         self._text += text
@@ -94,7 +104,9 @@ class ToneStream(VoiceStream):
             generation = self._generation
             if settings.unreadable and settings.unreadable in item:
                 raise RemoteProtocolError("tones", "the test sends what cannot be read")
-            audio = synthesize(item, self._request.sample_rate)
+            audio = synthesize(item, self._request.sample_rate, gap_seconds=settings.gap)
+            marks = deque(places(item, settings.gap) if settings.marks else ())
+            before = 0.0
             if settings.endless and settings.endless in item:
                 audio *= 3_000_000 // len(audio) + 1
             size = 2 * round(FRAME_SECONDS * self._request.sample_rate)
@@ -104,8 +116,12 @@ class ToneStream(VoiceStream):
                     raise Dropped("tones", "closed")
                 if self._generation != generation:
                     break
+                while marks and marks[0].start < before + FRAME_SECONDS:
+                    word = marks.popleft()
+                    yield Mark(word.character, word.start)
                 yield Speech(audio[start : start + size])
                 spoken += FRAME_SECONDS
+                before += FRAME_SECONDS
                 if self._number < settings.drops and spoken >= settings.drop_after:
                     raise Dropped("tones", "the test drops it")
             else:
@@ -128,6 +144,8 @@ class ToneVoice(Voice):
         self.streams = 0
         self.configured: list[dict[str, Any]] = []
         self.capabilities = VoiceCapabilities(
+            marks=settings.marks,
+            max_seconds=settings.max_seconds,
             sample_rates=(settings.rate,),
             price_per_1000_characters=0.03,
             configurable=frozenset({"speed"}),
@@ -140,12 +158,31 @@ class ToneVoice(Voice):
         return ToneStream(self, request, self.streams - 1)
 
 
+class OtherSettings(ToneSettings):
+    """Settings of the other voice."""
+
+    model_config = SettingsConfigDict(env_prefix="OTHER_")
+
+    rate: int = 8000
+    gap: float = 0.4
+
+
+class OtherVoice(ToneVoice):
+    """A voice that speaks at another pace, and has another rate."""
+
+    name: ClassVar[str] = "other"
+    Settings: ClassVar[type[BaseSettings]] = OtherSettings
+
+
 def install() -> None:
-    """Make the voice one of those that are installed."""
-    point = EntryPoint("tones", f"{ToneVoice.__module__}:ToneVoice", VOICES_GROUP)
+    """Make the voices some of those that are installed."""
+    points = {
+        voice.name: EntryPoint(voice.name, f"{voice.__module__}:{voice.__name__}", VOICES_GROUP)
+        for voice in (ToneVoice, OtherVoice)
+    }
 
     def found(group: str = GROUP) -> dict[str, EntryPoint]:
-        return {**available(group), **({"tones": point} if group == VOICES_GROUP else {})}
+        return {**available(group), **(points if group == VOICES_GROUP else {})}
 
     loading.available = found  # type: ignore[attr-defined, assignment]
 

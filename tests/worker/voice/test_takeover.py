@@ -1,0 +1,153 @@
+"""What a worker that takes a voice session over knows of what its former holder has done."""
+
+from __future__ import annotations
+
+import signal
+
+from natterjack.broker.connection import Broker
+from natterjack.broker.streams import TEXT
+from natterjack.local.embedded import EmbeddedServer
+from natterjack.subjects import speech_subject, voice_event_subject
+from natterjack.voice.audio import encode_speech_headers
+from natterjack.voice.events import UtteranceEvent
+from tests.emulators import tones
+from tests.faults.proxy import NatsProxy
+from tests.waiting import until
+
+from .conftest import Start
+from .player import RATE, Application, playing
+from .test_session import WORDS, interruption, sentences
+from .tone_worker import ToneWorker
+
+AHEAD = {"WORKER_VOICE_AHEAD_SECONDS": "60"}
+
+
+async def published(application: Application, utterance: int) -> None:
+    """Wait until all audio of an utterance is published."""
+
+    async def look() -> bool:
+        chunks = await application.stored_chunks()
+        return any(header.end and header.utterance == utterance for header, _ in chunks)
+
+    await until(look, f"utterance {utterance} is published", 30)
+
+
+async def test_the_end_of_an_utterance_has_its_text_although_that_is_read_late(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    first = await start(**AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with (
+        playing(broker, application.spec, speed=4) as player,
+        NatsProxy(nats_server.port) as proxy,
+    ):
+        await application.say(sentences(WORDS[:20]))
+        await published(application, 0)
+        first.signal(signal.SIGKILL)
+        lost = proxy.before(f"$JS.API.DIRECT.GET.{TEXT}")
+        await start(NATS_URL=proxy.url, **AHEAD)
+        await until(lambda: len(player.words) == 20, "it is played", 30)
+        await application.say(sentences(WORDS[20:25]), end=True)
+        await application.closed()
+        assert lost.fired.is_set()
+    events = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    assert [e.text_spoken for e in events if e.event == "finished"] == application.said
+
+
+async def test_what_was_heard_of_speech_of_a_former_holder_is_known(
+    broker: Broker, start: Start
+) -> None:
+    first = await start(**AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=1) as player:
+        await application.say(sentences(WORDS[:40], 13))
+        await published(application, 0)
+        first.signal(signal.SIGKILL)
+        await start(**AHEAD)
+        await until(lambda: player.position > 10 * RATE, "most of it is played", 60)
+        assert (await application.request("interrupt")).ok
+        event = await interruption(application)
+        await application.say(sentences(WORDS[50:55]), end=True)
+        await application.closed()
+    heard = [word for word in player.words if word in WORDS[:40]]
+    assert event.estimated
+    assert abs(len(tones.words_of(event.text_spoken or "")) - len(heard)) <= 2
+
+
+async def test_each_utterance_starts_once_although_another_one_ends_after_that(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """The first of them ends while the second is spoken; then the worker dies."""
+    application = Application(broker)
+    subject = voice_event_subject(application.spec.key, "utterance")
+    async with NatsProxy(nats_server.port) as proxy:
+        workers: list[ToneWorker] = []
+        dead = proxy.after(subject, lambda: workers[0].signal(signal.SIGKILL), n=3)
+        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="1.5"))
+        await application.open()
+        async with playing(broker, application.spec, speed=1.5) as player:
+            await application.say(sentences(WORDS[:5], 5))
+            await application.say(sentences(WORDS[5:40], 35), end=True)
+            await until(dead.fired.is_set, "the worker is dead", 60)
+            assert sorted(await application.utterances()) == [
+                (0, "finished"), (0, "started"), (1, "started"),
+            ]  # fmt: skip
+            await start(TONES_PACE="8")
+            await application.closed()
+            assert tones.compare(WORDS[:40], player.words) == tones.Counts()
+    assert sorted(await application.utterances()) == [
+        (0, "finished"), (0, "started"), (1, "finished"), (1, "started"),
+    ]  # fmt: skip
+
+
+async def test_text_that_a_killed_worker_has_sent_is_counted_though_it_has_not_reported_it(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """It dies before its first report, and before its first phrase has ended."""
+    application = Application(broker)
+    await application.open()
+    text = sentences(WORDS[:40], 40)
+    async with NatsProxy(nats_server.port) as proxy:
+        workers: list[ToneWorker] = []
+        subject = voice_event_subject(application.spec.key, "utterance")
+        dead = proxy.after(subject, lambda: workers[0].signal(signal.SIGKILL))
+        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="1"))
+        async with playing(broker, application.spec) as player:
+            await application.say(text, end=True)
+            await until(dead.fired.is_set, "the worker is dead", 60)
+            await start()
+            await application.closed()
+            assert tones.compare(WORDS[:40], player.words) == tones.Counts()
+    usage = await application.usage()
+    assert usage.characters == 2 * len(text)
+    assert usage.repeated_characters == len(text)
+
+
+async def test_an_interrupt_that_a_former_holder_has_begun_says_what_was_heard(
+    broker: Broker, start: Start
+) -> None:
+    """The former holder dies within its first phrase, after the cut."""
+    first = await start(TONES_PACE="3")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=2) as player:
+        await application.say(sentences(WORDS[:40], 40))
+        await until(lambda: player.position > 3 * RATE, "some of it is played", 60)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        newest, audio = (await application.stored_chunks())[-1]
+        cut = newest._replace(seq=newest.seq + 1, pos=newest.pos + len(audio) // 2, cut=True)
+        await broker.client.jetstream().publish(
+            speech_subject(application.spec.key), b"", headers=encode_speech_headers(cut)
+        )
+        await start()
+        event = await interruption(application)
+        await application.say(sentences(WORDS[50:55]), end=True)
+        await application.closed()
+    heard = [word for word in player.words if word in WORDS[:40]]
+    assert len(heard) >= 5
+    assert event.estimated
+    # How fast the voice speaks is not known yet: 15 characters a second are assumed.
+    assert len(heard) / 2 <= len(tones.words_of(event.text_spoken or "")) <= 2 * len(heard)
