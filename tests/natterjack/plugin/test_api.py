@@ -21,6 +21,7 @@ SHARED = {
     "worker.providers.estimate",
     "worker.providers.guard",
     "worker.providers.voice",
+    "worker.providers.waiting",
     "worker.providers.wire",
 }
 """Helpers that provider folders may import; a package of its own would bring them along."""

@@ -12,6 +12,7 @@ from natterjack.plugin.provider import Notice
 from natterjack.plugin.voice import VoiceStream, VoiceStreamEvent
 from natterjack.plugin.websocket import Closed, Socket
 from worker.providers import wire
+from worker.providers.waiting import Waiting
 
 from . import protocol
 from .options import NAME
@@ -49,8 +50,7 @@ class DeepgramAuraStream(VoiceStream):
         self._over = False
         """No message may follow: the stream is ending."""
         self._failure: ProviderError | None = None
-        self._waiting: asyncio.Timeout | None = None
-        """The time limit of the iterator's wait for a message."""
+        self._waiting = Waiting(socket)
         self._deadline: float | None = None
         """When an interrupt must be answered. It begins when the iterator waits: while nobody
         reads, the answer cannot be seen."""
@@ -84,7 +84,7 @@ class DeepgramAuraStream(VoiceStream):
     async def _flush(self) -> None:
         if not self._phrases.unflushed:
             self._phrases.flush()
-            self._wake()
+            self._waiting.wake()
             return
         dropped = self._dropped
         while not self._flushes.room(now := self._time()):
@@ -101,7 +101,7 @@ class DeepgramAuraStream(VoiceStream):
         self._dropped.set()
         self._dropped = asyncio.Event()
         await self._socket.send(protocol.CLEAR)
-        self._wake()
+        self._waiting.wake()
 
     async def finish(self) -> None:
         if self._finishing:
@@ -109,7 +109,7 @@ class DeepgramAuraStream(VoiceStream):
         self._finishing = True
         if self._phrases.has_text:
             await self._flush()
-        self._wake()
+        self._waiting.wake()
 
     async def __aiter__(self) -> AsyncIterator[VoiceStreamEvent]:
         try:
@@ -151,27 +151,16 @@ class DeepgramAuraStream(VoiceStream):
             raise self._failure
         return not dropped.is_set()
 
-    def _wake(self) -> None:
-        """Let the iterator look at what is due."""
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(self._time())
-
     async def _next(self) -> str | bytes | Closed | None:
         """Wait for the next message. None if something else may be due."""
         if not self._phrases.clearing:
             self._deadline = None
         elif self._deadline is None:
             self._deadline = self._time() + self._clear_seconds
-        try:
-            # A `receive` that is cancelled loses no message.
-            async with asyncio.timeout_at(self._deadline) as self._waiting:
-                return await self._socket.receive()
-        except TimeoutError:
-            if self._deadline is not None and self._time() >= self._deadline:
-                raise Stalled(NAME, "mute", "an interrupt was not answered") from None
-            return None
-        finally:
-            self._waiting = None
+        received = await self._waiting.receive(self._deadline)
+        if received is None and self._deadline is not None and self._time() >= self._deadline:
+            raise Stalled(NAME, "mute", "an interrupt was not answered")
+        return received
 
     def _events(self, received: str | bytes | Closed | None) -> list[VoiceStreamEvent]:
         if received is None:

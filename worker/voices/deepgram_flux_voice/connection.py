@@ -12,6 +12,7 @@ from natterjack.plugin.provider import Notice
 from natterjack.plugin.voice import VoiceStream, VoiceStreamEvent
 from natterjack.plugin.websocket import Closed, Socket
 from worker.providers import wire
+from worker.providers.waiting import Waiting
 
 from . import protocol
 from .options import NAME, parse_changes, refused
@@ -40,8 +41,7 @@ class DeepgramFluxVoiceStream(VoiceStream):
         self._finishing = False
         self._failure: ProviderError | None = None
         self._sending = asyncio.Lock()
-        self._waiting: asyncio.Timeout | None = None
-        """The time limit of the iterator's wait for a message."""
+        self._waiting = Waiting(socket)
         self._interrupted_by: float | None = None
         self._ended_by: float | None = None
         """When an interrupt and the stream must be over. Both are set when the iterator waits:
@@ -132,22 +132,17 @@ class DeepgramFluxVoiceStream(VoiceStream):
             or (self._turns.interrupting and self._interrupted_by is None)
             or (self._turns.ending and self._ended_by is None)
         )
-        if news and self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(self._time())
+        if news:
+            self._waiting.wake()
 
     async def _next(self) -> str | bytes | Closed | None:
         """Wait for the next message. None if there is something else to do."""
         deadline = self._deadline()
-        try:
-            # A `receive` that is cancelled loses no message.
-            async with asyncio.timeout_at(deadline) as self._waiting:
-                return await self._socket.receive()
-        except TimeoutError:
-            if deadline is not None and self._time() >= deadline and not self._turns.closed():
-                self._turns.give_up()
-            return None
-        finally:
-            self._waiting = None
+        received = await self._waiting.receive(deadline)
+        over = received is None and deadline is not None and self._time() >= deadline
+        if over and not self._turns.closed():
+            self._turns.give_up()
+        return received
 
     def _deadline(self) -> float | None:
         """When the iterator waits no longer: an interrupt or the end has a time limit."""
