@@ -40,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="natterjack",
-        description="Live speech to live transcripts over NATS. The programs that do the work "
-        "are natterjack-edge, which captures audio, and natterjack-worker, which transcribes it.",
+        description="Live speech to live transcripts over NATS, and text to speech. The programs "
+        "that do the work are natterjack-edge, which captures audio and plays speech, and "
+        "natterjack-worker, which transcribes and speaks.",
         epilog="Exit status: 0 success, 1 failure, 2 wrong usage or no connection to NATS.",
     )
     parser.add_argument("--version", action="version", version=version("natterjack"))
