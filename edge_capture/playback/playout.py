@@ -35,7 +35,9 @@ class PlayOptions(NamedTuple):
     volume: float = 1.0
     """A factor; 1 leaves the speech as it is."""
     buffer_seconds: float = 0.1
+    """Speech that is waited for before playback begins, and again after it has run out."""
     max_late_seconds: float = 30.0
+    """Speech that could have been played earlier than this is not played."""
 
 
 class _Session:

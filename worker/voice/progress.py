@@ -94,10 +94,12 @@ class Progress:
 
     @property
     def final(self) -> int:
+        """Position up to which speech is published; transcription has finals there."""
         return self.playback.published
 
     @property
     def frontier(self) -> int:
+        """The same: a voice session publishes whatever it has."""
         return self.playback.published
 
     @property

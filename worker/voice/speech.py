@@ -57,6 +57,7 @@ class Republished(NamedTuple):
     all stored."""
 
     chunks: int
+    """How many were published."""
     seq: int
     position: int
 
