@@ -123,4 +123,5 @@ class Incoming:
             return False
         self._services.metrics.voice_republished.inc(found.chunks)
         lost = found.seq > first and found.position > played
-        return lost and playback.published > played
+        # A player that still plays what it has would hear that again. It asks until it has no more.
+        return lost and playback.published > played and playback.waits(now)

@@ -13,6 +13,8 @@ from natterjack.voice.spec import Played
 
 from .phrases import CHARACTERS_PER_SECOND
 
+_RECENT_SECONDS = 1.5
+"""How old the report of a player may be that shows that it waits for speech."""
 UNKNOWN_END = 2**53
 """The end of a phrase that a former holder has begun: that of the text at most."""
 _WORD_SHARE = 0.75
@@ -136,6 +138,8 @@ class Playback:
         self._characters = self._seconds = 0.0
         """Of the phrases that were spoken to their ends."""
         self._playing_since: float | None = None
+        self._plays = False
+        """Whether the player was playing at its last report."""
         self._reported_at: float | None = None
 
     def adopt(self, published: int, played: int, cut: int, now: float) -> None:
@@ -175,7 +179,7 @@ class Playback:
         if moved > 0:
             self.played_frames += moved
             self.played += moved
-        playing = played.state == "playing"
+        playing = self._plays = played.state == "playing"
         if moved > 0 or playing or self._playing_since is None:
             self._playing_since = now if playing else None
         if self.played >= self.published:
@@ -190,6 +194,12 @@ class Playback:
     def reachable(self, now: float) -> bool:
         """Whether the player's answer to a cut can be expected soon."""
         return self._reported_at is not None and now - self._reported_at < _REACHABLE_SECONDS
+
+    def waits(self, now: float) -> bool:
+        """Whether the player has played all that it has, as a report says that is not older than
+        the next one would be."""
+        recent = self._reported_at is not None and now - self._reported_at < _RECENT_SECONDS
+        return recent and not self._plays
 
     def position(self, now: float) -> int:
         """The position that is being played now, as far as reports tell."""

@@ -138,6 +138,17 @@ def test_a_player_tells_where_it_has_stopped_at_a_cut() -> None:
     assert not playback.reachable(10.0)
 
 
+def test_a_player_waits_once_it_has_played_what_it_has() -> None:
+    playback = Playback(RATE)
+    playback.publish(40_000, now=0.0)
+    assert not playback.waits(0.0)
+    playback.report(report(1000), now=0.0)
+    assert not playback.waits(0.1), "it plays"
+    playback.report(report(9000, "starved"), now=1.0)
+    assert playback.waits(1.5)
+    assert not playback.waits(9.0), "that is long ago"
+
+
 def test_what_the_provider_says_counts_if_the_player_was_within_its_phrase() -> None:
     one = spoken()
     second = Phrase(0, 14, len(TEXT), last=True, text=TEXT[14:])
