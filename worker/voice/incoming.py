@@ -76,6 +76,7 @@ class Incoming:
             for subject, receive in listening:
                 arrivals = await broker.client.listen(subject, receive)
                 stack.push_async_callback(arrivals.end)
+            self._progress.playback.listening(time.monotonic())
             await self.feed.open()
             stack.push_async_callback(self.feed.close)
             requests = answering(broker, voice_control_subject(key), answer, self._on_lost)

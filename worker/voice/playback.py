@@ -146,7 +146,11 @@ class Playback:
         """Continue where a former holder stopped."""
         self.published, self.played, self.cut = published, min(played, published), cut
         self.waiting_since = now if published > self.played else None
-        self._reported_at = now  # its next report is expected
+        self.listening(now)
+
+    def listening(self, now: float) -> None:
+        """Note that the player's reports arrive from now on: the next one is expected."""
+        self._reported_at = now
 
     def publish(self, frames: int, now: float) -> None:
         """Note that audio was published."""

@@ -368,6 +368,8 @@ class VoiceSession:
         """Watch the provider stream; called a few times a second. `connected`: the broker accepts
         speech. `paused`: seconds since the last call for which the process was suspended."""
         relay, permit = self._speaker.relay, self._speaker.admission.permit
+        if not connected:
+            self.progress.playback.listening(now)  # once it is connected again
         if relay is None:
             return
         if permit is not None and permit.lost.is_set():

@@ -17,7 +17,7 @@ from natterjack.broker import streams
 from natterjack.broker.connection import connected
 from natterjack.errors import NatterjackError
 
-from ...waiting import until
+from ...waiting import bound, until
 from ...worker.programs import queue_empty
 from ..damage import Damage, Fault, holds_nothing
 from ..fleet import Fleet, Line, fleet
@@ -209,7 +209,7 @@ class VoiceStorm(Damage):
 
     def _calm(self, at: datetime) -> bool:
         moment = at.timestamp()
-        return not any(a - 1 <= moment <= b + _KNOWS_SECONDS for a, b in self._disturbed)
+        return not any(a - 1 <= moment <= b + bound(_KNOWS_SECONDS) for a, b in self._disturbed)
 
     def _any_talk(self) -> Talk | None:
         return self._random.choice(sorted(self._talks, key=id)) if self._talks else None

@@ -23,7 +23,7 @@ from natterjack.speaking.session import Speaking
 from natterjack.voice.events import UtteranceEvent, VoiceEvent
 
 from ...emulators import tones
-from ...waiting import until, within
+from ...waiting import bound, until, within
 from ..fleet import Line
 from .account import LEAD, WORDS, Said
 
@@ -160,7 +160,7 @@ class Talk:
     def reachable(self, at: datetime) -> bool:
         """Whether the player had not been cut off for a while at this time."""
         moment = at.timestamp()
-        return not any(a - 1 <= moment <= b + _KNOWS_SECONDS for a, b in self._outages)
+        return not any(a - 1 <= moment <= b + bound(_KNOWS_SECONDS) for a, b in self._outages)
 
     # ---- the player -------------------------------------------------------------------------
 
@@ -194,6 +194,8 @@ class Talk:
                 await process.wait()
 
     def _decode(self) -> list[str]:
+        if not self._wav.exists():  # nothing was heard
+            return []
         with wave.open(str(self._wav)) as file:
             audio = file.readframes(file.getnframes())
         decoder = tones.Decoder(RATE)

@@ -136,6 +136,9 @@ def test_a_player_tells_where_it_has_stopped_at_a_cut() -> None:
     assert playback.stopped
     assert playback.played == 9500
     assert not playback.reachable(10.0)
+    playback.listening(12.0)  # after the broker was away
+    assert playback.reachable(13.0)
+    assert not playback.reachable(20.0)
 
 
 def test_a_player_waits_once_it_has_played_what_it_has() -> None:

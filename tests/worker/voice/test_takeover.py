@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+
+from nats.errors import Error as NatsError
 
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import TEXT
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import speech_subject, voice_event_subject
 from natterjack.voice.audio import encode_speech_headers
+from natterjack.voice.control import VoiceReply
 from natterjack.voice.events import UtteranceEvent
 from tests.emulators import tones
 from tests.faults.proxy import NatsProxy
-from tests.waiting import until
+from tests.waiting import bound, until
 
 from .conftest import Start
 from .player import RATE, Application, playing
@@ -74,6 +78,44 @@ async def test_what_was_heard_of_speech_of_a_former_holder_is_known(
     heard = [word for word in player.words if word in WORDS[:40]]
     assert event.estimated
     assert abs(len(tones.words_of(event.text_spoken or "")) - len(heard)) <= 2
+
+
+async def test_an_interrupt_right_after_a_long_takeover_says_what_was_heard(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """The broker does not answer for longer than reports of the player are taken for recent."""
+    first = await start(**AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with (
+        playing(broker, application.spec) as player,
+        NatsProxy(nats_server.port) as proxy,
+    ):
+        await application.say(sentences(WORDS[:20]))
+        await published(application, 0)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        stalled = proxy.before(speech_subject(application.spec.key), proxy.stall)
+        await start(NATS_URL=proxy.url, **AHEAD)
+        await until(stalled.fired.is_set, "the next worker takes over", 30)
+        await until(lambda: len(player.words) == 20, "all of it is played", 60)
+        await asyncio.sleep(bound(3))  # the length of the outage
+        proxy.heal()
+        reply = await until(lambda: interrupted(application), "the worker listens", 30)
+        assert reply.utterance in (0, None)
+        await application.say(sentences(WORDS[20:25]), end=True)
+        await application.closed()
+    ends = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    heard = next(e for e in ends if e.utterance == 0 and e.event != "started").text_spoken
+    assert tones.words_of(heard or "") == tones.words_of(sentences(WORDS[:20]))
+
+
+async def interrupted(application: Application) -> VoiceReply | None:
+    """The reply to an interrupt; None if nobody listens."""
+    try:
+        return await application.request("interrupt")
+    except NatsError:
+        return None
 
 
 async def test_each_utterance_starts_once_although_another_one_ends_after_that(
