@@ -137,7 +137,7 @@ class VoiceStorm(Damage):
         for seat in self._fleet.seats:
             stray = seat.stray + seat.worker.stray_lines
             if stray:
-                self.outcome.failures.append("a worker wrote: " + "\n".join(stray))
+                self._fail("a worker wrote: " + "\n".join(stray))
         return self.outcome
 
     async def _measure(self) -> None:
@@ -177,8 +177,7 @@ class VoiceStorm(Damage):
             log = talk.errors.read_text()[-3000:]
             events = "\n".join(event.model_dump_json(exclude_none=True) for event in talk.events)
             failure = f"{name} {found}\nheard {talk.heard}\n{events}\n{log}"
-            self.outcome.failures.append(failure)
-            self._progress(failure)
+            self._fail(failure)
         self.outcome.account.add(found)
         talk.clear()
 
@@ -190,7 +189,11 @@ class VoiceStorm(Damage):
             for seat in self._fleet.seats:
                 await until(lambda seat=seat: holds_nothing(seat), "no session is held", 180)
         except AssertionError as error:
-            self.outcome.failures.append(str(error))
+            self._fail(str(error))
+
+    def _fail(self, description: str) -> None:
+        self.outcome.failures.append(description)
+        self._progress(description)
 
     # ---- faults -----------------------------------------------------------------------------
 
