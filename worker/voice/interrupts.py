@@ -97,6 +97,7 @@ class Interrupter:
     def _drop(self, through: int, at: int, now: float, *, confirmed: bool) -> Dropped:
         """Drop everything up to utterance `through`, of which audio before `at` was played."""
         progress, playback = self._progress, self._progress.playback
+        progress.dropping = True
         texts = {n: u for n, u in progress.script.utterances.items() if n <= through}
         spoken = {n: s for n, s in playback.spoken.items() if n <= through}
         playback.drop()
@@ -161,6 +162,7 @@ class Interrupter:
             self._metrics.voice_utterances.labels(reason).inc()
             self._progress.end(number)
         self._progress.over = max(self._progress.over, dropped.through)
+        self._progress.dropping = False
 
     async def rewind(self, relay: Relay | None, write: Callable[[], Awaitable[None]]) -> None:
         """Have audio spoken again that was published and is lost, from where it was played on.
@@ -207,6 +209,8 @@ class Interrupter:
             if one.end is None or progress.playback.played < one.end:
                 break
             utterance = progress.script.utterances.get(one.number)
+            if utterance is None and progress.script.hole:
+                break  # its text may be behind the hole
             text = "" if utterance is None else utterance.text
             problem = None if utterance is None else utterance.problem
             ended: dict[str, Any] = {"text_spoken": text, "detail": problem}

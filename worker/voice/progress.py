@@ -87,6 +87,8 @@ class Progress:
         """Writes the checkpoint."""
         self.reported = asyncio.Event()
         """Set by each report of the player."""
+        self.dropping = False
+        """True from an interrupt until the ends of what it has dropped are published."""
         self._announcing = asyncio.Lock()
         self._saved = (-1, -1)
 
@@ -140,13 +142,17 @@ class Progress:
         self._saved = (checkpoint.started, checkpoint.over)
 
     def fill(self, checkpoint: VoiceCheckpoint) -> None:
-        """Bring a checkpoint up to date."""
+        """Bring a checkpoint up to date; until the ends of what an interrupt has dropped are all
+        published, only with those that are. A worker that takes over then finds the cut behind the
+        checkpoint, and publishes the rest of them."""
+        checkpoint.over, checkpoint.started = self.over, self.started
+        if self.dropping:
+            return
         playback = self.playback
         checkpoint.text_sequence = self.first_sequence()
         checkpoint.utterance, checkpoint.offset = self.utterance, self.offset
         checkpoint.position, checkpoint.seq = self.phrase_position, self.phrase_seq
         checkpoint.played, checkpoint.cut = playback.played, playback.cut
-        checkpoint.over, checkpoint.started = self.over, self.started
         checkpoint.rewound = self.rewound
         checkpoint.sent = self.sent_until
         checkpoint.last, checkpoint.close_reason = self.script.last, self.close_reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 
 from nats.errors import Error as NatsError
@@ -116,6 +117,40 @@ async def interrupted(application: Application) -> VoiceReply | None:
         return await application.request("interrupt")
     except NatsError:
         return None
+
+
+async def test_the_ends_of_what_an_interrupt_dropped_are_all_published(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """The worker dies between two of them, in its first phrase. What follows does not wait for the
+    dropped text."""
+    application = Application(broker)
+    subject = voice_event_subject(application.spec.key, "utterance")
+    async with NatsProxy(nats_server.port) as proxy:
+        workers: list[ToneWorker] = []
+        # The start of the first utterance, its end, and the end of the second.
+        dead = proxy.before(subject, lambda: workers[0].signal(signal.SIGKILL), n=3)
+        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="1"))
+        await application.open()
+        async with playing(broker, application.spec, speed=1) as player:
+            for first in (0, 15, 30):
+                await application.say(sentences(WORDS[first : first + 15], 15))
+            await until(lambda: player.position > 2 * RATE, "some is played, and its text read", 60)
+            with contextlib.suppress(NatsError):  # it dies before it replies
+                await application.request("interrupt")
+            await until(dead.fired.is_set, "the worker is dead", 60)
+            await start()
+            await application.say(sentences(WORDS[45:50]), end=True)
+            await application.closed()
+    events = [e for e in await application.events() if isinstance(e, UtteranceEvent)]
+    ends = [event for event in events if event.event != "started"]
+    assert [(event.utterance, event.event) for event in ends] == [
+        (0, "interrupted"), (1, "interrupted"), (2, "interrupted"), (3, "finished"),
+    ]  # fmt: skip
+    texts = [(event.text_spoken or "") + (event.text_remaining or "") for event in ends]
+    assert texts == application.said
+    assert [event.text_spoken for event in ends[1:3]] == ["", ""]
+    assert [word for word in player.words if word in WORDS[45:50]] == list(WORDS[45:50])
 
 
 async def test_each_utterance_starts_once_although_another_one_ends_after_that(

@@ -347,12 +347,13 @@ async def test_words_that_never_become_final(make: Make, emulator: SpeechmaticsE
 
 
 async def test_an_idle_connection_is_kept_alive(make: Make, emulator: SpeechmaticsEmulator) -> None:
-    """Pings keep it open. The server's clock is so fast that it drops idle clients after 2 s, more
-    on a busy machine: forty pings."""
-    dropped_after = bound(2)
+    """Pings keep it open. The server's clock is so fast that it drops idle clients after 2.5 s,
+    more on a busy machine: five pings, whose PONGs are waited for half as long."""
+    interval = bound(0.5)
+    dropped_after = 5 * interval
     await emulator.set(clock_rate=180 / dropped_after)
     loop = asyncio.get_running_loop()
-    async with opened(make(ping_seconds=0.05)) as stream:
+    async with opened(make(ping_seconds=interval)) as stream:
         idle_until = loop.time() + 1.3 * dropped_after
         await until(lambda: loop.time() > idle_until or emulator.log[0].closed, "time has passed")
         assert emulator.log[0].closed is None
