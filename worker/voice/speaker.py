@@ -83,7 +83,9 @@ class Speaker:
         end = newest.pos + frames
         progress.playback.publish(end - speech.position, time.monotonic())
         speech.seq, speech.position = newest.next_seq, end
-        if end > progress.phrase_position and progress.utterance > progress.over:
+        if progress.utterance <= progress.over:  # it ended after the checkpoint was written
+            progress.begin(progress.over + 1, 0)
+        elif end > progress.phrase_position:
             progress.spoken().begin_phrase(progress.phrase_position, progress.offset)
         if newest.cut and newest.next_seq - 1 != progress.rewound:
             self._unfinished_cut = newest.utterance

@@ -154,6 +154,10 @@ class Player:
         """What was played."""
         self.cuts = 0
         self.missing: int | None = None
+        self.stop_at: int | None = None
+        """The position beyond which it plays nothing."""
+        self.loses: range = range(0)
+        """The numbers of chunks that do not reach it."""
         self._chunks: dict[int, tuple[SpeechHeader, bytes]] = {}
         self._next = self._utterance = 0
         self._waiting = bytearray()
@@ -162,7 +166,8 @@ class Player:
 
     async def _received(self, message: Any) -> None:
         header = decode_speech_headers(message.headers, len(message.data))
-        if header.session_id == self._spec.session_id and not header.fence:
+        own = header.session_id == self._spec.session_id and not header.fence
+        if own and header.seq not in self.loses:
             self._chunks.setdefault(header.seq, (header, message.data))
 
     def _take(self) -> None:
@@ -193,6 +198,8 @@ class Player:
                 self._take()
                 frames = round((now - last) * self._speed * self._spec.sample_rate)
                 last = now
+                if self.stop_at is not None:
+                    frames = max(0, min(frames, self.stop_at - self.position))
                 played = bytes(self._waiting[: 2 * frames])
                 del self._waiting[: 2 * frames]
                 self.audio += played
@@ -213,6 +220,11 @@ class Player:
                     )
         finally:
             await subscription.unsubscribe()
+
+    @property
+    def starved(self) -> bool:
+        """Whether it has played all that it has."""
+        return not self._waiting
 
     @property
     def words(self) -> list[str]:

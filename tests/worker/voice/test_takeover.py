@@ -20,7 +20,7 @@ from tests.faults.proxy import NatsProxy
 from tests.waiting import bound, until
 
 from .conftest import Start
-from .player import RATE, Application, playing
+from .player import RATE, Application, playing, words
 from .test_session import WORDS, interruption, sentences
 from .tone_worker import ToneWorker
 
@@ -228,3 +228,70 @@ async def test_an_interrupt_that_a_former_holder_has_begun_says_what_was_heard(
     assert event.estimated
     # How fast the voice speaks is not known yet: 15 characters a second are assumed.
     assert len(heard) / 2 <= len(tones.words_of(event.text_spoken or "")) <= 2 * len(heard)
+
+
+async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing_again(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """It dies before it has written its checkpoint, which is of the phrase before."""
+    application = Application(broker)
+    await application.open()
+    subject = voice_event_subject(application.spec.key, "utterance")
+    async with NatsProxy(nats_server.port) as proxy:
+        workers: list[ToneWorker] = []
+        dead = proxy.after(
+            subject,
+            lambda: workers[0].signal(signal.SIGKILL),
+            where=lambda message: b'"interrupted"' in message.payload,
+        )
+        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
+        async with playing(broker, application.spec, speed=2) as player:
+            await application.say(sentences(WORDS[:40], 10))
+            await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
+            request = asyncio.create_task(application.request("interrupt"))
+            await until(dead.fired.is_set, "the worker is dead", 60)
+            request.cancel()
+            await start()
+            await application.say(sentences(WORDS[50:55]), end=True)
+            await application.closed()
+    assert await application.utterances() == [
+        (0, "started"), (0, "interrupted"), (1, "started"), (1, "finished"),
+    ]  # fmt: skip
+
+
+async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end_again(
+    broker: Broker, start: Start
+) -> None:
+    """Its checkpoint, which is of the phrase before, could not be stored."""
+    first = await start(TONES_PACE="2", **AHEAD)
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=2) as player:
+        await application.say(f"{sentences(WORDS[:10], 10)} {sentences(WORDS[10:50], 40)}")
+        await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+        newest, audio = (await application.stored_chunks())[-1]
+        end = newest._replace(seq=newest.seq + 1, pos=newest.pos + len(audio) // 2, end=True)
+        js = broker.client.jetstream()
+        await js.publish(
+            speech_subject(application.spec.key), b"", headers=encode_speech_headers(end)
+        )
+        started = (await application.events())[-1]
+        assert isinstance(started, UtteranceEvent)
+        finished = started.model_copy(
+            update={
+                "sequence": started.sequence + 1, "event": "finished", "latency": None,
+                "text_spoken": application.said[0], "end": end.pos / RATE,
+            }
+        )  # fmt: skip
+        subject = voice_event_subject(application.spec.key, "utterance")
+        await js.publish(subject, finished.encode())
+        await start()
+        await application.say(sentences(WORDS[50:55]), end=True)
+        await application.closed()
+    chunks = await application.stored_chunks()
+    assert words(b"".join(a for header, a in chunks if header.utterance == 1)) == WORDS[50:55]
+    assert await application.utterances() == [
+        (0, "started"), (0, "finished"), (1, "started"), (1, "finished"),
+    ]  # fmt: skip

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,6 +35,10 @@ from worker.__main__ import main
 from worker.providers import loading
 
 FRAME_SECONDS = 0.1
+WAITS_AT_GATE = "the voice waits at its gate"
+HOLDS = "the voice holds a stream"
+"""What the voice logs."""
+log = logging.getLogger(__name__)
 
 
 class ToneSettings(BaseSettings):
@@ -58,6 +64,12 @@ class ToneSettings(BaseSettings):
     """A word: the speech of a phrase that has it does not end."""
     gap: float = tones.GAP_SECONDS
     """Seconds of silence after each word."""
+    reports: bool = False
+    """Whether it says at an interrupt what of the phrase was spoken."""
+    gate: str = ""
+    """A file: until it exists, no stream but the first is opened."""
+    hold_after: float | None = None
+    """Seconds of audio after which the first stream that is not to break waits for an interrupt."""
     unreadable: str = ""
     """A word: in place of a phrase that has it, something comes that cannot be read."""
 
@@ -69,6 +81,8 @@ class ToneStream(VoiceStream):
         self._queue: asyncio.Queue[str | Interrupted | None] = asyncio.Queue()
         self._generation = 0
         self._closed = False
+        self._seconds, self._phrase = 0.0, ("", 0.0)
+        """Seconds of audio, and the current phrase with the seconds before it."""
         self.reference = f"stream-{number} {json.dumps(dict(request.options))}"
 
     async def speak(self, text: str) -> None:
@@ -82,7 +96,26 @@ class ToneStream(VoiceStream):
         while not self._queue.empty():
             self._queue.get_nowait()
         self._generation += 1
-        self._queue.put_nowait(Interrupted())
+        spoken = self._spoken(played_seconds) if self._voice.settings.reports else None
+        self._queue.put_nowait(Interrupted(spoken))
+
+    def _spoken(self, played_seconds: float | None) -> str:
+        """The text of the current phrase that was spoken."""
+        text, before = self._phrase
+        played = (played_seconds or 0.0) - before
+        words = [w for w in places(text, self._voice.settings.gap) if w.end <= played]
+        return text[: text.find(" ", words[-1].character)] if words else ""
+
+    async def _hold(self, generation: int) -> None:
+        """Wait for an interrupt, if it is time to."""
+        settings = self._voice.settings
+        if settings.hold_after is None or self._number < settings.drops or self._voice.held:
+            return
+        if self._seconds >= settings.hold_after:
+            self._voice.held = True
+            log.info(HOLDS)
+            while self._generation == generation and not self._closed:
+                await asyncio.sleep(0.02)
 
     async def finish(self) -> None:
         self._queue.put_nowait(None)
@@ -94,7 +127,7 @@ class ToneStream(VoiceStream):
         return self._events()
 
     async def _events(self) -> AsyncIterator[VoiceStreamEvent]:
-        settings, spoken = self._voice.settings, 0.0
+        settings = self._voice.settings
         while (item := await self._queue.get()) is not None:
             if isinstance(item, Interrupted):
                 yield item
@@ -107,11 +140,13 @@ class ToneStream(VoiceStream):
             audio = synthesize(item, self._request.sample_rate, gap_seconds=settings.gap)
             marks = deque(places(item, settings.gap) if settings.marks else ())
             before = 0.0
+            self._phrase = item, self._seconds
             if settings.endless and settings.endless in item:
                 audio *= 3_000_000 // len(audio) + 1
             size = 2 * round(FRAME_SECONDS * self._request.sample_rate)
             for start in range(0, len(audio), size):
                 await asyncio.sleep(FRAME_SECONDS / settings.pace)
+                await self._hold(generation)
                 if self._closed:
                     raise Dropped("tones", "closed")
                 if self._generation != generation:
@@ -120,9 +155,9 @@ class ToneStream(VoiceStream):
                     word = marks.popleft()
                     yield Mark(word.character, word.start)
                 yield Speech(audio[start : start + size])
-                spoken += FRAME_SECONDS
+                self._seconds += FRAME_SECONDS
                 before += FRAME_SECONDS
-                if self._number < settings.drops and spoken >= settings.drop_after:
+                if self._number < settings.drops and self._seconds >= settings.drop_after:
                     raise Dropped("tones", "the test drops it")
             else:
                 yield PhraseEnd()
@@ -142,9 +177,11 @@ class ToneVoice(Voice):
     def __init__(self, settings: ToneSettings) -> None:
         self.settings = settings
         self.streams = 0
+        self.held = False
         self.configured: list[dict[str, Any]] = []
         self.capabilities = VoiceCapabilities(
             marks=settings.marks,
+            reports_spoken=settings.reports,
             max_seconds=settings.max_seconds,
             sample_rates=(settings.rate,),
             price_per_1000_characters=0.03,
@@ -155,7 +192,12 @@ class ToneVoice(Voice):
         if self.settings.refuse:
             raise RequestRefused("tones", "request", "the test refuses it")
         self.streams += 1
-        return ToneStream(self, request, self.streams - 1)
+        number, gate = self.streams - 1, self.settings.gate
+        if number and gate:
+            log.info(WAITS_AT_GATE)
+            while not Path(gate).exists():  # noqa: ASYNC240 - this is quick
+                await asyncio.sleep(0.02)
+        return ToneStream(self, request, number)
 
 
 class OtherSettings(ToneSettings):
