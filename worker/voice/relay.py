@@ -113,7 +113,7 @@ class Relay:
         old to be kept, or has had nothing to say for too long. Raises HandOver."""
         while True:
             self._wake.clear()
-            if self._drain.requested and not self.outstanding:
+            if self._drain.requested and not (self.outstanding or self._interrupting):
                 raise HandOver
             if is_over():
                 return True
@@ -340,10 +340,11 @@ class Relay:
         if not self._interrupting:  # else the cut is tried again
             self._interrupting = True
             self._answers.append(asyncio.get_running_loop().create_future())
+            self._behind = self._skip
         self.outstanding.clear()
         self._collected, self._collected_bytes = [], 0
         self._converter = Converter(self._source, self._target)
-        self._behind, self._skip, self._phrase_frames = self._skip, 0, 0
+        self._skip = self._phrase_frames = 0
         self._place = (utterance, offset)
         return phrase
 

@@ -211,6 +211,8 @@ class Speaker:
 
     def _is_over(self) -> bool:
         """True if all that the session is to say was said, or nothing has been said for long."""
+        if self._interrupting.locked():
+            return False  # an interrupt is finished first
         progress, settings = self._progress, self._services.settings
         last = progress.script.last
         if last is not None and progress.over >= last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,25 @@ async def test_a_voice_that_speaks_a_phrase_again_says_what_was_heard_if_it_can_
     assert reported == WORDS[: len(reported)]
     # How fast the voice speaks is not known yet: 15 characters a second are assumed.
     assert len(reported) == 7 if exact else 3 <= len(reported) <= 14
+
+
+async def test_an_interrupt_while_a_worker_drains_is_answered_and_announced(
+    broker: Broker, start: Start
+) -> None:
+    """The worker waits for the end of a phrase before it hands the session over."""
+    first = await start(TONES_PACE="1.5")
+    application = Application(broker)
+    await application.open()
+    async with playing(broker, application.spec, speed=1) as player:
+        await application.say(sentences(WORDS[:40], 40))
+        await until(lambda: player.position > RATE, "some of it is played", 60)
+        first.signal(signal.SIGTERM)
+        await until(lambda: first.find("draining"), "the worker drains", 60)
+        reply = await application.request("interrupt")
+        assert (reply.ok, reply.utterance) == (True, 0)
+        await start()
+        await application.say(sentences(WORDS[50:55]), end=True)
+        await application.closed()
+    assert await application.utterances() == [
+        (0, "started"), (0, "interrupted"), (1, "started"), (1, "finished"),
+    ]  # fmt: skip

@@ -259,6 +259,36 @@ async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing
     ]  # fmt: skip
 
 
+async def test_an_interrupt_whose_end_a_former_holder_could_not_publish_is_finished(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """It dies after it has written a checkpoint, since the last one did not say that the utterance
+    has started."""
+    application = Application(broker)
+    await application.open()
+    subject = voice_event_subject(application.spec.key, "utterance")
+    async with NatsProxy(nats_server.port) as proxy:
+        workers: list[ToneWorker] = []
+        dead = proxy.before(
+            subject,
+            lambda: workers[0].signal(signal.SIGKILL),
+            where=lambda message: b'"interrupted"' in message.payload,
+        )
+        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
+        async with playing(broker, application.spec, speed=2) as player:
+            await application.say(sentences(WORDS[:40], 40))
+            await until(lambda: player.position > 2 * RATE, "some of it is played", 60)
+            request = asyncio.create_task(application.request("interrupt"))
+            await until(dead.fired.is_set, "the worker is dead", 60)
+            request.cancel()
+            await start()
+            await application.say(sentences(WORDS[50:55]), end=True)
+            await application.closed()
+    assert await application.utterances() == [
+        (0, "started"), (0, "interrupted"), (1, "started"), (1, "finished"),
+    ]  # fmt: skip
+
+
 async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end_again(
     broker: Broker, start: Start
 ) -> None:

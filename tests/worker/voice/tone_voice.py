@@ -195,7 +195,7 @@ class ToneVoice(Voice):
         number, gate = self.streams - 1, self.settings.gate
         if number and gate:
             log.info(WAITS_AT_GATE)
-            while not Path(gate).exists():  # noqa: ASYNC240 - this is quick
+            while not Path(gate).exists():
                 await asyncio.sleep(0.02)
         return ToneStream(self, request, number)
 
