@@ -113,7 +113,9 @@ class Speaker:
                 return self._lease.cutoff.reason or BUDGET
             except Overheard:
                 log.info("an older holder still speaks", extra=fields(session=str(self._spec.key)))
-                await self.find_frontier()
+                async with self._interrupting:
+                    await self.find_frontier()
+                    await self._finish_cut()
                 self._lifecycle.enter(State.RECOVERING, cause="overheard")
                 continue
             except ProviderError as error:
@@ -254,11 +256,13 @@ class Speaker:
         Return the utterance that was cut, if there is one, and the seconds of speech that were
         played. Raises LeaseLost."""
         async with self._interrupting:
+            await self._finish_cut()
             await self.interrupter.finish_played()
             try:
                 found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             except Overheard:  # after this one, an older holder cannot speak any more
                 await self.find_frontier()
+                self._unfinished_cut = None  # this one drops as much
                 found = await self.interrupter.interrupt(reason, detail, self.relay, last)
             await self._lease.write()
         if self.relay is not None:
@@ -285,7 +289,11 @@ class Speaker:
     async def finish_cut(self) -> None:
         """Finish the interrupt of a former holder, if only its cut was published. Call it when the
         stored text is read. Raises LeaseLost."""
-        if self._unfinished_cut is not None:
-            await self.interrupter.finish(self._unfinished_cut)
-            self._unfinished_cut = None
+        async with self._interrupting:
+            await self._finish_cut()
+
+    async def _finish_cut(self) -> None:
+        through, self._unfinished_cut = self._unfinished_cut, None
+        if through is not None:
+            await self.interrupter.finish(through)
             await self._lease.write()

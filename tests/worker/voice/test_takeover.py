@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from typing import Any
 
 from nats.errors import Error as NatsError
 
@@ -12,7 +13,7 @@ from natterjack.broker.connection import Broker
 from natterjack.broker.streams import TEXT
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.subjects import speech_subject, voice_event_subject
-from natterjack.voice.audio import encode_speech_headers
+from natterjack.voice.audio import SpeechHeader, encode_speech_headers
 from natterjack.voice.control import VoiceReply
 from natterjack.voice.events import UtteranceEvent
 from tests.emulators import tones
@@ -35,6 +36,17 @@ async def published(application: Application, utterance: int) -> None:
         return any(header.end and header.utterance == utterance for header, _ in chunks)
 
     await until(look, f"utterance {utterance} is published", 30)
+
+
+async def publish_after(broker: Broker, application: Application, **flags: Any) -> SpeechHeader:
+    """Publish an end or a cut as the session's worker does, which is dead."""
+    newest, audio = (await application.stored_chunks())[-1]
+    position = newest.pos + len(audio) // 2
+    header = newest._replace(seq=newest.seq + 1, pos=position, **flags)
+    await broker.client.jetstream().publish(
+        speech_subject(application.spec.key), b"", headers=encode_speech_headers(header)
+    )
+    return header
 
 
 async def test_the_end_of_an_utterance_has_its_text_although_that_is_read_late(
@@ -214,11 +226,7 @@ async def test_an_interrupt_that_a_former_holder_has_begun_says_what_was_heard(
         await until(lambda: player.position > 3 * RATE, "some of it is played", 60)
         first.signal(signal.SIGKILL)
         await first.wait()
-        newest, audio = (await application.stored_chunks())[-1]
-        cut = newest._replace(seq=newest.seq + 1, pos=newest.pos + len(audio) // 2, cut=True)
-        await broker.client.jetstream().publish(
-            speech_subject(application.spec.key), b"", headers=encode_speech_headers(cut)
-        )
+        await publish_after(broker, application, cut=True)
         await start()
         event = await interruption(application)
         await application.say(sentences(WORDS[50:55]), end=True)
@@ -301,12 +309,7 @@ async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end
         await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
         first.signal(signal.SIGKILL)
         await first.wait()
-        newest, audio = (await application.stored_chunks())[-1]
-        end = newest._replace(seq=newest.seq + 1, pos=newest.pos + len(audio) // 2, end=True)
-        js = broker.client.jetstream()
-        await js.publish(
-            speech_subject(application.spec.key), b"", headers=encode_speech_headers(end)
-        )
+        end = await publish_after(broker, application, end=True)
         started = (await application.events())[-1]
         assert isinstance(started, UtteranceEvent)
         finished = started.model_copy(
@@ -316,7 +319,7 @@ async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end
             }
         )  # fmt: skip
         subject = voice_event_subject(application.spec.key, "utterance")
-        await js.publish(subject, finished.encode())
+        await broker.client.jetstream().publish(subject, finished.encode())
         await start()
         await application.say(sentences(WORDS[50:55]), end=True)
         await application.closed()
