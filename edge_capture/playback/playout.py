@@ -23,6 +23,9 @@ JOIN_S = 0.5
 HOLE_S = 20.0
 """How long missing chunks are waited for, without which words are lost: the session's worker may be
 away until its lease has run out, and the broker until it has elected leaders."""
+PLAYED_S = 5.0
+"""How long they are waited for at least once all before them was played: only then does the worker
+speak again what is lost."""
 ASK_S = 5.0
 """How long a player goes on asking, after it has joined or reconnected, for what it may lack."""
 _EARLIER_SESSIONS = 64
@@ -62,6 +65,11 @@ class _Session:
             if not chunk.header.cut:
                 for block in self.converter.convert(chunk):
                     self.queue.put(block, now)
+
+    def plays(self, now: float) -> bool:
+        """True if speech is audible."""
+        heard = self.queue.heard(now)
+        return heard is not None and heard.state == "playing"
 
     @property
     def totals(self) -> dict[str, float]:
@@ -163,6 +171,8 @@ class Playout:
         missing = session.order.missing
         if missing != session.hole:
             session.hole, session.hole_until = missing, now + HOLE_S
+        elif missing is not None and session.plays(now):
+            session.hole_until = max(session.hole_until, now + PLAYED_S)
         elif missing is not None and now >= session.hole_until:
             session.order.skip()
             self.skipped += 1

@@ -113,6 +113,22 @@ def test_a_hole_is_waited_for_and_then_given_up() -> None:
     assert play.skipped == 1
 
 
+def test_a_hole_is_not_given_up_while_what_came_before_is_played() -> None:
+    """The worker speaks the rest again, but only once the player has nothing more to play."""
+    play = playout()
+    seconds = round(module.HOLE_S) + 10
+    receive(play, chunk(0, count=seconds * RATE), chunk(2, (seconds + 1) * RATE))
+    for now in range(seconds):
+        play.tick(now)
+        assert len(positions(play.pull(RATE, now))) == RATE
+    play.tick(seconds - 0.1)
+    assert play.pull(RATE, seconds) == b""
+    play.tick(seconds + 1)
+    assert play.skipped == 0
+    play.tick(seconds + module.PLAYED_S)
+    assert play.skipped == 1
+
+
 def test_what_is_queued_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_QUEUED_S", 1.0)
     play = playout()
