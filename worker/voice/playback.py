@@ -45,7 +45,7 @@ class Heard(NamedTuple):
 class Spoken:
     """An utterance of which audio is published."""
 
-    __slots__ = ("characters", "end", "number", "places", "start")
+    __slots__ = ("characters", "end", "number", "places", "start", "unmarked")
 
     def __init__(self, number: int, start: int, end: int | None = None) -> None:
         self.number = number
@@ -55,6 +55,9 @@ class Spoken:
         self.places: list[Place] = []
         self.characters = 0
         """The end of the text of the last phrase that was begun."""
+        self.unmarked = 0
+        """Where the audio ends that an earlier stream has made of that phrase: it is published, and
+        the marks of its words come again."""
 
     def begin_phrase(self, position: int, start: int, end: int = UNKNOWN_END) -> None:
         """Note that the phrase of characters `start` to `end` begins at a position."""
@@ -82,7 +85,7 @@ class Spoken:
         following = self.places[index + 1] if index + 1 < len(self.places) else None
         until = self.characters if following is None else following.character
         until = min(until, len(text))
-        if place.word:
+        if place.word and (following is not None or place.position >= self.unmarked):
             return self._heard_of_word(place, following, until, position, text)
         if place.position == position:
             return Heard(min(place.character, len(text)), estimated=False)

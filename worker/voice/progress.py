@@ -205,6 +205,15 @@ class Progress:
             found = self.playback.spoken[self.utterance] = Spoken(self.utterance, start)
         return found
 
+    def begin_phrase(self, phrase: Phrase) -> Spoken:
+        """Note that audio of a phrase comes, which may be published in part, and return its
+        utterance."""
+        self.utterance = phrase.utterance
+        spoken = self.spoken()
+        spoken.begin_phrase(self.phrase_position, phrase.start, phrase.end)
+        spoken.unmarked = self.speech.position
+        return spoken
+
     def end(self, number: int) -> None:
         """Forget an utterance that is over."""
         self.over = max(self.over, number)

@@ -265,10 +265,7 @@ class Relay:
         if self._begun is phrase:
             return progress.spoken()
         self._begun = phrase
-        progress.utterance = phrase.utterance
-        spoken = progress.spoken()
-        spoken.begin_phrase(progress.phrase_position, phrase.start, phrase.end)
-        return spoken
+        return progress.begin_phrase(phrase)
 
     async def _publish(self, phrase: Phrase) -> None:
         """Publish the audio that is collected, except for what is published already."""

@@ -55,14 +55,15 @@ async def test_a_stream_that_is_opened_during_an_interrupt_speaks_nothing_that_i
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ["TONES_REPORTS", "TONES_MARKS"])
 @pytest.mark.parametrize(("seconds", "exact"), [(4.0, True), (0.5, False)])
 async def test_a_voice_that_speaks_a_phrase_again_says_what_was_heard_if_it_can_know(
-    broker: Broker, start: Start, seconds: float, exact: bool
+    broker: Broker, start: Start, seconds: float, exact: bool, how: str
 ) -> None:
     """A stream breaks after 6 s of a phrase, and the next one has spoken `seconds` of it again when
     the player has played 7 words."""
     worker = await start(
-        TONES_DROP_AFTER="6", TONES_REPORTS="1", TONES_HOLD_AFTER=str(seconds), **BREAKS
+        TONES_DROP_AFTER="6", TONES_HOLD_AFTER=str(seconds), **{how: "1"}, **BREAKS
     )
     application = Application(broker)
     await application.open()

@@ -68,6 +68,19 @@ def test_words_whose_marks_have_not_arrived_were_not_heard() -> None:
     assert one.heard(2000, TEXT, RATE) == Heard(0, estimated=False)
 
 
+def test_words_whose_marks_have_not_come_again_may_have_been_heard() -> None:
+    """The phrase is spoken again, of which 12,000 frames are published."""
+    one = Spoken(0, start=0)
+    one.begin_phrase(0, 0, 14)
+    one.unmarked = 12_000
+    one.begin_word(0, 0)
+    assert one.heard(4500, TEXT, RATE) == Heard(8, estimated=True)
+    one.begin_word(4000, 4)
+    assert one.heard(3500, TEXT, RATE) == Heard(4, estimated=False)
+    one.begin_word(12_000, 8)
+    assert one.heard(11_500, TEXT, RATE) == Heard(8, estimated=False)
+
+
 def test_a_phrase_that_is_spoken_again_has_its_places_once() -> None:
     one = spoken()
     one.begin_word(16_000, 15)
