@@ -90,12 +90,13 @@ async def test_an_interrupt_while_a_worker_drains_is_answered_and_announced(
     broker: Broker, start: Start
 ) -> None:
     """The worker waits for the end of a phrase before it hands the session over."""
-    first = await start(TONES_PACE="1.5")
+    first = await start(TONES_HOLD_AFTER="3")
     application = Application(broker)
     await application.open()
     async with playing(broker, application.spec, speed=1) as player:
         await application.say(sentences(WORDS[:40], 40))
         await until(lambda: player.position > RATE, "some of it is played", 60)
+        await until(lambda: first.find(HOLDS), "the phrase does not end", 60)
         first.signal(signal.SIGTERM)
         await until(lambda: first.find("draining"), "the worker drains", 60)
         reply = await application.request("interrupt")

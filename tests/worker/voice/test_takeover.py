@@ -254,11 +254,13 @@ async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing
         )
         workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
         async with playing(broker, application.spec, speed=2) as player:
+            player.stop_at = 5 * RATE
             await application.say(sentences(WORDS[:40], 10))
             await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
             request = asyncio.create_task(application.request("interrupt"))
             await until(dead.fired.is_set, "the worker is dead", 60)
             request.cancel()
+            player.stop_at = None
             await start()
             await application.say(sentences(WORDS[50:55]), end=True)
             await application.closed()
@@ -284,11 +286,13 @@ async def test_an_interrupt_whose_end_a_former_holder_could_not_publish_is_finis
         )
         workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
         async with playing(broker, application.spec, speed=2) as player:
+            player.stop_at = 3 * RATE
             await application.say(sentences(WORDS[:40], 40))
             await until(lambda: player.position > 2 * RATE, "some of it is played", 60)
             request = asyncio.create_task(application.request("interrupt"))
             await until(dead.fired.is_set, "the worker is dead", 60)
             request.cancel()
+            player.stop_at = None
             await start()
             await application.say(sentences(WORDS[50:55]), end=True)
             await application.closed()
@@ -305,11 +309,13 @@ async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end
     application = Application(broker)
     await application.open()
     async with playing(broker, application.spec, speed=2) as player:
+        player.stop_at = 5 * RATE
         await application.say(f"{sentences(WORDS[:10], 10)} {sentences(WORDS[10:50], 40)}")
         await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
         first.signal(signal.SIGKILL)
         await first.wait()
         end = await publish_after(broker, application, end=True)
+        player.stop_at = None
         started = (await application.events())[-1]
         assert isinstance(started, UtteranceEvent)
         finished = started.model_copy(
