@@ -77,8 +77,7 @@ class Engine:
             )
             self._ids: dict[str, int] = json.loads((folder / "vocab.json").read_text("utf-8"))
             self._g2p = G2P()
-        # onnxruntime has an error class for each of its codes, without a common one of its own.
-        except Exception as error:
+        except Exception as error:  # onnxruntime's have no common class
             raise PluginError(f"hibari: cannot load the voice: {error}; {model.INSTALL}") from error
 
     def speak(self, words: Sequence[Word], speed: float) -> Spoken:
@@ -108,8 +107,7 @@ class Engine:
         """Read a piece or, if its reader fails on it, each word of it alone."""
         try:
             return self._read_text(" ".join(word.text for word in words))
-        # The reader has no errors of its own: it fails on numbers of 40 digits, for one.
-        except Exception:
+        except Exception:  # the reader has none of its own: it fails on numbers of 40 digits
             log.debug("a piece is read word by word", exc_info=True)
         found = _Reading([], [], [])
         for word in words:
@@ -124,7 +122,7 @@ class Engine:
         for text in (word, " ".join(word)):
             try:
                 return self._read_text(text)
-            except Exception:
+            except Exception:  # as in `_read`
                 log.debug("a word is not read as it is", exc_info=True)
         return _Reading([], [], [])
 
