@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,19 +16,17 @@ from natterjack.broker import streams
 from natterjack.broker.connection import connected
 from natterjack.errors import NatterjackError
 
-from ...waiting import bound, until
+from ...waiting import until
 from ...worker.programs import queue_empty
 from ..damage import Damage, Fault, holds_nothing
 from ..fleet import Fleet, Line, fleet
 from .account import Account, account
-from .talk import Talk
+from .talk import Talk, undisturbed
 
 VOICES: Final = {"deepgram-aura": "deepgram-aura", "deepgram-flux-voice": "deepgram-flux-speak"}
 """The voices, and the emulator of each."""
 CLOSED_SECONDS: Final = 300.0
 """A session still open this long after everything was said counts as lost."""
-_KNOWS_SECONDS: Final = 5.0
-"""How long after a fault of the broker or a worker reports of players may be missing."""
 
 
 @dataclass
@@ -169,7 +166,7 @@ class VoiceStorm(Damage):
                 self._talks.discard(talk)
         found = account(
             talk.said, talk.events, talk.heard,
-            lambda at: talk.reachable(at) and self._calm(at),
+            lambda at: talk.reachable(at) and undisturbed(self._disturbed, at),
         )  # fmt: skip
         if error:
             found.problems.append(error)
@@ -209,10 +206,6 @@ class VoiceStorm(Damage):
                 window[1] = time.time()
 
         return disturbing
-
-    def _calm(self, at: datetime) -> bool:
-        moment = at.timestamp()
-        return not any(a - 1 <= moment <= b + bound(_KNOWS_SECONDS) for a, b in self._disturbed)
 
     def _any_talk(self) -> Talk | None:
         return self._random.choice(sorted(self._talks, key=id)) if self._talks else None

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -29,8 +29,15 @@ from .account import LEAD, WORDS, Said
 
 RATE: Final = 16_000
 _KNOWS_SECONDS: Final = 5.0
-"""How long after an outage reports of the player may be missing."""
+"""How long after an outage of broker, worker or player its reports may be missing."""
 _WORKER_SECONDS: Final = 240.0
+
+
+def undisturbed(windows: Sequence[Sequence[float]], at: datetime) -> bool:
+    """Return whether this time is in none of the windows, nor soon after one. Reports of the player
+    may be missing then."""
+    moment = at.timestamp()
+    return not any(a - 1 <= moment <= b + bound(_KNOWS_SECONDS) for a, b in windows)
 
 
 class Talk:
@@ -159,8 +166,7 @@ class Talk:
 
     def reachable(self, at: datetime) -> bool:
         """Whether the player had not been cut off for a while at this time."""
-        moment = at.timestamp()
-        return not any(a - 1 <= moment <= b + bound(_KNOWS_SECONDS) for a, b in self._outages)
+        return undisturbed(self._outages, at)
 
     # ---- the player -------------------------------------------------------------------------
 
