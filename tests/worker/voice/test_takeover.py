@@ -238,25 +238,27 @@ async def test_an_interrupt_that_a_former_holder_has_begun_says_what_was_heard(
     assert len(heard) / 2 <= len(tones.words_of(event.text_spoken or "")) <= 2 * len(heard)
 
 
-async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing_again(
-    broker: Broker, start: Start, nats_server: EmbeddedServer
-) -> None:
-    """It dies before it has written its checkpoint, which is of the phrase before."""
+async def dies_at_the_end_of_an_interrupt(
+    broker: Broker, start: Start, nats_server: EmbeddedServer, *, stored: bool, phrase_words: int,
+    heard_seconds: float,
+) -> None:  # fmt: skip
+    """Let a worker be killed when it publishes the end of an interrupted utterance, before or after
+    that is stored, and another one go on: each utterance starts and ends once."""
     application = Application(broker)
     await application.open()
     subject = voice_event_subject(application.spec.key, "utterance")
     async with NatsProxy(nats_server.port) as proxy:
         workers: list[ToneWorker] = []
-        dead = proxy.after(
+        dead = (proxy.after if stored else proxy.before)(
             subject,
             lambda: workers[0].signal(signal.SIGKILL),
             where=lambda message: b'"interrupted"' in message.payload,
         )
         workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
         async with playing(broker, application.spec, speed=2) as player:
-            player.stop_at = 5 * RATE
-            await application.say(sentences(WORDS[:40], 10))
-            await until(lambda: player.position > 4 * RATE, "the second phrase is played", 60)
+            player.stop_at = int((heard_seconds + 1) * RATE)
+            await application.say(sentences(WORDS[:40], phrase_words))
+            await until(lambda: player.position > heard_seconds * RATE, "some of it is played", 60)
             request = asyncio.create_task(application.request("interrupt"))
             await until(dead.fired.is_set, "the worker is dead", 60)
             request.cancel()
@@ -267,6 +269,15 @@ async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing
     assert await application.utterances() == [
         (0, "started"), (0, "interrupted"), (1, "started"), (1, "finished"),
     ]  # fmt: skip
+
+
+async def test_an_interrupt_whose_end_a_former_holder_has_published_ends_nothing_again(
+    broker: Broker, start: Start, nats_server: EmbeddedServer
+) -> None:
+    """It dies in the second phrase, before it has written its checkpoint, which is of the first."""
+    await dies_at_the_end_of_an_interrupt(
+        broker, start, nats_server, stored=True, phrase_words=10, heard_seconds=4
+    )
 
 
 async def test_an_interrupt_whose_end_a_former_holder_could_not_publish_is_finished(
@@ -274,31 +285,9 @@ async def test_an_interrupt_whose_end_a_former_holder_could_not_publish_is_finis
 ) -> None:
     """It dies after it has written a checkpoint, since the last one did not say that the utterance
     has started."""
-    application = Application(broker)
-    await application.open()
-    subject = voice_event_subject(application.spec.key, "utterance")
-    async with NatsProxy(nats_server.port) as proxy:
-        workers: list[ToneWorker] = []
-        dead = proxy.before(
-            subject,
-            lambda: workers[0].signal(signal.SIGKILL),
-            where=lambda message: b'"interrupted"' in message.payload,
-        )
-        workers.append(await start(NATS_URL=proxy.url, TONES_PACE="3"))
-        async with playing(broker, application.spec, speed=2) as player:
-            player.stop_at = 3 * RATE
-            await application.say(sentences(WORDS[:40], 40))
-            await until(lambda: player.position > 2 * RATE, "some of it is played", 60)
-            request = asyncio.create_task(application.request("interrupt"))
-            await until(dead.fired.is_set, "the worker is dead", 60)
-            request.cancel()
-            player.stop_at = None
-            await start()
-            await application.say(sentences(WORDS[50:55]), end=True)
-            await application.closed()
-    assert await application.utterances() == [
-        (0, "started"), (0, "interrupted"), (1, "started"), (1, "finished"),
-    ]  # fmt: skip
+    await dies_at_the_end_of_an_interrupt(
+        broker, start, nats_server, stored=False, phrase_words=40, heard_seconds=2
+    )
 
 
 async def test_an_utterance_whose_end_a_former_holder_has_published_does_not_end_again(
