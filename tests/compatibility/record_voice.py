@@ -161,10 +161,10 @@ async def _control(stage: Stage) -> None:
 
 
 async def _fail(stage: Stage) -> None:
-    """Ask for a voice that does not exist."""
+    """Ask for a voice that does not exist, with text that the worker finds when it refuses."""
     application = Application(
         stage.broker, tenant=OWN_TENANT, conversation="call-23", speaker="assistant", voice="nobody"
     )
-    await application.open()
     await application.say("Nobody says this.")
+    await application.open()
     await _received(stage, "voice_status", application.spec.key, state="failed")

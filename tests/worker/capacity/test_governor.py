@@ -130,6 +130,14 @@ async def fleet(
     await fleet.stop()
 
 
+@pytest.fixture
+def plan_alone(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the plan grants permits: no worker takes one that was left to a worker which stalls, or
+    forgets its announcement."""
+    monkeypatch.setattr(permits, "_PATIENCE_S", (3600, 3600))
+    monkeypatch.setattr(permits, "_FORGET_S", 3600)
+
+
 async def stays_waiting(task: asyncio.Task[Any], why: str) -> None:
     """Fail if `task` gets a permit within twice the duration of a permit."""
     done, _ = await asyncio.wait([task], timeout=2 * _permit_seconds)
@@ -287,6 +295,7 @@ def cut(worker: Worker) -> None:
 # Fairness
 
 
+@pytest.mark.usefixtures("plan_alone")
 async def test_a_small_tenant_gets_the_next_permit(fleet: Fleet) -> None:
     big, small, other = [await fleet.worker() for _ in range(3)]
     await fleet.limit(connections=5)
@@ -301,6 +310,7 @@ async def test_a_small_tenant_gets_the_next_permit(fleet: Fleet) -> None:
     await until(lambda: [task for task in crowd if task.done()], "then the other tenant")
 
 
+@pytest.mark.usefixtures("plan_alone")
 async def test_permits_are_shared_evenly_among_tenants(fleet: Fleet) -> None:
     workers = [await fleet.worker() for _ in range(3)]
     await fleet.limit(connections=6)

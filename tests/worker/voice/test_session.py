@@ -318,8 +318,8 @@ async def test_a_voice_that_is_mute_is_left_and_one_that_refuses_ends_the_sessio
         await application.closed()
         assert player.words == WORDS[:10]
     refused = Application(broker, conversation="other", voice="nope")
-    await refused.open()
     await refused.say("Nobody says this.")
+    await refused.open()
     closing = await refused.closed()
     assert closing.state == "failed"
     assert closing.reason is not None

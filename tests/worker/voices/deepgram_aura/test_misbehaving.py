@@ -95,8 +95,8 @@ async def test_what_the_provider_does_not_have_is_told_and_hurts_nobody(
     wrong = Application(broker, conversation="wrong", **wanted)
     right = Application(broker)
     await right.open()
-    await wrong.open()
     await wrong.say("Nobody says this.")
+    await wrong.open()
     async with playing(broker, right.spec) as player:
         await right.say(TEXT, end=True)
         closing = await wrong.closed()
