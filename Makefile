@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 # Without compiled modules, every process of the tests spends ten seconds on compiling them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy types quick unit format clean help \
-  system-packages
+.PHONY: demo up check test test-ranges soak bench docs lint lint-docs lint-deploy lint-clients types quick unit format \
+  clean help system-packages
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,10 +46,10 @@ types: $(VENV)/.dev
 quick: $(VENV)/.dev
 	$(BIN)/pytest -n 4 --dist worksteal -m "not process and not engine" $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules and scripts
+lint: $(VENV)/.dev ## ruff, mypy --strict, and what looks at the chart, images, rules, scripts and clients
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	@$(MAKE) --no-print-directory -j 2 types lint-docs lint-deploy
+	@$(MAKE) --no-print-directory -j 2 types lint-docs lint-deploy lint-clients
 
 # Of its own: it pins versions of what the rest of the project uses too.
 $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
@@ -60,6 +60,9 @@ $(VENV)-checkov/.done: tests/deploy/checkov.txt | $(BIN)/python
 
 lint-deploy: $(VENV)/.dev $(VENV)-checkov/.done
 	@sh tests/deploy/lint.sh
+
+lint-clients: $(VENV)/.dev
+	@$(BIN)/python -m tests.clients.npm run lint
 
 docs: $(VENV)/.dev ## write the generated reference pages, and build the site into build/site
 	@$(BIN)/python -m docs.generate
@@ -72,7 +75,7 @@ lint-docs: $(VENV)/.dev
 unit: $(VENV)/.dev system-packages ## the tests alone
 	$(BIN)/pytest -n 6 --dist worksteal $(ARGS)
 
-test: lint unit ## what CI runs
+test: $(VENV)/.dev system-packages lint unit ## what CI runs
 	@$(BIN)/python -m tests.ranges --skip-installed
 
 test-ranges: $(VENV)/.dev ## the connection tests with the oldest and the newest nats-py and aiohttp allowed
@@ -90,4 +93,4 @@ format: $(VENV)/.dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV)-checkov .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-checkov clients/js/node_modules clients/js/dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

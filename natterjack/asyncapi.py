@@ -18,6 +18,7 @@ from . import audio
 from .control import ControlReply, ControlRequest
 from .events import FinalEvent, InterimEvent, StatusEvent, TurnEvent, UsageEvent
 from .hold import Hold
+from .schemas import plain
 from .spec import SessionSpec
 from .subjects import (
     AUDIO_PREFIX,
@@ -58,6 +59,30 @@ _PARAMETERS = {
     for name in ("tenant", "conversation", "speaker")
 }
 _SCHEMAS = "#/components/schemas/"
+_FLAG = {"type": "string", "enum": ["1"]}
+_NATS = {"nats": {"bindingVersion": "0.1.0"}}
+"""Bindings of each operation. (https://github.com/asyncapi/bindings/tree/master/nats)"""
+_SERVER = {
+    "host": "{host}:{port}",
+    "protocol": "nats",
+    "description": "nats-server with JetStream, from 2.11 on; with TLS if it is configured.",
+    "variables": {
+        "host": {"default": "127.0.0.1", "description": "name or address of a server"},
+        "port": {"default": "4222", "description": "port for clients"},
+    },
+    "security": [
+        {"$ref": f"#/components/securitySchemes/{name}"}
+        for name in ("nkey", "password", "certificate")
+    ],
+}
+_SECURITY = {
+    "nkey": {
+        "type": "asymmetricEncryption",
+        "description": "An NKey, alone or with a JWT, signs the nonce of the server.",
+    },
+    "password": {"type": "userPassword", "description": "Name and password of a user."},
+    "certificate": {"type": "X509", "description": "A client certificate."},
+}
 
 
 def _summary(model: type[BaseModel]) -> str:
@@ -80,7 +105,7 @@ def _chunk_headers() -> dict[str, Any]:
                 **number,
                 "description": "wall-clock time of that frame, nanoseconds since the epoch",
             },
-            audio.AUDIO_END: {"const": "1", "description": "present on the last chunk only"},
+            audio.AUDIO_END: {**_FLAG, "description": "present on the last chunk only"},
             audio.AUDIO_NOTE: {
                 "type": "string",
                 "pattern": f"^{audio.NOTE_PATTERN}$",
@@ -122,14 +147,14 @@ def _speech_headers() -> dict[str, Any]:
                 "description": "position of the chunk's first frame, from the session's first",
             },
             SAMPLE_RATE: {**number, "description": "hertz, the same for all chunks of a session"},
-            audio.AUDIO_END: {"const": "1", "description": "the utterance ends with this chunk"},
+            audio.AUDIO_END: {**_FLAG, "description": "the utterance ends with this chunk"},
             AUDIO_CUT: {
-                "const": "1",
+                **_FLAG,
                 "description": "audio of earlier chunks that was not played is to be dropped; the "
                 "payload is empty",
             },
             AUDIO_FENCE: {
-                "const": "1",
+                **_FLAG,
                 "description": "stored by a worker that takes the session over; not a part of the "
                 "speech: players ignore it. The payload is empty",
             },
@@ -185,9 +210,9 @@ def document() -> dict[str, Any]:
         "publishAudio": {"action": "send", "channel": {"$ref": "#/channels/audio"}},
     }
     for kind, model in _EVENTS.items():
-        stored = "Stored in STT_TRANSCRIPTS." if kind in DURABLE_KINDS else "Not stored."
+        stored = " Stored in STT_TRANSCRIPTS." if kind in DURABLE_KINDS else ""
         channels[kind] = _channel(
-            f"{TRANSCRIPT_PREFIX}.{_KEY}.{kind}", f"{_summary(model)} {stored}", kind
+            f"{TRANSCRIPT_PREFIX}.{_KEY}.{kind}", f"{_summary(model)}{stored}", kind
         )
         messages[kind] = {
             "summary": _summary(model),
@@ -244,6 +269,8 @@ def document() -> dict[str, Any]:
             "reply": {"channel": {"$ref": f"#/channels/{channel}Reply"}},
         }
     _add_voice(channels, messages, operations)
+    for operation in operations.values():
+        operation["bindings"] = _NATS
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -254,9 +281,14 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
+        "servers": {"nats": _SERVER},
         "channels": channels,
         "operations": operations,
-        "components": {"messages": messages, "schemas": schemas["$defs"]},
+        "components": {
+            "messages": messages,
+            "schemas": {name: plain(schema) for name, schema in schemas["$defs"].items()},
+            "securitySchemes": _SECURITY,
+        },
     }
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests want from Debian: a sound device without hardware (pulseaudio), PortAudio,
-# Prometheus; and what makes, runs and checks containers and systemd's units.
+# Prometheus, npm; and what makes, runs and checks containers and systemd's units.
 set -eu
 cd "$(dirname "$0")/.."
 root=""
@@ -20,6 +20,17 @@ elif [ -n "$root" ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
 else
 	echo "the sound tests need these packages, and will fail without them:$wanted" >&2
+fi
+
+# Without npm, neither the client for Node nor the AsyncAPI document is checked.
+if ! command -v npm >/dev/null 2>&1; then
+	if [ -n "$root" ]; then
+		echo "installing Debian packages: npm"
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
+	else
+		echo "the tests of clients/js are skipped without the package npm" >&2
+	fi
 fi
 
 # Without these the tests of images, compose and units are skipped. They need root anyway, and say so.

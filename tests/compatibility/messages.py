@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +148,14 @@ def recorded(version: str, kind: str) -> list[Message]:
     if not path.exists():
         return []
     return [Message.from_dict(stored) for stored in json.loads(path.read_text())["messages"]]
+
+
+def described() -> Iterator[tuple[str, Message]]:
+    """Every recorded message of every release that has a model, with the name of that model."""
+    for kind, model in MODELS.items():
+        for version in (RELEASE, EARLY, VOICE):
+            for message in recorded(version, kind):
+                yield model.partition(":")[2], message
 
 
 def spool_files(version: str) -> dict[str, bytes]:
