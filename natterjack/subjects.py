@@ -17,6 +17,10 @@ CONTROL_PREFIX = "stt.control"
 HOLD_PREFIX = "stt.hold"
 SLOT_PREFIX = "stt.slot"
 DIAL_PREFIX = "stt.dial"
+DURABLE_PREFIX = "stt.durable"
+"""Prefix under which the processes of a durable consumer tell each other that they live."""
+DEAD_PREFIX = "stt.dead"
+"""Prefix of dead letters: events that a durable consumer has rejected."""
 REPUBLISHED_PREFIX = "stt.slots"
 """Prefix under which the server republishes stored messages of `stt.slot.>` and `stt.dial.>`."""
 
@@ -30,6 +34,7 @@ VOICE_CONTROL_PREFIX = "tts.control"
 VOICE_EVENT_PREFIX = "tts.event"
 
 EventKind = Literal["interim", "final", "turn", "status", "usage"]
+TRANSCRIPT_KINDS: tuple[EventKind, ...] = ("interim", "final", "turn", "status", "usage")
 DURABLE_KINDS: tuple[EventKind, ...] = ("final", "turn", "status", "usage")
 """Kinds of event that the broker stores: all but `interim`."""
 VoiceEventKind = Literal["status", "utterance", "usage"]

@@ -19,8 +19,18 @@ _BESIDE = {
         ">",
         "Stored permits and dials, republished by the server; waiting sessions.",
     ),
+    "DURABLE_PREFIX": (
+        "<name>",
+        "The processes of a durable consumer tell each other that they live. Not stored.",
+    ),
+    "DEAD_PREFIX": (
+        "<tenant>.<conversation>.<speaker>.<name>",
+        "An event that the durable consumer `<name>` has rejected, as it was, with the reason in a "
+        "header.",
+    ),
 }
-"""Subjects that only workers use, by their constant in natterjack.subjects."""
+"""Subjects that workers, or durable consumers, use among themselves, by their constant in
+natterjack.subjects."""
 _STREAMS = {
     streams.SESSIONS: "requests, until their sessions end; the consumer `workers` is the queue",
     streams.AUDIO: "chunks",

@@ -9,7 +9,7 @@ from .markdown import heading, sentence
 _EXAMPLES: dict[Role, User] = {
     "edge": User("edge", "NAME", "TENANT"),
     "worker": User("worker"),
-    "subscriber": User("subscriber", "NAME", "TENANT", control=True),
+    "subscriber": User("subscriber", "NAME", "TENANT", control=True, durable="DURABLE"),
     "application": User("application", "NAME", "TENANT"),
     "monitor": User("monitor"),
     "operator": User("operator"),
@@ -26,7 +26,12 @@ def page() -> str:
             "An edge with `--speaker` has that speaker in place of `*`. A subscriber or an "
             "application without `--tenant` may use those of all tenants. A subscriber without "
             "`--control` lacks `stt.control` and `tts.control`, and with `--live` it publishes to "
-            "no `$JS.API` subject. An application with `--control` has `stt.control`, too.",
+            "no `$JS.API` subject. One without `--durable` lacks all subjects with `DURABLE` and "
+            "those of `STT_DEAD_LETTERS`. One with `--conversation` or `--kinds` has these in "
+            "place of `*`, and an entry for each kind in place of `>`. One without `--tenant` has "
+            "`$JS.API.STREAM.INFO` of the streams that it reads. Requests `CREATE`, `INFO` and "
+            "`MSG.NEXT` for the durable consumer of one user are denied to all others. An "
+            "application with `--control` has `stt.control`, too.",
         )
     ]
     for role, about in ROLES.items():

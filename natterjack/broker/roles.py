@@ -6,7 +6,7 @@ listed here. docs/explanation/security.md explains each permission and what it s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,9 @@ from natterjack.errors import UsageError
 from natterjack.subjects import (
     AUDIO_PREFIX,
     CONTROL_PREFIX,
+    DEAD_PREFIX,
     DIAL_PREFIX,
+    DURABLE_PREFIX,
     HOLD_PREFIX,
     PLAYED_PREFIX,
     PLAYER_HOLD_PREFIX,
@@ -23,8 +25,10 @@ from natterjack.subjects import (
     SLOT_PREFIX,
     SPEECH_PREFIX,
     TEXT_PREFIX,
+    TRANSCRIPT_KINDS,
     TRANSCRIPT_PREFIX,
     VOICE_CONTROL_PREFIX,
+    VOICE_EVENT_KINDS,
     VOICE_EVENT_PREFIX,
     VOICE_SESSION_PREFIX,
     check_token,
@@ -44,6 +48,9 @@ ROLES: Mapping[Role, str] = {
     "operator": "creates streams, sets budgets and limits, ends sessions, erases data",
 }
 
+KINDS = tuple(dict.fromkeys((*TRANSCRIPT_KINDS, *VOICE_EVENT_KINDS)))
+"""The kinds of event to which a subscriber may be confined."""
+
 _API = "$JS.API"
 
 
@@ -53,14 +60,19 @@ class Permissions:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    denied: tuple[str, ...] = ()
+    """Subjects that the user may not publish to, although `publish` includes them."""
     responds: bool = False
     """True if the user may reply to requests that it receives."""
 
     def config(self) -> dict[str, Any]:
         """Return the permissions in the form of nats-server's configuration."""
         # An empty list would allow everything.
+        publish = {"allow": list(self.publish)} if self.publish else {"deny": [">"]}
+        if self.publish and self.denied:
+            publish["deny"] = list(self.denied)
         config: dict[str, Any] = {
-            "publish": {"allow": list(self.publish)} if self.publish else {"deny": [">"]},
+            "publish": publish,
             "subscribe": {"allow": list(self.subscribe)},
         }
         if self.responds:
@@ -83,12 +95,19 @@ class User:
     """True if a subscriber or an application may send control requests to sessions."""
     live: bool = False
     """True if a subscriber receives live events only, and may not read stored ones."""
+    durable: str | None = None
+    """Name of the durable consumer that a subscriber may use."""
+    conversation: str | None = None
+    """The only conversation of a subscriber; None for all of its tenant."""
+    kinds: tuple[str, ...] = ()
+    """The kinds of event that a subscriber reads; empty for all."""
     public_key: str = field(default="", compare=False)
     old_key: str = field(default="", compare=False)
     """The public key that `public_key` is about to replace; while it is set, both are valid."""
 
     def __post_init__(self) -> None:
-        for field_name in ("name", "tenant", "speaker"):
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # JSON has a list
+        for field_name in ("name", "tenant", "speaker", "durable", "conversation"):
             value = getattr(self, field_name)
             if value:
                 check_token(field_name, value)
@@ -104,12 +123,28 @@ class User:
             raise UsageError("--control is for subscribers and applications")
         if self.live and self.role != "subscriber":
             raise UsageError("--live is for subscribers")
+        if self.role != "subscriber":
+            for field_name in ("durable", "conversation", "kinds"):
+                if getattr(self, field_name):
+                    raise UsageError(f"--{field_name} is for subscribers")
+        if self.live and self.durable:
+            raise UsageError("--durable reads stored events, which --live forbids")
+        if self.conversation and not self.tenant:
+            raise UsageError("--conversation needs --tenant")
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise UsageError(f"--kinds: {kind!r} is none of {', '.join(KINDS)}")
 
     @property
     def id(self) -> str:
         """The name of the user's files and inboxes."""
         parts = (self.role, self.tenant or "", self.name)
         return "_".join(part for part in parts if part)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The subjects of the events that a service reads."""
+        return tuple(subject for _, subjects in self._readable() for subject in subjects)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -121,51 +156,102 @@ class User:
         """The user's NATS_INBOX_PREFIX; no other user may subscribe to it."""
         return f"_INBOX_{self.id}"
 
-    def permissions(self) -> Permissions:
-        """Return what the user may publish and subscribe to."""
+    def permissions(self, reserved: Iterable[str] = ()) -> Permissions:
+        """Return what the user may publish and subscribe to. `reserved`: the names of the durable
+        consumers of all users."""
         own = (f"{self.inbox_prefix}.>",)
         if self.role == "edge":
             return _edge(f"{self.tenant}.*.{self.speaker or '*'}", own)
         if self.role == "worker":
             return _worker(own)
         if self.role in ("subscriber", "application"):
-            return self._service(own)
+            return self._service(own, reserved)
         return _monitor(own) if self.role == "monitor" else _operator(own)
 
-    def _service(self, own: tuple[str, ...]) -> Permissions:
+    def _service(self, own: tuple[str, ...], reserved: Iterable[str]) -> Permissions:
         """What a subscriber or an application may do."""
         speaks = self.role == "application"
-        below = f"{self.tenant}.>" if self.tenant else ">"
-        key = f"{self.tenant or '*'}.*.*"
-        stored = (
-            *_read(streams.TRANSCRIPTS, TRANSCRIPT_PREFIX, below),
-            *_read(streams.VOICE_EVENTS, VOICE_EVENT_PREFIX, below),
-        )
+        key = f"{self.tenant or '*'}.{self.conversation or '*'}.*"
+        readable = self._readable()
         controlled = (
             *((CONTROL_PREFIX,) if self.control else ()),
             *((VOICE_CONTROL_PREFIX,) if self.control or speaks else ()),
         )
+        below = ".".join((*filter(None, (self.tenant, self.conversation)), ">"))
+        stored = (
+            *(request for stream, subjects in readable for request in _read(stream, subjects)),
+            # Whoever may ask about a stream can list its subjects: the keys of all tenants.
+            *(() if self.tenant else (f"{_API}.STREAM.INFO.{stream}" for stream, _ in readable)),
+            *(_durable(self.durable, key) if self.durable else ()),
+        )  # fmt: skip
+        others = [] if self.live else sorted(set(reserved) - {self.durable})
         return Permissions(
             publish=(
                 *(() if self.live else stored),
                 *(f"{prefix}.{below}" for prefix in controlled),
                 *((f"{VOICE_SESSION_PREFIX}.{key}", f"{TEXT_PREFIX}.{key}") if speaks else ()),
             ),
-            subscribe=(*own, f"{TRANSCRIPT_PREFIX}.{below}", f"{VOICE_EVENT_PREFIX}.{below}"),
+            subscribe=(
+                *own,
+                *self.reads,
+                *((f"{DURABLE_PREFIX}.{self.durable}",) if self.durable else ()),
+            ),
+            denied=tuple(request for name in others for request in _consumer(name)),
         )
+
+    def _readable(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The streams that a service reads, and for each the subjects of the events."""
+        below = ".".join(filter(None, (self.tenant, self.conversation)))
+        every = f"{below}.>" if below else ">"
+        key = f"{self.tenant or '*'}.{self.conversation or '*'}.*"
+        found = []
+        for stream, prefix, kinds in (
+            (streams.TRANSCRIPTS, TRANSCRIPT_PREFIX, TRANSCRIPT_KINDS),
+            (streams.VOICE_EVENTS, VOICE_EVENT_PREFIX, VOICE_EVENT_KINDS),
+        ):
+            chosen = [kind for kind in self.kinds if kind in kinds]
+            ends = [f"{key}.{kind}" for kind in chosen] if self.kinds else [every]
+            if ends:
+                found.append((stream, tuple(f"{prefix}.{end}" for end in ends)))
+        return found
 
 
 def _article(role: Role) -> str:
     return f"an {role}" if role[0] in "aeiou" else f"a {role}"
 
 
-def _read(stream: str, prefix: str, below: str) -> tuple[str, ...]:
-    """Requests that read a stream's messages below `prefix`. The filter is part of the subject,
-    which confines them to a tenant."""
+def _read(stream: str, subjects: tuple[str, ...]) -> tuple[str, ...]:
+    """Requests that read a stream's messages on `subjects`. The filter is part of the request's
+    subject, which confines them to a tenant."""
     return (
-        f"{_API}.CONSUMER.CREATE.{stream}.*.{prefix}.{below}",
+        *(f"{_API}.CONSUMER.CREATE.{stream}.*.{subject}" for subject in subjects),
+        f"{_API}.CONSUMER.INFO.{stream}.*",
         f"{_API}.CONSUMER.MSG.NEXT.{stream}.*",
-        f"{_API}.DIRECT.GET.{stream}.{prefix}.{below}",
+        *(f"{_API}.DIRECT.GET.{stream}.{subject}" for subject in subjects),
+    )
+
+
+def _durable(name: str, key: str) -> tuple[str, ...]:
+    """What a durable consumer publishes beside the requests that read: acknowledgements, its
+    progress, signs of life, and dead letters."""
+    progress = streams.bucket_subject(streams.DURABLES_BUCKET, f"{name}.>")
+    dead = f"{DEAD_PREFIX}.{key}.{name}"
+    return (
+        f"$JS.ACK.{streams.TRANSCRIPTS}.{name}.>",
+        progress,
+        f"{_API}.DIRECT.GET.KV_{streams.DURABLES_BUCKET}.{progress}",
+        f"{DURABLE_PREFIX}.{name}",
+        dead,
+        *_read(streams.DEAD_LETTERS, (dead,)),
+    )
+
+
+def _consumer(name: str) -> tuple[str, ...]:
+    """Requests about a durable consumer, whose name can be guessed: they are its user's."""
+    return (
+        f"{_API}.CONSUMER.CREATE.{streams.TRANSCRIPTS}.{name}.>",
+        f"{_API}.CONSUMER.INFO.{streams.TRANSCRIPTS}.{name}",
+        f"{_API}.CONSUMER.MSG.NEXT.{streams.TRANSCRIPTS}.{name}",
     )
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import nkeys
 
-from natterjack.broker.roles import ROLES, User
+from natterjack.broker.roles import KINDS, ROLES, User
 from natterjack.errors import NatterjackError, UsageError
 
 from .arguments import add_command, path
-from .users_config import EDGE_CONNECTIONS, helm_values, server_config
+from .users_config import EDGE_CONNECTIONS, durables, helm_values, server_config
 
+_NEWER = ("durable", "conversation", "kinds")
+"""Fields that earlier releases do not know: users.json has them only for users who need them."""
 _LIST, _CONFIG, _LIMITS = "users.json", "users.conf", "limits.json"
 
 
@@ -65,6 +67,18 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         action="store_true",
         help="a subscriber receives live events but cannot read stored ones: for third parties",
     )
+    adding.add_argument(
+        "--durable", metavar="NAME",
+        help="a subscriber may also use the durable consumer NAME: acknowledge, share the work "
+        "among its processes, reject events. Other users cannot read from it",
+    )  # fmt: skip
+    adding.add_argument(
+        "--conversation", help="the only conversation that a subscriber reads; needs --tenant"
+    )
+    adding.add_argument(
+        "--kinds", type=lambda text: tuple(text.split(",")), default=(), metavar="KIND,...",
+        help="the kinds of event that a subscriber reads, all by default: " + ", ".join(KINDS),
+    )  # fmt: skip
     adding.add_argument(
         "--public-key", help="public key (U...) of a key pair made elsewhere; no seed is written"
     )
@@ -115,7 +129,7 @@ def run(flags: argparse.Namespace) -> int:
     if flags.action == "add":
         fields = {
             name: getattr(flags, name)
-            for name in ("role", "name", "tenant", "speaker", "control", "live")
+            for name in ("role", "name", "tenant", "speaker", "control", "live", *_NEWER)
         }
         user = User(**fields, public_key=flags.public_key or "")
         with _locked(directory):
@@ -183,6 +197,11 @@ def _add(directory: Path, users: list[User], user: User) -> int:
     for other in users:
         if other.id == user.id:
             raise UsageError(_taken(other, user, directory))
+        if user.durable and other.durable == user.durable and user.reads != other.reads:
+            raise UsageError(
+                f"the durable consumer {user.durable} is that of {other.id}, which does not read "
+                "the same events: choose another --durable"
+            )
     _check_unused(user.public_key, users)
     if not user.public_key:
         seed, public_key = _make_key()
@@ -217,7 +236,7 @@ def _list(flags: argparse.Namespace, users: Sequence[User]) -> int:
     if flags.json:
         shown = [
             {"user": user.id, "inbox_prefix": user.inbox_prefix, **asdict(user),
-             **user.permissions().config()}
+             **user.permissions(durables(users)).config()}
             for user in users
         ]  # fmt: skip
         print(json.dumps(shown, indent=2))
@@ -270,8 +289,9 @@ def _write(directory: Path, users: Sequence[User]) -> None:
     configuration = server_config(users, _edge_connections(directory))
     entries = [asdict(user) for user in users]
     for entry in entries:
-        if not entry["old_key"]:
-            del entry["old_key"]  # earlier releases do not know it
+        for name in ("old_key", *_NEWER):
+            if not entry[name]:
+                del entry[name]
     _put(directory / _LIST, json.dumps(entries, indent=2) + "\n")
     _put(directory / _CONFIG, configuration)
 

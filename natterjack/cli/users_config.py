@@ -19,7 +19,7 @@ from natterjack.subjects import (
 
 MAIN = "STT"
 """The account of workers, subscribers, operators and all streams."""
-_MAX_STREAMS, _MAX_CONSUMERS = 16, 4096
+_MAX_STREAMS, _MAX_CONSUMERS = 32, 4096
 """Each listening subscriber has a consumer."""
 EDGE_CONNECTIONS = 1024
 """Default limit of simultaneous connections for all edges of a tenant together."""
@@ -40,7 +40,7 @@ def accounts(users: Sequence[User], edge_connections: int = EDGE_CONNECTIONS) ->
     sections: dict[str, Any] = {
         MAIN: {
             "jetstream": {"max_streams": _MAX_STREAMS, "max_consumers": _MAX_CONSUMERS},
-            "users": _users(user for user in users if user.role != "edge"),
+            "users": _users((user for user in users if user.role != "edge"), durables(users)),
             "exports": [{kind: subject, **to_edges} for kind, subject in _crossing("*") if tenants],
         },
         "SYS": {},
@@ -83,9 +83,14 @@ def _crossing(tenant: str) -> list[tuple[str, str]]:
     ]
 
 
-def _users(users: Iterable[User]) -> list[dict[str, Any]]:
+def durables(users: Iterable[User]) -> list[str]:
+    """The names of the durable consumers of all users."""
+    return sorted({user.durable for user in users if user.durable})
+
+
+def _users(users: Iterable[User], reserved: Sequence[str] = ()) -> list[dict[str, Any]]:
     return [
-        {"nkey": key, "permissions": user.permissions().config()}
+        {"nkey": key, "permissions": user.permissions(reserved).config()}
         for user in users
         for key in user.keys
     ]

@@ -31,8 +31,15 @@ USERS = {
     "subscriber_acme_app": ("subscriber", "--tenant", "acme", "--name", "app", "--control"),
     "subscriber_acme_shown": ("subscriber", "--tenant", "acme", "--name", "shown", "--live"),
     "subscriber_archive": ("subscriber", "--name", "archive"),
+    "subscriber_acme_index": (
+        "subscriber", "--tenant", "acme", "--name", "index", "--durable", "index",
+    ),
+    "subscriber_acme_call": (
+        "subscriber", "--tenant", "acme", "--name", "call", "--conversation", "call", "--kinds",
+        "final,status",
+    ),
     "application_acme_bot": ("application", "--tenant", "acme", "--name", "bot"),
-}
+}  # fmt: skip
 
 
 class SecuredServer(NatsServer):

@@ -82,9 +82,10 @@ KEY, FOREIGN = "acme.call.agent", "other.call.agent"
 KINDS = ("interim", "final", "turn", "status", "usage")
 VOICE_KINDS = ("status", "utterance", "usage")
 VOICE = (streams.VOICE_SESSIONS, streams.TEXT, streams.SPEECH, streams.VOICE_EVENTS)
-STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS, *VOICE)
+STORED = (streams.SESSIONS, streams.AUDIO, streams.TRANSCRIPTS, streams.SLOTS,
+          streams.DEAD_LETTERS, *VOICE)  # fmt: skip
 BUCKETS = ("stt_sessions", "stt_workers", "stt_usage", "stt_budgets", "stt_providers",
-           "tts_sessions")  # fmt: skip
+           "stt_durables", "tts_sessions")  # fmt: skip
 ALL_STREAMS = (*STORED, *(f"KV_{bucket}" for bucket in BUCKETS))
 
 PUBLISHED = (
@@ -142,7 +143,33 @@ PUBLISHED = (
             ("STT_SESSIONS", "workers"), ("TTS_SESSIONS", "workers"), ("STT_TRANSCRIPTS", "mine"),
         )
     ),
-    "$JS.API.CONSUMER.NAMES.STT_TRANSCRIPTS",
+    "$JS.API.CONSUMER.NAMES.STT_TRANSCRIPTS", "$JS.API.CONSUMER.LIST.STT_TRANSCRIPTS",
+    *(
+        f"$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.{key}.{kind}"
+        for key in ("acme.call.*", "acme.other.*", "other.call.*") for kind in ("final", "turn")
+    ),
+    *(
+        f"$JS.API.CONSUMER.{request}"
+        for name in ("index", "billing") for request in (
+            f"CREATE.STT_TRANSCRIPTS.{name}.stt.transcript.acme.*.*.*",
+            f"CREATE.STT_TRANSCRIPTS.{name}.stt.transcript.*.*.*.*",
+            f"DURABLE.CREATE.STT_TRANSCRIPTS.{name}", f"CREATE.STT_TRANSCRIPTS.{name}",
+            f"INFO.STT_TRANSCRIPTS.{name}", f"MSG.NEXT.STT_TRANSCRIPTS.{name}",
+            f"DELETE.STT_TRANSCRIPTS.{name}",
+            f"CREATE.STT_DEAD_LETTERS.mine.stt.dead.acme.*.*.{name}",
+        )
+    ),
+    "$JS.API.CONSUMER.CREATE.STT_DEAD_LETTERS.mine.stt.dead.other.*.*.index",
+    "$JS.API.CONSUMER.CREATE.STT_DEAD_LETTERS.mine.stt.dead.acme.>",
+    "$JS.API.CONSUMER.MSG.NEXT.STT_DEAD_LETTERS.mine",
+    *(
+        subject.format(name)
+        for name in ("index", "billing") for subject in (
+            "stt.durable.{}", "$KV.stt_durables.{}.1", "$JS.ACK.STT_TRANSCRIPTS.{}.1.1.1.1.1",
+            "$JS.API.DIRECT.GET.KV_stt_durables.$KV.stt_durables.{}.1",
+            f"stt.dead.{KEY}.{{}}", f"stt.dead.{FOREIGN}.{{}}",
+        )
+    ),
     "$JS.ACK.STT_SESSIONS.workers.1.1.1.1.1", "$JS.ACK.TTS_SESSIONS.workers.1.1.1.1.1",
     "$JS.ACK.STT_TRANSCRIPTS.mine.1.1.1.1.1",
     "$JS.SNAPSHOT.ACK.STT_TRANSCRIPTS.x", "$JS.SNAPSHOT.RESTORE.STT_TRANSCRIPTS.x",
@@ -156,6 +183,10 @@ HEARD = (
         for what in ("session", "audio", "control", "hold") for key in (KEY, FOREIGN)
     ),
     "stt.hold.acme.call.caller", "stt.hold.acme.*.*", "stt.hold.>",
+    "stt.durable.index", "stt.durable.billing", "stt.durable.>", "stt.dead.acme.>",
+    f"stt.dead.{KEY}.index",
+    *(f"stt.transcript.acme.{where}.final" for where in ("call.*", "other.*", "*.*")),
+    "stt.transcript.acme.call.>", "tts.event.acme.call.*.status", "tts.event.acme.call.*.utterance",
     *(
         f"tts.{what}.{key}"
         for what in ("session", "text", "audio", "played", "control", "hold")
@@ -190,7 +221,17 @@ _EDGE_HEARS = (
 )  # fmt: skip
 _LISTEN = (
     "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.acme.*.*.*",
+    *(
+        f"$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.acme.{where}.*.{kind}"
+        for where in ("call", "other")
+        for kind in ("final", "turn")
+    ),
+    "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.mine",
     "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.mine",
+    # A name that no user's --durable has is like any other.
+    "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.billing.stt.transcript.acme.*.*.*",
+    "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.billing",
+    "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.billing",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.final",
     f"$JS.API.DIRECT.GET.STT_TRANSCRIPTS.stt.transcript.{KEY}.status",
     "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.acme.*.*.*",
@@ -198,11 +239,30 @@ _LISTEN = (
     f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.utterance",
     f"$JS.API.DIRECT.GET.TTS_EVENTS.tts.event.{KEY}.status",
 )
+_DURABLE = (
+    "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.index.stt.transcript.acme.*.*.*",
+    "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.index",
+    "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.index",
+    "$JS.ACK.STT_TRANSCRIPTS.index.1.1.1.1.1",
+    "stt.durable.index", "$KV.stt_durables.index.1",
+    "$JS.API.DIRECT.GET.KV_stt_durables.$KV.stt_durables.index.1",
+    f"stt.dead.{KEY}.index",
+    "$JS.API.CONSUMER.CREATE.STT_DEAD_LETTERS.mine.stt.dead.acme.*.*.index",
+    "$JS.API.CONSUMER.MSG.NEXT.STT_DEAD_LETTERS.mine",
+)  # fmt: skip
+_ONE_CALL = {
+    *(s for s in _LISTEN if "MSG.NEXT.STT" in s or "INFO.STT" in s),
+    "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.acme.call.*.final",
+    *(s for s in _LISTEN if s.startswith("$JS.API.DIRECT") and not s.endswith("utterance")),
+    "$JS.API.CONSUMER.MSG.NEXT.TTS_EVENTS.mine",
+}
 _OWN_EVENTS = (
     *(f"stt.transcript.{KEY}.{kind}" for kind in KINDS),
     "stt.transcript.acme.>", "stt.transcript.acme.*.*.*", "stt.transcript.acme.*.*.status",
-    "stt.transcript.acme.*.agent.status",
+    "stt.transcript.acme.*.agent.status", "stt.transcript.acme.call.>",
+    *(f"stt.transcript.acme.{where}.final" for where in ("call.*", "other.*", "*.*")),
     *(f"tts.event.{KEY}.{kind}" for kind in VOICE_KINDS),
+    "tts.event.acme.call.*.status", "tts.event.acme.call.*.utterance",
     "tts.event.acme.>", "tts.event.acme.*.*.status", "tts.event.acme.*.agent.status",
 )  # fmt: skip
 _ALL_EVENTS = (
@@ -226,11 +286,16 @@ MAY_PUBLISH: dict[str, set[str]] = {
         *_LISTEN, *(s.replace(".acme.", ".other.") for s in _LISTEN),
         "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.mine.stt.transcript.*.*.*.*",
         "$JS.API.CONSUMER.CREATE.TTS_EVENTS.mine.tts.event.*.*.*.*",
+        "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.billing.stt.transcript.*.*.*.*",
+        "$JS.API.STREAM.INFO.STT_TRANSCRIPTS", "$JS.API.STREAM.INFO.TTS_EVENTS",
     },
+    "subscriber_acme_index": {*_LISTEN, *_DURABLE},
+    "subscriber_acme_call": _ONE_CALL,
     "monitor": {
         "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         "$JS.API.CONSUMER.INFO.STT_SESSIONS.workers", "$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.mine",
+        *(f"$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.{name}" for name in ("index", "billing")),
         "$JS.API.CONSUMER.INFO.TTS_SESSIONS.workers",
         "$JS.API.STREAM.MSG.GET.STT_SESSIONS", "$JS.API.STREAM.MSG.GET.TTS_SESSIONS",
         "$JS.API.DIRECT.GET.STT_SLOTS",
@@ -239,14 +304,15 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "worker": {
         *(s for s in PUBLISHED if s.startswith(("stt.transcript.", "tts.audio.", "tts.event."))),
         "stt.slot.deepgram.1", "stt.dial.deepgram.1", "stt.slots.waiting.slot.deepgram",
-        *(f"$KV.{b}.{KEY}" for b in BUCKETS if b != "stt_budgets"),
+        *(f"$KV.{b}.{KEY}" for b in BUCKETS if b not in ("stt_budgets", "stt_durables")),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in ALL_STREAMS),
         *(f"$JS.API.STREAM.MSG.GET.{s}" for s in ("STT_SESSIONS", "STT_TRANSCRIPTS", "STT_SLOTS",
                                                   "TTS_SESSIONS", "TTS_AUDIO", "TTS_EVENTS",
                                                   "KV_tts_sessions", "KV_stt_sessions",
                                                   "KV_stt_usage")),
         *(f"$JS.API.DIRECT.GET.{s}" for s in ALL_STREAMS if s not in (
-            "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS")),
+            "STT_SESSIONS", "STT_TRANSCRIPTS", "TTS_SESSIONS", "TTS_EVENTS", "STT_DEAD_LETTERS",
+            "KV_stt_durables")),
         *(f"$JS.API.DIRECT.GET.TTS_{what.upper()}.tts.{what}.{key}"
           for what in ("text", "audio") for key in (KEY, FOREIGN)),
         *(f"$JS.API.DIRECT.GET.STT_AUDIO.stt.audio.{key}" for key in (KEY, FOREIGN)),
@@ -266,6 +332,7 @@ MAY_HEAR: dict[str, set[str]] = {
         *_EDGE_HEARS, "stt.transcript.acme.*.*.status", "stt.hold.acme.call.caller",
         "stt.hold.acme.*.*", "tts.hold.acme.call.caller", "tts.hold.acme.*.*",
         "tts.audio.acme.call.caller", "tts.audio.acme.*.*", "tts.event.acme.*.*.status",
+        "tts.event.acme.call.*.status",
     },
     "edge_acme_pi-2": {*_EDGE_HEARS},
     "edge_other_x": {
@@ -277,6 +344,12 @@ MAY_HEAR: dict[str, set[str]] = {
     "subscriber_acme_shown": {*_OWN_EVENTS},
     "application_acme_bot": {*_OWN_EVENTS},
     "subscriber_archive": {*_ALL_EVENTS},
+    "subscriber_acme_index": {*_OWN_EVENTS, "stt.durable.index"},
+    "subscriber_acme_call": {
+        f"stt.transcript.{KEY}.final", f"stt.transcript.{KEY}.status",
+        "stt.transcript.acme.call.*.final", f"tts.event.{KEY}.status",
+        "tts.event.acme.call.*.status",
+    },
     "monitor": set(),
     "worker": {
         *(f"stt.{what}.{key}" for what in ("audio", "control") for key in (KEY, FOREIGN)),

@@ -39,6 +39,12 @@ def allows(filters: tuple[str, ...], subject: str) -> bool:
         ("monitor", {"control": True}, "--control is for subscribers and applications"),
         ("edge", {"name": "desk", "tenant": "acme", "live": True}, "--live is for subscribers"),
         ("application", {"name": "bot", "live": True}, "--live is for subscribers"),
+        ("application", {"name": "bot", "durable": "x"}, "--durable is for subscribers"),
+        ("worker", {"kinds": ("final",)}, "--kinds is for subscribers"),
+        ("subscriber", {"name": "crm", "durable": "a.b"}, "durable"),
+        ("subscriber", {"name": "crm", "durable": "x", "live": True}, "--live forbids"),
+        ("subscriber", {"name": "crm", "conversation": "c"}, "--conversation needs --tenant"),
+        ("subscriber", {"name": "crm", "kinds": ("finals",)}, "'finals' is none of interim, final"),
     ],
 )
 def test_impossible_combinations(role: Role, values: dict[str, Any], message: str) -> None:
@@ -88,6 +94,57 @@ def test_a_subscriber_of_a_tenant_reads_its_transcripts_only() -> None:
     assert not allows(control.publish, "stt.control.other.c.s")
     everything = User("subscriber", name="crm").permissions()
     assert allows(everything.subscribe, "stt.transcript.other.c.s.final")
+
+
+def may_publish(permissions: Permissions, subject: str) -> bool:
+    return allows(permissions.publish, subject) and not allows(permissions.denied, subject)
+
+
+def test_a_subscriber_may_be_confined_to_a_conversation_and_to_kinds_of_event() -> None:
+    confined = User(
+        "subscriber", name="crm", tenant="acme", conversation="call", kinds=("final", "interim")
+    ).permissions()
+    create = "$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.x.stt.transcript"
+    assert allows(confined.subscribe, "stt.transcript.acme.call.s.interim")
+    assert may_publish(confined, f"{create}.acme.call.s.final")
+    for place in ("acme.other.s.final", "other.call.s.final", "acme.call.s.turn"):
+        assert not allows(confined.subscribe, f"stt.transcript.{place}")
+        assert not may_publish(confined, f"{create}.{place}")
+    assert not any("tts" in subject for subject in (*confined.publish, *confined.subscribe))
+    wide = User("subscriber", name="crm", tenant="acme", conversation="call").permissions()
+    assert allows(wide.subscribe, "tts.event.acme.call.s.utterance")
+    assert not allows(wide.subscribe, "tts.event.acme.other.s.utterance")
+
+
+def test_a_durable_consumer_is_its_users_alone() -> None:
+    one = User("subscriber", name="crm", tenant="acme", durable="crm")
+    other = User("subscriber", name="index", durable="index")
+    app = User("application", name="bot")
+    for user in (one, other, app):
+        permissions = user.permissions(["crm", "index"])
+        for name in ("crm", "index"):
+            mine = user.durable == name
+            for subject in (
+                f"$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS.{name}.stt.transcript.acme.*.*.*",
+                f"$JS.API.CONSUMER.INFO.STT_TRANSCRIPTS.{name}",
+                f"$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.{name}",
+                f"$JS.ACK.STT_TRANSCRIPTS.{name}.1.1.1.1.1",
+                f"$KV.stt_durables.{name}.0",
+                f"stt.dead.acme.c.s.{name}",
+                f"stt.durable.{name}",
+            ):
+                assert may_publish(permissions, subject) == mine, (user.id, subject)
+        assert may_publish(permissions, "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.random")
+    crm = one.permissions()
+    assert not may_publish(crm, "stt.dead.other.c.s.crm")
+    assert not may_publish(crm, "stt.transcript.acme.c.s.final")
+    assert not may_publish(User("subscriber", name="x").permissions(), "stt.dead.acme.c.s.crm")
+
+
+def test_only_who_reads_all_tenants_may_list_their_subjects() -> None:
+    request = "$JS.API.STREAM.INFO.STT_TRANSCRIPTS"
+    assert may_publish(User("subscriber", name="crm").permissions(), request)
+    assert not may_publish(User("subscriber", name="crm", tenant="acme").permissions(), request)
 
 
 def test_an_edge_plays_the_speech_of_its_tenant() -> None:
@@ -156,6 +213,8 @@ def test_configuration_of_the_server() -> None:
     assert worker.config()["allow_responses"] == {"max": 1, "expires": "1m"}
     plain = Permissions(("a",), ("b",)).config()
     assert plain == {"publish": {"allow": ["a"]}, "subscribe": {"allow": ["b"]}}
+    denied = Permissions(("a.*",), ("b",), denied=("a.x",)).config()
+    assert denied["publish"] == {"allow": ["a.*"], "deny": ["a.x"]}
 
 
 def test_ids() -> None:

@@ -103,6 +103,33 @@ def test_a_key_made_elsewhere_takes_the_place_of_another(tmp_path: Path) -> None
     assert listed(tmp_path)[0]["public_key"] == new.public
 
 
+def test_a_durable_consumer_is_denied_to_the_users_who_were_there_before(tmp_path: Path) -> None:
+    users(tmp_path, "add", "subscriber", "--name", "old")
+    users(tmp_path, "add", "subscriber", "--name", "crm", "--durable", "crm", "--kinds", "final")
+    old, crm = listed(tmp_path)
+    asked = "$JS.API.CONSUMER.MSG.NEXT.STT_TRANSCRIPTS.crm"
+    assert asked in old["publish"]["deny"]
+    assert "deny" not in crm["publish"]
+    assert crm["kinds"] == ["final"]
+    section = json.loads(
+        (tmp_path / "users.conf").read_text().partition("accounts: ")[2].rpartition("system")[0]
+    )
+    assert asked in section["STT"]["users"][0]["permissions"]["publish"]["deny"]
+    saved = json.loads((tmp_path / "users.json").read_text())
+    assert {"durable", "conversation", "kinds"}.isdisjoint(saved[0])  # for an earlier release
+
+
+def test_users_who_share_a_durable_consumer_read_the_same_events(tmp_path: Path) -> None:
+    adding = ("add", "subscriber", "--durable", "crm", "--kinds", "final,turn")
+    users(tmp_path, *adding, "--tenant", "acme", "--name", "one")
+    users(tmp_path, *adding, "--tenant", "acme", "--name", "two")
+    done = users(tmp_path, *adding, "--tenant", "other", "--name", "three", status=2)
+    assert "that of subscriber_acme_one" in done.errors
+    assert "'words' is none of" in users(
+        tmp_path, "add", "subscriber", "--name", "x", "--kinds", "words", status=2
+    ).errors  # fmt: skip
+
+
 def test_a_user_cannot_be_added_twice(tmp_path: Path) -> None:
     users(tmp_path, "add", "worker")
     before = (tmp_path / "users.json").read_text()
