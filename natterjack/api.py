@@ -33,6 +33,9 @@ from .speaking.opening import speak
 from .speaking.session import Speaking
 from .spec import SessionSpec
 from .subjects import SessionKey
+from .transcript.builder import TranscriptBuilder
+from .transcript.model import Line, Segment, TimedWord, TranscriptGap, TranscriptSession
+from .transcript.transcript import Transcript
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import (
     UtteranceEvent,
@@ -57,12 +60,19 @@ __all__ = [
     "Gap",
     "InterimEvent",
     "InvalidKey",
+    "Line",
     "NatterjackError",
     "NoWorker",
+    "Segment",
     "SessionKey",
     "SessionSpec",
     "Speaking",
     "StatusEvent",
+    "TimedWord",
+    "Transcript",
+    "TranscriptBuilder",
+    "TranscriptGap",
+    "TranscriptSession",
     "TurnEvent",
     "UsageError",
     "UsageEvent",

@@ -29,7 +29,7 @@ LAYERS: dict[str, list[set[str]]] = {
         CONTRACT,
         {"voice"},
         DESCRIPTION | {"telemetry", "process", "plugin"},
-        {"broker"},
+        {"broker", "transcript"},
         {"fleet", "consume"},
         {"speaking"},
         {"local"},
@@ -160,6 +160,13 @@ def test_the_contract_imports_neither_asyncio_nor_nats() -> None:
     for module in CONTRACT | DESCRIPTION:
         roots = {name.split(".")[0] for name in _imported_names(f"natterjack.{module}")}
         assert not roots & {"asyncio", "nats"}, module
+
+
+def test_transcripts_are_made_without_asyncio_and_nats() -> None:
+    for module in MODULES:
+        if _room(module) == "natterjack.transcript":
+            roots = {name.split(".")[0] for name in _imported_names(module)}
+            assert not roots & {"asyncio", "nats"}, module
 
 
 def test_plugins_need_the_contract_alone() -> None:

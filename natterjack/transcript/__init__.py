@@ -1,0 +1,1 @@
+"""A conversation as a value: its speakers merged on one clock, as text, subtitles and JSON."""
