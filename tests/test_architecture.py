@@ -31,7 +31,7 @@ LAYERS: dict[str, list[set[str]]] = {
         DESCRIPTION | {"telemetry", "process", "plugin"},
         {"broker", "transcript"},
         {"fleet", "consume"},
-        {"speaking"},
+        {"speaking", "webhook"},
         {"local"},
         {"cli"},
         {"__main__", "api"},

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from natterjack.broker.login.attempts import Attempts
-from natterjack.errors import UsageError
+from natterjack.telemetry.http_port import HttpPort, alive, readiness, scrape
 from worker.services import Services
 
 from .claim import Claimer
@@ -31,47 +30,37 @@ class Health:
         watch: StreamWatch,
         attempts: Attempts,
     ) -> None:
-        self._settings = settings
         self._metrics = metrics
         self._watch = watch
         self._attempts = attempts
         metrics.worker_ready.set_function(lambda: self._unready() is None)
         self._services: Services | None = None
         self._claimer: Claimer | None = None
-        self._runner: web.AppRunner | None = None
+        self._http = HttpPort(settings.http_host, settings.http_port, "WORKER_HTTP_PORT")
         self.draining = False
-        self.port = 0
 
     @property
     def address(self) -> str:
-        return f"http://{self._settings.http_host}:{self.port}"
+        return self._http.address
+
+    @property
+    def port(self) -> int:
+        return self._http.port
 
     async def start(self) -> None:
         """Start to listen. Raises UsageError if the port is in use."""
-        app = web.Application()
-        app.add_routes(
+        await self._http.start(
             [
-                web.get("/startupz", self._alive),
-                web.get("/livez", self._alive),
-                web.get("/healthz", self._alive),
+                # A restart because of the broker or a provider would cure nothing and interrupt
+                # every session of this worker.
+                web.get("/startupz", alive),
+                web.get("/livez", alive),
+                web.get("/healthz", alive),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._scrape),
                 web.get("/sessions", self._sessions),
             ]
         )
-        settings = self._settings
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, settings.http_host, settings.http_port)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise UsageError(
-                f"cannot listen on {settings.http_host}:{settings.http_port}: {error.strerror} "
-                "(set WORKER_HTTP_PORT; 0 picks a free port)"
-            ) from None
-        self.port = self._runner.addresses[0][1]
 
     def serve(self, services: Services, claimer: Claimer) -> None:
         """Report the worker as ready: it claims sessions from now on."""
@@ -79,13 +68,7 @@ class Health:
 
     async def stop(self) -> None:
         """Stop listening. Idempotent."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _alive(self, request: web.Request) -> web.Response:
-        # The event loop runs, which is all that a restart could fix. A restart because of the
-        # broker or a provider would cure nothing and interrupt every session of this worker.
-        return web.Response(text="ok\n")
+        await self._http.stop()
 
     def _unready(self) -> str | None:
         """Why the worker is not ready, or None if it is."""
@@ -98,12 +81,10 @@ class Health:
         return no_nats if self._services is not None else self._watch.problem or no_nats
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        reason = self._unready()
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        return readiness(self._unready())
 
     async def _scrape(self, request: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return scrape(self._metrics.registry)
 
     async def _sessions(self, request: web.Request) -> web.Response:
         now = time.monotonic()

@@ -1,0 +1,62 @@
+"""The HTTP port of a program, for probes and Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from natterjack.errors import UsageError
+
+
+class HttpPort:
+    """A server with some routes. `port` is the port in use once it has started."""
+
+    def __init__(self, host: str, port: int, variable: str) -> None:
+        """A port of 0 takes a free one. `variable` is the setting that chooses it."""
+        self._host, self._variable = host, variable
+        self.port = port
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://{self._host}:{self.port}"
+
+    async def start(self, routes: Sequence[web.RouteDef]) -> None:
+        """Start to listen. Raises UsageError if the port is in use."""
+        app = web.Application()
+        app.add_routes(routes)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise UsageError(
+                f"cannot listen on {self._host}:{self.port}: {error.strerror} "
+                f"(set {self._variable}; 0 picks a free port)"
+            ) from None
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+async def alive(request: web.Request) -> web.Response:
+    """Answer a liveness probe: the event loop runs, which is all that a restart could fix."""
+    return web.Response(text="ok\n")
+
+
+def readiness(problem: str | None) -> web.Response:
+    """The answer to a readiness probe."""
+    return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
+
+
+def scrape(registry: CollectorRegistry) -> web.Response:
+    """The answer to Prometheus."""
+    body = generate_latest(registry)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

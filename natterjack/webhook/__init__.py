@@ -1,0 +1,1 @@
+"""Sending events to an HTTP server: `natterjack webhook`."""
