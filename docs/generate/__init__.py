@@ -14,7 +14,18 @@ REFERENCE = ROOT / "docs" / "reference"
 
 def pages() -> dict[Path, str]:
     """The content of every generated file, by path."""
-    from . import alerts, api, chart, commands, events, metrics, permissions, providers, settings
+    from . import (
+        alerts,
+        api,
+        chart,
+        commands,
+        events,
+        metrics,
+        permissions,
+        providers,
+        settings,
+        transcripts,
+    )
 
     texts = {
         "alerts.md": alerts.page(),
@@ -28,5 +39,7 @@ def pages() -> dict[Path, str]:
         "providers.md": providers.page(),
         "python-api.md": api.python_page(),
         "settings.md": settings.page(),
+        "transcript-json.md": transcripts.page(),
+        "transcript.schema.json": transcripts.schema(),
     }
     return {REFERENCE / name: text for name, text in texts.items()}

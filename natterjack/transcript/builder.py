@@ -224,20 +224,19 @@ class TranscriptBuilder:
     def _groups(self) -> list[list[Track]]:
         """Sessions that transcribe the same audio, the newest first: its text replaces that of
         those behind it."""
-        groups: dict[str, list[Track]] = {}
+        groups: dict[str, list[tuple[int, int, Track]]] = {}
         for track in self._by_number:
-            groups.setdefault(self._source(track), []).append(track)
-        for source, group in groups.items():
-            group.sort(key=lambda track: (track.session_id == source, -track.number))
-        return list(groups.values())
+            chain = self._repeats(track)
+            groups.setdefault(chain[-1], []).append((-len(chain), -track.number, track))
+        return [[track for _, _, track in sorted(group)] for group in groups.values()]
 
-    def _source(self, track: Track) -> str:
-        """The ID of the session that a session repeats in the end, or its own."""
-        source, seen = track.session_id, {track.session_id}
-        while (known := self._tracks.get(source)) and known.repeats and known.repeats not in seen:
-            source = known.repeats
-            seen.add(source)
-        return source
+    def _repeats(self, track: Track) -> list[str]:
+        """The IDs of a session, of the one that it repeats, of the one that this repeats ..."""
+        chain = [track.session_id]
+        while (known := self._tracks.get(chain[-1])) and known.repeats not in (None, *chain):
+            assert known.repeats is not None
+            chain.append(known.repeats)
+        return chain
 
     # ---- lines and gaps --------------------------------------------------------------------------
 
@@ -273,7 +272,7 @@ class TranscriptBuilder:
         track = self._by_number[first.track]
         return Line(
             track.speaker, segments[0].start, max(s.end for s in segments),
-            join([s.text for s in segments]), track.kind, first.label, tuple(segments),
+            join([s.text for s in segments]), track.kind, tuple(segments), first.label,
         )  # fmt: skip
 
     def _interims(self) -> tuple[Line, ...]:

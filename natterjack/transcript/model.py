@@ -55,13 +55,13 @@ class Line:
         Kind,
         Field(description="`transcribed`: what was heard; `spoken`: what a voice session has said"),
     ]
+    segments: Annotated[tuple[Segment, ...], Field(description="in the order of their times")]
     label: Annotated[
         str | None,
         Field(
             description="the label that the provider gives to the person, if it tells several apart"
         ),
-    ]
-    segments: Annotated[tuple[Segment, ...], Field(description="in the order of their times")]
+    ] = None
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -40,13 +39,14 @@ class Transcript:
         False
     )
     lines: Annotated[
-        tuple[Line, ...], Field(description="what was said and will not change, by start")
+        tuple[Line, ...], Field(description="what was said, in the order of the starts")
     ] = ()
     interims: Annotated[
         tuple[Line, ...], Field(description="what open sessions say now; this may still change")
     ] = ()
     gaps: Annotated[
-        tuple[TranscriptGap, ...], Field(description="what has no transcript, by start")
+        tuple[TranscriptGap, ...],
+        Field(description="what has no transcript, in the order of the starts"),
     ] = ()
     sessions: Annotated[
         tuple[TranscriptSession, ...], Field(description="in the order of their first events")
@@ -114,7 +114,22 @@ _ADAPTER: TypeAdapter[Transcript] = TypeAdapter(Transcript)
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of `Transcript.to_json`."""
-    made: dict[str, Any] = _ADAPTER.json_schema(mode="serialization")
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
-    return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+    """The JSON schema of what `Transcript.to_json` makes."""
+    made = _without_null(_ADAPTER.json_schema(mode="serialization"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _without_null(part: Any) -> Any:
+    """A part of a schema in which members may be absent but not null."""
+    if isinstance(part, list):
+        return [_without_null(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    made = {name: _without_null(one) for name, one in part.items()}
+    if made.get("default", "") is None:
+        del made["default"]
+    alternatives = [one for one in made.get("anyOf", ()) if one != {"type": "null"}]
+    if len(alternatives) == 1:
+        del made["anyOf"]
+        made.update(alternatives[0])
+    return made
