@@ -71,9 +71,9 @@ _END_SECONDS = 10.0
 async def _open_source(flags: argparse.Namespace, channels: int | None, block_ms: int) -> Source:
     """Open the source that the command names. It has audio before anything is published."""
     if flags.command == "file":
-        from .sources.file import FileSource
+        from .sources.decoded import open_file
 
-        return FileSource(flags.path, flags.speed, block_ms)
+        return await open_file(flags.path, flags.speed, block_ms, flags.track)
     if flags.command == "stdin":
         from .sources.stdin import StdinSource
 
@@ -229,6 +229,7 @@ def _origin(
         command=flags.command,
         path=path and str(path).encode(errors="backslashreplace").decode(),
         size_bytes=path and path.stat().st_size,
+        track=flags.track if path else None,
         format=source.format,
         speakers=tuple(key.speaker for key in keys),
         chunk_ms=publish.chunk_ms,
@@ -264,11 +265,15 @@ async def _seek(source: Source, resumed: list[SpooledBacklog]) -> int | None:
     """
     if resumed[0].origin.live:
         return None
+    from .sources.decoded import DecodedSource
     from .sources.file import FileSource
 
-    assert isinstance(source, FileSource)
+    assert isinstance(source, DecodedSource | FileSource)
     frame, time_ns = file_start(resumed, source.format.sample_rate)
-    await asyncio.to_thread(source.start_at, frame, time_ns)
+    if isinstance(source, DecodedSource):
+        await source.start_at(frame, time_ns)
+    else:
+        await asyncio.to_thread(source.start_at, frame, time_ns)
     return frame
 
 
@@ -315,7 +320,14 @@ def _configure_log(flags: argparse.Namespace) -> None:
     logs.configure(settings)
 
 
-_COMMANDS = {"send": _send, "play": _play}
+async def _probe(flags: argparse.Namespace) -> int:
+    """Run `probe`. Returns the exit status."""
+    from .probe import probe_files
+
+    return await probe_files(flags.paths, flags.track)
+
+
+_COMMANDS = {"send": _send, "play": _play, "probe": _probe}
 """The commands that capture nothing."""
 
 

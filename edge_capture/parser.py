@@ -22,6 +22,7 @@ examples:
   natterjack-edge send --spool /var/lib/natterjack
   natterjack-edge play --tenant acme --conversation call-17 --device speakers
   natterjack-edge play --conversation call-17 --file - | aplay -t raw -f S16_LE -r 24000
+  natterjack-edge probe interview.m4a talk.mp4
   natterjack-edge devices
 
 Most settings are also environment variables, named in brackets; a flag takes precedence.
@@ -64,6 +65,12 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, 0 or max")
     return speed
+
+
+def _track(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a track, from 1")
+    return int(text)
 
 
 def _parse_pair(text: str) -> tuple[str, str]:
@@ -156,8 +163,14 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     speed = "playback speed, such as 2 for twice real time; 0 or max: as fast as possible"
 
-    file = command("file", "publish an audio file: WAV, FLAC, OGG or MP3, any rate and channels")
-    file.add_argument("path", type=Path, metavar="PATH", help="the file")
+    file = command("file", "publish a recording: an audio or video file of any kind")
+    file.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="the file: WAV, FLAC, OGG, MP3 and the like, or anything that ffmpeg decodes, such as "
+        "M4A, MP4, WebM and AMR, if ffmpeg or PyAV (natterjack[media]) is installed",
+    )
     file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
     stdin = command("stdin", "publish standard input: raw audio or a WAV file")
     stdin.add_argument(
@@ -171,6 +184,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     send = command("send", "send what earlier sessions have left in the spool, and exit")
     play = command("play", "play the speech of a voice session", _PLAYING)
+    probe = command("probe", "say as JSON whether files can be transcribed, and how long they are")
+    probe.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="the files")
+    for each in (file, probe):
+        each.add_argument(
+            "--track",
+            type=_track,
+            metavar="N",
+            help="which audio track of a file, from 1 [default: the first one]",
+        )
     devices = command("devices", "list the microphones and loudspeakers")
     for each in (file, stdin, mic, send, play):
         each.add_argument(
@@ -188,6 +210,6 @@ def make_parser() -> argparse.ArgumentParser:
             action="store_true",
             help="wait until workers have ended the session, or the last of those that continue it",
         )
-    for each in (file, stdin, mic, send, play, devices):
+    for each in (file, stdin, mic, send, play, probe, devices):
         _add_command_flags(each, each.prog.rpartition(" ")[2])
     return parser

@@ -296,7 +296,7 @@ FLAGS = (
     Flags(SpoolSettings, (*CAPTURE_COMMANDS, "send")),
     Flags(BrokerSettings, (*CAPTURE_COMMANDS, "send", "play"), "nats-"),
     Flags(ProgressSettings, (*CAPTURE_COMMANDS, "send", "play")),
-    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "devices")),
+    Flags(LogSettings, (*CAPTURE_COMMANDS, "send", "play", "probe", "devices")),
 )
 """The settings models of this program, in the order of its help text."""
 

@@ -1,4 +1,4 @@
-"""Recognizing files and encoded streams by their first bytes, where raw audio is expected.
+"""Recognizing files and encoded streams by their first bytes.
 
 Raw audio may begin with any bytes. Each signature here has at least 32 bits, or repeats in a way
 that has, so that fewer than one raw stream in a hundred million is taken for something else.
@@ -6,34 +6,37 @@ that has, so that fewer than one raw stream in a hundred million is taken for so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from .wav import is_wav
 
 _RAW_BYTES = 16
 """Enough for every signature that does not repeat."""
-_SIGNATURES: tuple[tuple[int, bytes, str, bool], ...] = (
-    # offset, bytes, name, whether `natterjack-edge file` reads it
-    (0, b"riff\x2e\x91\xcf\x11", "a Wave64 file", True),
-    (0, b"RIFF", "a RIFF file other than WAV", False),
-    (0, b"fLaC", "a FLAC file", True),
-    (0, b"OggS", "an Ogg file", True),
-    (0, b"caff\0\1", "a CAF file", True),
-    (0, b".snd", "an AU file", True),
-    (0, b"\x1a\x45\xdf\xa3", "a WebM or Matroska file", False),
-    (4, b"ftyp", "an MP4 or M4A file", False),
-    (4, b"moov", "a QuickTime file", False),
-    (4, b"mdat", "a QuickTime file", False),
-    (0, b"#!AMR", "an AMR file", False),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA (ASF) file", False),
-    (0, b"FLV\1", "an FLV file", False),
-    (0, b"MThd", "a MIDI file, which is not audio", False),
-    (0, b"#EXTM3U", "a playlist, which is not audio", False),
-    (0, b"HTTP/1.", "an HTTP response", False),
-    (0, b"<!DOCTYPE", "a web page, which is not audio", False),
-    (0, b"<!doctype", "a web page, which is not audio", False),
-    (0, b"<html", "a web page, which is not audio", False),
-    (0, b"<?xml", "XML, which is not audio", False),
+Reader = Literal["libsndfile", "ffmpeg"]
+"""What `natterjack-edge file` reads a file with."""
+_SIGNATURES: tuple[tuple[int, bytes, str, Reader | None], ...] = (
+    # offset, bytes, name, reader
+    (0, b"riff\x2e\x91\xcf\x11", "a Wave64 file", "libsndfile"),
+    (0, b"RIFF", "a RIFF file other than WAV", "ffmpeg"),
+    (0, b"fLaC", "a FLAC file", "libsndfile"),
+    (0, b"OggS", "an Ogg file", "libsndfile"),
+    (0, b"caff\0\1", "a CAF file", "libsndfile"),
+    (0, b".snd", "an AU file", "libsndfile"),
+    (0, b"\x1a\x45\xdf\xa3", "a WebM or Matroska file", "ffmpeg"),
+    (4, b"ftyp", "an MP4 or M4A file", "ffmpeg"),
+    (4, b"moov", "a QuickTime file", "ffmpeg"),
+    (4, b"mdat", "a QuickTime file", "ffmpeg"),
+    (0, b"#!AMR", "an AMR file", "ffmpeg"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA (ASF) file", "ffmpeg"),
+    (0, b"FLV\1", "an FLV file", "ffmpeg"),
+    (0, b"MThd", "a MIDI file, which is not audio", None),
+    (0, b"#EXTM3U", "a playlist, which is not audio", None),
+    (0, b"HTTP/1.", "an HTTP response", None),
+    (0, b"<!DOCTYPE", "a web page, which is not audio", None),
+    (0, b"<!doctype", "a web page, which is not audio", None),
+    (0, b"<html", "a web page, which is not audio", None),
+    (0, b"<?xml", "XML, which is not audio", None),
 )
 _KBPS = {
     # MPEG version 1 or not, and layer: kbit/s by index
@@ -55,8 +58,8 @@ class Recognized(NamedTuple):
     """`unknown` if more bytes are needed."""
     name: str = ""
     """For people, with an article."""
-    is_file: bool = False
-    """Whether `natterjack-edge file` reads it."""
+    reader: Reader | None = None
+    """What `natterjack-edge file` reads it with, or None if it does not."""
 
 
 _RAW, _UNKNOWN = Recognized("raw"), Recognized("unknown")
@@ -67,20 +70,21 @@ def recognize(head: bytes, *, ended: bool) -> Recognized:
     if len(head) < _RAW_BYTES and not ended:
         return _UNKNOWN
     if is_wav(head):
-        return Recognized("wav", "a WAV file", True)
+        return Recognized("wav", "a WAV file", "libsndfile")
     if head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
-        return Recognized("other", "an AIFF file", True)
+        return Recognized("other", "an AIFF file", "libsndfile")
     # Of the 10 bytes of an ID3 tag, the last four have 7 bits each.
     if head.startswith(b"ID3") and len(head) >= 10 and head[3] < 5 and max(head[6:10]) < 0x80:
-        return Recognized("other", "an MP3 file", True)
-    for offset, signature, name, is_file in _SIGNATURES:
+        return Recognized("other", "an MP3 file", "libsndfile")
+    for offset, signature, name, reader in _SIGNATURES:
         if head.startswith(signature, offset):
-            return Recognized("other", name, is_file)
-    for parse, count, name, is_file in (
-        (_mpeg_frame, 3, "an MP3 stream", True),
-        (_adts_frame, 3, "an AAC stream", False),
-        (_ts_packet, 5, "an MPEG transport stream", False),
-    ):
+            return Recognized("other", name, reader)
+    frames: tuple[tuple[Callable[[bytes], tuple[int, object] | None], int, str, Reader], ...] = (
+        (_mpeg_frame, 3, "an MP3 stream", "libsndfile"),
+        (_adts_frame, 3, "an AAC stream", "ffmpeg"),
+        (_ts_packet, 5, "an MPEG transport stream", "ffmpeg"),
+    )
+    for parse, count, name, read_by in frames:
         at = 0
         first = None
         for _ in range(count):
@@ -94,7 +98,7 @@ def recognize(head: bytes, *, ended: bool) -> Recognized:
             size, first = frame
             at += size
         else:
-            return Recognized("other", name, is_file)
+            return Recognized("other", name, read_by)
     return _RAW
 
 

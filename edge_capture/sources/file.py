@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shlex
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -30,14 +29,17 @@ _SUBTYPES = {
 """The names that libsndfile has for encodings."""
 _HEAD_BYTES = (1 << 16, 1 << 24)
 """How much of a file is read to find its header: usually the first is enough."""
-_FFMPEG = "ffmpeg -i {} -f s16le -ar 16000 -ac 1 - | natterjack-edge stdin"
 _BEHIND_BYTES = 1 << 16
 _UNKNOWN_FRAMES = 1 << 62
 """libsndfile says at least this for a file of unknown length."""
-_TOLERANCE = 0.05
+TOLERANCE = 0.05
 """The length of an MP3 file may be an estimate."""
 _SKIP_FRAMES = 1 << 20
-_FAST_BLOCK_MS = 500  # without a pace, longer blocks cost less
+FAST_BLOCK_MS = 500  # without a pace, longer blocks cost less
+
+
+class Undecodable(SourceError):
+    """libsndfile does not read the file; another decoder may."""
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
@@ -56,6 +58,7 @@ class _Tail(io.FileIO):
 
     def __init__(self, path: Path, offset: int) -> None:
         super().__init__(path)
+        self.name = ""  # soundfile would look for a format in it
         self._offset = offset
         self.seek(0)
 
@@ -85,36 +88,49 @@ class FileSource:
         self.name = str(path)
         self.can_finish = always
         self._speed = speed
-        _check_path(path)
+        check_path(path)
         header, sizes = _examine(path)
         self._unsized = header if sizes.ignore else None
         """The header of a WAV file in which everything after it is audio."""
         self._missing = sizes.notice if sizes.missing else None
         """How much audio is missing at the end, in words."""
         self._file, self._tail = self._open()
+        try:
+            self._prepare(speed, block_ms)
+        except BaseException:
+            self.close()
+            raise
+        if sizes.notice and not sizes.missing:
+            log.warning("%s: %s", path, sizes.notice)
+        self._start = 0
+        self._start_ns: int | None = None
+
+    def _prepare(self, speed: float | None, block_ms: int) -> None:
+        """Read the first block. Raises: SourceError."""
         if self._file.samplerate < MIN_SAMPLE_RATE:
-            raise SourceError(
-                f"{path} has a sample rate of {self._file.samplerate} Hz, and speech needs "
-                f"{MIN_SAMPLE_RATE} Hz or more"
-            )
+            raise SourceError(rate_too_low(Path(self.name), self._file.samplerate))
         self.format = AudioFormat("linear16", self._file.samplerate, self._file.channels)
         self._cleaner = (
             FloatCleaner(self._file.channels, self.name)
             if self._file.subtype in _FLOAT_SUBTYPES
             else None
         )
-        milliseconds = _FAST_BLOCK_MS if speed is None else block_ms
+        milliseconds = FAST_BLOCK_MS if speed is None else block_ms
         self._block_frames = max(1, self.format.sample_rate * milliseconds // 1000)
         try:
             self._first = self._read()
         except SourceLost as error:
             raise SourceError(str(error)) from None
         if not len(self._first):
-            raise SourceError(": ".join(filter(None, (f"{path} has no samples", self._missing))))
-        if sizes.notice and not sizes.missing:
-            log.warning("%s: %s", path, sizes.notice)
-        self._start = 0
-        self._start_ns: int | None = None
+            raise SourceError(
+                ": ".join(filter(None, (f"{self.name} has no samples", self._missing)))
+            )
+
+    @property
+    def seconds(self) -> float | None:
+        """Length of the file, which may be an estimate; None if it is unknown."""
+        known = self._file.frames < _UNKNOWN_FRAMES
+        return self.format.seconds(self._file.frames) if known else None
 
     def start_at(self, frame: int, time_ns: int | None) -> None:
         """Make `blocks` start at `frame`, or at the end of the file if that comes first.
@@ -160,7 +176,7 @@ class FileSource:
             raise SourceLost(f"{self.name}: {self._missing}")
         announced = self.format.seconds(self._file.frames)
         read = self.format.seconds(pos)
-        if read < announced * (1 - _TOLERANCE) and self._file.frames < _UNKNOWN_FRAMES:
+        if read < announced * (1 - TOLERANCE) and self._file.frames < _UNKNOWN_FRAMES:
             log.warning(
                 "%s: only %.1f of the %.1f s that its header announces could be read",
                 self.name,
@@ -174,22 +190,25 @@ class FileSource:
     def _open(self) -> tuple[soundfile.SoundFile, _Tail | None]:
         """Return the decoder, and the file that it reads if it does not open that itself."""
         path, header = Path(self.name), self._unsized
+        tail = None
         try:
-            if header is None:
-                return _Sequential(os.fsencode(path)), None  # a file name need not be valid text
-            tail = _Tail(path, header.data_offset)
-            coding = header.coding
-            decoder = _Sequential(
-                tail, "r", header.sample_rate, header.channels, _SUBTYPES[coding.kind, coding.size],
-                "BIG" if coding.big_endian else "LITTLE", "RAW",
-            )  # fmt: skip
+            if header is not None:
+                tail = _Tail(path, header.data_offset)
+                coding = header.coding
+                decoder = _Sequential(
+                    tail, "r", header.sample_rate, header.channels,
+                    _SUBTYPES[coding.kind, coding.size],
+                    "BIG" if coding.big_endian else "LITTLE", "RAW",
+                )  # fmt: skip
+            elif path.suffix.lower() == ".raw":  # soundfile would believe the name
+                tail = _Tail(path, 0)
+                decoder = _Sequential(tail)
+            else:
+                decoder = _Sequential(os.fsencode(path))  # a file name need not be valid text
         except (soundfile.LibsndfileError, OSError) as error:
-            raise SourceError(
-                f"{path} is not a readable audio file: {_text(error)}; if ffmpeg can read it: "
-                + _FFMPEG.format(shlex.quote(str(path)))
-            ) from None
-        except TypeError:  # the name ends in .raw, and soundfile needs to be given its format
-            raise SourceError(f"{path} is raw audio; use: natterjack-edge stdin < {path}") from None
+            if tail is not None:
+                tail.close()
+            raise Undecodable(f"{path} is not a readable audio file: {_text(error)}") from None
         return decoder, tail
 
     def close(self) -> None:
@@ -198,7 +217,12 @@ class FileSource:
             self._tail.close()
 
 
-def _check_path(path: Path) -> None:
+def rate_too_low(path: Path, rate: int) -> str:
+    """Say that speech needs a higher sample rate."""
+    return f"{path} has a sample rate of {rate} Hz, and speech needs {MIN_SAMPLE_RATE} Hz or more"
+
+
+def check_path(path: Path) -> None:
     """Raises: SourceError if there is no such file, or nothing in it."""
     try:
         if path.is_dir():

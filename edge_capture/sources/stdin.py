@@ -131,7 +131,7 @@ class StdinSource:
         while (found := recognize(bytes(self._pending), ended=self._ended)).kind == "unknown":
             await self._wait_for_more()
         if found.kind == "other":
-            file = "use natterjack-edge file PATH, or " if found.is_file else ""
+            file = "use natterjack-edge file PATH, or " if found.reader else ""
             raise SourceError(
                 f"standard input is {found.name}, not raw audio ({_RAW}); {file}decode it: "
                 + _DECODE

@@ -76,6 +76,8 @@ class Origin(BaseModel):
     """Absolute path of a file."""
     size_bytes: int | None = None
     """Size of a file."""
+    track: int | None = None
+    """Audio track of a file; None is the first one."""
     format: AudioFormat
     speakers: Annotated[tuple[str, ...], Field(min_length=1)]
     """The speakers of the source, with one session each."""

@@ -10,7 +10,7 @@ from edge_capture.__main__ import main
 from edge_capture.parser import make_parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
-COMMANDS = ["file", "stdin", "mic", "send", "play", "devices"]
+COMMANDS = ["file", "stdin", "mic", "send", "play", "probe", "devices"]
 
 
 def flags_without_variable(command: str) -> set[str]:

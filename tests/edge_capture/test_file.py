@@ -190,6 +190,7 @@ async def test_a_file_is_played_at_the_given_speed(
         ("x" * 300, None, "File name too long"),
     ],
 )
+@pytest.mark.process
 def test_a_wrong_file_is_reported_in_one_line(
     run_edge: RunEdge, tmp_path: Path, name: str, content: bytes | None, words: str
 ) -> None:

@@ -50,7 +50,7 @@ def test_every_setting_has_a_description_in_one_line(model: type[BaseSettings]) 
         assert "\n" not in field.description, name
 
 
-@pytest.mark.parametrize("command", ["file", "stdin", "mic", "send", "play", "devices"])
+@pytest.mark.parametrize("command", ["file", "stdin", "mic", "send", "play", "probe", "devices"])
 def test_every_variable_of_a_command_is_in_its_help(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,7 +177,7 @@ LIST = chunk(b"LIST", b"INFOISFT\4\0\0\0edge")
         (b"fLaC" + bytes(40), "natterjack-edge file PATH", ["--sample-rate", "16000"], {}),
         (
             b"\0\0\0\x1cftypM4A ",
-            "an MP4 or M4A file, not raw audio (if it is raw nevertheless: --raw); decode it",
+            "an MP4 or M4A file, not raw audio (if it is raw nevertheless: --raw); use natterjack-",
             [],
             {},
         ),
