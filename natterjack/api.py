@@ -33,9 +33,9 @@ from .speaking.opening import speak
 from .speaking.session import Speaking
 from .spec import SessionSpec
 from .subjects import SessionKey
-from .transcript.builder import TranscriptBuilder
-from .transcript.model import Line, Segment, TimedWord, TranscriptGap, TranscriptSession
-from .transcript.transcript import Transcript
+from .transcripts.builder import TranscriptBuilder
+from .transcripts.model import Line, Segment, TimedWord, TranscriptGap, TranscriptSession
+from .transcripts.transcript import Transcript
 from .voice.control import VoiceReply, VoiceRequest
 from .voice.events import (
     UtteranceEvent,

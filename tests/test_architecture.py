@@ -29,7 +29,7 @@ LAYERS: dict[str, list[set[str]]] = {
         CONTRACT,
         {"voice"},
         DESCRIPTION | {"telemetry", "process", "plugin"},
-        {"broker", "transcript"},
+        {"broker", "transcripts"},
         {"fleet", "consume"},
         {"speaking", "webhook"},
         {"local"},
@@ -164,7 +164,7 @@ def test_the_contract_imports_neither_asyncio_nor_nats() -> None:
 
 def test_transcripts_are_made_without_asyncio_and_nats() -> None:
     for module in MODULES:
-        if _room(module) == "natterjack.transcript":
+        if _room(module) == "natterjack.transcripts":
             roots = {name.split(".")[0] for name in _imported_names(module)}
             assert not roots & {"asyncio", "nats"}, module
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from natterjack.transcript import transcript
+from natterjack.transcripts import transcript
 
 from .events import fields
 from .markdown import heading, paragraphs, table
@@ -27,7 +27,7 @@ def schema() -> str:
 def page() -> str:
     """The members of each object."""
     described = transcript.schema()
-    parts = [heading("Transcripts as JSON", "`natterjack/transcript/model.py`", _INTRODUCTION)]
+    parts = [heading("Transcripts as JSON", "`natterjack/transcripts/model.py`", _INTRODUCTION)]
     for name, part in {"Transcript": described, **described["$defs"]}.items():
         # The first paragraph is for all readers, the others for those of the Python API.
         about = paragraphs(part["description"].split("\n\n")[0])

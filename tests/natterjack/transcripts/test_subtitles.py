@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from natterjack.events import FinalEvent
 from natterjack.process.terminal import width
-from natterjack.transcript.cutting import LINE_CELLS, MAX_SECONDS
-from natterjack.transcript.subtitles import Cue, cues
-from natterjack.transcript.transcript import Transcript
-from tests.natterjack.transcript.events import Session, words
-from tests.natterjack.transcript.test_builder import built
+from natterjack.transcripts.cutting import LINE_CELLS, MAX_SECONDS
+from natterjack.transcripts.subtitles import Cue, cues
+from natterjack.transcripts.transcript import Transcript
+from tests.natterjack.transcripts.events import Session, words
+from tests.natterjack.transcripts.test_builder import built
 from tests.searching import examples
 
 SPEED = 17.0

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from natterjack.events import FinalEvent, Gap
-from natterjack.transcript.builder import TranscriptBuilder
-from natterjack.transcript.transcript import Transcript
-from tests.natterjack.transcript.events import BEGIN, Session, at, words
+from natterjack.transcripts.builder import TranscriptBuilder
+from natterjack.transcripts.transcript import Transcript
+from tests.natterjack.transcripts.events import BEGIN, Session, at, words
 from tests.searching import examples
 
 

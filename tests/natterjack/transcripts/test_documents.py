@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from natterjack.events import Gap
-from natterjack.transcript.documents import escaped
-from natterjack.transcript.text import clean, join
-from natterjack.transcript.transcript import Transcript, schema
-from tests.natterjack.transcript.events import Session, words
-from tests.natterjack.transcript.test_builder import built
+from natterjack.transcripts.documents import escaped
+from natterjack.transcripts.text import clean, join
+from natterjack.transcripts.transcript import Transcript, schema
+from tests.natterjack.transcripts.events import Session, words
+from tests.natterjack.transcripts.test_builder import built
 from tests.searching import examples
 
 CALL = "call_7_"
