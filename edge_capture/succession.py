@@ -92,9 +92,9 @@ class Succession:
         regular = event.state == "closed" and event.reason in (None, _END_OF_AUDIO)
         if end is not None and regular:
             return Transcribed()
-        if event.position is None:
+        if event.audio_position is None:
             return Untranscribed(None)
-        before, self.position = self.position, max(self.position, event.position)
+        before, self.position = self.position, max(self.position, event.audio_position)
         if end is not None and self.position >= end:
             return Transcribed()
         if not self._live:

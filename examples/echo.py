@@ -22,7 +22,7 @@ async def main(tenant: str, conversation: str, speaker: str) -> None:
     )
     async with speaking:
         said: list[str] = []
-        async for event in natterjack.listen(tenant, conversation, speaker, interims=False):
+        async for event in natterjack.listen(tenant, conversation, speaker, interims=None):
             if event.type == "final":
                 said.append(event.text)
             elif event.type == "turn" and event.event == "ended" and said:

@@ -2,7 +2,7 @@
 
 The API for downstream services::
 
-    async for event in natterjack.listen(tenant="acme", from_start=True):
+    async for event in natterjack.listen(tenant="acme", since="start"):
         if event.type == "final":
             print(event.speaker, event.text)
 """

@@ -3,13 +3,16 @@
 from .broker.connection import Broker, connect, connected
 from .broker.control import control_session, control_voice
 from .consume.listener import listen
+from .consume.markers import CaughtUp, HistoryLost, Marker, StreamReplaced
 from .control import ControlReply, ControlRequest
+from .decoding import AnyEvent, UnknownEvent, decode_event
 from .errors import (
     BadEvent,
     BrokerError,
     BrokerUnreachable,
     InvalidKey,
     NatterjackError,
+    NotAllowed,
     NoWorker,
     UsageError,
     VoiceEnded,
@@ -27,6 +30,7 @@ from .events import (
     Word,
     parse_event,
 )
+from .position import Position
 from .settings import BrokerSettings
 from .speaking.events import VoiceEvents
 from .speaking.opening import speak
@@ -48,32 +52,40 @@ from .voice.spec import VoiceSpec
 
 __all__ = [
     "Account",
+    "AnyEvent",
     "BadEvent",
     "Broker",
     "BrokerError",
     "BrokerSettings",
     "BrokerUnreachable",
+    "CaughtUp",
     "ControlReply",
     "ControlRequest",
     "Event",
     "FinalEvent",
     "Gap",
+    "HistoryLost",
     "InterimEvent",
     "InvalidKey",
     "Line",
+    "Marker",
     "NatterjackError",
     "NoWorker",
+    "NotAllowed",
+    "Position",
     "Segment",
     "SessionKey",
     "SessionSpec",
     "Speaking",
     "StatusEvent",
+    "StreamReplaced",
     "TimedWord",
     "Transcript",
     "TranscriptBuilder",
     "TranscriptGap",
     "TranscriptSession",
     "TurnEvent",
+    "UnknownEvent",
     "UsageError",
     "UsageEvent",
     "UtteranceEvent",
@@ -91,6 +103,7 @@ __all__ = [
     "connected",
     "control_session",
     "control_voice",
+    "decode_event",
     "listen",
     "parse_event",
     "parse_voice_event",

@@ -18,13 +18,16 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from .errors import BadEvent, first_problem
+from .position import Position
 from .subjects import SessionKey
 
 Seconds = Annotated[float, Field(ge=0)]
 _TYPE = Field(description="kind of the event")
+_SOURCE, _POSITION = "_source", "_position"
+"""Where an event was decoded from, beside its fields: not compared, copied to the wire or shown."""
 
 
 class _Model(BaseModel):
@@ -56,7 +59,9 @@ class Word(_Stretch):
     ] = None
 
 
-class _Event(_Model):
+class CommonFields(_Model):
+    """Fields of all events."""
+
     session_id: Annotated[str, Field(description="ID of the session, from its request")]
     tenant: Annotated[str, Field(description="first token of the session key")]
     conversation: Annotated[str, Field(description="second token of the session key")]
@@ -80,8 +85,8 @@ class _Event(_Model):
         bool,
         Field(
             description="parts were left out, because the event exceeded the server's "
-            "`max_payload`: `request`, the end of a text (`…`), words, gaps of the account, "
-            "`providers`"
+            "`max_payload`: `request`, `labels`, the end of a text (`…`), words, gaps of the "
+            "account, `providers`"
         ),
     ] = False
 
@@ -89,12 +94,36 @@ class _Event(_Model):
     def key(self) -> SessionKey:
         return SessionKey(self.tenant, self.conversation, self.speaker)
 
+    @property
+    def id(self) -> str | None:
+        """`<session_id>:<sequence>`, the same whenever the event is read. None for interims."""
+        return None
+
+    @property
+    def position(self) -> str | None:
+        """Where the event is in the stream, as text to store: `listen(since=...)` continues after
+        it. None if it was not read from the stream."""
+        position: Position | None = self.__dict__.get(_POSITION)
+        return None if position is None else str(position)
+
+    @property
+    def source(self) -> bytes:
+        """The payload that the event was decoded from; else what `encode` returns."""
+        source: bytes | None = self.__dict__.get(_SOURCE)
+        return self.encode() if source is None else source
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The event's JSON, with fields that this release does not know. Decoded at each call."""
+        raw: dict[str, Any] = from_json(self.source)
+        return raw
+
     def encode(self) -> bytes:
         """The JSON that is published; absent values are left out."""
         return to_json(self, exclude_none=True)
 
 
-class Durable(_Event):
+class Durable(CommonFields):
     """Fields of all durable events."""
 
     sequence: Annotated[
@@ -103,6 +132,10 @@ class Durable(_Event):
             ge=0, description="number among the session's durable events: 0, 1, 2 ... without holes"
         ),
     ]
+
+    @property
+    def id(self) -> str:
+        return f"{self.session_id}:{self.sequence}"
 
     @property
     def closing(self) -> bool:
@@ -134,7 +167,7 @@ class _Transcript(_Stretch):
     ] = None
 
 
-class InterimEvent(_Transcript, _Event):
+class InterimEvent(_Transcript, CommonFields):
     """Text that may still change. It is published at once and not stored."""
 
     type: Annotated[Literal["interim"], _TYPE] = "interim"
@@ -255,9 +288,10 @@ class StatusEvent(Durable):
     reason: Annotated[str | None, Field(description="why the state changed")] = None
     detail: Annotated[str | None, Field(description="details beyond `reason`, for people")] = None
     worker: Annotated[str, Field(description="name of the worker")]
-    position: Annotated[
+    audio_position: Annotated[
         int | None,
         Field(
+            alias="position",
             ge=0,
             description="frame up to which the session's audio is transcribed or part of a gap, "
             "where another session can continue; only in closing events",
@@ -271,6 +305,20 @@ class StatusEvent(Durable):
         ),
     ] = None
     account: Annotated[Account | None, Field(description="only in closing events")] = None
+    labels: Annotated[
+        dict[str, str] | None,
+        Field(description="of the session's request; only in `assigned` and closing events"),
+    ] = None
+    language: Annotated[
+        str | None,
+        Field(description="BCP-47 tag of the request; only in `assigned` and closing events"),
+    ] = None
+    opened_at: Annotated[
+        datetime | None,
+        Field(
+            description="when the edge opened the session; only in `assigned` and closing events"
+        ),
+    ] = None
     request: Annotated[
         dict[str, Any] | None,
         Field(
@@ -319,6 +367,12 @@ def parse_event(payload: bytes | str) -> Event:
         return _ADAPTER.validate_json(payload)
     except ValidationError as error:
         raise BadEvent(f"not an event: {first_problem(error)}") from None
+
+
+def remember_source(event: CommonFields, payload: bytes, position: Position | None) -> None:
+    """Keep what an event was decoded from, for `raw` and `position`."""
+    event.__dict__[_SOURCE] = payload
+    event.__dict__[_POSITION] = position
 
 
 def parse_durable(payload: bytes | str) -> Durable | None:

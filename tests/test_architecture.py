@@ -19,7 +19,10 @@ LONG_MODULES = {
     "edge_capture.spool.session",
 }
 
-CONTRACT = {"events", "subjects", "audio", "spec", "control", "hold", "settings", "errors"}
+CONTRACT = {
+    "events", "decoding", "position", "subjects", "audio", "spec", "control", "hold", "settings",
+    "errors",
+}  # fmt: skip
 """Modules of `natterjack` that import neither asyncio nor NATS."""
 DESCRIPTION = {"asyncapi", "schemas"}
 """Made from the contract alone, so it may import no more than the contract does."""

@@ -177,12 +177,13 @@ def _known(seconds: float | None) -> float | None:
 def shortened(fields: dict[str, Any]) -> dict[str, Any] | None:
     """The fields of a smaller event, marked as shortened; None if nothing can be left out.
 
-    The request of a closing event goes first. Then the largest of the parts that are not essential
-    goes: the words of an interim altogether, half of a text or of the listed gaps. The use of each
-    provider goes last.
+    The request of a closing event goes first, then the labels. Then the largest of the parts that
+    are not essential goes: the words of an interim altogether, half of a text or of the listed
+    gaps. The use of each provider goes last.
     """
-    if fields.get("request") is not None:
-        return {**fields, "shortened": True, "request": None}
+    for whole in ("request", "labels"):
+        if fields.get(whole):
+            return {**fields, "shortened": True, whole: None}
     account: Account | None = fields.get("account")
     sizes = {name: len(fields.get(name) or "") - len(ELLIPSIS) for name in _TEXTS}
     sizes["words"] = 50 * len(fields.get("words") or ())

@@ -23,7 +23,12 @@ _ELSEWHERE = {
     "natterjack.voice.spec": "events.md",
 }
 """Modules whose names another page shows."""
-_UNIONS = {"Event": "natterjack.events", "VoiceEvent": "natterjack.voice.events"}
+_UNIONS = {
+    "AnyEvent": "natterjack.decoding",
+    "Event": "natterjack.events",
+    "Marker": "natterjack.consume.markers",
+    "VoiceEvent": "natterjack.voice.events",
+}
 """Exported unions, which do not know their modules."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -103,9 +108,13 @@ def _public(tree: ast.Module, names: Iterable[str] | None = None) -> list[str]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and _wanted(node.name, names):
             shown.append(_class(node))
-        elif isinstance(node, Function) and _wanted(node.name, names):
+        elif isinstance(node, Function) and _wanted(node.name, names) and not _overload(node):
             shown.append(_function(node, "###"))
     return shown
+
+
+def _overload(function: Function) -> bool:
+    return any(ast.unparse(d) == "overload" for d in function.decorator_list)
 
 
 def _wanted(name: str, names: Iterable[str] | None) -> bool:

@@ -133,17 +133,22 @@ class Chain:
     def _bounded(self, event: StatusEvent | None) -> StatusEvent | None:
         """Return `event` with a position up to which there is audio."""
         offered = self.publisher.offered_position
-        if offered is None or event is None or event.position is None or event.position <= offered:
+        if (
+            offered is None
+            or event is None
+            or event.audio_position is None
+            or event.audio_position <= offered
+        ):
             return event
         log.warning(
             "session %s is said to be transcribed up to %s, but only %s are captured: its audio "
             "continues there",
             event.session_id,
-            self.clock(event.position),
+            self.clock(event.audio_position),
             self.clock(offered),
             extra=self._fields(),
         )
-        return event.model_copy(update={"position": offered})
+        return event.model_copy(update={"audio_position": offered})
 
     async def _wait(self, seconds: float) -> None:
         """Wait for `seconds`, or until the audio ends."""

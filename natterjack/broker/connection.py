@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
@@ -111,15 +111,18 @@ class Broker:
                 self.on_reconnect.discard(lost)
 
     @contextlib.asynccontextmanager
-    async def raising_refusals(self, *, only_replies: bool = False) -> AsyncIterator[None]:
-        """Raise NotAllowed in the block as soon as the server refuses this user a subject; with
-        `only_replies`, only if it refuses the replies to the user's requests."""
+    async def raising_refusals(
+        self, *, only_replies: bool = False, about: Collection[str] | None = None
+    ) -> AsyncIterator[None]:
+        """Raise NotAllowed in the block as soon as the server refuses this user a subject, or one
+        of `about`; with `only_replies`, only if it refuses the replies to the user's requests."""
         refusals: list[NotAllowed] = []
         try:
             async with asyncio.timeout(None) as end:
 
                 def refused(refusal: NotAllowed) -> None:
-                    if not refusals and (refusal.own_inbox or not only_replies):
+                    wanted = not only_replies if about is None else refusal.subject in about
+                    if not refusals and (refusal.own_inbox or wanted):
                         refusals.append(refusal)
                         end.reschedule(asyncio.get_running_loop().time())
 

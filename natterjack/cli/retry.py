@@ -110,7 +110,7 @@ class History:
         new = uuid5(NAMESPACE_URL, f"natterjack:repeats:{source}:{number}")
         links = {"repeats": source, "continues": None, "successor": None}
         update: dict[str, Any] = {"session_id": str(new), **links, "opened_at": now}
-        end = self.ended.get(source, event).position
+        end = self.ended.get(source, event).audio_position
         if end is not None and (other := self.continued.get(source)):
             own = (end - spec.start_position) / spec.sample_rate
             if own <= 0:

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from natterjack.broker.connection import Broker, connected
 from natterjack.consume.captions import Captions
 from natterjack.consume.listener import listen
+from natterjack.decoding import AnyEvent
 from natterjack.errors import NatterjackError
-from natterjack.events import Event
 from natterjack.settings import BrokerSettings, add_flags, load
 from natterjack.speaking.events import VoiceEvents
 from natterjack.subjects import transcript_filter
@@ -50,30 +50,32 @@ async def run(flags: argparse.Namespace) -> int:
     async with connected(load(BrokerSettings, flags), name="natterjack-tail", once=True) as broker:
         with Captions() as captions:
 
-            def show(event: Event | VoiceEvent) -> None:
+            def show(event: AnyEvent | VoiceEvent) -> None:
                 if flags.json:
                     print(event.encode().decode(), flush=True)
                 else:
                     captions.show(event)
 
-            async with broker.raising_refusals():
-                await _follow(broker, flags, show)
+            await _follow(broker, flags, show)
     return 0
 
 
 async def _follow(
-    broker: Broker, flags: argparse.Namespace, show: Callable[[Event | VoiceEvent], None]
+    broker: Broker, flags: argparse.Namespace, show: Callable[[AnyEvent | VoiceEvent], None]
 ) -> None:
     """Show events without end, in the order in which they arrive."""
     key = (flags.tenant, flags.conversation, flags.speaker)
 
     async def transcripts() -> None:
-        source = listen(*key, from_start=flags.from_start, broker=broker)
-        async with contextlib.aclosing(source):  # type: ignore[type-var]
+        since = "start" if flags.from_start else None
+        async with contextlib.aclosing(listen(*key, since=since, broker=broker)) as source:
             await _show_all(source, show)
 
     async def speech() -> None:
-        async with VoiceEvents(broker, *key, from_start=flags.from_start) as source:
+        async with (
+            broker.raising_refusals(),
+            VoiceEvents(broker, *key, from_start=flags.from_start) as source,
+        ):
             await _show_all(source, show)
 
     try:
@@ -86,7 +88,7 @@ async def _follow(
 
 
 async def _show_all(
-    events: AsyncIterator[Event | VoiceEvent], show: Callable[[Event | VoiceEvent], None]
+    events: AsyncIterator[AnyEvent | VoiceEvent], show: Callable[[AnyEvent | VoiceEvent], None]
 ) -> None:
     async for event in events:
         show(event)

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TextIO
 
-from natterjack.events import Event, FinalEvent, Gap, StatusEvent
+from natterjack.decoding import AnyEvent
+from natterjack.events import FinalEvent, Gap, StatusEvent
 from natterjack.process.terminal import (
     end,
     escaped,
@@ -90,7 +91,7 @@ class Captions:
             self._out.flush()
             self._drawn = []
 
-    def show(self, event: Event | VoiceEvent) -> None:
+    def show(self, event: AnyEvent | VoiceEvent) -> None:
         """Show one event. Turn and usage events only tell that their session is open, and so does
         the start of an utterance."""
         self._tenants.add(event.tenant)
@@ -103,7 +104,7 @@ class Captions:
 
     # ---- what is shown ---------------------------------------------------------------------------
 
-    def _lines_of(self, event: Event | VoiceEvent) -> list[str]:
+    def _lines_of(self, event: AnyEvent | VoiceEvent) -> list[str]:
         name = self._label(event.key)
         head = f"{name}: " if name else ""
         if isinstance(event, FinalEvent):

@@ -2,155 +2,295 @@
 
 Durable events are read from the stream and not from the live subject: a worker that has lost its
 lease can still publish to the subject, but the stream refuses its events. Interims are not stored,
-so they come from the live subject. They are dropped if a final of their segment has been read.
+so they come from the live subject. They are dropped once a final of their segment has been read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Literal, overload
 
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
-from natterjack.errors import BadEvent
-from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent, parse_event
+from natterjack.broker.fastpath import DirectSubscription
+from natterjack.decoding import AnyEvent, decode_event
+from natterjack.errors import BadEvent, NotAllowed, StreamMissing
+from natterjack.events import InterimEvent
 from natterjack.settings import BrokerSettings, load
-from natterjack.subjects import SessionKey, transcript_filter
+from natterjack.subjects import EventKind, transcript_filter
 
-from .reader import DurableReader
+from .conversation_end import OpenSessions
+from .interims import InterimQueue, Interims
+from .markers import CaughtUp, Marker, StreamReplaced
+from .options import (
+    Until,
+    checked_interims,
+    checked_kinds,
+    checked_since,
+    checked_until,
+)
+from .readahead import StoredMessage
+from .reader import DurableReader, Since
 
 log = logging.getLogger(__name__)
 
-_MAX_INTERIMS = 1024
-"""Buffered interims. When the buffer is full, the oldest are dropped: newer ones replace them."""
 _WAIT_S = 60.0
+_CURE = "a worker creates it when it starts"
 
 
-class _Progress(NamedTuple):
-    """How far a session has been read."""
+class Listener:
+    """Reads the events of one `listen()`. For one task."""
 
-    session_id: str
-    epoch: int
-    segment: int
-    """Segment of the last final; -1 before the first final."""
-
-
-class _Listener:
-    def __init__(self, broker: Broker, subject: str, from_start: bool, interims: bool) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        key: tuple[str | None, str | None, str | None],
+        *,
+        kinds: frozenset[str] | None = None,
+        since: Since = None,
+        until: Until | None = None,
+        interims: Interims | None = "latest",
+    ) -> None:
         self._broker = broker
-        self._subject = subject
-        self._want_interims = interims
-        self._progress: dict[SessionKey, _Progress] = {}
+        self._kinds = kinds
+        self._until = until
+        self._live_subject = transcript_filter(*key, "interim")
+        wants_interims = interims is not None and until != "stored"
+        self._wants_interims = wants_interims and (kinds is None or "interim" in kinds)
+        self._interims = InterimQueue(interims or "latest")
+        self._sessions = OpenSessions() if until == "closed" else None
+        only: EventKind | None = None
+        if kinds is not None and len(kinds) == 1 and not self._wants_interims and until != "closed":
+            (only,) = kinds  # type: ignore[assignment]  # checked
+        self.markers: deque[Marker] = deque(maxlen=16)
         self._reader = DurableReader(
-            broker, streams.TRANSCRIPTS, subject, from_start=from_start,
-            cure="start a worker, which creates it", on_restart=self._progress.clear,
+            broker, streams.TRANSCRIPTS, transcript_filter(*key, only),
+            since=since, cure=_CURE, waits=until != "stored", on_marker=self._mark,
         )  # fmt: skip
-        self._interims: deque[Msg] = deque(maxlen=_MAX_INTERIMS)
+        self._live: DirectSubscription | None = None
+        self._renewals = 0
+        self._left: int | None = None
+        """With until="stored": messages that are still to be read."""
+        self._refusal: NotAllowed | None = None
 
-    async def _received_interim(self, message: Msg) -> None:
-        self._interims.append(message)
+    def _mark(self, marker: Marker) -> None:
+        if isinstance(marker, StreamReplaced):
+            self._interims.forget()
+        self.markers.append(marker)
+
+    def _received(self, subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+        try:
+            event = decode_event(data)
+        except BadEvent as error:
+            log.warning("%s: %s", subject.decode(), error)
+            return
+        if isinstance(event, InterimEvent):
+            self._interims.add(event)
+            self._reader.poke()
+
+    def _refused(self, refusal: NotAllowed) -> bool | None:
+        if refusal.publishes or refusal.subject != self._live_subject:
+            return None
+        self._refusal = refusal
         self._reader.poke()
+        return True
 
-    def _admit_durable(self, message: Msg) -> Event | None:
+    def decode(self, message: StoredMessage) -> AnyEvent | None:
         """Return the event of a message that was read from the stream, or None."""
         try:
-            event = parse_event(message.data)
+            event = decode_event(message.data, message.position)
         except BadEvent as error:
-            log.warning("%s: %s", message.subject, error)
+            log.warning("%s: %s", message.subject.decode(), error)
             return None
         if isinstance(event, InterimEvent):
             return None
-        progress = self._progress.get(event.key)
-        segment = progress.segment if progress and progress.session_id == event.session_id else -1
-        if isinstance(event, FinalEvent):
-            segment = event.segment
-        self._progress[event.key] = _Progress(event.session_id, event.epoch, segment)
-        if isinstance(event, StatusEvent) and event.closing:
-            del self._progress[event.key]
-        return event
-
-    def _admit_interim(self, message: Msg) -> Event | None:
-        try:
-            event = parse_event(message.data)
-        except BadEvent as error:
-            log.warning("%s: %s", message.subject, error)
-            return None
-        if not isinstance(event, InterimEvent):
-            return None
-        progress = self._progress.get(event.key)
-        if (
-            progress is not None
-            and progress.session_id == event.session_id
-            and (event.epoch < progress.epoch or event.segment <= progress.segment)
-        ):
+        if self._wants_interims:
+            self._interims.read(event)
+        if self._sessions is not None:
+            self._sessions.read(event, message.position.stored_ns / 1e9)
+        if self._kinds is not None and message.kind not in self._kinds:
             return None
         return event
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        live = None
+    async def start(self) -> None:
+        """Subscribe, and begin to read. Raises NotAllowed."""
+        self._broker.on_refusal.add(self._refused)
+        if self._wants_interims:
+            self._live = await self._broker.client.listen(self._live_subject, self._received)
+        await self._reader.begin()
+
+    async def stop(self) -> None:
+        """Leave nothing on the server, unless the broker is away. Idempotent."""
+        self._broker.on_refusal.discard(self._refused)
+        live, self._live = self._live, None
+        with contextlib.suppress(NatsError, TimeoutError):
+            if live is not None:
+                await live.end()
+            await self._reader.stop()
+
+    async def events(self) -> AsyncGenerator[AnyEvent | Marker, None]:
+        """Events as they arrive, and markers."""
+        reader = self._reader
         try:
-            if self._want_interims:
-                live = await self._broker.client.subscribe(
-                    self._subject[: self._subject.rindex(".")] + ".interim",
-                    cb=self._received_interim,
-                )
-            while True:
-                message = await self._reader.next(_WAIT_S)
-                if message is not None:
-                    event = self._admit_durable(message)
-                    if event is not None:
-                        yield event
-                while self._interims and not self._reader.waiting:
-                    event = self._admit_interim(self._interims.popleft())
-                    if event is not None:
-                        yield event
-        finally:
-            with contextlib.suppress(NatsError, TimeoutError):
-                if live is not None:
-                    await live.unsubscribe()
-                await self._reader.stop()
+            await self.start()
+        except StreamMissing:  # nothing is stored
+            return
+        behind = True
+        while True:
+            if reader.renewals != self._renewals:
+                self._renewals = reader.renewals
+                behind = True
+                if self._until == "stored" and self._left is None:
+                    self._left = reader.pending
+            while self.markers:
+                yield self.markers.popleft()
+            if behind and not reader.pending and not reader.waiting:
+                behind = False
+                yield CaughtUp(str(reader.position) if reader.position else None)
+            if self._ended(reader.pending):
+                return
+            if self._interims and not behind and not reader.waiting:
+                # Let the connection be read first: a final may be there that makes them stale.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                if not reader.waiting and (interim := self._interims.next()) is not None:
+                    yield interim
+                    continue
+            message = await reader.next(self._patience())
+            if message is None:
+                if self._refusal is not None:
+                    raise self._refusal
+                continue
+            if self._left is not None:
+                self._left -= 1
+            event = self.decode(message)
+            if event is not None:
+                yield event
+
+    def _ended(self, pending: int) -> bool:
+        if self._left is not None:
+            return self._left <= 0 or not pending
+        return self._sessions is not None and not pending and self._sessions.ended(time.time())
+
+    def _patience(self) -> float:
+        wait = None if self._sessions is None else self._sessions.wait(time.time())
+        return _WAIT_S if wait is None else max(0.0, wait)
 
 
-async def listen(
+_Time = datetime | timedelta | str
+
+
+@overload
+def listen(
     tenant: str | None = None,
     conversation: str | None = None,
     speaker: str | None = None,
     *,
-    from_start: bool = False,
-    interims: bool = True,
+    kinds: Collection[str] | None = None,
+    since: _Time | None = None,
+    until: Until | None = None,
+    interims: Interims | None = "latest",
+    markers: Literal[False] = False,
     broker: Broker | None = None,
     settings: BrokerSettings | None = None,
-) -> AsyncIterator[Event]:
-    """Iterate over events of a tenant, a conversation or a speaker as they arrive, without end.
+) -> AsyncGenerator[AnyEvent, None]: ...
 
-    None matches any tenant, conversation or speaker. With `from_start`, stored durable events come
-    first, then live ones. None is missed or repeated, even if the connection is lost or the broker
-    restarts. Durable events of one session arrive in order of `sequence`.
+
+@overload
+def listen(
+    tenant: str | None = None,
+    conversation: str | None = None,
+    speaker: str | None = None,
+    *,
+    kinds: Collection[str] | None = None,
+    since: _Time | None = None,
+    until: Until | None = None,
+    interims: Interims | None = "latest",
+    markers: Literal[True],
+    broker: Broker | None = None,
+    settings: BrokerSettings | None = None,
+) -> AsyncGenerator[AnyEvent | Marker, None]: ...
+
+
+def listen(
+    tenant: str | None = None,
+    conversation: str | None = None,
+    speaker: str | None = None,
+    *,
+    kinds: Collection[str] | None = None,
+    since: _Time | None = None,
+    until: Until | None = None,
+    interims: Interims | None = "latest",
+    markers: bool = False,
+    broker: Broker | None = None,
+    settings: BrokerSettings | None = None,
+) -> AsyncGenerator[AnyEvent | Marker, None]:
+    """Iterate over events of a tenant, a conversation or a speaker as they arrive.
+
+    None matches any tenant, conversation or speaker. No durable event is missed or repeated, even
+    if the connection is lost or the broker restarts. Durable events of one session arrive in order
+    of `sequence`. Waits for the broker, and for a stream that no worker has created yet.
+
+    `since` says where reading begins: the `position` of an event, after which it continues; a time
+    with its time zone; a duration, back from now; `"start"`, with everything that is stored; None,
+    with events that are stored from now on. `until="stored"` ends when everything has been read
+    that was stored when reading began; `until="closed"` when all sessions of a conversation have
+    closed that have begun.
+
+    `kinds` are the kinds of event that are wanted: `interim`, `final`, `turn`, `status`, `usage`;
+    None for all, those of later releases included. `interims`: of each segment the `"latest"`
+    interim that has not been read yet, `"all"` of them, or None. An interim never comes after the
+    final of its segment, or after the closing event of its session. An event that this release
+    does not know is an `UnknownEvent`.
+
+    With `markers`, a `CaughtUp` comes when everything that is stored has been read, a `HistoryLost`
+    if events have expired unread, and a `StreamReplaced` if the broker comes back with a stream
+    that was recreated or restored from a backup: events that were stored after the last one
+    continue, and a session that was open may repeat events that are not in the backup. Without
+    `markers`, these are logged.
 
     Uses `broker` or else makes a connection from `settings` or the environment (NATS_URL ...),
-    which it retries until it succeeds.
+    which it retries until it succeeds. When the iteration ends or is canceled, nothing of it is
+    left on the broker.
 
-    If the broker comes back with a different stream, recreated or restored from a backup, a warning
-    is logged and events stored after the last one continue. A session that was open at that time
-    may then repeat events that are not in the backup.
-
-    Raises: InvalidKey; UsageError; StreamMismatch if no worker has created the streams yet.
+    Raises: InvalidKey and UsageError, at once; NotAllowed if the user lacks a right.
     """
-    subject = transcript_filter(tenant, conversation, speaker)
+    options = {
+        "kinds": checked_kinds(kinds),
+        "since": checked_since(since),
+        "until": checked_until(until, conversation),
+        "interims": checked_interims(interims),
+    }
+    transcript_filter(tenant, conversation, speaker)
+    key = (tenant, conversation, speaker)
+    return _listen(key, options, markers, broker, settings)
+
+
+async def _listen(
+    key: tuple[str | None, str | None, str | None],
+    options: Mapping[str, object],
+    markers: bool,
+    broker: Broker | None,
+    settings: BrokerSettings | None,
+) -> AsyncGenerator[AnyEvent | Marker, None]:
     own = None
     if broker is None:
         own = broker = await connect(settings or load(BrokerSettings), name="natterjack-listen")
+    listener = Listener(broker, key, **options)  # type: ignore[arg-type]  # checked
     try:
-        source = _Listener(broker, subject, from_start, interims).events()
-        async with contextlib.aclosing(source):
+        async with contextlib.aclosing(listener.events()) as source:
             async for event in source:
-                yield event
+                if markers or not isinstance(event, Marker):
+                    yield event
     finally:
+        await listener.stop()
         if own is not None:
             await own.close()

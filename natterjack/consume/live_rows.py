@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import count
 
-from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.decoding import AnyEvent, UnknownEvent
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent
 from natterjack.process.terminal import plain
 from natterjack.subjects import SessionKey
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
@@ -44,12 +45,12 @@ class LiveRows:
         """Sessions that closed lately: an interim may arrive after the closing event."""
         self._numbers = count()
 
-    def add(self, event: Event | VoiceEvent, now: float) -> None:
+    def add(self, event: AnyEvent | VoiceEvent, now: float) -> None:
         """Follow one event."""
         session = event.session_id
         if session in self._closed:
             return
-        if isinstance(event, StatusEvent | VoiceStatusEvent) and event.closing:
+        if isinstance(event, StatusEvent | UnknownEvent | VoiceStatusEvent) and event.closing:
             self._close(session)
             return
         row = self._rows.get(session)

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import logging
 import secrets
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from natterjack.broker.connection import Broker
-from natterjack.broker.pull import ConsumerGone, Puller
-from natterjack.errors import StreamMissing, UsageError
+from natterjack.broker.pull import ConsumerGone
+from natterjack.errors import NotAllowed, StreamMissing
+from natterjack.position import Position, nanoseconds
+
+from .markers import HistoryLost, Marker, StreamReplaced
+from .readahead import ReadAhead, StoredMessage
 
 log = logging.getLogger(__name__)
 
-_BATCH = 256
+_API = "$JS.API.CONSUMER.CREATE"
 _CONSUMER_LIFE_S = 30.0
-_ROUNDING = timedelta(milliseconds=1)
-"""Upper bound of the rounding error of a storage time."""
+_NO_LIFE_S = 0.001
+_TIMEOUT_S = 5.0
+_RELEASE_S = 2.0
+_MISSING_S = 1.0
+"""How often a missing stream is looked for."""
+
+Since = Position | datetime | Literal["start"] | None
+"""Where reading begins: after a message, with messages stored from a time on, with the first one
+that is stored, or (None) with those that are stored later."""
 
 
-class Position(NamedTuple):
-    """Identifies a message of a stream.
-
-    The sequence is not enough, because a stream that was lost or restored reuses sequences.
-    """
-
-    sequence: int
-    stored_at: datetime
-
-    def __str__(self) -> str:
-        return f"{self.sequence}@{self.stored_at.isoformat()}"
-
-    @classmethod
-    def parse(cls, text: str) -> Position:
-        """Parse what `str` made. Raises UsageError."""
-        sequence, _, stored_at = text.partition("@")
-        try:
-            position = cls(int(sequence), datetime.fromisoformat(stored_at))
-        except ValueError:
-            position = cls(0, datetime.min)
-        if position.sequence < 1 or position.stored_at.tzinfo is None:
-            raise UsageError(f"{text!r} is not a position in a stream")
-        return position
+@dataclass(frozen=True, slots=True)
+class _Consumer:
+    name: str
+    first: int
+    """The sequence of the stream at which it begins to look for messages."""
+    pending: int
+    created: datetime
+    config: dict[str, Any]
 
 
 class DurableReader:
@@ -59,182 +57,289 @@ class DurableReader:
         stream: str,
         subject: str,
         *,
-        from_start: bool = False,
-        after: Position | None = None,
+        since: Since = None,
         cure: str,
-        on_restart: Callable[[], None] = lambda: None,
+        waits: bool = False,
+        on_marker: Callable[[Marker], None] = lambda _: None,
     ) -> None:
-        """Reads from the start of the stream, from the message `after`, or else new ones. `cure`
-        says what makes the stream. `on_restart`: what was read is no longer in the stream."""
+        """`cure` says what makes the stream. With `waits`, reading waits for a stream that does not
+        exist yet. `on_marker` is called when messages may be missing or repeated."""
         self._broker = broker
         self._stream = stream
         self._subject = subject
-        self._from_start = from_start
+        self._since = since
         self._cure = cure
-        self._on_restart = on_restart
-        self._puller: Puller | None = None
+        self._waits = waits
+        self._on_marker = on_marker
+        self._ahead: ReadAhead | None = None
+        self._consumer: _Consumer | None = None
         self._newest = 0
-        """Without `from_start`: last sequence of the stream when reading began."""
-        self._began: datetime | None = after.stored_at if after else None
+        """Without `since`: last sequence of the stream when reading began."""
+        self._began: datetime | None = None
         """When reading began, by the server's clock."""
-        self.position: Position | None = after
-        """The last message that was read."""
-        self._since: datetime | None = None
-        """Set when the stream was replaced: messages stored up to this time are skipped."""
+        self.position: Position | None = since if isinstance(since, Position) else None
+        """The last message that was read, or else after which reading begins."""
+        self._skip_ns = -1
+        """Messages that were stored up to this time are skipped."""
+        self._by_time: Position | None = None
+        """Set while reading goes on by time, because this message is not in the stream."""
         self._checking = False
         """Set while the consumer's first message must equal the last one that was read."""
         self._warned = False
         self._opened = False
         """True once there has been a consumer."""
-        self._consumer_next = 1
-        """The consumer's next sequence; another one means that messages were lost."""
+        self._next_number = 1
+        """The number of the consumer's next message; another one means that messages were lost."""
         self._current = False
         """False when the consumer has to be replaced."""
+        self._making = ""
+        """The name of the newest consumer."""
+        self._refusal: NotAllowed | None = None
+        self.pending = 0
+        """Messages that were stored and not read yet, when the last one was read or the consumer
+        was made."""
+        self.renewals = 0
+        """How many consumers there have been."""
+        if isinstance(since, datetime):
+            self._skip_ns = nanoseconds(since) - 1
 
-    def _reconnected(self) -> None:
-        self._current = False  # messages sent to the lost connection are gone
-        self.poke()
+    # ---- what others call ------------------------------------------------------------------------
 
     def poke(self) -> None:
         """Make a waiting `next` return None at once."""
-        if self._puller is not None:
-            self._puller.poke()
+        if self._ahead is not None:
+            self._ahead.poke()
 
     @property
     def waiting(self) -> bool:
         """True if received messages wait to be read."""
-        return self._puller is not None and self._puller.waiting
+        return self._ahead is not None and self._ahead.waiting
 
     async def begin(self) -> None:
-        """Set where new messages begin; wait while the broker is away.
+        """Set where new messages begin; wait while the broker is away, or the stream with `waits`.
 
-        Raises: StreamMissing. Cancel-safe.
+        Raises: StreamMissing; NotAllowed. Cancel-safe.
         """
         self._broker.on_reconnect.add(self._reconnected)
+        self._broker.on_refusal.add(self._refused)
         while not self._current:
             try:
                 async with self._broker.within_connection():
                     await self._renew()
+            except NotFoundError:
+                self._current = False
+                await self._missing()
             except (NatsError, TimeoutError) as error:
                 self._current = False
-                if isinstance(error, NotFoundError) and not self._opened:
-                    raise StreamMissing(f"stream {self._stream} is missing: {self._cure}") from None
+                self._raise_refusal()
                 if not self._warned:
                     self._warned = True
                     log.warning("cannot read %s yet: %r", self._stream, error)
                 await self._broker.wait_connected()
 
-    async def next(self, timeout: float) -> Msg | None:
+    async def next(self, timeout: float) -> StoredMessage | None:
         """Return the next message, or None: after `timeout` seconds, a `poke`, or a message that
         was read before. Cancel-safe.
 
-        Raises: StreamMissing if the stream does not exist when reading begins.
+        Raises: StreamMissing if the stream does not exist when reading begins; NotAllowed.
         """
-        await self.begin()
-        assert self._puller is not None
+        if not self._current:
+            await self.begin()
+        assert self._ahead is not None
         try:
-            message = await self._puller.next(_BATCH, timeout)
-        except ConsumerGone:
+            message = await self._ahead.next(timeout)
+        except (ConsumerGone, NatsError):
             self._current = False
             return None
-        return message if message is not None and self.admit(message) else None
+        if message is None:
+            self._raise_refusal()
+            return None
+        return message if self.admit(message) else None
 
-    def admit(self, message: Msg) -> bool:
+    def admit(self, message: StoredMessage) -> bool:
         """Return whether a message of the consumer is the next one of the stream."""
-        metadata = message.metadata
-        if metadata.sequence.consumer != self._consumer_next:
+        if message.number != self._next_number:
             self._current = False  # messages were lost on the way: read them again
             return False
-        self._consumer_next += 1
-        place = Position(metadata.sequence.stream, metadata.timestamp)
+        self._next_number += 1
+        self.pending = message.pending
+        position = message.position
         if self._checking:
             assert self.position is not None
             self._checking = False
-            if place != self.position:
-                self._restart_after(self.position.stored_at)
+            if position != self.position:
+                self._go_by_time(self.position)
             return False
-        if self._since is not None:
-            if place.stored_at <= self._since:
-                return False
-            self._since = None
-        self.position = place
+        if position.stored_ns <= self._skip_ns:
+            return False
+        self.position = position
         return True
+
+    async def stop(self) -> None:
+        """Unsubscribe, and release the consumer unless the broker is away. Raises NATS's errors."""
+        self._broker.on_reconnect.discard(self._reconnected)
+        self._broker.on_refusal.discard(self._refused)
+        await self._release()
+
+    # ---- refusals and reconnects -----------------------------------------------------------------
+
+    def _reconnected(self) -> None:
+        self._current = False  # messages sent to the lost connection are gone
+        self.poke()
+
+    def _refused(self, refusal: NotAllowed) -> bool | None:
+        """Keep a refusal of a request of this reader, whose consumers have random names."""
+        if not refusal.own_inbox and f".{self._making}" not in refusal.subject:
+            return None
+        self._refusal = refusal
+        self.poke()
+        return True
+
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
+
+    async def _missing(self) -> None:
+        """Wait for the stream, or raise StreamMissing."""
+        if not self._waits and not self._opened:
+            raise StreamMissing(f"stream {self._stream} is missing: {self._cure}") from None
+        if not self._warned:
+            self._warned = True
+            log.warning("stream %s is missing, waiting for it: %s", self._stream, self._cure)
+        if not self._opened and self._since is None:
+            self._since = "start"  # everything that it will have is new
+        await asyncio.sleep(_MISSING_S)
+        await self._broker.wait_connected()
+
+    # ---- consumers -------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
         """Make a new ephemeral consumer that continues after the last message."""
-        puller, self._puller = self._puller, None
-        if puller is not None:
-            await puller.stop()
+        await self._release()
         self._current, self._checking = True, False  # a reconnect resets _current
-        if self._began is None:
-            if self._from_start:
-                info = await self._consume(DeliverPolicy.ALL)
-            else:
-                info = await self._consume(DeliverPolicy.NEW)
-                self._newest = _last_sequence(info)
-            self._began = info.created
-        elif self._since is not None:
-            info = await self._consume(
-                DeliverPolicy.BY_START_TIME, opt_start_time=self._since - _ROUNDING
-            )
+        if self._by_time is not None:
+            await self._continue_by_time(self._by_time)
         elif self.position is not None:
-            # Read the last message again, without returning it, to verify that it is still there.
-            self._checking = True
-            info = await self._consume(
-                DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.position.sequence
-            )
-            if not info.num_pending:
-                self._restart_after(self.position.stored_at)
-                return
-        elif self._from_start:
-            info = await self._consume(DeliverPolicy.ALL)
+            await self._continue_after(self.position)
+        elif isinstance(self._since, datetime):
+            await self._consume("by_start_time", opt_start_time=_rfc3339(nanoseconds(self._since)))
+        elif self._since == "start":
+            await self._consume("all")
+        elif self._began is None:
+            self._newest = (await self._consume("new")).first - 1
+        elif (await self._probe("new")).first <= self._newest:
+            self._replaced(self._began)
+            self._since = self._began
+            await self._renew()
+            return
         else:
-            if _last_sequence(await self._consume(DeliverPolicy.NEW)) < self._newest:
-                assert self._began is not None
-                self._restart_after(self._began)
-                return
-            info = await self._consume(
-                DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._newest + 1
-            )
-        self._consumer_next = 1
-        self._puller = Puller(self._broker, self._stream, info.name)
-        await self._puller.start()
-        self._opened, self._warned = True, False
+            await self._consume("by_start_sequence", opt_start_seq=self._newest + 1)
+        consumer = self._consumer
+        assert consumer is not None
+        self._began = self._began or consumer.created
+        if self._current:
+            self.pending = consumer.pending
+            self._next_number = 1
+            self.renewals += 1
+            self._ahead = ReadAhead(self._broker, self._stream, consumer.name)
+            await self._ahead.start()
+            self._opened, self._warned = True, False
 
-    async def _consume(self, policy: DeliverPolicy, **start: Any) -> ConsumerInfo:
-        config = ConsumerConfig(
-            name=f"listen_{secrets.token_hex(8)}",
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=policy,
-            filter_subject=self._subject,
-            inactive_threshold=_CONSUMER_LIFE_S,
-            mem_storage=True,
-            num_replicas=1,
-            **start,
-        )
-        return await self._broker.client.jetstream().add_consumer(self._stream, config)
+    async def _continue_after(self, position: Position) -> None:
+        """Read the last message again, without returning it, to verify that it is still there."""
+        consumer = await self._consume("by_start_sequence", opt_start_seq=position.sequence)
+        if consumer.first > position.sequence:
+            # It has expired. The stream could be another one, so the time counts as well.
+            self._skip_ns = max(self._skip_ns, position.stored_ns)
+            if consumer.first > position.sequence + 1:
+                self._lost(position.stored_at, consumer.created)
+        elif consumer.pending:
+            self._checking = True
+        else:
+            self._go_by_time(position)
 
-    def _restart_after(self, since: datetime) -> None:
-        """Continue by time, because the last message that was read is not in the stream.
+    async def _continue_by_time(self, position: Position) -> None:
+        """Continue with messages that were stored after one that is not in the stream: it was
+        erased, or does not match the subject, or the stream was recreated or restored from a
+        backup, so that sequences have a new meaning."""
+        since_ns = position.stored_ns + 1
+        consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(since_ns))
+        if consumer.first <= position.sequence:
+            self._replaced(position.stored_at)
+        self._skip_ns = max(self._skip_ns, position.stored_ns)
+        self._by_time = None
+        self.position, self._since = None, position.stored_at
 
-        The stream was recreated or restored from a backup, so that sequences have a new meaning; or
-        the message was erased or has expired.
-        """
+    def _go_by_time(self, position: Position) -> None:
+        self._by_time, self._current = position, False
+
+    def _replaced(self, since: datetime) -> None:
         log.warning(
-            "the last event read from %s is no longer there: continuing with events after %s",
-            self._stream,
-            since.isoformat(timespec="milliseconds"),
-        )
-        self._since, self._current = since, False
-        self._on_restart()
+            "stream %s was recreated or restored from a backup: the last event read from it is no "
+            "longer there, continuing with events after %s",
+            self._stream, since.isoformat(timespec="milliseconds"),
+        )  # fmt: skip
+        self._on_marker(StreamReplaced(since))
 
-    async def stop(self) -> None:
-        """Release the consumer. Raises NATS's errors."""
-        self._broker.on_reconnect.discard(self._reconnected)
-        if self._puller is not None:
-            await self._puller.stop()
+    def _lost(self, start: datetime, end: datetime) -> None:
+        log.warning(
+            "events of %s stored after %s have expired before they were read",
+            self._stream, start.isoformat(timespec="milliseconds"),
+        )  # fmt: skip
+        self._on_marker(HistoryLost(start, end))
+
+    async def _consume(self, policy: str, **start: Any) -> _Consumer:
+        """Make the consumer that is read."""
+        name = f"listen_{secrets.token_hex(8)}"
+        self._making = name
+        self._consumer = await self._create(self._config(name, policy, _CONSUMER_LIFE_S) | start)
+        return self._consumer
+
+    async def _probe(self, policy: str) -> _Consumer:
+        """Make a consumer that is only looked at, and is gone at once."""
+        name = f"listen_{secrets.token_hex(8)}"
+        return await self._create(self._config(name, policy, _NO_LIFE_S))
+
+    def _config(self, name: str, policy: str, life_seconds: float) -> dict[str, Any]:
+        return {
+            "name": name,
+            "ack_policy": "none",
+            "deliver_policy": policy,
+            "filter_subject": self._subject,
+            "inactive_threshold": int(life_seconds * 1e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+
+    async def _create(self, config: dict[str, Any]) -> _Consumer:
+        name = config["name"]
+        subject = f"{_API}.{self._stream}.{name}.{self._subject}"
+        payload = json.dumps({"stream_name": self._stream, "config": config}).encode()
+        async with self._broker.raising_refusals(about=(subject,)):
+            reply = await self._broker.client.request(subject, payload, timeout=_TIMEOUT_S)
+        answer = json.loads(reply.data)
+        if "error" in answer:
+            APIError.from_error(answer["error"])  # raises
+        created = datetime.fromisoformat(answer["created"])
+        first = answer["delivered"]["stream_seq"] + 1
+        return _Consumer(name, first, answer["num_pending"], created, config)
+
+    async def _release(self) -> None:
+        """Unsubscribe, and have the server drop the consumer."""
+        ahead, self._ahead = self._ahead, None
+        consumer, self._consumer = self._consumer, None
+        if ahead is not None:
+            await ahead.stop()
+        if consumer is None or not self._broker.connected:
+            return
+        # Users may create consumers, and not delete them. This updates one to end by itself.
+        with contextlib.suppress(NatsError, TimeoutError, NotAllowed):
+            async with asyncio.timeout(_RELEASE_S):
+                await self._create(consumer.config | {"inactive_threshold": int(_NO_LIFE_S * 1e9)})
 
 
-def _last_sequence(info: ConsumerInfo) -> int:
-    """The stream sequence after which a new consumer starts."""
-    return info.delivered.stream_seq or 0 if info.delivered is not None else 0
+def _rfc3339(ns: int) -> str:
+    seconds, rest = divmod(ns, 1_000_000_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"

@@ -18,8 +18,9 @@ from typing import Any
 
 from natterjack.consume.captions import Captions, clock
 from natterjack.consume.listener import listen
+from natterjack.decoding import AnyEvent
 from natterjack.errors import UsageError
-from natterjack.events import Event, FinalEvent, StatusEvent
+from natterjack.events import FinalEvent, StatusEvent
 from natterjack.process.run import end_tasks
 from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
@@ -43,7 +44,7 @@ class Received:
     """Why no provider serves the session, as its worker last said."""
     interrupted: bool = False
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AnyEvent) -> None:
         if isinstance(event, FinalEvent):
             self.finals.append(event)
         elif isinstance(event, StatusEvent):
@@ -140,8 +141,8 @@ async def _follow(stack: Stack, edge: Part, received: Received, conversation: st
     settings = BrokerSettings.model_construct(url=stack.server.url)
 
     async def show(captions: Captions) -> None:
-        source = listen(TENANT, conversation, from_start=True, settings=settings)
-        async with contextlib.aclosing(source):  # type: ignore[type-var]
+        source = listen(TENANT, conversation, since="start", settings=settings)
+        async with contextlib.aclosing(source):
             async for event in source:
                 captions.show(event)
                 received.add(event)

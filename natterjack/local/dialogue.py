@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from natterjack.events import Event, FinalEvent, StatusEvent, TurnEvent
+from natterjack.decoding import AnyEvent
+from natterjack.events import FinalEvent, StatusEvent, TurnEvent
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 from natterjack.voice.spec import Played
 
@@ -68,7 +69,7 @@ class Dialogue:
     began_talking_at: float | None = None
     """When the person began to talk the last time, if that is known."""
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AnyEvent) -> None:
         """Follow an event of the person's session."""
         at = _at(event)
         if isinstance(event, FinalEvent) and event.text.strip():
@@ -188,7 +189,7 @@ def _problem(event: StatusEvent | VoiceStatusEvent) -> str | None:
     return event.reason if event.state in ("recovering", "failed") else None
 
 
-def _at(event: Event) -> float:
+def _at(event: AnyEvent) -> float:
     """When an event was published."""
     return event.published_at.timestamp()
 

@@ -257,8 +257,8 @@ class _VoiceDemo:
     async def _transcripts(self) -> None:
         """Follow what the recognizer hears, of the person and of what was played."""
         tenant, conversation, _ = self._person
-        source = listen(tenant, conversation, from_start=True, broker=self._broker)
-        async with contextlib.aclosing(source):  # type: ignore[type-var]
+        source = listen(tenant, conversation, since="start", broker=self._broker)
+        async with contextlib.aclosing(source):
             async for event in source:
                 if event.speaker == LISTENER:
                     self._replay.add(event)

@@ -11,8 +11,9 @@ from nats.errors import Error as NatsError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
-from natterjack.consume.reader import DurableReader, Position
+from natterjack.consume.reader import DurableReader, Since
 from natterjack.errors import BadEvent
+from natterjack.position import Position
 from natterjack.subjects import voice_event_filter
 from natterjack.voice.events import VoiceEvent, parse_voice_event
 
@@ -49,12 +50,14 @@ class VoiceEvents:
     ) -> None:
         """None matches any tenant, conversation or speaker. With `from_start`, stored events come
         first; else events count from entering the block. Raises: InvalidKey, UsageError."""
+        since: Since = "start" if from_start else None
+        if after:
+            since = Position.parse(after)
         self._reader = DurableReader(
             broker,
             streams.VOICE_EVENTS,
             voice_event_filter(tenant, conversation, speaker),
-            from_start=from_start,
-            after=Position.parse(after) if after else None,
+            since=since,
             cure=CURE,
         )
 
@@ -96,4 +99,4 @@ class VoiceEvents:
             try:
                 return parse_voice_event(message.data)
             except BadEvent as error:
-                log.warning("%s: %s", message.subject, error)
+                log.warning("%s: %s", message.subject.decode(), error)

@@ -25,7 +25,7 @@ class TranscriptBuilder:
     again. Adding an event costs little, and `build` only what has changed since the last time::
 
         builder = TranscriptBuilder()
-        async for event in natterjack.listen("acme", "call-7", from_start=True):
+        async for event in natterjack.listen("acme", "call-7", since="start"):
             if builder.add(event):
                 print(builder.build().to_txt())
     """

@@ -254,9 +254,9 @@ class Track:
     @property
     def end(self) -> float | None:
         """Where the session has ended, in seconds, if that is known."""
-        if (known := self._closing_rate()) is None or known[0].position is None:
+        if (known := self._closing_rate()) is None or known[0].audio_position is None:
             return None
-        return known[0].position / known[1]
+        return known[0].audio_position / known[1]
 
     def gaps(self, continued: bool) -> list[tuple[float, float, str]]:
         """Stretches without a transcript, and why. `continued`: another session has the rest."""

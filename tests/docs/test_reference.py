@@ -91,7 +91,7 @@ def test_every_member_of_an_event_is_on_the_page(model: type[BaseModel]) -> None
     section = page.partition(f"### {model.__name__}\n")[2].partition("\n### ")[0]
     assert section, model.__name__
     for name, field in model.model_fields.items():
-        assert f"| `{name}` |" in section
+        assert f"| `{field.alias or name}` |" in section
         assert field.description, f"{model.__name__}.{name} has no description"
 
 

@@ -109,7 +109,7 @@ def ended(
 ) -> StatusEvent:
     """Return the closing event of a session. `position` is in seconds."""
     frames = None if position is None else round(position * spec.sample_rate)
-    update = {"position": frames, "continued_by": spec.successor, "sequence": 7, **changes}
+    update = {"audio_position": frames, "continued_by": spec.successor, "sequence": 7, **changes}
     return status_event(spec, 7, state).model_copy(update=update)
 
 

@@ -177,8 +177,8 @@ class Programs:
 
     async def take(self) -> None:
         """Collect durable events until the session ends."""
-        async for event in listen(from_start=True, broker=self._listener):
-            if not isinstance(event, InterimEvent):
+        async for event in listen(since="start", broker=self._listener):
+            if isinstance(event, DurableEvent):
                 self.events.append(event)
                 if isinstance(event, StatusEvent) and event.closing:
                     return

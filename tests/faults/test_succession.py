@@ -314,7 +314,7 @@ async def test_an_edge_whose_key_another_session_has_used_meanwhile(
     found = await check(broker, announced(edge), voice.words[0], voice.seconds)
     assert found[0].closing[0].reason == "superseded: a newer session uses the key"
     assert [transcript.closing[0].reason for transcript in found[1:]] == ["end of audio"]
-    position, request = found[0].closing[0].position, found[1].closing[0].request
+    position, request = found[0].closing[0].audio_position, found[1].closing[0].request
     assert request is not None
     assert request["start_position"] == position, "a repetition has the same audio"
 

@@ -28,10 +28,10 @@ def new_id() -> str:
 def following(spec: SessionSpec, closing: StatusEvent) -> SessionSpec:
     """The request of the session that continues one that has ended."""
     assert spec.successor == closing.continued_by
-    assert closing.position is not None
+    assert closing.audio_position is not None
     update = {
         "session_id": spec.successor, "successor": new_id(), "continues": spec.session_id,
-        "audio_of": spec.audio_session_id, "start_position": closing.position,
+        "audio_of": spec.audio_session_id, "start_position": closing.audio_position,
         "opened_at": datetime.now(UTC),
     }  # fmt: skip
     return SessionSpec.model_validate(spec.model_dump() | update)
@@ -68,7 +68,7 @@ class Chain:
             self.specs.append(spec)
             self.before_request(spec)
             await request(self._broker, spec)
-            if closing.position == self.specs[-2].start_position:
+            if closing.audio_position == self.specs[-2].start_position:
                 await asyncio.sleep(0.2)  # no progress
 
     async def transcripts(self) -> list[Transcript]:
@@ -99,10 +99,10 @@ class Chain:
             assert _in_turns(transcript), described
             (closing,) = transcript.closing
             assert closing.account is not None
-            assert closing.position is not None
+            assert closing.audio_position is not None
             accounts.append(closing.account)
             accounted = _accounted(closing.account)
-            own = (closing.position - spec.start_position) / spec.sample_rate
+            own = (closing.audio_position - spec.start_position) / spec.sample_rate
             assert accounted == pytest.approx(own, abs=1e-3), described
             assert closing.account.captured_seconds >= accounted - 1e-3, described
         for before, spec in pairwise(self.specs):

@@ -172,9 +172,9 @@ async def test_audio_that_stays_away_in_speech_for_good(
     closing = transcript.closing[0]
     assert closing.reason == "idle: no audio for 1 s"
     assert closing.continued_by == speaker.spec.successor
-    assert closing.position is not None
+    assert closing.audio_position is not None
     assert closing.account is not None
-    end = closing.position / speaker.spec.sample_rate
+    end = closing.audio_position / speaker.spec.sample_rate
     assert closing.account.captured_seconds == closing.account.transcribed_seconds == end
     whole = [place.word for place in speaker.places if place.end <= end]
     assert len(whole) > 8
@@ -265,7 +265,7 @@ async def test_a_successor_that_is_requested_before_its_session_has_ended(
     assert first.words
     assert second.words
     assert first.words + second.words == speaker.words
-    position, account = first.closing[0].position, second.closing[0].account
+    position, account = first.closing[0].audio_position, second.closing[0].account
     assert position is not None
     assert account is not None
     assert account.transcribed_seconds == pytest.approx(
@@ -320,7 +320,7 @@ async def test_a_stop_request_has_no_successor(
     await until(stopped, "the session is stopped")
     closing = (await closed(broker, speaker.spec)).closing[0]
     assert closing.reason == "stopped: by request"
-    assert closing.position is not None
+    assert closing.audio_position is not None
     assert closing.continued_by is None
     speaking.cancel()
 
@@ -353,7 +353,7 @@ async def test_odd_requests_end_and_hurt_no_other_session(
         first.audit(speaker)
         fields = speaker.spec.model_dump(mode="json") | {
             "session_id": session_id, "continues": speaker.spec.session_id,
-            "audio_of": speaker.spec.session_id, "start_position": first.closing[0].position,
+            "audio_of": speaker.spec.session_id, "start_position": first.closing[0].audio_position,
         } | ODD_REQUESTS[session_id][0]  # fmt: skip
         await broker.client.jetstream().publish(
             f"stt.session.{speaker.spec.key}", json.dumps(fields).encode()
@@ -366,7 +366,7 @@ async def test_odd_requests_end_and_hurt_no_other_session(
         closing = (await closed(broker, strange)).closing[0]
         assert (closing.reason or "").startswith(reason), session_id
         bad = reason.startswith("bad request")
-        assert (closing.position is None) is bad, "an edge must not try a bad request again"
+        assert (closing.audio_position is None) is bad, "an edge must not try a bad request again"
     await queue_empty(broker)
 
 

@@ -250,7 +250,12 @@ class EventWriter:
         await self._durable("status", StatusEvent, {**self._status(state, reason), **extra})
 
     def _status(self, state: StatusState, reason: str | None = None) -> dict[str, Any]:
-        return {**self._common(), "state": state, "reason": reason, "worker": self._worker}
+        fields = {**self._common(), "state": state, "reason": reason, "worker": self._worker}
+        if state in ("assigned", "closed", "failed"):
+            spec = self._spec
+            fields |= {"labels": spec.labels, "language": spec.language}
+            fields["opened_at"] = spec.opened_at
+        return fields
 
 
 def _encode(model: type[Durable], fields: dict[str, Any], sequence: int) -> bytes:

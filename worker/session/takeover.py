@@ -174,8 +174,8 @@ def started(
         sent_until=spec.start_position,
         opened_at=spec.opened_at,
     )
-    if end is not None and end.position is not None and _same_audio(end, spec):
-        start = max(spec.start_position, end.position)
+    if end is not None and end.audio_position is not None and _same_audio(end, spec):
+        start = max(spec.start_position, end.audio_position)
         first.start_position = first.position = first.sent_until = start
     if before is None:
         return first

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from nats.aio.msg import Msg
 
 import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
-from natterjack.broker.pull import Puller
 from natterjack.broker.streams import ensure
-from natterjack.errors import InvalidKey, StreamMismatch
+from natterjack.consume.readahead import ReadAhead
+from natterjack.decoding import AnyEvent
+from natterjack.errors import InvalidKey
 from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
@@ -58,17 +59,17 @@ async def publish(broker: Broker, *events: Event) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(
-    settings: BrokerSettings, **options: bool | str
-) -> AsyncIterator[Callable[[int], asyncio.Future[list[Event]]]]:
+    settings: BrokerSettings, **options: Any
+) -> AsyncIterator[Callable[[int], asyncio.Future[list[Any]]]]:
     """A running listener; yields a function that awaits the given number of events."""
-    source = natterjack.listen(settings=settings, **options)  # type: ignore[arg-type]
-    queue: asyncio.Queue[Event] = asyncio.Queue()
+    source = natterjack.listen(settings=settings, **options)
+    queue: asyncio.Queue[Any] = asyncio.Queue()
 
     async def pump() -> None:
         async for event in source:
             queue.put_nowait(event)
 
-    async def take(count: int) -> list[Event]:
+    async def take(count: int) -> list[Any]:
         async with within(15):
             return [await queue.get() for _ in range(count)]
 
@@ -81,7 +82,7 @@ async def listening(
             await pumping
 
 
-def texts(events: list[Event]) -> list[str]:
+def texts(events: Sequence[AnyEvent]) -> list[str]:
     return [e.text if isinstance(e, FinalEvent | InterimEvent) else e.type for e in events]
 
 
@@ -89,7 +90,7 @@ async def test_stored_first_then_live(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(600)))
-    async with listening(broker_settings, from_start=True) as take:
+    async with listening(broker_settings, since="start") as take:
         events = await take(600)
         await publish(ready_broker, *(final(n) for n in range(600, 620)))
         events += await take(20)
@@ -117,7 +118,7 @@ async def test_interims_of_older_segments_or_epochs_are_dropped(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, final(0, epoch=2))
-    async with listening(broker_settings, from_start=True) as take:
+    async with listening(broker_settings, since="start") as take:
         await take(1)
         await publish(
             ready_broker,
@@ -129,7 +130,7 @@ async def test_interims_of_older_segments_or_epochs_are_dropped(
 
 
 async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) -> None:
-    async with listening(broker_settings, from_start=True, tenant="other") as take:
+    async with listening(broker_settings, since="start", tenant="other") as take:
         await publish(ready_broker, final(0))
         status = StatusEvent(
             session_id="session-2", tenant="other", conversation="c", speaker="s", epoch=1,
@@ -147,7 +148,7 @@ async def test_invalid_events_are_skipped(
 ) -> None:
     await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"{]")
     await publish(ready_broker, final(0))
-    async with listening(broker_settings, from_start=True) as take:
+    async with listening(broker_settings, since="start") as take:
         assert texts(await take(1)) == ["final 0"]
 
 
@@ -155,7 +156,7 @@ async def test_each_event_arrives_once_when_the_server_is_killed(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
-    async with listening(broker_settings, from_start=True) as take:
+    async with listening(broker_settings, since="start") as take:
         events = await take(5)
         for start in (5, 10):
             nats_server.kill()
@@ -188,7 +189,7 @@ async def test_listening_continues_on_a_broker_with_another_store(
     """With fewer or more messages than were read before."""
     async with NatsProxy(nats_server.port) as line:
         near = BrokerSettings(url=line.url)
-        async with listening(near, from_start=True) as take:
+        async with listening(near, since="start") as take:
             await publish(ready_broker, *(final(n) for n in range(5)))
             await take(5)
             nats_server.stop()
@@ -214,7 +215,7 @@ async def test_the_first_event_may_come_from_a_recreated_stream(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
-    async with listening(broker_settings, interims=False) as take:
+    async with listening(broker_settings, interims=None) as take:
 
         async def listens() -> bool:
             info = await ready_broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
@@ -232,7 +233,7 @@ async def test_the_first_event_may_come_from_a_recreated_stream(
 async def test_the_last_event_read_may_be_erased(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    async with listening(broker_settings, from_start=True) as take:
+    async with listening(broker_settings, since="start") as take:
         await publish(ready_broker, *(final(n) for n in range(5)))
         await take(5)
         await ready_broker.client.jetstream().purge_stream(streams.TRANSCRIPTS, keep=0)
@@ -247,30 +248,33 @@ async def test_a_second_disconnect_while_resuming_causes_no_delay(
     broker_settings: BrokerSettings, ready_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nats-py waits up to ten seconds for replies on a lost connection."""
-    stop, stopped = Puller.stop, 0
+    stop, stopped = ReadAhead.stop, 0
     async with connected(broker_settings, name="reader", once=True) as reader:
 
-        async def cut_and_stop(puller: Puller) -> list[Msg]:
+        async def cut_and_stop(ahead: ReadAhead) -> None:
             nonlocal stopped
             stopped += 1
             if stopped == 1:
                 reader.client.abort()
-            return await stop(puller)
+            await stop(ahead)
 
-        monkeypatch.setattr("natterjack.consume.reader.Puller.stop", cut_and_stop)
-        source = natterjack.listen(broker=reader, from_start=True)
+        monkeypatch.setattr("natterjack.consume.reader.ReadAhead.stop", cut_and_stop)
+        source = natterjack.listen(broker=reader, since="start")
         await publish(ready_broker, final(0), final(1))
         assert texts([await anext(source), await anext(source)]) == ["final 0", "final 1"]
         reader.client.abort()
         await publish(ready_broker, final(2))
         assert texts([await soon(anext(source), 5)]) == ["final 2"]
         assert reader.reconnects == 2
-        await source.aclose()  # type: ignore[attr-defined]
+        await source.aclose()
 
 
-async def test_a_missing_stream_is_reported(
-    broker: Broker, broker_settings: BrokerSettings
+async def test_it_waits_for_the_stream(
+    broker: Broker, broker_settings: BrokerSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(StreamMismatch, match="STT_TRANSCRIPTS is missing"):
-        async for _ in natterjack.listen(settings=broker_settings):
-            pass
+    async with listening(broker_settings) as take:
+        await until(lambda: "STT_TRANSCRIPTS is missing, waiting" in caplog.text, "it waits")
+        await ensure(broker, StreamSettings())
+        await publish(broker, final(0), final(1))
+        assert texts(await take(2)) == ["final 0", "final 1"]
+    assert caplog.text.count("is missing") == 1
