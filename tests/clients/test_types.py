@@ -19,7 +19,7 @@ _OPTIONS = ("--noEmit", "--strict", "--module", "nodenext", "--target", "es2022"
 def check(folder: Path, body: str) -> str:
     """Compile `body`, which may use the types; return what the compiler complains about."""
     path = folder / "recorded.mts"
-    path.write_text(f'import type * as wire from "{CLIENT}/dist/index.js";\n{body}')
+    path.write_text(f'import type * as wire from "{CLIENT}/dist/wire.js";\n{body}')
     tsc = CLIENT / "node_modules" / "typescript" / "bin" / "tsc"
     done = subprocess.run(
         [program("node"), tsc, *_OPTIONS, path],

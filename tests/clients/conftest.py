@@ -1,0 +1,62 @@
+"""A server with least-privilege users, and programs in Node that connect to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ..deploy.secured import SecuredServer, apply_streams, make_home
+from .npm import CLIENT, build, program
+
+
+@pytest_asyncio.fixture
+async def secured(tmp_path: Path, processes: None) -> SecuredServer:
+    """A server with streams, and users of every role. Tests end it by `stop`, or leave that to
+    `node`."""
+    home = tmp_path / "installation"
+    await make_home(home)
+    server = SecuredServer(home)
+    server.start()
+    await apply_streams(server)
+    return server
+
+
+class Program:
+    """A program in Node, as a process. Its output is in files."""
+
+    def __init__(self, folder: Path, *command: str, **environment: str) -> None:
+        self._out, self._errors = folder / "stdout", folder / "stderr"
+        with self._out.open("w") as out, self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [program("node"), *command], cwd=CLIENT, stdin=subprocess.DEVNULL, stdout=out,
+                stderr=errors, env={**os.environ, **environment},
+            )  # fmt: skip
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of its output that are complete."""
+        return self._out.read_text().split("\n")[:-1]
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def node(processes: None) -> type[Program]:
+    """The class of programs, once the client is built."""
+    build()
+    return Program
