@@ -2,6 +2,8 @@
 
 from .broker.connection import Broker, connect, connected
 from .broker.control import control_session, control_voice
+from .consume.dead_letters import DeadLetter, dead_letters
+from .consume.durable import Deliveries, Delivery, durable
 from .consume.listener import listen
 from .consume.markers import CaughtUp, HistoryLost, Marker, StreamReplaced
 from .control import ControlReply, ControlRequest
@@ -61,6 +63,9 @@ __all__ = [
     "CaughtUp",
     "ControlReply",
     "ControlRequest",
+    "DeadLetter",
+    "Deliveries",
+    "Delivery",
     "Event",
     "FinalEvent",
     "Gap",
@@ -103,7 +108,9 @@ __all__ = [
     "connected",
     "control_session",
     "control_voice",
+    "dead_letters",
     "decode_event",
+    "durable",
     "listen",
     "parse_event",
     "parse_voice_event",

@@ -116,6 +116,19 @@ def transcript_filter(
     return f"{TRANSCRIPT_PREFIX}.{_filter(tenant, conversation, speaker)}.{kind or '*'}"
 
 
+def dead_filter(
+    name: str,
+    tenant: str | None = None,
+    conversation: str | None = None,
+    speaker: str | None = None,
+) -> str:
+    """A subject filter for the dead letters of the durable consumer `name`; None matches any token.
+
+    Raises InvalidKey.
+    """
+    return f"{DEAD_PREFIX}.{_filter(tenant, conversation, speaker)}.{name}"
+
+
 def _filter(tenant: str | None, conversation: str | None, speaker: str | None) -> str:
     tokens = (("tenant", tenant), ("conversation", conversation), ("speaker", speaker))
     return ".".join("*" if value is None else check_token(name, value) for name, value in tokens)

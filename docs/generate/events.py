@@ -25,8 +25,8 @@ _BESIDE = {
     ),
     "DEAD_PREFIX": (
         "<tenant>.<conversation>.<speaker>.<name>",
-        "An event that the durable consumer `<name>` has rejected, as it was, with the reason in a "
-        "header.",
+        "An event that the durable consumer `<name>` has rejected: JSON with `event`, `reason`, "
+        "`attempt`, `rejected_at`, and its `position` in the stream of transcripts.",
     ),
 }
 """Subjects that workers, or durable consumers, use among themselves, by their constant in
@@ -39,12 +39,14 @@ _STREAMS = {
     streams.TEXT: "text to speak",
     streams.SPEECH: "speech",
     streams.VOICE_EVENTS: "events of voice sessions",
+    streams.DEAD_LETTERS: "dead letters: events that durable consumers have rejected",
     streams.SLOTS: "permits and dials of limited provider accounts",
     f"KV_{streams.CHECKPOINTS_BUCKET}": "checkpoints",
     f"KV_{streams.VOICE_CHECKPOINTS_BUCKET}": "checkpoints of voice sessions",
     f"KV_{streams.WORKERS_BUCKET}": "the roster",
     f"KV_{streams.USAGE_BUCKET}": "tallies: usage by day, tenant and process",
     f"KV_{streams.BUDGETS_BUCKET}": "budgets, and limits of provider accounts",
+    f"KV_{streams.DURABLES_BUCKET}": "progress of durable consumers, without keys or words",
     f"KV_{streams.PROVIDERS_BUCKET}": "refusals of provider accounts",
 }
 

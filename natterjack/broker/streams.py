@@ -23,6 +23,7 @@ from natterjack.errors import StreamMismatch, StreamMissing
 from natterjack.settings import Kind, Storage, StreamSettings
 from natterjack.subjects import (
     AUDIO_PREFIX,
+    DEAD_PREFIX,
     DIAL_PREFIX,
     DURABLE_KINDS,
     REPUBLISHED_PREFIX,
@@ -73,6 +74,11 @@ _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
 
+_MAX_DEAD_LETTERS = 10_000
+"""Of all durable consumers together. When there are more, the oldest are dropped."""
+_CONSUMERS_ONLY = (DEAD_LETTERS, f"KV_{DURABLES_BUCKET}")
+"""What only durable consumers use: workers go on without it."""
+
 _LEAST_AUDIO_BYTES = 1024 * 1024
 """The smallest limit that is set without being asked for: half a minute of one session."""
 
@@ -118,7 +124,18 @@ def _transcribe_configs(settings: StreamSettings) -> list[StreamConfig]:
             TRANSCRIPTS, TRANSCRIPT_PREFIX, DURABLE_KINDS, replicas,
             settings.transcripts_max_age_seconds,
         ),
+        StreamConfig(
+            name=DEAD_LETTERS,
+            subjects=[f"{DEAD_PREFIX}.*.*.*.*"],
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            max_age=settings.transcripts_max_age_seconds,
+            max_msgs=_MAX_DEAD_LETTERS,
+            duplicate_window=min(DUPLICATE_WINDOW_S, settings.transcripts_max_age_seconds),
+            allow_direct=True,
+        ),
         _bucket(CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
+        _bucket(DURABLES_BUCKET, replicas, 0),
     ]  # fmt: skip
 
 
@@ -286,6 +303,8 @@ async def _ensure_stream(
         info = await js.stream_info(name)
     except NotFoundError:
         if not create:
+            if name in _CONSUMERS_ONLY:
+                return
             raise StreamMissing(
                 f"stream {name} is missing and NATTERJACK_CREATE_STREAMS is off: "
                 "run `natterjack streams apply` as a user that may create streams"

@@ -26,6 +26,7 @@ from natterjack.errors import (
 from natterjack.settings import BrokerSettings, add_flags
 from natterjack.subjects import (
     AUDIO_PREFIX,
+    DEAD_PREFIX,
     DIAL_PREFIX,
     SESSION_PREFIX,
     SLOT_PREFIX,
@@ -103,9 +104,16 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def targets(
-    tenant: str, conversation: str | None, speaker: str | None, *, usage: bool, voice: bool
+    tenant: str,
+    conversation: str | None,
+    speaker: str | None,
+    *,
+    usage: bool,
+    voice: bool,
+    dead: bool = True,
 ) -> list[Target]:
-    """The messages to remove, by stream and subject; with those of voice sessions if `voice`.
+    """The messages to remove, by stream and subject; with those of voice sessions if `voice`, and
+    dead letters if `dead`.
 
     Raises InvalidKey, UsageError.
     """
@@ -128,6 +136,8 @@ def targets(
             (streams.bucket_subject(streams.CHECKPOINTS_BUCKET, key),),
         ),
     ]
+    if dead:
+        found.append(Target("dead letters", streams.DEAD_LETTERS, (f"{DEAD_PREFIX}.{events}",)))
     if voice:
         checkpoint = streams.bucket_subject(streams.VOICE_CHECKPOINTS_BUCKET, key)
         found += [
@@ -154,7 +164,8 @@ async def run(flags: argparse.Namespace) -> int:
     async with broker_of(flags, _NAME) as broker:
         voice = await _exists(broker, streams.VOICE_SESSIONS)
         queues = [streams.SESSIONS, *([streams.VOICE_SESSIONS] if voice else [])]
-        chosen = targets(*place, usage=flags.usage, voice=voice)
+        dead = await _exists(broker, streams.DEAD_LETTERS)  # not before a worker of this release
+        chosen = targets(*place, usage=flags.usage, voice=voice, dead=dead)
         counts = [(t.label, await _count(broker, t), t.stream) for t in chosen]
         open_keys: dict[str, list[SessionKey]] = {}
         for queue in queues:

@@ -53,12 +53,14 @@ def test_subjects_of_a_tenant_a_conversation_and_a_speaker() -> None:
         "audio": ("stt.audio.acme.>",),
         "events": ("stt.transcript.acme.>",),
         "checkpoints": ("$KV.stt_sessions.acme.>",),
+        "dead letters": ("stt.dead.acme.>",),
     }
     assert removed("acme", "call")["audio"] == ("stt.audio.acme.call.>",)
     assert removed("acme", "call", "anna") == {
         "audio": ("stt.audio.acme.call.anna",),
         "events": ("stt.transcript.acme.call.anna.>",),
         "checkpoints": ("$KV.stt_sessions.acme.call.anna",),
+        "dead letters": ("stt.dead.acme.call.anna.>",),
     }
 
 

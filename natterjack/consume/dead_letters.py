@@ -1,0 +1,133 @@
+"""Dead letters: events that a durable consumer has rejected, with the reason, stored apart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from nats.errors import Error as NatsError
+from nats.js.errors import NoStreamResponseError
+from pydantic_core import from_json, to_json
+
+from natterjack.broker import streams
+from natterjack.broker.connection import Broker, connect
+from natterjack.broker.fastpath import MessageTooLarge
+from natterjack.decoding import AnyEvent, decode_event
+from natterjack.errors import BadEvent, StreamMissing
+from natterjack.position import Position
+from natterjack.settings import BrokerSettings, load
+from natterjack.subjects import DEAD_PREFIX, check_token, dead_filter
+
+from .readahead import StoredMessage
+from .reader import DurableReader
+from .sharing.shares import key_of
+
+_TIMEOUT_S = 3.0
+_MAX_REASON = 1000
+_CURE = "a worker of this release creates it when it starts, or `natterjack streams apply`"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was rejected."""
+
+    event: AnyEvent | None
+    """None if the broker accepted nothing as large as the event with its reason. It is then in the
+    stream of transcripts only, at `position`."""
+    reason: str
+    attempt: int
+    """How often it was delivered."""
+    rejected_at: datetime
+    position: str
+    """Where the event was in the stream of transcripts."""
+
+
+def _encode(message: StoredMessage, reason: str, attempt: int, *, with_event: bool = True) -> bytes:
+    about = {
+        "reason": reason[:_MAX_REASON],
+        "attempt": attempt,
+        "rejected_at": datetime.now(UTC).isoformat(),
+        "position": str(message.position),
+    }
+    if not with_event:
+        return to_json(about)
+    return to_json(about)[:-1] + b',"event":' + message.data + b"}"
+
+
+async def bury(
+    broker: Broker, name: str, message: StoredMessage, reason: str, attempt: int
+) -> None:
+    """Store a rejected event; retry while the broker is away.
+
+    Raises: StreamMissing.
+    """
+    subject = f"{DEAD_PREFIX}.{key_of(message.subject).decode()}.{name}"
+    # Rejected again after a crash, it is stored once.
+    headers = {"Nats-Msg-Id": f"{name}:{message.position}"}
+    payload = _encode(message, reason, attempt)
+    while True:
+        stored = await broker.acks.publish(subject, payload, headers, _TIMEOUT_S)
+        try:
+            await stored
+            return
+        except NoStreamResponseError:
+            raise StreamMissing(f"stream {streams.DEAD_LETTERS} is missing: {_CURE}") from None
+        except MessageTooLarge:
+            payload = _encode(message, reason, attempt, with_event=False)
+        except (NatsError, TimeoutError):
+            await broker.wait_connected()
+
+
+async def dead_letters(
+    name: str,
+    tenant: str | None = None,
+    conversation: str | None = None,
+    speaker: str | None = None,
+    *,
+    broker: Broker | None = None,
+    settings: BrokerSettings | None = None,
+) -> AsyncIterator[DeadLetter]:
+    """Iterate over the events that the durable consumer `name` has rejected, oldest first.
+
+    Ends with the last one that is stored. They are kept as long as transcripts, but at most 10,000
+    of all durable consumers together. The user needs `--durable <name>`, or the role operator.
+
+    Raises: InvalidKey; NotAllowed; StreamMissing if no worker has created the streams yet.
+    """
+    subject = dead_filter(check_token("name", name), tenant, conversation, speaker)
+    own = None
+    if broker is None:
+        own = broker = await connect(settings or load(BrokerSettings), name="natterjack-dead")
+    reader = DurableReader(broker, streams.DEAD_LETTERS, subject, since="start", cure=_CURE)
+    try:
+        await reader.begin()
+        while reader.pending:
+            message = await reader.next(_TIMEOUT_S)
+            if message is not None and (letter := _decode(message.data)) is not None:
+                yield letter
+    finally:
+        with contextlib.suppress(NatsError, TimeoutError):
+            await reader.stop()
+        if own is not None:
+            await own.close()
+
+
+def _decode(payload: bytes) -> DeadLetter | None:
+    """The dead letter in a message; None if it is not one."""
+    try:
+        found: dict[str, Any] = from_json(payload)
+        position = Position.parse(found["position"])
+        event: AnyEvent | None = None
+        if "event" in found:
+            with contextlib.suppress(BadEvent):
+                event = decode_event(json.dumps(found["event"]).encode(), position)
+        return DeadLetter(
+            event, str(found["reason"]), int(found["attempt"]),
+            datetime.fromisoformat(found["rejected_at"]), str(position),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return None

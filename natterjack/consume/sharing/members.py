@@ -1,0 +1,90 @@
+"""The processes of a durable consumer tell each other that they live, and what they hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+
+from nats.errors import Error as NatsError
+
+from natterjack.broker.connection import Broker
+from natterjack.broker.fastpath import DirectSubscription
+from natterjack.subjects import DURABLE_PREFIX
+
+LIFE_S = 5.0
+"""A process that was not heard for so long is taken for dead."""
+
+
+class Members:
+    """The processes that are heard, this one excluded."""
+
+    def __init__(self, broker: Broker, name: str, own: str, changed: Callable[[], None]) -> None:
+        """`changed` is called when a process has come or gone, and when this one should answer."""
+        self._broker = broker
+        self._subject = f"{DURABLE_PREFIX}.{name}"
+        self._own = own
+        self._changed = changed
+        self._heard: dict[str, tuple[float, frozenset[int]]] = {}
+        self._since = 0.0
+        self._subscription: DirectSubscription | None = None
+
+    async def start(self) -> None:
+        """Subscribe, and ask who is there."""
+        self._subscription = await self._broker.client.listen(self._subject, self._received)
+        self.restart()
+        self.beat((), asks=True)
+
+    async def stop(self) -> None:
+        """Unsubscribe. Idempotent. Raises NATS's errors."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.end()
+
+    def restart(self) -> None:
+        """Nothing was heard while there was no connection: everybody may live."""
+        self._since = time.monotonic()
+        self._heard = {member: (self._since, held) for member, (_, held) in self._heard.items()}
+
+    @property
+    def certain(self) -> bool:
+        """Whether a process that is not heard is dead."""
+        return time.monotonic() - self._since > LIFE_S
+
+    def held(self) -> dict[str, frozenset[int]]:
+        """The shares of each process that lives."""
+        now = time.monotonic()
+        for member, (heard, _) in list(self._heard.items()):
+            if now - heard > LIFE_S:
+                del self._heard[member]
+        return {member: held for member, (_, held) in self._heard.items()}
+
+    def beat(self, held: Iterable[int], *, asks: bool = False, leaves: bool = False) -> bool:
+        """Tell the others; return whether it was sent."""
+        sign = {"member": self._own, "shares": sorted(held), "asks": asks, "leaves": leaves}
+        if not self._broker.connected:
+            return False
+        try:
+            self._broker.client.post(self._subject, json.dumps(sign).encode())
+        except NatsError:
+            return False
+        return True
+
+    def _received(
+        self, _subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes
+    ) -> None:
+        try:
+            sign = json.loads(data)
+            member, held = str(sign["member"]), frozenset(map(int, sign["shares"]))
+            asks, leaves = bool(sign.get("asks")), bool(sign.get("leaves"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if member == self._own:
+            return
+        known = member in self._heard
+        if leaves:
+            self._heard.pop(member, None)
+        else:
+            self._heard[member] = (time.monotonic(), held)
+        if asks or leaves or not known:
+            self._changed()
