@@ -1,0 +1,92 @@
+"""The examples that read transcripts, while the broker is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from natterjack.broker.connection import Broker
+from natterjack.settings import BrokerSettings
+from natterjack.subjects import SessionKey
+from tests.forking import Process, launch
+from tests.nats_server import NatsServer
+from tests.waiting import until, within
+
+from .by_hand import Session
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+KEY = SessionKey("t", "c", "caller")
+
+pytestmark = [pytest.mark.process, pytest.mark.interpreter]
+
+
+@contextlib.contextmanager
+def running(settings: BrokerSettings, *arguments: str) -> Any:
+    """An example, with its output in a pipe."""
+    name, *rest = arguments
+    env = {**os.environ, "NATS_URL": settings.url}
+    process = launch((str(EXAMPLES / name), *rest), env=env, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+async def output(process: Process) -> list[dict[str, Any]]:
+    """Wait for the end of an example that prints JSON."""
+    assert process.stdout is not None
+    async with within(60):
+        text = await asyncio.to_thread(process.stdout.read)
+    assert process.wait() == 0
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def restart(server: NatsServer, broker: Broker) -> None:
+    server.kill()
+    await until(lambda: not broker.connected, "the connection is lost")
+    await asyncio.to_thread(server.start)
+    await broker.wait_connected()
+
+
+async def test_agent_assist_answers_each_turn_once(
+    broker_settings: BrokerSettings, ready_broker: Broker, nats_server: NatsServer
+) -> None:
+    session = Session(ready_broker, KEY, "session-1")
+    with running(broker_settings, "agent_assist.py", *KEY) as example:
+        for turn in range(3):
+            await session.turn("started")
+            await session.final("I forgot")
+            if turn:
+                await restart(nats_server, ready_broker)
+            await session.final(f"my password, number {turn}")
+            await session.turn("ended")
+        await session.closed()
+        answers = await output(example)
+    assert [answer["question"] for answer in answers] == [
+        f"I forgot my password, number {turn}" for turn in range(3)
+    ]
+    assert {tuple(answer["articles"]) for answer in answers} == {("How to set a new password",)}
+
+
+async def test_talk_time_adds_up_all_that_is_stored(
+    broker_settings: BrokerSettings, ready_broker: Broker
+) -> None:
+    for speaker, count in (("caller", 3), ("agent", 5)):
+        session = Session(ready_broker, KEY._replace(speaker=speaker), f"of-{speaker}")
+        for _ in range(count):
+            await session.final("two words")
+    with running(broker_settings, "talk_time.py", "t") as example:
+        rows = await output(example)
+    assert [(row["speaker"], row["seconds"], row["words"]) for row in rows] == [
+        ("agent", 5.0, 10), ("caller", 3.0, 6),
+    ]  # fmt: skip
