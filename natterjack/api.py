@@ -1,7 +1,9 @@
 """The API for downstream services, which `natterjack` exports."""
 
+from . import sync
 from .broker.connection import Broker, connect, connected
 from .broker.control import control_session, control_voice
+from .consume.conversation import follow, transcript
 from .consume.dead_letters import DeadLetter, dead_letters
 from .consume.durable import Deliveries, Delivery, durable
 from .consume.listener import listen
@@ -111,8 +113,11 @@ __all__ = [
     "dead_letters",
     "decode_event",
     "durable",
+    "follow",
     "listen",
     "parse_event",
     "parse_voice_event",
     "speak",
+    "sync",
+    "transcript",
 ]

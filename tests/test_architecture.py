@@ -37,6 +37,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"speaking", "webhook"},
         {"local"},
         {"cli"},
+        {"sync"},
         {"__main__", "api"},
         {"__init__"},
     ],

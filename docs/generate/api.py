@@ -18,6 +18,7 @@ _ELSEWHERE = {
     "natterjack.control": "events.md",
     "natterjack.spec": "events.md",
     "natterjack.settings": "settings.md",
+    "natterjack.transcripts.model": "transcript-json.md",
     "natterjack.voice.control": "events.md",
     "natterjack.voice.events": "events.md",
     "natterjack.voice.spec": "events.md",
@@ -68,6 +69,8 @@ def _attributes(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 text = str(following.value.value)
             annotation = ast.unparse(statement.annotation)
+            if annotation.startswith("Annotated["):
+                annotation, text = _described(statement.annotation)
             if annotation.startswith("ClassVar["):
                 annotation = annotation.removeprefix("ClassVar[").removesuffix("]")
             shown = f"{statement.target.id}: {annotation}"
@@ -75,6 +78,18 @@ def _attributes(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
             if simple:
                 shown += f" = {ast.unparse(statement.value)}"  # type: ignore[arg-type]
             yield code(shown), cell(inspect.cleandoc(text))
+
+
+def _described(annotation: ast.expr) -> tuple[str, str]:
+    """The type in `Annotated[type, Field(description=...)]`, and the description."""
+    assert isinstance(annotation, ast.Subscript)
+    assert isinstance(annotation.slice, ast.Tuple)
+    shown, *others = annotation.slice.elts
+    for field in others:
+        for argument in field.keywords if isinstance(field, ast.Call) else ():
+            if argument.arg == "description" and isinstance(argument.value, ast.Constant):
+                return ast.unparse(shown), str(argument.value.value)
+    return ast.unparse(shown), ""
 
 
 def _function(function: Function, level: str) -> str:
@@ -185,6 +200,8 @@ def python_page() -> str:
 def module_of(name: str) -> str:
     """The module that defines a name which `natterjack` exports."""
     value = getattr(natterjack, name)
+    if inspect.ismodule(value):
+        return value.__name__
     for union, module in _UNIONS.items():
         if value is getattr(natterjack, union):
             return module

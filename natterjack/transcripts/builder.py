@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Collection
 
-from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.decoding import AnyEvent, UnknownEvent
+from natterjack.events import FinalEvent, InterimEvent, StatusEvent
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .coverage import Stretches
@@ -15,6 +16,8 @@ from .track import Placed, Track, moment
 from .transcript import Transcript
 
 PAUSE_SECONDS = 2.0
+_Used = FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent | UnknownEvent
+"""Of the events of later releases, only that a session has ended."""
 
 
 class TranscriptBuilder:
@@ -44,6 +47,8 @@ class TranscriptBuilder:
         self._tracks: dict[str, Track] = {}
         self._by_number: list[Track] = []
         self._waiting: frozenset[str] = frozenset()
+        self._repeats: set[str] = set()
+        """The sessions that others repeat."""
         self._placed: list[Placed] = []
         """All segments, in order."""
         self._segments: list[Segment] = []
@@ -60,15 +65,13 @@ class TranscriptBuilder:
 
     # ---- events ----------------------------------------------------------------------------------
 
-    def add(self, event: Event | VoiceEvent | object) -> bool:
+    def add(self, event: AnyEvent | VoiceEvent | object) -> bool:
         """Add one event. Return whether it changes the transcript, which turn and usage events, for
         example, do not.
 
         Raises: ValueError for an event of another conversation.
         """
-        if not isinstance(
-            event, FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent
-        ):
+        if not isinstance(event, _Used):
             return False
         names = (event.tenant, event.conversation)
         if self._names != names:
@@ -80,9 +83,7 @@ class TranscriptBuilder:
             self._last = None
         return changed
 
-    def _track(
-        self, event: FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent
-    ) -> Track:
+    def _track(self, event: _Used) -> Track:
         track = self._tracks.get(event.session_id)
         if track is None:
             spoken = isinstance(event, UtteranceEvent | VoiceStatusEvent)
@@ -94,14 +95,11 @@ class TranscriptBuilder:
             self._tracks[event.session_id] = track
             self._by_number.append(track)
             if track.repeats is not None:
+                self._repeats.add(track.repeats)
                 self._stale, self._gaps = True, None
         return track
 
-    def _add(
-        self,
-        track: Track,
-        event: FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent,
-    ) -> bool:
+    def _add(self, track: Track, event: _Used) -> bool:
         if isinstance(event, InterimEvent):
             return track.add_interim(event)
         track.epoch = max(track.epoch, event.epoch)
@@ -121,6 +119,11 @@ class TranscriptBuilder:
                 return False
             if event.event != "started":
                 self._stale = True
+        elif isinstance(event, UnknownEvent):
+            if not event.closing or track.closing is not None:
+                return False
+            track.close(event)
+            self._gaps = None
         else:
             if not track.add_status(event):
                 return False
@@ -131,9 +134,7 @@ class TranscriptBuilder:
 
     def _repeated(self, track: Track) -> bool:
         """Whether the track repeats another, or is repeated."""
-        return track.repeats is not None or any(
-            other.repeats == track.session_id for other in self._by_number
-        )
+        return track.repeats is not None or track.session_id in self._repeats
 
     def wait_for(self, session_ids: Collection[str]) -> bool:
         """Tell which sessions are in the queue, or will be. The conversation stays open until they
@@ -148,10 +149,17 @@ class TranscriptBuilder:
     @property
     def open(self) -> bool:
         """Whether a session of the conversation has not ended."""
-        tracks = self._tracks
-        return any(track.closing is None for track in self._by_number) or any(
-            session not in tracks for session in self._waiting
-        )
+        return self.running or any(session not in self._tracks for session in self._waiting)
+
+    @property
+    def running(self) -> bool:
+        """Whether a session that has begun has not ended."""
+        return any(track.closing is None for track in self._by_number)
+
+    @property
+    def sessions(self) -> set[str]:
+        """The IDs of the sessions of which an event was added."""
+        return set(self._tracks)
 
     @property
     def successors(self) -> set[str]:
@@ -226,11 +234,11 @@ class TranscriptBuilder:
         those behind it."""
         groups: dict[str, list[tuple[int, int, Track]]] = {}
         for track in self._by_number:
-            chain = self._repeats(track)
+            chain = self._chain(track)
             groups.setdefault(chain[-1], []).append((-len(chain), -track.number, track))
         return [[track for _, _, track in sorted(group)] for group in groups.values()]
 
-    def _repeats(self, track: Track) -> list[str]:
+    def _chain(self, track: Track) -> list[str]:
         """The IDs of a session, of the one that it repeats, of the one that this repeats ..."""
         chain = [track.session_id]
         while (known := self._tracks.get(chain[-1])) and known.repeats not in (None, *chain):

@@ -7,6 +7,7 @@ from bisect import bisect_right, insort
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from natterjack.decoding import UnknownEvent
 from natterjack.events import FinalEvent, InterimEvent, StatusEvent, Word
 from natterjack.voice.events import UtteranceEvent, VoiceStatusEvent
 
@@ -86,7 +87,7 @@ class Track:
         """Wall-clock time of position 0, and from which position in seconds on it is valid."""
         self.origin_us: int | None = None
         """Wall-clock time of position 0, as the first final has it."""
-        self.closing: StatusEvent | VoiceStatusEvent | None = None
+        self.closing: StatusEvent | VoiceStatusEvent | UnknownEvent | None = None
         self._state = "open"
         self._reason: str | None = None
         self._status_sequence = -1
@@ -134,8 +135,14 @@ class Track:
         self._status_sequence = event.sequence
         self._state, self._reason = event.state, event.reason
         if event.closing:
-            self.closing, self.interim = event, None
+            self.close(event)
         return True
+
+    def close(self, event: StatusEvent | VoiceStatusEvent | UnknownEvent) -> None:
+        """Close the session with its closing event."""
+        self.closing, self.interim = event, None
+        if isinstance(event, UnknownEvent):
+            self._state = str(event.raw.get("state"))
 
     def summary(self) -> TranscriptSession:
         """The session as the transcript lists it."""
@@ -280,7 +287,7 @@ class Track:
         if self.closing is not None:
             end = self.end
             if end is None:
-                failed = self.closing.state == "failed"
+                failed = self._state == "failed"
                 end = (self.finals[-1].end if self.finals else 0.0) if failed else math.inf
         else:
             end = self.finals[-1].end if self.finals else 0.0

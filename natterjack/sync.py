@@ -1,0 +1,168 @@
+"""`listen`, `transcript` and `follow` without asyncio, for programs and notebooks that block::
+
+    from natterjack import sync
+
+    for event in sync.listen(tenant="acme", since="start"):
+        ...
+
+They take the parameters of the functions of `natterjack` that have the same names, except `broker`,
+and raise the same errors. Each call has a thread, an event loop and a connection of its own, which
+end with the loop over the events, by Ctrl-C too: use `contextlib.closing` for a loop that is left
+before its end. They may be used in several threads, and where an event loop already runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from .consume import conversation, listener
+from .errors import UsageError
+
+__all__ = ["follow", "listen", "transcript"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AHEAD = 256
+"""Stored events that are read ahead of the program."""
+_LOOK_S = 0.5
+"""How often a waiting thread looks for Ctrl-C where the system does not interrupt it."""
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, for the block."""
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        # A daemon: a loop over events that was left and forgotten does not keep the program alive.
+        self._thread = threading.Thread(target=self._main, name="natterjack", daemon=True)
+        self._thread.start()
+        return self
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop, and wait for its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while not future.done():
+            concurrent.futures.wait((future,), _LOOK_S)
+        return future.result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if sys.is_finalizing():  # the program ends, and other threads stand still
+            return
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+async def _cancel_others() -> None:
+    """Cancel what still runs in this loop, after Ctrl-C for example."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class _ReadAhead:
+    """Takes what a source yields before it is asked for, up to _AHEAD."""
+
+    def __init__(self, source: AsyncGenerator[T, None]) -> None:
+        self._source = source
+        self._items: deque[Any] = deque()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def _pump(self) -> None:
+        async for item in self._source:
+            self._items.append(item)
+            self._changed.set()
+            while len(self._items) >= _AHEAD:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def take(self) -> list[Any]:
+        """All that was read; nothing at the end of the source."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._pump())
+            self._task.add_done_callback(lambda _: self._changed.set())
+        while not self._items:
+            if self._task.done():
+                self._task.result()  # raises
+                return []
+            self._changed.clear()
+            await self._changed.wait()
+        items = list(self._items)
+        self._items.clear()
+        self._changed.set()
+        return items
+
+
+def _iterated(source: AsyncGenerator[T, None], ahead: bool) -> Generator[T, None, None]:
+    async def one() -> list[T]:
+        try:
+            return [await anext(source)]
+        except StopAsyncIteration:
+            return []
+
+    with _LoopThread() as thread:
+        take = _ReadAhead(source).take if ahead else one
+        try:
+            while items := thread.run(take()):
+                yield from items
+        finally:
+            if not sys.is_finalizing():
+                thread.run(_closed(source))
+
+
+async def _closed(source: AsyncGenerator[Any, None]) -> None:
+    await _cancel_others()
+    await source.aclose()
+
+
+def _blocking_iterator(
+    function: Callable[P, AsyncGenerator[T, None]],
+) -> Callable[P, Generator[T, None, None]]:
+    @functools.wraps(function)
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        _check(kwargs)
+        # Interims must not wait: the newest one is wanted when the program asks.
+        ahead = "interims" in kwargs and kwargs["interims"] is None
+        return _iterated(function(*args, **kwargs), ahead)
+
+    return blocking
+
+
+def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> T:
+        _check(kwargs)
+        with _LoopThread() as thread:
+            return thread.run(function(*args, **kwargs))
+
+    return blocking
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    if arguments.get("broker") is not None:
+        raise UsageError("broker: a connection belongs to another event loop; give `settings`")
+
+
+listen = _blocking_iterator(listener.listen)
+follow = _blocking_iterator(conversation.follow)
+transcript = _blocking(conversation.transcript)
