@@ -1,53 +1,405 @@
-"""durable() on a real broker: acknowledged events, several processes' worth of participants."""
+"""durable() on a real broker: acknowledged events, in order, shared among participants."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from nats.errors import Error as NatsError
 
 import natterjack
+from natterjack.broker import streams
 from natterjack.broker.connection import Broker
-from natterjack.consume.durable import Delivery
-from natterjack.events import FinalEvent
-from natterjack.settings import BrokerSettings
+from natterjack.broker.streams import ensure
+from natterjack.consume.sharing.shares import SHARES
+from natterjack.errors import InvalidKey, UsageError
+from natterjack.events import FinalEvent, TurnEvent
+from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
-from tests.waiting import within
+from tests.nats_server import NatsServer
+from tests.waiting import until, within
 
 
-def final(n: int, speaker: str = "s", conversation: str = "c") -> FinalEvent:
-    return FinalEvent(
-        session_id=f"session-{conversation}-{speaker}", tenant="t", conversation=conversation,
-        speaker=speaker, epoch=1, published_at=datetime.now(UTC), sequence=n, segment=n,
-        text=f"final {n}", start=n, end=n + 1,
-    )  # fmt: skip
+def _common(n: int, speaker: str) -> dict[str, Any]:
+    return {
+        "session_id": f"session-{speaker}", "tenant": "t", "conversation": "c", "speaker": speaker,
+        "epoch": 1, "sequence": n, "published_at": datetime.now(UTC),
+    }  # fmt: skip
 
 
-async def publish(broker: Broker, *events: FinalEvent) -> None:
+def final(n: int, speaker: str = "s") -> FinalEvent:
+    return FinalEvent(**_common(n, speaker), segment=n, text=f"final {n}", start=n, end=n + 1)
+
+
+def turn(n: int, speaker: str = "s") -> TurnEvent:
+    return TurnEvent(**_common(n, speaker), turn=n, event="ended")
+
+
+async def publish(broker: Broker, *events: FinalEvent | TurnEvent) -> None:
     js = broker.client.jetstream()
     for event in events:
         key = SessionKey(event.tenant, event.conversation, event.speaker)
-        await js.publish(transcript_subject(key, "final"), event.encode())
+        await js.publish(transcript_subject(key, event.type), event.encode())
 
 
-async def take(deliveries: natterjack.Deliveries, count: int) -> list[Delivery]:
-    async with within(30):
+async def stored(broker: Broker, event: FinalEvent) -> bool:
+    """Try to publish."""
+    try:
+        await publish(broker, event)
+    except (NatsError, TimeoutError):
+        return False
+    return True
+
+
+async def take(deliveries: natterjack.Deliveries, count: int) -> list[natterjack.Delivery]:
+    async with within(60):
         return [await anext(deliveries) for _ in range(count)]
 
 
+async def acknowledged(deliveries: natterjack.Deliveries, count: int) -> list[str]:
+    """The ids of the next events, each acknowledged."""
+    found = []
+    for _ in range(count):
+        (one,) = await take(deliveries, 1)
+        await one.ack()
+        found.append(str(one.event.id))
+    return found
+
+
+def ids(deliveries: list[natterjack.Delivery]) -> list[str]:
+    return [str(delivery.event.id) for delivery in deliveries]
+
+
+@contextlib.asynccontextmanager
+async def quiet(deliveries: natterjack.Deliveries) -> AsyncIterator[None]:
+    """Nothing is delivered during the block."""
+    waiting = asyncio.ensure_future(anext(deliveries))
+    try:
+        yield
+        assert not waiting.done(), waiting.result().event
+    finally:
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+
+@pytest.fixture
+def options(broker_settings: BrokerSettings) -> dict[str, Any]:
+    return {"start": "start", "settings": broker_settings}
+
+
 async def test_what_is_acknowledged_does_not_come_again(
-    ready_broker: Broker, broker_settings: BrokerSettings
+    ready_broker: Broker, options: dict[str, Any]
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
-    async with natterjack.durable("x", start="start", settings=broker_settings) as deliveries:
-        for n in range(3):
-            (one,) = await take(deliveries, 1)
-            assert (one.event.id, one.attempt) == (f"session-c-s:{n}", 1)
-            await one.ack()
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 3) == [f"session-s:{n}" for n in range(3)]
         (left,) = await take(deliveries, 1)
-        assert left.event.id == "session-c-s:3"
-    async with natterjack.durable("x", settings=broker_settings) as deliveries:
+        assert (left.event.id, left.attempt) == ("session-s:3", 1)
+    async with natterjack.durable("x", **options) as deliveries:
         (again,) = await take(deliveries, 1)
-        assert (again.event.id, again.attempt) == ("session-c-s:3", 2)
-        assert again.position == left.position
+        assert (again.event.id, again.attempt) == ("session-s:3", 2)
+        assert again.position == left.position == again.event.position
+        await left.ack()  # of a delivery that does not count any more
+        async with quiet(deliveries):
+            await publish(ready_broker, final(5))
+            await until(lambda: deliveries.pending == 3, "it is read")
         await again.ack()
-        (last,) = await take(deliveries, 1)
-        assert (last.event.id, last.attempt) == ("session-c-s:4", 1)
+        assert await acknowledged(deliveries, 2) == ["session-s:4", "session-s:5"]
+        assert deliveries.pending == 0
+
+
+async def test_a_retried_event_holds_back_its_session_only(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, final(0, "a"), final(1, "a"), final(0, "b"), final(1, "b"))
+    async with natterjack.durable("x", **options) as deliveries:
+        first, other = await take(deliveries, 2)
+        assert ids([first, other]) == ["session-a:0", "session-b:0"]
+        await first.retry(0.5)
+        await other.ack()
+        later = await take(deliveries, 2)
+        assert [(d.event.id, d.attempt) for d in later] == [("session-b:1", 1), ("session-a:0", 2)]
+        await later[1].ack()
+        assert ids(await take(deliveries, 1)) == ["session-a:1"]
+
+
+async def test_a_retry_is_remembered_by_the_next_process(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, final(0, "a"), final(0, "b"))
+    async with natterjack.durable("x", **options) as deliveries:
+        for _ in range(2):
+            first, second = await take(deliveries, 2)
+            await first.retry(0)
+            await second.retry(0)
+        first, second = await take(deliveries, 2)
+        await first.retry(3600)
+        await second.ack()
+    await publish(ready_broker, final(1, "a"), final(1, "b"))
+    async with natterjack.durable("x", **options) as deliveries:
+        wanted = "session-b:1" if first.event.speaker == "a" else "session-a:1"
+        assert await acknowledged(deliveries, 1) == [wanted]
+        async with quiet(deliveries):
+            await until(lambda: deliveries.pending == 2, "the rest waits")
+
+
+async def test_a_rejected_event_is_a_dead_letter(
+    ready_broker: Broker, options: dict[str, Any], broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, final(0), final(1))
+    async with natterjack.durable("x", **options) as deliveries:
+        (one,) = await take(deliveries, 1)
+        await one.retry()
+        (one,) = await take(deliveries, 1)
+        await one.reject('no "customer"\nof this name')
+        assert await acknowledged(deliveries, 1) == ["session-s:1"]
+    (letter,) = [
+        letter async for letter in natterjack.dead_letters("x", "t", settings=broker_settings)
+    ]
+    assert letter.event == one.event
+    assert (letter.reason, letter.attempt) == ('no "customer"\nof this name', 2)
+    assert letter.position == one.position
+    assert letter.rejected_at.tzinfo is not None
+    for name, tenant in (("y", None), ("x", "other")):
+        assert [x async for x in natterjack.dead_letters(name, tenant, broker=ready_broker)] == []
+
+
+async def test_a_batch_has_events_of_many_sessions_in_order(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    events = [final(n, speaker) for n in range(4) for speaker in "abc"]
+    await publish(ready_broker, *events)
+    async with natterjack.durable("x", **options) as deliveries:
+        batches = deliveries.batches(10, 30)
+        async with within(30):
+            first = await anext(batches)
+        assert ids(first) == [event.id for event in events[:10]]
+        await first[1].retry()  # the second event of the batch: what follows of b comes again
+        for delivery in (first[0], *first[2:]):
+            await delivery.ack()
+        async with within(30):
+            second = await anext(deliveries.batches(10, 0.5))
+        # What had followed it in the batch was acknowledged, and comes again all the same.
+        assert [one for one in ids(second) if "-b:" in one] == [f"session-b:{n}" for n in range(4)]
+        assert len(second) == 5
+        assert "session-c:3" in ids(second)
+    with pytest.raises(UsageError, match="size"):
+        await anext(deliveries.batches(0, 1))
+
+
+async def test_a_batch_that_is_not_full_ends_in_time(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    async with natterjack.durable("x", **options) as deliveries:
+        batch = asyncio.ensure_future(anext(deliveries.batches(10, 0.2)))
+        await publish(ready_broker, final(0))
+        async with within(30):
+            assert ids(await batch) == ["session-s:0"]
+
+
+async def test_an_event_that_is_not_settled_in_time_comes_again(
+    ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await publish(ready_broker, final(0))
+    async with natterjack.durable("x", ack_wait=0.3, **options) as deliveries:
+        first, second = await take(deliveries, 2)
+        assert first.event == second.event
+        assert second.attempt == 2
+        assert not first.counts
+        await first.reject("too late")
+        await second.ack()
+    assert "not settled within 0.3 s" in caplog.text
+    assert [x async for x in natterjack.dead_letters("x", broker=ready_broker)] == []
+
+
+async def test_no_more_events_are_under_way_than_allowed(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, *(final(0, speaker) for speaker in "abcd"))
+    async with natterjack.durable("x", max_in_flight=2, **options) as deliveries:
+        first, _ = await take(deliveries, 2)
+        async with quiet(deliveries):
+            await until(lambda: deliveries.pending == 4, "all are read")
+        await first.ack()
+        assert len(await take(deliveries, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted"),
+    [(["turn"], ["1"]), (["final", "turn"], ["0", "1"]), (None, ["0", "1"]), (["status"], [])],
+)
+async def test_kinds(
+    ready_broker: Broker, options: dict[str, Any], kinds: list[str] | None, wanted: list[str]
+) -> None:
+    await publish(ready_broker, final(0), turn(1))
+    async with natterjack.durable("x", kinds=kinds, **options) as deliveries:
+        assert await acknowledged(deliveries, len(wanted)) == [f"session-s:{n}" for n in wanted]
+        async with quiet(deliveries):
+            await until(lambda: deliveries.pending == 0, "nothing else is wanted")
+
+
+async def test_where_a_durable_consumer_begins(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    await publish(ready_broker, final(0), final(1))
+    async with natterjack.durable("all", start="start", settings=broker_settings) as deliveries:
+        (first,) = await take(deliveries, 1)
+    starts = {
+        "new": None, "after": first.position, "ago": timedelta(hours=1),
+        "at": datetime.now(UTC) + timedelta(hours=1),
+    }  # fmt: skip
+    found = {}
+    for name, start in starts.items():
+        async with natterjack.durable(name, start=start, settings=broker_settings) as deliveries:
+            await until(lambda d=deliveries: d._participant.backlog.shares, "it has begun")
+        if name == "new":  # later: it has begun, though it does not run
+            await publish(ready_broker, final(2))
+        async with natterjack.durable(name, settings=broker_settings) as deliveries:
+            if name != "at":
+                found[name] = await acknowledged(deliveries, 1)
+            else:
+                async with quiet(deliveries):
+                    await publish(ready_broker, final(3))
+    assert found == {"new": ["session-s:2"], "after": ["session-s:1"], "ago": ["session-s:0"]}
+
+
+async def test_processes_share_the_work_and_take_over_from_one_that_ends(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    async with natterjack.durable("x", **options) as one:
+        async with natterjack.durable("x", **options) as two:
+            shares = [d._participant.backlog.shares for d in (one, two)]
+            await until(lambda: [len(s) for s in shares] == [SHARES / 2] * 2, "each has half")
+            speakers = [f"s{number}" for number in range(40)]
+            await publish(ready_broker, *(final(0, speaker) for speaker in speakers))
+            got: list[set[str]] = [set(), set()]
+
+            async def read(deliveries: natterjack.Deliveries, into: set[str]) -> None:
+                async for delivery in deliveries:
+                    into.add(delivery.event.speaker)
+                    await delivery.ack()
+
+            reading = [
+                asyncio.create_task(read(d, g)) for d, g in zip((one, two), got, strict=True)
+            ]
+            await until(lambda: len(got[0] | got[1]) == 40, "all is read")
+            for task in reading:
+                task.cancel()
+            await asyncio.wait(reading)
+            assert got[0]
+            assert got[1]
+            assert not got[0] & got[1]
+            await publish(ready_broker, *(final(1, speaker) for speaker in speakers))
+            await take(two, 3)  # and not acknowledged
+        found = await take(one, 40)
+    assert {delivery.event.speaker for delivery in found} == set(speakers)
+    assert [d.attempt for d in found].count(2) == 3
+
+
+async def test_a_restart_of_the_broker_costs_nothing(
+    nats_server: NatsServer, ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, *(final(n) for n in range(3)))
+    async with natterjack.durable("x", **options) as deliveries:
+        (one,) = await take(deliveries, 1)
+        nats_server.kill()
+        await one.ack()
+        nats_server.start()
+        await until(lambda: stored(ready_broker, final(3)), "the broker is back")
+        assert await acknowledged(deliveries, 3) == [f"session-s:{n}" for n in (1, 2, 3)]
+    await publish(ready_broker, final(4))
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:4"]
+
+
+async def test_progress_that_is_deleted_is_written_again(
+    ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await publish(ready_broker, final(0), final(1))
+    js, bucket = ready_broker.client.jetstream(), f"KV_{streams.DURABLES_BUCKET}"
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:0"]
+        await js.purge_stream(bucket)
+        assert await acknowledged(deliveries, 1) == ["session-s:1"]
+        await until(lambda: "the stored progress was deleted" in caplog.text, "it is noticed")
+        await js.delete_stream(bucket)
+        await publish(ready_broker, final(2))
+        assert await acknowledged(deliveries, 1) == ["session-s:2"]
+        await until(lambda: "bucket stt_durables is missing" in caplog.text, "it is noticed")
+        await ensure(ready_broker, StreamSettings())
+        await publish(ready_broker, final(3))
+        assert await acknowledged(deliveries, 1) == ["session-s:3"]
+    await publish(ready_broker, final(4))
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:4"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_events_of_a_stream_that_was_recreated_are_delivered(
+    ready_broker: Broker, options: dict[str, Any], running: bool
+) -> None:
+    js = ready_broker.client.jetstream()
+    await publish(ready_broker, *(final(n) for n in range(5)))
+
+    async def recreate() -> None:
+        await js.delete_stream(streams.TRANSCRIPTS)
+        await ensure(ready_broker, StreamSettings())
+        await publish(ready_broker, final(10), final(11))
+
+    async with natterjack.durable("x", **options) as deliveries:
+        await acknowledged(deliveries, 5)
+        if running:
+            await recreate()
+            assert await acknowledged(deliveries, 2) == ["session-s:10", "session-s:11"]
+    if not running:
+        await recreate()
+    await publish(ready_broker, final(12))
+    async with natterjack.durable("x", **options) as deliveries:
+        left = ["session-s:12"] if running else [f"session-s:{n}" for n in (10, 11, 12)]
+        assert await acknowledged(deliveries, len(left)) == left
+
+
+async def test_it_waits_for_streams(
+    broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with natterjack.durable("x", **options) as deliveries:
+        await until(lambda: "bucket stt_durables is missing: a worker" in caplog.text, "it says so")
+        await ensure(broker, StreamSettings())
+        await publish(broker, final(0))
+        assert await acknowledged(deliveries, 1) == ["session-s:0"]
+    assert caplog.text.count("is missing") <= 2
+
+
+async def test_a_message_that_is_no_event_is_left_out(
+    ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"nonsense")
+    await publish(ready_broker, final(0))
+    caplog.set_level(logging.WARNING)
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:0"]
+    assert "not an event" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "error"),
+    [
+        ("a.b", {}, InvalidKey),
+        ("x", {"tenant": "a b"}, InvalidKey),
+        ("x", {"kinds": ["interim"]}, UsageError),
+        ("x", {"kinds": ["words"]}, UsageError),
+        ("x", {"start": "yesterday"}, UsageError),
+        ("x", {"ack_wait": 0}, UsageError),
+        ("x", {"max_in_flight": 0}, UsageError),
+    ],
+)
+async def test_impossible_values(name: str, values: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        async with natterjack.durable(name, settings=BrokerSettings(url="nats://x"), **values):
+            pass

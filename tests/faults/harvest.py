@@ -1,0 +1,204 @@
+"""Processes of a durable consumer, and the broker, are killed while sessions speak.
+
+    python -m tests.faults.harvest --kills 100 --broker-kills 20 --sessions 50
+
+The events are published as a worker publishes them. At the end, what the processes have handled
+must be what was published: every event, each session in order, twins known by their id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from natterjack.broker.connection import connected
+from natterjack.broker.streams import ensure
+from natterjack.settings import BrokerSettings, StreamSettings
+from tests.forking import Process, launch
+from tests.nats_server import NatsServer
+from tests.waiting import until
+
+from .speech_writer import Speech, speeches
+
+_MODULE = "tests.faults.consumer_program"
+
+
+@dataclass
+class Settings:
+    """Parameters of a run."""
+
+    kills: int
+    """How many processes are killed."""
+    broker_kills: int
+    sessions: int
+    finals: int = 40
+    """Of each session."""
+    pause: float = 0.5
+    """Average seconds between two finals of a session."""
+    processes: int = 3
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """The result of a run."""
+
+    published: int = 0
+    handled: int = 0
+    """Lines that the processes have written, twins included."""
+    twins: int = 0
+    kills: int = 0
+    broker_kills: int = 0
+    seconds: float = 0.0
+    missing: list[str] = field(default_factory=list)
+    out_of_order: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    """Sessions whose transcript is not what was published."""
+    unlike: list[str] = field(default_factory=list)
+    """Twins whose content differs."""
+
+    @property
+    def clean(self) -> bool:
+        return not (self.missing or self.out_of_order or self.different or self.unlike)
+
+
+class Harvest:
+    """One durable consumer, and what it is to survive."""
+
+    def __init__(self, server: NatsServer, directory: Path, settings: Settings) -> None:
+        self._server = server
+        self._path = directory / "handled.jsonl"
+        self._log = directory / "consumers.log"
+        self._settings = settings
+        self._random = random.Random(settings.seed)
+        self._processes: list[Process] = []
+        self._seeds = iter(range(settings.seed * 10_000, 10**9))
+        self.outcome = Outcome()
+
+    def _launch(self) -> Process:
+        arguments = ("-m", _MODULE, "harvest", str(self._path), str(next(self._seeds)))
+        env = {**os.environ, "NATS_URL": self._server.url, "NATTERJACK_LOG_FORMAT": "text"}
+        with self._log.open("ab") as log:
+            return launch(arguments, env=env, stdout=subprocess.DEVNULL, stderr=log)
+
+    def _kill(self) -> None:
+        index = self._random.randrange(len(self._processes))
+        process = self._processes[index]
+        assert process.poll() is None, f"a process has ended:\n{self._log.read_text()[-3000:]}"
+        process.kill()
+        process.wait()
+        self._processes[index] = self._launch()
+        self.outcome.kills += 1
+
+    async def _kill_all(self) -> None:
+        """Kill processes, and the broker now and then, until the sessions have almost ended."""
+        settings = self._settings
+        of_broker = settings.broker_kills
+        duration = 2 * settings.finals * settings.pause * 0.45
+        steps = ["process"] * settings.kills + ["broker"] * of_broker
+        self._random.shuffle(steps)
+        for step in steps:
+            await asyncio.sleep(self._random.uniform(0, 2) * duration / len(steps))
+            if step == "process":
+                self._kill()
+            else:
+                self._server.kill()
+                await asyncio.sleep(self._random.choice((0, 0.5, 2)))
+                await asyncio.to_thread(self._server.start)
+                self.outcome.broker_kills += 1
+
+    async def run(self) -> Outcome:
+        """Run, and compare."""
+        began, settings = time.monotonic(), self._settings
+        async with connected(BrokerSettings(url=self._server.url), name="writer") as broker:
+            await ensure(broker, StreamSettings(kinds=("transcribe",)))
+            spoken = speeches(broker, settings.sessions, settings.seed)
+            try:
+                self._processes = [self._launch() for _ in range(settings.processes)]
+                async with asyncio.TaskGroup() as tasks:
+                    for speech in spoken:
+                        tasks.create_task(speech.run(settings.finals, settings.pause))
+                    tasks.create_task(self._kill_all())
+                expected = {event.id for speech in spoken for event in speech.events}
+                await until(
+                    lambda: expected <= {line["id"] for line in self._lines()},
+                    "all events are handled", 120,
+                )  # fmt: skip
+            finally:
+                for process in self._processes:
+                    process.kill()
+                    process.wait()
+            self._compare(spoken)
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _compare(self, spoken: list[Speech]) -> None:
+        outcome, lines = self.outcome, self._lines()
+        first: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            known = first.setdefault(line["id"], line)
+            if (known["text"], known["position"]) != (line["text"], line["position"]):
+                outcome.unlike.append(line["id"])
+        outcome.handled, outcome.twins = len(lines), len(lines) - len(first)
+        order = list(first)
+        for speech in spoken:
+            wanted = [event.id for event in speech.events]
+            outcome.published += len(wanted)
+            outcome.missing += [one for one in wanted if one not in first]
+            if [one for one in order if first[one]["session"] == speech.session_id] != wanted:
+                outcome.out_of_order.append(speech.session_id)
+            texts = [getattr(event, "text", None) for event in speech.events]
+            if [first[one]["text"] for one in wanted if one in first] != texts:
+                outcome.different.append(speech.session_id)
+
+    def attempts(self) -> Counter[int]:
+        """How many lines were written at each attempt."""
+        return Counter(line["attempt"] for line in self._lines())
+
+
+def main() -> int:
+    """Run once and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--broker-kills", type=int, default=20)
+    parser.add_argument("--sessions", type=int, default=50)
+    parser.add_argument("--finals", type=int, default=400)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    settings = Settings(**vars(flags))
+    logging.getLogger("natterjack").setLevel(logging.ERROR)
+    logging.getLogger("worker").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as directory:
+        server = NatsServer(Path(directory) / "nats")
+        server.start()
+        try:
+            harvest = Harvest(server, Path(directory), settings)
+            outcome = asyncio.run(harvest.run())
+        finally:
+            server.stop()
+        print(outcome)
+        print("attempts:", dict(sorted(harvest.attempts().items())))
+    return 0 if outcome.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
