@@ -24,7 +24,7 @@ from natterjack.cli.table import table
 from natterjack.errors import NatterjackError
 from natterjack.local.embedded import find_binary
 
-from . import broker, convert, edge, engine, peer_losses, peers, relay, scale, stages
+from . import broker, consume, convert, edge, engine, peer_losses, peers, relay, scale, stages
 from .processes import commit, progress
 from .voice.__main__ import measure_cost, measure_latency
 from .voice.cost import SESSIONS, WHO
@@ -65,6 +65,10 @@ async def _engine(arguments: argparse.Namespace) -> Any:
 
 async def _broker(arguments: argparse.Namespace) -> Any:
     return _points(broker, await broker.measure(arguments.seconds))
+
+
+async def _consume(arguments: argparse.Namespace) -> Any:
+    return _points(consume, await consume.measure(runs=arguments.runs))
 
 
 async def _scale(arguments: argparse.Namespace) -> Any:
@@ -109,6 +113,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "edge": ("the edge", _edge),
     "engine": ("the embedded engine", _engine),
     "broker": ("the broker under the load of a worker", _broker),
+    "consume": ("reading 100,000 stored events", _consume),
     "scale": ("audio of many sessions in one JetStream stream, on one node and on three", _scale),
     "peers": ("other programs with the same provider emulator", _peers),
     "voice": ("voice sessions: delays of speech and of interrupts, and costs", _voice),

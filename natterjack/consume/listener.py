@@ -29,8 +29,10 @@ from natterjack.subjects import EventKind, transcript_filter
 
 from .conversation_end import OpenSessions
 from .interims import InterimQueue, Interims
+from .live import LiveEvents
 from .markers import CaughtUp, Marker, StreamReplaced
 from .options import (
+    KINDS,
     Until,
     checked_interims,
     checked_kinds,
@@ -43,6 +45,7 @@ from .reader import DurableReader, Since
 log = logging.getLogger(__name__)
 
 _WAIT_S = 60.0
+_MAX_MARKERS = 16
 _CURE = "a worker creates it when it starts"
 
 
@@ -60,50 +63,120 @@ class Listener:
         interims: Interims | None = "latest",
     ) -> None:
         self._broker = broker
+        self._key = key
         self._kinds = kinds
+        self._since = since
         self._until = until
-        self._live_subject = transcript_filter(*key, "interim")
-        wants_interims = interims is not None and until != "stored"
-        self._wants_interims = wants_interims and (kinds is None or "interim" in kinds)
-        self._interims = InterimQueue(interims or "latest")
+        wanted = interims is not None and until != "stored"
+        self._interims: InterimQueue | None = None
+        if interims is not None and wanted and (kinds is None or "interim" in kinds):
+            self._interims = InterimQueue(interims)
         self._sessions = OpenSessions() if until == "closed" else None
-        only: EventKind | None = None
-        if kinds is not None and len(kinds) == 1 and not self._wants_interims and until != "closed":
-            (only,) = kinds  # type: ignore[assignment]  # checked
-        self.markers: deque[Marker] = deque(maxlen=16)
-        self._reader = DurableReader(
-            broker, streams.TRANSCRIPTS, transcript_filter(*key, only),
-            since=since, cure=_CURE, waits=until != "stored", on_marker=self._mark,
-        )  # fmt: skip
-        self._live: DirectSubscription | None = None
+        self._markers: deque[Marker] = deque(maxlen=_MAX_MARKERS)
+        self._reader = self._reader_of(self._only_kind(), since, waits=until != "stored")
+        self._live = LiveEvents(self._interims)
+        self._live_subjects: list[str] = []
+        self._subscriptions: list[DirectSubscription] = []
         self._renewals = 0
         self._left: int | None = None
         """With until="stored": messages that are still to be read."""
         self._refusal: NotAllowed | None = None
 
-    def _mark(self, marker: Marker) -> None:
-        if isinstance(marker, StreamReplaced):
-            self._interims.forget()
-        self.markers.append(marker)
+    def _only_kind(self) -> EventKind | None:
+        """The kind of stored event that is read; None for all. Other kinds than those that are
+        wanted tell when interims are stale, and when a conversation has ended."""
+        if self._kinds is None or self._interims is not None or self._sessions is not None:
+            return None
+        kinds = [kind for kind in KINDS if kind in self._kinds]
+        return kinds[0] if len(kinds) == 1 else None
 
-    def _received(self, subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+    def _reader_of(self, kind: EventKind | None, since: Since, *, waits: bool) -> DurableReader:
+        return DurableReader(
+            self._broker, streams.TRANSCRIPTS, transcript_filter(*self._key, kind),
+            since=since, cure=_CURE, waits=waits, on_marker=self._mark,
+        )  # fmt: skip
+
+    def _mark(self, marker: Marker) -> None:
+        if isinstance(marker, StreamReplaced) and self._interims is not None:
+            self._interims.forget()
+        self._markers.append(marker)
+
+    # ---- beginning and ending --------------------------------------------------------------------
+
+    async def start(self) -> AsyncGenerator[AnyEvent | Marker, None]:
+        """Subscribe, and begin to read. Return events as they arrive, and markers: of stored events
+        or, if this user may receive live ones only, of those. Raises NotAllowed."""
+        self._broker.on_refusal.add(self._refused)
+        if self._interims is not None:
+            await self._subscribe("interim")
         try:
-            event = decode_event(data)
-        except BadEvent as error:
-            log.warning("%s: %s", subject.decode(), error)
-            return
-        if isinstance(event, InterimEvent):
-            self._interims.add(event)
-            self._reader.poke()
+            await self._reader.begin()
+            self._raise_refusal()
+        except StreamMissing:
+            return _nothing()
+        except NotAllowed as refusal:
+            self._raise_refusal()
+            if refusal.own_inbox or self._since is not None or self._until is not None:
+                raise
+            await self._subscribe(*(self._kinds or (None,)))
+            return self._live_events()
+        if self._sessions is not None and self._since != "start":
+            await self._look_back()
+        return self._stored_events()
+
+    async def _subscribe(self, *kinds: str | None) -> None:
+        """Receive live events of some kinds; None for all."""
+        for subscription in self._subscriptions:
+            await subscription.end()
+        self._live_subjects = [transcript_filter(*self._key, kind) for kind in kinds]  # type: ignore[arg-type]
+        self._subscriptions = [
+            await self._broker.client.listen(subject, self._received)
+            for subject in self._live_subjects
+        ]
+
+    async def _look_back(self) -> None:
+        """Read which sessions of the conversation are open already."""
+        reader = self._reader_of("status", "start", waits=False)
+        try:
+            await reader.begin()
+            while reader.pending:
+                message = await reader.next(_WAIT_S)
+                if message is not None:
+                    self._decode(message)
+        finally:
+            with contextlib.suppress(NatsError, TimeoutError):
+                await reader.stop()
+
+    async def stop(self) -> None:
+        """Leave nothing on the server, unless the broker is away. Idempotent."""
+        self._broker.on_refusal.discard(self._refused)
+        subscriptions, self._subscriptions = self._subscriptions, []
+        with contextlib.suppress(NatsError, TimeoutError):
+            for subscription in subscriptions:
+                await subscription.end()
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._reader.stop()
+
+    # ---- what arrives ----------------------------------------------------------------------------
+
+    def _received(self, subject: bytes, reply: bytes, headers: bytes | None, data: bytes) -> None:
+        self._live.received(subject, reply, headers, data)
+        self._reader.poke()
 
     def _refused(self, refusal: NotAllowed) -> bool | None:
-        if refusal.publishes or refusal.subject != self._live_subject:
+        """Keep a refusal of the live subject."""
+        if refusal.publishes or refusal.subject not in self._live_subjects:
             return None
         self._refusal = refusal
         self._reader.poke()
+        self._live.poke()
         return True
 
-    def decode(self, message: StoredMessage) -> AnyEvent | None:
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _decode(self, message: StoredMessage) -> AnyEvent | None:
         """Return the event of a message that was read from the stream, or None."""
         try:
             event = decode_event(message.data, message.position)
@@ -112,7 +185,7 @@ class Listener:
             return None
         if isinstance(event, InterimEvent):
             return None
-        if self._wants_interims:
+        if self._interims is not None:
             self._interims.read(event)
         if self._sessions is not None:
             self._sessions.read(event, message.position.stored_ns / 1e9)
@@ -120,38 +193,15 @@ class Listener:
             return None
         return event
 
-    async def start(self) -> None:
-        """Subscribe, and begin to read. Raises NotAllowed."""
-        self._broker.on_refusal.add(self._refused)
-        if self._wants_interims:
-            self._live = await self._broker.client.listen(self._live_subject, self._received)
-        await self._reader.begin()
-
-    async def stop(self) -> None:
-        """Leave nothing on the server, unless the broker is away. Idempotent."""
-        self._broker.on_refusal.discard(self._refused)
-        live, self._live = self._live, None
-        with contextlib.suppress(NatsError, TimeoutError):
-            if live is not None:
-                await live.end()
-            await self._reader.stop()
-
-    async def events(self) -> AsyncGenerator[AnyEvent | Marker, None]:
-        """Events as they arrive, and markers."""
-        reader = self._reader
-        try:
-            await self.start()
-        except StreamMissing:  # nothing is stored
-            return
-        behind = True
+    async def _stored_events(self) -> AsyncGenerator[AnyEvent | Marker, None]:
+        reader, behind = self._reader, True
         while True:
             if reader.renewals != self._renewals:
-                self._renewals = reader.renewals
-                behind = True
+                self._renewals, behind = reader.renewals, True
                 if self._until == "stored" and self._left is None:
                     self._left = reader.pending
-            while self.markers:
-                yield self.markers.popleft()
+            while self._markers:
+                yield self._markers.popleft()
             if behind and not reader.pending and not reader.waiting:
                 behind = False
                 yield CaughtUp(str(reader.position) if reader.position else None)
@@ -166,12 +216,13 @@ class Listener:
                     continue
             message = await reader.next(self._patience())
             if message is None:
-                if self._refusal is not None:
-                    raise self._refusal
+                self._raise_refusal()
                 continue
             if self._left is not None:
                 self._left -= 1
-            event = self.decode(message)
+            event = self._decode(message)
+            while self._markers:
+                yield self._markers.popleft()
             if event is not None:
                 yield event
 
@@ -183,6 +234,25 @@ class Listener:
     def _patience(self) -> float:
         wait = None if self._sessions is None else self._sessions.wait(time.time())
         return _WAIT_S if wait is None else max(0.0, wait)
+
+    async def _live_events(self) -> AsyncGenerator[AnyEvent | Marker, None]:
+        log.info("this user may not read stored events: listening to live ones only")
+        while True:
+            self._raise_refusal()
+            if not self._live.waiting and self._interims:
+                interim = self._interims.next()
+                if interim is not None:
+                    yield interim
+                    continue
+            event = await self._live.next()
+            if event is not None:
+                yield event
+
+
+async def _nothing() -> AsyncGenerator[AnyEvent | Marker, None]:
+    no_events: tuple[AnyEvent, ...] = ()
+    for event in no_events:
+        yield event
 
 
 _Time = datetime | timedelta | str
@@ -267,7 +337,7 @@ def listen(
         "kinds": checked_kinds(kinds),
         "since": checked_since(since),
         "until": checked_until(until, conversation),
-        "interims": checked_interims(interims),
+        "interims": checked_interims(interims, kinds),
     }
     transcript_filter(tenant, conversation, speaker)
     key = (tenant, conversation, speaker)
@@ -286,7 +356,7 @@ async def _listen(
         own = broker = await connect(settings or load(BrokerSettings), name="natterjack-listen")
     listener = Listener(broker, key, **options)  # type: ignore[arg-type]  # checked
     try:
-        async with contextlib.aclosing(listener.events()) as source:
+        async with contextlib.aclosing(await listener.start()) as source:
             async for event in source:
                 if markers or not isinstance(event, Marker):
                     yield event

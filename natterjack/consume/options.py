@@ -48,8 +48,10 @@ def checked_since(since: datetime | timedelta | str | None, now: datetime | None
     return None
 
 
-def checked_interims(interims: Interims | None) -> Interims | None:
-    """Raises UsageError."""
+def checked_interims(interims: Interims | None, kinds: Collection[str] | None) -> Interims | None:
+    """Which interims are wanted. Raises UsageError."""
+    if interims is None and kinds is not None and "interim" in kinds:
+        raise UsageError('kinds: "interim" needs interims="latest" or interims="all"')
     if interims not in (*get_args(Interims), None):
         raise UsageError(f'interims: {interims!r} is not "latest", "all" or None')
     return interims

@@ -60,10 +60,11 @@ class DurableReader:
         since: Since = None,
         cure: str,
         waits: bool = False,
-        on_marker: Callable[[Marker], None] = lambda _: None,
+        on_marker: Callable[[Marker], None] | None = None,
     ) -> None:
         """`cure` says what makes the stream. With `waits`, reading waits for a stream that does not
-        exist yet. `on_marker` is called when messages may be missing or repeated."""
+        exist yet. `on_marker` is called when messages may be missing or repeated, ahead of the
+        message that follows."""
         self._broker = broker
         self._stream = stream
         self._subject = subject
@@ -79,6 +80,10 @@ class DurableReader:
         """When reading began, by the server's clock."""
         self.position: Position | None = since if isinstance(since, Position) else None
         """The last message that was read, or else after which reading begins."""
+        self._after = self.position
+        """The same, unless it is known not to be in the stream."""
+        self._lost_since: datetime | None = None
+        """Set until the next message: those that were stored from this time on may have expired."""
         self._skip_ns = -1
         """Messages that were stored up to this time are skipped."""
         self._by_time: Position | None = None
@@ -92,7 +97,7 @@ class DurableReader:
         """The number of the consumer's next message; another one means that messages were lost."""
         self._current = False
         """False when the consumer has to be replaced."""
-        self._making = ""
+        self._making: str | None = None
         """The name of the newest consumer."""
         self._refusal: NotAllowed | None = None
         self.pending = 0
@@ -165,14 +170,17 @@ class DurableReader:
         self.pending = message.pending
         position = message.position
         if self._checking:
-            assert self.position is not None
+            assert self._after is not None
             self._checking = False
-            if position != self.position:
-                self._go_by_time(self.position)
+            if position != self._after:
+                self.pending += 1  # it is read again, by time
+                self._go_by_time(self._after)
             return False
         if position.stored_ns <= self._skip_ns:
             return False
-        self.position = position
+        if self._lost_since is not None:
+            self._lost(self._lost_since, position.stored_at)
+        self.position = self._after = position
         return True
 
     async def stop(self) -> None:
@@ -189,7 +197,8 @@ class DurableReader:
 
     def _refused(self, refusal: NotAllowed) -> bool | None:
         """Keep a refusal of a request of this reader, whose consumers have random names."""
-        if not refusal.own_inbox and f".{self._making}" not in refusal.subject:
+        ours = self._making is not None and f".{self._making}" in refusal.subject
+        if not ours and not refusal.own_inbox:
             return None
         self._refusal = refusal
         self.poke()
@@ -220,10 +229,10 @@ class DurableReader:
         self._current, self._checking = True, False  # a reconnect resets _current
         if self._by_time is not None:
             await self._continue_by_time(self._by_time)
-        elif self.position is not None:
-            await self._continue_after(self.position)
+        elif self._after is not None:
+            await self._continue_after(self._after)
         elif isinstance(self._since, datetime):
-            await self._consume("by_start_time", opt_start_time=_rfc3339(nanoseconds(self._since)))
+            await self._begin_at(self._since)
         elif self._since == "start":
             await self._consume("all")
         elif self._began is None:
@@ -239,6 +248,8 @@ class DurableReader:
         assert consumer is not None
         self._began = self._began or consumer.created
         if self._current:
+            if self._lost_since is not None and not consumer.pending:
+                self._lost(self._lost_since, consumer.created)
             self.pending = consumer.pending
             self._next_number = 1
             self.renewals += 1
@@ -246,14 +257,21 @@ class DurableReader:
             await self._ahead.start()
             self._opened, self._warned = True, False
 
+    async def _begin_at(self, since: datetime) -> None:
+        """Begin with messages that were stored at a time or later."""
+        consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(nanoseconds(since)))
+        wanted = self._on_marker is not None and self._began is None
+        if wanted and consumer.first > 1 and consumer.first == (await self._probe("all")).first:
+            self._lost_since = since
+
     async def _continue_after(self, position: Position) -> None:
         """Read the last message again, without returning it, to verify that it is still there."""
         consumer = await self._consume("by_start_sequence", opt_start_seq=position.sequence)
         if consumer.first > position.sequence:
             # It has expired. The stream could be another one, so the time counts as well.
-            self._skip_ns = max(self._skip_ns, position.stored_ns)
+            self._count_by_time(position)
             if consumer.first > position.sequence + 1:
-                self._lost(position.stored_at, consumer.created)
+                self._lost_since = position.stored_at
         elif consumer.pending:
             self._checking = True
         else:
@@ -267,9 +285,12 @@ class DurableReader:
         consumer = await self._consume("by_start_time", opt_start_time=_rfc3339(since_ns))
         if consumer.first <= position.sequence:
             self._replaced(position.stored_at)
+        self._count_by_time(position)
+
+    def _count_by_time(self, position: Position) -> None:
         self._skip_ns = max(self._skip_ns, position.stored_ns)
-        self._by_time = None
-        self.position, self._since = None, position.stored_at
+        self._by_time = self._after = None
+        self._since = position.stored_at
 
     def _go_by_time(self, position: Position) -> None:
         self._by_time, self._current = position, False
@@ -280,14 +301,18 @@ class DurableReader:
             "longer there, continuing with events after %s",
             self._stream, since.isoformat(timespec="milliseconds"),
         )  # fmt: skip
-        self._on_marker(StreamReplaced(since))
+        if self._on_marker is not None:
+            self._on_marker(StreamReplaced(since))
 
     def _lost(self, start: datetime, end: datetime) -> None:
+        self._lost_since = None
         log.warning(
-            "events of %s stored after %s have expired before they were read",
+            "events of %s that were stored between %s and %s may have expired unread",
             self._stream, start.isoformat(timespec="milliseconds"),
+            end.isoformat(timespec="milliseconds"),
         )  # fmt: skip
-        self._on_marker(HistoryLost(start, end))
+        if self._on_marker is not None:
+            self._on_marker(HistoryLost(start, end))
 
     async def _consume(self, policy: str, **start: Any) -> _Consumer:
         """Make the consumer that is read."""

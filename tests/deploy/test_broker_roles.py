@@ -684,7 +684,7 @@ async def test_a_tenants_edges_leave_connections_to_others(server: SecuredServer
          r"may not publish to \$JS.API.STREAM.PURGE.STT_AUDIO: .*operator"),
         ("monitor", ("budget", "set", "acme", "--seconds-per-day", "9"),
          r"may not publish to \$KV.stt_budgets.tenant.acme"),
-        ("subscriber_acme_shown", ("tail", "--tenant", "acme"),
+        ("subscriber_acme_shown", ("tail", "--tenant", "acme", "--from-start"),
          r"may not publish to \$JS.API.CONSUMER.CREATE.STT_TRANSCRIPTS"),
         ("subscriber_acme_app", ("tail", "--tenant", "other"),
          r"may not subscribe to stt.transcript.other"),

@@ -21,8 +21,8 @@ from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import StreamSettings
 from natterjack.subjects import transcript_subject
 from natterjack.voice.spec import VoiceSpec
+from tests.natterjack.consume.events import final, interim
 from tests.natterjack.consume.screen import Screen
-from tests.natterjack.consume.test_listener import final, interim
 from tests.natterjack.speaking.by_hand import Hand
 from tests.waiting import soon, until
 

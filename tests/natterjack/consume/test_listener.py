@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,80 +14,21 @@ from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.consume.readahead import ReadAhead
-from natterjack.decoding import AnyEvent
 from natterjack.errors import InvalidKey
-from natterjack.events import Event, FinalEvent, InterimEvent, StatusEvent
+from natterjack.events import StatusEvent
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
-from natterjack.subjects import SessionKey, transcript_subject
 from tests.faults.proxy import NatsProxy
-from tests.waiting import soon, until, within
+from tests.waiting import soon, until
 
-KEY = SessionKey("t", "c", "s")
-
-
-def _common(epoch: int, session_id: str = "session-1") -> dict[str, object]:
-    return {
-        "session_id": session_id, **KEY._asdict(), "epoch": epoch,
-        "published_at": datetime.now(UTC),
-    }  # fmt: skip
-
-
-def final(n: int, epoch: int = 1, session_id: str = "session-1") -> FinalEvent:
-    return FinalEvent(
-        **_common(epoch, session_id), sequence=n, segment=n, text=f"final {n}", start=n, end=n + 1
-    )
-
-
-def interim(segment: int, text: str, epoch: int = 1) -> InterimEvent:
-    return InterimEvent(
-        **_common(epoch), segment=segment, text=text, start=segment, end=segment + 1
-    )
-
-
-async def publish(broker: Broker, *events: Event) -> None:
-    for event in events:
-        subject = transcript_subject(event.key, event.type)
-        if isinstance(event, InterimEvent):
-            await broker.client.publish(subject, event.encode())
-        else:
-            await broker.client.jetstream().publish(subject, event.encode())
-
-
-@contextlib.asynccontextmanager
-async def listening(
-    settings: BrokerSettings, **options: Any
-) -> AsyncIterator[Callable[[int], asyncio.Future[list[Any]]]]:
-    """A running listener; yields a function that awaits the given number of events."""
-    source = natterjack.listen(settings=settings, **options)
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def pump() -> None:
-        async for event in source:
-            queue.put_nowait(event)
-
-    async def take(count: int) -> list[Any]:
-        async with within(15):
-            return [await queue.get() for _ in range(count)]
-
-    pumping = asyncio.create_task(pump())
-    try:
-        yield lambda count: asyncio.ensure_future(take(count))
-    finally:
-        pumping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pumping
-
-
-def texts(events: Sequence[AnyEvent]) -> list[str]:
-    return [e.text if isinstance(e, FinalEvent | InterimEvent) else e.type for e in events]
+from .events import final, interim, listening, publish, texts
 
 
 async def test_stored_first_then_live(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(600)))
-    async with listening(broker_settings, since="start") as take:
+    async with listening(settings=broker_settings, since="start") as take:
         events = await take(600)
         await publish(ready_broker, *(final(n) for n in range(600, 620)))
         events += await take(20)
@@ -101,7 +39,7 @@ async def test_without_from_start_only_new_events_arrive(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, final(0))
-    async with listening(broker_settings) as take:
+    async with listening(settings=broker_settings) as take:
         # An interim shows that it is listening: interims are not stored.
         first = take(1)
         while not first.done():
@@ -118,7 +56,7 @@ async def test_interims_of_older_segments_or_epochs_are_dropped(
     ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, final(0, epoch=2))
-    async with listening(broker_settings, since="start") as take:
+    async with listening(settings=broker_settings, since="start") as take:
         await take(1)
         await publish(
             ready_broker,
@@ -130,7 +68,7 @@ async def test_interims_of_older_segments_or_epochs_are_dropped(
 
 
 async def test_filters(ready_broker: Broker, broker_settings: BrokerSettings) -> None:
-    async with listening(broker_settings, since="start", tenant="other") as take:
+    async with listening(settings=broker_settings, since="start", tenant="other") as take:
         await publish(ready_broker, final(0))
         status = StatusEvent(
             session_id="session-2", tenant="other", conversation="c", speaker="s", epoch=1,
@@ -148,7 +86,7 @@ async def test_invalid_events_are_skipped(
 ) -> None:
     await ready_broker.client.jetstream().publish("stt.transcript.t.c.s.final", b"{]")
     await publish(ready_broker, final(0))
-    async with listening(broker_settings, since="start") as take:
+    async with listening(settings=broker_settings, since="start") as take:
         assert texts(await take(1)) == ["final 0"]
 
 
@@ -156,7 +94,7 @@ async def test_each_event_arrives_once_when_the_server_is_killed(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
-    async with listening(broker_settings, since="start") as take:
+    async with listening(settings=broker_settings, since="start") as take:
         events = await take(5)
         for start in (5, 10):
             nats_server.kill()
@@ -189,7 +127,7 @@ async def test_listening_continues_on_a_broker_with_another_store(
     """With fewer or more messages than were read before."""
     async with NatsProxy(nats_server.port) as line:
         near = BrokerSettings(url=line.url)
-        async with listening(near, since="start") as take:
+        async with listening(settings=near, since="start") as take:
             await publish(ready_broker, *(final(n) for n in range(5)))
             await take(5)
             nats_server.stop()
@@ -215,7 +153,7 @@ async def test_the_first_event_may_come_from_a_recreated_stream(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
     await publish(ready_broker, *(final(n) for n in range(5)))
-    async with listening(broker_settings, interims=None) as take:
+    async with listening(settings=broker_settings, interims=None) as take:
 
         async def listens() -> bool:
             info = await ready_broker.client.jetstream().stream_info(streams.TRANSCRIPTS)
@@ -233,7 +171,7 @@ async def test_the_first_event_may_come_from_a_recreated_stream(
 async def test_the_last_event_read_may_be_erased(
     nats_server: EmbeddedServer, ready_broker: Broker, broker_settings: BrokerSettings
 ) -> None:
-    async with listening(broker_settings, since="start") as take:
+    async with listening(settings=broker_settings, since="start") as take:
         await publish(ready_broker, *(final(n) for n in range(5)))
         await take(5)
         await ready_broker.client.jetstream().purge_stream(streams.TRANSCRIPTS, keep=0)
@@ -272,7 +210,7 @@ async def test_a_second_disconnect_while_resuming_causes_no_delay(
 async def test_it_waits_for_the_stream(
     broker: Broker, broker_settings: BrokerSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with listening(broker_settings) as take:
+    async with listening(settings=broker_settings) as take:
         await until(lambda: "STT_TRANSCRIPTS is missing, waiting" in caplog.text, "it waits")
         await ensure(broker, StreamSettings())
         await publish(broker, final(0), final(1))

@@ -13,7 +13,7 @@ from natterjack.consume.readahead import decode_message
 from natterjack.decoding import AnyEvent
 from natterjack.events import Event, InterimEvent, StatusEvent
 
-from .test_listener import KEY, final, interim
+from .events import KEY, final, interim
 
 SECOND = 1_000_000_000
 
@@ -35,11 +35,12 @@ class Reading:
         reply = f"$JS.ACK.S.C.1.{sequence}.{number}.{sequence * SECOND}.0"
         data = event if isinstance(event, bytes) else event.encode()
         message = decode_message(b"subject", reply.encode(), data)
-        return self.listener.decode(message) if self.reader.admit(message) else None
+        return self.listener._decode(message) if self.reader.admit(message) else None
 
     def live(self, event: Event | bytes) -> InterimEvent | None:
         data = event if isinstance(event, bytes) else event.encode()
-        self.listener._received(b"subject", b"", None, data)
+        self.listener._received(b"stt.transcript.t.c.s.interim", b"", None, data)
+        assert self.listener._interims is not None
         return self.listener._interims.next()
 
     def renew(self) -> None:

@@ -21,7 +21,7 @@ from tests.forking import launch
 from tests.freezing import freeze
 from tests.waiting import within
 
-from .test_listener import KEY, final, interim, publish
+from .events import KEY, final, interim, publish
 
 COUNT = 3000
 

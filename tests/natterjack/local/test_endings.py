@@ -27,7 +27,7 @@ from tests.edge_capture.test_full_disk import Disk, disk
 from tests.emulators.deepgram import DeepgramEmulator
 from tests.freezing import freeze, stands_still
 from tests.natterjack.cli.test_say import next_claim, voice_broker
-from tests.natterjack.consume.test_listener import final
+from tests.natterjack.consume.events import final
 from tests.natterjack.speaking.by_hand import text_stored
 from tests.ports import free_port
 from tests.waiting import until
