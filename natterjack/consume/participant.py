@@ -69,6 +69,8 @@ class Participant:
         self._wake, self._go_on = asyncio.Event(), asyncio.Event()
         self._failure: Exception | None = None
         self._running: asyncio.Task[None] | None = None
+        self._stuck = False
+        """Whether it was logged that nothing is read."""
 
     async def start(self) -> None:
         """Begin. Raises NATS's errors."""
@@ -85,6 +87,7 @@ class Participant:
                 async with asyncio.timeout(_STOP_S):
                     await self._holdings.stop()
         self.broker.on_refusal.discard(self._refused)
+        self._fail(UsageError(f"the block of the durable consumer {self.name} has ended"))
 
     async def _run(self) -> None:
         try:
@@ -220,11 +223,14 @@ class Participant:
 
     def _full(self) -> bool:
         if self.backlog.size < _MOST_KEPT:
+            self._stuck &= self.backlog.size > _MOST_KEPT // 2
             return False
-        if self.backlog.out < self._max_in_flight:
-            self._holdings.warn(
-                "%d events wait for earlier ones of their sessions, which are tried again: nothing "
-                "else is read until then", self.backlog.size,
+        if self.backlog.stuck and not self._stuck:
+            self._stuck = True
+            log.warning(
+                "%d events wait for earlier ones of their sessions, which are tried again later: "
+                "nothing else is read until then", self.backlog.size,
+                extra=fields(durable=self.name),
             )  # fmt: skip
         return True
 

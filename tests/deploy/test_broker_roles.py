@@ -14,6 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
 import natterjack
 from natterjack.broker import streams
 from natterjack.broker.connection import connect, connected
 from natterjack.errors import BrokerUnreachable, NotAllowed, UsageError
+from natterjack.events import FinalEvent
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
 from tests.natterjack.cli.commands import Command
@@ -527,6 +530,56 @@ async def run(server: SecuredServer, user: str, *arguments: str, status: int = 0
     async with Command(*arguments, terminal=False, **server.environment(user)) as command:
         assert await command.status() == status, command.out + command.errors
     return command.out + command.errors
+
+
+async def test_a_durable_consumer_works_with_least_privilege(server: SecuredServer) -> None:
+    async with guest(server, "worker") as worker:
+        js = worker.client.jetstream()
+        for tenant, sequence in (("other", 0), ("acme", 0), ("acme", 1)):
+            event = FinalEvent(
+                session_id=f"session-{tenant}", tenant=tenant, conversation="c", speaker="s",
+                epoch=1, sequence=sequence, segment=sequence, text="hello", start=0, end=1,
+                published_at=datetime.now(UTC),
+            )  # fmt: skip
+            await js.publish(f"stt.transcript.{tenant}.c.s.final", event.encode())
+    settings = settings_of(server, "subscriber_acme_index")
+    begin: dict[str, Any] = {"tenant": "acme", "start": "start"}
+    async with natterjack.durable("index", **begin, settings=settings) as deliveries, within(60):
+        first = await anext(deliveries)
+        assert first.event.id == "session-acme:0"
+        await first.reject("no such customer")
+        await (await anext(deliveries)).ack()
+    letters = [x async for x in natterjack.dead_letters("index", "acme", settings=settings)]
+    assert [letter.reason for letter in letters] == ["no such customer"]
+    assert not server.complaints
+    for user, name in (("subscriber_acme_app", "index"), ("subscriber_acme_index", "other")):
+        mine = settings_of(server, user)
+        async with natterjack.durable(name, **begin, settings=mine) as deliveries:
+            with pytest.raises(NotAllowed, match=rf"users add subscriber --durable {name}`"):
+                async with within(60):
+                    await anext(deliveries)
+        with pytest.raises(NotAllowed):
+            async with within(60):
+                await anext(natterjack.dead_letters(name, "acme", settings=mine))
+
+
+async def test_a_consumer_with_a_lasting_name_works_for_its_user(server: SecuredServer) -> None:
+    """Any client of NATS makes it, asks about it, pulls and acknowledges."""
+    async with guest(server, "worker") as worker:
+        await worker.client.jetstream().publish(f"stt.transcript.{KEY}.final", b"hello")
+    config = ConsumerConfig(
+        durable_name="index", name="index", filter_subject="stt.transcript.acme.*.*.*",
+        ack_policy=AckPolicy.EXPLICIT,
+    )  # fmt: skip
+    async with guest(server, "subscriber_acme_index") as one:
+        js = one.client.jetstream()
+        await js.add_consumer(streams.TRANSCRIPTS, config)
+        pulling = await js.pull_subscribe_bind("index", streams.TRANSCRIPTS)
+        (message,) = await pulling.fetch(1, timeout=bound(10))
+        await message.ack_sync(timeout=bound(10))
+        info = await js.consumer_info(streams.TRANSCRIPTS, "index")
+        assert (info.num_ack_pending, info.num_pending) == (0, 0)
+    assert not server.complaints
 
 
 @pytest.mark.slow

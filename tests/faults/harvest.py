@@ -1,6 +1,6 @@
 """Processes of a durable consumer, and the broker, are killed while sessions speak.
 
-    python -m tests.faults.harvest --kills 100 --broker-kills 20 --sessions 50
+    python -m tests.faults.harvest --kills 100 --broker-kills 20 --freezes 10 --sessions 50
 
 The events are published as a worker publishes them. At the end, what the processes have handled
 must be what was published: every event, each session in order, twins known by their id.
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,10 @@ from typing import Any
 
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import ensure
+from natterjack.consume.sharing.members import LIFE_S
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.forking import Process, launch
+from tests.freezing import freeze
 from tests.nats_server import NatsServer
 from tests.waiting import until
 
@@ -42,6 +45,8 @@ class Settings:
     kills: int
     """How many processes are killed."""
     broker_kills: int
+    freezes: int
+    """How many processes stand still until others have taken over, and then go on."""
     sessions: int
     finals: int = 40
     """Of each session."""
@@ -61,6 +66,7 @@ class Outcome:
     twins: int = 0
     kills: int = 0
     broker_kills: int = 0
+    freezes: int = 0
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
@@ -102,17 +108,31 @@ class Harvest:
         self._processes[index] = self._launch()
         self.outcome.kills += 1
 
-    async def _kill_all(self) -> None:
-        """Kill processes, and the broker now and then, until the sessions have almost ended."""
+    async def _freeze(self) -> None:
+        """Stop a process for longer than the others wait for a sign of life."""
+        process = self._random.choice(self._processes)
+        freeze(process.pid)
+        self.outcome.freezes += 1
+        try:
+            await asyncio.sleep(LIFE_S + 2)
+        finally:
+            if process.poll() is None:  # it was not killed meanwhile
+                os.kill(process.pid, signal.SIGCONT)
+
+    async def _disturb(self, tasks: asyncio.TaskGroup) -> None:
+        """Kill and freeze processes, and kill the broker now and then, until the sessions have
+        almost ended."""
         settings = self._settings
-        of_broker = settings.broker_kills
-        duration = 2 * settings.finals * settings.pause * 0.45
-        steps = ["process"] * settings.kills + ["broker"] * of_broker
+        duration = 0.9 * settings.finals * settings.pause
+        steps = ["process"] * settings.kills + ["broker"] * settings.broker_kills
+        steps += ["freeze"] * settings.freezes
         self._random.shuffle(steps)
         for step in steps:
             await asyncio.sleep(self._random.uniform(0, 2) * duration / len(steps))
             if step == "process":
                 self._kill()
+            elif step == "freeze":
+                tasks.create_task(self._freeze())
             else:
                 self._server.kill()
                 await asyncio.sleep(self._random.choice((0, 0.5, 2)))
@@ -130,7 +150,7 @@ class Harvest:
                 async with asyncio.TaskGroup() as tasks:
                     for speech in spoken:
                         tasks.create_task(speech.run(settings.finals, settings.pause))
-                    tasks.create_task(self._kill_all())
+                    tasks.create_task(self._disturb(tasks))
                 expected = {event.id for speech in spoken for event in speech.events}
                 await until(
                     lambda: expected <= {line["id"] for line in self._lines()},
@@ -179,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--broker-kills", type=int, default=20)
+    parser.add_argument("--freezes", type=int, default=10)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--finals", type=int, default=400)
     parser.add_argument("--processes", type=int, default=4)

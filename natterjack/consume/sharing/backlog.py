@@ -244,6 +244,11 @@ class Backlog(Generic[T]):
                 lane.listed = True
                 self._ready.append(lane)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether all events wait for others that are not due."""
+        return bool(self._delayed) and not self._ready and not self.out
+
     def next_due(self) -> float | None:
         """When the first event that waits for a time is due, in seconds since the epoch."""
         return self._delayed[0][0] if self._delayed else None

@@ -61,6 +61,7 @@ def test_an_event_that_is_tried_again_holds_back_its_key_only() -> None:
     backlog.add(at(4), 0, "b", "b4")
     assert contents(taken(backlog, now=49)) == ["b4"]
     assert backlog.next_due() == 50
+    assert not backlog.stuck
     (again,) = taken(backlog, now=50)
     assert (again.content, again.attempts) == ("a1", 2)
 
@@ -147,6 +148,18 @@ def test_more_keys_than_progress_can_name_count_as_not_read() -> None:
     assert len(record.behind) == 256
     assert record.read == at(256)
     assert len(record.encode()) < 32_768
+
+
+def test_it_is_stuck_when_everything_waits_for_a_time() -> None:
+    backlog = holding(0)
+    for sequence in range(1, 4):
+        backlog.add(at(sequence), 0, "a", f"a{sequence}")
+    assert not backlog.stuck
+    (first,) = taken(backlog)
+    assert not backlog.stuck
+    backlog.take_back(first, due=50)
+    assert taken(backlog, now=49) == []
+    assert backlog.stuck
 
 
 class Simulation:
