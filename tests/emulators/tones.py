@@ -126,6 +126,12 @@ def places(
     return found
 
 
+def ends_with_a_word(seconds: float) -> bool:
+    """Whether words that `encode` puts one after another, cut off at `seconds`, end with one that
+    is nearly whole or just so: the decoder may hear it, although a part of it was cut off."""
+    return abs(seconds % (WORD_SECONDS + GAP_SECONDS) - WORD_SECONDS) <= _LENGTH_TOLERANCE_SECONDS
+
+
 def sequence(n: int) -> list[str]:
     """Return `n` words, at most about 79,000, in which every loss, repetition and swap is visible.
 

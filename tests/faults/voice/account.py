@@ -18,6 +18,7 @@ from typing import Final
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from ...emulators.spoken import tone_words
+from ...emulators.tones import ends_with_a_word
 from ...emulators.vocabulary import VOCABULARY
 
 LEAD: Final = VOCABULARY[0]
@@ -177,7 +178,8 @@ def _utterance(
     difference = last - reported
     if not end.estimated:
         found.exact += bool(reported or last)
-        bound = 0
+        # The ear may take a word for whole of which the last milliseconds were not played.
+        bound = int(difference == 1 and ends_with_a_word((end.end or 0) - (end.start or 0)))
     else:
         found.estimates.append(difference)
         bound = DISTURBED_WORDS

@@ -63,6 +63,14 @@ def test_an_interrupt_that_is_reported_as_exact_is_exact() -> None:
     assert found([*FIRST[:2], FIRST[3]], interrupted(4)).lost == 1
 
 
+def test_a_word_that_was_nearly_whole_may_be_heard() -> None:
+    """The lead and four words take 1.6 s, of which the last 0.08 s are silent."""
+    assert found(FIRST[:4], interrupted(3, start=2, end=2 + 1.518)).clean
+    assert found(FIRST[:4], interrupted(3, start=2, end=2 + 1.5)).misreported == 1
+    assert found(FIRST[:4], interrupted(5, start=2, end=2 + 1.518)).misreported == 1
+    assert found(FIRST[:4], interrupted(2, start=2, end=2 + 1.518)).misreported == 2
+
+
 def test_an_estimate_has_a_bound_that_is_wider_while_the_player_is_away() -> None:
     end = interrupted(4, estimated=True)
     one = found(FIRST[: 4 + CALM_WORDS], end)

@@ -30,7 +30,7 @@ from natterjack.voice.spec import VoiceSpec
 from tests.emulators import tones
 from tests.nats_server import NatsServer
 from tests.natterjack.speaking.by_hand import Hand
-from tests.waiting import until
+from tests.waiting import bound, until
 from tests.worker.programs import Speaker, StartWorker, closed
 
 from .commands import Command, run, run_async
@@ -117,13 +117,13 @@ async def publish_final(broker: Broker, key: str, session_id: str, text: str) ->
         session_id=session_id, **place._asdict(), epoch=1, published_at=NOW, sequence=0, segment=0,
         text=text, start=0, end=1,
     )  # fmt: skip
-    js = broker.client.jetstream()
+    js = broker.client.jetstream(timeout=bound(5))
     await js.publish(transcript_subject(place, "final"), final.encode())
 
 
 async def request(broker: Broker, **spec: Any) -> SessionSpec:
     made = SessionSpec(tenant="t", conversation="c", **spec)
-    await broker.client.jetstream().publish(
+    await broker.client.jetstream(timeout=bound(5)).publish(
         session_subject(made.key), made.model_dump_json().encode()
     )
     return made

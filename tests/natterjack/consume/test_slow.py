@@ -19,7 +19,7 @@ from natterjack.settings import BrokerSettings
 from natterjack.subjects import transcript_subject
 from tests.forking import launch
 from tests.freezing import freeze
-from tests.waiting import within
+from tests.waiting import bound, within
 
 from .events import KEY, final, interim, publish
 
@@ -28,7 +28,7 @@ COUNT = 3000
 
 async def store(broker: Broker, first: int = 0) -> None:
     """Publish COUNT finals, without waiting for each."""
-    js = broker.client.jetstream()
+    js = broker.client.jetstream(timeout=bound(5))
     events = [final(n) for n in range(first, first + COUNT)]
     subject = transcript_subject(KEY, "final")
     for at in range(0, COUNT, 200):

@@ -28,7 +28,7 @@ from natterjack.plugin.voice import (
 from tests.emulators.deepgram_flux_speak import DeepgramFluxSpeakEmulator
 from tests.emulators.spoken import tone_words
 from tests.emulators.tones import Decoder
-from tests.waiting import until, within
+from tests.waiting import bound, until, within
 from worker.voices.deepgram_flux_voice import DeepgramFluxVoice
 
 from .conftest import Make
@@ -287,9 +287,10 @@ async def test_a_reader_that_stops_holds_the_provider_back(
     make: Make, emulator: DeepgramFluxSpeakEmulator
 ) -> None:
     """And the connection stays: pings need no answer, and keep it from being idle."""
-    await emulator.set(speech_pace=1000, inactive_seconds=1)
+    idle = bound(1)
+    await emulator.set(speech_pace=1000, inactive_seconds=idle)
     text = "able about above acorn " * 80
-    stream = await make(ping_seconds=0.1).open(VoiceStreamRequest("s", "linear16", RATE))
+    stream = await make(ping_seconds=idle / 10).open(VoiceStreamRequest("s", "linear16", RATE))
     for _ in range(3):
         await stream.speak(text)
         await stream.flush()
@@ -298,7 +299,7 @@ async def test_a_reader_that_stops_holds_the_provider_back(
     async for event in stream:
         events.append(event)
         if len(events) == 5:
-            await asyncio.sleep(1.5)  # longer than an idle connection is kept
+            await asyncio.sleep(1.5 * idle)  # longer than an idle connection is kept
             assert emulator.log[0].texts == {"Speak": 1, "Flush": 1}, "the rest waits here"
     await stream.close()
     assert sum(isinstance(event, PhraseEnd) for event in events) == 3
@@ -308,10 +309,11 @@ async def test_a_reader_that_stops_holds_the_provider_back(
 
 
 async def test_pings_keep_an_idle_stream(make: Make, emulator: DeepgramFluxSpeakEmulator) -> None:
-    await emulator.set(inactive_seconds=0.5)
-    async with listening(make(ping_seconds=0.1)) as listener:
+    idle = bound(0.5)
+    await emulator.set(inactive_seconds=idle)
+    async with listening(make(ping_seconds=idle / 5)) as listener:
         await until(lambda: emulator.log[0].id == 0, "open")
-        await asyncio.sleep(1)  # twice as long as an idle connection is kept
+        await asyncio.sleep(2 * idle)  # twice as long as an idle connection is kept
         await listener.say(TEXT)
         await listener.end()
     async with listening(make(ping_seconds=50)) as listener:
