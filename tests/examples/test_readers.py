@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from natterjack.broker.connection import Broker
@@ -17,6 +19,7 @@ from natterjack.settings import BrokerSettings
 from natterjack.subjects import SessionKey
 from tests.forking import Process, launch
 from tests.nats_server import NatsServer
+from tests.ports import free_port
 from tests.waiting import until, within
 
 from .by_hand import Session
@@ -90,3 +93,56 @@ async def test_talk_time_adds_up_all_that_is_stored(
     assert [(row["speaker"], row["seconds"], row["words"]) for row in rows] == [
         ("agent", 5.0, 10), ("caller", 3.0, 6),
     ]  # fmt: skip
+
+
+async def test_the_captions_page_shows_each_line_once_over_a_restart_of_the_broker(
+    broker_settings: BrokerSettings, ready_broker: Broker, nats_server: NatsServer
+) -> None:
+    port = free_port()
+    caller = Session(ready_broker, KEY, "session-1")
+    agent = Session(ready_broker, KEY._replace(speaker="agent"), "session-2")
+    with running(broker_settings, "captions_page.py", "t", "c", str(port)):
+        await caller.final("Hello.")
+        async with aiohttp.ClientSession() as client, captions(client, port) as shown:
+            await until(lambda: ["caller", "Hello.", True] in shown[-1], "the first line")
+            await agent.interim("Good mor")
+            await until(lambda: ["agent", "Good mor", False] in shown[-1], "an interim")
+            await restart(nats_server, ready_broker)
+            await agent.final("Good morning.")
+            await caller.final("<b>Me</b> again.")
+            wanted = [
+                ["caller", "Hello.", True],
+                ["agent", "Good morning.", True],
+                ["caller", "<b>Me</b> again.", True],
+            ]
+            await until(lambda: shown[-1] == wanted, "each line once, in order")
+            async with client.get(f"http://127.0.0.1:{port}/") as page:
+                assert "textContent" in await page.text()
+
+
+@contextlib.asynccontextmanager
+async def captions(
+    client: aiohttp.ClientSession, port: int
+) -> AsyncIterator[list[list[list[Any]]]]:
+    """What a viewer is shown, one list of captions after another."""
+    shown: list[list[list[Any]]] = [[]]
+
+    async def connect() -> aiohttp.ClientResponse | None:
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            return await client.get(f"http://127.0.0.1:{port}/captions")
+        return None
+
+    response = await until(connect, "the page is served")
+
+    async def read() -> None:
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                shown.append(json.loads(line.removeprefix(b"data: ")))
+
+    reading = asyncio.create_task(read())
+    try:
+        yield shown
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        response.close()
