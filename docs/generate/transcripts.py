@@ -11,7 +11,7 @@ from .markdown import heading, paragraphs, table
 
 _COLUMNS = ("member", "type", "required", "default", "meaning")
 _INTRODUCTION = """
-What `Transcript.to_json()` makes. Programs read it by
+What `Transcript.to_json()` makes and `natterjack export --format json` writes. Programs read it by
 [transcript.schema.json](transcript.schema.json), a JSON schema.
 
 Times are seconds from the start of the conversation, `started_at`. Members without a value are left

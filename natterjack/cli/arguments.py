@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from natterjack.errors import UsageError
+from natterjack.transcripts.files import FORMATS
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def add_command(
@@ -18,3 +26,29 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """Parse `2h`, `90m` (before `now`), or a date and time of ISO 8601; without a zone it is local.
+    Raises UsageError."""
+    if (match := _DURATION.fullmatch(text.strip())) is not None:
+        try:
+            return now - timedelta(**{_UNITS[match[2]]: float(match[1])})
+        except OverflowError:
+            return datetime.min.replace(tzinfo=UTC)
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--since {text}: give a time such as 2026-11-29T14:00 or 2026-11-29T14:00Z, or a "
+            "duration such as 90m, 2h or 1d"
+        ) from None
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """The type of formats of transcripts as an argument."""
+    found = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    for name in found:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(FORMATS)}")
+    return found

@@ -19,7 +19,7 @@ from natterjack.process.variables import unknown_variables
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
-from . import budget, erase, limits, plugins, say, sessions, streams, tail, users
+from . import budget, erase, export, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, path
 
 log = logging.getLogger("natterjack")
@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     tail.add_to(commands)
+    export.add_to(commands)
     say.add_to(commands)
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
@@ -139,6 +140,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         )
     subcommands = {
         "tail": tail.run,
+        "export": export.run,
         "say": say.run,
         "budget": budget.run,
         "limits": limits.run,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,13 +31,12 @@ from natterjack.subjects import (
     session_subject,
 )
 
+from .arguments import parse_time
 from .table import table
 
 _NAME = "natterjack-sessions-retry"
 _TIMEOUT_S = 5.0
 _BATCH, _BATCH_BYTES = 500, 4 * 1024 * 1024
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _COLUMNS = ["SESSION", "REPEATS", "ENDED", "RESULT"]
 
 
@@ -117,23 +115,6 @@ class History:
                 raise Problem(f"session {other} has all of its audio: repeat that one")
             update["max_seconds"] = min(own, spec.max_seconds or own)
         return spec.model_copy(update=update)
-
-
-def parse_time(text: str, now: datetime) -> datetime:
-    """Parse `2h`, `90m` (before `now`), or a date and time of ISO 8601; without a zone it is local.
-    Raises UsageError."""
-    if (match := _DURATION.fullmatch(text.strip())) is not None:
-        try:
-            return now - timedelta(**{_UNITS[match[2]]: float(match[1])})
-        except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
-    try:
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError):
-        raise UsageError(
-            f"--since {text}: give a time such as 2026-11-29T14:00 or 2026-11-29T14:00Z, or a "
-            "duration such as 90m, 2h or 1d"
-        ) from None
 
 
 def no_audio(event: StatusEvent, max_age_seconds: float, now: datetime) -> str:

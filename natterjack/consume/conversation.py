@@ -20,26 +20,23 @@ from nats.js.errors import NotFoundError
 
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker, connect
-from natterjack.errors import BadEvent, NotAllowed, StreamMissing, UsageError
+from natterjack.errors import NotAllowed, StreamMissing, UsageError
 from natterjack.settings import BrokerSettings, load
 from natterjack.subjects import (
     SESSION_PREFIX,
     VOICE_SESSION_PREFIX,
     check_token,
-    voice_event_filter,
 )
 from natterjack.transcripts.builder import PAUSE_SECONDS, TranscriptBuilder
 from natterjack.transcripts.transcript import Transcript
-from natterjack.voice.events import parse_voice_event
 
 from .conversation_end import OpenSessions
 from .listener import listen
 from .markers import CaughtUp, HistoryLost, StreamReplaced
-from .reader import DurableReader
+from .speech import speech
 
 log = logging.getLogger(__name__)
 
-_WAIT_S = 60.0
 _QUEUE_S = 2.0
 """How often the queue is looked at while a session waits in it."""
 _VOICE_MISSING_S = 10.0
@@ -188,26 +185,14 @@ class _Reading:
 
     async def _read_speech(self, stored: bool) -> None:
         """Raises: StreamMissing; NotAllowed."""
-        reader = DurableReader(
-            self._broker, streams.VOICE_EVENTS, voice_event_filter(*self._names),
-            since="start", cure="a worker that speaks creates it",
+        source = speech(
+            self._broker, *self._names, stored=stored,
+            on_caught_up=lambda: self._caught_up("speech"),
         )  # fmt: skip
-        try:
-            await reader.begin()
-            while True:
-                if not reader.pending and not reader.waiting:
-                    if stored:
-                        return
-                    self._caught_up("speech")
-                message = await reader.next(_WAIT_S)
-                if message is None:
-                    continue
-                with contextlib.suppress(BadEvent):  # of a later release
-                    if self.builder.add(parse_voice_event(message.data)):
-                        self._wake.set()
-        finally:
-            with contextlib.suppress(NatsError, TimeoutError):
-                await reader.stop()
+        async with contextlib.aclosing(source):
+            async for event in source:
+                if self.builder.add(event):
+                    self._wake.set()
 
     def _caught_up(self, what: str) -> None:
         if what in self._behind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -61,6 +61,16 @@ class Transcript:
     def duration(self) -> float:
         """Seconds from the start to the end of the last line."""
         return max((line.end for line in self.lines), default=0.0)
+
+    @property
+    def stored_from(self) -> datetime | None:
+        """The wall-clock time from which on it is stored, if text before has expired."""
+        if self.started_at is None or not self.gaps or self.gaps[0].cause != "expired":
+            return None
+        first = min((line.start for line in self.lines), default=self.gaps[0].end)
+        if self.gaps[0].start > first:
+            return None
+        return self.started_at + timedelta(seconds=first)
 
     def to_txt(self, *, times: bool = True, speakers: bool | None = None) -> str:
         """A line of text for each line and each gap.

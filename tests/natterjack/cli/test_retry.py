@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
 from natterjack.cli import retry
-from natterjack.cli.retry import History, Problem, parse_time
+from natterjack.cli.arguments import parse_time
+from natterjack.cli.retry import History, Problem
 from natterjack.errors import UsageError
 from natterjack.events import Account, StatusEvent, parse_durable
 from natterjack.local.embedded import EmbeddedServer
