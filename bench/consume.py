@@ -1,8 +1,9 @@
 """Cost of reading stored events: `python -m bench.consume`.
 
-`listen()` is compared with a bare pull consumer of nats-py that fetches the same messages in
-batches, decodes them or not, and does nothing else. Each reads all events in a process of its own,
-in turn, so that other load on the machine meets all of them.
+`listen()` and `durable()` are compared with a bare pull consumer of nats-py that fetches the same
+messages in batches, decodes them or not, and does nothing else; the client for Node, with the
+official one, which parses their JSON. Each reads all events in a process of its own, in turn, so
+that other load on the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import statistics
 import sys
 import tempfile
@@ -27,18 +29,22 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from natterjack.broker.connection import connected
 from natterjack.broker.streams import TRANSCRIPTS, ensure
 from natterjack.cli.table import table
+from natterjack.consume.durable import durable
 from natterjack.consume.listener import listen
 from natterjack.errors import NatterjackError
 from natterjack.events import FinalEvent, Word, parse_event
 from natterjack.local.embedded import EmbeddedServer
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
+from tests.clients.npm import build
+from tests.clients.npm import program as node
 
 from .processes import program, progress
 
 EVENTS = 100_000
 FLOOR = "nats-py"
-WHO = (FLOOR, "nats-py, decoding", "listen()")
+NODE = {"Node: @nats-io/jetstream": "bare", "Node: @natterjack/client": "ours"}
+WHO = (FLOOR, "nats-py, decoding", "listen()", "durable()", *NODE)
 _BATCH = 256
 _SESSIONS = 50
 _UNACKNOWLEDGED = 2_000
@@ -161,11 +167,42 @@ async def _listening(url: str) -> int:
     return found
 
 
+async def _durable(url: str, count: int) -> int:
+    """Read and acknowledge everything, in batches."""
+    found = 0
+    name = f"bench-{secrets.token_hex(4)}"
+    async with durable(name, start="start", settings=BrokerSettings(url=url)) as deliveries:
+        async for batch in deliveries.batches(_BATCH, seconds=0.5):
+            for delivery in batch:
+                await delivery.ack()
+            found += len(batch)
+            if found >= count:
+                break
+    return found
+
+
+async def _node(who: str, url: str, count: int) -> dict[str, Any]:
+    """Read everything in Node, which must have been installed for the tests."""
+    await asyncio.to_thread(build)
+    script = Path(__file__).with_name("consume_node.mjs")
+    process = await asyncio.create_subprocess_exec(
+        node("node"), script, NODE[who], url, str(count), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{who} ended with {process.returncode}"
+    times: dict[str, Any] = json.loads(output)
+    return times
+
+
 async def _inside(who: str, url: str, count: int) -> dict[str, Any]:
-    """Read everything in this process."""
+    """Read everything in this process, or in one of Node."""
+    if who in NODE:
+        return await _node(who, url, count)
     began, cpu_began = time.monotonic(), time.process_time()
     if who == "listen()":
         found = await _listening(url)
+    elif who == "durable()":
+        found = await _durable(url, count)
     else:
         found = await _bare(url, count, decoding=who != FLOOR)
     assert found == count, f"{who} read {found} of {count}"
