@@ -318,7 +318,10 @@ class DurableReader:
         """Make the consumer that is read."""
         name = f"listen_{secrets.token_hex(8)}"
         self._making = name
-        self._consumer = await self._create(self._config(name, policy, _CONSUMER_LIFE_S) | start)
+        config = self._config(name, policy, _CONSUMER_LIFE_S) | start
+        # Whatever ends this request, the server may have made the consumer, which is released then.
+        self._consumer = _Consumer(name, 0, 0, datetime.now(UTC), config)
+        self._consumer = await self._create(config)
         return self._consumer
 
     async def _probe(self, policy: str) -> _Consumer:
