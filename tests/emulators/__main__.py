@@ -16,6 +16,7 @@ from .deepgram_speak import DeepgramSpeakEmulator
 from .managed import ManagedEmulator
 from .server import Emulator
 from .speechmatics import SpeechmaticsEmulator
+from .speechmatics_agent import SpeechmaticsAgentEmulator
 from .vosk import VoskEmulator
 
 _ALL: list[type[Emulator]] = [
@@ -25,6 +26,7 @@ _ALL: list[type[Emulator]] = [
     DeepgramRestEmulator,
     ManagedEmulator,
     SpeechmaticsEmulator,
+    SpeechmaticsAgentEmulator,
     VoskEmulator,
 ]
 _VOICES: list[type[Emulator]] = [

@@ -12,28 +12,30 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 
 import numpy as np
 from aiohttp import web
 
 from natterjack.audio import Encoding
 
-from . import speechmatics_spec as spec
 from .faults import GARBAGE, Faults
 from .server import Emulator
 from .session import Close, Elapsed, Outgoing, Refusal, Session
 from .speechmatics_engine import Engine
 from .speechmatics_faults import (
-    CLOSE_CODES,
     IDLE_SECONDS,
     IDLE_WARNINGS,
     LIFELESS_SECONDS,
     SESSION_SECONDS,
     SESSION_WARNINGS,
+    SessionFaults,
     SpeechmaticsFaults,
+    close_code,
 )
+from .speechmatics_spec import REALTIME, Specification
 from .speechmatics_start import judge
+from .tones import Decoder, TimedWord
 
 _STEP_SECONDS: Final = 0.02
 """Length of a processing step, short so that results do not depend on the frame size."""
@@ -45,12 +47,33 @@ _ENCODINGS: Final[dict[str, tuple[int, Encoding]]] = {
 """Bytes per sample, and the decoder's encoding."""
 
 
+class AnyEngine(Protocol):
+    """Turns audio into the messages of one endpoint."""
+
+    config: dict[str, Any]
+    decoder: Decoder
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def mid_word(self) -> bool: ...
+
+    def process(self, decoded: list[TimedWord]) -> list[dict[str, Any]]: ...
+
+    def force(self, until: float | None) -> list[dict[str, Any]]: ...
+
+    def end(self) -> list[dict[str, Any]]: ...
+
+
 class RecognitionSession(Session):
     """One realtime session."""
 
     summary_type: ClassVar[str] = "EndOfTranscript"
     type_field: ClassVar[str] = "message"
     tick_seconds: ClassVar[float | None] = 0.02
+    specification: ClassVar[Specification] = REALTIME
+    final_kind: ClassVar[str] = "AddTranscript"
     # "AudioAdded": a server that lags behind stops reading.
     read_ahead_frames: ClassVar[int | None] = 64
 
@@ -77,14 +100,64 @@ class RecognitionSession(Session):
         self._warned: set[str] = set()
         self._pending_start: dict[str, Any] | None = None
         self._start_at: float | None = None
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
         self._encoding = ""
         self._rate = 16000
         self._rest = b""
 
     @property
-    def _switches(self) -> SpeechmaticsFaults:
-        return cast(SpeechmaticsFaults, self.faults)
+    def _switches(self) -> SessionFaults:
+        return cast(SessionFaults, self.faults)
+
+    # ---- what depends on the endpoint -------------------------------------------------------
+
+    def engine(self, content: dict[str, Any], encoding: Encoding) -> AnyEngine:
+        """Return the engine for a StartRecognition."""
+        config, delimiter = content["transcription_config"], self._switches.word_delimiter
+        return Engine(config, self._rate, encoding, delimiter, self.words)
+
+    def switch_engine(self, engine: AnyEngine) -> None:
+        """Pass switches to the engine."""
+        for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
+            setattr(engine, switch, getattr(self.faults, switch))
+
+    def usage_info(self, quota: int) -> dict[str, Any]:
+        """Return the Info about concurrent sessions."""
+        return {
+            "message": "Info",
+            "type": "concurrent_session_usage",
+            "reason": f"{self._usage} concurrent sessions active out of quota {quota}",
+            "usage": self._usage,
+            "quota": quota,
+            "last_updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "region": "eu",
+        }
+
+    def error(self, kind: str, reason: str) -> dict[str, Any]:
+        """Return an Error."""
+        return {"message": "Error", "type": kind, "reason": reason, "code": close_code(kind)}
+
+    def garble(self, final: dict[str, Any]) -> None:
+        """Make the text of a final unreadable."""
+        final["metadata"] = final["results"] = None
+
+    def before(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return unusual messages that precede a message."""
+        if not (
+            getattr(self.faults, "language_info", False) and message["message"] == "AddTranscript"
+        ):
+            return []
+        return [
+            {
+                "message": "LanguageInfo",
+                "language": "en",
+                "word_delimiter": self._switches.word_delimiter,
+                "writing_direction": "left-to-right",
+                "partial": False,
+            }
+        ]
+
+    # ---- the log ----------------------------------------------------------------------------
 
     @property
     def seconds(self) -> float:
@@ -116,15 +189,7 @@ class RecognitionSession(Session):
                 "reason": "Running recognition using a broadcast model quality.",
                 "quality": "broadcast",
             },
-            {
-                "message": "Info",
-                "type": "concurrent_session_usage",
-                "reason": f"{self._usage} concurrent sessions active out of quota {quota or 50}",
-                "usage": self._usage,
-                "quota": quota or 50,
-                "last_updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "region": "eu",
-            },
+            self.usage_info(quota or 50),
         ]
         if quota is not None and self._usage > quota:
             # "Limits": the quota is known only after the handshake.
@@ -139,14 +204,14 @@ class RecognitionSession(Session):
         except ValueError:
             return self._fail("invalid_message", "The message is not JSON")
         kind = content.get("message") if isinstance(content, dict) else None
-        if kind not in spec.messages("publish") - {"AddAudio"}:
+        if kind not in self.specification.messages("publish") - {"AddAudio"}:
             return self._fail("invalid_message", f"Unknown message {kind!r}")
         self.received.append(content)
         if kind == "StartRecognition":
             return self._start(content)
         if not self._started:
             return self._fail("protocol_error", f"{kind} before RecognitionStarted")
-        problems = spec.problems(content)
+        problems = self.specification.problems(content)
         if problems:
             (path, why) = problems[0]
             wrong = "invalid_config" if kind == "SetRecognitionConfig" else "invalid_message"
@@ -157,7 +222,7 @@ class RecognitionSession(Session):
         if self._asked:
             return self._fail("protocol_error", "StartRecognition a second time")
         self._asked = True
-        wrong = judge(content)
+        wrong = judge(self.specification, content)
         if wrong is not None:
             return self._fail(*wrong)
         faults = self._switches
@@ -165,10 +230,10 @@ class RecognitionSession(Session):
             return self._fail(faults.error_type, "at the start")
         if faults.no_recognition_started and self.hits():
             return []
-        audio, config = content["audio_format"], content["transcription_config"]
+        audio = content["audio_format"]
         self._encoding, self._rate = audio["encoding"], audio["sample_rate"]
         encoding = _ENCODINGS[self._encoding][1]
-        self._engine = Engine(config, self._rate, encoding, faults.word_delimiter, self.words)
+        self._engine = self.engine(content, encoding)
         started = {
             "message": "RecognitionStarted",
             "id": self.request_id,
@@ -202,8 +267,7 @@ class RecognitionSession(Session):
         answers = [] if self._past(faults.withhold_acks_after_seconds) else self._outgoing([added])
         if self._limited:
             return answers
-        for switch in ("quiet_in_silence", "late_punctuation", "overreaching_finals"):
-            setattr(self._engine, switch, getattr(faults, switch))
+        self.switch_engine(self._engine)
         before = self.seconds
         transcripts = self._process(audio)
         if self._clock_start is None and self._past(faults.parks_after_seconds):
@@ -212,10 +276,10 @@ class RecognitionSession(Session):
             self._set_back(transcript)
             if self._past(faults.no_transcripts_after_seconds):
                 continue
-            final = transcript["message"] == "AddTranscript"
+            final = transcript["message"] == self.final_kind
             if final and not self._garbled and self._past(faults.unreadable_final_after_seconds):
                 self._garbled = True
-                transcript["metadata"] = transcript["results"] = None
+                self.garble(transcript)
             answers += self._outgoing([transcript])
         return answers + self._due()
 
@@ -342,26 +406,15 @@ class RecognitionSession(Session):
     def _fail(self, kind: str, reason: str) -> list[Outgoing]:
         """Return an Error and a close whose reason is the error's type."""
         self._over = True
-        code = CLOSE_CODES.get(kind, 1011)
-        error = {"message": "Error", "type": kind, "reason": reason, "code": code}
-        messages = self._outgoing([error]) if self._switches.error_in_band else []
-        return [*messages, Close(code, kind)]
+        errors = [self.error(kind, reason)] if self._switches.error_in_band else []
+        return [*self._outgoing(errors), Close(close_code(kind), kind)]
 
     def _outgoing(self, messages: Sequence[dict[str, Any]]) -> list[Outgoing]:
         """Distort messages according to the switches."""
         outgoing: list[Outgoing] = []
         faults = self._switches
         for message in messages:
-            if faults.language_info and message["message"] == "AddTranscript":
-                outgoing.append(
-                    {
-                        "message": "LanguageInfo",
-                        "language": "en",
-                        "word_delimiter": faults.word_delimiter,
-                        "writing_direction": "left-to-right",
-                        "partial": False,
-                    }
-                )
+            outgoing += self.before(message)
             if faults.extra_fields:
                 message = {**message, "x_extra": {"deep": [1, None, {"er": True}]}}
             outgoing.append(message)
@@ -393,6 +446,7 @@ class SpeechmaticsEmulator(Emulator):
     # With or without a trailing slash, and the older form with the language.
     path: ClassVar[str] = "/v2{rest:(/[^/]*)?}"
     faults_model: ClassVar[type[Faults]] = SpeechmaticsFaults
+    session_type: ClassVar[type[RecognitionSession]] = RecognitionSession
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -410,13 +464,13 @@ class SpeechmaticsEmulator(Emulator):
     def admit(self, request: web.Request) -> Session:
         key = request.query.get("jwt") or _bearer(request)
         known = self._known(key, temporary_only="jwt" in request.query)
-        faults = cast(SpeechmaticsFaults, self.faults)
+        faults = cast(SessionFaults, self.faults)
         if not known and not faults.auth_in_band:
             raise Refusal(401, "Unauthorized")
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append({**headers, **request.query})
         usage = self.open_connections + 1
-        session = RecognitionSession(self.faults, usage, "" if known else "not_authorised")
+        session = self.session_type(self.faults, usage, "" if known else "not_authorised")
         self.sessions.append(session)
         return session
 
@@ -427,7 +481,7 @@ class SpeechmaticsEmulator(Emulator):
 
     async def _give_key(self, request: web.Request) -> web.Response:
         """Answer with 201 and a temporary key, or with a JSON error ("Authentication")."""
-        status = cast(SpeechmaticsFaults, self.faults).management_status
+        status = cast(SessionFaults, self.faults).management_status
         if status is None and not self._known(_bearer(request), temporary_only=False):
             status = 403
         if status is not None:

@@ -1,4 +1,4 @@
-"""Speechmatics' limits and close codes, and the faults that tests can inject."""
+"""Speechmatics' limits and close codes, and the faults that tests can inject at both endpoints."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ CLOSE_CODES: Final = {
     "unknown_error": 1011,
 }
 """The close code that follows each type of Error ("Error handling")."""
+
+
+def close_code(kind: str) -> int:
+    """The close code after an Error of this type; for an unknown type, our choice."""
+    return CLOSE_CODES.get(kind, 1011)
+
+
 IDLE_SECONDS: Final = 3600.0
 IDLE_WARNINGS: Final = (15, 10, 5)
 SESSION_SECONDS: Final = 48 * 3600.0
@@ -36,9 +43,9 @@ LIFELESS_SECONDS: Final = 180.0
 pong. Warnings precede the first two by the given minutes."""
 
 
-class SpeechmaticsFaults(Faults):
-    """Switches of this emulator. Those for open connections obey `connections`, except for choices
-    and the clock."""
+class SessionFaults(Faults):
+    """Switches of the emulators of both endpoints. Those for open connections obey `connections`,
+    except for choices and the clock."""
 
     start_delay_seconds: float = Field(0, ge=0, description="delay of RecognitionStarted")
     no_recognition_started: bool = Field(False, description="never send RecognitionStarted")
@@ -67,7 +74,6 @@ class SpeechmaticsFaults(Faults):
     unreadable_final_after_seconds: float | None = Field(
         None, description="send the next final without metadata, once per connection"
     )
-    language_info: bool = Field(False, description="send a LanguageInfo before each transcript")
     end_of_transcript: Literal["normal", "missing", "close"] = Field(
         "normal", description="missing: send nothing; close: send only the close frame"
     )
@@ -81,6 +87,13 @@ class SpeechmaticsFaults(Faults):
     )
 
     word_delimiter: str = Field(" ", description="word delimiter of the language pack")
+    extra_fields: bool = Field(False, description="messages have undocumented fields")
+
+
+class SpeechmaticsFaults(SessionFaults):
+    """Switches of the emulator of the realtime API."""
+
+    language_info: bool = Field(False, description="send a LanguageInfo before each transcript")
     quiet_in_silence: bool = Field(
         False, description="send neither partials nor finals for silence"
     )
@@ -88,4 +101,13 @@ class SpeechmaticsFaults(Faults):
     overreaching_finals: bool = Field(
         False, description="a final's end_time is the end of the audio, even within the next word"
     )
-    extra_fields: bool = Field(False, description="messages have undocumented fields")
+
+
+class AgentFaults(SessionFaults):
+    """Switches of the emulator of Agent STT."""
+
+    word_messages: bool = Field(
+        False, description="send an AddTranscript and a LanguageInfo before each segment"
+    )
+    untyped_warning: bool = Field(False, description="send a Warning without a type at the start")
+    segment_cap_seconds: float = Field(120, description="longest segment")

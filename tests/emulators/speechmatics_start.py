@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from . import speechmatics_spec as spec
+from .speechmatics_spec import Specification
 
 LANGUAGES: Final = frozenset(
     ("ar", "cmn", "cmn_en", "de", "en", "es", "fr", "it", "ja", "multi", "nl", "pl", "pt", "yue")
@@ -17,7 +17,7 @@ _INVALID: Final = {
 }
 
 
-def judge(content: dict[str, Any]) -> tuple[str, str] | None:
+def judge(spec: Specification, content: dict[str, Any]) -> tuple[str, str] | None:
     """Return the type and reason of the Error for a StartRecognition, or None if it is valid."""
     for path, why in spec.problems(content):
         names = [str(part) for part in path]

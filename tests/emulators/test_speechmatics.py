@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from . import speechmatics_spec as spec
 from . import tones
 from .session import Close, Elapsed
 from .speechmatics import RecognitionSession
 from .speechmatics_faults import CLOSE_CODES, SpeechmaticsFaults
+from .speechmatics_spec import AGENT
+from .speechmatics_spec import REALTIME as spec
 
 AUDIO_FORMAT = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16000}
 CONFIG: dict[str, Any] = {
@@ -397,7 +398,8 @@ def test_validation_detects_errors() -> None:
 
 
 def test_the_specification_is_named_and_attributed() -> None:
-    attribution = (spec.SPECIFICATION.parent / "README.md").read_text()
-    assert spec.SPECIFICATION.name in attribution
+    attribution = (spec.path.parent / "README.md").read_text()
+    assert spec.path.name in attribution
+    assert AGENT.path.name in attribution
     assert "The MIT License" in attribution
     assert "Speechmatics Limited" in attribution

@@ -32,9 +32,9 @@ from speechmatics.rt import (
 
 from tests.waiting import bound, until, within
 
-from . import speechmatics_spec as spec
 from . import tones
 from .speechmatics import SpeechmaticsEmulator
+from .speechmatics_spec import REALTIME as spec
 
 KEY = "a-key"
 FORMAT = AudioFormat(encoding=AudioEncoding.PCM_S16LE, sample_rate=16000)

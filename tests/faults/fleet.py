@@ -193,6 +193,7 @@ def worker_environment(emulators: dict[str, RemoteEmulator]) -> dict[str, str]:
         "deepgram-flux": ("DEEPGRAM_URL", ""),
         "deepgram-rest": ("DEEPGRAM_REST_URL", ""),
         "speechmatics": ("SPEECHMATICS_URL", "/v2"),
+        "speechmatics-agent": ("SPEECHMATICS_AGENT_URL", "/v2/agent"),
         "managed": ("MANAGED_URL", ""),
         "deepgram-aura": ("DEEPGRAM_URL", ""),
         "deepgram-flux-speak": ("DEEPGRAM_URL", ""),

@@ -65,6 +65,7 @@ def environment(name: str, emulator: Emulator) -> dict[str, str]:
         "DEEPGRAM_URL": emulator.url,
         "DEEPGRAM_REST_URL": emulator.url.replace("ws://", "http://"),
         "SPEECHMATICS_URL": f"{emulator.url}/v2",
+        "SPEECHMATICS_AGENT_URL": f"{emulator.url}/v2/agent",
         "MANAGED_URL": emulator.url,
     }
     keys = dict.fromkeys(("DEEPGRAM_API_KEY", "SPEECHMATICS_API_KEY", "MANAGED_TOKEN"), "a-key")

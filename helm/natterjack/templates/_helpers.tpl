@@ -218,6 +218,7 @@ SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
   "deepgram-flux" (list "DEEPGRAM_API_KEY")
   "deepgram-rest" (list "DEEPGRAM_API_KEY" "DEEPGRAM_REST_API_KEY")
   "speechmatics" (list "SPEECHMATICS_API_KEY" "SPEECHMATICS_TEMPORARY_KEY")
+  "speechmatics-agent" (list "SPEECHMATICS_API_KEY" "SPEECHMATICS_TEMPORARY_KEY")
   "managed" (list "MANAGED_TOKEN") -}}
 {{- range $name := splitList "," .Values.worker.provider -}}
 {{- $variables := default list (get $needs (trim $name)) -}}

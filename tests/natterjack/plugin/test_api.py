@@ -26,10 +26,13 @@ SHARED = {
 }
 """Helpers that provider folders may import; a package of its own would bring them along."""
 
-VENDOR = dict.fromkeys(
-    ("deepgram_aura", "deepgram_flux", "deepgram_flux_voice", "deepgram_rest"),
-    ("worker.providers.deepgram.",),
-)
+VENDOR = {
+    **dict.fromkeys(
+        ("deepgram_aura", "deepgram_flux", "deepgram_flux_voice", "deepgram_rest"),
+        ("worker.providers.deepgram.",),
+    ),
+    "speechmatics_agent": ("worker.providers.speechmatics.",),
+}
 """Folders that share the code of one vendor with another folder."""
 
 

@@ -13,9 +13,8 @@ from natterjack.plugin.websocket import Closed, Socket
 
 from .. import wire
 from ..auto_reset import AutoResetEvent
-from . import failures, messages, protocol
-from .options import NAME, Recognition
-from .state import Limits, StreamState
+from . import failures, messages
+from .exchange import Exchange
 
 _MAX_EVENTS = 1000
 """Limit of events that wait for the iterator; at the limit, the socket is not read."""
@@ -26,34 +25,34 @@ _ERROR_WAIT_SECONDS = 0.5
 
 
 async def start(
-    socket: Socket, recognition: Recognition, limits: Limits, timeout_seconds: float
+    socket: Socket, exchange: Exchange[Any], timeout_seconds: float
 ) -> SpeechmaticsStream:
     """Start recognition. Speechmatics docs, "StartRecognition": audio before RecognitionStarted is
     an error, so this waits for it.
 
     Raises: ProviderError; the caller closes the socket.
     """
-    early: list[ProviderEvent] = []
+    provider, early = exchange.provider, list[ProviderEvent]()
     try:
         async with asyncio.timeout(timeout_seconds):
             # "Error handling": the server may have refused already, so its messages are read even
             # if sending fails.
             with contextlib.suppress(Dropped):
-                await socket.send(protocol.encode_start(recognition))
+                await socket.send(exchange.start())
             while len(early) < _MAX_EARLY:
                 received = await socket.receive()
                 if isinstance(received, Closed):
-                    raise failures.close_error(received)
+                    raise failures.close_error(provider, received)
                 try:
-                    message = protocol.decode(received)
+                    message = exchange.decode(received)
                 except RemoteProtocolError as error:
                     early.append(Notice("malformed", str(error), harmless=True))
                     continue
                 if isinstance(message, messages.RecognitionStarted):
-                    state = StreamState(recognition, message.delimiter, limits)
-                    return SpeechmaticsStream(socket, state, message.id, early)
+                    exchange.begin(message)
+                    return SpeechmaticsStream(socket, exchange, message.id, early)
                 if isinstance(message, messages.Error):
-                    raise failures.error_of(message)
+                    raise failures.error_of(provider, message)
                 if isinstance(message, Notice):
                     early.append(message)
                 else:
@@ -61,8 +60,8 @@ async def start(
                     early.append(Notice("malformed", what, harmless=True))
     except TimeoutError:
         reason = f"no RecognitionStarted within {timeout_seconds:g} s"
-        raise Unavailable(NAME, "server_error", reason) from None
-    raise RemoteProtocolError(NAME, f"no RecognitionStarted in {_MAX_EARLY} messages")
+        raise Unavailable(provider, "server_error", reason) from None
+    raise RemoteProtocolError(provider, f"no RecognitionStarted in {_MAX_EARLY} messages")
 
 
 class SpeechmaticsStream(ProviderStream):
@@ -74,7 +73,7 @@ class SpeechmaticsStream(ProviderStream):
     def __init__(
         self,
         socket: Socket,
-        state: StreamState,
+        exchange: Exchange[Any],
         reference: str | None,
         early: list[ProviderEvent],
     ) -> None:
@@ -82,7 +81,7 @@ class SpeechmaticsStream(ProviderStream):
         self.on_failure: Callable[[ProviderError], None] = lambda error: None
         """Called with the error of the stream, unless it was closed by `close`."""
         self._socket = socket
-        self._state = state
+        self._exchange = exchange
         self._finishing = False
         self._failure: ProviderError | None = None
         self._progress = AutoResetEvent()
@@ -101,36 +100,38 @@ class SpeechmaticsStream(ProviderStream):
             return
         if self._finishing:
             raise RuntimeError("send after finish")
-        while not self._state.ready and not self._reader.done():
+        while not self._exchange.ready and not self._reader.done():
             await self._progress.wait()
         self._check()
         # Counted first, since the acknowledgement may arrive before `send` returns.
-        self._state.sent(len(audio))
+        self._exchange.sent(audio)
         await self._write(self._socket.send(audio))
 
     def send_nowait(self, audio: bytes) -> bool:
-        if not audio or self._finishing or not self._state.ready:
+        if not audio or self._finishing or not self._exchange.ready:
             return False
         self._check()
         if not self._socket.send_nowait(audio):
             return False
-        self._state.sent(len(audio))
+        self._exchange.sent(audio)
         return True
 
     async def finish(self) -> None:
         if self._finishing:
             return
         self._finishing = True
-        await self._write(self._socket.send(self._state.finish()))
+        await self._write(self._socket.send(self._exchange.finish()))
 
     async def finalize(self) -> None:
         """Request finals for all audio sent so far; this also ends the turn."""
-        await self._write(self._socket.send(self._state.finalize()))
+        message = self._exchange.finalize()
+        if message is not None:
+            await self._write(self._socket.send(message))
 
     async def configure(self, changes: Mapping[str, Any]) -> None:
         """Send changes of the configuration. No response is documented; an invalid change ends the
         stream."""
-        await self._write(self._socket.send(self._state.configure(changes)))
+        await self._write(self._socket.send(self._exchange.configure(changes)))
 
     async def __aiter__(self) -> AsyncIterator[ProviderEvent]:
         while True:
@@ -144,7 +145,7 @@ class SpeechmaticsStream(ProviderStream):
 
     async def close(self) -> None:
         if self._failure is None:
-            self._failure = Dropped(NAME, "the stream was closed")
+            self._failure = Dropped(self._exchange.provider, "the stream was closed")
         self._reader.cancel()
         await self._socket.close()
         await asyncio.wait([self._reader])
@@ -165,7 +166,7 @@ class SpeechmaticsStream(ProviderStream):
     async def _read(self) -> None:
         """Read messages until EndOfTranscript or the end of the connection."""
         try:
-            while not self._state.over:
+            while not self._exchange.over:
                 for event in self._received(await self._socket.receive()):
                     while len(self._events) >= _MAX_EVENTS:
                         await self._taken.wait()
@@ -180,12 +181,12 @@ class SpeechmaticsStream(ProviderStream):
 
     def _received(self, received: str | bytes | Closed) -> list[ProviderEvent]:
         if isinstance(received, Closed):
-            raise self._state.closed(received)
+            raise self._exchange.closed(received)
         try:
-            message = protocol.decode(received, self._state.sent_seconds + wire.AHEAD_SECONDS)
+            message = self._exchange.decode(received)
         except wire.Harmless as error:
             return [Notice("malformed", str(error), harmless=True)]
-        return self._state.receive(message)
+        return self._exchange.receive(message)
 
     def _end(self) -> None:
         """Wake all waiters: the stream has ended."""

@@ -1,6 +1,7 @@
 """Maps in-band errors and closes to provider errors.
 
-Sources: Speechmatics docs, "Error handling" and "Limits"; specification, ErrorTypeEnum.
+Sources: Speechmatics docs, "Error handling" and "Limits"; specification, ErrorTypeEnum. Agent STT
+names fewer types in its specification; the others are likely to occur there too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from natterjack.plugin.websocket import Closed
 
 from ..wire import MAX_QUOTE
 from .messages import Error
-from .options import NAME
 
 _REFUSALS: Final[dict[str, RefusedCause]] = {
     "invalid_message": "request",
@@ -50,27 +50,27 @@ _PROTOCOL_VIOLATIONS: Final = (1002, 1007, 1009)
 """RFC 6455, 7.4.1: the client violated the WebSocket protocol, or its message was too big."""
 
 
-def error_of(error: Error) -> ProviderError:
+def error_of(provider: str, error: Error) -> ProviderError:
     """The error for an in-band error. Its type decides; the reason is informational."""
-    return _of_type(error.type, error.reason, error.type or None)
+    return _of_type(provider, error.type, error.reason, error.type or None)
 
 
-def _of_type(kind: str, reason: str, code: str | None) -> ProviderError:
+def _of_type(provider: str, kind: str, reason: str, code: str | None) -> ProviderError:
     message = reason or "the session was ended"
     if kind in _REFUSALS:
-        return RequestRefused(NAME, _REFUSALS[kind], message, code)
+        return RequestRefused(provider, _REFUSALS[kind], message, code)
     if kind == "quota_exceeded":
-        return Unavailable(NAME, "rate_limit", message, code)
+        return Unavailable(provider, "rate_limit", message, code)
     if kind in _OUTAGES:
-        return Unavailable(NAME, "server_error", message, code)
+        return Unavailable(provider, "server_error", message, code)
     if kind in ("idle_timeout", "session_timeout"):
         # Expected; a new session may be opened at once.
-        return Dropped(NAME, message, code)
+        return Dropped(provider, message, code)
     # For an unknown type, a retry will tell.
-    return Unavailable(NAME, "server_error", message, code)
+    return Unavailable(provider, "server_error", message, code)
 
 
-def close_error(closed: Closed) -> ProviderError:
+def close_error(provider: str, closed: Closed) -> ProviderError:
     """The error for the end of a connection without EndOfTranscript or an Error.
 
     The reason of the close frame repeats the error's type. Code 1008 accompanies both permanent and
@@ -80,7 +80,7 @@ def close_error(closed: Closed) -> ProviderError:
     code_text = None if code is None else str(code)
     kind = reason if reason in _REFUSALS or reason.endswith("_timeout") else _TYPES.get(code or 0)
     if kind is not None:
-        return _of_type(kind, reason, code_text)
+        return _of_type(provider, kind, reason, code_text)
     if code in _PROTOCOL_VIOLATIONS:
-        return RequestRefused(NAME, "request", reason or "stream refused", code_text)
-    return Dropped(NAME, reason or "connection closed before EndOfTranscript", code_text)
+        return RequestRefused(provider, "request", reason or "stream refused", code_text)
+    return Dropped(provider, reason or "connection closed before EndOfTranscript", code_text)

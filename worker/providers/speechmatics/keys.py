@@ -20,28 +20,27 @@ from natterjack.plugin.errors import (
 )
 from natterjack.plugin.proxy import proxy_for
 
-from .options import NAME
-from .settings import SpeechmaticsSettings
+from .settings import SpeechmaticsAccount
 
 _RENEWED: Final = 0.8
 """Fraction of its lifetime after which a temporary key is replaced."""
 
 
-def management_error(status: int) -> ProviderError:
+def management_error(provider: str, status: int) -> ProviderError:
     """The error for a failed request of a temporary key. "Authentication": only 201 is success;
     403, 404 and 410 concern the account or its key."""
     code, message = str(status), "request of a temporary key failed"
     if status == 429:
-        return Unavailable(NAME, "rate_limit", message, code)
+        return Unavailable(provider, "rate_limit", message, code)
     if status == 408 or status >= 500:
-        return Unavailable(NAME, "server_error", message, code)
+        return Unavailable(provider, "server_error", message, code)
     if status < 400:
-        return RemoteProtocolError(NAME, message, code)
-    return RequestRefused(NAME, "request" if status == 400 else "auth", message, code)
+        return RemoteProtocolError(provider, message, code)
+    return RequestRefused(provider, "request" if status == 400 else "auth", message, code)
 
 
-def _closed() -> Unavailable:
-    return Unavailable(NAME, "connect", "the provider was closed")
+def _closed(provider: str) -> Unavailable:
+    return Unavailable(provider, "connect", "the provider was closed")
 
 
 def _retrieve_error(attempt: asyncio.Task[SecretStr]) -> None:
@@ -52,7 +51,8 @@ def _retrieve_error(attempt: asyncio.Task[SecretStr]) -> None:
 class Keys:
     """Provides the key for the next connection, and caches temporary keys."""
 
-    def __init__(self, api_key: SecretStr, settings: SpeechmaticsSettings) -> None:
+    def __init__(self, provider: str, api_key: SecretStr, settings: SpeechmaticsAccount) -> None:
+        self._provider = provider
         self._api_key = api_key
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
@@ -70,7 +70,7 @@ class Keys:
         if self._temporary is not None and asyncio.get_running_loop().time() < self._valid_until:
             return self._temporary
         if self._closed:
-            raise _closed()
+            raise _closed(self._provider)
         if self._attempt is None or self._attempt.done():
             self._attempt = asyncio.create_task(self._renew(), name="speechmatics key")
             # All waiters may be gone by then; this avoids a warning about an error that is never
@@ -80,7 +80,7 @@ class Keys:
         # Not awaited directly: cancelling one waiter must not affect the others.
         await asyncio.wait([attempt])
         if attempt.cancelled():
-            raise _closed()
+            raise _closed(self._provider)
         return attempt.result()
 
     def forget(self) -> None:
@@ -111,20 +111,22 @@ class Keys:
                 ) as response,
             ):
                 if response.status != 201:
-                    raise management_error(response.status)
+                    raise management_error(self._provider, response.status)
                 content = await response.json(content_type=None)
         # `from None`: aiohttp's errors show the request's headers, which hold the key.
         except TimeoutError:
             message = f"no temporary key within {timeout:g} s"
-            raise Unavailable(NAME, "connect", message) from None
+            raise Unavailable(self._provider, "connect", message) from None
         except (aiohttp.ClientError, OSError) as error:
             message = f"no temporary key: {type(error).__name__}"
-            raise Unavailable(NAME, "connect", message) from None
+            raise Unavailable(self._provider, "connect", message) from None
         except ValueError:
-            raise RemoteProtocolError(NAME, "response with the temporary key is not JSON") from None
+            raise RemoteProtocolError(
+                self._provider, "response with the temporary key is not JSON"
+            ) from None
         key = content.get("key_value") if isinstance(content, dict) else None
         if not isinstance(key, str) or not key:
-            raise RemoteProtocolError(NAME, "response without a temporary key")
+            raise RemoteProtocolError(self._provider, "response without a temporary key")
         return SecretStr(key)
 
     async def close(self) -> None:

@@ -91,14 +91,6 @@ class Error:
     reason: str
 
 
-Message = (
-    RecognitionStarted
-    | AudioAdded
-    | Transcript
-    | EndOfUtterance
-    | LanguageInfo
-    | EndOfTranscript
-    | DurationLimit
-    | Error
-    | Notice
-)
+Control = RecognitionStarted | AudioAdded | EndOfTranscript | DurationLimit | Error | Notice
+"""What Agent STT sends too."""
+Message = Control | Transcript | EndOfUtterance | LanguageInfo

@@ -6,17 +6,17 @@ StartRecognition. An option overrides the session's own fields, which override t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from natterjack.audio import AudioFormat, Encoding
+from natterjack.audio import Encoding
 from natterjack.plugin.errors import RequestRefused
 from natterjack.plugin.options import parse_options
 from natterjack.plugin.provider import StreamRequest
 
+from .control import Recognition
 from .settings import Model, SpeechmaticsSettings
 
 NAME: Final = "speechmatics"
@@ -28,27 +28,27 @@ _ENGLISH_LOCALES: Final = ("en-AU", "en-GB", "en-US")
 """Speechmatics docs, "Output locale"."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-_Text = Annotated[str, Field(min_length=1)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Word(_Strict):
+class Word(Strict):
     """An entry of the custom dictionary (specification, AdditionalVocabObject)."""
 
-    content: _Text
-    sounds_like: Annotated[list[_Text], Field(min_length=1)] | None = None
+    content: Text
+    sounds_like: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
-class Speaker(_Strict):
+class Speaker(Strict):
     """A known voice (specification, SpeakersInputItem). Its label must differ from the engine's
     labels."""
 
     label: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
-    speaker_identifiers: Annotated[list[_Text], Field(min_length=1)]
+    speaker_identifiers: Annotated[list[Text], Field(min_length=1)]
 
 
 def _bounded(speakers: list[Speaker]) -> list[Speaker]:
@@ -60,37 +60,37 @@ def _bounded(speakers: list[Speaker]) -> list[Speaker]:
     return speakers
 
 
-class SpeakerDiarization(_Strict):
+class SpeakerDiarization(Strict):
     max_speakers: Annotated[int, Field(ge=2)] | None = None
-    speaker_sensitivity: _Share | None = None
+    speaker_sensitivity: Share | None = None
     prefer_current_speaker: bool | None = None
     speakers: Annotated[list[Speaker], AfterValidator(_bounded)] | None = None
 
 
-class AudioFiltering(_Strict):
+class AudioFiltering(Strict):
     volume_threshold: Annotated[float, Field(ge=0, le=100)]
 
 
-class Replacement(_Strict):
+class Replacement(Strict):
     from_: Annotated[str, Field(alias="from")]
     to: str
 
 
-class TranscriptFiltering(_Strict):
+class TranscriptFiltering(Strict):
     remove_disfluencies: bool | None = None
     replacements: list[Replacement] | None = None
 
 
-class Punctuation(_Strict):
+class Punctuation(Strict):
     permitted_marks: list[Annotated[str, Field(pattern="^(.|all)$")]] | None = None
-    sensitivity: _Share | None = None
+    sensitivity: Share | None = None
 
 
-class Conversation(_Strict):
+class Conversation(Strict):
     end_of_utterance_silence_trigger: Annotated[float, Field(ge=0, le=2)]
 
 
-class Changes(_Strict):
+class Changes(Strict):
     """Settings that can change on an open stream (specification, MidSessionTranscriptionConfig).
     The message may also name the language but not change it."""
 
@@ -104,12 +104,12 @@ class Changes(_Strict):
 class Options(Changes):
     """Schema of `StreamRequest.options`. Types are strict: `"true"` is not a boolean."""
 
-    language: _Text | None = None
+    language: Text | None = None
     model: Model | None = None
     operating_point: Model | None = None
-    domain: _Text | None = None
-    output_locale: _Text | None = None
-    additional_vocab: list[_Text | Word] = []
+    domain: Text | None = None
+    output_locale: Text | None = None
+    additional_vocab: list[Text | Word] = []
     # `channel` and `channel_and_speaker` require JSON messages with audio of several channels; a
     # session of natterjack has one speaker and is sent as binary frames.
     diarization: Literal["none", "speaker"] | None = None
@@ -131,16 +131,7 @@ def refused(message: str) -> RequestRefused:
 def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Check the changes for `configure`, since the server responds to an invalid one with an Error,
     which ends the session. Raises: RequestRefused that names the invalid one."""
-    return _plain(parse_options(NAME, Changes, changes, "configure"))
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """Parameters of a stream, merged from options, session and settings."""
-
-    audio_format: dict[str, Any]
-    transcription_config: dict[str, Any]
-    format: AudioFormat
+    return plain(parse_options(NAME, Changes, changes, "configure"))
 
 
 def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recognition:
@@ -149,7 +140,7 @@ def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recog
     encoding, sample_rate, _ = request.format
     if encoding not in _ENCODINGS:
         raise refused(f"encoding {encoding} is not supported")
-    language, locale = _language(options.language or request.language or settings.language)
+    language, locale = split_language(options.language or request.language or settings.language)
     config: dict[str, Any] = {
         "language": language,
         **_model(options, settings, request),
@@ -166,13 +157,13 @@ def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recog
         config["domain"] = settings.domain
     if (locale := settings.output_locale or locale) is not None:
         config["output_locale"] = locale
-    if vocabulary := _vocabulary(options, request):
-        config["additional_vocab"] = vocabulary
-    given = _plain(options)
+    if words := vocabulary(options.additional_vocab, request.keyterms):
+        config["additional_vocab"] = words
+    given = plain(options)
     for name in ("language", "model", "operating_point", "additional_vocab"):
         given.pop(name, None)
     config.update(given)
-    _speakers(config, options, settings)
+    add_speakers(NAME, config, options.speaker_diarization_config, settings.max_speakers)
     return Recognition(
         audio_format={
             "type": "raw",
@@ -184,11 +175,12 @@ def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recog
     )
 
 
-def _plain(model: BaseModel) -> dict[str, Any]:
+def plain(model: BaseModel) -> dict[str, Any]:
+    """The values that were given, under the vendor's names."""
     return model.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
 
 
-def _language(tag: str) -> tuple[str, str | None]:
+def split_language(tag: str) -> tuple[str, str | None]:
     """Split a language tag into ISO code and output locale. The vendor's codes have no region, and
     only English has several spellings. Codes such as `cmn_en` are passed on unchanged."""
     code, _, region = tag.partition("-")
@@ -212,23 +204,30 @@ def _model(
     return {"model": named or settings.model}
 
 
-def _vocabulary(options: Options, request: StreamRequest) -> list[str | dict[str, Any]]:
+def vocabulary(given: Iterable[str | Word], keyterms: Iterable[str]) -> list[str | dict[str, Any]]:
     """The custom dictionary: the session's keyterms, overridden by the option's entries."""
-    entries: dict[str, str | dict[str, Any]] = {term: term for term in request.keyterms if term}
-    for entry in options.additional_vocab:
+    entries: dict[str, str | dict[str, Any]] = {term: term for term in keyterms if term}
+    for entry in given:
         if isinstance(entry, str):
             entries.setdefault(entry, entry)
         else:
-            entries[entry.content] = _plain(entry)
+            entries[entry.content] = plain(entry)
     return list(entries.values())
 
 
-def _speakers(config: dict[str, Any], options: Options, settings: SpeechmaticsSettings) -> None:
-    """Add the configuration of diarization, which is only allowed with diarization."""
+def add_speakers(
+    provider: str,
+    config: dict[str, Any],
+    given: SpeakerDiarization | None,
+    max_speakers: int | None,
+) -> None:
+    """Add the configuration of diarization, which is only allowed with diarization. Raises:
+    RequestRefused."""
     if config["diarization"] == "none":
-        if options.speaker_diarization_config is not None:
-            raise refused("option 'speaker_diarization_config': needs 'diarization'")
+        if given is not None:
+            what = "option 'speaker_diarization_config': needs 'diarization'"
+            raise RequestRefused(provider, "request", what)
         return
-    if settings.max_speakers is not None:
-        given = config.get("speaker_diarization_config", {})
-        config["speaker_diarization_config"] = {"max_speakers": settings.max_speakers, **given}
+    if max_speakers is not None:
+        own = config.get("speaker_diarization_config", {})
+        config["speaker_diarization_config"] = {"max_speakers": max_speakers, **own}

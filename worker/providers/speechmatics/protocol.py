@@ -6,35 +6,27 @@ schemas, or pages of the vendor's documentation ("Speechmatics docs").
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
-
-from pydantic import SecretStr
 
 from natterjack.plugin.errors import RemoteProtocolError
 from natterjack.plugin.provider import Notice, ProviderWord
-from natterjack.plugin.websocket import ConnectRequest
 
 from .. import wire
 from ..estimate import spoken_text, with_times
 from ..wire import MAX_QUOTE
+from . import control
+from .control import metadata
 from .messages import (
     Attaches,
-    AudioAdded,
-    DurationLimit,
-    EndOfTranscript,
     EndOfUtterance,
-    Error,
     LanguageInfo,
     Message,
-    RecognitionStarted,
     Result,
     Transcript,
 )
-from .options import NAME, Recognition, parse_changes
+from .options import NAME, parse_changes
 
 _MID_STREAM: Final = (
     "language",
@@ -45,21 +37,6 @@ _MID_STREAM: Final = (
     "conversation_config",
 )
 """All fields of SetRecognitionConfig (specification, MidSessionTranscriptionConfig)."""
-_NOTICE_TYPES: Final = frozenset(
-    {
-        # Warning (specification, WarningTypeEnum), except duration_limit_exceeded
-        "unsupported_translation_pair",
-        "idle_timeout",
-        "session_timeout",
-        "empty_translation_target_list",
-        "add_audio_after_eos",
-        "speaker_id",
-        # Info (InfoTypeEnum)
-        "recognition_quality",
-        "concurrent_session_usage",
-    }
-)
-"""Types of Warning and Info that become notice codes, which are metric labels."""
 _UNREQUESTED: Final = frozenset(
     {
         "ChannelAudioAdded",
@@ -71,18 +48,16 @@ _UNREQUESTED: Final = frozenset(
     }
 )
 """Messages for features that this client never requests."""
-_KINDS: Final = _UNREQUESTED | {
-    "AudioAdded",
-    "AddTranscript",
-    "AddPartialTranscript",
-    "EndOfUtterance",
-    "RecognitionStarted",
-    "EndOfTranscript",
-    "Error",
-    "Warning",
-    "Info",
-    "LanguageInfo",
-}
+_KINDS: Final = (
+    _UNREQUESTED
+    | control.KINDS
+    | {
+        "AddTranscript",
+        "AddPartialTranscript",
+        "EndOfUtterance",
+        "LanguageInfo",
+    }
+)
 _WORD_SECONDS: Final = 0.3
 """Length of a word for the estimate of an end. A later end would cover words that follow."""
 
@@ -98,51 +73,10 @@ _ATTACHES: Final[dict[str, Attaches]] = {
 # ---- out ------------------------------------------------------------------------------------
 
 
-def connect_request(url: str, key: SecretStr, app: str, request_id: str) -> ConnectRequest:
-    """The upgrade request of a stream.
-
-    `key` is an API key or a temporary one; servers send either in the header (Speechmatics docs,
-    "Authentication"). `request_id` is for tracing.
-    """
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}", "X-Request-Id": request_id}
-    if app:
-        url += f"{'&' if '?' in url else '?'}sm-app={quote(app, safe='')}"
-    return ConnectRequest(url, headers)
-
-
-def encode_start(recognition: Recognition) -> str:
-    """The first message, which starts the session ("StartRecognition")."""
-    return json.dumps(
-        {
-            "message": "StartRecognition",
-            "audio_format": recognition.audio_format,
-            "transcription_config": recognition.transcription_config,
-        }
-    )
-
-
-def encode_end_of_stream(last_seq_no: int) -> str:
-    """The end of the audio ("EndOfStream"); remaining transcripts and EndOfTranscript follow.
-
-    `last_seq_no` is the number of frames sent on this connection, which are numbered from 1.
-    """
-    return json.dumps({"message": "EndOfStream", "last_seq_no": last_seq_no})
-
-
-def encode_force_end_of_utterance(seconds: float) -> str:
-    """A request for a final of the audio up to `seconds` ("ForceEndOfUtterance")."""
-    return json.dumps({"message": "ForceEndOfUtterance", "timestamp": round(seconds, 3)})
-
-
 def encode_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[str, Any]:
-    """SetRecognitionConfig, and the stream's new configuration.
-
-    The message repeats all settings that can change, since it is not documented whether omitted
-    ones keep their values. Raises: RequestRefused.
-    """
+    """SetRecognitionConfig, and the stream's new configuration. Raises: RequestRefused."""
     new = {**config, **parse_changes(changes)}
-    sent = {name: new[name] for name in _MID_STREAM if name in new}
-    return json.dumps({"message": "SetRecognitionConfig", "transcription_config": sent}), new
+    return control.encode_config(new, _MID_STREAM), new
 
 
 # ---- in -------------------------------------------------------------------------------------
@@ -160,59 +94,38 @@ def decode(message: str | bytes, latest: float = math.inf) -> Message:
     # `message` is the discriminator; some messages also have a `type`. A transcript is known by its
     # shape too, so that its text is kept if the discriminator is wrong.
     kind = content.get("message")
-    if not (isinstance(kind, str) and kind in _KINDS) and "transcript" in _metadata(content):
+    if not (isinstance(kind, str) and kind in _KINDS) and "transcript" in metadata(content):
         found = _transcript(content, final=True, latest=latest)
         words = tuple([ProviderWord(one.text, one.start, one.end) for one in found.results])
         text = " ".join(word.text for word in words)
         what = f"message is {wire.quoted(kind)}"
         raise wire.unclear(NAME, what, text, found.start, found.end, words)
     match kind:
-        case "AudioAdded":
-            return AudioAdded(
-                wire.required(wire.index(content.get("seq_no")), NAME, content, "seq_no")
-            )
         case "AddTranscript" | "AddPartialTranscript":
             return _transcript(content, final=kind == "AddTranscript", latest=latest)
         case "EndOfUtterance":
-            metadata = _metadata(content)
-            end = wire.seconds(metadata.get("end_time"), latest)
-            return EndOfUtterance(wire.required(end, NAME, metadata, "end_time"))
-        case "RecognitionStarted":
-            return _started(content)
-        case "EndOfTranscript":
-            return EndOfTranscript()
-        case "Error":
-            # Fatal in any case, so no field is required.
-            return Error(_quoted(content, "type"), _quoted(content, "reason"))
-        case "Warning" | "Info":
-            return _notice(content, kind)
+            span = metadata(content)
+            end = wire.seconds(span.get("end_time"), latest)
+            return EndOfUtterance(wire.required(end, NAME, span, "end_time"))
         case "LanguageInfo":
             delimiter = wire.text(content.get("word_delimiter"))
             language = wire.required(wire.label(content.get("language")), NAME, content, "language")
             return LanguageInfo(language, wire.required(delimiter, NAME, content, "word_delimiter"))
     name = wire.kind(NAME, content, "message")
+    if name in control.KINDS:
+        return control.decode(NAME, name, content)
     if name in _UNREQUESTED:
         return Notice("not_asked_for", name)
     return Notice("unknown", f"message {name[:MAX_QUOTE]!r}")
 
 
-def _started(content: dict[str, Any]) -> RecognitionStarted:
-    pack = content.get("language_pack_info")
-    delimiter = pack.get("word_delimiter") if isinstance(pack, dict) else None
-    name = content.get("id")
-    return RecognitionStarted(
-        id=name if isinstance(name, str) else None,
-        delimiter=delimiter if isinstance(delimiter, str) else " ",
-    )
-
-
 def _transcript(content: dict[str, Any], *, final: bool, latest: float) -> Transcript:
-    metadata, items = _metadata(content), content.get("results")
-    start = wire.seconds(metadata.get("start_time"), latest)
-    end = wire.seconds(metadata.get("end_time"), latest)
+    span, items = metadata(content), content.get("results")
+    start = wire.seconds(span.get("start_time"), latest)
+    end = wire.seconds(span.get("end_time"), latest)
     if start is not None and end is not None and end < start:
         end = None
-    results = _results(items, wire.text(metadata.get("transcript")), final, latest)
+    results = _results(items, wire.text(span.get("transcript")), final, latest)
     if results is None or not (final or results or end is not None):
         kind = RemoteProtocolError if final else wire.Harmless
         raise kind(NAME, f"transcript without readable results: {wire.quoted(items)}")
@@ -288,7 +201,6 @@ def _result(result: Any, final: bool, latest: float) -> Result | None:
     end = wire.seconds(result.get("end_time"), latest)
     if start is not None and end is not None and end < start:
         end = start
-    speaker = wire.label(best.get("speaker"))
     attached = result.get("attaches_to")
     mark = kind == "punctuation" or (kind not in ("word", "entity") and not spoken_text(text))
     return Result(
@@ -299,27 +211,7 @@ def _result(result: Any, final: bool, latest: float) -> Result | None:
         # "AddPartialTranscript": confidences of partials are meaningless.
         confidence=wire.confidence(best.get("confidence")) if final else None,
         language=wire.label(best.get("language")),
-        # Speechmatics docs, "Diarization": UU is an unidentified speaker.
-        speaker=None if speaker == "UU" else speaker,
+        speaker=control.speaker(best.get("speaker")),
         attaches=(_ATTACHES.get(attached) if isinstance(attached, str) else None)
         or ("previous" if mark else "none"),
     )
-
-
-def _notice(content: dict[str, Any], kind: str) -> DurationLimit | Notice:
-    type_, reason = _quoted(content, "type"), _quoted(content, "reason")
-    if type_ == "duration_limit_exceeded":
-        return DurationLimit(reason)
-    if type_ == "concurrent_session_usage":
-        usage, quota = wire.label(content.get("usage")), wire.label(content.get("quota"))
-        reason = f"{usage} of {quota}"
-    return Notice(type_ if type_ in _NOTICE_TYPES else kind.lower(), reason)
-
-
-def _metadata(content: dict[str, Any]) -> dict[str, Any]:
-    value = content.get("metadata")
-    return value if isinstance(value, dict) else {}
-
-
-def _quoted(content: dict[str, Any], name: str) -> str:
-    return (wire.text(content.get(name)) or "")[:MAX_QUOTE]

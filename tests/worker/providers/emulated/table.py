@@ -17,12 +17,14 @@ from tests.emulators.faults import GARBAGE
 from tests.emulators.managed import ManagedEmulator
 from tests.emulators.server import Emulator
 from tests.emulators.speechmatics import SpeechmaticsEmulator
+from tests.emulators.speechmatics_agent import SpeechmaticsAgentEmulator
 from tests.waiting import bound
 from worker.providers.deepgram import DeepgramProvider
 from worker.providers.deepgram_flux import DeepgramFluxProvider
 from worker.providers.deepgram_rest import DeepgramRestProvider
 from worker.providers.managed import ManagedProvider
 from worker.providers.speechmatics import SpeechmaticsProvider
+from worker.providers.speechmatics_agent import SpeechmaticsAgentProvider
 
 Kind = type[ProviderError]
 Settings = Callable[[Emulator], dict[str, Any]]
@@ -50,6 +52,12 @@ def _address(emulator: Emulator) -> dict[str, Any]:
 def _speechmatics(emulator: Emulator) -> dict[str, Any]:
     management_url = emulator.url.replace("ws://", "http://")
     return {"url": f"{emulator.url}/v2", "management_url": management_url, "retry_seconds": 0}
+
+
+def _agent(emulator: Emulator) -> dict[str, Any]:
+    settings = _speechmatics(emulator)
+    settings["agent_url"] = f"{settings.pop('url')}/agent"
+    return settings
 
 
 def _managed(emulator: Emulator) -> dict[str, Any]:
@@ -117,6 +125,11 @@ class Emulated:
             scheme = scheme.replace("ws", "http")
         return f"{scheme}://proxy:8080"
 
+    def own(self, name: str) -> str:
+        """Return the name of a setting, with the prefix if the provider does not share it."""
+        own = self.prefix + name
+        return own if own in self.provider.Settings.model_fields else name
+
     def start(self) -> Emulator:
         """Return an emulator that accepts only the secret. It is an async context manager."""
         return self.emulator(api_key=self.secret, **self.switches)
@@ -125,9 +138,7 @@ class Emulated:
         """Return a provider that connects to `emulator`."""
         fields = self.provider.Settings.model_fields
         settings = {self.key: SecretStr(self.secret), **self.settings(emulator)}
-        for name, value in changes.items():
-            own = self.prefix + name
-            settings[own if own in fields else name] = value
+        settings |= {self.own(name): value for name, value in changes.items()}
         assert settings.keys() <= fields.keys(), "there is no such setting"
         return self.provider(self.provider.Settings(**settings))
 
@@ -244,5 +255,21 @@ SPEECHMATICS = Emulated(
     ),
     texts={"StartRecognition": 1, "EndOfStream": 1},
 )
-STREAMING = (DEEPGRAM, FLUX, MANAGED, EXTENDED, SPEECHMATICS)
+AGENT = replace(
+    SPEECHMATICS,
+    name="speechmatics-agent",
+    provider=SpeechmaticsAgentProvider,
+    emulator=SpeechmaticsAgentEmulator,
+    settings=_agent,
+    prefix="agent_",
+    unusual=(
+        {"word_messages": True},
+        {"untyped_warning": True},
+        {"extra_fields": True},
+        {"latency_seconds": 0.1},
+    ),
+    # Five kinds are this protocol's own, and one more is well-formed.
+    malformed=len(GARBAGE) + 5 - 1,
+)
+STREAMING = (DEEPGRAM, FLUX, MANAGED, EXTENDED, SPEECHMATICS, AGENT)
 """Those with one WebSocket per stream."""

@@ -16,6 +16,7 @@ from tests.waiting import bound, soon, until, within
 
 from .streams import WORDS, fail, final_words, opened, request, shown, transcribe
 from .table import (
+    AGENT,
     DEEPGRAM,
     DEEPGRAM_REST,
     FLUX,
@@ -74,7 +75,7 @@ async def test_unreachable(make: Make, emulator: Emulator, fault: dict[str, Any]
 
 @pytest.mark.parametrize("case", [*STREAMING, DEEPGRAM_REST], ids=str)
 async def test_no_tls_where_it_is_expected(case: Emulated, make: Make, emulator: Emulator) -> None:
-    scheme, _, address = case.settings(emulator)["url"].partition("://")
+    scheme, _, address = case.settings(emulator)[case.own("url")].partition("://")
     error = await error_of(case, make(url=f"{scheme}s://{address}"))
     assert isinstance(error, Unavailable)
     assert error.cause == "connect"
@@ -85,6 +86,7 @@ async def test_no_tls_where_it_is_expected(case: Emulated, make: Make, emulator:
     [
         *((case, {}) for case in (*STREAMING, DEEPGRAM_REST)),
         (SPEECHMATICS, {"auth_in_band": True}),
+        (AGENT, {"auth_in_band": True}),
     ],
     ids=str,
 )

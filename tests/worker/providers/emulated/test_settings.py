@@ -11,15 +11,16 @@ from pydantic_settings import BaseSettings
 from natterjack.plugin.errors import PluginError
 from natterjack.plugin.provider import Provider
 
-from .table import DEEPGRAM, DEEPGRAM_REST, FLUX, MANAGED, SPEECHMATICS, Emulated
+from .table import AGENT, DEEPGRAM, DEEPGRAM_REST, FLUX, MANAGED, SPEECHMATICS, Emulated
 
 pytestmark = pytest.mark.parametrize(
-    "case", [DEEPGRAM, FLUX, DEEPGRAM_REST, MANAGED, SPEECHMATICS], ids=str
+    "case", [DEEPGRAM, FLUX, DEEPGRAM_REST, MANAGED, SPEECHMATICS, AGENT], ids=str
 )
 
 
 def settings_of(case: Emulated, **changes: Any) -> BaseSettings:
-    settings: dict[str, Any] = {case.key: SecretStr(case.secret), **changes}
+    own = {case.own(name): value for name, value in changes.items()}
+    settings: dict[str, Any] = {case.key: SecretStr(case.secret), **own}
     return case.provider.Settings(**settings)
 
 

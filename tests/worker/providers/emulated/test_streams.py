@@ -36,6 +36,7 @@ from .streams import (
     turns,
 )
 from .table import (
+    AGENT,
     DEEPGRAM,
     DEEPGRAM_REST,
     EXTENDED,
@@ -91,7 +92,7 @@ async def test_nothing_empty_and_nothing_late_is_sent(
     usage = [] if case in (FLUX, MANAGED) else [Usage(audio_seconds=0.0)]
     assert [event for event in events if not isinstance(event, Notice)] == usage
     # `received` stands for a message without events.
-    assert bool(set(codes(events)) - {"received"}) == (case is SPEECHMATICS)
+    assert bool(set(codes(events)) - {"received"}) == (case in (SPEECHMATICS, AGENT))
     assert [entry.texts for entry in emulator.log] == ([case.texts] if case.texts else [])
     if case is not MANAGED:  # for which silence takes the place of a message
         assert sum(entry.audio_frames for entry in emulator.log) == 0
@@ -167,7 +168,7 @@ async def test_garbage_is_counted_and_skipped(
     assert final_words(events) == words
     assert codes(events).count("unknown") == 1
     assert codes(events).count("malformed") == case.malformed
-    assert codes(events).count("not_asked_for") == (case is SPEECHMATICS)
+    assert codes(events).count("not_asked_for") == (case in (SPEECHMATICS, AGENT))
 
 
 # ---- a server that sends or reads no more ----------------------------------------------------
@@ -229,6 +230,11 @@ async def test_messages_wait_for_a_slow_iterator(
         await send(stream, AUDIO, frame_bytes(provider))
         await stream.finish()
         await until(lambda: emulator.log[0].audio_seconds > 5, "all audio was received")
-        if case in (DEEPGRAM, EXTENDED, SPEECHMATICS):  # the others end only during iteration
+        if case in (
+            DEEPGRAM,
+            EXTENDED,
+            SPEECHMATICS,
+            AGENT,
+        ):  # the others end only during iteration
             await until(lambda: emulator.log[0].closed, "the server has closed the connection")
         assert final_words(await soon(collect(stream), 10)) == WORDS

@@ -23,10 +23,10 @@ from natterjack.plugin.provider import (
     Turn,
     Usage,
 )
-from tests.emulators import speechmatics_spec as spec
 from tests.emulators import tones
 from tests.emulators.speechmatics import SpeechmaticsEmulator
 from tests.emulators.speechmatics_faults import CLOSE_CODES
+from tests.emulators.speechmatics_spec import REALTIME as spec
 from tests.waiting import bound, soon, until, within
 from worker.providers.speechmatics import SpeechmaticsProvider
 

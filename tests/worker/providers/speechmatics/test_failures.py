@@ -6,8 +6,8 @@ import pytest
 
 from natterjack.plugin.errors import Dropped, ProviderError, RequestRefused, Unavailable
 from natterjack.plugin.websocket import Closed
-from tests.emulators import speechmatics_spec as spec
 from tests.emulators.speechmatics_faults import CLOSE_CODES
+from tests.emulators.speechmatics_spec import REALTIME as spec
 from worker.providers.speechmatics.failures import close_error, error_of
 from worker.providers.speechmatics.keys import management_error
 from worker.providers.speechmatics.messages import Error
@@ -38,21 +38,21 @@ def test_every_type_of_the_specification_is_in_the_tables() -> None:
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_in_band_errors(kind: str) -> None:
-    error = error_of(Error(kind, "why"))
+    error = error_of("speechmatics", Error(kind, "why"))
     assert (type(error), error.cause) == EXPECTED[kind]
     assert (error.code, str(error)) == (kind, f"speechmatics: why ({kind})")
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_close_frame_alone_has_the_same_meaning(kind: str) -> None:
-    error = close_error(Closed(CLOSE_CODES[kind], kind))
+    error = close_error("speechmatics", Closed(CLOSE_CODES[kind], kind))
     assert (type(error), error.cause) == EXPECTED[kind]
     assert error.code == str(CLOSE_CODES[kind])
 
 
 @pytest.mark.parametrize("kind", ["", "weather"])
 def test_an_error_of_an_unknown_type_is_retried(kind: str) -> None:
-    error = error_of(Error(kind, ""))
+    error = error_of("speechmatics", Error(kind, ""))
     assert isinstance(error, Unavailable)
     assert error.cause == "server_error"
 
@@ -83,7 +83,7 @@ def test_close_codes_without_a_type(
     code: int | None, kind: type[ProviderError], cause: str
 ) -> None:
     for reason in ("", "policy_violation"):
-        error = close_error(Closed(code, reason))
+        error = close_error("speechmatics", Closed(code, reason))
         assert (type(error), error.cause) == (kind, cause)
         assert error.code == (None if code is None else str(code))
 
@@ -101,5 +101,5 @@ def test_close_codes_without_a_type(
     ],
 )
 def test_no_temporary_key(status: int, cause: str, retryable: bool) -> None:
-    error = management_error(status)
+    error = management_error("speechmatics", status)
     assert (error.cause, error.retryable, error.code) == (cause, retryable, str(status))

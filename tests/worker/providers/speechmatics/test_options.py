@@ -15,8 +15,8 @@ from natterjack.audio import AudioFormat
 from natterjack.errors import UsageError
 from natterjack.plugin.errors import PluginError, RequestRefused
 from natterjack.settings import load
-from tests.emulators import speechmatics_spec as spec
-from worker.providers.speechmatics import SpeechmaticsProvider, protocol
+from tests.emulators.speechmatics_spec import REALTIME as spec
+from worker.providers.speechmatics import SpeechmaticsProvider, control
 from worker.providers.speechmatics.options import CONFIGURABLE, Options, recognition
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
 
@@ -36,7 +36,7 @@ def started(
     """StartRecognition as the server parses it; checked against the specification."""
     asked = request(audio_format, **session) if audio_format else request(**session)
     made = recognition(SpeechmaticsSettings(**settings or {}), asked)
-    message: dict[str, Any] = json.loads(protocol.encode_start(made))
+    message: dict[str, Any] = json.loads(control.encode_start(made))
     assert spec.problems(message) == []
     return message
 

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from natterjack.plugin.errors import RemoteProtocolError, RequestRefused
 from natterjack.plugin.provider import Notice
-from tests.emulators import speechmatics_spec as spec
+from tests.emulators.speechmatics_spec import REALTIME as spec
 from worker.providers import wire
-from worker.providers.speechmatics import protocol
+from worker.providers.speechmatics import control, protocol
 from worker.providers.speechmatics.messages import (
     AudioAdded,
     DurationLimit,
@@ -95,17 +95,17 @@ def changed(**changes: Any) -> str:
 
 
 def test_the_upgrade_request() -> None:
-    made = protocol.connect_request("wss://eu/v2", SecretStr(SECRET), "", "an-id")
+    made = control.connect_request("wss://eu/v2", SecretStr(SECRET), "", "an-id")
     assert made.url == "wss://eu/v2"
     assert made.headers == {
         "Authorization": f"Bearer {SECRET}",
         "X-Request-Id": "an-id",
     }
     assert SECRET not in repr(made)
-    assert protocol.connect_request("wss://eu/v2", SecretStr("k"), "a&b", "i").url == (
+    assert control.connect_request("wss://eu/v2", SecretStr("k"), "a&b", "i").url == (
         "wss://eu/v2?sm-app=a%26b"
     )
-    assert protocol.connect_request("wss://eu/v2?x=1", SecretStr("k"), "a", "i").url == (
+    assert control.connect_request("wss://eu/v2?x=1", SecretStr("k"), "a", "i").url == (
         "wss://eu/v2?x=1&sm-app=a"
     )
 
@@ -114,9 +114,9 @@ def test_control_messages_fit_the_specification() -> None:
     made = recognition(SpeechmaticsSettings(), request())
     _, later = protocol.encode_changes(made.transcription_config, {"max_delay": 0.7})
     messages = [
-        protocol.encode_start(made),
-        protocol.encode_end_of_stream(1234),
-        protocol.encode_force_end_of_utterance(63.50049),
+        control.encode_start(made),
+        control.encode_end_of_stream(1234),
+        control.encode_force_end_of_utterance(63.50049),
         protocol.encode_changes(
             later, {"audio_filtering_config": {"volume_threshold": 2.0}, "enable_partials": False}
         )[0],

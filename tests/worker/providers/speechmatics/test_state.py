@@ -17,6 +17,7 @@ from natterjack.plugin.errors import (
 )
 from natterjack.plugin.provider import Notice, Turn, Usage
 from natterjack.plugin.websocket import Closed
+from worker.providers.speechmatics.exchange import Limits
 from worker.providers.speechmatics.messages import (
     AudioAdded,
     DurationLimit,
@@ -30,7 +31,7 @@ from worker.providers.speechmatics.messages import (
 )
 from worker.providers.speechmatics.options import recognition
 from worker.providers.speechmatics.settings import SpeechmaticsSettings
-from worker.providers.speechmatics.state import Limits, StreamState
+from worker.providers.speechmatics.state import StreamState
 from worker.providers.speechmatics.window import Patience, Window
 
 from ..emulated.streams import request
@@ -48,7 +49,7 @@ def state(**limits: Any) -> StreamState:
         "silence_margin_seconds": 0.0,
     }
     made = recognition(SpeechmaticsSettings(), request())
-    return StreamState(made, " ", Limits(**{**defaults, **limits}))
+    return StreamState(made, Limits(**{**defaults, **limits}))
 
 
 # ---- the window -----------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def test_sending_waits_for_acknowledgements() -> None:
     stream = state()
     for _ in range(3):
         assert stream.ready
-        stream.sent(SECOND)
+        stream.sent(bytes(SECOND))
     assert not stream.ready
     assert stream.receive(AudioAdded(1)) == [Notice("audio_added", "1.00 s")]
     assert stream.ready
@@ -113,8 +114,11 @@ def test_sending_waits_for_acknowledgements() -> None:
 def test_frames_are_counted_from_one_and_audio_in_seconds() -> None:
     stream = state()
     for _ in range(7):
-        stream.sent(2560)
-    assert json.loads(stream.finalize()) == {"message": "ForceEndOfUtterance", "timestamp": 0.56}
+        stream.sent(bytes(2560))
+    assert json.loads(stream.finalize() or "") == {
+        "message": "ForceEndOfUtterance",
+        "timestamp": 0.56,
+    }
     assert json.loads(stream.finish()) == {"message": "EndOfStream", "last_seq_no": 7}
     assert json.loads(state().finish())["last_seq_no"] == 0, "each connection counts from zero"
 
@@ -133,7 +137,7 @@ def test_changes_accumulate() -> None:
 
 def test_the_normal_end() -> None:
     stream = state()
-    stream.sent(SECOND)
+    stream.sent(bytes(SECOND))
     stream.receive(AudioAdded(1))
     stream.receive(Transcript(True, 0.2, 0.5, (WORD,)))
     stream.finish()
@@ -144,7 +148,7 @@ def test_the_normal_end() -> None:
 def test_words_that_never_became_final_are_transcribed_again() -> None:
     """They are published if that comes again and again."""
     stream = state()
-    stream.sent(SECOND)
+    stream.sent(bytes(SECOND))
     stream.receive(AudioAdded(1))
     stream.receive(Transcript(False, 0.2, 0.5, (WORD,)))
     stream.finish()
@@ -161,7 +165,7 @@ def test_an_early_end_is_an_error() -> None:
 
 def test_the_duration_limit_needs_another_stream() -> None:
     stream = state()
-    stream.sent(SECOND)
+    stream.sent(bytes(SECOND))
     assert stream.receive(DurationLimit("enough")) == [Notice("duration_limit_exceeded", "enough")]
     assert not stream.ready, "it would be ignored"
     assert stream.receive(Transcript(True, 0.2, 0.5, (WORD,)))
@@ -174,7 +178,7 @@ def test_the_duration_limit_needs_another_stream() -> None:
 def test_a_word_that_never_becomes_final() -> None:
     stream = state(max_unacknowledged_seconds=1e6)
     for _ in range(40):
-        stream.sent(SECOND)
+        stream.sent(bytes(SECOND))
     numbers = itertools.count(1)
     for _ in range(15):
         stream.receive(AudioAdded(next(numbers)))  # silence may last
@@ -190,7 +194,7 @@ def test_a_word_that_never_becomes_final() -> None:
 def test_finals_keep_long_speech_alive() -> None:
     stream = state(max_unacknowledged_seconds=1e6)
     for second in range(1, 40):
-        stream.sent(SECOND)
+        stream.sent(bytes(SECOND))
         stream.receive(AudioAdded(second))
         spoken = Result(False, "on", second - 0.5, second + 0.0)
         stream.receive(Transcript(False, second - 0.5, second, (spoken,)))
