@@ -1,32 +1,41 @@
-"""`listen`, `transcript` and `follow` without asyncio, for programs and notebooks that block::
+"""`listen`, `durable`, `transcript` and `follow` without asyncio, for programs and notebooks::
 
     from natterjack import sync
 
     for event in sync.listen(tenant="acme", since="start"):
         ...
 
+    with sync.durable("index", tenant="acme") as deliveries:
+        for delivery in deliveries:
+            store(delivery.event)
+            delivery.ack()
+
 They take the parameters of the functions of `natterjack` that have the same names, except `broker`,
 and raise the same errors. Each call has a thread, an event loop and a connection of its own, which
-end with the loop over the events, by Ctrl-C too: use `contextlib.closing` for a loop that is left
-before its end. They may be used in several threads, and where an event loop already runs.
+end with the loop over the events, or the block, by Ctrl-C too: use `contextlib.closing` for a loop
+that is left before its end. They may be used in several threads, and where an event loop runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from .consume import conversation, listener
+from .consume import durable as consumer
+from .decoding import AnyEvent
 from .errors import UsageError
 
-__all__ = ["follow", "listen", "transcript"]
+__all__ = ["Deliveries", "Delivery", "durable", "follow", "listen", "transcript"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,8 +63,12 @@ class _LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop, and wait for its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        while not future.done():
-            concurrent.futures.wait((future,), _LOOK_S)
+        try:
+            while not future.done():
+                concurrent.futures.wait((future,), _LOOK_S)
+        except BaseException:  # Ctrl-C
+            future.cancel()
+            raise
         return future.result()
 
     def __exit__(
@@ -142,7 +155,7 @@ def _blocking_iterator(
     def blocking(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         _check(kwargs)
         # Interims must not wait: the newest one is wanted when the program asks.
-        ahead = "interims" in kwargs and kwargs["interims"] is None
+        ahead = kwargs.get("interims", "latest") is None or kwargs.get("until") == "stored"
         return _iterated(function(*args, **kwargs), ahead)
 
     return blocking
@@ -158,11 +171,89 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     return blocking
 
 
+class Delivery:
+    """An event of a durable consumer, and what becomes of it: as `natterjack.Delivery`."""
+
+    __slots__ = ("_of", "_thread")
+
+    def __init__(self, thread: _LoopThread, delivery: consumer.Delivery) -> None:
+        self._thread, self._of = thread, delivery
+
+    @property
+    def event(self) -> AnyEvent:
+        return self._of.event
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first delivery."""
+        return self._of.attempt
+
+    @property
+    def position(self) -> str:
+        """Where the event is in the stream, as text to store."""
+        return self._of.position
+
+    def ack(self) -> None:
+        """The event is done. This is stored within 50 ms, and not waited for."""
+        self._thread.run(self._of.ack())
+
+    def retry(self, seconds: float = 0) -> None:
+        """Deliver the event again in `seconds`, to any process."""
+        self._thread.run(self._of.retry(seconds))
+
+    def reject(self, reason: str) -> None:
+        """Store the event and `reason` as a dead letter. Raises: StreamMissing."""
+        self._thread.run(self._of.reject(reason))
+
+
+class Deliveries:
+    """The events of a durable consumer: iterate over them, one by one or in batches."""
+
+    def __init__(self, thread: _LoopThread, deliveries: consumer.Deliveries) -> None:
+        self._thread, self._of = thread, deliveries
+
+    def __iter__(self) -> Deliveries:
+        return self
+
+    def __next__(self) -> Delivery:
+        return Delivery(self._thread, self._thread.run(self._of.__anext__()))
+
+    def batches(self, size: int, seconds: float) -> Iterator[list[Delivery]]:
+        """Iterate over lists of events: as `natterjack.Deliveries.batches`."""
+        source = self._of.batches(size, seconds)
+
+        async def batch() -> list[consumer.Delivery]:
+            return await anext(source)
+
+        while True:
+            yield [Delivery(self._thread, each) for each in self._thread.run(batch())]
+
+
+def _blocking_context(
+    function: Callable[P, AbstractAsyncContextManager[consumer.Deliveries]],
+) -> Callable[P, AbstractContextManager[Deliveries]]:
+    @contextlib.contextmanager
+    @functools.wraps(function)
+    def blocking(*args: P.args, **kwargs: P.kwargs) -> Iterator[Deliveries]:
+        _check(kwargs)
+        context = function(*args, **kwargs)
+        with _LoopThread() as thread:
+            deliveries = thread.run(context.__aenter__())
+            try:
+                yield Deliveries(thread, deliveries)
+            finally:
+                if not sys.is_finalizing():
+                    thread.run(context.__aexit__(None, None, None))
+
+    return blocking
+
+
 def _check(arguments: dict[str, Any]) -> None:
     if arguments.get("broker") is not None:
         raise UsageError("broker: a connection belongs to another event loop; give `settings`")
 
 
+durable = _blocking_context(consumer.durable)
 listen = _blocking_iterator(listener.listen)
 follow = _blocking_iterator(conversation.follow)
 transcript = _blocking(conversation.transcript)

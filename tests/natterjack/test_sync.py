@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import natterjack
 from natterjack import sync
 from natterjack.broker import streams
 from natterjack.broker.connection import Broker
@@ -50,6 +51,36 @@ async def test_what_is_stored_is_read_in_a_thread(
         assert [len(version.lines) for version in versions] == [700]
 
     await asyncio.to_thread(read)
+
+
+async def test_a_durable_consumer_goes_on_where_it_was(
+    ready_broker: Broker, broker_settings: BrokerSettings
+) -> None:
+    agent = Session("session-a")
+    await publish(ready_broker, *(agent.final(f"t{n}", n, n + 1) for n in range(6)))
+
+    def read() -> None:
+        with sync.durable("index", *CALL, start="start", settings=broker_settings) as deliveries:
+            first = next(deliveries)
+            assert (first.event.id, first.attempt) == ("session-a:0", 1)
+            first.retry()
+            again = next(deliveries)
+            assert (again.event.id, again.attempt) == ("session-a:0", 2)
+            again.ack()
+            next(deliveries).reject("unwanted")
+            batch = next(deliveries.batches(3, 10))
+            assert [each.event.id for each in batch] == [f"session-a:{n}" for n in (2, 3, 4)]
+            for each in batch:
+                each.ack()
+        with sync.durable("index", *CALL, settings=broker_settings) as deliveries:
+            last = next(deliveries)
+            assert last.event.id == "session-a:5"
+            assert last.position == last.event.position
+            last.ack()
+
+    await asyncio.to_thread(read)
+    letters = natterjack.dead_letters("index", broker=ready_broker)
+    assert [letter.event and letter.event.id async for letter in letters] == ["session-a:1"]
 
 
 async def test_it_can_be_used_where_an_event_loop_runs(
@@ -94,20 +125,26 @@ def test_mistakes_are_told_at_once() -> None:
 _PROGRAM = """
 import natterjack
 try:
-    for event in natterjack.sync.listen("acme", since="start", interims={interims}):
+    {loop}
         print(event.text, flush=True)
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
+_LOOPS = [
+    'for event in natterjack.sync.listen("acme", since="start"):',
+    'for event in natterjack.sync.listen("acme", since="start", interims=None):',
+    'with natterjack.sync.durable("x", "acme", start="start") as ds:\n'
+    "      for event in ((d.event, d.ack())[0] for d in ds):",
+]
 
 
-@pytest.mark.parametrize("interims", ['"latest"', "None"])
+@pytest.mark.parametrize("loop", _LOOPS, ids=["listen", "ahead", "durable"])
 async def test_ctrl_c_ends_a_program_that_waits(
-    ready_broker: Broker, broker_settings: BrokerSettings, interims: str
+    ready_broker: Broker, broker_settings: BrokerSettings, loop: str
 ) -> None:
     await publish(ready_broker, Session("session-a").final("Good morning.", 0, 1))
     program = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(interims=interims)],
+        [sys.executable, "-c", _PROGRAM.format(loop=loop)],
         env={"NATS_URL": broker_settings.url}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
