@@ -1,7 +1,7 @@
-"""Check the health of the worker in this container: `python healthcheck.py /healthz`.
+"""Check the health of the program in this container: `python healthcheck.py /healthz [PORT]`.
 
-Exits with status 0 if the worker answers 200. The script imports only the standard library, so that
-it starts within a few hundredths of a second.
+Exits with status 0 if it answers 200. The default port is that of the worker. The script imports
+only the standard library, so that it starts within a few hundredths of a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ TIMEOUT_SECONDS = 4
 
 def main() -> int:
     """Return the exit status; print the problem to standard error."""
-    port = int(os.environ.get("WORKER_HTTP_PORT", "9464"))
+    given = sys.argv[2] if len(sys.argv) > 2 else os.environ.get("WORKER_HTTP_PORT", "9464")
+    port = int(given)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", sys.argv[1])

@@ -354,6 +354,29 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_rate("voice_republished_chunks_total"), "chunks"),), width=12,
         ),
     ),
+    "Webhook": (
+        Panel(
+            "Webhook events", "Events that the receiver has accepted, failed attempts by cause, "
+            "and dead letters, per second.", "ops",
+            (
+                (_rate("webhook_sent_total", "name"), "{{name}} sent"),
+                (_rate("webhook_attempts_failed_total", "name, cause"), "{{name}} {{cause}}"),
+                (_rate("webhook_dead_letters_total", "name"), "{{name}} dead letters"),
+            ), width=6,
+        ),
+        Panel(
+            "Webhook backlog", "Events that the receiver has not accepted yet.", "short",
+            ((_gauge("sum", "webhook_waiting", "name"), "{{name}}"),), width=6,
+        ),
+        Panel(
+            "Webhook delay", "Age of the oldest event that the receiver has not accepted yet.", "s",
+            ((_gauge("max", "webhook_oldest_seconds", "name"), "{{name}}"),), width=6, limit=900,
+        ),
+        Panel(
+            "Webhook requests", "Duration of requests, successful or not.", "s",
+            _quantiles("webhook_request_seconds", "name"), width=6,
+        ),
+    ),
     "Process": (
         Panel(
             "Event-loop delay", "Delay of timers of the event loop. Beyond 0.1 s, the worker has "
@@ -381,7 +404,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Ready", "1 while /readyz answers 200.", "short",
-            ((_gauge("min", "worker_ready", "instance"), "{{instance}}"),), width=6,
+            (
+                (_gauge("min", "worker_ready", "instance"), "{{instance}}"),
+                (_gauge("min", "webhook_ready", "instance"), "webhook {{instance}}"),
+            ), width=6,
         ),
         Panel(
             "Draining", "1 after SIGTERM.", "short",

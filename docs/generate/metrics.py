@@ -1,4 +1,4 @@
-"""docs/reference/metrics.md: every metric of a worker, from its registry."""
+"""docs/reference/metrics.md: every metric of a worker and of a webhook, from their registries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from natterjack.webhook.metrics import WebhookMetrics
 from worker.metrics import Metrics
 
 from .markdown import cell, code, heading, table
@@ -28,7 +29,9 @@ LABELS = {
     "`missing` (the broker does not have the audio), `busy`, `suspended`, `device_lost`, "
     "`dropped`, `resumed`, `edge` (the edge [lost it](events.md#gap)), `bad_chunk` (its chunk was "
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
-    "`position`",
+    "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
+    "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
+    "name": "name of a webhook's durable subscription, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "reason": "`authorization`, `expired` (credentials or client certificate), `tls`, `limit` (of "
     "connections), `timeout`, `unreachable`, `other`",
@@ -47,7 +50,7 @@ _ENDINGS = {
 
 
 class Metric(NamedTuple):
-    """A metric family of the worker."""
+    """A metric family of a program."""
 
     name: str
     """Without the ending that samples of counters and histograms have."""
@@ -68,21 +71,24 @@ class Metric(NamedTuple):
 
 @cache
 def metrics() -> tuple[Metric, ...]:
-    """All metrics of a worker, in the order of their registration."""
-    found = []
+    """All metrics of a worker, then those that only a webhook has, in the order of their
+    registration."""
+    found: dict[str, Metric] = {}
     for collector in collectors():
         for family in collector.collect():
             if isinstance(collector, MetricWrapperBase) and family.type != "info":
                 labels = tuple(collector._labelnames)
             else:
                 labels = tuple(family.samples[0].labels)
-            found.append(Metric(family.name, family.type, labels, family.documentation))
-    return tuple(found)
+            metric = Metric(family.name, family.type, labels, family.documentation)
+            found.setdefault(metric.name, metric)
+    return tuple(found.values())
 
 
 def collectors() -> list[Collector]:
-    """The collectors of a worker's registry."""
-    return list(Metrics(1).registry._collector_to_names)
+    """The collectors of both registries."""
+    registries = (Metrics(1).registry, WebhookMetrics("webhook").registry)
+    return [collector for one in registries for collector in one._collector_to_names]
 
 
 def _row(metric: Metric) -> tuple[str, ...]:
@@ -104,10 +110,12 @@ def page() -> str:
         [
             heading(
                 "Metrics",
-                "a worker's metrics registry",
+                "the metrics registries",
                 "Workers serve metrics in Prometheus' text format at `/metrics` on "
-                "`WORKER_HTTP_PORT` (9464). The dashboard is `deploy/grafana/natterjack.json`, and "
-                "`deploy/prometheus/` has the rules of the [alerts](alerts.md).\n\n"
+                "`WORKER_HTTP_PORT` (9464), and `natterjack webhook` serves those named "
+                "`natterjack_webhook_...` on `WEBHOOK_HTTP_PORT` (9465). The dashboard is "
+                "`deploy/grafana/natterjack.json`, and `deploy/prometheus/` has the rules of the "
+                "[alerts](alerts.md).\n\n"
                 "Metrics named `audio_..._seconds` count seconds of audio. Counters start at zero "
                 "with the process. No label has a session or a speaker. The first "
                 "`WORKER_METRICS_TENANTS` tenants have labels of their own; all others share "

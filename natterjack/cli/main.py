@@ -21,6 +21,7 @@ from natterjack.telemetry import log as logs
 
 from . import budget, erase, export, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, path
+from .webhook import command as webhook
 
 log = logging.getLogger("natterjack")
 
@@ -113,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
-    for subcommand in (budget, limits, sessions, streams, erase, users):
+    for subcommand in (webhook, budget, limits, sessions, streams, erase, users):
         subcommand.add_to(commands)
     for command in commands.choices.values():
         add_flags(command, LogSettings)
@@ -147,6 +148,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "sessions": sessions.run,
         "streams": streams.run,
         "erase": erase.run,
+        "webhook": webhook.run,
     }
     return subcommands[flags.command](flags)
 

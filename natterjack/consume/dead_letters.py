@@ -44,6 +44,8 @@ class DeadLetter:
     rejected_at: datetime
     position: str
     """Where the event was in the stream of transcripts."""
+    sequence: int
+    """Of the dead letter in its own stream, `STT_DEAD_LETTERS`."""
 
 
 def _encode(message: StoredMessage, reason: str, attempt: int, *, with_event: bool = True) -> bytes:
@@ -107,7 +109,7 @@ async def dead_letters(
         await reader.begin()
         while reader.pending:
             message = await reader.next(_TIMEOUT_S)
-            if message is not None and (letter := _decode(message.data)) is not None:
+            if message is not None and (letter := _decode(message)) is not None:
                 yield letter
     finally:
         with contextlib.suppress(NatsError, TimeoutError):
@@ -116,10 +118,10 @@ async def dead_letters(
             await own.close()
 
 
-def _decode(payload: bytes) -> DeadLetter | None:
+def _decode(message: StoredMessage) -> DeadLetter | None:
     """The dead letter in a message; None if it is not one."""
     try:
-        found: dict[str, Any] = from_json(payload)
+        found: dict[str, Any] = from_json(message.data)
         position = Position.parse(found["position"])
         event: AnyEvent | None = None
         if "event" in found:
@@ -127,7 +129,7 @@ def _decode(payload: bytes) -> DeadLetter | None:
                 event = decode_event(json.dumps(found["event"]).encode(), position)
         return DeadLetter(
             event, str(found["reason"]), int(found["attempt"]),
-            datetime.fromisoformat(found["rejected_at"]), str(position),
+            datetime.fromisoformat(found["rejected_at"]), str(position), message.position.sequence,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError):
         return None

@@ -26,6 +26,7 @@ kubernetes_validate = pytest.importorskip(
 NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
 EVERYTHING: Document = {
     "edge": {"enabled": True, "args": ["devices"]},
+    "webhook": {"enabled": True, "url": "https://crm.example.org/hook"},
     "autoscaling": {"enabled": True},
     "networkPolicy": {"cilium": {"enabled": True}},
     "metrics": {part: {"enabled": True} for part in ("podMonitor", "prometheusRule", "dashboard")},

@@ -72,6 +72,22 @@ def test_other_components_accept_additional_rules(component: str) -> None:
     assert find(documents, "NetworkPolicy", "edge")["spec"]["ingress"] == more
 
 
+def test_the_webhook_reaches_nats_and_public_addresses_or_the_named_ones() -> None:
+    spec = find(rendered("webhook"), "NetworkPolicy", "webhook")["spec"]
+    assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == [9465]
+    *_, nats, receiver = spec["egress"]
+    assert [port["port"] for port in nats["ports"]] == [4222]
+    assert [port["port"] for port in receiver["ports"]] == [443]
+    four, six = (one["ipBlock"] for one in receiver["to"])
+    assert four["cidr"] == "0.0.0.0/0"
+    assert {"10.0.0.0/8", "169.254.0.0/16"} <= set(four["except"])
+    assert six["except"] == ["fc00::/7", "fe80::/10"]
+    inside = [{"podSelector": {"matchLabels": {"app": "crm"}}}]
+    values = {"webhook": {"allowPrivate": True, "egress": {"ports": [8080], "to": inside}}}
+    rule = find(render(values, scenario="webhook"), "NetworkPolicy", "webhook")["spec"]["egress"][2]
+    assert rule == {"ports": [{"port": 8080, "protocol": "TCP"}], "to": inside}
+
+
 @pytest.mark.parametrize(
     ("url", "ports"),
     [
@@ -88,7 +104,7 @@ def test_other_components_accept_additional_rules(component: str) -> None:
 )
 def test_policies_allow_the_ports_of_the_url(url: str, ports: list[int]) -> None:
     values = {**EVERYTHING, "nats": {"url": url}}
-    for component in ("worker", "edge", "streams", "test"):
+    for component in ("worker", "edge", "webhook", "streams", "test"):
         rule = find(render(values), "NetworkPolicy", component)["spec"]["egress"][1]
         assert [port["port"] for port in rule["ports"]] == ports
     values["networkPolicy"] = {"nats": {"ports": [4999]}}

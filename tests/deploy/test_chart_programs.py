@@ -12,6 +12,7 @@ from edge_capture.settings import DeliverySettings, EdgeSettings, SpoolSettings
 from natterjack.broker.login.attempts import Attempts
 from natterjack.plugin.entry_points import available
 from natterjack.settings import BrokerSettings, LogSettings, StreamSettings, load, variable
+from natterjack.webhook.settings import WebhookSettings
 from worker import __main__ as worker_program
 from worker.health import Health
 from worker.metrics import Metrics
@@ -44,6 +45,7 @@ MODELS: dict[str, list[type[BaseSettings]]] = {
     "worker": [*COMMON, WorkerSettings, StreamSettings],
     "streams": [*COMMON, StreamSettings],
     "edge": [*COMMON, EdgeSettings, DeliverySettings, SpoolSettings],
+    "webhook": [*COMMON, WebhookSettings],
     "test": [*COMMON, EdgeSettings],
 }
 BESIDE = {"SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY",
@@ -197,6 +199,7 @@ def test_each_role_gets_only_its_own_credentials(kind: str) -> None:
         "worker": ["users", "worker.nk"],
         "streams": ["users", "operator.nk"],
         "edge": ["users", "edge_default_cluster.nk"],
+        "webhook": ["users", "subscriber_webhook.nk"],
         "test": ["users", "edge_helm-test_test.nk"],
     }
 

@@ -45,6 +45,18 @@ MAY_BE_EMPTY = {
         ),
         "there is no voice session",
     ),
+    **dict.fromkeys(
+        (
+            "Webhook events: {{name}} sent",
+            "Webhook events: {{name}} {{cause}}",
+            "Webhook events: {{name}} dead letters",
+            "Webhook backlog: {{name}}",
+            "Webhook delay: {{name}}",
+            *(f"Webhook requests: {{{{name}}}} p{share}" for share in (50, 95, 99)),
+            "Ready: webhook {{instance}}",
+        ),
+        "there is no webhook",
+    ),
 }
 """Queries without data under this load, and why."""
 PENDING = {
@@ -90,7 +102,16 @@ def test_the_dashboard_can_be_provisioned() -> None:
     numbers = [panel["id"] for panel in MODEL["panels"]]
     assert len(set(numbers)) == len(numbers)
     rows = [panel["title"] for panel in MODEL["panels"] if panel["type"] == "row"]
-    assert rows == ["Overview", "Latency", "Providers", "Audio", "Money", "Voice", "Process"]
+    assert rows == [
+        "Overview",
+        "Latency",
+        "Providers",
+        "Audio",
+        "Money",
+        "Voice",
+        "Webhook",
+        "Process",
+    ]
 
 
 def test_panels_do_not_overlap() -> None:

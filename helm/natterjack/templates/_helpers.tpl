@@ -257,6 +257,28 @@ EDGE_SPOOL: "/var/lib/natterjack"
 {{- end }}
 {{- end -}}
 
+{{- define "natterjack.webhook.settings" -}}
+{{- $webhook := .Values.webhook -}}
+{{- include "natterjack.noSecret" (dict "at" "webhook" "name" "WEBHOOK_URL" "value" $webhook.url) -}}
+WEBHOOK_URL: {{ required "webhook.url is empty: set it to the URL that events are sent to" $webhook.url | quote }}
+WEBHOOK_SECRET_FILE: "/etc/natterjack/webhook/secret"
+WEBHOOK_NAME: {{ $webhook.name | quote }}
+WEBHOOK_KINDS: {{ join "," $webhook.kinds | quote }}
+{{- with $webhook.tenant }}
+WEBHOOK_TENANT: {{ . | quote }}
+{{- end }}
+WEBHOOK_PARALLEL: {{ int64 $webhook.parallel | toString | quote }}
+WEBHOOK_TIMEOUT_SECONDS: {{ int64 $webhook.timeoutSeconds | toString | quote }}
+WEBHOOK_ALLOW_PRIVATE: {{ $webhook.allowPrivate | toString | quote }}
+WEBHOOK_HTTP_HOST: {{ .Values.worker.httpHost | quote }}
+WEBHOOK_HTTP_PORT: "9465"
+{{ include "natterjack.natsSettings" (dict "root" . "auth" $webhook.auth "at" "webhook.auth") }}
+{{ include "natterjack.logSettings" . }}
+{{- if .Values.caBundle.existingConfigMap }}
+SSL_CERT_FILE: "/etc/natterjack/ca/ca.crt"
+{{- end }}
+{{- end -}}
+
 {{- /*
 All settings of a component, as a map:
 dict "settings" (chart's, YAML) "more" (user's map) "at" (path of the user's map)

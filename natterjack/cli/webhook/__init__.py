@@ -1,0 +1,1 @@
+"""`natterjack webhook` and its actions."""
