@@ -74,6 +74,7 @@ _CHECKPOINT_MAX_AGE_S = 7 * 24 * 3600
 _USAGE_MAX_AGE_S = 400 * 24 * 3600
 _PROVIDERS_MAX_AGE_S = 3600
 
+_MAX_PROGRESS_BYTES = 64 * 1024
 _MAX_DEAD_LETTERS = 10_000
 """Of all durable consumers together. When there are more, the oldest are dropped."""
 _CONSUMERS_ONLY = (DEAD_LETTERS, f"KV_{DURABLES_BUCKET}")
@@ -124,18 +125,14 @@ def _transcribe_configs(settings: StreamSettings) -> list[StreamConfig]:
             TRANSCRIPTS, TRANSCRIPT_PREFIX, DURABLE_KINDS, replicas,
             settings.transcripts_max_age_seconds,
         ),
-        StreamConfig(
-            name=DEAD_LETTERS,
-            subjects=[f"{DEAD_PREFIX}.*.*.*.*"],
-            storage=StorageType.FILE,
-            num_replicas=replicas,
-            max_age=settings.transcripts_max_age_seconds,
-            max_msgs=_MAX_DEAD_LETTERS,
-            duplicate_window=min(DUPLICATE_WINDOW_S, settings.transcripts_max_age_seconds),
-            allow_direct=True,
-        ),
+        _events(
+            DEAD_LETTERS, DEAD_PREFIX, ("*",), replicas, settings.transcripts_max_age_seconds
+        ).evolve(max_msgs=_MAX_DEAD_LETTERS),
         _bucket(CHECKPOINTS_BUCKET, replicas, _CHECKPOINT_MAX_AGE_S),
-        _bucket(DURABLES_BUCKET, replicas, 0),
+        # Whoever may write one entry must not be able to replace all.
+        _bucket(DURABLES_BUCKET, replicas, 0).evolve(
+            allow_rollup_hdrs=False, max_msg_size=_MAX_PROGRESS_BYTES
+        ),
     ]  # fmt: skip
 
 

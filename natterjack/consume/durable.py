@@ -13,10 +13,11 @@ ones. Therefore progress is kept here, and JetStream stores it:
 - The progress of a share is one entry of the bucket `stt_durables`: everything up to a position is
   settled, except what follows the given positions in the keys that are behind. It is written by
   compare-and-set. So a process that was taken for dead can change nothing once its share has
-  another holder, and it delivers nothing after a pause before such a write has told it that it is
-  still the holder.
-- Processes tell each other once a second that they live and what they hold. From that, each finds
-  out by itself which shares it has to give up or may take over; a compare-and-set decides who does.
+  another holder.
+- Processes tell each other once a second, on `stt.durable.<name>`, that they live and what they
+  hold. From that, each finds out by itself which shares it has to give up, or may take over because
+  their holder was not heard for 5 s; a compare-and-set decides who does. Each also hears itself: if
+  not for 2.5 s, it delivers nothing before a write has told it that it is still the holder.
 
 An event is delivered again if its process died within 50 ms after the acknowledgment, or before it,
 and to another process if the first one was frozen: `id` tells that it is the same.
@@ -220,6 +221,8 @@ async def durable(
         (only,) = wanted  # type: ignore[assignment]  # checked
     subject = transcript_filter(tenant, conversation, speaker, only)
     since = checked_since(start)
+    if broker is not None and broker.client.options.get("no_echo"):
+        raise UsageError("broker: a durable consumer has to hear itself: connect with echo")
     own = None
     if broker is None:
         own = broker = await connect(settings or load(BrokerSettings), name=f"durable-{name}")

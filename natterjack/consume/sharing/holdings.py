@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _BEAT_S = 1.0
 _DOUBT_S = LIFE_S / 2
-"""If a process has not told the others for so long that it lives, it may have lost its shares."""
+"""If the others may not have heard a process for so long, it may have lost its shares."""
 _ANSWERS_S = 0.2
 """How long it waits at its start for others that live."""
 _SAVE_S = 0.05
@@ -60,8 +60,6 @@ class Holdings(Generic[T]):
         self._id = secrets.token_hex(8)
         self._members = Members(broker, name, self._id, self.tend_soon)
         self._tend_now, self._save_now = asyncio.Event(), asyncio.Event()
-        self._alive = 0.0
-        """When it last told the others that it lives, on the monotonic clock."""
         self._idle_at = 0.0
         self._warned: set[str] = set()
 
@@ -69,7 +67,6 @@ class Holdings(Generic[T]):
         """Ask who is there."""
         self._broker.on_reconnect.add(self._reconnected)
         await self._members.start()
-        self._alive = time.monotonic()
 
     async def stop(self) -> None:
         """Store progress, and let others take over, unless the broker is away. Call it when `tend`
@@ -90,8 +87,8 @@ class Holdings(Generic[T]):
         self._save_now.set()
 
     def look_for_doubt(self) -> None:
-        """After a pause of this process, others may have taken its shares over."""
-        if time.monotonic() - self._alive > _DOUBT_S:
+        """After a pause of this process or its connection, others may have taken over."""
+        if time.monotonic() - self._members.alive > _DOUBT_S:
             self._doubt()
 
     def _doubt(self) -> None:
@@ -118,8 +115,7 @@ class Holdings(Generic[T]):
         while True:
             self._tend_now.clear()
             self.look_for_doubt()
-            if self._members.beat(self._backlog.shares):
-                self._alive = time.monotonic()
+            self._members.beat(self._backlog.shares)
             self._note_idle_progress()
             try:
                 if self._broker.connected:
@@ -256,8 +252,8 @@ class Holdings(Generic[T]):
             share.revision = entry.revision
             return
         if self._decode(share.number, entry.value).holder == self._id:
-            # Our own write, whose acknowledgment was lost; or a replica that lags behind.
-            share.revision = max(share.revision, entry.revision)
+            # Our own write, whose acknowledgment was lost; or the broker has lost a later one.
+            share.revision = entry.revision
             return
         log.warning(
             "another process has taken over", extra=fields(durable=self._name, share=share.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -14,10 +15,11 @@ from natterjack.subjects import DURABLE_PREFIX
 
 LIFE_S = 5.0
 """A process that was not heard for so long is taken for dead."""
+_MOST_SENT = 60
 
 
 class Members:
-    """The processes that are heard, this one excluded."""
+    """The processes that are heard. This one hears itself, which shows that others can."""
 
     def __init__(self, broker: Broker, name: str, own: str, changed: Callable[[], None]) -> None:
         """`changed` is called when a process has come or gone, and when this one should answer."""
@@ -27,12 +29,19 @@ class Members:
         self._changed = changed
         self._heard: dict[str, tuple[float, frozenset[int]]] = {}
         self._since = 0.0
+        self._sent: dict[int, float] = {}
+        """When the latest signs were sent, by their number."""
+        self._number = 0
+        self.alive = 0.0
+        """When the latest sign was sent that came back: the others have heard it, too. On the
+        monotonic clock."""
         self._subscription: DirectSubscription | None = None
 
     async def start(self) -> None:
         """Subscribe, and ask who is there."""
         self._subscription = await self._broker.client.listen(self._subject, self._received)
         self.restart()
+        self.alive = time.monotonic()
         self.beat((), asks=True)
 
     async def stop(self) -> None:
@@ -59,16 +68,19 @@ class Members:
                 del self._heard[member]
         return {member: held for member, (_, held) in self._heard.items()}
 
-    def beat(self, held: Iterable[int], *, asks: bool = False, leaves: bool = False) -> bool:
-        """Tell the others; return whether it was sent."""
-        sign = {"member": self._own, "shares": sorted(held), "asks": asks, "leaves": leaves}
+    def beat(self, held: Iterable[int], *, asks: bool = False, leaves: bool = False) -> None:
+        """Tell the others that this process lives; not while the broker is away."""
         if not self._broker.connected:
-            return False
-        try:
+            return
+        self._number += 1
+        sign = {
+            "member": self._own, "number": self._number, "shares": sorted(held),
+            "asks": asks, "leaves": leaves,
+        }  # fmt: skip
+        self._sent[self._number] = time.monotonic()
+        self._sent.pop(self._number - _MOST_SENT, None)
+        with contextlib.suppress(NatsError):
             self._broker.client.post(self._subject, json.dumps(sign).encode())
-        except NatsError:
-            return False
-        return True
 
     def _received(
         self, _subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes
@@ -76,10 +88,11 @@ class Members:
         try:
             sign = json.loads(data)
             member, held = str(sign["member"]), frozenset(map(int, sign["shares"]))
-            asks, leaves = bool(sign.get("asks")), bool(sign.get("leaves"))
+            number, asks, leaves = int(sign["number"]), bool(sign["asks"]), bool(sign["leaves"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         if member == self._own:
+            self.alive = max(self.alive, self._sent.pop(number, 0.0))
             return
         known = member in self._heard
         if leaves:

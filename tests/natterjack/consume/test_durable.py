@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +16,15 @@ from nats.errors import Error as NatsError
 
 import natterjack
 from natterjack.broker import streams
-from natterjack.broker.connection import Broker
+from natterjack.broker.connection import Broker, connect
 from natterjack.broker.streams import ensure
-from natterjack.consume.sharing.shares import SHARES
+from natterjack.consume.sharing.backlog import Share
+from natterjack.consume.sharing.shares import SHARES, digest, share_of
 from natterjack.errors import InvalidKey, UsageError
 from natterjack.events import FinalEvent, TurnEvent
 from natterjack.settings import BrokerSettings, StreamSettings
 from natterjack.subjects import SessionKey, transcript_subject
+from tests.faults.proxy import NatsProxy
 from tests.nats_server import NatsServer
 from tests.waiting import until, within
 
@@ -302,6 +306,45 @@ async def test_processes_share_the_work_and_take_over_from_one_that_ends(
     assert [d.attempt for d in found].count(2) == 3
 
 
+async def test_a_process_that_is_cut_off_delivers_nothing_that_others_may_have(
+    nats_server: NatsServer,
+    ready_broker: Broker,
+    options: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its connection hangs, and it does not notice: one event is under way, the next one waits."""
+    await publish(ready_broker, final(0), final(1))
+    async with NatsProxy(nats_server.port) as proxy:
+        cut_off = {**options, "settings": BrokerSettings(url=proxy.url)}
+        async with natterjack.durable("x", **cut_off) as one:
+            (first,) = await take(one, 1)
+            await until(lambda: one.pending == 2, "the other one is read")
+            proxy.stall()
+            async with natterjack.durable("x", **options) as two:
+                assert ids(await take(two, 1)) == ["session-s:0"]
+                await first.ack()
+                async with quiet(one):
+                    await publish(ready_broker, final(2))
+                    await until(lambda: two.pending == 3, "it is read")
+                proxy.heal()
+                async with quiet(one):
+                    await until(lambda: "another process has taken over" in caplog.text, "it knows")
+            await first.ack()
+            assert (await acknowledged(one, 1))[0] == "session-s:0"
+
+
+async def test_a_connection_that_does_not_hear_itself_is_refused(
+    broker_settings: BrokerSettings,
+) -> None:
+    broker = await connect(broker_settings, name="deaf", echo=False)
+    try:
+        with pytest.raises(UsageError, match="connect with echo"):
+            async with natterjack.durable("x", broker=broker):
+                pass
+    finally:
+        await broker.close()
+
+
 async def test_a_restart_of_the_broker_costs_nothing(
     nats_server: NatsServer, ready_broker: Broker, options: dict[str, Any]
 ) -> None:
@@ -316,6 +359,37 @@ async def test_a_restart_of_the_broker_costs_nothing(
     await publish(ready_broker, final(4))
     async with natterjack.durable("x", **options) as deliveries:
         assert await acknowledged(deliveries, 1) == ["session-s:4"]
+
+
+async def test_a_broker_that_has_lost_its_last_writes_costs_nothing_but_twins(
+    nats_server: NatsServer, ready_broker: Broker, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """As after a power failure: what was acknowledged last is gone, progress included."""
+    await publish(ready_broker, *(final(n) for n in range(6)))
+    async with natterjack.durable("x", **options) as deliveries:
+        share = await held(deliveries)
+        for wanted, seen in (([0, 1], "copy"), ([2, 3], "lost")):
+            assert await acknowledged(deliveries, 2) == [f"session-s:{n}" for n in wanted]
+            await until(lambda: not share.dirty and share.saved, "progress is stored")
+            nats_server.kill()
+            if seen == "copy":
+                shutil.copytree(nats_server.store, tmp_path / "copy")
+            else:
+                shutil.rmtree(nats_server.store)
+                shutil.copytree(tmp_path / "copy", nats_server.store)
+            nats_server.start()
+        assert await acknowledged(deliveries, 2) == ["session-s:4", "session-s:5"]
+    await until(lambda: stored(ready_broker, final(6)), "the broker is back")
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:6"]
+
+
+async def held(deliveries: natterjack.Deliveries) -> Share[Any]:
+    """The share of the only key, once it is held."""
+    number = share_of(digest(b"t.c.s"))
+    shares = deliveries._participant.backlog.shares
+    await until(lambda: number in shares, "the share is held")
+    return shares[number]
 
 
 async def test_progress_that_is_deleted_is_written_again(
