@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from ..deploy.secured import SecuredServer, apply_streams, make_home
+from ..waiting import until
 from .npm import CLIENT, build, program
 
 
@@ -49,6 +50,15 @@ class Program:
     def status(self) -> int | None:
         """Its exit status, None while it runs."""
         return self._process.poll()
+
+    async def wrote(self, lines: list[str], what: str) -> None:
+        """Wait until it has written exactly these lines."""
+
+        def written() -> bool:
+            assert self.status in (None, 0), self.errors
+            return self.lines == lines
+
+        await until(written, what, 60)
 
     def kill(self) -> None:
         self._process.kill()

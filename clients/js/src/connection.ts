@@ -128,7 +128,7 @@ export function explained(error: unknown): Error {
 
 /** Returns the error of a user that lacks a right. */
 export function refusal(error: InstanceType<typeof errors.PermissionViolationError>): NotAllowed {
-  const inbox = error.operation === "subscription" && error.subject.startsWith("_INBOX");
+  const inbox = error.operation === "subscription" && !error.subject.startsWith("stt.");
   return new NotAllowed(
     `the user may not ${error.operation === "publish" ? "publish to" : "subscribe to"} ` +
       `${error.subject}: ` +

@@ -1,14 +1,17 @@
-import { SHAPES, type InterimEvent, type TranscriptEvent } from "./wire.js";
+import { SHAPES, type InterimEvent, type StatusEvent, type TranscriptEvent } from "./wire.js";
 
 /** What an event that was read from the stream has beside its own members. */
 export interface Stored {
-  /** `<session_id>:<sequence>`: the same if the event is read again. */
+  /** `<session_id>:<sequence>`: the same whenever the event is read. */
   id: string;
-  /** Text from which a later `listen` goes on: `since: position`. */
+  /** Where the event is in the stream, as text to store: `since: position` goes on after it. */
   position: string;
 }
 
-/** An event of a kind, or with a value, that only a later release knows. */
+/**
+ * An event that this release does not know: its type, its state or the event of its turn is new in a
+ * later release, or a member is missing.
+ */
 export interface UnknownEvent {
   type: "unknown";
   /** The `type` that the event has on the wire. */
@@ -21,8 +24,14 @@ export interface UnknownEvent {
   raw: Record<string, unknown>;
 }
 
+/** A change of a session's state. Its own `position`, of audio, is called `audio_position` here. */
+export type Status = Omit<StatusEvent, "position"> & { audio_position?: number | null };
+
 /** An event that is stored. */
-export type DurableEvent = (Exclude<TranscriptEvent, InterimEvent> | UnknownEvent) & Stored;
+export type DurableEvent = (
+  Exclude<TranscriptEvent, InterimEvent | StatusEvent> | Status | UnknownEvent
+) &
+  Stored;
 
 /** An event, as `listen` gives it. */
 export type Event = DurableEvent | InterimEvent;
@@ -48,16 +57,8 @@ function parse(data: string): TranscriptEvent | UnknownEvent | undefined {
     shape?.required.every((name) => event[name] !== undefined && event[name] !== null) &&
     Object.entries(shape.enums).every(([name, values]) => values.includes(String(event[name])));
   if (known) return raw as TranscriptEvent;
-  const [session_id, tenant, conversation, speaker] = KEY.map((name) => String(event[name]));
-  return {
-    type: "unknown",
-    kind,
-    session_id,
-    tenant,
-    conversation,
-    speaker,
-    raw: event,
-  } as UnknownEvent;
+  const { session_id, tenant, conversation, speaker } = raw as UnknownEvent;
+  return { type: "unknown", kind, session_id, tenant, conversation, speaker, raw: event };
 }
 
 /** Reads the JSON of a stored event. Returns undefined if it is none. */
@@ -65,7 +66,11 @@ export function parseDurable(data: string, position: string): DurableEvent | und
   const event = parse(data);
   if (event === undefined || event.type === "interim") return undefined;
   const sequence = event.type === "unknown" ? event.raw["sequence"] : event.sequence;
-  return Object.assign(event, { id: `${event.session_id}:${String(sequence)}`, position });
+  const stored = { id: `${event.session_id}:${String(sequence)}`, position };
+  if (event.type === "status" && event.position !== undefined) {
+    return Object.assign(event, { audio_position: event.position }, stored);
+  }
+  return Object.assign(event, stored);
 }
 
 /** Reads the JSON of an interim. Returns undefined if it is none. */
@@ -76,5 +81,6 @@ export function parseInterim(data: string): InterimEvent | undefined {
 
 /** Whether a session ends with the event. */
 export function closing(event: Event): boolean {
+  if (event.type === "unknown") return event.kind === "status" && event.raw["account"] != null;
   return event.type === "status" && (event.state === "closed" || event.state === "failed");
 }

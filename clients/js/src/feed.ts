@@ -1,70 +1,59 @@
 import {
-  createInbox,
   errors,
   type NatsConnection,
   type Status,
   type Subscription,
 } from "@nats-io/transport-node";
 import { explained, refusal } from "./connection.js";
+import { Consumers, Interrupted, Later, NO_STREAM, type Consumer } from "./consumers.js";
 import { UsageError } from "./errors.js";
-import { format, parse, same, timestamp, type Position } from "./position.js";
+import { format, parse, timestamp, type Position } from "./position.js";
 import { Puller, type Pulled } from "./puller.js";
 import { pause, Signal } from "./signal.js";
 import { subjectOf } from "./subjects.js";
-import type { Arrival, Feed, FeedOptions } from "./transport.js";
+import type { Arrival, Feed, FeedOptions, HistoryLost, StreamReplaced } from "./transport.js";
 
 const STREAM = "STT_TRANSCRIPTS";
 const BATCH = 256;
-const CONSUMER_LIFE_MS = 30_000;
-const REQUEST_MS = 5_000;
 const RETRY_MS = 1_000;
-const ROUNDING = 1_000_000n; // nanoseconds: positions of other clients may have rounded times
+const MILLISECOND = 1_000_000n;
 
 /** Tells what the reader should know and need not act on. */
 export type Warn = (message: string) => void;
-
-/** The part of a server's answer to the request for a consumer that is used here. */
-interface ConsumerInfo {
-  name: string;
-  created: string;
-  num_pending: number;
-  delivered?: { stream_seq?: number };
-}
-
-/** A request failed that may be repeated later. */
-class Later extends Error {}
-
-/** A request is not answered, because the connection was lost. */
-class Interrupted extends Error {}
 
 /** The stored events of a selection, through a consumer that is made again when it is gone. */
 export class NatsFeed implements Feed {
   readonly #watchers: Set<(status: Status) => void>;
   readonly #inbox: () => string;
   readonly #onInterim: ((data: string) => void) | undefined;
-  readonly #fromStart: boolean;
+  readonly #waits: boolean;
   readonly #stored: string;
   readonly #live: string;
   readonly #warn: Warn;
-  readonly #buffer: Arrival[] = [];
+  readonly #buffer: (Arrival | HistoryLost | StreamReplaced)[] = [];
   readonly #news = new Signal(); // for the reader
   readonly #renewal = new Signal(); // the consumer has to be made again
   readonly #running: Promise<void>;
   #puller: Puller | undefined;
+  #consumers!: Consumers;
+  #consumer: Consumer | undefined;
+  #renewals = 0;
   #started = false; // there is a connection
   #connected = true; // and now, too
   #closed = false;
-  #interrupt = new AbortController(); // of what waits for the server
+  readonly #interrupt = new AbortController(); // of pauses, at the end
   #warned = false;
 
+  /** Where reading begins, as long as no message has arrived. */
+  #since: "start" | bigint | undefined;
+  /** By the server's clock, when it began; without `since`, also the newest message then. */
+  #began: { time: bigint; newest: number } | undefined;
   /** The last message that has arrived. */
   #last: Position | undefined;
-  /** Messages stored up to this time are left out, because the stream was replaced. */
-  #after: bigint | undefined;
-  /** The time at which reading begins, if one was given. */
-  #time: bigint | undefined;
-  /** Where new messages begin, and by the server's clock when. */
-  #newest: { sequence: number; created: bigint } | undefined;
+  /** A message that is no longer in the stream: what was stored after it comes next. */
+  #byTime: Position | undefined;
+  /** Messages stored up to this time are left out. */
+  #skip = 0n;
   /** The next message has to be the last one that has arrived. */
   #checking = false;
   #nextDelivery = 1;
@@ -75,7 +64,7 @@ export class NatsFeed implements Feed {
     connect: () => Promise<NatsConnection>,
     watchers: Set<(status: Status) => void>,
     inbox: () => string,
-    { selection, kind, since, onInterim }: FeedOptions,
+    { selection, kind, since, waits, onInterim }: FeedOptions,
     warn: Warn,
   ) {
     this.#watchers = watchers;
@@ -84,11 +73,13 @@ export class NatsFeed implements Feed {
     this.#warn = warn;
     this.#stored = subjectOf(selection, kind);
     this.#live = subjectOf(selection, "interim");
-    this.#fromStart = since === "start";
+    this.#waits = waits;
     if (since instanceof Date) {
       if (Number.isNaN(since.getTime())) throw new UsageError("since: not a valid date");
-      this.#time = BigInt(since.getTime()) * 1_000_000n;
-    } else if (since !== undefined && since !== "start") {
+      this.#since = BigInt(since.getTime()) * MILLISECOND;
+    } else if (since === undefined || since === "start") {
+      this.#since = since;
+    } else {
       this.#last = parse(since);
     }
     this.#running = connect()
@@ -98,14 +89,18 @@ export class NatsFeed implements Feed {
 
   // ---- what a reader uses ----------------------------------------------------------------------
 
-  take(): Arrival | undefined {
+  take(): Arrival | HistoryLost | StreamReplaced | undefined {
     const next = this.#buffer.shift();
     this.#puller?.ask();
     return next;
   }
 
-  get caughtUp(): boolean {
-    return this.#pending === 0 && this.#buffer.length === 0;
+  get pending(): number {
+    return this.#pending + this.#buffer.length;
+  }
+
+  get renewals(): number {
+    return this.#renewals;
   }
 
   wait(): Promise<void> {
@@ -120,6 +115,7 @@ export class NatsFeed implements Feed {
     this.#closed = true;
     this.#renewal.set();
     this.#interrupt.abort();
+    this.#consumers?.interrupt();
     if (this.#started) await this.#running;
   }
 
@@ -128,6 +124,7 @@ export class NatsFeed implements Feed {
   async #run(connection: NatsConnection): Promise<void> {
     if (this.#closed) return;
     this.#started = true;
+    this.#consumers = new Consumers(connection, STREAM, this.#stored);
     const watcher = (status: Status) => this.#watch(status);
     this.#watchers.add(watcher);
     let live: Subscription | undefined;
@@ -138,9 +135,9 @@ export class NatsFeed implements Feed {
         await this.#renewal.wait();
       }
     } finally {
-      this.#watchers.delete(watcher);
-      this.#puller?.stop();
       live?.unsubscribe();
+      await this.#release();
+      this.#watchers.delete(watcher);
     }
   }
 
@@ -150,16 +147,23 @@ export class NatsFeed implements Feed {
       await this.#renew(connection);
       this.#warned = false;
     } catch (error) {
-      if (error instanceof Later) {
-        if (!this.#warned) this.#warn(`cannot read ${STREAM} yet: ${error.message}`);
-        this.#warned = true;
-        this.#interrupt = new AbortController();
-        await pause(this.#closed ? 0 : RETRY_MS, this.#interrupt.signal);
-      } else if (!(error instanceof Interrupted)) {
-        throw error;
-      }
-      this.#renewal.set();
+      if (error instanceof Later) await this.#later(error);
+      else if (!(error instanceof Interrupted)) throw error;
     }
+  }
+
+  async #later(error: Later): Promise<void> {
+    if (error.code === NO_STREAM && this.#renewals === 0) {
+      if (!this.#waits) {
+        this.#begun(0); // nothing is stored
+        return;
+      }
+      this.#since ??= "start"; // all that the stream will have is new
+    }
+    if (!this.#warned) this.#warn(`cannot read ${STREAM} yet: ${error.message}`);
+    this.#warned = true;
+    await pause(this.#closed ? 0 : RETRY_MS, this.#interrupt.signal);
+    this.#renewal.set();
   }
 
   #subscribe(connection: NatsConnection, onInterim: (data: string) => void): Subscription {
@@ -175,7 +179,8 @@ export class NatsFeed implements Feed {
   #watch(status: Status): void {
     if (status.type === "disconnect" || status.type === "reconnect") {
       this.#connected = status.type === "reconnect";
-      this.#interrupt.abort(); // no answer will come
+      if (!this.#connected) this.#puller?.stop(); // what it still gets is not all
+      this.#consumers.interrupt(); // no answer will come
       this.#renewal.set();
     } else if (status.type === "close") {
       this.#news.fail(explained(new Error("the connection was closed")));
@@ -193,98 +198,109 @@ export class NatsFeed implements Feed {
 
   /** Makes a new consumer, which goes on after the last message that has arrived. */
   async #renew(connection: NatsConnection): Promise<void> {
-    this.#puller?.stop();
-    this.#puller = undefined;
+    await this.#release();
     this.#checking = false;
-    const made = await this.#begin(connection);
+    const made = await this.#begin();
     if (made === undefined || this.#closed) return; // the place to go on at has changed
+    this.#consumer = made;
+    this.#began ??= { time: made.created, newest: made.first - 1 };
     this.#nextDelivery = 1;
-    this.#pending = made.num_pending;
     this.#puller = new Puller(
       connection,
-      { stream: STREAM, consumer: made.name, batch: BATCH, inbox: this.#inbox() },
+      { stream: STREAM, consumer: made.config.name, batch: BATCH, inbox: this.#inbox() },
       {
         unread: () => this.#buffer.length,
         received: (message) => this.#received(message),
         lost: () => this.#renewal.set(),
       },
     );
+    this.#begun(made.pending);
     this.#puller.start();
+  }
+
+  /** Notes that reading has begun, and how many messages are there. */
+  #begun(pending: number): void {
+    this.#pending = pending;
+    this.#renewals += 1;
     this.#news.set();
   }
 
-  async #begin(connection: NatsConnection): Promise<ConsumerInfo | undefined> {
-    if (this.#after !== undefined) {
-      return this.#consumer(connection, "by_start_time", {
-        opt_start_time: timestamp(this.#after - ROUNDING),
-      });
+  async #begin(): Promise<Consumer | undefined> {
+    const { probe, make } = this.#consumers;
+    if (this.#byTime !== undefined) return this.#continueByTime(this.#byTime);
+    if (this.#last !== undefined) return this.#continueAfter(this.#last);
+    if (this.#since === "start") return make("all");
+    if (this.#since !== undefined) {
+      return make("by_start_time", { opt_start_time: timestamp(this.#since) });
     }
-    if (this.#last !== undefined) {
-      // The last message comes again, which shows that it is still there.
-      const info = await this.#consumer(connection, "by_start_sequence", {
-        opt_start_seq: this.#last.sequence,
-      });
+    if (this.#began === undefined) return make("new");
+    const { newest, time } = this.#began;
+    if ((await probe()).first <= newest) {
+      this.#replaced(time);
+      this.#since = time;
+      this.#renewal.set();
+      return undefined;
+    }
+    return make("by_start_sequence", { opt_start_seq: newest + 1 });
+  }
+
+  /** The last message is read again, which shows whether it is still there. */
+  async #continueAfter(last: Position): Promise<Consumer | undefined> {
+    const start = { opt_start_seq: last.sequence };
+    const made = await this.#consumers.make("by_start_sequence", start);
+    if (made.first > last.sequence) {
+      // It has expired. The stream could be another one, so the time counts as well.
+      this.#skip = last.time > this.#skip ? last.time : this.#skip;
+      if (made.first > last.sequence + 1) this.#lost(last.time, made.created);
+    } else if (made.pending > 0) {
       this.#checking = true;
-      if (info.num_pending > 0) return info;
-      return this.#goOnAfter(this.#last.time);
+    } else {
+      this.#goByTime(last);
+      return undefined;
     }
-    if (this.#fromStart) return this.#consumer(connection, "all");
-    if (this.#time !== undefined) {
-      return this.#consumer(connection, "by_start_time", { opt_start_time: timestamp(this.#time) });
-    }
-    const now = await this.#consumer(connection, "new");
-    const sequence = now.delivered?.stream_seq ?? 0;
-    if (this.#newest === undefined) {
-      this.#newest = { sequence, created: BigInt(Date.parse(now.created)) * 1_000_000n };
-      return now;
-    }
-    if (sequence < this.#newest.sequence) return this.#goOnAfter(this.#newest.created);
-    return this.#consumer(connection, "by_start_sequence", {
-      opt_start_seq: this.#newest.sequence + 1,
-    });
+    return made;
   }
 
-  async #consumer(
-    connection: NatsConnection,
-    policy: string,
-    start: { opt_start_seq?: number; opt_start_time?: string } = {},
-  ): Promise<ConsumerInfo> {
-    const name = `listen_${createInbox("x").slice(2)}`;
-    const config = {
-      name,
-      ack_policy: "none",
-      deliver_policy: policy,
-      filter_subject: this.#stored,
-      inactive_threshold: CONSUMER_LIFE_MS * 1e6,
-      mem_storage: true,
-      num_replicas: 1,
-      ...start,
-    };
-    const answer = (await this.#request(
-      connection,
-      `$JS.API.CONSUMER.CREATE.${STREAM}.${name}.${this.#stored}`,
-      { stream_name: STREAM, config, action: "create" },
-    )) as ConsumerInfo & { error?: { description?: string } };
-    // The server may still be starting, have no leader, or no stream yet.
-    if (answer.error) throw new Later(answer.error.description ?? "refused");
-    return answer;
+  /**
+   * Goes on with what was stored after a message that is not in the stream: it was erased, or the
+   * stream was made again or restored from a backup, so that sequences have a new meaning.
+   */
+  async #continueByTime(last: Position): Promise<Consumer> {
+    const start = { opt_start_time: timestamp(last.time + 1n) };
+    const made = await this.#consumers.make("by_start_time", start);
+    if (made.first <= last.sequence) this.#replaced(last.time);
+    this.#skip = last.time > this.#skip ? last.time : this.#skip;
+    this.#byTime = this.#last = undefined;
+    this.#since = last.time;
+    return made;
   }
 
-  async #request(connection: NatsConnection, subject: string, body: object): Promise<unknown> {
-    this.#interrupt = new AbortController();
-    const { signal } = this.#interrupt;
-    if (connection.isClosed()) throw explained(new Error("the connection is closed"));
-    const interrupted = new Promise<never>((_, reject) => {
-      signal.addEventListener("abort", () => reject(new Interrupted()));
-    });
-    const request = connection.request(subject, JSON.stringify(body), { timeout: REQUEST_MS });
-    request.catch(() => undefined); // it may fail after the interruption
-    try {
-      return (await Promise.race([request, interrupted])).json();
-    } catch (error) {
-      if (error instanceof errors.PermissionViolationError) throw refusal(error);
-      throw error instanceof Interrupted ? error : new Later((error as Error).message);
-    }
+  #goByTime(last: Position): void {
+    this.#byTime = last;
+    this.#renewal.set();
+  }
+
+  #replaced(time: bigint): void {
+    const since = dateOf(time);
+    this.#warn(
+      `stream ${STREAM} was made again or restored from a backup: going on with events after ` +
+        since.toISOString(),
+    );
+    this.#buffer.push({ type: "stream_replaced", since });
+  }
+
+  #lost(from: bigint, until: bigint): void {
+    const start = dateOf(from);
+    this.#warn(`events of ${STREAM} stored after ${start.toISOString()} have expired unread`);
+    this.#buffer.push({ type: "history_lost", start, end: dateOf(until) });
+  }
+
+  /** Stops reading, and has the server drop the consumer. */
+  async #release(): Promise<void> {
+    this.#puller?.stop();
+    const consumer = this.#consumer;
+    this.#puller = this.#consumer = undefined;
+    if (consumer !== undefined && this.#connected) await this.#consumers.release(consumer);
   }
 
   #received(message: Pulled): void {
@@ -295,43 +311,25 @@ export class NatsFeed implements Feed {
     }
     this.#nextDelivery += 1;
     this.#pending = message.pending;
-    if (this.#checking) {
+    const { place } = message;
+    if (this.#checking && this.#last !== undefined) {
+      const { sequence, time } = this.#last;
       this.#checking = false;
-      if (this.#last !== undefined && !same(message.place, this.#last)) {
+      if (place.sequence !== sequence || place.time !== time) {
         this.#puller?.stop();
-        this.#goOnAfter(this.#last.time);
-        this.#renewal.set();
-      }
-      this.#puller?.ask();
-      this.#news.set();
-      return;
-    }
-    if (this.#after !== undefined) {
-      if (message.place.time <= this.#after) {
-        this.#puller?.ask();
-        this.#news.set();
+        this.#pending = Number.POSITIVE_INFINITY;
+        this.#goByTime(this.#last);
         return;
       }
-      this.#after = undefined;
+    } else if (place.time > this.#skip) {
+      this.#last = place;
+      this.#buffer.push({ type: "arrival", data: message.data, position: format(place) });
     }
-    this.#last = message.place;
-    this.#buffer.push({ data: message.data, position: format(message.place) });
+    this.#puller?.ask();
     this.#news.set();
   }
+}
 
-  /**
-   * Goes on by time, because the last message that has arrived is no longer in the stream: it was
-   * made again or restored from a backup, so that sequences have a new meaning; or the message was
-   * erased or has expired.
-   */
-  #goOnAfter(time: bigint): undefined {
-    this.#warn(
-      `the last event read from ${STREAM} is no longer there: going on with events after ` +
-        timestamp(time),
-    );
-    this.#after = time;
-    this.#pending = Number.POSITIVE_INFINITY;
-    this.#renewal.set();
-    return undefined;
-  }
+function dateOf(time: bigint): Date {
+  return new Date(Number(time / MILLISECOND));
 }

@@ -5,10 +5,26 @@ export {
   closing,
   type DurableEvent,
   type Event,
+  type Status,
   type Stored,
   type UnknownEvent,
 } from "./events.js";
-export { listen, type Kind, type ListenOptions } from "./listen.js";
+export {
+  isMarker,
+  listen,
+  type CaughtUp,
+  type Kind,
+  type ListenOptions,
+  type Marker,
+} from "./listen.js";
 export { NatsTransport } from "./nats.js";
 export type { Selection } from "./subjects.js";
-export type { Arrival, Feed, FeedOptions, Since, Transport } from "./transport.js";
+export type {
+  Arrival,
+  Feed,
+  FeedOptions,
+  HistoryLost,
+  Since,
+  StreamReplaced,
+  Transport,
+} from "./transport.js";

@@ -39,14 +39,19 @@ export class Interims {
   note(event: DurableEvent): void {
     const { session_id } = event;
     const before = this.#sessions.get(session_id);
-    if (event.type === "unknown") return;
+    const epoch = event.type === "unknown" ? Number(event.raw["epoch"]) || 0 : event.epoch;
     this.#sessions.delete(session_id); // the newest is the last
     this.#sessions.set(session_id, {
-      epoch: Math.max(event.epoch, before?.epoch ?? 0),
+      epoch: Math.max(epoch, before?.epoch ?? 0),
       segment: event.type === "final" ? event.segment : (before?.segment ?? -1),
       closed: closing(event) || (before?.closed ?? false),
     });
     if (this.#sessions.size > MAX_SESSIONS) this.#drop(this.#sessions);
+  }
+
+  /** Forgets what was read: the stream is another one, and sequences begin again. */
+  forget(): void {
+    this.#sessions.clear();
   }
 
   /** Returns the next interim that is not stale. */

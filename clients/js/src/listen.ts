@@ -1,26 +1,47 @@
-import { parseDurable, parseInterim, type DurableEvent, type Event } from "./events.js";
+import type { Settings } from "./connection.js";
 import { UsageError } from "./errors.js";
+import { parseDurable, parseInterim, type DurableEvent, type Event } from "./events.js";
 import { Interims } from "./interims.js";
 import { NatsTransport } from "./nats.js";
-import type { Settings } from "./connection.js";
+import { parse } from "./position.js";
+import { OpenSessions } from "./sessions.js";
 import type { Selection } from "./subjects.js";
-import type { Feed, Since, Transport } from "./transport.js";
+import type { Feed, HistoryLost, Since, StreamReplaced, Transport } from "./transport.js";
 
-/** A kind of stored event. A later release may have others. */
-export type Kind = "final" | "turn" | "status" | "usage" | (string & {});
+const KINDS = ["interim", "final", "turn", "status", "usage"] as const;
+const INTERIMS = ["latest", "all", null];
+const UNTIL = ["stored", "closed", undefined];
+
+/** A kind of event. */
+export type Kind = (typeof KINDS)[number];
+
+/** Everything that was stored has been read. It comes again after each lost connection. */
+export interface CaughtUp {
+  type: "caught_up";
+  /** The position of the last event that was read; undefined before the first. */
+  position: string | undefined;
+}
+
+/** What `listen({ markers: true })` gives beside events. */
+export type Marker = CaughtUp | HistoryLost | StreamReplaced;
 
 export interface ListenOptions extends Selection {
+  /** Kinds of event. Absent: all, those of later releases included. */
+  kinds?: readonly Kind[] | undefined;
   /**
-   * Where to begin: `"start"` of what is stored (7 days), a time, or the `position` of the last event
-   * that was processed. Absent: now.
+   * Where reading begins: `"start"`, with everything that is stored (7 days); a time; the `position`
+   * of an event, after which it goes on. Absent: with what is stored from now on.
    */
   since?: Since;
-  /** `"stored"`: end when all that was stored has been given out. Absent: never end. */
-  until?: "stored" | undefined;
-  /** Kinds of stored events. Absent: all. */
-  kinds?: readonly Kind[] | undefined;
+  /**
+   * `"stored"`: end when everything has been read that was stored when reading began; `"closed"`:
+   * when all sessions of a conversation have closed that have begun. Absent: never end.
+   */
+  until?: "stored" | "closed" | undefined;
   /** `"latest"` (default): the newest interim of each segment; `"all"`; or `null` for none. */
   interims?: "latest" | "all" | null | undefined;
+  /** Gives markers, too. */
+  markers?: boolean | undefined;
   /** Ends the iteration when it is aborted. */
   signal?: AbortSignal | undefined;
   /** How to reach NATS; what is absent comes from the environment. */
@@ -29,61 +50,111 @@ export interface ListenOptions extends Selection {
   transport?: Transport | undefined;
 }
 
+/** Throws UsageError. */
+function check({ kinds, until, interims = null, conversation }: ListenOptions): void {
+  for (const kind of kinds ?? []) {
+    if (!KINDS.includes(kind)) {
+      throw new UsageError(`kinds: ${JSON.stringify(kind)} is not one of ${KINDS.join(", ")}`);
+    }
+  }
+  if (kinds?.length === 0) throw new UsageError(`kinds: name at least one of ${KINDS.join(", ")}`);
+  if (!UNTIL.includes(until)) throw new UsageError('until: is neither "stored" nor "closed"');
+  if (!INTERIMS.includes(interims))
+    throw new UsageError('interims: is not "latest", "all" or null');
+  if (until === "closed" && conversation === undefined) {
+    throw new UsageError('until: "closed" needs a conversation: a tenant has no end');
+  }
+}
+
 /** Reads events one after another. For `listen` and what is built on it. */
 export class Listener {
   readonly #feed: Feed;
   readonly #interims: Interims | undefined;
+  readonly #sessions: OpenSessions | undefined;
   readonly #kinds: ReadonlySet<string> | undefined;
   readonly #untilStored: boolean;
   readonly #signal: AbortSignal | undefined;
   readonly #own: Transport | undefined;
   readonly #abort = () => this.#feed.poke();
+  #renewals = 0;
+  #behind = true; // what was stored before the last renewal has not all been read
+  #left: number | undefined; // until stored: messages that are still to be read
+  #position: string | undefined;
 
   constructor(options: ListenOptions) {
-    const { since, until, kinds, interims = "latest", signal, settings, transport } = options;
-    if (until !== undefined && until !== "stored") throw new UsageError(`until: ${String(until)}`);
-    if (kinds?.length === 0) throw new UsageError("kinds: none are chosen");
+    check(options);
+    const { kinds, since, until, interims = "latest", signal, settings, transport } = options;
     this.#kinds = kinds && new Set(kinds);
     this.#untilStored = until === "stored";
-    const wanted = interims !== null && !this.#untilStored;
+    this.#sessions = until === "closed" ? new OpenSessions() : undefined;
+    const wanted = interims !== null && !this.#untilStored && (kinds?.includes("interim") ?? true);
     this.#interims = wanted ? new Interims(interims) : undefined;
     this.#signal = signal;
     this.#own = transport === undefined ? new NatsTransport(settings) : undefined;
     this.#feed = (transport ?? this.#own!).open({
       selection: options,
-      kind: kinds?.length === 1 ? kinds[0] : undefined,
+      kind: kinds?.length === 1 && !wanted && until !== "closed" ? kinds[0] : undefined,
       since,
+      waits: !this.#untilStored,
       onInterim: wanted ? (data) => this.#offer(data) : undefined,
     });
     signal?.addEventListener("abort", this.#abort);
   }
 
-  /** Returns the next event, undefined at the end. */
-  async next(): Promise<Event | undefined> {
+  /** Returns the next event or marker, undefined at the end. */
+  async next(): Promise<Event | Marker | undefined> {
     while (!this.#signal?.aborted) {
-      const event = this.ready();
-      if (event !== undefined) return event;
-      if (this.#untilStored && this.#feed.caughtUp) return undefined;
-      await this.#feed.wait();
+      const next = this.ready();
+      if (next !== undefined) return next;
+      if (this.#ended()) return undefined;
+      const patience = this.#sessions?.wait(Date.now());
+      const timer = patience === undefined ? undefined : setTimeout(this.#abort, patience);
+      await this.#feed.wait().finally(() => clearTimeout(timer));
     }
     return undefined;
   }
 
-  /** Returns the next event, if it has arrived. Interims wait until all stored events were read. */
-  ready(): Event | undefined {
-    for (let next = this.#feed.take(); next !== undefined; next = this.#feed.take()) {
+  /** Returns the next event or marker, if it has arrived. */
+  ready(): Event | Marker | undefined {
+    this.#renew();
+    while (!this.#ended()) {
+      const next = this.#feed.take();
+      if (next === undefined) break;
+      if (next.type !== "arrival") {
+        if (next.type === "stream_replaced") this.#interims?.forget();
+        return next;
+      }
+      this.#position = next.position;
+      if (this.#left !== undefined) this.#left -= 1;
       const event = parseDurable(next.data, next.position);
       if (event === undefined) continue;
       this.#interims?.note(event);
+      this.#sessions?.note(event, Number(parse(next.position).time / 1_000_000n));
       if (this.#wants(event)) return event;
     }
-    return this.#feed.caughtUp ? this.#interims?.take() : undefined;
+    if (this.#behind && this.#renewals > 0 && this.#feed.pending === 0) {
+      this.#behind = false;
+      return { type: "caught_up", position: this.#position };
+    }
+    return this.#behind ? undefined : this.#interims?.take();
   }
 
   async close(): Promise<void> {
     this.#signal?.removeEventListener("abort", this.#abort);
     await this.#feed.close();
     await this.#own?.close();
+  }
+
+  #renew(): void {
+    if (this.#feed.renewals === this.#renewals) return;
+    this.#renewals = this.#feed.renewals;
+    this.#behind = true;
+    if (this.#untilStored) this.#left ??= this.#feed.pending;
+  }
+
+  #ended(): boolean {
+    if (this.#left !== undefined) return this.#left <= 0 || this.#feed.pending === 0;
+    return this.#feed.pending === 0 && (this.#sessions?.ended(Date.now()) ?? false);
   }
 
   #wants(event: DurableEvent): boolean {
@@ -101,18 +172,36 @@ export class Listener {
  * Iterates over the events of a tenant, a conversation or a speaker as they arrive.
  *
  * Stored events come once each, in the order of `sequence` within a session, whatever happens to the
- * connection and the broker; interims come live, and never after what has made them stale. The
- * iteration ends with `break`, `signal` or `until`.
+ * connection and the broker; interims come live, and never after the final of their segment or the
+ * end of their session. The iteration ends with `break`, `signal` or `until`, and then leaves nothing
+ * on the broker. It waits for the broker, and for a stream that no worker has made yet.
+ *
+ * With `markers`, a `caught_up` comes when everything that is stored has been read, a `history_lost`
+ * if events have expired unread, and a `stream_replaced` if the broker comes back with another
+ * stream.
  *
  * Throws NotAllowed if the user lacks a right, UsageError.
  */
-export async function* listen(options: ListenOptions = {}): AsyncGenerator<Event, void, void> {
+export function listen(
+  options: ListenOptions & { markers: true },
+): AsyncGenerator<Event | Marker, void, void>;
+export function listen(options?: ListenOptions): AsyncGenerator<Event, void, void>;
+export async function* listen(
+  options: ListenOptions = {},
+): AsyncGenerator<Event | Marker, void, void> {
   const listener = new Listener(options);
   try {
     for (let next = await listener.next(); next !== undefined; next = await listener.next()) {
-      yield next;
+      if (options.markers || !isMarker(next)) yield next;
     }
   } finally {
     await listener.close();
   }
+}
+
+/** Whether what `listen` gives is a marker, not an event. */
+export function isMarker(next: Event | Marker): next is Marker {
+  return (
+    next.type === "caught_up" || next.type === "history_lost" || next.type === "stream_replaced"
+  );
 }

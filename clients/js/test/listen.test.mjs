@@ -22,6 +22,7 @@ function reading(options) {
   })();
   return {
     events,
+    ended,
     get texts() {
       return events.filter(({ type }) => type === "final").map(({ text }) => text);
     },
@@ -111,18 +112,20 @@ test("a stream that was made again is read from its start on", async () => {
     const warnings = [];
     const warn = console.warn;
     console.warn = (text) => warnings.push(text);
-    const reader = reading({ since: "start", settings });
+    const reader = reading({ since: "start", settings, markers: true });
     for (let n = 0; n < 5; n++) await other.put(session.final());
-    await until(() => reader.events.length === 5, "all arrive");
+    await until(() => reader.texts.length === 5, "all arrive");
     await other.removeStream();
     await other.makeStream();
     const next = new Session();
     for (let n = 0; n < 3; n++) await other.put(next.final(`new${n}`));
-    await until(() => reader.events.length === 8, "new events arrive");
+    await until(() => reader.texts.length === 8, "new events arrive");
     await reader.stop();
     console.warn = warn;
     assert.deepEqual(reader.texts.slice(5), ["new0", "new1", "new2"]);
-    assert.match(warnings.join(), /no longer there/);
+    assert.match(warnings.join(), /was made again/);
+    const kinds = reader.events.map(({ type }) => type);
+    assert.equal(kinds.filter((type) => type === "stream_replaced").length, 1);
   } finally {
     await other.stop();
   }
@@ -216,6 +219,62 @@ test("what a later release writes is kept", async () => {
   assert.equal(events[1].conversation, key.conversation);
   assert.equal(events[2].mood, "cheerful");
   assert.ok(events.every(({ id, position }) => id && position));
+});
+
+test("a status keeps its own position under another name", async () => {
+  const key = fresh();
+  const closed = new Session(key).status("closed", { position: 16_000 });
+  await server.put(closed);
+  const options = { ...key, since: "start", until: "stored", settings: { url: server.url } };
+  for await (const event of listen(options)) {
+    assert.equal(event.audio_position, 16_000);
+    assert.match(event.position, /^[\w-]{24}$/);
+  }
+});
+
+test("until stored ends, also where there is nothing; markers tell when all was read", async () => {
+  const key = fresh();
+  const read = async (options) => {
+    const found = [];
+    const settings = { url: server.url };
+    for await (const { type } of listen({ ...key, settings, ...options })) found.push(type);
+    return found;
+  };
+  assert.deepEqual(await read({ since: "start", until: "stored" }), []);
+  assert.deepEqual(await read({ until: "stored", markers: true }), ["caught_up"]);
+  const session = new Session(key);
+  await server.put(session.final());
+  await server.put(session.status("recovering"));
+  assert.deepEqual(await read({ since: "start", until: "stored", markers: true }), [
+    "final",
+    "status",
+    "caught_up",
+  ]);
+});
+
+test("until closed waits for the session that continues a closed one", async () => {
+  const key = fresh();
+  const [first, second] = [new Session(key), new Session(key)];
+  const reader = reading({ ...key, since: "start", until: "closed" });
+  await server.put(first.status("assigned"));
+  const continued_by = second.common.session_id;
+  await server.put(first.status("closed", { continued_by }));
+  await until(() => reader.events.length === 2, "the first session ends");
+  await server.put(second.final("rest", { continues: first.common.session_id }));
+  await server.put(second.status("closed"));
+  await reader.ended;
+  assert.deepEqual(
+    reader.events.map(({ type }) => type),
+    ["status", "status", "final", "status"],
+  );
+});
+
+test("the server drops the consumer of a reader that has ended", async () => {
+  const key = fresh();
+  const reader = reading(key);
+  await server.readers(1, key);
+  await reader.stop();
+  await server.readers(0, key);
 });
 
 test("kinds are chosen, one or several", async () => {
