@@ -14,6 +14,7 @@ from tests.emulators import (
     test_deepgram_flux,
     test_managed,
     test_speechmatics,
+    test_speechmatics_agent,
     tones,
 )
 from worker.providers import wire
@@ -30,6 +31,9 @@ from worker.providers.managed.transcript import Texts
 from worker.providers.speechmatics import messages
 from worker.providers.speechmatics import protocol as speechmatics
 from worker.providers.speechmatics.transcript import Transcripts
+from worker.providers.speechmatics_agent import messages as agent_messages
+from worker.providers.speechmatics_agent import protocol as agent
+from worker.providers.speechmatics_agent.transcript import Segments
 
 from .emulated.streams import LINEAR_16K
 
@@ -139,6 +143,25 @@ class SpeechmaticsPlayer(Player):
         return self.transcripts.end()
 
 
+class AgentPlayer(Player):
+    def __init__(self) -> None:
+        self.segments = Segments()
+
+    def decode(self, message: str | bytes, sent: float) -> list[ProviderEvent]:
+        decoded = agent.decode(message, sent + _AHEAD_SECONDS)
+        match decoded:
+            case agent_messages.Segment():
+                return self.segments.segment(decoded)
+            case agent_messages.StartOfTurn():
+                return self.segments.start_of_turn(decoded)
+            case agent_messages.EndOfTurn():
+                return self.segments.end_of_turn(decoded)
+        return []
+
+    def end(self) -> list[ProviderEvent]:
+        return self.segments.end()
+
+
 @dataclass(frozen=True)
 class Recording:
     """The messages of one stream of one protocol."""
@@ -189,6 +212,11 @@ def _speechmatics() -> list[Recorded]:
     return _recorded(AUDIO, stream.audio, lambda: test_speechmatics.end(stream))
 
 
+def _agent() -> list[Recorded]:
+    stream = test_speechmatics_agent.session()
+    return _recorded(AUDIO, stream.audio, lambda: test_speechmatics_agent.end(stream))
+
+
 def _managed(**switches: Any) -> list[Recorded]:
     stream = test_managed.ready(**switches)
     return _recorded(AUDIO, stream.audio, lambda: stream.text('{"type": "end"}'))
@@ -220,4 +248,5 @@ RECORDINGS = (
     Recording("managed", AUDIO, _managed(), ManagedPlayer),
     Recording("managed, with times", AUDIO, _managed(extended=True), ManagedPlayer),
     Recording("speechmatics", AUDIO, _speechmatics(), SpeechmaticsPlayer),
+    Recording("speechmatics-agent", AUDIO, _agent(), AgentPlayer),
 )
