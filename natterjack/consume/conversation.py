@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal
+from weakref import WeakSet
 
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -41,6 +42,9 @@ _QUEUE_S = 2.0
 """How often the queue is looked at while a session waits in it."""
 _VOICE_MISSING_S = 10.0
 """How often the stream of voice events is looked for while there is none."""
+
+_BLIND: WeakSet[Broker] = WeakSet()
+"""Connections of users who may not see the queue. They are not refused a second time."""
 
 
 async def transcript(
@@ -146,7 +150,6 @@ class _Reading:
         self._wake = asyncio.Event()
         self._behind = {"transcripts", "speech"}
         """What has stored events that were not read yet."""
-        self._sees_queue = True
         self._queued: set[str] = set()
 
     # ---- reading ---------------------------------------------------------------------------------
@@ -246,12 +249,12 @@ class _Reading:
 
     async def look_at_queue(self) -> None:
         """Find the sessions that have not begun and will, as far as the user may see the queue."""
-        if self._sees_queue:
+        if self._broker not in _BLIND:
             try:
                 async with self._broker.within_connection():
                     self._queued = await self._queued_sessions()
             except NotAllowed:
-                self._sees_queue = False
+                _BLIND.add(self._broker)
                 log.debug("this user may not see the queue")
             except (NatsError, TimeoutError) as error:
                 log.debug("the queue cannot be seen now: %r", error)

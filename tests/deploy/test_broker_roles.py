@@ -35,6 +35,8 @@ from natterjack.events import FinalEvent
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
 from tests.natterjack.cli.commands import Command
+from tests.natterjack.consume.test_conversation import publish
+from tests.natterjack.transcripts.events import Session
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
@@ -561,6 +563,30 @@ async def test_a_durable_consumer_works_with_least_privilege(server: SecuredServ
         with pytest.raises(NotAllowed):
             async with within(60):
                 await anext(natterjack.dead_letters(name, "acme", settings=mine))
+
+
+async def test_a_transcript_needs_no_more_than_a_subscribers_rights(
+    server: SecuredServer, tmp_path: Path
+) -> None:
+    agent, bot = (Session(f"session-{name}", name, conversation="calls") for name in ("a", "bot"))
+    async with guest(server, "worker") as worker:
+        spoken = [bot.utterance(0, "finished", 3, text_spoken="Hello."), bot.voice_status("closed")]
+        await publish(worker, agent.final("Good morning.", 0, 1), agent.closed(1), *spoken)
+    for user in ("subscriber_acme_app", "subscriber_archive", "application_acme_bot", "operator"):
+        settings = settings_of(server, user)
+        whole = await natterjack.transcript("acme", "calls", settings=settings)
+        assert [line.text for line in whole.lines] == ["Good morning.", "Hello."]
+        assert not whole.open
+    out = await run(
+        server, "subscriber_acme_app", "export", "--tenant", "acme", "--since", "1h", "-o",
+        str(tmp_path / "out"),
+    )  # fmt: skip
+    assert "acme.calls" in out
+    refused = set(server.complaints)
+    assert all("STREAM.INFO.STT_SESSIONS" in line for line in refused), refused
+    for user, tenant in (("subscriber_acme_app", "other"), ("subscriber_acme_shown", "acme")):
+        with pytest.raises(NotAllowed):
+            await natterjack.transcript(tenant, "calls", settings=settings_of(server, user))
 
 
 async def test_a_consumer_with_a_lasting_name_works_for_its_user(server: SecuredServer) -> None:

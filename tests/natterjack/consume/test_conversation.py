@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.waiting import soon, until
 CALL = ("acme", "call-7")
 
 
-async def publish(broker: Broker, *events: object) -> None:
+async def publish(broker: Any, *events: object) -> None:
     """Publish events of sessions, stored ones and interims."""
     for event in events:
         if isinstance(event, InterimEvent):
