@@ -108,7 +108,10 @@ async def _capture(flags: argparse.Namespace) -> int:
     spool = _open_spool(flags)
     if flags.resume and spool is None:
         raise UsageError("--resume needs a spool: --spool DIR")
-    with stopped_by_signals(restore_terminal) as stop:
+    leave_open = flags.command == "file" and flags.leave_open
+    if leave_open and spool is None:
+        raise UsageError("--leave-open needs a spool: --spool DIR")
+    with stopped_by_signals(restore_terminal, at_once=leave_open) as stop:
         found = await asyncio.to_thread(spool.adopt) if spool else []
         channels = len(keys) if edge.split_channels is not None else None
         source = await _unless_stopped(stop, _open_source(flags, channels, publish.chunk_ms))

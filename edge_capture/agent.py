@@ -28,6 +28,7 @@ from .session import EdgeSession
 from .sources import Block, Source
 from .spool import Spool
 from .succession import Untranscribed
+from .transcript import print_text
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,11 @@ class Agent:
             self._holds.release()
             if self._options.wait and self._stored:
                 # A signal that ended the capture does not end this wait; a second one aborts.
-                await self._run_until(self._all_closed(), asyncio.Event() if interrupted else stop)
+                stopping = asyncio.Event() if interrupted else stop
+                await self._run_until(self._all_closed(), stopping)
+                if self.broker is not None and not stopping.is_set():
+                    text = print_text([session.chain for session in self.sessions], self.broker)
+                    await self._run_until(text, stopping)
             await end_tasks(side)
         self._report_taken()
         return self._report()

@@ -172,6 +172,12 @@ def make_parser() -> argparse.ArgumentParser:
         "M4A, MP4, WebM and AMR, if ffmpeg or PyAV (natterjack[media]) is installed",
     )
     file.add_argument("--speed", type=_speed, default=1.0, help=f"{speed} [default 1]")
+    file.add_argument(
+        "--leave-open",
+        action="store_true",
+        help="on Ctrl-C or SIGTERM, exit at once and leave the session open in the spool, for "
+        "--resume",
+    )
     stdin = command("stdin", "publish standard input: raw audio or a WAV file")
     stdin.add_argument(
         "--speed", type=_speed, default=None, help=f"{speed} [default: as the audio arrives]"
@@ -208,7 +214,8 @@ def make_parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--wait",
             action="store_true",
-            help="wait until workers have ended the session, or the last of those that continue it",
+            help="wait until workers have ended the session, or the last that continues it, "
+            "and print its text",
         )
     for each in (file, stdin, mic, send, play, probe, devices):
         _add_command_flags(each, each.prog.rpartition(" ")[2])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SourceError
-from .sources.decoded import open_file
+from .sources.decoded import DecodedSource, open_file
 
 
 async def probe_files(paths: Sequence[Path], track: int | None) -> int:
@@ -23,7 +23,7 @@ async def probe_files(paths: Sequence[Path], track: int | None) -> int:
 
 async def _probe(path: Path, track: int | None) -> dict[str, Any]:
     try:
-        source = await open_file(path, None, 80, track)
+        source = await open_file(path, None, 80, track or 1)  # so that others are no warning
     except SourceError as error:
         return {"path": str(path), "error": str(error)}
     try:
@@ -32,6 +32,7 @@ async def _probe(path: Path, track: int | None) -> dict[str, Any]:
             "seconds": source.seconds,
             "sample_rate": source.format.sample_rate,
             "channels": source.format.channels,
+            "tracks": len(source.media.tracks) if isinstance(source, DecodedSource) else 1,
         }
     finally:
         source.close()

@@ -15,14 +15,20 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def stopped_by_signals(before_abort: Callable[[], None]) -> Iterator[asyncio.Event]:
+def stopped_by_signals(
+    before_abort: Callable[[], None], *, at_once: bool = False
+) -> Iterator[asyncio.Event]:
     """Provide an event that SIGINT, SIGTERM and SIGHUP set.
 
-    A second SIGINT or SIGTERM calls `before_abort` and ends the process at once, with 130 or 143.
+    A second SIGINT or SIGTERM, or the first signal if `at_once`, calls `before_abort` and ends the
+    process at once, with 130 or 143.
     """
     stop = asyncio.Event()
 
     def received(number: int) -> None:
+        if at_once:
+            before_abort()
+            os._exit(128 + number)
         if not stop.is_set():
             log.info("stopping; signal again to abort")
             stop.set()

@@ -6,6 +6,7 @@ NatterjackError
 ├── BrokerError           NATS cannot serve us
 │   ├── BrokerUnreachable no server answers at the URL, or it rejects the credentials
 │   ├── NotAllowed        the server does not permit this user a subject
+│   ├── NotHeld           no worker holds the session that a request is for
 │   ├── ServerTooOld      the server lacks a feature that natterjack needs
 │   └── StreamMismatch    a stream, consumer or bucket is missing or misconfigured
 │       ├── StreamMissing it is missing
@@ -50,6 +51,10 @@ class InvalidKey(UsageError):
 
 class BrokerError(NatterjackError):
     """NATS cannot serve us."""
+
+
+class NotHeld(BrokerError):
+    """No worker holds the session that a request is for: it waits, has ended, or never was."""
 
 
 class BrokerUnreachable(BrokerError):

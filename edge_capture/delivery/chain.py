@@ -47,6 +47,8 @@ class Chain:
         self.publisher = publisher
         self.spec = publisher.backlog.current
         """The current session."""
+        self.session_ids = [self.spec.session_id]
+        """The sessions that this run has followed."""
         self.status = SessionStatus(self.spec)
         self.outcome: Transcribed | Stopped | Untranscribed | None = None
         """How the last session ended; None while there is one or a successor is due."""
@@ -185,6 +187,7 @@ class Chain:
                 "opened_at": datetime.now(UTC),
             }
         )
+        self.session_ids.append(self.spec.session_id)
         await self.publisher.backlog.succeed(self.spec)
         self.status.follow(self.spec)
         self.publisher.open(self.spec)

@@ -9,7 +9,7 @@ from nats.errors import NoRespondersError
 from pydantic import BaseModel, ValidationError
 
 from natterjack.control import ControlReply, ControlRequest
-from natterjack.errors import BrokerError
+from natterjack.errors import BrokerError, NotHeld
 from natterjack.subjects import SessionKey, control_subject, parse_key, voice_control_subject
 from natterjack.voice.control import VoiceReply, VoiceRequest
 
@@ -23,7 +23,7 @@ async def control_session(
 ) -> ControlReply:
     """Send a control request to the session's worker and return its reply.
 
-    Raises: BrokerError if no worker has the session or the reply does not arrive in time.
+    Raises: NotHeld if no worker has the session; BrokerError if no reply arrives in time.
     """
     return await _ask(broker, control_subject(key), request, ControlReply, "session", timeout)
 
@@ -33,7 +33,7 @@ async def control_voice(
 ) -> VoiceReply:
     """Send a request to the voice session's worker and return its reply.
 
-    Raises: BrokerError if no worker has the session or the reply does not arrive in time.
+    Raises: NotHeld if no worker has the session; BrokerError if no reply arrives in time.
     """
     subject = voice_control_subject(key)
     return await _ask(broker, subject, request, VoiceReply, "voice session", timeout)
@@ -54,6 +54,6 @@ async def _ask(
         )
         return reply.model_validate_json(answer.data)
     except NoRespondersError:
-        raise BrokerError(f"no worker holds a {what} {key}") from None
+        raise NotHeld(f"no worker holds a {what} {key}") from None
     except (NatsError, TimeoutError, ValidationError) as error:
         raise BrokerError(f"{what} {key}: no valid reply: {error!r}") from None

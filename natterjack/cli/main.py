@@ -21,6 +21,7 @@ from natterjack.telemetry import log as logs
 
 from . import budget, erase, export, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, path
+from .conversations import control, transcribe
 from .webhook import command as webhook
 
 log = logging.getLogger("natterjack")
@@ -108,9 +109,11 @@ def parser() -> argparse.ArgumentParser:
         "one, removed at the end unless something failed)",
     )
 
+    transcribe.add_to(commands)
     tail.add_to(commands)
     export.add_to(commands)
     say.add_to(commands)
+    control.add_to(commands)
     about = "list the installed providers and voices with their capabilities and settings"
     command = add_command(commands, "plugins", about)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -140,6 +143,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
             port=flags.port,
         )
     subcommands = {
+        "transcribe": transcribe.run,
         "tail": tail.run,
         "export": export.run,
         "say": say.run,
@@ -149,6 +153,7 @@ def _start(flags: argparse.Namespace) -> Awaitable[int]:
         "streams": streams.run,
         "erase": erase.run,
         "webhook": webhook.run,
+        **dict.fromkeys(control.COMMANDS, control.run),
     }
     return subcommands[flags.command](flags)
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 from natterjack.decoding import AnyEvent
 from natterjack.events import FinalEvent, Gap, StatusEvent
-from natterjack.process.terminal import (
-    end,
-    escaped,
-    middle,
-    plain,
-    rewritable,
-    size,
-    start,
-    styled,
-    width,
-)
+from natterjack.process.live_area import LiveArea
+from natterjack.process.terminal import end, escaped, middle, plain, start, width
 from natterjack.subjects import SessionKey
 from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .live_rows import LiveRows, Row
 
-_UP, _DOWN = "\x1b[{}A", "\x1b[{}B"
-_CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
-_ONE_LINE, _MANY_LINES = "\x1b[?7l", "\x1b[?7h"
-"""Text beyond the last column is cut, or continues on the next line."""
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _CLOCK_CELLS = 9
 _WIDE = 50
 """Columns from which rows have a clock."""
@@ -64,32 +47,23 @@ class Captions:
     ) -> None:
         """`names`: how a line names its session. `clocks`: lines begin with a time. `states`: there
         are lines for changes of state."""
-        self._out = sys.stdout if out is None else out
-        self._live = rewritable(self._out)
-        self._styled = styled(self._out)
+        self._area = LiveArea(sys.stdout if out is None else out, log_to=self._log)
         self._names = names
         self._clocks = clocks
         self._states = states
         self._now = now
         self._tenants: set[str] = set()
         self._rows = LiveRows()
-        self._drawn: list[str] = []
-        """The rows on the screen, without style."""
-        self._columns = 0
-        """Width of the terminal when they were drawn."""
-        self._logging = contextlib.ExitStack()
 
     def __enter__(self) -> Captions:
-        if self._live and sys.stderr.isatty():
-            self._logging.enter_context(_logging_to(_Lines(self)))
+        self._area.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._logging.close()
-        if self._drawn:
-            self._out.write(f"{self._to_first_row()}{_CLEAR_BELOW}")
-            self._out.flush()
-            self._drawn = []
+        self._area.__exit__()
+
+    def _log(self, line: str) -> None:
+        self._draw([line])
 
     def show(self, event: AnyEvent | VoiceEvent) -> None:
         """Show one event. Turn and usage events only tell that their session is open, and so does
@@ -145,49 +119,17 @@ class Captions:
         text = row.text or f"[{row.state}]"
         return head, end(text, room - width(head))
 
-    # ---- drawing ---------------------------------------------------------------------------------
-
     def _draw(self, lines: list[str]) -> None:
-        """Write lines above the rows, and rewrite the rows that have changed."""
-        if not self._live:
-            self._out.writelines(f"{line}\n" for line in lines)
-            if lines:
-                self._out.flush()
+        if not self._area.live:
+            self._area.draw(lines, ())
             return
-        columns, screen_lines = size(self._out)
-        rows, more = self._rows.shown(max(1, screen_lines // 2), self._now())
-        # The last column stays free: some terminals begin the next line when it is written.
-        room = max(1, columns - 1)
+        room, count = self._area.room()
+        rows, more = self._rows.shown(count, self._now())
         parts = [self._row_text(row, room) for row in rows]
         if more:
             margin = self._clock(None) if room >= _WIDE else ""
             parts.append((start(f"{margin}and {more} more", room), ""))
-        drawn = ["".join(part) for part in parts]
-        styled_rows = [
-            f"{_ONE_LINE}{head}{self._dim(text)}{_MANY_LINES}{_CLEAR_LINE}" for head, text in parts
-        ]
-        written = ""
-        if lines or columns != self._columns or len(drawn) != len(self._drawn):
-            written = f"{self._to_first_row()}{_CLEAR_BELOW if self._drawn else ''}"
-            written += "".join(f"{line}\n" for line in (*lines, *styled_rows))
-        else:
-            for n, row in enumerate(drawn):
-                if row != self._drawn[n]:
-                    up = len(drawn) - n
-                    written += f"{_UP.format(up)}\r{styled_rows[n]}{_DOWN.format(up)}\r"
-        self._drawn, self._columns = drawn, columns
-        if written:
-            self._out.write(written)
-            self._out.flush()
-
-    def _dim(self, text: str) -> str:
-        return f"{_DIM}{text}{_PLAIN}" if self._styled and text else text
-
-    def _to_first_row(self) -> str:
-        """Move the cursor to the first row, which a terminal that became narrower has folded."""
-        columns = size(self._out).columns
-        up = sum(max(1, -(-width(row) // columns)) for row in self._drawn)
-        return f"{_UP.format(up)}\r" if up else ""
+        self._area.draw(lines, parts)
 
 
 def _spoken_text(event: UtteranceEvent) -> str:
@@ -202,29 +144,3 @@ def _spoken_text(event: UtteranceEvent) -> str:
 
 def _gap_text(gap: Gap) -> str:
     return f"[gap of {gap.end - gap.start:.1f} s ({plain(gap.cause)})]"
-
-
-class _Lines(io.TextIOBase):
-    """Takes log lines, and has captions write them above the rows."""
-
-    def __init__(self, captions: Captions) -> None:
-        self._captions = captions
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._captions.line(line)
-        return len(text)
-
-
-@contextlib.contextmanager
-def _logging_to(stream: io.TextIOBase) -> Iterator[None]:
-    handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
-    before = [handler.setStream(stream) for handler in handlers]
-    try:
-        yield
-    finally:
-        for handler, stream_before in zip(handlers, before, strict=True):
-            if stream_before is not None:
-                handler.setStream(stream_before)

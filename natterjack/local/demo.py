@@ -26,6 +26,7 @@ from natterjack.process.terminal import plain
 from natterjack.settings import BrokerSettings
 
 from .parts import Part
+from .recordings.files import check
 from .stack import Stack, run_stack, say
 from .voice_demo import voice_demo
 from .wer import word_error_rate
@@ -98,6 +99,8 @@ async def demo(
     """
     if aloud and not voice:
         raise UsageError("--play plays what the assistant says, which needs --voice")
+    if path is not None and not microphone:
+        await check(path)
     if voice:
         captured = ["mic", *([f"--device={device}"] if device else [])] if microphone else None
         if path is not None:

@@ -104,6 +104,15 @@ class Part:
             shown.append(line.strip() if entry is None else str(entry["message"]))
         return " | ".join(shown) or f"{self.name} wrote no log"
 
+    def error(self) -> str:
+        """The last error in the log, or else its last messages, in one line."""
+        errors = self.messages("error")
+        return errors[-1] if errors else self.tail()
+
+    def messages(self, level: str) -> list[str]:
+        """The messages of a level in the log."""
+        return [str(entry["message"]) for entry in self._entries() if entry.get("level") == level]
+
     def signal(self, number: int) -> None:
         """Send a signal if the part is still running."""
         self._parts.send({"signal": self.name, "number": number})

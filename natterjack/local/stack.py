@@ -25,6 +25,7 @@ from natterjack.settings import KINDS
 from . import program
 from .embedded import EmbeddedServer
 from .keeper import ORPHANED_SECONDS
+from .lock import locked
 from .parts import Part, PartFailed, Parts
 from .ports import CONNECTION, HOST, port_owner
 
@@ -74,12 +75,17 @@ class Stack:
         port: int = ANY_PORT,
         speaks: bool = False,
         source: int | None = None,
+        defaults: Mapping[str, str] | None = None,
+        installation: Mapping[str, str] | None = None,
+        announces: bool = True,
     ) -> None:
         """`directory` is for logs and the broker's data; None makes a temporary one.
 
         `command` is the subcommand that runs the stack. `speaks`: its workers serve both kinds of
         session, whatever WORKER_KINDS says. `source` is a descriptor that an edge can get as its
-        standard input.
+        standard input. `defaults` are variables of the workers, which those of the user override.
+        `installation` has the variables of a broker that is there: the stack has only edges, then.
+        `announces`: it prints what it starts.
         """
         self.workers: list[Part] = []
         self.http_urls: list[str] = []
@@ -94,6 +100,9 @@ class Stack:
         self._wanted = {"WORKER_PROVIDER": provider} if provider else {}
         self._wanted |= {"WORKER_KINDS": ",".join(KINDS)} if speaks else {}
         self._environment = part_environment(os.environ)
+        self._defaults = defaults or {}
+        self._installation = installation
+        self.announces = announces
         self._parts: Parts | None = None
         self._edges: list[Part] = []
         self._exit = contextlib.AsyncExitStack()
@@ -131,7 +140,7 @@ class Stack:
     async def _enter(self) -> None:
         """Lock the directory and start the keeper."""
         async with contextlib.AsyncExitStack() as entered:
-            lock = entered.enter_context(_locked(self.directory))
+            lock = entered.enter_context(locked(self.directory))
             inherited = [*lock, *([] if self._source is None else [self._source])]
             parts = Parts(self.directory / "keeper.log", inherited=inherited)
             self._parts = await entered.enter_async_context(parts)
@@ -159,6 +168,9 @@ class Stack:
 
         Raises: PartFailed if one does not start; UsageError for wrong settings or a taken port.
         """
+        if self._installation is not None:
+            self._environment |= {**self._installation, "NATTERJACK_LOG_FORMAT": "json"}
+            return
         with self._writing():
             self.server.prepare()
         self._broker = await self._start(
@@ -172,6 +184,7 @@ class Stack:
                     f"worker {number}",
                     program.command("natterjack-worker"),
                     {
+                        **self._defaults,
                         **worker_environment(self._environment),
                         **self._wanted,
                         "WORKER_HTTP_PORT": "0",
@@ -236,6 +249,8 @@ class Stack:
     async def failure(self) -> PartFailed:
         """Wait until the broker or a worker has ended, and describe that as an error."""
         assert self._parts is not None
+        if self._installation is not None:
+            await asyncio.Event().wait()  # there are only edges
         parts = [self._broker, *self.workers]
         waiting = {asyncio.ensure_future(part.wait()): part for part in parts}
         try:
@@ -269,6 +284,11 @@ class Stack:
         kept = "are in" if self._directory else "are kept in"
         return f"Logs and the broker's data {kept} {self.directory}"
 
+    def discard(self) -> None:
+        """Remove the directory at the end."""
+        assert self._parts is not None
+        self._parts.remove_at_end(self.directory)
+
     def announce(self) -> None:
         """Print what is being started, and where it keeps its files."""
         count = "a worker" if self._count == 1 else f"{self._count} workers"
@@ -281,42 +301,6 @@ def say(text: str) -> None:
     """Print to standard output, or not if nobody reads it any more."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[Sequence[int]]:
-    """Lock the directory of a stack. Provides the descriptors that hold the lock.
-
-    The keeper inherits them, so that the lock lasts until the last part has ended. Raises:
-    UsageError if another stack uses the directory, or it has another file named `lock`; OSError.
-    """
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        directory.mkdir(parents=True, exist_ok=True)
-        yield ()
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+", errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(
-                f"{directory} is in use by another stack, process {file.read().strip()}: stop it, "
-                "or choose another directory with --store"
-            ) from None
-        except OSError:
-            log.warning("%s: this file system has no locks; use it for one stack only", directory)
-        file.seek(0)
-        if (content := file.read(100).strip()) and not content.isdecimal():
-            raise UsageError(
-                f"{file.name} is not the lock of a stack; choose another directory with --store"
-            )
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield (file.fileno(),)
 
 
 async def run_stack(stack: Stack, work: Callable[[Stack], Awaitable[int]]) -> int:
@@ -368,7 +352,8 @@ def _suspend_signals() -> tuple[int, ...]:
 
 async def _work(stack: Stack, work: Callable[[Stack], Awaitable[int]]) -> int:
     async with stack:
-        stack.announce()
+        if stack.announces:
+            stack.announce()
         try:
             await stack.start()
             return await work(stack)

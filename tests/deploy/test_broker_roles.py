@@ -38,6 +38,9 @@ from tests.natterjack.cli.commands import Command
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
 
+
+from tests.natterjack.cli.commands import Command, run_async
+
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
 from ..worker.programs import Speaker, WorkerProcess, closed, spoken
@@ -1003,3 +1006,23 @@ def test_settings_have_an_inbox_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_INBOX_PREFIX", "a.>")
     with pytest.raises(UsageError, match="NATS_INBOX_PREFIX"):
         load(BrokerSettings)
+
+
+async def test_control_requests_without_the_right_are_refused_in_one_line(
+    server: SecuredServer,
+) -> None:
+    for command in ("stop", "finalize", "interrupt"):
+        environment = server.environment("subscriber_acme_shown")
+        done = await run_async(command, KEY, **environment)
+        assert done.status == 2, done
+        assert re.search(
+            rf"^natterjack {command}: this user may not publish to .*.control.{KEY}: it takes an "
+            "operator, or a subscriber or an application with --control$",
+            done.errors,
+            re.M,
+        )
+    done = await run_async("stop", KEY, **server.environment("subscriber_acme_app"))
+    assert done.status == 1
+    assert done.errors.endswith(
+        f"natterjack stop: no worker holds session {KEY}: there is none, or it waits for a worker\n"
+    )

@@ -318,6 +318,7 @@ def test_probe_tells_what_can_be_transcribed(
         "seconds": pytest.approx(2, abs=0.1),
         "sample_rate": 44_100,
         "channels": 2,
+        "tracks": 1,
     }
     assert bad["error"].startswith(f"{tmp_path / 'b.txt'} is not a readable audio file: ")
     assert missing["error"] == f"{tmp_path / 'none.wav'}: No such file or directory"

@@ -18,7 +18,7 @@ from edge_capture.session_status import SessionStatus
 from natterjack.broker.connection import Broker
 from natterjack.broker.streams import AUDIO, SESSIONS, ensure
 from natterjack.control import stop_reason
-from natterjack.events import StatusEvent, StatusState
+from natterjack.events import FinalEvent, StatusEvent, StatusState
 from natterjack.settings import StreamSettings
 from natterjack.spec import SessionSpec
 from natterjack.subjects import transcript_subject
@@ -240,8 +240,18 @@ def status_event(spec: SessionSpec, sequence: int, state: StatusState) -> Status
     )  # fmt: skip
 
 
-async def say(broker: Broker, event: StatusEvent) -> None:
-    await broker.client.jetstream().publish(transcript_subject(event.key, "status"), event.encode())
+def final_event(spec: SessionSpec, sequence: int, text: str) -> FinalEvent:
+    return FinalEvent(
+        session_id=spec.session_id, tenant=spec.tenant, conversation=spec.conversation,
+        speaker=spec.speaker, epoch=1, published_at=datetime.now(UTC), sequence=sequence,
+        segment=sequence - 1, text=text, start=sequence - 1, end=sequence - 0.1,
+        started_at=spec.opened_at, provider="none",
+    )  # fmt: skip
+
+
+async def say(broker: Broker, event: FinalEvent | StatusEvent) -> None:
+    subject = transcript_subject(event.key, event.type)
+    await broker.client.jetstream().publish(subject, event.encode())
 
 
 @pytest.mark.parametrize(("state", "code"), [("closed", 0), ("failed", 1)])
@@ -260,9 +270,16 @@ async def test_waits_for_the_sessions_end(
     await say(ready_broker, status_event(spec, 0, "streaming"))
     await edge.says("session streaming")
     assert edge.process.poll() is None
-    await say(ready_broker, status_event(spec, 1, state))
+    await say(ready_broker, final_event(stranger, 1, "not this"))
+    await say(ready_broker, final_event(spec, 1, "Hello\x1b[2J there."))
+    await say(ready_broker, final_event(spec, 2, "Good-bye."))
+    assert "Hello" not in edge.stdout
+    await say(ready_broker, status_event(spec, 3, state))
     assert await edge.exit_code() == code
     assert f"session {state}" in edge.stderr
+    session, text, *_ = edge.stdout.splitlines()
+    assert session == f"{spec.key} {spec.session_id}"
+    assert text == "Hello [2J there. Good-bye."
     assert ("no credit" in edge.stderr) == (state == "failed")
 
 

@@ -1,0 +1,1 @@
+"""Commands about conversations: transcribing recordings, requests to sessions."""

@@ -1,0 +1,1 @@
+"""Transcribing recordings: which files, what an earlier run has left, how far each is."""
