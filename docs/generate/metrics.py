@@ -31,7 +31,7 @@ LABELS = {
     "unusable), `unreadable` (no provider could transcribe it). Of bad chunks: `headers`, `size`, "
     "`position`. Of attempts of a webhook: `status` (of the answer), `redirect`, `timeout`, "
     "`connection`, `tls`, `address` (one that is refused), `disabled` (410 Gone)",
-    "name": "name of a webhook's durable subscription, `WEBHOOK_NAME`",
+    "name": "name of a webhook's durable consumer, `WEBHOOK_NAME`",
     "code": "the provider's name of the message; `malformed`: it could not be decoded",
     "reason": "`authorization`, `expired` (credentials or client certificate), `tls`, `limit` (of "
     "connections), `timeout`, `unreachable`, `other`",

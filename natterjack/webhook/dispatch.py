@@ -1,4 +1,4 @@
-"""Sends the events of a durable subscription: several at once, each of another session.
+"""Sends the events of a durable consumer: several at once, each of another session.
 
 Only what the receiver has accepted is acknowledged. All else comes again, also after this process
 or the broker has died, with the same ID.

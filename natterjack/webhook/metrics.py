@@ -17,7 +17,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 
 class WebhookMetrics:
-    """All metrics of one process. Their only labels are `name`, that of the subscription, and
+    """All metrics of one process. Their only labels are `name`, that of the durable consumer, and
     `cause`."""
 
     def __init__(self, name: str) -> None:

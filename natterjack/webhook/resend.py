@@ -9,19 +9,21 @@ from natterjack.errors import NatterjackError
 
 from .sender import Sender
 from .settings import WebhookSettings
+from .signature import usable_id
 
 
 class NotSent(NatterjackError):
     """The receiver did not accept a dead letter."""
 
 
-async def send_again(broker: Broker, sender: Sender, settings: WebhookSettings) -> int:
-    """Send the dead letters, oldest first, and remove each that the receiver accepts. Returns their
-    number. One that does not hold its event is left where it is.
+async def send_again(broker: Broker, sender: Sender, settings: WebhookSettings) -> tuple[int, int]:
+    """Send the dead letters, oldest first, and remove each that the receiver accepts. Returns the
+    number of those, and of those that cannot be sent and are left where they are: they do not hold
+    their event, or its ID cannot be signed.
 
     Raises: NotSent for the first one that is not accepted; BrokerError.
     """
-    sent = 0
+    sent = left = 0
     js = broker.client.jetstream()
     async with sender:
         letters = dead_letters(
@@ -29,11 +31,13 @@ async def send_again(broker: Broker, sender: Sender, settings: WebhookSettings) 
         )
         async for letter in letters:
             event = letter.event
-            if event is None or event.id is None:
+            webhook_id = (event and event.id) or ""
+            if event is None or not usable_id(webhook_id):
+                left += 1
                 continue
-            answer = await sender.send(event.id, event.source)
+            answer = await sender.send(webhook_id, event.source)
             if answer.outcome != "delivered":
-                raise NotSent(f"{event.id} was not accepted, after {sent} were: {answer.reason}")
+                raise NotSent(f"{webhook_id} was not accepted, after {sent} were: {answer.reason}")
             await js.delete_msg(streams.DEAD_LETTERS, letter.sequence)
             sent += 1
-    return sent
+    return sent, left

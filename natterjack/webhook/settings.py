@@ -42,7 +42,7 @@ class WebhookSettings(BaseSettings):
     )
     name: str = described(
         "webhook",
-        "name of the durable subscription, which remembers what was delivered; processes with one "
+        "name of the durable consumer, which remembers what was delivered; processes with one "
         "name share the work, and each receiver has a name of its own",
         pattern=f"^{TOKEN_PATTERN}$",
     )
@@ -56,7 +56,7 @@ class WebhookSettings(BaseSettings):
     conversation: str | None = described(None, "send only events of this conversation")
     speaker: str | None = described(None, "send only events of this speaker")
     from_start: bool = described(
-        False, "begin with the events that are stored when the subscription is first used"
+        False, "begin with the events that are stored when the name is first used"
     )
     parallel: int = described(
         16, "maximum number of requests at once, each for another session", ge=1, le=1000

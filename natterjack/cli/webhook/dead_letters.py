@@ -54,8 +54,8 @@ async def send(flags: argparse.Namespace, settings: WebhookSettings) -> int:
 
     sender = Sender(settings)  # its mistakes are reported before connecting
     async with broker_of(flags, "natterjack-webhook") as broker:
-        sent = await send_again(broker, sender, settings)
-    print(f"{sent} sent")
+        sent, left = await send_again(broker, sender, settings)
+    print(f"{sent} sent" + (f", {left} left, which cannot be sent" if left else ""))
     return 0
 
 

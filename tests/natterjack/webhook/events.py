@@ -13,8 +13,9 @@ from natterjack.subjects import transcript_subject
 
 def _common(session: str, n: int) -> dict[str, Any]:
     return {
-        "session_id": f"session-{session}", "tenant": "t", "conversation": "c", "speaker": session,
-        "epoch": 1, "published_at": datetime.now(UTC), "sequence": n,
+        "session_id": f"session-{session}", "tenant": "t", "conversation": "c",
+        "speaker": session.partition(".")[0], "epoch": 1,
+        "published_at": datetime.now(UTC), "sequence": n,
     }  # fmt: skip
 
 

@@ -15,14 +15,17 @@ import aiohttp
 import pytest
 from nats.errors import Error as NatsError
 
-from natterjack.broker.connection import Broker
+from natterjack.broker.connection import Broker, connected
+from natterjack.broker.roles import User
+from natterjack.broker.streams import ensure
 from natterjack.consume.durable import durable
 from natterjack.events import DurableEvent
-from natterjack.settings import BrokerSettings
+from natterjack.settings import BrokerSettings, StreamSettings
 from tests.nats_server import NatsServer
 from tests.waiting import soon, until
 
 from ..cli.commands import Command, run, run_async
+from ..consume.events import ServerWithUsers
 from .events import by_session, final, interleaved, publish, status
 from .receiver import SECRET, Receiver, always
 
@@ -194,6 +197,45 @@ async def test_dead_letters_are_listed_and_sent_again(
     assert by_session(receiver.ids) == {"a": [0, 1], "b": [0]}
     left = await run_async("webhook", "dead-letters", "list", **environment)
     assert left.out == ""
+
+
+OPERATOR, WORKER = User("operator"), User("worker")
+CRM, OTHER = (User("subscriber", n, "t", durable=d) for n, d in (("crm", "crm"), ("other", None)))
+
+
+@pytest.mark.process
+async def test_a_user_with_no_more_rights_than_needed(
+    receiver: Receiver, environment: dict[str, str], tmp_path: Path
+) -> None:
+    server = ServerWithUsers(tmp_path / "users", (OPERATOR, WORKER, CRM, OTHER))
+    server.start()
+
+    def as_user(user: User) -> dict[str, str]:
+        names = {"USER": user.id, "PASSWORD": user.id, "INBOX_PREFIX": user.inbox_prefix}
+        nats = {f"NATS_{name}": value for name, value in names.items()}
+        mine = {"WEBHOOK_NAME": "crm", "WEBHOOK_TENANT": "t", "NATS_URL": server.url}
+        return {**environment, **nats, **mine}
+
+    try:
+        async with connected(server.settings(OPERATOR), name="operator", once=True) as operator:
+            await ensure(operator, StreamSettings())
+        async with connected(server.settings(WORKER), name="worker", once=True) as worker:
+            await publish(worker, [final("a", 0), status("a.b", 1, "closed"), final("a", 2)])
+            async with webhook(as_user(CRM)) as command:
+                await until(lambda: len(receiver.ids) == 2, "both that can be signed", 60)
+                await until(lambda: "it is a dead letter now" in command.errors, "the third", 60)
+        listed = await run_async("webhook", "dead-letters", "list", **as_user(CRM))
+        assert "its ID cannot be signed" in listed.out
+        left = await run_async("webhook", "dead-letters", "send", **as_user(OPERATOR))
+        assert left.out == "0 sent, 1 left, which cannot be sent\n"
+        async with webhook(as_user(OTHER)) as command:
+            assert await command.status() == 2
+        assert "natterjack users add subscriber --durable crm" in command.errors
+        refused = await run_async("webhook", "dead-letters", "list", **as_user(OTHER))
+        assert refused.status == 2
+        assert "may not" in refused.errors
+    finally:
+        server.stop()
 
 
 @pytest.mark.process
