@@ -34,12 +34,9 @@ from natterjack.errors import BrokerUnreachable, NotAllowed, UsageError
 from natterjack.events import FinalEvent
 from natterjack.local.demo import bundled_recording
 from natterjack.settings import BrokerSettings, load
-from tests.natterjack.cli.commands import Command
+from tests.natterjack.cli.commands import Command, run_async
 from tests.natterjack.consume.test_conversation import publish
 from tests.natterjack.transcripts.events import Session
-
-
-from tests.natterjack.cli.commands import Command, run_async
 
 from ..emulators.deepgram import DeepgramEmulator
 from ..waiting import bound, soon, until, within
