@@ -49,6 +49,8 @@ class TranscriptBuilder:
         self._waiting: frozenset[str] = frozenset()
         self._repeats: set[str] = set()
         """The sessions that others repeat."""
+        self._continued: set[str] = set()
+        """The sessions that others continue."""
         self._placed: list[Placed] = []
         """All segments, in order."""
         self._segments: list[Segment] = []
@@ -94,6 +96,10 @@ class TranscriptBuilder:
             track.repeats, track.continues = event.repeats, event.continues
             self._tracks[event.session_id] = track
             self._by_number.append(track)
+            if track.continues is not None or event.session_id in self._continued:
+                self._gaps = None
+            if track.continues is not None:
+                self._continued.add(track.continues)
             if track.repeats is not None:
                 self._repeats.add(track.repeats)
                 self._stale, self._gaps = True, None
@@ -108,7 +114,7 @@ class TranscriptBuilder:
             first_time = track.estimated_clock() if event.started_at is not None else False
             if not track.add_final(event):
                 return False
-            if event.segment != last + 1:
+            if event.segment != last + 1 or (last < 0 and track.continues is not None):
                 self._gaps = None
             if event.segment < last or self._repeated(track) or (first_time and last >= 0):
                 self._stale = True
@@ -181,7 +187,7 @@ class TranscriptBuilder:
                 self._zero_us = track.origin_us
             elif self._begins(track) and track.origin_us < self._zero_us:
                 self._stale = True
-            if any(other.continues == track.session_id for other in self._by_number):
+            if track.session_id in self._continued:
                 self._stale = True
             if self._stale:
                 return
@@ -299,7 +305,9 @@ class TranscriptBuilder:
     def _gaps_of(self, track: Track) -> list[tuple[float, float, str]]:
         closing = track.closing
         successor = closing.continued_by if isinstance(closing, StatusEvent) else None
-        return track.gaps(successor in self._tracks)
+        return track.gaps(
+            continued=successor in self._tracks, begun=track.continues in self._tracks
+        )
 
     def _all_gaps(self) -> tuple[TranscriptGap, ...]:
         found: list[TranscriptGap] = []

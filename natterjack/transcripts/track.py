@@ -265,8 +265,9 @@ class Track:
             return None
         return known[0].audio_position / known[1]
 
-    def gaps(self, continued: bool) -> list[tuple[float, float, str]]:
-        """Stretches without a transcript, and why. `continued`: another session has the rest."""
+    def gaps(self, *, continued: bool, begun: bool) -> list[tuple[float, float, str]]:
+        """Stretches without a transcript, and why. `continued`: another session has the rest;
+        `begun`: the one that this one continues is known, if there is one."""
         found: list[tuple[float, float, str]] = []
         if isinstance(self.closing, StatusEvent) and self.closing.account is not None:
             account = self.closing.account
@@ -276,6 +277,9 @@ class Track:
                 if begin is not None and end is not None:
                     found.append((end, begin + account.captured_seconds, "failed"))
         expected, at = 0, self.start
+        if self.continues is not None and not begun:
+            first = self.finals[0].start if self.finals else 0.0
+            found.append((0.0, first if at is None else at, "expired"))
         for final in self.finals:
             if final.segment > expected and at is not None:
                 found.append((at, final.start, "expired"))

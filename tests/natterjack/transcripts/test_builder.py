@@ -213,6 +213,21 @@ def test_gaps_are_those_of_the_account_the_rest_of_a_failed_session_and_expired_
     )
 
 
+def test_a_session_whose_predecessor_has_expired_has_a_gap_before_it() -> None:
+    rest = Session("session-b", continues="session-a")
+    transcript = built([rest.final("So.", 3600, 3601)])
+    assert [(g.start, g.end, g.cause) for g in transcript.gaps] == [(0, 3600, "expired")]
+    assert said(transcript) == [("agent", 3600, "So.")]
+    assert transcript.stored_from == at(3600)
+    before = Session("session-a")
+    whole = built(
+        [before.final("Well.", 0, 1), before.closed(3600, continued_by="session-b"),
+         Session("session-b", continues="session-a").final("So.", 3600, 3601)]
+    )  # fmt: skip
+    assert not whole.gaps
+    assert whole.stored_from is None
+
+
 # ---- clocks --------------------------------------------------------------------------------------
 
 
