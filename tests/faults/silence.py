@@ -33,7 +33,10 @@ from ..waiting import until
 from ..worker.programs import Transcript, WorkerProcess, closed
 from .fleet import resident_bytes, worker_environment
 
-GROUPS = (("deepgram", "deepgram-rest", "managed"), ("deepgram-flux", "speechmatics"))
+GROUPS = (
+    ("deepgram", "deepgram-rest", "managed"),
+    ("deepgram-flux", "speechmatics", "speechmatics-agent"),
+)
 """Groups of providers. Each group has one worker."""
 _RATE = 16_000
 _FRAMES = 1280

@@ -117,7 +117,10 @@ async def test_max_seconds_end_a_session_and_not_the_transcript(
         assert closing.detail == "max_seconds: 4.2 s of audio"
 
 
-@pytest.mark.parametrize("provider", ["deepgram-flux", "deepgram-rest", "managed", "speechmatics"])
+@pytest.mark.parametrize(
+    "provider",
+    ["deepgram-flux", "deepgram-rest", "managed", "speechmatics", "speechmatics-agent"],
+)
 async def test_a_session_of_any_provider_is_cut_off_between_words(
     provider: str,
     nats_server: EmbeddedServer,

@@ -23,6 +23,8 @@ NAME: Final = "speechmatics"
 
 _MAX_SPEAKER_IDENTIFIERS: Final = 50
 """Limit for all speakers together (specification, SpeakerDiarizationConfig)."""
+_AGENT_MODEL: Final = "linden-1"
+"""The model of Agent STT, which is at another address."""
 _ENCODINGS: Final[dict[Encoding, str]] = {"linear16": "pcm_s16le", "mulaw": "mulaw"}
 _ENGLISH_LOCALES: Final = ("en-AU", "en-GB", "en-US")
 """Speechmatics docs, "Output locale"."""
@@ -136,6 +138,8 @@ def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def recognition(settings: SpeechmaticsSettings, request: StreamRequest) -> Recognition:
     """Build the configuration of a stream. Raises: RequestRefused."""
+    if _AGENT_MODEL in (request.options.get("model"), request.model):
+        raise refused(f"model {_AGENT_MODEL} is one of the provider speechmatics-agent: use that")
     options = parse_options(NAME, Options, request.options)
     encoding, sample_rate, _ = request.format
     if encoding not in _ENCODINGS:

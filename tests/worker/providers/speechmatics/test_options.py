@@ -63,6 +63,14 @@ def test_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "session", [{"model": "linden-1"}, {"options": {"model": "linden-1"}}], ids=str
+)
+def test_the_model_of_the_other_provider_is_refused_with_its_name(session: dict[str, Any]) -> None:
+    with pytest.raises(RequestRefused, match="speechmatics-agent"):
+        started(**session)
+
+
 def test_audio_formats() -> None:
     made = started(audio_format=AudioFormat("mulaw", 8000, 1))
     assert made["audio_format"] == {"type": "raw", "encoding": "mulaw", "sample_rate": 8000}
