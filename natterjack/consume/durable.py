@@ -132,12 +132,18 @@ class Deliveries:
             lanes: dict[Lane[StoredMessage], None] = {}
             batch: list[Delivery] = []
             deadline: float | None = None
-            while len(batch) < size:
-                delivery = await self._next(lanes, deadline)
-                if delivery is None:
-                    break
-                batch.append(delivery)
-                deadline = deadline or time.monotonic() + seconds
+            try:
+                while len(batch) < size:
+                    delivery = await self._next(lanes, deadline)
+                    if delivery is None:
+                        break
+                    batch.append(delivery)
+                    deadline = deadline or time.monotonic() + seconds
+            except BaseException:  # canceled, above all
+                for delivery in reversed(batch):
+                    if delivery.counts:
+                        self._participant.give_back(delivery._item)
+                raise
             batch = [delivery for delivery in batch if delivery.counts]
             batch.sort(key=lambda delivery: delivery._item.number)
             if batch:
@@ -147,12 +153,12 @@ class Deliveries:
         self, lanes: dict[Lane[StoredMessage], None] | None, deadline: float | None
     ) -> Delivery | None:
         while True:
-            item = await self._participant.take(lanes, deadline)
-            if item is None:
-                return None
             self._taken += 1
             if self._taken % _YIELD == 0:
                 await asyncio.sleep(0)
+            item = await self._participant.take(lanes, deadline)
+            if item is None:
+                return None
             message = item.content
             try:
                 event = decode_event(message.data, message.position)

@@ -163,6 +163,11 @@ class Participant:
         self.backlog.settle(item)
         self._freed(item)
 
+    def give_back(self, item: Item[StoredMessage]) -> None:
+        """It was taken, but not delivered."""
+        item.attempts -= 1
+        self.take_back(item, 0)
+
     def take_back(self, item: Item[StoredMessage], seconds: float) -> None:
         """Deliver it again in `seconds`."""
         self.backlog.take_back(item, time.time() + seconds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -22,20 +23,48 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from natterjack.broker.connection import connected
+from natterjack.broker.connection import Broker, connected
 from natterjack.broker.streams import ensure
 from natterjack.consume.sharing.members import LIFE_S
+from natterjack.errors import BrokerError
 from natterjack.settings import BrokerSettings, StreamSettings
 from tests.forking import Process, launch
 from tests.freezing import freeze
 from tests.nats_server import NatsServer
 from tests.waiting import until
 
+from .cluster import Cluster
 from .speech_writer import Speech, speeches
 
 _MODULE = "tests.faults.consumer_program"
+
+
+class Server(Protocol):
+    """A broker that can be killed and started again."""
+
+    @property
+    def url(self) -> str: ...
+    def kill(self) -> None: ...
+    def start(self) -> None: ...
+
+
+class OneNode:
+    """A cluster, of which any one node is killed at a time."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._random = random.Random(seed)
+        self._node = cluster.nodes[0]
+        self.url = cluster.url
+
+    def kill(self) -> None:
+        self._node = self._random.choice(self._cluster.nodes)
+        self._node.kill()
+
+    def start(self) -> None:
+        self._node.start()
 
 
 @dataclass
@@ -53,6 +82,8 @@ class Settings:
     pause: float = 0.5
     """Average seconds between two finals of a session."""
     processes: int = 3
+    replicas: int = 1
+    """Of the streams."""
     seed: int = 0
 
 
@@ -83,7 +114,7 @@ class Outcome:
 class Harvest:
     """One durable consumer, and what it is to survive."""
 
-    def __init__(self, server: NatsServer, directory: Path, settings: Settings) -> None:
+    def __init__(self, server: Server, directory: Path, settings: Settings) -> None:
         self._server = server
         self._path = directory / "handled.jsonl"
         self._log = directory / "consumers.log"
@@ -143,7 +174,7 @@ class Harvest:
         """Run, and compare."""
         began, settings = time.monotonic(), self._settings
         async with connected(BrokerSettings(url=self._server.url), name="writer") as broker:
-            await ensure(broker, StreamSettings(kinds=("transcribe",)))
+            await until(lambda: self._streams(broker), "the broker has streams", 60)
             spoken = speeches(broker, settings.sessions, settings.seed)
             try:
                 self._processes = [self._launch() for _ in range(settings.processes)]
@@ -163,6 +194,14 @@ class Harvest:
             self._compare(spoken)
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
+
+    async def _streams(self, broker: Broker) -> bool:
+        """Create the streams, once a cluster has a leader."""
+        replicas = self._settings.replicas
+        with contextlib.suppress(BrokerError):
+            await ensure(broker, StreamSettings(kinds=("transcribe",), stream_replicas=replicas))
+            return True
+        return False
 
     def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():
@@ -203,19 +242,22 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--finals", type=int, default=400)
     parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--replicas", type=int, default=1, help="3 for a cluster of three nodes")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     settings = Settings(**vars(flags))
     logging.getLogger("natterjack").setLevel(logging.ERROR)
     logging.getLogger("worker").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
-        server = NatsServer(Path(directory) / "nats")
-        server.start()
+        path = Path(directory)
+        broker = NatsServer(path / "nats") if flags.replicas == 1 else Cluster(path / "cluster")
+        broker.start()
         try:
-            harvest = Harvest(server, Path(directory), settings)
+            server = OneNode(broker, flags.seed) if isinstance(broker, Cluster) else broker
+            harvest = Harvest(server, path, settings)
             outcome = asyncio.run(harvest.run())
         finally:
-            server.stop()
+            broker.stop()
         print(outcome)
         print("attempts:", dict(sorted(harvest.attempts().items())))
     return 0 if outcome.clean else 1

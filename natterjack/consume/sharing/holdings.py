@@ -141,6 +141,7 @@ class Holdings(Generic[T]):
         mine = self._backlog.shares
         others = self._members.held()
         target = quota(self._id, {**others, self._id: mine.keys()})
+        before = set(mine)
         staying = [share for share in mine.values() if not share.leaving]
         for share in sorted(staying, key=Share.delivered)[: max(0, len(staying) - target)]:
             share.leaving = True
@@ -150,12 +151,13 @@ class Holdings(Generic[T]):
         taken = {number for held in others.values() for number in held}
         free = [number for number in range(SHARES) if number not in mine and number not in taken]
         random.shuffle(free)
-        before = len(mine)
         while free and (missing := target - len(mine)) > 0:
             some, free = free[:missing], free[missing:]
             await asyncio.gather(*(self._claim(number, others.keys()) for number in some))
-        if len(mine) > before:
+        if mine.keys() - before:
             self._changed()
+        if before - mine.keys():
+            self._members.beat(mine)  # others need not wait for the next one
 
     async def _claim(self, number: int, living: Collection[str]) -> None:
         """Take a share over, unless its holder may live."""

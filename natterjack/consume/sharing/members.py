@@ -22,7 +22,8 @@ class Members:
     """The processes that are heard. This one hears itself, which shows that others can."""
 
     def __init__(self, broker: Broker, name: str, own: str, changed: Callable[[], None]) -> None:
-        """`changed` is called when a process has come or gone, and when this one should answer."""
+        """`changed` is called when a process has come or gone or has given up shares, and when this
+        one should answer."""
         self._broker = broker
         self._subject = f"{DURABLE_PREFIX}.{name}"
         self._own = own
@@ -94,10 +95,8 @@ class Members:
         if member == self._own:
             self.alive = max(self.alive, self._sent.pop(number, 0.0))
             return
-        known = member in self._heard
-        if leaves:
-            self._heard.pop(member, None)
-        else:
+        known = self._heard.pop(member, None)
+        if not leaves:
             self._heard[member] = (time.monotonic(), held)
-        if asks or leaves or not known:
+        if asks or leaves or known is None or known[1] - held:
             self._changed()

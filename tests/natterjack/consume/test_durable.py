@@ -207,6 +207,20 @@ async def test_a_batch_that_is_not_full_ends_in_time(
             assert ids(await batch) == ["session-s:0"]
 
 
+async def test_a_batch_that_is_canceled_before_it_is_full_was_not_delivered(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    async with natterjack.durable("x", **options) as deliveries:
+        waiting = asyncio.ensure_future(anext(deliveries.batches(10, 3600)))
+        await publish(ready_broker, final(0), final(1))
+        backlog = deliveries._participant.backlog
+        await until(lambda: backlog.out == 2, "both are in the batch")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        (first,) = await take(deliveries, 1)
+        assert (first.event.id, first.attempt) == ("session-s:0", 1)
+
+
 async def test_an_event_that_is_not_settled_in_time_comes_again(
     ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
