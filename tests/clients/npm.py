@@ -18,6 +18,8 @@ from ..waiting import bound
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients" / "js"
+MADE = ("wire.ts", "document.ts")
+"""Sources that the build makes of files in docs/reference."""
 ASYNCAPI = ROOT / "docs" / "reference" / "asyncapi.json"
 _MISSING = "npm is missing; install it with `make system-packages`"
 _INSTALL = ("ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund",
@@ -51,10 +53,15 @@ def build() -> None:
     """Build clients/js/dist, unless nothing that it is made of has changed."""
     install()
     made = CLIENT / "dist" / "index.js"
-    sources = [ASYNCAPI, *CLIENT.glob("*.json"), *CLIENT.glob("scripts/*"), *CLIENT.glob("src/*")]
+    sources = [
+        *ASYNCAPI.parent.glob("*.json"),
+        *CLIENT.glob("*.json"),
+        *CLIENT.glob("scripts/*"),
+        *CLIENT.glob("src/*"),
+    ]
     with (CLIENT / "package.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        newest = max(path.stat().st_mtime for path in sources if path.name != "wire.ts")
+        newest = max(path.stat().st_mtime for path in sources if path.name not in MADE)
         if not made.exists() or made.stat().st_mtime <= newest:
             _run([program("npm"), "run", "--silent", "build"], timeout=60)
             made.touch()

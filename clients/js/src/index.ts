@@ -17,6 +17,9 @@ export {
   type ListenOptions,
   type Marker,
 } from "./listen.js";
+export type * from "./document.js";
+export { follow, transcript, type FollowOptions } from "./follow.js";
+export { TranscriptBuilder, type Conversation } from "./transcript.js";
 export { NatsTransport } from "./nats.js";
 export type { Selection } from "./subjects.js";
 export type {

@@ -110,6 +110,15 @@ export class Server {
     await this.#connection.flush();
   }
 
+  /** Waits until all readers have received what is stored. */
+  async settled() {
+    await until(async () => {
+      const { consumers } = await this.request("$JS.API.CONSUMER.LIST.STT_TRANSCRIPTS");
+      return (consumers ?? []).every(({ num_pending }) => num_pending === 0);
+    }, "all is delivered");
+    await this.#connection.flush();
+  }
+
   /** Waits until so many readers read a conversation. */
   async readers(count, { conversation }) {
     await until(async () => {
