@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,10 +22,11 @@ from natterjack.settings import BrokerSettings, load
 from natterjack.subjects import DEAD_PREFIX, check_token, dead_filter
 
 from .readahead import StoredMessage
-from .reader import DurableReader
+from .reader import DurableReader, Since
 from .sharing.shares import key_of
 
 _TIMEOUT_S = 3.0
+_SILENCE_S = 10.0
 _MAX_REASON = 1000
 _CURE = "a worker of this release creates it when it starts, or `natterjack streams apply`"
 
@@ -108,9 +108,17 @@ async def dead_letters(
     try:
         await reader.begin()
         while reader.pending:
-            message = await reader.next(_TIMEOUT_S)
-            if message is not None and (letter := _decode(message)) is not None:
-                yield letter
+            message = await reader.next(_SILENCE_S)
+            if message is not None:
+                if (letter := _decode(message)) is not None:
+                    yield letter
+            elif broker.connected:  # what is pending may have been removed: look again
+                await reader.stop()
+                since: Since = reader.position or "start"
+                reader = DurableReader(
+                    broker, streams.DEAD_LETTERS, subject, since=since, cure=_CURE
+                )
+                await reader.begin()
     finally:
         with contextlib.suppress(NatsError, TimeoutError):
             await reader.stop()
@@ -126,7 +134,7 @@ def _decode(message: StoredMessage) -> DeadLetter | None:
         event: AnyEvent | None = None
         if "event" in found:
             with contextlib.suppress(BadEvent):
-                event = decode_event(json.dumps(found["event"]).encode(), position)
+                event = decode_event(to_json(found["event"]), position)
         return DeadLetter(
             event, str(found["reason"]), int(found["attempt"]),
             datetime.fromisoformat(found["rejected_at"]), str(position), message.position.sequence,

@@ -406,6 +406,38 @@ async def held(deliveries: natterjack.Deliveries) -> Share[Any]:
     return shares[number]
 
 
+async def test_consumers_that_are_deleted_on_the_broker_cost_nothing(
+    ready_broker: Broker, options: dict[str, Any]
+) -> None:
+    await publish(ready_broker, final(0))
+    js = ready_broker.client.jetstream()
+    async with natterjack.durable("x", **options) as deliveries:
+        assert await acknowledged(deliveries, 1) == ["session-s:0"]
+        consumers = await js.consumers_info(streams.TRANSCRIPTS)
+        assert consumers
+        for consumer in consumers:
+            await js.delete_consumer(streams.TRANSCRIPTS, consumer.name)
+        await publish(ready_broker, final(1))
+        assert await acknowledged(deliveries, 1) == ["session-s:1"]
+
+
+async def test_dead_letters_that_are_removed_meanwhile_are_not_waited_for(
+    ready_broker: Broker, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natterjack.consume.dead_letters._SILENCE_S", 0.5)
+    await publish(ready_broker, *(final(n) for n in range(900)))
+    async with natterjack.durable("x", **options) as deliveries:
+        async for batch in deliveries.batches(500, 1):
+            await asyncio.gather(*(delivery.reject("bad") for delivery in batch))
+            if deliveries.pending == 0:
+                break
+    letters = natterjack.dead_letters("x", broker=ready_broker)
+    async with within(60):
+        assert (await anext(letters)).reason == "bad"
+        await ready_broker.client.jetstream().purge_stream(streams.DEAD_LETTERS)
+        assert len([letter async for letter in letters]) < 900
+
+
 async def test_progress_that_is_deleted_is_written_again(
     ready_broker: Broker, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
