@@ -85,7 +85,13 @@ class Part:
         status = await self.wait()
         if status == 2:
             return UsageError(self.tail())
-        return PartFailed(f"{self.name} (process {self.pid}) {_end_text(status)}: {self.tail()}")
+        return PartFailed(f"{self.end_text}: {self.tail()}")
+
+    @property
+    def end_text(self) -> str:
+        """How it ended, in words."""
+        assert self._status is not None
+        return f"{self.name} (process {self.pid}) {_end_text(self._status)}"
 
     def _lines(self) -> list[str]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -92,6 +93,30 @@ async def test_killed_several_times_with_the_broker_up(
     recording.check_whole()
     assert (recording.samples == soundfile.read(speech, dtype="int16")[0]).all()
     assert gone(spool)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_session_that_is_left_open_is_continued(
+    ready_broker: Broker, start_edge: StartEdge, speech: Path, spool: Path, number: signal.Signals
+) -> None:
+    """Otherwise a signal would end the session, where the file has not ended."""
+    arguments = ("file", speech, "--spool", spool, "--resume", "--leave-open")
+    edge = start_edge(*arguments)
+    await some_chunks(ready_broker)
+    edge.process.send_signal(number)
+    assert await edge.exit_code() == 128 + number
+    edge = start_edge(*arguments, "--speed", "max")
+    assert await edge.exit_code() == 0, edge.stderr
+    assert "resuming the session where it stopped" in edge.stderr
+    recording = (await only_recording(ready_broker)).once_each()
+    recording.check_whole()
+    assert recording.seconds == 30
+
+
+def test_only_a_session_in_a_spool_can_be_left_open(run_edge: RunEdge, speech: Path) -> None:
+    edge = run_edge("file", speech, "--leave-open")
+    assert edge.code == 2
+    assert edge.stderr == "natterjack-edge: --leave-open needs a spool: --spool DIR\n"
 
 
 async def test_killed_several_times_with_the_broker_down(

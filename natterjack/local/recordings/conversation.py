@@ -37,6 +37,8 @@ from .progress import Progress, Row
 _CLAIM_S = 60.0
 """How long a worker may take to claim a session that an earlier run has left in the queue, and the
 closing event to arrive after the edge has read it."""
+_RESTARTS = 2
+"""How often an edge is started again that was killed, as when memory was short."""
 _LOST = ("missing", "bad_chunk")
 """Causes of gaps in audio that the broker no longer has."""
 
@@ -120,6 +122,11 @@ class Conversation:
             shutil.rmtree(self._spool, ignore_errors=True)
         return await self._attempt(self._new(), resumed=False)
 
+    @property
+    def _resumable(self) -> bool:
+        """Whether an edge can continue what another one has begun: a spool needs locks."""
+        return importlib.util.find_spec("fcntl") is not None
+
     def _earlier(self) -> str | None:
         """The conversation of an earlier run."""
         try:
@@ -156,19 +163,25 @@ class Conversation:
         """Have the recording transcribed, and return what is wrong with it. Raises: NotTranscribed
         if an earlier run cannot be continued."""
         await self._caught_up.wait()
-        if resumed and not (self._spool.is_dir() and any(self._spool.iterdir())):
-            # The edge had sent all of the audio, or nothing.
-            if not self._complete and not await self._audio_is_there(conversation):
-                raise NotTranscribed("its audio is no longer stored")
-            await self._until_closed(began=False)
-            return None
-        edge = await self._start(conversation)
-        problem = edge.error() if await edge.wait() else None
+        for attempt in range(1 + _RESTARTS):
+            again = resumed or attempt > 0
+            if again and not (self._spool.is_dir() and any(self._spool.iterdir())):
+                # The edge had sent all of the audio, or nothing.
+                if self._complete or await self._audio_is_there(conversation):
+                    await self._until_closed(began=False)
+                    return None
+                if resumed:
+                    raise NotTranscribed("its audio is no longer stored")
+            edge = await self._start(conversation)
+            status = await edge.wait()
+            if status >= 0 or not self._resumable:
+                break
+            self._progress.say(f"{self._recording.name}: {edge.end_text}; continuing")
         for warning in edge.messages("warning"):
             if str(self._recording.path) in warning:  # it is about the file
                 self._progress.say(warning)
         await self._until_closed(began=True)
-        return problem
+        return edge.error() if status else None
 
     async def _audio_is_there(self, conversation: str) -> bool:
         """Whether the broker has the end of each session's audio, as far as is known."""
@@ -212,7 +225,7 @@ class Conversation:
             arguments.append(f"--track={options.track}")
         if self._stack.workers:
             arguments.append("--catch-up-rate=0")  # the disk is the limit
-        if importlib.util.find_spec("fcntl") is not None:  # a spool needs locks
+        if self._resumable:
             arguments += [f"--spool={self._spool}", "--resume", "--leave-open"]
         name = self._recording.path.name.encode(errors="replace").decode()
         arguments += [f"--label=file={name}", *options.edge, "--", str(self._recording.path)]

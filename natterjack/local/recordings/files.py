@@ -161,3 +161,15 @@ def with_outputs(
                 raise UsageError(f"{other} and {recording.path} would both become {path}")
         found.append(replace(recording, outputs=outputs))
     return found
+
+
+def check_writable(recordings: Iterable[Recording]) -> None:
+    """Raises: UsageError if a folder for transcripts cannot be written to."""
+    for folder in {path.parent for each in recordings for path in each.outputs.values()}:
+        there = folder.absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise UsageError(f"{there} is not a folder; name another one with -o")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(f"{there} cannot be written to; name another folder with -o")

@@ -35,7 +35,7 @@ from natterjack.transcripts.transcript import Transcript
 from ..lock import locked
 from ..stack import Stack, run_stack
 from .conversation import Conversation, NotTranscribed, Options, digest
-from .files import Found, Recording, examine, with_outputs
+from .files import Found, Recording, check_writable, examine, with_outputs
 from .progress import Progress, duration
 
 _WORKER_DEFAULTS = {
@@ -75,6 +75,7 @@ async def transcribe(
             if not skipped and not found.problems:
                 progress.say("there is no recording to transcribe")
             return 2 if found.problems or not skipped else 0
+        check_writable(wanted)
         installation = None
         if broker is not None:  # before anything is started, so that a wrong URL is found
             installation = _variables(broker)

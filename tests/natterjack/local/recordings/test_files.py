@@ -8,7 +8,13 @@ import pytest
 import soundfile
 
 from natterjack.errors import UsageError
-from natterjack.local.recordings.files import Recording, check, examine, with_outputs
+from natterjack.local.recordings.files import (
+    Recording,
+    check,
+    check_writable,
+    examine,
+    with_outputs,
+)
 from tests.edge_capture.program import tone
 
 
@@ -50,6 +56,14 @@ def test_two_files_of_the_same_name_cannot_go_into_one_folder() -> None:
         UsageError, match=r"a/x\.wav and b/x\.wav would both become out/x\.wav\.txt"
     ):
         outputs(files, Path("out"))
+
+
+def test_folders_for_transcripts_are_checked_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    recording = Recording(Path("x.wav"))
+    check_writable(with_outputs([recording], tmp_path / "new" / "deep", ["txt"]))
+    with pytest.raises(UsageError, match="file is not a folder; name another one with -o"):
+        check_writable(with_outputs([recording], tmp_path / "file" / "deep", ["txt"]))
 
 
 @pytest.mark.process

@@ -165,6 +165,18 @@ async def test_what_the_edge_has_sent_is_continued_without_it(
     check_text((tmp_path / "cities.txt").read_text())
 
 
+async def test_an_edge_that_is_killed_is_started_again(
+    start: Start, cities: Path, tmp_path: Path
+) -> None:
+    run = start("cities.wav", environment=SLOWLY, columns=300)
+    await run.says("0:00 of 0:44")  # before, an edge has examined the file
+    await run.has("edge")
+    run.kill("edge")
+    assert await run.ended() == 0, run.text
+    assert "was killed by SIGKILL; continuing" in run.text
+    check_text((tmp_path / "cities.txt").read_text())
+
+
 async def test_what_cannot_be_continued_is_begun_again(
     start: Start, cities: Path, tmp_path: Path
 ) -> None:
