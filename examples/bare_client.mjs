@@ -8,7 +8,8 @@ import { connect, nanos, nkeyAuthenticator } from "@nats-io/transport-node";
 
 const [tenant, durable] = process.argv.slice(2);
 const { NATS_URL, NATS_NKEY, NATS_CA, NATS_INBOX_PREFIX } = process.env;
-const seed = NATS_NKEY && new TextEncoder().encode(readFileSync(NATS_NKEY, "utf8").trim());
+const seed =
+  NATS_NKEY && new TextEncoder().encode(readFileSync(NATS_NKEY, "utf8").trim());
 const nc = await connect({
   servers: NATS_URL,
   tls: NATS_CA && { caFile: NATS_CA },

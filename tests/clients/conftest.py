@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest_asyncio
 
 from ..deploy.secured import SecuredServer, apply_streams, make_home
 from ..waiting import until
-from .npm import CLIENT, build, program
+from .npm import CLIENT, ROOT, build, program
+
+EXAMPLES = ROOT / "examples"
 
 
 @pytest_asyncio.fixture
@@ -70,3 +73,26 @@ def node(processes: None) -> type[Program]:
     """The class of programs, once the client is built."""
     build()
     return Program
+
+
+@pytest.fixture
+def subscriber(
+    secured: SecuredServer, node: type[Program], tmp_path: Path
+) -> Iterator[list[Program]]:
+    """Programs that are killed at the end, and then the server."""
+    started: list[Program] = []
+    yield started
+    for one in started:
+        one.kill()
+    secured.stop()
+
+
+def example(folder: Path, name: str, *arguments: str, **environment: str) -> Program:
+    """Start an example in a folder of its own, where the packages are installed."""
+    packages = folder / "node_modules"
+    (packages / "@natterjack").mkdir(parents=True)
+    (packages / "@natterjack" / "client").symlink_to(CLIENT)
+    (packages / "@nats-io").symlink_to(CLIENT / "node_modules" / "@nats-io")
+    script = folder / name
+    script.write_bytes((EXAMPLES / name).read_bytes())
+    return Program(folder, str(script), *arguments, **environment)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from natterjack.position import Position
 
 from ..deploy.secured import SecuredServer
 from ..waiting import bound, slowdown, until
-from .conftest import Program
+from .conftest import Program, example
 from .events import Session, publish
-from .npm import CLIENT, ROOT, build, program
+from .npm import CLIENT, build, program
 
 pytestmark = pytest.mark.process
-EXAMPLES = ROOT / "examples"
 
 
 @pytest.mark.slow
@@ -35,18 +33,6 @@ def test_the_tests_of_the_package_pass() -> None:
         env={**os.environ, "PATH": path, "TEST_SLOWDOWN": str(slowdown())},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def subscriber(
-    secured: SecuredServer, node: type[Program], tmp_path: Path
-) -> Iterator[list[Program]]:
-    """Programs that are killed at the end, and then the server."""
-    started: list[Program] = []
-    yield started
-    for one in started:
-        one.kill()
-    secured.stop()
 
 
 def listening(secured: SecuredServer, folder: Path, user: str, **options: Any) -> Program:
@@ -118,17 +104,6 @@ async def test_a_subscriber_reads_the_kinds_that_it_may(
     subscriber.append(one)
     await until(lambda: one.status is not None, "the program ends", 30)
     assert (one.status, texts(one)) == (0, ["word"]), one.errors
-
-
-def example(folder: Path, name: str, *arguments: str, **environment: str) -> Program:
-    """Start an example in a folder of its own, where the packages are installed."""
-    packages = folder / "node_modules"
-    (packages / "@natterjack").mkdir(parents=True)
-    (packages / "@natterjack" / "client").symlink_to(CLIENT)
-    (packages / "@nats-io").symlink_to(CLIENT / "node_modules" / "@nats-io")
-    script = folder / name
-    script.write_bytes((EXAMPLES / name).read_bytes())
-    return Program(folder, str(script), *arguments, **environment)
 
 
 async def test_the_official_client_goes_on_when_the_broker_is_back(
