@@ -19,9 +19,9 @@ from natterjack.process.variables import unknown_variables
 from natterjack.settings import MODELS, LogSettings, add_flags, load
 from natterjack.telemetry import log as logs
 
-from . import budget, erase, export, limits, plugins, say, sessions, streams, tail, users
+from . import budget, erase, limits, plugins, say, sessions, streams, tail, users
 from .arguments import add_command, path
-from .conversations import control, transcribe
+from .conversations import control, export, transcribe
 from .webhook import command as webhook
 
 log = logging.getLogger("natterjack")

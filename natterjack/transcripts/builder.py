@@ -11,11 +11,13 @@ from natterjack.voice.events import UtteranceEvent, VoiceEvent, VoiceStatusEvent
 
 from .coverage import Stretches
 from .model import Line, Segment, TranscriptGap
-from .text import join
+from .text import SENTENCE_ENDS, join, last_mark
 from .track import Placed, Track, moment
 from .transcript import Transcript
 
 PAUSE_SECONDS = 2.0
+_LONG_LINE_US = 60_000_000
+"""From this duration on, a line ends with a sentence; from twice as long on, with any segment."""
 _Used = FinalEvent | InterimEvent | StatusEvent | UtteranceEvent | VoiceStatusEvent | UnknownEvent
 """Of the events of later releases, only that a session has ended."""
 
@@ -41,7 +43,8 @@ class TranscriptBuilder:
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         """By default, the first event tells the tenant and the conversation. After a pause of more
-        than `pause_seconds`, a speaker begins a new line."""
+        than `pause_seconds`, a speaker begins a new line; without one, after a minute with the next
+        sentence."""
         self._names = (tenant, conversation)
         self._pause_us = round(pause_seconds * 1_000_000)
         self._tracks: dict[str, Track] = {}
@@ -263,12 +266,14 @@ class TranscriptBuilder:
         """Make the lines that are missing."""
         start = self._line_ends[-1] if self._line_ends else 0
         while start < len(self._placed):
-            end, until = start + 1, self._placed[start].end_us
+            begin, until = self._placed[start].start_us, self._placed[start].end_us
+            end = start + 1
             who = self._who(start)
             while (
                 end < len(self._placed)
                 and self._who(end) == who
                 and not self._placed[end - 1].interrupted
+                and not _long_enough(until - begin, self._placed[end - 1].text)
                 and self._placed[end].start_us - until <= self._pause_us
             ):
                 until = max(until, self._placed[end].end_us)
@@ -362,3 +367,10 @@ class TranscriptBuilder:
             sessions=tuple(track.summary() for track in self._by_number),
         )
         return self._last
+
+
+def _long_enough(duration_us: int, text: str) -> bool:
+    """Whether a line ends, although its speaker goes on."""
+    if duration_us < _LONG_LINE_US:
+        return False
+    return last_mark(text) in SENTENCE_ENDS or duration_us >= 2 * _LONG_LINE_US

@@ -13,7 +13,7 @@ from unicodedata import category as _category
 from natterjack.process.terminal import width
 
 from .model import Line, Segment
-from .text import clusters, separator, unspaced
+from .text import SENTENCE_ENDS, clusters, last_mark, separator, unspaced
 from .track import word_slices
 
 LINE_CELLS = 42
@@ -22,16 +22,12 @@ MAX_SECONDS = 7.0
 _PAUSE_SECONDS = 1.5
 """A pause that ends a subtitle."""
 _SHORT_PAUSE_SECONDS = 0.3
-_SENTENCE_ENDS = frozenset(
-    ".?!…\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4\u3002\uff01\uff0e\uff1f\uff61"
-)
-"""Of Latin, Armenian, Arabic, Devanagari, Burmese, Ethiopic, Khmer, Chinese and Japanese."""
 _CLAUSE_ENDS = frozenset(",;:—\u2013\u060c\u061b\u104a\u1363\u3001\uff0c\uff1a\uff1b\uff64")
-_QUOTES = "\"'"
 _SMALL = frozenset("ーぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ々ゝヽ・")
 """Japanese characters that must not begin a line."""
 _SENTENCE, _CLAUSE, _SHORT_PAUSE = 1.0, 0.6, 0.4
 """How much better than between any two words it is to split here; a full subtitle counts 1."""
+_SHORT_WORD, _SHORT_LETTERS = -0.3, 3
 
 
 class Token(NamedTuple):
@@ -130,7 +126,7 @@ def _unspaced_parts(word: str) -> list[str]:
 def _clings(char: str) -> bool:
     """Whether a character must not begin a line."""
     return (
-        char in _SENTENCE_ENDS
+        char in SENTENCE_ENDS
         or char in _CLAUSE_ENDS
         or char in _SMALL
         or _category(char) in ("Pe", "Pf", "Mn", "Mc", "Me")
@@ -206,15 +202,16 @@ def _best_end(tokens: Sequence[Token], start: int, limit: int) -> int:
 
 
 def strength(before: Token, after: Token) -> float:
-    """How good it is to split between two tokens, from 0 to 1."""
-    text = before.text
-    while len(text) > 1 and (text[-1] in _QUOTES or _category(text[-1]) in ("Pe", "Pf")):
-        text = text[:-1]
-    if text[-1] in _SENTENCE_ENDS:
+    """How good it is to split between two tokens, up to 1. Short words, which are mostly articles
+    and prepositions, belong to what follows."""
+    last = last_mark(before.text)
+    if last in SENTENCE_ENDS:
         return _SENTENCE
-    if text[-1] in _CLAUSE_ENDS:
+    if last in _CLAUSE_ENDS:
         return _CLAUSE
-    return _SHORT_PAUSE if after.start - before.end > _SHORT_PAUSE_SECONDS else 0.0
+    if after.start - before.end > _SHORT_PAUSE_SECONDS:
+        return _SHORT_PAUSE
+    return _SHORT_WORD if after.space and len(before.text) <= _SHORT_LETTERS else 0.0
 
 
 def joined(tokens: Sequence[Token]) -> str:

@@ -45,7 +45,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one speaker says without a long pause and before anybody else says something."""
+    """What one speaker says without a long pause and before anybody else says something. After a
+    minute, the next sentence begins another line."""
 
     speaker: Annotated[str, Field(description="third token of the session key")]
     start: Annotated[Seconds, Field(description="where the line begins, in seconds")]

@@ -17,6 +17,11 @@ Khmer, and their punctuation."""
 _JOINER = "\u200d"
 _SKIN_TONES = ("\U0001f3fb", "\U0001f3ff")
 _FLAGS = ("\U0001f1e6", "\U0001f1ff")
+SENTENCE_ENDS = frozenset(
+    ".?!…\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4\u3002\uff01\uff0e\uff1f\uff61"
+)
+"""Of Latin, Armenian, Arabic, Devanagari, Burmese, Ethiopic, Khmer, Chinese and Japanese."""
+_QUOTES = "\"'"
 RIGHT_TO_LEFT_MARK = "\u200f"
 
 
@@ -50,6 +55,16 @@ def join(texts: list[str]) -> str:
             parts += (separator(last, text), text)
             last = text
     return "".join(parts)
+
+
+def last_mark(text: str) -> str:
+    """The last character of `text`, or the one before closing quotation marks and brackets."""
+    end = len(text)
+    while end > 1 and (
+        text[end - 1] in _QUOTES or unicodedata.category(text[end - 1]) in ("Pe", "Pf")
+    ):
+        end -= 1
+    return text[end - 1 : end]
 
 
 def right_to_left(text: str) -> bool:

@@ -1,1 +1,1 @@
-"""Commands about conversations: transcribing recordings, requests to sessions."""
+"""Commands about conversations: transcribing recordings, exporting, requests to sessions."""

@@ -57,6 +57,15 @@ def test_a_pause_begins_a_line() -> None:
     assert len(builder.build().lines) == 3
 
 
+def test_a_long_line_ends_with_a_sentence_or_after_two_minutes() -> None:
+    agent = Session("session-a")
+    sentences = [agent.final(f"{n}{'.' if n % 2 else ','}", n * 15, n * 15 + 15) for n in range(6)]
+    assert [line.text for line in built(sentences).lines] == ["0, 1. 2, 3.", "4, 5."]
+    caller = Session("session-c")
+    without = [caller.final(str(n), n * 15, n * 15 + 15) for n in range(10)]
+    assert [line.text for line in built(without).lines] == ["0 1 2 3 4 5 6 7", "8 9"]
+
+
 def test_people_whom_the_provider_tells_apart_have_lines_of_their_own() -> None:
     spoken = [
         *words(("Well,", 0, 1), ("no.", 1, 2), speaker="S1"),

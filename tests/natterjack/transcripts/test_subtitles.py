@@ -67,6 +67,13 @@ def test_long_text_is_divided_at_sentences_and_clauses() -> None:
     ]
 
 
+def test_a_short_word_stays_with_what_follows() -> None:
+    text = "they walked slowly around the garden path of their neighbors again"
+    assert shown(of(timed(text, 0, 4))) == [
+        "they walked slowly around\nthe garden path of their neighbors again"
+    ]
+
+
 def test_a_pause_ends_a_subtitle() -> None:
     spoken = words(("Well", 0, 0.5), ("no", 2.2, 2.5))
     assert shown(of(Session("session-a").final("Well no", 0, 2.5, words=spoken))) == ["Well", "no"]

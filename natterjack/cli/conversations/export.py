@@ -20,7 +20,7 @@ from natterjack.transcripts.documents import clock
 from natterjack.transcripts.files import encode, file_name, folds_case, remove_leftovers, save
 from natterjack.transcripts.transcript import Transcript
 
-from .arguments import formats, parse_time, path
+from ..arguments import formats, parse_time, path
 
 _STANDARD = Path("-")
 _AT_ONCE = 4
