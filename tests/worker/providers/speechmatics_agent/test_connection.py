@@ -76,6 +76,16 @@ async def test_a_stream(
     assert session.last_seq_no == session.frames == emulator.log[0].audio_frames
 
 
+async def test_temporary_keys(make: Make, emulator: SpeechmaticsAgentEmulator) -> None:
+    """They are obtained with the account's key, as for `speechmatics`."""
+    provider = make(temporary_keys=True)
+    for _ in range(2):
+        async with opened(provider):
+            pass
+    (key,) = emulator.temporary_keys
+    assert [made["authorization"] for made in emulator.requests] == [f"Bearer {key}"] * 2
+
+
 @pytest.mark.parametrize("sentences", [True, False])
 async def test_word_times_are_estimated_within_segments(
     provider: SpeechmaticsAgentProvider, sentences: bool
