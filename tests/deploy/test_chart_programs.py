@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import aiohttp
@@ -37,6 +38,7 @@ from .manifests import (
     EVERYTHING,
     check,
 )
+from .names import ROOT
 
 pytestmark = pytest.mark.process
 
@@ -215,3 +217,9 @@ def test_only_a_rolling_update_has_limits() -> None:
     assert strategy({"type": "Recreate"}) == {"type": "Recreate"}
     bounds = {"maxSurge": 1, "maxUnavailable": "10%"}
     assert strategy({"rollingUpdate": bounds}) == {"type": "RollingUpdate", "rollingUpdate": bounds}
+
+
+def test_the_image_of_workers_can_run_the_webhook() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras["webhook"]) <= set(extras["worker"])

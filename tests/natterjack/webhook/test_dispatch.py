@@ -61,9 +61,10 @@ async def sending(
     kinds: tuple[WebhookKind, ...] = DEFAULT,
     parallel: int = 16,
     scale: float = 0.002,
+    timeout: float | None = None,
 ) -> AsyncIterator[Webhook]:
     settings = WebhookSettings(
-        url=receiver.url, secret=SECRET, allow_private=True, timeout_seconds=bound(20)
+        url=receiver.url, secret=SECRET, allow_private=True, timeout_seconds=timeout or bound(20)
     )
     metrics = WebhookMetrics("webhook")
     async with Sender(settings) as sender, durable(
@@ -196,6 +197,27 @@ async def test_what_fails_comes_again_with_the_same_id_and_the_order_is_kept(
     assert len(receiver.received) > len(receiver.ids)
     assert len(receiver.accepted) == len(receiver.ids), "what was accepted is not sent again"
     assert not await buried(ready_broker)
+
+
+async def test_what_was_answered_too_late_comes_again_with_the_same_id_and_content(
+    ready_broker: Broker, receiver: Receiver
+) -> None:
+    late = asyncio.Event()
+
+    async def answer(one: Received) -> web.StreamResponse:
+        if len(receiver.received) == 1:
+            await late.wait()
+        return web.Response()
+
+    receiver.answer = answer
+    await publish(ready_broker, interleaved("a", range(3)))
+    async with sending(ready_broker, receiver, timeout=1) as webhook:
+        await until(lambda: "session-a:2" in receiver.ids, "the last one")
+        assert webhook.count("attempts_failed_total", cause="timeout") >= 1
+    first, second, *_ = receiver.received
+    assert (first.id, first.event) == (second.id, second.event)
+    assert by_session(receiver.ids) == {"a": [0, 1, 2]}
+    late.set()
 
 
 async def test_a_receiver_that_is_away_for_an_hour(

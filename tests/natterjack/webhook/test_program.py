@@ -122,6 +122,21 @@ async def test_kills_of_the_process_and_of_the_broker_lose_nothing_and_keep_the_
     assert len(receiver.received) == received + 1, "nothing is sent again"
 
 
+@pytest.mark.slow
+async def test_two_processes_share_the_work_and_one_finishes_that_of_the_other(
+    ready_broker: Broker, receiver: Receiver, environment: dict[str, str]
+) -> None:
+    sessions = "abcdefghijkl"
+    async with webhook(environment) as one, webhook(environment) as two:
+        await until(lambda: "sending events" in one.errors and "sending events" in two.errors, "")
+        for event in interleaved(sessions, range(20)):
+            await stored(ready_broker, event)
+        one.signal(signal.SIGKILL)
+        await publish(ready_broker, interleaved(sessions, range(20, 25)))
+        await until(lambda: len(receiver.ids) == 25 * len(sessions), "all of them", 60)
+    assert by_session(receiver.ids) == {session: list(range(25)) for session in sessions}
+
+
 async def test_probes_metrics_and_the_end(
     ready_broker: Broker,
     nats_server: NatsServer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -250,6 +251,32 @@ async def test_a_name_is_checked_when_it_is_looked_up(receiver: Receiver) -> Non
     assert "localhost: " in answer.reason
     assert "WEBHOOK_ALLOW_PRIVATE" in answer.reason
     assert (await attempt(url)).outcome == "delivered"
+
+
+async def test_of_a_name_with_several_addresses_only_allowed_ones_are_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And each attempt looks the name up once: a second answer could differ."""
+    connections, looked_up = [], []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer.get_extra_info("peername"))
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        looked_up.append(host)
+        stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        # The second one is public, and nothing is there (RFC 7526).
+        return [(*stream, (address, port)) for address in ("127.0.0.1", "192.88.99.1")]
+
+    server, url = await talking(note)
+    url = url.replace("http://127.0.0.1", "https://rebinding.example")
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with server:
+        answer = await attempt(url, allow_private=False, timeout_seconds=0.5)
+        assert answer.cause in ("timeout", "connection")
+        assert (looked_up, connections) == (["rebinding.example"], [])
+        await attempt(url, timeout_seconds=bound(20))
+    assert connections, "it is connected to if that is allowed"
 
 
 async def test_public_addresses_need_https() -> None:
