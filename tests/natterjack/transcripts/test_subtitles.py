@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from natterjack.events import FinalEvent
 from natterjack.process.terminal import width
-from natterjack.transcripts.cutting import LINE_CELLS, MAX_SECONDS
+from natterjack.transcripts.cutting import LINE_CELLS, MAX_SECONDS, Token, strength
 from natterjack.transcripts.subtitles import Cue, cues
 from natterjack.transcripts.transcript import Transcript
 from tests.natterjack.transcripts.events import Session, words
@@ -67,11 +67,14 @@ def test_long_text_is_divided_at_sentences_and_clauses() -> None:
     ]
 
 
-def test_a_short_word_stays_with_what_follows() -> None:
-    text = "they walked slowly around the garden path of their neighbors again"
-    assert shown(of(timed(text, 0, 4))) == [
-        "they walked slowly around\nthe garden path of their neighbors again"
-    ]
+def test_after_a_short_word_is_the_worst_place_to_split() -> None:
+    def after(before: str, pause: float = 0) -> float:
+        return strength(Token(before, 0, 1, True), Token("frogs", 1 + pause, 2, True))
+
+    kinds = ["the", "green", "well", "is,", "so."]
+    values = [after(word, pause=0.5 if word == "well" else 0) for word in kinds]
+    assert values == sorted(set(values))
+    assert after("(so.)") == after("so.")
 
 
 def test_a_pause_ends_a_subtitle() -> None:
